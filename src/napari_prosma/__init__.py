@@ -1,0 +1,41 @@
+"""Train ProSMA-UNet, segment, and see what every gated skip connection let through.
+
+The public names are loaded on first use; importing this package costs neither torch nor Qt.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ProsmaError": "errors",
+    "Case": "data.case",
+    "Geometry": "data.case",
+    "Image": "data.case",
+    "find_cases": "data.layouts",
+    "read_image": "data.readers",
+    "write_labels": "data.writers",
+    "ModelSpec": "nn.spec",
+    "ProSMAUNet": "nn.unet",
+    "GateTrace": "nn.gates",
+    "build_model": "nn.build",
+    "TrainConfig": "training.config",
+    "train": "training.run",
+    "Checkpoint": "training.checkpoint",
+    "load_checkpoint": "training.checkpoint",
+    "segment": "segmentation.segment",
+    "inspect_gates": "inspection.inspect",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

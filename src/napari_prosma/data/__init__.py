@@ -1,0 +1,1 @@
+"""What users have: files, folders and layers as cases. Imports no torch."""

@@ -1,0 +1,143 @@
+"""``Case``: an image with its label, read when asked for; ``Geometry``: where its array lies in space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+Affine = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """How an array was stored in its file, so that a result is written back exactly over it.
+
+    Attributes
+    ----------
+    affine : 4 x 4 rows
+        Stored voxel index (i, j, k) to patient RAS+ in mm, bit for bit as in the file.
+    order : (n,)
+        Axis ``n`` of our array is axis ``order[n]`` of the stored one.
+    flipped : (n,)
+        Whether axis ``n`` of our array runs against the stored one.
+    """
+
+    affine: Affine
+    order: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def to_array(self, stored: np.ndarray) -> np.ndarray:
+        """View of a stored array (stored axes first, further axes kept behind) in our order."""
+        behind = tuple(range(len(self.order), stored.ndim))
+        array = np.transpose(stored, self.order + behind)
+        return array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flipped)]
+
+    def to_stored(self, array: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`to_array`."""
+        array = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flipped)]
+        behind = tuple(range(len(self.order), array.ndim))
+        return np.transpose(array, tuple(int(n) for n in np.argsort(self.order)) + behind)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an array lies in space, axis by axis in napari's order: (z, y, x) or (y, x).
+
+    Volumes with a patient frame are held with x to the patient's left, y to the back, z to the head
+    (as DICOM and radiologists have it), so that a slice shows as on a workstation.
+
+    Attributes
+    ----------
+    spacing : (n,)
+        Distance between neighbouring elements along each axis, in ``unit``, positive.
+    origin : (n,)
+        Position of element 0 along each axis, in ``unit``.
+    unit : "mm", "um" or "pixel"
+    axes : (n,) names
+    source : SourceFrame, optional
+        Present where the file told where the patient lies.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    unit: str = "pixel"
+    axes: tuple[str, ...] = ()
+    source: SourceFrame | None = None
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            object.__setattr__(self, "axes", ("t", "z", "y", "x")[-len(self.spacing) :])
+        lengths = {len(self.spacing), len(self.origin), len(self.axes)}
+        if len(lengths) != 1:
+            raise ValueError(f"spacing, origin and axes disagree in length: {self}")
+        if not all(np.isfinite(s) and s > 0 for s in self.spacing):
+            raise ValueError(f"spacing must be positive and finite, found {self.spacing}")
+
+    @classmethod
+    def pixels(cls, ndim: int) -> Geometry:
+        """Geometry of an array that says nothing about its size in space."""
+        return cls((1.0,) * ndim, (0.0,) * ndim)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.spacing)
+
+    def plane(self) -> Geometry:
+        """Geometry of one slice: the last two axes, without the patient frame."""
+        return Geometry(self.spacing[-2:], self.origin[-2:], self.unit, self.axes[-2:])
+
+    def coarsened(self, factors: tuple[float, ...]) -> Geometry:
+        """Geometry of a grid whose elements cover ``factors`` of ours each, the first starting with ours.
+
+        Element i covers ours from f*i to f*i + f - 1, so its centre lies at f*i + (f - 1) / 2.
+        """
+        origin = tuple(o + (f - 1) / 2 * s for o, f, s in zip(self.origin, factors, self.spacing, strict=True))
+        spacing = tuple(f * s for f, s in zip(factors, self.spacing, strict=True))
+        return replace(self, spacing=spacing, origin=origin, source=None)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in memory: ``array`` is (C, *spatial), ``geometry`` describes its spatial axes."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != self.geometry.ndim + 1:
+            raise ValueError(f"array {self.array.shape} does not fit {self.geometry.ndim} axes and channels")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and, where there is one, its label; nothing is read before it is asked for.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a data set; results are named after it.
+    read_image : () -> Image
+    read_label : () -> (*spatial) integer array, optional
+        Class indices, 0 = background.
+    files : paths
+        What the case is made of, image first; empty for layers.
+    group : str, optional
+        The folder or class it came from (``benign``, ``malignant``).
+    """
+
+    name: str
+    read_image: Callable[[], Image]
+    read_label: Callable[[], np.ndarray] | None = None
+    files: tuple[Path, ...] = field(default=())
+    group: str = ""
+
+    @classmethod
+    def from_arrays(
+        cls, name: str, image: np.ndarray, label: np.ndarray | None = None, geometry: Geometry | None = None
+    ) -> Case:
+        """Case of arrays in memory; ``image`` is (C, *spatial), ``label`` (*spatial)."""
+        held = Image(image, geometry or Geometry.pixels(image.ndim - 1))
+        return cls(name, lambda: held, None if label is None else lambda: label)

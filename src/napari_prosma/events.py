@@ -1,0 +1,91 @@
+"""What a run says while it goes on. A run is an iterator of these; the caller pulls.
+
+Stop = close the iterator, pause = stop pulling, progress = read the events.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A run begins. ``total`` counts the units of work that ``Progress.done`` will reach."""
+
+    total: int
+    message: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """``done`` of ``Started.total`` units of work are finished."""
+
+    done: int
+    total: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something the user should read, though the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class EpochEnd(Event):
+    """One epoch is over.
+
+    ``loss`` is the mean training loss; ``validation`` holds the validation figures by name (``dice``,
+    ``iou``, ``dice/<class>``, ...); ``gates`` the state of each gated skip by level, finest = 1.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    validation: dict[str, float] = field(default_factory=dict)
+    gates: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """The current model on one validation case (3D: its slice with the most foreground).
+
+    ``image`` is (C, y, x) as the network saw it, ``labels`` and ``truth`` are (y, x), all on the grid that
+    ``geometry`` (two axes) describes.
+    """
+
+    epoch: int
+    case: str
+    image: np.ndarray
+    labels: np.ndarray
+    truth: np.ndarray
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """A checkpoint was written whole. ``kind`` is ``best`` or ``last``."""
+
+    path: Path
+    kind: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run is over; ``result`` is a ``Segmentation``, a ``GateRecord`` or a run folder."""
+
+    result: Any

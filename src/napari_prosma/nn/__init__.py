@@ -1,0 +1,1 @@
+"""What the papers define: the gates and the network. Imports torch and nothing of ours."""

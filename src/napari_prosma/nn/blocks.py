@@ -1,0 +1,47 @@
+"""Building blocks of the network: convolution, residual block, up block, in 2D and 3D."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+class ResidualBlock(nn.Module):
+    """Conv3-BN-ReLU-Conv3-BN plus shortcut, then ReLU; the shortcut is 1x1-BN where the width changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, dims: int) -> None:
+        super().__init__()
+        conv, norm = CONV[dims], NORM[dims]
+        self.body = nn.Sequential(
+            conv(channels_in, channels_out, 3, padding=1, bias=False),
+            norm(channels_out),
+            nn.ReLU(),
+            conv(channels_out, channels_out, 3, padding=1, bias=False),
+            norm(channels_out),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if channels_in != channels_out:
+            self.shortcut = nn.Sequential(conv(channels_in, channels_out, 1, bias=False), norm(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class UpBlock(nn.Module):
+    """Linear interpolation to the skip's size, then Conv3-BN-ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, dims: int) -> None:
+        super().__init__()
+        self.mode = INTERPOLATION[dims]
+        self.body = nn.Sequential(
+            CONV[dims](channels_in, channels_out, 3, padding=1, bias=False),
+            NORM[dims](channels_out),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        return self.body(F.interpolate(x, size=size, mode=self.mode, align_corners=False))

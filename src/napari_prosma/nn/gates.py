@@ -1,0 +1,314 @@
+"""The gates of the skip connections: seven names, one protocol.
+
+A gate takes the skip ``x`` (B, C_x, *spatial) and the gating tensor ``t`` (B, C_g, *spatial) of the same
+grid and returns ``x * c * psi``. ``psi`` (B, 1, *spatial) comes from a *spatial part*, ``c`` (B, C_x) from a
+*channel part*; either may be missing.
+
+=============  ==========================================  ===================
+name           spatial part                                channel part
+=============  ==========================================  ===================
+prosma         proximal-sparse mask (equations 1 to 4)     squeeze (equation 5)
+spatial        proximal-sparse mask                        none
+channel        none                                        squeeze
+none           none                                        none
+dense          the same with lambda = 0, trained so        squeeze
+prosma-exact   ours: psi exactly 0 where z is empty        squeeze
+attention      Attention U-Net's mask (Oktay et al. 2018)  none
+=============  ==========================================  ===================
+
+What a gate saw is kept in a ``SkipTrace``. The arithmetic with and without one is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_prosma.nn.blocks import CONV, NORM
+from napari_prosma.nn.prox import soft_threshold, threshold_logit
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """Every open choice of the gate, with our defaults (the paper is silent on all but the kernel's purpose).
+
+    Attributes
+    ----------
+    dilations : tuple of int
+        One depthwise 3 x 3 (x 3) convolution each.
+    latent_ratio, latent_min : int
+        ``C_a = max(C_x // latent_ratio, latent_min)``.
+    squeeze_ratio, squeeze_min : int
+        Hidden width of the channel part, ``max(C_g // squeeze_ratio, squeeze_min)``.
+    norm : "batch" or "none"
+        Batch normalisation after W_x, W_g and phi. In evaluation it folds into them, so the network is the
+        paper's; "none" is the literal printed form, which is nearly dead at its natural initialisation.
+    threshold : float
+        lambda at the start. ln 2 is theta = 0, the only start neutral to weight decay.
+    """
+
+    dilations: tuple[int, ...] = (1, 2, 4)
+    latent_ratio: int = 2
+    latent_min: int = 8
+    squeeze_ratio: int = 16
+    squeeze_min: int = 4
+    norm: str = "batch"
+    threshold: float = 0.6931471805599453
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
+        if not self.dilations or min(self.dilations) < 1:
+            raise ValueError(f"dilations must be positive integers, found {self.dilations}")
+        if self.norm not in ("batch", "none"):
+            raise ValueError(f"norm must be 'batch' or 'none', found {self.norm!r}")
+        if not self.threshold > 0:
+            raise ValueError(f"threshold must be positive, found {self.threshold}")
+        for name in ("latent_ratio", "latent_min", "squeeze_ratio", "squeeze_min"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+
+    def latent(self, channels: int) -> int:
+        """C_a of a skip with ``channels`` channels."""
+        return max(channels // self.latent_ratio, self.latent_min)
+
+
+@dataclass
+class SkipTrace:
+    """What one gate saw and did; tensors are detached, on the grid of its skip.
+
+    Attributes
+    ----------
+    level : int
+        Encoder level, 1 = finest.
+    skip, gated : (B, C_x, *spatial)
+        x and x~.
+    field, z : (B, C_a, *spatial) or None
+        u and its soft-thresholded form, where the gate has a proximal part.
+    threshold : (C_a,) or None
+        lambda.
+    psi, psi_dense : (B, 1, *spatial) or None
+        The spatial mask, and what the same weights give with lambda = 0 (counterfactual, not retrained).
+    channel : (B, C_x) or None
+        c.
+    floor : float or None
+        The value of psi where z is empty: sigmoid of Psi's bias, 0 for ``prosma-exact``.
+    """
+
+    level: int
+    skip: Tensor
+    gated: Tensor
+    field: Tensor | None = None
+    z: Tensor | None = None
+    threshold: Tensor | None = None
+    psi: Tensor | None = None
+    psi_dense: Tensor | None = None
+    channel: Tensor | None = None
+    floor: float | None = None
+
+    def cropped(self, size: tuple[int, ...]) -> SkipTrace:
+        """The same without what lies beyond ``size`` on the right and bottom."""
+        window = (slice(None), slice(None), *(slice(0, n) for n in size))
+        changed = {
+            name: getattr(self, name)[window]
+            for name in ("skip", "gated", "field", "z", "psi", "psi_dense")
+            if getattr(self, name) is not None
+        }
+        return SkipTrace(**{**vars(self), **changed})
+
+
+@dataclass
+class GateTrace:
+    """Collects a :class:`SkipTrace` per gated level during ``model(x, trace=trace)``."""
+
+    skips: dict[int, SkipTrace] = field(default_factory=dict)
+
+
+class ProximalMask(nn.Module):
+    """Multi-scale compatibility field, soft-threshold, projection (equations 1 to 4).
+
+    ``q = W_x x``, ``k = W_g t``, ``v = relu(q + k)``, ``u = phi [D_1 v, ..., D_m v]``,
+    ``z = soft_threshold(u, softplus(theta))``, ``psi = sigmoid(Psi z)``.
+    With ``sparse=False`` lambda is 0 and there is no theta: the dense gate.
+    """
+
+    def __init__(
+        self, skip_channels: int, gating_channels: int, dims: int, options: GateOptions, sparse: bool = True
+    ) -> None:
+        super().__init__()
+        latent = options.latent(skip_channels)
+        conv = CONV[dims]
+        normed = options.norm == "batch"
+
+        def norm() -> nn.Module:
+            return NORM[dims](latent) if normed else nn.Identity()
+
+        self.from_skip = conv(skip_channels, latent, 1, bias=not normed)
+        self.norm_skip = norm()
+        self.from_gating = conv(gating_channels, latent, 1, bias=not normed)
+        self.norm_gating = norm()
+        self.scales = nn.ModuleList(
+            conv(latent, latent, 3, padding=d, dilation=d, groups=latent, bias=False)
+            for d in options.dilations
+        )
+        self.mix = conv(len(options.dilations) * latent, latent, 1, bias=not normed)
+        self.norm_field = norm()
+        self.theta = nn.Parameter(torch.full((latent,), threshold_logit(options.threshold))) if sparse else None
+        self._make_projection(latent, conv)
+
+    def _make_projection(self, latent: int, conv: Callable[..., nn.Module]) -> None:
+        self.project = conv(latent, 1, 1)
+
+    def threshold(self) -> Tensor | None:
+        """lambda (C_a,), or None for the dense gate."""
+        return None if self.theta is None else F.softplus(self.theta)
+
+    def floor(self) -> float:
+        """psi where z is empty."""
+        return float(torch.sigmoid(self.project.bias.detach()))
+
+    def field(self, skip: Tensor, gating: Tensor) -> Tensor:
+        """u (B, C_a, *spatial), before the threshold."""
+        v = F.relu(self.norm_skip(self.from_skip(skip)) + self.norm_gating(self.from_gating(gating)))
+        return self.norm_field(self.mix(torch.cat([scale(v) for scale in self.scales], dim=1)))
+
+    def readout(self, z: Tensor) -> Tensor:
+        """psi (B, 1, *spatial) of z."""
+        return torch.sigmoid(self.project(z))
+
+    def forward(self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+        u = self.field(skip, gating)
+        threshold = self.threshold()
+        z = u if threshold is None else soft_threshold(u, threshold)
+        psi = self.readout(z)
+        if kept is not None:
+            kept.field, kept.z, kept.psi = u.detach(), z.detach(), psi.detach()
+            kept.floor = self.floor()
+            if threshold is not None:
+                kept.threshold = threshold.detach()
+                kept.psi_dense = self.readout(u.to(z.dtype)).detach()
+        return psi
+
+
+class ExactMask(ProximalMask):
+    """Ours: ``psi = 1 - exp(-sum_c w_c |z_c|)``, ``w_c = softplus(omega_c)``; exactly 0 where z is empty."""
+
+    def _make_projection(self, latent: int, conv: Callable[..., nn.Module]) -> None:
+        # With u ~ N(0, 1) and lambda = ln 2 the mean of |z| is 0.29; this start makes psi about 0.5.
+        self.omega = nn.Parameter(torch.full((latent,), threshold_logit(2.4 / latent)))
+
+    def floor(self) -> float:
+        return 0.0
+
+    def readout(self, z: Tensor) -> Tensor:
+        weight = F.softplus(self.omega).to(z.dtype).view(-1, *[1] * (z.ndim - 2))
+        return -torch.expm1(-(weight * z.abs()).sum(dim=1, keepdim=True))
+
+
+class AttentionMask(nn.Module):
+    """Additive attention of Attention U-Net (Oktay et al. 2018), with batch norms as in its common code."""
+
+    def __init__(self, skip_channels: int, gating_channels: int, dims: int, options: GateOptions) -> None:
+        super().__init__()
+        latent = max(skip_channels // options.latent_ratio, 1)
+        conv, norm = CONV[dims], NORM[dims]
+        self.from_skip = nn.Sequential(conv(skip_channels, latent, 1), norm(latent))
+        self.from_gating = nn.Sequential(conv(gating_channels, latent, 1), norm(latent))
+        self.project = nn.Sequential(conv(latent, 1, 1), norm(1), nn.Sigmoid())
+
+    def forward(self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+        psi = self.project(F.relu(self.from_skip(skip) + self.from_gating(gating)))
+        if kept is not None:
+            kept.psi = psi.detach()
+        return psi
+
+
+class ChannelMask(nn.Module):
+    """``c = sigmoid(MLP(GAP(t)))`` (equation 5); depends on the window through the global average."""
+
+    def __init__(self, skip_channels: int, gating_channels: int, options: GateOptions) -> None:
+        super().__init__()
+        hidden = max(gating_channels // options.squeeze_ratio, options.squeeze_min)
+        self.squeeze = nn.Linear(gating_channels, hidden)
+        self.excite = nn.Linear(hidden, skip_channels)
+
+    def forward(self, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+        c = torch.sigmoid(self.excite(F.relu(self.squeeze(gating.flatten(2).mean(dim=2)))))
+        if kept is not None:
+            kept.channel = c.detach()
+        return c
+
+
+class Gate(nn.Module):
+    """``x~ = x * c * psi``; a part that is None counts as 1."""
+
+    def __init__(self, spatial: nn.Module | None, channel: nn.Module | None) -> None:
+        super().__init__()
+        self.spatial = spatial
+        self.channel = channel
+
+    def forward(self, skip: Tensor, gating: Tensor, trace: GateTrace | None = None, level: int = 1) -> Tensor:
+        """Gate ``skip`` (B, C_x, *spatial) by ``gating`` (B, C_g, *spatial) of the same grid."""
+        kept = None if trace is None else SkipTrace(level, skip.detach(), skip.detach())
+        gated = skip
+        if self.channel is not None:
+            c = self.channel(gating, kept)
+            gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
+        if self.spatial is not None:
+            gated = gated * self.spatial(skip, gating, kept)
+        if trace is not None and kept is not None:
+            kept.gated = gated.detach()
+            trace.skips[level] = kept
+        return gated
+
+
+def _prosma(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(ProximalMask(x, g, dims, o), ChannelMask(x, g, o))
+
+
+def _spatial(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(ProximalMask(x, g, dims, o), None)
+
+
+def _channel(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(None, ChannelMask(x, g, o))
+
+
+def _none(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(None, None)
+
+
+def _dense(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(ProximalMask(x, g, dims, o, sparse=False), ChannelMask(x, g, o))
+
+
+def _exact(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(ExactMask(x, g, dims, o), ChannelMask(x, g, o))
+
+
+def _attention(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(AttentionMask(x, g, dims, o), None)
+
+
+GATES: dict[str, Callable[[int, int, int, GateOptions], Gate]] = {
+    "prosma": _prosma,
+    "spatial": _spatial,
+    "channel": _channel,
+    "none": _none,
+    "attention": _attention,
+    "dense": _dense,
+    "prosma-exact": _exact,
+}
+
+
+
+def make_gate(
+    name: str, skip_channels: int, gating_channels: int, dims: int, options: GateOptions | None = None
+) -> Gate:
+    """Gate ``name`` (a key of ``GATES``) for a skip of ``skip_channels`` in ``dims`` (2 or 3) dimensions."""
+    if name not in GATES:
+        raise ValueError(f"unknown gate {name!r}; choose one of {', '.join(GATES)}")
+    return GATES[name](skip_channels, gating_channels, dims, options or GateOptions())

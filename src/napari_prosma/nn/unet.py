@@ -1,0 +1,105 @@
+"""ProSMA-UNet: a residual U-Net whose skips pass through gates, in 2D and 3D."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_prosma.nn.blocks import CONV, POOL, ResidualBlock, UpBlock
+from napari_prosma.nn.gates import Gate, GateTrace, make_gate
+from napari_prosma.nn.spec import ModelSpec
+
+
+class ProSMAUNet(nn.Module):
+    """The network of section 2 of the paper, for any channels, classes and size.
+
+    Encoder ``x_1 .. x_L`` by residual blocks and 2x max-pooling, the last level being the bottleneck;
+    decoder ``g_s = Res([Gate_s(x_s, t_s), t_s])`` with ``t_s = ConvBNReLU(up(g_{s+1}))``; a 1x1 head.
+
+    Sizes that are no multiple of ``divisor`` are padded on the right and bottom and cropped again.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    divisor : int
+        ``2 ** (levels - 1)``.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        widths, dims = spec.widths, spec.dims
+        self.divisor = 2 ** (len(widths) - 1)
+        self.pool = POOL[dims](2)
+        self.encoder = nn.ModuleList(
+            ResidualBlock(i, o, dims) for i, o in zip((spec.in_channels, *widths[:-1]), widths, strict=True)
+        )
+        self.up = nn.ModuleList(UpBlock(widths[s + 1], widths[s], dims) for s in range(len(widths) - 1))
+        self.gates = nn.ModuleList(
+            make_gate(spec.gate if s + 1 in spec.gated_levels else "none", w, w, dims, spec.gate_options)
+            for s, w in enumerate(widths[:-1])
+        )
+        self.decoder = nn.ModuleList(ResidualBlock(2 * w, w, dims) for w in widths[:-1])
+        self.head = CONV[dims](widths[0], spec.out_channels, 1)
+
+    def forward(self, image: Tensor, trace: GateTrace | None = None) -> Tensor:
+        """Logits (B, out_channels, *spatial) of ``image`` (B, in_channels, *spatial).
+
+        With ``trace`` the same numbers come out and every gate leaves a ``SkipTrace`` in it.
+        """
+        size = image.shape[2:]
+        self._check(image)
+        x = pad_to_multiple(image, self.divisor)
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else self.pool(x))
+            skips.append(x)
+        g = skips.pop()
+        for s in reversed(range(len(skips))):
+            t = self.up[s](g, skips[s].shape[2:])
+            g = self.decoder[s](torch.cat([self.gates[s](skips[s], t, trace, s + 1), t], dim=1))
+        logits = self.head(g)
+        if trace is not None:
+            for level, kept in trace.skips.items():
+                trace.skips[level] = kept.cropped(tuple(-(-n // 2 ** (level - 1)) for n in size))
+        return logits[(slice(None), slice(None), *(slice(0, n) for n in size))]
+
+    def gate(self, level: int) -> Gate:
+        """The gate of encoder level ``level`` (1 = finest)."""
+        module = self.gates[level - 1]
+        assert isinstance(module, Gate)
+        return module
+
+    def _check(self, image: Tensor) -> None:
+        dims, channels = self.spec.dims, self.spec.in_channels
+        if image.ndim != dims + 2 or image.shape[1] != channels:
+            raise ValueError(
+                f"the network takes (batch, {channels}, {', '.join('zyx'[-dims:])}), got {tuple(image.shape)}"
+            )
+        if self.training:
+            deepest = image.shape[0]
+            for n in image.shape[2:]:
+                deepest *= -(-n // self.divisor)
+            if deepest < 2:
+                raise ValueError(
+                    f"batch norm needs more than one value per channel at the deepest level: an input of "
+                    f"{tuple(image.shape)} leaves one; use a batch of at least 2 or a patch larger than "
+                    f"{self.divisor} along some axis"
+                )
+
+
+def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
+    """Pad (B, C, *spatial) right and bottom to multiples of ``divisor``: mirrored, or the edge repeated.
+
+    The edge is repeated along an axis where there is too little image to mirror.
+    """
+    for axis in range(2, image.ndim):
+        length = image.shape[axis]
+        missing = -length % divisor
+        if missing:
+            pads = [0, 0] * (image.ndim - 1 - axis) + [0, missing]
+            image = F.pad(
+                image, pads + [0, 0] * (axis - 2), mode="reflect" if missing < length else "replicate"
+            )
+    return image
