@@ -1,0 +1,32 @@
+"""Every ``python`` code block of the documentation runs; blocks marked ``py`` are only shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples_of(page: Path) -> list[tuple[int, str]]:
+    """Line of the first statement and source of every runnable block."""
+    text = page.read_text(encoding="utf-8")
+    return [(text[: match.start(1)].count("\n"), match[1]) for match in BLOCK.finditer(text)]
+
+
+RUNNABLE = [page for page in PAGES if examples_of(page)]
+
+
+def test_there_are_examples_to_run():
+    assert len(RUNNABLE) >= 3
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__docs__"}
+    for line, source in examples_of(page):
+        # Empty lines in front give a failure the page's own line number.
+        exec(compile("\n" * line + source, str(page), "exec"), names)

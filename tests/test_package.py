@@ -1,0 +1,98 @@
+"""The package as napari and pip see it: the manifest, the built wheel, and what listing the plugin costs."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from npe2 import PluginManifest
+
+import napari_prosma
+
+ROOT = Path(__file__).parents[1]
+MANIFEST = ROOT / "src" / "napari_prosma" / "napari.yaml"
+
+
+@pytest.fixture(scope="module")
+def manifest() -> PluginManifest:
+    return PluginManifest.from_distribution("napari-prosma")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the contents of the wheel that pip would install."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("napari_prosma-*.whl")
+    zipfile.ZipFile(built).extractall(folder / "contents")
+    return folder / "contents"
+
+
+def test_installed_manifest_is_the_one_at_the_top(manifest: PluginManifest):
+    assert manifest.name == "napari-prosma"
+    assert manifest.display_name == "ProSMA"
+    # A checkout without symbolic links (Windows) holds the link's target as text.
+    link = ROOT / "napari.yaml"
+    target = link.readlink() if link.is_symlink() else Path(link.read_text().strip())
+    assert (ROOT / target).resolve() == MANIFEST.resolve()
+
+
+def test_every_command_of_the_manifest_can_be_imported(manifest: PluginManifest):
+    manifest.validate_imports()
+
+
+def test_panels_are_named_as_in_the_walk_through(manifest: PluginManifest):
+    names = [widget.display_name for widget in manifest.contributions.widgets or []]
+    assert names == ["Train", "Segment", "Inspect gates"]
+
+
+def test_menu_entries_lie_in_menus_that_napari_opens_to_plugins(manifest: PluginManifest):
+    from napari._app_model.constants._menus import is_menu_contributable
+
+    menus = manifest.contributions.menus
+    assert {command.command for items in menus.values() for command in items} == {
+        "napari-prosma.train",
+        "napari-prosma.segment",
+        "napari-prosma.inspect",
+    }
+    assert all(is_menu_contributable(menu) for menu in menus)
+
+
+def test_wheel_carries_a_valid_manifest_and_the_sample_data(wheel: Path, manifest: PluginManifest):
+    packed = PluginManifest.from_file(wheel / "napari_prosma" / "napari.yaml")
+    assert packed.contributions == manifest.contributions
+    entry_points = next(wheel.glob("*.dist-info")) / "entry_points.txt"
+    assert "[napari.manifest]\nnapari-prosma = napari_prosma:napari.yaml" in entry_points.read_text()
+
+    tracked = {path.name for path in (ROOT / "sample_data").iterdir() if not path.name.startswith(("_", "."))}
+    assert tracked <= {path.name for path in (wheel / "napari_prosma" / "sample_data").iterdir()}
+    assert next(wheel.glob("*.dist-info/licenses/LICENSE")).is_file()
+
+
+def test_wheel_names_the_version_of_the_package(wheel: Path):
+    (metadata,) = wheel.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {napari_prosma.__version__}\n" in metadata.read_text()
+
+
+def test_listing_the_plugin_imports_nothing_of_it():
+    listing = (
+        "import sys, npe2\n"
+        "manager = npe2.PluginManager.instance()\n"
+        "manager.discover()\n"
+        "assert 'napari-prosma' in manager\n"
+        "assert list(manager.iter_widgets()) and list(manager.iter_compatible_readers(['ct.nii.gz']))\n"
+        "costly = ('napari_prosma', 'torch', 'qtpy', 'PyQt')\n"
+        "print([name for name in sys.modules if name.startswith(costly)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_is_the_same_wherever_it_is_written():
+    version = napari_prosma.__version__
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
