@@ -23,11 +23,43 @@ class SourceFrame:
         Axis ``n`` of our array is axis ``order[n]`` of the stored one.
     flipped : (n,)
         Whether axis ``n`` of our array runs against the stored one.
+    nifti_header : bytes
+        The stored NIfTI header, for what ``affine`` cannot say (qform, codes, units); else empty.
     """
 
     affine: Affine
     order: tuple[int, ...]
     flipped: tuple[bool, ...]
+    nifti_header: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def canonical(cls, affine: np.ndarray, nifti_header: bytes = b"") -> SourceFrame:
+        """Frame whose array axes run to the head, to the back and to the patient's left.
+
+        Raises
+        ------
+        ValueError
+            When ``affine`` is singular or not finite.
+        """
+        from nibabel.orientations import io_orientation
+
+        if not np.all(np.isfinite(affine)) or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+            raise ValueError(f"affine {np.asarray(affine).tolist()} is singular")
+        world_axis, direction = io_orientation(affine).T
+        order = tuple(int(np.flatnonzero(world_axis == axis)[0]) for axis in (2, 1, 0))
+        towards = (1, -1, -1)  # RAS+ runs to the head, the front and the right
+        flipped = tuple(bool(direction[n] != sign) for n, sign in zip(order, towards, strict=True))
+        rows = tuple(tuple(float(value) for value in row) for row in affine)
+        return cls(rows, order, flipped, nifti_header)
+
+    def array_affine(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Index (z, y, x) of our array of ``shape`` to patient RAS+, 4 x 4."""
+        to_stored = np.zeros((4, 4))
+        to_stored[3, 3] = 1
+        for axis, (stored, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            to_stored[stored, axis] = -1 if flip else 1
+            to_stored[stored, 3] = shape[axis] - 1 if flip else 0
+        return np.asarray(self.affine) @ to_stored
 
     def to_array(self, stored: np.ndarray) -> np.ndarray:
         """View of a stored array (stored axes first, further axes kept behind) in our order."""
@@ -85,6 +117,14 @@ class Geometry:
     def ndim(self) -> int:
         return len(self.spacing)
 
+    @classmethod
+    def patient(cls, source: SourceFrame, shape: tuple[int, ...], unit: str = "mm") -> Geometry:
+        """Geometry of the array of ``shape`` (z, y, x) that ``source`` describes, in patient LPS."""
+        affine = source.array_affine(shape)
+        spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+        left, back, head = affine[:3, 3] * (-1, -1, 1) + 0.0  # no negative zero
+        return cls(spacing, (float(head), float(back), float(left)), unit, ("z", "y", "x"), source)
+
     def plane(self) -> Geometry:
         """Geometry of one slice: the last two axes, without the patient frame."""
         return Geometry(self.spacing[-2:], self.origin[-2:], self.unit, self.axes[-2:])
@@ -94,9 +134,20 @@ class Geometry:
 
         Element i covers ours from f*i to f*i + f - 1, so its centre lies at f*i + (f - 1) / 2.
         """
-        origin = tuple(o + (f - 1) / 2 * s for o, f, s in zip(self.origin, factors, self.spacing, strict=True))
+        origin = tuple(
+            o + (f - 1) / 2 * s for o, f, s in zip(self.origin, factors, self.spacing, strict=True)
+        )
         spacing = tuple(f * s for f, s in zip(factors, self.spacing, strict=True))
         return replace(self, spacing=spacing, origin=origin, source=None)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image before the image is read: channels, spatial ``shape``, ``geometry``."""
+
+    channels: int
+    shape: tuple[int, ...]
+    geometry: Geometry
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,175 @@
+"""NIfTI 1 and 2: volumes turned to (z, y, x) = (head, back, left), results written exactly over them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1Pair
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+
+from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.errors import DataError
+
+SUFFIXES = (".nii", ".nii.gz")
+_MOST_GZIP_SHRINKS = 1032
+_COMMENT = 6
+_MAX_NIFTI1_AXIS = 32767
+
+
+def read_header(path: Path) -> Header:
+    """Header of a NIfTI file; no voxel is read."""
+    with _opened(path) as stored:
+        return _header(path, stored)
+
+
+def read(path: Path) -> Image:
+    """Volume as (C, z, y, x) of the stored type; a fourth axis of the file becomes the channels.
+
+    An uncompressed file without scaling is mapped, not read.
+    """
+    with _opened(path) as stored:
+        header = _header(path, stored)
+        voxels = np.asanyarray(stored.dataobj)
+        return Image(_channels_first(voxels, header), header.geometry)
+
+
+def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Label volume (z, y, x), or (C, z, y, x) for one-hot files, with the type that the file holds."""
+    image = read(path)
+    return (image.array[0] if len(image.array) == 1 else image.array), image.geometry
+
+
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, class_names: tuple[str, ...]) -> None:
+    """Labels (z, y, x) in the frame of the image they belong to; names go into a header extension."""
+    header = _header_like(geometry, labels.shape)
+    header.set_intent("label")
+    if class_names:
+        names = json.dumps({"labels": {str(n): name for n, name in enumerate(class_names)}})
+        header.extensions.append(Nifti1Extension(_COMMENT, names.encode()))
+    _write(path, labels, geometry, header)
+
+
+def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Map (C, z, y, x) or (z, y, x) as float32; channels become the fourth axis."""
+    header = _header_like(geometry, array.shape[-geometry.ndim :])
+    _write(path, array.astype(np.float32, copy=False), geometry, header)
+
+
+def _header(path: Path, stored: Nifti1Pair) -> Header:
+    shape = (*stored.shape, 1, 1)[:3]
+    unit, factor = {"micron": ("um", 1.0), "meter": ("mm", 1000.0)}.get(
+        stored.header.get_xyzt_units()[0], ("mm", 1.0)
+    )
+    raw = bytes(stored.header.binaryblock)
+    try:
+        source = SourceFrame.canonical(stored.affine, raw)
+    except ValueError as error:
+        raise DataError(f"'{path}' does not say where its voxels lie: {error}; repair its header") from error
+    ours = tuple(shape[n] for n in source.order)
+    geometry = Geometry.patient(source, ours, unit)
+    if factor != 1:
+        geometry = Geometry(
+            tuple(factor * s for s in geometry.spacing),
+            tuple(factor * o for o in geometry.origin),
+            unit,
+            geometry.axes,
+            source,
+        )
+    behind = int(np.prod(stored.shape[3:], dtype=int))
+    in_voxel = len(stored.get_data_dtype().fields or "1")
+    return Header(min(behind * in_voxel, 3) if in_voxel > 1 else behind, ours, geometry)
+
+
+def _channels_first(voxels: np.ndarray, header: Header) -> np.ndarray:
+    source = header.geometry.source
+    assert source is not None
+    if voxels.dtype.fields:
+        voxels = np.stack([voxels[name] for name in ("R", "G", "B")], axis=-1)
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    while voxels.ndim < 3:
+        voxels = voxels[..., None]
+    voxels = voxels.reshape(*voxels.shape[:3], -1, order="F")
+    return np.moveaxis(source.to_array(voxels), -1, 0)
+
+
+def _header_like(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
+    if geometry.source is not None and geometry.source.nifti_header:
+        raw = geometry.source.nifti_header
+        kind = Nifti1Header if len(raw) == Nifti1Header.sizeof_hdr else Nifti2Header
+        header = kind.from_fileobj(BytesIO(raw), check=False)
+        like = kind(endianness=header.endianness)
+        for name in ("pixdim", "qform_code", "sform_code", "xyzt_units"):
+            like[name] = header[name]
+        for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+            like[name] = header[name]
+        for name in ("srow_x", "srow_y", "srow_z"):
+            like[name] = header[name]
+        like.set_data_shape(header.get_data_shape()[:3])
+        return like
+    header = (Nifti2Header if max(shape) > _MAX_NIFTI1_AXIS else Nifti1Header)()
+    affine = np.asarray(geometry.source.affine) if geometry.source else _affine_of(geometry)
+    header.set_xyzt_units("micron" if geometry.unit == "um" else "mm" if geometry.unit == "mm" else "unknown")
+    stored = geometry.source.to_stored(np.empty(shape, bool)).shape if geometry.source else shape[::-1]
+    header.set_data_shape((*stored, 1, 1)[: max(3, len(stored))])
+    header.set_sform(affine, code="scanner")
+    header.set_qform(affine, code="scanner", strip_shears=True)
+    return header
+
+
+def _affine_of(geometry: Geometry) -> np.ndarray:
+    """Voxel (x, y, z) to RAS+ of an array without a patient frame, its axes taken as head, back, left."""
+    spacing = (*geometry.spacing[::-1], 1.0, 1.0)[:3]
+    origin = (*geometry.origin[::-1], 0.0, 0.0)[:3]
+    to_ras = np.diag((-1.0, -1.0, 1.0, 1.0))
+    affine = np.diag((*spacing, 1.0))
+    affine[:3, 3] = origin
+    return to_ras @ affine
+
+
+def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Header) -> None:
+    spatial_last = np.moveaxis(array, 0, -1) if array.ndim > geometry.ndim else array
+    if geometry.source is not None:
+        stored = geometry.source.to_stored(spatial_last)
+    else:
+        space = tuple(range(geometry.ndim))
+        stored = np.transpose(spatial_last, (*space[::-1], *range(geometry.ndim, spatial_last.ndim)))
+    shape = header.get_data_shape() + stored.shape[geometry.ndim :]
+    header.set_data_dtype(stored.dtype)
+    kind = nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image
+    kind(stored.reshape(shape), None, header).to_filename(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Nifti1Pair]:
+    try:
+        stored = nibabel.load(path)
+        if not isinstance(stored, Nifti1Pair):
+            raise ImageFileError(f"it is {type(stored).__name__}")
+        _refuse_impossible_size(path, stored)
+        yield stored
+    except FileNotFoundError:
+        raise
+    except (ImageFileError, HeaderDataError, OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"'{path}' is cut short or no NIfTI volume ({error}); download or export it again"
+        ) from error
+
+
+def _refuse_impossible_size(path: Path, stored: Nifti1Pair) -> None:
+    """Refuse a header that promises more voxels than any file of this size can hold."""
+    promised = int(np.prod(stored.shape, dtype=np.int64)) * stored.get_data_dtype().itemsize
+    most = path.stat().st_size * (_MOST_GZIP_SHRINKS if path.suffix == ".gz" else 1)
+    if promised > most:
+        raise DataError(
+            f"'{path}' promises {promised:,} bytes of voxels but can hold {most:,} at most; "
+            "it is damaged or was made to do harm: download it again or remove it"
+        )

@@ -1,0 +1,115 @@
+"""PNG, JPEG and BMP: images of (C, y, x) in pixels, masks in every mode that annotation tools write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+_GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
+_SIDEWAYS = {5, 6, 7, 8}
+_EXIF_ORIENTATION = 0x0112
+_MAX_16_BIT = 65535
+
+
+def read_header(path: Path) -> Header:
+    """Header of a picture; nothing is decoded."""
+    with _opened(path) as picture:
+        width, height = picture.size
+        if picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
+            width, height = height, width
+        channels = 1 if picture.mode in _GRAY_MODES else 3
+    return Header(channels, (height, width), Geometry.pixels(2))
+
+
+def read(path: Path) -> Image:
+    """Picture as (C, y, x): 1 channel for gray modes, else 3; transparency is dropped."""
+    with _opened(path) as picture:
+        upright = PIL.ImageOps.exif_transpose(picture)
+        if upright.mode in ("1", "LA", "La"):
+            upright = upright.convert("L")
+        elif upright.mode not in _GRAY_MODES:
+            upright = upright.convert("RGB")
+        array = _native(np.asarray(upright))
+    array = array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    return Image(array, Geometry.pixels(2))
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Mask as (y, x) integers: 0/1 for one-bit, palette indices, gray values, ``0xRRGGBB`` for colour.
+
+    JPEG has no exact values, so a JPEG mask is its brightness whatever its mode.
+    """
+    with _opened(path) as picture:
+        upright = PIL.ImageOps.exif_transpose(picture)
+        if picture.format == "JPEG" or upright.mode in ("LA", "La"):
+            upright = upright.convert("L")
+        elif upright.mode == "PA":
+            upright = upright.convert("P")
+        elif upright.mode not in _GRAY_MODES and upright.mode != "P":
+            upright = upright.convert("RGB")
+        array = _native(np.asarray(upright))
+    if array.ndim == 3:
+        red, green, blue = np.moveaxis(array.astype(np.uint32), -1, 0)
+        return (red << 16) | (green << 8) | blue
+    return array.astype(np.uint8) if array.dtype == bool else array
+
+
+def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Class indices (y, x) as gray PNG values, the names as text under ``class_names``."""
+    _require_plane(path, labels)
+    text = PngInfo()
+    if class_names:
+        text.add_itxt("class_names", json.dumps(list(class_names), ensure_ascii=False))
+    PIL.Image.fromarray(labels).save(path, format="PNG", pnginfo=text)
+
+
+def write_map(path: Path, array: np.ndarray) -> None:
+    """Map (y, x) with values from 0 to 1 as a 16-bit gray PNG, 65535 = 1."""
+    _require_plane(path, array)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"PNG holds maps from 0 to 1, but this one runs from {low:g} to {high:g}; use .tif or .nii.gz"
+        )
+    PIL.Image.fromarray(np.round(array * _MAX_16_BIT).astype(np.uint16)).save(path, format="PNG")
+
+
+def _require_plane(path: Path, array: np.ndarray) -> None:
+    if path.suffix.lower() != ".png":
+        raise DataError(
+            f"'{path.name}': results are not written as {path.suffix}, which loses values; use .png"
+        )
+    if array.ndim != 2:
+        raise DataError(
+            f"'{path.name}': PNG holds one plane, but the result has shape {array.shape}; use .tif or .nii.gz"
+        )
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    try:
+        with PIL.Image.open(path) as picture:
+            yield picture
+    except FileNotFoundError:
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise DataError(f"'{path}' claims to be larger than any real picture ({error}); remove it") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(
+            f"'{path}' is damaged or no {path.suffix[1:].upper()} image ({error}); export it again"
+        ) from error

@@ -1,0 +1,149 @@
+"""Files -> ``Image`` and label arrays, by suffix. Each format has its own module; this one chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from napari_prosma.data import nifti, pictures, tiff
+from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.errors import DataError
+
+_FORMATS: tuple[ModuleType, ...] = (pictures, tiff, nifti)
+SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
+
+# ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
+_LUMA = np.array([19595, 38470, 7471])
+_LUMA_BITS = 16
+
+
+def can_read(path: str | Path) -> bool:
+    """Whether the name of ``path`` is one of a format that we read."""
+    return _format(Path(path)) is not None
+
+
+def stem(path: str | Path) -> str:
+    """Name of a file without folder and format suffix: ``ct.nii.gz`` -> ``ct``."""
+    name = Path(path).name
+    fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -len(max(fitting, key=len))] if fitting else Path(name).stem
+
+
+def read_header(path: str | Path) -> Header:
+    """Channels, shape and geometry of an image file, without reading the image.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_image`.
+    """
+    path = Path(path)
+    return _reader(path).read_header(path)
+
+
+def read_image(path: str | Path) -> Image:
+    """Image of a file, with the channels and the type that the file holds.
+
+    PNG, JPEG and BMP give (C, y, x); TIFF (C, [t,] [z,] y, x); NIfTI (C, z, y, x) with z to the head, y to
+    the back and x to the patient's left, where ``geometry.source`` keeps how the file had it.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, of an unknown format, or does not say where its voxels lie.
+    """
+    path = Path(path)
+    image: Image = _reader(path).read(path)
+    if 0 in image.array.shape:
+        raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
+    return image
+
+
+def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
+    """Label of a file as whole numbers (*spatial), as stored: 0/255 stays 0/255.
+
+    Palette images give their indices, colours become ``0xRRGGBB``, JPEG masks their brightness. Masks of
+    real numbers from 0 to 1 are cut at 0.5, one-hot channels become the number of the channel.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_image`, and when the values are no whole numbers.
+    """
+    path = Path(path)
+    module = _reader(path)
+    if module is pictures:
+        return pictures.read_label(path), Geometry.pixels(2)
+    image = read_image(path)
+    return _whole_numbers(path, _one_channel(path, image.array)), image.geometry
+
+
+def as_channels(image: Image, channels: int) -> Image:
+    """The same image with 1 channel (ITU-R 601 luma of RGB) or with 3 (gray repeated).
+
+    Raises
+    ------
+    DataError
+        When the image has neither that number of channels nor 1 or 3.
+    """
+    array = image.array
+    if len(array) == channels:
+        return image
+    if len(array) == 1 and channels == 3:
+        return Image(np.broadcast_to(array, (3, *array.shape[1:])), image.geometry)
+    if len(array) == 3 and channels == 1:
+        return Image(_luma(array)[None], image.geometry)
+    raise DataError(
+        f"found an image with {len(array)} channels where {channels} are expected; "
+        "give images of one kind, or convert this one"
+    )
+
+
+def _luma(array: np.ndarray) -> np.ndarray:
+    if np.issubdtype(array.dtype, np.integer):
+        weighted = np.tensordot(_LUMA, array.astype(np.int64), axes=1)
+        return ((weighted + (1 << (_LUMA_BITS - 1))) >> _LUMA_BITS).astype(array.dtype)
+    return np.tensordot(_LUMA / 2**_LUMA_BITS, array, axes=1).astype(array.dtype)
+
+
+def _one_channel(path: Path, array: np.ndarray) -> np.ndarray:
+    if len(array) == 1:
+        return array[0]
+    if np.all(np.isin(array, (0, 1))) and np.all(array.sum(axis=0) <= 1):
+        numbers = np.arange(1, len(array) + 1).reshape(-1, *(1,) * (array.ndim - 1))
+        return np.max(array * numbers, axis=0)
+    raise DataError(
+        f"labels '{path}' have {len(array)} channels that are not one-hot; save one channel of class numbers"
+    )
+
+
+def _whole_numbers(path: Path, array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if np.issubdtype(array.dtype, np.integer):
+        return array
+    rounded = np.round(array)
+    if np.array_equal(rounded, array):
+        return rounded.astype(np.int32)
+    if array.min() >= 0 and array.max() <= 1:
+        return (array > 0.5).astype(np.uint8)
+    raise DataError(
+        f"labels '{path}' hold values such as {array[rounded != array].flat[0]:g}, no class numbers; "
+        "export a label map, not an image or a probability"
+    )
+
+
+def _format(path: Path) -> ModuleType | None:
+    name = path.name.lower()
+    return next((module for module in _FORMATS if name.endswith(module.SUFFIXES)), None)
+
+
+def _reader(path: Path) -> ModuleType:
+    module = _format(path)
+    if not path.exists():
+        raise DataError(f"'{path}' does not exist; check the path")
+    if module is None:
+        raise DataError(f"'{path}' is no image format that can be read; use one of {', '.join(SUFFIXES)}")
+    return module

@@ -1,0 +1,111 @@
+"""Results -> files that lie exactly over the image they belong to, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data import nifti, pictures, tiff
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Geometry
+from napari_prosma.errors import DataError
+
+SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES)
+_UNSIGNED = (np.uint8, np.uint16, np.uint32)
+
+
+def write_labels(
+    path: str | Path, labels: np.ndarray, geometry: Geometry, class_names: Sequence[str] = ()
+) -> Path:
+    """Write class indices (*spatial), whose ``geometry`` is that of the image, as the suffix says.
+
+    NIfTI gets the shape, axis order, affine, codes and units of the image's own file, bit for bit. PNG and
+    TIFF hold the indices themselves as gray values (class 1 is the value 1, which looks black). The type is
+    the smallest of uint8, uint16 and uint32 that holds the labels. Class names are kept by NIfTI (header
+    extension, JSON), PNG (text ``class_names``) and TIFF (metadata).
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    DataError
+        When the format cannot hold the result or the file cannot be written; then nothing is left behind.
+    """
+    path = Path(path)
+    _require_shape(path, labels.shape, geometry)
+    small = _smallest(path, labels)
+    names = tuple(class_names)
+    with written_whole(path) as temporary:
+        match _format(path):
+            case "nifti":
+                nifti.write_labels(temporary, small, geometry, names)
+            case "tiff":
+                tiff.write_labels(temporary, small, geometry, names)
+            case _:
+                pictures.write_labels(temporary, small, names)
+    return path
+
+
+def write_map(path: str | Path, array: np.ndarray, geometry: Geometry) -> Path:
+    """Write a map (C, *spatial) or (*spatial), such as probabilities, as float32.
+
+    PNG holds one plane of values from 0 to 1 as 16 bits, 65535 = 1.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    DataError
+        As :func:`write_labels`.
+    """
+    path = Path(path)
+    array = array[0] if array.ndim == geometry.ndim + 1 and len(array) == 1 else array
+    _require_shape(path, array.shape[-geometry.ndim :], geometry)
+    with written_whole(path) as temporary:
+        match _format(path):
+            case "nifti":
+                nifti.write_map(temporary, array, geometry)
+            case "tiff":
+                tiff.write_map(temporary, array, geometry)
+            case _:
+                pictures.write_map(temporary, array)
+    return path
+
+
+def _format(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return "nifti"
+    if name.endswith(tiff.SUFFIXES):
+        return "tiff"
+    if name.endswith(pictures.SUFFIXES):
+        return "picture"
+    raise DataError(f"'{path}': results are written as {', '.join(SUFFIXES)}; choose one of these suffixes")
+
+
+def _smallest(path: Path, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"'{path.name}': labels are {labels.dtype}, not whole numbers; write them as a map")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    fitting = [kind for kind in _UNSIGNED if high <= np.iinfo(kind).max]
+    if low < 0 or not fitting:
+        raise DataError(f"'{path.name}': labels run from {low} to {high}; class indices start at 0")
+    return labels.astype(fitting[0], copy=False)
+
+
+def _require_shape(path: Path, shape: tuple[int, ...], geometry: Geometry) -> None:
+    if len(shape) != geometry.ndim:
+        raise DataError(
+            f"'{path.name}': the result has shape {shape} but its image has {geometry.ndim} axes; "
+            "give the geometry of the image that the result belongs to"
+        )
