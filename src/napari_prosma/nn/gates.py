@@ -119,6 +119,26 @@ class SkipTrace:
         }
         return SkipTrace(**{**vars(self), **changed})
 
+    def summary(self) -> dict[str, float]:
+        """Numbers of this gate over all positions kept; a channel is dead where all of its z are zero."""
+        figures: dict[str, float] = {}
+        if self.z is not None:
+            empty = self.z == 0
+            per_channel = empty.movedim(1, 0).flatten(1)
+            figures["z_zero_fraction"] = float(empty.float().mean())
+            figures["floor_pixel_fraction"] = float(empty.all(dim=1).float().mean())
+            figures["dead_channel_fraction"] = float(per_channel.all(dim=1).float().mean())
+        if self.threshold is not None:
+            figures["lambda_mean"] = float(self.threshold.mean())
+            figures["lambda_min"] = float(self.threshold.min())
+            figures["lambda_max"] = float(self.threshold.max())
+        if self.floor is not None:
+            figures["gate_floor"] = self.floor
+        if self.psi is not None:
+            figures["psi_mean"] = float(self.psi.float().mean())
+            figures["psi_std"] = float(self.psi.float().std(correction=0))
+        return figures
+
 
 @dataclass
 class GateTrace:
@@ -156,7 +176,9 @@ class ProximalMask(nn.Module):
         )
         self.mix = conv(len(options.dilations) * latent, latent, 1, bias=not normed)
         self.norm_field = norm()
-        self.theta = nn.Parameter(torch.full((latent,), threshold_logit(options.threshold))) if sparse else None
+        self.theta = (
+            nn.Parameter(torch.full((latent,), threshold_logit(options.threshold))) if sparse else None
+        )
         self._make_projection(latent, conv)
 
     def _make_projection(self, latent: int, conv: Callable[..., nn.Module]) -> None:
@@ -168,7 +190,9 @@ class ProximalMask(nn.Module):
 
     def floor(self) -> float:
         """psi where z is empty."""
-        return float(torch.sigmoid(self.project.bias.detach()))
+        bias = self.project.bias
+        assert isinstance(bias, Tensor)
+        return float(torch.sigmoid(bias.detach()))
 
     def field(self, skip: Tensor, gating: Tensor) -> Tensor:
         """u (B, C_a, *spatial), before the threshold."""
@@ -302,7 +326,6 @@ GATES: dict[str, Callable[[int, int, int, GateOptions], Gate]] = {
     "dense": _dense,
     "prosma-exact": _exact,
 }
-
 
 
 def make_gate(

@@ -48,7 +48,9 @@ class ModelSpec:
         if self.dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, found {self.dims}")
         if self.in_channels < 1 or self.out_channels < 1:
-            raise ValueError(f"channels must be positive, found {self.in_channels} in, {self.out_channels} out")
+            raise ValueError(
+                f"channels must be positive, found {self.in_channels} in, {self.out_channels} out"
+            )
         if len(self.widths) < 3 or min(self.widths) < 1:
             raise ValueError(f"widths must be at least three positive integers, found {self.widths}")
         if self.gate not in GATES:

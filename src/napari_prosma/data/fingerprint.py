@@ -1,0 +1,241 @@
+"""A data set's fingerprint, and the ``Plan`` made from it: what is done to every image before the network.
+
+The rules follow nnU-Net's published ones (Isensee et al. 2021) where they exist; ``docs/decisions`` says
+where they differ. The plan travels in the checkpoint and is applied the same way in segmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from napari_prosma.data.case import Case, Image
+from napari_prosma.errors import DataError
+
+PLANAR_SIDE = 256
+"""2D images that know no physical size are shrunk so that their median short side is this at most."""
+PLANAR_PATCH_SIDE = 320
+"""A 2D patch is no longer than this along either axis."""
+VOLUME_PATCH_VOXELS = 64**3
+"""A 3D patch holds no more voxels than this."""
+BATCH_ELEMENTS = 2**18
+"""A batch holds about as many pixels or voxels as this (at least two patches, at most 16)."""
+SAME_SPACING = 0.05
+"""Spacings within this relative distance count as the same."""
+
+
+class Plan(BaseModel):
+    """What is done to every image before the network, and in what pieces it goes there.
+
+    Attributes
+    ----------
+    dims : 2 or 3
+        Dimensions of the network; a 2D network goes through a volume slice by slice.
+    channels : int
+    class_names : tuple of str
+        Background first.
+    spacing : (n,) or None
+        Spacing that images are resampled to, per axis, in the unit of the data; None = as they are.
+    patch : (dims,)
+        Training patch and segmentation window, in elements after resampling.
+    batch : int
+        Patches per training step.
+    intensity : "zscore" or "ct"
+        Per image and channel to mean 0 and spread 1; or clipped to ``clip``, then by ``mean`` and ``std``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dims: Literal[2, 3]
+    channels: int = Field(ge=1)
+    class_names: tuple[str, ...] = Field(min_length=2)
+    spacing: tuple[float, ...] | None = None
+    patch: tuple[int, ...]
+    batch: int = Field(ge=1)
+    intensity: Literal["zscore", "ct"] = "zscore"
+    clip: tuple[float, float] = (0.0, 0.0)
+    mean: float = 0.0
+    std: float = 1.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Plan:
+        if len(self.patch) != self.dims or min(self.patch) < 1:
+            raise ValueError(f"patch {self.patch} must have {self.dims} positive sizes")
+        if self.spacing is not None and min(self.spacing) <= 0:
+            raise ValueError(f"spacing {self.spacing} must be positive")
+        if self.intensity == "ct" and not (self.clip[0] < self.clip[1] and self.std > 0):
+            raise ValueError(f"the CT rule needs clip limits and a spread, found {self.clip} and {self.std}")
+        return self
+
+    @property
+    def out_channels(self) -> int:
+        """Logits of the network: one for a single foreground class, else one per class with background."""
+        return 1 if len(self.class_names) == 2 else len(self.class_names)
+
+    def in_words(self) -> str:
+        """One line a person can check."""
+        grid = "as it is" if self.spacing is None else " x ".join(f"{s:g}" for s in self.spacing)
+        rule = (
+            "each image to mean 0 and spread 1"
+            if self.intensity == "zscore"
+            else f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}], minus {self.mean:g}, by {self.std:g}"
+        )
+        return (
+            f"{self.dims}D, {self.channels} channel{'s' * (self.channels > 1)}, "
+            f"classes {', '.join(self.class_names)}; spacing {grid}; patch "
+            f"{' x '.join(map(str, self.patch))}, {self.batch} per step; intensity: {rule}"
+        )
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What the fingerprint keeps of one case: shape and spacing, and a sample of its foreground."""
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    unit: str
+    channels: int
+    lowest: float
+    whole_numbers: bool
+    foreground: np.ndarray
+    class_counts: np.ndarray
+
+
+def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
+    """Facts of one labelled case; at most 10,000 foreground values are kept.
+
+    Raises
+    ------
+    DataError
+        The image is not finite, or its label has another shape.
+    """
+    array = image.array
+    if array.shape[1:] != label.shape:
+        raise DataError(
+            f"the label of case '{case.name}' has shape {label.shape} but its image has {array.shape[1:]}; "
+            f"crop or re-export one of them"
+        )
+    if not np.all(np.isfinite(array)):
+        raise DataError(f"the image of case '{case.name}' holds NaN or infinite values; re-export it")
+    values = array[0][label > 0]
+    step = max(1, values.size // 10_000)
+    return CaseFacts(
+        name=case.name,
+        shape=tuple(label.shape),
+        spacing=image.geometry.spacing,
+        unit=image.geometry.unit,
+        channels=array.shape[0],
+        lowest=float(array.min()),
+        whole_numbers=bool(np.issubdtype(array.dtype, np.integer) or np.all(array[0, ::7] % 1 == 0)),
+        foreground=np.asarray(values[::step], dtype=np.float32),
+        class_counts=np.bincount(label.ravel()),
+    )
+
+
+def read_facts(cases: Sequence[Case]) -> Iterator[CaseFacts]:
+    """Read every case once, in order."""
+    for case in cases:
+        if case.read_label is None:
+            raise DataError(f"case '{case.name}' has no label; training needs one for every case it is given")
+        yield case_facts(case, case.read_image(), case.read_label())
+
+
+def make_plan(
+    facts: Sequence[CaseFacts],
+    class_names: Sequence[str],
+    dims: int | None = None,
+    side: int = PLANAR_SIDE,
+    divisor: int = 16,
+) -> Plan:
+    """Plan for a data set of which ``facts`` are known.
+
+    Parameters
+    ----------
+    facts : of every case
+    class_names : background first
+    dims : 2 or 3, optional
+        By default 2 for images, 3 for volumes of at least ``divisor`` slices, else 2 (slice by slice).
+    side : int
+        Limit of the short side of images without a physical size, in pixels.
+    divisor : int
+        Patch sizes are multiples of this.
+    """
+    if not facts:
+        raise DataError("there is no labelled case to learn from; give at least one image with a label")
+    counts = {len(f.shape) for f in facts}
+    if len(counts) > 1:
+        raise DataError("the data set mixes 2D images and volumes; train on one kind at a time")
+    channels = {f.channels for f in facts}
+    if len(channels) > 1:
+        raise DataError(
+            f"the images have different numbers of channels: {sorted(channels)}; convert them to one"
+        )
+    if not any(f.class_counts[1:].sum() for f in facts):
+        raise DataError(
+            "no label has any foreground: every mask is empty; check that the masks belong to these images "
+            "and that their foreground is not stored as 0"
+        )
+    found = max(len(f.class_counts) for f in facts)
+    if found > len(class_names):
+        raise DataError(
+            f"a label holds class {found - 1} but only {len(class_names)} classes are named: "
+            f"{', '.join(class_names)}; name every class, background first"
+        )
+    axes = counts.pop()
+    shapes = np.array([f.shape for f in facts], dtype=float)
+    spacings = np.array([f.spacing for f in facts])
+    if dims is None:
+        dims = 2 if axes == 2 or np.median(shapes[:, 0]) < divisor else 3
+    if dims > axes:
+        raise DataError("2D images cannot train a 3D network; choose dims 2")
+
+    target = _target_spacing(facts, shapes, spacings, side)
+    sizes = shapes if target is None else shapes * spacings / np.array(target)
+    patch = _patch(np.median(sizes, axis=0)[-dims:], divisor)
+    batch = int(np.clip(BATCH_ELEMENTS // int(np.prod(patch)), 2, 16))
+    is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
+    plan = Plan(
+        dims=2 if dims == 2 else 3,
+        channels=channels.pop(),
+        class_names=tuple(class_names),
+        spacing=target,
+        patch=patch,
+        batch=batch,
+    )
+    if not is_ct:
+        return plan
+    values = np.concatenate([f.foreground for f in facts])
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    if not low < high:
+        return plan
+    values = values.clip(low, high)
+    ct = {"intensity": "ct", "clip": (low, high), "mean": float(values.mean()), "std": float(values.std())}
+    return Plan(**{**plan.model_dump(), **ct})
+
+
+def _target_spacing(
+    facts: Sequence[CaseFacts], shapes: np.ndarray, spacings: np.ndarray, side: int
+) -> tuple[float, ...] | None:
+    if shapes.shape[1] == 2 and all(f.unit == "pixel" for f in facts):
+        zoom = float(np.median(shapes.min(axis=1))) / side
+        return (zoom, zoom) if zoom > 1 + SAME_SPACING else None
+    median = np.median(spacings, axis=0)
+    if np.all(np.abs(spacings / median - 1) <= SAME_SPACING):
+        return None
+    return tuple(float(s) for s in median)
+
+
+def _patch(size: np.ndarray, divisor: int) -> tuple[int, ...]:
+    """Median size in multiples of ``divisor``, cut down along its longest axis until it fits the limits."""
+    patch = np.maximum(np.round(size / divisor), 1).astype(int) * divisor
+    if len(patch) == 2:
+        patch = np.minimum(patch, PLANAR_PATCH_SIDE // divisor * divisor)
+    else:
+        while np.prod(patch) > VOLUME_PATCH_VOXELS and patch.max() > divisor:
+            patch[np.argmax(patch)] -= divisor
+    return tuple(int(n) for n in patch)

@@ -1,0 +1,76 @@
+"""What the plan does to an image before the network: resampling and intensity, the same everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.errors import DataError
+
+
+def prepare(image: Image, plan: Plan) -> Image:
+    """Image as the network sees it: float32 (C, *grid) on the plan's grid, with the grid's geometry.
+
+    Raises
+    ------
+    DataError
+        Another number of channels or axes than the plan's, an empty axis, or values that are not finite.
+    """
+    array = image.array
+    if array.shape[0] != plan.channels:
+        raise DataError(
+            f"the model expects {plan.channels} channel(s) but the image has {array.shape[0]}; convert the "
+            f"image or train a model for it"
+        )
+    if image.geometry.ndim < plan.dims:
+        raise DataError(f"the model is {plan.dims}D but the image has {image.geometry.ndim} axes")
+    if 0 in array.shape:
+        raise DataError(f"the image is empty: its shape is {array.shape}")
+    array = np.asarray(array, dtype=np.float32)
+    if not np.all(np.isfinite(array)):
+        raise DataError("the image holds NaN or infinite values; re-export it")
+    size = grid_size(image.array.shape[1:], image.geometry, plan)
+    if size != array.shape[1:]:
+        array = np.stack([resample(channel, size) for channel in array])
+    factors = tuple(n / m for n, m in zip(image.array.shape[1:], size, strict=True))
+    geometry = image.geometry if size == image.array.shape[1:] else image.geometry.coarsened(factors)
+    return Image(normalise(array, plan), geometry)
+
+
+def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Label (*spatial) on the plan's grid, each class resampled by its nearest element."""
+    size = grid_size(label.shape, geometry, plan)
+    return label if size == label.shape else resample(label, size, order=0)
+
+
+def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[int, ...]:
+    """Size of the plan's grid over an image of ``shape``; at least one element per axis."""
+    if plan.spacing is None:
+        return tuple(shape)
+    if len(plan.spacing) > len(shape):
+        raise DataError(
+            f"the model was trained on images with {len(plan.spacing)} axes, this one has {len(shape)}"
+        )
+    spacing = geometry.spacing[: len(shape) - len(plan.spacing)] + tuple(plan.spacing)
+    return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, geometry.spacing, spacing, strict=True))
+
+
+def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:
+    """Resample (*spatial) to ``size`` with the outer edges kept in place; smoothed first where it shrinks."""
+    factors = [m / n for n, m in zip(array.shape, size, strict=True)]
+    if order and min(factors) < 1:
+        sigmas = [max(0.0, (1 / f - 1) / 2) for f in factors]
+        array = ndimage.gaussian_filter(array, sigmas, mode="nearest")
+    return ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
+
+
+def normalise(array: np.ndarray, plan: Plan) -> np.ndarray:
+    """Intensity rule of the plan on (C, *spatial) float32; a constant channel becomes 0."""
+    if plan.intensity == "ct":
+        return ((array.clip(*plan.clip) - plan.mean) / plan.std).astype(np.float32)
+    axes = tuple(range(1, array.ndim))
+    mean = array.mean(axis=axes, keepdims=True, dtype=np.float64)
+    spread = array.std(axis=axes, keepdims=True, dtype=np.float64)
+    return ((array - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)

@@ -1,0 +1,171 @@
+"""One file that holds a model whole: weights by safetensors, everything else as JSON in its header.
+
+Opening one runs no code. It is written under a temporary name, flushed and renamed: whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.errors import CheckpointError
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.unet import ProSMAUNet
+
+FORMAT = 1
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model with everything needed to use it.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    plan : Plan
+        What was done to the images; done again in segmentation.
+    weights : tensors by name
+    config : dict
+        The whole ``TrainConfig`` as JSON values.
+    epoch : int
+        Epochs finished when it was written.
+    metrics : dict
+        Validation figures of that epoch.
+    split : dict
+        Names of the ``training`` and ``validation`` cases.
+    path : Path, optional
+        Where it was read from.
+    """
+
+    spec: ModelSpec
+    plan: Plan
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    split: dict[str, list[str]] = field(default_factory=dict)
+    path: Path | None = None
+
+    def build(self, device: torch.device | str = "cpu") -> ProSMAUNet:
+        """The network with these weights, in evaluation mode."""
+        with torch.device("meta"):
+            model = build_model(self.spec)
+        model.load_state_dict(self.weights, assign=True)
+        return model.to(device).eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write whole or not at all; what stood at ``path`` stays valid until the new file is complete."""
+    header = {
+        "format": FORMAT,
+        "spec": asdict(checkpoint.spec),
+        "plan": checkpoint.plan.model_dump(mode="json"),
+        "config": checkpoint.config,
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "split": checkpoint.split,
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.weights.items()}
+    content = save(tensors, metadata={"prosma": json.dumps(header)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise CheckpointError(f"cannot write '{path}': {error.strerror}; choose another folder") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write '{path}': {error.strerror}; the previous checkpoint is untouched; free some space "
+            f"or choose another folder"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint, or the best one of a run folder.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, cut short, not ours, of a newer format, or with a tensor of the wrong name or shape.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [path / name for name in (BEST, LAST) if (path / name).is_file()]
+        if not inside:
+            raise CheckpointError(
+                f"folder '{path}' holds no checkpoint ({BEST} or {LAST}); train a model into it"
+            )
+        path = inside[0]
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint '{path}' does not exist; give a .safetensors file or a run folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "prosma" not in metadata:
+                raise CheckpointError(
+                    f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that this program wrote"
+                )
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
+            f"{LAST}, or copy it again"
+        ) from error
+    return _assemble(path, metadata["prosma"], weights)
+
+
+def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
+    try:
+        header = json.loads(text)
+        if header["format"] > FORMAT:
+            raise CheckpointError(
+                f"'{path}' was written by a newer version (format {header['format']}, this one reads {FORMAT}); "
+                f"update napari-prosma"
+            )
+        checkpoint = Checkpoint(
+            spec=TypeAdapter(ModelSpec).validate_python(header["spec"]),
+            plan=Plan(**header["plan"]),
+            weights=weights,
+            config=header["config"],
+            epoch=header["epoch"],
+            metrics=header["metrics"],
+            split=header["split"],
+            path=path,
+        )
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the header of '{path}' is damaged ({error}); choose another checkpoint"
+        ) from error
+    with torch.device("meta"):
+        expected = build_model(checkpoint.spec).state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            raise CheckpointError(f"'{path}' lacks the tensor '{name}'; choose another checkpoint")
+        if name not in expected:
+            raise CheckpointError(f"'{path}' holds a tensor '{name}' that its network has not")
+        if weights[name].shape != expected[name].shape:
+            raise CheckpointError(
+                f"in '{path}' the tensor '{name}' has shape {tuple(weights[name].shape)}, "
+                f"its network needs {tuple(expected[name].shape)}"
+            )
+    return checkpoint

@@ -1,0 +1,123 @@
+"""``TrainConfig``: everything a run depends on, in one validated model. A checkpoint holds it whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
+from napari_prosma.errors import ConfigError
+from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.nn.spec import WIDTHS, ModelSpec
+
+
+class TrainConfig(BaseModel):
+    """Everything a training run depends on, apart from the cases.
+
+    Attributes
+    ----------
+    run_dir : Path
+        Folder for the checkpoints; made if missing.
+    widths : preset name or tuple of int
+        ``quick``, ``tiny``, ``base``, ``large``, or the channels per level.
+    gate : str
+        A key of ``GATES``.
+    gate_options : GateOptions
+    gated_levels : tuple of int
+        Empty = every skip.
+    plan : Plan, optional
+        By default made from the data.
+    dims : 2 or 3, optional
+        By default by the data.
+    side : int
+        Short side that 2D images without a physical size are shrunk to, in pixels.
+    epochs : int
+    minutes : float, optional
+        The run ends after this time at the latest, and its schedule is stretched over it.
+    steps_per_epoch : int, optional
+        By default once through the training cases, at least 20.
+    batch : int, optional
+        By default the plan's.
+    learning_rate, weight_decay : float
+        AdamW with a cosine schedule down to a hundredth.
+    threshold_rate : float
+        Learning rate of theta relative to the others; theta, norms and biases are never decayed.
+    validation_fraction : float
+        Share of the cases held out, at least one where there are two.
+    objective : str
+    augment : bool
+    seed : int
+        Split, weights, sampling and augmentation all follow from it.
+    device : "auto", "cpu", "cuda" or "mps"
+    precision : "auto", "32-true", "bf16-mixed" or "16-mixed"
+    threads : int, optional
+        Threads of torch on the CPU; by default torch's own choice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_dir: Path
+    widths: str | tuple[int, ...] = "tiny"
+    gate: str = "prosma"
+    gate_options: GateOptions = Field(default_factory=GateOptions)
+    gated_levels: tuple[int, ...] = ()
+    plan: Plan | None = None
+    dims: Literal[2, 3] | None = None
+    side: int = Field(default=PLANAR_SIDE, ge=32)
+    epochs: int = Field(default=100, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    threshold_rate: float = Field(default=1.0, ge=0)
+    validation_fraction: float = Field(default=0.2, ge=0, lt=1)
+    objective: Literal["supervised"] = "supervised"
+    augment: bool = True
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def of(cls, **settings: object) -> TrainConfig:
+        """The same as the constructor, with a ``ConfigError`` in a user's words where a setting is wrong."""
+        try:
+            return cls(**settings)  # type: ignore[arg-type]
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (found {e['input']!r})"
+                for e in error.errors()
+            )
+            raise ConfigError(f"the training settings are not usable: {wrong}") from error
+
+    @field_validator("gate")
+    @classmethod
+    def _gate_exists(cls, gate: str) -> str:
+        if gate not in GATES:
+            raise ValueError(f"unknown gate {gate!r}; choose one of {', '.join(GATES)}")
+        return gate
+
+    @model_validator(mode="after")
+    def _widths_exist(self) -> TrainConfig:
+        if isinstance(self.widths, str) and self.widths not in WIDTHS:
+            raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(WIDTHS)}")
+        return self
+
+    @property
+    def width_per_level(self) -> tuple[int, ...]:
+        return WIDTHS[self.widths] if isinstance(self.widths, str) else self.widths
+
+    def model_spec(self, plan: Plan) -> ModelSpec:
+        """Network for a data set with this plan."""
+        return ModelSpec(
+            dims=plan.dims,
+            in_channels=plan.channels,
+            out_channels=plan.out_channels,
+            widths=self.width_per_level,
+            gate=self.gate,
+            gate_options=self.gate_options,
+            gated_levels=self.gated_levels,
+        )
