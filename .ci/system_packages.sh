@@ -52,4 +52,4 @@ fi
 $as_root DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null || exit 1
 [ -n "$missing" ] || exit 0
 # shellcheck disable=SC2086  # $missing is a list
-$as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing </dev/null
+$as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing </dev/null >/dev/null

@@ -1,5 +1,6 @@
 """The package as napari and pip see it: the manifest, the built wheel, and what listing the plugin costs."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (built,) = folder.glob("napari_prosma-*.whl")
     zipfile.ZipFile(built).extractall(folder / "contents")
     return folder / "contents"
+
+
+def files_in(folder: Path) -> set[Path]:
+    """Files below ``folder``, relative to it, without hidden and compiled ones."""
+    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path for path in inside if not any(part.startswith((".", "__")) for part in path.parts)}
 
 
 def test_installed_manifest_is_the_one_at_the_top(manifest: PluginManifest):
@@ -67,8 +74,9 @@ def test_wheel_carries_a_valid_manifest_and_the_sample_data(wheel: Path, manifes
     entry_points = next(wheel.glob("*.dist-info")) / "entry_points.txt"
     assert "[napari.manifest]\nnapari-prosma = napari_prosma:napari.yaml" in entry_points.read_text()
 
-    tracked = {path.name for path in (ROOT / "sample_data").iterdir() if not path.name.startswith(("_", "."))}
-    assert tracked <= {path.name for path in (wheel / "napari_prosma" / "sample_data").iterdir()}
+    samples = files_in(ROOT / "sample_data")
+    assert samples <= files_in(wheel / "napari_prosma" / "sample_data")
+    assert {path.suffix for path in samples} >= {".png", ".gz"}
     assert next(wheel.glob("*.dist-info/licenses/LICENSE")).is_file()
 
 
@@ -89,6 +97,21 @@ def test_listing_the_plugin_imports_nothing_of_it():
     )
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_opening_napari_imports_nothing_of_it(tmp_path: Path):
+    opening = (
+        "import sys, napari\n"
+        "viewer = napari.Viewer(show=False)\n"
+        "from napari._app_model import get_app_model\n"
+        "assert 'napari-prosma.train' in get_app_model().commands\n"
+        "print([name for name in sys.modules if name.startswith(('napari_prosma', 'torch'))])\n"
+        "viewer.close()\n"
+    )
+    environment = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
+    command = [sys.executable, "-c", opening]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_version_is_the_same_wherever_it_is_written():
