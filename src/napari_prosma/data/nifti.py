@@ -58,6 +58,12 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, class_names
     _write(path, labels, geometry, header)
 
 
+def write_image(path: Path, image: Image) -> None:
+    """Image (C, z, y, x) of its own type; channels become the fourth axis, one channel no axis."""
+    array = image.array[0] if len(image.array) == 1 else image.array
+    _write(path, array, image.geometry, _header_like(image.geometry, image.array.shape[1:]))
+
+
 def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Map (C, z, y, x) or (z, y, x) as float32; channels become the fourth axis."""
     header = _header_like(geometry, array.shape[-geometry.ndim :])

@@ -12,7 +12,9 @@ def build_model(spec: ModelSpec) -> ProSMAUNet:
     2D weights are held channels-last, which is faster and changes no value.
     """
     model = ProSMAUNet(spec)
-    return model.to(memory_format=torch.channels_last) if spec.dims == 2 else model
+    if spec.dims == 2:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -123,7 +123,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             metadata = file.metadata() or {}
             if "prosma" not in metadata:
                 raise CheckpointError(
-                    f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that this program wrote"
+                    f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"
                 )
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
@@ -139,8 +139,8 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
         header = json.loads(text)
         if header["format"] > FORMAT:
             raise CheckpointError(
-                f"'{path}' was written by a newer version (format {header['format']}, this one reads {FORMAT}); "
-                f"update napari-prosma"
+                f"'{path}' was written by a newer version (format {header['format']}, this one reads "
+                f"{FORMAT}); update napari-prosma"
             )
         checkpoint = Checkpoint(
             spec=TypeAdapter(ModelSpec).validate_python(header["spec"]),

@@ -63,8 +63,8 @@ class RunResult:
 def split_cases(cases: Sequence[Case], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices for training and validation: a permutation drawn from ``seed``, as the papers' code draws it.
 
-    ``RandomState(seed).permutation(n)``, of which the first ``ceil(fraction * n)`` validate. A single case, or
-    a fraction of 0, leaves nothing to validate on.
+    ``RandomState(seed).permutation(n)``, of which the first ``ceil(fraction * n)`` validate. A single case,
+    or a fraction of 0, leaves nothing to validate on.
     """
     order = np.random.RandomState(seed).permutation(len(cases)).tolist()
     held_out = min(math.ceil(fraction * len(cases)), len(cases) - 1)
@@ -151,8 +151,8 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
     if config.gate_options.norm == "none" and any(isinstance(m, ProximalMask) for m in network.modules()):
         start_thresholds(network, batches.draw(0).images.to(device))
         yield Notice(
-            "The gates have no batch norm (the printed form): their thresholds were set from the first batch, "
-            "and channels can go dead for good; watch the zero fractions."
+            "The gates have no batch norm (the printed form): their thresholds were set from the first "
+            "batch, and channels can go dead for good; watch the zero fractions."
         )
     shown = _shown_case(prepared, validation)
     best, metrics, epoch = -1.0, {}, 0
@@ -221,7 +221,9 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
     With weight decay theta would drift to 0 (lambda = ln 2) whatever the data say.
     """
-    thresholds, plain, decayed = [], [], []
+    thresholds: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if name.endswith("theta"):
             thresholds.append(parameter)
@@ -349,11 +351,11 @@ def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int,
     found = np.argwhere(case.label)
     centre = found[len(found) // 2] if len(found) else np.array(case.label.shape) // 2
     size = (1,) * (case.label.ndim - plan.dims) + plan.patch
-    starts = [
-        int(np.clip(c - m // 2, 0, max(0, n - m)))
-        for c, m, n in zip(centre, size, case.label.shape, strict=True)
-    ]
-    window = case.image[(slice(None), *(slice(s, s + m) for s, m in zip(starts, size, strict=True)))]
+    where: list[slice] = [slice(None)]
+    for c, m, n in zip(centre, size, case.label.shape, strict=True):
+        start = int(np.clip(c - m // 2, 0, max(0, n - m)))
+        where.append(slice(start, start + m))
+    window = case.image[tuple(where)]
     window = window.reshape(window.shape[0], *window.shape[-plan.dims :])
     device = next(network.parameters()).device
     trace = GateTrace()
