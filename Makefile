@@ -19,10 +19,12 @@ demo: $(VENV)/.gui
 	else env -u DISPLAY -u WAYLAND_DISPLAY $(BIN)/prosma demo; fi
 
 test: $(VENV)/.dev
-	@.ci/system_packages.sh --tests
-	@if [ "$$(uname)" != Linux ] || [ -n "$$DISPLAY" ]; \
+	@if [ "$$(uname)" != Linux ]; \
 	then $(BIN)/python -m pytest $(PYTEST_FLAGS); \
-	else xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/python -m pytest $(PYTEST_FLAGS); fi
+	elif [ -n "$$DISPLAY" ]; \
+	then .ci/system_packages.sh --window && $(BIN)/python -m pytest $(PYTEST_FLAGS); \
+	else .ci/system_packages.sh --tests && \
+	xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/python -m pytest $(PYTEST_FLAGS); fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
