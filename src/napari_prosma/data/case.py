@@ -129,16 +129,23 @@ class Geometry:
         """Geometry of one slice: the last two axes, without the patient frame."""
         return Geometry(self.spacing[-2:], self.origin[-2:], self.unit, self.axes[-2:])
 
-    def coarsened(self, factors: tuple[float, ...]) -> Geometry:
-        """Geometry of a grid whose elements cover ``factors`` of ours each, the first starting with ours.
+    def coarsened(self, factors: tuple[float, ...], shape: tuple[int, ...]) -> Geometry:
+        """Geometry of a grid whose elements cover ``factors`` of ours each, over our array of ``shape``.
 
-        Element i covers ours from f*i to f*i + f - 1, so its centre lies at f*i + (f - 1) / 2.
+        Both begin at the same outer edge: element i covers ours from f*i to f*i + f - 1, so its centre lies
+        at f*i + (f - 1) / 2. A patient frame is carried over.
         """
-        origin = tuple(
-            o + (f - 1) / 2 * s for o, f, s in zip(self.origin, factors, self.spacing, strict=True)
-        )
+        shift = [(f - 1) / 2 for f in factors]
+        origin = tuple(o + d * s for o, d, s in zip(self.origin, shift, self.spacing, strict=True))
         spacing = tuple(f * s for f, s in zip(factors, self.spacing, strict=True))
-        return replace(self, spacing=spacing, origin=origin, source=None)
+        source = None
+        if self.source is not None:
+            to_ours = np.diag((*factors, 1.0))
+            to_ours[:3, 3] = shift
+            affine = (self.source.array_affine(shape) @ to_ours)[:, [2, 1, 0, 3]]
+            rows = tuple(tuple(float(value) for value in row) for row in affine)
+            source = SourceFrame(rows, order=(2, 1, 0), flipped=(False, False, False))
+        return replace(self, spacing=spacing, origin=origin, source=source)
 
 
 @dataclass(frozen=True)

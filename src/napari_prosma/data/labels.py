@@ -56,7 +56,9 @@ class LabelRule:
         kept = tuple(sorted(values | {0}))
         if len(kept) == 2:
             return cls("values", binary, kept)
-        return cls("values", ("background", *(_name(value) for value in kept[1:])), kept)
+        colours = kept[-1] > _LOOKUP_MAX
+        names = (f"#{value:06x}" if colours else f"label {value}" for value in kept[1:])
+        return cls("values", ("background", *names), kept)
 
     def apply(self, stored: np.ndarray, where: object) -> np.ndarray:
         """Class indices of a stored label, uint8 or uint16.
@@ -110,9 +112,7 @@ class LabelRule:
     def _require_known(self, stored: np.ndarray, known: frozenset[int], where: object) -> None:
         unknown = sorted({int(value) for value in present_values(stored)} - known)
         if unknown:
-            found = ", ".join(_name(value, "") for value in unknown[:5]) + (
-                ", ..." if len(unknown) > 5 else ""
-            )
+            found = ", ".join(str(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise DataError(
                 f"labels '{where}' hold the value {found}, but in this data set {self.in_words()}; "
                 "correct the label, or name every value with labels={0: 'background', ...}"
@@ -130,7 +130,3 @@ def present_values(stored: np.ndarray) -> np.ndarray:
     for plane in stored if stored.ndim > 2 else [stored]:
         present[plane] = True
     return np.flatnonzero(present)
-
-
-def _name(value: int, before: str = "label ") -> str:
-    return f"#{value:06x}" if value > 0xFFFF else f"{before}{value}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ SUFFIXES = (".tif", ".tiff")
 _CHANNEL_AXES = "CS"
 _TIME_AXES = "T"
 _STACK_AXES = "ZIQ"
-_PLAIN = Geometry.pixels
 _IMAGEJ_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -79,7 +79,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple
         if len(geometry.spacing) > 2:
             metadata["spacing"] = geometry.spacing[-3]
         if class_names:
-            metadata["class_names"] = ",".join(class_names)
+            metadata["class_names"] = json.dumps(class_names)  # ASCII, as ImageJ wants it
     else:
         for axis, size in zip(geometry.axes, geometry.spacing, strict=True):
             if axis in "zyx" and geometry.unit != "pixel":

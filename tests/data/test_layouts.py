@@ -1,0 +1,335 @@
+"""Folders are recognised by looking; labels come as class indices on the image's grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
+from napari_prosma.errors import DataError
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def busi(save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path) -> Path:
+    """Three groups in the modes of the real set: one-bit, RGB and RGBA, two masks, an image in colour."""
+    for number in range(1, 4):
+        save_picture(f"benign/benign ({number}).png", scan)
+        save_picture(f"benign/benign ({number})_mask.png", lesion * 255, "1")
+    save_picture("benign/benign (3)_mask_1.png", np.roll(lesion, 6, axis=1) * 255, "RGBA")
+    colour = np.stack([scan, scan // 2, scan // 3], axis=-1)
+    save_picture("malignant/malignant (1).png", colour)
+    save_picture("malignant/malignant (1)_mask.png", lesion * 255)
+    save_picture("normal/normal (1).png", scan, "RGB")
+    save_picture("normal/normal (1)_mask.png", lesion * 0, "RGB")
+    return tmp_path
+
+
+@pytest.fixture
+def decathlon(save_volume: Save, tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    entries = []
+    for name in ("one", "two"):
+        save_volume(f"imagesTr/{name}.nii.gz", rng.normal(size=(4, 5, 6)).astype(np.float32))
+        save_volume(f"labelsTr/{name}.nii.gz", rng.integers(0, 3, (4, 5, 6)).astype(np.uint8))
+        entries.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
+    table = {"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}, "training": entries}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    return tmp_path
+
+
+def pair(save: Save, name: str, image: np.ndarray, mask: np.ndarray) -> None:
+    save(f"images/{name}.png", image)
+    save(f"masks/{name}.png", mask)
+
+
+def labels_of(folder: Path) -> dict[str, np.ndarray]:
+    return {case.name: case.read_label() for case in find_cases(folder).cases if case.read_label}
+
+
+def test_busi_is_recognised_and_described(busi: Path) -> None:
+    data = find_cases(busi)
+    assert data.layout == "BUSI"
+    assert data.summary == "BUSI: 5 cases in 3 folders, 1 without a lesion, 1 with several masks"
+    assert data.class_names == ("background", "foreground")
+    assert (data.channels, data.dims) == (1, 2)
+    assert [case.group for case in data.cases].count("benign") == 3
+
+
+def test_several_masks_of_an_image_are_united(busi: Path, lesion: np.ndarray) -> None:
+    labels = labels_of(busi)
+    assert np.array_equal(labels["benign (3)"], lesion | np.roll(lesion, 6, axis=1))
+    assert np.array_equal(labels["benign (1)"], lesion)
+    assert not labels["normal (1)"].any()
+
+
+def test_a_minority_of_colour_images_is_read_as_gray_and_said(busi: Path) -> None:
+    data = find_cases(busi)
+    assert {case.read_image().array.shape[0] for case in data.cases} == {1}
+    assert data.notices == ("1 of 5 images are in colour; read as gray (ITU-R 601 luma)",)
+
+
+def test_a_majority_of_colour_images_keeps_its_channels(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    colour = np.stack([scan, scan // 2, scan // 3], axis=-1)
+    for name in "abc":
+        pair(save_picture, name, colour, lesion)
+    pair(save_picture, "d", scan, lesion)
+    data = find_cases(tmp_path)
+    assert data.channels == 3
+    assert {case.read_image().array.shape[0] for case in data.cases} == {3}
+    assert "1 gray image" in data.notices[0]
+
+
+def test_decathlon_names_its_classes(decathlon: Path) -> None:
+    data = find_cases(decathlon)
+    assert (data.layout, data.dims) == ("Decathlon", 3)
+    assert data.class_names == ("background", "Anterior", "Posterior")
+    image, label = data.cases[0].read_image(), data.cases[0].read_label
+    assert label is not None
+    assert label().shape == image.array.shape[1:]
+    assert label().dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "names", [("images", "masks"), ("imagesTr", "labelsTr"), ("img", "label"), ("Image", "GT")]
+)
+@pytest.mark.parametrize("suffix", ["", "_mask", "-seg", "_label", "_gt", "_segmentation"])
+def test_folders_of_images_and_masks_go_by_many_names(
+    save_picture: Save,
+    scan: np.ndarray,
+    lesion: np.ndarray,
+    tmp_path: Path,
+    names: tuple[str, str],
+    suffix: str,
+) -> None:
+    save_picture(f"{names[0]}/p1.jpg", scan)
+    save_picture(f"{names[1]}/p1{suffix}.png", lesion)
+    data = find_cases(tmp_path)
+    assert data.layout == "folders"
+    assert np.array_equal(labels_of(tmp_path)["p1"], lesion)
+
+
+def test_splits_and_subfolders_become_groups(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        save_picture(f"{split}/images/a.png", scan)
+        save_picture(f"{split}/masks/a.png", lesion)
+    data = find_cases(tmp_path)
+    assert [(case.name, case.group) for case in data.cases] == [("train_a", "train"), ("val_a", "val")]
+
+
+def test_cases_are_in_the_order_of_their_numbers(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for number in (10, 9, 1):
+        pair(save_picture, f"p{number}", scan, lesion)
+    assert [case.name for case in find_cases(tmp_path).cases] == ["p1", "p9", "p10"]
+
+
+@pytest.mark.parametrize("kind", ["bool", "0/255", "rgb", "jpeg", "0/128"])
+def test_binary_masks_of_every_kind_become_0_and_1(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path, kind: str
+) -> None:
+    save_picture("images/a.png", scan)
+    match kind:
+        case "bool":
+            save_picture("masks/a.png", lesion * 255, "1")
+        case "rgb":
+            save_picture("masks/a.png", lesion * 255, "RGB")
+        case "jpeg":
+            save_picture("masks/a.jpg", lesion * 255)
+        case _:
+            save_picture("masks/a.png", lesion * int(kind[2:]))
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "foreground")
+    assert np.array_equal(labels_of(tmp_path)["a"], lesion)
+
+
+def test_gaps_in_the_values_are_closed(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    both = lesion * 3
+    both[0, 0] = 7
+    pair(save_picture, "a", scan, lesion * 3)
+    pair(save_picture, "b", scan, both)
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "label 3", "label 7")
+    labels = labels_of(tmp_path)
+    assert np.array_equal(labels["a"], lesion)
+    assert labels["b"][0, 0] == 2
+
+
+def test_values_can_be_named_by_the_user(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    pair(save_picture, "a", scan, lesion * 7)
+    data = find_cases(tmp_path, labels={0: "nothing", 3: "liver", 7: "tumour"})
+    assert data.class_names == ("background", "liver", "tumour")
+    read = data.cases[0].read_label
+    assert read is not None
+    assert read().max() == 2
+
+
+def test_a_value_without_a_class_is_named_when_it_is_read(decathlon: Path, save_volume: Save) -> None:
+    save_volume("labelsTr/two.nii.gz", np.full((4, 5, 6), 9, np.uint8))
+    one, two = find_cases(decathlon).cases
+    assert one.read_label is not None
+    assert one.read_label().any()  # the other case stays usable
+    with pytest.raises(DataError, match=r"two\.nii\.gz.*value 9.*0 is background, 1 is Anterior"):
+        two.read_label()  # type: ignore[misc]
+
+
+def test_a_label_of_another_shape_names_both_files(decathlon: Path, save_volume: Save) -> None:
+    save_volume("labelsTr/two.nii.gz", np.zeros((4, 5, 7), np.uint8))
+    with pytest.raises(DataError, match=r"labelsTr/two.*shape \(7, 5, 4\).*imagesTr/two.*\(6, 5, 4\).*crop"):
+        find_cases(decathlon).cases[1].read_label()  # type: ignore[misc]
+
+
+def test_a_label_that_lies_elsewhere_names_both_files(decathlon: Path, save_volume: Save) -> None:
+    moved = np.diag((2.0, 3, 4, 1))
+    moved[0, 3] = 1
+    save_volume("labelsTr/two.nii.gz", np.zeros((4, 5, 6), np.uint8), moved)
+    with pytest.raises(DataError, match=r"labelsTr/two.*1 mm away.*imagesTr/two.*affines"):
+        find_cases(decathlon).cases[1].read_label()  # type: ignore[misc]
+
+
+def test_a_label_with_other_axes_in_the_same_place_fits(decathlon: Path, save_volume: Save) -> None:
+    expected = find_cases(decathlon).cases[1].read_label()  # type: ignore[misc]
+    stored = expected.T[::-1, ::-1]  # (x, y, z) to RAS
+    swapped = np.zeros((4, 4))
+    swapped[1, 0], swapped[0, 1], swapped[2, 2], swapped[3, 3] = 3, 2, 4, 1
+    save_volume("labelsTr/two.nii.gz", np.swapaxes(stored, 0, 1).copy(), swapped)
+    assert np.array_equal(find_cases(decathlon).cases[1].read_label(), expected)  # type: ignore[misc]
+
+
+def test_nothing_but_names_and_headers_is_read_to_find_cases(decathlon: Path) -> None:
+    (decathlon / "imagesTr" / "two.nii.gz").write_bytes(b"damaged")
+    data = find_cases(decathlon)
+    data.cases[0].read_image()
+    with pytest.raises(DataError, match="two"):
+        data.cases[1].read_image()
+
+
+def test_an_image_without_a_mask_is_named(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    pair(save_picture, "a", scan, lesion)
+    save_picture("images/b.png", scan)
+    with pytest.raises(DataError, match=r"1 of 2 images.*images/b\.png.*add a mask"):
+        find_cases(tmp_path)
+    data = find_cases(tmp_path, require_labels=False)
+    assert [case.read_label is None for case in data.cases] == [False, True]
+
+
+def test_a_mask_without_an_image_is_said(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    pair(save_picture, "a", scan, lesion)
+    save_picture("masks/z.png", lesion)
+    assert "z.png" in find_cases(tmp_path).notices[0]
+
+
+def test_folders_that_hold_nothing_say_what_to_do(
+    save_picture: Save, scan: np.ndarray, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        find_cases(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"is empty; put images in"):
+        find_cases(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"no image that can be read \(found: 1 \.txt\)"):
+        find_cases(tmp_path)
+    with pytest.raises(DataError, match="is a file"):
+        find_cases(tmp_path / "notes.txt")
+    save_picture("a.png", scan)
+    with pytest.raises(DataError, match="1 images but no masks"):
+        find_cases(tmp_path)
+    assert find_cases(tmp_path, require_labels=False).layout == "images"
+
+
+def test_masks_without_any_foreground_are_refused(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    pair(save_picture, "a", scan, lesion * 0)
+    data = find_cases(tmp_path)
+    with pytest.raises(DataError, match="none of the 1 masks"):
+        check_foreground(data)
+    pair(save_picture, "b", scan, lesion)
+    check_foreground(find_cases(tmp_path))
+
+
+@pytest.mark.parametrize("table", ["{", "[]", '{"labels": {}}', '{"labels": ["a"], "training": []}'])
+def test_a_damaged_table_is_named(tmp_path: Path, table: str) -> None:
+    (tmp_path / "dataset.json").write_text(table)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        find_cases(tmp_path)
+
+
+def test_a_table_that_points_outside_its_folder_is_refused(decathlon: Path) -> None:
+    text = (decathlon / "dataset.json").read_text()
+    (decathlon / "dataset.json").write_text(text.replace("./imagesTr/one", "../../etc/one"))
+    with pytest.raises(DataError, match="outside its folder"):
+        find_cases(decathlon)
+
+
+def test_a_table_that_lists_missing_files_names_the_first(decathlon: Path) -> None:
+    (decathlon / "labelsTr" / "two.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"1 files that do not exist.*two\.nii\.gz"):
+        find_cases(decathlon)
+
+
+def test_one_image_and_its_mask_make_a_case(save_picture: Save, scan: np.ndarray, lesion: np.ndarray) -> None:
+    case = case_from_files(save_picture("a.png", scan), save_picture("m.png", lesion * 255))
+    assert case.name == "a"
+    assert case.read_label is not None
+    assert np.array_equal(case.read_label(), lesion)
+    with pytest.raises(DataError, match=r"gone\.png"):
+        case_from_files("gone.png")
+
+
+def test_files_are_paired_by_name() -> None:
+    pairs = pair_files(["a.png", "b.png"], ["b_seg.nii.gz", "a_mask_1.png", "a_mask.png"])
+    assert [[label.name for label in labels] for _, labels in pairs] == [
+        ["a_mask.png", "a_mask_1.png"],
+        ["b_seg.nii.gz"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "classes"),
+    [
+        ({0, 1}, "on", 2),
+        ({0, 1, 255}, "on", 2),
+        ({0, 0xFFFFFF}, "on", 2),
+        ({0}, "on", 2),
+        ({0, 5}, "values", 2),
+        ({0, 1, 2}, "values", 3),
+        ({1, 2}, "values", 3),
+        (set(range(256)), "above", 2),
+    ],
+)
+def test_the_rule_follows_the_values(found: set[int], kind: str, classes: int) -> None:
+    rule = LabelRule.of_values(found)
+    assert (rule.kind, len(rule.class_names)) == (kind, classes)
+
+
+def test_many_classes_need_two_bytes() -> None:
+    rule = LabelRule.of_names({n: str(n) for n in range(300)})
+    indices = rule.apply(np.array([0, 299]), "a")
+    assert indices.dtype == np.uint16
+    assert indices.tolist() == [0, 299]
+
+
+def test_colours_are_named_by_their_code() -> None:
+    rule = LabelRule.of_values({0, 0xFF0000, 0x00FF00})
+    assert rule.class_names == ("background", "#00ff00", "#ff0000")
+    assert rule.apply(np.array([0xFF0000, 0], dtype=np.uint32), "a").tolist() == [2, 0]
