@@ -1,0 +1,177 @@
+"""The arrows between the parts of the package: who may import whom, and what an import costs.
+
+``plugin, cli -> inspection, segmentation, training -> data, nn``; ``nn`` and ``data`` know nobody.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import napari_prosma
+
+PACKAGE = Path(napari_prosma.__file__).parent
+NAME = PACKAGE.name
+
+FOR_ALL = {"errors", "events"}
+MIDDLE = {"training", "segmentation", "inspection"}
+MAY_IMPORT = {
+    "nn": {"nn"},
+    "data": {"data"},
+    **{part: {"nn", "data"} | MIDDLE for part in MIDDLE},
+    "cli": {"nn", "data", "cli"} | MIDDLE,
+    "plugin": {"nn", "data", "plugin"} | MIDDLE,
+    "errors": set(),
+    "events": {"data"},
+}
+WINDOWS = {"qtpy", "napari", "magicgui", "superqt", "vispy", "PyQt5", "PyQt6", "PySide2", "PySide6"}
+
+
+def imported_names(source: str, package: str) -> Iterator[str]:
+    """Absolute dotted names that ``source``, a module of ``package``, imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value)
+
+
+def part_of(name: str) -> str | None:
+    """Part of the package that the dotted ``name`` lies in; None for names of others."""
+    first, _, rest = name.partition(".")
+    if first != NAME:
+        return None
+    head = rest.split(".")[0]
+    # A public name taken from the package itself comes from its home.
+    return napari_prosma._HOMES.get(head, head).split(".")[0]
+
+
+def breaches(source: str, part: str, package: str) -> list[str]:
+    """What ``source``, a module of ``part``, imports against the arrows."""
+    found = []
+    for name in imported_names(source, package):
+        ours, outside = part_of(name), name.split(".")[0]
+        if ours is not None:
+            allowed = MAY_IMPORT[part] | FOR_ALL | {"", "__version__"}
+            if ours not in allowed:
+                found.append(f"{part} may not import {name}")
+        elif outside in WINDOWS and part != "plugin":
+            found.append(f"{outside} outside plugin/")
+        elif outside == "torch" and part == "data":
+            found.append("torch in data/")
+        elif part == "nn" and outside != "torch" and outside not in sys.stdlib_module_names:
+            found.append(f"{outside} in nn/, which imports torch only")
+    return found
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_modules_import_only_downwards(path: Path) -> None:
+    relative = path.relative_to(PACKAGE)
+    package = ".".join([NAME, *relative.parts[:-1]])
+    assert breaches(path.read_text(encoding="utf-8"), relative.with_suffix("").parts[0], package) == []
+
+
+def test_there_are_modules_to_check() -> None:
+    assert {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES} <= set(MAY_IMPORT)
+    assert {"nn", "data", "errors", "events"} <= {
+        path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("nn", "from napari_prosma.data.case import Case"),
+        ("nn", "from napari_prosma import Case"),
+        ("nn", "from ..training import run"),
+        ("nn", "import napari_prosma.training.run"),
+        ("nn", "from monai.networks.nets import UNet"),
+        ("data", "import torch.nn as nn"),
+        ("data", "def late():\n    from torch import Tensor"),
+        ("data", "from napari_prosma.nn import spec"),
+        ("training", "from napari_prosma.cli import app"),
+        ("segmentation", "from napari_prosma.plugin.job import start"),
+        ("inspection", "import importlib\nimportlib.import_module('napari_prosma.plugin.layers')"),
+        ("inspection", "from qtpy.QtWidgets import QWidget"),
+        ("cli", "import napari"),
+        ("cli", "from napari_prosma.plugin import layers"),
+        ("errors", "from napari_prosma.nn import prox"),
+        ("events", "import torch\nfrom napari_prosma.nn.gates import GateTrace"),
+    ],
+)
+def test_a_breach_of_the_arrows_is_seen(part: str, source: str) -> None:
+    assert breaches(source, part, f"{NAME}.{part}")
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("nn", "import torch\nfrom napari_prosma.nn.prox import soft_threshold\nfrom . import prox"),
+        ("data", "import numpy\nfrom napari_prosma.errors import DataError"),
+        ("training", "from napari_prosma.nn.unet import ProSMAUNet\nfrom napari_prosma import __version__"),
+        ("inspection", "from napari_prosma.training.checkpoint import load_checkpoint"),
+        ("cli", "from napari_prosma import train, segment"),
+        ("plugin", "import napari\nfrom qtpy import QtCore\nfrom napari_prosma.inspection import maps"),
+        ("events", "from napari_prosma.data.case import Geometry"),
+    ],
+)
+def test_an_arrow_that_points_down_is_allowed(part: str, source: str) -> None:
+    assert breaches(source, part, f"{NAME}.{part}") == []
+
+
+def loaded_by(statement: str, *watched: str) -> set[str]:
+    """Which of the ``watched`` top-level modules are there after ``statement`` in a fresh process."""
+    program = f"import sys\n{statement}\nprint(*sorted({{n.split('.')[0] for n in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split()) & set(watched)
+
+
+HEAVY = ("torch", "monai", "matplotlib", *WINDOWS)
+
+
+def test_importing_the_package_loads_neither_torch_nor_qt_nor_napari() -> None:
+    assert loaded_by("import napari_prosma; dir(napari_prosma); napari_prosma.__version__", *HEAVY) == set()
+
+
+def test_reading_the_manifest_loads_neither_torch_nor_qt() -> None:
+    manifest = PACKAGE / "napari.yaml"
+    read = f"import npe2; assert npe2.PluginManifest.from_file({str(manifest)!r}).name == 'napari-prosma'"
+    assert loaded_by(read, *HEAVY, NAME) == set()
+
+
+def test_the_data_part_loads_no_torch() -> None:
+    """The arrow by name is not enough: nothing that data/ imports from others may load torch either."""
+    modules = [path for path in MODULES if path.parent == PACKAGE / "data" and path.stem != "__init__"]
+    names = ", ".join(f"{NAME}.data.{path.stem}" for path in modules)
+    assert loaded_by(f"import {names}", "torch", *WINDOWS) == set()
+
+
+def test_loading_is_told_apart_from_not_loading() -> None:
+    assert loaded_by("import napari_prosma.nn.prox", "torch", "napari") == {"torch"}
+
+
+@pytest.mark.parametrize("name", sorted(napari_prosma._HOMES))
+def test_public_names_have_a_home(name: str) -> None:
+    """Read from the source, so that a name whose home was renamed is seen without importing torch."""
+    home = PACKAGE.joinpath(*napari_prosma._HOMES[name].split(".")).with_suffix(".py")
+    tree = ast.parse(home.read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert name in defined
