@@ -25,7 +25,7 @@ _HOMES = {
     "Checkpoint": "training.checkpoint",
     "load_checkpoint": "training.checkpoint",
     "segment": "segmentation.segment",
-    "inspect_gates": "inspection.inspect",
+    "inspect_gates": "inspection.trace",
 }
 
 __all__ = ["__version__", *_HOMES]

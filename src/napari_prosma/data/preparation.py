@@ -34,8 +34,10 @@ def prepare(image: Image, plan: Plan) -> Image:
     size = grid_size(image.array.shape[1:], image.geometry, plan)
     if size != array.shape[1:]:
         array = np.stack([resample(channel, size) for channel in array])
-    factors = tuple(n / m for n, m in zip(image.array.shape[1:], size, strict=True))
-    geometry = image.geometry if size == image.array.shape[1:] else image.geometry.coarsened(factors)
+    geometry = image.geometry
+    if size != image.array.shape[1:]:
+        factors = tuple(n / m for n, m in zip(image.array.shape[1:], size, strict=True))
+        geometry = geometry.coarsened(factors, image.array.shape[1:])
     return Image(normalise(array, plan), geometry)
 
 

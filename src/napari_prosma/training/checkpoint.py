@@ -6,8 +6,6 @@ Opening one runs no code. It is written under a temporary name, flushed and rena
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import CheckpointError
 from napari_prosma.nn.build import build_model
@@ -68,7 +67,13 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write whole or not at all; what stood at ``path`` stays valid until the new file is complete."""
+    """Write whole or not at all; what stood at ``path`` stays valid until the new file is complete.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be made or written to, or is full.
+    """
     header = {
         "format": FORMAT,
         "spec": asdict(checkpoint.spec),
@@ -80,24 +85,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.weights.items()}
     content = save(tensors, metadata={"prosma": json.dumps(header)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise CheckpointError(f"cannot write '{path}': {error.strerror}; choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write '{path}': {error.strerror}; the previous checkpoint is untouched; free some space "
-            f"or choose another folder"
-        ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

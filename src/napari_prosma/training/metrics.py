@@ -19,7 +19,7 @@ def mean_metrics(per_case: list[dict[str, float]]) -> dict[str, float]:
 
 
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: tuple[str, ...]) -> dict[str, float]:
-    """``dice`` and ``iou`` of one case: means over the foreground classes, then per class (``dice/<class>``)."""
+    """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``."""
     per_class = {name: dice_and_iou(predicted, truth, k) for k, name in enumerate(class_names) if k > 0}
     figures = {
         "dice": float(np.mean([dice for dice, _ in per_class.values()])),

@@ -210,7 +210,7 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
 
     try:
         yield from clock.without_pauses(epochs())
-    except GeneratorExit:
+    except (GeneratorExit, KeyboardInterrupt):
         keep(LAST, epoch, metrics)
         raise
     yield Finished(RunResult(config.run_dir, config.run_dir / BEST, config.run_dir / LAST, best, epoch))
@@ -349,13 +349,13 @@ def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
 def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
     """Numbers of every gated skip on one window of ``case``, around its foreground."""
     found = np.argwhere(case.label)
-    centre = found[len(found) // 2] if len(found) else np.array(case.label.shape) // 2
+    centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
     size = (1,) * (case.label.ndim - plan.dims) + plan.patch
     where: list[slice] = [slice(None)]
     for c, m, n in zip(centre, size, case.label.shape, strict=True):
         start = int(np.clip(c - m // 2, 0, max(0, n - m)))
         where.append(slice(start, start + m))
-    window = case.image[tuple(where)]
+    window: np.ndarray = case.image[tuple(where)]
     window = window.reshape(window.shape[0], *window.shape[-plan.dims :])
     device = next(network.parameters()).device
     trace = GateTrace()

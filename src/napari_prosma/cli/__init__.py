@@ -1,0 +1,1 @@
+"""The same functions from a shell."""

@@ -1,0 +1,313 @@
+"""``prosma``: train, segment, inspect and demo from a shell. Exit codes: 0, 2 bad input, 130 Ctrl-C.
+
+Nothing heavy is imported before a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_prosma import __version__
+
+if TYPE_CHECKING:
+    from napari_prosma.data.case import Image
+    from napari_prosma.training.config import TrainConfig
+
+app = typer.Typer(
+    help="Train ProSMA-UNet on your own annotations, segment images with it, and see what each of its gated "
+    "skip connections let through.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
+Model = Annotated[
+    Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
+]
+DEMO_EPOCHS = 8
+
+
+def main() -> None:
+    """Entry point of ``prosma``."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"napari-prosma {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with images and masks: two folders, BUSI, or a Decathlon task.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder for the checkpoints.", show_default=False)],
+    widths: Annotated[str, typer.Option(help="Size of the network: quick, tiny, base or large.")] = "tiny",
+    gate: Annotated[
+        str,
+        typer.Option(help="prosma, spatial, channel, none, attention, dense or prosma-exact."),
+    ] = "prosma",
+    epochs: Annotated[int | None, typer.Option(help="Rounds of training.", show_default="100")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after this time; the schedule is stretched over it.", show_default="no limit"
+        ),
+    ] = None,
+    dims: Annotated[
+        int | None,
+        typer.Option(help="2 = slice by slice, 3 = volumes.", show_default="by the data"),
+    ] = None,
+    side: Annotated[
+        int, typer.Option(help="Pixel images are shrunk until their median short side is this.")
+    ] = 256,
+    batch: Annotated[int | None, typer.Option(help="Patches per step.", show_default="by the data")] = None,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = 1e-3,
+    validation: Annotated[float, typer.Option(help="Share of the cases that is held out.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Split, weights, sampling and augmentation follow from it.")] = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+) -> None:
+    """Train on a folder of annotated images.
+
+    Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors. Ctrl-C stops and keeps
+    the last one.
+
+    [bold]Example:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
+    """
+    from napari_prosma.cli.follow import console, exit_codes, follow
+
+    with exit_codes():
+        from napari_prosma.data.layouts import check_foreground, find_cases
+        from napari_prosma.training.config import TrainConfig
+        from napari_prosma.training.run import train as run
+
+        data_set = find_cases(data)
+        console.print(data_set.summary)
+        for notice in data_set.notices:
+            console.print(notice)
+        check_foreground(data_set)
+        config = TrainConfig.of(
+            run_dir=out,
+            widths=_widths(widths),
+            gate=gate,
+            epochs=epochs or (100 if minutes is None else 10_000),
+            minutes=minutes,
+            dims=dims,
+            side=side,
+            batch=batch,
+            learning_rate=learning_rate,
+            validation_fraction=validation,
+            seed=seed,
+            device=device,
+        )
+        _refuse_to_replace(config, overwrite)
+        result = follow(run(config, data_set.cases, data_set.class_names))
+        console.print(f"best validation Dice {result.score:.3f}: {result.best}")
+
+
+@app.command()
+def segment(
+    model: Model,
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the labels.", show_default=False)],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the class probabilities too.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Segment images; each result lies on its image's own grid.
+
+    NAME_labels is written as NIfTI for NIfTI, as TIFF for TIFF, else as PNG whose gray values are the class
+    numbers (1 looks black).
+
+    [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels
+    """
+    from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow
+
+    with exit_codes():
+        from napari_prosma.data.readers import read_image, stem
+        from napari_prosma.data.writers import write_labels, write_map
+        from napari_prosma.errors import ProsmaError
+        from napari_prosma.segmentation.segment import segment as run
+        from napari_prosma.training.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        failed = 0
+        for path in _image_files(images):
+            try:
+                image = read_image(path)
+                found = follow(run(checkpoint, image, name=path.name, device=device))
+                suffix = _result_suffix(path, image)
+                target = out / f"{stem(path)}_labels{suffix}"
+                write_labels(target, found.labels, found.geometry, found.class_names)
+                console.print(f"{path.name}: {target}")
+                if probabilities:
+                    suffix = ".tif" if suffix == ".png" else suffix
+                    target = out / f"{stem(path)}_probabilities{suffix}"
+                    write_map(target, found.probabilities, found.geometry)
+            except ProsmaError as error:
+                complain(error)
+                failed += 1
+        if failed:
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and maps.", show_default=False)],
+    label: Annotated[
+        Path | None, typer.Option(help="The true label, for the measures.", show_default="the prediction")
+    ] = None,
+    twin: Annotated[
+        Path | None,
+        typer.Option(help="A second model to show beside, such as one with --gate attention."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """See what the gates of a model let through on one image.
+
+    Writes NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels, and
+    every map on its own grid (NIfTI or TIFF).
+
+    [bold]Example:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
+    """
+    from napari_prosma.cli.follow import console, exit_codes, follow
+
+    with exit_codes():
+        from napari_prosma.data.layouts import case_from_files
+        from napari_prosma.inspection.report import measures_table, write_report
+        from napari_prosma.inspection.trace import inspect_gates
+
+        case = case_from_files(image, label)
+        truth = None if case.read_label is None else case.read_label()
+        events = inspect_gates(
+            model, case.read_image(), name=case.name, label=truth, twin=twin, device=device
+        )
+        record = follow(events)
+        _print_measures(measures_table(record))
+        written = write_report(record, out)
+        console.print(f"{len(written)} files in {out}; the picture is {written[0]}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
+    window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
+    epochs: Annotated[int, typer.Option(help="Rounds of training.")] = DEMO_EPOCHS,
+) -> None:
+    """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
+
+    About two minutes on two CPU cores. Without a display the picture is written to a PNG.
+    """
+    from napari_prosma.cli.follow import console, exit_codes, follow
+
+    with exit_codes():
+        from napari_prosma.data.layouts import find_cases
+        from napari_prosma.data.phantoms import sample_folder
+        from napari_prosma.inspection.report import measures_table, write_report
+        from napari_prosma.inspection.trace import inspect_gates
+        from napari_prosma.training.checkpoint import load_checkpoint
+        from napari_prosma.training.config import TrainConfig
+        from napari_prosma.training.run import train as run
+
+        data_set = find_cases(sample_folder() / "ultrasound")
+        console.print(data_set.summary)
+        config = TrainConfig.of(run_dir=out / "run", widths="quick", epochs=epochs, device="cpu")
+        result = follow(run(config, data_set.cases, data_set.class_names))
+        checkpoint = load_checkpoint(result.best)
+        held_out = checkpoint.split["validation"][0]
+        case = next(case for case in data_set.cases if case.name == held_out)
+        assert case.read_label is not None
+        events = inspect_gates(
+            checkpoint, case.read_image(), name=case.name, label=case.read_label(), device="cpu"
+        )
+        record = follow(events)
+        _print_measures(measures_table(record))
+        picture = write_report(record, out / "gates")[0]
+        console.print(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
+        if window and _can_open_window():
+            console.print("opening napari ...")
+            viewer = [sys.executable, "-m", "napari_prosma.plugin.demo", str(result.best)]
+            raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
+
+
+def _widths(text: str) -> str | tuple[int, ...]:
+    """A preset's name, or widths such as ``16,32,64``."""
+    if all(part.strip().isdigit() for part in text.split(",")):
+        return tuple(int(part) for part in text.split(","))
+    return text
+
+
+def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.training.checkpoint import BEST, LAST
+
+    there = [name for name in (BEST, LAST) if (config.run_dir / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(
+            f"'{config.run_dir}' already holds {' and '.join(there)}; choose another --out, or --overwrite it"
+        )
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    from napari_prosma.data.readers import can_read
+    from napari_prosma.errors import DataError
+
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if p.is_file() and can_read(p)) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"folder '{path}' holds no image that can be read; give image files")
+        files += inside
+    return files
+
+
+def _result_suffix(path: Path, image: Image) -> str:
+    if image.geometry.ndim > 2 and image.geometry.source is not None:
+        return ".nii.gz"
+    return ".tif" if path.suffix.lower() in (".tif", ".tiff") or image.geometry.ndim > 2 else ".png"
+
+
+def _print_measures(rows: list[dict[str, str | float]]) -> None:
+    from rich.table import Table
+
+    from napari_prosma.cli.follow import console
+
+    columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name != "image"]
+    table = Table(*columns)
+    for row in rows:
+        cells = (row.get(name, "") for name in columns)
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
+    console.print(table)
+
+
+def _can_open_window() -> bool:
+    if find_spec("napari") is None or find_spec("qtpy") is None:
+        return False
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

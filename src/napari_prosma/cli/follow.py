@@ -1,0 +1,99 @@
+"""Follow a run in a shell: a progress bar with the time left, and a line per epoch or notice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from napari_prosma.errors import ProsmaError
+from napari_prosma.events import CheckpointSaved, EpochEnd, Event, Finished, Notice, Started
+from napari_prosma.events import Progress as Step
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+console = Console(soft_wrap=True, highlight=False)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def complain(error: ProsmaError) -> None:
+    """Print an error's own words to stderr."""
+    _errors.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """2 for bad input, with the error's own words; 130 for Ctrl-C."""
+    try:
+        yield
+    except ProsmaError as error:
+        complain(error)
+        raise typer.Exit(BAD_INPUT) from error
+    except KeyboardInterrupt as stop:
+        _errors.print("stopped")
+        raise typer.Exit(INTERRUPTED) from stop
+
+
+def follow(events: Iterator[Event]) -> Any:
+    """Pull every event, show it, and return the result of the last."""
+    result = None
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=sys.stdout.isatty()) as bar:
+        task = None
+        for event in events:
+            match event:
+                case Started():
+                    if task is not None:
+                        bar.remove_task(task)
+                    task = bar.add_task(escape(event.message), total=event.total)
+                    if event.device != "cpu":
+                        console.print(f"on {event.device}")
+                case Step() if task is not None:
+                    bar.update(task, completed=event.done, total=event.total)
+                case Notice():
+                    console.print(escape(event.message))
+                case EpochEnd():
+                    console.print(escape(_line(event)))
+                case CheckpointSaved(kind="best"):
+                    console.print(f"  best so far: {escape(str(event.path))}")
+                case Finished():
+                    result = event.result
+    return result
+
+
+def _line(event: EpochEnd) -> str:
+    classes = [
+        f"{k.removeprefix('dice/')} {v:.3f}" for k, v in event.validation.items() if k.startswith("dice/")
+    ]
+    zeros = [
+        f"{state['z_zero_fraction']:.0%}" for state in event.gates.values() if "z_zero_fraction" in state
+    ]
+    line = (
+        f"epoch {event.epoch}/{event.epochs}  loss {event.loss:.3f}  dice {event.validation['dice']:.3f}  "
+        f"iou {event.validation['iou']:.3f}"
+    )
+    if len(classes) > 1:
+        line += f"  ({', '.join(classes)})"
+    if zeros:
+        line += f"  zeros in z by skip {' '.join(zeros)}"
+    return f"{line}  {event.seconds:.1f} s"

@@ -1,0 +1,141 @@
+"""A ``GateRecord`` as layers: names, fixed limits, colours and true places; no napari in here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry
+from napari_prosma.inspection.trace import GateRecord, SkipRecord
+
+KINDS: dict[str, str] = {
+    "zeros in z": "share of the latent channels whose z is exactly zero",
+    "without evidence": "positions where z is zero in every channel: psi stands at the gate floor there",
+    "psi": "the spatial mask that multiplies the skip; never exactly zero, except with prosma-exact",
+    "psi dense": "counterfactual: the same weights with lambda = 0, not retrained",
+    "psi - dense": "what the threshold changed in the mask",
+    "energy kept": "share of the skip's squared values that the decoder receives",
+    "second model": "the mask of the second checkpoint, on the same scale",
+}
+"""What can be shown per skip, with what it means."""
+DEFAULT_KINDS = ("zeros in z", "psi", "psi dense")
+
+MASK_COLOURS, ZERO_COLOURS, DIFFERENCE_COLOURS = "viridis", "magma", "coolwarm"
+
+
+@dataclass(frozen=True, eq=False)
+class MapLayer:
+    """One layer to draw.
+
+    Attributes
+    ----------
+    name : str
+    data : (*grid)
+    geometry : Geometry
+        Its true scale and offset; coarse maps are not resampled.
+    kind : "image" or "labels"
+    limits : (low, high)
+        Fixed, so that pictures can be compared.
+    colours : str
+        A matplotlib colour map.
+    interpolation : "nearest" or "linear"
+    meaning : str
+        One sentence for a tooltip.
+    """
+
+    name: str
+    data: np.ndarray
+    geometry: Geometry
+    kind: Literal["image", "labels"]
+    limits: tuple[float, float]
+    colours: str
+    interpolation: Literal["nearest", "linear"]
+    meaning: str
+
+
+def map_layers(
+    record: GateRecord, levels: Collection[int] = (), kinds: Collection[str] = DEFAULT_KINDS
+) -> list[MapLayer]:
+    """Layers of the chosen skips (default all) and kinds (keys of ``KINDS``), coarse skips first.
+
+    What a gate does not have is left out.
+    """
+    layers = []
+    for level in sorted(levels or record.skips, reverse=True):
+        for kind in KINDS:
+            if kind in kinds and level in record.skips:
+                layer = skip_layer(record, level, kind)
+                layers += [] if layer is None else [layer]
+    return layers
+
+
+def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
+    """Layer of one skip and kind, or None where its gate has no such map."""
+    if kind == "second model":
+        if record.twin is None or level not in record.twin.skips:
+            return None
+        skip, gate = record.twin.skips[level], record.twin.gate
+        name, meaning = f"skip {level} psi ({gate})", f"{KINDS[kind]} ({gate})"
+    else:
+        skip = record.skips[level]
+        name, meaning = f"skip {level} {kind}", KINDS[kind]
+        if skip.floor is not None and kind in ("without evidence", "psi"):
+            meaning += f"; gate floor {skip.floor:.2f}"
+    data = _data(skip, kind)
+    if data is None:
+        return None
+    difference = kind == "psi - dense"
+    colours = DIFFERENCE_COLOURS if difference else ZERO_COLOURS if kind == "zeros in z" else MASK_COLOURS
+    return MapLayer(
+        name=name,
+        data=data,
+        geometry=skip.geometry,
+        kind="labels" if kind == "without evidence" else "image",
+        limits=(-1.0, 1.0) if difference else (0.0, 1.0),
+        colours=colours,
+        interpolation="nearest",
+        meaning=meaning,
+    )
+
+
+def z_layer(record: GateRecord, level: int, channel: int) -> MapLayer:
+    """Layer of one latent channel of z, sign kept, with symmetric limits.
+
+    Raises
+    ------
+    ValueError
+        The gate has no z, or no such channel.
+    """
+    skip = record.skips[level]
+    if skip.z is None or not 0 <= channel < len(skip.z):
+        raise ValueError(f"skip {level} has no channel {channel} of z")
+    data = skip.z[channel]
+    limit = float(np.abs(skip.z).max()) or 1.0
+    return MapLayer(
+        name=f"skip {level} z channel {channel}",
+        data=data,
+        geometry=skip.geometry,
+        kind="image",
+        limits=(-limit, limit),
+        colours=DIFFERENCE_COLOURS,
+        interpolation="nearest",
+        meaning="one latent channel after the threshold: exact zeros, both signs",
+    )
+
+
+def _data(skip: SkipRecord, kind: str) -> np.ndarray | None:
+    if kind == "psi - dense":
+        return None if skip.psi is None or skip.psi_dense is None else skip.psi - skip.psi_dense
+    if kind == "without evidence":
+        return None if skip.without_evidence is None else skip.without_evidence.astype(np.uint8)
+    held = {
+        "zeros in z": skip.zero_fraction,
+        "psi": skip.psi,
+        "psi dense": skip.psi_dense,
+        "energy kept": skip.energy_kept,
+        "second model": skip.psi,
+    }
+    return held[kind]

@@ -1,0 +1,237 @@
+"""Pictures, tables and map files of a ``GateRecord``. Figures are made without pyplot, so in any thread."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
+from napari_prosma.inspection.trace import GateRecord, SkipRecord
+
+PANEL_KINDS = ("zeros in z", "without evidence", "psi", "psi dense", "energy kept", "second model")
+EXACTNESS = (
+    "Exactly zero: entries of z. Not zero: psi, which stands at its floor where z is empty and lets that "
+    "share of the skip pass."
+)
+EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
+_CONTOUR = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
+
+
+def gate_panel(record: GateRecord) -> Figure:
+    """One picture: the image with its outlines, then a row per kind of map and a column per skip.
+
+    In volumes the slice with the most foreground is shown, and each map at the same place.
+    """
+    levels = sorted(record.skips)
+    kinds = [k for k in PANEL_KINDS if any(skip_layer(record, level, k) for level in levels)]
+    rows, columns = max(1, len(kinds)), len(levels)
+    figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
+    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
+    at = _shown_slice(record)
+    _draw_image(figure.add_subplot(grid[:, 0]), record, at)
+    for row, kind in enumerate(kinds):
+        drawn: list[tuple[Axes, AxesImage]] = []
+        for column, level in enumerate(levels):
+            axes = figure.add_subplot(grid[row, column + 1])
+            axes.set_axis_off()
+            layer = skip_layer(record, level, kind)
+            if layer is not None:
+                drawn.append((axes, _draw_map(axes, layer, record, at)))
+            axes.set_title(_title(record, level, kind), fontsize=7.5)
+        if drawn:
+            bar = figure.colorbar(drawn[-1][1], ax=[axes for axes, _ in drawn], fraction=0.04, pad=0.01)
+            bar.ax.tick_params(labelsize=6)
+            bar.set_label(kind, fontsize=8)
+    exact = EXACTNESS_OURS if record.gate == "prosma-exact" else EXACTNESS
+    figure.suptitle(f"{record.name}: what the gates let through ({record.gate})", fontsize=11)
+    figure.supxlabel(exact if kinds else "This model has no masks to show.", fontsize=7.5)
+    return figure
+
+
+def channel_plot(record: GateRecord) -> Figure:
+    """Per skip: c of every channel, sorted, and lambda / std(u) of every latent channel, sorted."""
+    levels = sorted(record.skips)
+    figure = Figure(figsize=(2.4 * len(levels) + 0.6, 4.2), layout="constrained")
+    axes = figure.subplots(2, len(levels), squeeze=False)
+    for column, level in enumerate(levels):
+        skip, (above, below) = record.skips[level], axes[:, column]
+        above.set_title(f"skip {level}", fontsize=9)
+        if skip.channel is not None:
+            order = np.argsort(skip.channel)
+            spread = None if skip.channel_spread is None else skip.channel_spread[order]
+            above.bar(range(len(order)), skip.channel[order], yerr=spread, width=1.0, color="#3b6ea5")
+            above.axhline(0.5, color="0.4", linewidth=0.6)
+        else:
+            above.text(0.5, 0.5, "no channel part", ha="center", transform=above.transAxes, fontsize=8)
+        above.set_ylim(0, 1)
+        if skip.threshold is not None and skip.field_spread is not None:
+            relative = skip.threshold / np.where(skip.field_spread > 0, skip.field_spread, np.inf)
+            order = np.argsort(relative)
+            dead = _dead(skip)[order]
+            below.bar(
+                range(len(order)), relative[order], width=1.0, color=np.where(dead, "#c1121f", "#e09f3e")
+            )
+        else:
+            below.text(0.5, 0.5, "no threshold", ha="center", transform=below.transAxes, fontsize=8)
+        for each in (above, below):
+            each.tick_params(labelsize=6)
+    axes[0, 0].set_ylabel("c per channel", fontsize=8)
+    axes[1, 0].set_ylabel("lambda / std(u) (red: dead)", fontsize=8)
+    return figure
+
+
+def measures_table(record: GateRecord) -> list[dict[str, str | float]]:
+    """One row per skip, of the model and of its twin."""
+    rows: list[dict[str, str | float]] = []
+    for held in (record, record.twin):
+        for level, skip in sorted(held.skips.items()) if held is not None else ():
+            assert held is not None
+            row: dict[str, str | float] = {"image": record.name, "gate": held.gate, "skip": level}
+            rows.append({**row, "foreground": held.reference, **skip.measures})
+    return rows
+
+
+def channel_table(record: GateRecord) -> list[dict[str, str | float]]:
+    """One row per channel and skip: c of the skip's channels; lambda, std(u), zeros of the latent ones."""
+    rows: list[dict[str, str | float]] = []
+    for level, skip in sorted(record.skips.items()):
+        if skip.channel is not None:
+            for index, value in enumerate(skip.channel):
+                rows.append({"skip": level, "kind": "skip channel", "channel": index, "c": float(value)})
+        if skip.threshold is None or skip.field_spread is None or skip.channel_zeros is None:
+            continue
+        for index, value in enumerate(skip.threshold):
+            spread = float(skip.field_spread[index])
+            rows.append(
+                {
+                    "skip": level,
+                    "kind": "latent channel",
+                    "channel": index,
+                    "lambda": float(value),
+                    "std_u": spread,
+                    "lambda_over_std": float(value) / spread if spread > 0 else float("inf"),
+                    "zero_fraction": float(skip.channel_zeros[index]),
+                    "alive": "no" if _dead(skip)[index] else "yes",
+                }
+            )
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[dict[str, str | float]]) -> Path:
+    """CSV of rows that need not have the same columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def write_report(record: GateRecord, folder: Path) -> list[Path]:
+    """Everything about one image into ``folder``: pictures, tables, labels and maps.
+
+    Maps are NIfTI where the image knows a physical size in three axes, else TIFF; each on its own grid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in (("gates", gate_panel(record)), ("channels", channel_plot(record))):
+        path = folder / f"{record.name}_{name}.png"
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+        written.append(path)
+    written.append(write_table(folder / f"{record.name}_measures.csv", measures_table(record)))
+    written.append(write_table(folder / f"{record.name}_channels.csv", channel_table(record)))
+    suffix = ".nii.gz" if record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm" else ".tif"
+    found = record.segmentation
+    path = folder / f"{record.name}_labels{suffix}"
+    written.append(write_labels(path, found.labels, found.geometry, found.class_names))
+    for layer in map_layers(record, kinds=KINDS):
+        place = folder / f"{record.name}_{layer.name.replace(' ', '_')}{suffix}"
+        written.append(write_map(place, np.asarray(layer.data, np.float32), layer.geometry))
+    return written
+
+
+def _dead(skip: SkipRecord) -> np.ndarray:
+    assert skip.threshold is not None
+    assert skip.field_peak is not None
+    return skip.field_peak <= skip.threshold
+
+
+def _shown_slice(record: GateRecord) -> tuple[int, ...]:
+    """Index of the slice with the most foreground; () in 2D."""
+    label = record.label if record.label is not None else record.segmentation.labels
+    if label.ndim == 2:
+        return ()
+    counts = np.count_nonzero(label, axis=(-2, -1))
+    if not counts.any():
+        return tuple(n // 2 for n in counts.shape)
+    return tuple(int(n) for n in np.unravel_index(np.argmax(counts), counts.shape))
+
+
+def _draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
+    plane = np.moveaxis(record.image.array, 0, -1)[at]
+    spacing = record.image.geometry.spacing[-2:]
+    if plane.shape[-1] in (3, 4) and plane.dtype == np.uint8:
+        axes.imshow(plane, aspect=spacing[0] / spacing[1])
+    else:
+        low, high = np.percentile(plane[..., 0], (0.5, 99.5))
+        axes.imshow(plane[..., 0], cmap="gray", vmin=low, vmax=high, aspect=spacing[0] / spacing[1])
+    outlines = {"prediction": record.segmentation.labels[at]}
+    if record.label is not None:
+        outlines["label"] = record.label[at]
+    for kind, label in outlines.items():
+        for index in range(1, len(record.segmentation.class_names)):
+            if (label == index).any():
+                axes.contour(label == index, levels=[0.5], colors=_CONTOUR[kind], linewidths=1.2)
+        axes.plot([], [], color=_CONTOUR[kind], label=kind)
+    axes.legend(loc="lower right", fontsize=7, framealpha=0.6)
+    where = f", slice {', '.join(map(str, at))}" if at else ""
+    axes.set_title(f"image{where}", fontsize=9)
+    axes.set_axis_off()
+
+
+def _draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int, ...]) -> AxesImage:
+    """The slice of the map that covers the shown slice of the image, in the image's own proportions."""
+    fine, coarse = record.image.geometry, layer.geometry
+    index = []
+    for n, fine_at in enumerate(at):
+        position = fine.origin[n] + fine_at * fine.spacing[n]
+        nearest = round((position - coarse.origin[n]) / coarse.spacing[n])
+        index.append(int(np.clip(nearest, 0, layer.data.shape[n] - 1)))
+    aspect = coarse.spacing[-2] / coarse.spacing[-1]
+    return axes.imshow(
+        layer.data[tuple(index)],
+        cmap=layer.colours,
+        vmin=layer.limits[0],
+        vmax=layer.limits[1],
+        interpolation="nearest",
+        aspect=aspect,
+    )
+
+
+def _title(record: GateRecord, level: int, kind: str) -> str:
+    held = record.twin if kind == "second model" and record.twin is not None else record
+    if level not in held.skips:
+        return ""
+    figures = held.skips[level].measures
+    if kind == "second model":
+        return f"skip {level}, {held.gate}: mean {figures.get('psi_mean', float('nan')):.2f}"
+    extra = {
+        "zeros in z": ("z_zero_fraction", "zeros in z {:.0%}"),
+        "without evidence": ("floor_pixel_fraction", "without evidence {:.0%}"),
+        "psi": ("psi_mean", "psi mean {:.2f}"),
+        "psi dense": ("psi_mean", "same weights, lambda = 0"),
+        "energy kept": ("retained_energy", "energy kept {:.0%}"),
+    }
+    name, text = extra[kind]
+    title = f"skip {level}: {text.format(figures.get(name, float('nan')))}"
+    floor = held.skips[level].floor
+    return f"{title}, floor {floor:.2f}" if kind == "psi" and floor is not None else title

@@ -1,0 +1,267 @@
+"""``inspect_gates``: one pass over an image that keeps what every gate saw, stitched over all windows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.preparation import prepare_label
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.inspection.measures import Counts, skip_measures
+from napari_prosma.nn.gates import GateTrace, SkipTrace
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.segmentation.segment import (
+    Segmentation,
+    finish,
+    model_tiling,
+    prepare_for,
+    usable_device,
+)
+from napari_prosma.segmentation.windows import Blend, Start, Tiling, pad, windows
+from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class SkipRecord:
+    """What one gate did to one image; maps lie on the skip's own grid (method of section 1.6).
+
+    Attributes
+    ----------
+    level : int
+        Encoder level, 1 = finest.
+    geometry : Geometry
+        Of the maps: coarser than the image by the skip's factor, with its true offset.
+    zero_fraction : (*grid) in [0, 1], optional
+        Share of the latent channels in which z is exactly 0.
+    without_evidence : (*grid) bool, optional
+        True where z is 0 in every channel, in every window that covers the position.
+    z : (C_a, *grid), optional
+        With its sign; the mean where windows overlap.
+    psi, psi_dense : (*grid) in [0, 1], optional
+        The spatial mask, and the counterfactual with lambda = 0 and the same weights.
+    energy_kept : (*grid) in [0, 1]
+        ``sum_c x~^2 / sum_c x^2``; 0 where x is 0.
+    channel, channel_spread : (C_x,), optional
+        c, mean and standard deviation over windows.
+    threshold, field_spread, channel_zeros, field_peak : (C_a,), optional
+        lambda; std(u), zero fraction of z and max|u| per latent channel.
+    floor : float, optional
+        psi where z is empty.
+    measures : dict
+        The numbers, by name.
+    """
+
+    level: int
+    geometry: Geometry
+    energy_kept: np.ndarray
+    zero_fraction: np.ndarray | None = None
+    without_evidence: np.ndarray | None = None
+    z: np.ndarray | None = None
+    psi: np.ndarray | None = None
+    psi_dense: np.ndarray | None = None
+    channel: np.ndarray | None = None
+    channel_spread: np.ndarray | None = None
+    threshold: np.ndarray | None = None
+    field_spread: np.ndarray | None = None
+    channel_zeros: np.ndarray | None = None
+    field_peak: np.ndarray | None = None
+    floor: float | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class GateRecord:
+    """What every gate of a model did to one image.
+
+    Attributes
+    ----------
+    name, gate : str
+    image : Image
+        As it was given.
+    skips : by level, 1 = finest
+    segmentation : Segmentation
+        Of the very same pass.
+    reference : "label" or "prediction"
+        What foreground means in the measures.
+    label : (*spatial), optional
+        The true label, where one was given.
+    twin : GateRecord, optional
+        A second model's, for the comparison side by side.
+    """
+
+    name: str
+    gate: str
+    image: Image
+    skips: dict[int, SkipRecord]
+    segmentation: Segmentation
+    reference: str
+    label: np.ndarray | None = None
+    twin: GateRecord | None = None
+
+
+def inspect_gates(
+    checkpoint: Checkpoint | Path | str,
+    image: Image,
+    *,
+    name: str = "image",
+    label: np.ndarray | None = None,
+    twin: Checkpoint | Path | str | None = None,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """Segment an image and keep what the gates saw; the last event is ``Finished`` with a ``GateRecord``.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint or path
+    image : (C, *spatial)
+    label : (*spatial) class indices, optional
+        Foreground for the measures; by default the prediction is.
+    twin : Checkpoint or path, optional
+        A second model of the same classes, such as one with the ``attention`` gate, shown beside the first.
+    device : str
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+    """
+    first = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    second = twin if isinstance(twin, Checkpoint) or twin is None else load_checkpoint(twin)
+    if label is not None and label.shape != image.array.shape[1:]:
+        raise DataError(
+            f"the label of '{name}' has shape {label.shape} but the image has {image.array.shape[1:]}; "
+            f"choose the label that was drawn on this image"
+        )
+    if second is not None and second.plan.class_names != first.plan.class_names:
+        raise DataError(
+            f"the second model knows the classes {', '.join(second.plan.class_names)}, the first "
+            f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
+        )
+    record = yield from _record(first, image, name, label, device)
+    if second is not None:
+        beside = yield from _record(second, image, f"{name}, second model", label, device)
+        record = replace(record, twin=beside)
+    yield Finished(record)
+
+
+def _record(
+    checkpoint: Checkpoint, image: Image, name: str, label: np.ndarray | None, device: str
+) -> Generator[Event, None, GateRecord]:
+    plan = checkpoint.plan
+    prepared = prepare_for(plan, image, name)
+    target = usable_device(device)
+    model = checkpoint.build(target)
+    tiling = model_tiling(model, plan, prepared)
+    yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
+    if checkpoint.epoch == 0:
+        yield Notice("The model was stopped before its first epoch ended: its gates mean little.")
+    if checkpoint.spec.gate == "none":
+        yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
+    labels = Blend(tiling, checkpoint.spec.out_channels)
+    gathered: dict[int, _Gathered] = {}
+    padded = pad(torch.from_numpy(prepared.array), plan.dims, model.divisor)
+    for done, (starts, cut) in enumerate(windows(padded, tiling, plan.dims, 1), start=1):
+        trace = GateTrace()
+        with torch.no_grad():
+            logits = model(cut.to(target), trace).float().cpu()
+        labels.add(starts[0], logits[0].reshape(logits.shape[1], *tiling.window))
+        for level, kept in trace.skips.items():
+            if level not in gathered:
+                gathered[level] = _Gathered(kept, tiling, _factors(model, level, tiling))
+            gathered[level].add(starts[0], kept)
+        yield Progress(done, len(tiling.starts), name)
+    segmentation = finish(name, labels.result(), image, plan)
+    reference = label if label is not None else segmentation.labels
+    foreground = prepare_label(reference, image.geometry, plan) > 0
+    skips = {
+        level: gathered[level].record(level, prepared.geometry, foreground) for level in sorted(gathered)
+    }
+    return GateRecord(
+        name=name,
+        gate=checkpoint.spec.gate,
+        image=image,
+        skips=skips,
+        segmentation=segmentation,
+        reference="prediction" if label is None else "label",
+        label=label,
+    )
+
+
+def _factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
+    """How much coarser the grid of a level is; axes that the network does not see stay as they are."""
+    dims = model.spec.dims
+    return (1,) * (len(tiling.size) - dims) + (2 ** (level - 1),) * dims
+
+
+class _Gathered:
+    """The maps and counts of one skip while the windows go by."""
+
+    def __init__(self, first: SkipTrace, tiling: Tiling, factors: tuple[int, ...]) -> None:
+        self._tiling, self._factors = tiling, factors
+        self._names = [name for name in ("zero_fraction", "psi", "psi_dense") if _has(first, name)]
+        self._maps = Blend(tiling, len(self._names) + 2, factors)
+        self._z = None if first.z is None else Blend(tiling, first.z.shape[1], factors)
+        grid = tuple(p // f for p, f in zip(tiling.padded, factors, strict=True))
+        self._empty = None if first.z is None else np.ones(grid, bool)
+        self._counts = None if first.field is None or first.z is None else Counts(first.z.shape[1])
+        self._channels: list[np.ndarray] = []
+        self._threshold = None if first.threshold is None else first.threshold.cpu().numpy()
+        self._floor = first.floor
+
+    def add(self, start: Start, kept: SkipTrace) -> None:
+        window = tuple(w // f for w, f in zip(self._tiling.window, self._factors, strict=True))
+
+        def shaped(values: torch.Tensor) -> torch.Tensor:
+            return values[0].float().cpu().reshape(-1, *window)
+
+        maps = {
+            "psi": kept.psi,
+            "psi_dense": kept.psi_dense,
+            "zero_fraction": None if kept.z is None else (kept.z == 0).float().mean(dim=1, keepdim=True),
+        }
+        stacked = [shaped(maps[name]) for name in self._names]  # type: ignore[arg-type]
+        stacked.append(shaped(kept.gated.float().square().sum(dim=1, keepdim=True)))
+        stacked.append(shaped(kept.skip.float().square().sum(dim=1, keepdim=True)))
+        self._maps.add(start, torch.cat(stacked))
+        if kept.z is not None and self._z is not None and self._empty is not None:
+            z = shaped(kept.z)
+            self._z.add(start, z)
+            self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
+        if kept.z is not None and kept.field is not None and self._counts is not None:
+            self._counts.add(kept.field, kept.z)
+        if kept.channel is not None:
+            self._channels.append(kept.channel[0].float().cpu().numpy())
+
+    def record(self, level: int, geometry: Geometry, foreground: np.ndarray) -> SkipRecord:
+        maps = self._maps.result()
+        named = dict(zip(self._names, maps, strict=False))
+        kept, whole = maps[-2], maps[-1]
+        inside = tuple(slice(0, n) for n in whole.shape)
+        channels = np.array(self._channels) if self._channels else None
+        counts = self._counts
+        record = SkipRecord(
+            level=level,
+            geometry=geometry.coarsened(tuple(float(f) for f in self._factors), foreground.shape),
+            energy_kept=np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0),
+            without_evidence=None if self._empty is None else self._empty[inside],
+            z=None if self._z is None else self._z.result(),
+            channel=None if channels is None else channels.mean(axis=0),
+            channel_spread=None if channels is None else channels.std(axis=0),
+            threshold=self._threshold,
+            field_spread=None if counts is None else counts.spread(),
+            channel_zeros=None if counts is None else counts.zero_fraction(),
+            field_peak=None if counts is None else counts.peak(),
+            floor=self._floor,
+            **named,
+        )
+        energy = float(kept.sum() / whole.sum()) if whole.sum() > 0 else 0.0
+        return replace(record, measures=skip_measures(record, foreground, self._factors, energy))
+
+
+def _has(kept: SkipTrace, name: str) -> bool:
+    return (kept.z if name == "zero_fraction" else getattr(kept, name)) is not None
