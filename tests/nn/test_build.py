@@ -13,7 +13,7 @@ from napari_prosma.nn.unet import ProSMAUNet
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("gate", list(GATES))
-def test_the_memory_layout_of_the_weights_changes_no_value(dims: int, gate: str) -> None:
+def test_the_memory_layout_changes_no_weight_and_results_only_by_rounding(dims: int, gate: str) -> None:
     """2D networks are held channels-last, because that is faster."""
     spec = ModelSpec(dims, 2, 3, (4, 6, 8), gate)
     torch.manual_seed(0)

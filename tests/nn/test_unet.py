@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,6 +65,49 @@ def test_gates_differ_by_the_parts_they_lack(dims: int) -> None:
     assert sizes["prosma"] - sizes["prosma-exact"] == levels
 
 
+# --- the printed network --------------------------------------------------------------------------------
+
+
+def printed_network(network: ProSMAUNet, image: Tensor, dims: int) -> Tensor:
+    """Section 2 of the paper with torch's functions and the weights of ``network``; its gates as they are."""
+    w = network.state_dict()
+    conv, pool = (F.conv2d, F.max_pool2d) if dims == 2 else (F.conv3d, F.max_pool3d)
+    levels = len(network.spec.widths)
+
+    def conv_norm(x: Tensor, at: str, first: int) -> Tensor:
+        kernel = w[f"{at}.{first}.weight"]
+        y = conv(x, kernel, padding=kernel.shape[-1] // 2)
+        n = f"{at}.{first + 1}"
+        return F.batch_norm(
+            y, w[f"{n}.running_mean"], w[f"{n}.running_var"], w[f"{n}.weight"], w[f"{n}.bias"]
+        )
+
+    def residual(x: Tensor, at: str) -> Tensor:
+        y = conv_norm(F.relu(conv_norm(x, f"{at}.body", 0)), f"{at}.body", 3)
+        return F.relu(y + (conv_norm(x, f"{at}.shortcut", 0) if f"{at}.shortcut.0.weight" in w else x))
+
+    skips = [residual(image, "encoder.0")]
+    for k in range(1, levels):
+        skips.append(residual(pool(skips[-1], 2), f"encoder.{k}"))
+    g = skips.pop()
+    for s in reversed(range(levels - 1)):
+        linear = "bilinear" if dims == 2 else "trilinear"
+        larger = F.interpolate(g, size=skips[s].shape[2:], mode=linear, align_corners=False)
+        t = F.relu(conv_norm(larger, f"up.{s}.body", 0))
+        g = residual(torch.cat([network.gate(s + 1)(skips[s], t), t], dim=1), f"decoder.{s}")
+    return conv(g, w["head.weight"], w["head.bias"])
+
+
+@DIMS
+@pytest.mark.parametrize("name", ["prosma", "none"])
+def test_the_network_is_wired_as_printed(settled_network: MakeNetwork, dims: int, name: str) -> None:
+    """Section 2 of the paper: what feeds what, against the same equations in torch's functions."""
+    network = settled_network(dims, 2, 3, gate=name, widths=(6, 6, 8, 9)).double()
+    image = torch.rand(2, 2, *((24, 32) if dims == 2 else (8, 16, 24)), dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), printed_network(network, image, dims), rtol=0, atol=1e-10)
+
+
 # --- sizes and padding ----------------------------------------------------------------------------------
 
 
@@ -96,7 +139,8 @@ def test_any_3d_size_comes_back_at_the_images_size(size: tuple[int, int, int]) -
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 21), min_size=2, max_size=3), st.sampled_from([1, 4, 16]))
+@given(st.lists(st.integers(1, 21), min_size=2, max_size=3), st.sampled_from([1, 3, 4, 16]))
+@example([2, 5], 3)  # exactly as much to mirror as is missing
 def test_padding_keeps_the_image_mirrors_it_and_repeats_the_edge_where_it_is_too_small(
     size: list[int], divisor: int
 ) -> None:

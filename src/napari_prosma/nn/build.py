@@ -9,7 +9,7 @@ from napari_prosma.nn.unet import ProSMAUNet
 def build_model(spec: ModelSpec) -> ProSMAUNet:
     """Network of ``spec``, with PyTorch's default initialisation drawn from the global generator.
 
-    2D weights are held channels-last, which is faster and changes no value.
+    2D weights are held channels-last, which is faster; results agree to rounding.
     """
     model = ProSMAUNet(spec)
     if spec.dims == 2:
