@@ -26,6 +26,7 @@ MAY_IMPORT = {
     **{part: {"nn", "data"} | MIDDLE for part in MIDDLE},
     "cli": {"nn", "data", "cli"} | MIDDLE,
     "plugin": {"nn", "data", "plugin"} | MIDDLE,
+    "__main__": {"cli"},
     "errors": set(),
     "events": {"data"},
 }
