@@ -1,0 +1,133 @@
+"""Fields of the panels: a layer of the viewer, a folder, a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import napari
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QSizePolicy, QToolButton, QWidget
+
+from napari_prosma.plugin.layers import IS_PREVIEW
+
+
+class LayerChooser(QComboBox):
+    """The viewer's layers of one kind, kept up to date.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    kind : type of layer
+    none : str
+        Text of the entry for "no layer"; empty = there is none.
+    """
+
+    def __init__(self, viewer: napari.Viewer, kind: type[Layer], none: str = "") -> None:
+        super().__init__()
+        self._viewer, self._kind, self._none = viewer, kind, none
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setPlaceholderText("none is open")
+        for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            emitter.connect(self.refresh)
+        viewer.layers.events.renamed.connect(self.refresh)
+        self.refresh()
+
+    @property
+    def layer(self) -> Layer | None:
+        """The chosen layer, if it is still open."""
+        layer = self.currentData()
+        return layer if layer in self._viewer.layers else None
+
+    def choose(self, layer: Layer) -> None:
+        self.setCurrentIndex(self._layers().index(layer) + bool(self._none))
+
+    def refresh(self) -> None:
+        """Fill anew; the choice stays while its layer is open, else the newest layer is chosen."""
+        chosen, layers = self.currentData(), self._layers()
+        self.blockSignals(True)
+        self.clear()
+        if self._none:
+            self.addItem(self._none, None)
+        for layer in layers:
+            self.addItem(layer.name, layer)
+        if chosen in layers:
+            self.choose(chosen)
+        elif layers and not self._none:
+            self.choose(layers[-1])
+        self.blockSignals(False)
+        if self.currentData() is not chosen:
+            self.currentIndexChanged.emit(self.currentIndex())
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        events = self._viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.renamed):
+            emitter.disconnect(self.refresh)
+
+    def _layers(self) -> list[Layer]:
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, self._kind) and not layer.metadata.get(IS_PREVIEW)
+        ]
+
+
+class PathField(QWidget):
+    """A path to type or to browse for.
+
+    Signals
+    -------
+    chosen(Path)
+        The path was entered or browsed for.
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self, title: str, placeholder: str = "", file_filter: str = "") -> None:
+        super().__init__()
+        self._title, self._filter = title, file_filter
+        self.line = QLineEdit()
+        self.line.setPlaceholderText(placeholder)
+        self.line.editingFinished.connect(self._entered)
+        self.browse_button = QToolButton()
+        self.browse_button.setText("…")
+        self.browse_button.setToolTip(title)
+        self.browse_button.clicked.connect(self._browse)
+        self._told: Path | None = None
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addWidget(self.line, 1)
+        layout.addWidget(self.browse_button)
+        self.setFocusProxy(self.line)
+
+    @property
+    def path(self) -> Path | None:
+        text = self.line.text().strip()
+        return Path(text).expanduser() if text else None
+
+    def set_path(self, path: Path) -> None:
+        """As if the user had entered it."""
+        self.line.setText(str(path))
+        self._entered()
+
+    def show_path(self, path: Path) -> None:
+        """Show it without telling anybody."""
+        self.line.setText(str(path))
+        self._told = path
+
+    def _entered(self) -> None:
+        if self.path is not None and self.path != self._told:
+            self._told = self.path
+            self.chosen.emit(self.path)
+
+    def _browse(self) -> None:
+        start = str(self.path or Path.home())
+        if self._filter:
+            found, _ = QFileDialog.getOpenFileName(self, self._title, start, self._filter)
+        else:
+            found = QFileDialog.getExistingDirectory(self, self._title, start)
+        if found:
+            self._told = None
+            self.set_path(Path(found))

@@ -1,0 +1,225 @@
+"""Layers of the viewer <-> images, cases, segmentations and maps, with their place in space kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pint
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.transforms import Affine
+
+from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.readers import as_channels
+from napari_prosma.errors import DataError
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.maps import MapLayer
+    from napari_prosma.segmentation.segment import Segmentation
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+
+GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_first"
+"""Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
+_CLASS_COLOURS = (
+    *("#00c2ff", "#ffb703", "#ff4d8d", "#70e000", "#b388ff", "#ff7b00"),
+    *("#00e5c3", "#f15bb5", "#c6ff00", "#4361ee", "#ffd6a5", "#9b5de5"),
+)
+IS_PREVIEW = "preview"
+"""Key of the layers that follow a training run; they are no input for anything."""
+
+
+def image_layer(image: Image, name: str) -> LayerTuple:
+    """Layer of an image: colours as RGB, further channels as a first axis with a slider."""
+    array, geometry = image.array, image.geometry
+    attributes = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
+    if len(array) == 1:
+        return array[0], attributes, "image"
+    if len(array) == 3 and array.dtype == np.uint8:
+        return np.moveaxis(array, 0, -1), {**attributes, "rgb": True}, "image"
+    attributes["metadata"][CHANNELS_FIRST] = True
+    attributes["scale"] = (1.0, *attributes["scale"])
+    attributes["translate"] = (0.0, *attributes["translate"])
+    attributes["units"] = ("pixel", *attributes["units"])
+    return array, attributes, "image"
+
+
+def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names: Sequence[str]) -> LayerTuple:
+    """Layer of class indices (*spatial); the class under the cursor is named in the status bar."""
+    attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
+    if class_names:
+        attributes["metadata"][CLASS_NAMES] = tuple(class_names)
+        if len(class_names) <= len(_CLASS_COLOURS) + 1:
+            attributes["colormap"] = class_colours()
+        attributes["features"] = {"index": list(range(len(class_names))), "class": list(class_names)}
+    return labels, attributes, "labels"
+
+
+def class_colours(every: str | None = None) -> DirectLabelColormap:
+    """Colours that stand out on gray images: one per class, or ``every`` for all of them."""
+    colours: dict[int | None, str] = {0: "transparent", None: every or _CLASS_COLOURS[0]}
+    for k, colour in enumerate(_CLASS_COLOURS, start=1):
+        colours[k] = every or colour
+    return DirectLabelColormap(color_dict=colours)
+
+
+def placement(geometry: Geometry) -> dict[str, Any]:
+    """``scale``, ``translate`` and ``units`` of a layer on this grid."""
+    return {
+        "scale": geometry.spacing,
+        "translate": geometry.origin,
+        "units": (geometry.unit,) * geometry.ndim,
+    }
+
+
+def geometry_of(layer: Layer) -> Geometry:
+    """Where a layer lies; with its file's own frame while scale and translation are still the file's."""
+    kept = layer.metadata.get(GEOMETRY)
+    skipped = 1 if layer.metadata.get(CHANNELS_FIRST) else 0
+    scale, translate = layer.scale[skipped:], layer.translate[skipped:]
+    unit, factors = _unit_and_factors(layer.units[skipped:])
+    if (
+        isinstance(kept, Geometry)
+        and kept.unit == unit
+        and np.array_equal(kept.spacing, scale)
+        and np.array_equal(kept.origin, translate)
+    ):
+        return kept
+    return Geometry(
+        tuple(float(abs(s) * f) for s, f in zip(scale, factors, strict=True)),
+        tuple(float(t * f) for t, f in zip(translate, factors, strict=True)),
+        unit,
+    )
+
+
+def image_of(layer: ImageLayer) -> Image:
+    """Image (C, *spatial) of a layer; RGB gives three channels, a multiscale layer its finest level."""
+    array = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if layer.rgb:
+        array = np.moveaxis(array[..., :3], -1, 0)
+    elif not layer.metadata.get(CHANNELS_FIRST):
+        array = array[None]
+    return Image(array, geometry_of(layer))
+
+
+def fitting_image(image: Image, channels: int, name: str) -> Image:
+    """The image with as many channels as a model expects: colour becomes gray, gray is repeated.
+
+    Raises
+    ------
+    DataError
+        When neither is possible.
+    """
+    try:
+        return as_channels(image, channels)
+    except DataError as error:
+        raise DataError(f"'{name}': {error}") from error
+
+
+def case_of(image_layer: ImageLayer, labels_layer: LabelsLayer) -> tuple[Case, tuple[str, ...]]:
+    """Case of two layers as they are now, and its class names; labels are numbered without gaps.
+
+    Raises
+    ------
+    DataError
+        When the labels lie on another grid than the image.
+    """
+    image, name = image_of(image_layer), image_layer.name
+    if len(image.array) == 3 and image_layer.rgb and _is_gray(image.array):
+        image = as_channels(image, 1)
+    drawn = np.array(labels_layer.data[0] if labels_layer.multiscale else labels_layer.data)
+    if drawn.shape != image.array.shape[1:]:
+        raise DataError(
+            f"labels layer '{labels_layer.name}' has shape {drawn.shape} but image layer '{name}' has "
+            f"{image.array.shape[1:]}; choose the labels that were drawn on this image"
+        )
+    label, names = class_indices(drawn, labels_layer)
+    return Case.from_arrays(name, image.array, label, image.geometry), names
+
+
+def class_indices(drawn: np.ndarray, layer: LabelsLayer) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices of a labels layer's array, with names from its metadata where they fit."""
+    names = tuple(layer.metadata.get(CLASS_NAMES, ()))
+    if names and drawn.min() >= 0 and drawn.max() < len(names):
+        return drawn, names
+    rule = LabelRule.of_values(present_values(drawn))
+    return rule.apply(drawn, layer.name), rule.class_names
+
+
+def result_layers(found: Segmentation, source: Layer, with_probabilities: bool = False) -> list[LayerTuple]:
+    """Labels (and a probability per foreground class) over the layer they were made from."""
+    place = _place_like(source, found.geometry, found.geometry)
+    labels, attributes, kind = labels_layer(
+        found.labels, found.geometry, f"{found.name} segmentation", found.class_names
+    )
+    layers: list[LayerTuple] = []
+    for k, class_name in enumerate(found.class_names) if with_probabilities else ():
+        if k > 0:
+            settings = {
+                "name": f"{found.name} probability of {class_name}",
+                "metadata": {GEOMETRY: found.geometry},
+                "contrast_limits": (0.0, 1.0),
+                "colormap": "viridis",
+                "opacity": 0.6,
+            }
+            layers.append((found.probabilities[k], settings | place, "image"))
+    return [*layers, (labels, {**attributes, **place}, kind)]
+
+
+def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
+    """Layer of a gate's map at its true scale and offset over the image layer; never resampled."""
+    attributes: dict[str, Any] = {
+        "name": drawn.name,
+        **_place_like(source, drawn.geometry, geometry_of(source)),
+        "metadata": {GEOMETRY: drawn.geometry, "meaning": drawn.meaning},
+        "opacity": 0.6,
+    }
+    if drawn.kind == "labels":
+        return drawn.data, attributes, "labels"
+    attributes["colormap"] = drawn.colours
+    attributes["contrast_limits"] = drawn.limits
+    attributes["interpolation2d"] = drawn.interpolation
+    return drawn.data, attributes, "image"
+
+
+def _place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
+    """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too."""
+    skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
+    _, factors = _unit_and_factors(source.units[skipped:])
+    spacing, origin = np.array(geometry.spacing) / factors, np.array(geometry.origin) / factors
+    moved = origin - np.array(of_source.origin) / factors
+    place: dict[str, Any] = {"units": source.units[skipped:]}
+    if skipped:
+        return {**place, "scale": spacing, "translate": source.translate[skipped:] + moved}
+    turned = Affine(rotate=source.rotate, shear=source.shear, ndim=source.ndim)
+    return {
+        **place,
+        "scale": spacing * np.sign(source.scale),
+        "translate": source.translate + turned.linear_matrix @ (moved * np.sign(source.scale)),
+        "rotate": source.rotate,
+        "shear": source.shear,
+        "affine": source.affine,
+    }
+
+
+def _unit_and_factors(units: Sequence[pint.Unit]) -> tuple[str, np.ndarray]:
+    """Our unit for a layer's units, and per axis what one of them is in it (1 where it is no length)."""
+    registry = pint.get_application_registry()
+    lengths = [unit.is_compatible_with("mm") for unit in units]
+    if not lengths[-1] or not lengths[-2]:
+        return "pixel", np.ones(len(units))
+    ours = "um" if units[-1] == registry.Unit("um") else "mm"
+    factors = [
+        float((1 * unit).to(ours).magnitude) if is_length else 1.0
+        for unit, is_length in zip(units, lengths, strict=True)
+    ]
+    return ours, np.array(factors)
+
+
+def _is_gray(array: np.ndarray) -> bool:
+    return np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2])

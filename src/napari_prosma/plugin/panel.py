@@ -1,0 +1,251 @@
+"""``Panel``: what the three panels share: a scrolling form, the buttons of a run, and a clean end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import napari
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFormLayout,
+    QFrame,
+    QGroupBox,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.errors import ProsmaError
+from napari_prosma.events import Event, Progress, Started
+from napari_prosma.plugin.job import Ending, Job
+
+ERROR_COLOUR = "#ff6b6b"
+PANEL_WIDTH = 350
+
+
+class Message(QLabel):
+    """Text that wraps, can be copied, and turns red when it is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.hide()
+
+    def tell(self, text: str) -> None:
+        self._show(text, "")
+
+    def tell_error(self, text: str) -> None:
+        self._show(text, f"color: {ERROR_COLOUR};")
+
+    @property
+    def is_error(self) -> bool:
+        return bool(self.styleSheet())
+
+    def _show(self, text: str, style: str) -> None:
+        # Paths have no spaces to wrap at: allow a break after each separator.
+        self.setStyleSheet(style)
+        self.setText(text.replace("/", "/\u200b").replace("\\", "\\\u200b"))
+        self.setVisible(bool(text))
+
+    def plain_text(self) -> str:
+        """The text without the places where it may wrap."""
+        return self.text().replace("\u200b", "")
+
+
+class FigureTable(QTableWidget):
+    """A table to read: no row numbers, as high as its first few rows."""
+
+    ROWS_SHOWN = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
+        assert self._row_header is not None
+        assert self._column_header is not None
+        self._row_header.hide()
+        self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setTabKeyNavigation(False)
+
+    def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        """Fill the table and show it."""
+        assert self._column_header is not None
+        self.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                self.setItem(number, column, QTableWidgetItem(text))
+        shown = min(len(rows), self.ROWS_SHOWN)
+        self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
+        self.show()
+
+
+class Panel(QWidget):
+    """A form above the buttons and the progress of one run.
+
+    A panel adds its fields by ``add_group``, and implements ``begin`` (called by the start button),
+    ``happened`` for each event and ``ended``.
+    """
+
+    def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.job = Job(self)
+        self.job.happened.connect(self._happened)
+        self.job.held.connect(self._held)
+        self.job.ended.connect(self._ended)
+
+        self.start_button = QPushButton(start_text)
+        self.pause_button = QPushButton("Pause")
+        self.stop_button = QPushButton("Stop")
+        self.start_button.clicked.connect(self._begin)
+        self.pause_button.clicked.connect(self._pause_or_resume)
+        self.stop_button.clicked.connect(self._stop)
+        self.pause_button.setVisible(pausable)
+        self.pause_button.setToolTip("Hold the work after the step it is in; press again to go on")
+        self.stop_button.setToolTip("End the work after the step it is in and keep what there is")
+        self.progress_bar = QProgressBar()
+        self.progress_bar.setTextVisible(False)
+        self.progress_bar.setMaximumHeight(8)
+        self.status = Message()
+
+        self.form = QVBoxLayout()
+        self.form.setContentsMargins(0, 0, 4, 0)
+        self.below = QVBoxLayout()
+        self._lay_out()
+        self._show_running(False)
+        self.destroyed.connect(self.job.close)
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        """Title and events of a run with the settings as they are; the events are made in the thread.
+
+        Raises
+        ------
+        ProsmaError
+            When something has to be chosen first.
+        """
+        raise NotImplementedError
+
+    def happened(self, event: Event) -> None:
+        """An event of the run, in the main thread."""
+
+    def ended(self, ending: Ending) -> None:
+        """The run is over; the panel can start another one."""
+
+    def close_down(self) -> None:
+        """Stop what runs, wait until it is saved, and let go of the viewer."""
+        self.job.close()
+
+    def event(self, event: QEvent | None) -> bool:
+        # napari's close button takes the panel out of its dock without closing it.
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.close_down()
+        return super().event(event)
+
+    def run(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
+        """Run events in the panel's job."""
+        self.status.tell("Starting")
+        self.job.start(title, make_events)
+        self._show_running(True)
+
+    def add_group(self, title: str) -> QFormLayout:
+        """A titled form whose long fields go below their labels."""
+        group = QGroupBox(title)
+        layout = QFormLayout(group)
+        layout.setContentsMargins(6, 4, 6, 6)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.DontWrapRows)
+        self.form.addWidget(group)
+        return layout
+
+    def _lay_out(self) -> None:
+        content = QWidget()
+        content.setLayout(self.form)
+        scroll = QScrollArea()
+        scroll.setWidget(content)
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        buttons = QHBoxLayout()
+        for button in (self.start_button, self.pause_button, self.stop_button):
+            buttons.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(scroll, 1)
+        layout.addLayout(buttons)
+        layout.addWidget(self.progress_bar)
+        layout.addWidget(self.status)
+        layout.addLayout(self.below)
+        self.setMinimumWidth(PANEL_WIDTH)
+
+    def _begin(self) -> None:
+        try:
+            title, make_events = self.begin()
+        except ProsmaError as error:
+            self.status.tell_error(str(error))
+            return
+        self.run(title, make_events)
+
+    def _stop(self) -> None:
+        self.job.stop()
+        self.status.tell("Stopping after this step")
+        self.pause_button.setEnabled(False)
+        self.stop_button.setEnabled(False)
+
+    def _pause_or_resume(self) -> None:
+        self.pause_button.setEnabled(False)
+        if self.is_held:
+            self.job.resume()
+        else:
+            self.job.pause()
+            self.status.tell("Pausing after this step")
+
+    def _held(self, held: bool) -> None:
+        self.is_held = held
+        self.pause_button.setText("Go on" if held else "Pause")
+        if not self.job.is_stopping:
+            self.pause_button.setEnabled(True)
+            self.status.tell("Paused" if held else "Going on")
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.progress_bar.setRange(0, event.total)
+            self.progress_bar.setValue(0)
+            if not self.job.is_stopping:
+                self.status.tell(event.message)
+        elif isinstance(event, Progress):
+            self.progress_bar.setRange(0, event.total)
+            self.progress_bar.setValue(event.done)
+            left = self.job.time_left()
+            text = f"{event.message}, {left} left" if left else event.message
+            if self.pause_button.isEnabled():
+                self.status.tell(text)
+        self.happened(event)
+
+    def _ended(self, ending: Ending) -> None:
+        self._show_running(False)
+        if ending.error is not None:
+            self.status.tell_error(str(ending.error) or type(ending.error).__name__)
+        elif ending.stopped:
+            self.status.tell("Stopped")
+        self.ended(ending)
+
+    def _show_running(self, running: bool) -> None:
+        self.start_button.setEnabled(not running)
+        self.pause_button.setEnabled(running)
+        self.is_held = False
+        self.pause_button.setText("Pause")
+        self.stop_button.setEnabled(running)
+        self.progress_bar.setRange(0, 0 if running else 1)
+        self.progress_bar.setValue(0)

@@ -1,0 +1,421 @@
+"""The Train panel: a folder, or layers of the viewer, becomes a trained network while the user watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QPushButton,
+    QRadioButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Started
+from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, new_run_folder
+from napari_prosma.plugin.choosers import LayerChooser, PathField
+from napari_prosma.plugin.job import Ending, Job, spare_threads
+from napari_prosma.plugin.layers import case_of
+from napari_prosma.plugin.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.preview import PreviewLayers
+
+if TYPE_CHECKING:
+    from napari_prosma.data.case import Case
+    from napari_prosma.plugin.curves import TrainingCurve
+
+UNLIMITED_EPOCHS = 100_000
+"""Epochs of a run that is limited by its minutes."""
+
+Data = tuple[tuple["Case", ...], tuple[str, ...]]
+
+
+class TrainPanel(Panel):
+    """Train a segmentation network on a folder, or on an image layer and its labels."""
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, "Start training", pausable=True)
+        self.start_button.setToolTip("Learn from the data above; the best model is kept in the run folder")
+        self.scan = Job(self, notify=False)
+        self.scan.happened.connect(self._scanned)
+        self.scan.ended.connect(self._scan_ended)
+        self.destroyed.connect(self.scan.close)
+        self.data_set: DataSet | None = None
+        self._looking_at: Path | None = None
+        self._suggested: Path | None = None
+        self._run_dir = Path()
+        self._device = ""
+        self._epoch: EpochEnd | None = None
+        self.previews = PreviewLayers(napari_viewer)
+        self.curve: TrainingCurve | None = None
+        self._add_source()
+        self._add_settings()
+        self._add_advanced()
+        self.form.addStretch(1)
+        self._add_outcome()
+        self._source_changed()
+
+    def settings(self) -> dict[str, Any]:
+        """What the form says, as settings of ``TrainConfig``."""
+        by_time = self.limit_unit.currentText() == "minutes"
+        return {
+            "run_dir": self.run_field.path,
+            "widths": self.size_preset.currentData(),
+            "gate": self.gate.currentData(),
+            "epochs": UNLIMITED_EPOCHS if by_time else self.limit.value(),
+            "minutes": float(self.limit.value()) if by_time else None,
+            "dims": self.dims.currentData(),
+            "side": self.side.value(),
+            "batch": self.batch.value() or None,
+            "learning_rate": self.rate.value(),
+            "seed": self.seed.value(),
+            "device": self.device.currentData(),
+            "threads": spare_threads(),
+        }
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        get_data = self._folder_data() if self.from_folder.isChecked() else self._layer_data()
+        run_dir = self.run_field.path
+        if run_dir is None:
+            raise ConfigError("choose a folder to keep the run in")
+        if any(run_dir.glob("*.safetensors")):
+            raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
+        self._run_dir = run_dir
+        self._epoch = None
+        self.log.clear()
+        self.log.show()
+        self.table.hide()
+        self.figures.tell("")
+        self.next_buttons.hide()
+        self.previews.start()
+        if self.curve is not None:
+            self.curve.clear()
+        return "ProSMA: training", partial(_training, self.settings(), get_data)
+
+    def happened(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.log.appendPlainText(event.message)
+        elif isinstance(event, Started):
+            self._device = event.device
+        elif isinstance(event, EpochEnd):
+            self._epoch = event
+            self._make_curve().add(event)
+            self._show_figures(event)
+        elif isinstance(event, Preview):
+            self.previews.show(event)
+        elif isinstance(event, Finished):
+            best = f"best Dice {event.result.score:.3f}, " if event.result.epochs else ""
+            self.status.tell(
+                f"Finished after {event.result.epochs} epochs, {best}kept in {event.result.run_dir}"
+            )
+            self.next_buttons.show()
+
+    def ended(self, ending: Ending) -> None:
+        if ending.stopped:
+            kept = any(self._run_dir.glob("*.safetensors"))
+            after = f" after {self._epoch.epoch} epochs" if self._epoch else ""
+            what = f"; the model is kept in {self._run_dir}" if kept else "; nothing was written"
+            self.status.tell(f"Stopped{after}{what}")
+            self.next_buttons.setVisible(kept and self._epoch is not None)
+        if self.run_field.path == self._suggested:
+            self._suggest_run(self._data_name())
+
+    def close_down(self) -> None:
+        self.scan.close()
+        super().close_down()
+        self.image_layer.let_go()
+        self.labels_layer.let_go()
+
+    def _add_source(self) -> None:
+        form = self.add_group("Learn from")
+        self.from_folder = QRadioButton("a folder")
+        self.from_folder.setToolTip("Many images, each with a mask that marks the structure")
+        self.from_layers = QRadioButton("open layers")
+        self.from_layers.setToolTip("One image that is open in napari, and labels drawn on it")
+        self.from_folder.setChecked(True)
+        self.from_folder.toggled.connect(self._source_changed)
+        choice = QHBoxLayout()
+        choice.addWidget(self.from_folder)
+        choice.addWidget(self.from_layers)
+        form.addRow(choice)
+        self.folder = PathField("Choose the folder of images and masks", "images and masks")
+        self.folder.line.setToolTip(
+            "A folder with 'images' and 'masks' in it, or masks beside their images (x.png, x_mask.png), or "
+            "a data set of the Medical Segmentation Decathlon"
+        )
+        self.folder.chosen.connect(self._look_at)
+        self.summary = Message()
+        self.image_layer = LayerChooser(self.viewer, ImageLayer)
+        self.image_layer.setToolTip("The image to learn from")
+        self.image_layer.currentIndexChanged.connect(self._layers_changed)
+        self.labels_layer = LayerChooser(self.viewer, LabelsLayer)
+        self.labels_layer.setToolTip("Labels drawn on it: 0 is background, each other number a class")
+        form.addRow("Folder", self.folder)
+        form.addRow(self.summary)
+        form.addRow("Image", self.image_layer)
+        form.addRow("Labels", self.labels_layer)
+        self._source_form = form
+
+    def _add_settings(self) -> None:
+        form = self.add_group("Network")
+        self.size_preset = _combo(
+            WIDTHS, "tiny", "How large the network is: larger is slower and learns more"
+        )
+        self.gate = _combo(
+            GATES,
+            "prosma",
+            "What decides which details of the image reach the outline that is drawn: the gate on each skip "
+            "connection (the shortcut from fine to coarse and back)",
+        )
+        self.limit = QSpinBox()
+        self.limit.setRange(1, UNLIMITED_EPOCHS)
+        self.limit.setValue(100)
+        self.limit.setToolTip("How long to learn; Stop ends it earlier and keeps the model")
+        self.limit_unit = QComboBox()
+        self.limit_unit.addItems(["epochs", "minutes"])
+        self.limit_unit.setToolTip("An epoch is one pass over all the images")
+        self.limit_unit.currentTextChanged.connect(self._unit_changed)
+        limit = QHBoxLayout()
+        limit.addWidget(self.limit, 1)
+        limit.addWidget(self.limit_unit, 1)
+        self.run_field = PathField("Choose a folder for the run", "folder for the model")
+        self.run_field.line.setToolTip("The best and the last model are kept here; made if missing")
+        form.addRow("Size", self.size_preset)
+        form.addRow("Gate", self.gate)
+        form.addRow("Train for", limit)
+        form.addRow("Keep in", self.run_field)
+
+    def _add_advanced(self) -> None:
+        self.advanced = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+        self.advanced.setDuration(0)
+        content = QWidget()
+        form = QFormLayout(content)
+        form.setContentsMargins(6, 0, 0, 0)
+        self.dims = QComboBox()
+        for text, dims in (("as the data", None), ("2D, slice by slice", 2), ("3D", 3)):
+            self.dims.addItem(text, dims)
+        self.dims.setToolTip("Whether the network sees slices or volumes")
+        self.rate = QDoubleSpinBox()
+        self.rate.setDecimals(6)
+        self.rate.setRange(1e-6, 1.0)
+        self.rate.setSingleStep(1e-4)
+        self.rate.setValue(1e-3)
+        self.rate.setToolTip("Learning rate: how large each correction is; lower it if the loss jumps")
+        self.batch = QSpinBox()
+        self.batch.setRange(0, 256)
+        self.batch.setSpecialValueText("by the data")
+        self.batch.setToolTip("Image pieces looked at per step; fewer need less memory")
+        self.side = QSpinBox()
+        self.side.setRange(32, 4096)
+        self.side.setValue(256)
+        self.side.setSuffix(" px")
+        self.side.setToolTip("2D images are shrunk so that their short side is about this; volumes are not")
+        self.seed = QSpinBox()
+        self.seed.setRange(0, 2**31 - 1)
+        self.seed.setToolTip("Chance of this run: the same number gives the same run on the same machine")
+        self.device = _combo(DEVICES, "auto", "What computes")
+        for text, field in (
+            ("Network sees", self.dims),
+            ("Learning rate", self.rate),
+            ("Pieces per step", self.batch),
+            ("Shrink to", self.side),
+            ("Seed", self.seed),
+            ("Device", self.device),
+        ):
+            form.addRow(text, field)
+        self.advanced.setContent(content)
+        self.advanced.collapse(animate=False)
+        self.form.addWidget(self.advanced)
+
+    def _add_outcome(self) -> None:
+        self.curve_place = QVBoxLayout()
+        self.figures = Message()
+        self.table = FigureTable()
+        self.table.setColumnCount(3)
+        self.table.setHorizontalHeaderLabels(["Class", "Dice", "IoU"])
+        self.table.setToolTip("Overlap with the true labels of the cases held out: 0 none, 1 perfect")
+        self.table.hide()
+        self.log = QPlainTextEdit()
+        self.log.setReadOnly(True)
+        self.log.setMaximumHeight(84)
+        self.log.setMaximumBlockCount(500)
+        self.log.setTabChangesFocus(True)
+        self.log.setToolTip("What was decided for this run, and what to watch")
+        self.log.hide()
+        self.next_buttons = QWidget()
+        row = QHBoxLayout(self.next_buttons)
+        row.setContentsMargins(0, 0, 0, 0)
+        for text, panel in (("Segment with it", "Segment"), ("Look at its gates", "Inspect gates")):
+            button = QPushButton(text)
+            button.setToolTip(f"Open the panel '{panel}' with this model")
+            button.clicked.connect(partial(self._open_next, panel))
+            row.addWidget(button)
+        self.next_buttons.hide()
+        self.below.addLayout(self.curve_place)
+        for widget in (self.figures, self.table, self.log, self.next_buttons):
+            self.below.addWidget(widget)
+
+    def _source_changed(self) -> None:
+        by_folder = self.from_folder.isChecked()
+        for row in range(self._source_form.rowCount()):
+            field = self._source_form.itemAt(row, QFormLayout.ItemRole.FieldRole)
+            widget = field.widget() if field is not None else None
+            if widget in (self.image_layer, self.labels_layer):
+                self._source_form.setRowVisible(row, not by_folder)
+            elif widget is self.folder:
+                self._source_form.setRowVisible(row, by_folder)
+        self.summary.setVisible(by_folder and bool(self.summary.text()))
+        self._suggest_run(self._data_name())
+
+    def _layers_changed(self) -> None:
+        if self.from_layers.isChecked():
+            self._suggest_run(self._data_name())
+
+    def _data_name(self) -> str:
+        if self.from_folder.isChecked():
+            return self.folder.path.name if self.folder.path is not None else "run"
+        return self.image_layer.layer.name if self.image_layer.layer is not None else "run"
+
+    def _suggest_run(self, name: str) -> None:
+        if self.run_field.path not in (None, self._suggested):
+            return
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
+        self._suggested = new_run_folder(safe)
+        self.run_field.show_path(self._suggested)
+
+    def _unit_changed(self, unit: str) -> None:
+        self.limit.setValue(15 if unit == "minutes" else 100)
+
+    def _look_at(self, folder: Path) -> None:
+        self.data_set, self._looking_at = None, folder
+        self._suggest_run(folder.name)
+        if self.scan.is_running:
+            self.scan.stop()
+        else:
+            self.scan.start("ProSMA: looking at a folder", partial(_looking, folder))
+
+    def _scanned(self, event: Event) -> None:
+        if isinstance(event, Started) and self.data_set is None:
+            self.summary.tell(event.message)
+        elif isinstance(event, Finished) and event.result.folder == self._looking_at:
+            self.data_set = event.result
+            data = event.result
+            channels = (
+                "colour" if data.channels == 3 else f"{data.channels} channel{'s' * (data.channels > 1)}"
+            )
+            lines = [f"{data.summary}; {data.dims}D, {channels}", *data.notices]
+            self.summary.tell("\n".join(lines))
+
+    def _scan_ended(self, ending: Ending) -> None:
+        if self._looking_at is not None and ending.stopped:
+            self._look_at(self._looking_at)
+        elif ending.error is not None:
+            self.summary.tell_error(str(ending.error))
+
+    def _folder_data(self) -> Callable[[], Data]:
+        folder, known = self.folder.path, self.data_set
+        if folder is None:
+            raise ConfigError("choose the folder of images and masks to learn from")
+
+        def get() -> Data:
+            data = known if known is not None and known.folder == folder else find_cases(folder)
+            return data.cases, data.class_names
+
+        return get
+
+    def _layer_data(self) -> Callable[[], Data]:
+        image, labels = self.image_layer.layer, self.labels_layer.layer
+        if not isinstance(image, ImageLayer):
+            raise ConfigError("open an image first, or learn from a folder")
+        if not isinstance(labels, LabelsLayer):
+            raise ConfigError("draw labels on the image first: add a labels layer and paint the structure")
+        case, class_names = case_of(image, labels)
+        return lambda: ((case,), class_names)
+
+    def _make_curve(self) -> TrainingCurve:
+        if self.curve is None:
+            from napari_prosma.plugin.curves import TrainingCurve
+
+            self.curve = TrainingCurve(self.viewer.theme)
+            self.curve.setToolTip("Loss (lower is better) and Dice of the cases held out (1 is perfect)")
+            self.curve_place.addWidget(self.curve)
+        return self.curve
+
+    def _show_figures(self, epoch: EpochEnd) -> None:
+        number = f"Epoch {epoch.epoch}"
+        if epoch.epochs < UNLIMITED_EPOCHS:
+            number += f" of {epoch.epochs}"
+        lines = [f"{number}: loss {epoch.loss:.3f}, {epoch.seconds:.1f} s, device: {self._device}"]
+        zeros = [state["z_zero_fraction"] for state in epoch.gates.values() if "z_zero_fraction" in state]
+        if zeros:
+            lines.append("zeros in z, finest skip first: " + ", ".join(f"{share:.0%}" for share in zeros))
+        self.figures.tell("\n".join(lines))
+        self.figures.setToolTip(
+            "zeros in z: share of the gate's inner signals that the threshold set to exactly zero. It is no "
+            "share of the image that was removed."
+        )
+        classes = [name.removeprefix("dice/") for name in epoch.validation if name.startswith("dice/")]
+        rows = [(name, epoch.validation[f"dice/{name}"], epoch.validation[f"iou/{name}"]) for name in classes]
+        self.table.show_rows([(name, f"{dice:.3f}", f"{iou:.3f}") for name, dice, iou in rows])
+
+    def _open_next(self, panel: str) -> None:
+        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", panel, tabify=True)
+        widget.model.set_path(self._run_dir)
+
+
+def _looking(folder: Path) -> Iterator[Event]:
+    """Recognise a folder, then load what training needs while the user reads."""
+    yield Started(0, f"Looking at '{folder.name}'")
+    yield Finished(find_cases(folder))
+    yield from _loading()
+
+
+def _training(settings: dict[str, Any], get_data: Callable[[], Data]) -> Iterator[Event]:
+    yield Started(0, "Loading PyTorch")
+    yield from _loading()
+    from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.run import train
+
+    cases, class_names = get_data()
+    yield from train(TrainConfig.of(**settings), cases, class_names)
+
+
+def _loading() -> Iterator[Event]:
+    """Import what is slow to import, in the thread, with a chance to stop in between."""
+    import matplotlib.figure  # noqa: F401
+
+    yield Started(0, "Loading PyTorch")
+    import napari_prosma.training.run  # noqa: F401
+
+    yield Started(0, "Loading MONAI")
+    import monai.transforms  # noqa: F401
+
+
+def _combo(choices: dict[str, str], default: str, tip: str) -> QComboBox:
+    box = QComboBox()
+    for name, meaning in choices.items():
+        box.addItem(f"{name}: {meaning}", name)
+    box.setCurrentIndex(box.findData(default))
+    box.setMinimumContentsLength(10)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    view = box.view()
+    assert view is not None
+    view.setMinimumWidth(
+        max(box.fontMetrics().horizontalAdvance(box.itemText(n)) for n in range(box.count())) + 40
+    )
+    box.setToolTip(tip)
+    return box
