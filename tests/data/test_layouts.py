@@ -329,6 +329,19 @@ def test_many_classes_need_two_bytes() -> None:
     assert indices.tolist() == [0, 299]
 
 
+def test_a_value_that_is_neither_0_nor_on_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'m\.png' hold the value 2, but .* 0 is background, 1 or 255"):
+        LabelRule.of_values({0, 255}).apply(np.array([[0, 2, 255]], dtype=np.uint8), "m.png")
+
+
+@pytest.mark.parametrize("value", [-5, 4, 70000])
+def test_values_beyond_the_table_are_refused(value: int) -> None:
+    rule = LabelRule.of_names({0: "background", 3: "a"})
+    assert rule.apply(np.array([3, 0], dtype=np.int32), "a").tolist() == [1, 0]
+    with pytest.raises(DataError, match=str(value)):
+        rule.apply(np.array([0, value, 3], dtype=np.int32), "a")
+
+
 def test_colours_are_named_by_their_code() -> None:
     rule = LabelRule.of_values({0, 0xFF0000, 0x00FF00})
     assert rule.class_names == ("background", "#00ff00", "#ff0000")

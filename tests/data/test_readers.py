@@ -67,6 +67,12 @@ def test_coloured_masks_become_one_number_per_colour(save_picture: Save) -> None
     assert label.tolist() == [[0, 0xFF0000], [7, 0]]
 
 
+def test_a_jpeg_mask_in_colour_mode_is_its_brightness(save_picture: Save, lesion: np.ndarray) -> None:
+    label, _ = read_label(save_picture("mask.jpg", lesion * 255, "RGB"))
+    assert label.max() <= 255
+    assert np.array_equal(label > 127, lesion == 1)
+
+
 def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path, scan: np.ndarray) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6

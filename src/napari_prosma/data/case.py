@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,20 @@ class SourceFrame:
         Whether axis ``n`` of our array runs against the stored one.
     nifti_header : bytes
         The stored NIfTI header, for what ``affine`` cannot say (qform, codes, units); else empty.
+    metaimage : 15 numbers
+        Spacing, direction and origin as a MetaImage stored them, whose product ``affine`` is; else empty.
     """
 
     affine: Affine
     order: tuple[int, ...]
     flipped: tuple[bool, ...]
     nifti_header: bytes = field(default=b"", repr=False)
+    metaimage: tuple[float, ...] = field(default=(), repr=False)
 
     @classmethod
-    def canonical(cls, affine: np.ndarray, nifti_header: bytes = b"") -> SourceFrame:
+    def canonical(
+        cls, affine: np.ndarray, nifti_header: bytes = b"", metaimage: tuple[float, ...] = ()
+    ) -> SourceFrame:
         """Frame whose array axes run to the head, to the back and to the patient's left.
 
         Raises
@@ -50,7 +56,7 @@ class SourceFrame:
         towards = (1, -1, -1)  # RAS+ runs to the head, the front and the right
         flipped = tuple(bool(direction[n] != sign) for n, sign in zip(order, towards, strict=True))
         rows = tuple(tuple(float(value) for value in row) for row in affine)
-        return cls(rows, order, flipped, nifti_header)
+        return cls(rows, order, flipped, nifti_header, metaimage)
 
     def array_affine(self, shape: tuple[int, ...]) -> np.ndarray:
         """Index (z, y, x) of our array of ``shape`` to patient RAS+, 4 x 4."""
@@ -125,6 +131,24 @@ class Geometry:
         left, back, head = affine[:3, 3] * (-1, -1, 1) + 0.0  # no negative zero
         return cls(spacing, (float(head), float(back), float(left)), unit, ("z", "y", "x"), source)
 
+    @property
+    def tilt(self) -> float:
+        """Largest angle in degrees between an axis of the array and the patient's; 0 without a frame."""
+        if self.source is None:
+            return 0.0
+        columns = np.asarray(self.source.affine)[:3, :3]
+        along = np.abs(columns).max(axis=0) / np.linalg.norm(columns, axis=0)
+        return float(np.degrees(np.arccos(np.clip(along, -1, 1))).max())
+
+    def described(self) -> dict[str, object]:
+        """The geometry in words and plain numbers, for a layer's metadata."""
+        facts: dict[str, object] = {"axes": self.axes, "spacing": self.spacing, "unit": self.unit}
+        if self.source is not None:
+            facts["directions"] = {"z": "feet to head", "y": "front to back", "x": "right to left"}
+            facts["tilt in degrees"] = round(self.tilt, 3)
+            facts["stored affine (RAS+)"] = self.source.affine
+        return facts
+
     def plane(self) -> Geometry:
         """Geometry of one slice: the last two axes, without the patient frame."""
         return Geometry(self.spacing[-2:], self.origin[-2:], self.unit, self.axes[-2:])
@@ -159,14 +183,38 @@ class Header:
 
 @dataclass(frozen=True)
 class Image:
-    """An image in memory: ``array`` is (C, *spatial), ``geometry`` describes its spatial axes."""
+    """An image in memory: ``array`` is (C, *spatial), ``geometry`` describes its spatial axes.
+
+    ``notices`` say what was decided while reading, such as a slice missing from a series.
+    """
 
     array: np.ndarray
     geometry: Geometry
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != self.geometry.ndim + 1:
             raise ValueError(f"array {self.array.shape} does not fit {self.geometry.ndim} axes and channels")
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """An image that is read where it is looked at.
+
+    Attributes
+    ----------
+    levels : arrays (C, *spatial)
+        Finest first; dask arrays, memory maps or plain arrays.
+    factors : per level, per spatial axis
+        How many elements of the finest level one element covers.
+    geometry : Geometry
+        Of the finest level.
+    """
+
+    levels: tuple[Any, ...]
+    factors: tuple[tuple[float, ...], ...]
+    geometry: Geometry
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1Pair
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
+from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
-_MOST_GZIP_SHRINKS = 1032
 _COMMENT = 6
+_SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
 
 
@@ -38,8 +40,8 @@ def read(path: Path) -> Image:
     """
     with _opened(path) as stored:
         header = _header(path, stored)
-        voxels = np.asanyarray(stored.dataobj)
-        return Image(_channels_first(voxels, header), header.geometry)
+        image = voxels.image_of(_with_channels(np.asanyarray(stored.dataobj)), header)
+    return replace(image, notices=_disagreement(path, stored))
 
 
 def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -83,28 +85,37 @@ def _header(path: Path, stored: Nifti1Pair) -> Header:
     ours = tuple(shape[n] for n in source.order)
     geometry = Geometry.patient(source, ours, unit)
     if factor != 1:
-        geometry = Geometry(
-            tuple(factor * s for s in geometry.spacing),
-            tuple(factor * o for o in geometry.origin),
-            unit,
-            geometry.axes,
-            source,
-        )
+        spacing = tuple(factor * s for s in geometry.spacing)
+        geometry = replace(geometry, spacing=spacing, origin=tuple(factor * o for o in geometry.origin))
     behind = int(np.prod(stored.shape[3:], dtype=int))
     in_voxel = len(stored.get_data_dtype().fields or "1")
     return Header(min(behind * in_voxel, 3) if in_voxel > 1 else behind, ours, geometry)
 
 
-def _channels_first(voxels: np.ndarray, header: Header) -> np.ndarray:
-    source = header.geometry.source
-    assert source is not None
-    if voxels.dtype.fields:
-        voxels = np.stack([voxels[name] for name in ("R", "G", "B")], axis=-1)
-    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    while voxels.ndim < 3:
-        voxels = voxels[..., None]
-    voxels = voxels.reshape(*voxels.shape[:3], -1, order="F")
-    return np.moveaxis(source.to_array(voxels), -1, 0)
+def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
+    """What to say when the file's two affines differ: the standard prefers the sform where it has a code."""
+    sform, qform = stored.header.get_sform(coded=True)[0], stored.header.get_qform(coded=True)[0]
+    if sform is None or qform is None:
+        return ()
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*stored.shape, 1, 1)[:3]], [1])).reshape(
+        4, -1
+    )
+    apart = float(np.linalg.norm((sform - qform) @ corners, axis=0).max())
+    smallest = float(np.linalg.norm(sform[:3, :3], axis=0).min())
+    if apart <= _SAME_PLACE * smallest:
+        return ()
+    return (
+        f"'{path.name}': sform and qform lie up to {apart:.3g} mm apart; the sform is used, as NIfTI rules",
+    )
+
+
+def _with_channels(stored: np.ndarray) -> np.ndarray:
+    """Stored voxels as (i, j, k, C)."""
+    if stored.dtype.fields:
+        stored = np.stack([stored[name] for name in ("R", "G", "B")], axis=-1)
+    while stored.ndim < 3:
+        stored = stored[..., None]
+    return stored.reshape(*stored.shape[:3], -1, order="F")
 
 
 def _header_like(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
@@ -122,7 +133,7 @@ def _header_like(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
         like.set_data_shape(header.get_data_shape()[:3])
         return like
     header = (Nifti2Header if max(shape) > _MAX_NIFTI1_AXIS else Nifti1Header)()
-    affine = np.asarray(geometry.source.affine) if geometry.source else _affine_of(geometry)
+    affine = np.asarray(geometry.source.affine) if geometry.source else voxels.affine_of(geometry)
     header.set_xyzt_units("micron" if geometry.unit == "um" else "mm" if geometry.unit == "mm" else "unknown")
     stored = geometry.source.to_stored(np.empty(shape, bool)).shape if geometry.source else shape[::-1]
     header.set_data_shape((*stored, 1, 1)[: max(3, len(stored))])
@@ -131,23 +142,8 @@ def _header_like(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
     return header
 
 
-def _affine_of(geometry: Geometry) -> np.ndarray:
-    """Voxel (x, y, z) to RAS+ of an array without a patient frame, its axes taken as head, back, left."""
-    spacing = (*geometry.spacing[::-1], 1.0, 1.0)[:3]
-    origin = (*geometry.origin[::-1], 0.0, 0.0)[:3]
-    to_ras = np.diag((-1.0, -1.0, 1.0, 1.0))
-    affine = np.diag((*spacing, 1.0))
-    affine[:3, 3] = origin
-    return to_ras @ affine
-
-
 def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Header) -> None:
-    spatial_last = np.moveaxis(array, 0, -1) if array.ndim > geometry.ndim else array
-    if geometry.source is not None:
-        stored = geometry.source.to_stored(spatial_last)
-    else:
-        space = tuple(range(geometry.ndim))
-        stored = np.transpose(spatial_last, (*space[::-1], *range(geometry.ndim, spatial_last.ndim)))
+    stored, _ = voxels.stored_of(array, geometry)
     shape = header.get_data_shape() + stored.shape[geometry.ndim :]
     header.set_data_dtype(stored.dtype)
     kind = nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image
@@ -160,7 +156,8 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         stored = nibabel.load(path)
         if not isinstance(stored, Nifti1Pair):
             raise ImageFileError(f"it is {type(stored).__name__}")
-        _refuse_impossible_size(path, stored)
+        promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
+        voxels.require_possible(path, promised, path.suffix == ".gz")
         yield stored
     except FileNotFoundError:
         raise
@@ -168,14 +165,3 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         raise DataError(
             f"'{path}' is cut short or no NIfTI volume ({error}); download or export it again"
         ) from error
-
-
-def _refuse_impossible_size(path: Path, stored: Nifti1Pair) -> None:
-    """Refuse a header that promises more voxels than any file of this size can hold."""
-    promised = int(np.prod(stored.shape, dtype=np.int64)) * stored.get_data_dtype().itemsize
-    most = path.stat().st_size * (_MOST_GZIP_SHRINKS if path.suffix == ".gz" else 1)
-    if promised > most:
-        raise DataError(
-            f"'{path}' promises {promised:,} bytes of voxels but can hold {most:,} at most; "
-            "it is damaged or was made to do harm: download it again or remove it"
-        )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from napari_prosma.data import nifti, pictures, tiff
-from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data import arrays, clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.case import Geometry, Header, Image, Pyramid
 from napari_prosma.errors import DataError
 
-_FORMATS: tuple[ModuleType, ...] = (pictures, tiff, nifti)
+_FORMATS: tuple[ModuleType, ...] = (
+    *(pictures, tiff, nifti, dicom, nrrd, metaimage, ome_zarr, arrays, clips),
+)
 SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
@@ -20,7 +23,7 @@ _LUMA_BITS = 16
 
 
 def can_read(path: str | Path) -> bool:
-    """Whether the name of ``path`` is one of a format that we read."""
+    """Whether ``path`` is a file of a format that we read, by its name, or a folder with a DICOM series."""
     return _format(Path(path)) is not None
 
 
@@ -46,8 +49,10 @@ def read_header(path: str | Path) -> Header:
 def read_image(path: str | Path) -> Image:
     """Image of a file, with the channels and the type that the file holds.
 
-    PNG, JPEG and BMP give (C, y, x); TIFF (C, [t,] [z,] y, x); NIfTI (C, z, y, x) with z to the head, y to
-    the back and x to the patient's left, where ``geometry.source`` keeps how the file had it.
+    PNG, JPEG and BMP give (C, y, x); TIFF and OME-Zarr (C, [t,] [z,] y, x); AVI and MP4 (C, t, y, x). NIfTI,
+    NRRD, MetaImage and the folder of a DICOM series give (C, z, y, x) with z to the head, y to the back and x
+    to the patient's left, where ``geometry.source`` keeps how the file had it. NumPy files are taken as they
+    are. Uncompressed voxels are mapped, not read.
 
     Raises
     ------
@@ -59,6 +64,42 @@ def read_image(path: str | Path) -> Image:
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
     return image
+
+
+def read_images(path: str | Path) -> list[tuple[str, Image]]:
+    """Every image of a path with its name: several only where a folder holds several DICOM series.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_image`.
+    """
+    path = Path(path)
+    if _reader(path) is not dicom:
+        return [(stem(path), read_image(path))]
+    found = dicom.find_series(path)
+    names = [series.description or path.name for series in found]
+    return [
+        (name if names.count(name) == 1 else f"{name} {number}", series.read())
+        for number, (name, series) in enumerate(zip(names, found, strict=True), 1)
+    ]
+
+
+def read_pyramid(path: str | Path) -> Pyramid:
+    """Image that is read where it is looked at: the levels of an OME-Zarr, else one level.
+
+    One level is mapped where the format allows (NIfTI, NRRD, MetaImage, TIFF and NumPy, uncompressed).
+
+    Raises
+    ------
+    DataError
+        As :func:`read_image`.
+    """
+    path = Path(path)
+    if _reader(path) is ome_zarr:
+        return ome_zarr.read_pyramid(path)
+    image = read_image(path)
+    return Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry, image.notices)
 
 
 def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
@@ -92,9 +133,9 @@ def as_channels(image: Image, channels: int) -> Image:
     if len(array) == channels:
         return image
     if len(array) == 1 and channels == 3:
-        return Image(np.broadcast_to(array, (3, *array.shape[1:])), image.geometry)
+        return replace(image, array=np.broadcast_to(array, (3, *array.shape[1:])))
     if len(array) == 3 and channels == 1:
-        return Image(_luma(array)[None], image.geometry)
+        return replace(image, array=_luma(array)[None])
     raise DataError(
         f"found an image with {len(array)} channels where {channels} are expected; "
         "give images of one kind, or convert this one"
@@ -137,7 +178,18 @@ def _whole_numbers(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _format(path: Path) -> ModuleType | None:
     name = path.name.lower()
-    return next((module for module in _FORMATS if name.endswith(module.SUFFIXES)), None)
+    named = next((module for module in _FORMATS if name.endswith(module.SUFFIXES)), None)
+    if named is not None:
+        return named
+    if path.is_dir():
+        return (
+            ome_zarr
+            if ome_zarr.is_ome_zarr(path)
+            else dicom
+            if dicom.holds_series(path, nested=True)
+            else None
+        )
+    return dicom if path.is_file() and dicom.is_dicom(path) else None
 
 
 def _reader(path: Path) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,22 @@ import numpy as np
 import tifffile
 
 from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.voxels import require_room
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".tif", ".tiff")
 _CHANNEL_AXES = "CS"
 _TIME_AXES = "T"
 _STACK_AXES = "ZIQ"
+_UNITS = {
+    "nm": ("um", 1e-3),
+    "µm": ("um", 1.0),
+    "um": ("um", 1.0),
+    "micron": ("um", 1.0),
+    "mm": ("mm", 1.0),
+    "cm": ("mm", 10.0),
+    "m": ("mm", 1000.0),
+}
 _IMAGEJ_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -26,19 +37,25 @@ def read_header(path: Path) -> Header:
     with _opened(path) as file:
         series = file.series[0]
         order, channels, shape = _layout(path, series.axes, series.shape)
-        return Header(channels, shape, _geometry(order))
+        return Header(channels, shape, _geometry(file, order))
 
 
 def read(path: Path) -> Image:
-    """First series of the file as (C, [t,] [z,] y, x)."""
+    """First series of the file as (C, [t,] [z,] y, x); contiguous pixels are mapped, not read."""
     with _opened(path) as file:
         series = file.series[0]
         spatial, channels, shape = _layout(path, series.axes, series.shape)
-        array = series.asarray()
+        geometry = _geometry(file, spatial)
+        if series.dataoffset is not None:
+            kind = np.dtype(series.dtype).newbyteorder(file.byteorder)
+            array: np.ndarray = np.memmap(path, kind, "r", series.dataoffset, series.shape)
+        else:
+            require_room(path, series.nbytes)
+            array = series.asarray()
     kept = [n for n, axis in enumerate(series.axes) if axis in _CHANNEL_AXES]
     order = kept + [n for n, axis in enumerate(series.axes) if n not in kept and axis in spatial]
     array = np.transpose(array, order).reshape(channels, *shape)
-    return Image(array, _geometry(spatial))
+    return Image(array, geometry)
 
 
 def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, class_names: tuple[str, ...]) -> None:
@@ -61,9 +78,34 @@ def _layout(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[str, int, tu
     return spatial, channels, tuple(sizes[axis] for axis in spatial)
 
 
-def _geometry(spatial: str) -> Geometry:
+def _geometry(file: tifffile.TiffFile, spatial: str) -> Geometry:
+    """Pixel size from OME or ImageJ metadata; dots per inch of other files say nothing of the object."""
     names = tuple("t" if axis in _TIME_AXES else axis.lower() if axis in "YX" else "z" for axis in spatial)
-    return Geometry((1.0,) * len(spatial), (0.0,) * len(spatial), "pixel", names)
+    sizes, unit = _ome_sizes(file) if file.is_ome else _imagej_sizes(file) if file.is_imagej else ({}, "")
+    ours, factor = _UNITS.get(unit, ("pixel", 1.0))
+    found = {axis: size * factor for axis, size in sizes.items() if np.isfinite(size) and size > 0}
+    if ours == "pixel":
+        found = {}
+    spacing = tuple(1.0 if axis == "t" else found.get(axis, 1.0) for axis in names)
+    return Geometry(spacing, (0.0,) * len(names), ours, names)
+
+
+def _ome_sizes(file: tifffile.TiffFile) -> tuple[dict[str, float], str]:
+    try:
+        pixels = next(iter(ElementTree.fromstring(file.ome_metadata or "").iterfind(".//{*}Pixels")))
+        sizes = {axis: float(pixels.get(f"PhysicalSize{axis.upper()}", "nan")) for axis in "zyx"}
+    except (ElementTree.ParseError, StopIteration, ValueError):
+        return {}, ""  # pixels without a size, as in a plain TIFF
+    return sizes, pixels.get("PhysicalSizeXUnit", "µm")
+
+
+def _imagej_sizes(file: tifffile.TiffFile) -> tuple[dict[str, float], str]:
+    metadata, tags = file.imagej_metadata or {}, file.pages.first.tags
+    sizes = {"z": float(metadata.get("spacing", 1.0))}
+    for axis, name in (("y", "YResolution"), ("x", "XResolution")):
+        if name in tags and tags[name].value[0]:
+            sizes[axis] = tags[name].value[1] / tags[name].value[0]
+    return sizes, str(metadata.get("unit", "")).replace("\\u00B5", "µ")
 
 
 def _write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[str, ...]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from napari_prosma.data import nifti, pictures, tiff
+from napari_prosma.data import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Geometry
 from napari_prosma.errors import DataError
 
-SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES)
+SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
+_BY_SUFFIX = (nifti, tiff, nrrd, metaimage, ome_zarr, pictures)
 _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 
 
@@ -22,9 +24,11 @@ def write_labels(
     """Write class indices (*spatial), whose ``geometry`` is that of the image, as the suffix says.
 
     NIfTI gets the shape, axis order, affine, codes and units of the image's own file, bit for bit. PNG and
-    TIFF hold the indices themselves as gray values (class 1 is the value 1, which looks black). The type is
-    the smallest of uint8, uint16 and uint32 that holds the labels. Class names are kept by NIfTI (header
-    extension, JSON), PNG (text ``class_names``) and TIFF (metadata).
+    TIFF hold the indices themselves as gray values (class 1 is the value 1, which looks black); TIFF and
+    OME-Zarr hold our axis order. NRRD and MetaImage get the frame of the image too; its numbers are the same
+    digit for digit when it came from the same format or, for NRRD, from any. The type is the smallest of
+    uint8, uint16 and uint32 that holds the labels. Class names are kept by NIfTI (header extension, JSON),
+    NRRD (Slicer segments), MetaImage (comment), OME-Zarr (``image-label``), PNG and TIFF (metadata).
 
     Returns
     -------
@@ -40,14 +44,14 @@ def write_labels(
     _require_shape(path, labels.shape, geometry)
     small = _smallest(path, labels)
     names = tuple(class_names)
+    module = _format(path)
     with written_whole(path) as temporary:
-        match _format(path):
-            case "nifti":
-                nifti.write_labels(temporary, small, geometry, names)
-            case "tiff":
-                tiff.write_labels(temporary, small, geometry, names)
-            case _:
-                pictures.write_labels(temporary, small, names)
+        if module is pictures:
+            pictures.write_labels(temporary, small, names)
+        elif module in (nifti, tiff):
+            module.write_labels(temporary, small, geometry, names)
+        else:
+            module.write(temporary, small, geometry, names)
     return path
 
 
@@ -69,25 +73,23 @@ def write_map(path: str | Path, array: np.ndarray, geometry: Geometry) -> Path:
     path = Path(path)
     array = array[0] if array.ndim == geometry.ndim + 1 and len(array) == 1 else array
     _require_shape(path, array.shape[-geometry.ndim :], geometry)
+    array = array.astype(np.float32, copy=False)
+    module = _format(path)
     with written_whole(path) as temporary:
-        match _format(path):
-            case "nifti":
-                nifti.write_map(temporary, array, geometry)
-            case "tiff":
-                tiff.write_map(temporary, array, geometry)
-            case _:
-                pictures.write_map(temporary, array)
+        if module is pictures:
+            pictures.write_map(temporary, array)
+        elif module in (nifti, tiff):
+            module.write_map(temporary, array, geometry)
+        else:
+            module.write(temporary, array, geometry)
     return path
 
 
-def _format(path: Path) -> str:
+def _format(path: Path) -> ModuleType:
     name = path.name.lower()
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    if name.endswith(tiff.SUFFIXES):
-        return "tiff"
-    if name.endswith(pictures.SUFFIXES):
-        return "picture"
+    for module in _BY_SUFFIX:
+        if name.endswith(module.SUFFIXES):
+            return module
     raise DataError(f"'{path}': results are written as {', '.join(SUFFIXES)}; choose one of these suffixes")
 
 

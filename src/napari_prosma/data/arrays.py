@@ -1,0 +1,56 @@
+"""NumPy files (.npy, .npz): mapped, never unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.errors import DataError
+
+SUFFIXES = (".npy", ".npz")
+_COLOURS = (3, 4)
+_PREFERRED = ("image", "img", "data", "label", "arr_0")
+
+
+def read_header(path: Path) -> Header:
+    """Header of a NumPy file."""
+    image = read(path)
+    return Header(len(image.array), image.array.shape[1:], image.geometry)
+
+
+def read(path: Path) -> Image:
+    """(y, x), (z, y, x) and (C, z, y, x) as they are; (y, x, 3) of bytes is colour.
+
+    An archive gives its only array, or the one called ``image``.
+    """
+    array = _array(path)
+    if array.dtype.kind not in "biuf" or array.ndim not in (2, 3, 4):
+        raise DataError(
+            f"'{path}' holds {array.dtype} of shape {array.shape}; "
+            "save numbers with axes (y, x), (z, y, x) or (channel, z, y, x)"
+        )
+    if array.ndim == 3 and array.shape[-1] in _COLOURS and array.dtype == np.uint8:
+        array = np.moveaxis(array[..., :3], -1, 0)
+    elif array.ndim < 4:
+        array = array[None]
+    return Image(array, Geometry.pixels(array.ndim - 1))
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            chosen = names[0] if len(names) == 1 else next((n for n in _PREFERRED if n in names), None)
+            if chosen is None:
+                raise DataError(f"'{path}' holds {', '.join(names)}; call the image's array 'image'")
+            return archive[chosen]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"'{path}' is cut short or no NumPy file of numbers ({error}); save it again"
+        ) from error

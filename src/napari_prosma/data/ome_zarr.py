@@ -1,0 +1,217 @@
+"""OME-Zarr 0.4 and 0.5: pyramids that are read where they are looked at; results as 0.4 with their levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry, Header, Image, Pyramid, SourceFrame
+from napari_prosma.data.voxels import require_room
+from napari_prosma.errors import DataError
+
+if TYPE_CHECKING:
+    import zarr
+
+SUFFIXES = (".zarr",)
+_UNITS = {
+    "nanometer": ("um", 1e-3),
+    "micrometer": ("um", 1.0),
+    "millimeter": ("mm", 1.0),
+    "centimeter": ("mm", 10.0),
+    "meter": ("mm", 1000.0),
+}
+_UNIT_NAMES = {"um": "micrometer", "mm": "millimeter"}
+_FRAME = "patient_frame"
+_VERSION = "0.4"
+_CHUNK = 128
+_COARSEST = 256
+
+
+def is_ome_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr group."""
+    return any((folder / name).is_file() for name in (".zgroup", "zarr.json", ".zattrs"))
+
+
+def read_header(path: Path) -> Header:
+    """Header of the finest level."""
+    pyramid = read_pyramid(path)
+    channels, *shape = pyramid.levels[0].shape
+    return Header(channels, tuple(shape), pyramid.geometry)
+
+
+def read(path: Path) -> Image:
+    """The finest level, whole, as (C, [t,] [z,] y, x).
+
+    Raises
+    ------
+    DataError
+        When it does not fit into memory.
+    """
+    pyramid = read_pyramid(path)
+    require_room(path, pyramid.levels[0].nbytes)
+    try:
+        return Image(pyramid.levels[0].compute(), pyramid.geometry, pyramid.notices)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"'{path}' has a damaged chunk ({error}); copy it again") from error
+
+
+def read_pyramid(path: Path) -> Pyramid:
+    """All levels as dask arrays; no chunk is read.
+
+    Raises
+    ------
+    DataError
+        When the folder is no OME-Zarr image.
+    """
+    import dask.array
+
+    attributes, group = _opened(path)
+    try:
+        multiscale = attributes["multiscales"][0]
+        axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
+        units = ["" if isinstance(axis, str) else axis.get("unit", "") for axis in multiscale["axes"]]
+        datasets = multiscale["datasets"]
+        arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
+        scales = [_transform(multiscale, dataset, "scale", len(axes), 1.0) for dataset in datasets]
+        shifts = [_transform(multiscale, dataset, "translation", len(axes), 0.0) for dataset in datasets]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DataError(
+            f"'{path}' is no OME-Zarr image ({type(error).__name__}: {error}); "
+            "give the folder with 'multiscales'"
+        ) from error
+    kept = [n for n, name in enumerate(axes) if name in "zyx" or (name == "t" and arrays[0].shape[n] > 1)]
+    if len(kept) > 2 and arrays[0].shape[kept[0]] == 1 and axes[kept[0]] == "z" and len(axes) > 3:
+        kept = kept[1:]
+    order = [n for n, name in enumerate(axes) if name == "c"] + kept
+    levels = []
+    for array in arrays:
+        lazy = dask.array.from_zarr(array)
+        lazy = lazy[tuple(slice(None) if n in order else 0 for n in range(len(axes)))]
+        remaining = sorted(order)
+        lazy = lazy.transpose([remaining.index(n) for n in order])
+        levels.append(lazy if "c" in axes else lazy[None])
+    spacing = [scales[0][n] for n in kept]
+    if min(spacing) <= 0:
+        raise DataError(f"'{path}' has scale {spacing}; correct its coordinateTransformations")
+    unit, factor = _UNITS.get(next((units[n] for n in reversed(kept) if units[n]), ""), ("pixel", 1.0))
+    spatial_factor = [1.0 if axes[n] == "t" else factor for n in kept]
+    shape = levels[0].shape[1:]
+    geometry = Geometry(
+        tuple(s * f for s, f in zip(spacing, spatial_factor, strict=True)),
+        tuple(shifts[0][n] * f for n, f in zip(kept, spatial_factor, strict=True)),
+        unit,
+        tuple(axes[n] for n in kept),
+    )
+    frame = attributes.get(_FRAME)
+    if frame is not None:
+        geometry = Geometry.patient(_frame(path, frame), shape, unit)
+    factors = tuple(tuple(scale[n] / scales[0][n] for n in kept) for scale in scales)
+    return Pyramid(tuple(levels), factors, geometry)
+
+
+def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequence[str] = ()) -> None:
+    """Array (*spatial) or (C, *spatial) with coarser levels by picking elements, and the patient frame."""
+    import zarr
+
+    has_channels = array.ndim > geometry.ndim
+    axes = [
+        *([{"name": "c", "type": "channel"}] if has_channels else []),
+        *({"name": axis, **_axis(axis, geometry.unit)} for axis in geometry.axes),
+    ]
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    attributes: dict[str, Any] = {}
+    datasets: list[dict[str, Any]] = []
+    for level, step in enumerate(_steps(array.shape[-2:])):
+        every = (slice(None),) * (array.ndim - 2) + (slice(None, None, step),) * 2
+        coarse = np.ascontiguousarray(array[every])
+        stored = group.create_array(
+            str(level),
+            shape=coarse.shape,
+            dtype=coarse.dtype,
+            chunks=tuple(min(size, _CHUNK) for size in coarse.shape),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+        stored[...] = coarse
+        steps = [1.0] * (array.ndim - 2) + [float(step)] * 2
+        spacing = [1.0] * has_channels + list(geometry.spacing)
+        shift = [0.0] * has_channels + list(geometry.origin)
+        transforms = [
+            {"type": "scale", "scale": [a * b for a, b in zip(spacing, steps, strict=True)]},
+            {"type": "translation", "translation": shift},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    attributes["multiscales"] = [
+        {"version": _VERSION, "name": path.stem, "axes": axes, "datasets": datasets, "type": "nearest"}
+    ]
+    if class_names:
+        properties = [{"label-value": n, "name": name} for n, name in enumerate(class_names)]
+        attributes["image-label"] = {"version": _VERSION, "properties": properties}
+    if geometry.source is not None:
+        source = geometry.source
+        attributes[_FRAME] = {
+            "affine_ras": source.affine,
+            "order": source.order,
+            "flipped": source.flipped,
+            "nifti_header": source.nifti_header.hex(),
+            "metaimage": source.metaimage,
+        }
+    group.attrs.update(attributes)
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group]:
+    import zarr
+    from zarr.errors import BaseZarrError
+
+    try:
+        group = zarr.open_group(path, mode="r")
+    except (BaseZarrError, OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"'{path}' is no OME-Zarr group ({error}); give the folder with 'multiscales'"
+        ) from error
+    attributes: dict[str, Any] = dict(group.attrs)
+    return attributes.get("ome", attributes), group
+
+
+def _transform(
+    multiscale: Mapping[str, Any], dataset: Mapping[str, Any], kind: str, length: int, neutral: float
+) -> list[float]:
+    """Scale or translation of a level; that of the whole image is applied after it."""
+    found = [neutral] * length
+    for place in (dataset, multiscale):
+        for transform in place.get("coordinateTransformations", ()):
+            if transform["type"] == "scale":
+                scale = [float(value) for value in transform["scale"]]
+                found = [a * b for a, b in zip(found, scale, strict=True)] if place is multiscale else found
+                found = scale if kind == "scale" and place is dataset else found
+            elif transform["type"] == "translation" and kind == "translation":
+                found = [a + float(b) for a, b in zip(found, transform["translation"], strict=True)]
+    return found
+
+
+def _frame(path: Path, frame: Mapping[str, Any]) -> SourceFrame:
+    try:
+        return SourceFrame(
+            tuple(tuple(float(value) for value in row) for row in frame["affine_ras"]),
+            tuple(int(n) for n in frame["order"]),
+            tuple(bool(flip) for flip in frame["flipped"]),
+            bytes.fromhex(frame.get("nifti_header", "")),
+            tuple(float(value) for value in frame.get("metaimage", ())),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"'{path}' has a damaged patient frame ({error}); write it again") from error
+
+
+def _axis(axis: str, unit: str) -> dict[str, str]:
+    if axis == "t":
+        return {"type": "time"}
+    return {"type": "space", **({"unit": _UNIT_NAMES[unit]} if unit in _UNIT_NAMES else {})}
+
+
+def _steps(plane: tuple[int, ...]) -> list[int]:
+    steps = [1]
+    while max(plane) // steps[-1] > _COARSEST:
+        steps.append(steps[-1] * 2)
+    return steps

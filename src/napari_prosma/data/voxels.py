@@ -1,0 +1,172 @@
+"""Voxels on disk -> arrays, never larger than the file can hold or the computer has room for."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.errors import DataError
+
+_MOST_DEFLATE_SHRINKS = 1032
+_BLOCK = 1 << 22
+
+
+def require_possible(path: Path, promised: int, compressed: bool, on_disk: int | None = None) -> None:
+    """Refuse a header that promises more voxels than its file can hold, or than there is memory for.
+
+    Raises
+    ------
+    DataError
+    """
+    held = path.stat().st_size if on_disk is None else on_disk
+    most = held * (_MOST_DEFLATE_SHRINKS if compressed else 1)
+    if promised > most:
+        raise DataError(
+            f"'{path}' promises {promised:,} bytes of voxels but can hold {most:,} at most; "
+            "it is damaged or was made to do harm: download it again or remove it"
+        )
+    if compressed:
+        require_room(path, promised)
+
+
+def require_room(path: Path, promised: int) -> None:
+    """Refuse an image that must be read whole and does not fit into memory.
+
+    Raises
+    ------
+    DataError
+    """
+    import psutil
+
+    room = psutil.virtual_memory().total
+    if promised > room:
+        raise DataError(
+            f"'{path}' needs {promised / 2**30:.0f} GiB of memory but there are {room / 2**30:.0f} GiB; "
+            "crop it, or save it as OME-Zarr, which is read piece by piece"
+        )
+
+
+def read_voxels(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, compressed: bool
+) -> np.ndarray:
+    """Array of ``shape``, first axis fastest, that starts at ``offset`` of a file.
+
+    Uncompressed voxels are mapped, not read; deflated ones are inflated into one array and no further.
+
+    Raises
+    ------
+    DataError
+        When the file is too short.
+    """
+    count = int(np.prod(shape, dtype=object))
+    require_possible(path, count * dtype.itemsize, compressed, path.stat().st_size - offset)
+    if not compressed:
+        return np.memmap(path, dtype, "r", offset, shape, order="F")
+    flat = np.empty(count, dtype)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        filled = _inflate(file, flat.view(np.uint8).data)
+    if filled < flat.nbytes:
+        raise DataError(
+            f"'{path}' is cut short: {filled:,} of {flat.nbytes:,} bytes of voxels; export it again"
+        )
+    return flat.reshape(shape, order="F")
+
+
+def header_of(
+    shape: tuple[int, ...],
+    channels: int,
+    affine: np.ndarray,
+    path: Path,
+    source_parts: tuple[float, ...] = (),
+) -> Header:
+    """Header of stored axes (i, j[, k]) with an affine to RAS+; two axes have no patient frame.
+
+    Raises
+    ------
+    DataError
+        When the affine is singular.
+    """
+    if len(shape) == 2:
+        spacing = np.linalg.norm(affine[:3, :2], axis=0)
+        if not np.all(np.isfinite(spacing) & (spacing > 0)):
+            raise DataError(f"'{path}' has spacing {spacing.tolist()}; correct its header or export it again")
+        return Header(channels, shape[::-1], Geometry(tuple(spacing[::-1].tolist()), (0.0, 0.0), "mm"))
+    try:
+        source = SourceFrame.canonical(affine, metaimage=source_parts)
+    except ValueError as error:
+        raise DataError(f"'{path}' does not say where its voxels lie: {error}; repair its header") from error
+    ours = tuple(shape[n] for n in source.order)
+    return Header(channels, ours, Geometry.patient(source, ours))
+
+
+def image_of(stored: np.ndarray, header: Header) -> Image:
+    """Image of stored voxels (i, j[, k], C), turned as ``header`` says; a view."""
+    stored = stored if stored.dtype.isnative else stored.astype(stored.dtype.newbyteorder("="))
+    if header.geometry.source is None:
+        return Image(
+            np.transpose(stored, (stored.ndim - 1, *range(stored.ndim - 2, -1, -1))), header.geometry
+        )
+    return Image(np.moveaxis(header.geometry.source.to_array(stored), -1, 0), header.geometry)
+
+
+def stored_of(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Stored voxels (i, j[, k][, C]) and affine to RAS+ of our array (*spatial) or (C, *spatial)."""
+    spatial_first = np.moveaxis(array, 0, -1) if array.ndim > geometry.ndim else array
+    if geometry.source is not None:
+        return geometry.source.to_stored(spatial_first), np.asarray(geometry.source.affine)
+    space = range(geometry.ndim)
+    stored = np.transpose(spatial_first, (*reversed(space), *range(geometry.ndim, spatial_first.ndim)))
+    return stored, affine_of(geometry)
+
+
+def affine_of(geometry: Geometry) -> np.ndarray:
+    """Voxel (x, y, z) to RAS+ of an array without a patient frame, its axes taken as head, back, left."""
+    spacing = (*geometry.spacing[::-1], 1.0, 1.0)[:3]
+    origin = (*geometry.origin[::-1], 0.0, 0.0)[:3]
+    affine = np.diag((*spacing, 1.0))
+    affine[:3, 3] = origin
+    return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
+
+
+def _inflate(file: BinaryIO, into: memoryview) -> int:
+    """Fill ``into`` from a zlib or gzip stream; the number of bytes that came."""
+    start = file.tell()
+    is_gzip = file.read(2) == b"\x1f\x8b"
+    file.seek(start)
+    stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else _Zlib(file)
+    filled = 0
+    try:
+        while filled < len(into):
+            block = stream.read(min(_BLOCK, len(into) - filled))
+            if not block:
+                break
+            into[filled : filled + len(block)] = block
+            filled += len(block)
+    except (EOFError, OSError, zlib.error):
+        return filled
+    return filled
+
+
+class _Zlib(io.BufferedIOBase):
+    """A zlib stream, read in bounded pieces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._inflater = file, zlib.decompressobj()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        limit = max(size or 0, 1)
+        while not self._inflater.eof:
+            waiting = self._inflater.unconsumed_tail or self._file.read(_BLOCK)
+            if not waiting:
+                return b""
+            block = self._inflater.decompress(waiting, limit)
+            if block:
+                return block
+        return b""
