@@ -3,8 +3,13 @@
 The public names are loaded on first use; importing this package costs neither torch nor Qt.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Torch's threads on the CPU would spin while they wait for each other; where another program (or the window)
+# holds one of the cores that costs them and it dearly. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
