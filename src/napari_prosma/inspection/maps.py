@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from napari_prosma.data.case import Geometry
-from napari_prosma.inspection.trace import GateRecord, SkipRecord
+
+if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
+    from napari_prosma.inspection.trace import GateRecord, SkipRecord
 
 KINDS: dict[str, str] = {
     "zeros in z": "share of the latent channels whose z is exactly zero",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import napari
 import numpy as np
 import pint
 from napari.layers import Image as ImageLayer
@@ -32,6 +33,11 @@ _CLASS_COLOURS = (
 )
 IS_PREVIEW = "preview"
 """Key of the layers that follow a training run; they are no input for anything."""
+
+
+def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
+    """Open a layer in the viewer."""
+    return viewer.add_layer(Layer.create(*layer))
 
 
 def image_layer(image: Image, name: str) -> LayerTuple:

@@ -67,10 +67,9 @@ class Message(QLabel):
 class FigureTable(QTableWidget):
     """A table to read: no row numbers, as high as its first few rows."""
 
-    ROWS_SHOWN = 4
-
-    def __init__(self) -> None:
+    def __init__(self, rows_shown: int = 4) -> None:
         super().__init__()
+        self._rows_shown = rows_shown
         self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
         assert self._row_header is not None
         assert self._column_header is not None
@@ -82,11 +81,12 @@ class FigureTable(QTableWidget):
     def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Fill the table and show it."""
         assert self._column_header is not None
+        self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, text in enumerate(row):
                 self.setItem(number, column, QTableWidgetItem(text))
-        shown = min(len(rows), self.ROWS_SHOWN)
+        shown = min(len(rows), self._rows_shown)
         self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
         self.show()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import napari
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
 
@@ -18,7 +17,14 @@ from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.choices import newest_run
 from napari_prosma.plugin.choosers import LayerChooser
 from napari_prosma.plugin.job import Ending, spare_threads
-from napari_prosma.plugin.layers import CLASS_NAMES, fitting_image, geometry_of, image_of, result_layers
+from napari_prosma.plugin.layers import (
+    CLASS_NAMES,
+    add_layer,
+    fitting_image,
+    geometry_of,
+    image_of,
+    result_layers,
+)
 from napari_prosma.plugin.model_chooser import ModelChooser
 from napari_prosma.plugin.panel import Panel
 
@@ -31,7 +37,7 @@ class SegmentPanel(Panel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
         self.start_button.setToolTip("Find the structures that the model knows in the image above")
-        self.result: LabelsLayer | None = None
+        self.result: Layer | None = None
         self._source: Layer | None = None
         self.model = ModelChooser()
         self.add_group("Model").addRow(self.model)
@@ -68,11 +74,8 @@ class SegmentPanel(Panel):
             self.status.tell(f"Saved as {event.result}")
         elif isinstance(event, Finished):
             assert self._source is not None
-            for data, attributes, kind in result_layers(
-                event.result, self._source, self.probabilities.isChecked()
-            ):
-                (layer,) = self.viewer._add_layer_from_data(data, attributes, kind)
-            self.result = layer
+            for layer in result_layers(event.result, self._source, self.probabilities.isChecked()):
+                self.result = add_layer(self.viewer, layer)
             found = [
                 f"{name}: {int((event.result.labels == k).sum()):,}"
                 for k, name in enumerate(event.result.class_names)
@@ -117,7 +120,7 @@ def _segmenting(path: Path, layer: ImageLayer) -> Iterator[Event]:
         yield from segment(checkpoint, image, name=layer.name)
 
 
-def _saving(path: Path, layer: LabelsLayer) -> Iterator[Event]:
+def _saving(path: Path, layer: Layer) -> Iterator[Event]:
     yield Started(0, "Saving")
     labels = layer.data[0] if layer.multiscale else layer.data
     yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))
