@@ -221,7 +221,7 @@ def demo(
 ) -> None:
     """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
 
-    About two minutes on two CPU cores. Without a display the picture is written to a PNG.
+    One to two minutes on two CPU cores. Without a display the picture is written to a PNG.
     """
     from napari_prosma.cli.follow import console, exit_codes, follow
 
@@ -297,11 +297,11 @@ def _print_measures(rows: list[dict[str, str | float]]) -> None:
 
     from napari_prosma.cli.follow import console
 
-    columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name != "image"]
-    table = Table(*columns)
-    for row in rows:
-        cells = (row.get(name, "") for name in columns)
-        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
+    names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("image", "gate", "skip")]
+    table = Table("", *(f"{row['gate']}, skip {row['skip']}" for row in rows))
+    for name in names:
+        cells = (row.get(name, "") for row in rows)
+        table.add_row(name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
     console.print(table)
 
 

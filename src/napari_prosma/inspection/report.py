@@ -36,7 +36,7 @@ def gate_panel(record: GateRecord) -> Figure:
     figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
     at = _shown_slice(record)
-    _draw_image(figure.add_subplot(grid[:, 0]), record, at)
+    _draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
     for row, kind in enumerate(kinds):
         drawn: list[tuple[Axes, AxesImage]] = []
         for column, level in enumerate(levels):
@@ -83,6 +83,7 @@ def channel_plot(record: GateRecord) -> Figure:
             below.text(0.5, 0.5, "no threshold", ha="center", transform=below.transAxes, fontsize=8)
         for each in (above, below):
             each.tick_params(labelsize=6)
+    figure.supxlabel("channels, sorted", fontsize=8)
     axes[0, 0].set_ylabel("c per channel", fontsize=8)
     axes[1, 0].set_ylabel("lambda / std(u) (red: dead)", fontsize=8)
     return figure

@@ -335,10 +335,11 @@ def _shown_slice(label: np.ndarray) -> tuple[int, ...]:
 
 def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
     at = _shown_slice(case.label)
+    whole: tuple[int | slice, ...] = (slice(None), *at)
     return Preview(
         epoch=epoch,
         case=case.name,
-        image=case.image[(slice(None), *at)],
+        image=case.image[whole],
         labels=predicted[at],
         truth=case.label[at],
         geometry=case.geometry.plane(),
