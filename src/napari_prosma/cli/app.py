@@ -94,7 +94,7 @@ def train(
 
     [bold]Example:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
     """
-    from napari_prosma.cli.follow import console, exit_codes, follow
+    from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
         from napari_prosma.data.layouts import check_foreground, find_cases
@@ -102,15 +102,14 @@ def train(
         from napari_prosma.training.run import train as run
 
         data_set = find_cases(data)
-        console.print(data_set.summary)
-        for notice in data_set.notices:
-            console.print(notice)
+        for line in (data_set.summary, *data_set.notices):
+            say(line)
         check_foreground(data_set)
         config = TrainConfig.of(
             run_dir=out,
             widths=_widths(widths),
             gate=gate,
-            epochs=epochs or (100 if minutes is None else 10_000),
+            epochs=epochs if epochs is not None else 100 if minutes is None else 10_000,
             minutes=minutes,
             dims=dims,
             side=side,
@@ -122,7 +121,7 @@ def train(
         )
         _refuse_to_replace(config, overwrite)
         result = follow(run(config, data_set.cases, data_set.class_names))
-        console.print(f"best validation Dice {result.score:.3f}: {result.best}")
+        say(f"best validation Dice {result.score:.3f}: {result.best}")
 
 
 @app.command()
@@ -144,25 +143,32 @@ def segment(
 
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels
     """
-    from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow
+    from napari_prosma.cli.follow import BAD_INPUT, complain, exit_codes, follow, say
 
     with exit_codes():
         from napari_prosma.data.readers import read_image, stem
         from napari_prosma.data.writers import write_labels, write_map
-        from napari_prosma.errors import ProsmaError
+        from napari_prosma.errors import DataError, ProsmaError
         from napari_prosma.segmentation.segment import segment as run
         from napari_prosma.training.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
         failed = 0
+        written: dict[Path, Path] = {}
         for path in _image_files(images):
             try:
                 image = read_image(path)
-                found = follow(run(checkpoint, image, name=path.name, device=device))
                 suffix = _result_suffix(path, image)
                 target = out / f"{stem(path)}_labels{suffix}"
+                if target in written:
+                    raise DataError(
+                        f"'{path}' is left out: '{target}' already holds the labels of '{written[target]}'; "
+                        f"segment it into another --out"
+                    )
+                found = follow(run(checkpoint, image, name=path.name, device=device))
                 write_labels(target, found.labels, found.geometry, found.class_names)
-                console.print(f"{path.name}: {target}")
+                written[target] = path
+                say(f"{path.name}: {target}")
                 if probabilities:
                     suffix = ".tif" if suffix == ".png" else suffix
                     target = out / f"{stem(path)}_probabilities{suffix}"
@@ -195,7 +201,7 @@ def inspect(
 
     [bold]Example:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
     """
-    from napari_prosma.cli.follow import console, exit_codes, follow
+    from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
         from napari_prosma.data.layouts import case_from_files
@@ -210,7 +216,7 @@ def inspect(
         record = follow(events)
         _print_measures(measures_table(record))
         written = write_report(record, out)
-        console.print(f"{len(written)} files in {out}; the picture is {written[0]}")
+        say(f"{len(written)} files in {out}; the picture is {written[0]}")
 
 
 @app.command()
@@ -223,7 +229,7 @@ def demo(
 
     One to two minutes on two CPU cores. Without a display the picture is written to a PNG.
     """
-    from napari_prosma.cli.follow import console, exit_codes, follow
+    from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
         from napari_prosma.data.layouts import find_cases
@@ -235,7 +241,7 @@ def demo(
         from napari_prosma.training.run import train as run
 
         data_set = find_cases(sample_folder() / "ultrasound")
-        console.print(data_set.summary)
+        say(data_set.summary)
         config = TrainConfig.of(run_dir=out / "run", widths="quick", epochs=epochs, device="cpu")
         result = follow(run(config, data_set.cases, data_set.class_names))
         checkpoint = load_checkpoint(result.best)
@@ -248,9 +254,9 @@ def demo(
         record = follow(events)
         _print_measures(measures_table(record))
         picture = write_report(record, out / "gates")[0]
-        console.print(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
+        say(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
         if window and _can_open_window():
-            console.print("opening napari ...")
+            say("opening napari ...")
             viewer = [sys.executable, "-m", "napari_prosma.plugin.demo", str(result.best)]
             raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
 
@@ -279,7 +285,9 @@ def _image_files(paths: list[Path]) -> list[Path]:
 
     files: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.is_file() and can_read(p)) if path.is_dir() else [path]
+        # A folder that is itself an image: OME-Zarr, a DICOM series.
+        is_folder = path.is_dir() and not can_read(path)
+        inside = sorted(p for p in path.iterdir() if can_read(p)) if is_folder else [path]
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
         files += inside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import typer
@@ -27,6 +27,11 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 console = Console(soft_wrap=True, highlight=False)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line as it is: brackets in a file's name are no markup."""
+    console.print(escape(text))
 
 
 def complain(error: ProsmaError) -> None:
@@ -58,7 +63,11 @@ def follow(events: Iterator[Event]) -> Any:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=sys.stdout.isatty()) as bar:
+    # Closed at once when Ctrl-C falls between two events, so that a run still keeps its last checkpoint.
+    with (
+        closing(events),  # type: ignore[type-var]
+        Progress(*columns, console=console, transient=sys.stdout.isatty()) as bar,
+    ):
         task = None
         for event in events:
             match event:

@@ -41,5 +41,5 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
-        else:
+        elif path.parent.is_dir():
             temporary.unlink(missing_ok=True)

@@ -22,6 +22,8 @@ PLANAR_PATCH_SIDE = 320
 """A 2D patch is no longer than this along either axis."""
 VOLUME_PATCH_VOXELS = 64**3
 """A 3D patch holds no more voxels than this."""
+MOST_CLASSES = 255
+"""Classes with the background; labels are held as bytes, of which 255 is not a class."""
 BATCH_ELEMENTS = 2**18
 """A batch holds about as many pixels or voxels as this (at least two patches, at most 16)."""
 SAME_SPACING = 0.05
@@ -112,13 +114,20 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
     Raises
     ------
     DataError
-        The image is not finite, or its label has another shape.
+        The image is empty or not finite, or its label has another shape or holds no class numbers.
     """
     array = image.array
+    if not array.size:
+        raise DataError(f"the image of case '{case.name}' is empty: its shape is {array.shape[1:]}")
     if array.shape[1:] != label.shape:
         raise DataError(
             f"the label of case '{case.name}' has shape {label.shape} but its image has {array.shape[1:]}; "
             f"crop or re-export one of them"
+        )
+    if label.dtype.kind not in "bui" or label.min() < 0:
+        raise DataError(
+            f"the label of case '{case.name}' holds {label.dtype} from {label.min():g} on; give whole "
+            f"numbers, 0 for the background"
         )
     if not np.all(np.isfinite(array)):
         raise DataError(f"the image of case '{case.name}' holds NaN or infinite values; re-export it")
@@ -164,29 +173,14 @@ def make_plan(
         Limit of the short side of images without a physical size, in pixels.
     divisor : int
         Patch sizes are multiples of this.
+
+    Raises
+    ------
+    DataError
+        As :func:`require_one_kind`.
     """
-    if not facts:
-        raise DataError("there is no labelled case to learn from; give at least one image with a label")
-    counts = {len(f.shape) for f in facts}
-    if len(counts) > 1:
-        raise DataError("the data set mixes 2D images and volumes; train on one kind at a time")
-    channels = {f.channels for f in facts}
-    if len(channels) > 1:
-        raise DataError(
-            f"the images have different numbers of channels: {sorted(channels)}; convert them to one"
-        )
-    if not any(f.class_counts[1:].sum() for f in facts):
-        raise DataError(
-            "no label has any foreground: every mask is empty; check that the masks belong to these images "
-            "and that their foreground is not stored as 0"
-        )
-    found = max(len(f.class_counts) for f in facts)
-    if found > len(class_names):
-        raise DataError(
-            f"a label holds class {found - 1} but only {len(class_names)} classes are named: "
-            f"{', '.join(class_names)}; name every class, background first"
-        )
-    axes = counts.pop()
+    require_one_kind(facts, class_names)
+    axes, channels = len(facts[0].shape), facts[0].channels
     shapes = np.array([f.shape for f in facts], dtype=float)
     spacings = np.array([f.spacing for f in facts])
     if dims is None:
@@ -201,7 +195,7 @@ def make_plan(
     is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
     plan = Plan(
         dims=2 if dims == 2 else 3,
-        channels=channels.pop(),
+        channels=channels,
         class_names=tuple(class_names),
         spacing=target,
         patch=patch,
@@ -216,6 +210,64 @@ def make_plan(
     values = values.clip(low, high)
     ct = {"intensity": "ct", "clip": (low, high), "mean": float(values.mean()), "std": float(values.std())}
     return Plan(**{**plan.model_dump(), **ct})
+
+
+def require_one_kind(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> None:
+    """Refuse cases that one network cannot learn from together.
+
+    Raises
+    ------
+    DataError
+        No case, volumes among 2D images, different channels, no foreground, or a class without a name.
+    """
+    if not facts:
+        raise DataError("there is no labelled case to learn from; give at least one image with a label")
+    first = facts[0]
+    for other in facts:
+        if len(other.shape) != len(first.shape):
+            raise DataError(
+                f"the data set mixes 2D images and volumes: '{first.name}' has {len(first.shape)} axes, "
+                f"'{other.name}' has {len(other.shape)}; train on one kind at a time"
+            )
+        if other.channels != first.channels:
+            raise DataError(
+                f"the images have different numbers of channels: '{first.name}' has {first.channels}, "
+                f"'{other.name}' has {other.channels}; convert them to one"
+            )
+    if not any(f.class_counts[1:].sum() for f in facts):
+        raise DataError(
+            "no label has any foreground: every mask is empty; check that the masks belong to these images "
+            "and that their foreground is not stored as 0"
+        )
+    most = max(facts, key=lambda f: len(f.class_counts))
+    highest = len(most.class_counts) - 1
+    if highest >= MOST_CLASSES:
+        raise DataError(
+            f"the label of '{most.name}' holds class {highest} but {MOST_CLASSES - 1} is the highest there "
+            f"can be; if the numbers count objects, give all objects of a kind one number"
+        )
+    if highest >= len(class_names):
+        raise DataError(
+            f"the label of '{most.name}' holds class {highest} but only {len(class_names)} classes are "
+            f"named: {', '.join(class_names)}; name every class, background first"
+        )
+
+
+def require_fit(facts: Sequence[CaseFacts], plan: Plan) -> None:
+    """Refuse cases that a plan made from others does not fit.
+
+    Raises
+    ------
+    DataError
+        As :func:`require_one_kind`, and when the plan has other channels or more axes.
+    """
+    require_one_kind(facts, plan.class_names)
+    first = facts[0]
+    if first.channels != plan.channels or len(first.shape) < plan.dims:
+        raise DataError(
+            f"the plan is for {plan.dims}D images of {plan.channels} channel(s) but '{first.name}' has "
+            f"{len(first.shape)} axes and {first.channels} channel(s); train without the plan"
+        )
 
 
 def _target_spacing(

@@ -22,6 +22,7 @@ EXACTNESS = (
     "share of the skip pass."
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
+NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
 _CONTOUR = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
 
 
@@ -50,9 +51,10 @@ def gate_panel(record: GateRecord) -> Figure:
             bar = figure.colorbar(drawn[-1][1], ax=[axes for axes, _ in drawn], fraction=0.04, pad=0.01)
             bar.ax.tick_params(labelsize=6)
             bar.set_label(kind, fontsize=8)
-    exact = EXACTNESS_OURS if record.gate == "prosma-exact" else EXACTNESS
+    sparse = any(skip.threshold is not None for skip in record.skips.values())
+    exact = EXACTNESS_OURS if record.gate == "prosma-exact" else EXACTNESS if sparse else NO_ZEROS
     figure.suptitle(f"{record.name}: what the gates let through ({record.gate})", fontsize=11)
-    figure.supxlabel(exact if kinds else "This model has no masks to show.", fontsize=7.5)
+    figure.supxlabel(exact, fontsize=7.5)
     return figure
 
 
@@ -141,7 +143,6 @@ def write_report(record: GateRecord, folder: Path) -> list[Path]:
 
     Maps are NIfTI where the image knows a physical size in three axes, else TIFF; each on its own grid.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in (("gates", gate_panel(record)), ("channels", channel_plot(record))):
         path = folder / f"{record.name}_{name}.png"

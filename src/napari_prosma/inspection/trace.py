@@ -233,9 +233,16 @@ class _Gathered:
             self._z.add(start, z)
             self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
         if kept.z is not None and kept.field is not None and self._counts is not None:
-            self._counts.add(kept.field, kept.z)
+            inside = self._inside(start, kept.z.ndim - 2)
+            self._counts.add(kept.field[inside], kept.z[inside])
         if kept.channel is not None:
             self._channels.append(kept.channel[0].float().cpu().numpy())
+
+    def _inside(self, start: Start, dims: int) -> tuple[slice, ...]:
+        """Slices (B, C, *spatial) of the part of a window that lies over the image, not over its padding."""
+        sizes = zip(start, self._tiling.size, self._factors, strict=True)
+        reach = [-(-n // f) - s // f for s, n, f in sizes][-dims:]
+        return (slice(None), slice(None), *(slice(0, n) for n in reach))
 
     def record(self, level: int, geometry: Geometry, foreground: np.ndarray) -> SkipRecord:
         maps = self._maps.result()

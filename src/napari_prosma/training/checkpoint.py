@@ -145,16 +145,22 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
         raise CheckpointError(
             f"the header of '{path}' is damaged ({error}); choose another checkpoint"
         ) from error
+    spec, plan = checkpoint.spec, checkpoint.plan
+    if (spec.dims, spec.in_channels, spec.out_channels) != (plan.dims, plan.channels, plan.out_channels):
+        raise CheckpointError(
+            f"the header of '{path}' is damaged (its network and its plan disagree); choose another file"
+        )
     with torch.device("meta"):
         expected = build_model(checkpoint.spec).state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights:
             raise CheckpointError(f"'{path}' lacks the tensor '{name}'; choose another checkpoint")
         if name not in expected:
-            raise CheckpointError(f"'{path}' holds a tensor '{name}' that its network has not")
-        if weights[name].shape != expected[name].shape:
+            raise CheckpointError(f"'{path}' holds a tensor '{name}' that its network lacks; choose another")
+        found, needed = weights[name], expected[name]
+        if (found.shape, found.dtype) != (needed.shape, needed.dtype):
             raise CheckpointError(
-                f"in '{path}' the tensor '{name}' has shape {tuple(weights[name].shape)}, "
-                f"its network needs {tuple(expected[name].shape)}"
+                f"in '{path}' the tensor '{name}' is {found.dtype} of shape {tuple(found.shape)}, its "
+                f"network needs {needed.dtype} of {tuple(needed.shape)}; choose another checkpoint"
             )
     return checkpoint

@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
     objective: Literal["supervised"] = "supervised"
     augment: bool = True
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -87,10 +87,7 @@ class TrainConfig(BaseModel):
         try:
             return cls(**settings)  # type: ignore[arg-type]
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (found {e['input']!r})"
-                for e in error.errors()
-            )
+            wrong = "; ".join(_in_words(e["loc"], e["msg"], e["input"]) for e in error.errors())
             raise ConfigError(f"the training settings are not usable: {wrong}") from error
 
     @field_validator("gate")
@@ -101,9 +98,10 @@ class TrainConfig(BaseModel):
         return gate
 
     @model_validator(mode="after")
-    def _widths_exist(self) -> TrainConfig:
+    def _network_can_be_built(self) -> TrainConfig:
         if isinstance(self.widths, str) and self.widths not in WIDTHS:
             raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(WIDTHS)}")
+        ModelSpec(2, 1, 1, self.width_per_level, self.gate, self.gate_options, self.gated_levels)
         return self
 
     @property
@@ -121,3 +119,8 @@ class TrainConfig(BaseModel):
             gate_options=self.gate_options,
             gated_levels=self.gated_levels,
         )
+
+
+def _in_words(where: tuple[int | str, ...], message: str, found: object) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, where))}: {message} (found {found!r})" if where else message

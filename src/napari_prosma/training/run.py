@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from napari_prosma.data.case import Case
-from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan, read_facts
+from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan, read_facts, require_fit
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import (
     CheckpointSaved,
@@ -87,6 +88,7 @@ def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str]
     ProsmaError
         The loss is no longer finite; the last checkpoint holds the weights of the epoch before.
     """
+    _require_writable(config.run_dir)
     with cpu_threads(config.threads):
         facts: list[CaseFacts] = []
         yield Started(len(cases), "Reading cases")
@@ -94,6 +96,8 @@ def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str]
             facts.append(fact)
             yield Progress(len(facts), len(cases), fact.name)
         divisor = 2 ** (len(config.width_per_level) - 1)
+        if config.plan is not None:
+            require_fit(facts, config.plan)
         plan = config.plan or make_plan(
             facts, class_names or _default_names(facts), config.dims, config.side, divisor
         )
@@ -110,6 +114,8 @@ def _default_names(facts: Sequence[CaseFacts]) -> list[str]:
 
 def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[Event]:
     fabric, device = _fabric(config)
+    batch = config.batch or plan.batch
+    _require_norm_statistics(batch, plan, 2 ** (len(config.width_per_level) - 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build_model(config.model_spec(plan))
@@ -122,7 +128,6 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
         validation = training[:1]
         yield Notice("No case is held out: the figures are those of a training case and say little.")
     prepared = PreparedCases(cases, plan)
-    batch = config.batch or plan.batch
     augmentation = Augmentation(plan) if config.augment else None
     batches = Batches(prepared, training, plan, batch, config.seed, augmentation)
     steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / batch))
@@ -159,7 +164,7 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
 
     def epochs() -> Iterator[Event]:
         nonlocal best, metrics, epoch
-        while epoch < config.epochs and not clock.is_over():
+        while epoch < config.epochs and not (epoch and clock.is_over()):
             began, losses, rate = time.monotonic(), [], 0.0
             for step in range(epoch * steps, (epoch + 1) * steps):
                 rate = config.learning_rate * schedule(clock.fraction(step))
@@ -170,10 +175,11 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
                 optimizer.zero_grad(set_to_none=True)
                 loss = objective.step(model, _on(device, drawn), fabric.backward)
                 if not math.isfinite(loss):
+                    kept = f"'{config.run_dir / LAST}' keeps the weights of epoch {epoch}"
                     raise ProsmaError(
                         f"the loss became {loss} in step {step + 1}, on the cases "
                         f"{', '.join(sorted(set(drawn.names)))}; look at them, or lower the learning rate; "
-                        f"'{config.run_dir / LAST}' keeps the weights of the last finished epoch ({epoch})"
+                        f"{kept if epoch else 'nothing was written'}"
                     )
                 optimizer.step()
                 losses.append(loss)
@@ -293,11 +299,32 @@ def _fabric(config: TrainConfig) -> tuple[Any, torch.device]:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     precision = config.precision
+    if device.type == "cpu" and precision not in ("auto", "32-true"):
+        # bfloat16 gradients of dilated depthwise convolutions come out NaN on the CPU (torch 2.13).
+        raise ConfigError(f"precision {precision!r} needs a GPU; choose auto or 32-true on the CPU")
     if precision == "auto":
         precision = "32-true"
         if device.type == "cuda":
             precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return Fabric(accelerator=device.type, devices=1, precision=precision), device
+
+
+def _require_writable(run_dir: Path) -> None:
+    """Better now than after the first epoch."""
+    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(
+            f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
+        )
+
+
+def _require_norm_statistics(batch: int, plan: Plan, divisor: int) -> None:
+    """Batch norm needs two values per channel, also on the coarsest grid."""
+    if batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
+        raise ConfigError(
+            f"a batch of {batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network one "
+            f"value per channel at its deepest level; choose a batch of at least 2"
+        )
 
 
 def _on(device: torch.device, batch: Batch) -> Batch:
