@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
+from dicom_files import save_slice
 
-from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
 from napari_prosma.errors import DataError
 
@@ -57,7 +60,7 @@ def test_busi_is_recognised_and_described(busi: Path) -> None:
     data = find_cases(busi)
     assert data.layout == "BUSI"
     assert data.summary == "BUSI: 5 cases in 3 folders, 1 without a lesion, 1 with several masks"
-    assert data.class_names == ("background", "foreground")
+    assert data.class_names == ("background", "lesion")
     assert (data.channels, data.dims) == (1, 2)
     assert [case.group for case in data.cases].count("benign") == 3
 
@@ -211,6 +214,23 @@ def test_a_label_with_other_axes_in_the_same_place_fits(decathlon: Path, save_vo
     assert np.array_equal(find_cases(decathlon).cases[1].read_label(), expected)  # type: ignore[misc]
 
 
+def test_damaged_images_leave_the_others_usable(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for name in "abc":
+        pair(save_picture, name, scan, lesion)
+    (tmp_path / "images" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "masks" / "b.png").write_bytes(b"no picture")
+    data = find_cases(tmp_path)
+    assert "1 images cannot be read" in data.notices[0]
+    assert "a.png" in data.notices[0]
+    readable = data.cases[2].read_label
+    assert readable is not None
+    assert np.array_equal(readable(), lesion)
+    with pytest.raises(DataError, match=r"b\.png"):
+        data.cases[1].read_label()  # type: ignore[misc]
+
+
 def test_nothing_but_names_and_headers_is_read_to_find_cases(decathlon: Path) -> None:
     (decathlon / "imagesTr" / "two.nii.gz").write_bytes(b"damaged")
     data = find_cases(decathlon)
@@ -346,3 +366,181 @@ def test_colours_are_named_by_their_code() -> None:
     rule = LabelRule.of_values({0, 0xFF0000, 0x00FF00})
     assert rule.class_names == ("background", "#00ff00", "#ff0000")
     assert rule.apply(np.array([0xFF0000, 0], dtype=np.uint32), "a").tolist() == [2, 0]
+
+
+def test_glas_instances_become_glands_and_can_be_counted(
+    save_picture: Save, scan: np.ndarray, tmp_path: Path
+) -> None:
+    ids = np.zeros_like(scan)
+    ids[2:5, 2:5], ids[8:12, 3:9], ids[8:12, 15:20] = 1, 2, 7
+    for name in ("train_1", "train_2", "testA_1", "testB_1"):
+        save_picture(f"{name}.bmp", np.stack([scan, scan // 2, scan // 3], axis=-1))
+        path = save_picture(f"{name}_anno.bmp", ids)
+    (tmp_path / "Grade.csv").write_text("name,patient ID,grade\n")
+    data = find_cases(tmp_path)
+    assert data.summary == "GlaS: 4 cases, 1 testA, 1 testB, 2 train"
+    assert data.class_names == ("background", "gland")
+    assert np.array_equal(labels_of(tmp_path)["train_1"], ids > 0)
+    assert [case.group for case in data.cases] == ["testA", "testB", "train", "train"]
+    assert count_instances(np.asarray(PIL.Image.open(path))) == 3
+
+
+def test_kvasir_is_known_by_its_boxes(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    save_picture("images/a.jpg", np.stack([scan, scan // 2, scan // 3], axis=-1))
+    save_picture("masks/a.jpg", lesion * 255, "RGB")
+    (tmp_path / "kavsir_bboxes.json").write_text("{}")
+    data = find_cases(tmp_path)
+    assert (data.layout, data.class_names[1], data.channels) == ("Kvasir-SEG", "polyp", 3)
+    assert np.array_equal(labels_of(tmp_path)["a"], lesion)
+
+
+def test_numbered_objects_are_told_from_classes(save_picture: Save, scan: np.ndarray, tmp_path: Path) -> None:
+    for count in (2, 5, 7, 9):
+        ids = np.zeros_like(scan)
+        for n in range(count):
+            ids[2 * n, 1:5] = n + 1
+        pair(save_picture, f"cells{count}", scan, ids)
+    data = find_cases(tmp_path)
+    assert data.labels.kind == "any"
+    assert "objects are numbered" in data.notices[0]
+    named = find_cases(tmp_path, labels={n: f"c{n}" for n in range(10)})
+    assert len(named.class_names) == 10
+
+
+def nnunet(save_volume: Save, table: object, channels: int = 2) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        for channel in range(channels):
+            voxels = np.full((4, 5, 6), channel, np.int16)
+            folder = save_volume(f"imagesTr/{name}_{channel:04d}.nii.gz", voxels).parents[1]
+        save_volume(f"labelsTr/{name}.nii.gz", rng.integers(0, 4, (4, 5, 6)).astype(np.uint8))
+    if table is not None:
+        (folder / "dataset.json").write_text(json.dumps(table))
+
+
+def test_nnunet_joins_the_files_of_a_case_to_channels(save_volume: Save, tmp_path: Path) -> None:
+    labels = {"background": 0, "edema": 1, "core": 2, "rim": 3}
+    nnunet(save_volume, {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
+    data = find_cases(tmp_path)
+    assert data.summary == "nnU-Net: 2 cases, 2 channels, classes edema, core, rim"
+    image = data.cases[0].read_image()
+    assert image.array.shape == (2, 6, 5, 4)
+    assert (image.array[0].max(), image.array[1].min()) == (0, 1)
+    assert len(data.cases[0].files) == 3
+
+
+def test_nnunet_regions_and_ignored_voxels(save_volume: Save, tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    nnunet(save_volume, {"labels": labels})
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "label 1", "label 2")
+    assert "2 regions" in data.notices[0]
+    read = data.cases[0].read_label
+    assert read is not None
+    assert set(np.unique(read())) == {0, 1, 2, IGNORE}
+
+
+def test_nnunet_without_a_table_is_recognised_by_its_names(save_volume: Save, tmp_path: Path) -> None:
+    nnunet(save_volume, None)
+    assert find_cases(tmp_path).layout == "nnU-Net"
+
+
+def test_a_missing_channel_file_is_named(save_volume: Save, tmp_path: Path) -> None:
+    nnunet(save_volume, None)
+    (tmp_path / "imagesTr" / "two_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"'two'.*1 channel files where others have 2"):
+        find_cases(tmp_path)
+
+
+def test_channels_that_do_not_fit_each_other_are_named(save_volume: Save, tmp_path: Path) -> None:
+    nnunet(save_volume, None)
+    save_volume("imagesTr/two_0001.nii.gz", np.zeros((4, 5, 7), np.int16))
+    with pytest.raises(DataError, match=r"two_0001.*two_0000"):
+        find_cases(tmp_path).cases[1].read_image()
+
+
+@pytest.mark.parametrize("head", ["image,label,split,name", "Image;Mask;Group;Case", "img_x,image,mask"])
+def test_a_table_of_pairs_is_read(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path, head: str
+) -> None:
+    save_picture("x/a.png", scan)
+    save_picture("y/b.png", lesion)
+    delimiter = ";" if ";" in head else ","
+    row = ["x/a.png", "y/b.png", "val", "patient 1"] if "img_x" not in head else ["-", "x/a.png", "y/b.png"]
+    (tmp_path / "pairs.csv").write_text(f"{head}\n{delimiter.join(row)}\n", encoding="utf-8-sig")
+    for place in (tmp_path / "pairs.csv", tmp_path):
+        data = find_cases(place)
+        (case,) = data.cases
+        assert data.layout == "CSV"
+        assert (case.name, case.group) == (("a", "") if "img_x" in head else ("patient 1", "val"))
+        assert case.read_label is not None
+        assert np.array_equal(case.read_label(), lesion)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a,b\n1,2\n", "no columns 'image' and 'label'"),
+        ("image,label\nx.png,y.png\n", "2 files that do not exist"),
+        ("image,label\n,y.png\n", "no image in line 2"),
+        ("image,label\n", "lists no case"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        find_cases(tmp_path / "pairs.csv")
+
+
+def test_a_table_found_in_a_folder_stays_inside_it(
+    save_picture: Save, scan: np.ndarray, tmp_path: Path
+) -> None:
+    save_picture("outside.png", scan)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pairs.csv").write_text("image,label\n../outside.png,../outside.png\n")
+    with pytest.raises(DataError, match="outside its folder"):
+        find_cases(tmp_path / "data")
+
+
+def test_a_folder_of_dicom_slices_is_one_image(save_volume: Save, tmp_path: Path) -> None:
+    for case in ("p.1", "p.2"):
+        for n in range(3):
+            save_slice(tmp_path / "images" / case / f"{n}.dcm", (0, 0, n), np.full((6, 5), n, np.int16))
+        affine = np.diag((-0.25, -0.5, 1, 1))
+        save_volume(f"masks/{case}.nii.gz", np.ones((5, 6, 3), np.uint8), affine)
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["p.1", "p.2"]
+    assert data.dims == 3
+    assert data.cases[0].read_image().array.shape == (1, 3, 6, 5)
+    assert data.cases[0].read_label is not None
+    assert data.cases[0].read_label().all()
+
+
+def test_masks_without_any_image_say_so(save_picture: Save, lesion: np.ndarray, tmp_path: Path) -> None:
+    save_picture("a_mask.png", lesion)
+    with pytest.raises(DataError, match=r"1 masks but no image.*a_mask\.png.*without '_mask'"):
+        find_cases(tmp_path)
+
+
+def test_scribbles_leave_the_rest_unlabelled() -> None:
+    rule = LabelRule.of_names({1: "background", 2: "lesion"})
+    rule = replace(rule, unlabelled=0)
+    assert rule.apply(np.array([[0, 1, 2]], dtype=np.uint8), "a").tolist() == [[IGNORE, 0, 1]]
+    assert "0 is unlabelled" in rule.in_words()
+
+
+def test_slices_without_a_label_can_be_left_out() -> None:
+    stored = np.zeros((3, 2, 2), dtype=np.uint8)
+    stored[1, 0, 0] = 1
+    rule = LabelRule("on", ("background", "lesion"), labelled_slices_only=True)
+    label = rule.apply(stored, "a")
+    assert (label[0] == IGNORE).all()
+    assert label[1].tolist() == [[1, 0], [0, 0]]
+    assert "without any label are unlabelled" in rule.in_words()
+
+
+def test_united_sparse_labels_keep_what_either_says() -> None:
+    first, second = np.array([IGNORE, IGNORE, 1, 2], np.uint8), np.array([IGNORE, 1, 2, IGNORE], np.uint8)
+    assert united(first, second).tolist() == [IGNORE, 1, 2, 2]

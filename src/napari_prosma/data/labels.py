@@ -14,7 +14,10 @@ _ON_VALUES = frozenset((1, 255, 0x010101, 0xFFFFFF))
 _HALF = 127
 _SMOOTH_MASK_VALUES = 32
 _LOOKUP_MAX = 1 << 16
-_MAX_CLASSES = 1 << 16
+_COLOUR_ABOVE = 0xFFFF
+
+IGNORE = 255
+"""Class index of what nobody labelled; no loss and no measure may count it."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,18 @@ class LabelRule:
         ``background`` first.
     values : stored values
         For ``values``: class i is stored as ``values[i]``.
+    unlabelled : stored value, optional
+        For sparse labels: what is stored where nobody labelled, such as 0 between scribbles; becomes
+        ``IGNORE``.
+    labelled_slices_only : bool
+        For sparse labels: a slice (first spatial axis) without any label becomes ``IGNORE``.
     """
 
     kind: str
     class_names: tuple[str, ...]
     values: tuple[int, ...] = ()
+    unlabelled: int | None = None
+    labelled_slices_only: bool = False
 
     @classmethod
     def of_names(cls, names: Mapping[int, str]) -> LabelRule:
@@ -44,10 +54,17 @@ class LabelRule:
         return cls("values", ("background", *(names[value] for value in values[1:])), values)
 
     @classmethod
-    def of_values(cls, found: Iterable[int], lossy: bool = False) -> LabelRule:
+    def instances(cls, name: str = "foreground") -> LabelRule:
+        """Rule of masks that number their objects: each is foreground."""
+        return cls("any", ("background", name))
+
+    @classmethod
+    def of_values(
+        cls, found: Iterable[int], lossy: bool = False, foreground: str = "foreground"
+    ) -> LabelRule:
         """Rule guessed from the values that occur; ``lossy`` says that they come from JPEG files."""
         values = {int(value) for value in found}
-        binary = ("background", "foreground")
+        binary = ("background", foreground)
         smooth = len(values) > _SMOOTH_MASK_VALUES and {0, 255} <= values and max(values) == 255
         if lossy or smooth:
             return cls("above", binary)
@@ -56,18 +73,34 @@ class LabelRule:
         kept = tuple(sorted(values | {0}))
         if len(kept) == 2:
             return cls("values", binary, kept)
-        colours = kept[-1] > _LOOKUP_MAX
+        colours = kept[-1] > _COLOUR_ABOVE
         names = (f"#{value:06x}" if colours else f"label {value}" for value in kept[1:])
         return cls("values", ("background", *names), kept)
 
     def apply(self, stored: np.ndarray, where: object) -> np.ndarray:
-        """Class indices of a stored label, uint8 or uint16.
+        """Class indices of a stored label, uint8 or uint16, with ``IGNORE`` where it is unlabelled.
 
         Raises
         ------
         DataError
             When a value has no class; ``where`` is named.
         """
+        if self.unlabelled is None and not self.labelled_slices_only:
+            return self._classes(stored, where)
+        if len(self.class_names) > IGNORE:
+            raise DataError(
+                f"sparse labels hold at most {IGNORE} classes, but there are {len(self.class_names)}"
+            )
+        left_out = np.zeros(stored.shape, dtype=bool)
+        if self.unlabelled is not None:
+            left_out |= stored == self.unlabelled
+        if self.labelled_slices_only:
+            left_out |= ~stored.any(axis=tuple(range(1, stored.ndim)), keepdims=True)
+        background = self.values[0] if self.values else 0
+        classes = self._classes(np.where(left_out, np.asarray(background, stored.dtype), stored), where)
+        return np.where(left_out, np.uint8(IGNORE), classes)
+
+    def _classes(self, stored: np.ndarray, where: object) -> np.ndarray:
         match self.kind:
             case "above":
                 return (stored > _HALF).astype(np.uint8)
@@ -82,32 +115,38 @@ class LabelRule:
 
     def in_words(self) -> str:
         """The rule as a sentence."""
+        foreground = self.class_names[-1]
         match self.kind:
             case "above":
-                return "masks are cut at half brightness (127)"
+                said = f"brighter than half (127) is {foreground}"
             case "any":
-                return "every value but 0 is foreground"
+                said = f"every value but 0 is {foreground} (objects are numbered)"
             case "on":
-                return "0 is background, 1 or 255 is foreground"
+                said = f"0 is background, 1 or 255 is {foreground}"
             case _:
                 pairs = zip(self.values, self.class_names, strict=True)
-                return ", ".join(f"{value} is {name}" for value, name in pairs)
+                said = ", ".join(f"{value} is {name}" for value, name in pairs)
+        if self.unlabelled is not None:
+            said += f", {self.unlabelled} is unlabelled"
+        return said + (", slices without any label are unlabelled" if self.labelled_slices_only else "")
 
     def _indices(self, stored: np.ndarray, where: object) -> np.ndarray:
-        kind = np.uint8 if len(self.values) <= np.iinfo(np.uint8).max else np.uint16
+        kind: type[np.unsignedinteger] = np.uint8 if len(self.values) < np.iinfo(np.uint8).max else np.uint16
         known = np.array(self.values, dtype=np.int64)
         low, high = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
         if low >= 0 and high < _LOOKUP_MAX:
-            table = np.full(max(high, int(known.max())) + 1, _MAX_CLASSES, dtype=np.int32)
-            table[known[known >= 0]] = np.flatnonzero(known >= 0)
+            none = np.iinfo(kind).max
+            table = np.full(_LOOKUP_MAX, none, dtype=kind)
+            in_table = (known >= 0) & (known < _LOOKUP_MAX)
+            table[known[in_table]] = np.flatnonzero(in_table)
             indices = table[stored]
-            unknown = indices == _MAX_CLASSES
+            unknown = indices == none
         else:
             indices = np.searchsorted(known, stored).clip(max=len(known) - 1)
             unknown = known[indices] != stored
         if unknown.any():
             self._require_known(stored[unknown], frozenset(self.values), where)
-        return indices.astype(kind)
+        return indices.astype(kind, copy=False)
 
     def _require_known(self, stored: np.ndarray, known: frozenset[int], where: object) -> None:
         unknown = sorted({int(value) for value in present_values(stored)} - known)
@@ -120,6 +159,25 @@ class LabelRule:
 
 
 BINARY = LabelRule("on", ("background", "foreground"))
+
+
+def is_foreground(label: np.ndarray) -> np.ndarray:
+    """Where a label of class indices holds any class but the background; False where it is unlabelled."""
+    return (label > 0) & (label != IGNORE)
+
+
+def united(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two label arrays of one image as one: the higher class wins, any class wins over ``IGNORE``."""
+    higher = np.maximum(first, second)
+    sparse = higher.dtype == np.uint8 and (np.any(first == IGNORE) or np.any(second == IGNORE))
+    if not sparse:
+        return higher
+    return np.where(first == IGNORE, second, np.where(second == IGNORE, first, higher))
+
+
+def count_instances(stored: np.ndarray) -> int:
+    """Number of objects in a mask whose rule is ``any``: each value but 0 is one."""
+    return int((present_values(stored) != 0).sum())
 
 
 def present_values(stored: np.ndarray) -> np.ndarray:

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,26 +16,24 @@ import numpy as np
 
 from napari_prosma.data import pictures
 from napari_prosma.data.case import Case, Geometry, Header, Image
-from napari_prosma.data.labels import BINARY, LabelRule, present_values
-from napari_prosma.data.readers import as_channels, can_read, read_header, read_image, read_label, stem
+from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
+from napari_prosma.data.recognise import Found, missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
-_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "inputs", "input", "scans", "volumes")
-_MASK_FOLDERS = (
-    *("masks", "mask", "labels", "label", "labelstr", "segmentations", "segmentation", "segs", "seg"),
-    *("annotations", "annotation", "ground_truth", "groundtruth", "gt", "targets", "target", "labelcol"),
-)
-_MASK_SUFFIX = re.compile(
-    r"[ _.-](?:masks?|labels?|seg|segmentation|gt|groundtruth|ground_truth|anno|annotation)(?:[ _-]?\d+)?$",
-    re.IGNORECASE,
-)
-_IMAGE_SUFFIX = re.compile(r"[ _.-](?:image|img)$", re.IGNORECASE)
-_BUSI_IMAGE = re.compile(r"(?:benign|malignant|normal) \(\d+\)", re.IGNORECASE)
-_LOSSY = (".jpg", ".jpeg")
+__all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
 
+_LOSSY = (".jpg", ".jpeg")
 _SAMPLED_PICTURES = 32
 _SAMPLED_VOLUMES = 8
+_FEWEST_INSTANCES = 5
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
+_TITLES = {
+    "folders": "Images and masks in two folders",
+    "side by side": "Masks beside their images",
+    "images": "Images",
+    "CSV": "Pairs listed in a table",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,8 @@ class DataSet:
     Attributes
     ----------
     layout : str
-        ``BUSI``, ``Decathlon``, ``folders`` (of images and of masks), ``side by side``, ``images``.
+        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``CSV``, ``folders`` (of images and of
+        masks), ``side by side``, ``images``.
     folder : Path
     cases : tuple of Case
         Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.
@@ -59,7 +57,7 @@ class DataSet:
     notices : sentences
         What was decided on the user's behalf, such as colour read as gray.
     labels : LabelRule
-        Which stored value is which class.
+        Which stored value is which class; change it with ``find_cases(folder, labels=...)``.
     """
 
     layout: str
@@ -78,39 +76,23 @@ class DataSet:
         return len(self.class_names)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """One case before it can be read: its name, its image file, its label files, its group."""
-
-    name: str
-    image: Path
-    labels: tuple[Path, ...]
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """What a layout recognised in a folder."""
-
-    layout: str
-    found: tuple[_Found, ...]
-    labels: LabelRule | None = None
-    notices: tuple[str, ...] = ()
-
-
 def find_cases(
-    folder: str | Path, require_labels: bool = True, labels: Mapping[int, str] | None = None
+    folder: str | Path,
+    require_labels: bool = True,
+    labels: Mapping[int, str] | LabelRule | None = None,
 ) -> DataSet:
     """Recognise the layout of a folder and give its cases; images and labels are read when asked for.
 
     Parameters
     ----------
     folder : path
-        Holding ``dataset.json`` (Decathlon), a folder of images beside a folder of masks (once, or once per
-        split), or masks beside their images (``x.png``, ``x_mask.png``; BUSI).
+        Holding ``dataset.json`` (Decathlon), ``imagesTr/case_0000.nii.gz`` (nnU-Net), a folder of images
+        beside a folder of masks (once, or once per split; Kvasir-SEG), masks beside their images (``x.png``,
+        ``x_mask.png``; BUSI, GlaS), or a CSV with columns ``image`` and ``label``; or that CSV itself. A
+        folder with a DICOM series counts as one image.
     require_labels : bool
         When False, images without a mask are cases without a label.
-    labels : stored value -> class name, optional
+    labels : stored value -> class name, or LabelRule, optional
         Overrides which values of the masks are which class.
 
     Raises
@@ -124,16 +106,28 @@ def find_cases(
     finds some.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"'{folder}' {what}; give the folder that holds the images and their masks")
-    recognised = _decathlon(folder) or _folder_pairs(folder) or _side_by_side(folder)
-    if recognised is None:
-        raise DataError(_nothing_found(folder))
+    recognised = recognise(folder)
     bare = [found for found in recognised.found if not found.labels]
     if bare and require_labels:
-        raise DataError(_missing_masks(folder, recognised, bare))
-    return _data_set(folder, recognised, None if labels is None else LabelRule.of_names(labels))
+        raise DataError(missing_masks(folder, recognised.found, bare))
+    found = sorted(named_apart(recognised.found), key=lambda case: _natural(case.name))
+    headers, damaged = _headers(found)
+    header = next(iter(headers.values()))
+    channels, channel_notices = _channels(headers)
+    chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
+    rule = chosen or recognised.labels or _guessed_rule(found, len(header.shape), recognised.foreground)
+    label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
+    return DataSet(
+        layout=recognised.layout,
+        folder=folder,
+        cases=tuple(_case(case, channels, rule) for case in found),
+        class_names=rule.class_names,
+        channels=channels,
+        dims=len(header.shape),
+        summary=_summary(recognised.layout, found, rule, channels),
+        notices=(*recognised.notices, *damaged, *channel_notices, *label_notices),
+        labels=rule,
+    )
 
 
 def case_from_files(
@@ -158,21 +152,11 @@ def case_from_files(
     """
     image = Path(image)
     files = () if label is None else (label,) if isinstance(label, (str, Path)) else tuple(label)
-    found = _Found(stem(image), image, tuple(Path(file) for file in files))
+    found = Found(stem(image), (image,), tuple(Path(file) for file in files))
     for file in (image, *found.labels):
         if not file.exists():
             raise DataError(f"'{file}' does not exist; check the path")
     return _case(found, channels, labels)
-
-
-def pair_files(
-    images: Iterable[str | Path], labels: Iterable[str | Path]
-) -> list[tuple[Path, tuple[Path, ...]]]:
-    """Each image with the label files that carry its name, plus a suffix such as ``_mask`` or ``_seg_2``."""
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for label in labels:
-        by_name[_mask_stem(Path(label))].append(Path(label))
-    return [(Path(image), tuple(sorted(by_name[_image_stem(Path(image))]))) for image in images]
 
 
 def check_foreground(data: DataSet) -> None:
@@ -186,7 +170,7 @@ def check_foreground(data: DataSet) -> None:
     labelled = [case for case in data.cases if case.read_label is not None]
     for case in labelled:
         assert case.read_label is not None
-        if case.read_label().any():
+        if np.any(np.isin(case.read_label(), (0, IGNORE), invert=True)):
             return
     raise DataError(
         f"none of the {len(labelled)} masks in '{data.folder}' holds any foreground, so there is nothing to "
@@ -194,152 +178,48 @@ def check_foreground(data: DataSet) -> None:
     )
 
 
-def _decathlon(folder: Path) -> _Folder | None:
-    table = folder / "dataset.json"
-    if not table.is_file():
-        return None
-    try:
-        content = json.loads(table.read_text(encoding="utf-8"))
-        entries = content["training"]
-        names = {int(value): str(name) for value, name in content["labels"].items()}
-        pairs = [(str(entry["image"]), str(entry["label"])) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
-            '{"0": "background", ...} and \'training\' [{"image": ..., "label": ...}, ...]'
-        ) from error
-    found = []
-    for image, label in pairs:
-        paths = [_inside(folder, table, name) for name in (image, label)]
-        found.append(_Found(stem(image), paths[0], (paths[1],)))
-    missing = [path for case in found for path in (case.image, *case.labels) if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"'{table}' lists {len(missing)} files that do not exist, the first is '{missing[0]}'; "
-            "complete the data set or take the entries out"
-        )
-    if not found:
-        raise DataError(f"'{table}' lists no training case; add entries to 'training'")
-    return _Folder("Decathlon", tuple(found), LabelRule.of_names(names))
+def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
+    read = partial(_read_label, found, rule) if found.labels else None
+    files = (*found.images, *found.labels)
+    return Case(found.name, partial(_read_image, found, channels), read, files, found.group)
 
 
-def _inside(folder: Path, table: Path, name: str) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"'{table}' points outside its folder ('{name}'); give paths within '{folder}'")
-    return path
-
-
-def _folder_pairs(folder: Path) -> _Folder | None:
-    """``images/`` and ``masks/`` under whatever name, in the folder itself or in each of its splits."""
-    pairs = []
-    for parent in (folder, *_subfolders(folder)):
-        named = {child.name.lower(): child for child in _subfolders(parent)}
-        images = next((named[name] for name in _IMAGE_FOLDERS if name in named), None)
-        masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
-        if images is not None and masks is not None:
-            pairs.append(("" if parent == folder else parent.name, images, masks))
-    found: list[_Found] = []
-    orphans: list[Path] = []
-    for split, image_folder, mask_folder in pairs:
-        images_of = {path: path.relative_to(image_folder).parent for path in _readable(image_folder)}
-        masks_of = {path: path.relative_to(mask_folder).parent for path in _readable(mask_folder)}
-        flat = len(set(masks_of.values())) == 1  # masks may lie flat though images lie in groups
-        used: set[Path] = set()
-        for group in sorted(set(images_of.values())):
-            grouped = [path for path, place in images_of.items() if place == group]
-            fitting = [path for path, place in masks_of.items() if flat or place == group]
-            name = "/".join(part for part in (split, *group.parts) if part)
-            for image, labels in pair_files(grouped, fitting):
-                used.update(labels)
-                found.append(_Found(stem(image), image, labels, name))
-        orphans += [path for path in masks_of if path not in used]
-    return _Folder("folders", tuple(found), notices=_orphan_notices(orphans)) if found else None
-
-
-def _side_by_side(folder: Path) -> _Folder | None:
-    """``x.png`` with ``x_mask.png`` (and ``x_mask_1.png``), in the folder and its subfolders; BUSI."""
-    by_place: dict[Path, list[Path]] = defaultdict(list)
-    for path in _readable(folder):
-        by_place[path.parent].append(path)
-    found: list[_Found] = []
-    orphans: list[Path] = []
-    for place, files in sorted(by_place.items()):
-        masks = [path for path in files if _MASK_SUFFIX.search(stem(path))]
-        images = [path for path in files if path not in set(masks)]
-        group = place.relative_to(folder).as_posix() if place != folder else ""
-        pairs = pair_files(images, masks)
-        found += [_Found(stem(image), image, labels, group) for image, labels in pairs]
-        used = {label for _, labels in pairs for label in labels}
-        orphans += [path for path in masks if path not in used]
-    if not found:
-        return None
-    if all(_BUSI_IMAGE.fullmatch(case.name) for case in found):
-        layout = "BUSI"
-    else:
-        layout = "side by side" if any(case.labels for case in found) else "images"
-    return _Folder(layout, tuple(found), notices=_orphan_notices(orphans))
-
-
-def _data_set(folder: Path, recognised: _Folder, labels: LabelRule | None) -> DataSet:
-    found = sorted(_named_apart(recognised.found), key=lambda case: _natural(case.name))
-    header = read_header(found[0].image)
-    channels, channel_notices = _channels(found, header)
-    rule = labels or recognised.labels or _guessed_rule(found, len(header.shape))
-    return DataSet(
-        layout=recognised.layout,
-        folder=folder,
-        cases=tuple(_case(case, channels, rule) for case in found),
-        class_names=rule.class_names,
-        channels=channels,
-        dims=len(header.shape),
-        summary=_summary(recognised.layout, found, rule),
-        notices=(*recognised.notices, *channel_notices),
-        labels=rule,
-    )
-
-
-def _case(found: _Found, channels: int | None, rule: LabelRule | None) -> Case:
-    read = partial(_read_case_label, found, rule) if found.labels else None
-    return Case(
-        found.name,
-        partial(_read_case_image, found.image, channels),
-        read,
-        (found.image, *found.labels),
-        found.group,
-    )
-
-
-def _read_case_image(path: Path, channels: int | None) -> Image:
-    image = read_image(path)
+def _read_image(found: Found, channels: int | None) -> Image:
+    images = [read_image(path) for path in found.images]
+    if len(images) > 1:
+        first = images[0]
+        header = Header(1, first.array.shape[1:], first.geometry)
+        for path, image in zip(found.images[1:], images[1:], strict=True):
+            _require_same_grid(found.image, header, path, image.array.shape[1:], image.geometry)
+        return Image(np.concatenate([image.array for image in images]), first.geometry, first.notices)
     if channels is None:
-        return image
+        return images[0]
     try:
-        return as_channels(image, channels)
+        return as_channels(images[0], channels)
     except DataError as error:
-        raise DataError(f"'{path}': {error}") from error
+        raise DataError(f"'{found.image}': {error}") from error
 
 
-def _read_case_label(found: _Found, rule: LabelRule | None) -> np.ndarray:
+def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
     header = read_header(found.image)
-    united: np.ndarray | None = None
+    label: np.ndarray | None = None
     for path in found.labels:
         stored, geometry = read_label(path)
         _require_same_grid(found.image, header, path, stored.shape, geometry)
         here = rule or LabelRule.of_values(present_values(stored), _is_lossy(path))
         indices = here.apply(stored, path)
-        united = indices if united is None else np.maximum(united, indices)
-    assert united is not None
-    return united
+        label = indices if label is None else united(label, indices)
+    assert label is not None
+    return label
 
 
 def _require_same_grid(
-    image: Path, header: Header, label: Path, shape: tuple[int, ...], geometry: Geometry
+    image: Path, header: Header, other: Path, shape: tuple[int, ...], geometry: Geometry
 ) -> None:
     if shape != header.shape:
         raise DataError(
-            f"labels '{label}' have shape {shape} but image '{image}' has {header.shape}; "
+            f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "
             "crop or re-export one of them"
         )
     ours, theirs = header.geometry.source, geometry.source
@@ -351,63 +231,105 @@ def _require_same_grid(
     distance = float(np.linalg.norm(apart[:3], axis=0).max())
     if distance > _SAME_PLACE * min(header.geometry.spacing):
         raise DataError(
-            f"labels '{label}' lie {distance:.3g} {header.geometry.unit} away from image '{image}': their "
+            f"labels '{other}' lie {distance:.3g} {header.geometry.unit} away from image '{image}': their "
             "affines differ; export the labels from the same image, or copy its header if you know they fit"
         )
 
 
-def _channels(found: Sequence[_Found], header: Header) -> tuple[int, tuple[str, ...]]:
+def _headers(found: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...]]:
+    """Headers by image file, and a notice of those that cannot be read: of all pictures, of one volume.
+
+    Raises
+    ------
+    DataError
+        When no image can be read; the first is named.
+    """
+    headers: dict[Path, Header] = {}
+    errors: list[DataError] = []
+    for case in found:
+        try:
+            header = read_header(case.image)
+        except DataError as error:
+            errors.append(error)
+            continue
+        several = len(case.images) > 1
+        headers[case.image] = replace(header, channels=len(case.images)) if several else header
+        if several or not _is_picture(case.image):
+            break
+    if not headers:
+        raise errors[0]
+    return headers, ((f"{len(errors)} images cannot be read, the first: {errors[0]}",) if errors else ())
+
+
+def _channels(headers: Mapping[Path, Header]) -> tuple[int, tuple[str, ...]]:
     """Channels for all images of a data set: gray unless most pictures are in colour."""
-    if not pictures.SUFFIXES or not found[0].image.name.lower().endswith(pictures.SUFFIXES):
+    first, header = next(iter(headers.items()))
+    if not _is_picture(first):
         return header.channels, ()
-    in_colour = [case.image for case in found if read_header(case.image).channels == 3]
+    in_colour = [path for path, header in headers.items() if header.channels == 3]
     sampled = _evenly(in_colour, _SAMPLED_PICTURES)
     coloured = sum(_is_coloured(path) for path in sampled)
-    share = coloured / max(len(sampled), 1) * len(in_colour) / len(found)
+    share = coloured / max(len(sampled), 1) * len(in_colour) / len(headers)
     if share > 0.5:
-        gray = len(found) - len(in_colour)
+        gray = len(headers) - len(in_colour)
         return 3, (f"{gray} gray images are given three equal channels",) if gray else ()
     if not coloured:
         return 1, ()
     about = "" if len(sampled) == len(in_colour) else "about "
-    number = round(share * len(found))
-    return 1, (f"{about}{number} of {len(found)} images are in colour; read as gray (ITU-R 601 luma)",)
+    number = round(share * len(headers))
+    return 1, (f"{about}{number} of {len(headers)} images are in colour; read as gray (ITU-R 601 luma)",)
 
 
 def _is_coloured(path: Path) -> bool:
-    array = read_image(path).array
+    try:
+        array = read_image(path).array
+    except DataError:  # said when its case is read
+        return False
     return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
 
 
-def _guessed_rule(found: Sequence[_Found], dims: int) -> LabelRule:
+def _guessed_rule(found: Sequence[Found], dims: int, foreground: str) -> LabelRule:
     """Rule from a sample of the masks; from all of them where there are more than two classes."""
     masks = [path for case in found for path in case.labels]
     sampled = _evenly(masks, _SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
     lossy = any(_is_lossy(path) for path in masks)
-    values: set[int] = set()
-    for path in sampled:
-        values.update(present_values(read_label(path)[0]).tolist())
-    rule = LabelRule.of_values(values, lossy)
-    only_background = not values - {0}
-    if rule.kind == "values" or only_background:
-        for path in set(masks) - set(sampled):
-            values.update(present_values(read_label(path)[0]).tolist())
-        rule = LabelRule.of_values(values, lossy)
+    values = [_values(path) for path in sampled]
+    if dims == 2 and not lossy and _are_instances(values):
+        return LabelRule.instances(foreground)
+    seen = set().union(*values)
+    rule = LabelRule.of_values(seen, lossy, foreground)
+    if rule.kind == "values" or not seen - {0}:
+        rest = (_values(path) for path in set(masks) - set(sampled))
+        rule = LabelRule.of_values(seen.union(*rest), lossy, foreground)
     return rule
 
 
-def _summary(layout: str, found: Sequence[_Found], rule: LabelRule) -> str:
-    titles = {
-        "folders": "Images and masks in two folders",
-        "side by side": "Masks beside their images",
-        "images": "Images",
-    }
-    parts = [f"{titles.get(layout, layout)}: {len(found)} case{'s' if len(found) != 1 else ''}"]
+def _values(path: Path) -> set[int]:
+    """The values of a mask; none of one that cannot be read, which is said when its case is read."""
+    try:
+        return set(present_values(read_label(path)[0]).tolist())
+    except DataError:
+        return set()
+
+
+def _are_instances(values: Sequence[set[int]]) -> bool:
+    """Whether every mask counts 1, 2, ..., n with an n of its own, as instance ids do and classes do not."""
+    highest = {max(found, default=0) for found in values}
+    counted = all(found - {0} == set(range(1, max(found, default=0) + 1)) for found in values)
+    return counted and len(highest) > 2 and max(highest) >= _FEWEST_INSTANCES
+
+
+def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:
+    parts = [f"{_TITLES.get(layout, layout)}: {len(found)} case{'s' if len(found) != 1 else ''}"]
     groups = Counter(case.group for case in found)
-    if len(groups) > 1:
-        parts[0] += f" in {len(groups)} folders"
+    if layout == "GlaS":
+        parts += [f"{number} {group}" for group, number in sorted(groups.items())]
+    elif len(groups) > 1:
+        parts[0] += f" in {len(groups)} " + ("groups" if layout == "CSV" else "folders")
     if layout == "BUSI" and groups.get("normal"):
         parts.append(f"{groups['normal']} without a lesion")
+    if layout == "nnU-Net" and channels > 1:
+        parts.append(f"{channels} channels")
     bare = sum(not case.labels for case in found)
     if bare and layout != "images":
         parts.append(f"{bare} without a mask")
@@ -417,48 +339,6 @@ def _summary(layout: str, found: Sequence[_Found], rule: LabelRule) -> str:
     if len(rule.class_names) > 2:
         parts.append(f"classes {', '.join(rule.class_names[1:])}")
     return ", ".join(parts)
-
-
-def _nothing_found(folder: Path) -> str:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if not files:
-        return f"'{folder}' is empty; put images in '{folder}/images' and their masks in '{folder}/masks'"
-    kinds = ", ".join(f"{number} {kind or 'without suffix'}" for kind, number in _kinds(files).most_common(4))
-    return f"'{folder}' holds no image that can be read (found: {kinds}); give a folder of images and masks"
-
-
-def _kinds(files: Iterable[Path]) -> Counter[str]:
-    return Counter(path.suffix.lower() for path in files)
-
-
-def _missing_masks(folder: Path, recognised: _Folder, bare: Sequence[_Found]) -> str:
-    if len(bare) == len(recognised.found):
-        return (
-            f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'; "
-            "put masks of the same names in a folder 'masks' beside a folder 'images'"
-        )
-    return (
-        f"{len(bare)} of {len(recognised.found)} images in '{folder}' have no mask, the first is "
-        f"'{bare[0].image.relative_to(folder)}'; add a mask '{stem(bare[0].image)}.png' or "
-        f"'{stem(bare[0].image)}_mask.png', or take the image away"
-    )
-
-
-def _orphan_notices(orphans: Sequence[Path]) -> tuple[str, ...]:
-    if not orphans:
-        return ()
-    return (f"{len(orphans)} masks have no image and are left out, the first is '{orphans[0].name}'",)
-
-
-def _named_apart(found: Sequence[_Found]) -> list[_Found]:
-    """Cases with unique names: the group goes before a name that occurs twice, then the format after it."""
-    for rename in (
-        lambda case: f"{case.group.replace('/', '_')}_{case.name}" if case.group else case.name,
-        lambda case: case.image.name,
-    ):
-        repeated = {name for name, number in Counter(case.name for case in found).items() if number > 1}
-        found = [replace(case, name=rename(case)) if case.name in repeated else case for case in found]
-    return list(found)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
@@ -473,26 +353,9 @@ def _evenly(paths: Sequence[Path], number: int) -> list[Path]:
     return [paths[index] for index in np.linspace(0, len(paths) - 1, number).round().astype(int)]
 
 
-def _image_stem(path: Path) -> str:
-    return _IMAGE_SUFFIX.sub("", stem(path))
-
-
-def _mask_stem(path: Path) -> str:
-    return _MASK_SUFFIX.sub("", stem(path))
+def _is_picture(path: Path) -> bool:
+    return path.name.lower().endswith(pictures.SUFFIXES)
 
 
 def _is_lossy(path: Path) -> bool:
     return path.suffix.lower() in _LOSSY
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _readable(folder: Path) -> list[Path]:
-    hidden: Callable[[Path], bool] = lambda path: any(  # noqa: E731
-        part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts
-    )
-    return sorted(
-        path for path in folder.rglob("*") if can_read(path) and path.is_file() and not hidden(path)
-    )

@@ -26,7 +26,7 @@ def read_header(path: Path) -> Header:
     """Header of a picture; nothing is decoded."""
     with _opened(path) as picture:
         width, height = picture.size
-        if picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
+        if _may_be_turned(picture) and picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
             width, height = height, width
         channels = 1 if picture.mode in _GRAY_MODES else 3
     return Header(channels, (height, width), Geometry.pixels(2))
@@ -35,7 +35,7 @@ def read_header(path: Path) -> Header:
 def read(path: Path) -> Image:
     """Picture as (C, y, x): 1 channel for gray modes, else 3; transparency is dropped."""
     with _opened(path) as picture:
-        upright = PIL.ImageOps.exif_transpose(picture)
+        upright = _upright(picture)
         if upright.mode in ("1", "LA", "La"):
             upright = upright.convert("L")
         elif upright.mode not in _GRAY_MODES:
@@ -51,7 +51,7 @@ def read_label(path: Path) -> np.ndarray:
     JPEG has no exact values, so a JPEG mask is its brightness whatever its mode.
     """
     with _opened(path) as picture:
-        upright = PIL.ImageOps.exif_transpose(picture)
+        upright = _upright(picture)
         if picture.format == "JPEG" or upright.mode in ("LA", "La"):
             upright = upright.convert("L")
         elif upright.mode == "PA":
@@ -94,6 +94,15 @@ def _require_plane(path: Path, array: np.ndarray) -> None:
         raise DataError(
             f"'{path.name}': PNG holds one plane, but the result has shape {array.shape}; use .tif or .nii.gz"
         )
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    return PIL.ImageOps.exif_transpose(picture) if _may_be_turned(picture) else picture
+
+
+def _may_be_turned(picture: PIL.Image.Image) -> bool:
+    """Whether the header speaks of a camera; asked first because Pillow decodes a PNG to look for EXIF."""
+    return picture.format == "JPEG" or "exif" in picture.info
 
 
 def _native(array: np.ndarray) -> np.ndarray:

@@ -31,7 +31,9 @@ def stem(path: str | Path) -> str:
     """Name of a file without folder and format suffix: ``ct.nii.gz`` -> ``ct``."""
     name = Path(path).name
     fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
-    return name[: -len(max(fitting, key=len))] if fitting else Path(name).stem
+    if fitting:
+        return name[: -len(max(fitting, key=len))]
+    return name if Path(path).is_dir() else Path(name).stem
 
 
 def read_header(path: str | Path) -> Header:
