@@ -14,18 +14,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_prosma.data.case import Case, Image
+from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
 
 PLANAR_SIDE = 256
 """2D images that know no physical size are shrunk so that their median short side is this at most."""
 PLANAR_PATCH_SIDE = 320
 """A 2D patch is no longer than this along either axis."""
-VOLUME_PATCH_VOXELS = 64**3
-"""A 3D patch holds no more voxels than this."""
-MOST_CLASSES = 255
-"""Classes with the background; labels are held as bytes, of which 255 is not a class."""
+MOST_CLASSES = IGNORE
+"""Classes with the background; labels are held as bytes."""
 BATCH_ELEMENTS = 2**18
-"""A batch holds about as many pixels or voxels as this (at least two patches, at most 16)."""
+"""On the CPU a batch holds about as many pixels or voxels as this; a 3D patch never more."""
+BATCH_LIMITS = (2, 16)
+"""Least and most patches in a batch."""
+COARSE_AXIS = 3.0
+"""An axis is coarse if its spacing is more than this times that of the finest (nnU-Net's rule)."""
 SAME_SPACING = 0.05
 """Spacings within this relative distance count as the same."""
 
@@ -131,7 +134,8 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         )
     if not np.all(np.isfinite(array)):
         raise DataError(f"the image of case '{case.name}' holds NaN or infinite values; re-export it")
-    values = array[0][label > 0]
+    labelled = label != IGNORE
+    values = array[0][(label > 0) & labelled]
     step = max(1, values.size // 10_000)
     return CaseFacts(
         name=case.name,
@@ -142,7 +146,7 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         lowest=float(array.min()),
         whole_numbers=bool(np.issubdtype(array.dtype, np.integer) or np.all(array[0, ::7] % 1 == 0)),
         foreground=np.asarray(values[::step], dtype=np.float32),
-        class_counts=np.bincount(label.ravel()),
+        class_counts=np.bincount(label[labelled]),
     )
 
 
@@ -160,8 +164,13 @@ def make_plan(
     dims: int | None = None,
     side: int = PLANAR_SIDE,
     divisor: int = 16,
+    batch_elements: int = BATCH_ELEMENTS,
+    spacing: tuple[float, ...] | None = None,
+    patch: tuple[int, ...] | None = None,
+    batch: int | None = None,
+    intensity: Literal["zscore", "ct"] | None = None,
 ) -> Plan:
-    """Plan for a data set of which ``facts`` are known.
+    """Plan for a data set of which ``facts`` are known; what is given is taken, the rest follows the rules.
 
     Parameters
     ----------
@@ -173,11 +182,15 @@ def make_plan(
         Limit of the short side of images without a physical size, in pixels.
     divisor : int
         Patch sizes are multiples of this.
+    batch_elements : int
+        About how many pixels or voxels fit into a training step.
+    spacing, patch, batch, intensity : optional
+        As in :class:`Plan`.
 
     Raises
     ------
     DataError
-        As :func:`require_one_kind`.
+        As :func:`require_one_kind`, or the cases do not fit what was chosen.
     """
     require_one_kind(facts, class_names)
     axes, channels = len(facts[0].shape), facts[0].channels
@@ -188,11 +201,17 @@ def make_plan(
     if dims > axes:
         raise DataError("2D images cannot train a 3D network; choose dims 2")
 
-    target = _target_spacing(facts, shapes, spacings, side)
+    if spacing is not None and len(spacing) != axes:
+        raise DataError(f"the images have {axes} axes but the chosen spacing {spacing} has {len(spacing)}")
+    if patch is not None and len(patch) != dims:
+        raise DataError(f"the network is {dims}D but the chosen patch {patch} has {len(patch)} sizes")
+    target = spacing or _target_spacing(facts, shapes, spacings, side)
     sizes = shapes if target is None else shapes * spacings / np.array(target)
-    patch = _patch(np.median(sizes, axis=0)[-dims:], divisor)
-    batch = int(np.clip(BATCH_ELEMENTS // int(np.prod(patch)), 2, 16))
-    is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
+    patch = patch or _patch(np.median(sizes, axis=0)[-dims:], divisor, batch_elements)
+    batch = batch or int(np.clip(batch_elements // int(np.prod(patch)), *BATCH_LIMITS))
+    if intensity is None:
+        is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
+        intensity = "ct" if is_ct else "zscore"
     plan = Plan(
         dims=2 if dims == 2 else 3,
         channels=channels,
@@ -201,7 +220,7 @@ def make_plan(
         patch=patch,
         batch=batch,
     )
-    if not is_ct:
+    if intensity == "zscore":
         return plan
     values = np.concatenate([f.foreground for f in facts])
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
@@ -279,15 +298,16 @@ def _target_spacing(
     median = np.median(spacings, axis=0)
     if np.all(np.abs(spacings / median - 1) <= SAME_SPACING):
         return None
-    return tuple(float(s) for s in median)
+    coarse = median > COARSE_AXIS * median.min()
+    return tuple(float(s) for s in np.where(coarse, np.percentile(spacings, 10, axis=0), median))
 
 
-def _patch(size: np.ndarray, divisor: int) -> tuple[int, ...]:
+def _patch(size: np.ndarray, divisor: int, most: int) -> tuple[int, ...]:
     """Median size in multiples of ``divisor``, cut down along its longest axis until it fits the limits."""
     patch = np.maximum(np.round(size / divisor), 1).astype(int) * divisor
     if len(patch) == 2:
         patch = np.minimum(patch, PLANAR_PATCH_SIDE // divisor * divisor)
     else:
-        while np.prod(patch) > VOLUME_PATCH_VOXELS and patch.max() > divisor:
+        while np.prod(patch) > most and patch.max() > divisor:
             patch[np.argmax(patch)] -= divisor
     return tuple(int(n) for n in patch)

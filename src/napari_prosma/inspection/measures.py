@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from napari_prosma.data.labels import is_foreground
+
 if TYPE_CHECKING:
     from napari_prosma.inspection.trace import SkipRecord
 
@@ -51,14 +53,15 @@ class Counts:
 
 
 def skip_measures(
-    record: SkipRecord, foreground: np.ndarray, factors: tuple[int, ...], energy: float
+    record: SkipRecord, reference: np.ndarray, factors: tuple[int, ...], energy: float
 ) -> dict[str, float]:
     """Numbers of one skip; those that need foreground and background are left out where one is missing.
 
     Parameters
     ----------
     record : SkipRecord
-    foreground : (*grid of level 1) bool
+    reference : (*grid of level 1) class indices
+        What is ``IGNORE`` is neither foreground nor background.
     factors : how much coarser the skip's grid is, per axis
     energy : float
         Sum of x~^2 over the sum of x^2, over all positions and channels.
@@ -80,33 +83,34 @@ def skip_measures(
     if record.psi is not None:
         figures["psi_mean"] = float(record.psi.mean())
         figures["psi_std"] = float(record.psi.std())
-        figures |= foreground_measures(record.psi, coarse_foreground(foreground, factors))
+        inside = mostly(is_foreground(reference), factors)
+        figures |= foreground_measures(record.psi, inside, mostly(reference == 0, factors) & ~inside)
     figures["retained_energy"] = energy
     if record.channel is not None:
         figures["channel_mean"] = float(record.channel.mean())
     return figures
 
 
-def foreground_measures(psi: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
-    """``psi_fg_bg_ratio`` and ``psi_auc`` of a mask.
+def foreground_measures(psi: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    """``psi_fg_bg_ratio`` and ``psi_auc`` of a mask, from where foreground and background lie.
 
-    The latter is the chance that psi ranks a foreground position above a background one. Empty where the
-    foreground or the background is.
+    The latter is the chance that psi ranks a foreground position above a background one, ties counting half.
+    Empty where either is missing.
     """
-    inside, outside = psi[foreground], psi[~foreground]
-    if not inside.size or not outside.size:
+    above, below = psi[inside], psi[outside]
+    if not above.size or not below.size:
         return {}
-    ranks = rankdata(psi, axis=None).reshape(psi.shape)[foreground]
-    above = ranks.sum() - inside.size * (inside.size + 1) / 2
-    figures = {"psi_auc": float(above / (inside.size * outside.size))}
-    if outside.mean() > 0:
-        figures["psi_fg_bg_ratio"] = float(inside.mean() / outside.mean())
+    ranks = rankdata(np.concatenate([above, below]))[: above.size].sum()
+    wins = ranks - above.size * (above.size + 1) / 2
+    figures = {"psi_auc": float(wins / (above.size * below.size))}
+    if below.mean() > 0:
+        figures["psi_fg_bg_ratio"] = float(above.mean() / below.mean())
     return figures
 
 
-def coarse_foreground(foreground: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
-    """Foreground on a grid coarser by ``factors``: where at least half of the elements covered are."""
-    missing = [(0, -n % f) for n, f in zip(foreground.shape, factors, strict=True)]
-    padded = np.pad(foreground, missing, mode="edge").astype(np.float32)
+def mostly(mask: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """A mask on a grid coarser by ``factors``: where at least half of the elements covered are in it."""
+    missing = [(0, -n % f) for n, f in zip(mask.shape, factors, strict=True)]
+    padded = np.pad(mask, missing, mode="edge").astype(np.float32)
     blocks = [size for n, f in zip(padded.shape, factors, strict=True) for size in (n // f, f)]
     return padded.reshape(blocks).mean(axis=tuple(range(1, 2 * len(factors), 2))) >= 0.5

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.trace import GateRecord, SkipRecord
@@ -172,7 +173,7 @@ def _shown_slice(record: GateRecord) -> tuple[int, ...]:
     label = record.label if record.label is not None else record.segmentation.labels
     if label.ndim == 2:
         return ()
-    counts = np.count_nonzero(label, axis=(-2, -1))
+    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
     if not counts.any():
         return tuple(n // 2 for n in counts.shape)
     return tuple(int(n) for n in np.unravel_index(np.argmax(counts), counts.shape))

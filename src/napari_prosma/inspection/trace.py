@@ -21,10 +21,13 @@ from napari_prosma.segmentation.segment import (
     finish,
     model_tiling,
     prepare_for,
-    usable_device,
 )
 from napari_prosma.segmentation.windows import Blend, Start, Tiling, pad, windows
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.training.device import usable_device
+
+SETTLED_STEPS = 120
+"""Steps after which the gates' running averages have caught up with what training sees (momentum 0.1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +161,11 @@ def _record(
     model = checkpoint.build(target)
     tiling = model_tiling(model, plan, prepared)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
-    if checkpoint.epoch == 0:
-        yield Notice("The model was stopped before its first epoch ended: its gates mean little.")
+    if checkpoint.steps < SETTLED_STEPS:
+        yield Notice(
+            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the averages in "
+            f"its gates lag behind, and they show more zeros than training saw."
+        )
     if checkpoint.spec.gate == "none":
         yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
     labels = Blend(tiling, checkpoint.spec.out_channels)
@@ -177,10 +183,8 @@ def _record(
         yield Progress(done, len(tiling.starts), name)
     segmentation = finish(name, labels.result(), image, plan)
     reference = label if label is not None else segmentation.labels
-    foreground = prepare_label(reference, image.geometry, plan) > 0
-    skips = {
-        level: gathered[level].record(level, prepared.geometry, foreground) for level in sorted(gathered)
-    }
+    on_grid = prepare_label(reference, image.geometry, plan)
+    skips = {level: gathered[level].record(level, prepared.geometry, on_grid) for level in sorted(gathered)}
     return GateRecord(
         name=name,
         gate=checkpoint.spec.gate,
@@ -244,7 +248,7 @@ class _Gathered:
         reach = [-(-n // f) - s // f for s, n, f in sizes][-dims:]
         return (slice(None), slice(None), *(slice(0, n) for n in reach))
 
-    def record(self, level: int, geometry: Geometry, foreground: np.ndarray) -> SkipRecord:
+    def record(self, level: int, geometry: Geometry, reference: np.ndarray) -> SkipRecord:
         maps = self._maps.result()
         named = dict(zip(self._names, maps, strict=False))
         kept, whole = maps[-2], maps[-1]
@@ -253,7 +257,7 @@ class _Gathered:
         counts = self._counts
         record = SkipRecord(
             level=level,
-            geometry=geometry.coarsened(tuple(float(f) for f in self._factors), foreground.shape),
+            geometry=geometry.coarsened(tuple(float(f) for f in self._factors), reference.shape),
             energy_kept=np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0),
             without_evidence=None if self._empty is None else self._empty[inside],
             z=None if self._z is None else self._z.result(),
@@ -267,7 +271,7 @@ class _Gathered:
             **named,
         )
         energy = float(kept.sum() / whole.sum()) if whole.sum() > 0 else 0.0
-        return replace(record, measures=skip_measures(record, foreground, self._factors, energy))
+        return replace(record, measures=skip_measures(record, reference, self._factors, energy))
 
 
 def _has(kept: SkipTrace, name: str) -> bool:

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
-from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Progress, Started
-from napari_prosma.nn.build import choose_device
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import Blend, Tiling, labels_of, predict, probabilities_of, tile
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.training.device import usable_device
 
 OVERLAP = 0.5
 
@@ -86,14 +85,6 @@ def segment(
         done += starts
         yield Progress(done, len(tiling.starts), name)
     yield Finished(finish(name, blend.result(), image, checkpoint.plan))
-
-
-def usable_device(name: str) -> torch.device:
-    """Device of that name; a ``ConfigError`` where this machine has none."""
-    try:
-        return choose_device(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def prepare_for(plan: Plan, image: Image, name: str) -> Image:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.preparation import prepare, prepare_label
 from napari_prosma.training.augment import Augmentation
 
@@ -24,7 +25,11 @@ FOREGROUND_KEPT = 2_000
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """Image (C, *grid) float32 and label (*grid) on the plan's grid; per class some of its positions."""
+    """Image (C, *grid) float32 and label (*grid) on the plan's grid.
+
+    ``positions`` holds flat indices of some elements of each class, background first; the background's
+    only where the label is sparse, since elsewhere it is everywhere.
+    """
 
     name: str
     image: np.ndarray
@@ -73,8 +78,9 @@ class PreparedCases:
         label = prepare_label(np.asarray(case.read_label(), np.uint8), image.geometry, self._plan)
         prepared = prepare(image, self._plan)
         positions = []
-        for k in range(1, len(self._plan.class_names)):
-            found = np.flatnonzero(label == k)
+        sparse = bool((label == IGNORE).any())
+        for k in range(len(self._plan.class_names)):
+            found = np.flatnonzero(label == k) if k or sparse else np.empty(0, int)
             positions.append(found[:: max(1, found.size // FOREGROUND_KEPT)])
         return PreparedCase(case.name, prepared.array, label, prepared.geometry, tuple(positions))
 
@@ -87,18 +93,17 @@ class Batches:
         cases: PreparedCases,
         indices: Sequence[int],
         plan: Plan,
-        batch: int,
         seed: int,
         augmentation: Augmentation | None,
     ) -> None:
         self._cases, self._indices = cases, np.array(indices)
-        self._plan, self._batch, self._seed = plan, batch, seed
+        self._plan, self._seed = plan, seed
         self._augmentation = augmentation
 
     def draw(self, step: int) -> Batch:
         """Batch number ``step`` (from 0) of the run."""
         images, labels, names = [], [], []
-        for position in range(step * self._batch, (step + 1) * self._batch):
+        for position in range(step * self._plan.batch, (step + 1) * self._plan.batch):
             lap, place = divmod(position, len(self._indices))
             order = np.random.default_rng([self._seed, 0, lap]).permutation(len(self._indices))
             case = self._cases[int(self._indices[order[place]])]
@@ -121,15 +126,20 @@ def draw_patch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random patch (C, *patch) with its label, of a slice where the patch has fewer axes than the case.
 
-    Half of them hold an element of a foreground class, each class alike. An image smaller than the patch is
-    mirrored to the right and bottom.
+    Half of them hold an element of a foreground class, each class alike; the others lie anywhere, or hold an
+    element of the background where the label is sparse. An image smaller than the patch is mirrored to the
+    right and bottom.
     """
-    present = [found for found in case.positions if found.size]
+    background, *classes = case.positions
+    present = [found for found in classes if found.size]
     shape = case.label.shape
     size = (1,) * (len(shape) - len(patch)) + patch
-    centre = None
-    if present and rng.random() < FOREGROUND_SHARE:
+    centre = found = None
+    if present and (rng.random() < FOREGROUND_SHARE):
         found = present[rng.integers(len(present))]
+    elif background.size:
+        found = background
+    if found is not None:
         centre = np.unravel_index(found[rng.integers(found.size)], shape)
     window = []
     for axis, (n, m) in enumerate(zip(shape, size, strict=True)):

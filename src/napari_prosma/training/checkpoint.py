@@ -58,6 +58,11 @@ class Checkpoint:
     split: dict[str, list[str]] = field(default_factory=dict)
     path: Path | None = None
 
+    @property
+    def steps(self) -> int:
+        """Training steps that the batch norms have seen."""
+        return int(self.weights["encoder.0.body.1.num_batches_tracked"])
+
     def build(self, device: torch.device | str = "cpu") -> ProSMAUNet:
         """The network with these weights, in evaluation mode."""
         with torch.device("meta"):

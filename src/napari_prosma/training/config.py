@@ -38,8 +38,8 @@ class TrainConfig(BaseModel):
         The run ends after this time at the latest, and its schedule is stretched over it.
     steps_per_epoch : int, optional
         By default once through the training cases, at least 20.
-    batch : int, optional
-        By default the plan's.
+    spacing, patch, batch, intensity : optional
+        Values of the plan (see ``data.fingerprint.Plan``); by default they follow its rules.
     learning_rate, weight_decay : float
         AdamW with a cosine schedule down to a hundredth.
     threshold_rate : float
@@ -69,7 +69,10 @@ class TrainConfig(BaseModel):
     epochs: int = Field(default=100, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     steps_per_epoch: int | None = Field(default=None, ge=1)
+    spacing: tuple[float, ...] | None = None
+    patch: tuple[int, ...] | None = None
     batch: int | None = Field(default=None, ge=1)
+    intensity: Literal["zscore", "ct"] | None = None
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     threshold_rate: float = Field(default=1.0, ge=0)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from napari_prosma.data.labels import IGNORE
+
 
 def dice_and_iou(predicted: np.ndarray, truth: np.ndarray, label: int) -> tuple[float, float]:
     """Dice and IoU of class ``label`` in two index arrays of one shape; 1 where the class is in neither."""
@@ -19,7 +21,12 @@ def mean_metrics(per_case: list[dict[str, float]]) -> dict[str, float]:
 
 
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: tuple[str, ...]) -> dict[str, float]:
-    """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``."""
+    """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``.
+
+    What is ``IGNORE`` in ``truth`` is not counted.
+    """
+    counted = truth != IGNORE
+    predicted, truth = predicted[counted], truth[counted]
     per_class = {name: dice_and_iou(predicted, truth, k) for k, name in enumerate(class_names) if k > 0}
     figures = {
         "dice": float(np.mean([dice for dice, _ in per_class.values()])),

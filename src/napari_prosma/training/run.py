@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ import torch
 from torch import nn
 
 from napari_prosma.data.case import Case
-from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan, read_facts, require_fit
+from napari_prosma.data.fingerprint import (
+    BATCH_ELEMENTS,
+    CaseFacts,
+    Plan,
+    make_plan,
+    read_facts,
+    require_fit,
+)
+from napari_prosma.data.labels import IGNORE, is_foreground
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import (
     CheckpointSaved,
@@ -28,7 +36,7 @@ from napari_prosma.events import (
     Progress,
     Started,
 )
-from napari_prosma.nn.build import build_model, choose_device
+from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GateTrace, ProximalMask
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.nn.unet import ProSMAUNet
@@ -37,6 +45,7 @@ from napari_prosma.training.augment import Augmentation
 from napari_prosma.training.batches import Batch, Batches, PreparedCase, PreparedCases
 from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.device import best_precision, cpu_threads, usable_device
 from napari_prosma.training.metrics import case_metrics, mean_metrics
 from napari_prosma.training.objectives import make_objective
 
@@ -46,6 +55,10 @@ END_RATE = 0.01
 """The cosine schedule ends at this share of the learning rate."""
 WARM_UP = 0.03
 """Share of the run over which the learning rate rises to its full value."""
+BYTES_PER_ELEMENT = 172
+"""Kept for the backward pass per input element and channel of the finest level.
+
+Measured in 2D: 688 MiB for 2**18 pixels at 16 channels."""
 PREVIEW_CASES = 20
 """The preview shows the first of this many validation cases that has foreground."""
 
@@ -95,11 +108,19 @@ def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str]
         for fact in read_facts(cases):
             facts.append(fact)
             yield Progress(len(facts), len(cases), fact.name)
-        divisor = 2 ** (len(config.width_per_level) - 1)
         if config.plan is not None:
             require_fit(facts, config.plan)
         plan = config.plan or make_plan(
-            facts, class_names or _default_names(facts), config.dims, config.side, divisor
+            facts,
+            class_names or _default_names(facts),
+            dims=config.dims,
+            side=config.side,
+            divisor=2 ** (len(config.width_per_level) - 1),
+            batch_elements=_batch_elements(config),
+            spacing=config.spacing,
+            patch=config.patch,
+            batch=config.batch,
+            intensity=config.intensity,
         )
         yield Notice(f"Plan: {plan.in_words()}")
         yield from _train(config, cases, plan)
@@ -112,10 +133,18 @@ def _default_names(facts: Sequence[CaseFacts]) -> list[str]:
     return ["background", *(f"class {k}" for k in range(1, classes))]
 
 
+def _batch_elements(config: TrainConfig) -> int:
+    """Pixels or voxels that fit into half of the GPU's memory; on the CPU a step should not take long."""
+    device = usable_device(config.device)
+    if device.type != "cuda":
+        return BATCH_ELEMENTS
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return int(memory / 2 / (BYTES_PER_ELEMENT * config.width_per_level[0]))
+
+
 def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[Event]:
     fabric, device = _fabric(config)
-    batch = config.batch or plan.batch
-    _require_norm_statistics(batch, plan, 2 ** (len(config.width_per_level) - 1))
+    _require_norm_statistics(plan.batch, plan, 2 ** (len(config.width_per_level) - 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build_model(config.model_spec(plan))
@@ -129,8 +158,8 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
         yield Notice("No case is held out: the figures are those of a training case and say little.")
     prepared = PreparedCases(cases, plan)
     augmentation = Augmentation(plan) if config.augment else None
-    batches = Batches(prepared, training, plan, batch, config.seed, augmentation)
-    steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / batch))
+    batches = Batches(prepared, training, plan, config.seed, augmentation)
+    steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / plan.batch))
     split = {"training": [cases[n].name for n in training], "validation": [cases[n].name for n in validation]}
 
     def keep(name: str, epoch: int, metrics: dict[str, float]) -> Path:
@@ -279,52 +308,15 @@ class _Clock:
         return self._limit is not None and time.monotonic() - self._began >= self._limit
 
 
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch use ``count`` threads on the CPU for a while."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _fabric(config: TrainConfig) -> tuple[Any, torch.device]:
     from lightning_fabric import Fabric
 
-    try:
-        device = choose_device(config.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    precision = config.precision
-    if device.type == "cpu" and precision not in ("auto", "32-true"):
+    device = usable_device(config.device)
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    if device.type == "cpu" and precision != "32-true":
         # bfloat16 gradients of dilated depthwise convolutions come out NaN on the CPU (torch 2.13).
         raise ConfigError(f"precision {precision!r} needs a GPU; choose auto or 32-true on the CPU")
-    if precision == "auto":
-        precision = "32-true"
-        if device.type == "cuda":
-            precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return Fabric(accelerator=device.type, devices=1, precision=precision), device
-
-
-def _require_writable(run_dir: Path) -> None:
-    """Better now than after the first epoch."""
-    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(
-            f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
-        )
-
-
-def _require_norm_statistics(batch: int, plan: Plan, divisor: int) -> None:
-    """Batch norm needs two values per channel, also on the coarsest grid."""
-    if batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
-        raise ConfigError(
-            f"a batch of {batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network one "
-            f"value per channel at its deepest level; choose a batch of at least 2"
-        )
 
 
 def _on(device: torch.device, batch: Batch) -> Batch:
@@ -346,17 +338,35 @@ def _validate(
         yield case, labels_of(probabilities_of(blend.result()))
 
 
+def _require_writable(run_dir: Path) -> None:
+    """Better now than after the first epoch."""
+    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(
+            f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
+        )
+
+
+def _require_norm_statistics(batch: int, plan: Plan, divisor: int) -> None:
+    """Batch norm needs two values per channel, also on the coarsest grid."""
+    if batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
+        raise ConfigError(
+            f"a batch of {batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network one "
+            f"value per channel at its deepest level; choose a batch of at least 2"
+        )
+
+
 def _shown_case(cases: PreparedCases, indices: Sequence[int]) -> PreparedCase:
     """The first case with foreground, among the first few."""
     first = [cases[n] for n in indices[:PREVIEW_CASES]]
-    return next((case for case in first if case.label.any()), first[0])
+    return next((case for case in first if is_foreground(case.label).any()), first[0])
 
 
 def _shown_slice(label: np.ndarray) -> tuple[int, ...]:
     """Index of the slice (y, x) with the most foreground; () in 2D."""
     if label.ndim == 2:
         return ()
-    counts = np.count_nonzero(label, axis=(-2, -1))
+    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
     return tuple(int(n) for n in np.unravel_index(np.argmax(counts), counts.shape))
 
 
@@ -368,7 +378,7 @@ def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
         case=case.name,
         image=case.image[whole],
         labels=predicted[at],
-        truth=case.label[at],
+        truth=case.label[at] * (case.label[at] != IGNORE),
         geometry=case.geometry.plane(),
     )
 
@@ -376,7 +386,7 @@ def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
 @torch.no_grad()
 def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
     """Numbers of every gated skip on one window of ``case``, around its foreground."""
-    found = np.argwhere(case.label)
+    found = np.argwhere(is_foreground(case.label))
     centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
     size = (1,) * (case.label.ndim - plan.dims) + plan.patch
     where: list[slice] = [slice(None)]
