@@ -48,39 +48,39 @@ LEVELS_AT_FIRST = 2
 USUAL_LEVELS = (1, 2, 3, 4)
 
 MEASURES = {
-    "z_zero_fraction": ("zeros in z", "{:.1%}", "Share of the gate's inner signals z that are exactly zero"),
+    "z_zero_fraction": ("zeros in z, %", 100, "Share of the gate's inner signals z that are exactly zero"),
     "floor_pixel_fraction": (
-        "positions without evidence",
-        "{:.1%}",
+        "without evidence, %",
+        100,
         "Share of the positions where z is zero in every channel: the mask stands at the gate floor there",
     ),
-    "gate_floor": ("gate floor", "{:.3f}", "Value of the mask psi where z is zero in every channel"),
-    "psi_mean": ("psi, mean", "{:.3f}", "Mean of the mask that multiplies the skip, from 0 to 1"),
-    "psi_std": ("psi, spread", "{:.3f}", "How much the mask varies over the image"),
+    "gate_floor": ("gate floor", 1, "Value of the mask psi where z is zero in every channel"),
+    "psi_mean": ("psi, mean", 1, "Mean of the mask that multiplies the skip, from 0 to 1"),
+    "psi_std": ("psi, spread", 1, "How much the mask varies over the image"),
     "psi_auc": (
-        "psi ranks structure",
-        "{:.3f}",
+        "psi finds structure",
+        1,
         "Chance that a position inside the structure has a higher mask than one outside; 0.5 = no better "
         "than chance",
     ),
-    "psi_fg_bg_ratio": ("psi inside / outside", "{:.2f}", "Mean mask inside the structure over that outside"),
+    "psi_fg_bg_ratio": ("psi inside/outside", 1, "Mean mask inside the structure over that outside"),
     "retained_energy": (
-        "energy kept",
-        "{:.1%}",
+        "energy kept, %",
+        100,
         "Share of the skip's squared values that reaches the decoder, channel weights included",
     ),
     "dead_channel_fraction": (
-        "silent channels",
-        "{:.1%}",
+        "silent channels, %",
+        100,
         "Share of the inner channels that are zero everywhere in this image",
     ),
     "lambda_over_std_mean": (
         "threshold / spread",
-        "{:.2f}",
+        1,
         "Mean of the thresholds lambda, each relative to the spread of the signal that it cuts",
     ),
 }
-"""Measures of a skip in a user's words: name, format, meaning."""
+"""Measures of a skip in a user's words: name, factor, meaning."""
 
 
 class InspectPanel(Panel):
@@ -96,8 +96,10 @@ class InspectPanel(Panel):
         form = self.add_group("Model")
         self.model = ModelChooser()
         self.model.described.connect(self._described)
-        self.twin = ModelChooser("optional, such as one with gate attention")
-        self.twin.field.line.setToolTip("A second model of the same structures, shown side by side")
+        self.twin = ModelChooser("optional second model")
+        self.twin.field.line.setToolTip(
+            "A second model of the same structures, such as one with the gate 'attention', shown beside it"
+        )
         form.addRow(self.model)
         form.addRow("Compare", self.twin)
         form = self.add_group("Image")
@@ -219,7 +221,9 @@ class InspectPanel(Panel):
             self._offer_levels(tuple(record.skips))
         self._update_layers()
         for layer in result_layers(record.segmentation, self._source):
-            self._shown["segmentation"] = add_layer(self.viewer, layer)
+            outline = add_layer(self.viewer, layer)
+            outline.contour = 1
+            self._shown["segmentation"] = outline
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
         self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
@@ -255,9 +259,9 @@ class InspectPanel(Panel):
         self.table.setHorizontalHeaderLabels(["skip", *(title for title, _ in columns)])
         rows = []
         for name in known:
-            words, form, _ = MEASURES[name]
-            values = [form.format(m[name]) if name in m and np.isfinite(m[name]) else "" for _, m in columns]
-            rows.append([words, *values])
+            words, factor, _ = MEASURES[name]
+            digits = 1 if factor == 100 else 2
+            rows.append([words, *(f"{m[name] * factor:.{digits}f}" if name in m else "" for _, m in columns)])
         self.table.show_rows(rows)
         for row, name in enumerate(known):
             for column in range(len(columns) + 1):
@@ -272,7 +276,7 @@ class InspectPanel(Panel):
         from napari_prosma.inspection.report import channel_plot
 
         canvas = FigureCanvasQTAgg(channel_plot(self.record))
-        canvas.setMinimumHeight(260)
+        canvas.setMinimumHeight(320)
         self.viewer.window.add_dock_widget(canvas, name=f"Gate channels of {self.record.name}", area="bottom")
 
     def _save_tables(self) -> None:
@@ -326,7 +330,7 @@ def _inspecting(
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
     from napari_prosma.training.checkpoint import load_checkpoint
-    from napari_prosma.training.run import cpu_threads
+    from napari_prosma.training.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     second = None if twin is None else load_checkpoint(twin)

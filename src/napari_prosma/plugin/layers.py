@@ -174,7 +174,7 @@ def result_layers(found: Segmentation, source: Layer, with_probabilities: bool =
                 "opacity": 0.6,
             }
             layers.append((found.probabilities[k], settings | place, "image"))
-    return [*layers, (labels, {**attributes, **place}, kind)]
+    return [*layers, (labels, {**attributes, **place, "opacity": 0.5}, kind)]
 
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:

@@ -77,6 +77,7 @@ class FigureTable(QTableWidget):
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
+        self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
 
     def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Fill the table and show it."""

@@ -1,4 +1,4 @@
-"""NIfTI files as layers, in millimetres and with what is needed to write a result exactly over them."""
+"""Image files as layers, at their true scale and with what is needed to write a result over them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PathOrPaths = str | list[str]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
-    """Reader for one NIfTI file or several; None for anything else."""
+    """Reader for one file or several of the formats that we read; None for anything else."""
+    from napari_prosma.data.readers import can_read
+
     paths = [path] if isinstance(path, str) else path
-    if all(str(p).lower().endswith((".nii", ".nii.gz")) for p in paths):
-        return read_layers
-    return None
+    return read_layers if all(can_read(p) for p in paths) else None
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:

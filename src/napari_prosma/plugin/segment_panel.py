@@ -112,7 +112,7 @@ def _segmenting(path: Path, layer: ImageLayer) -> Iterator[Event]:
     yield Started(0, "Loading the model")
     from napari_prosma.segmentation.segment import segment
     from napari_prosma.training.checkpoint import load_checkpoint
-    from napari_prosma.training.run import cpu_threads
+    from napari_prosma.training.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)

@@ -314,10 +314,8 @@ class TrainPanel(Panel):
         elif isinstance(event, Finished) and event.result.folder == self._looking_at:
             self.data_set = event.result
             data = event.result
-            channels = (
-                "colour" if data.channels == 3 else f"{data.channels} channel{'s' * (data.channels > 1)}"
-            )
-            lines = [f"{data.summary}; {data.dims}D, {channels}", *data.notices]
+            kind = {1: "gray", 3: "colour"}.get(data.channels, f"{data.channels} channels")
+            lines = [f"{data.summary}; {data.dims}D, {kind}", *data.notices]
             self.summary.tell("\n".join(lines))
 
     def _scan_ended(self, ending: Ending) -> None:

@@ -1,0 +1,141 @@
+"""How live napari stays while the Train panel trains: the longest gaps of Qt's event loop.
+
+Opens napari under the display there is, trains on the ultrasound sample from the panel with its buttons,
+prints a table and writes it as JSON:
+
+    xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/liveness.py --seconds 120 --out liveness.json
+
+A timer asks for a call every few milliseconds; a stall is how much later than asked it came. What napari
+draws, what the panel draws and what keeps Python's lock in the training thread all show. One phase per
+state of the panel is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtWidgets import QApplication
+
+from napari_prosma.data.phantoms import sample_folder
+
+INTERVAL_MS = 5
+LONG = 0.1
+
+
+class Probe(QObject):
+    """Gaps between the calls of a timer, by phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = "idle"
+        self.stalls: dict[str, list[tuple[float, float]]] = {}
+        self._began = self._last = time.perf_counter()
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+        self._timer.start(INTERVAL_MS)
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        stall = max(0.0, now - self._last - INTERVAL_MS / 1000)
+        self.stalls.setdefault(self.phase, []).append((self._last - self._began, stall))
+        self._last = now
+
+
+def wait(until: Callable[[], bool], seconds: float) -> None:
+    """Run the event loop until something holds, or for that long."""
+    end = time.monotonic() + seconds
+    while not until() and time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.001)
+
+
+def summary(stalls: list[tuple[float, float]]) -> dict[str, float]:
+    values = np.array([stall for _, stall in stalls])
+    return {
+        "seconds": stalls[-1][0] - stalls[0][0],
+        "ticks": len(values),
+        "max_ms": 1000 * float(values.max()),
+        "p99_ms": 1000 * float(np.percentile(values, 99)),
+        "median_ms": 1000 * float(np.median(values)),
+        "over_100_ms": int((values > LONG).sum()),
+        "over_250_ms": int((values > 2.5 * LONG).sum()),
+    }
+
+
+def measure(seconds: float, widths: str) -> dict[str, object]:
+    viewer = napari.Viewer()
+    probe = Probe()
+    wait(lambda: False, 3)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-prosma", "Train")
+    with tempfile.TemporaryDirectory() as folder:
+        probe.enter("folder, imports")
+        panel.folder.set_path(sample_folder() / "ultrasound")
+        wait(lambda: panel.data_set is not None and not panel.scan.is_running, 120)
+        panel.size_preset.setCurrentIndex(panel.size_preset.findData(widths))
+        panel.run_field.show_path(Path(folder) / "run")
+        panel.limit_unit.setCurrentText("minutes")
+        panel.limit.setValue(max(1, round(seconds / 60) + 1))
+        probe.enter("first epoch")
+        panel.start_button.click()
+        wait(lambda: panel.curve is not None, 300)
+        probe.enter("training")
+        wait(lambda: not panel.job.is_running, seconds)
+        epochs = len(panel.curve.epochs) if panel.curve is not None else 0
+        probe.enter("stopping")
+        pressed = time.monotonic()
+        panel.stop_button.click()
+        wait(lambda: not panel.job.is_running, 60)
+        stop = time.monotonic() - pressed
+        said = panel.status.plain_text()
+        probe.enter("after")
+        wait(lambda: False, 1)
+    phases = {phase: summary(stalls) for phase, stalls in probe.stalls.items()}
+    worst = sorted(((s, at, p) for p, ticks in probe.stalls.items() for at, s in ticks), reverse=True)[:10]
+    viewer.close()
+    return {
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        },
+        "widths": widths,
+        "epochs": epochs,
+        "stop_seconds": stop,
+        "said": said,
+        "phases": phases,
+        "longest": [{"ms": 1000 * s, "at": at, "phase": phase} for s, at, phase in worst],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=120, help="how long to train")
+    parser.add_argument("--widths", default="tiny", help="size of the network")
+    parser.add_argument("--out", type=Path, default=Path("liveness.json"), help="where the JSON goes")
+    options = parser.parse_args()
+    result = measure(options.seconds, options.widths)
+    phases: dict[str, dict[str, float]] = result["phases"]  # type: ignore[assignment]
+    columns = ["seconds", "max_ms", "p99_ms", "median_ms", "over_100_ms", "over_250_ms"]
+    print(f"{'phase':18}" + "".join(f"{name:>13}" for name in columns))
+    for phase, figures in phases.items():
+        print(f"{phase:18}" + "".join(f"{figures[name]:13.1f}" for name in columns))
+    print(f"epochs {result['epochs']}, stopped after {result['stop_seconds']:.2f} s: {result['said']}")
+    options.out.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

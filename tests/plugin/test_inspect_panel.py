@@ -1,0 +1,174 @@
+"""Looking into the gates from the panel, by clicks, on a real viewer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
+
+from napari_prosma.plugin.inspect_panel import InspectPanel
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[InspectPanel], None]
+SOON = 30_000
+AT_FIRST = [f"skip {level} {kind}" for level in (2, 1) for kind in ("zeros in z", "psi", "psi dense")]
+
+
+@pytest.fixture
+def panel(
+    open_panel: Callable[[str], InspectPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    run: Path,
+    lesion_image: np.ndarray,
+) -> InspectPanel:
+    made = open_panel("Inspect gates")
+    viewer.add_image(lesion_image, name="breast", scale=(0.5, 0.25), translate=(3, 4), units=("mm", "mm"))
+    made.model.set_path(run)
+    qtbot.waitUntil(lambda: made.model.facts is not None, timeout=SOON)
+    return made
+
+
+def table(panel: InspectPanel) -> dict[str, list[str]]:
+    rows = [
+        [panel.table.item(row, column).text() for column in range(panel.table.columnCount())]
+        for row in range(panel.table.rowCount())
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_maps_lie_over_the_image_at_their_own_scale(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
+):
+    press(panel.start_button)
+    finish(panel)
+    assert [layer.name for layer in viewer.layers] == ["breast", *AT_FIRST, "breast segmentation"]
+    image = viewer.layers["breast"]
+    for level in (1, 2):
+        layer = viewer.layers[f"skip {level} psi"]
+        factor = 2 ** (level - 1)
+        assert layer.data.shape == tuple(n // factor for n in image.data.shape)
+        np.testing.assert_allclose(layer.scale, factor * image.scale)
+        np.testing.assert_allclose(layer.translate, image.translate + (factor - 1) / 2 * image.scale)
+        assert layer.units == image.units
+        assert tuple(layer.contrast_limits) == (0, 1)
+    assert [name for name in AT_FIRST if viewer.layers[name].visible] == ["skip 1 psi"]
+
+
+def test_ticking_adds_and_unticking_removes_without_another_run(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
+):
+    press(panel.start_button)
+    finish(panel)
+    kept = viewer.layers["skip 1 psi"]
+    press(panel.kind_boxes["energy kept"])
+    press(panel.kind_boxes["psi dense"])
+    press(panel.level_boxes[2])
+    names = {layer.name for layer in viewer.layers}
+    assert names == {
+        *("breast", "breast segmentation", "skip 1 zeros in z", "skip 1 psi", "skip 1 energy kept"),
+    }
+    assert viewer.layers["skip 1 psi"] is kept
+    viewer.layers.remove("skip 1 psi")
+    press(panel.kind_boxes["psi"])
+    press(panel.kind_boxes["psi"])
+    assert "skip 1 psi" in viewer.layers
+
+
+def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Finish):
+    press(panel.start_button)
+    finish(panel)
+    shown = table(panel)
+    assert panel.record is not None
+    for level, skip in panel.record.skips.items():
+        measures = skip.measures
+        assert shown["zeros in z, %"][level - 1] == f"{100 * measures['z_zero_fraction']:.1f}"
+        assert shown["gate floor"][level - 1] == f"{measures['gate_floor']:.2f}"
+        assert shown["energy kept, %"][level - 1] == f"{100 * measures['retained_energy']:.1f}"
+    told = panel.facts.plain_text()
+    assert "never exactly zero" in told
+    assert f"{panel.record.skips[1].floor:.2f}" in told
+    assert "Structure in the measures: the prediction." in told
+    assert "removed" not in told
+
+
+def test_a_label_layer_is_the_structure(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    image = viewer.layers["breast"]
+    drawn = viewer.add_labels(np.where(lesion_image < 40, 5, 0), scale=image.scale, name="drawn")
+    panel.label_layer.choose(drawn)
+    press(panel.start_button)
+    finish(panel)
+    assert panel.record is not None
+    assert panel.record.reference == "label"
+    np.testing.assert_array_equal(panel.record.label, lesion_image < 40)
+    assert "Structure in the measures: the label." in panel.facts.plain_text()
+
+
+def test_a_second_model_is_shown_beside(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    attention_run: Path,
+):
+    panel.twin.set_path(attention_run)
+    qtbot.waitUntil(lambda: panel.twin.facts is not None, timeout=SOON)
+    press(panel.kind_boxes["second model"])
+    press(panel.start_button)
+    finish(panel)
+    assert "skip 1 psi (attention)" in viewer.layers
+    header = panel.table.horizontalHeaderItem(5)
+    assert header is not None
+    assert header.text() == "1 (attention)"
+
+
+def test_another_run_replaces_the_layers_of_the_last(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
+):
+    for _ in range(2):
+        press(panel.start_button)
+        finish(panel)
+    assert [layer.name for layer in viewer.layers] == ["breast", *AT_FIRST, "breast segmentation"]
+
+
+def test_tables_and_plot(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    press: Press,
+    finish: Finish,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    press(panel.start_button)
+    finish(panel)
+    press(panel.channels_button)
+    assert "Gate channels of breast" in viewer.window.dock_widgets
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    press(panel.csv_button)
+    finish(panel)
+    with (tmp_path / "breast_channels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"c", "lambda", "zero_fraction"} <= rows[0].keys()
+    assert (tmp_path / "breast_measures.csv").is_file()
+    assert panel.status.plain_text() == f"Saved 2 files in {tmp_path}"
+
+
+def test_a_wrong_label_leaves_the_layers_as_they_were(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
+):
+    panel.label_layer.choose(viewer.add_labels(np.ones((5, 5), int), name="other"))
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert "has shape (5, 5)" in panel.status.plain_text()
+    assert [layer.name for layer in viewer.layers] == ["breast", "other"]
+    assert panel.start_button.isEnabled()

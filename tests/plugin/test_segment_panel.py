@@ -1,0 +1,209 @@
+"""Segmenting from the panel, by clicks, on a real viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import nibabel
+import numpy as np
+import pytest
+from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
+
+from napari_prosma.plugin.segment_panel import SegmentPanel
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[SegmentPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], SegmentPanel]) -> SegmentPanel:
+    return open_panel("Segment")
+
+
+def choose(panel: SegmentPanel, qtbot: QtBot, path: Path) -> None:
+    panel.model.field.line.setText(str(path))
+    panel.model.field.line.editingFinished.emit()
+    qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+
+
+def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
+    choose(panel, qtbot, run)
+    told = panel.model.text.plain_text()
+    assert "2D, gray; finds lesion" in told
+    assert "gate: prosma; trained for 1 epochs" in told
+    assert "on 2 cases held out" in told
+
+
+def test_what_is_no_model_is_told_in_red(panel: SegmentPanel, qtbot: QtBot, run: Path, tmp_path: Path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((run / "best.safetensors").read_bytes()[:5000])
+    choose(panel, qtbot, cut)
+    assert panel.model.text.is_error
+    assert str(cut) in panel.model.text.plain_text()
+    choose(panel, qtbot, run)
+    assert not panel.model.text.is_error
+
+
+def test_the_newest_run_is_offered(open_panel: Callable[[str], SegmentPanel], home: Path, run: Path):
+    folder = home / "prosma-runs" / "today"
+    folder.mkdir(parents=True)
+    (folder / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    assert open_panel("Segment").model.path == folder
+
+
+def test_a_picture_is_segmented_at_its_place(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    image = viewer.add_image(
+        lesion_image, name="breast", scale=(0.2, 0.3), translate=(4, 5), units=("mm",) * 2
+    )
+    press(panel.probabilities)
+    press(panel.start_button)
+    finish(panel)
+    labels, sure = viewer.layers["breast segmentation"], viewer.layers["breast probability of lesion"]
+    for layer in (labels, sure):
+        assert layer.data.shape == lesion_image.shape
+        np.testing.assert_allclose(layer.scale, image.scale)
+        np.testing.assert_allclose(layer.translate, image.translate)
+        assert layer.units == image.units
+    np.testing.assert_array_equal(labels.data == 1, sure.data > 0.5)
+    assert tuple(sure.contrast_limits) == (0, 1)
+    assert labels.metadata["class_names"] == ("background", "lesion")
+    assert "Found, in pixels: lesion" in panel.status.plain_text()
+
+
+def test_a_stack_in_colour_is_segmented_slice_by_slice(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    stack = np.stack([np.stack([lesion_image] * 3, axis=-1)] * 3)
+    viewer.add_image(stack, rgb=True, name="clip", scale=(5, 0.2, 0.2))
+    press(panel.start_button)
+    finish(panel)
+    result = viewer.layers["clip segmentation"]
+    assert result.data.shape == stack.shape[:3]
+    np.testing.assert_allclose(result.scale, (5, 0.2, 0.2))
+    np.testing.assert_array_equal(result.data[0], result.data[2])
+
+
+def test_the_result_is_saved_with_corrections_over_its_source(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    affine = np.array([[0, -1.5, 0, 3], [2, 0, 0, -4], [0, 0, 3, 9], [0, 0, 0, 1.0]])
+    voxels = np.random.default_rng(0).integers(0, 255, (20, 32, 3)).astype(np.int16)
+    nibabel.Nifti1Image(voxels, affine).to_filename(tmp_path / "scan.nii.gz")
+    viewer.open(str(tmp_path / "scan.nii.gz"), plugin="napari-prosma")
+    choose(panel, qtbot, run)
+    press(panel.start_button)
+    finish(panel)
+    result = viewer.layers["scan segmentation"]
+    result.data[:] = 0
+    result.data[0, 0, :5] = 1
+    chosen = tmp_path / "out.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(chosen), ""))
+    press(panel.save_button)
+    finish(panel)
+    stored = nibabel.load(chosen)
+    assert stored.shape == voxels.shape
+    assert np.array_equal(stored.affine, affine)
+    assert np.asarray(stored.dataobj).sum() == 5
+    assert panel.status.plain_text() == f"Saved as {chosen}"
+    assert panel.save_button.isEnabled()
+
+
+def test_saving_where_it_cannot_be_leaves_everything(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    tmp_path: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    press(panel.start_button)
+    finish(panel)
+    panel.save(tmp_path / "labels.jpg")
+    finish(panel)
+    assert panel.status.is_error
+    assert not list(tmp_path.glob("*.jpg"))
+    assert panel.save_button.isEnabled()
+    assert "breast segmentation" in viewer.layers
+
+
+def test_an_image_that_does_not_fit_leaves_the_layers_as_they_were(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, run: Path
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(np.full((40, 40), np.nan), name="broken", contrast_limits=(0, 1))
+    press(panel.start_button)
+    finish(panel)
+    assert [layer.name for layer in viewer.layers] == ["broken"]
+    assert "'broken' cannot be segmented: the image holds NaN" in panel.status.plain_text()
+    assert notification_manager.records[-1].message == panel.status.plain_text()
+    assert panel.start_button.isEnabled()
+    assert not panel.save_button.isEnabled()
+
+
+def test_start_says_what_is_missing(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, run: Path
+):
+    press(panel.start_button)
+    assert "choose a trained model" in panel.status.plain_text()
+    choose(panel, qtbot, run)
+    press(panel.start_button)
+    assert "open an image to segment first" in panel.status.plain_text()
+
+
+def test_stop_ends_a_long_segmentation(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, run: Path
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
+    press(panel.stop_button)
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=2_000)
+    assert panel.status.plain_text() == "Stopped"
+    assert [layer.name for layer in viewer.layers] == ["long"]
+
+
+def test_layers_that_come_and_go_are_followed(panel: SegmentPanel, viewer: napari.Viewer):
+    first = viewer.add_image(np.zeros((8, 8)), name="first")
+    viewer.add_labels(np.zeros((8, 8), int))
+    viewer.add_image(np.zeros((8, 8)), name="preview", metadata={"preview": True})
+    assert panel.image_layer.layer is first
+    second = viewer.add_image(np.zeros((8, 8)), name="second")
+    assert panel.image_layer.layer is first
+    assert [panel.image_layer.itemText(n) for n in range(panel.image_layer.count())] == ["first", "second"]
+    first.name = "renamed"
+    assert panel.image_layer.currentText() == "renamed"
+    viewer.layers.remove(first)
+    assert panel.image_layer.layer is second

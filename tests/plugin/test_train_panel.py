@@ -1,0 +1,282 @@
+"""Training from the panel, by clicks, on a real viewer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+import pytest
+from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton
+
+from napari_prosma.events import EpochEnd
+from napari_prosma.plugin.preview import IMAGE, PREDICTION, TRUTH
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import TrainConfig
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[TrainPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
+    made = open_panel("Train")
+    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
+    made.batch.setValue(2)
+    made.limit.setValue(1)
+    return made
+
+
+def enter(panel: TrainPanel, folder: Path) -> None:
+    panel.folder.line.setText(str(folder))
+    panel.folder.line.editingFinished.emit()
+
+
+def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> float:
+    """Seconds from the stop button to the end."""
+    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    began = time.monotonic()
+    press(panel.stop_button)
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
+    return time.monotonic() - began
+
+
+def test_a_folder_is_recognised_at_once(panel: TrainPanel, qtbot: QtBot, folder: Path, home: Path):
+    enter(panel, folder)
+    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
+    assert panel.summary.plain_text().startswith("Images and masks in two folders: 6 cases; 2D, gray")
+    assert not panel.summary.is_error
+    assert panel.run_field.path is not None
+    assert panel.run_field.path.parent == home / "prosma-runs"
+    assert panel.run_field.path.name.startswith("breast-")
+
+
+def test_a_bad_folder_is_told_in_red_and_nothing_is_written(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, tmp_path: Path, home: Path
+):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    enter(panel, empty)
+    qtbot.waitUntil(lambda: panel.summary.is_error, timeout=SOON)
+    assert f"'{empty}' is empty; put images in" in panel.summary.plain_text()
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert panel.status.plain_text() == panel.summary.plain_text()
+    assert notification_manager.records[-1].message == panel.status.plain_text()
+    assert not (home / "prosma-runs").exists()
+    assert panel.start_button.isEnabled()
+
+
+def test_the_newest_folder_wins(panel: TrainPanel, qtbot: QtBot, folder: Path, tmp_path: Path):
+    enter(panel, tmp_path)
+    enter(panel, folder)
+    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
+    assert panel.data_set is not None
+    assert panel.data_set.folder == folder
+    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
+    assert not panel.summary.is_error
+
+
+def test_start_without_a_folder_says_what_to_do(panel: TrainPanel, press: Press):
+    press(panel.start_button)
+    assert panel.status.is_error
+    assert "choose the folder" in panel.status.plain_text()
+    assert not panel.job.is_running
+
+
+def test_training_from_a_folder(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    viewer.add_labels(np.zeros((64, 64), int), name="my own")
+    enter(panel, folder)
+    panel.limit.setValue(2)
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    assert not panel.start_button.isEnabled()
+    finish(panel)
+
+    assert panel.status.plain_text().startswith("Finished after 2 epochs, best Dice 0.")
+    assert panel.curve is not None
+    assert [epoch.epoch for epoch in panel.curve.epochs] == [1, 2]
+    assert panel.log.toPlainText().startswith("Plan: 2D, 1 channel, classes background, foreground")
+    assert "zeros in z" in panel.figures.plain_text()
+    cell = panel.table.item(0, 0)
+    assert cell is not None
+    assert cell.text() == "foreground"
+
+    assert {layer.name for layer in viewer.layers} == {"my own", IMAGE, TRUTH, PREDICTION}
+    assert viewer.layers[PREDICTION].data.shape == viewer.layers[IMAGE].data.shape == (64, 64)
+    assert viewer.layers.selection.active is viewer.layers["my own"]
+
+    assert load_checkpoint(run_dir / "last.safetensors").epoch == 2
+    config = load_checkpoint(run_dir).config
+    assert (config["widths"], config["gate"], config["batch"]) == ("quick", "prosma", 2)
+    assert config["threads"] >= 1
+    assert panel.start_button.isEnabled()
+    assert panel.run_field.path != run_dir, "the next run does not go over this one"
+
+
+def test_preview_layers_are_changed_in_place_and_may_be_removed(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    enter(panel, folder)
+    panel.limit.setValue(50)
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: PREDICTION in viewer.layers, timeout=60_000)
+    prediction = viewer.layers[PREDICTION]
+    first = prediction.data
+    viewer.layers.remove(IMAGE)
+    qtbot.waitUntil(lambda: prediction.data is not first, timeout=SOON)
+    assert viewer.layers[PREDICTION] is prediction
+    assert IMAGE not in viewer.layers
+    press(panel.stop_button)
+    finish(panel)
+    assert not panel.status.is_error
+
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: IMAGE in viewer.layers, timeout=60_000)
+    assert viewer.layers[PREDICTION] is prediction
+
+
+def test_stop_in_the_middle_keeps_the_model_and_the_panel(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    enter(panel, folder)
+    panel.limit.setValue(500)
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    assert stop_after_some_steps(panel, qtbot, press) < 2
+    assert panel.status.plain_text().startswith("Stopped")
+    assert str(run_dir) in panel.status.plain_text()
+    load_checkpoint(run_dir / "last.safetensors").build()
+    panel.limit.setValue(1)
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished after 1 epochs")
+
+
+def test_pause_holds_training_and_goes_on(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
+    enter(panel, folder)
+    panel.limit.setValue(500)
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    press(panel.pause_button)
+    qtbot.waitUntil(lambda: panel.status.plain_text() == "Paused", timeout=SOON)
+    done = panel.progress_bar.value()
+    qtbot.wait(500)
+    assert panel.progress_bar.value() == done
+    press(panel.pause_button)
+    qtbot.waitUntil(lambda: panel.progress_bar.value() > done, timeout=SOON)
+    assert stop_after_some_steps(panel, qtbot, press) < 2
+
+
+def test_closing_the_panel_stops_training_and_keeps_the_model(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, folder: Path
+):
+    enter(panel, folder)
+    panel.limit.setValue(500)
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    viewer.window.remove_dock_widget(panel)
+    assert not panel.job.is_running
+    assert load_checkpoint(run_dir / "last.safetensors").epoch == 0
+
+
+def test_closing_napari_stops_training_and_keeps_the_model(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, folder: Path
+):
+    enter(panel, folder)
+    panel.limit.setValue(500)
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    assert viewer.window._task_status_manager.get_status() == ["napari-worker: Executing ProSMA: training"]
+    viewer.close()
+    qtbot.waitUntil(lambda: (run_dir / "last.safetensors").is_file(), timeout=SOON)
+
+
+def test_training_from_layers(
+    panel: TrainPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    press(panel.from_layers)
+    press(panel.start_button)
+    assert "open an image first" in panel.status.plain_text()
+    viewer.add_image(lesion_image, name="breast 7", scale=(0.3, 0.3), units=("mm", "mm"))
+    press(panel.start_button)
+    assert "draw labels on the image first" in panel.status.plain_text()
+    labels = viewer.add_labels((lesion_image < 40).astype(int), name="strokes")
+    assert panel.run_field.path is not None
+    assert panel.run_field.path.name.startswith("breast_7-")
+    run_dir = panel.run_field.path
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    assert "No case is held out" in panel.log.toPlainText()
+    assert load_checkpoint(run_dir).split["training"] == ["breast 7"]
+    np.testing.assert_allclose(viewer.layers[PREDICTION].scale, (0.3, 0.3))
+    assert labels in viewer.layers
+
+
+def test_a_folder_with_a_model_is_not_trained_over(panel: TrainPanel, press: Press, folder: Path, run: Path):
+    enter(panel, folder)
+    panel.run_field.line.setText(str(run))
+    before = (run / "best.safetensors").read_bytes()
+    press(panel.start_button)
+    assert f"'{run}' already holds a trained model" in panel.status.plain_text()
+    assert (run / "best.safetensors").read_bytes() == before
+
+
+def test_an_error_in_the_thread_leaves_a_usable_panel(
+    panel: TrainPanel, press: Press, finish: Finish, folder: Path, tmp_path: Path, home: Path
+):
+    enter(panel, folder)
+    (tmp_path / "file").write_text("no folder")
+    panel.run_field.line.setText(str(tmp_path / "file" / "run"))
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert str(tmp_path / "file") in panel.status.plain_text()
+    panel.run_field.line.setText(str(home / "run"))
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+
+
+def test_by_minutes_the_clock_ends_the_run(panel: TrainPanel):
+    panel.limit_unit.setCurrentText("minutes")
+    panel.limit.setValue(7)
+    settings = panel.settings()
+    assert settings["minutes"] == 7
+    assert settings["epochs"] > 10_000
+
+
+def test_the_untouched_form_is_the_default_configuration(open_panel: Callable[[str], TrainPanel]):
+    settings = open_panel("Train").settings()
+    config, default = TrainConfig.of(**settings), TrainConfig(run_dir=settings["run_dir"])
+    assert config.model_copy(update={"threads": None}) == default
+
+
+def test_the_figures_name_each_class(panel: TrainPanel):
+    figures = {
+        "dice": 0.7,
+        "iou": 0.5,
+        "dice/liver": 0.9,
+        "iou/liver": 0.8,
+        "dice/cyst": 0.5,
+        "iou/cyst": 0.2,
+    }
+    panel.happened(EpochEnd(3, 9, 0.4, 1e-3, 2.0, figures))
+    shown = [[panel.table.item(row, column).text() for column in range(3)] for row in range(2)]
+    assert shown == [["liver", "0.900", "0.800"], ["cyst", "0.500", "0.200"]]
