@@ -18,6 +18,7 @@ from napari_prosma import __version__
 
 if TYPE_CHECKING:
     from napari_prosma.data.case import Image
+    from napari_prosma.data.layouts import DataSet
     from napari_prosma.training.config import TrainConfig
 
 app = typer.Typer(
@@ -80,7 +81,24 @@ def train(
     side: Annotated[
         int, typer.Option(help="Pixel images are shrunk until their median short side is this.")
     ] = 256,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Resample to this, such as 3,1,1 (z, y, x).", show_default="by the data"),
+    ] = None,
+    patch: Annotated[
+        str | None, typer.Option(help="Patch and window, such as 32,96,96.", show_default="by the data")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Patches per step.", show_default="by the data")] = None,
+    intensity: Annotated[
+        str | None, typer.Option(help="zscore, or ct for Hounsfield units.", show_default="by the data")
+    ] = None,
+    labelled: Annotated[
+        str,
+        typer.Option(
+            help="all; slices: only where a slice holds a label; scribbles: only where something is drawn, "
+            "the smallest value being background."
+        ),
+    ] = "all",
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = 1e-3,
     validation: Annotated[float, typer.Option(help="Share of the cases that is held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Split, weights, sampling and augmentation follow from it.")] = 0,
@@ -101,7 +119,7 @@ def train(
         from napari_prosma.training.config import TrainConfig
         from napari_prosma.training.run import train as run
 
-        data_set = find_cases(data)
+        data_set = _with_sparse_labels(find_cases(data), labelled)
         for line in (data_set.summary, *data_set.notices):
             say(line)
         check_foreground(data_set)
@@ -113,7 +131,10 @@ def train(
             minutes=minutes,
             dims=dims,
             side=side,
+            spacing=_numbers(spacing, float, "spacing"),
+            patch=_numbers(patch, int, "patch"),
             batch=batch,
+            intensity=intensity,
             learning_rate=learning_rate,
             validation_fraction=validation,
             seed=seed,
@@ -220,6 +241,43 @@ def inspect(
 
 
 @app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+) -> None:
+    """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
+
+    Shapes, frames, empty or unexpected labels, NaN, constant images, duplicates, cases in two splits. Exit
+    status 2 if something would stop a training.
+
+    [bold]Example:[/] prosma check Dataset_BUSI_with_GT --out problems.csv
+    """
+    from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, track
+
+    with exit_codes():
+        from rich.table import Table
+
+        from napari_prosma.data.check import check_each, compare, write_table
+        from napari_prosma.data.layouts import find_cases
+
+        data_set = find_cases(data, require_labels=False)
+        console.print(data_set.summary)
+        checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
+        problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
+        if problems:
+            table = Table("case", "", "found", "remedy")
+            for problem in problems:
+                table.add_row(problem.case, problem.severity, problem.found, problem.remedy)
+            console.print(table)
+        stopping = sum(problem.severity == "error" for problem in problems)
+        console.print(f"{len(problems)} findings in {len(checked)} cases, {stopping} would stop a training")
+        if out is not None:
+            write_table(problems, out)
+        if stopping:
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
@@ -266,6 +324,30 @@ def _widths(text: str) -> str | tuple[int, ...]:
     if all(part.strip().isdigit() for part in text.split(",")):
         return tuple(int(part) for part in text.split(","))
     return text
+
+
+def _numbers(text: str | None, kind: type[int] | type[float], what: str) -> tuple[float, ...] | None:
+    """Numbers separated by commas, such as ``32,96,96``."""
+    from napari_prosma.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{what} '{text}' must be numbers separated by commas, such as 32,96,96") from error
+
+
+def _with_sparse_labels(data_set: DataSet, labelled: str) -> DataSet:
+    from napari_prosma.data.layouts import find_cases
+    from napari_prosma.errors import ConfigError
+
+    if labelled == "all":
+        return data_set
+    if labelled not in ("slices", "scribbles"):
+        raise ConfigError(f"unknown kind of labels '{labelled}'; choose all, slices or scribbles")
+    rule = data_set.labels.sparse("slices" if labelled == "slices" else "scribbles")
+    return find_cases(data_set.folder, labels=rule)
 
 
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from napari_prosma.errors import ProsmaError
 from napari_prosma.events import CheckpointSaved, EpochEnd, Event, Finished, Notice, Started
 from napari_prosma.events import Progress as Step
 
+T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130
 
 console = Console(soft_wrap=True, highlight=False)
@@ -52,21 +53,19 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from stop
 
 
+def track(items: Iterator[T], total: int, message: str) -> Iterator[T]:
+    """The same items, with a progress bar."""
+    with _progress() as bar:
+        yield from bar.track(items, total, description=message)
+
+
 def follow(events: Iterator[Event]) -> Any:
     """Pull every event, show it, and return the result of the last."""
     result = None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     # Closed at once when Ctrl-C falls between two events, so that a run still keeps its last checkpoint.
     with (
         closing(events),  # type: ignore[type-var]
-        Progress(*columns, console=console, transient=sys.stdout.isatty()) as bar,
+        _progress() as bar,
     ):
         task = None
         for event in events:
@@ -88,6 +87,18 @@ def follow(events: Iterator[Event]) -> Any:
                 case Finished():
                     result = event.result
     return result
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=sys.stdout.isatty())
 
 
 def _line(event: EpochEnd) -> str:

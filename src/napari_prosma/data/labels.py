@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,9 @@ _COLOUR_ABOVE = 0xFFFF
 
 IGNORE = 255
 """Class index of what nobody labelled; no loss and no measure may count it."""
+
+Sparse = Literal["slices", "scribbles"]
+"""How labels that do not cover everything are meant."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,28 @@ class LabelRule:
         colours = kept[-1] > _COLOUR_ABOVE
         names = (f"#{value:06x}" if colours else f"label {value}" for value in kept[1:])
         return cls("values", ("background", *names), kept)
+
+    def sparse(self, kind: Sparse) -> LabelRule:
+        """The same for labels that do not cover everything.
+
+        ``slices``: a slice without any label counts as unlabelled. ``scribbles``: 0 is unlabelled, the
+        smallest value that was drawn is the background.
+
+        Raises
+        ------
+        DataError
+            Scribbles with a single value: nothing says what is background.
+        """
+        if kind == "slices":
+            return replace(self, labelled_slices_only=True)
+        if self.kind != "values" or len(self.values) < 3:
+            raise DataError(
+                "scribbles need at least two label values, the smaller for the background (such as 1) and "
+                f"another for the structure (such as 2), but in this data set {self.in_words()}; draw some "
+                "background too, or say that the labels are complete"
+            )
+        names = ("background", *self.class_names[2:])
+        return replace(self, values=self.values[1:], class_names=names, unlabelled=0)
 
     def apply(self, stored: np.ndarray, where: object) -> np.ndarray:
         """Class indices of a stored label, uint8 or uint16, with ``IGNORE`` where it is unlabelled.
