@@ -298,6 +298,43 @@ def test_names_of_all_formats_are_known() -> None:
     assert stem("a.ome.zarr") == "a.ome"
 
 
+def gzipped(path: Path, voxels: np.ndarray) -> bytes:
+    """An NRRD header before gzipped voxels; gives the header."""
+    header = (
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 40 30 20\nencoding: gzip\n"
+        "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
+    )
+    path.write_bytes(header.encode() + gzip.compress(voxels.tobytes()))
+    return header.encode()
+
+
+def test_a_gzip_of_several_streams_is_read_to_its_end(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 9, (20, 30, 40), dtype=np.uint8)
+    header = gzipped(tmp_path / "a.nrrd", voxels)
+    parts = [
+        gzip.compress(part)
+        for part in (voxels.tobytes()[:7], voxels.tobytes()[7:9000], voxels.tobytes()[9000:])
+    ]
+    (tmp_path / "b.nrrd").write_bytes(header + b"".join(parts))
+    assert np.array_equal(read_image(tmp_path / "a.nrrd").array[0], voxels)
+    assert np.array_equal(read_image(tmp_path / "b.nrrd").array[0], voxels)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag((-1.0, -1, 1, 1))), tmp_path / "a.nii")
+    whole = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole[:100]) + gzip.compress(whole[100:]))
+    assert np.array_equal(read_image(tmp_path / "b.nii.gz").array[0], voxels.T)
+
+
+@pytest.mark.parametrize("place", [-6, -400])
+def test_a_byte_that_changed_on_the_way_is_noticed(tmp_path: Path, place: int) -> None:
+    voxels = np.random.default_rng(0).integers(0, 9, (20, 30, 40), dtype=np.uint8)
+    gzipped(tmp_path / "a.nrrd", voxels)
+    damaged = bytearray((tmp_path / "a.nrrd").read_bytes())
+    damaged[place] ^= 1
+    (tmp_path / "a.nrrd").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"a\.nrrd.*damaged"):
+        read_image(tmp_path / "a.nrrd")
+
+
 @pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.npy", "a.npz", "a.mp4", "a.avi", "a.dcm"])
 @pytest.mark.parametrize("content", [b"", b"this is no image at all, whatever its name says\n" * 20])
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, name: str, content: bytes) -> None:

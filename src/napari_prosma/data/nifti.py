@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -40,7 +41,7 @@ def read(path: Path) -> Image:
     """
     with _opened(path) as stored:
         header = _header(path, stored)
-        image = voxels.image_of(_with_channels(np.asanyarray(stored.dataobj)), header)
+        image = voxels.image_of(_with_channels(_voxels(path, stored)), header)
     return replace(image, notices=_disagreement(path, stored))
 
 
@@ -107,6 +108,22 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
     return (
         f"'{path.name}': sform and qform lie up to {apart:.3g} mm apart; the sform is used, as NIfTI rules",
     )
+
+
+def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
+    """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
+    proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
+    if path.suffix == ".gz":
+        raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, True, skip=proxy.offset)
+    else:
+        raw = np.asanyarray(proxy.get_unscaled())
+    if (proxy.slope, proxy.inter) == (1.0, 0.0) or raw.dtype.fields:
+        return raw
+    scaled: np.ndarray = raw.astype(
+        np.float32 if raw.dtype.itemsize <= 2 or raw.dtype.kind == "f" else np.float64
+    )
+    np.multiply(scaled, proxy.slope, out=scaled)
+    return np.add(scaled, proxy.inter, out=scaled)
 
 
 def _with_channels(stored: np.ndarray) -> np.ndarray:

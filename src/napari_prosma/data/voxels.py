@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +11,9 @@ from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
 from napari_prosma.errors import DataError
 
 _MOST_DEFLATE_SHRINKS = 1032
-_BLOCK = 1 << 22
+_BLOCK = 1 << 18
+_GZIP, _ZLIB = 31, 15
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def require_possible(path: Path, promised: int, compressed: bool, on_disk: int | None = None) -> None:
@@ -53,11 +52,12 @@ def require_room(path: Path, promised: int) -> None:
 
 
 def read_voxels(
-    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, compressed: bool
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, compressed: bool, skip: int = 0
 ) -> np.ndarray:
     """Array of ``shape``, first axis fastest, that starts at ``offset`` of a file.
 
-    Uncompressed voxels are mapped, not read; deflated ones are inflated into one array and no further.
+    Uncompressed voxels are mapped, not read; deflated ones are inflated into one array and no further, after
+    ``skip`` bytes of the stream.
 
     Raises
     ------
@@ -71,10 +71,10 @@ def read_voxels(
     flat = np.empty(count, dtype)
     with open(path, "rb") as file:
         file.seek(offset)
-        filled = _inflate(file, flat.view(np.uint8).data)
+        filled = _inflate(file, flat.view(np.uint8).data, skip)
     if filled < flat.nbytes:
         raise DataError(
-            f"'{path}' is cut short: {filled:,} of {flat.nbytes:,} bytes of voxels; export it again"
+            f"'{path}' is cut short or damaged after {filled:,} of {flat.nbytes:,} bytes; export it again"
         )
     return flat.reshape(shape, order="F")
 
@@ -135,38 +135,35 @@ def affine_of(geometry: Geometry) -> np.ndarray:
     return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
 
 
-def _inflate(file: BinaryIO, into: memoryview) -> int:
-    """Fill ``into`` from a zlib or gzip stream; the number of bytes that came."""
-    start = file.tell()
-    is_gzip = file.read(2) == b"\x1f\x8b"
-    file.seek(start)
-    stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else _Zlib(file)
+def _inflate(file: BinaryIO, into: memoryview, skip: int) -> int:
+    """Fill ``into`` from a zlib or gzip stream after ``skip`` bytes of it; the number of bytes that came.
+
+    isal inflates twice as fast as zlib. What follows ``into`` is only read as far as the check sum.
+    """
+    from isal import igzip_lib, isal_zlib
+
+    start = file.read(2)
+    file.seek(-len(start), 1)
+    wrapping = _GZIP if start == _GZIP_MAGIC else _ZLIB
+    inflater = isal_zlib.decompressobj(wbits=wrapping)
     filled = 0
+    rest = b""
     try:
-        while filled < len(into):
-            block = stream.read(min(_BLOCK, len(into) - filled))
-            if not block:
-                break
-            into[filled : filled + len(block)] = block
-            filled += len(block)
-    except (EOFError, OSError, zlib.error):
-        return filled
-    return filled
-
-
-class _Zlib(io.BufferedIOBase):
-    """A zlib stream, read in bounded pieces."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._inflater = file, zlib.decompressobj()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        limit = max(size or 0, 1)
-        while not self._inflater.eof:
-            waiting = self._inflater.unconsumed_tail or self._file.read(_BLOCK)
+        while filled < len(into) or not inflater.eof:
+            if inflater.eof:  # a gzip file may hold several streams, one after the other
+                rest, inflater = inflater.unused_data, isal_zlib.decompressobj(wbits=wrapping)
+            waiting = rest or inflater.unconsumed_tail or file.read(_BLOCK)
+            rest = b""
             if not waiting:
-                return b""
-            block = self._inflater.decompress(waiting, limit)
-            if block:
-                return block
-        return b""
+                return filled if filled < len(into) else filled - 1  # the stream ends before its check sum
+            block = inflater.decompress(waiting, max(1, min(_BLOCK * 4, skip + len(into) - filled)))
+            dropped = min(skip, len(block))
+            skip -= dropped
+            kept = block[dropped : dropped + len(into) - filled] if dropped else block[: len(into) - filled]
+            into[filled : filled + len(kept)] = kept
+            filled += len(kept)
+            if filled == len(into) and len(block) > len(kept) + dropped:
+                return filled  # more voxels than the header speaks of
+    except igzip_lib.IsalError:  # type: ignore[misc]  # its stub gives it no base
+        return min(filled, len(into) - 1)
+    return filled
