@@ -56,6 +56,15 @@ def test_the_newest_run_is_offered(open_panel: Callable[[str], SegmentPanel], ho
     assert open_panel("Segment").model.path == folder
 
 
+def test_closing_napari_while_a_model_is_read(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, run: Path
+):
+    panel.model.set_path(run)
+    assert panel.model.is_reading
+    viewer.close()
+    qtbot.wait(300)
+
+
 def test_a_picture_is_segmented_at_its_place(
     panel: SegmentPanel,
     viewer: napari.Viewer,

@@ -70,6 +70,7 @@ class Job(QObject):
         self._bar: progress | None = None
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
+        parent.destroyed.connect(self.close)
 
     @property
     def is_running(self) -> bool:
@@ -124,12 +125,13 @@ class Job(QObject):
         if run is None:
             return
         run.worker.quit()
-        QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
-        try:
-            if run.worker.began and not run.worker.over.wait(LONGEST_WAIT):
-                logging.getLogger(__name__).warning("a run did not stop within %g s", LONGEST_WAIT)
-        finally:
-            QApplication.restoreOverrideCursor()
+        if run.worker.began and not run.worker.over.is_set():
+            QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
+            try:
+                if not run.worker.over.wait(LONGEST_WAIT):
+                    logging.getLogger(__name__).warning("a run did not stop within %g s", LONGEST_WAIT)
+            finally:
+                QApplication.restoreOverrideCursor()
         if run.failure and self._shows(run.failure[0]):
             _tell(run.failure[0])
 

@@ -40,6 +40,16 @@ def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     return viewer.add_layer(Layer.create(*layer))
 
 
+def load_layers() -> None:
+    """Load what napari loads with its first layers (units, colours, scipy), which takes a second.
+
+    For a thread: layers that are in no viewer touch no window.
+    """
+    plane = np.zeros((2, 2), np.uint8)
+    ImageLayer(plane + 0.0, contrast_limits=(0, 1))
+    LabelsLayer(plane, colormap=class_colours())
+
+
 def image_layer(image: Image, name: str) -> LayerTuple:
     """Layer of an image: colours as RGB, further channels as a first axis with a slider."""
     array, geometry = image.array, image.geometry

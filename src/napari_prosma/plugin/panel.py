@@ -126,7 +126,6 @@ class Panel(QWidget):
         self.below = QVBoxLayout()
         self._lay_out()
         self._show_running(False)
-        self.destroyed.connect(self.job.close)
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         """Title and events of a run with the settings as they are; the events are made in the thread.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import napari
 import numpy as np
 from napari.layers import Layer
+from qtpy.QtCore import QObject, QTimer
 
 from napari_prosma.events import Preview
 from napari_prosma.plugin.layers import IS_PREVIEW, class_colours, placement
@@ -13,38 +14,59 @@ IMAGE, TRUTH, PREDICTION = "preview: image", "preview: truth", "preview: predict
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
 
-class PreviewLayers:
-    """Made by the first preview of a run, then changed in place; what the user removes stays away."""
+class PreviewLayers(QObject):
+    """Made by the first preview of a run, then changed in place; what the user removes stays away.
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    One layer is drawn per turn of the event loop, since napari takes a tenth of a second to add one.
+    """
+
+    def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
+        super().__init__(parent)
         self._viewer = viewer
         self._layers: dict[str, Layer] = {}
         self._image: np.ndarray | None = None
+        self._preview: Preview | None = None
+        self._due: list[str] = []
+        self._next = QTimer(self)
+        self._next.setSingleShot(True)
+        self._next.timeout.connect(self._draw_next)
 
     def start(self) -> None:
-        """A new run begins: layers that were removed may come back, those of another kind go."""
+        """A new run begins: layers that were removed may come back."""
         self._image = None
         self._layers = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
 
     def show(self, preview: Preview) -> None:
-        """Draw the current state."""
+        """Draw the current state, soon."""
+        kept = self._layers.get(IMAGE)
+        if kept is not None and kept.rgb != (len(preview.image) == 3):
+            self._remove()
+        same = self._image is not None and np.array_equal(self._image, preview.image)
+        self._due = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
+        self._preview, self._image = preview, preview.image
+        self._next.start(0)
+
+    def stop(self) -> None:
+        """Draw no more."""
+        self._next.stop()
+
+    def _draw_next(self) -> None:
+        assert self._preview is not None
         active = self._viewer.layers.selection.active
         first = not self._viewer.layers
-        picture = _picture(preview.image)
-        kept = self._layers.get(IMAGE)
-        if kept is not None and kept.rgb != (picture.ndim == 3):
-            self._remove()
-        if self._image is None or not np.array_equal(self._image, preview.image):
-            self._draw(IMAGE, picture, preview)
-            self._draw(PREDICTION, preview.labels, preview)
-            self._draw(TRUTH, preview.truth, preview)
-            self._image = preview.image
-        else:
-            self._draw(PREDICTION, preview.labels, preview)
+        name = self._due.pop(0)
+        data = {
+            IMAGE: lambda preview: _picture(preview.image),
+            PREDICTION: lambda preview: preview.labels,
+            TRUTH: lambda preview: preview.truth,
+        }[name](self._preview)
+        self._draw(name, data, self._preview)
         if first:
             self._viewer.reset_view()
         if active is not None:
             self._viewer.layers.selection.active = active
+        if self._due:
+            self._next.start(0)
 
     def _draw(self, name: str, data: np.ndarray, preview: Preview) -> None:
         place = placement(preview.geometry)

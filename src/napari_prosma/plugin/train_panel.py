@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Sta
 from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, new_run_folder
 from napari_prosma.plugin.choosers import LayerChooser, PathField
 from napari_prosma.plugin.job import Ending, Job, spare_threads
-from napari_prosma.plugin.layers import case_of
+from napari_prosma.plugin.layers import case_of, load_layers
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.preview import PreviewLayers
 
@@ -40,6 +42,16 @@ if TYPE_CHECKING:
 
 UNLIMITED_EPOCHS = 100_000
 """Epochs of a run that is limited by its minutes."""
+
+SLOW_TO_IMPORT = {
+    "matplotlib.figure": "the curve",
+    "torch": "PyTorch",
+    "lightning_fabric": "Lightning",
+    "monai.transforms": "MONAI",
+    "monai.losses.dice": "MONAI",
+    "napari_prosma.training.run": "the training",
+}
+"""Modules that training needs, as the user is told of them."""
 
 Data = tuple[tuple["Case", ...], tuple[str, ...]]
 
@@ -53,14 +65,13 @@ class TrainPanel(Panel):
         self.scan = Job(self, notify=False)
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
-        self.destroyed.connect(self.scan.close)
         self.data_set: DataSet | None = None
         self._looking_at: Path | None = None
         self._suggested: Path | None = None
         self._run_dir = Path()
         self._device = ""
         self._epoch: EpochEnd | None = None
-        self.previews = PreviewLayers(napari_viewer)
+        self.previews = PreviewLayers(napari_viewer, self)
         self.curve: TrainingCurve | None = None
         self._add_source()
         self._add_settings()
@@ -111,6 +122,8 @@ class TrainPanel(Panel):
             self.log.appendPlainText(event.message)
         elif isinstance(event, Started):
             self._device = event.device
+            if event.total:
+                self._make_curve()
         elif isinstance(event, EpochEnd):
             self._epoch = event
             self._make_curve().add(event)
@@ -136,6 +149,7 @@ class TrainPanel(Panel):
 
     def close_down(self) -> None:
         self.scan.close()
+        self.previews.stop()
         super().close_down()
         self.image_layer.let_go()
         self.labels_layer.let_go()
@@ -383,24 +397,30 @@ def _looking(folder: Path) -> Iterator[Event]:
 
 
 def _training(settings: dict[str, Any], get_data: Callable[[], Data]) -> Iterator[Event]:
-    yield Started(0, "Loading PyTorch")
     yield from _loading()
     from napari_prosma.training.config import TrainConfig
     from napari_prosma.training.run import train
 
-    cases, class_names = get_data()
-    yield from train(TrainConfig.of(**settings), cases, class_names)
+    # Python's search for garbage would go through all that napari and torch hold, with every thread halted
+    # meanwhile (0.2 s and more); what is there now is left out until the run ends.
+    gc.freeze()
+    try:
+        cases, class_names = get_data()
+        yield from train(TrainConfig.of(**settings), cases, class_names)
+    finally:
+        gc.unfreeze()
 
 
 def _loading() -> Iterator[Event]:
     """Import what is slow to import, in the thread, with a chance to stop in between."""
-    import matplotlib.figure  # noqa: F401
-
-    yield Started(0, "Loading PyTorch")
-    import napari_prosma.training.run  # noqa: F401
-
-    yield Started(0, "Loading MONAI")
-    import monai.transforms  # noqa: F401
+    gc.disable()  # a few hundred thousand new objects make Python search for garbage time and again
+    try:
+        for module, name in SLOW_TO_IMPORT.items():
+            yield Started(0, f"Loading {name}")
+            import_module(module)
+        load_layers()
+    finally:
+        gc.enable()
 
 
 def _combo(choices: dict[str, str], default: str, tip: str) -> QComboBox:
