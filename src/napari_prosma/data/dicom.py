@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.data.voxels import require_possible, require_room
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -407,6 +408,7 @@ def _pixels(path: Path) -> np.ndarray:
 
     try:
         data = dcmread(path)
+        _require_plausible(path, data)
         array = data.pixel_array
         if _is_palette(data):
             array = apply_color_lut(array, data)
@@ -420,6 +422,15 @@ def _pixels(path: Path) -> np.ndarray:
     if data.get("PhotometricInterpretation") == "MONOCHROME1":
         array = array.max() + array.min() - array  # stored with white as 0
     return array if array.ndim == 4 else array[None]
+
+
+def _require_plausible(path: Path, data: Dataset) -> None:
+    """Refuse a header that promises more frames than its file can hold, or than memory."""
+    frames, samples = int(data.get("NumberOfFrames") or 1), int(data.get("SamplesPerPixel", 1))
+    promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.BitsAllocated) // 8
+    if not data.file_meta.TransferSyntaxUID.is_compressed:
+        require_possible(path, promised, compressed=False)
+    require_room(path, promised)
 
 
 def _decoded_by_gdcm(path: Path) -> np.ndarray:

@@ -95,7 +95,11 @@ def _header(path: Path, stored: Nifti1Pair) -> Header:
 
 def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
     """What to say when the file's two affines differ: the standard prefers the sform where it has a code."""
-    sform, qform = stored.header.get_sform(coded=True)[0], stored.header.get_qform(coded=True)[0]
+    sform = stored.header.get_sform(coded=True)[0]
+    try:
+        qform = stored.header.get_qform(coded=True)[0]
+    except ValueError as error:  # no rotation at all; nibabel has checked it where it is the one in use
+        return (f"'{path.name}': its qform is damaged ({error}); the sform is used",)
     if sform is None or qform is None:
         return ()
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*stored.shape, 1, 1)[:3]], [1])).reshape(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +47,8 @@ def read_header(path: str | Path) -> Header:
         As :func:`read_image`.
     """
     path = Path(path)
-    return _reader(path).read_header(path)
+    header: Header = _guarded(path, _reader(path).read_header)
+    return header
 
 
 def read_image(path: str | Path) -> Image:
@@ -62,7 +65,7 @@ def read_image(path: str | Path) -> Image:
         When the file is missing, damaged, of an unknown format, or does not say where its voxels lie.
     """
     path = Path(path)
-    image: Image = _reader(path).read(path)
+    image: Image = _guarded(path, _reader(path).read)
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
     return image
@@ -79,11 +82,12 @@ def read_images(path: str | Path) -> list[tuple[str, Image]]:
     path = Path(path)
     if _reader(path) is not dicom:
         return [(stem(path), read_image(path))]
-    found = dicom.find_series(path)
+    found = _guarded(path, dicom.find_series)
+    images = _guarded(path, lambda _: [series.read() for series in found])
     names = [series.description or path.name for series in found]
     return [
-        (name if names.count(name) == 1 else f"{name} {number}", series.read())
-        for number, (name, series) in enumerate(zip(names, found, strict=True), 1)
+        (name if names.count(name) == 1 else f"{name} {number}", image)
+        for number, (name, image) in enumerate(zip(names, images, strict=True), 1)
     ]
 
 
@@ -99,7 +103,8 @@ def read_pyramid(path: str | Path) -> Pyramid:
     """
     path = Path(path)
     if _reader(path) is ome_zarr:
-        return ome_zarr.read_pyramid(path)
+        pyramid: Pyramid = _guarded(path, ome_zarr.read_pyramid)
+        return pyramid
     image = read_image(path)
     return Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry, image.notices)
 
@@ -118,7 +123,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
     path = Path(path)
     module = _reader(path)
     if module is pictures:
-        return pictures.read_label(path), Geometry.pixels(2)
+        return _guarded(path, pictures.read_label), Geometry.pixels(2)
     image = read_image(path)
     return _whole_numbers(path, _one_channel(path, image.array)), image.geometry
 
@@ -142,6 +147,25 @@ def as_channels(image: Image, channels: int) -> Image:
         f"found an image with {len(array)} channels where {channels} are expected; "
         "give images of one kind, or convert this one"
     )
+
+
+def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
+    """``read(path)``, with whatever a library says of damaged bytes as an error that names the file.
+
+    Libraries raise nearly anything on such bytes (TypeError, ZeroDivisionError, AssertionError, ...); the
+    first error stays attached.
+    """
+    try:
+        return read(path)
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"'{path}' may not be opened ({error.strerror}); change its permissions") from error
+    except Exception as error:
+        raise DataError(
+            f"'{path}' is damaged or not what its name says ({type(error).__name__}: {error}); "
+            "export it again"
+        ) from error
 
 
 def _luma(array: np.ndarray) -> np.ndarray:

@@ -13,10 +13,11 @@ import numpy as np
 import tifffile
 
 from napari_prosma.data.case import Geometry, Header, Image
-from napari_prosma.data.voxels import require_room
+from napari_prosma.data.voxels import require_possible, require_room
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".tif", ".tiff")
+_DEFLATE = (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE)
 _CHANNEL_AXES = "CS"
 _TIME_AXES = "T"
 _STACK_AXES = "ZIQ"
@@ -50,7 +51,7 @@ def read(path: Path) -> Image:
             kind = np.dtype(series.dtype).newbyteorder(file.byteorder)
             array: np.ndarray = np.memmap(path, kind, "r", series.dataoffset, series.shape)
         else:
-            require_room(path, series.nbytes)
+            _require_plausible(path, series)
             array = series.asarray()
     kept = [n for n, axis in enumerate(series.axes) if axis in _CHANNEL_AXES]
     order = kept + [n for n, axis in enumerate(series.axes) if n not in kept and axis in spatial]
@@ -66,6 +67,14 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry, class_names
 def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Map (C, *spatial) or (*spatial) as float32."""
     _write(path, array.astype(np.float32, copy=False), geometry, ())
+
+
+def _require_plausible(path: Path, series: tifffile.TiffPageSeries) -> None:
+    """Refuse pages larger than what they are packed in can hold, or than memory."""
+    packing = series.keyframe.compression
+    if packing in (tifffile.COMPRESSION.NONE, *_DEFLATE):
+        require_possible(path, series.nbytes, packing in _DEFLATE)
+    require_room(path, series.nbytes)
 
 
 def _layout(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[str, int, tuple[int, ...]]:

@@ -43,10 +43,10 @@ def require_room(path: Path, promised: int) -> None:
     """
     import psutil
 
-    room = psutil.virtual_memory().total
+    room = psutil.virtual_memory().available
     if promised > room:
         raise DataError(
-            f"'{path}' needs {promised / 2**30:.0f} GiB of memory but there are {room / 2**30:.0f} GiB; "
+            f"'{path}' needs {promised / 2**30:.0f} GiB of memory but {room / 2**30:.0f} GiB are free; "
             "crop it, or save it as OME-Zarr, which is read piece by piece"
         )
 
