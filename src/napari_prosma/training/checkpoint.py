@@ -67,8 +67,10 @@ class Checkpoint:
         """The network with these weights, in evaluation mode."""
         with torch.device("meta"):
             model = build_model(self.spec)
-        model.load_state_dict(self.weights, assign=True)
-        return model.to(device).eval()
+        # Copied, not assigned: in memory the weights lie as in training, in a file contiguous, and the two
+        # round differently.
+        model.to_empty(device=device).load_state_dict(self.weights)
+        return model.eval()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -147,8 +149,9 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
             path=path,
         )
     except (ValidationError, ValueError, KeyError, TypeError) as error:
+        wrong = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else error
         raise CheckpointError(
-            f"the header of '{path}' is damaged ({error}); choose another checkpoint"
+            f"the header of '{path}' is damaged ({wrong}); choose another checkpoint"
         ) from error
     spec, plan = checkpoint.spec, checkpoint.plan
     if (spec.dims, spec.in_channels, spec.out_channels) != (plan.dims, plan.channels, plan.out_channels):

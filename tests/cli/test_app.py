@@ -1,0 +1,376 @@
+"""The shell: what the commands write, what they say of bad input, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from typer.testing import CliRunner, Result
+
+from napari_prosma import __version__
+from napari_prosma.cli.app import app
+from napari_prosma.data.case import Case
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+QUICK = ("--widths", "4,6,8", "--epochs", "1", "--device", "cpu", "--side", "32")
+
+
+def prosma(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def said(result: Result) -> str:
+    """Everything that was printed, on one line."""
+    return " ".join((result.stdout + result.stderr).split())
+
+
+def error_of(result: Result) -> str:
+    """The one error of a command that found bad input; nothing like a traceback beside it."""
+    assert result.exit_code == 2, said(result)
+    assert "Traceback" not in said(result)
+    assert result.stderr.count("error:") == 1
+    return " ".join(result.stderr.split())
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(array).save(path)
+    return path
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ultrasound: list[Case]) -> Path:
+    """A folder ``data`` with images and masks of three phantoms."""
+    for case in ultrasound[:3]:
+        assert case.read_label is not None
+        save(tmp_path / "data" / "images" / f"{case.name}.png", case.read_image().array[0])
+        save(tmp_path / "data" / "masks" / f"{case.name}.png", case.read_label() * 255)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(make_checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, make_checkpoint())
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path: Path, ultrasound: list[Case]) -> Path:
+    return save(tmp_path / "scan.png", ultrasound[4].read_image().array[0])
+
+
+@pytest.fixture(autouse=True)
+def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch goes once through the cases and no further."""
+    monkeypatch.setattr("napari_prosma.training.run.LEAST_STEPS", 1)
+
+
+# ---- what works -----------------------------------------------------------------------------------------
+
+
+def test_train_segment_and_inspect_one_after_the_other(folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    trained = prosma("train", folder, "--out", run, *QUICK)
+    assert trained.exit_code == 0, said(trained)
+    assert "Images and masks in two folders: 3 cases" in said(trained)
+    assert "epoch 1/1 loss" in said(trained)
+    assert "best validation Dice" in said(trained)
+    assert files_below(run) == {"best.safetensors", "last.safetensors"}
+    assert load_checkpoint(run).spec.widths == (4, 6, 8)
+
+    images = sorted((folder / "images").iterdir())
+    segmented = prosma("segment", run, *images[:2], "--out", out, "--probabilities", "--device", "cpu")
+    assert segmented.exit_code == 0, said(segmented)
+    for image in images[:2]:
+        labels = np.asarray(PIL.Image.open(out / f"{image.stem}_labels.png"))
+        assert labels.shape == (48, 48)
+        assert set(np.unique(labels)) <= {0, 1}
+        assert tifffile.imread(out / f"{image.stem}_probabilities.tif").shape == (2, 48, 48)
+
+    mask = folder / "masks" / images[0].name
+    seen = prosma("inspect", run, images[0], "--label", mask, "--out", tmp_path / "gates", "--device", "cpu")
+    assert seen.exit_code == 0, said(seen)
+    assert "z_zero_fraction" in said(seen)
+    assert f"{images[0].stem}_gates.png" in files_below(tmp_path / "gates")
+
+
+def test_a_second_model_is_inspected_beside_the_first(
+    model: Path, scan: Path, make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "twin.safetensors", make_checkpoint("attention"))
+    result = prosma(
+        "inspect", model, scan, "--twin", tmp_path / "twin.safetensors", "--out", tmp_path / "gates"
+    )
+    assert result.exit_code == 0, said(result)
+    assert "scan_skip_1_psi_(attention).tif" in files_below(tmp_path / "gates")
+
+
+def test_a_folder_of_images_is_segmented_and_brackets_in_names_are_no_markup(
+    model: Path, scan: Path, tmp_path: Path
+) -> None:
+    """``out [/red].png`` would close a colour, ``[bold].png`` would open a weight."""
+    for name in ("red].png", "[bold].png"):
+        save(tmp_path / "many [" / name, np.asarray(PIL.Image.open(scan)))
+    result = prosma("segment", model, tmp_path / "many [", "--out", tmp_path / "out [", "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    assert files_below(tmp_path / "out [") == {"red]_labels.png", "[bold]_labels.png"}
+    assert f"red].png: {tmp_path / 'out [' / 'red]_labels.png'}" in said(result)
+    assert "[bold].png: " in said(result)
+
+
+def test_demo_leaves_a_model_and_a_picture(tmp_path: Path) -> None:
+    result = prosma("demo", "--out", tmp_path / "demo", "--no-window", "--epochs", "1")
+    assert result.exit_code == 0, said(result)
+    made = files_below(tmp_path / "demo")
+    assert "run/best.safetensors" in made
+    assert any(name.startswith("gates/") and name.endswith("_gates.png") for name in made)
+
+
+def test_version_and_help() -> None:
+    assert said(prosma("--version")) == f"napari-prosma {__version__}"
+    overview = said(prosma("--help"))
+    for command in ("train", "segment", "inspect", "demo"):
+        assert command in overview
+        result = prosma(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in said(result)
+    assert "Example" in said(prosma("train", "--help"))
+
+
+def test_the_shell_starts_without_torch() -> None:
+    heavy = {"torch", "monai", "matplotlib", "qtpy"}
+    program = f"import sys, napari_prosma.cli.app; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# ---- bad input: exit 2, the error's own words, nothing written ------------------------------------------
+
+
+def no_folder(folder: Path) -> str:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    folder.rmdir()
+    return f"'{folder}' does not exist; give the folder"
+
+
+def empty_folder(folder: Path) -> str:
+    no_folder(folder)
+    folder.mkdir()
+    return f"'{folder}' is empty; put images in"
+
+
+def image_without_mask(folder: Path) -> str:
+    mask = min((folder / "masks").iterdir())
+    mask.unlink()
+    return f"1 of 3 images in '{folder}' have no mask, the first is 'images/{mask.name}'; add a mask"
+
+
+def differing_shapes(folder: Path) -> str:
+    mask = min((folder / "masks").iterdir())
+    save(mask, np.full((40, 48), 255, np.uint8))
+    return (
+        f"labels '{mask}' have shape (40, 48) but image '{folder / 'images' / mask.name}' has (48, 48); crop"
+    )
+
+
+def no_image(folder: Path) -> str:
+    image = max((folder / "images").iterdir())
+    image.write_text("this is a letter, not a picture")
+    return f"'{image}' is damaged or no PNG image"
+
+
+def no_foreground(folder: Path) -> str:
+    for mask in (folder / "masks").iterdir():
+        save(mask, np.zeros((48, 48), np.uint8))
+    return f"none of the 3 masks in '{folder}' holds any foreground"
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_folder, empty_folder, image_without_mask, differing_shapes, no_image, no_foreground]
+)
+def test_train_refuses_a_bad_folder(spoil: Callable[[Path], str], folder: Path, tmp_path: Path) -> None:
+    words = spoil(folder)
+    assert words in error_of(prosma("train", folder, "--out", tmp_path / "run", *QUICK))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--gate", "garden"), "unknown gate 'garden'; choose one of prosma"),
+        (("--widths", "huge"), "unknown width preset 'huge'"),
+        (("--widths", "8,16"), "at least three"),
+        (("--epochs", "0"), "epochs: Input should be greater than or equal to 1"),
+        (("--dims", "3"), "2D images cannot train a 3D network"),
+        (("--seed", str(2**32)), "seed"),
+    ],
+)
+def test_train_refuses_settings_that_make_no_sense(
+    options: tuple, words: str, folder: Path, tmp_path: Path
+) -> None:
+    assert words in error_of(prosma("train", folder, "--out", tmp_path / "run", *QUICK, *options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_replaces_a_run_only_when_told_to(folder: Path, model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.safetensors").write_bytes(model.read_bytes())
+    message = error_of(prosma("train", folder, "--out", run, *QUICK))
+    assert f"'{run}' already holds best.safetensors; choose another --out, or --overwrite it" in message
+    assert (run / "best.safetensors").read_bytes() == model.read_bytes()
+    assert prosma("train", folder, "--out", run, *QUICK, "--overwrite").exit_code == 0
+    assert load_checkpoint(run).spec.widths == (4, 6, 8)
+
+
+@pytest.mark.parametrize("command", ["segment", "inspect"])
+@pytest.mark.parametrize("bad", ["cut short", "not ours", "missing", "folder"])
+def test_a_checkpoint_that_cannot_be_used_is_refused(
+    command: str, bad: str, model: Path, scan: Path, tmp_path: Path
+) -> None:
+    if bad == "cut short":
+        model.write_bytes(model.read_bytes()[:-100])
+        words = f"'{model}' is no checkpoint or is cut short"
+    elif bad == "not ours":
+        model.write_text("weights, honestly")
+        words = f"'{model}' is no checkpoint"
+    elif bad == "missing":
+        model.unlink()
+        words = f"checkpoint '{model}' does not exist"
+    else:
+        model = tmp_path / "nothing"
+        model.mkdir()
+        words = f"folder '{model}' holds no checkpoint"
+    assert words in error_of(prosma(command, model, scan, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["segment", "inspect"])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("gone.png", None, "does not exist"),
+        ("letter.png", b"dear", "is damaged or no PNG"),
+        ("letter.txt", b"dear", "no image format that can be read"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_refused(
+    command: str, name: str, content: bytes | None, words: str, model: Path, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    message = error_of(prosma(command, model, tmp_path / name, "--out", tmp_path / "out", "--device", "cpu"))
+    assert words in message
+    assert name in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_image_does_not_keep_the_others_from_being_segmented(
+    model: Path, scan: Path, tmp_path: Path
+) -> None:
+    colour = save(tmp_path / "colour.png", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
+    result = prosma("segment", model, colour, scan, "--out", tmp_path / "out", "--device", "cpu")
+    assert "'colour.png' cannot be segmented: the model expects 1 channel(s) but the image has 3" in error_of(
+        result
+    )
+    assert files_below(tmp_path / "out") == {"scan_labels.png"}
+
+
+def test_images_of_one_name_do_not_replace_each_others_labels(
+    model: Path, scan: Path, tmp_path: Path
+) -> None:
+    other = save(tmp_path / "other" / "scan.png", np.zeros((20, 20), np.uint8))
+    result = prosma("segment", model, scan, other, "--out", tmp_path / "out", "--device", "cpu")
+    message = error_of(result)
+    assert f"'{other}' is left out" in message
+    assert str(scan) in message
+    assert np.asarray(PIL.Image.open(tmp_path / "out" / "scan_labels.png")).shape == (48, 48)
+
+
+def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    words = f"folder '{tmp_path / 'nothing'}' holds no image"
+    assert words in error_of(prosma("segment", model, tmp_path / "nothing", "--out", tmp_path / "out"))
+
+
+def test_a_label_of_another_shape_is_refused(model: Path, scan: Path, tmp_path: Path) -> None:
+    mask = save(tmp_path / "mask.png", np.zeros((10, 10), np.uint8))
+    message = error_of(prosma("inspect", model, scan, "--label", mask, "--out", tmp_path / "out"))
+    assert f"labels '{mask}' have shape (10, 10)" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["segment", "inspect"])
+def test_a_place_that_is_no_folder_is_refused(command: str, model: Path, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("keep me")
+    message = error_of(prosma(command, model, scan, "--out", tmp_path / "notes", "--device", "cpu"))
+    assert "cannot write" in message
+    assert "notes" in message
+    assert (tmp_path / "notes").read_text() == "keep me"
+
+
+# ---- Ctrl-C ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_ctrl_c_stops_a_training_with_130_and_keeps_the_last_checkpoint(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["train", str(folder), "--out", str(run), *QUICK, "--epochs", "100000"]
+    shell = subprocess.Popen(
+        [sys.executable, "-m", "napari_prosma", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "last.safetensors").exists() and shell.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    shell.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    output, _ = shell.communicate(timeout=60)
+    assert shell.returncode == 130, output.decode()
+    assert time.monotonic() - pressed < 10
+    assert b"stopped" in output
+    assert b"Traceback" not in output
+    found = load_checkpoint(run / "last.safetensors")
+    assert found.epoch >= 1
+    assert isinstance(found.spec, ModelSpec)
+    assert files_below(run) == {"best.safetensors", "last.safetensors"}
+
+
+def test_ctrl_c_between_two_events_keeps_the_last_checkpoint_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls into the progress bar, not into the training."""
+    from rich.progress import Progress as Bar
+
+    drawn = 0
+    update = Bar.update
+
+    def press(bar: Bar, *words: object, **more: object) -> None:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 4:  # the first step, after three cases were read
+            raise KeyboardInterrupt
+        update(bar, *words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bar, "update", press)
+    result = prosma("train", folder, "--out", tmp_path / "run", *QUICK)
+    assert result.exit_code == 130
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").epoch == 0

@@ -1,0 +1,204 @@
+"""From a data set to a plan: spacing, patch, batch and intensity by rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.fingerprint import CaseFacts, Plan, case_facts, make_plan, read_facts
+from napari_prosma.data.phantoms import CT_CLASSES, ct_case
+from napari_prosma.errors import DataError
+
+NAMES = ("background", "lesion")
+
+
+def facts(
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...] | None = None,
+    unit: str = "mm",
+    name: str = "case",
+    image: np.ndarray | None = None,
+) -> CaseFacts:
+    """Facts of a case of ``shape``; by default of noise with one element of foreground."""
+    label = np.zeros(shape, np.uint8)
+    label[tuple(n // 2 for n in shape)] = 1
+    array = np.random.default_rng(0).normal(size=(1, *shape)) if image is None else image
+    geometry = Geometry(spacing or (1.0,) * len(shape), (0.0,) * len(shape), unit)
+    case = Case.from_arrays(name, array, label, geometry)
+    return case_facts(case, case.read_image(), label)
+
+
+# ---- facts ----------------------------------------------------------------------------------------------
+
+
+def test_facts_say_what_a_case_holds() -> None:
+    label = np.zeros((10, 12), np.uint8)
+    label[2:4], label[5] = 1, 2
+    image = np.arange(120, dtype=np.int16).reshape(1, 10, 12) - 7
+    case = Case.from_arrays("a", image, label, Geometry((0.5, 0.4), (0.0, 0.0), "mm"))
+    (found,) = read_facts([case])
+    assert (found.name, found.shape, found.spacing, found.unit) == ("a", (10, 12), (0.5, 0.4), "mm")
+    assert (found.channels, found.lowest, found.whole_numbers) == (1, -7, True)
+    assert found.class_counts.tolist() == [84, 24, 12]
+    assert sorted(found.foreground) == sorted(image[0][label > 0])
+
+
+def test_no_more_foreground_is_kept_than_is_needed() -> None:
+    label = np.ones((400, 400), np.uint8)
+    case = Case.from_arrays("a", np.zeros((1, 400, 400)), label)
+    assert 10_000 <= case_facts(case, case.read_image(), label).foreground.size < 20_000
+
+
+def test_cases_are_read_one_at_a_time() -> None:
+    read: list[str] = []
+
+    def case(name: str) -> Case:
+        held = Case.from_arrays(name, np.zeros((1, 4, 4)), np.eye(4, dtype=np.uint8))
+        return Case(name, lambda: (read.append(name), held.read_image())[1], held.read_label)
+
+    next(read_facts([case("a"), case("b")]))
+    assert read == ["a"]
+
+
+# ---- spacing --------------------------------------------------------------------------------------------
+
+
+def test_equal_spacings_are_left_as_they_are() -> None:
+    assert make_plan([facts((40, 40), (0.5, 0.5)), facts((60, 40), (0.51, 0.495))], NAMES).spacing is None
+
+
+def test_different_spacings_become_their_median() -> None:
+    spacings = [(2.0, 1.0, 0.9), (3.0, 1.0, 1.0), (2.5, 1.0, 1.1)]
+    plan = make_plan([facts((20, 30, 30), spacing) for spacing in spacings], NAMES)
+    assert plan.spacing == (2.5, 1.0, 1.0)
+
+
+def test_large_pixel_images_are_shrunk_until_their_median_short_side_fits() -> None:
+    images = [
+        facts((512, 700), unit="pixel"),
+        facts((480, 500), unit="pixel"),
+        facts((900, 530), unit="pixel"),
+    ]
+    assert make_plan(images, NAMES).spacing == (2.0, 2.0)
+    assert make_plan(images, NAMES, side=128).spacing == (4.0, 4.0)
+    assert make_plan(images, NAMES, side=128).patch == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("shape", "unit"), [((256, 300), "pixel"), ((200, 260), "pixel"), ((512, 512), "mm")]
+)
+def test_small_images_and_those_with_a_physical_size_are_not_shrunk(
+    shape: tuple[int, int], unit: str
+) -> None:
+    assert make_plan([facts(shape, unit=unit)], NAMES).spacing is None
+
+
+# ---- patch, batch, dims ---------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(4, 700), min_size=2, max_size=2)
+    | st.lists(st.integers(4, 60), min_size=3, max_size=3),
+    st.sampled_from([4, 16, 32]),
+)
+@settings(deadline=None, max_examples=40)
+def test_patches_fit_the_network_and_the_memory(size: list[int], divisor: int) -> None:
+    plan = make_plan([facts(tuple(size), image=np.zeros((1, *size), np.uint8))], NAMES, divisor=divisor)
+    assert len(plan.patch) == plan.dims
+    assert all(n % divisor == 0 and n > 0 for n in plan.patch)
+    if plan.dims == 2:
+        assert max(plan.patch) <= 320
+    assert np.prod(plan.patch) <= 2**18
+    assert 2 <= plan.batch <= 16
+    for n, original in zip(plan.patch, size[-plan.dims :], strict=True):
+        assert n <= max(original + divisor / 2, divisor)
+
+
+def test_a_patch_is_the_median_size_where_there_is_room() -> None:
+    assert make_plan([facts((100, 60)), facts((96, 66)), facts((90, 50))], NAMES).patch == (96, 64)
+    assert make_plan([facts((40, 100, 100))], NAMES).patch == (32, 80, 96)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chosen", "dims"),
+    [
+        ((64, 64), None, 2),
+        ((40, 32, 32), None, 3),
+        ((7, 32, 32), None, 2),
+        ((40, 32, 32), 2, 2),
+        ((7, 32, 32), 3, 3),
+    ],
+)
+def test_dims_follow_the_data_unless_chosen(shape: tuple[int, ...], chosen: int | None, dims: int) -> None:
+    assert make_plan([facts(shape)], NAMES, chosen).dims == dims
+
+
+def test_a_3d_network_needs_volumes() -> None:
+    with pytest.raises(DataError, match="2D images cannot train a 3D network"):
+        make_plan([facts((64, 64))], NAMES, 3)
+
+
+# ---- intensity ------------------------------------------------------------------------------------------
+
+
+def test_hounsfield_units_get_the_ct_rule_from_their_foreground() -> None:
+    cases = [ct_case(seed, (16, 48, 48), (12.0, 8.0, 8.0)) for seed in range(3)]
+    known = list(read_facts(cases))
+    plan = make_plan(known, CT_CLASSES[:2])
+    values = np.concatenate([fact.foreground for fact in known])
+    low, high = np.percentile(values, (0.5, 99.5))
+    assert plan.intensity == "ct"
+    assert plan.clip == pytest.approx((low, high))
+    assert plan.clip[0] < plan.mean < plan.clip[1]
+    assert plan.mean == pytest.approx(values.clip(low, high).mean(), rel=1e-4)
+    assert plan.std == pytest.approx(values.clip(low, high).std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("spoiled", ["one case starts at 0", "fractions", "two channels"])
+def test_what_is_not_hounsfield_units_is_normalised_image_by_image(spoiled: str) -> None:
+    rng = np.random.default_rng(0)
+    hounsfield = rng.integers(-1000, 1000, (2, 20, 32, 32)).astype(np.int16)
+    images = [hounsfield[:1], hounsfield[1:]]
+    if spoiled == "one case starts at 0":
+        images[1] = images[1].clip(0)
+    elif spoiled == "fractions":
+        images = [image + 0.25 for image in images]
+    else:
+        images = [hounsfield, hounsfield]
+    plan = make_plan([facts((20, 32, 32), image=image) for image in images], NAMES)
+    assert plan.intensity == "zscore"
+
+
+# ---- what is refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patch": (32,)}, "patch"),
+        ({"patch": (32, 0)}, "patch"),
+        ({"spacing": (1.0, -1.0)}, "spacing"),
+        ({"intensity": "ct"}, "clip limits"),
+        ({"intensity": "ct", "clip": (0, 1), "std": 0}, "spread"),
+        ({"class_names": ("background",)}, "class_names"),
+        ({"dims": 4}, "dims"),
+        ({"colour": 3}, "colour"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(change: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Plan(**{"dims": 2, "channels": 1, "class_names": NAMES, "patch": (32, 32), "batch": 2, **change})
+
+
+def test_a_plan_comes_back_from_json_and_can_be_read_by_a_person() -> None:
+    plan = make_plan(
+        [facts((20, 30, 30), (3.0, 0.1 + 0.2, 1 / 3)), facts((20, 30, 30), (1.0, 1.0, 1.0))], NAMES
+    )
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    words = plan.in_words()
+    assert words.startswith("3D, 1 channel, classes background, lesion; spacing")
+    assert f"{plan.batch} per step" in words

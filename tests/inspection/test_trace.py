@@ -1,0 +1,409 @@
+"""What the gates of a model did to one image: maps, numbers, and their agreement with a direct pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.nn import functional as F
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.preparation import prepare
+from napari_prosma.errors import DataError
+from napari_prosma.events import Finished, Notice, Progress, Started
+from napari_prosma.inspection.maps import KINDS, map_layers, skip_layer, z_layer
+from napari_prosma.inspection.measures import foreground_measures
+from napari_prosma.inspection.trace import GateRecord, inspect_gates
+from napari_prosma.nn.gates import GATES, GateTrace
+from napari_prosma.segmentation.segment import segment
+from napari_prosma.training.checkpoint import Checkpoint
+
+Make = Callable[..., Checkpoint]
+SPARSE = ("prosma", "spatial", "prosma-exact")
+
+
+def pixels(array: np.ndarray) -> Image:
+    return Image(array, Geometry.pixels(array.ndim - 1))
+
+
+def inspected(checkpoint: Checkpoint, image: Image | np.ndarray, **options: object) -> GateRecord:
+    held = image if isinstance(image, Image) else pixels(image)
+    last = list(inspect_gates(checkpoint, held, **options))[-1]  # type: ignore[arg-type]
+    assert isinstance(last, Finished)
+    assert isinstance(last.result, GateRecord)
+    return last.result
+
+
+def traced(checkpoint: Checkpoint, array: np.ndarray) -> GateTrace:
+    """A direct pass of the network over a whole image."""
+    trace = GateTrace()
+    seen = prepare(pixels(array), checkpoint.plan).array
+    with torch.no_grad():
+        checkpoint.build()(torch.from_numpy(seen)[None], trace)
+    return trace
+
+
+# ---- agreement with a direct pass -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate", "size"), [("prosma", (32, 32)), ("prosma", (27, 30)), ("prosma-exact", (29, 32))]
+)
+def test_one_window_says_what_a_direct_pass_says(
+    gate: str, size: tuple[int, ...], make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(gate), noise(1, *size)
+    record, direct = inspected(checkpoint, image), traced(checkpoint, image)
+    assert set(record.skips) == {1, 2}
+    for level, skip in record.skips.items():
+        kept = direct.skips[level]
+        assert kept.z is not None
+        assert kept.psi is not None
+        assert kept.psi_dense is not None
+        empty = (kept.z[0] == 0).numpy()
+        assert empty.any()
+        assert not empty.all()
+        np.testing.assert_allclose(skip.zero_fraction, empty.mean(axis=0), atol=1e-6)
+        assert np.array_equal(skip.without_evidence, empty.all(axis=0))
+        np.testing.assert_allclose(skip.z, kept.z[0], atol=1e-5)
+        np.testing.assert_allclose(skip.psi, kept.psi[0, 0], atol=1e-6)
+        np.testing.assert_allclose(skip.psi_dense, kept.psi_dense[0, 0], atol=1e-6)
+        energy = kept.gated.square().sum(dim=1)[0] / kept.skip.square().sum(dim=1)[0]
+        np.testing.assert_allclose(skip.energy_kept, energy.nan_to_num(), atol=1e-5)
+        measures = skip.measures
+        assert measures["z_zero_fraction"] == pytest.approx(empty.mean(), abs=1e-6)
+        assert measures["floor_pixel_fraction"] == pytest.approx(empty.all(axis=0).mean(), abs=1e-6)
+        assert measures["dead_channel_fraction"] == pytest.approx(empty.all(axis=(1, 2)).mean())
+        assert measures["psi_mean"] == pytest.approx(float(kept.psi.mean()), abs=1e-6)
+        assert measures["psi_std"] == pytest.approx(float(kept.psi.std(correction=0)), abs=1e-6)
+        whole = float(kept.gated.square().sum() / kept.skip.square().sum())
+        assert measures["retained_energy"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_channel_figures_are_those_of_the_image_without_its_padding(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    """33 x 34 is padded to 36 x 36, on the coarser grid 17 x 17 to 18 x 18."""
+    checkpoint, image = make_checkpoint(patch=(48, 48)), noise(1, 33, 34)
+    record, direct = inspected(checkpoint, image), traced(checkpoint, image)
+    for level, skip in record.skips.items():
+        kept = direct.skips[level]
+        assert kept.field is not None
+        assert kept.z is not None
+        assert kept.threshold is not None
+        field = kept.field[0].double().numpy()
+        np.testing.assert_allclose(skip.field_spread, field.std(axis=(1, 2)), rtol=1e-4)
+        np.testing.assert_allclose(skip.field_peak, np.abs(field).max(axis=(1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(skip.channel_zeros, (kept.z[0] == 0).numpy().mean(axis=(1, 2)), atol=1e-6)
+        np.testing.assert_allclose(skip.threshold, kept.threshold)
+        assert skip.measures["z_zero_fraction"] == pytest.approx(float(skip.channel_zeros.mean()), abs=1e-5)
+
+
+def test_floor_is_the_sigmoid_of_the_bias_and_psi_stands_there_without_evidence(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint = make_checkpoint(threshold=2.0)
+    record = inspected(checkpoint, noise(1, 40, 44))
+    for level, skip in record.skips.items():
+        bias = checkpoint.weights[f"gates.{level - 1}.spatial.project.bias"]
+        assert skip.floor == pytest.approx(float(torch.sigmoid(bias)))
+        assert skip.measures["gate_floor"] == skip.floor
+        assert skip.psi is not None
+        assert skip.without_evidence is not None
+        assert skip.without_evidence.any()
+        np.testing.assert_allclose(skip.psi[skip.without_evidence], skip.floor, atol=1e-6)
+
+
+def test_prosma_exact_cuts_the_skip_where_there_is_no_evidence(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    record = inspected(make_checkpoint("prosma-exact", threshold=2.0), noise(1, 40, 44))
+    for skip in record.skips.values():
+        assert skip.floor == 0
+        assert skip.psi is not None
+        assert skip.without_evidence is not None
+        assert skip.without_evidence.any()
+        assert not skip.psi[skip.without_evidence].any()
+        assert not skip.energy_kept[skip.without_evidence].any()
+
+
+def test_counterfactual_is_psi_of_the_same_weights_with_lambda_0(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    """Of the deepest gate, whose field no other gate changes."""
+    checkpoint, image = make_checkpoint(), noise(1, 32, 32)
+    weights = {
+        name: torch.full_like(tensor, -60.0) if name.endswith("theta") else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    dense = inspected(replace(checkpoint, weights=weights), image)
+    record = inspected(checkpoint, image)
+    np.testing.assert_allclose(record.skips[2].psi_dense, dense.skips[2].psi, atol=1e-6)
+    assert not np.allclose(record.skips[2].psi_dense, record.skips[2].psi, atol=1e-2)
+    assert not np.allclose(record.skips[1].psi_dense, dense.skips[1].psi, atol=1e-4)
+
+
+def test_channel_gates_are_means_and_spreads_over_the_windows(make_checkpoint: Make, noise: Callable) -> None:
+    checkpoint = make_checkpoint()
+    one, many = inspected(checkpoint, noise(1, 32, 32)), inspected(checkpoint, noise(1, 80, 80))
+    direct = traced(checkpoint, noise(1, 32, 32))
+    for level in (1, 2):
+        channel = direct.skips[level].channel
+        assert channel is not None
+        np.testing.assert_allclose(one.skips[level].channel, channel[0], atol=1e-6)
+        assert not one.skips[level].channel_spread.any()  # type: ignore[union-attr]
+        assert many.skips[level].channel_spread.all()  # type: ignore[union-attr]
+        assert one.skips[level].channel.shape == ((8, 16)[level - 1],)  # type: ignore[union-attr]
+
+
+# ---- shapes, places, the segmentation beside it ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "patch"),
+    [
+        (2, (32, 32), ()),
+        (2, (70, 45), ()),
+        (3, (9, 33, 20), (16, 16, 16)),
+        (2, (3, 33, 40), ()),
+        (2, (5, 6), ()),
+    ],
+)
+def test_maps_lie_on_the_grid_of_their_skip_and_labels_are_those_of_segment(
+    dims: int, size: tuple[int, ...], patch: tuple[int, ...], make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint = make_checkpoint(dims=dims, patch=patch, classes=("background", "a", "b"))
+    image = Image(
+        noise(1, *size), Geometry((3.0, 0.5, 0.4)[-len(size) :], (10.0, 20.0, 30.0)[-len(size) :], "mm")
+    )
+    record = inspected(checkpoint, image)
+    plain = list(segment(checkpoint, image))[-1]
+    assert isinstance(plain, Finished)
+    np.testing.assert_allclose(record.segmentation.probabilities, plain.result.probabilities, atol=1e-6)
+    assert np.array_equal(record.segmentation.labels, plain.result.labels)
+    thin = len(size) - dims
+    for level, skip in record.skips.items():
+        factors = (1,) * thin + (2 ** (level - 1),) * dims
+        grid = tuple(-(-n // f) for n, f in zip(size, factors, strict=True))
+        for name in ("zero_fraction", "without_evidence", "psi", "psi_dense", "energy_kept"):
+            assert getattr(skip, name).shape == grid, name
+        assert skip.z is not None
+        assert skip.z.shape == (max((8, 16)[level - 1] // 2, 8), *grid)
+        for axis, f in enumerate(factors):
+            fine, origin = image.geometry.spacing[axis], image.geometry.origin[axis]
+            assert skip.geometry.spacing[axis] == pytest.approx(f * fine)
+            assert skip.geometry.origin[axis] == pytest.approx(origin + (f - 1) / 2 * fine)
+        for name in ("zero_fraction", "psi", "psi_dense", "energy_kept"):
+            assert getattr(skip, name).min() >= 0
+            assert getattr(skip, name).max() <= 1 + 1e-5
+
+
+def test_a_resampled_image_has_its_maps_on_the_networks_grid(make_checkpoint: Make, noise: Callable) -> None:
+    image = Image(noise(1, 60, 80), Geometry((1.0, 1.0), (100.0, 200.0), "mm"))
+    record = inspected(make_checkpoint(spacing=(2.0, 2.0)), image)
+    for level, shape in ((1, (30, 40)), (2, (15, 20))):
+        geometry = record.skips[level].geometry
+        assert record.skips[level].psi.shape == shape  # type: ignore[union-attr]
+        edge = tuple(o - s / 2 for o, s in zip(geometry.origin, geometry.spacing, strict=True))
+        assert edge == pytest.approx((99.5, 199.5))
+        extent = [n * s for n, s in zip(shape, geometry.spacing, strict=True)]
+        assert extent == pytest.approx([60, 80])
+    assert record.segmentation.labels.shape == (60, 80)
+
+
+def test_without_evidence_means_in_every_window(make_checkpoint: Make, noise: Callable) -> None:
+    record = inspected(make_checkpoint(threshold=2.5), noise(1, 90, 70))
+    for skip in record.skips.values():
+        assert skip.without_evidence is not None
+        assert skip.zero_fraction is not None
+        assert skip.z is not None
+        assert skip.without_evidence.any()
+        assert np.array_equal(skip.without_evidence, (skip.z == 0).all(axis=0))
+        np.testing.assert_allclose(skip.zero_fraction[skip.without_evidence], 1, atol=1e-6)
+
+
+def test_a_stack_is_inspected_slice_by_slice(make_checkpoint: Make) -> None:
+    rng = np.random.default_rng(0)
+    planes = [rng.permuted(np.linspace(-1, 1, 900)).reshape(1, 30, 30).astype(np.float32) for _ in range(3)]
+    checkpoint = make_checkpoint()
+    stack = inspected(checkpoint, np.stack(planes, axis=1))
+    for z, plane in enumerate(planes):
+        alone = inspected(checkpoint, plane)
+        for level in (1, 2):
+            np.testing.assert_allclose(stack.skips[level].psi[z], alone.skips[level].psi, atol=1e-5)  # type: ignore[index]
+
+
+def test_progress_counts_the_windows_and_closing_is_clean(make_checkpoint: Make, noise: Callable) -> None:
+    events = list(inspect_gates(make_checkpoint(), pixels(noise(1, 70, 40))))
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert [e.done for e in events if isinstance(e, Progress)] == list(range(1, started.total + 1))
+    run = inspect_gates(make_checkpoint(), pixels(noise(1, 70, 40)))
+    list(islice(run, 3))
+    run.close()  # type: ignore[attr-defined]
+
+
+# ---- every gate -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", sorted(GATES))
+def test_every_gate_can_be_inspected(gate: str, make_checkpoint: Make, noise: Callable) -> None:
+    record = inspected(make_checkpoint(gate), noise(1, 40, 36))
+    assert record.gate == gate
+    for skip in record.skips.values():
+        has_mask = gate not in ("none", "channel")
+        assert (skip.psi is not None) == has_mask
+        assert (skip.z is not None) == (gate in (*SPARSE, "dense"))
+        assert (skip.psi_dense is not None) == (skip.threshold is not None) == (gate in SPARSE)
+        assert (skip.channel is not None) == (gate in ("prosma", "prosma-exact", "dense", "channel"))
+        assert ("psi_mean" in skip.measures) == has_mask
+        assert 0 < skip.measures["retained_energy"] <= 1 + 1e-6
+        assert (gate == "none") == (skip.measures["retained_energy"] == pytest.approx(1))
+    names = {layer.name for layer in map_layers(record, kinds=KINDS)}
+    assert ("skip 1 psi" in names) == (gate not in ("none", "channel"))
+    assert ("skip 1 psi dense" in names) == (gate in SPARSE)
+    assert "skip 1 energy kept" in names
+
+
+def test_a_model_without_gates_says_so(make_checkpoint: Make, noise: Callable) -> None:
+    def notices(gate: str) -> list[str]:
+        events = inspect_gates(make_checkpoint(gate), pixels(noise(1, 32, 32)))
+        return [event.message for event in events if isinstance(event, Notice)]
+
+    assert any("no gates" in message for message in notices("none"))
+    assert not any("no gates" in message for message in notices("prosma"))
+
+
+# ---- foreground, twins, bad input -----------------------------------------------------------------------
+
+
+def test_foreground_measures_use_the_label_and_else_the_prediction(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), noise(1, 33, 46)
+    label = np.zeros((33, 46), np.uint8)
+    label[8:23, 11:30] = 1
+    record = inspected(checkpoint, image, label=label)
+    assert record.reference == "label"
+    for level, skip in record.skips.items():
+        f = 2 ** (level - 1)
+        assert skip.psi is not None
+        inside, outside = [], []
+        for at in np.ndindex(skip.psi.shape):
+            covered = label[tuple(slice(f * n, f * n + f) for n in at)]
+            (inside if covered.mean() >= 0.5 else outside).append(float(skip.psi[at]))
+        assert skip.measures["psi_fg_bg_ratio"] == pytest.approx(np.mean(inside) / np.mean(outside), rel=1e-4)
+        wins = (np.array(inside)[:, None] > np.array(outside)) + 0.5 * (
+            np.array(inside)[:, None] == np.array(outside)
+        )
+        assert skip.measures["psi_auc"] == pytest.approx(wins.mean(), abs=1e-6)
+    assert inspected(checkpoint, image).reference == "prediction"
+
+
+def test_without_foreground_or_background_there_is_no_contrast_to_tell(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    for fill in (0, 1):
+        label = np.full((32, 32), fill, np.uint8)
+        measures = inspected(make_checkpoint(), noise(1, 32, 32), label=label).skips[1].measures
+        assert "psi_auc" not in measures
+        assert "psi_fg_bg_ratio" not in measures
+
+
+@given(arrays(np.float32, (4, 5), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])), arrays(bool, (4, 5)))
+def test_auc_is_the_share_of_pairs_that_are_ranked_rightly(psi: np.ndarray, inside: np.ndarray) -> None:
+    figures = foreground_measures(psi, inside, ~inside)
+    if inside.all() or not inside.any():
+        assert figures == {}
+        return
+    pairs = [(a > b) + 0.5 * (a == b) for a in psi[inside] for b in psi[~inside]]
+    assert figures["psi_auc"] == pytest.approx(np.mean(pairs))
+
+
+def test_a_second_model_is_shown_beside_the_first(make_checkpoint: Make, noise: Callable) -> None:
+    record = inspected(make_checkpoint(), noise(1, 40, 40), twin=make_checkpoint("attention", seed=8))
+    assert record.twin is not None
+    assert (record.gate, record.twin.gate) == ("prosma", "attention")
+    layer = skip_layer(record, 2, "second model")
+    assert layer is not None
+    assert layer.name == "skip 2 psi (attention)"
+    assert layer.data is record.twin.skips[2].psi
+    assert layer.limits == (0, 1)
+
+
+def test_a_second_model_of_other_classes_is_refused(make_checkpoint: Make, noise: Callable) -> None:
+    twin = make_checkpoint(classes=("background", "kidney"))
+    with pytest.raises(
+        DataError, match=r"second model knows the classes background, kidney, the first .*lesion"
+    ):
+        next(inspect_gates(make_checkpoint(), pixels(noise(1, 32, 32)), twin=twin))
+
+
+def test_a_label_of_another_shape_is_refused(make_checkpoint: Make, noise: Callable) -> None:
+    with pytest.raises(DataError, match=r"'scan' has shape \(32, 31\) but the image has \(32, 32\)"):
+        next(
+            inspect_gates(make_checkpoint(), pixels(noise(1, 32, 32)), name="scan", label=np.zeros((32, 31)))
+        )
+
+
+def test_an_image_that_does_not_fit_is_refused(make_checkpoint: Make, noise: Callable) -> None:
+    with pytest.raises(DataError, match=r"expects 1 channel\(s\) but the image has 3"):
+        next(inspect_gates(make_checkpoint(), pixels(noise(3, 32, 32))))
+
+
+# ---- layers ---------------------------------------------------------------------------------------------
+
+
+def test_layers_have_fixed_limits_and_say_what_they_mean(make_checkpoint: Make, noise: Callable) -> None:
+    record = inspected(make_checkpoint(), noise(1, 40, 40), twin=make_checkpoint("attention"))
+    layers = map_layers(record, kinds=KINDS)
+    assert [layer.name.split()[1] for layer in layers] == ["2"] * len(KINDS) + ["1"] * len(KINDS)
+    for layer in layers:
+        assert layer.limits == ((-1, 1) if "psi - dense" in layer.name else (0, 1)), layer.name
+        assert layer.data.min() >= layer.limits[0] - 1e-6
+        assert layer.data.max() <= layer.limits[1] + 1e-5
+        assert layer.meaning
+        assert "removed" not in layer.meaning
+    floor = f"{record.skips[1].floor:.2f}"
+    assert floor in next(layer.meaning for layer in layers if layer.name == "skip 1 psi")
+    evidence = next(layer for layer in layers if layer.name == "skip 1 without evidence")
+    assert evidence.kind == "labels"
+    assert evidence.data.dtype == np.uint8
+    dense = next(layer for layer in layers if layer.name == "skip 1 psi dense")
+    assert "counterfactual" in dense.meaning
+    assert {layer.name for layer in map_layers(record, [2], ["psi"])} == {"skip 2 psi"}
+
+
+def test_a_channel_of_z_keeps_its_sign_on_symmetric_limits(make_checkpoint: Make, noise: Callable) -> None:
+    record = inspected(make_checkpoint(), noise(1, 40, 40))
+    layer = z_layer(record, 1, 3)
+    z = record.skips[1].z
+    assert z is not None
+    assert np.array_equal(layer.data, z[3])
+    assert z.min() < 0 < z.max()
+    assert layer.limits == (-np.abs(z).max(), np.abs(z).max())
+    with pytest.raises(ValueError, match="no channel 99"):
+        z_layer(record, 1, 99)
+
+
+def test_the_soft_threshold_of_the_field_is_what_the_record_shows(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), noise(1, 32, 32)
+    kept = traced(checkpoint, image).skips[1]
+    assert kept.field is not None
+    z = torch.stack(
+        [
+            F.softshrink(channel, float(value))
+            for channel, value in zip(
+                kept.field[0], F.softplus(checkpoint.weights["gates.0.spatial.theta"]), strict=True
+            )
+        ]
+    )
+    np.testing.assert_allclose(inspected(checkpoint, image).skips[1].z, z, atol=1e-5)

@@ -1,0 +1,223 @@
+"""One file holds a model whole; whatever else lies there is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.events import Event
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.training.config import TrainConfig
+
+Make = Callable[..., Checkpoint]
+
+
+@pytest.fixture
+def written(make_checkpoint: Make, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, make_checkpoint())
+    return path
+
+
+def rewrite(path: Path, header: Callable[[dict], object] = dict, **tensors: torch.Tensor | None) -> None:
+    """Write the file again with a changed header, and tensors replaced (None: left out)."""
+    with safe_open(path, framework="pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        stored = json.loads(file.metadata()["prosma"])
+    for name, tensor in tensors.items():
+        held.pop(name, None)
+        if tensor is not None:
+            held[name] = tensor
+    save_file(held, path, metadata={"prosma": json.dumps(header(stored))})
+
+
+@pytest.mark.parametrize("gate", ["prosma", "prosma-exact", "attention", "none"])
+def test_a_checkpoint_comes_back_bit_for_bit(gate: str, make_checkpoint: Make, tmp_path: Path) -> None:
+    before = replace(
+        make_checkpoint(gate, dims=3, classes=("background", "a", "b"), spacing=(3.3, 0.1 + 0.2, 1 / 3)),
+        config=TrainConfig(run_dir=tmp_path, learning_rate=1 / 3).model_dump(mode="json"),
+        metrics={"dice": 1 / 3},
+        split={"training": ["ä 1", "b"], "validation": ["c"]},
+        epoch=7,
+    )
+    save_checkpoint(tmp_path / "model.safetensors", before)
+    after = load_checkpoint(tmp_path / "model.safetensors")
+    for name in ("spec", "plan", "config", "epoch", "metrics", "split"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.weights.keys() == before.weights.keys()
+    for name, tensor in before.weights.items():
+        assert torch.equal(after.weights[name], tensor), name
+        assert after.weights[name].dtype == tensor.dtype
+    assert after.path == tmp_path / "model.safetensors"
+
+
+def test_a_run_writes_its_whole_configuration_and_split(trained: tuple[Path, list[Event]]) -> None:
+    run_dir, _ = trained
+    found = load_checkpoint(run_dir / "last.safetensors")
+    config = TrainConfig(**found.config)
+    assert config.run_dir == run_dir
+    assert config.widths == (8, 16, 32)
+    assert len(found.split["training"]) == 4
+    assert len(found.split["validation"]) == 2
+    assert found.plan.class_names == ("background", "lesion")
+
+
+def test_a_built_network_is_in_evaluation_mode_and_answers_as_before(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    before = make_checkpoint()
+    save_checkpoint(tmp_path / "m.safetensors", before)
+    image = torch.linspace(-2, 2, 1024).sin().view(1, 1, 32, 32)
+    networks = [before.build(), load_checkpoint(tmp_path / "m.safetensors").build()]
+    assert not any(network.training for network in networks)
+    with torch.no_grad():
+        first, second = (network(image) for network in networks)
+    assert torch.equal(first, second)
+
+
+def test_a_run_folder_gives_its_best_and_else_its_last(make_checkpoint: Make, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.safetensors", make_checkpoint(epoch=5))
+    assert load_checkpoint(tmp_path).epoch == 5
+    save_checkpoint(tmp_path / "best.safetensors", make_checkpoint(epoch=2))
+    assert load_checkpoint(str(tmp_path)).epoch == 2
+
+
+# ---- what is refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
+def test_a_file_cut_short_is_refused(kept: float, written: Path) -> None:
+    content = written.read_bytes()
+    written.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors' is no checkpoint or is cut short"):
+        load_checkpoint(written)
+
+
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("these are not weights, " * 100)
+    with pytest.raises(CheckpointError, match=r"notes\.txt' is no checkpoint"):
+        load_checkpoint(path)
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"other\.safetensors' is a safetensors file but no ProSMA"):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors' does not exist"):
+        load_checkpoint(tmp_path / "gone.safetensors")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"head.bias": None}, "lacks the tensor 'head.bias'"),
+        ({"extra.weight": torch.zeros(1)}, "holds a tensor 'extra.weight'"),
+        ({"head.bias": torch.zeros(3)}, r"'head.bias' is torch.float32 of shape \(3,\).*needs.*\(1,\)"),
+        ({"head.bias": torch.zeros(1, dtype=torch.float64)}, "'head.bias' is torch.float64"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_network_are_named(tensors: dict, words: str, written: Path) -> None:
+    rewrite(written, **tensors)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_checkpoint(written)
+    assert str(written) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda header: {**header, "format": FORMAT + 1}, "newer version"),
+        (lambda header: {**header, "format": "one"}, "damaged"),
+        (lambda header: [header], "damaged"),
+        (lambda header: {k: v for k, v in header.items() if k != "plan"}, "damaged.*plan"),
+        (lambda header: {**header, "plan": {**header["plan"], "patch": [32]}}, "damaged.*patch"),
+        (lambda header: {**header, "spec": {**header["spec"], "gate": "garden"}}, "damaged.*garden"),
+        (lambda header: {**header, "spec": {**header["spec"], "widths": []}}, "damaged.*widths"),
+        (
+            lambda header: {**header, "plan": {**header["plan"], "channels": 3}},
+            "network and its plan disagree",
+        ),
+    ],
+)
+def test_a_damaged_or_newer_header_is_refused(change: Callable, words: str, written: Path) -> None:
+    rewrite(written, change)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_checkpoint(written)
+    assert str(written) in str(caught.value)
+
+
+def test_a_header_that_is_no_json_is_refused(written: Path) -> None:
+    save_file({"a": torch.zeros(1)}, written, metadata={"prosma": "{"})
+    with pytest.raises(CheckpointError, match=r"header of .* is damaged"):
+        load_checkpoint(written)
+
+
+def test_opening_a_pickle_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"weights": np.zeros(3)}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+# ---- written whole or not at all ------------------------------------------------------------------------
+
+
+def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(
+    written: Path, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = written.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, full)
+            with pytest.raises(DataError, match=r"cannot write '.*model\.safetensors'.*No space"):
+                save_checkpoint(written, make_checkpoint(seed=9))
+        assert written.read_bytes() == content
+        assert os.listdir(written.parent) == [written.name]
+    assert load_checkpoint(written).epoch == 1
+
+
+@pytest.mark.parametrize("where", ["file/model.safetensors", "folder"])
+def test_a_place_that_cannot_hold_a_file_is_an_error_with_its_name(
+    where: str, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("keep me")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=f"cannot write '.*{where}'"):
+        save_checkpoint(tmp_path / where, make_checkpoint())
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "keep me"
+
+
+def test_folders_on_the_way_are_made(make_checkpoint: Make, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a" / "b" / "model.safetensors", make_checkpoint())
+    assert isinstance(load_checkpoint(tmp_path / "a" / "b" / "model.safetensors").spec, ModelSpec)
+
+
+def test_training_a_built_network_leaves_its_checkpoint_alone(make_checkpoint: Make) -> None:
+    held = make_checkpoint()
+    before = {name: tensor.clone() for name, tensor in held.weights.items()}
+    network = held.build()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 1
+    assert all(torch.equal(held.weights[name], tensor) for name, tensor in before.items())
