@@ -35,7 +35,7 @@ def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
     choose(panel, qtbot, run)
     told = panel.model.text.plain_text()
     assert "2D, gray; finds lesion" in told
-    assert "gate: prosma; trained for 1 epochs" in told
+    assert "gate: prosma; trained for 1 epoch" in told
     assert "on 2 cases held out" in told
 
 

@@ -161,7 +161,7 @@ def test_stop_in_the_middle_keeps_the_model_and_the_panel(
     panel.limit.setValue(1)
     press(panel.start_button)
     finish(panel)
-    assert panel.status.plain_text().startswith("Finished after 1 epochs")
+    assert panel.status.plain_text().startswith("Finished after 1 epoch,")
 
 
 def test_pause_holds_training_and_goes_on(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):

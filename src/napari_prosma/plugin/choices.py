@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user reads of one choice: a few words in the list, a sentence in its tooltip."""
+
+    words: str
+    meaning: str
+
+
 WIDTHS = {
-    "quick": "smallest, for a first look",
-    "tiny": "small, for a laptop",
-    "base": "medium, for a graphics card",
-    "large": "the paper's size, for a large graphics card",
+    "quick": Choice("for a first look", "The smallest network: minutes, even without a graphics card"),
+    "tiny": Choice("for a laptop", "A small network: good results on small data sets"),
+    "base": Choice("for a graphics card", "A medium network: slow without a graphics card"),
+    "large": Choice("the paper's size", "As large as in the paper (2D): needs a large graphics card"),
 }
 """Presets of ``napari_prosma.nn.spec.WIDTHS``."""
 
 GATES = {
-    "prosma": "the paper's gate: sparse mask and channel weights",
-    "spatial": "only the sparse mask",
-    "channel": "only the channel weights",
-    "none": "plain U-Net, nothing is gated",
-    "attention": "Attention U-Net, to compare with",
-    "dense": "the paper's gate without its threshold, to compare with",
-    "prosma-exact": "ours: the mask is exactly zero where nothing speaks for a structure",
+    "prosma": Choice("the paper's gate", "A sparse mask over positions, and a weight per channel"),
+    "spatial": Choice("its mask only", "The sparse mask over positions, no weights per channel"),
+    "channel": Choice("its channels only", "A weight per channel, no mask over positions"),
+    "none": Choice("plain U-Net", "Every skip passes whole; to compare with"),
+    "attention": Choice("Attention U-Net", "The mask of Oktay et al. 2018; to compare with"),
+    "dense": Choice("no threshold", "The paper's gate without its threshold; to compare with"),
+    "prosma-exact": Choice("zero is zero", "Ours: where z is zero in every channel the mask is exactly zero"),
 }
 """Gates of ``napari_prosma.nn.gates.GATES``."""
 
 DEVICES = {
-    "auto": "the fastest there is",
-    "cpu": "the processor",
-    "cuda": "an NVIDIA graphics card",
-    "mps": "an Apple graphics chip",
+    "auto": Choice("the fastest there is", "A graphics card if there is one, else the processor"),
+    "cpu": Choice("processor", "One core is left to the window"),
+    "cuda": Choice("NVIDIA card", "An NVIDIA graphics card"),
+    "mps": Choice("Apple chip", "The graphics part of an Apple chip"),
 }
 
 

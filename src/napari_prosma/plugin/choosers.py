@@ -27,7 +27,8 @@ class LayerChooser(QComboBox):
         super().__init__()
         self._viewer, self._kind, self._none = viewer, kind, none
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setPlaceholderText("none is open")
+        if not none:
+            self.setPlaceholderText("none is open")
         for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
             emitter.connect(self.refresh)
         viewer.layers.events.renamed.connect(self.refresh)
@@ -53,7 +54,9 @@ class LayerChooser(QComboBox):
             self.addItem(layer.name, layer)
         if chosen in layers:
             self.choose(chosen)
-        elif layers and not self._none:
+        elif self._none:
+            self.setCurrentIndex(0)
+        elif layers:
             self.choose(layers[-1])
         self.blockSignals(False)
         if self.currentData() is not chosen:

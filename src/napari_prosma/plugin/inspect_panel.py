@@ -33,6 +33,7 @@ from napari_prosma.plugin.layers import (
     add_layer,
     class_indices,
     fitting_image,
+    hide_previews,
     image_of,
     map_layer,
     result_layers,
@@ -112,6 +113,7 @@ class InspectPanel(Panel):
         self._add_choice()
         self.form.addStretch(1)
         self._add_outcome()
+        self.lay_out()
         newest = newest_run()
         if newest is not None:
             self.model.set_path(newest)
@@ -213,6 +215,7 @@ class InspectPanel(Panel):
     def _show_record(self, record: GateRecord) -> None:
         assert self._source is not None
         self.record = record
+        hide_previews(self.viewer)
         for layer in self._shown.values():
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)

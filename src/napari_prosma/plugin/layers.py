@@ -40,6 +40,13 @@ def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     return viewer.add_layer(Layer.create(*layer))
 
 
+def hide_previews(viewer: napari.Viewer) -> None:
+    """Make way for a result: what followed a training run is hidden, not removed."""
+    for layer in viewer.layers:
+        if layer.metadata.get(IS_PREVIEW):
+            layer.visible = False
+
+
 def load_layers() -> None:
     """Load what napari loads with its first layers (units, colours, scipy), which takes a second.
 

@@ -15,7 +15,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.choosers import PathField
 from napari_prosma.plugin.job import Ending, Job
-from napari_prosma.plugin.panel import Message
+from napari_prosma.plugin.panel import Message, epochs_in_words
 
 if TYPE_CHECKING:
     from napari_prosma.training.checkpoint import Checkpoint
@@ -143,10 +143,12 @@ def _in_words(checkpoint: Checkpoint) -> str:
     kind = {1: "gray", 3: "colour"}.get(plan.channels, f"{plan.channels} channels")
     parts = [
         f"{plan.dims}D, {kind}; finds {', '.join(plan.class_names[1:])}",
-        f"gate: {checkpoint.spec.gate}; trained for {checkpoint.epoch} epochs",
+        f"gate: {checkpoint.spec.gate}; trained for {epochs_in_words(checkpoint.epoch)}",
     ]
     if "dice" in checkpoint.metrics:
-        held_out = len(checkpoint.split.get("validation", ()))
-        cases = f" on {held_out} cases held out" if held_out else ""
-        parts.append(f"Dice {checkpoint.metrics['dice']:.3f}{cases}")
+        validation = checkpoint.split.get("validation", [])
+        on = f" on {len(validation)} cases held out"
+        if set(validation) & set(checkpoint.split.get("training", [])):
+            on = ", on a case that it learned from"
+        parts.append(f"Dice {checkpoint.metrics['dice']:.3f}{on}")
     return "\n".join(parts)

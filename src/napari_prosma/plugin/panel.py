@@ -64,6 +64,11 @@ class Message(QLabel):
         return self.text().replace("\u200b", "")
 
 
+def epochs_in_words(epochs: int) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
+
+
 class FigureTable(QTableWidget):
     """A table to read: no row numbers, as high as its first few rows."""
 
@@ -95,8 +100,8 @@ class FigureTable(QTableWidget):
 class Panel(QWidget):
     """A form above the buttons and the progress of one run.
 
-    A panel adds its fields by ``add_group``, and implements ``begin`` (called by the start button),
-    ``happened`` for each event and ``ended``.
+    A panel adds its fields by ``add_group``, calls ``lay_out``, and implements ``begin`` (called by the
+    start button), ``happened`` for each event and ``ended``.
     """
 
     def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
@@ -124,8 +129,6 @@ class Panel(QWidget):
         self.form = QVBoxLayout()
         self.form.setContentsMargins(0, 0, 4, 0)
         self.below = QVBoxLayout()
-        self._lay_out()
-        self._show_running(False)
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         """Title and events of a run with the settings as they are; the events are made in the thread.
@@ -169,7 +172,8 @@ class Panel(QWidget):
         self.form.addWidget(group)
         return layout
 
-    def _lay_out(self) -> None:
+    def lay_out(self) -> None:
+        """Put everything in its place; called last, so that the tab key goes from top to bottom."""
         content = QWidget()
         content.setLayout(self.form)
         scroll = QScrollArea()
@@ -188,6 +192,7 @@ class Panel(QWidget):
         layout.addWidget(self.status)
         layout.addLayout(self.below)
         self.setMinimumWidth(PANEL_WIDTH)
+        self._show_running(False)
 
     def _begin(self) -> None:
         try:

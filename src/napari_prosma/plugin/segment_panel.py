@@ -22,6 +22,7 @@ from napari_prosma.plugin.layers import (
     add_layer,
     fitting_image,
     geometry_of,
+    hide_previews,
     image_of,
     result_layers,
 )
@@ -56,6 +57,7 @@ class SegmentPanel(Panel):
         self.save_button.setEnabled(False)
         self.save_button.clicked.connect(self._save)
         self.below.addWidget(self.save_button)
+        self.lay_out()
         newest = newest_run()
         if newest is not None:
             self.model.set_path(newest)
@@ -74,6 +76,7 @@ class SegmentPanel(Panel):
             self.status.tell(f"Saved as {event.result}")
         elif isinstance(event, Finished):
             assert self._source is not None
+            hide_previews(self.viewer)
             for layer in result_layers(event.result, self._source, self.probabilities.isChecked()):
                 self.result = add_layer(self.viewer, layer)
             found = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -29,11 +30,11 @@ from superqt import QCollapsible
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Started
-from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, new_run_folder
+from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, Choice, new_run_folder
 from napari_prosma.plugin.choosers import LayerChooser, PathField
 from napari_prosma.plugin.job import Ending, Job, spare_threads
 from napari_prosma.plugin.layers import case_of, load_layers
-from napari_prosma.plugin.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.panel import FigureTable, Message, Panel, epochs_in_words
 from napari_prosma.plugin.preview import PreviewLayers
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class TrainPanel(Panel):
         self._add_advanced()
         self.form.addStretch(1)
         self._add_outcome()
+        self.lay_out()
         self._source_changed()
 
     def settings(self) -> dict[str, Any]:
@@ -133,14 +135,14 @@ class TrainPanel(Panel):
         elif isinstance(event, Finished):
             best = f"best Dice {event.result.score:.3f}, " if event.result.epochs else ""
             self.status.tell(
-                f"Finished after {event.result.epochs} epochs, {best}kept in {event.result.run_dir}"
+                f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in {event.result.run_dir}"
             )
             self.next_buttons.show()
 
     def ended(self, ending: Ending) -> None:
         if ending.stopped:
             kept = any(self._run_dir.glob("*.safetensors"))
-            after = f" after {self._epoch.epoch} epochs" if self._epoch else ""
+            after = f" after {epochs_in_words(self._epoch.epoch)}" if self._epoch else ""
             what = f"; the model is kept in {self._run_dir}" if kept else "; nothing was written"
             self.status.tell(f"Stopped{after}{what}")
             self.next_buttons.setVisible(kept and self._epoch is not None)
@@ -423,17 +425,13 @@ def _loading() -> Iterator[Event]:
         gc.enable()
 
 
-def _combo(choices: dict[str, str], default: str, tip: str) -> QComboBox:
+def _combo(choices: dict[str, Choice], default: str, tip: str) -> QComboBox:
     box = QComboBox()
-    for name, meaning in choices.items():
-        box.addItem(f"{name}: {meaning}", name)
+    for index, (name, choice) in enumerate(choices.items()):
+        box.addItem(f"{name}: {choice.words}", name)
+        box.setItemData(index, choice.meaning, Qt.ItemDataRole.ToolTipRole)
     box.setCurrentIndex(box.findData(default))
     box.setMinimumContentsLength(10)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    view = box.view()
-    assert view is not None
-    view.setMinimumWidth(
-        max(box.fontMetrics().horizontalAdvance(box.itemText(n)) for n in range(box.count())) + 40
-    )
     box.setToolTip(tip)
     return box
