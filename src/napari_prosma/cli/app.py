@@ -1,4 +1,4 @@
-"""``prosma``: train, segment, inspect and demo from a shell. Exit codes: 0, 2 bad input, 130 Ctrl-C.
+"""``prosma``: train, segment, inspect, fetch and demo from a shell. Exit codes: 0, 2 bad input, 130 Ctrl-C.
 
 Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 """
@@ -278,6 +278,33 @@ def check(
 
 
 @app.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help="busi, kvasir-seg, spleen or colon (Decathlon).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to unpack into.", show_default=False)],
+) -> None:
+    """Download a public data set, verified and unpacked; its licence is shown first.
+
+    Stopped by Ctrl-C or a broken connection, the same command goes on where it was.
+
+    [bold]Example:[/] prosma fetch kvasir-seg --out data
+    """
+    from napari_prosma.cli.follow import exit_codes, follow, say
+
+    with exit_codes():
+        from napari_prosma.data.fetch import fetch as run
+        from napari_prosma.data.layouts import find_cases
+
+        try:
+            folder = follow(run(name, out))
+        except KeyboardInterrupt:
+            say("what came is kept; the same command goes on from there")
+            raise
+        say(f"{folder}: {find_cases(folder, require_labels=False).summary}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
@@ -388,7 +415,10 @@ def _print_measures(rows: list[dict[str, str | float]]) -> None:
     from napari_prosma.cli.follow import console
 
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("image", "gate", "skip")]
-    table = Table("", *(f"{row['gate']}, skip {row['skip']}" for row in rows))
+    table = Table()
+    table.add_column(no_wrap=True)
+    for row in rows:
+        table.add_column(f"{row['gate']} {row['skip']}")
     for name in names:
         cells = (row.get(name, "") for row in rows)
         table.add_row(name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
