@@ -216,6 +216,7 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
                 if clock.is_over():
                     break
             epoch += 1
+            trained = time.monotonic()
             figures, preview = [], None
             for case, predicted in _validate(model, prepared, validation, plan):
                 if predicted is not None:
@@ -224,6 +225,7 @@ def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[E
                 yield Progress(
                     clock.done(epoch * steps), clock.total, f"epoch {epoch}, validating {case.name}"
                 )
+            clock.reserve(time.monotonic() - trained)
             metrics = mean_metrics(figures)
             gates = gate_state(network, shown, plan)
             yield EpochEnd(
@@ -286,6 +288,12 @@ class _Clock:
         self.total = total
         self._limit = None if minutes is None else 60 * minutes
         self._began = time.monotonic()
+        self._reserved = 0.0
+
+    def reserve(self, seconds: float) -> None:
+        """Leave time for a last validation as long as this one."""
+        if self._limit is not None:
+            self._reserved = min(seconds, self._limit / 2)
 
     def without_pauses(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; the time until each next one is asked for is taken out of the clock."""
@@ -297,15 +305,19 @@ class _Clock:
 
     def fraction(self, step: int) -> float:
         """Share of the run that is over before ``step``."""
-        by_time = 0.0 if self._limit is None else (time.monotonic() - self._began) / self._limit
-        return min(1.0, max(step / self.total, by_time))
+        return min(1.0, max(step / self.total, self._by_time()))
 
     def done(self, step: int) -> int:
         """Finished units of ``total``."""
         return int(self.total * self.fraction(step))
 
     def is_over(self) -> bool:
-        return self._limit is not None and time.monotonic() - self._began >= self._limit
+        return self._by_time() >= 1
+
+    def _by_time(self) -> float:
+        if self._limit is None:
+            return 0.0
+        return (time.monotonic() - self._began) / (self._limit - self._reserved)
 
 
 def _fabric(config: TrainConfig) -> tuple[Any, torch.device]:
