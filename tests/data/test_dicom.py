@@ -105,6 +105,13 @@ def test_series_that_share_a_folder_are_told_apart(series: Path) -> None:
     assert np.array_equal(images["scout"].array[0], planes(3))
 
 
+def test_views_of_one_scout_are_told_apart_by_their_orientation(tmp_path: Path) -> None:
+    for n, plane in enumerate(planes(2)):
+        save_slice(tmp_path / f"a{n}.dcm", (0, 0, n), plane)
+        save_slice(tmp_path / f"b{n}.dcm", (0, n, 0), plane, orientation=(1, 0, 0, 0, 0, -1))
+    assert [len(series.frames) for series in find_series(tmp_path)] == [2, 2]
+
+
 def test_missing_slices_are_filled_and_reported(series: Path) -> None:
     (series / "study" / "series" / "7.dcm").unlink()
     image = read_image(series)
@@ -112,6 +119,30 @@ def test_missing_slices_are_filled_and_reported(series: Path) -> None:
     assert np.array_equal(image.array[0][3], planes()[3])
     assert np.all(image.array[0][2] == 0)
     assert image.notices == ("1 of 4 slices are missing; they are filled with the lowest value",)
+
+
+def test_missing_slices_of_a_ct_are_air(tmp_path: Path) -> None:
+    for n in (0, 1, 3, 4):
+        save_slice(tmp_path / f"{n}.dcm", (0, 0, n), planes(5)[n], RescaleSlope=1, RescaleIntercept=-1024)
+    array = read_image(tmp_path).array[0]
+    assert np.all(array[2] == -1024)
+    assert np.array_equal(array[3], planes(5)[3] - 1024)
+
+
+def test_slices_that_nearly_coincide_do_not_make_a_thousand_missing_ones(tmp_path: Path) -> None:
+    for place, plane in zip((0, 1, 1.01, 2), planes(), strict=True):
+        save_slice(tmp_path / f"{place}.dcm", (0, 0, place), plane)
+    image = read_image(tmp_path)
+    assert image.array.shape[1] == 4
+    assert "mm apart" in image.notices[0]
+
+
+def test_values_beyond_16_bits_are_kept(tmp_path: Path) -> None:
+    bright = np.full((ROWS, COLUMNS), 60000, np.uint16)
+    save_slice(tmp_path / "0.dcm", (0, 0, 0), bright // 60000, RescaleSlope=1, RescaleIntercept=-1024)
+    save_slice(tmp_path / "1.dcm", (0, 0, 1), bright, RescaleSlope=1, RescaleIntercept=-1024)
+    array = read_image(tmp_path).array[0]
+    assert (array[0, 0, 0], array[1, 0, 0]) == (-1023, 58976)
 
 
 def test_a_slice_stored_twice_is_left_out_and_reported(series: Path) -> None:

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 from dicom_files import save_slice
 
-from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, united
+from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
 from napari_prosma.errors import DataError
 
@@ -99,6 +99,14 @@ def test_decathlon_names_its_classes(decathlon: Path) -> None:
     assert label is not None
     assert label().shape == image.array.shape[1:]
     assert label().dtype == np.uint8
+
+
+def test_a_data_set_within_a_folder_of_its_own_is_found(decathlon: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "unpacked"
+    (outer / "Task04").mkdir(parents=True)
+    for name in ("dataset.json", "imagesTr", "labelsTr"):
+        (decathlon / name).rename(outer / "Task04" / name)
+    assert find_cases(outer).layout == "Decathlon"
 
 
 @pytest.mark.parametrize(
@@ -544,3 +552,17 @@ def test_slices_without_a_label_can_be_left_out() -> None:
 def test_united_sparse_labels_keep_what_either_says() -> None:
     first, second = np.array([IGNORE, IGNORE, 1, 2], np.uint8), np.array([IGNORE, 1, 2, IGNORE], np.uint8)
     assert united(first, second).tolist() == [IGNORE, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[[3, -2], [3, 7]]], dtype=np.int16),
+        np.array([255, 0, 255], dtype=np.uint8),
+        np.array([[0, 2**40], [-5, 0]]),
+        np.array([], dtype=np.uint8),
+        np.full((2, 2, 2), 9, dtype=np.uint16),
+    ],
+)
+def test_present_values_are_those_of_unique(array: np.ndarray) -> None:
+    assert present_values(array).tolist() == np.unique(array).tolist()

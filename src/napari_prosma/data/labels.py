@@ -207,10 +207,11 @@ def count_instances(stored: np.ndarray) -> int:
 
 
 def present_values(stored: np.ndarray) -> np.ndarray:
-    """The distinct values of an integer array, quickly."""
-    if stored.dtype.itemsize > 2 or stored.dtype.kind != "u":
+    """The distinct values of an integer array, without sorting where they lie close together."""
+    low, high = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
+    if high - low >= _LOOKUP_MAX:
         return np.unique(stored)
-    present = np.zeros(np.iinfo(stored.dtype).max + 1, dtype=bool)
+    present = np.zeros(high - low + 1, dtype=bool)
     for plane in stored if stored.ndim > 2 else [stored]:
-        present[plane] = True
-    return np.flatnonzero(present)
+        present[plane.astype(np.int64) - low] = True
+    return np.flatnonzero(present) + low

@@ -326,8 +326,9 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
         parts += [f"{number} {group}" for group, number in sorted(groups.items())]
     elif len(groups) > 1:
         parts[0] += f" in {len(groups)} " + ("groups" if layout == "CSV" else "folders")
-    if layout == "BUSI" and groups.get("normal"):
-        parts.append(f"{groups['normal']} without a lesion")
+    normal = sum(number for group, number in groups.items() if group.split("/")[-1] == "normal")
+    if layout == "BUSI" and normal:
+        parts.append(f"{normal} without a lesion")
     if layout == "nnU-Net" and channels > 1:
         parts.append(f"{channels} channels")
     bare = sum(not case.labels for case in found)

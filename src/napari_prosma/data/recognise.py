@@ -79,6 +79,9 @@ def recognise(folder: Path) -> Recognised:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"'{folder}' {what}; give the folder that holds the images and their masks")
+    inner = _unpacked_within(folder)
+    if inner is not None:
+        return recognise(inner)
     layouts: tuple[Callable[[Path], Recognised | None], ...]
     layouts = (_nnunet, _decathlon, _folder_pairs, _csv_inside, _side_by_side)
     for layout in layouts:
@@ -125,6 +128,16 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
         f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
         f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', or take the image away"
     )
+
+
+def _unpacked_within(folder: Path) -> Path | None:
+    """The only subfolder, where that is what an archive was unpacked to: ``Task09/Task09/dataset.json``."""
+    subfolders = _subfolders(folder)
+    if len(subfolders) != 1 or (folder / "dataset.json").exists() or subfolders[0].name == "imagesTr":
+        return None
+    inner = subfolders[0]
+    is_data_set = (inner / "dataset.json").is_file() or (inner / "imagesTr").is_dir()
+    return inner if is_data_set else None
 
 
 def _decathlon(folder: Path) -> Recognised | None:
