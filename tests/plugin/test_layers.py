@@ -168,7 +168,7 @@ def test_labels_of_another_image_are_refused():
 
 
 def test_painting_after_the_start_does_not_change_the_case():
-    layer = LabelsLayer(np.ones((4, 4), int))
+    layer = LabelsLayer(np.ones((4, 4), int), metadata={"class_names": ("background", "lesion")})
     case, _ = case_of(ImageLayer(np.zeros((4, 4))), layer)
     layer.data[:] = 0
     assert case.read_label is not None
