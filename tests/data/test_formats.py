@@ -73,6 +73,24 @@ def test_all_48_orientations_lie_where_itk_has_them(
     assert_same_place(tmp_path / f"label{suffix}", theirs)
 
 
+@pytest.mark.parametrize(
+    "space",
+    ["left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "RAS", "LPS", "LAS"],
+)
+def test_every_patient_space_of_nrrd_is_understood(tmp_path: Path, space: str) -> None:
+    text = (
+        f"NRRD0005\ntype: uint8\ndimension: 3\nspace: {space}\nsizes: 4 5 6\nencoding: raw\n"
+        "space directions: (2,0,0) (0,3,0) (0,0,4)\nspace origin: (10,20,30)\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(text.encode() + bytes(range(120)))
+    theirs = SimpleITK.ReadImage(str(tmp_path / "a.nrrd"))
+    image = read_image(tmp_path / "a.nrrd")
+    for index in itertools.product(*(range(n) for n in SHAPE)):
+        left, back, head = theirs.TransformIndexToPhysicalPoint(index)
+        ours = (np.array([head, back, left]) - image.geometry.origin) / np.array(image.geometry.spacing)
+        assert image.array[0][tuple(np.round(ours).astype(int))] == theirs.GetPixel(index)
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64, np.int32, np.uint16])
@@ -86,6 +104,21 @@ def test_every_type_compressed_or_not_is_read_as_itk_reads_it(
     assert image.array.dtype == kind
     assert np.array_equal(image.array[0], SimpleITK.GetArrayFromImage(theirs))
     assert read_header(path).shape == image.array.shape[1:]
+
+
+def test_big_endian_files_are_read(tmp_path: Path) -> None:
+    voxels = np.arange(120, dtype=">i2").reshape(SHAPE[::-1])
+    text = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = True\n"
+        "DimSize = 4 5 6\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / "a.mha").write_bytes(text.encode() + voxels.tobytes())
+    tifffile.imwrite(tmp_path / "a.tif", voxels, byteorder=">", photometric="minisblack")
+    np.save(tmp_path / "a.npy", voxels)
+    for name in ("a.mha", "a.tif", "a.npy"):
+        image = read_image(tmp_path / name)
+        assert np.array_equal(image.array[0], voxels)
+        assert image.array.dtype.isnative
 
 
 def test_an_oblique_metaimage_keeps_every_digit(tmp_path: Path) -> None:

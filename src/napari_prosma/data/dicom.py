@@ -417,7 +417,6 @@ def _pixels(path: Path) -> np.ndarray:
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"'{path}' is cut short or damaged ({error}); export the series again") from error
     in_colour = array.ndim >= 3 and array.shape[-1] == 3 and (_is_palette(data) or data.SamplesPerPixel == 3)
-    array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     array = np.moveaxis(array, -1, -3) if in_colour else array[..., None, :, :]
     if data.get("PhotometricInterpretation") == "MONOCHROME1":
         array = array.max() + array.min() - array  # stored with white as 0

@@ -68,7 +68,7 @@ def read_image(path: str | Path) -> Image:
     image: Image = _guarded(path, _reader(path).read)
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
-    return image
+    return _in_native_order(image)
 
 
 def read_images(path: str | Path) -> list[tuple[str, Image]]:
@@ -83,7 +83,7 @@ def read_images(path: str | Path) -> list[tuple[str, Image]]:
     if _reader(path) is not dicom:
         return [(stem(path), read_image(path))]
     found = _guarded(path, dicom.find_series)
-    images = _guarded(path, lambda _: [series.read() for series in found])
+    images = _guarded(path, lambda _: [_in_native_order(series.read()) for series in found])
     names = [series.description or path.name for series in found]
     return [
         (name if names.count(name) == 1 else f"{name} {number}", image)
@@ -166,6 +166,11 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
             f"'{path}' is damaged or not what its name says ({type(error).__name__}: {error}); "
             "export it again"
         ) from error
+
+
+def _in_native_order(image: Image) -> Image:
+    kind = image.array.dtype
+    return image if kind.isnative else replace(image, array=image.array.astype(kind.newbyteorder("=")))
 
 
 def _luma(array: np.ndarray) -> np.ndarray:

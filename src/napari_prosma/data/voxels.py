@@ -108,7 +108,6 @@ def header_of(
 
 def image_of(stored: np.ndarray, header: Header) -> Image:
     """Image of stored voxels (i, j[, k], C), turned as ``header`` says; a view."""
-    stored = stored if stored.dtype.isnative else stored.astype(stored.dtype.newbyteorder("="))
     if header.geometry.source is None:
         return Image(
             np.transpose(stored, (stored.ndim - 1, *range(stored.ndim - 2, -1, -1))), header.geometry
