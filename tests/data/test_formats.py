@@ -425,6 +425,10 @@ def test_more_than_the_memory_holds_is_refused_before_it_is_read(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
     with pytest.raises(DataError, match=r"a\.mha.*GiB of memory"):
         read_image(tmp_path / "a.mha")
+    write_labels(tmp_path / "a.zarr", np.zeros((20, 20), int), Geometry.pixels(2))
+    with pytest.raises(DataError, match=r"a\.zarr.*GiB of memory"):
+        read_image(tmp_path / "a.zarr")
+    assert read_pyramid(tmp_path / "a.zarr").levels[0].shape == (1, 20, 20)
 
 
 @pytest.mark.parametrize("spacing", ["0 1 1", "-1 1 1", "nan 1 1"])
