@@ -163,8 +163,8 @@ def _record(
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
     if checkpoint.steps < SETTLED_STEPS:
         yield Notice(
-            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the averages "
-            f"in its gates lag behind, and they show more zeros than training saw."
+            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the "
+            f"averages in its gates lag behind, and they show more zeros than training saw."
         )
     if checkpoint.spec.gate == "none":
         yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
