@@ -24,6 +24,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 
 FORMAT = 1
+STATE = "state"
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 
@@ -45,6 +46,10 @@ class Checkpoint:
         Validation figures of that epoch.
     split : dict
         Names of the ``training`` and ``validation`` cases.
+    state : tensors by name
+        Of the optimizer and the objective; empty but in the last checkpoint of a run.
+    place : dict
+        Where the run stands: ``step``, ``losses`` of the epoch so far, ``best``, ``seconds``.
     path : Path, optional
         Where it was read from.
     """
@@ -56,6 +61,8 @@ class Checkpoint:
     epoch: int
     metrics: dict[str, float] = field(default_factory=dict)
     split: dict[str, list[str]] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    place: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
     @property
@@ -89,8 +96,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
         "split": checkpoint.split,
+        "place": checkpoint.place,
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.weights.items()}
+    state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (checkpoint.weights | state).items()}
     content = save(tensors, metadata={"prosma": json.dumps(header)})
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
@@ -130,6 +139,12 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return _assemble(path, metadata["prosma"], weights)
 
 
+def split_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with ``prefix`` and a dot, under the rest of their name."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
 def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
     try:
         header = json.loads(text)
@@ -141,11 +156,13 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
         checkpoint = Checkpoint(
             spec=TypeAdapter(ModelSpec).validate_python(header["spec"]),
             plan=Plan(**header["plan"]),
-            weights=weights,
+            weights={name: t for name, t in weights.items() if not name.startswith(f"{STATE}.")},
             config=header["config"],
             epoch=header["epoch"],
             metrics=header["metrics"],
             split=header["split"],
+            state=split_prefix(weights, STATE),
+            place=header.get("place", {}),
             path=path,
         )
     except (ValidationError, ValueError, KeyError, TypeError) as error:
@@ -158,6 +175,7 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
         raise CheckpointError(
             f"the header of '{path}' is damaged (its network and its plan disagree); choose another file"
         )
+    weights = checkpoint.weights
     with torch.device("meta"):
         expected = build_model(checkpoint.spec).state_dict()
     for name in sorted(expected.keys() | weights.keys()):

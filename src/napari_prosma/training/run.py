@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from napari_prosma.data.fingerprint import (
     require_fit,
 )
 from napari_prosma.data.labels import IGNORE, is_foreground
-from napari_prosma.errors import ConfigError, ProsmaError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
     CheckpointSaved,
     EpochEnd,
@@ -37,13 +37,13 @@ from napari_prosma.events import (
     Started,
 )
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GateTrace, ProximalMask
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
 from napari_prosma.training.augment import Augmentation
 from napari_prosma.training.batches import Batch, Batches, PreparedCase, PreparedCases
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint, split_prefix
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import best_precision, cpu_threads, usable_device
 from napari_prosma.training.metrics import case_metrics, mean_metrics
@@ -85,14 +85,24 @@ def split_cases(cases: Sequence[Case], fraction: float, seed: int) -> tuple[list
     return sorted(order[held_out:]), sorted(order[:held_out])
 
 
-def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str] = ()) -> Iterator[Event]:
+def train(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str] = (),
+    resumed: Checkpoint | None = None,
+) -> Iterator[Event]:
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
+
+    On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
+    step draws depends on the seed and the step alone.
 
     Parameters
     ----------
     config : TrainConfig
     cases : every one with a label
     class_names : background first; by default ``background, foreground`` or ``class 1``, ``class 2``, ...
+    resumed : Checkpoint, optional
+        The last one of a run with the same configuration and cases, to go on from.
 
     Raises
     ------
@@ -102,6 +112,9 @@ def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str]
         The loss is no longer finite; the last checkpoint holds the weights of the epoch before.
     """
     _require_writable(config.run_dir)
+    if resumed is not None:
+        _require_same_cases(resumed, cases)
+        config = config.model_copy(update={"plan": resumed.plan})
     with cpu_threads(config.threads):
         facts: list[CaseFacts] = []
         yield Started(len(cases), "Reading cases")
@@ -123,7 +136,19 @@ def train(config: TrainConfig, cases: Sequence[Case], class_names: Sequence[str]
             intensity=config.intensity,
         )
         yield Notice(f"Plan: {plan.in_words()}")
-        yield from _train(config, cases, plan)
+        yield from _Run(config, cases, plan, resumed).events()
+
+
+def _require_same_cases(kept: Checkpoint, cases: Sequence[Case]) -> None:
+    if not kept.place:
+        raise CheckpointError(f"'{kept.path}' is no last checkpoint of a run; give the run's folder")
+    then, now = {name for part in kept.split.values() for name in part}, {case.name for case in cases}
+    if then != now:
+        changed = ", ".join(sorted(then ^ now)[:5])
+        raise DataError(
+            f"the cases are not those that the run began with (different: {changed}); restore the data, or "
+            f"start a new run"
+        )
 
 
 def _default_names(facts: Sequence[CaseFacts]) -> list[str]:
@@ -142,115 +167,172 @@ def _batch_elements(config: TrainConfig) -> int:
     return int(memory / 2 / (BYTES_PER_ELEMENT * config.width_per_level[0]))
 
 
-def _train(config: TrainConfig, cases: Sequence[Case], plan: Plan) -> Iterator[Event]:
-    fabric, device = _fabric(config)
-    _require_norm_statistics(plan.batch, plan, 2 ** (len(config.width_per_level) - 1))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = build_model(config.model_spec(plan))
-    objective = make_objective(config.objective)
-    objective.prepare(network, plan)
-    model, optimizer = fabric.setup(network, make_optimizer(network, config))
+class _Run:
+    """A run in progress: the network, its optimizer and data, and how far it has come."""
 
-    training, validation = split_cases(cases, config.validation_fraction, config.seed)
-    if not validation:
-        validation = training[:1]
-        yield Notice("No case is held out: the figures are those of a training case and say little.")
-    prepared = PreparedCases(cases, plan)
-    augmentation = Augmentation(plan) if config.augment else None
-    batches = Batches(prepared, training, plan, config.seed, augmentation)
-    steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / plan.batch))
-    split = {"training": [cases[n].name for n in training], "validation": [cases[n].name for n in validation]}
+    def __init__(
+        self, config: TrainConfig, cases: Sequence[Case], plan: Plan, resumed: Checkpoint | None
+    ) -> None:
+        self.config, self.plan = config, plan
+        self.fabric, self.device = _fabric(config)
+        _require_norm_statistics(plan.batch, plan, 2 ** (len(config.width_per_level) - 1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = build_model(config.model_spec(plan))
+        self.objective = make_objective(config.objective)
+        self.objective.prepare(self.network, plan)
+        self.model, self.optimizer = self.fabric.setup(self.network, make_optimizer(self.network, config))
+        training, held_out = split_cases(cases, config.validation_fraction, config.seed)
+        self.has_held_out = bool(held_out)
+        self.validation = held_out or training[:1]
+        self.split = {
+            "training": [cases[n].name for n in training],
+            "validation": [cases[n].name for n in self.validation],
+        }
+        self.prepared = PreparedCases(cases, plan)
+        augmentation = Augmentation(plan) if config.augment else None
+        self.batches = Batches(self.prepared, training, plan, config.seed, augmentation)
+        self.steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / plan.batch))
+        self.clock = _Clock(config.epochs * self.steps, config.minutes)
+        self.step, self.epoch = 0, 0
+        self.losses: list[float] = []
+        self.metrics: dict[str, float] = {}
+        self.best = -1.0
+        if resumed is not None:
+            self._go_on_from(resumed)
+        self.shown = _shown_case(self.prepared, self.validation)
 
-    def keep(name: str, epoch: int, metrics: dict[str, float]) -> Path:
-        path = config.run_dir / name
-        save_checkpoint(
-            path,
-            Checkpoint(
-                spec=network.spec,
-                plan=plan,
-                weights=network.state_dict(),
-                config=config.model_dump(mode="json"),
-                epoch=epoch,
-                metrics=metrics,
-                split=split,
-            ),
+    def _go_on_from(self, kept: Checkpoint) -> None:
+        """Take up weights, optimizer and place, so that what follows is what would have followed."""
+        self.network.load_state_dict(kept.weights)
+        parts = split_prefix(kept.state, "optimizer")
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in parts.items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.objective.load_state_dict(split_prefix(kept.state, "objective"))
+        place = kept.place
+        self.step, self.epoch, self.losses = place["step"], kept.epoch, list(place["losses"])
+        self.metrics, self.best = kept.metrics, place["best"]
+        self.clock.set_elapsed(place["seconds"])
+
+    def save(self, name: str) -> Path:
+        """Write a checkpoint; the last one holds what a run needs to go on."""
+        state: dict[str, torch.Tensor] = {}
+        if name == LAST:
+            for index, kept in self.optimizer.state_dict()["state"].items():
+                state |= {f"optimizer.{index}.{key}": value for key, value in kept.items()}
+            state |= {f"objective.{key}": value for key, value in self.objective.state_dict().items()}
+        checkpoint = Checkpoint(
+            spec=self.network.spec,
+            plan=self.plan,
+            weights=self.network.state_dict(),
+            config=self.config.model_dump(mode="json"),
+            epoch=self.epoch,
+            metrics=self.metrics,
+            split=self.split,
+            state=state,
+            place={
+                "step": self.step,
+                "losses": self.losses,
+                "best": self.best,
+                "seconds": self.clock.elapsed(),
+            },
         )
+        path = self.config.run_dir / name
+        save_checkpoint(path, checkpoint)
         return path
 
-    clock = _Clock(config.epochs * steps, config.minutes)
-    yield Started(
-        clock.total, f"Training on {len(training)} cases, validating on {len(validation)}", str(device)
-    )
-    if config.gate_options.norm == "none" and any(isinstance(m, ProximalMask) for m in network.modules()):
-        start_thresholds(network, batches.draw(0).images.to(device))
-        yield Notice(
-            "The gates have no batch norm (the printed form): their thresholds were set from the first "
-            "batch, and channels can go dead for good; watch the zero fractions."
-        )
-    shown = _shown_case(prepared, validation)
-    best, metrics, epoch = -1.0, {}, 0
+    def events(self) -> Iterator[Event]:
+        """All epochs that are left; closing it saves the last checkpoint."""
+        message = f"Training on {len(self.split['training'])} cases, validating on {len(self.validation)}"
+        yield Started(self.clock.total, message, str(self.device))
+        if not self.has_held_out:
+            yield Notice("No case is held out: the figures are those of a training case and say little.")
+        if self.step == 0 and start_thresholds(self.network, self.batches.draw(0).images.to(self.device)):
+            yield Notice(
+                "The gates have no batch norm (the printed form): their thresholds were set from the first "
+                "batch, and channels can go dead for good; watch the zero fractions."
+            )
+        try:
+            yield from self.clock.without_pauses(self._epochs())
+        except (GeneratorExit, KeyboardInterrupt):
+            self.save(LAST)
+            raise
+        folder = self.config.run_dir
+        yield Finished(RunResult(folder, folder / BEST, folder / LAST, self.best, self.epoch))
 
-    def epochs() -> Iterator[Event]:
-        nonlocal best, metrics, epoch
-        while epoch < config.epochs and not (epoch and clock.is_over()):
-            began, losses, rate = time.monotonic(), [], 0.0
-            for step in range(epoch * steps, (epoch + 1) * steps):
-                rate = config.learning_rate * schedule(clock.fraction(step))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["relative_rate"]
-                drawn = batches.draw(step)
-                model.train()
-                optimizer.zero_grad(set_to_none=True)
-                loss = objective.step(model, _on(device, drawn), fabric.backward)
-                if not math.isfinite(loss):
-                    kept = f"'{config.run_dir / LAST}' keeps the weights of epoch {epoch}"
-                    raise ProsmaError(
-                        f"the loss became {loss} in step {step + 1}, on the cases "
-                        f"{', '.join(sorted(set(drawn.names)))}; look at them, or lower the learning rate; "
-                        f"{kept if epoch else 'nothing was written'}"
-                    )
-                optimizer.step()
-                losses.append(loss)
-                yield Progress(clock.done(step + 1), clock.total, f"epoch {epoch + 1}, loss {loss:.3f}")
-                if clock.is_over():
-                    break
-            epoch += 1
-            trained = time.monotonic()
-            figures, preview = [], None
-            for case, predicted in _validate(model, prepared, validation, plan):
-                if predicted is not None:
-                    figures.append(case_metrics(predicted, case.label, plan.class_names))
-                    preview = _preview(case, predicted, epoch) if case.name == shown.name else preview
-                yield Progress(
-                    clock.done(epoch * steps), clock.total, f"epoch {epoch}, validating {case.name}"
-                )
-            clock.reserve(time.monotonic() - trained)
-            metrics = mean_metrics(figures)
-            gates = gate_state(network, shown, plan)
+    def _epochs(self) -> Iterator[Event]:
+        while self.epoch < self.config.epochs and not (self.epoch and self.clock.is_over()):
+            began = time.monotonic()
+            yield from self._training_steps()
+            figures, preview = yield from self._validated()
+            loss, self.losses = float(np.mean(self.losses)), []
+            self.epoch, self.metrics = self.epoch + 1, figures
+            self.step = self.epoch * self.steps
+            gates = gate_state(self.network, self.shown, self.plan)
+            # Written before anything is yielded: wherever the run is stopped, its files belong together.
+            saved = []
+            if figures["dice"] > self.best:
+                self.best = figures["dice"]
+                saved.append(CheckpointSaved(self.save(BEST), "best", self.epoch))
+            saved.append(CheckpointSaved(self.save(LAST), "last", self.epoch))
             yield EpochEnd(
-                epoch=epoch,
-                epochs=config.epochs,
-                loss=float(np.mean(losses)),
-                learning_rate=rate,
+                epoch=self.epoch,
+                epochs=self.config.epochs,
+                loss=loss,
+                learning_rate=self._rate(self.step - 1),
                 seconds=time.monotonic() - began,
-                validation=metrics,
+                validation=figures,
                 gates=gates,
             )
             if preview is not None:
                 yield preview
-            if metrics["dice"] > best:
-                best = metrics["dice"]
-                yield CheckpointSaved(keep(BEST, epoch, metrics), "best", epoch)
-            yield CheckpointSaved(keep(LAST, epoch, metrics), "last", epoch)
-            yield from _gate_warnings(gates, epoch)
+            yield from saved
+            yield from _gate_warnings(gates, self.epoch)
 
-    try:
-        yield from clock.without_pauses(epochs())
-    except (GeneratorExit, KeyboardInterrupt):
-        keep(LAST, epoch, metrics)
-        raise
-    yield Finished(RunResult(config.run_dir, config.run_dir / BEST, config.run_dir / LAST, best, epoch))
+    def _training_steps(self) -> Iterator[Event]:
+        """What is left of the epoch; nothing is yielded between a change of the weights and its count."""
+        while self.step < (self.epoch + 1) * self.steps:
+            rate = self._rate(self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["relative_rate"]
+            drawn = self.batches.draw(self.step)
+            self.model.train()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.objective.step(self.model, _on(self.device, drawn), self.fabric.backward)
+            if not math.isfinite(loss):
+                kept = f"'{self.config.run_dir / LAST}' keeps the weights of epoch {self.epoch}"
+                raise ProsmaError(
+                    f"the loss became {loss} in step {self.step + 1}, on the cases "
+                    f"{', '.join(sorted(set(drawn.names)))}; look at them, or lower the learning rate; "
+                    f"{kept if self.epoch else 'nothing was written'}"
+                )
+            self.optimizer.step()
+            self.losses.append(loss)
+            self.step += 1
+            yield Progress(
+                self.clock.done(self.step), self.clock.total, f"epoch {self.epoch + 1}, loss {loss:.3f}"
+            )
+            if self.clock.is_over():
+                return
+
+    def _validated(self) -> Generator[Event, None, tuple[dict[str, float], Preview | None]]:
+        began, figures, preview = time.monotonic(), [], None
+        for case, predicted in _validate(self.model, self.prepared, self.validation, self.plan):
+            if predicted is not None:
+                figures.append(case_metrics(predicted, case.label, self.plan.class_names))
+                if case.name == self.shown.name:
+                    preview = _preview(case, predicted, self.epoch + 1)
+            message = f"epoch {self.epoch + 1}, validating {case.name}"
+            yield Progress(self.clock.done(self.step), self.clock.total, message)
+        self.clock.reserve(time.monotonic() - began)
+        return mean_metrics(figures), preview
+
+    def _rate(self, step: int) -> float:
+        return self.config.learning_rate * schedule(self.clock.fraction(step))
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -290,6 +372,14 @@ class _Clock:
         self._began = time.monotonic()
         self._reserved = 0.0
 
+    def elapsed(self) -> float:
+        """Seconds so far, pauses left out."""
+        return time.monotonic() - self._began
+
+    def set_elapsed(self, seconds: float) -> None:
+        """Count on from ``seconds``."""
+        self._began = time.monotonic() - seconds
+
     def reserve(self, seconds: float) -> None:
         """Leave time for a last validation as long as this one."""
         if self._limit is not None:
@@ -317,7 +407,7 @@ class _Clock:
     def _by_time(self) -> float:
         if self._limit is None:
             return 0.0
-        return (time.monotonic() - self._began) / (self._limit - self._reserved)
+        return self.elapsed() / (self._limit - self._reserved)
 
 
 def _fabric(config: TrainConfig) -> tuple[Any, torch.device]:
