@@ -120,6 +120,16 @@ def test_a_picture_of_a_hundred_thousand_pixels_square_is_refused(tmp_path: Path
         read_image(tmp_path / "bomb.png")
 
 
+def test_a_tiff_that_claims_gigapixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tif"
+    tifffile.imwrite(path, VOXELS[0], compression="zlib", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            file.pages.first.tags[name].overwrite(50_000)
+    with pytest.raises(DataError, match=r"bomb\.tif.*promises"):
+        read_image(path)
+
+
 def peak_of(read: Callable[[], object]) -> int:
     """Most bytes that Python and NumPy held at once during a call."""
     tracemalloc.start()

@@ -404,6 +404,32 @@ def test_kvasir_is_known_by_its_boxes(
     assert np.array_equal(labels_of(tmp_path)["a"], lesion)
 
 
+def test_hidden_files_are_not_looked_at(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    pair(save_picture, "a", scan, lesion)
+    for name in ("images/._a.png", "images/.cache/b.png", "__MACOSX/images/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    assert [case.name for case in find_cases(tmp_path).cases] == ["a"]
+
+
+def test_a_value_that_only_one_of_many_masks_holds_is_found(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for number in range(70):
+        pair(save_picture, f"p{number:02d}", scan, lesion * (5 if number == 37 else number % 2 * 2))
+    assert find_cases(tmp_path).class_names == ("background", "label 2", "label 5")
+
+
+def test_a_few_classes_are_no_numbered_objects(save_picture: Save, scan: np.ndarray, tmp_path: Path) -> None:
+    for highest in range(4):
+        mask = np.zeros_like(scan)
+        mask[0, : highest + 1] = range(highest + 1)
+        pair(save_picture, f"p{highest}", scan, mask)
+    assert find_cases(tmp_path).class_names == ("background", "label 1", "label 2", "label 3")
+
+
 def test_numbered_objects_are_told_from_classes(save_picture: Save, scan: np.ndarray, tmp_path: Path) -> None:
     for count in (2, 5, 7, 9):
         ids = np.zeros_like(scan)
