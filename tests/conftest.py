@@ -83,6 +83,7 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
             channels=channels,
             class_names=classes,
             spacing=spacing,
+            unit="mm",
             patch=patch or (32,) * dims,
             batch=2,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -374,3 +375,30 @@ def test_ctrl_c_between_two_events_keeps_the_last_checkpoint_too(
     result = prosma("train", folder, "--out", tmp_path / "run", *QUICK)
     assert result.exit_code == 130
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").epoch == 0
+
+
+# ---- going on -------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_resumed_by_its_folder_alone(folder: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert prosma("train", folder, "--out", whole, *QUICK).exit_code == 0
+    shutil.copytree(whole, cut)
+    result = prosma("train", "--resume", cut)
+    assert result.exit_code == 0, result.output
+    held, again = (load_checkpoint(run / "last.safetensors") for run in (whole, cut))
+    assert held.epoch == again.epoch
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "--resume RUN"),
+        (("train", "data", "--resume", "run"), "give its folder alone"),
+        (("train", "--resume", "no-such-run"), "does not exist"),
+    ],
+)
+def test_train_says_what_it_needs(words: tuple[str, ...], said: str) -> None:
+    result = prosma(*words)
+    assert result.exit_code == 2
+    assert said in result.output

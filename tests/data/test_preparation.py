@@ -11,10 +11,11 @@ from scipy import ndimage
 from napari_prosma.data.case import Geometry, Image, SourceFrame
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import grid_size, normalise, prepare, prepare_label, resample
+from napari_prosma.errors import DataError
 
 
 def plan(dims: int = 2, channels: int = 1, **changes: object) -> Plan:
-    fixed = {"class_names": ("background", "lesion"), "patch": (16,) * dims, "batch": 2}
+    fixed = {"class_names": ("background", "lesion"), "patch": (16,) * dims, "batch": 2, "unit": "mm"}
     return Plan(dims=dims, channels=channels, **{**fixed, **changes})  # type: ignore[arg-type]
 
 
@@ -165,3 +166,19 @@ def test_a_plan_for_planes_resamples_a_stack_within_its_planes() -> None:
 
 def test_no_axis_vanishes() -> None:
     assert prepare(image(np.zeros((1, 2, 40)), (0.1, 1.0)), plan(spacing=(9.0, 9.0))).array.shape == (1, 1, 4)
+
+
+# ---- units ----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_in_pixels_takes_every_image_by_its_pixels() -> None:
+    shrunk = plan(spacing=(2.0, 2.0), unit="pixel")
+    for geometry in (Geometry.pixels(2), Geometry((0.1, 0.1), (0.0, 0.0), "mm")):
+        assert grid_size((40, 60), geometry, shrunk) == (20, 30)
+
+
+def test_a_plan_in_millimetres_converts_micrometres_and_refuses_bare_pixels() -> None:
+    chosen = plan(spacing=(0.5, 0.5))
+    assert grid_size((40, 60), Geometry((100.0, 100.0), (0.0, 0.0), "um"), chosen) == (8, 12)
+    with pytest.raises(DataError, match="does not say how large its pixels are"):
+        grid_size((40, 60), Geometry.pixels(2), chosen)

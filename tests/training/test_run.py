@@ -486,3 +486,47 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_path(
     with pytest.raises(DataError, match=r"best\.safetensors"):
         list(train(settings(tmp_path / "run"), ultrasound[:2]))
     assert [path.name for path in files_below(tmp_path)] == ["x"]
+
+
+# ---- going on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pulled", [12, 14, 17, 19, 22, 24, 26])
+def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
+    pulled: int, settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    changes = {"epochs": 3, "steps_per_epoch": 3}
+    list(train(settings(tmp_path / "whole", **changes), ultrasound))
+    run = train(settings(tmp_path / "cut", **changes), ultrasound)
+    list(islice(run, pulled))
+    run.close()  # type: ignore[attr-defined]
+    kept = load_checkpoint(tmp_path / "cut" / "last.safetensors")
+    assert 0 < kept.place["step"] < 9
+    list(train(settings(tmp_path / "cut", **changes), ultrasound, resumed=kept))
+    for name in ("last.safetensors", "best.safetensors"):
+        whole, cut = (load_checkpoint(tmp_path / run_dir / name) for run_dir in ("whole", "cut"))
+        assert whole.epoch == cut.epoch
+        assert whole.metrics == cut.metrics
+        assert whole.place["losses"] == cut.place["losses"]
+        for held, again in ((whole.weights, cut.weights), (whole.state, cut.state)):
+            assert held.keys() == again.keys()
+            assert all(torch.equal(held[key], again[key]) for key in held)
+
+
+def test_a_run_goes_on_only_with_the_cases_that_it_began_with(
+    trained: tuple[Path, list[Event]], settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    kept = load_checkpoint(trained[0] / "last.safetensors")
+    with pytest.raises(DataError, match="not those that the run began with"):
+        list(train(settings(tmp_path), ultrasound[1:], resumed=kept))
+
+
+def test_a_replaced_run_does_not_keep_the_best_of_the_other(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    list(train(settings(tmp_path, epochs=1), ultrasound))
+    run = train(settings(tmp_path, seed=5), ultrasound)
+    first_step = next(e for e in run if isinstance(e, Progress) and "loss" in e.message)
+    assert first_step
+    run.close()  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]

@@ -18,7 +18,7 @@ from napari_prosma import __version__
 
 if TYPE_CHECKING:
     from napari_prosma.data.case import Image
-    from napari_prosma.data.layouts import DataSet
+    from napari_prosma.training.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
 app = typer.Typer(
@@ -56,12 +56,19 @@ def _version(
 @app.command()
 def train(
     data: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            help="Folder with images and masks: two folders, BUSI, or a Decathlon task.", show_default=False
+            help="Images and masks: two folders, BUSI, GlaS, Kvasir-SEG, Decathlon, nnU-Net, a CSV of pairs.",
+            show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Run folder for the checkpoints.", show_default=False)],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder for the checkpoints.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this folder, with its own settings.", show_default=False),
+    ] = None,
     widths: Annotated[str, typer.Option(help="Size of the network: quick, tiny, base or large.")] = "tiny",
     gate: Annotated[
         str,
@@ -110,21 +117,27 @@ def train(
     Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors. Ctrl-C stops and keeps
     the last one.
 
-    [bold]Example:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
+    [bold]Examples:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
+
+    prosma train --resume runs/busi
     """
-    from napari_prosma.cli.follow import exit_codes, follow, say
+    from napari_prosma.cli.follow import exit_codes
 
     with exit_codes():
-        from napari_prosma.data.layouts import check_foreground, find_cases
+        from napari_prosma.errors import ConfigError
         from napari_prosma.training.config import TrainConfig
-        from napari_prosma.training.run import train as run
 
-        data_set = _with_sparse_labels(find_cases(data), labelled)
-        for line in (data_set.summary, *data_set.notices):
-            say(line)
-        check_foreground(data_set)
+        if resume is not None:
+            if data is not None or out is not None:
+                raise ConfigError("--resume takes data and settings from the run; give its folder alone")
+            _resume(resume)
+            return
+        if data is None or out is None:
+            raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
         config = TrainConfig.of(
             run_dir=out,
+            data=data.resolve(),
+            labelled=labelled,
             widths=_widths(widths),
             gate=gate,
             epochs=epochs if epochs is not None else 100 if minutes is None else 10_000,
@@ -141,8 +154,7 @@ def train(
             device=device,
         )
         _refuse_to_replace(config, overwrite)
-        result = follow(run(config, data_set.cases, data_set.class_names))
-        say(f"best validation Dice {result.score:.3f}: {result.best}")
+        _run(config)
 
 
 @app.command()
@@ -252,7 +264,7 @@ def check(
 
     [bold]Example:[/] prosma check Dataset_BUSI_with_GT --out problems.csv
     """
-    from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, track
+    from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, say, track
 
     with exit_codes():
         from rich.table import Table
@@ -261,7 +273,7 @@ def check(
         from napari_prosma.data.layouts import find_cases
 
         data_set = find_cases(data, require_labels=False)
-        console.print(data_set.summary)
+        say(data_set.summary)
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
         problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
         if problems:
@@ -346,6 +358,34 @@ def demo(
             raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
 
 
+def _resume(run_dir: Path) -> None:
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.training.checkpoint import LAST, load_checkpoint
+    from napari_prosma.training.config import TrainConfig
+
+    kept = load_checkpoint(run_dir / LAST)
+    config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
+    if config.data is None:
+        raise ConfigError(f"the run '{run_dir}' did not learn from a folder; resume it where it was begun")
+    _run(config, kept)
+
+
+def _run(config: TrainConfig, resumed: Checkpoint | None = None) -> None:
+    from napari_prosma.cli.follow import follow, say
+    from napari_prosma.data.layouts import check_foreground, find_cases
+    from napari_prosma.training.run import train
+
+    assert config.data is not None
+    data_set = find_cases(config.data)
+    if config.labelled != "all":
+        data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
+    for line in (data_set.summary, *data_set.notices):
+        say(line)
+    check_foreground(data_set)
+    result = follow(train(config, data_set.cases, data_set.class_names, resumed), gently=True)
+    say(f"best validation Dice {result.score:.3f}: {result.best}")
+
+
 def _widths(text: str) -> str | tuple[int, ...]:
     """A preset's name, or widths such as ``16,32,64``."""
     if all(part.strip().isdigit() for part in text.split(",")):
@@ -363,18 +403,6 @@ def _numbers(text: str | None, kind: type[int] | type[float], what: str) -> tupl
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{what} '{text}' must be numbers separated by commas, such as 32,96,96") from error
-
-
-def _with_sparse_labels(data_set: DataSet, labelled: str) -> DataSet:
-    from napari_prosma.data.layouts import find_cases
-    from napari_prosma.errors import ConfigError
-
-    if labelled == "all":
-        return data_set
-    if labelled not in ("slices", "scribbles"):
-        raise ConfigError(f"unknown kind of labels '{labelled}'; choose all, slices or scribbles")
-    rule = data_set.labels.sparse("slices" if labelled == "slices" else "scribbles")
-    return find_cases(data_set.folder, labels=rule)
 
 
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from threading import Event as Flag
 from typing import Any, TypeVar
 
 import typer
@@ -59,12 +61,16 @@ def track(items: Iterator[T], total: int, message: str) -> Iterator[T]:
         yield from bar.track(items, total, description=message)
 
 
-def follow(events: Iterator[Event]) -> Any:
-    """Pull every event, show it, and return the result of the last."""
+def follow(events: Iterator[Event], gently: bool = False) -> Any:
+    """Pull every event, show it, and return the result of the last.
+
+    ``gently``: Ctrl-C waits for the step that is under way, so that a run can keep where it stands.
+    """
     result = None
     # Closed at once when Ctrl-C falls between two events, so that a run still keeps its last checkpoint.
     with (
         closing(events),  # type: ignore[type-var]
+        _ctrl_c_pressed(gently) as pressed,
         _progress() as bar,
     ):
         task = None
@@ -86,7 +92,29 @@ def follow(events: Iterator[Event]) -> Any:
                     console.print(f"  best so far: {escape(str(event.path))}")
                 case Finished():
                     result = event.result
+            if pressed.is_set():
+                raise KeyboardInterrupt
     return result
+
+
+@contextmanager
+def _ctrl_c_pressed(gently: bool) -> Iterator[Flag]:
+    """Set by the first Ctrl-C if that is to wait; a second one interrupts at once."""
+    pressed = Flag()
+    if not gently:
+        yield pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        pressed.set()
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress() -> Progress:

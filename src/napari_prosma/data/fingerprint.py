@@ -44,7 +44,9 @@ class Plan(BaseModel):
     class_names : tuple of str
         Background first.
     spacing : (n,) or None
-        Spacing that images are resampled to, per axis, in the unit of the data; None = as they are.
+        Spacing that images are resampled to, per axis, in ``unit``; None = as they are.
+    unit : "mm", "um" or "pixel"
+        Of ``spacing``.
     patch : (dims,)
         Training patch and segmentation window, in elements after resampling.
     batch : int
@@ -59,6 +61,7 @@ class Plan(BaseModel):
     channels: int = Field(ge=1)
     class_names: tuple[str, ...] = Field(min_length=2)
     spacing: tuple[float, ...] | None = None
+    unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
     patch: tuple[int, ...]
     batch: int = Field(ge=1)
     intensity: Literal["zscore", "ct"] = "zscore"
@@ -83,7 +86,11 @@ class Plan(BaseModel):
 
     def in_words(self) -> str:
         """One line a person can check."""
-        grid = "as it is" if self.spacing is None else " x ".join(f"{s:g}" for s in self.spacing)
+        grid = (
+            "as it is"
+            if self.spacing is None
+            else f"{' x '.join(f'{s:g}' for s in self.spacing)} {self.unit}"
+        )
         rule = (
             "each image to mean 0 and spread 1"
             if self.intensity == "zscore"
@@ -205,7 +212,13 @@ def make_plan(
         raise DataError(f"the images have {axes} axes but the chosen spacing {spacing} has {len(spacing)}")
     if patch is not None and len(patch) != dims:
         raise DataError(f"the network is {dims}D but the chosen patch {patch} has {len(patch)} sizes")
+    units = {f.unit for f in facts}
     target = spacing or _target_spacing(facts, shapes, spacings, side)
+    if target is not None and len(units) > 1:
+        raise DataError(
+            f"the images measure their size in different units ({', '.join(sorted(units))}), so they "
+            f"cannot be brought to one spacing; train on one kind at a time"
+        )
     sizes = shapes if target is None else shapes * spacings / np.array(target)
     patch = patch or _patch(np.median(sizes, axis=0)[-dims:], divisor, batch_elements)
     batch = batch or int(np.clip(batch_elements // int(np.prod(patch)), *BATCH_LIMITS))
@@ -217,6 +230,7 @@ def make_plan(
         channels=channels,
         class_names=tuple(class_names),
         spacing=target,
+        unit=units.pop(),
         patch=patch,
         batch=batch,
     )

@@ -48,15 +48,37 @@ def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarr
 
 
 def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[int, ...]:
-    """Size of the plan's grid over an image of ``shape``; at least one element per axis."""
+    """Size of the plan's grid over an image of ``shape``; at least one element per axis.
+
+    Raises
+    ------
+    DataError
+        The plan has more axes, or a physical spacing where the image knows none.
+    """
     if plan.spacing is None:
         return tuple(shape)
     if len(plan.spacing) > len(shape):
         raise DataError(
             f"the model was trained on images with {len(plan.spacing)} axes, this one has {len(shape)}"
         )
-    spacing = geometry.spacing[: len(shape) - len(plan.spacing)] + tuple(plan.spacing)
-    return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, geometry.spacing, spacing, strict=True))
+    factors = [1.0] * len(shape)
+    held = _spacing_in(geometry, plan.unit)
+    for axis in range(-len(plan.spacing), 0):
+        factors[axis] = held[axis] / plan.spacing[axis]
+    return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+
+
+def _spacing_in(geometry: Geometry, unit: str) -> tuple[float, ...]:
+    """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels."""
+    if unit == "pixel":
+        return (1.0,) * geometry.ndim
+    if geometry.unit == "pixel":
+        raise DataError(
+            f"the model was trained on images with a spacing in {unit}, but this one does not say how large "
+            f"its pixels are; give it in a format that does, or set the layer's scale and units"
+        )
+    thousand = {("um", "mm"): 1e-3, ("mm", "um"): 1e3}.get((geometry.unit, unit), 1.0)
+    return tuple(thousand * s for s in geometry.spacing)
 
 
 def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:

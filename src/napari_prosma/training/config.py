@@ -20,6 +20,10 @@ class TrainConfig(BaseModel):
     ----------
     run_dir : Path
         Folder for the checkpoints; made if missing.
+    data : Path, optional
+        Folder of the cases, so that a run can be resumed by its own folder alone.
+    labelled : "all", "slices" or "scribbles"
+        How the labels of ``data`` are meant (see ``data.labels.LabelRule.sparse``).
     widths : preset name or tuple of int
         ``quick``, ``tiny``, ``base``, ``large``, or the channels per level.
     gate : str
@@ -59,6 +63,8 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_dir: Path
+    data: Path | None = None
+    labelled: Literal["all", "slices", "scribbles"] = "all"
     widths: str | tuple[int, ...] = "tiny"
     gate: str = "prosma"
     gate_options: GateOptions = Field(default_factory=GateOptions)
@@ -105,6 +111,15 @@ class TrainConfig(BaseModel):
         if isinstance(self.widths, str) and self.widths not in WIDTHS:
             raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(WIDTHS)}")
         ModelSpec(2, 1, 1, self.width_per_level, self.gate, self.gate_options, self.gated_levels)
+        return self
+
+    @model_validator(mode="after")
+    def _plan_or_its_values(self) -> TrainConfig:
+        given = [
+            n for n in ("dims", "spacing", "patch", "batch", "intensity") if getattr(self, n) is not None
+        ]
+        if self.plan is not None and given:
+            raise ValueError(f"a whole plan and its {', '.join(given)} were given; give one or the other")
         return self
 
     @property

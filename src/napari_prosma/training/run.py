@@ -114,16 +114,16 @@ def train(
     _require_writable(config.run_dir)
     if resumed is not None:
         _require_same_cases(resumed, cases)
-        config = config.model_copy(update={"plan": resumed.plan})
     with cpu_threads(config.threads):
         facts: list[CaseFacts] = []
         yield Started(len(cases), "Reading cases")
         for fact in read_facts(cases):
             facts.append(fact)
             yield Progress(len(facts), len(cases), fact.name)
-        if config.plan is not None:
-            require_fit(facts, config.plan)
-        plan = config.plan or make_plan(
+        given = config.plan if resumed is None else resumed.plan
+        if given is not None:
+            require_fit(facts, given)
+        plan = given or make_plan(
             facts,
             class_names or _default_names(facts),
             dims=config.dims,
@@ -243,10 +243,15 @@ class _Run:
         )
         path = self.config.run_dir / name
         save_checkpoint(path, checkpoint)
+        if self.best < 0:  # a run that replaces another one has no best yet, and the other's is none of it
+            (self.config.run_dir / BEST).unlink(missing_ok=True)
         return path
 
     def events(self) -> Iterator[Event]:
-        """All epochs that are left; closing it saves the last checkpoint."""
+        """All epochs that are left; closing it saves the last checkpoint.
+
+        An interrupt inside a step does not: half a step is no place to go on from.
+        """
         message = f"Training on {len(self.split['training'])} cases, validating on {len(self.validation)}"
         yield Started(self.clock.total, message, str(self.device))
         if not self.has_held_out:
@@ -258,7 +263,7 @@ class _Run:
             )
         try:
             yield from self.clock.without_pauses(self._epochs())
-        except (GeneratorExit, KeyboardInterrupt):
+        except GeneratorExit:
             self.save(LAST)
             raise
         folder = self.config.run_dir
