@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from napari_prosma.data.case import Case, Geometry
-from napari_prosma.data.fingerprint import CaseFacts, Plan, case_facts, make_plan, read_facts
+from napari_prosma.data.fingerprint import (
+    CaseFacts,
+    Plan,
+    balance_in_words,
+    case_facts,
+    make_plan,
+    read_facts,
+)
 from napari_prosma.data.phantoms import CT_CLASSES, ct_case
 from napari_prosma.errors import DataError
 
@@ -45,6 +52,15 @@ def test_facts_say_what_a_case_holds() -> None:
     assert (found.channels, found.lowest, found.whole_numbers) == (1, -7, True)
     assert found.class_counts.tolist() == [84, 24, 12]
     assert sorted(found.foreground) == sorted(image[0][label > 0])
+
+
+def test_the_balance_of_the_classes_counts_what_is_labelled() -> None:
+    full, sparse = np.zeros((10, 10), np.uint8), np.full((10, 10), 255, np.uint8)
+    full[0] = 1
+    sparse[:5], sparse[9] = 0, 2
+    cases = [Case.from_arrays(n, np.zeros((1, 10, 10)), label) for n, label in (("a", full), ("b", sparse))]
+    said = balance_in_words(list(read_facts(cases)), ("background", "lesion", "cyst"))
+    assert said == "background 87.5%, lesion 6.2% (in 1 of 2 cases), cyst 6.2% (in 1 of 2 cases)"
 
 
 def test_no_more_foreground_is_kept_than_is_needed() -> None:

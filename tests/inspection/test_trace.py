@@ -407,3 +407,16 @@ def test_the_soft_threshold_of_the_field_is_what_the_record_shows(
         ]
     )
     np.testing.assert_allclose(inspected(checkpoint, image).skips[1].z, z, atol=1e-5)
+
+
+def test_what_is_unlabelled_is_neither_inside_nor_outside(make_checkpoint: Make, noise: Callable) -> None:
+    image = Image(noise(1, 32, 32), Geometry.pixels(2))
+    label = np.zeros((32, 32), np.uint8)
+    label[8:16, 8:16] = 1
+    sparse = label.copy()
+    sparse[:, 20:] = 255
+    record = inspected(make_checkpoint(), image, label=sparse)
+    psi = record.skips[1].psi
+    assert psi is not None
+    ratio = psi[label == 1].mean() / psi[(label == 0) & (sparse != 255)].mean()
+    assert record.skips[1].measures["psi_fg_bg_ratio"] == pytest.approx(float(ratio), rel=1e-5)

@@ -157,6 +157,19 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
     )
 
 
+def balance_in_words(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> str:
+    """Share of every class in what is labelled, and in how many cases each foreground class occurs."""
+    counts = np.zeros((len(facts), len(class_names)), dtype=np.int64)
+    for row, fact in zip(counts, facts, strict=True):
+        row[: len(fact.class_counts)] = fact.class_counts
+    shares = counts.sum(axis=0) / max(1, counts.sum())
+    cases = np.count_nonzero(counts, axis=0)
+    parts = [f"{class_names[0]} {shares[0]:.1%}"]
+    for name, share, number in list(zip(class_names, shares, cases, strict=True))[1:]:
+        parts.append(f"{name} {share:.1%} (in {number} of {len(facts)} cases)")
+    return ", ".join(parts)
+
+
 def read_facts(cases: Sequence[Case]) -> Iterator[CaseFacts]:
     """Read every case once, in order."""
     for case in cases:

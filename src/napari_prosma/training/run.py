@@ -20,6 +20,7 @@ from napari_prosma.data.fingerprint import (
     BATCH_ELEMENTS,
     CaseFacts,
     Plan,
+    balance_in_words,
     make_plan,
     read_facts,
     require_fit,
@@ -136,6 +137,7 @@ def train(
             intensity=config.intensity,
         )
         yield Notice(f"Plan: {plan.in_words()}")
+        yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
         yield from _Run(config, cases, plan, resumed).events()
 
 
