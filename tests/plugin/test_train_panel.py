@@ -112,7 +112,8 @@ def test_training_from_a_folder(
     assert cell is not None
     assert cell.text() == "foreground"
 
-    assert {layer.name for layer in viewer.layers} == {"my own", IMAGE, TRUTH, PREDICTION}
+    names = {"my own", IMAGE, TRUTH, PREDICTION}
+    qtbot.waitUntil(lambda: {layer.name for layer in viewer.layers} == names, timeout=SOON)
     assert viewer.layers[PREDICTION].data.shape == viewer.layers[IMAGE].data.shape == (64, 64)
     assert viewer.layers.selection.active is viewer.layers["my own"]
 
@@ -208,7 +209,12 @@ def test_closing_napari_stops_training_and_keeps_the_model(
 
 
 def test_training_from_layers(
-    panel: TrainPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+    panel: TrainPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    lesion_image: np.ndarray,
 ):
     press(panel.from_layers)
     press(panel.start_button)
@@ -225,6 +231,7 @@ def test_training_from_layers(
     assert panel.status.plain_text().startswith("Finished")
     assert "No case is held out" in panel.log.toPlainText()
     assert load_checkpoint(run_dir).split["training"] == ["breast 7"]
+    qtbot.waitUntil(lambda: PREDICTION in viewer.layers, timeout=SOON)
     np.testing.assert_allclose(viewer.layers[PREDICTION].scale, (0.3, 0.3))
     assert labels in viewer.layers
 

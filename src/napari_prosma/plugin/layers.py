@@ -15,9 +15,10 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
 from napari_prosma.data.case import Case, Geometry, Image
-from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.labels import LabelRule, Sparse, present_values
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
+from napari_prosma.plugin.sparse import sparse_rule
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.maps import MapLayer
@@ -144,13 +145,20 @@ def fitting_image(image: Image, channels: int, name: str) -> Image:
         raise DataError(f"'{name}': {error}") from error
 
 
-def case_of(image_layer: ImageLayer, labels_layer: LabelsLayer) -> tuple[Case, tuple[str, ...]]:
+def case_of(
+    image_layer: ImageLayer, labels_layer: LabelsLayer, labelled: Sparse | None = None
+) -> tuple[Case, tuple[str, ...]]:
     """Case of two layers as they are now, and its class names; labels are numbered without gaps.
+
+    Parameters
+    ----------
+    labelled : "slices" or "scribbles", optional
+        How the labels are meant where they do not cover everything; what they leave out becomes ``IGNORE``.
 
     Raises
     ------
     DataError
-        When the labels lie on another grid than the image.
+        When the labels lie on another grid than the image, or are not what ``labelled`` says.
     """
     image, name = image_of(image_layer), image_layer.name
     if len(image.array) == 3 and image_layer.rgb and _is_gray(image.array):
@@ -161,16 +169,24 @@ def case_of(image_layer: ImageLayer, labels_layer: LabelsLayer) -> tuple[Case, t
             f"labels layer '{labels_layer.name}' has shape {drawn.shape} but image layer '{name}' has "
             f"{image.array.shape[1:]}; choose the labels that were drawn on this image"
         )
-    label, names = class_indices(drawn, labels_layer)
+    label, names = class_indices(drawn, labels_layer, labelled)
     return Case.from_arrays(name, image.array, label, image.geometry), names
 
 
-def class_indices(drawn: np.ndarray, layer: LabelsLayer) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class indices of a labels layer's array, with names from its metadata where they fit."""
+def class_indices(
+    drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices of a labels layer's array, with names from its metadata where they fit.
+
+    Scribbles have their own numbers (the smallest is the background), to which no names are known.
+    """
     names = tuple(layer.metadata.get(CLASS_NAMES, ()))
-    if names and drawn.min() >= 0 and drawn.max() < len(names):
+    known = names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names)
+    if known and labelled is None:
         return drawn, names
-    rule = LabelRule.of_values(present_values(drawn))
+    complete = LabelRule.of_names(dict(enumerate(names))) if known else None
+    rule = complete or LabelRule.of_values(present_values(drawn))
+    rule = sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")
     return rule.apply(drawn, layer.name), rule.class_names
 
 

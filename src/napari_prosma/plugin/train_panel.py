@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
+import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
-from qtpy.QtCore import Qt
+from napari.layers import Layer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -27,15 +31,16 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_prosma.data.layouts import DataSet, find_cases
-from napari_prosma.errors import ConfigError
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Started
 from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, Choice, new_run_folder
 from napari_prosma.plugin.choosers import LayerChooser, PathField
 from napari_prosma.plugin.job import Ending, Job, spare_threads
-from napari_prosma.plugin.layers import case_of, load_layers
+from napari_prosma.plugin.layers import case_of, class_indices, load_layers
 from napari_prosma.plugin.panel import FigureTable, Message, Panel, epochs_in_words
 from napari_prosma.plugin.preview import PreviewLayers
+from napari_prosma.plugin.sparse import LABELLED, Coverage, Wanted, coverage
 
 if TYPE_CHECKING:
     from napari_prosma.data.case import Case
@@ -43,6 +48,9 @@ if TYPE_CHECKING:
 
 UNLIMITED_EPOCHS = 100_000
 """Epochs of a run that is limited by its minutes."""
+
+COUNT_AFTER_MS = 400
+"""Rest of the hand, after which what is labelled is counted again."""
 
 SLOW_TO_IMPORT = {
     "matplotlib.figure": "the curve",
@@ -67,7 +75,9 @@ class TrainPanel(Panel):
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
         self.data_set: DataSet | None = None
-        self._looking_at: Path | None = None
+        self._wanted: Wanted | None = None
+        self._scanning: Wanted | None = None
+        self._findings: list[str] = []
         self._suggested: Path | None = None
         self._run_dir = Path()
         self._device = ""
@@ -155,6 +165,8 @@ class TrainPanel(Panel):
         super().close_down()
         self.image_layer.let_go()
         self.labels_layer.let_go()
+        self._follow(None)
+        self._count_drawn.stop()
 
     def _add_source(self) -> None:
         form = self.add_group("Learn from")
@@ -173,17 +185,32 @@ class TrainPanel(Panel):
             "A folder with 'images' and 'masks' in it, or masks beside their images (x.png, x_mask.png), or "
             "a data set of the Medical Segmentation Decathlon"
         )
-        self.folder.chosen.connect(self._look_at)
+        self.folder.chosen.connect(self._folder_entered)
+        self.labelled = QComboBox()
+        for index, (kind, meant) in enumerate(LABELLED.items()):
+            self.labelled.addItem(meant.words, kind)
+            self.labelled.setItemData(index, meant.meaning, Qt.ItemDataRole.ToolTipRole)
+        self.labelled.setToolTip(
+            "Whether everything was labelled: only in what is labelled the network is told what is right"
+        )
+        self.labelled.currentIndexChanged.connect(self._labelled_changed)
         self.summary = Message()
         self.image_layer = LayerChooser(self.viewer, ImageLayer)
         self.image_layer.setToolTip("The image to learn from")
         self.image_layer.currentIndexChanged.connect(self._layers_changed)
         self.labels_layer = LayerChooser(self.viewer, LabelsLayer)
         self.labels_layer.setToolTip("Labels drawn on it: 0 is background, each other number a class")
+        self.labels_layer.currentIndexChanged.connect(self._layers_changed)
+        self._count_drawn = QTimer(self)
+        self._count_drawn.setSingleShot(True)
+        self._count_drawn.setInterval(COUNT_AFTER_MS)
+        self._count_drawn.timeout.connect(self._tell_drawn)
+        self._followed: LabelsLayer | None = None
         form.addRow("Folder", self.folder)
-        form.addRow(self.summary)
         form.addRow("Image", self.image_layer)
         form.addRow("Labels", self.labels_layer)
+        form.addRow("Labels are", self.labelled)
+        form.addRow(self.summary)
         self._source_form = form
 
     def _add_settings(self) -> None:
@@ -294,12 +321,49 @@ class TrainPanel(Panel):
                 self._source_form.setRowVisible(row, not by_folder)
             elif widget is self.folder:
                 self._source_form.setRowVisible(row, by_folder)
-        self.summary.setVisible(by_folder and bool(self.summary.text()))
+        self.summary.tell("")
+        if by_folder:
+            self._tell_folder()
+        self._layers_changed()
         self._suggest_run(self._data_name())
 
     def _layers_changed(self) -> None:
         if self.from_layers.isChecked():
             self._suggest_run(self._data_name())
+        self._follow(self.labels_layer.layer if self.from_layers.isChecked() else None)
+
+    def _labelled_changed(self) -> None:
+        if self._wanted is not None:
+            self._look_at(replace(self._wanted, labelled=self.labelled.currentData()))
+        self._count_drawn.start()
+
+    def _follow(self, layer: Layer | None) -> None:
+        """Tell how much is labelled of the layer that is drawn on, once the hand rests."""
+        if self._followed is not None:
+            for drawn in (self._followed.events.paint, self._followed.events.data):
+                drawn.disconnect(self._drawn_on)
+        self._followed = layer if isinstance(layer, LabelsLayer) else None
+        if self._followed is not None:
+            for drawn in (self._followed.events.paint, self._followed.events.data):
+                drawn.connect(self._drawn_on)
+        self._count_drawn.start()
+
+    def _drawn_on(self, event: object = None) -> None:
+        self._count_drawn.start()
+
+    def _tell_drawn(self) -> None:
+        layer, kind = self._followed, self.labelled.currentData()
+        if not self.from_layers.isChecked():
+            return
+        self.summary.tell("")
+        if layer is None or kind is None:
+            return
+        try:
+            label, _ = class_indices(np.asarray(layer.data), layer, kind)
+        except DataError as error:
+            self.summary.tell_error(str(error))
+        else:
+            self.summary.tell(Coverage(kind).with_label(label).in_words())
 
     def _data_name(self) -> str:
         if self.from_folder.isChecked():
@@ -316,37 +380,51 @@ class TrainPanel(Panel):
     def _unit_changed(self, unit: str) -> None:
         self.limit.setValue(15 if unit == "minutes" else 100)
 
-    def _look_at(self, folder: Path) -> None:
-        self.data_set, self._looking_at = None, folder
+    def _folder_entered(self, folder: Path) -> None:
         self._suggest_run(folder.name)
+        self._look_at(Wanted(folder, self.labelled.currentData()))
+
+    def _look_at(self, wanted: Wanted) -> None:
+        self.data_set, self._wanted = None, wanted
+        self._findings = []
         if self.scan.is_running:
             self.scan.stop()
         else:
-            self.scan.start("ProSMA: looking at a folder", partial(_looking, folder))
+            self._scanning = wanted
+            self.scan.start("ProSMA: looking at a folder", partial(_looking, wanted))
 
     def _scanned(self, event: Event) -> None:
         if isinstance(event, Started) and self.data_set is None:
-            self.summary.tell(event.message)
-        elif isinstance(event, Finished) and event.result.folder == self._looking_at:
-            self.data_set = event.result
-            data = event.result
+            self._findings = [event.message]
+        elif isinstance(event, Found) and event.wanted is self._wanted:
+            self.data_set = data = event.data
             kind = {1: "gray", 3: "colour"}.get(data.channels, f"{data.channels} channels")
-            lines = [f"{data.summary}; {data.dims}D, {kind}", *data.notices]
-            self.summary.tell("\n".join(lines))
+            self._findings = [f"{data.summary}; {data.dims}D, {kind}", *data.notices]
+        elif isinstance(event, Notice) and self.data_set is not None:
+            self._findings.append(event.message)
+        self._tell_folder()
+
+    def _tell_folder(self) -> None:
+        if self.from_folder.isChecked() and self._findings:
+            self.summary.tell("\n".join(self._findings))
 
     def _scan_ended(self, ending: Ending) -> None:
-        if self._looking_at is not None and ending.stopped:
-            self._look_at(self._looking_at)
+        if self._wanted is not None and self._wanted is not self._scanning:
+            self._look_at(self._wanted)
         elif ending.error is not None:
+            self._findings = []
             self.summary.tell_error(str(ending.error))
 
     def _folder_data(self) -> Callable[[], Data]:
         folder, known = self.folder.path, self.data_set
         if folder is None:
             raise ConfigError("choose the folder of images and masks to learn from")
+        wanted = self._wanted
+        if wanted is None or wanted.folder != folder:
+            known, wanted = None, Wanted(folder, self.labelled.currentData())
 
         def get() -> Data:
-            data = known if known is not None and known.folder == folder else find_cases(folder)
+            data = known if known is not None else wanted.find()
             return data.cases, data.class_names
 
         return get
@@ -357,7 +435,7 @@ class TrainPanel(Panel):
             raise ConfigError("open an image first, or learn from a folder")
         if not isinstance(labels, LabelsLayer):
             raise ConfigError("draw labels on the image first: add a labels layer and paint the structure")
-        case, class_names = case_of(image, labels)
+        case, class_names = case_of(image, labels, self.labelled.currentData())
         return lambda: ((case,), class_names)
 
     def _make_curve(self) -> TrainingCurve:
@@ -391,10 +469,23 @@ class TrainPanel(Panel):
         widget.model.set_path(self._run_dir)
 
 
-def _looking(folder: Path) -> Iterator[Event]:
+@dataclass(frozen=True)
+class Found(Event):
+    """What a folder holds."""
+
+    wanted: Wanted
+    data: DataSet
+
+
+def _looking(wanted: Wanted) -> Iterator[Event]:
     """Recognise a folder, then load what training needs while the user reads."""
-    yield Started(0, f"Looking at '{folder.name}'")
-    yield Finished(find_cases(folder))
+    yield Started(0, f"Looking at '{wanted.folder.name}'")
+    data = wanted.find()
+    yield Found(wanted, data)
+    if wanted.labelled is not None:
+        yield Started(0, "Counting what is labelled")
+        counted = deque(coverage(data, wanted.labelled), maxlen=1)
+        yield from (Notice(found.in_words(len(data.cases))) for found in counted)
     yield from _loading()
 
 

@@ -1,0 +1,173 @@
+"""Labels that do not cover everything, chosen in the Train panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import nibabel
+import numpy as np
+import PIL.Image
+import pytest
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QComboBox
+
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.layers import case_of
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.training.checkpoint import load_checkpoint
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[TrainPanel], None]
+SOON = 30_000
+SLICES, SIDE = 20, 32
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
+    made = open_panel("Train")
+    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
+    made.batch.setValue(2)
+    made.limit.setValue(1)
+    return made
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Path:
+    """Two volumes of 20 slices with labels in 3 and in 1 of them."""
+    top = tmp_path / "liver"
+    noise = np.random.default_rng(0)
+    for name, slices in (("a", [4, 5, 12]), ("b", [9])):
+        image = noise.normal(size=(SIDE, SIDE, SLICES)).astype(np.float32)
+        label = np.zeros((SIDE, SIDE, SLICES), np.uint8)
+        label[8:20, 8:20, slices] = 1
+        image[label == 1] += 3
+        for kind, array in (("images", image), ("labels", label)):
+            (top / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.Nifti1Image(array, np.diag((1, 1, 2, 1))).to_filename(top / kind / f"{name}.nii.gz")
+    return top
+
+
+@pytest.fixture
+def scribbles(tmp_path: Path) -> Path:
+    """Two pictures with strokes: 1 in the background, 2 in the structure."""
+    top = tmp_path / "strokes"
+    for n in range(2):
+        image = np.random.default_rng(n).integers(0, 99, (64, 64)).astype(np.uint8)
+        label = np.zeros((64, 64), np.uint8)
+        label[4:8], label[30:34, 20:40] = 1, 2
+        for kind, array in (("images", image), ("masks", label)):
+            (top / kind).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array).save(top / kind / f"{n}.png")
+    return top
+
+
+def choose(qtbot: QtBot, box: QComboBox, words: str) -> None:
+    """As by the keyboard, entry by entry."""
+    box.setFocus()
+    while box.currentText() != words:
+        before = box.currentIndex()
+        qtbot.keyClick(box, Qt.Key.Key_Down)
+        assert box.currentIndex() == before + 1
+
+
+def looked(panel: TrainPanel, qtbot: QtBot) -> str:
+    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
+    return panel.summary.plain_text()
+
+
+def test_a_folder_tells_how_many_slices_are_labelled(panel: TrainPanel, qtbot: QtBot, volumes: Path):
+    panel.folder.set_path(volumes)
+    assert "labelled" not in looked(panel, qtbot)
+    choose(qtbot, panel.labelled, "only in some slices")
+    assert "4 of 40 slices are labelled; nothing is learned from the rest" in looked(panel, qtbot)
+    assert panel.data_set is not None
+    read = panel.data_set.cases[0].read_label
+    assert read is not None
+    assert [z for z, plane in enumerate(read()) if (plane != IGNORE).any()] == [4, 5, 12]
+    panel.labelled.setCurrentIndex(0)
+    assert "labelled" not in looked(panel, qtbot)
+    read = panel.data_set.cases[0].read_label
+    assert read is not None
+    assert IGNORE not in read()
+
+
+def test_training_on_scribbles_of_a_folder(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, scribbles: Path
+):
+    choose(qtbot, panel.labelled, "scribbles")
+    panel.folder.set_path(scribbles)
+    told = looked(panel, qtbot)
+    assert "1 is background, 2 is label 2, 0 is unlabelled" in told
+    assert "8.20% of all pixels are labelled" in told
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    assert load_checkpoint(run_dir).plan.class_names == ("background", "label 2")
+
+
+def test_scribbles_of_one_kind_are_told_in_red(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
+    panel.folder.set_path(folder)
+    looked(panel, qtbot)
+    choose(qtbot, panel.labelled, "scribbles")
+    assert "scribbles need at least two label values" in looked(panel, qtbot)
+    assert panel.summary.is_error
+
+
+def test_pictures_have_no_slices_to_leave_out(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
+    panel.folder.set_path(folder)
+    choose(qtbot, panel.labelled, "only in some slices")
+    told = looked(panel, qtbot)
+    assert f"the images in '{folder}' are pictures without slices" in told
+    assert panel.summary.is_error
+
+
+def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish
+):
+    noise = np.random.default_rng(0).normal(size=(40, 48, 48))
+    viewer.add_image(noise, name="scan")
+    drawn = viewer.add_labels(np.zeros(noise.shape, np.uint8), name="strokes")
+    press(panel.from_layers)
+    choose(qtbot, panel.labelled, "only in some slices")
+    qtbot.waitUntil(lambda: "0 of 40 slices" in panel.summary.plain_text(), timeout=SOON)
+    for z in (3, 4, 30):
+        drawn.data_setitem((np.full(9, z), np.arange(9) + 20, np.arange(9) + 20), 1)
+    qtbot.waitUntil(lambda: "3 of 40 slices are labelled" in panel.summary.plain_text(), timeout=SOON)
+    choose(qtbot, panel.labelled, "scribbles")
+    qtbot.waitUntil(lambda: panel.summary.is_error, timeout=SOON)
+    assert "draw some background too" in panel.summary.plain_text()
+    drawn.data_setitem((np.full(9, 3), np.arange(9), np.arange(9)), 2)
+    qtbot.waitUntil(lambda: "0.04% of all pixels are labelled" in panel.summary.plain_text(), timeout=SOON)
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    press(panel.from_folder)
+    assert panel.summary.plain_text() == ""
+
+
+def test_layers_leave_out_what_nobody_labelled():
+    image = ImageLayer(np.zeros((3, 4, 4)), name="scan")
+    drawn = np.zeros((3, 4, 4), np.uint8)
+    drawn[1, 0], drawn[1, 1] = 1, 2
+    case, names = case_of(image, LabelsLayer(drawn), "slices")
+    assert case.read_label is not None
+    label = case.read_label()
+    assert names == ("background", "label 1", "label 2")
+    assert (label[[0, 2]] == IGNORE).all()
+    assert label[1].tolist() == [[1] * 4, [2] * 4, [0] * 4, [0] * 4]
+    case, names = case_of(image, LabelsLayer(drawn), "scribbles")
+    assert case.read_label is not None
+    assert names == ("background", "label 2")
+    assert case.read_label()[1].tolist() == [[0] * 4, [1] * 4, [IGNORE] * 4, [IGNORE] * 4]
+    named = LabelsLayer(drawn, metadata={"class_names": ("background", "liver", "spleen")})
+    assert case_of(image, named, "slices")[1] == ("background", "liver", "spleen")
+    with pytest.raises(DataError, match="the labels 'mask' are pictures without slices"):
+        case_of(ImageLayer(drawn[1]), LabelsLayer(drawn[1], name="mask"), "slices")
