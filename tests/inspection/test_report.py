@@ -25,7 +25,8 @@ from napari_prosma.inspection.report import (
     measures_table,
     write_report,
 )
-from napari_prosma.inspection.trace import GateRecord, inspect_gates
+from napari_prosma.inspection.record import GateRecord
+from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES
 from napari_prosma.training.checkpoint import Checkpoint
 

@@ -20,7 +20,8 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
 from napari_prosma.inspection.maps import KINDS, map_layers, skip_layer, z_layer
 from napari_prosma.inspection.measures import foreground_measures
-from napari_prosma.inspection.trace import GateRecord, inspect_gates
+from napari_prosma.inspection.record import GateRecord
+from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES, GateTrace
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.checkpoint import Checkpoint

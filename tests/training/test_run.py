@@ -30,7 +30,8 @@ from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.run import RunResult, make_optimizer, schedule, split_cases, train
+from napari_prosma.training.run import RunResult, split_cases, train
+from napari_prosma.training.schedule import make_optimizer, schedule
 
 Settings = Callable[..., TrainConfig]
 

@@ -11,7 +11,7 @@ import numpy as np
 from napari_prosma.data.case import Geometry
 
 if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
-    from napari_prosma.inspection.trace import GateRecord, SkipRecord
+    from napari_prosma.inspection.record import GateRecord, SkipRecord
 
 KINDS: dict[str, str] = {
     "zeros in z": "share of the latent channels whose z is exactly zero",

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from napari_prosma.data.labels import is_foreground
 
 if TYPE_CHECKING:
-    from napari_prosma.inspection.trace import SkipRecord
+    from napari_prosma.inspection.record import SkipRecord
 
 
 class Counts:

@@ -15,7 +15,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
-from napari_prosma.inspection.trace import GateRecord, SkipRecord
+from napari_prosma.inspection.record import GateRecord, SkipRecord
 
 PANEL_KINDS = ("zeros in z", "without evidence", "psi", "psi dense", "energy kept", "second model")
 EXACTNESS = (

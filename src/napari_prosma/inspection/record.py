@@ -1,0 +1,91 @@
+"""What an inspection gives: a ``GateRecord`` of one image, with a ``SkipRecord`` per gated skip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_prosma.data.case import Geometry, Image
+
+if TYPE_CHECKING:
+    from napari_prosma.segmentation.segment import Segmentation
+
+
+@dataclass(frozen=True, eq=False)
+class SkipRecord:
+    """What one gate did to one image; maps lie on the skip's own grid (method of section 1.6).
+
+    Attributes
+    ----------
+    level : int
+        Encoder level, 1 = finest.
+    geometry : Geometry
+        Of the maps: coarser than the image by the skip's factor, with its true offset.
+    zero_fraction : (*grid) in [0, 1], optional
+        Share of the latent channels in which z is exactly 0.
+    without_evidence : (*grid) bool, optional
+        True where z is 0 in every channel, in every window that covers the position.
+    z : (C_a, *grid), optional
+        With its sign; the mean where windows overlap.
+    psi, psi_dense : (*grid) in [0, 1], optional
+        The spatial mask, and the counterfactual with lambda = 0 and the same weights.
+    energy_kept : (*grid) in [0, 1]
+        ``sum_c x~^2 / sum_c x^2``; 0 where x is 0.
+    channel, channel_spread : (C_x,), optional
+        c, mean and standard deviation over windows.
+    threshold, field_spread, channel_zeros, field_peak : (C_a,), optional
+        lambda; std(u), zero fraction of z and max|u| per latent channel.
+    floor : float, optional
+        psi where z is empty.
+    measures : dict
+        The numbers, by name.
+    """
+
+    level: int
+    geometry: Geometry
+    energy_kept: np.ndarray
+    zero_fraction: np.ndarray | None = None
+    without_evidence: np.ndarray | None = None
+    z: np.ndarray | None = None
+    psi: np.ndarray | None = None
+    psi_dense: np.ndarray | None = None
+    channel: np.ndarray | None = None
+    channel_spread: np.ndarray | None = None
+    threshold: np.ndarray | None = None
+    field_spread: np.ndarray | None = None
+    channel_zeros: np.ndarray | None = None
+    field_peak: np.ndarray | None = None
+    floor: float | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class GateRecord:
+    """What every gate of a model did to one image.
+
+    Attributes
+    ----------
+    name, gate : str
+    image : Image
+        As it was given.
+    skips : by level, 1 = finest
+    segmentation : Segmentation
+        Of the very same pass.
+    reference : "label" or "prediction"
+        What foreground means in the measures.
+    label : (*spatial), optional
+        The true label, where one was given.
+    twin : GateRecord, optional
+        A second model's, for the comparison side by side.
+    """
+
+    name: str
+    gate: str
+    image: Image
+    skips: dict[int, SkipRecord]
+    segmentation: Segmentation
+    reference: str
+    label: np.ndarray | None = None
+    twin: GateRecord | None = None
