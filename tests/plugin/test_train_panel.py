@@ -261,6 +261,46 @@ def test_an_error_in_the_thread_leaves_a_usable_panel(
     assert panel.status.plain_text().startswith("Finished")
 
 
+def test_values_of_the_plan_are_taken(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    enter(panel, folder)
+    qtbot.keyClicks(panel.spacing, "1.5, 2")
+    qtbot.keyClicks(panel.patch, "32 x 48")
+    panel.intensity.setCurrentText("CT")
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    plan = load_checkpoint(run_dir).plan
+    assert (plan.spacing, plan.patch, plan.intensity, plan.batch) == ((1.5, 2.0), (32, 48), "ct", 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "told"),
+    [
+        ("spacing", "3, a", "the spacing '3, a' is not understood; give one positive number per axis"),
+        ("spacing", "1, -1", "the spacing '1, -1' is not understood"),
+        ("spacing", "1, inf", "the spacing '1, inf' is not understood"),
+        ("spacing", "3, 1, 1", "the spacing has 3 numbers, but the images have 2 axes"),
+        ("patch", "64.5", "the piece size '64.5' is not understood; give one positive whole number per axis"),
+        ("patch", "64", "the piece size has 1 number, but the network sees 2 axes"),
+    ],
+)
+def test_values_that_cannot_be_are_told_before_anything_runs(
+    panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path, home: Path, field: str, typed: str, told: str
+):
+    enter(panel, folder)
+    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
+    qtbot.keyClicks(getattr(panel, field), typed)
+    press(panel.start_button)
+    assert panel.status.is_error
+    assert panel.status.plain_text().startswith(told)
+    assert not panel.job.is_running
+    assert not (home / "prosma-runs").exists()
+
+
 def test_by_minutes_the_clock_ends_the_run(panel: TrainPanel):
     panel.limit_unit.setCurrentText("minutes")
     panel.limit.setValue(7)

@@ -42,6 +42,14 @@ DEVICES = {
 }
 
 
+INTENSITIES = {
+    None: Choice("by the data", "CT in Hounsfield units as CT, all else each image by itself"),
+    "zscore": Choice("each image by itself", "Each image and channel to mean 0 and spread 1 (z-score)"),
+    "ct": Choice("CT", "Clipped to the values that the structure has in all images, then on one scale"),
+}
+"""``Plan.intensity``; None = by its rules."""
+
+
 def runs_folder() -> Path:
     """Where runs are kept unless the user says otherwise."""
     return Path.home() / "prosma-runs"

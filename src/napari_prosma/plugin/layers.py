@@ -48,6 +48,14 @@ def hide_previews(viewer: napari.Viewer) -> None:
             layer.visible = False
 
 
+def know_units() -> None:
+    """Fill pint's registry of units (0.1 s), which two threads may not do at once.
+
+    For the main thread, before any other thread makes layers.
+    """
+    pint.get_application_registry().Unit("pixel")
+
+
 def load_layers() -> None:
     """Load what napari loads with its first layers (units, colours, scipy), which takes a second.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
+    QLineEdit,
     QPlainTextEdit,
     QPushButton,
     QRadioButton,
@@ -34,10 +37,10 @@ from superqt import QCollapsible
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Started
-from napari_prosma.plugin.choices import DEVICES, GATES, WIDTHS, Choice, new_run_folder
+from napari_prosma.plugin.choices import DEVICES, GATES, INTENSITIES, WIDTHS, Choice, new_run_folder
 from napari_prosma.plugin.choosers import LayerChooser, PathField
 from napari_prosma.plugin.job import Ending, Job, spare_threads
-from napari_prosma.plugin.layers import case_of, class_indices, load_layers
+from napari_prosma.plugin.layers import case_of, class_indices, know_units, load_layers
 from napari_prosma.plugin.panel import FigureTable, Message, Panel, epochs_in_words
 from napari_prosma.plugin.preview import PreviewLayers
 from napari_prosma.plugin.sparse import LABELLED, Coverage, Wanted, coverage
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 UNLIMITED_EPOCHS = 100_000
 """Epochs of a run that is limited by its minutes."""
 
+BY_THE_DATA = "by the data"
 COUNT_AFTER_MS = 400
 """Rest of the hand, after which what is labelled is counted again."""
 
@@ -70,6 +74,7 @@ class TrainPanel(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Start training", pausable=True)
+        know_units()
         self.start_button.setToolTip("Learn from the data above; the best model is kept in the run folder")
         self.scan = Job(self, notify=False)
         self.scan.happened.connect(self._scanned)
@@ -103,7 +108,10 @@ class TrainPanel(Panel):
             "minutes": float(self.limit.value()) if by_time else None,
             "dims": self.dims.currentData(),
             "side": self.side.value(),
+            "spacing": sizes_of(self.spacing, "spacing", float),
+            "patch": sizes_of(self.patch, "piece size", int),
             "batch": self.batch.value() or None,
+            "intensity": self.intensity.currentData(),
             "learning_rate": self.rate.value(),
             "seed": self.seed.value(),
             "device": self.device.currentData(),
@@ -117,6 +125,8 @@ class TrainPanel(Panel):
             raise ConfigError("choose a folder to keep the run in")
         if any(run_dir.glob("*.safetensors")):
             raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
+        settings = self.settings()
+        self._require_fitting(settings)
         self._run_dir = run_dir
         self._epoch = None
         self.log.clear()
@@ -127,7 +137,31 @@ class TrainPanel(Panel):
         self.previews.start()
         if self.curve is not None:
             self.curve.clear()
-        return "ProSMA: training", partial(_training, self.settings(), get_data)
+        return "ProSMA: training", partial(_training, settings, get_data)
+
+    def _require_fitting(self, settings: dict[str, Any]) -> None:
+        """Refuse sizes that fit neither the images nor the network, where these are known already."""
+        axes = self._axes()
+        if axes is None:
+            return
+        dims = settings["dims"]
+        for name, what, wanted, owner in (
+            ("spacing", "spacing", (axes,), "images have"),
+            ("patch", "piece size", (dims,) if dims else range(2, axes + 1), "network sees"),
+        ):
+            given = settings[name]
+            if given is not None and len(given) not in wanted:
+                raise ConfigError(
+                    f"the {what} has {_numbers(len(given))}, but the {owner} {max(wanted)} axes; give one "
+                    f"number per axis, or leave it empty"
+                )
+
+    def _axes(self) -> int | None:
+        """Spatial axes of the images to learn from, where they are known."""
+        if self.from_folder.isChecked():
+            return self.data_set.dims if self.data_set is not None else None
+        layer = self.labels_layer.layer
+        return layer.ndim if layer is not None else None
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -258,9 +292,26 @@ class TrainPanel(Panel):
         self.rate.setSingleStep(1e-4)
         self.rate.setValue(1e-3)
         self.rate.setToolTip("Learning rate: how large each correction is; lower it if the loss jumps")
+        self.spacing = QLineEdit()
+        self.spacing.setPlaceholderText(BY_THE_DATA)
+        self.spacing.setToolTip(
+            "Distance between voxels that every image is brought to, in the unit of the data: one number per "
+            "axis, slices first, such as 3, 1, 1. Empty: the usual one of the data"
+        )
+        self.patch = QLineEdit()
+        self.patch.setPlaceholderText(BY_THE_DATA)
+        self.patch.setToolTip(
+            "Size of the pieces that the network sees at once, in voxels: one number per axis, slices first, "
+            "such as 32, 128, 128. Empty: by the data and the memory"
+        )
+        self.intensity = QComboBox()
+        for index, (rule, scaled) in enumerate(INTENSITIES.items()):
+            self.intensity.addItem(scaled.words, rule)
+            self.intensity.setItemData(index, scaled.meaning, Qt.ItemDataRole.ToolTipRole)
+        self.intensity.setToolTip("How gray values are brought to one scale before the network sees them")
         self.batch = QSpinBox()
         self.batch.setRange(0, 256)
-        self.batch.setSpecialValueText("by the data")
+        self.batch.setSpecialValueText(BY_THE_DATA)
         self.batch.setToolTip("Image pieces looked at per step; fewer need less memory")
         self.side = QSpinBox()
         self.side.setRange(32, 4096)
@@ -274,8 +325,11 @@ class TrainPanel(Panel):
         for text, field in (
             ("Network sees", self.dims),
             ("Learning rate", self.rate),
-            ("Pieces per step", self.batch),
+            ("Spacing", self.spacing),
             ("Shrink to", self.side),
+            ("Gray values", self.intensity),
+            ("Piece size", self.patch),
+            ("Pieces per step", self.batch),
             ("Seed", self.seed),
             ("Device", self.device),
         ):
@@ -514,6 +568,35 @@ def _loading() -> Iterator[Event]:
         load_layers()
     finally:
         gc.enable()
+
+
+def sizes_of(field: QLineEdit, what: str, kind: type[float]) -> tuple[float, ...] | None:
+    """Positive numbers typed into a field, parted by commas, blanks or x; None where it is empty.
+
+    Raises
+    ------
+    ConfigError
+        Something else was typed.
+    """
+    text = field.text().strip()
+    if not text:
+        return None
+    try:
+        sizes = tuple(kind(part) for part in re.split(r"[\s,;x]+", text) if part)
+    except ValueError:
+        sizes = ()
+    if not sizes or not all(0 < size < math.inf for size in sizes):
+        example = "3, 1, 1" if kind is float else "32, 128, 128"
+        whole = "" if kind is float else "whole "
+        raise ConfigError(
+            f"the {what} '{text}' is not understood; give one positive {whole}number per axis, such as "
+            f"{example}, or leave it empty"
+        )
+    return sizes
+
+
+def _numbers(count: int) -> str:
+    return f"{count} number{'s' * (count != 1)}"
 
 
 def _combo(choices: dict[str, Choice], default: str, tip: str) -> QComboBox:
