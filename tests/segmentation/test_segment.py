@@ -16,7 +16,7 @@ from napari_prosma.data.preparation import prepare
 from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
-from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.segmentation.segment import Segmentation, segment
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -246,3 +246,9 @@ def test_images_of_every_type_are_taken(dtype: str, make_checkpoint: Make, run: 
 
 def test_a_constant_image_is_segmented(make_checkpoint: Make, run: Callable) -> None:
     assert np.isfinite(run(make_checkpoint(), np.full((1, 40, 40), 0.1, np.float32)).probabilities).all()
+
+
+def test_what_the_reader_noticed_is_told(make_checkpoint: Make, noise: Callable) -> None:
+    image = Image(noise(1, 32, 32), Geometry.pixels(2), notices=("two frames disagree",))
+    events = list(segment(make_checkpoint(), image))
+    assert Notice("two frames disagree") in events

@@ -116,6 +116,7 @@ class CaseFacts:
     whole_numbers: bool
     foreground: np.ndarray
     class_counts: np.ndarray
+    notices: tuple[str, ...] = ()
 
 
 def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
@@ -154,6 +155,7 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         whole_numbers=bool(np.issubdtype(array.dtype, np.integer) or np.all(array[0, ::7] % 1 == 0)),
         foreground=np.asarray(values[::step], dtype=np.float32),
         class_counts=np.bincount(label[labelled]),
+        notices=image.notices,
     )
 
 

@@ -83,6 +83,7 @@ def _record(
     model = checkpoint.build(target)
     tiling = model_tiling(model, plan, prepared)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
+    yield from map(Notice, image.notices)
     if checkpoint.steps < SETTLED_STEPS:
         yield Notice(
             f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the "

@@ -12,7 +12,7 @@ from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import Blend, Tiling, labels_of, predict, probabilities_of, tile
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
@@ -79,6 +79,7 @@ def segment(
     model = checkpoint.build(target)
     tiling = model_tiling(model, checkpoint.plan, prepared, overlap)
     yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
+    yield from map(Notice, image.notices)
     blend = Blend(tiling, checkpoint.spec.out_channels)
     done = 0
     for starts in predict(model, prepared.array, tiling, batch, blend):

@@ -116,6 +116,7 @@ def train(
         yield Started(len(cases), "Reading cases")
         for fact in read_facts(cases):
             facts.append(fact)
+            yield from map(Notice, fact.notices)
             yield Progress(len(facts), len(cases), fact.name)
         given = config.plan if resumed is None else resumed.plan
         if given is not None:
