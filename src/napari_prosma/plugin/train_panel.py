@@ -34,11 +34,13 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Preview, Started
 from napari_prosma.plugin.choices import DEVICES, GATES, INTENSITIES, WIDTHS, Choice, new_run_folder
 from napari_prosma.plugin.choosers import LayerChooser, PathField
+from napari_prosma.plugin.class_table import ClassTable
 from napari_prosma.plugin.job import Ending, Job, spare_threads
 from napari_prosma.plugin.layers import case_of, class_indices, know_units, load_layers
 from napari_prosma.plugin.panel import FigureTable, Message, Panel, epochs_in_words
@@ -245,6 +247,11 @@ class TrainPanel(Panel):
         form.addRow("Labels", self.labels_layer)
         form.addRow("Labels are", self.labelled)
         form.addRow(self.summary)
+        self.class_table = ClassTable()
+        self.class_table.changed.connect(self._classes_changed)
+        self.classes = _fold("Classes", self.class_table)
+        self.classes.hide()
+        form.addRow(self.classes)
         self._source_form = form
 
     def _add_settings(self) -> None:
@@ -277,8 +284,6 @@ class TrainPanel(Panel):
         form.addRow("Keep in", self.run_field)
 
     def _add_advanced(self) -> None:
-        self.advanced = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        self.advanced.setDuration(0)
         content = QWidget()
         form = QFormLayout(content)
         form.setContentsMargins(6, 0, 0, 0)
@@ -334,8 +339,7 @@ class TrainPanel(Panel):
             ("Device", self.device),
         ):
             form.addRow(text, field)
-        self.advanced.setContent(content)
-        self.advanced.collapse(animate=False)
+        self.advanced = _fold("Advanced", content)
         self.form.addWidget(self.advanced)
 
     def _add_outcome(self) -> None:
@@ -376,6 +380,7 @@ class TrainPanel(Panel):
             elif widget is self.folder:
                 self._source_form.setRowVisible(row, by_folder)
         self.summary.tell("")
+        self.classes.setVisible(by_folder and self.data_set is not None)
         if by_folder:
             self._tell_folder()
         self._layers_changed()
@@ -390,6 +395,10 @@ class TrainPanel(Panel):
         if self._wanted is not None:
             self._look_at(replace(self._wanted, labelled=self.labelled.currentData()))
         self._count_drawn.start()
+
+    def _classes_changed(self, rule: LabelRule | None) -> None:
+        if self._wanted is not None:
+            self._look_at(replace(self._wanted, rule=rule))
 
     def _follow(self, layer: Layer | None) -> None:
         """Tell how much is labelled of the layer that is drawn on, once the hand rests."""
@@ -435,6 +444,7 @@ class TrainPanel(Panel):
         self.limit.setValue(15 if unit == "minutes" else 100)
 
     def _folder_entered(self, folder: Path) -> None:
+        self.classes.hide()
         self._suggest_run(folder.name)
         self._look_at(Wanted(folder, self.labelled.currentData()))
 
@@ -453,7 +463,11 @@ class TrainPanel(Panel):
         elif isinstance(event, Found) and event.wanted is self._wanted:
             self.data_set = data = event.data
             kind = {1: "gray", 3: "colour"}.get(data.channels, f"{data.channels} channels")
-            self._findings = [f"{data.summary}; {data.dims}D, {kind}", *data.notices]
+            said = f"labels: {data.labels.in_words()}"
+            notices = [notice for notice in data.notices if notice != said]
+            self._findings = [f"{data.summary}; {data.dims}D, {kind}", *notices, f"L{said[1:]}"]
+            self.class_table.show_rule(data.labels)
+            self.classes.setVisible(self.from_folder.isChecked())
         elif isinstance(event, Notice) and self.data_set is not None:
             self._findings.append(event.message)
         self._tell_folder()
@@ -568,6 +582,15 @@ def _loading() -> Iterator[Event]:
         load_layers()
     finally:
         gc.enable()
+
+
+def _fold(title: str, content: QWidget) -> QCollapsible:
+    """A title that hides what few need."""
+    fold = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    fold.setDuration(0)
+    fold.setContent(content)
+    fold.collapse(animate=False)
+    return fold
 
 
 def sizes_of(field: QLineEdit, what: str, kind: type[float]) -> tuple[float, ...] | None:

@@ -1,0 +1,145 @@
+"""Which value of the masks is which class: shown, and changed in the Train panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QLineEdit
+
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.training.checkpoint import load_checkpoint
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[TrainPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def organs(tmp_path: Path) -> Path:
+    """Three pictures whose masks hold 0, 3 and 7."""
+    top = tmp_path / "organs"
+    for n in range(3):
+        mask = np.zeros((48, 48), np.uint8)
+        mask[4:20, 4:40], mask[30:40, 10:30] = 3, 7
+        image = np.random.default_rng(n).integers(0, 60, mask.shape).astype(np.uint8) + 20 * mask
+        for kind, array in (("images", image), ("masks", mask)):
+            (top / kind).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array).save(top / kind / f"{n}.png")
+    return top
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
+    made = open_panel("Train")
+    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
+    made.batch.setValue(2)
+    made.limit.setValue(1)
+    return made
+
+
+def look_at(panel: TrainPanel, qtbot: QtBot, folder: Path) -> str:
+    panel.folder.set_path(folder)
+    return looked(panel, qtbot)
+
+
+def looked(panel: TrainPanel, qtbot: QtBot) -> str:
+    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
+    return panel.summary.plain_text()
+
+
+def shown(panel: TrainPanel) -> list[tuple[str, str]]:
+    table = panel.class_table.table
+    return [(table.item(row, 0).text(), table.item(row, 1).text()) for row in range(table.rowCount())]
+
+
+def write(panel: TrainPanel, qtbot: QtBot, row: int, column: int, text: str) -> None:
+    """Double-click a cell, type, press Enter."""
+    panel.classes.expand(animate=False)
+    table = panel.class_table.table
+    item = table.item(row, column)
+    where = table.visualItemRect(item).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    editor = table.viewport().findChild(QLineEdit)
+    assert editor is not None
+    editor.selectAll()
+    qtbot.keyClicks(editor, text) if text else qtbot.keyClick(editor, Qt.Key.Key_Delete)
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: table.viewport().findChild(QLineEdit) is None, timeout=SOON)
+
+
+def test_the_finding_says_what_is_what(panel: TrainPanel, qtbot: QtBot, folder: Path):
+    assert not panel.classes.isVisibleTo(panel)
+    assert "Labels: 0 is background, 1 or 255 is foreground" in look_at(panel, qtbot, folder)
+    assert panel.classes.isVisibleTo(panel)
+    assert shown(panel) == [("0", "background"), ("1 or 255", "foreground")]
+
+
+def test_a_class_is_renamed_and_learned_under_its_name(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    look_at(panel, qtbot, folder)
+    write(panel, qtbot, 1, 1, "lesion")
+    assert "1 or 255 is lesion" in looked(panel, qtbot)
+    run_dir = panel.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    assert load_checkpoint(run_dir).plan.class_names == ("background", "lesion")
+
+
+def test_values_are_named_kept_with_scribbles_and_found_again(
+    panel: TrainPanel, qtbot: QtBot, press: Press, organs: Path
+):
+    told = look_at(panel, qtbot, organs)
+    assert told.count("0 is background, 3 is label 3, 7 is label 7") == 1
+    write(panel, qtbot, 2, 1, "spleen")
+    assert "7 is spleen" in looked(panel, qtbot)
+    panel.labelled.setCurrentIndex(2)
+    assert "3 is background, 7 is spleen, 0 is unlabelled" in looked(panel, qtbot)
+    assert shown(panel) == [("0", "not labelled"), ("3", "background"), ("7", "spleen")]
+    write(panel, qtbot, 2, 1, "liver")
+    assert "3 is background, 7 is liver, 0 is unlabelled" in looked(panel, qtbot)
+    panel.labelled.setCurrentIndex(0)
+    looked(panel, qtbot)
+    press(panel.class_table.reset_button)
+    assert "3 is label 3, 7 is label 7" in looked(panel, qtbot)
+
+
+def test_a_value_is_added_and_taken_out(panel: TrainPanel, qtbot: QtBot, press: Press, organs: Path):
+    look_at(panel, qtbot, organs)
+    panel.classes.expand(animate=False)
+    press(panel.class_table.add_button)
+    write(panel, qtbot, 3, 0, "9")
+    assert "9" not in looked(panel, qtbot).partition("Labels:")[2]
+    write(panel, qtbot, 3, 1, "cyst")
+    assert "7 is label 7, 9 is cyst" in looked(panel, qtbot)
+    assert panel.data_set is not None
+    assert panel.data_set.class_names == ("background", "label 3", "label 7", "cyst")
+    write(panel, qtbot, 3, 0, "")
+    assert looked(panel, qtbot).endswith("7 is label 7")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "text", "told"),
+    [
+        (1, 0, "three", "'three' is no value of a mask"),
+        (1, 0, "7", "the value 7 stands twice"),
+        (1, 1, "label 7", "two values are called 'label 7'"),
+    ],
+)
+def test_what_cannot_be_is_told_under_the_table(
+    panel: TrainPanel, qtbot: QtBot, organs: Path, row: int, column: int, text: str, told: str
+):
+    look_at(panel, qtbot, organs)
+    before = panel.data_set
+    write(panel, qtbot, row, column, text)
+    assert told in panel.class_table.message.plain_text()
+    assert panel.class_table.message.is_error
+    assert panel.data_set is before
