@@ -27,7 +27,7 @@ from napari_prosma.plugin.panel import Panel
 
 
 def test_opening_a_panel_imports_neither_torch_nor_matplotlib():
-    modules = ("train_panel", "segment_panel", "inspect_panel", "reader", "writer", "samples")
+    modules = ("train_panel", "check_window", "segment_panel", "inspect_panel", "reader", "writer", "samples")
     imports = ", ".join(f"napari_prosma.plugin.{name}" for name in modules)
     costly = "('torch', 'monai', 'matplotlib.pyplot', 'matplotlib.figure')"
     program = f"import sys, {imports}\nprint([name for name in {costly} if name in sys.modules])"

@@ -49,7 +49,7 @@ class Wanted:
     labelled: Sparse | None = None
     rule: LabelRule | None = None
 
-    def find(self) -> DataSet:
+    def find(self, require_labels: bool = True) -> DataSet:
         """The cases of the folder, with labels that are meant so.
 
         Raises
@@ -57,11 +57,11 @@ class Wanted:
         DataError
             As ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
         """
-        data = find_cases(self.folder, labels=self.rule)
+        data = find_cases(self.folder, require_labels, self.rule)
         if self.labelled is None:
             return data
         _require_slices(self.labelled, data.dims, f"the images in '{self.folder}'")
-        return find_cases(self.folder, labels=data.labels.sparse(self.labelled))
+        return find_cases(self.folder, require_labels, data.labels.sparse(self.labelled))
 
 
 def sparse_rule(rule: LabelRule, labelled: Sparse | None, ndim: int, where: str) -> LabelRule:

@@ -49,6 +49,7 @@ from napari_prosma.plugin.sparse import LABELLED, Coverage, Wanted, coverage
 
 if TYPE_CHECKING:
     from napari_prosma.data.case import Case
+    from napari_prosma.plugin.check_window import CheckWindow
     from napari_prosma.plugin.curves import TrainingCurve
 
 UNLIMITED_EPOCHS = 100_000
@@ -91,6 +92,7 @@ class TrainPanel(Panel):
         self._epoch: EpochEnd | None = None
         self.previews = PreviewLayers(napari_viewer, self)
         self.curve: TrainingCurve | None = None
+        self.check_window: CheckWindow | None = None
         self._add_source()
         self._add_settings()
         self._add_advanced()
@@ -197,6 +199,8 @@ class TrainPanel(Panel):
 
     def close_down(self) -> None:
         self.scan.close()
+        if self.check_window is not None:
+            self.check_window.close_down()
         self.previews.stop()
         super().close_down()
         self.image_layer.let_go()
@@ -252,6 +256,12 @@ class TrainPanel(Panel):
         self.classes = _fold("Classes", self.class_table)
         self.classes.hide()
         form.addRow(self.classes)
+        self.check_button = QPushButton("Check data")
+        self.check_button.setToolTip(
+            "Look at every case for what is wrong with it, before time is lost on it"
+        )
+        self.check_button.clicked.connect(self._check)
+        form.addRow(self.check_button)
         self._source_form = form
 
     def _add_settings(self) -> None:
@@ -381,6 +391,7 @@ class TrainPanel(Panel):
                 self._source_form.setRowVisible(row, by_folder)
         self.summary.tell("")
         self.classes.setVisible(by_folder and self.data_set is not None)
+        self.check_button.setVisible(by_folder)
         if by_folder:
             self._tell_folder()
         self._layers_changed()
@@ -395,6 +406,19 @@ class TrainPanel(Panel):
         if self._wanted is not None:
             self._look_at(replace(self._wanted, labelled=self.labelled.currentData()))
         self._count_drawn.start()
+
+    def _check(self) -> None:
+        folder, wanted = self.folder.path, self._wanted
+        if folder is None:
+            self.summary.tell_error("choose the folder of images and masks to check")
+            return
+        if self.check_window is None:
+            from napari_prosma.plugin.check_window import CheckWindow
+
+            self.check_window = CheckWindow(self.viewer, self)
+        if wanted is None or wanted.folder != folder:
+            wanted = Wanted(folder, self.labelled.currentData())
+        self.check_window.check(wanted)
 
     def _classes_changed(self, rule: LabelRule | None) -> None:
         if self._wanted is not None:
