@@ -497,13 +497,15 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     pulled: int, settings: Settings, ultrasound: list[Case], tmp_path: Path
 ) -> None:
     changes = {"epochs": 3, "steps_per_epoch": 3}
-    list(train(settings(tmp_path / "whole", **changes), ultrasound))
+    never_stopped = list(train(settings(tmp_path / "whole", **changes), ultrasound))
     run = train(settings(tmp_path / "cut", **changes), ultrasound)
     list(islice(run, pulled))
     run.close()  # type: ignore[attr-defined]
     kept = load_checkpoint(tmp_path / "cut" / "last.safetensors")
     assert 0 < kept.place["step"] < 9
-    list(train(settings(tmp_path / "cut", **changes), ultrasound, resumed=kept))
+    went_on = list(train(settings(tmp_path / "cut", **changes), ultrasound, resumed=kept))
+    losses = [event.loss for event in of_kind(went_on, EpochEnd)]
+    assert losses == [event.loss for event in of_kind(never_stopped, EpochEnd)][-len(losses) :]
     for name in ("last.safetensors", "best.safetensors"):
         whole, cut = (load_checkpoint(tmp_path / run_dir / name) for run_dir in ("whole", "cut"))
         assert whole.epoch == cut.epoch

@@ -48,11 +48,15 @@ def schedule(fraction: float) -> float:
 
 
 class Clock:
-    """How far a run is: by its steps, or by its time where that is limited; pauses do not count."""
+    """How far a run is: by its steps, or by its time where that is limited; pauses do not count.
 
-    def __init__(self, total: int, minutes: float | None) -> None:
-        self.total = total
+    ``total`` counts steps, or seconds where the time is limited.
+    """
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        self._steps = steps
         self._limit = None if minutes is None else 60 * minutes
+        self.total = steps if self._limit is None else max(1, round(self._limit))
         self._began = time.monotonic()
         self._reserved = 0.0
 
@@ -79,7 +83,7 @@ class Clock:
 
     def fraction(self, step: int) -> float:
         """Share of the run that is over before ``step``."""
-        return min(1.0, max(step / self.total, self._by_time()))
+        return min(1.0, max(step / self._steps, self._by_time()))
 
     def done(self, step: int) -> int:
         """Finished units of ``total``."""
