@@ -14,7 +14,7 @@ from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Geometry, Image, Pyramid
 from napari_prosma.data.labels import LabelRule, Sparse, present_values
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
@@ -28,6 +28,8 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 
 GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_first"
 """Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
+PLACE = "place"
+"""Key of what the geometry says in words and plain numbers: axes, spacing, anatomical directions."""
 _CLASS_COLOURS = (
     *("#00c2ff", "#ffb703", "#ff4d8d", "#70e000", "#b388ff", "#ff7b00"),
     *("#00e5c3", "#f15bb5", "#c6ff00", "#4361ee", "#ffd6a5", "#9b5de5"),
@@ -68,17 +70,28 @@ def load_layers() -> None:
 
 def image_layer(image: Image, name: str) -> LayerTuple:
     """Layer of an image: colours as RGB, further channels as a first axis with a slider."""
-    array, geometry = image.array, image.geometry
-    attributes = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
-    if len(array) == 1:
-        return array[0], attributes, "image"
-    if len(array) == 3 and array.dtype == np.uint8:
-        return np.moveaxis(array, 0, -1), {**attributes, "rgb": True}, "image"
-    attributes["metadata"][CHANNELS_FIRST] = True
-    attributes["scale"] = (1.0, *attributes["scale"])
-    attributes["translate"] = (0.0, *attributes["translate"])
-    attributes["units"] = ("pixel", *attributes["units"])
-    return array, attributes, "image"
+    return pyramid_layer(Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry), name)
+
+
+def pyramid_layer(pyramid: Pyramid, name: str) -> LayerTuple:
+    """The same of an image that is read where it is looked at; several levels as one multiscale layer."""
+    finest, geometry = pyramid.levels[0], pyramid.geometry
+    metadata: dict[str, Any] = {GEOMETRY: geometry, PLACE: geometry.described()}
+    attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": metadata}
+    levels = list(pyramid.levels)
+    if len(finest) == 1:
+        levels = [level[0] for level in levels]
+    elif len(finest) == 3 and finest.dtype == np.uint8:
+        axes = (*range(1, finest.ndim), 0)
+        levels, attributes["rgb"] = [level.transpose(axes) for level in levels], True
+    else:
+        metadata[CHANNELS_FIRST] = True
+        attributes["scale"] = (1.0, *attributes["scale"])
+        attributes["translate"] = (0.0, *attributes["translate"])
+        attributes["units"] = ("pixel", *attributes["units"])
+    if len(levels) == 1:
+        return levels[0], attributes, "image"
+    return levels, {**attributes, "multiscale": True}, "image"
 
 
 def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names: Sequence[str]) -> LayerTuple:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from napari_prosma.plugin.layers import LayerTuple, image_layer
+from napari.utils.notifications import show_info
+
+from napari_prosma.plugin.layers import LayerTuple, image_layer, pyramid_layer
 
 PathOrPaths = str | list[str]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
-    """Reader for one file or several of the formats that we read; None for anything else."""
+    """Reader for one path or several of the formats that we read; None for anything else."""
     from napari_prosma.data.readers import can_read
 
     paths = [path] if isinstance(path, str) else path
@@ -19,8 +21,27 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
-    """One layer per file."""
-    from napari_prosma.data.readers import read_image, stem
+    """One layer per image: one per file or OME-Zarr, one per series of a DICOM folder."""
+    paths = [path] if isinstance(path, str) else path
+    return [layer for one in paths for layer in _layers_of(one)]
 
-    paths: list[Any] = [path] if isinstance(path, str) else path
-    return [image_layer(read_image(p), stem(p)) for p in paths]
+
+def _layers_of(path: str) -> list[LayerTuple]:
+    from napari_prosma.data.ome_zarr import is_ome_zarr
+    from napari_prosma.data.readers import read_images, read_pyramid, stem
+
+    where = Path(path)
+    if where.is_dir() and is_ome_zarr(where):
+        pyramid = read_pyramid(where)
+        _tell(where.name, pyramid.notices)
+        return [pyramid_layer(pyramid, stem(where).removesuffix(".ome"))]
+    images = read_images(where)
+    for name, image in images:
+        _tell(name, image.notices)
+    return [image_layer(image, name) for name, image in images]
+
+
+def _tell(name: str, notices: tuple[str, ...]) -> None:
+    """What was decided while reading, such as a slice that is missing."""
+    for notice in notices:
+        show_info(f"{name}: {notice}")
