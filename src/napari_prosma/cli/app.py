@@ -438,19 +438,25 @@ def _result_suffix(path: Path, image: Image) -> str:
 
 
 def _print_measures(rows: list[dict[str, str | float]]) -> None:
+    """A table per model, a column per skip."""
+    from itertools import groupby
+
     from rich.table import Table
 
     from napari_prosma.cli.follow import console
 
-    names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("image", "gate", "skip")]
-    table = Table()
-    table.add_column(no_wrap=True)
-    for row in rows:
-        table.add_column(f"{row['gate']} {row['skip']}")
-    for name in names:
-        cells = (row.get(name, "") for row in rows)
-        table.add_row(name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    console.print(table)
+    for _, group in groupby(rows, key=lambda row: row["model"]):
+        skips = list(group)
+        title = f"gate {skips[0]['gate']}, measured against the {skips[0]['foreground']}"
+        table = Table(title=title, title_justify="left")
+        table.add_column(no_wrap=True)
+        for row in skips:
+            table.add_column(f"skip {row['skip']}")
+        said = ("image", "model", "gate", "skip", "foreground")
+        for name in dict.fromkeys(name for row in skips for name in row if name not in said):
+            cells = (row.get(name, "") for row in skips)
+            table.add_row(name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
+        console.print(table)
 
 
 def _can_open_window() -> bool:

@@ -95,11 +95,11 @@ def channel_plot(record: GateRecord) -> Figure:
 def measures_table(record: GateRecord) -> list[dict[str, str | float]]:
     """One row per skip, of the model and of its twin."""
     rows: list[dict[str, str | float]] = []
-    for held in (record, record.twin):
-        for level, skip in sorted(held.skips.items()) if held is not None else ():
-            assert held is not None
-            row: dict[str, str | float] = {"image": record.name, "gate": held.gate, "skip": level}
-            rows.append({**row, "foreground": held.reference, **skip.measures})
+    for model, held in enumerate((record, record.twin), start=1):
+        if held is not None:
+            known: dict[str, str | float] = {"image": record.name, "model": model, "gate": held.gate}
+            known["foreground"] = held.reference
+            rows += [{**known, "skip": level, **skip.measures} for level, skip in sorted(held.skips.items())]
     return rows
 
 
