@@ -373,10 +373,13 @@ def _resume(run_dir: Path) -> None:
 def _run(config: TrainConfig, resumed: Checkpoint | None = None) -> None:
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground, find_cases
+    from napari_prosma.errors import ConfigError
     from napari_prosma.training.run import train
 
     assert config.data is not None
     data_set = find_cases(config.data)
+    if config.labelled == "slices" and data_set.dims == 2:
+        raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
     if config.labelled != "all":
         data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
     for line in (data_set.summary, *data_set.notices):
