@@ -285,12 +285,35 @@ def test_an_image_that_cannot_be_read_is_refused(
 def test_one_bad_image_does_not_keep_the_others_from_being_segmented(
     model: Path, scan: Path, tmp_path: Path
 ) -> None:
-    colour = save(tmp_path / "colour.png", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
-    result = prosma("segment", model, colour, scan, "--out", tmp_path / "out", "--device", "cpu")
-    assert "'colour.png' cannot be segmented: the model expects 1 channel(s) but the image has 3" in error_of(
-        result
-    )
+    letter = tmp_path / "letter.png"
+    letter.write_bytes(b"dear")
+    result = prosma("segment", model, letter, scan, "--out", tmp_path / "out", "--device", "cpu")
+    assert "letter.png' is damaged or no PNG" in error_of(result)
+    assert "1 of 2 segmented" in said(result)
     assert files_below(tmp_path / "out") == {"scan_labels.png"}
+
+
+def test_a_gray_picture_in_colour_is_segmented_as_the_gray_one(
+    model: Path, scan: Path, tmp_path: Path
+) -> None:
+    gray = np.asarray(PIL.Image.open(scan))
+    colour = save(tmp_path / "colour.png", np.stack([gray] * 3, axis=-1))
+    for image in (scan, colour):
+        assert prosma("segment", model, image, "--out", tmp_path / "out", "--device", "cpu").exit_code == 0
+    plain, again = (
+        np.asarray(PIL.Image.open(tmp_path / "out" / f"{n}_labels.png")) for n in ("scan", "colour")
+    )
+    np.testing.assert_array_equal(plain, again)
+
+
+def test_labels_that_are_there_are_not_replaced_unasked(model: Path, scan: Path, tmp_path: Path) -> None:
+    words = ("segment", model, scan, "--out", tmp_path, "--device", "cpu")
+    corrected = save(tmp_path / "scan_labels.png", np.full((48, 48), 7, np.uint8))
+    before = corrected.read_bytes()
+    assert "may have been corrected by hand" in error_of(prosma(*words))
+    assert corrected.read_bytes() == before
+    assert prosma(*words, "--overwrite").exit_code == 0
+    assert corrected.read_bytes() != before
 
 
 def test_images_of_one_name_do_not_replace_each_others_labels(
@@ -394,7 +417,8 @@ def test_a_run_is_resumed_by_its_folder_alone(folder: Path, tmp_path: Path) -> N
     ("words", "said"),
     [
         (("train",), "--resume RUN"),
-        (("train", "data", "--resume", "run"), "give its folder alone"),
+        (("train", "data", "--resume", "run"), "leave out data"),
+        (("train", "--resume", "run", "--epochs", "5"), "leave out epochs"),
         (("train", "--resume", "no-such-run"), "does not exist"),
     ],
 )

@@ -182,3 +182,14 @@ def test_a_plan_in_millimetres_converts_micrometres_and_refuses_bare_pixels() ->
     assert grid_size((40, 60), Geometry((100.0, 100.0), (0.0, 0.0), "um"), chosen) == (8, 12)
     with pytest.raises(DataError, match="does not say how large its pixels are"):
         grid_size((40, 60), Geometry.pixels(2), chosen)
+
+
+def test_a_stack_for_a_model_of_2d_images_is_normalised_slice_by_slice() -> None:
+    stack = np.random.default_rng(0).normal(100, 20, (1, 3, 20, 24)).astype(np.float32)
+    stack[:, 1] *= 0.1
+    flat = plan(axes=2)
+    seen = prepare(image(stack), flat).array
+    for z in range(3):
+        np.testing.assert_allclose(seen[:, z], prepare(image(stack[:, z]), flat).array, atol=1e-5)
+    volumes = prepare(image(stack), plan(axes=3)).array
+    assert abs(float(volumes[:, 1].mean())) > 0.5

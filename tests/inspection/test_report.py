@@ -18,6 +18,7 @@ from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
+from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import (
     channel_plot,
     channel_table,
@@ -25,7 +26,6 @@ from napari_prosma.inspection.report import (
     measures_table,
     write_report,
 )
-from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES
 from napari_prosma.training.checkpoint import Checkpoint

@@ -239,6 +239,17 @@ def test_pausing_does_not_count_against_the_minutes(settings: Settings, tmp_path
     assert steps > 1
 
 
+def test_a_run_closed_while_it_is_paused_does_not_keep_the_pause(settings: Settings, tmp_path: Path) -> None:
+    kept = []
+    for pause in (0.0, 3.0):
+        run = train(settings(tmp_path / str(pause), minutes=1, epochs=9), [square("a"), square("b")])
+        next(event for event in run if isinstance(event, Progress) and "loss" in event.message)
+        time.sleep(pause)
+        run.close()  # type: ignore[attr-defined]
+        kept.append(load_checkpoint(tmp_path / str(pause) / "last.safetensors").place["seconds"])
+    assert kept[1] < kept[0] + 2
+
+
 def test_a_run_ends_when_its_minutes_are_over(settings: Settings, tmp_path: Path) -> None:
     began = time.monotonic()
     events = list(train(settings(tmp_path, minutes=0.01, epochs=10_000), [square("a"), square("b")]))

@@ -55,6 +55,7 @@ def _version(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(
@@ -128,9 +129,13 @@ def train(
         from napari_prosma.training.config import TrainConfig
 
         if resume is not None:
-            if data is not None or out is not None:
-                raise ConfigError("--resume takes data and settings from the run; give its folder alone")
-            _resume(resume)
+            given = [name for name in context.params if _was_given(context, name) and name != "resume"]
+            if given:
+                raise ConfigError(
+                    f"--resume takes data and settings from the run; leave out {', '.join(given)} and give "
+                    f"its folder alone"
+                )
+            _resume(resume.parent if resume.is_file() else resume)
             return
         if data is None or out is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
@@ -168,35 +173,42 @@ def segment(
         bool, typer.Option("--probabilities", help="Write the class probabilities too.")
     ] = False,
     device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there.")] = False,
 ) -> None:
     """Segment images; each result lies on its image's own grid.
 
-    NAME_labels is written as NIfTI for NIfTI, as TIFF for TIFF, else as PNG whose gray values are the class
-    numbers (1 looks black).
+    NAME_labels is written as NIfTI for volumes that know where the patient lies, as TIFF for other volumes
+    and TIFF images, else as PNG whose gray values are the class numbers (1 looks black). One bad file does
+    not end the batch. Colour becomes gray, and gray is repeated, as the model needs it.
 
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels
     """
     from napari_prosma.cli.follow import BAD_INPUT, complain, exit_codes, follow, say
 
     with exit_codes():
-        from napari_prosma.data.readers import read_image, stem
+        from napari_prosma.data.readers import as_channels, read_image, stem
         from napari_prosma.data.writers import write_labels, write_map
         from napari_prosma.errors import DataError, ProsmaError
         from napari_prosma.segmentation.segment import segment as run
         from napari_prosma.training.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
-        failed = 0
+        failed: list[str] = []
         written: dict[Path, Path] = {}
         for path in _image_files(images):
             try:
-                image = read_image(path)
+                image = as_channels(read_image(path), checkpoint.plan.channels)
                 suffix = _result_suffix(path, image)
                 target = out / f"{stem(path)}_labels{suffix}"
                 if target in written:
                     raise DataError(
                         f"'{path}' is left out: '{target}' already holds the labels of '{written[target]}'; "
                         f"segment it into another --out"
+                    )
+                if target.exists() and not overwrite:
+                    raise DataError(
+                        f"'{target}' is there already, and may have been corrected by hand; choose another "
+                        f"--out, or --overwrite it"
                     )
                 found = follow(run(checkpoint, image, name=path.name, device=device))
                 write_labels(target, found.labels, found.geometry, found.class_names)
@@ -208,8 +220,10 @@ def segment(
                     write_map(target, found.probabilities, found.geometry)
             except ProsmaError as error:
                 complain(error)
-                failed += 1
+                failed.append(path.name)
+        say(f"{len(written)} of {len(written) + len(failed)} segmented")
         if failed:
+            say(f"failed: {', '.join(failed)}")
             raise typer.Exit(BAD_INPUT)
 
 
@@ -240,11 +254,13 @@ def inspect(
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.inspection.report import measures_table, write_report
         from napari_prosma.inspection.trace import inspect_gates
+        from napari_prosma.training.checkpoint import load_checkpoint
 
-        case = case_from_files(image, label)
+        checkpoint = load_checkpoint(model)
+        case = case_from_files(image, label, channels=checkpoint.plan.channels)
         truth = None if case.read_label is None else case.read_label()
         events = inspect_gates(
-            model, case.read_image(), name=case.name, label=truth, twin=twin, device=device
+            checkpoint, case.read_image(), name=case.name, label=truth, twin=twin, device=device
         )
         record = follow(events)
         _print_measures(measures_table(record))
@@ -260,7 +276,7 @@ def check(
     """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
 
     Shapes, frames, empty or unexpected labels, NaN, constant images, duplicates, cases in two splits. Exit
-    status 2 if something would stop a training.
+    status 2 if there are errors; warnings are worth a look.
 
     [bold]Example:[/] prosma check Dataset_BUSI_with_GT --out problems.csv
     """
@@ -281,11 +297,11 @@ def check(
             for problem in problems:
                 table.add_row(problem.case, problem.severity, problem.found, problem.remedy)
             console.print(table)
-        stopping = sum(problem.severity == "error" for problem in problems)
-        console.print(f"{len(problems)} findings in {len(checked)} cases, {stopping} would stop a training")
+        errors = sum(problem.severity == "error" for problem in problems)
+        say(f"cases: {len(checked)}; errors: {errors}; warnings and notes: {len(problems) - errors}")
         if out is not None:
             write_table(problems, out)
-        if stopping:
+        if errors:
             raise typer.Exit(BAD_INPUT)
 
 
@@ -358,6 +374,11 @@ def demo(
             raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
 
 
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _resume(run_dir: Path) -> None:
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import LAST, load_checkpoint
@@ -366,7 +387,7 @@ def _resume(run_dir: Path) -> None:
     kept = load_checkpoint(run_dir / LAST)
     config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
     if config.data is None:
-        raise ConfigError(f"the run '{run_dir}' did not learn from a folder; resume it where it was begun")
+        raise ConfigError(f"the run '{run_dir}' was not started by prosma train; give its data again")
     _run(config, kept)
 
 
@@ -374,6 +395,7 @@ def _run(config: TrainConfig, resumed: Checkpoint | None = None) -> None:
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground, find_cases
     from napari_prosma.errors import ConfigError
+    from napari_prosma.training.checkpoint import LAST
     from napari_prosma.training.run import train
 
     assert config.data is not None
@@ -385,7 +407,14 @@ def _run(config: TrainConfig, resumed: Checkpoint | None = None) -> None:
     for line in (data_set.summary, *data_set.notices):
         say(line)
     check_foreground(data_set)
-    result = follow(train(config, data_set.cases, data_set.class_names, resumed), gently=True)
+    if resumed is not None and resumed.epoch >= config.epochs:
+        say(f"this run is already finished ({resumed.epoch} of {config.epochs} epochs)")
+    try:
+        result = follow(train(config, data_set.cases, data_set.class_names, resumed), gently=True)
+    except KeyboardInterrupt:
+        kept = (config.run_dir / LAST).exists()
+        say(f"go on with: prosma train --resume {config.run_dir}" if kept else "nothing was kept yet")
+        raise
     say(f"best validation Dice {result.score:.3f}: {result.best}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
@@ -271,7 +272,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def write_table(problems: Sequence[Problem], path: str | Path) -> None:
     """Write the table as CSV."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("case", "severity", "found", "remedy"))
         writer.writerows((row.case, row.severity, row.found, row.remedy) for row in problems)

@@ -41,6 +41,8 @@ class Plan(BaseModel):
     dims : 2 or 3
         Dimensions of the network; a 2D network goes through a volume slice by slice.
     channels : int
+    axes : int
+        Spatial axes of the training images; what has more is normalised piece by piece, as they were.
     class_names : tuple of str
         Background first.
     spacing : (n,) or None
@@ -59,6 +61,7 @@ class Plan(BaseModel):
 
     dims: Literal[2, 3]
     channels: int = Field(ge=1)
+    axes: int = Field(default=0, ge=0)
     class_names: tuple[str, ...] = Field(min_length=2)
     spacing: tuple[float, ...] | None = None
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
@@ -237,12 +240,14 @@ def make_plan(
     sizes = shapes if target is None else shapes * spacings / np.array(target)
     patch = patch or _patch(np.median(sizes, axis=0)[-dims:], divisor, batch_elements)
     batch = batch or int(np.clip(batch_elements // int(np.prod(patch)), *BATCH_LIMITS))
+    asked_for_ct = intensity == "ct"
     if intensity is None:
         is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
         intensity = "ct" if is_ct else "zscore"
     plan = Plan(
         dims=2 if dims == 2 else 3,
         channels=channels,
+        axes=axes,
         class_names=tuple(class_names),
         spacing=target,
         unit=units.pop(),
@@ -253,6 +258,11 @@ def make_plan(
         return plan
     values = np.concatenate([f.foreground for f in facts])
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    if not low < high and asked_for_ct:
+        raise DataError(
+            f"the foreground has the single gray value {low:g}, which gives the CT rule no limits; choose "
+            f"the intensity zscore"
+        )
     if not low < high:
         return plan
     values = values.clip(low, high)
@@ -284,8 +294,8 @@ def require_one_kind(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> 
             )
     if not any(f.class_counts[1:].sum() for f in facts):
         raise DataError(
-            "no label has any foreground: every mask is empty; check that the masks belong to these images "
-            "and that their foreground is not stored as 0"
+            "no label has any foreground: every mask is empty (255 counts as not labelled); check that the "
+            "masks belong to these images and that their foreground is not stored as 0"
         )
     most = max(facts, key=lambda f: len(f.class_counts))
     highest = len(most.class_counts) - 1

@@ -91,10 +91,14 @@ def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.nda
 
 
 def normalise(array: np.ndarray, plan: Plan) -> np.ndarray:
-    """Intensity rule of the plan on (C, *spatial) float32; a constant channel becomes 0."""
+    """Intensity rule of the plan on (C, *spatial) float32; a constant channel becomes 0.
+
+    An image with more axes than the training images, such as a stack for a model of 2D images, is normalised
+    slice by slice.
+    """
     if plan.intensity == "ct":
         return ((array.clip(*plan.clip) - plan.mean) / plan.std).astype(np.float32)
-    axes = tuple(range(1, array.ndim))
+    axes = tuple(range(-min(plan.axes or array.ndim - 1, array.ndim - 1), 0))
     mean = array.mean(axis=axes, keepdims=True, dtype=np.float64)
     spread = array.std(axis=axes, keepdims=True, dtype=np.float64)
     return ((array - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)

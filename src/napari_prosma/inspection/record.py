@@ -28,7 +28,7 @@ class SkipRecord:
     without_evidence : (*grid) bool, optional
         True where z is 0 in every channel, in every window that covers the position.
     z : (C_a, *grid), optional
-        With its sign; the mean where windows overlap.
+        With its sign; the mean where windows overlap. Left out where it would be large.
     psi, psi_dense : (*grid) in [0, 1], optional
         The spatial mask, and the counterfactual with lambda = 0 and the same weights.
     energy_kept : (*grid) in [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,22 +145,27 @@ def write_report(record: GateRecord, folder: Path) -> list[Path]:
 
     Maps are NIfTI where the image knows a physical size in three axes, else TIFF; each on its own grid.
     """
-    written = []
+    stem, written = file_stem(record.name), []
     for name, figure in (("gates", gate_panel(record)), ("channels", channel_plot(record))):
-        path = folder / f"{record.name}_{name}.png"
+        path = folder / f"{stem}_{name}.png"
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
         written.append(path)
-    written.append(write_table(folder / f"{record.name}_measures.csv", measures_table(record)))
-    written.append(write_table(folder / f"{record.name}_channels.csv", channel_table(record)))
+    written.append(write_table(folder / f"{stem}_measures.csv", measures_table(record)))
+    written.append(write_table(folder / f"{stem}_channels.csv", channel_table(record)))
     suffix = ".nii.gz" if record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm" else ".tif"
     found = record.segmentation
-    path = folder / f"{record.name}_labels{suffix}"
+    path = folder / f"{stem}_labels{suffix}"
     written.append(write_labels(path, found.labels, found.geometry, found.class_names))
     for layer in map_layers(record, kinds=KINDS):
-        place = folder / f"{record.name}_{layer.name.replace(' ', '_')}{suffix}"
+        place = folder / f"{stem}_{file_stem(layer.name)}{suffix}"
         written.append(write_map(place, np.asarray(layer.data, np.float32), layer.geometry))
     return written
+
+
+def file_stem(name: str) -> str:
+    """A name as part of a file's name on every system: no separators, no reserved characters, no blanks."""
+    return re.sub(r'[\\/:*?"<>|\s]+', "_", name.replace(" - ", " minus ")).lstrip(".") or "image"
 
 
 def _dead(skip: SkipRecord) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from napari_prosma.segmentation.windows import Blend, Start, Tiling, pad, window
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 
+SPARSE_GATES = ("prosma", "spatial", "prosma-exact")
+Z_KEPT = 2**24
+"""Single channels of z can be shown where all of a skip's have no more elements than this (64 MiB)."""
 SETTLED_STEPS = 120
 """Steps after which the gates' running averages have caught up with what training sees (momentum 0.1)."""
 
@@ -69,8 +73,10 @@ def inspect_gates(
         )
     record = yield from _record(first, image, name, label, device)
     if second is not None:
-        beside = yield from _record(second, image, f"{name}, second model", label, device)
-        record = replace(record, twin=beside)
+        # Both are measured against the same foreground, whichever it is.
+        measured = record.segmentation.labels if label is None else label
+        beside = yield from _record(second, image, f"{name}, second model", measured, device)
+        record = replace(record, twin=replace(beside, label=label, reference=record.reference))
     yield Finished(record)
 
 
@@ -84,10 +90,10 @@ def _record(
     tiling = model_tiling(model, plan, prepared)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
     yield from map(Notice, image.notices)
-    if checkpoint.steps < SETTLED_STEPS:
+    if checkpoint.steps < SETTLED_STEPS and checkpoint.spec.gate in SPARSE_GATES:
         yield Notice(
-            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the "
-            f"averages in its gates lag behind, and they show more zeros than training saw."
+            f"The model for '{name}' was trained for {checkpoint.steps} steps only: until about "
+            f"{SETTLED_STEPS} the averages in its gates lag behind and show more zeros than training saw."
         )
     if checkpoint.spec.gate == "none":
         yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
@@ -132,8 +138,9 @@ class _Gathered:
         self._tiling, self._factors = tiling, factors
         self._names = [name for name in ("zero_fraction", "psi", "psi_dense") if _has(first, name)]
         self._maps = Blend(tiling, len(self._names) + 2, factors)
-        self._z = None if first.z is None else Blend(tiling, first.z.shape[1], factors)
         grid = tuple(p // f for p, f in zip(tiling.padded, factors, strict=True))
+        keeps_z = first.z is not None and first.z.shape[1] * math.prod(grid) <= Z_KEPT
+        self._z = Blend(tiling, first.z.shape[1], factors) if keeps_z and first.z is not None else None
         self._empty = None if first.z is None else np.ones(grid, bool)
         self._counts = None if first.field is None or first.z is None else Counts(first.z.shape[1])
         self._channels: list[np.ndarray] = []
@@ -155,9 +162,10 @@ class _Gathered:
         stacked.append(shaped(kept.gated.float().square().sum(dim=1, keepdim=True)))
         stacked.append(shaped(kept.skip.float().square().sum(dim=1, keepdim=True)))
         self._maps.add(start, torch.cat(stacked))
-        if kept.z is not None and self._z is not None and self._empty is not None:
+        if kept.z is not None and self._empty is not None:
             z = shaped(kept.z)
-            self._z.add(start, z)
+            if self._z is not None:
+                self._z.add(start, z)
             self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
         if kept.z is not None and kept.field is not None and self._counts is not None:
             inside = self._inside(start, kept.z.ndim - 2)

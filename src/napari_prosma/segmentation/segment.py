@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,6 @@ def finish(name: str, logits: np.ndarray, image: Image, plan: Plan) -> Segmentat
         name=name,
         labels=labels_of(probabilities),
         probabilities=probabilities,
-        geometry=replace(image.geometry),
+        geometry=image.geometry,
         class_names=plan.class_names,
     )

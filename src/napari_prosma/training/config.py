@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
+
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainConfig(BaseModel):
@@ -73,10 +83,10 @@ class TrainConfig(BaseModel):
     dims: Literal[2, 3] | None = None
     side: int = Field(default=PLANAR_SIDE, ge=32)
     epochs: int = Field(default=100, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: PositiveNumber | None = None
     steps_per_epoch: int | None = Field(default=None, ge=1)
-    spacing: tuple[float, ...] | None = None
-    patch: tuple[int, ...] | None = None
+    spacing: tuple[PositiveNumber, ...] | None = None
+    patch: tuple[PositiveInt, ...] | None = None
     batch: int | None = Field(default=None, ge=1)
     intensity: Literal["zscore", "ct"] | None = None
     learning_rate: float = Field(default=1e-3, gt=0)

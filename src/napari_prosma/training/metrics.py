@@ -23,10 +23,12 @@ def mean_metrics(per_case: list[dict[str, float]]) -> dict[str, float]:
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: tuple[str, ...]) -> dict[str, float]:
     """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``.
 
-    What is ``IGNORE`` in ``truth`` is not counted.
+    What is ``IGNORE`` in ``truth`` is not counted; nothing is said of a case without any label.
     """
     counted = truth != IGNORE
     predicted, truth = predicted[counted], truth[counted]
+    if truth.size == 0:
+        return {}
     per_class = {name: dice_and_iou(predicted, truth, k) for k, name in enumerate(class_names) if k > 0}
     figures = {
         "dice": float(np.mean([dice for dice, _ in per_class.values()])),

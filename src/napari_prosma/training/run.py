@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +109,7 @@ def train(
     """
     _require_writable(config.run_dir)
     if resumed is not None:
-        _require_same_cases(resumed, cases)
+        _require_same_cases(resumed, cases, class_names)
     with cpu_threads(config.threads):
         facts: list[CaseFacts] = []
         yield Started(len(cases), "Reading cases")
@@ -138,9 +137,14 @@ def train(
         yield from _Run(config, cases, plan, resumed).events()
 
 
-def _require_same_cases(kept: Checkpoint, cases: Sequence[Case]) -> None:
+def _require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
     if not kept.place:
         raise CheckpointError(f"'{kept.path}' is no last checkpoint of a run; give the run's folder")
+    if class_names and tuple(class_names) != kept.plan.class_names:
+        raise DataError(
+            f"the run began with the classes {', '.join(kept.plan.class_names)}, the data now have "
+            f"{', '.join(class_names)}; restore the data, or start a new run"
+        )
     then, now = {name for part in kept.split.values() for name in part}, {case.name for case in cases}
     if then != now:
         changed = ", ".join(sorted(then ^ now)[:5])
@@ -158,12 +162,16 @@ def _default_names(facts: Sequence[CaseFacts]) -> list[str]:
 
 
 def _batch_elements(config: TrainConfig) -> int:
-    """Pixels or voxels that fit into half of the GPU's memory; on the CPU a step should not take long."""
+    """Pixels or voxels of a step; on the CPU it should not take long.
+
+    On a GPU a quarter of the memory: a batch of 3D patches holds two of the largest, and the weights, the
+    optimizer and what a convolution needs for itself come on top.
+    """
     device = usable_device(config.device)
     if device.type != "cuda":
         return BATCH_ELEMENTS
     memory = torch.cuda.get_device_properties(device).total_memory
-    return int(memory / 2 / (BYTES_PER_ELEMENT * config.width_per_level[0]))
+    return int(memory / 4 / (BYTES_PER_ELEMENT * config.width_per_level[0]))
 
 
 class _Run:
@@ -270,7 +278,7 @@ class _Run:
 
     def _epochs(self) -> Iterator[Event]:
         while self.epoch < self.config.epochs and not (self.epoch and self.clock.is_over()):
-            began = time.monotonic()
+            began = self.clock.elapsed()
             yield from self._training_steps()
             figures, preview = yield from self._validated()
             loss, self.losses = float(np.mean(self.losses)), []
@@ -288,7 +296,7 @@ class _Run:
                 epochs=self.config.epochs,
                 loss=loss,
                 learning_rate=self._rate(self.step - 1),
-                seconds=time.monotonic() - began,
+                seconds=self.clock.elapsed() - began,
                 validation=figures,
                 gates=gates,
             )
@@ -324,7 +332,7 @@ class _Run:
                 return
 
     def _validated(self) -> Generator[Event, None, tuple[dict[str, float], Preview | None]]:
-        began, figures, preview = time.monotonic(), [], None
+        began, figures, preview = self.clock.elapsed(), [], None
         for case, predicted in _validate(self.model, self.prepared, self.validation, self.plan):
             if predicted is not None:
                 figures.append(case_metrics(predicted, case.label, self.plan.class_names))
@@ -332,8 +340,8 @@ class _Run:
                     preview = _preview(case, predicted, self.epoch + 1)
             message = f"epoch {self.epoch + 1}, validating {case.name}"
             yield Progress(self.clock.done(self.step), self.clock.total, message)
-        self.clock.reserve(time.monotonic() - began)
-        return mean_metrics(figures), preview
+        self.clock.reserve(self.clock.elapsed() - began)
+        return mean_metrics([f for f in figures if f] or [{"dice": 0.0, "iou": 0.0}]), preview
 
     def _rate(self, step: int) -> float:
         return self.config.learning_rate * schedule(self.clock.fraction(step))

@@ -78,8 +78,10 @@ class Clock:
         with closing(events):  # type: ignore[type-var]
             for event in events:
                 left = time.monotonic()
-                yield event
-                self._began += time.monotonic() - left
+                try:
+                    yield event
+                finally:
+                    self._began += time.monotonic() - left
 
     def fraction(self, step: int) -> float:
         """Share of the run that is over before ``step``."""
