@@ -361,6 +361,7 @@ def test_ctrl_c_stops_a_training_with_130_and_keeps_the_last_checkpoint(folder: 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (run / "last.safetensors").exists() and shell.poll() is None and time.monotonic() < deadline:
