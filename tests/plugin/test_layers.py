@@ -132,9 +132,7 @@ def test_a_result_is_turned_and_sheared_like_its_image():
 def test_a_coarse_map_lies_over_the_elements_it_covers(place):
     layer = ImageLayer(np.zeros((16, 24)), scale=(0.5, 0.25), translate=(10, 20), **place)
     geometry = geometry_of(layer).coarsened((4.0, 4.0), (16, 24))
-    drawn = MapLayer(
-        "skip 3 psi", np.zeros((4, 6)), geometry, "image", (0.0, 1.0), "viridis", "nearest", "the mask"
-    )
+    drawn = MapLayer("skip 3 psi", np.zeros((4, 6)), geometry, "image", (0.0, 1.0), "viridis", "the mask")
     made = Layer.create(*map_layer(drawn, layer))
     assert made.data.shape == (4, 6)
     for i, j in ((0, 0), (3, 5), (1, 2)):

@@ -192,6 +192,14 @@ def is_foreground(label: np.ndarray) -> np.ndarray:
     return (label > 0) & (label != IGNORE)
 
 
+def fullest_slice(label: np.ndarray) -> tuple[int, ...]:
+    """Index of the slice (y, x) with the most foreground, the middle one if there is none; () in 2D."""
+    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
+    if not np.any(counts):
+        return tuple(n // 2 for n in label.shape[:-2])
+    return tuple(int(n) for n in np.unravel_index(np.argmax(counts), label.shape[:-2]))
+
+
 def united(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Two label arrays of one image as one: the higher class wins, any class wins over ``IGNORE``."""
     higher = np.maximum(first, second)

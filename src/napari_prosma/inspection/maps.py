@@ -43,7 +43,6 @@ class MapLayer:
         Fixed, so that pictures can be compared.
     colours : str
         A matplotlib colour map.
-    interpolation : "nearest" or "linear"
     meaning : str
         One sentence for a tooltip.
     """
@@ -54,7 +53,6 @@ class MapLayer:
     kind: Literal["image", "labels"]
     limits: tuple[float, float]
     colours: str
-    interpolation: Literal["nearest", "linear"]
     meaning: str
 
 
@@ -98,7 +96,6 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
         kind="labels" if kind == "without evidence" else "image",
         limits=(-1.0, 1.0) if difference else (0.0, 1.0),
         colours=colours,
-        interpolation="nearest",
         meaning=meaning,
     )
 
@@ -123,7 +120,6 @@ def z_layer(record: GateRecord, level: int, channel: int) -> MapLayer:
         kind="image",
         limits=(-limit, limit),
         colours=DIFFERENCE_COLOURS,
-        interpolation="nearest",
         meaning="one latent channel after the threshold: exact zeros, both signs",
     )
 

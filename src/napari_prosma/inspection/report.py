@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.labels import is_foreground
+from napari_prosma.data.labels import fullest_slice
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
@@ -38,7 +38,7 @@ def gate_panel(record: GateRecord) -> Figure:
     rows, columns = max(1, len(kinds)), len(levels)
     figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
-    at = _shown_slice(record)
+    at = fullest_slice(record.segmentation.labels if record.label is None else record.label)
     _draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
     for row, kind in enumerate(kinds):
         drawn: list[tuple[Axes, AxesImage]] = []
@@ -140,6 +140,13 @@ def write_table(path: Path, rows: Sequence[dict[str, str | float]]) -> Path:
     return path
 
 
+def write_tables(record: GateRecord, folder: Path) -> list[Path]:
+    """The measures and the channels of one image as CSV into ``folder``."""
+    tables = {"measures": measures_table(record), "channels": channel_table(record)}
+    stem = file_stem(record.name)
+    return [write_table(folder / f"{stem}_{name}.csv", rows) for name, rows in tables.items()]
+
+
 def write_report(record: GateRecord, folder: Path) -> list[Path]:
     """Everything about one image into ``folder``: pictures, tables, labels and maps.
 
@@ -151,8 +158,7 @@ def write_report(record: GateRecord, folder: Path) -> list[Path]:
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
         written.append(path)
-    written.append(write_table(folder / f"{stem}_measures.csv", measures_table(record)))
-    written.append(write_table(folder / f"{stem}_channels.csv", channel_table(record)))
+    written += write_tables(record, folder)
     suffix = ".nii.gz" if record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm" else ".tif"
     found = record.segmentation
     path = folder / f"{stem}_labels{suffix}"
@@ -172,17 +178,6 @@ def _dead(skip: SkipRecord) -> np.ndarray:
     assert skip.threshold is not None
     assert skip.field_peak is not None
     return skip.field_peak <= skip.threshold
-
-
-def _shown_slice(record: GateRecord) -> tuple[int, ...]:
-    """Index of the slice with the most foreground; () in 2D."""
-    label = record.label if record.label is not None else record.segmentation.labels
-    if label.ndim == 2:
-        return ()
-    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
-    if not counts.any():
-        return tuple(n // 2 for n in counts.shape)
-    return tuple(int(n) for n in np.unravel_index(np.argmax(counts), counts.shape))
 
 
 def _draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:

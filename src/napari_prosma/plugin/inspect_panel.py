@@ -351,7 +351,6 @@ def _saving(record: GateRecord, folder: Path) -> Iterator[Event]:
 
 def _saving_tables(record: GateRecord, folder: Path) -> Iterator[Event]:
     yield Started(0, "Saving")
-    from napari_prosma.inspection.report import channel_table, measures_table, write_table
+    from napari_prosma.inspection.report import write_tables
 
-    tables = {"measures": measures_table(record), "channels": channel_table(record)}
-    yield Finished([write_table(folder / f"{record.name}_{name}.csv", rows) for name, rows in tables.items()])
+    yield Finished(write_tables(record, folder))

@@ -243,7 +243,7 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
         return drawn.data, attributes, "labels"
     attributes["colormap"] = drawn.colours
     attributes["contrast_limits"] = drawn.limits
-    attributes["interpolation2d"] = drawn.interpolation
+    attributes["interpolation2d"] = "nearest"
     return drawn.data, attributes, "image"
 
 

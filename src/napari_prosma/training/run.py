@@ -23,7 +23,7 @@ from napari_prosma.data.fingerprint import (
     read_facts,
     require_fit,
 )
-from napari_prosma.data.labels import IGNORE, is_foreground
+from napari_prosma.data.labels import IGNORE, fullest_slice, is_foreground
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
     CheckpointSaved,
@@ -182,10 +182,10 @@ class _Run:
     ) -> None:
         self.config, self.plan = config, plan
         self.fabric, self.device = _fabric(config)
-        _require_norm_statistics(plan.batch, plan, 2 ** (len(config.width_per_level) - 1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = build_model(config.model_spec(plan))
+        _require_norm_statistics(plan, self.network.divisor)
         self.objective = make_objective(config.objective)
         self.objective.prepare(self.network, plan)
         self.model, self.optimizer = self.fabric.setup(self.network, make_optimizer(self.network, config))
@@ -386,12 +386,12 @@ def _require_writable(run_dir: Path) -> None:
         )
 
 
-def _require_norm_statistics(batch: int, plan: Plan, divisor: int) -> None:
+def _require_norm_statistics(plan: Plan, divisor: int) -> None:
     """Batch norm needs two values per channel, also on the coarsest grid."""
-    if batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
+    if plan.batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
         raise ConfigError(
-            f"a batch of {batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network one "
-            f"value per channel at its deepest level; choose a batch of at least 2"
+            f"a batch of {plan.batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network "
+            f"one value per channel at its deepest level; choose a batch of at least 2"
         )
 
 
@@ -401,16 +401,8 @@ def _shown_case(cases: PreparedCases, indices: Sequence[int]) -> PreparedCase:
     return next((case for case in first if is_foreground(case.label).any()), first[0])
 
 
-def _shown_slice(label: np.ndarray) -> tuple[int, ...]:
-    """Index of the slice (y, x) with the most foreground; () in 2D."""
-    if label.ndim == 2:
-        return ()
-    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
-    return tuple(int(n) for n in np.unravel_index(np.argmax(counts), counts.shape))
-
-
 def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
-    at = _shown_slice(case.label)
+    at = fullest_slice(case.label)
     whole: tuple[int | slice, ...] = (slice(None), *at)
     return Preview(
         epoch=epoch,
