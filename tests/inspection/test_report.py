@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -25,6 +26,7 @@ from napari_prosma.inspection.report import (
     gate_panel,
     measures_table,
     write_report,
+    write_tables,
 )
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES
@@ -209,3 +211,13 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(planar: GateReco
     with pytest.raises(DataError, match=r"cannot write '.*notes"):
         write_report(planar, tmp_path / "notes")
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "CT: liver", "a\\b"])
+def test_whatever_a_layer_is_called_its_files_stay_in_the_folder(
+    name: str, planar: GateRecord, tmp_path: Path
+) -> None:
+    written = write_tables(replace(planar, name=name), tmp_path / "chosen")
+    assert [path.parent for path in written] == [tmp_path / "chosen"] * 2
+    assert sorted(tmp_path.rglob("*.csv")) == sorted(written)
+    assert not any(set(path.name) & set(':\\*?"<>|') for path in written)
