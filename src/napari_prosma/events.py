@@ -47,7 +47,8 @@ class EpochEnd(Event):
     """One epoch is over.
 
     ``loss`` is the mean training loss; ``validation`` holds the validation figures by name (``dice``,
-    ``iou``, ``dice/<class>``, ...); ``gates`` the state of each gated skip by level, finest = 1.
+    ``iou``, ``dice/<class>``, ``iou/<class>``, ...); ``gates`` the state of each gated skip by level, finest
+    = 1 (``SkipTrace.summary``); ``memory`` is the most that was held on the GPU, in bytes, 0 without one.
     """
 
     epoch: int
@@ -57,6 +58,21 @@ class EpochEnd(Event):
     seconds: float
     validation: dict[str, float] = field(default_factory=dict)
     gates: dict[int, dict[str, float]] = field(default_factory=dict)
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """The run goes on where it was left; ``history`` are the epochs that are over, in order."""
+
+    history: tuple[EpochEnd, ...]
+
+
+@dataclass(frozen=True)
+class Baseline(Event):
+    """Validation figures, by name, of the model that a fine-tuning starts from, before its first step."""
+
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,20 @@ class Preview(Event):
     labels: np.ndarray
     truth: np.ndarray
     geometry: Geometry
+
+
+@dataclass(frozen=True)
+class LivePreview(Event):
+    """The current model on the plane that the user looks at (``Steering.look_at``).
+
+    ``labels`` (*spatial) uint8 are on the image's own grid, one element thick along the axes that are not
+    shown; ``at`` is their index along each axis, None along the two that are shown.
+    """
+
+    step: int
+    case: str
+    labels: np.ndarray
+    at: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)

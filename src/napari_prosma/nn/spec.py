@@ -13,6 +13,7 @@ WIDTHS: dict[str, tuple[int, ...]] = {
     "large": (64, 128, 256, 512, 1024),
 }
 """Width presets; ``large`` is the paper's scale in 2D."""
+NORMS = ("batch", "instance")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ModelSpec:
     gate_options : GateOptions
     gated_levels : tuple of int
         Encoder levels whose skips are gated (1 = finest); empty means all.
+    norm : "batch" or "instance"
+        Of the backbone. Gates have their own (``GateOptions``).
     """
 
     dims: int
@@ -40,6 +43,7 @@ class ModelSpec:
     gate: str = "prosma"
     gate_options: GateOptions = field(default_factory=GateOptions)
     gated_levels: tuple[int, ...] = ()
+    norm: str = "batch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
@@ -55,5 +59,7 @@ class ModelSpec:
             raise ValueError(f"widths must be at least three positive integers, found {self.widths}")
         if self.gate not in GATES:
             raise ValueError(f"unknown gate {self.gate!r}; choose one of {', '.join(GATES)}")
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm {self.norm!r}; choose one of {', '.join(NORMS)}")
         if not set(levels) <= set(range(1, len(self.widths))):
             raise ValueError(f"gated levels {levels} must lie within 1 and {len(self.widths) - 1}")

@@ -33,14 +33,17 @@ class ProSMAUNet(nn.Module):
         self.divisor = 2 ** (len(widths) - 1)
         self.pool = POOL[dims](2)
         self.encoder = nn.ModuleList(
-            ResidualBlock(i, o, dims) for i, o in zip((spec.in_channels, *widths[:-1]), widths, strict=True)
+            ResidualBlock(i, o, dims, spec.norm)
+            for i, o in zip((spec.in_channels, *widths[:-1]), widths, strict=True)
         )
-        self.up = nn.ModuleList(UpBlock(widths[s + 1], widths[s], dims) for s in range(len(widths) - 1))
+        self.up = nn.ModuleList(
+            UpBlock(widths[s + 1], widths[s], dims, spec.norm) for s in range(len(widths) - 1)
+        )
         self.gates = nn.ModuleList(
             make_gate(spec.gate if s + 1 in spec.gated_levels else "none", w, w, dims, spec.gate_options)
             for s, w in enumerate(widths[:-1])
         )
-        self.decoder = nn.ModuleList(ResidualBlock(2 * w, w, dims) for w in widths[:-1])
+        self.decoder = nn.ModuleList(ResidualBlock(2 * w, w, dims, spec.norm) for w in widths[:-1])
         self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
     def forward(self, image: Tensor, trace: GateTrace | None = None) -> Tensor:

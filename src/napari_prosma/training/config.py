@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
@@ -34,6 +35,18 @@ class TrainConfig(BaseModel):
         Folder of the cases, so that a run can be resumed by its own folder alone.
     labelled : "all", "slices" or "scribbles"
         How the labels of ``data`` are meant (see ``data.labels.LabelRule.sparse``).
+    labels : LabelRule, optional
+        Exactly which stored value of ``data`` is which class; by default found in the data.
+    modality : str
+        What the images are, which decides how patches are changed at random; ``auto``: ``ct`` where the
+        intensity rule is, else ``other``.
+    start_from : Path, optional
+        Checkpoint whose weights are taken over, with its plan; the network adapts to other channels and
+        classes.
+    trains : "all", "decoder" or "gates and head"
+        Which part of a network that was taken over still learns.
+    taken_rate : float
+        Learning rate of what was taken over relative to what is new.
     widths : preset name or tuple of int
         ``quick``, ``tiny``, ``base``, ``large``, or the channels per level.
     gate : str
@@ -41,6 +54,8 @@ class TrainConfig(BaseModel):
     gate_options : GateOptions
     gated_levels : tuple of int
         Empty = every skip.
+    norm : "batch" or "instance"
+        Of the backbone; instance norm does not look across the batch.
     plan : Plan, optional
         By default made from the data.
     dims : 2 or 3, optional
@@ -56,10 +71,25 @@ class TrainConfig(BaseModel):
         Values of the plan (see ``data.fingerprint.Plan``); by default they follow its rules.
     learning_rate, weight_decay : float
         AdamW with a cosine schedule down to a hundredth.
+    warm_up : float
+        Share of the run over which the learning rate rises to its full value.
+    gradient_clip : float, optional
+        Largest norm of the gradient; a longer one is shortened. None = as it is.
+    class_weights : "equal", "balanced" or a number per class, background first
+        Weights of the cross-entropy; ``balanced`` gives rare classes more.
+    foreground_share : float
+        Share of the patches that hold an element of a foreground class, each class alike.
+    average : float
+        Decay per step of the exponential moving average of the weights that is validated and kept; 0 = the
+        weights themselves.
+    patience : int, optional
+        The run ends when so many epochs brought no better validation Dice.
     threshold_rate : float
         Learning rate of theta relative to the others; theta, norms and biases are never decayed.
     validation_fraction : float
         Share of the cases held out, at least one where there are two.
+    fold : (k, n), optional
+        Hold out the k-th (from 0) of n parts instead.
     objective : str
     augment : bool
     seed : int
@@ -68,6 +98,10 @@ class TrainConfig(BaseModel):
     precision : "auto", "32-true", "bf16-mixed" or "16-mixed"
     threads : int, optional
         Threads of torch on the CPU; by default torch's own choice.
+    compile : bool
+        Compile the network (a minute or more before the first step).
+    tensorboard : bool
+        Write the figures for TensorBoard into the run folder too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +109,16 @@ class TrainConfig(BaseModel):
     run_dir: Path
     data: Path | None = None
     labelled: Literal["all", "slices", "scribbles"] = "all"
+    labels: LabelRule | None = None
+    modality: Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"] = "auto"
+    start_from: Path | None = None
+    trains: Literal["all", "decoder", "gates and head"] = "all"
+    taken_rate: float = Field(default=0.1, ge=0, le=1)
     widths: str | tuple[int, ...] = "tiny"
     gate: str = "prosma"
     gate_options: GateOptions = Field(default_factory=GateOptions)
     gated_levels: tuple[int, ...] = ()
+    norm: Literal["batch", "instance"] = "batch"
     plan: Plan | None = None
     dims: Literal[2, 3] | None = None
     side: int = Field(default=PLANAR_SIDE, ge=32)
@@ -91,14 +131,23 @@ class TrainConfig(BaseModel):
     intensity: Literal["zscore", "ct"] | None = None
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
+    warm_up: float = Field(default=0.03, ge=0, lt=1)
+    gradient_clip: PositiveNumber | None = 12.0
+    class_weights: Literal["equal", "balanced"] | tuple[PositiveNumber, ...] = "equal"
+    foreground_share: float = Field(default=0.5, ge=0, le=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
     threshold_rate: float = Field(default=1.0, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
+    fold: tuple[int, int] | None = None
     objective: Literal["supervised"] = "supervised"
     augment: bool = True
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     threads: int | None = Field(default=None, ge=1)
+    compile: bool = False
+    tensorboard: bool = False
 
     @classmethod
     def of(cls, **settings: object) -> TrainConfig:
@@ -132,6 +181,12 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a whole plan and its {', '.join(given)} were given; give one or the other")
         return self
 
+    @model_validator(mode="after")
+    def _fold_exists(self) -> TrainConfig:
+        if self.fold is not None and not (0 <= self.fold[0] < self.fold[1] and self.fold[1] >= 2):
+            raise ValueError(f"fold {self.fold} must be (k, n) with k from 0 to n - 1 and at least 2 folds")
+        return self
+
     @property
     def width_per_level(self) -> tuple[int, ...]:
         return WIDTHS[self.widths] if isinstance(self.widths, str) else self.widths
@@ -146,6 +201,7 @@ class TrainConfig(BaseModel):
             gate=self.gate,
             gate_options=self.gate_options,
             gated_levels=self.gated_levels,
+            norm=self.norm,
         )
 
 
