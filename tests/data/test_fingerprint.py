@@ -14,6 +14,7 @@ from napari_prosma.data.fingerprint import (
     Plan,
     balance_in_words,
     case_facts,
+    content_hash,
     make_plan,
     read_facts,
 )
@@ -67,6 +68,41 @@ def test_no_more_foreground_is_kept_than_is_needed() -> None:
     label = np.ones((400, 400), np.uint8)
     case = Case.from_arrays("a", np.zeros((1, 400, 400)), label)
     assert 10_000 <= case_facts(case, case.read_image(), label).foreground.size < 20_000
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32, np.uint8, bool])
+def test_the_hash_is_of_the_values_however_they_lie_in_memory(kind: type) -> None:
+    array = (np.random.default_rng(0).normal(size=(2, 5, 7, 9)) * 50).astype(kind)
+    backwards, swapped = array[:, ::-1], np.asfortranarray(array)
+    big_endian = array.astype(array.dtype.newbyteorder(">"))
+    wide = np.zeros((2, 5, 7, 18), kind)
+    wide[..., ::2] = array
+    assert len(content_hash(array)) == 40
+    assert int(content_hash(array), 16) > 0
+    for same in (np.ascontiguousarray(backwards)[:, ::-1], swapped, big_endian, wide[..., ::2]):
+        assert content_hash(same) == content_hash(array)
+
+
+def test_the_hash_is_another_for_another_value_shape_or_type() -> None:
+    array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    changed = array.copy()
+    changed[2, 3, 4] += 1
+    others = [changed, array.reshape(4, 3, 5), array.view(np.int8), array[::-1], array[None]]
+    assert len({content_hash(other) for other in [array, *others]}) == 6
+
+
+def test_the_hash_is_the_same_in_every_process() -> None:
+    """It is kept in run.json and compared another day."""
+    label = np.array([[0, 1], [2, 255]], np.uint8)
+    assert content_hash(label) == "c11de2a6b113bff26215b26e288f6b0e087e03d1"
+
+
+def test_facts_hold_the_hashes_of_image_and_label() -> None:
+    label = np.eye(6, dtype=np.uint8)
+    image = np.random.default_rng(0).normal(size=(1, 6, 6))
+    case = Case.from_arrays("a", image, label)
+    found = case_facts(case, case.read_image(), label)
+    assert (found.image_hash, found.label_hash) == (content_hash(image), content_hash(label))
 
 
 def test_cases_are_read_one_at_a_time() -> None:

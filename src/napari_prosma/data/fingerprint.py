@@ -6,6 +6,7 @@ where they differ. The plan travels in the checkpoint and is applied the same wa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,8 @@ COARSE_AXIS = 3.0
 """An axis is coarse if its spacing is more than this times that of the finest (nnU-Net's rule)."""
 SAME_SPACING = 0.05
 """Spacings within this relative distance count as the same."""
+HASH_BYTES = 20
+"""A content hash is BLAKE2b of this length, 40 hexadecimal digits as git's: fast where nothing helps SHA."""
 
 
 class Plan(BaseModel):
@@ -108,7 +111,11 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What the fingerprint keeps of one case: shape and spacing, and a sample of its foreground."""
+    """What the fingerprint keeps of one case: shape and spacing, a sample of its foreground, its hashes.
+
+    ``image_hash`` and ``label_hash`` are :func:`content_hash` of the image (C, *spatial) and of the class
+    indices (*spatial) as they were read.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -119,6 +126,8 @@ class CaseFacts:
     whole_numbers: bool
     foreground: np.ndarray
     class_counts: np.ndarray
+    image_hash: str
+    label_hash: str
     notices: tuple[str, ...] = ()
 
 
@@ -158,8 +167,22 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         whole_numbers=bool(np.issubdtype(array.dtype, np.integer) or np.all(array[0, ::7] % 1 == 0)),
         foreground=np.asarray(values[::step], dtype=np.float32),
         class_counts=np.bincount(label[labelled]),
+        image_hash=content_hash(array),
+        label_hash=content_hash(label),
         notices=image.notices,
     )
+
+
+def content_hash(array: np.ndarray) -> str:
+    """BLAKE2b of an array's type, shape and elements, as 40 hexadecimal digits.
+
+    The same on every machine and however the array lies in memory; one plane is copied at a time at most.
+    """
+    kind = array.dtype.newbyteorder("<")
+    found = hashlib.blake2b(f"{kind.str}{array.shape}".encode(), digest_size=HASH_BYTES)
+    for index in np.ndindex(array.shape[:-2]):
+        found.update(np.ascontiguousarray(array[index], dtype=kind).data)
+    return found.hexdigest()
 
 
 def balance_in_words(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> str:
