@@ -26,11 +26,14 @@ class Changes:
         Their labels have changed and are to be read again.
     finish : bool
         Validate now, keep the best, and end as if the last epoch were over.
+    stop : bool
+        End after the step under way and keep the place, as closing the run does.
     """
 
     settings: dict[str, float | int] = field(default_factory=dict)
     relabelled: frozenset[str] = frozenset()
     finish: bool = False
+    stop: bool = False
 
 
 class Steering:
@@ -63,6 +66,11 @@ class Steering:
         """End soon as if the last epoch were over: validated, the best model kept."""
         with self._lock:
             self._changes = replace(self._changes, finish=True)
+
+    def stop(self) -> None:
+        """End after the step under way and keep the place; for those who cannot close the run."""
+        with self._lock:
+            self._changes = replace(self._changes, stop=True)
 
     def take(self) -> Changes:
         """The changes since the last call; for the run."""

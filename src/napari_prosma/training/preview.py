@@ -1,0 +1,91 @@
+"""The current model on one plane of an image, quickly enough to be shown while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+from torch import nn
+
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.preparation import resample
+from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.training.steering import View
+
+OVERLAP = 0.25
+"""Less than in segmentation: a preview may show a seam."""
+MOST_WINDOWS = 64
+"""A plane that more windows cross is not previewed."""
+
+Plane = tuple[int | None, ...]
+"""An index per axis of an array, None along the two axes of the plane."""
+
+
+def plane_probabilities(
+    model: nn.Module, image: np.ndarray, plan: Plan, at: Plane
+) -> Generator[None, None, np.ndarray | None]:
+    """Class probabilities (K, rows, columns) on one plane of ``image`` (C, *grid).
+
+    Yields after every window; returns None where more than ``MOST_WINDOWS`` would be needed, as for a plane
+    across the slices of a long stack and a 2D network.
+    """
+    network = unwrap(model)
+    thin = len(at) - plan.dims
+    cut: list[slice] = []
+    inside: list[int | slice] = []
+    for axis, (index, length) in enumerate(zip(at, image.shape[1:], strict=True)):
+        if index is None:
+            cut.append(slice(None))
+            inside.append(slice(None))
+            continue
+        depth = 1 if axis < thin else min(plan.patch[axis - thin], length)
+        start = int(np.clip(index - depth // 2, 0, length - depth))
+        cut.append(slice(start, start + depth))
+        inside.append(index - start)
+    slab = np.ascontiguousarray(image[(slice(None), *cut)])
+    tiling = tile(slab.shape[1:], plan.patch, network.divisor, OVERLAP)
+    if len(tiling.starts) > MOST_WINDOWS:
+        return None
+    blend = Blend(tiling, network.spec.out_channels)
+    for _ in predict(model, slab, tiling, 1, blend):
+        yield
+    return probabilities_of(blend.result())[(slice(None), *inside)]
+
+
+def on_plane(at: Plane, shape: Sequence[int], grid: Sequence[int]) -> Plane:
+    """The plane ``at`` of an image of ``shape`` as a plane of its grid of size ``grid``."""
+    return tuple(
+        None if index is None else min(int((index + 0.5) * m / n), m - 1)
+        for index, n, m in zip(at, shape, grid, strict=True)
+    )
+
+
+def plane_labels(probabilities: np.ndarray, shape: Sequence[int], at: Plane) -> np.ndarray:
+    """Labels (*spatial) uint8 on the image's own plane, one element thick along the hidden axes."""
+    size = tuple(n for n, index in zip(shape, at, strict=True) if index is None)
+    if probabilities.shape[1:] != size:
+        probabilities = np.stack([resample(p, size) for p in probabilities])
+    thick = tuple(n if index is None else 1 for n, index in zip(shape, at, strict=True))
+    return labels_of(probabilities).reshape(thick)
+
+
+class Rhythm:
+    """When a preview is due: soon after the start, then at most a fifth of the time.
+
+    Times are seconds of the run, pauses left out.
+    """
+
+    FIRST, EVERY, SHARE = 3.0, 5.0, 0.2
+
+    def __init__(self, now: float) -> None:
+        self._first = self._due = now + self.FIRST
+        self._seen: View | None = None
+
+    def is_due(self, now: float, view: View | None) -> bool:
+        """Whether it is time, or the user looks elsewhere."""
+        return now >= self._due or (view != self._seen and now >= self._first)
+
+    def shown(self, began: float, now: float, view: View | None) -> None:
+        """A preview of ``view`` was made between these times."""
+        self._seen = view
+        self._due = now + max(self.EVERY, (now - began) / self.SHARE)

@@ -1,0 +1,100 @@
+"""The processes of a run: one alone, or several under ``torchrun`` that learn as one (DDP)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from napari_prosma.errors import ConfigError
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.device import best_precision, usable_device
+from napari_prosma.training.losses import summed_over_processes
+
+
+class Processes:
+    """Lightning Fabric for this process, and what it must agree on with the others.
+
+    Attributes
+    ----------
+    fabric : lightning_fabric.Fabric
+    device : torch.device
+    rank, world : int
+        Which one of how many; the first one alone writes files.
+    scales_gradients : bool
+        Whether float16 is used, where some steps overflow and are left out.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        from lightning_fabric import Fabric
+
+        self.device = usable_device(config.device)
+        precision = best_precision(self.device) if config.precision == "auto" else config.precision
+        self.scales_gradients = precision == "16-mixed"
+        if self.device.type == "cpu" and precision != "32-true":
+            # bfloat16 gradients of dilated depthwise convolutions come out NaN on the CPU (torch 2.13).
+            raise ConfigError(f"precision {precision!r} needs a GPU; choose auto or 32-true on the CPU")
+        self.world = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
+        if self.world == 1:
+            self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
+            self.rank = 0
+            return
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        if self.device.type == "cuda" and here > torch.cuda.device_count():
+            raise ConfigError(
+                f"{here} processes were started on a machine with {torch.cuda.device_count()} GPU(s); give "
+                f"torchrun as many processes as there are GPUs"
+            )
+        self.fabric = Fabric(
+            accelerator=self.device.type,
+            devices=here,
+            num_nodes=self.world // here,
+            strategy="ddp",
+            precision=precision,
+        )
+        self.fabric.launch()
+        self.device, self.rank = self.fabric.device, self.fabric.global_rank
+
+        self.scales_gradients = precision == "16-mixed"
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def synchronised(self, network: nn.Module) -> nn.Module:
+        """The network with batch norms that look across all processes, where the device has them."""
+        if self.world == 1 or self.device.type != "cuda":
+            return network
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+    def total(self, sums: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes, with its gradient."""
+        return sums if self.world == 1 else summed_over_processes(sums)
+
+    def of_first(self, values: Sequence[float]) -> list[float]:
+        """The first process's values, so that all decide alike."""
+        if self.world == 1:
+            return list(values)
+        sent = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(sent, src=0)
+        return sent.tolist()
+
+    def gathered(self, mine: Sequence[Any]) -> list[Any]:
+        """What every process found for its share ``items[rank::world]``, in the order of ``items``."""
+        if self.world == 1:
+            return list(mine)
+        parts: list[list[Any]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(parts, list(mine))
+        longest = max(len(part) for part in parts)
+        return [part[n] for n in range(longest) for part in parts if n < len(part)]
