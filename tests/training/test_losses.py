@@ -8,18 +8,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.losses.dice import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.batches import Batch
-from napari_prosma.training.losses import dice_cross_entropy
+from napari_prosma.training.losses import balanced_weights, chosen_weights, dice_cross_entropy
 from napari_prosma.training.metrics import case_metrics, dice_and_iou, mean_metrics
 from napari_prosma.training.objectives import make_objective
 
 CLASSES = ("background", "one", "two")
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    torch.manual_seed(0)
 
 
 def soft_dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
@@ -77,6 +85,80 @@ def test_one_foreground_class_has_one_logit_and_more_have_one_each(classes: int,
         expected = dice_cross_entropy(logits)(network(batch.images), batch.labels)
     assert loss == pytest.approx(float(expected), rel=1e-3)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def monai_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same loss by MONAI's Dice and torch's cross-entropy."""
+    channels = logits.shape[1]
+    dice = DiceLoss(batch=True, include_background=channels == 1)
+    counted = labels != IGNORE
+    if channels == 1:
+        truth = (labels * counted).float()
+        entropy = 0.5 * F.binary_cross_entropy_with_logits(logits[counted], truth[counted])
+        return entropy + dice(logits.sigmoid() * counted, truth)
+    truth = F.one_hot((labels * counted)[:, 0], channels).movedim(-1, 1) * counted
+    entropy = F.cross_entropy(logits, labels[:, 0], ignore_index=IGNORE)
+    return entropy + dice(logits.softmax(dim=1) * counted, truth)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (6, 7, 8)])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_the_loss_and_its_gradient_are_those_of_monai(channels: int, shape: tuple[int, ...]) -> None:
+    logits = (3 * torch.randn(3, channels, *shape)).requires_grad_()
+    labels = torch.randint(0, max(2, channels), (3, 1, *shape))
+    labels[0, :, 3:] = IGNORE
+    ours, theirs = dice_cross_entropy(channels)(logits, labels), monai_loss(logits, labels)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_the_classes_weigh_the_cross_entropy_as_torch_does() -> None:
+    logits, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 1, 8, 8))
+    labels[0, :, 5:] = IGNORE
+    weights = torch.tensor([0.2, 1.0, 5.0])
+    weighted, plain = dice_cross_entropy(3, weights)(logits, labels), dice_cross_entropy(3)(logits, labels)
+    entropy = [F.cross_entropy(logits, labels[:, 0], w, ignore_index=IGNORE) for w in (weights, None)]
+    assert float(weighted - plain) == pytest.approx(float(entropy[0] - entropy[1]), abs=1e-5)
+
+
+def test_weights_of_background_and_foreground_weigh_the_binary_cross_entropy() -> None:
+    logits, labels = torch.randn(2, 1, 8, 8), torch.randint(0, 2, (2, 1, 8, 8))
+    labels[0, :, 5:] = IGNORE
+    weighted = dice_cross_entropy(1, torch.tensor([0.25, 3.0]))(logits, labels)
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the softmax of (0, x) is the sigmoid of x
+    weights = torch.tensor([0.25, 3.0])
+    entropy = [F.cross_entropy(two, labels[:, 0], w, ignore_index=IGNORE) for w in (weights, None)]
+    difference = weighted - dice_cross_entropy(1)(logits, labels)
+    assert float(difference) == pytest.approx(0.5 * float(entropy[0] - entropy[1]), abs=1e-5)
+
+
+def test_the_loss_of_half_precision_logits_is_computed_in_full() -> None:
+    logits, labels = torch.randn(2, 3, 64, 64).half(), torch.randint(0, 3, (2, 1, 64, 64))
+    loss = dice_cross_entropy(3)(logits, labels)
+    assert loss.dtype == torch.float32
+    assert float(loss) == float(dice_cross_entropy(3)(logits.float(), labels))
+
+
+def test_rare_classes_weigh_more_but_not_as_much_as_they_are_rare() -> None:
+    weights = balanced_weights([9_900, 99, 1])
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[1] / weights[0]) == pytest.approx(10)
+    assert float(weights[2] / weights[0]) == pytest.approx(9_900**0.5)
+
+
+def test_a_class_that_does_not_occur_changes_no_other_weight() -> None:
+    assert balanced_weights([100, 0, 4]).tolist() == pytest.approx(
+        [*balanced_weights([100, 4])[:1].tolist(), 1.0, *balanced_weights([100, 4])[1:].tolist()]
+    )
+
+
+def test_weights_are_chosen_by_name_or_number() -> None:
+    assert chosen_weights("equal", [9, 1]) is None
+    assert torch.equal(chosen_weights("balanced", [9, 1]), balanced_weights([9, 1]))
+    assert chosen_weights((1, 3), [9, 1]).tolist() == [1, 3]
+    with pytest.raises(ConfigError, match="3 class weights were given but there are 2 classes"):
+        chosen_weights((1, 2, 3), [9, 1])
 
 
 # ---- figures --------------------------------------------------------------------------------------------

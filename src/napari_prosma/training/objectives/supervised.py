@@ -10,7 +10,7 @@ from torch import Tensor
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.training.batches import Batch
-from napari_prosma.training.losses import Loss, dice_cross_entropy
+from napari_prosma.training.losses import Loss, Total, dice_cross_entropy, in_this_process
 
 
 class Supervised:
@@ -18,11 +18,17 @@ class Supervised:
 
     _loss: Loss
 
-    def prepare(self, model: torch.nn.Module, plan: Plan) -> None:
-        self._loss = dice_cross_entropy(plan.out_channels)
+    def prepare(
+        self,
+        model: torch.nn.Module,
+        plan: Plan,
+        class_weights: Tensor | None = None,
+        total: Total = in_this_process,
+    ) -> None:
+        self._loss = dice_cross_entropy(plan.out_channels, class_weights, total)
 
     def step(self, model: torch.nn.Module, batch: Batch, backward: Callable[[Tensor], Any]) -> float:
-        loss = self._loss(model(batch.images).float(), batch.labels)
+        loss = self._loss(model(batch.images), batch.labels)
         backward(loss)
         return float(loss.detach())
 
