@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from napari_prosma.errors import CheckpointError
 from napari_prosma.events import Event
 from napari_prosma.training.config import TrainConfig
 
@@ -19,46 +20,108 @@ WARM_UP = 0.03
 """Share of the run over which the learning rate rises to its full value."""
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, taken: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """AdamW; thresholds, norms and biases are not decayed, and thresholds have a rate of their own.
 
-    With weight decay theta would drift to 0 (lambda = ln 2) whatever the data say.
+    With weight decay theta would drift to 0 (lambda = ln 2) whatever the data say. Frozen parameters are left
+    out. The order of the parameters, by which a checkpoint knows their state, follows from the network,
+    ``taken`` and what is frozen alone.
+
+    Parameters
+    ----------
+    taken : names of parameters
+        Taken over from another model: they learn at ``config.taken_rate``.
     """
-    thresholds: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
+    groups: dict[tuple[bool, str], list[nn.Parameter]] = {
+        (was_taken, kind): [] for was_taken in (False, True) for kind in ("decayed", "plain", "threshold")
+    }
     for name, parameter in network.named_parameters():
-        if name.endswith("theta"):
-            thresholds.append(parameter)
-        else:
-            (plain if parameter.ndim < 2 else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "relative_rate": 1.0},
-        {"params": plain, "weight_decay": 0.0, "relative_rate": 1.0},
-        {"params": thresholds, "weight_decay": 0.0, "relative_rate": config.threshold_rate},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+        kind = "threshold" if name.endswith("theta") else "plain" if parameter.ndim < 2 else "decayed"
+        if parameter.requires_grad:
+            groups[name in taken, kind].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if kind == "decayed" else 0.0,
+                "relative_rate": (config.taken_rate if was_taken else 1.0)
+                * (config.threshold_rate if kind == "threshold" else 1.0),
+            }
+            for (was_taken, kind), parameters in groups.items()
+            if parameters
+        ],
+        lr=config.learning_rate,
+    )
 
 
-def schedule(fraction: float) -> float:
-    """Relative learning rate at ``fraction`` of the run: a short linear rise, then a cosine."""
-    if fraction < WARM_UP:
-        return max(fraction / WARM_UP, END_RATE)
-    return END_RATE + (1 - END_RATE) * 0.5 * (1 + math.cos(math.pi * (fraction - WARM_UP) / (1 - WARM_UP)))
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of the optimizer by ``<number of the parameter>.<name>``, as a checkpoint keeps it."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": tensor for number, kept in state.items() for name, tensor in kept.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Go on from ``tensors``, which :func:`optimizer_tensors` gave.
+
+    Raises
+    ------
+    CheckpointError
+        They do not belong to these parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    expected: dict[str, torch.Size] = {}
+    for number, parameter in enumerate(parameters):
+        if f"{number}.step" in tensors:  # one that never had a gradient has no state
+            expected |= {f"{number}.{name}": parameter.shape for name in ("exp_avg", "exp_avg_sq")}
+            expected[f"{number}.step"] = torch.Size()
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint's state of the optimizer does not fit its network (tensor '{wrong[0]}' and "
+            f"{len(wrong) - 1} others); start a new run, from the same file if its weights are wanted"
+        )
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def schedule(fraction: float, warm_up: float = WARM_UP) -> float:
+    """Relative learning rate at ``fraction`` of the run: a linear rise over ``warm_up``, then a cosine."""
+    if fraction < warm_up:
+        return max(fraction / warm_up, END_RATE)
+    return END_RATE + (1 - END_RATE) * 0.5 * (1 + math.cos(math.pi * (fraction - warm_up) / (1 - warm_up)))
 
 
 class Clock:
     """How far a run is: by its steps, or by its time where that is limited; pauses do not count.
 
-    ``total`` counts steps, or seconds where the time is limited.
+    Both may be changed while the run goes on: what is left of its schedule is stretched or shortened.
     """
 
     def __init__(self, steps: int, minutes: float | None) -> None:
-        self._steps = steps
-        self._limit = None if minutes is None else 60 * minutes
-        self.total = steps if self._limit is None else max(1, round(self._limit))
         self._began = time.monotonic()
         self._reserved = 0.0
+        self.set_steps(steps)
+        self.set_minutes(minutes)
+
+    def set_steps(self, steps: int) -> None:
+        """Let the run have ``steps`` in all."""
+        self._steps = steps
+
+    def set_minutes(self, minutes: float | None) -> None:
+        """Let the run end ``minutes`` after its begin; None = by its steps alone."""
+        self._limit = None if minutes is None else 60 * minutes
+
+    @property
+    def total(self) -> int:
+        """Steps, or seconds where the time is limited."""
+        return self._steps if self._limit is None else max(1, round(self._limit))
 
     def elapsed(self) -> float:
         """Seconds so far, pauses left out."""
@@ -70,8 +133,7 @@ class Clock:
 
     def reserve(self, seconds: float) -> None:
         """Leave time for a last validation as long as this one."""
-        if self._limit is not None:
-            self._reserved = min(seconds, self._limit / 2)
+        self._reserved = seconds
 
     def without_pauses(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; the time until each next one is asked for is taken out of the clock."""
@@ -97,4 +159,4 @@ class Clock:
     def _by_time(self) -> float:
         if self._limit is None:
             return 0.0
-        return self.elapsed() / (self._limit - self._reserved)
+        return self.elapsed() / (self._limit - min(self._reserved, self._limit / 2))

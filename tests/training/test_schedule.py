@@ -1,0 +1,167 @@
+"""The optimizer and its state in a checkpoint, the learning rate, and a clock that can be changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_prosma.errors import CheckpointError
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.schedule import (
+    Clock,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    schedule,
+)
+
+
+@pytest.fixture
+def network() -> ProSMAUNet:
+    return build_model(ModelSpec(2, 1, 1, (2, 4, 8)))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return TrainConfig(run_dir=tmp_path, taken_rate=0.25, threshold_rate=3.0)
+
+
+def rates(network: ProSMAUNet, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Relative rate of every parameter that learns, by its name."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {names[id(p)]: group["relative_rate"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def step(network: ProSMAUNet, optimizer: torch.optim.Optimizer, number: int) -> None:
+    image = torch.linspace(-1, 1, 2 * 16 * 16).mul(number).sin().view(2, 1, 16, 16)
+    optimizer.zero_grad()
+    network(image).square().mean().backward()
+    optimizer.step()
+
+
+# ---- the optimizer --------------------------------------------------------------------------------------
+
+
+def test_what_was_taken_over_learns_slowly_and_thresholds_at_their_own_rate_too(
+    network: ProSMAUNet, config: TrainConfig
+) -> None:
+    taken = {"encoder.0.body.0.weight", "encoder.0.body.1.bias", "gates.0.spatial.theta"}
+    found = rates(network, make_optimizer(network, config, taken))
+    assert found.keys() == {name for name, _ in network.named_parameters()}
+    for name, rate in found.items():
+        expected = (0.25 if name in taken else 1.0) * (3.0 if name.endswith("theta") else 1.0)
+        assert rate == expected, name
+
+
+def test_frozen_parameters_are_not_stepped(network: ProSMAUNet, config: TrainConfig) -> None:
+    network.encoder.requires_grad_(False)
+    found = rates(network, make_optimizer(network, config))
+    assert not any(name.startswith("encoder.") for name in found)
+    assert any(name.startswith("decoder.") for name in found)
+
+
+def test_a_run_without_taken_parameters_has_the_groups_that_runs_always_had(
+    network: ProSMAUNet, config: TrainConfig
+) -> None:
+    names = list(rates(network, make_optimizer(network, config)))
+    thresholds = [name for name in names if name.endswith("theta")]
+    many = [name for name, p in network.named_parameters() if p.ndim > 1]
+    assert names[: len(many)] == many
+    assert names[-len(thresholds) :] == thresholds
+
+
+@pytest.mark.parametrize("taken", [(), ("head.bias", "gates.1.spatial.theta", "up.0.body.0.weight")])
+def test_a_restored_optimizer_steps_as_the_one_that_went_on(
+    taken: tuple[str, ...], network: ProSMAUNet, config: TrainConfig
+) -> None:
+    network.encoder.requires_grad_(False)
+    first = make_optimizer(network, config, taken)
+    step(network, first, 1)
+    kept, weights = optimizer_tensors(first), {k: t.clone() for k, t in network.state_dict().items()}
+    kept = {name: tensor.clone() for name, tensor in kept.items()}
+    step(network, first, 2)
+    went_on = {k: t.clone() for k, t in network.state_dict().items()}
+    network.load_state_dict(weights)
+    second = make_optimizer(network, config, taken)
+    restore_optimizer(second, kept)
+    step(network, second, 2)
+    assert all(torch.equal(went_on[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"0.exp_avg": None},
+        {"0.exp_avg": torch.zeros(3)},
+        {"0.step": torch.zeros(2)},
+        {"0.step": None},
+        {"999.exp_avg": torch.zeros(3)},
+        {"one.exp_avg": torch.zeros(3)},
+        {"0.momentum": torch.zeros(3)},
+    ],
+)
+def test_a_state_of_other_parameters_is_refused_by_name(
+    changes: dict, network: ProSMAUNet, config: TrainConfig
+) -> None:
+    optimizer = make_optimizer(network, config)
+    step(network, optimizer, 1)
+    state = {**optimizer_tensors(optimizer), **changes}
+    with pytest.raises(CheckpointError, match="does not fit its network"):
+        restore_optimizer(optimizer, {name: t for name, t in state.items() if t is not None})
+
+
+# ---- the learning rate ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm_up", [0.0, 0.03, 0.5])
+def test_learning_rate_rises_over_its_warm_up_then_falls_to_a_hundredth(warm_up: float) -> None:
+    rates = [schedule(f, warm_up) for f in np.linspace(0, 1, 101)]
+    peak = int(np.argmax(rates))
+    assert rates[peak] == pytest.approx(1)
+    assert peak == round(100 * warm_up)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert min(rates) > 0
+    assert rates[-1] == pytest.approx(0.01)
+
+
+# ---- the clock ------------------------------------------------------------------------------------------
+
+
+def test_a_run_made_longer_is_less_far_and_one_made_shorter_is_over() -> None:
+    clock = Clock(100, None)
+    assert (clock.total, clock.fraction(50), clock.done(50)) == (100, 0.5, 50)
+    clock.set_steps(200)
+    assert (clock.total, clock.fraction(50), clock.done(50)) == (200, 0.25, 50)
+    clock.set_steps(40)
+    assert (clock.total, clock.fraction(50), clock.done(50)) == (40, 1.0, 40)
+
+
+def test_a_clock_counts_seconds_as_soon_as_minutes_are_set_and_steps_when_they_are_lifted() -> None:
+    clock = Clock(1000, None)
+    clock.set_elapsed(60)
+    clock.set_minutes(4)
+    assert clock.total == 240
+    assert clock.fraction(0) == pytest.approx(0.25, abs=0.01)
+    clock.set_minutes(2)
+    assert clock.fraction(0) == pytest.approx(0.5, abs=0.01)
+    assert not clock.is_over()
+    clock.set_minutes(0.5)
+    assert clock.is_over()
+    clock.set_minutes(None)
+    assert (clock.total, clock.fraction(500), clock.is_over()) == (1000, 0.5, False)
+
+
+def test_the_time_left_for_a_last_validation_is_never_more_than_half_of_a_shortened_run() -> None:
+    clock = Clock(1000, 10)
+    clock.set_elapsed(60)
+    clock.reserve(120)
+    assert clock.fraction(0) == pytest.approx(60 / 480, abs=0.01)
+    clock.set_minutes(3)
+    assert clock.fraction(0) == pytest.approx(60 / 90, abs=0.01)
