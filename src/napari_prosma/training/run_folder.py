@@ -1,0 +1,430 @@
+"""What a run writes beside its checkpoints: ``run.json``, ``metrics.csv`` and files for TensorBoard.
+
+Each file is written whole or not at all, so that a run that was killed leaves a folder that opens.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from napari_prosma import __version__
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.events import EpochEnd
+from napari_prosma.training.checkpoint import BEST, LAST
+from napari_prosma.training.config import TrainConfig
+
+FORMAT = 1
+RUN, METRICS, TENSORBOARD = "run.json", "metrics.csv", "tensorboard"
+_PACKAGES = ("torch", "numpy", "monai")
+_OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
+"""Columns of ``metrics.csv`` before the validation figures and those of the gates."""
+_GATE_COLUMN = re.compile(r"skip(\d+)/(.+)", re.DOTALL)
+_NAMED = 5
+"""A notice names no more cases than this."""
+
+
+@dataclass(frozen=True)
+class RunCase:
+    """What ``run.json`` keeps of one case.
+
+    Attributes
+    ----------
+    name : str
+    image_hash, label_hash : str
+        As in ``CaseFacts``; the label's as it was learned from last.
+    shape, spacing : (n,)
+        Of the image as it was read, spacing in ``unit``.
+    unit : str
+    parts : tuple of str
+        ``training``, ``validation``, or both where there is a single case.
+    """
+
+    name: str
+    image_hash: str
+    label_hash: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    unit: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Start:
+    """When a run began or went on (ISO 8601, local time), and with which version of napari-prosma."""
+
+    at: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.json`` says of a run.
+
+    Attributes
+    ----------
+    config : TrainConfig
+        With whole paths.
+    plan : Plan
+    cases : tuple of RunCase
+    device : str
+        In words, such as the name of the GPU.
+    versions : dict
+        Of Python, the operating system and the packages that the numbers depend on, at the last start.
+    started : tuple of Start
+        The first one began the run, the others went on with it.
+    """
+
+    config: TrainConfig
+    plan: Plan
+    cases: tuple[RunCase, ...]
+    device: str
+    versions: dict[str, str]
+    started: tuple[Start, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Background first."""
+        return self.plan.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over the names and hashes of all cases, 40 hexadecimal digits."""
+        rows = sorted((case.name, case.image_hash, case.label_hash) for case in self.cases)
+        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=HASH_BYTES).hexdigest()
+
+
+class RunFolder:
+    """The folder of a run in progress, for the one that writes there.
+
+    Parameters
+    ----------
+    path : Path
+        Made by :meth:`begin` if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._run: Run | None = None
+
+    def begin(
+        self,
+        config: TrainConfig,
+        plan: Plan,
+        facts: Sequence[CaseFacts],
+        split: Mapping[str, Sequence[str]],
+        device: torch.device,
+        resumed: bool = False,
+    ) -> tuple[str, ...]:
+        """Write ``run.json``; a run that is not resumed first removes what another run left here.
+
+        Parameters
+        ----------
+        config, plan : of the run
+        facts : of every case
+        split : names of the ``training`` and the ``validation`` cases
+        device : torch.device
+        resumed : bool
+            The run goes on with what is in the folder.
+
+        Returns
+        -------
+        tuple of str
+            Notices: which images and labels are no longer those that the run was left with.
+
+        Raises
+        ------
+        DataError
+            The folder cannot be made or written to.
+        """
+        run = Run(
+            config=_with_whole_paths(config),
+            plan=plan,
+            cases=tuple(_run_case(fact, split) for fact in facts),
+            device=_in_words(device),
+            versions=_versions(),
+            started=(Start(datetime.now().astimezone().isoformat(timespec="seconds"), __version__),),
+        )
+        notices: tuple[str, ...] = ()
+        if resumed and (self.path / RUN).exists():
+            try:
+                kept = read_run(self.path)
+            except CheckpointError as error:
+                notices = (f"{error}; it is written anew, and whether the data changed is not known",)
+            else:
+                notices = _changed(kept.cases, run.cases)
+                run = replace(run, started=kept.started + run.started)
+        self._write(run, () if resumed else (METRICS, BEST, LAST))
+        return notices
+
+    def set_label_hash(self, case: str, label_hash: str) -> None:
+        """Keep the hash (``content_hash`` of the class indices) of a label that was corrected."""
+        cases = tuple(
+            replace(kept, label_hash=label_hash) if kept.name == case else kept for kept in self._begun.cases
+        )
+        self.require_there()
+        self._write(replace(self._begun, cases=cases))
+
+    def configuration_changed(self, config: TrainConfig) -> None:
+        """Keep what a user changed while the run goes on."""
+        self.require_there()
+        self._write(replace(self._begun, config=_with_whole_paths(config)))
+
+    def write_metrics(self, history: Sequence[EpochEnd]) -> None:
+        """Write ``metrics.csv`` whole: a line per epoch, from the first on.
+
+        Raises
+        ------
+        DataError
+            As :meth:`require_there`, or the folder is full.
+        """
+        self.require_there()
+        with written_whole(self.path / METRICS) as temporary:
+            temporary.write_text(metrics_table(history), encoding="utf-8", newline="")
+
+    def require_there(self) -> None:
+        """Refuse to go on in a folder that is another one by now: writing would silently make it anew.
+
+        Raises
+        ------
+        DataError
+            The folder was moved, renamed or deleted since the run began.
+        """
+        if not (self.path / RUN).is_file():
+            raise DataError(
+                f"the run folder '{self.path}' was moved, renamed or deleted while the run went on ({RUN} is "
+                f"no longer there); put it back and go on with the run, or train into another folder"
+            )
+
+    @property
+    def _begun(self) -> Run:
+        assert self._run is not None, "begin() comes first"
+        return self._run
+
+    def _write(self, run: Run, removed: Sequence[str] = ()) -> None:
+        content = {"format": FORMAT, "fingerprint": run.fingerprint, **_RUN.dump_python(run, mode="json")}
+        with written_whole(self.path / RUN) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            # Before the new run.json takes its place: never stands a run beside another one's checkpoints.
+            for name in removed:
+                (self.path / name).unlink(missing_ok=True)
+        self._run = run
+
+
+def read_run(folder: str | Path) -> Run:
+    """What the ``run.json`` of a run folder says; the folder may have been moved since, with data inside it.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    path = folder / RUN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise CheckpointError(
+                f"'{path}' was written by a newer version (format {content['format']}, this one reads "
+                f"{FORMAT}); update napari-prosma"
+            )
+        run = _RUN.validate_python(content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"'{folder}' holds no {RUN}; give the folder of a run") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong = _first_error(error) if isinstance(error, ValidationError) else error
+        raise CheckpointError(
+            f"'{path}' is damaged ({wrong}); restore it, or start a new run with the same settings"
+        ) from error
+    return replace(run, config=_as_found_in(folder, run.config))
+
+
+def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
+    """The epochs in the ``metrics.csv`` of a run folder, digit for digit; none if there is no such file.
+
+    Raises
+    ------
+    DataError
+        It is damaged.
+    """
+    path = Path(folder) / METRICS
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return tuple(_epoch_end(row) for row in csv.DictReader(file, strict=True))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        wrong = _first_error(error) if isinstance(error, ValidationError) else error
+        raise DataError(
+            f"'{path}' is damaged ({wrong}); the run's {LAST} has the same figures, and going on writes it "
+            f"anew"
+        ) from error
+
+
+def metrics_table(history: Sequence[EpochEnd]) -> str:
+    """CSV with a line per epoch: its figures, those of the validation, then ``skip1/lambda_mean`` and so on.
+
+    What an epoch has no figure of stays empty.
+    """
+    rows = [_row(end) for end in history]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or list(_OF_EPOCH)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def history_to_json(history: Sequence[EpochEnd]) -> list[dict[str, Any]]:
+    """The epochs as values for ``json.dumps``; every digit and NaN are kept."""
+    return [asdict(end) for end in history]
+
+
+def history_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[EpochEnd, ...]:
+    """Inverse of :func:`history_to_json`, after ``json.loads`` or without it.
+
+    Raises
+    ------
+    ValueError
+        The values are no epochs.
+    """
+    return _HISTORY.validate_python(values)
+
+
+class TensorBoardFiles:
+    """The figures of a run for TensorBoard, in ``RUN/tensorboard``.
+
+    Raises
+    ------
+    ConfigError
+        TensorBoard is not installed.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "files for TensorBoard need the package tensorboard; install it with: "
+                'pip install "napari-prosma[tensorboard]", or train without them'
+            ) from error
+        self._make = SummaryWriter
+        self._folder = run_dir / TENSORBOARD
+        self._writer: SummaryWriter | None = None
+
+    def add(self, end: EpochEnd) -> None:
+        """Write the figures of an epoch; what an earlier run left of it and later ones is hidden."""
+        if self._writer is None:
+            self._writer = self._make(str(self._folder), purge_step=end.epoch)
+        for name, value in _row(end).items():
+            if name not in ("epoch", "epochs"):
+                self._writer.add_scalar(name, value, end.epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+_RUN, _EPOCH, _HISTORY = TypeAdapter(Run), TypeAdapter(EpochEnd), TypeAdapter(tuple[EpochEnd, ...])
+
+
+def _run_case(fact: CaseFacts, split: Mapping[str, Sequence[str]]) -> RunCase:
+    parts = tuple(part for part, names in split.items() if fact.name in names)
+    return RunCase(fact.name, fact.image_hash, fact.label_hash, fact.shape, fact.spacing, fact.unit, parts)
+
+
+def _with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """So that the run can be resumed from another working directory."""
+    paths = {name: getattr(config, name) for name in ("run_dir", "data", "start_from")}
+    return config.model_copy(update={name: path.resolve() for name, path in paths.items() if path})
+
+
+def _as_found_in(folder: Path, config: TrainConfig) -> TrainConfig:
+    data = config.data
+    if data is not None and data.is_relative_to(config.run_dir):
+        data = folder / data.relative_to(config.run_dir)
+    return config.model_copy(update={"run_dir": folder, "data": data})
+
+
+def _in_words(device: torch.device) -> str:
+    match device.type:
+        case "cuda":
+            return torch.cuda.get_device_name(device)
+        case "mps":
+            return f"Apple GPU ({platform.machine()})"
+        case _:
+            return f"CPU ({platform.machine()})"
+
+
+def _versions() -> dict[str, str]:
+    found = {"napari-prosma": __version__, "Python": platform.python_version(), "on": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _changed(before: Sequence[RunCase], now: Sequence[RunCase]) -> tuple[str, ...]:
+    kept = {case.name: case for case in before}
+    both = [(kept[case.name], case) for case in now if case.name in kept]
+    images = [new.name for old, new in both if (old.image_hash, old.spacing) != (new.image_hash, new.spacing)]
+    labels = [new.name for old, new in both if old.label_hash != new.label_hash]
+    return tuple(
+        _change_in_words(what, names) for what, names in (("images", images), ("labels", labels)) if names
+    )
+
+
+def _change_in_words(what: str, names: Sequence[str]) -> str:
+    which = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return (
+        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({which}) changed since the run was left; "
+        f"it goes on with them and is no longer the run that was never interrupted"
+    )
+
+
+def _row(end: EpochEnd) -> dict[str, float]:
+    row = {name: getattr(end, name) for name in _OF_EPOCH} | end.validation
+    for level, figures in sorted(end.gates.items()):
+        row |= {f"skip{level}/{name}": value for name, value in figures.items()}
+    return row
+
+
+def _epoch_end(row: Mapping[str, str]) -> EpochEnd:
+    own: dict[str, str] = {}
+    validation: dict[str, str] = {}
+    gates: dict[str, dict[str, str]] = {}
+    for column, text in row.items():
+        gate = _GATE_COLUMN.fullmatch(column)
+        if not text:
+            continue
+        if column in _OF_EPOCH:
+            own[column] = text
+        elif gate:
+            gates.setdefault(gate[1], {})[gate[2]] = text
+        else:
+            validation[column] = text
+    return _EPOCH.validate_python({**own, "validation": validation, "gates": gates})
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
