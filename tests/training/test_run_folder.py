@@ -171,6 +171,15 @@ def test_a_changed_setting_is_kept_and_nothing_else_changes(tmp_path: Path) -> N
     assert read_run(tmp_path) == replace(before, config=TrainConfig.of(run_dir=tmp_path, epochs=7))
 
 
+def test_changes_one_after_the_other_are_all_kept(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    for name in ("a", "b"):
+        run.set_label_hash(name, facts(name, label_value=2).label_hash)
+    run.configuration_changed(TrainConfig.of(run_dir=tmp_path, epochs=7))
+    assert read_run(tmp_path).config.epochs == 7
+    assert resumed(tmp_path, facts("a", label_value=2), facts("b", label_value=2), ALL[2]) == ()
+
+
 def test_a_new_run_takes_away_what_belongs_to_another(tmp_path: Path) -> None:
     begun(tmp_path).write_metrics([end(1)])
     others = [tmp_path / name for name in ("last.safetensors", "best.safetensors")]
