@@ -61,6 +61,9 @@ def inspect_gates(
     """
     first = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     second = twin if isinstance(twin, Checkpoint) or twin is None else load_checkpoint(twin)
+    first.require_one_network("inspected")
+    if second is not None:
+        second.require_one_network("inspected")
     if label is not None and label.shape != image.array.shape[1:]:
         raise DataError(
             f"the label of '{name}' has shape {label.shape} but the image has {image.array.shape[1:]}; "
@@ -87,6 +90,7 @@ def _record(
     prepared = prepare_for(plan, image, name)
     target = usable_device(device)
     model = checkpoint.build(target)
+    assert isinstance(model, ProSMAUNet)
     tiling = model_tiling(model, plan, prepared)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
     yield from map(Notice, image.notices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,6 +56,9 @@ class ProSMAUNet(nn.Module):
         size = image.shape[2:]
         self._check(image)
         x = pad_to_multiple(image, self.divisor)
+        if self.spec.norm == "instance" and x.shape[2:].numel() == self.divisor**self.spec.dims:
+            # A single element at the deepest level has no spread to be normalised by.
+            x = pad_to_multiple(x, 2 * self.divisor)
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
@@ -80,16 +85,18 @@ class ProSMAUNet(nn.Module):
             raise ValueError(
                 f"the network takes (batch, {channels}, {', '.join('zyx'[-dims:])}), got {tuple(image.shape)}"
             )
-        if self.training:
-            deepest = image.shape[0]
-            for n in image.shape[2:]:
-                deepest *= -(-n // self.divisor)
-            if deepest < 2:
-                raise ValueError(
-                    f"batch norm needs more than one value per channel at the deepest level: an input of "
-                    f"{tuple(image.shape)} leaves one; use a batch of at least 2 or a patch larger than "
-                    f"{self.divisor} along some axis"
-                )
+        deepest = math.prod(-(-n // self.divisor) for n in image.shape[2:])
+        if self.training and self.spec.norm == "instance" and deepest < 2:
+            raise ValueError(
+                f"instance norm needs more than one element per image at the deepest level: an input of "
+                f"{tuple(image.shape)} leaves one; use a patch larger than {self.divisor} along some axis"
+            )
+        if self.training and deepest * image.shape[0] < 2:
+            raise ValueError(
+                f"batch norm needs more than one value per channel at the deepest level: an input of "
+                f"{tuple(image.shape)} leaves one; use a batch of at least 2 or a patch larger than "
+                f"{self.divisor} along some axis"
+            )
 
 
 def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:

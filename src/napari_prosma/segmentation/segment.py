@@ -13,6 +13,7 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import Blend, Tiling, labels_of, predict, probabilities_of, tile
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
@@ -96,7 +97,9 @@ def prepare_for(plan: Plan, image: Image, name: str) -> Image:
         raise DataError(f"'{name}' cannot be segmented: {error}") from error
 
 
-def model_tiling(model: ProSMAUNet, plan: Plan, prepared: Image, overlap: float = OVERLAP) -> Tiling:
+def model_tiling(
+    model: ProSMAUNet | Ensemble, plan: Plan, prepared: Image, overlap: float = OVERLAP
+) -> Tiling:
     """Windows of the training patch's size, since the channel gates depend on what a window shows."""
     return tile(prepared.array.shape[1:], plan.patch, model.divisor, overlap)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 
 Start = tuple[int, ...]
@@ -132,11 +133,11 @@ def predict(model: nn.Module, array: np.ndarray, tiling: Tiling, batch: int, ble
         yield len(starts)
 
 
-def unwrap(model: nn.Module) -> ProSMAUNet:
-    """The network inside Fabric's wrapper, or itself."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, ProSMAUNet)
-    return inner
+def unwrap(model: nn.Module) -> ProSMAUNet | Ensemble:
+    """The network inside the wrappers of Fabric and of ``torch.compile``, or itself."""
+    while not isinstance(model, ProSMAUNet | Ensemble):
+        model = getattr(model, "_orig_mod", None) or model.get_submodule("module")
+    return model
 
 
 def probabilities_of(logits: np.ndarray) -> np.ndarray:

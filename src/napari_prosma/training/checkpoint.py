@@ -6,12 +6,13 @@ Opening one runs no code. It is written under a temporary name, flushed and rena
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,12 +21,18 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import CheckpointError
 from napari_prosma.nn.build import build_model
+from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 
-FORMAT = 1
-STATE = "state"
-BEST, LAST = "best.safetensors", "last.safetensors"
+FORMAT = 2
+"""1: one network. 2: also ensembles, and a run's weights beside their average."""
+STATE, RAW, MEMBERS = "state", "raw", "members"
+"""Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks
+of an ensemble."""
+BEST, LAST, ENSEMBLE = "best.safetensors", "last.safetensors", "ensemble.safetensors"
+FOLD = "fold"
+"""Folders of the folds of a cross-validation are called ``fold1``, ``fold2``, ..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +45,7 @@ class Checkpoint:
     plan : Plan
         What was done to the images; done again in segmentation.
     weights : tensors by name
+        Of an ensemble: those of its k-th network under ``members.<k>.``, from 0.
     config : dict
         The whole ``TrainConfig`` as JSON values.
     epoch : int
@@ -47,9 +55,11 @@ class Checkpoint:
     split : dict
         Names of the ``training`` and ``validation`` cases.
     state : tensors by name
-        Of the optimizer and the objective; empty but in the last checkpoint of a run.
+        Of the optimizer (``optimizer.``) and the objective (``objective.``), and the weights that are trained
+        where ``weights`` are their average (``raw.``); empty but in the last checkpoint of a run.
     place : dict
-        Where the run stands: ``step``, ``losses`` of the epoch so far, ``best``, ``seconds``.
+        Where the run stands: ``step``, ``losses`` of the epoch so far, ``best``, ``seconds``, and whatever
+        else it keeps.
     path : Path, optional
         Where it was read from.
     """
@@ -66,18 +76,72 @@ class Checkpoint:
     path: Path | None = None
 
     @property
-    def steps(self) -> int:
-        """Training steps that the batch norms have seen."""
-        return int(self.weights["encoder.0.body.1.num_batches_tracked"])
+    def members(self) -> int:
+        """Networks in it: more than one in an ensemble."""
+        return len(_members(self.weights)) or 1
 
-    def build(self, device: torch.device | str = "cpu") -> ProSMAUNet:
+    @property
+    def steps(self) -> int:
+        """Training steps that shaped it, those of a model it was started from included."""
+        seen = (t for name, t in self.weights.items() if name.endswith("num_batches_tracked"))
+        return max([self.place.get("step", 0), *map(int, seen)])
+
+    def build(self, device: torch.device | str = "cpu") -> ProSMAUNet | Ensemble:
         """The network with these weights, in evaluation mode."""
-        with torch.device("meta"):
-            model = build_model(self.spec)
+        model = _skeleton(self.spec, self.weights)
         # Copied, not assigned: in memory the weights lie as in training, in a file contiguous, and the two
         # round differently.
         model.to_empty(device=device).load_state_dict(self.weights)
         return model.eval()
+
+    def require_one_network(self, use: str) -> None:
+        """Refuse an ensemble, which cannot be ``use`` ("inspected", ...).
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if self.members > 1:
+            fold = f"'{self.path.parent / f'{FOLD}1'}'" if self.path else f"{FOLD}1 in its run folder"
+            raise CheckpointError(
+                f"'{self.path or 'the model'}' is an ensemble of {self.members} networks and cannot be {use} "
+                f"as one; choose one of its folds, such as {fold}"
+            )
+
+
+def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkpoint:
+    """One checkpoint that answers with the mean probability of several models of one plan.
+
+    Its figures are their mean; every one of their cases was trained on by some.
+
+    Raises
+    ------
+    CheckpointError
+        They differ in architecture or plan, or are ensembles themselves.
+    """
+    first = members[0]
+    for member in members:
+        member.require_one_network("part of another")
+        if (member.spec, member.plan) != (first.spec, first.plan):
+            raise CheckpointError(
+                f"'{first.path}' and '{member.path}' differ in their network or plan; an ensemble needs "
+                f"models trained with the same settings"
+            )
+    figures = {name: [m.metrics[name] for m in members if name in m.metrics] for name in first.metrics}
+    names = {name for member in members for part in member.split.values() for name in part}
+    return Checkpoint(
+        spec=first.spec,
+        plan=first.plan,
+        weights={
+            f"{MEMBERS}.{k}.{name}": tensor
+            for k, member in enumerate(members)
+            for name, tensor in member.weights.items()
+        },
+        config=config,
+        epoch=max(member.epoch for member in members),
+        metrics={name: sum(values) / len(values) for name, values in figures.items()},
+        split={"training": sorted(names), "validation": []},
+    )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -106,7 +170,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint, or the best one of a run folder.
+    """Read a checkpoint; of a run folder its best one, of a cross-validation's folder its ensemble.
 
     Raises
     ------
@@ -115,7 +179,12 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        inside = [path / name for name in (BEST, LAST) if (path / name).is_file()]
+        inside = [path / name for name in (ENSEMBLE, BEST, LAST) if (path / name).is_file()]
+        if not inside and (path / f"{FOLD}1").is_dir():
+            raise CheckpointError(
+                f"the cross-validation in '{path}' is not finished and has no {ENSEMBLE} yet; go on with it, "
+                f"or choose one of its folds, such as '{path / f'{FOLD}1'}'"
+            )
         if not inside:
             raise CheckpointError(
                 f"folder '{path}' holds no checkpoint ({BEST} or {LAST}); train a model into it"
@@ -139,34 +208,63 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return _assemble(path, metadata["prosma"], weights)
 
 
-def split_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose name begins with ``prefix`` and a dot, under the rest of their name."""
     start = f"{prefix}."
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
-def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
+class _Place(BaseModel):
+    """What a run must find in ``place`` to go on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: NonNegativeInt
+    losses: list[float]
+    best: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Header(BaseModel):
+    """The JSON of a file, in every format so far; what an older one lacks has a default."""
+
+    spec: ModelSpec
+    plan: Plan
+    config: dict[str, Any]
+    epoch: NonNegativeInt
+    metrics: dict[str, float]
+    split: dict[str, list[str]]
+    place: _Place | None = None
+
+
+def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
     try:
-        header = json.loads(text)
-        if header["format"] > FORMAT:
+        read = json.loads(text)
+        if read["format"] > FORMAT:
             raise CheckpointError(
-                f"'{path}' was written by a newer version (format {header['format']}, this one reads "
+                f"'{path}' was written by a newer version (format {read['format']}, this one reads "
                 f"{FORMAT}); update napari-prosma"
             )
+        header = _Header.model_validate({**read, "place": read.get("place") or None})
         checkpoint = Checkpoint(
-            spec=TypeAdapter(ModelSpec).validate_python(header["spec"]),
-            plan=Plan(**header["plan"]),
-            weights={name: t for name, t in weights.items() if not name.startswith(f"{STATE}.")},
-            config=header["config"],
-            epoch=header["epoch"],
-            metrics=header["metrics"],
-            split=header["split"],
-            state=split_prefix(weights, STATE),
-            place=header.get("place", {}),
+            spec=header.spec,
+            plan=header.plan,
+            weights={name: t for name, t in tensors.items() if not name.startswith(f"{STATE}.")},
+            config=header.config,
+            epoch=header.epoch,
+            metrics=header.metrics,
+            split=header.split,
+            state=split_prefix(tensors, STATE),
+            place=header.place.model_dump() if header.place else {},
             path=path,
         )
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        wrong = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else error
+        expected = _skeleton(header.spec, checkpoint.weights).state_dict()
+    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        wrong = (
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            if isinstance(error, ValidationError)
+            else error
+        )
         raise CheckpointError(
             f"the header of '{path}' is damaged ({wrong}); choose another checkpoint"
         ) from error
@@ -175,18 +273,35 @@ def _assemble(path: Path, text: str, weights: dict[str, Tensor]) -> Checkpoint:
         raise CheckpointError(
             f"the header of '{path}' is damaged (its network and its plan disagree); choose another file"
         )
-    weights = checkpoint.weights
+    _require_same(path, checkpoint.weights, expected)
+    raw = split_prefix(checkpoint.state, RAW)
+    if raw:
+        _require_same(path, raw, expected)
+    return checkpoint
+
+
+def _members(weights: Mapping[str, Tensor]) -> set[str]:
+    """Numbers of the networks of an ensemble, as they stand in the names; none of a single network."""
+    return {name.split(".")[1] for name in weights if name.startswith(f"{MEMBERS}.")}
+
+
+def _skeleton(spec: ModelSpec, weights: Mapping[str, Tensor]) -> ProSMAUNet | Ensemble:
+    """The network that such weights belong to, without any memory of its own."""
     with torch.device("meta"):
-        expected = build_model(checkpoint.spec).state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
+        count = len(_members(weights))
+        return Ensemble([build_model(spec) for _ in range(count)]) if count else build_model(spec)
+
+
+def _require_same(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names, shapes or types are not those of the network."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
             raise CheckpointError(f"'{path}' lacks the tensor '{name}'; choose another checkpoint")
         if name not in expected:
             raise CheckpointError(f"'{path}' holds a tensor '{name}' that its network lacks; choose another")
-        found, needed = weights[name], expected[name]
-        if (found.shape, found.dtype) != (needed.shape, needed.dtype):
+        held, needed = found[name], expected[name]
+        if (held.shape, held.dtype) != (needed.shape, needed.dtype):
             raise CheckpointError(
-                f"in '{path}' the tensor '{name}' is {found.dtype} of shape {tuple(found.shape)}, its "
+                f"in '{path}' the tensor '{name}' is {held.dtype} of shape {tuple(held.shape)}, its "
                 f"network needs {needed.dtype} of {tuple(needed.shape)}; choose another checkpoint"
             )
-    return checkpoint
