@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_prosma.data import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Geometry
+from napari_prosma.data.case import Geometry, Image
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
@@ -82,6 +82,31 @@ def write_map(path: str | Path, array: np.ndarray, geometry: Geometry) -> Path:
             module.write_map(temporary, array, geometry)
         else:
             module.write(temporary, array, geometry)
+    return path
+
+
+def write_image(path: str | Path, image: Image) -> Path:
+    """Write an image as OME-Zarr, the one format that keeps all of it, bit for bit.
+
+    That is its type, channels, spacing, origin, unit and patient frame.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    DataError
+        When the suffix is another one or the file cannot be written; then nothing is left behind.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(ome_zarr.SUFFIXES):
+        raise DataError(f"'{path}': images are kept as OME-Zarr; choose the suffix .ome.zarr")
+    # A single channel gets no axis: of a volume with one slice it would be taken for a plane.
+    array = image.array[0] if len(image.array) == 1 else image.array
+    with written_whole(path) as temporary:
+        ome_zarr.write(temporary, array, image.geometry)
     return path
 
 
