@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event
+from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.training.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    ensemble_of,
+    load_checkpoint,
+    save_checkpoint,
+)
 from napari_prosma.training.config import TrainConfig
 
 Make = Callable[..., Checkpoint]
@@ -169,10 +180,192 @@ def test_a_header_that_is_no_json_is_refused(written: Path) -> None:
         load_checkpoint(written)
 
 
+DAMAGE = hypothesis_settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def opens_or_is_refused(path: Path) -> None:
+    """Any other error than ours goes through."""
+    with suppress(CheckpointError):
+        load_checkpoint(path).build()
+
+
+@given(data=st.data())
+@DAMAGE
+def test_a_byte_changed_in_the_header_never_ends_in_a_traceback(data: st.DataObject, written: Path) -> None:
+    content = bytearray(written.read_bytes())
+    position = data.draw(st.integers(0, 7 + int.from_bytes(content[:8], "little")))
+    content[position] = data.draw(st.sampled_from(b'0123456789-.[]{},:e"') | st.integers(0, 255))
+    damaged = written.with_name("damaged.safetensors")
+    damaged.write_bytes(content)
+    opens_or_is_refused(damaged)
+
+
+def places(value: object) -> Iterator[tuple]:
+    """The way to every value in a header."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    for key, held in inner:
+        yield (key,)
+        yield from ((key, *rest) for rest in places(held))
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    2,
+    10**30,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    [],
+    [0],
+    [1] * 40,
+    {},
+    {"a": 1},
+]
+
+
+@given(data=st.data())
+@DAMAGE
+def test_a_value_changed_in_the_header_never_ends_in_a_traceback(data: st.DataObject, written: Path) -> None:
+    def change(header: dict) -> dict:
+        header["place"] = {"step": 4, "losses": [0.5], "best": 0.1, "seconds": 2.0}
+        *way, last = data.draw(st.sampled_from(list(places(header))))
+        held = header
+        for key in way:
+            held = held[key]
+        held[last] = data.draw(st.sampled_from(ODD))
+        return header
+
+    content = written.read_bytes()
+    rewrite(written, change)
+    opens_or_is_refused(written)
+    written.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", 0),
+        ("epoch", -1),
+        ("epoch", None),
+        ("config", []),
+        ("metrics", {"dice": "good"}),
+        ("split", {"training": "a"}),
+        ("place", {"step": 4}),
+        ("place", {"step": -4, "losses": [], "best": 0.0, "seconds": 0.0}),
+        ("place", {"step": 4, "losses": 1, "best": 0.0, "seconds": 0.0}),
+        ("place", {"step": 4, "losses": [], "best": 0.0, "seconds": float("nan")}),
+    ],
+)
+def test_a_wrong_field_of_the_header_is_named(field: str, value: object, written: Path) -> None:
+    rewrite(written, lambda header: {**header, field: value})
+    with pytest.raises(CheckpointError, match=f"the header of .* is damaged .*{field}"):
+        load_checkpoint(written)
+
+
 def test_opening_a_pickle_runs_no_code(tmp_path: Path) -> None:
     torch.save({"weights": np.zeros(3)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(tmp_path / "model.pt")
+
+
+# ---- averages and ensembles --------------------------------------------------------------------------------
+
+
+def test_weights_that_are_trained_lie_beside_their_average_and_must_fit_too(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    average, raw = make_checkpoint(), make_checkpoint(seed=4)
+    path = tmp_path / "last.safetensors"
+    held = replace(average, state={f"raw.{name}": tensor for name, tensor in raw.weights.items()})
+    save_checkpoint(path, held)
+    found = load_checkpoint(path)
+    assert torch.equal(found.weights["head.weight"], average.weights["head.weight"])
+    assert torch.equal(found.state["raw.head.weight"], raw.weights["head.weight"])
+    rewrite(path, **{"state.raw.head.weight": torch.zeros(3)})
+    with pytest.raises(
+        CheckpointError, match=r"the tensor 'raw\.head\.weight' is torch.float32 of shape \(3,\)"
+    ):
+        load_checkpoint(path)
+
+
+@pytest.fixture
+def ensemble(make_checkpoint: Make) -> Checkpoint:
+    members = [
+        replace(
+            make_checkpoint(seed=seed, epoch=seed),
+            metrics={"dice": seed / 10},
+            split={"training": ["a", "b", "c"][:seed], "validation": ["d"]},
+        )
+        for seed in (1, 2, 3)
+    ]
+    return ensemble_of(members, {"seed": 5})
+
+
+@torch.no_grad()
+def test_an_ensemble_comes_back_and_answers_with_the_mean_of_its_networks(
+    ensemble: Checkpoint, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "ensemble.safetensors", ensemble)
+    found = load_checkpoint(tmp_path)
+    network = found.build()
+    assert isinstance(network, Ensemble)
+    assert not any(module.training for module in network.modules())
+    assert (found.members, found.epoch, found.config) == (3, 3, {"seed": 5})
+    assert found.metrics == pytest.approx({"dice": 0.2})
+    assert found.split == {"training": ["a", "b", "c", "d"], "validation": []}
+    image = torch.linspace(-2, 2, 1024).sin().view(1, 1, 32, 32)
+    alone = [make_checkpoint(seed=seed).build()(image).sigmoid() for seed in (1, 2, 3)]
+    assert torch.allclose(network(image).sigmoid(), torch.stack(alone).mean(dim=0), atol=1e-6)
+
+
+def test_the_folder_of_a_cross_validation_gives_its_ensemble_and_before_it_is_there_says_so(
+    ensemble: Checkpoint, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "fold1" / "best.safetensors", make_checkpoint())
+    with pytest.raises(CheckpointError, match=r"is not finished and has no ensemble.safetensors yet.*fold1'"):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path / "fold1").members == 1
+    save_checkpoint(tmp_path / "ensemble.safetensors", ensemble)
+    assert load_checkpoint(tmp_path).members == 3
+
+
+@pytest.mark.parametrize("name", ["members.1.head.bias", "members.3.head.bias"])
+def test_an_ensemble_that_lacks_a_tensor_or_has_one_too_many_is_refused(
+    name: str, ensemble: Checkpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "ensemble.safetensors"
+    save_checkpoint(path, ensemble)
+    rewrite(path, **{name: torch.zeros(1) if name.startswith("members.3") else None})
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'members\.[13]\."):
+        load_checkpoint(path)
+
+
+def test_models_of_different_tasks_are_no_ensemble(make_checkpoint: Make, ensemble: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="differ in their network or plan"):
+        ensemble_of([make_checkpoint(), make_checkpoint("attention")], {})
+    with pytest.raises(CheckpointError, match="differ in their network or plan"):
+        ensemble_of([make_checkpoint(), make_checkpoint(classes=("background", "liver"))], {})
+    with pytest.raises(CheckpointError, match="is an ensemble of 3 networks and cannot be part of another"):
+        ensemble_of([ensemble, ensemble], {})
+
+
+def test_steps_are_those_of_the_run_and_of_the_model_it_started_from(make_checkpoint: Make) -> None:
+    held = make_checkpoint()
+    seen = int(held.weights["encoder.0.body.1.num_batches_tracked"])
+    assert held.steps == seen > 0
+    assert replace(held, place={"step": seen + 5}).steps == seen + 5
+    without = {name: t for name, t in held.weights.items() if "num_batches" not in name}
+    assert replace(held, weights=without, place={"step": 7}).steps == 7
 
 
 # ---- written whole or not at all ------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -228,6 +228,7 @@ class _Place(BaseModel):
 class _Header(BaseModel):
     """The JSON of a file, in every format so far; what an older one lacks has a default."""
 
+    format: PositiveInt
     spec: ModelSpec
     plan: Plan
     config: dict[str, Any]
@@ -274,9 +275,9 @@ def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
             f"the header of '{path}' is damaged (its network and its plan disagree); choose another file"
         )
     _require_same(path, checkpoint.weights, expected)
-    raw = split_prefix(checkpoint.state, RAW)
+    raw = {name: t for name, t in checkpoint.state.items() if name.startswith(f"{RAW}.")}
     if raw:
-        _require_same(path, raw, expected)
+        _require_same(path, raw, {f"{RAW}.{name}": t for name, t in expected.items()})
     return checkpoint
 
 
