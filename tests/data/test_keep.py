@@ -169,6 +169,8 @@ def test_the_table_lists_the_cases_of_one_run(tmp_path: Path) -> None:
     changed = found[safe_name(names[1])].read_label
     assert changed is not None
     assert np.array_equal(changed(), RULE.apply(stored[::-1], ""))
+    keep_case(tmp_path, "2", image(), stored, beside=["-c"])
+    assert [case.name for case in find_cases(tmp_path, labels=RULE).cases] == ["-c", "2"]
     keep_case(tmp_path, "other", image(), stored)
     assert [case.name for case in find_cases(tmp_path, labels=RULE).cases] == ["other"]
     assert (tmp_path / "-c_label.tif").exists()

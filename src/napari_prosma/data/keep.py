@@ -77,7 +77,8 @@ def keep_case(
     label = _label_path(folder, name)
     _write_label(label, stored)
     image_entry = str(path.absolute()) if path == file else path.name
-    kept = [row for row in _rows(folder) if row["name"] in beside and row["name"] != name] if beside else []
+    others = {safe_name(other) for other in beside} - {name}
+    kept = [row for row in _rows(folder) if row["name"] in others] if others else []
     with (
         written_whole(folder / TABLE) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as table,
