@@ -170,7 +170,7 @@ def test_the_table_lists_the_cases_of_one_run(tmp_path: Path) -> None:
     assert changed is not None
     assert np.array_equal(changed(), RULE.apply(stored[::-1], ""))
     keep_case(tmp_path, "2", image(), stored, beside=["-c"])
-    assert [case.name for case in find_cases(tmp_path, labels=RULE).cases] == ["-c", "2"]
+    assert [case.name for case in find_cases(tmp_path, labels=RULE).cases] == ["2", "-c"]
     keep_case(tmp_path, "other", image(), stored)
     assert [case.name for case in find_cases(tmp_path, labels=RULE).cases] == ["other"]
     assert (tmp_path / "-c_label.tif").exists()
