@@ -163,6 +163,7 @@ def test_the_table_lists_the_cases_of_one_run(tmp_path: Path) -> None:
     stored = drawn((4, 9, 7))
     for number, name in enumerate(names := ["a, b", 'with "quotes"', "-c", "2"]):
         keep_case(tmp_path, name, image(), stored, beside=names[:number])
+    assert len(find_cases(tmp_path, labels=RULE).cases) == 4
     keep_case(tmp_path, names[1], image(), stored[::-1], beside=names)
     found = {case.name: case for case in find_cases(tmp_path, labels=RULE).cases}
     assert found.keys() == {safe_name(name) for name in names}

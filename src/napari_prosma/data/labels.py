@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from napari_prosma.errors import DataError
+from napari_prosma.errors import ConfigError, DataError
 
 # One-bit, 0/255 and the same as RGB; tools mix them within one data set (BUSI has all).
 _ON_VALUES = frozenset((1, 255, 0x010101, 0xFFFFFF))
@@ -168,7 +170,8 @@ class LabelRule:
             indices = table[stored]
             unknown = indices == none
         else:
-            indices = np.searchsorted(known, stored).clip(max=len(known) - 1)
+            ascending = np.argsort(known)
+            indices = ascending[np.searchsorted(known, stored, sorter=ascending).clip(max=len(known) - 1)]
             unknown = known[indices] != stored
         if unknown.any():
             self._require_known(stored[unknown], frozenset(self.values), where)
@@ -185,6 +188,59 @@ class LabelRule:
 
 
 BINARY = LabelRule("on", ("background", "foreground"))
+_BINARY_KINDS = ("on", "above", "any")
+_UNLABELLED, _SLICES = "unlabelled", "slices"
+
+
+def rule_to_text(rule: LabelRule) -> str:
+    """The rule as a line for a shell, such as ``0=background,1=liver``; see :func:`rule_from_text`."""
+    keys = rule.values if rule.kind == "values" else (0, rule.kind)
+    items = [f"{key}={name}" for key, name in zip(keys, rule.class_names, strict=True)]
+    if rule.unlabelled is not None:
+        items.append(f"{_UNLABELLED}={rule.unlabelled}")
+    if rule.labelled_slices_only:
+        items.append(_SLICES)
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(items)
+    return line.getvalue()
+
+
+def rule_from_text(text: str) -> LabelRule:
+    """Rule of a line: ``STORED=NAME`` for every class, background first, with commas between them.
+
+    Instead of the stored value of a single foreground class: ``on`` (1 or 255), ``above`` (brighter than 127)
+    or ``any`` (all but 0), where the background may be left out, as in ``any=gland``. After the classes may
+    follow ``unlabelled=STORED`` for what is stored where nobody labelled, and ``slices`` if a slice without
+    any label is unlabelled. An item with a comma in its name stands in double quotes.
+
+    Raises
+    ------
+    ConfigError
+        The line is none of these.
+    """
+    try:
+        ((*items,),) = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+        pairs = [tuple(item.split("=", 1)) for item in items if item != _SLICES]
+        classes = [(key.strip(), name) for key, name in pairs if key.strip() != _UNLABELLED]
+        kind = classes[-1][0] if classes[-1][0] in _BINARY_KINDS else "values"
+        if kind != "values" and len(classes) == 1:
+            classes.insert(0, ("0", "background"))
+        values = tuple(int(key) for key, _ in (classes if kind == "values" else classes[:-1]))
+        if len(classes) < 2 or len(set(values)) < len(values) or (kind != "values" and values != (0,)):
+            raise ValueError
+        unlabelled = [int(value) for key, value in pairs if key.strip() == _UNLABELLED]
+        return LabelRule(
+            kind,
+            tuple(name for _, name in classes),
+            values if kind == "values" else (),
+            unlabelled[0] if unlabelled else None,
+            _SLICES in items,
+        )
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ConfigError(
+            f"the classes '{text}' are not understood; write every stored value once, the background first, as "
+            f"in 0=background,1=liver,2=tumour, or on=lesion, above=lesion or any=lesion for a single class"
+        ) from error
 
 
 def is_foreground(label: np.ndarray) -> np.ndarray:
