@@ -36,6 +36,9 @@ def test_a_rule_is_one_line_and_the_line_is_the_rule(text: str, rule: LabelRule)
 @pytest.mark.parametrize("text", ["0=background, 1=liver", "0 =background,1 =liver"])
 def test_blanks_where_a_person_sets_them_do_not_count(text: str) -> None:
     assert rule_from_text(text) == LabelRule("values", NAMES[:2], (0, 1))
+    assert rule_from_text(f'{text}, unlabelled =7, slices, "8=a, b"') == LabelRule(
+        "values", (*NAMES[:2], "a, b"), (0, 1, 8), 7, labelled_slices_only=True
+    )
 
 
 def test_of_a_single_class_the_background_goes_without_saying() -> None:

@@ -238,8 +238,8 @@ def rule_from_text(text: str) -> LabelRule:
         )
     except (ValueError, IndexError, csv.Error) as error:
         raise ConfigError(
-            f"the classes '{text}' are not understood; write every stored value once, the background first, as "
-            f"in 0=background,1=liver,2=tumour, or on=lesion, above=lesion or any=lesion for a single class"
+            f"the classes '{text}' are not understood; write every stored value once, the background first, "
+            f"as in 0=background,1=liver,2=tumour, or on=lesion, above=lesion or any=lesion for one class"
         ) from error
 
 
