@@ -1,0 +1,306 @@
+"""Fine-tuning: another model's plan and weights, brought to new channels and classes; what then learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
+from napari_prosma.errors import ConfigError
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.training.batches import PreparedCases
+from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.metrics import case_metrics
+
+LEARNS = {
+    "all": ("encoder", "up", "gates", "decoder", "head"),
+    "decoder": ("up", "gates", "decoder", "head"),
+    "gates and head": ("gates", "head"),
+}
+"""Parts of the network that learn, by the values of ``TrainConfig.trains``."""
+INPUT = ("encoder.0.body.0.weight", "encoder.0.shortcut.0.weight")
+"""The convolutions that see the image itself."""
+HEAD = ("head.weight", "head.bias")
+
+
+def architecture(source: Checkpoint) -> dict[str, Any]:
+    """Settings of ``TrainConfig`` with which all of ``source`` can be taken over."""
+    names = ("widths", "gate", "gate_options", "gated_levels", "norm")
+    return {name: getattr(source.spec, name) for name in names}
+
+
+# ---- the plan -------------------------------------------------------------------------------------------
+
+
+def adapted_plan(
+    source: Checkpoint, facts: Sequence[CaseFacts], class_names: Sequence[str], **rules: Any
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan of ``source`` for other images and classes, and what a user should know of it.
+
+    Spacing, patch and intensity stay those that the model's features are used to; channels and classes are
+    the new ones, and the batch follows the memory. By the rules of a new plan are made: spacing and patch
+    where the images know no physical size and the model's did, or the other way round; a spacing where the
+    model has none; the intensity where the model's is the CT rule and these are no CT images.
+
+    Parameters
+    ----------
+    source : Checkpoint
+    facts : of every case
+    class_names : background first
+    **rules
+        As for :func:`~napari_prosma.data.fingerprint.make_plan`; what is given there is taken.
+
+    Raises
+    ------
+    ConfigError
+        A 3D model for 2D images, or ``dims`` other than the model's.
+    CheckpointError
+        The model is an ensemble.
+    DataError
+        As ``make_plan``.
+    """
+    source.require_one_network("trained further")
+    old, axes = source.plan, min((len(fact.shape) for fact in facts), default=3)
+    if old.dims > axes:
+        raise ConfigError(
+            f"the model '{source.path}' is 3D and the images are 2D; start from a 2D model, or from none"
+        )
+    if rules.get("dims") not in (None, old.dims):
+        raise ConfigError(
+            f"the model '{source.path}' is {old.dims}D but {rules['dims']}D was chosen; leave that out, or "
+            f"start from another model"
+        )
+    given = {name for name, value in rules.items() if value is not None}
+    rules = {**rules, "dims": old.dims}
+    kept: dict[str, Any] = {"axes": old.axes} if old.axes else {}
+    notices = []
+    if all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
+        rules["patch"] = rules.get("patch") or old.patch
+        if "spacing" not in given and old.spacing is not None:
+            kept |= {"spacing": old.spacing[-axes:], "unit": old.unit}
+    else:
+        known = "had no physical size and some of these have one"
+        if old.unit != "pixel":
+            known = f"had a size in {old.unit} and some of these have none"
+        notices.append(f"The images of the model {known}: spacing and patch are planned anew.")
+    plan = make_plan(facts, class_names, **rules)
+    if old.intensity == plan.intensity or (old.intensity == "zscore" and "intensity" not in given):
+        kept |= {name: getattr(old, name) for name in ("intensity", "clip", "mean", "std")}
+    elif "intensity" not in given:
+        notices.append("The model was trained on CT and these are no CT images: intensity is planned anew.")
+    return plan.model_copy(update=kept), tuple(notices)
+
+
+# ---- the weights ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Which tensors of a network came from another model, by their names.
+
+    Attributes
+    ----------
+    taken : frozenset of names
+        As they were; ``make_optimizer`` lets them learn slowly.
+    adapted : names
+        Brought to other channels or classes.
+    new : names
+        As the network began.
+    channels : (int, int)
+        Of the images: the model's and the network's.
+    kept_classes, new_classes : names
+        Foreground classes whose part of the head came over, and those that begin anew.
+    """
+
+    taken: frozenset[str]
+    adapted: tuple[str, ...]
+    new: tuple[str, ...]
+    channels: tuple[int, int]
+    kept_classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+
+    def in_words(self) -> str:
+        """One line a person can check, such as ``412 of 415 tensors taken over; head: liver kept``."""
+        said = [
+            f"{len(self.taken)} of {len(self.taken) + len(self.adapted) + len(self.new)} tensors taken over"
+        ]
+        if INPUT[0] in self.adapted:
+            said.append(f"first convolution adapted from {self.channels[0]} to {self.channels[1]} channel(s)")
+        parts = Counter(name.split(".")[0] for name in self.new if name not in HEAD)
+        if parts:
+            said.append(f"new: {', '.join(f'{count} of the {part}' for part, count in parts.items())}")
+        classes = [f"{', '.join(self.kept_classes)} kept"] if self.kept_classes else []
+        classes += [f"{', '.join(self.new_classes)} new"] if self.new_classes else []
+        return "; ".join([*said, f"head: {', '.join(classes)}"])
+
+
+@torch.no_grad()
+def take_over(network: ProSMAUNet, source: Checkpoint, class_names: Sequence[str]) -> Transfer:
+    """Give ``network`` whatever weights of ``source`` fit it; the others stay as they are.
+
+    Tensors of the same name and shape are copied. The first convolutions answer to equal channels as they
+    did. The head is matched by the names of the classes; one logit ``w`` counts as the two logits (0, w).
+
+    Parameters
+    ----------
+    network : ProSMAUNet
+        Changed in place; its memory and device stay.
+    source : Checkpoint
+    class_names : background first
+        Of ``network``.
+
+    Raises
+    ------
+    CheckpointError
+        The model is an ensemble.
+    """
+    source.require_one_network("trained further")
+    state, weights = network.state_dict(), source.weights
+    common = _common_classes(source.plan.class_names, class_names)
+    if weights[HEAD[0]].shape[1:] != state[HEAD[0]].shape[1:]:
+        common = {}
+    offered = {name: tensor for name, tensor in weights.items() if name not in HEAD}
+    offered |= {
+        name: _for_channels(weights[name], network.spec.in_channels) for name in INPUT if name in weights
+    }
+    if common:
+        offered |= {name: _for_classes(weights[name], state[name], common) for name in HEAD}
+    fitting = {
+        name for name, tensor in offered.items() if name in state and tensor.shape == state[name].shape
+    }
+    for name in fitting:
+        state[name].copy_(offered[name])
+    taken = frozenset(name for name in fitting if torch.equal(offered[name], weights[name]))
+    return Transfer(
+        taken=taken,
+        adapted=tuple(name for name in state if name in fitting - taken),
+        new=tuple(name for name in state if name not in fitting),
+        channels=(source.spec.in_channels, network.spec.in_channels),
+        kept_classes=tuple(name for k, name in enumerate(class_names) if k and k in common),
+        new_classes=tuple(name for k, name in enumerate(class_names) if k and k not in common),
+    )
+
+
+def _common_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Index in ``new`` -> index in ``old`` of the classes that both have; {} without a foreground class."""
+    places = {name.strip().casefold(): k for k, name in reversed(list(enumerate(old))) if k}
+    found = {k: places.get(name.strip().casefold()) for k, name in enumerate(new) if k}
+    known = {k: place for k, place in found.items() if place is not None}
+    return {0: 0, **known} if known else {}
+
+
+def _for_channels(weight: Tensor, channels: int) -> Tensor:
+    """A convolution (O, I, *kernel) for ``channels`` in place of I; its answer to equal channels stays.
+
+    Common channels keep their weights. What a dropped channel added is spread over the others; an added one
+    gets the mean, and all are scaled down.
+    """
+    before = weight.shape[1]
+    if channels < before:
+        return weight[:, :channels] + weight[:, channels:].sum(dim=1, keepdim=True) / channels
+    mean = weight.mean(dim=1, keepdim=True)
+    return torch.cat([weight, *[mean] * (channels - before)], dim=1) * (before / channels)
+
+
+def _for_classes(old: Tensor, new: Tensor, common: Mapping[int, int]) -> Tensor:
+    """A head's weight or bias (K, ...) like ``new``, with the rows of ``old`` for the classes in common."""
+    logits = torch.cat([torch.zeros_like(old), old]) if len(old) == 1 else old
+    if len(new) == 1:
+        return logits[[common[1]]] - logits[[0]]
+    return torch.stack([logits[common[k]] if k in common else new[k].to(old.device) for k in range(len(new))])
+
+
+# ---- what learns ----------------------------------------------------------------------------------------
+
+
+def trained_parts(network: nn.Module, trains: str, new: Collection[str] = ()) -> tuple[nn.Module, ...]:
+    """Freeze what does not learn, and return it: its norms must keep their running statistics.
+
+    Parameters
+    ----------
+    network : ProSMAUNet, or a wrapper of one
+    trains : key of ``LEARNS``
+    new : names of tensors
+        Not taken over (``Transfer.new``).
+
+    Raises
+    ------
+    ConfigError
+        What would be frozen was not taken over whole and would keep random values.
+    """
+    frozen = _frozen(trains)
+    random = [part for part in frozen if any(name.startswith(f"{part}.") for name in new)]
+    if random:
+        raise ConfigError(
+            f"only the {trains} would learn, but the {' and '.join(random)} of this network differs from the "
+            f"model's and would stay random; train all, or take the widths of the model"
+        )
+    parts = tuple(unwrap(network).get_submodule(name) for name in frozen)
+    for part in parts:
+        part.requires_grad_(False)
+    return parts
+
+
+def set_training(network: nn.Module, trains: str) -> None:
+    """Training mode for what learns, evaluation mode for the rest; instead of ``network.train()``."""
+    network.train()
+    for name in _frozen(trains):
+        unwrap(network).get_submodule(name).eval()
+
+
+def _frozen(trains: str) -> list[str]:
+    return [part for part in LEARNS["all"] if part not in LEARNS[trains]]
+
+
+# ---- before and after -----------------------------------------------------------------------------------
+
+
+def baseline(
+    source: Checkpoint, cases: PreparedCases, indices: Sequence[int], plan: Plan, device: torch.device
+) -> Generator[str, None, list[dict[str, float]]]:
+    """How well ``source`` itself segments cases of a new plan: figures of each, as ``case_metrics`` gives.
+
+    Only classes that both know by name have figures; the means over all classes only where both know all of
+    them. What it takes for another class counts as background. The name of the case in work is yielded after
+    every few windows.
+    """
+    common = _common_classes(source.plan.class_names, plan.class_names)
+    if not common:
+        return []
+    with torch.device("meta"):
+        network = build_model(replace(source.spec, in_channels=plan.channels))
+    network.to_empty(device=device).eval()
+    if take_over(network, source, source.plan.class_names).new:
+        return []
+    known = [name for k, name in enumerate(plan.class_names) if k and k in common]
+    kept = {f"{figure}/{name}" for figure in ("dice", "iou") for name in known}
+    if len(common) == len(plan.class_names):
+        kept |= {"dice", "iou"}
+    figures = []
+    for index in indices:
+        case = cases[index]
+        tiling = tile(case.label.shape, plan.patch, network.divisor)
+        blend = Blend(tiling, network.spec.out_channels)
+        for _ in predict(network, case.image, tiling, 1, blend):
+            yield case.name
+        labels = labels_of(probabilities_of(blend.result()))
+        labels = translated(labels, source.plan.class_names, plan.class_names)
+        measured = case_metrics(labels, case.label, plan.class_names)
+        figures.append({name: value for name, value in measured.items() if name in kept})
+    return figures
+
+
+def translated(labels: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
+    """Class indices of the names ``old`` as those of ``new``; a class that ``new`` lacks becomes 0."""
+    table = np.zeros(len(old), np.uint8)
+    for k, place in _common_classes(old, new).items():
+        table[place] = k
+    return table[labels]
