@@ -1,0 +1,296 @@
+"""The line and the program that repeat a run: what they say is what is parsed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.keep import TABLE, keep_case
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.phantoms import ultrasound_case
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished
+from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.lines import (
+    OPTIONS,
+    UNLIMITED_EPOCHS,
+    Option,
+    config_from_options,
+    python_lines,
+    shell_line,
+)
+
+PLAN = Plan(
+    dims=3,
+    channels=2,
+    class_names=("background", 'the "left"\'s lobe, 肝'),
+    spacing=(0.1 + 0.2, 1 / 3, 1e-7),
+    unit="mm",
+    patch=(16, 32, 32),
+    batch=2,
+)
+
+
+def parsed(line: str) -> TrainConfig:
+    """What a shell and a command with the options of the table make of a line."""
+    found: dict[str, Any] = {}
+    params: list[click.Parameter] = [click.Argument(["data"]), click.Option(["--folds"], type=int)]
+    params += [_declared(option) for option in OPTIONS]
+    command = click.Command("train", params=params, callback=lambda **values: found.update(values))
+    first, second, *words = shlex.split(line)
+    assert (first, second) == ("prosma", "train")
+    command.main(words, standalone_mode=False)
+    del found["folds"]
+    return config_from_options(found)
+
+
+def _declared(option: Option) -> click.Option:
+    if option.is_flag:
+        return click.Option(
+            [option.name, option.field], is_flag=True, flag_value=not option.default, default=option.default
+        )
+    return click.Option([option.name, option.field], multiple=option.is_repeated)
+
+
+def test_every_setting_has_an_option() -> None:
+    fields = [option.field for option in OPTIONS]
+    # The cases are the line's argument, and there is one objective.
+    assert {*fields, "data", "objective"} == set(TrainConfig.model_fields)
+    assert len({option.name for option in OPTIONS}) == len(fields) == len(set(fields))
+
+
+def test_a_run_by_the_defaults_is_a_short_line() -> None:
+    config = TrainConfig.of(run_dir="runs/busi", data="/data/Dataset BUSI")
+    assert shell_line(config) == "prosma train '/data/Dataset BUSI' --out runs/busi"
+    assert python_lines(config).splitlines() == [
+        "from napari_prosma import TrainConfig, find_cases, train",
+        "",
+        "config = TrainConfig(",
+        "    run_dir='runs/busi',",
+        "    data='/data/Dataset BUSI',",
+        ")",
+        "data = find_cases(config.data, labels=config.labels)",
+        "for event in train(config, data.cases, data.class_names):",
+        "    print(event)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"minutes": 15, "epochs": UNLIMITED_EPOCHS}, "--minutes 15.0"),
+        ({"minutes": 15}, "--epochs 100 --minutes 15.0"),
+        ({"epochs": UNLIMITED_EPOCHS}, "--epochs 100000"),
+        ({"gradient_clip": None}, "--gradient-clip 0"),
+        ({"fold": (0, 5)}, "--fold 1/5"),
+        ({"augment": False, "compile": True}, "--no-augment --compile"),
+        ({"gate_options": GateOptions(latent_ratio=4, dilations=(1,))}, None),
+        ({"trains": "gates and head", "start_from": "-a.safetensors"}, None),
+        ({"class_weights": (1, 2.5)}, "--class-weights 1.0,2.5"),
+        ({"widths": (8, 16, 32), "gated_levels": (2,)}, "--widths 8,16,32 --gated-levels 2"),
+        ({"labels": LabelRule.of_names({0: "background", 7: "liver"})}, "--classes 0=background,7=liver"),
+    ],
+)
+def test_what_differs_is_in_the_line(setting: dict[str, Any], words: str | None) -> None:
+    config = TrainConfig.of(run_dir="r", data="d", **setting)
+    assert parsed(shell_line(config)) == config
+    if words is not None:
+        assert shell_line(config) == f"prosma train d --out r {words}"
+
+
+def test_gate_options_are_given_one_by_one() -> None:
+    config = TrainConfig.of(run_dir="r", data="d", gate_options=GateOptions(dilations=(1, 3), norm="none"))
+    assert shell_line(config).endswith("--gate-option dilations=1,3 --gate-option norm=none")
+
+
+def test_folds_are_said() -> None:
+    line = shell_line(TrainConfig.of(run_dir="r", data="d"), folds=5)
+    assert line == "prosma train d --out r --folds 5"
+
+
+def test_on_windows_the_line_is_quoted_as_its_shell_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig.of(run_dir="my runs", data="it's")
+    assert shell_line(config) == """prosma train 'it'"'"'s' --out 'my runs'"""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert shell_line(config) == 'prosma train it\'s --out "my runs"'
+
+
+@pytest.mark.parametrize("lines", [shell_line, python_lines])
+def test_a_run_without_a_folder_of_cases_has_no_line(lines: Any) -> None:
+    with pytest.raises(ConfigError, match="as files"):
+        lines(TrainConfig.of(run_dir="r"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fold": "0/5"}, "write 1/5 for the first"),
+        ({"fold": "6/5"}, "write 1/5 for the first"),
+        ({"fold": "2"}, "write 1/5 for the first"),
+        ({"patch": "16,x"}, "patch.1"),
+        ({"labels": "liver"}, "0=background,1=liver"),
+        ({"gate_options": ["latent=3"]}, "latent_ratio"),
+        ({"gate_options": ["norm"]}, "NAME=VALUE"),
+        ({"gate_options": ["latent_ratio=none"]}, "gate_options"),
+        ({"plan": "nowhere.json"}, r"run\.json of a run"),
+        ({"plan": "{"}, "cannot be read"),
+        ({"plan": "[]"}, "cannot be read"),
+        ({"plan": '{"dims": 2}'}, "plan.channels"),
+        ({"gradient_clip": "-1"}, "gradient_clip"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+    ],
+)
+def test_an_option_that_is_not_understood_is_told(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        config_from_options({"run_dir": "r", "data": "d", **options})
+
+
+def test_options_may_be_numbers_and_what_was_not_given_is_none() -> None:
+    given: Mapping[str, Any] = {
+        "run_dir": Path("r"),
+        "data": Path("d"),
+        "epochs": None,
+        "gate_options": [],
+        "minutes": 2.5,
+        "batch": 4,
+        "gradient_clip": 0.0,
+        "tensorboard": True,
+        "augment": True,
+    }
+    assert config_from_options(given) == TrainConfig.of(
+        run_dir="r",
+        data="d",
+        epochs=UNLIMITED_EPOCHS,
+        minutes=2.5,
+        batch=4,
+        gradient_clip=None,
+        tensorboard=True,
+    )
+
+
+@pytest.mark.parametrize("within_a_run", [False, True])
+def test_a_plan_may_lie_in_a_file(tmp_path: Path, within_a_run: bool) -> None:
+    content = PLAN.model_dump(mode="json")
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"plan": content, "format": 1} if within_a_run else content))
+    assert config_from_options({"run_dir": "r", "plan": str(path)}).plan == PLAN
+
+
+text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
+paths = st.builds(Path, text)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+share = st.floats(0, 1, exclude_max=True)
+sizes = st.integers(1, 512)
+rules = st.builds(LabelRule.of_names, st.dictionaries(st.integers(-9, 70_000), text, min_size=2, max_size=4))
+by_the_plan = st.fixed_dictionaries({"plan": st.just(PLAN)}) | st.fixed_dictionaries(
+    {},
+    optional={
+        "dims": st.sampled_from([2, 3]),
+        "spacing": st.lists(positive, min_size=1, max_size=3).map(tuple),
+        "patch": st.lists(sizes, min_size=1, max_size=3).map(tuple),
+        "batch": sizes,
+        "intensity": st.sampled_from(["zscore", "ct"]),
+    },
+)
+others = st.fixed_dictionaries(
+    {"run_dir": paths, "data": paths},
+    optional={
+        "labelled": st.sampled_from(["slices", "scribbles"]),
+        "labels": rules | st.just(LabelRule.instances("gland").sparse("slices")),
+        "modality": st.sampled_from(["ultrasound", "ct", "mr"]),
+        "start_from": paths,
+        "trains": st.sampled_from(["decoder", "gates and head"]),
+        "taken_rate": share,
+        "widths": st.sampled_from(["quick", "large", (8, 16, 32, 64)]),
+        "gate": st.sampled_from(sorted(GATES)),
+        "gate_options": st.builds(
+            GateOptions,
+            dilations=st.lists(sizes, min_size=1, max_size=3).map(tuple),
+            latent_ratio=sizes,
+            squeeze_min=sizes,
+            norm=st.sampled_from(["batch", "none"]),
+            threshold=positive,
+        ),
+        "gated_levels": st.sampled_from([(1,), (2, 3)]),
+        "norm": st.just("instance"),
+        "side": st.integers(32, 999),
+        "epochs": st.integers(1, 10**6) | st.just(UNLIMITED_EPOCHS),
+        "minutes": positive,
+        "steps_per_epoch": sizes,
+        "learning_rate": positive,
+        "weight_decay": positive,
+        "warm_up": share,
+        "gradient_clip": st.none() | positive,
+        "class_weights": st.just("balanced") | st.lists(positive, min_size=1, max_size=3).map(tuple),
+        "foreground_share": share,
+        "average": share,
+        "patience": sizes,
+        "threshold_rate": share,
+        "validation_fraction": share,
+        "fold": st.integers(2, 9).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
+        "augment": st.booleans(),
+        "seed": st.integers(0, 2**32 - 1),
+        "device": st.sampled_from(["cpu", "cuda", "mps"]),
+        "precision": st.sampled_from(["32-true", "bf16-mixed"]),
+        "threads": sizes,
+        "compile": st.booleans(),
+        "tensorboard": st.booleans(),
+    },
+)
+
+
+@given(others, by_the_plan)
+@settings(max_examples=150, deadline=None)
+def test_every_configuration_comes_back_from_its_line_and_its_program(
+    some: dict[str, Any], of_the_plan: dict[str, Any]
+) -> None:
+    config = TrainConfig.of(**some, **of_the_plan)
+    assert parsed(shell_line(config)) == config
+    program, _, _ = python_lines(config).partition("data = find_cases")
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert names["config"] == config
+
+
+def test_the_lines_of_python_run_and_train_the_same_model(tmp_path: Path) -> None:
+    names = [f"phantom {seed}" for seed in range(3)]
+    for seed, name in enumerate(names):
+        case = ultrasound_case(seed, (32, 32))
+        assert case.read_label is not None
+        label = case.read_label() * 3
+        label[:2] = 1
+        image = Image(case.read_image().array, Geometry.pixels(2))
+        keep_case(tmp_path / "cases", name, image, label, beside=names)
+    config = TrainConfig.of(
+        run_dir=tmp_path / "run",
+        data=tmp_path / "cases" / TABLE,
+        labels=LabelRule("values", ("background", "skin", "lesion"), (0, 1, 3)),
+        labelled="scribbles",
+        widths=(8, 16, 32),
+        gate_options=GateOptions(dilations=(1,)),
+        epochs=1,
+        steps_per_epoch=1,
+        device="cpu",
+        threads=1,
+    )
+    program = python_lines(config)
+    assert program.endswith("    print(event)\n")
+    events: list[Event] = []
+    exec(program, {"print": events.append})
+    assert isinstance(events[-1], Finished)
+    model = load_checkpoint(config.run_dir)
+    assert model.plan.class_names == ("background", "lesion")
+    assert TrainConfig.of(**model.config) == config
