@@ -1,9 +1,8 @@
-"""Training patches: what is drawn, from where, and how augmentation changes it."""
+"""Training patches: what is drawn, from where, and that it is the same wherever and whenever it is drawn."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +10,17 @@ import torch
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.training.augment import Augmentation
-from napari_prosma.training.batches import Batch, Batches, PreparedCase, PreparedCases, draw_patch
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.errors import DataError
+from napari_prosma.training.augment import RECIPES, Augmentation
+from napari_prosma.training.batches import (
+    Batch,
+    Batches,
+    PreparedCase,
+    PreparedCases,
+    draw_patch,
+    example_patches,
+)
 
 
 def plan(dims: int = 2, patch: tuple[int, ...] = (16, 16), batch: int = 2, classes: int = 2) -> Plan:
@@ -65,6 +73,14 @@ def test_half_of_the_patches_hold_foreground_however_small_it_is() -> None:
     assert 0.42 < share < 0.6
 
 
+@pytest.mark.parametrize("wanted", [0.0, 0.9])
+def test_the_share_of_patches_with_foreground_can_be_chosen(wanted: float) -> None:
+    case = numbered((200, 200), speck((200, 200), 150, 3))
+    rng = np.random.default_rng(0)
+    share = np.mean([draw_patch(case, (16, 16), rng, wanted)[1].any() for _ in range(400)])
+    assert share == pytest.approx(wanted, abs=0.05)
+
+
 def test_foreground_may_lie_anywhere_in_its_patch() -> None:
     case = numbered((64, 64), speck((64, 64), 30, 30))
     rng = np.random.default_rng(0)
@@ -104,14 +120,17 @@ def test_slices_of_a_volume_without_foreground_are_drawn_too() -> None:
 # ---- the stream -----------------------------------------------------------------------------------------
 
 
-def stream(count: int, batch: int, seed: int = 0, augment: bool = False) -> Batches:
+def stream(
+    count: int, batch: int, seed: int = 0, augment: bool = False, rank: int = 0, world: int = 1
+) -> Batches:
     cases = [
         Case.from_arrays(str(n), np.random.default_rng(n).normal(size=(1, 20, 20)), speck((20, 20), 5, n))
         for n in range(count)
     ]
     chosen = plan(batch=batch)
-    augmentation = Augmentation(chosen) if augment else None
-    return Batches(PreparedCases(cases, chosen), range(count), chosen, seed, augmentation)
+    augmentation = Augmentation(chosen, RECIPES["ultrasound"]) if augment else None
+    prepared = PreparedCases(cases, chosen)
+    return Batches(prepared, range(count), chosen, seed, augmentation, rank=rank, world=world)
 
 
 @pytest.mark.parametrize(("count", "batch"), [(7, 2), (3, 4), (5, 5), (1, 3)])
@@ -160,87 +179,127 @@ def test_cases_are_prepared_once_while_there_is_room(monkeypatch: pytest.MonkeyP
     assert read == ["a", "b", "b"]
 
 
-# ---- augmentation ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def augmentations() -> Callable[[int], Augmentation]:
-    held = {dims: Augmentation(plan(dims, (32,) * dims if dims == 2 else (16,) * dims)) for dims in (2, 3)}
-    return held.__getitem__
-
-
-@pytest.fixture
-def picture() -> tuple[np.ndarray, np.ndarray]:
-    """A slope from top (dark) to bottom (bright) with a square of class 3 at its left."""
-    image = np.repeat(np.linspace(-1, 1, 32, dtype=np.float32)[:, None], 32, axis=1)[None]
-    label = np.zeros((32, 32), np.uint8)
-    label[10:22, 3:13] = 3
-    return image, label
-
-
-def test_the_same_seed_changes_a_patch_the_same_way(augmentations: Callable, picture: tuple) -> None:
-    augment = augmentations(2)
-    first, again, other = augment(*picture, 5), augment(*picture, 5), augment(*picture, 6)
-    assert np.array_equal(first[0], again[0])
-    assert np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], other[0])
-
-
-def test_what_goes_in_stays_as_it_was(augmentations: Callable, picture: tuple) -> None:
-    image, label = picture[0].copy(), picture[1].copy()
-    for seed in range(5):
-        augmentations(2)(*picture, seed)
-    assert np.array_equal(image, picture[0])
-    assert np.array_equal(label, picture[1])
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_labels_hold_no_class_that_was_not_there(dims: int, augmentations: Callable) -> None:
-    shape = (32, 32) if dims == 2 else (16, 16, 16)
+@pytest.mark.parametrize("modality", RECIPES)
+def test_processes_draw_together_what_one_draws_alone(modality: str) -> None:
     rng = np.random.default_rng(0)
-    label = np.zeros(shape, np.uint8)
-    label[(slice(4, 9),) * dims], label[(slice(9, 13),) * dims] = 1, 3
-    changed = 0
-    for seed in range(15):
-        image, after = augmentations(dims)(rng.normal(size=(1, *shape)).astype(np.float32), label, seed)
-        assert image.shape == (1, *shape)
-        assert image.dtype == np.float32
-        assert np.isfinite(image).all()
-        assert after.dtype == np.uint8
-        assert set(np.unique(after)) <= {0, 1, 3}
-        changed += not np.array_equal(after, label)
-    assert changed > 7
+    cases = [
+        Case.from_arrays(str(n), rng.normal(size=(3, 40, 40)), rng.integers(0, 2, (40, 40))) for n in range(3)
+    ]
+
+    def batches(batch: int, rank: int, world: int) -> Batches:
+        chosen = plan(patch=(32, 32), batch=batch).model_copy(update={"channels": 3})
+        augmentation = Augmentation(chosen, RECIPES[modality])
+        prepared = PreparedCases(cases, chosen)
+        return Batches(prepared, range(3), chosen, 7, augmentation, rank=rank, world=world)
+
+    for step in range(4):
+        whole = batches(4, 0, 1).draw(step)
+        shares = [batches(2, rank, 2).draw(step) for rank in range(2)]
+        assert whole.names == shares[0].names + shares[1].names
+        assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
+        assert torch.equal(whole.labels, torch.cat([share.labels for share in shares]))
 
 
-def test_depth_keeps_its_direction_and_left_and_right_are_swapped(
-    augmentations: Callable, picture: tuple
-) -> None:
-    sides = set()
-    for seed in range(40):
-        image, label = augmentations(2)(*picture, seed)
-        assert image[0, :8].mean() < image[0, -8:].mean(), "top and bottom were swapped"
-        columns = np.argwhere(label)[:, 1]
-        if len(columns):
-            sides.add(bool(columns.mean() < 16))
-    assert sides == {True, False}
+# ---- labels that change ----------------------------------------------------------------------------------
 
 
-def test_in_volumes_only_left_and_right_are_swapped(augmentations: Callable) -> None:
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 16, dtype=np.float32)] * 3, indexing="ij")
-    swapped = set()
-    for seed in range(30):
-        for axis, slope in enumerate((z, y, x)):
-            image, _ = augmentations(3)(slope[None], np.zeros((16, 16, 16), np.uint8), seed)
-            ends = np.moveaxis(image[0], axis, 0)
-            if ends[:4].mean() > ends[-4:].mean():
-                swapped.add(axis)
-    assert swapped == {2}
+class Painted:
+    """A case whose label is what was painted last, and which counts how often its image is read."""
+
+    def __init__(self, shape: tuple[int, ...] = (20, 24), image_shape: tuple[int, ...] = (20, 24)) -> None:
+        self.label: np.ndarray | Exception = np.zeros(shape, np.uint8)
+        self.images_read = 0
+        held = Case.from_arrays("a", np.zeros((1, *image_shape), np.float32)).read_image
+
+        def read_image() -> object:
+            self.images_read += 1
+            return held()
+
+        self.case = Case("a", read_image, self.read_label)
+
+    def read_label(self) -> np.ndarray:
+        if isinstance(self.label, Exception):
+            raise self.label
+        return self.label
 
 
-def test_label_follows_the_image(augmentations: Callable) -> None:
-    """The label is the thresholded image, and stays so under every movement."""
-    disc = np.hypot(*np.mgrid[-16:16, -16:16]) < 8
-    for seed in range(20):
-        image, label = augmentations(2)(disc[None].astype(np.float32) * 4 - 2, disc.astype(np.uint8), seed)
-        overlap = np.count_nonzero((image[0] > (image.max() + image.min()) / 2) & (label == 1))
-        assert overlap > 0.9 * np.count_nonzero(label)
+def test_a_label_that_was_painted_on_is_learned_from() -> None:
+    painted = Painted()
+    prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
+    batches = Batches(prepared, [0], plan(patch=(8, 8)), 0, None, foreground_share=1)
+    assert not batches.draw(0).labels.any()
+    painted.label[15, 20] = 1
+    assert not batches.draw(0).labels.any(), "painting must not reach into the run before it is told"
+    prepared.relabel(0)
+    assert batches.draw(0).labels.flatten(1).any(dim=1).all()
+    assert painted.images_read == 1
+
+
+def test_a_new_label_comes_onto_the_grid_as_the_first_one_did() -> None:
+    chosen = plan(patch=(8, 8)).model_copy(update={"spacing": (2.0, 2.0)})
+    painted = Painted()
+    prepared = PreparedCases([painted.case], chosen)
+    assert prepared[0].label.shape == (10, 12)
+    painted.label[10:, 12:] = 1
+    prepared.relabel(0)
+    expected = PreparedCases([painted.case], chosen)[0]
+    assert np.array_equal(prepared[0].label, expected.label)
+    assert all(map(np.array_equal, prepared[0].positions, expected.positions))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (DataError("value 3 is new"), "value 3 is new"),
+        (np.full((20, 24), 2), "holds class 2"),
+        (np.ones((20, 25), np.uint8), r"shape \(20, 25\)"),
+    ],
+)
+def test_a_bad_new_label_is_refused_and_the_old_one_stays(bad: object, message: str) -> None:
+    painted = Painted()
+    painted.label[3, 3] = 1
+    prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
+    before = prepared[0]
+    painted.label = bad
+    with pytest.raises(DataError, match=message):
+        prepared.relabel(0)
+    assert prepared[0] is before
+
+
+def test_what_is_unlabelled_is_no_class_of_a_new_label() -> None:
+    painted = Painted()
+    prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
+    painted.label = np.full((20, 24), IGNORE)
+    prepared.relabel(0)
+    painted.label = np.where(np.eye(20, 24) > 0, 1, IGNORE)
+    prepared.relabel(0)
+    assert prepared[0].positions[1].size == 20
+
+
+def test_a_case_that_is_not_kept_gets_its_new_label_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
+    painted = Painted()
+    prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
+    painted.label = np.ones((20, 24), np.uint8)
+    prepared.relabel(0)
+    assert prepared[0].label.all()
+
+
+# ---- examples ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((40, 40), (16, 16)), ((20, 24, 28), (8, 16, 8))])
+def test_examples_are_one_patch_as_it_is_and_then_changed(shape: tuple, patch: tuple) -> None:
+    label = speck(shape, *(n // 2 for n in shape))
+    rng = np.random.default_rng(0)
+    chosen = plan(len(patch), patch)
+    cases = PreparedCases([Case.from_arrays("a", rng.normal(size=(1, *shape)), label)], chosen)
+    images, labels = example_patches(cases, 0, chosen, RECIPES["other"], seed=4, count=5)
+    assert images.shape == (5, 1, *patch)
+    assert images.dtype == np.float32
+    assert labels.shape == (5, *patch)
+    assert labels[0].sum() == 1
+    assert np.isin(images[0], cases[0].image).all()
+    assert not any(np.array_equal(images[0], image) for image in images[1:])
+    again, _ = example_patches(cases, 0, chosen, RECIPES["other"], seed=4, count=3)
+    assert np.array_equal(images[:3], again)
