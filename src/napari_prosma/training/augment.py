@@ -135,7 +135,8 @@ class Recipe:
     up_down : bool
         Whether half of the patches are flipped along the last axis but one, too; left and right are always.
     quarter_turns : bool
-        Whether patches that are square in space are turned by 0, 90, 180 or 270 degrees in the plane of the slices.
+        Whether patches that are square in space are turned by 0, 90, 180 or 270 degrees in the plane of the
+        slices.
     moved : float
         Probability of a movement: turned, scaled and shifted together.
     rotation, tilt : degrees
