@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_prosma.data import nifti
@@ -216,6 +216,7 @@ def test_the_longest_name_fits_into_a_folder(tmp_path: Path) -> None:
     assert kept_case(tmp_path).name == "🫀" * 48
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_safe_name_stays_as_it_is_and_in_its_folder(name: str) -> None:
     safe = safe_name(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_prosma.data.labels import LabelRule, rule_from_text, rule_to_text
@@ -64,6 +64,7 @@ def rules(draw: st.DrawFn) -> LabelRule:
     )
 
 
+@settings(deadline=None)
 @given(rules())
 def test_every_rule_comes_back_from_its_line(rule: LabelRule) -> None:
     assert rule_from_text(rule_to_text(rule)) == rule

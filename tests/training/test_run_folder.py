@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_prosma import __version__
@@ -309,6 +309,7 @@ numbers = st.floats()
 figures = st.dictionaries(st.text(), numbers, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
