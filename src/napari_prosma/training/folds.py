@@ -1,0 +1,225 @@
+"""Cross-validation: a run per fold on one plan, mean and spread of their figures, and an ensemble of all."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Case
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.training.checkpoint import (
+    BEST,
+    ENSEMBLE,
+    FOLD,
+    LAST,
+    Checkpoint,
+    ensemble_of,
+    load_checkpoint,
+    save_checkpoint,
+)
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import RunResult, train
+from napari_prosma.training.run_folder import read_run
+from napari_prosma.training.split import split_cases
+from napari_prosma.training.steering import Steering
+from napari_prosma.training.transfer import ARCHITECTURE
+
+SUMMARY = "summary.csv"
+PLANNED = ("dims", "spacing", "patch", "batch", "intensity")
+"""Settings that a whole plan takes the place of."""
+STEERED = ("learning_rate", "epochs", "minutes")
+"""Settings that may change while a run goes on."""
+FREE = {"run_dir", "data", "plan", "device", "precision", "threads", "compile", "tensorboard", *STEERED}
+"""Settings that may differ from those that a fold began with."""
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What a cross-validation found.
+
+    Attributes
+    ----------
+    run_dir : Path
+        With a run folder ``fold1``, ``fold2``, ... each, and ``summary.csv``.
+    ensemble : Path
+        Checkpoint of the best model of every fold.
+    scores : tuple of float
+        Best mean Dice of each fold on the cases it held out. (Of several processes the first one alone has
+        the scores and the figures.)
+    figures : dict
+        Mean and spread (sample standard deviation over the folds) of every validation figure, by its name.
+    """
+
+    run_dir: Path
+    ensemble: Path
+    scores: tuple[float, ...]
+    figures: dict[str, tuple[float, float]]
+
+
+def cross_validate(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str] = (),
+    folds: int = 5,
+    steering: Steering | None = None,
+    overwrite: bool = False,
+) -> Iterator[Event]:
+    """Train once per fold, each time holding out another part; ends with a :class:`CrossValidation`.
+
+    The events are those of the runs, one after the other, without their ends. Stopped and called again it
+    goes on where it was: folds that are over are not trained again.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        ``run_dir`` is the folder of all folds. The plan is made in the first one for all.
+    cases : every one with a label
+    class_names : background first
+    folds : int
+        At least 2, at most as many as cases.
+    steering : Steering, optional
+        Of the fold in work.
+    overwrite : bool
+        Forget an earlier cross-validation in the folder.
+
+    Raises
+    ------
+    ConfigError
+        Fewer cases than folds, a ``fold`` in ``config``, or a folder that holds other runs.
+    DataError, CheckpointError, ProsmaError
+        As :func:`~napari_prosma.training.run.train`.
+    """
+    folder = config.run_dir
+    _require_possible(config, cases, folds)
+    if overwrite:
+        for path in (folder / SUMMARY, folder / ENSEMBLE, *folder.glob(f"{FOLD}*/*.safetensors")):
+            path.unlink(missing_ok=True)
+    over = _finished_folds(folder)
+    writes = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun the first one alone
+    plan = config.plan
+    members: list[Checkpoint] = []
+    for k in range(folds):
+        changes: dict[str, Any] = {"fold": (k, folds), "run_dir": folder / f"{FOLD}{k + 1}"}
+        if plan is not None:
+            changes |= {"plan": plan, **dict.fromkeys(PLANNED)}
+        wanted = config.model_copy(update=changes)
+        kept = _kept(wanted)
+        is_over = k + 1 in over and kept is not None and (wanted.run_dir / BEST).is_file()
+        if is_over:
+            yield Notice(f"Fold {k + 1} of {folds} was trained before.")
+        else:
+            yield Notice(f"Fold {k + 1} of {folds}{'' if kept is None else ' goes on'}.")
+            result = yield from _train(wanted, cases, class_names, kept, steering)
+            if result is None:  # stopped; what there is was kept
+                return
+        plan = plan or read_run(wanted.run_dir).plan
+        if writes:
+            members.append(load_checkpoint(wanted.run_dir / BEST))
+        if writes and not is_over:
+            _write_summary(folder / SUMMARY, members)
+    if writes:
+        save_checkpoint(folder / ENSEMBLE, ensemble_of(members, config.model_dump(mode="json")))
+    scores = tuple(member.metrics["dice"] for member in members)
+    yield Finished(CrossValidation(folder, folder / ENSEMBLE, scores, _mean_and_spread(members)))
+
+
+def _require_possible(config: TrainConfig, cases: Sequence[Case], folds: int) -> None:
+    if folds < 2 or config.fold is not None:
+        raise ConfigError(
+            f"a cross-validation trains each of at least 2 folds, found {folds} folds and the fold "
+            f"{config.fold}; leave out the fold, and choose how many there are"
+        )
+    split_cases(cases, config.validation_fraction, config.seed, (0, folds))
+    alone = [name for name in (BEST, LAST) if (config.run_dir / name).exists()]
+    if alone:
+        raise ConfigError(
+            f"'{config.run_dir}' is the folder of a single run ({', '.join(alone)}); choose another "
+            f"one for the cross-validation"
+        )
+
+
+def _kept(wanted: TrainConfig) -> Checkpoint | None:
+    """Where an earlier call left the fold, None if it has not begun; refuses a fold of another kind."""
+    if not (wanted.run_dir / LAST).is_file():
+        return None
+    kept = load_checkpoint(wanted.run_dir / LAST)
+    free = set(FREE)
+    if wanted.start_from is not None:  # what was not asked for is that of the model to start from
+        free |= set(ARCHITECTURE) - wanted.model_fields_set
+    then, now = (
+        config.model_dump(mode="json", exclude=free) for config in (TrainConfig.of(**kept.config), wanted)
+    )
+    differ = [f"{name} {then[name]}, now {now[name]}" for name in now if then[name] != now[name]]
+    if differ:
+        raise ConfigError(
+            f"'{wanted.run_dir}' was trained with other settings ({'; '.join(differ)}); go on with those, "
+            f"choose another folder, or overwrite it"
+        )
+    return kept
+
+
+def _train(
+    wanted: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str],
+    kept: Checkpoint | None,
+    steering: Steering | None,
+) -> Generator[Event, None, RunResult | None]:
+    """One fold; what was changed while it went on stays changed."""
+    if kept is not None:
+        changed = {name: kept.config[name] for name in STEERED if kept.config[name] != getattr(wanted, name)}
+        wanted = wanted.model_copy(update=changed)
+        if changed:
+            said = ", ".join(f"{name} {value}" for name, value in changed.items())
+            yield Notice(f"It keeps what was changed while it went on: {said}.")
+    with closing(train(wanted, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
+        for event in run:
+            if isinstance(event, Finished):
+                return event.result
+            yield event
+    return None
+
+
+# ---- figures over the folds -----------------------------------------------------------------------------
+
+
+def _mean_and_spread(members: Sequence[Checkpoint]) -> dict[str, tuple[float, float]]:
+    figures = {name: [m.metrics[name] for m in members if name in m.metrics] for name in _names(members)}
+    return {name: (mean(v), stdev(v) if len(v) > 1 else 0.0) for name, v in figures.items()}
+
+
+def _names(members: Sequence[Checkpoint]) -> list[str]:
+    """Of all figures, in order."""
+    return list(dict.fromkeys(name for member in members for name in member.metrics))
+
+
+def _write_summary(path: Path, members: Sequence[Checkpoint]) -> None:
+    """A line per fold that is over, then the mean and the spread over them."""
+    names, both = _names(members), _mean_and_spread(members)
+    rows: list[dict[str, Any]] = [
+        {"fold": k, "epoch": member.epoch, **member.metrics} for k, member in enumerate(members, start=1)
+    ]
+    rows += [
+        {"fold": said, **{name: both[name][n] for name in names}} for n, said in enumerate(("mean", "spread"))
+    ]
+    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["fold", "epoch", *names])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _finished_folds(folder: Path) -> set[int]:
+    """Numbers, from 1, of the folds that are in the summary."""
+    if not (folder / SUMMARY).is_file():
+        return set()
+    with open(folder / SUMMARY, newline="", encoding="utf-8", errors="replace") as file:
+        found = [row[0] for row in csv.reader(file) if row]
+    return {int(number) for number in found if number.isdecimal()}
