@@ -15,7 +15,7 @@ from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.segmentation.windows import unwrap
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
@@ -29,12 +29,13 @@ LEARNS = {
 INPUT = ("encoder.0.body.0.weight", "encoder.0.shortcut.0.weight")
 """The convolutions that see the image itself."""
 HEAD = ("head.weight", "head.bias")
+ARCHITECTURE = ("widths", "gate", "gate_options", "gated_levels", "norm")
+"""Settings of ``TrainConfig`` that say which network is built."""
 
 
 def architecture(source: Checkpoint) -> dict[str, Any]:
     """Settings of ``TrainConfig`` with which all of ``source`` can be taken over."""
-    names = ("widths", "gate", "gate_options", "gated_levels", "norm")
-    return {name: getattr(source.spec, name) for name in names}
+    return {name: getattr(source.spec, name) for name in ARCHITECTURE}
 
 
 # ---- the plan -------------------------------------------------------------------------------------------
@@ -272,12 +273,14 @@ def baseline(
     them. What it takes for another class counts as background. The name of the case in work is yielded after
     every few windows.
     """
+    from napari_prosma.training.validation import validate  # it plans with this module
+
     common = _common_classes(source.plan.class_names, plan.class_names)
     if not common:
         return []
     with torch.device("meta"):
         network = build_model(replace(source.spec, in_channels=plan.channels))
-    network.to_empty(device=device).eval()
+    network.to_empty(device=device)
     if take_over(network, source, source.plan.class_names).new:
         return []
     known = [name for k, name in enumerate(plan.class_names) if k and k in common]
@@ -285,16 +288,12 @@ def baseline(
     if len(common) == len(plan.class_names):
         kept |= {"dice", "iou"}
     figures = []
-    for index in indices:
-        case = cases[index]
-        tiling = tile(case.label.shape, plan.patch, network.divisor)
-        blend = Blend(tiling, network.spec.out_channels)
-        for _ in predict(network, case.image, tiling, 1, blend):
-            yield case.name
-        labels = labels_of(probabilities_of(blend.result()))
-        labels = translated(labels, source.plan.class_names, plan.class_names)
-        measured = case_metrics(labels, case.label, plan.class_names)
-        figures.append({name: value for name, value in measured.items() if name in kept})
+    for case, found in validate(network, cases, indices, plan):
+        yield case.name
+        if found is not None:
+            labels = translated(found, source.plan.class_names, plan.class_names)
+            measured = case_metrics(labels, case.label, plan.class_names)
+            figures.append({name: value for name, value in measured.items() if name in kept})
     return figures
 
 
