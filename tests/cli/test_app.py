@@ -23,6 +23,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
+RUN_FILES = {"best.safetensors", "last.safetensors", "run.json", "metrics.csv"}
 QUICK = ("--widths", "4,6,8", "--epochs", "1", "--device", "cpu", "--side", "32")
 
 
@@ -91,7 +92,7 @@ def test_train_segment_and_inspect_one_after_the_other(folder: Path, tmp_path: P
     assert "Images and masks in two folders: 3 cases" in said(trained)
     assert "epoch 1/1 loss" in said(trained)
     assert "best validation Dice" in said(trained)
-    assert files_below(run) == {"best.safetensors", "last.safetensors"}
+    assert files_below(run) == RUN_FILES
     assert load_checkpoint(run).spec.widths == (4, 6, 8)
 
     images = sorted((folder / "images").iterdir())
@@ -376,7 +377,7 @@ def test_ctrl_c_stops_a_training_with_130_and_keeps_the_last_checkpoint(folder: 
     found = load_checkpoint(run / "last.safetensors")
     assert found.epoch >= 1
     assert isinstance(found.spec, ModelSpec)
-    assert files_below(run) == {"best.safetensors", "last.safetensors"}
+    assert files_below(run) == RUN_FILES
 
 
 def test_ctrl_c_between_two_events_keeps_the_last_checkpoint_too(
@@ -420,7 +421,7 @@ def test_a_run_is_resumed_by_its_folder_alone(folder: Path, tmp_path: Path) -> N
         (("train",), "--resume RUN"),
         (("train", "data", "--resume", "run"), "leave out data"),
         (("train", "--resume", "run", "--epochs", "5"), "leave out epochs"),
-        (("train", "--resume", "no-such-run"), "does not exist"),
+        (("train", "--resume", "no-such-run"), "holds no run.json; give the folder of a run"),
     ],
 )
 def test_train_says_what_it_needs(words: tuple[str, ...], said: str) -> None:

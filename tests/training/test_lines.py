@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 
+from napari_prosma.cli.app import app
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.keep import TABLE, keep_case
@@ -25,13 +26,12 @@ from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.lines import (
-    OPTIONS,
     UNLIMITED_EPOCHS,
-    Option,
     config_from_options,
     python_lines,
     shell_line,
 )
+from napari_prosma.training.options import OPTIONS, Option
 
 PLAN = Plan(
     dims=3,
@@ -45,31 +45,30 @@ PLAN = Plan(
 
 
 def parsed(line: str) -> TrainConfig:
-    """What a shell and a command with the options of the table make of a line."""
-    found: dict[str, Any] = {}
-    params: list[click.Parameter] = [click.Argument(["data"]), click.Option(["--folds"], type=int)]
-    params += [_declared(option) for option in OPTIONS]
-    command = click.Command("train", params=params, callback=lambda **values: found.update(values))
+    """What a shell and ``prosma train`` make of a line."""
     first, second, *words = shlex.split(line)
     assert (first, second) == ("prosma", "train")
-    command.main(words, standalone_mode=False)
-    del found["folds"]
+    command = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    found = command.make_context("train", words).params
     return config_from_options(found)
-
-
-def _declared(option: Option) -> click.Option:
-    if option.is_flag:
-        return click.Option(
-            [option.name, option.field], is_flag=True, flag_value=not option.default, default=option.default
-        )
-    return click.Option([option.name, option.field], multiple=option.is_repeated)
 
 
 def test_every_setting_has_an_option() -> None:
     fields = [option.field for option in OPTIONS]
-    # The cases are the line's argument, and there is one objective.
-    assert {*fields, "data", "objective"} == set(TrainConfig.model_fields)
+    # The cases are the line's argument, --out is the folder, and there is one objective.
+    assert {*fields, "data", "run_dir", "objective"} == set(TrainConfig.model_fields)
     assert len({option.name for option in OPTIONS}) == len(fields) == len(set(fields))
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.field)
+def test_the_help_tells_the_default_that_holds(option: Option) -> None:
+    default = TrainConfig.model_fields[option.field].get_default(call_default_factory=True)
+    if option.kind is bool:
+        assert option.name.startswith("--no-") == default
+    elif default is None or default == () or option.kind is list:
+        assert option.default in ("", "all", "as found", "by the data", "never", "no limit")
+    else:
+        assert option.default in (str(default), f"{default:g}" if isinstance(default, float) else "")
 
 
 def test_a_run_by_the_defaults_is_a_short_line() -> None:
@@ -98,7 +97,7 @@ def test_a_run_by_the_defaults_is_a_short_line() -> None:
         ({"fold": (0, 5)}, "--fold 1/5"),
         ({"augment": False, "compile": True}, "--no-augment --compile"),
         ({"gate_options": GateOptions(latent_ratio=4, dilations=(1,))}, None),
-        ({"trains": "gates and head", "start_from": "-a.safetensors"}, None),
+        ({"trains": "gates and head", "start_from": "a.safetensors"}, None),
         ({"class_weights": (1, 2.5)}, "--class-weights 1.0,2.5"),
         ({"widths": (8, 16, 32), "gated_levels": (2,)}, "--widths 8,16,32 --gated-levels 2"),
         ({"labels": LabelRule.of_names({0: "background", 7: "liver"})}, "--classes 0=background,7=liver"),
@@ -116,9 +115,18 @@ def test_gate_options_are_given_one_by_one() -> None:
     assert shell_line(config).endswith("--gate-option dilations=1,3 --gate-option norm=none")
 
 
+def test_data_whose_name_begins_with_a_dash_are_no_option() -> None:
+    config = TrainConfig.of(run_dir="-r", data="-data", start_from="--from")
+    assert shell_line(config) == "prosma train ./-data --out ./-r --from ./--from"
+    assert parsed(shell_line(config)) == config
+
+
 def test_folds_are_said() -> None:
-    line = shell_line(TrainConfig.of(run_dir="r", data="d"), folds=5)
-    assert line == "prosma train d --out r --folds 5"
+    config = TrainConfig.of(run_dir="r", data="d")
+    assert shell_line(config, folds=5) == "prosma train d --out r --folds 5"
+    program = python_lines(config, folds=5)
+    assert "for event in cross_validate(config, data.cases, data.class_names, 5):" in program
+    exec(program.partition("\n\n")[0], {})  # what it imports is there
 
 
 def test_on_windows_the_line_is_quoted_as_its_shell_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -473,10 +473,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_cases(
 ) -> None:
     run = settings(tmp_path / "run", learning_rate=1e30, epochs=1, steps_per_epoch=9)
     with pytest.raises(
-        ProsmaError, match=r"the loss became nan in step \d, on the cases .*left.*nothing was"
+        ProsmaError, match=r"the (loss|gradient) became nan in step \d, on the cases .*left.*no weights were"
     ):
         list(train(run, [square("left"), square("right"), square("left too")]))
-    assert files_below(tmp_path) == []
+    assert [path.name for path in files_below(tmp_path)] == ["run.json"]
 
 
 def test_after_a_loss_that_is_not_finite_the_last_checkpoint_is_that_of_the_epoch_before(
@@ -485,7 +485,7 @@ def test_after_a_loss_that_is_not_finite_the_last_checkpoint_is_that_of_the_epoc
     run: Iterator[Event] = train(
         settings(tmp_path, learning_rate=1e30, steps_per_epoch=1, epochs=5), [square("a")]
     )
-    with pytest.raises(ProsmaError, match=r"last\.safetensors' keeps the weights of epoch [1-4]"):
+    with pytest.raises(ProsmaError, match=r"last\.safetensors' keeps the weights of step [1-4]"):
         list(run)
     assert load_checkpoint(tmp_path / "last.safetensors").epoch >= 1
 
@@ -497,7 +497,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_path(
     (tmp_path / "run" / "best.safetensors" / "x").write_text("in the way")
     with pytest.raises(DataError, match=r"best\.safetensors"):
         list(train(settings(tmp_path / "run"), ultrasound[:2]))
-    assert [path.name for path in files_below(tmp_path)] == ["x"]
+    assert {path.name for path in files_below(tmp_path)} <= {"x", "run.json"}
 
 
 # ---- going on -------------------------------------------------------------------------------------------
@@ -543,4 +543,4 @@ def test_a_replaced_run_does_not_keep_the_best_of_the_other(
     first_step = next(e for e in run if isinstance(e, Progress) and "loss" in e.message)
     assert first_step
     run.close()  # type: ignore[attr-defined]
-    assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.safetensors", "run.json"]

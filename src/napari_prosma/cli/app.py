@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from napari_prosma import __version__
+from napari_prosma.training.options import OPTIONS
 
 if TYPE_CHECKING:
     from napari_prosma.data.case import Image
@@ -53,7 +56,32 @@ def _version(
         raise typer.Exit
 
 
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting of a run, in place of its ``**options``."""
+    own = [
+        p
+        for p in signature(command, eval_str=True).parameters.values()
+        if p.kind is not Parameter.VAR_KEYWORD
+    ]
+    added = []
+    for option in OPTIONS:
+        shown = {
+            "help": option.help,
+            "rich_help_panel": option.group,
+            "show_default": option.default or False,
+        }
+        kind: Any = {bool: bool, list: list[str] | None}.get(option.kind, option.kind | None)
+        # A flag that turns something off, such as --no-augment, is on until it is given.
+        default = (option.name.startswith("--no-")) if option.kind is bool else None
+        name = f" /{option.name}" if default else option.name
+        annotation = Annotated[kind, typer.Option(name, **shown)]
+        added.append(Parameter(option.field, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
+    return command
+
+
 @app.command()
+@_with_options
 def train(
     context: typer.Context,
     data: Annotated[
@@ -63,103 +91,55 @@ def train(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder for the checkpoints.", show_default=False)
+    run_dir: Annotated[
+        Path | None, typer.Option("--out", help="Run folder for the checkpoints.", show_default=False)
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on with the run in this folder, with its own settings.", show_default=False),
     ] = None,
-    widths: Annotated[str, typer.Option(help="Size of the network: quick, tiny, base or large.")] = "tiny",
-    gate: Annotated[
-        str,
-        typer.Option(help="prosma, spatial, channel, none, attention, dense or prosma-exact."),
-    ] = "prosma",
-    epochs: Annotated[int | None, typer.Option(help="Rounds of training.", show_default="100")] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop after this time; the schedule is stretched over it.", show_default="no limit"
-        ),
-    ] = None,
-    dims: Annotated[
-        int | None,
-        typer.Option(help="2 = slice by slice, 3 = volumes.", show_default="by the data"),
-    ] = None,
-    side: Annotated[
-        int, typer.Option(help="Pixel images are shrunk until their median short side is this.")
-    ] = 256,
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="Resample to this, such as 3,1,1 (z, y, x).", show_default="by the data"),
-    ] = None,
-    patch: Annotated[
-        str | None, typer.Option(help="Patch and window, such as 32,96,96.", show_default="by the data")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches per step.", show_default="by the data")] = None,
-    intensity: Annotated[
-        str | None, typer.Option(help="zscore, or ct for Hounsfield units.", show_default="by the data")
-    ] = None,
-    labelled: Annotated[
-        str,
-        typer.Option(
-            help="all; slices: only where a slice holds a label; scribbles: only where something is drawn, "
-            "the smallest value being background."
-        ),
-    ] = "all",
-    learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = 1e-3,
-    validation: Annotated[float, typer.Option(help="Share of the cases that is held out.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Split, weights, sampling and augmentation follow from it.")] = 0,
-    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Train so many networks, each holding out another part.", show_default=False),
+    ] = None,
+    **options: object,
 ) -> None:
     """Train on a folder of annotated images.
 
-    Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors. Ctrl-C stops and keeps
-    the last one.
+    Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors, RUN/run.json (settings,
+    versions, a hash of every case) and RUN/metrics.csv. Ctrl-C stops and keeps the place.
 
     [bold]Examples:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
 
     prosma train --resume runs/busi
+
+    prosma train my_scans --out runs/mine --from runs/busi
+
+    torchrun --nproc-per-node 2 -m napari_prosma train Dataset_BUSI_with_GT --out runs/busi
     """
     from napari_prosma.cli.follow import exit_codes
 
     with exit_codes():
         from napari_prosma.errors import ConfigError
-        from napari_prosma.training.config import TrainConfig
+        from napari_prosma.training.lines import config_from_options
 
         if resume is not None:
-            given = [name for name in context.params if _was_given(context, name) and name != "resume"]
-            if given:
+            others = [name for name in context.params if _was_given(context, name) and name != "resume"]
+            if others:
                 raise ConfigError(
-                    f"--resume takes data and settings from the run; leave out {', '.join(given)} and give "
+                    f"--resume takes data and settings from the run; leave out {', '.join(others)} and give "
                     f"its folder alone"
                 )
             _resume(resume.parent if resume.is_file() else resume)
             return
-        if data is None or out is None:
+        if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
-        config = TrainConfig.of(
-            run_dir=out,
-            data=data.resolve(),
-            labelled=labelled,
-            widths=_widths(widths),
-            gate=gate,
-            epochs=epochs if epochs is not None else 100 if minutes is None else 10_000,
-            minutes=minutes,
-            dims=dims,
-            side=side,
-            spacing=_numbers(spacing, float, "spacing"),
-            patch=_numbers(patch, int, "patch"),
-            batch=batch,
-            intensity=intensity,
-            learning_rate=learning_rate,
-            validation_fraction=validation,
-            seed=seed,
-            device=device,
-        )
-        _refuse_to_replace(config, overwrite)
-        _run(config)
+        given = {name: value for name, value in options.items() if _was_given(context, name)}
+        config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
+        if folds is None:
+            _refuse_to_replace(config, overwrite)
+        _run(config, folds)
 
 
 @app.command()
@@ -383,58 +363,60 @@ def _resume(run_dir: Path) -> None:
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import LAST, load_checkpoint
     from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.run_folder import RUN, read_run
 
-    kept = load_checkpoint(run_dir / LAST)
-    config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
+    kept = load_checkpoint(run_dir / LAST) if (run_dir / LAST).exists() else None
+    if kept is None or (run_dir / RUN).exists():
+        config = read_run(run_dir).config
+    else:
+        config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
     if config.data is None:
-        raise ConfigError(f"the run '{run_dir}' was not started by prosma train; give its data again")
-    _run(config, kept)
+        raise ConfigError(f"the run '{run_dir}' did not learn from a folder; start a new run with its model")
+    if kept is not None and kept.epoch >= config.epochs:
+        from napari_prosma.cli.follow import say
+
+        say(f"this run is already finished ({kept.epoch} of {config.epochs} epochs)")
+    _run(config, None, kept)
 
 
-def _run(config: TrainConfig, resumed: Checkpoint | None = None) -> None:
+def _run(config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None) -> None:
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground, find_cases
     from napari_prosma.errors import ConfigError
-    from napari_prosma.training.checkpoint import LAST
     from napari_prosma.training.run import train
+    from napari_prosma.training.run_folder import RUN
+    from napari_prosma.training.steering import Steering
 
     assert config.data is not None
-    data_set = find_cases(config.data)
+    data_set = find_cases(config.data, labels=config.labels)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
-    if config.labelled != "all":
+    if config.labelled != "all" and config.labels is None:
         data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
     for line in (data_set.summary, *data_set.notices):
         say(line)
     check_foreground(data_set)
-    if resumed is not None and resumed.epoch >= config.epochs:
-        say(f"this run is already finished ({resumed.epoch} of {config.epochs} epochs)")
+    config = config.model_copy(update={"labels": data_set.labels})
+    steering = Steering()
     try:
-        result = follow(train(config, data_set.cases, data_set.class_names, resumed), gently=True)
+        if folds is not None:
+            from napari_prosma.training.folds import cross_validate
+
+            events = cross_validate(config, data_set.cases, data_set.class_names, folds, steering)
+        else:
+            events = train(config, data_set.cases, data_set.class_names, resumed, steering)
+        result = follow(events, steering)
     except KeyboardInterrupt:
-        kept = (config.run_dir / LAST).exists()
-        say(f"go on with: prosma train --resume {config.run_dir}" if kept else "nothing was kept yet")
+        if folds is not None:
+            say("go on with the same line")
+        else:
+            kept = (config.run_dir / RUN).exists()
+            say(f"go on with: prosma train --resume {config.run_dir}" if kept else "nothing was kept yet")
         raise
-    say(f"best validation Dice {result.score:.3f}: {result.best}")
-
-
-def _widths(text: str) -> str | tuple[int, ...]:
-    """A preset's name, or widths such as ``16,32,64``."""
-    if all(part.strip().isdigit() for part in text.split(",")):
-        return tuple(int(part) for part in text.split(","))
-    return text
-
-
-def _numbers(text: str | None, kind: type[int] | type[float], what: str) -> tuple[float, ...] | None:
-    """Numbers separated by commas, such as ``32,96,96``."""
-    from napari_prosma.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{what} '{text}' must be numbers separated by commas, such as 32,96,96") from error
+    if folds is not None:
+        say(result.in_words())
+    else:
+        say(f"best validation Dice {result.score:.3f}: {result.best}")
 
 
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from threading import Event as Flag
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -22,13 +23,26 @@ from rich.progress import (
 )
 
 from napari_prosma.errors import ProsmaError
-from napari_prosma.events import CheckpointSaved, EpochEnd, Event, Finished, Notice, Started
+from napari_prosma.events import (
+    Baseline,
+    CheckpointSaved,
+    EpochEnd,
+    Event,
+    Finished,
+    Notice,
+    Resumed,
+    Started,
+)
 from napari_prosma.events import Progress as Step
+
+if TYPE_CHECKING:
+    from napari_prosma.training.steering import Steering
 
 T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130
 
-console = Console(soft_wrap=True, highlight=False)
+# Under torchrun every process follows the run, and the first one tells of it.
+console = Console(soft_wrap=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -61,16 +75,16 @@ def track(items: Iterator[T], total: int, message: str) -> Iterator[T]:
         yield from bar.track(items, total, description=message)
 
 
-def follow(events: Iterator[Event], gently: bool = False) -> Any:
+def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
     """Pull every event, show it, and return the result of the last.
 
-    ``gently``: Ctrl-C waits for the step that is under way, so that a run can keep where it stands.
+    ``steering``: Ctrl-C asks the run to end after the step under way, so that it can keep its place.
     """
     result = None
     # Closed at once when Ctrl-C falls between two events, so that a run still keeps its last checkpoint.
     with (
         closing(events),  # type: ignore[type-var]
-        _ctrl_c_pressed(gently) as pressed,
+        _ctrl_c_stops(steering) as pressed,
         _progress() as bar,
     ):
         task = None
@@ -88,33 +102,41 @@ def follow(events: Iterator[Event], gently: bool = False) -> Any:
                     console.print(escape(event.message))
                 case EpochEnd():
                     console.print(escape(_line(event)))
+                case Resumed():
+                    console.print(f"going on after epoch {len(event.history)}")
+                case Baseline() if event.figures:
+                    figures = ", ".join(f"{k} {v:.3f}" for k, v in event.figures.items())
+                    console.print(escape(f"the model before: {figures}"))
                 case CheckpointSaved(kind="best"):
                     console.print(f"  best so far: {escape(str(event.path))}")
                 case Finished():
                     result = event.result
-            if pressed.is_set():
-                raise KeyboardInterrupt
+        if pressed.is_set() and result is None:
+            raise KeyboardInterrupt
     return result
 
 
 @contextmanager
-def _ctrl_c_pressed(gently: bool) -> Iterator[Flag]:
-    """Set by the first Ctrl-C if that is to wait; a second one interrupts at once."""
+def _ctrl_c_stops(steering: Steering | None) -> Iterator[Flag]:
+    """Set by the first Ctrl-C (torchrun sends SIGTERM), which the run is told; a second one interrupts."""
     pressed = Flag()
-    if not gently:
+    if steering is None:
         yield pressed
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def press(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
+        steering.stop()
         pressed.set()
 
-    signal.signal(signal.SIGINT, press)
+    for number in before:
+        signal.signal(number, press)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _progress() -> Progress:

@@ -87,8 +87,8 @@ class PreparedCases:
                 self._bytes += prepared.nbytes
             return prepared
 
-    def relabel(self, index: int) -> None:
-        """Read the label of a case again; its image stays as it is.
+    def relabel(self, index: int) -> np.ndarray:
+        """Read the label of a case again, and return it; its image stays as it is.
 
         Raises
         ------
@@ -115,6 +115,7 @@ class PreparedCases:
                 label, positions = self._on_grid(stored, held.label.shape)
                 self._kept[index] = replace(held, label=label, positions=positions)
             self.version += 1
+            return stored
 
     def _prepare(self, case: Case) -> PreparedCase:
         assert case.read_label is not None
@@ -180,11 +181,18 @@ class Batches:
 
     def draw(self, step: int) -> Batch:
         """Batch number ``step`` (from 0) of the run."""
+        return self._drawn(step, self._rank)
+
+    def of_all_processes(self, step: int) -> Tensor:
+        """Images that all processes together draw in this step."""
+        return torch.cat([self._drawn(step, rank).images for rank in range(self._world)])
+
+    def _drawn(self, step: int, rank: int) -> Batch:
         batch, patch = self._plan.batch, self._plan.patch
         images = np.empty((batch, self._plan.channels, *patch), np.float32)
         labels = np.empty((batch, 1, *patch), np.uint8)
         names = []
-        first = (step * self._world + self._rank) * batch
+        first = (step * self._world + rank) * batch
         for row, position in enumerate(range(first, first + batch)):
             case = self._cases[self._index(position)]
             rng = np.random.default_rng([self._seed, 1, position])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -120,7 +121,7 @@ def summed_over_processes(sums: Tensor) -> Tensor:
     return _SumOverProcesses.apply(sums)
 
 
-def balanced_weights(class_counts: Sequence[float] | Tensor) -> Tensor:
+def balanced_weights(class_counts: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     """Weights (K,) that give rare classes more: one over the square root of the frequency, mean 1.
 
     Plain inverse frequency (King and Zeng 2001; scikit-learn's ``balanced``) makes a lesion of 1 % of the
@@ -140,7 +141,8 @@ def balanced_weights(class_counts: Sequence[float] | Tensor) -> Tensor:
 
 
 def chosen_weights(
-    chosen: Literal["equal", "balanced"] | Sequence[float], class_counts: Sequence[float] | Tensor
+    chosen: Literal["equal", "balanced"] | Sequence[float],
+    class_counts: Sequence[float] | np.ndarray | Tensor,
 ) -> Tensor | None:
     """Class weights (K,) of ``TrainConfig.class_weights`` for data with ``class_counts`` (K,), or None.
 

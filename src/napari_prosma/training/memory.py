@@ -37,10 +37,8 @@ def in_parts(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
     """The batch cut into ``parts``, each with its share of the patches."""
     for rows in np.array_split(np.arange(len(batch.names)), min(parts, len(batch.names))):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        names = batch.names[part]
-        yield replace(batch, images=batch.images[part], labels=batch.labels[part], names=names), (
-            len(names) / len(batch.names)
-        )
+        cut = replace(batch, images=batch.images[part], labels=batch.labels[part], names=batch.names[part])
+        yield cut, len(rows) / len(batch.names)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -96,4 +94,3 @@ def memory_shares(
             release(device)
 
     return share
-

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from napari_prosma.errors import ConfigError
+from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import best_precision, usable_device
 from napari_prosma.training.losses import summed_over_processes
@@ -72,11 +73,11 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def synchronised(self, network: nn.Module) -> nn.Module:
+    def synchronised(self, network: ProSMAUNet) -> ProSMAUNet:
         """The network with batch norms that look across all processes, where the device has them."""
         if self.world == 1 or self.device.type != "cuda":
             return network
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return cast(ProSMAUNet, nn.SyncBatchNorm.convert_sync_batchnorm(network))
 
     def total(self, sums: torch.Tensor) -> torch.Tensor:
         """Sum over all processes, with its gradient."""

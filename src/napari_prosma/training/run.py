@@ -4,59 +4,105 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import (
-    BATCH_ELEMENTS,
     CaseFacts,
     Plan,
     balance_in_words,
-    make_plan,
+    content_hash,
     read_facts,
     require_fit,
 )
-from napari_prosma.data.labels import IGNORE, fullest_slice, is_foreground
+from napari_prosma.data.labels import IGNORE, fullest_slice
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
+    Baseline,
     CheckpointSaved,
     EpochEnd,
     Event,
     Finished,
+    LivePreview,
     Notice,
     Preview,
     Progress,
+    Resumed,
     Started,
 )
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GateTrace
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
-from napari_prosma.training.augment import Augmentation
-from napari_prosma.training.batches import Batch, Batches, PreparedCase, PreparedCases
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint, split_prefix
+from napari_prosma.segmentation.windows import labels_of
+from napari_prosma.training.augment import Augmentation, recipe_of
+from napari_prosma.training.batches import Batch, Batches, PreparedCases
+from napari_prosma.training.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    split_prefix,
+)
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.device import best_precision, cpu_threads, usable_device
+from napari_prosma.training.device import cpu_threads
+from napari_prosma.training.losses import chosen_weights
+from napari_prosma.training.memory import in_parts, peak_memory, ran_out_of_memory, release
 from napari_prosma.training.metrics import case_metrics, mean_metrics
 from napari_prosma.training.objectives import make_objective
-from napari_prosma.training.schedule import Clock, make_optimizer, schedule
+from napari_prosma.training.planning import (
+    class_counts,
+    plan_for,
+    remarks,
+    require_norm_statistics,
+    with_fitting_batch,
+)
+from napari_prosma.training.preview import Plane, Rhythm, on_plane, plane_labels, plane_probabilities
+from napari_prosma.training.processes import Processes
+from napari_prosma.training.run_folder import (
+    RunFolder,
+    TensorBoardFiles,
+    history_from_json,
+    history_to_json,
+)
+from napari_prosma.training.schedule import (
+    Clock,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    schedule,
+)
+from napari_prosma.training.split import split_cases
+from napari_prosma.training.steering import Steering
+from napari_prosma.training.transfer import architecture, baseline, set_training, take_over, trained_parts
+from napari_prosma.training.validation import (
+    InPrecision,
+    gate_state,
+    gate_warnings,
+    shown_case,
+    validate,
+    validation_windows,
+)
 
 LEAST_STEPS = 20
 """An epoch has at least this many steps, so that a handful of cases is not validated all the time."""
-BYTES_PER_ELEMENT = 172
-"""Kept for the backward pass per input element and channel of the finest level.
+SAVE_EVERY = 120.0
+"""Seconds between two last checkpoints within an epoch; more where writing one takes over a fiftieth."""
+GATES_CHECKED_EVERY = 10
+"""Epochs between two warnings about the gates."""
 
-Measured in 2D: 688 MiB for 2**18 pixels at 16 channels."""
-PREVIEW_CASES = 20
-"""The preview shows the first of this many validation cases that has foreground."""
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,27 +116,20 @@ class RunResult:
     epochs: int
 
 
-def split_cases(cases: Sequence[Case], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices for training and validation: a permutation drawn from ``seed``, as the papers' code draws it.
-
-    ``RandomState(seed).permutation(n)``, of which the first ``ceil(fraction * n)`` validate. A single case,
-    or a fraction of 0, leaves nothing to validate on.
-    """
-    order = np.random.RandomState(seed).permutation(len(cases)).tolist()
-    held_out = min(math.ceil(fraction * len(cases)), len(cases) - 1)
-    return sorted(order[held_out:]), sorted(order[:held_out])
-
-
 def train(
     config: TrainConfig,
     cases: Sequence[Case],
     class_names: Sequence[str] = (),
     resumed: Checkpoint | None = None,
+    steering: Steering | None = None,
 ) -> Iterator[Event]:
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
     On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
     step draws depends on the seed and the step alone.
+
+    Under ``torchrun`` every process calls this alike; they learn as one with the batches of all, and the
+    first one writes.
 
     Parameters
     ----------
@@ -99,42 +138,54 @@ def train(
     class_names : background first; by default ``background, foreground`` or ``class 1``, ``class 2``, ...
     resumed : Checkpoint, optional
         The last one of a run with the same configuration and cases, to go on from.
+    steering : Steering, optional
+        To change the run from another thread while it goes on.
 
     Raises
     ------
     DataError, ConfigError, CheckpointError
         Before anything is written, unless a checkpoint itself cannot be written.
     ProsmaError
-        The loss is no longer finite; the last checkpoint holds the weights of the epoch before.
+        The loss or a gradient is no longer finite, or memory ran out; the last checkpoint holds weights from
+        before.
     """
     _require_writable(config.run_dir)
     if resumed is not None:
         _require_same_cases(resumed, cases, class_names)
-    with cpu_threads(config.threads):
-        facts: list[CaseFacts] = []
-        yield Started(len(cases), "Reading cases")
-        for fact in read_facts(cases):
-            facts.append(fact)
-            yield from map(Notice, fact.notices)
-            yield Progress(len(facts), len(cases), fact.name)
-        given = config.plan if resumed is None else resumed.plan
-        if given is not None:
-            require_fit(facts, given)
-        plan = given or make_plan(
-            facts,
-            class_names or _default_names(facts),
-            dims=config.dims,
-            side=config.side,
-            divisor=2 ** (len(config.width_per_level) - 1),
-            batch_elements=_batch_elements(config),
-            spacing=config.spacing,
-            patch=config.patch,
-            batch=config.batch,
-            intensity=config.intensity,
-        )
-        yield Notice(f"Plan: {plan.in_words()}")
-        yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
-        yield from _Run(config, cases, plan, resumed).events()
+    with cpu_threads(config.threads), _gpu_errors(config.run_dir):
+        facts = yield from _read(cases)
+        with Processes(config) as processes:
+            source = None
+            if config.start_from is not None and resumed is None:
+                source = load_checkpoint(config.start_from)
+                config = _with_architecture(config, source)
+            plan = resumed.plan if resumed is not None else None
+            if plan is None:
+                plan = yield from plan_for(config, facts, class_names, source)
+            require_fit(facts, plan)
+            spec = config.model_spec(plan) if resumed is None else resumed.spec
+            if resumed is None and config.batch is None and config.plan is None:
+                plan = yield from with_fitting_batch(plan, spec, processes)
+            yield Notice(f"Plan: {plan.in_words()}")
+            yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
+            run = _Run(config, cases, facts, plan, spec, processes, steering or Steering(), source, resumed)
+            yield from run.events()
+
+
+def _read(cases: Sequence[Case]) -> Generator[Event, None, list[CaseFacts]]:
+    facts: list[CaseFacts] = []
+    yield Started(len(cases), "Reading cases")
+    for fact in read_facts(cases):
+        facts.append(fact)
+        yield from map(Notice, fact.notices)
+        yield Progress(len(facts), len(cases), fact.name)
+    return facts
+
+
+def _with_architecture(config: TrainConfig, source: Checkpoint) -> TrainConfig:
+    """The network of ``source`` wherever the configuration was not told of another one."""
+    wanted = {n: value for n, value in architecture(source).items() if n not in config.model_fields_set}
+    return TrainConfig.of(**{**dict(config), **wanted})
 
 
 def _require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
@@ -154,104 +205,151 @@ def _require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Se
         )
 
 
-def _default_names(facts: Sequence[CaseFacts]) -> list[str]:
-    classes = max((len(f.class_counts) for f in facts), default=2)
-    if classes <= 2:
-        return ["background", "foreground"]
-    return ["background", *(f"class {k}" for k in range(1, classes))]
-
-
-def _batch_elements(config: TrainConfig) -> int:
-    """Pixels or voxels of a step; on the CPU it should not take long.
-
-    On a GPU a quarter of the memory: a batch of 3D patches holds two of the largest, and the weights, the
-    optimizer and what a convolution needs for itself come on top.
-    """
-    device = usable_device(config.device)
-    if device.type != "cuda":
-        return BATCH_ELEMENTS
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return int(memory / 4 / (BYTES_PER_ELEMENT * config.width_per_level[0]))
-
-
 class _Run:
     """A run in progress: the network, its optimizer and data, and how far it has come."""
 
     def __init__(
-        self, config: TrainConfig, cases: Sequence[Case], plan: Plan, resumed: Checkpoint | None
+        self,
+        config: TrainConfig,
+        cases: Sequence[Case],
+        facts: Sequence[CaseFacts],
+        plan: Plan,
+        spec: ModelSpec,
+        processes: Processes,
+        steering: Steering,
+        source: Checkpoint | None,
+        resumed: Checkpoint | None,
     ) -> None:
-        self.config, self.plan = config, plan
-        self.fabric, self.device = _fabric(config)
+        self.config, self.facts, self.plan = config, facts, plan
+        self.processes, self.steering, self.source = processes, steering, source
+        self.device, self.folder = processes.device, RunFolder(config.run_dir)
+        self.resumed = resumed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = build_model(config.model_spec(plan))
-        _require_norm_statistics(plan, self.network.divisor)
-        self.objective = make_objective(config.objective)
-        self.objective.prepare(self.network, plan)
-        self.model, self.optimizer = self.fabric.setup(self.network, make_optimizer(self.network, config))
-        training, held_out = split_cases(cases, config.validation_fraction, config.seed)
+            network = build_model(spec)
+        require_norm_statistics(plan, spec, network.divisor)
+        self.transfer = None if source is None else take_over(network, source, plan.class_names)
+        self.tensorboard = TensorBoardFiles(config.run_dir) if config.tensorboard else None
+        self.network = processes.synchronised(network)
+        place = {} if resumed is None else resumed.place
+        self.taken = frozenset(place.get("taken", self.transfer.taken if self.transfer else ()))
+        new = () if resumed else [*self.network.state_dict()] if self.transfer is None else self.transfer.new
+        trained_parts(self.network, config.trains, new)
+        optimizer = make_optimizer(self.network, config, self.taken)
+        self.is_compiled = config.compile
+        module: Any = torch.compile(self.network) if config.compile else self.network
+        self.model, self.optimizer = processes.fabric.setup(module, optimizer)
+        self.averaged: AveragedModel | None = None
+        if config.average:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=_warmed_average(config.average))
+        self.evaluated = InPrecision(self.kept, processes.fabric.autocast)
+
+        training, held_out = split_cases(cases, config.validation_fraction, config.seed, config.fold)
         self.has_held_out = bool(held_out)
         self.validation = held_out or training[:1]
         self.split = {
             "training": [cases[n].name for n in training],
             "validation": [cases[n].name for n in self.validation],
         }
+        self.index = {case.name: n for n, case in enumerate(cases)}
         self.prepared = PreparedCases(cases, plan)
-        augmentation = Augmentation(plan) if config.augment else None
-        self.batches = Batches(self.prepared, training, plan, config.seed, augmentation)
-        self.steps = config.steps_per_epoch or max(LEAST_STEPS, math.ceil(len(training) / plan.batch))
+        self.batches = Batches(
+            self.prepared,
+            training,
+            plan,
+            config.seed,
+            Augmentation(plan, recipe_of(config.modality, plan)) if config.augment else None,
+            foreground_share=config.foreground_share,
+            device=self.device,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        self.objective = make_objective(config.objective)
+        self.objective.prepare(
+            self.network,
+            plan,
+            chosen_weights(config.class_weights, class_counts(facts, training, len(plan.class_names))),
+            processes.total,
+        )
+        self.shown = shown_case(self.prepared, self.validation)
+
+        # As many steps as a validation has batches of windows, so that it takes about a quarter of the time.
+        windows = validation_windows(facts, self.prepared, self.validation, plan, network.divisor)
+        enough = max(LEAST_STEPS, math.ceil(max(len(training), windows) / (plan.batch * processes.world)))
+        self.steps = place.get("steps", config.steps_per_epoch or enough)
         self.clock = Clock(config.epochs * self.steps, config.minutes)
-        self.step, self.epoch = 0, 0
+        self.step, self.epoch, self.parts = 0, 0, 1
+        self.saved_step = 0
         self.losses: list[float] = []
+        self.history: list[EpochEnd] = []
         self.metrics: dict[str, float] = {}
-        self.best = -1.0
+        self.baseline: dict[str, float] = {}
+        self.best, self.best_epoch = -1.0, 0
+        self.is_finishing = self.is_stopping = False
         if resumed is not None:
             self._go_on_from(resumed)
-        self.shown = _shown_case(self.prepared, self.validation)
+        self.rhythm = Rhythm(self.clock.elapsed())
+        self.next_save = self.clock.elapsed() + SAVE_EVERY
+
+    @property
+    def kept(self) -> ProSMAUNet:
+        """The network that is validated and kept: the average, where there is one."""
+        return self.network if self.averaged is None else cast(ProSMAUNet, self.averaged.module)
 
     def _go_on_from(self, kept: Checkpoint) -> None:
         """Take up weights, optimizer and place, so that what follows is what would have followed."""
-        self.network.load_state_dict(kept.weights)
-        parts = split_prefix(kept.state, "optimizer")
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in parts.items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.network.load_state_dict(split_prefix(kept.state, "raw") or kept.weights)
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(kept.weights)
+            self.averaged.n_averaged.fill_(kept.place["step"])
+        restore_optimizer(self.optimizer, split_prefix(kept.state, "optimizer"))
         self.objective.load_state_dict(split_prefix(kept.state, "objective"))
         place = kept.place
+        self.saved_step = place["step"]
         self.step, self.epoch, self.losses = place["step"], kept.epoch, list(place["losses"])
-        self.metrics, self.best = kept.metrics, place["best"]
+        self.metrics, self.best, self.best_epoch = kept.metrics, place["best"], place.get("best_epoch", 0)
+        self.history = list(history_from_json(place.get("history", [])))
+        self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
         self.clock.set_elapsed(place["seconds"])
 
     def save(self, name: str) -> Path:
         """Write a checkpoint; the last one holds what a run needs to go on."""
-        state: dict[str, torch.Tensor] = {}
+        path = self.config.run_dir / name
+        if not self.processes.is_first:
+            return path
+        self.folder.require_there()
+        state: dict[str, Tensor] = {}
         if name == LAST:
-            for index, kept in self.optimizer.state_dict()["state"].items():
-                state |= {f"optimizer.{index}.{key}": value for key, value in kept.items()}
+            state |= {f"optimizer.{key}": value for key, value in optimizer_tensors(self.optimizer).items()}
             state |= {f"objective.{key}": value for key, value in self.objective.state_dict().items()}
+            if self.averaged is not None:
+                state |= {f"raw.{key}": value for key, value in self.network.state_dict().items()}
+        place = {
+            "step": self.step,
+            "steps": self.steps,
+            "losses": self.losses,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "seconds": self.clock.elapsed(),
+            "parts": self.parts,
+            "taken": sorted(self.taken),
+            "baseline": self.baseline,
+        }
+        if name == LAST:
+            place["history"] = history_to_json(self.history)
         checkpoint = Checkpoint(
             spec=self.network.spec,
             plan=self.plan,
-            weights=self.network.state_dict(),
+            weights=self.kept.state_dict(),
             config=self.config.model_dump(mode="json"),
             epoch=self.epoch,
             metrics=self.metrics,
             split=self.split,
             state=state,
-            place={
-                "step": self.step,
-                "losses": self.losses,
-                "best": self.best,
-                "seconds": self.clock.elapsed(),
-            },
+            place=place,
         )
-        path = self.config.run_dir / name
         save_checkpoint(path, checkpoint)
-        if self.best < 0:  # a run that replaces another one has no best yet, and the other's is none of it
-            (self.config.run_dir / BEST).unlink(missing_ok=True)
+        self.saved_step = self.step
         return path
 
     def events(self) -> Iterator[Event]:
@@ -261,120 +359,315 @@ class _Run:
         """
         message = f"Training on {len(self.split['training'])} cases, validating on {len(self.validation)}"
         yield Started(self.clock.total, message, str(self.device))
-        if not self.has_held_out:
-            yield Notice("No case is held out: the figures are those of a training case and say little.")
-        if self.step == 0 and start_thresholds(self.network, self.batches.draw(0).images.to(self.device)):
-            yield Notice(
-                "The gates have no batch norm (the printed form): their thresholds were set from the first "
-                "batch, and channels can go dead for good; watch the zero fractions."
+        yield from map(Notice, remarks(self.facts, self.plan, self.validation if self.has_held_out else ()))
+        if self.history:
+            yield Resumed(tuple(self.history))
+        if self.step and self.baseline:
+            yield Baseline(self.baseline)
+        if self.step == 0:
+            yield from self._before_the_first_step()
+        if self.processes.is_first:
+            notices = self.folder.begin(
+                self.config, self.plan, self.facts, self.split, self.device, self.resumed is not None
             )
+            yield from map(Notice, notices)
+        if self.is_compiled:
+            yield Notice("The network is being compiled: the first step takes a minute or more")
         try:
             yield from self.clock.without_pauses(self._epochs())
         except GeneratorExit:
             self.save(LAST)
             raise
+        if self.is_stopping:
+            self.save(LAST)
+            return
         folder = self.config.run_dir
+        if self.baseline:
+            after = {name: value for name, value in self.metrics.items() if name in self.baseline}
+            yield Notice(_before_and_after(self.baseline, after))
         yield Finished(RunResult(folder, folder / BEST, folder / LAST, self.best, self.epoch))
 
+    def _before_the_first_step(self) -> Iterator[Event]:
+        if self.transfer is not None:
+            yield Notice(self.transfer.in_words())
+            self.baseline = yield from self._compared_with_source()
+            if self.baseline:
+                yield Baseline(self.baseline)
+        elif start_thresholds(self.network, self.batches.of_all_processes(0)):
+            yield Notice(
+                "The gates have no batch norm (the printed form): their thresholds were set from the first "
+                "batch, and channels can go dead for good; watch the zero fractions."
+            )
+
+    def _compared_with_source(self) -> Generator[Event, None, dict[str, float]]:
+        """Figures of the model that this one starts from, for the classes that both know."""
+        assert self.source is not None
+        figures = baseline(self.source, self.prepared, self.validation, self.plan, self.device)
+        while True:
+            try:
+                case = next(figures)
+            except StopIteration as end:
+                return mean_metrics(end.value)
+            yield Progress(0, self.clock.total, f"the model before, on {case}")
+
     def _epochs(self) -> Iterator[Event]:
-        while self.epoch < self.config.epochs and not (self.epoch and self.clock.is_over()):
+        while self.epoch < self.config.epochs and not self.is_stopping:
             began = self.clock.elapsed()
             yield from self._training_steps()
-            figures, preview = yield from self._validated()
-            loss, self.losses = float(np.mean(self.losses)), []
+            if self.is_stopping:
+                return
+            figures = yield from self._validated()
+            if self.is_stopping:
+                return
+            loss, self.losses = float(np.mean(self.losses)) if self.losses else math.nan, []
             self.epoch, self.metrics = self.epoch + 1, figures
             self.step = self.epoch * self.steps
-            gates = gate_state(self.network, self.shown, self.plan)
-            # Written before anything is yielded: wherever the run is stopped, its files belong together.
-            saved = []
-            if figures["dice"] > self.best:
-                self.best = figures["dice"]
-                saved.append(CheckpointSaved(self.save(BEST), "best", self.epoch))
-            saved.append(CheckpointSaved(self.save(LAST), "last", self.epoch))
-            yield EpochEnd(
+            ended = EpochEnd(
                 epoch=self.epoch,
                 epochs=self.config.epochs,
                 loss=loss,
                 learning_rate=self._rate(self.step - 1),
                 seconds=self.clock.elapsed() - began,
                 validation=figures,
-                gates=gates,
+                gates=gate_state(self.kept, self.prepared[self.shown], self.plan),
+                memory=peak_memory(self.device),
             )
-            if preview is not None:
-                yield preview
+            self.history.append(ended)
+            # Written before anything is yielded: wherever the run is stopped, its files belong together.
+            saved = []
+            if figures["dice"] > self.best:
+                self.best, self.best_epoch = figures["dice"], self.epoch
+                saved.append(CheckpointSaved(self.save(BEST), "best", self.epoch))
+            saved.append(CheckpointSaved(self.save(LAST), "last", self.epoch))
+            if self.processes.is_first:
+                self.folder.write_metrics(self.history)
+                if self.tensorboard is not None:
+                    self.tensorboard.add(ended)
+            self.next_save = self.clock.elapsed() + SAVE_EVERY
+            yield ended
             yield from saved
-            yield from _gate_warnings(gates, self.epoch)
+            if self.epoch % GATES_CHECKED_EVERY == 0:
+                yield from gate_warnings(ended.gates)
+            yield from self._previewed(self.epoch)
+            if self._gave_up():
+                yield Notice(f"No better Dice for {self.config.patience} epochs: the run ends here")
+                return
+            if self.is_finishing:
+                return
+
+    def _gave_up(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.epoch - self.best_epoch >= patience
 
     def _training_steps(self) -> Iterator[Event]:
         """What is left of the epoch; nothing is yielded between a change of the weights and its count."""
         while self.step < (self.epoch + 1) * self.steps:
-            rate = self._rate(self.step)
+            yield from self._heed()
+            asked = (self._rate(self.step), self.clock.is_over() or self.is_finishing, self.is_stopping)
+            rate, finishing, stopping = self.processes.of_first(asked)
+            self.is_finishing, self.is_stopping = bool(finishing), bool(stopping)
+            if self.is_stopping or (self.is_finishing and self.losses):
+                return
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["relative_rate"]
-            drawn = self.batches.draw(self.step)
-            self.model.train()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.objective.step(self.model, _on(self.device, drawn), self.fabric.backward)
-            if not math.isfinite(loss):
-                kept = f"'{self.config.run_dir / LAST}' keeps the weights of epoch {self.epoch}"
-                raise ProsmaError(
-                    f"the loss became {loss} in step {self.step + 1}, on the cases "
-                    f"{', '.join(sorted(set(drawn.names)))}; look at them, or lower the learning rate; "
-                    f"{kept if self.epoch else 'nothing was written'}"
-                )
+            loss = yield from self._gradients(self.batches.draw(self.step))
             self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.network)
             self.losses.append(loss)
             self.step += 1
             yield Progress(
                 self.clock.done(self.step), self.clock.total, f"epoch {self.epoch + 1}, loss {loss:.3f}"
             )
-            if self.clock.is_over():
-                return
+            now = self.clock.elapsed()
+            if now >= self.next_save:
+                saved = CheckpointSaved(self.save(LAST), "last", self.epoch)
+                took = self.clock.elapsed() - now
+                self.next_save = now + max(SAVE_EVERY, 50 * took)
+                yield saved
+            if self.rhythm.is_due(now, self.steering.view):
+                yield from self._previewed(self.epoch + 1)
 
-    def _validated(self) -> Generator[Event, None, tuple[dict[str, float], Preview | None]]:
-        began, figures, preview = self.clock.elapsed(), [], None
-        for case, predicted in _validate(self.model, self.prepared, self.validation, self.plan):
+    def _heed(self) -> Iterator[Event]:
+        """Take up what the user changed since the last step."""
+        changes = self.steering.take()
+        self.is_finishing |= changes.finish
+        self.is_stopping |= changes.stop
+        if changes.settings:
+            try:
+                self.config = TrainConfig.of(**{**dict(self.config), **changes.settings})
+            except ConfigError as error:
+                yield Notice(f"Not changed: {error}")
+            else:
+                self.clock.set_steps(self.config.epochs * self.steps)
+                self.clock.set_minutes(self.config.minutes)
+                if self.processes.is_first:
+                    self.folder.configuration_changed(self.config)
+                said = ", ".join(
+                    f"{name.replace('_', ' ')} {value:g}" for name, value in changes.settings.items()
+                )
+                yield Started(self.clock.total, f"Training on with {said}", str(self.device))
+        for name in sorted(changes.relabelled & self.index.keys()):
+            try:
+                label = self.prepared.relabel(self.index[name])
+            except DataError as error:
+                yield Notice(str(error))
+            else:
+                if self.processes.is_first:
+                    self.folder.set_label_hash(name, content_hash(label))
+                yield Notice(f"The labels of '{name}' are learned as they are now")
+
+    def _gradients(self, drawn: Batch) -> Generator[Event, None, float]:
+        """Loss of a batch, its gradients left in the network; the batch in parts where memory is short."""
+        while True:
+            try:
+                loss, norm = self._try(drawn)
+            except Exception as error:
+                failed: Exception = error
+            else:
+                break
+            self.optimizer.zero_grad(set_to_none=True)
+            yield Notice(self._made_easier(drawn, failed))
+            del failed
+            release(self.device)
+        if not (math.isfinite(loss) and (math.isfinite(norm) or self.processes.scales_gradients)):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            kept = f"'{self.config.run_dir / LAST}' keeps the weights of step {self.saved_step}"
+            raise ProsmaError(
+                f"the {what} became {loss if what == 'loss' else norm} in step {self.step + 1}, on the cases "
+                f"{', '.join(sorted(set(drawn.names)))}; look at them, or lower the learning rate; "
+                + (kept if self.saved_step else "no weights were written yet")
+            )
+        return loss
+
+    def _try(self, drawn: Batch) -> tuple[float, float]:
+        """Loss, and the norm of its gradient before it is clipped."""
+        set_training(self.model, self.config.trains)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for part, share in in_parts(drawn, self.parts):
+
+            def backward(value: Tensor, share: float = share) -> None:
+                self.processes.fabric.backward(value * share)
+
+            loss += share * self.objective.step(self.model, part, backward)
+        norm = self.processes.fabric.clip_gradients(
+            self.model,
+            self.optimizer,
+            max_norm=self.config.gradient_clip or math.inf,
+            error_if_nonfinite=False,
+        )
+        assert norm is not None
+        return loss, float(norm)
+
+    def _made_easier(self, drawn: Batch, error: Exception) -> str:
+        """Change how steps are made so that the failed one may pass, and say so; else raise."""
+        if ran_out_of_memory(error) and self.processes.world == 1:
+            if 2 * self.parts <= len(drawn.names):
+                self.parts *= 2
+                return (
+                    f"Memory ran out: from step {self.step + 1} on, each batch of {len(drawn.names)} patches "
+                    f"is learned in {self.parts} parts, whose gradients add up"
+                )
+            raise ProsmaError(
+                f"memory ran out in step {self.step + 1} even with the smallest part of a batch; choose a "
+                f"smaller patch or network, or close other programs"
+            ) from error
+        if self.is_compiled:
+            self.is_compiled = False
+            self.model = self.processes.fabric.setup_module(self.network)
+            return f"The network could not be compiled ({_first_line(error)}); it trains as it is"
+        raise error
+
+    def _validated(self) -> Generator[Event, None, dict[str, float]]:
+        began, figures = self.clock.elapsed(), []
+        mine = self.validation[self.processes.rank :: self.processes.world]
+        for case, predicted in validate(self.evaluated, self.prepared, mine, self.plan):
             if predicted is not None:
                 figures.append(case_metrics(predicted, case.label, self.plan.class_names))
-                if case.name == self.shown.name:
-                    preview = _preview(case, predicted, self.epoch + 1)
             message = f"epoch {self.epoch + 1}, validating {case.name}"
             yield Progress(self.clock.done(self.step), self.clock.total, message)
         self.clock.reserve(self.clock.elapsed() - began)
-        return mean_metrics([f for f in figures if f] or [{"dice": 0.0, "iou": 0.0}]), preview
+        found = [f for f in self.processes.gathered(figures) if f]
+        return mean_metrics(found or [{"dice": 0.0, "iou": 0.0}])
+
+    def _previewed(self, epoch: int) -> Iterator[Event]:
+        """What the model makes of the plane that the user looks at, else of a validation case."""
+        if not self.processes.is_first:
+            return
+        view, began = self.steering.view, self.clock.elapsed()
+        if view is not None and view.case in self.index:
+            index = self.index[view.case]
+            case, shape = self.prepared[index], self.facts[index].shape
+            at = on_plane(view.at, shape, case.label.shape)
+        else:
+            view, case = None, self.prepared[self.shown]
+            at = (*fullest_slice(case.label), None, None)
+        found = yield from self._on_plane(case.image, at)
+        now = self.clock.elapsed()
+        self.rhythm.shown(began, now, view)
+        if found is None:
+            return
+        if view is not None:
+            yield LivePreview(self.step, view.case, plane_labels(found, shape, view.at), view.at)
+            return
+        inside = tuple(slice(None) if n is None else n for n in at)
+        truth = case.label[inside]
+        yield Preview(
+            epoch=epoch,
+            case=case.name,
+            image=case.image[(slice(None), *inside)],
+            labels=labels_of(found),
+            truth=truth * (truth != IGNORE),
+            geometry=case.geometry.plane(),
+        )
+
+    def _on_plane(self, image: np.ndarray, at: Plane) -> Generator[Event, None, np.ndarray | None]:
+        windows = plane_probabilities(self.evaluated, image, self.plan, at)
+        while True:
+            try:
+                next(windows)
+            except StopIteration as end:
+                return end.value
+            yield Progress(self.clock.done(self.step), self.clock.total, "preview")
 
     def _rate(self, step: int) -> float:
-        return self.config.learning_rate * schedule(self.clock.fraction(step))
+        return self.config.learning_rate * schedule(self.clock.fraction(step), self.config.warm_up)
 
 
-def _fabric(config: TrainConfig) -> tuple[Any, torch.device]:
-    from lightning_fabric import Fabric
+def _warmed_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Exponential moving average that forgets the first steps sooner: decay min(d, (1 + n) / (10 + n))."""
 
-    device = usable_device(config.device)
-    precision = best_precision(device) if config.precision == "auto" else config.precision
-    if device.type == "cpu" and precision != "32-true":
-        # bfloat16 gradients of dilated depthwise convolutions come out NaN on the CPU (torch 2.13).
-        raise ConfigError(f"precision {precision!r} needs a GPU; choose auto or 32-true on the CPU")
-    return Fabric(accelerator=device.type, devices=1, precision=precision), device
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-
-def _on(device: torch.device, batch: Batch) -> Batch:
-    return replace(batch, images=batch.images.to(device), labels=batch.labels.to(device))
+    return average
 
 
-def _validate(
-    model: nn.Module, cases: PreparedCases, indices: Sequence[int], plan: Plan
-) -> Iterator[tuple[PreparedCase, np.ndarray | None]]:
-    """After every few windows the case that is being segmented, and at its end with its labels (*grid)."""
-    network = unwrap(model)
-    model.eval()
-    for index in indices:
-        case = cases[index]
-        tiling = tile(case.label.shape, plan.patch, network.divisor)
-        blend = Blend(tiling, network.spec.out_channels)
-        for _ in predict(model, case.image, tiling, 1, blend):
-            yield case, None
-        yield case, labels_of(probabilities_of(blend.result()))
+def _before_and_after(before: dict[str, float], after: dict[str, float]) -> str:
+    said = (
+        f"{name.removeprefix('dice/')} {before[name]:.3f} -> {after[name]:.3f}"
+        for name in after
+        if name.startswith("dice/")
+    )
+    return f"Dice of the model before and of this one on the cases held out: {', '.join(said)}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+
+
+@contextmanager
+def _gpu_errors(run_dir: Path) -> Iterator[None]:
+    """An error of the GPU itself in our words: it spoils everything that follows in this process."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise ProsmaError(
+            f"the GPU reported an error ({_first_line(error)}); restart the program, then go on with the run "
+            f"in '{run_dir}', on the CPU if it happens again"
+        ) from error
 
 
 def _require_writable(run_dir: Path) -> None:
@@ -384,67 +677,3 @@ def _require_writable(run_dir: Path) -> None:
         raise ConfigError(
             f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
         )
-
-
-def _require_norm_statistics(plan: Plan, divisor: int) -> None:
-    """Batch norm needs two values per channel, also on the coarsest grid."""
-    if plan.batch * math.prod(math.ceil(n / divisor) for n in plan.patch) < 2:
-        raise ConfigError(
-            f"a batch of {plan.batch} with patches of {' x '.join(map(str, plan.patch))} leaves the network "
-            f"one value per channel at its deepest level; choose a batch of at least 2"
-        )
-
-
-def _shown_case(cases: PreparedCases, indices: Sequence[int]) -> PreparedCase:
-    """The first case with foreground, among the first few."""
-    first = [cases[n] for n in indices[:PREVIEW_CASES]]
-    return next((case for case in first if is_foreground(case.label).any()), first[0])
-
-
-def _preview(case: PreparedCase, predicted: np.ndarray, epoch: int) -> Preview:
-    at = fullest_slice(case.label)
-    whole: tuple[int | slice, ...] = (slice(None), *at)
-    return Preview(
-        epoch=epoch,
-        case=case.name,
-        image=case.image[whole],
-        labels=predicted[at],
-        truth=case.label[at] * (case.label[at] != IGNORE),
-        geometry=case.geometry.plane(),
-    )
-
-
-@torch.no_grad()
-def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
-    """Numbers of every gated skip on one window of ``case``, around its foreground."""
-    found = np.argwhere(is_foreground(case.label))
-    centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
-    size = (1,) * (case.label.ndim - plan.dims) + plan.patch
-    where: list[slice] = [slice(None)]
-    for c, m, n in zip(centre, size, case.label.shape, strict=True):
-        start = int(np.clip(c - m // 2, 0, max(0, n - m)))
-        where.append(slice(start, start + m))
-    window: np.ndarray = case.image[tuple(where)]
-    window = window.reshape(window.shape[0], *window.shape[-plan.dims :])
-    device = next(network.parameters()).device
-    trace = GateTrace()
-    network.eval()
-    network(torch.from_numpy(window[None]).to(device), trace)
-    return {level: kept.summary() for level, kept in sorted(trace.skips.items()) if kept.psi is not None}
-
-
-def _gate_warnings(gates: dict[int, dict[str, float]], epoch: int) -> Iterator[Notice]:
-    """What a user should know of gates that have stopped to gate; said every tenth epoch."""
-    if epoch % 10:
-        return
-    for level, state in gates.items():
-        if state.get("dead_channel_fraction", 0) > 0.1:
-            yield Notice(
-                f"skip {level}: {state['dead_channel_fraction']:.0%} of the gate's channels are dead"
-            )
-        if state.get("floor_pixel_fraction", 0) > 0.95:
-            yield Notice(
-                f"skip {level}: {state['floor_pixel_fraction']:.0%} of the positions are at the gate floor"
-            )
-        if state["psi_std"] < 0.01:
-            yield Notice(f"skip {level}: psi is the same everywhere (spread {state['psi_std']:.3f})")

@@ -1,0 +1,128 @@
+"""How good the model is on the cases that are held out, and what its gates do there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_prosma.data.fingerprint import CaseFacts, Plan
+from napari_prosma.data.labels import IGNORE, is_foreground
+from napari_prosma.events import Notice
+from napari_prosma.nn.gates import GateTrace
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.segmentation.windows import (
+    Blend,
+    Tiling,
+    labels_of,
+    predict,
+    probabilities_of,
+    tile,
+    unwrap,
+)
+from napari_prosma.training.batches import PreparedCase, PreparedCases
+from napari_prosma.training.planning import grid_of
+
+PREVIEW_CASES = 20
+"""The preview shows the first of this many validation cases that has foreground."""
+
+
+class InPrecision(nn.Module):
+    """A network that computes in the precision of its run, for validation; its logits are float32."""
+
+    def __init__(self, module: ProSMAUNet, autocast: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self.module = module
+        self._autocast = autocast
+
+    def forward(self, image: Tensor) -> Tensor:
+        with self._autocast():
+            return self.module(image).float()
+
+
+def validate(
+    model: nn.Module, cases: PreparedCases, indices: Sequence[int], plan: Plan
+) -> Iterator[tuple[PreparedCase, np.ndarray | None]]:
+    """After every window the case that is being segmented, and at its end with its labels (*grid).
+
+    Where a case is labelled in part, only the windows that hold something labelled are segmented.
+    """
+    network = unwrap(model)
+    for index in indices:
+        case = cases[index]
+        tiling = labelled_part(tile(case.label.shape, plan.patch, network.divisor), case.label)
+        blend = Blend(tiling, network.spec.out_channels)
+        model.eval()
+        for _ in predict(model, case.image, tiling, 1, blend):
+            yield case, None
+        yield case, labels_of(probabilities_of(blend.result()))
+
+
+def labelled_part(tiling: Tiling, label: np.ndarray) -> Tiling:
+    """The same tiling with only the windows in which anything of ``label`` (*grid) is labelled."""
+    if not (label == IGNORE).any():
+        return tiling
+    starts = tuple(s for s in tiling.starts if (label[tiling.at(s)] != IGNORE).any())
+    return replace(tiling, starts=starts)
+
+
+def validation_windows(
+    facts: Sequence[CaseFacts], cases: PreparedCases, indices: Sequence[int], plan: Plan, divisor: int
+) -> int:
+    """Windows of one validation, told from the shapes alone unless a label covers its image in part."""
+    count = 0
+    for index in indices:
+        fact = facts[index]
+        if fact.class_counts.sum() < math.prod(fact.shape):
+            label = cases[index].label
+            count += len(labelled_part(tile(label.shape, plan.patch, divisor), label).starts)
+        else:
+            count += len(tile(grid_of(fact, plan), plan.patch, divisor).starts)
+    return count
+
+
+def shown_case(cases: PreparedCases, indices: Sequence[int]) -> int:
+    """Index of the first case with foreground, among the first few."""
+    for n in indices[:PREVIEW_CASES]:
+        if is_foreground(cases[n].label).any():
+            return n
+    return indices[0]
+
+
+@torch.no_grad()
+def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
+    """Numbers of every gated skip on one window of ``case``, around its foreground."""
+    found = np.argwhere(is_foreground(case.label))
+    centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
+    size = (1,) * (case.label.ndim - plan.dims) + plan.patch
+    where: list[slice] = [slice(None)]
+    for c, m, n in zip(centre, size, case.label.shape, strict=True):
+        start = int(np.clip(c - m // 2, 0, max(0, n - m)))
+        where.append(slice(start, start + m))
+    window: np.ndarray = case.image[tuple(where)]
+    window = window.reshape(window.shape[0], *window.shape[-plan.dims :])
+    device = next(network.parameters()).device
+    trace = GateTrace()
+    network.eval()
+    network(torch.from_numpy(window[None]).to(device), trace)
+    return {level: kept.summary() for level, kept in sorted(trace.skips.items()) if kept.psi is not None}
+
+
+def gate_warnings(gates: dict[int, dict[str, float]]) -> Iterator[Notice]:
+    """What a user should know of gates that have stopped to gate."""
+    for level, state in gates.items():
+        if state.get("dead_channel_fraction", 0) > 0.1:
+            yield Notice(
+                f"skip {level}: {state['dead_channel_fraction']:.0%} of the gate's channels are dead"
+            )
+        if state.get("floor_pixel_fraction", 0) > 0.95:
+            yield Notice(
+                f"skip {level}: {state['floor_pixel_fraction']:.0%} of the positions are at the gate floor"
+            )
+        if state["psi_std"] < 0.01:
+            yield Notice(f"skip {level}: psi is the same everywhere (spread {state['psi_std']:.3f})")
