@@ -44,9 +44,9 @@ def check(
 
     def check_(folder: Path) -> CheckWindow:
         panel = open_panel("Train")
-        panel.folder.set_path(folder)
-        press(panel.check_button)
-        window = panel.check_window
+        panel.source.folder.set_path(folder)
+        press(panel.source.check_button)
+        window = panel.source.check_window
         assert window is not None
         qtbot.waitUntil(lambda: not window.job.is_running, timeout=SOON)
         return window
@@ -118,6 +118,6 @@ def test_a_folder_that_cannot_be_read_is_told_in_red(check: Callable[[Path], Che
 
 def test_without_a_folder_there_is_nothing_to_check(open_panel: Callable[[str], TrainPanel], press: Press):
     panel = open_panel("Train")
-    press(panel.check_button)
-    assert panel.summary.is_error
-    assert panel.check_window is None
+    press(panel.source.check_button)
+    assert panel.source.summary.is_error
+    assert panel.source.check_window is None

@@ -37,31 +37,31 @@ def organs(tmp_path: Path) -> Path:
 @pytest.fixture
 def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
     made = open_panel("Train")
-    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
-    made.batch.setValue(2)
-    made.limit.setValue(1)
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
     return made
 
 
 def look_at(panel: TrainPanel, qtbot: QtBot, folder: Path) -> str:
-    panel.folder.set_path(folder)
+    panel.source.folder.set_path(folder)
     return looked(panel, qtbot)
 
 
 def looked(panel: TrainPanel, qtbot: QtBot) -> str:
-    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
-    return panel.summary.plain_text()
+    qtbot.waitUntil(lambda: not panel.source.scan.is_running, timeout=SOON)
+    return panel.source.summary.plain_text()
 
 
 def shown(panel: TrainPanel) -> list[tuple[str, str]]:
-    table = panel.class_table.table
+    table = panel.source.class_table.table
     return [(table.item(row, 0).text(), table.item(row, 1).text()) for row in range(table.rowCount())]
 
 
 def write(panel: TrainPanel, qtbot: QtBot, row: int, column: int, text: str) -> None:
     """Double-click a cell, type, press Enter."""
-    panel.classes.expand(animate=False)
-    table = panel.class_table.table
+    panel.source.classes.expand(animate=False)
+    table = panel.source.class_table.table
     item = table.item(row, column)
     where = table.visualItemRect(item).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=where)
@@ -75,9 +75,9 @@ def write(panel: TrainPanel, qtbot: QtBot, row: int, column: int, text: str) -> 
 
 
 def test_the_finding_says_what_is_what(panel: TrainPanel, qtbot: QtBot, folder: Path):
-    assert not panel.classes.isVisibleTo(panel)
+    assert not panel.source.classes.isVisibleTo(panel)
     assert "Labels: 0 is background, 1 or 255 is foreground" in look_at(panel, qtbot, folder)
-    assert panel.classes.isVisibleTo(panel)
+    assert panel.source.classes.isVisibleTo(panel)
     assert shown(panel) == [("0", "background"), ("1 or 255", "foreground")]
 
 
@@ -87,7 +87,7 @@ def test_a_class_is_renamed_and_learned_under_its_name(
     look_at(panel, qtbot, folder)
     write(panel, qtbot, 1, 1, "lesion")
     assert "1 or 255 is lesion" in looked(panel, qtbot)
-    run_dir = panel.run_field.path
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     finish(panel)
@@ -101,27 +101,27 @@ def test_values_are_named_kept_with_scribbles_and_found_again(
     assert told.count("0 is background, 3 is label 3, 7 is label 7") == 1
     write(panel, qtbot, 2, 1, "spleen")
     assert "7 is spleen" in looked(panel, qtbot)
-    panel.labelled.setCurrentIndex(2)
+    panel.source.labelled.setCurrentIndex(2)
     assert "3 is background, 7 is spleen, 0 is unlabelled" in looked(panel, qtbot)
     assert shown(panel) == [("0", "not labelled"), ("3", "background"), ("7", "spleen")]
     write(panel, qtbot, 2, 1, "liver")
     assert "3 is background, 7 is liver, 0 is unlabelled" in looked(panel, qtbot)
-    panel.labelled.setCurrentIndex(0)
+    panel.source.labelled.setCurrentIndex(0)
     looked(panel, qtbot)
-    press(panel.class_table.reset_button)
+    press(panel.source.class_table.reset_button)
     assert "3 is label 3, 7 is label 7" in looked(panel, qtbot)
 
 
 def test_a_value_is_added_and_taken_out(panel: TrainPanel, qtbot: QtBot, press: Press, organs: Path):
     look_at(panel, qtbot, organs)
-    panel.classes.expand(animate=False)
-    press(panel.class_table.add_button)
+    panel.source.classes.expand(animate=False)
+    press(panel.source.class_table.add_button)
     write(panel, qtbot, 3, 0, "9")
     assert "9" not in looked(panel, qtbot).partition("Labels:")[2]
     write(panel, qtbot, 3, 1, "cyst")
     assert "7 is label 7, 9 is cyst" in looked(panel, qtbot)
-    assert panel.data_set is not None
-    assert panel.data_set.class_names == ("background", "label 3", "label 7", "cyst")
+    assert panel.source.data_set is not None
+    assert panel.source.data_set.class_names == ("background", "label 3", "label 7", "cyst")
     write(panel, qtbot, 3, 0, "")
     assert looked(panel, qtbot).endswith("7 is label 7")
 
@@ -138,8 +138,8 @@ def test_what_cannot_be_is_told_under_the_table(
     panel: TrainPanel, qtbot: QtBot, organs: Path, row: int, column: int, text: str, told: str
 ):
     look_at(panel, qtbot, organs)
-    before = panel.data_set
+    before = panel.source.data_set
     write(panel, qtbot, row, column, text)
-    assert told in panel.class_table.message.plain_text()
-    assert panel.class_table.message.is_error
-    assert panel.data_set is before
+    assert told in panel.source.class_table.message.plain_text()
+    assert panel.source.class_table.message.is_error
+    assert panel.source.data_set is before

@@ -17,7 +17,7 @@ from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.inspection.maps import MapLayer
 from napari_prosma.plugin.layers import (
-    case_of,
+    class_indices,
     fitting_image,
     geometry_of,
     image_layer,
@@ -83,8 +83,6 @@ def test_colour_is_three_channels_and_gray_pictures_stored_in_colour_are_one():
     gray = np.random.default_rng(0).integers(0, 255, (8, 9), dtype=np.uint8)
     layer = ImageLayer(np.stack([gray] * 3 + [gray * 0 + 255], axis=-1), rgb=True)
     assert image_of(layer).array.shape == (3, 8, 9)
-    case, _ = case_of(layer, LabelsLayer(np.ones((8, 9), int)))
-    np.testing.assert_array_equal(case.read_image().array, gray[None])
     np.testing.assert_array_equal(fitting_image(image_of(layer), 1, "x").array, gray[None])
 
 
@@ -150,27 +148,12 @@ def test_labels_say_the_class_under_the_cursor():
 
 
 def test_drawn_labels_are_numbered_without_gaps_and_keep_known_names():
-    image = ImageLayer(np.zeros((4, 4)), name="scan")
     drawn = np.array([[0, 3, 7, 0]] * 4)
-    case, names = case_of(image, LabelsLayer(drawn))
+    label, names = class_indices(drawn, LabelsLayer(drawn))
     assert names == ("background", "label 3", "label 7")
-    assert case.read_label is not None
-    np.testing.assert_array_equal(case.read_label()[0], (0, 1, 2, 0))
+    np.testing.assert_array_equal(label[0], (0, 1, 2, 0))
     named = LabelsLayer(drawn // 3, metadata={"class_names": ("background", "liver", "spleen")})
-    assert case_of(image, named)[1] == ("background", "liver", "spleen")
-
-
-def test_labels_of_another_image_are_refused():
-    with pytest.raises(DataError, match=r"'strokes' has shape \(5, 5\) but image layer 'scan' has \(4, 4\)"):
-        case_of(ImageLayer(np.zeros((4, 4)), name="scan"), LabelsLayer(np.zeros((5, 5), int), name="strokes"))
-
-
-def test_painting_after_the_start_does_not_change_the_case():
-    layer = LabelsLayer(np.ones((4, 4), int), metadata={"class_names": ("background", "lesion")})
-    case, _ = case_of(ImageLayer(np.zeros((4, 4))), layer)
-    layer.data[:] = 0
-    assert case.read_label is not None
-    assert case.read_label().all()
+    assert class_indices(drawn // 3, named)[1] == ("background", "liver", "spleen")
 
 
 def test_an_image_layer_is_written_as_it_was_read(oblique: Path, tmp_path: Path):

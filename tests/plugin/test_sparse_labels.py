@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
-from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
@@ -18,7 +17,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox
 
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import case_of
+from napari_prosma.plugin.layers import class_indices
 from napari_prosma.plugin.train_panel import TrainPanel
 from napari_prosma.training.checkpoint import load_checkpoint
 
@@ -31,9 +30,9 @@ SLICES, SIDE = 20, 32
 @pytest.fixture
 def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
     made = open_panel("Train")
-    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
-    made.batch.setValue(2)
-    made.limit.setValue(1)
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
     return made
 
 
@@ -77,22 +76,22 @@ def choose(qtbot: QtBot, box: QComboBox, words: str) -> None:
 
 
 def looked(panel: TrainPanel, qtbot: QtBot) -> str:
-    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
-    return panel.summary.plain_text()
+    qtbot.waitUntil(lambda: not panel.source.scan.is_running, timeout=SOON)
+    return panel.source.summary.plain_text()
 
 
 def test_a_folder_tells_how_many_slices_are_labelled(panel: TrainPanel, qtbot: QtBot, volumes: Path):
-    panel.folder.set_path(volumes)
+    panel.source.folder.set_path(volumes)
     assert "labelled" not in looked(panel, qtbot)
-    choose(qtbot, panel.labelled, "only in some slices")
+    choose(qtbot, panel.source.labelled, "only in some slices")
     assert "4 of 40 slices are labelled; nothing is learned from the rest" in looked(panel, qtbot)
-    assert panel.data_set is not None
-    read = panel.data_set.cases[0].read_label
+    assert panel.source.data_set is not None
+    read = panel.source.data_set.cases[0].read_label
     assert read is not None
     assert [z for z, plane in enumerate(read()) if (plane != IGNORE).any()] == [4, 5, 12]
-    panel.labelled.setCurrentIndex(0)
+    panel.source.labelled.setCurrentIndex(0)
     assert "labelled" not in looked(panel, qtbot)
-    read = panel.data_set.cases[0].read_label
+    read = panel.source.data_set.cases[0].read_label
     assert read is not None
     assert IGNORE not in read()
 
@@ -100,12 +99,12 @@ def test_a_folder_tells_how_many_slices_are_labelled(panel: TrainPanel, qtbot: Q
 def test_training_on_scribbles_of_a_folder(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, scribbles: Path
 ):
-    choose(qtbot, panel.labelled, "scribbles")
-    panel.folder.set_path(scribbles)
+    choose(qtbot, panel.source.labelled, "scribbles")
+    panel.source.folder.set_path(scribbles)
     told = looked(panel, qtbot)
     assert "1 is background, 2 is label 2, 0 is unlabelled" in told
     assert "8.20% of all pixels are labelled" in told
-    run_dir = panel.run_field.path
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     finish(panel)
@@ -114,19 +113,19 @@ def test_training_on_scribbles_of_a_folder(
 
 
 def test_scribbles_of_one_kind_are_told_in_red(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
-    panel.folder.set_path(folder)
+    panel.source.folder.set_path(folder)
     looked(panel, qtbot)
-    choose(qtbot, panel.labelled, "scribbles")
+    choose(qtbot, panel.source.labelled, "scribbles")
     assert "scribbles need at least two label values" in looked(panel, qtbot)
-    assert panel.summary.is_error
+    assert panel.source.summary.is_error
 
 
 def test_pictures_have_no_slices_to_leave_out(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
-    panel.folder.set_path(folder)
-    choose(qtbot, panel.labelled, "only in some slices")
+    panel.source.folder.set_path(folder)
+    choose(qtbot, panel.source.labelled, "only in some slices")
     told = looked(panel, qtbot)
     assert f"the images in '{folder}' are pictures without slices" in told
-    assert panel.summary.is_error
+    assert panel.source.summary.is_error
 
 
 def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
@@ -135,39 +134,36 @@ def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
     noise = np.random.default_rng(0).normal(size=(40, 48, 48))
     viewer.add_image(noise, name="scan")
     drawn = viewer.add_labels(np.zeros(noise.shape, np.uint8), name="strokes")
-    press(panel.from_layers)
-    choose(qtbot, panel.labelled, "only in some slices")
-    qtbot.waitUntil(lambda: "0 of 40 slices" in panel.summary.plain_text(), timeout=SOON)
+    press(panel.source.from_layers)
+    choose(qtbot, panel.source.labelled, "only in some slices")
+    qtbot.waitUntil(lambda: "0 of 40 slices" in panel.source.summary.plain_text(), timeout=SOON)
     for z in (3, 4, 30):
         drawn.data_setitem((np.full(9, z), np.arange(9) + 20, np.arange(9) + 20), 1)
-    qtbot.waitUntil(lambda: "3 of 40 slices are labelled" in panel.summary.plain_text(), timeout=SOON)
-    choose(qtbot, panel.labelled, "scribbles")
-    qtbot.waitUntil(lambda: panel.summary.is_error, timeout=SOON)
-    assert "draw some background too" in panel.summary.plain_text()
+    qtbot.waitUntil(lambda: "3 of 40 slices are labelled" in panel.source.summary.plain_text(), timeout=SOON)
+    choose(qtbot, panel.source.labelled, "scribbles")
+    qtbot.waitUntil(lambda: panel.source.summary.is_error, timeout=SOON)
+    assert "draw some background too" in panel.source.summary.plain_text()
     drawn.data_setitem((np.full(9, 3), np.arange(9), np.arange(9)), 2)
-    qtbot.waitUntil(lambda: "0.04% of all pixels are labelled" in panel.summary.plain_text(), timeout=SOON)
+    told = panel.source.summary.plain_text
+    qtbot.waitUntil(lambda: "0.04% of all pixels are labelled" in told(), timeout=SOON)
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished")
-    press(panel.from_folder)
-    assert panel.summary.plain_text() == ""
+    press(panel.source.from_folder)
+    assert panel.source.summary.plain_text() == ""
 
 
 def test_layers_leave_out_what_nobody_labelled():
-    image = ImageLayer(np.zeros((3, 4, 4)), name="scan")
     drawn = np.zeros((3, 4, 4), np.uint8)
     drawn[1, 0], drawn[1, 1] = 1, 2
-    case, names = case_of(image, LabelsLayer(drawn), "slices")
-    assert case.read_label is not None
-    label = case.read_label()
+    label, names = class_indices(drawn, LabelsLayer(drawn), "slices")
     assert names == ("background", "label 1", "label 2")
     assert (label[[0, 2]] == IGNORE).all()
     assert label[1].tolist() == [[1] * 4, [2] * 4, [0] * 4, [0] * 4]
-    case, names = case_of(image, LabelsLayer(drawn), "scribbles")
-    assert case.read_label is not None
+    label, names = class_indices(drawn, LabelsLayer(drawn), "scribbles")
     assert names == ("background", "label 2")
-    assert case.read_label()[1].tolist() == [[0] * 4, [1] * 4, [IGNORE] * 4, [IGNORE] * 4]
+    assert label[1].tolist() == [[0] * 4, [1] * 4, [IGNORE] * 4, [IGNORE] * 4]
     named = LabelsLayer(drawn, metadata={"class_names": ("background", "liver", "spleen")})
-    assert case_of(image, named, "slices")[1] == ("background", "liver", "spleen")
+    assert class_indices(drawn, named, "slices")[1] == ("background", "liver", "spleen")
     with pytest.raises(DataError, match="the labels 'mask' are pictures without slices"):
-        case_of(ImageLayer(drawn[1]), LabelsLayer(drawn[1], name="mask"), "slices")
+        class_indices(drawn[1], LabelsLayer(drawn[1], name="mask"), "slices")

@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.events import EpochEnd
+from napari_prosma.plugin.live_preview import LIVE
 from napari_prosma.plugin.preview import IMAGE, PREDICTION, TRUTH
 from napari_prosma.plugin.train_panel import TrainPanel
 from napari_prosma.training.checkpoint import load_checkpoint
@@ -27,15 +28,15 @@ SOON = 30_000
 @pytest.fixture
 def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
     made = open_panel("Train")
-    made.size_preset.setCurrentIndex(made.size_preset.findData("quick"))
-    made.batch.setValue(2)
-    made.limit.setValue(1)
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
     return made
 
 
 def enter(panel: TrainPanel, folder: Path) -> None:
-    panel.folder.line.setText(str(folder))
-    panel.folder.line.editingFinished.emit()
+    panel.source.folder.line.setText(str(folder))
+    panel.source.folder.line.editingFinished.emit()
 
 
 def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> float:
@@ -49,12 +50,12 @@ def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> floa
 
 def test_a_folder_is_recognised_at_once(panel: TrainPanel, qtbot: QtBot, folder: Path, home: Path):
     enter(panel, folder)
-    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
-    assert panel.summary.plain_text().startswith("Images and masks in two folders: 6 cases; 2D, gray")
-    assert not panel.summary.is_error
-    assert panel.run_field.path is not None
-    assert panel.run_field.path.parent == home / "prosma-runs"
-    assert panel.run_field.path.name.startswith("breast-")
+    qtbot.waitUntil(lambda: panel.source.data_set is not None, timeout=SOON)
+    assert panel.source.summary.plain_text().startswith("Images and masks in two folders: 6 cases; 2D, gray")
+    assert not panel.source.summary.is_error
+    assert panel.settings.run_field.path is not None
+    assert panel.settings.run_field.path.parent == home / "prosma-runs"
+    assert panel.settings.run_field.path.name.startswith("breast-")
 
 
 def test_a_bad_folder_is_told_in_red_and_nothing_is_written(
@@ -63,12 +64,12 @@ def test_a_bad_folder_is_told_in_red_and_nothing_is_written(
     empty = tmp_path / "empty"
     empty.mkdir()
     enter(panel, empty)
-    qtbot.waitUntil(lambda: panel.summary.is_error, timeout=SOON)
-    assert f"'{empty}' is empty; put images in" in panel.summary.plain_text()
+    qtbot.waitUntil(lambda: panel.source.summary.is_error, timeout=SOON)
+    assert f"'{empty}' is empty; put images in" in panel.source.summary.plain_text()
     press(panel.start_button)
     finish(panel)
     assert panel.status.is_error
-    assert panel.status.plain_text() == panel.summary.plain_text()
+    assert panel.status.plain_text() == panel.source.summary.plain_text()
     assert notification_manager.records[-1].message == panel.status.plain_text()
     assert not (home / "prosma-runs").exists()
     assert panel.start_button.isEnabled()
@@ -77,11 +78,11 @@ def test_a_bad_folder_is_told_in_red_and_nothing_is_written(
 def test_the_newest_folder_wins(panel: TrainPanel, qtbot: QtBot, folder: Path, tmp_path: Path):
     enter(panel, tmp_path)
     enter(panel, folder)
-    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
-    assert panel.data_set is not None
-    assert panel.data_set.folder == folder
-    qtbot.waitUntil(lambda: not panel.scan.is_running, timeout=SOON)
-    assert not panel.summary.is_error
+    qtbot.waitUntil(lambda: panel.source.data_set is not None, timeout=SOON)
+    assert panel.source.data_set is not None
+    assert panel.source.data_set.folder == folder
+    qtbot.waitUntil(lambda: not panel.source.scan.is_running, timeout=SOON)
+    assert not panel.source.summary.is_error
 
 
 def test_start_without_a_folder_says_what_to_do(panel: TrainPanel, press: Press):
@@ -96,19 +97,23 @@ def test_training_from_a_folder(
 ):
     viewer.add_labels(np.zeros((64, 64), int), name="my own")
     enter(panel, folder)
-    panel.limit.setValue(2)
-    run_dir = panel.run_field.path
+    panel.settings.limit.setValue(2)
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
-    assert not panel.start_button.isEnabled()
+    assert panel.start_button.text() == "Train next"
+    assert panel.stop_button.isEnabled()
     finish(panel)
 
     assert panel.status.plain_text().startswith("Finished after 2 epochs, best Dice 0.")
-    assert panel.curve is not None
-    assert [epoch.epoch for epoch in panel.curve.epochs] == [1, 2]
-    assert panel.log.toPlainText().startswith("Plan: 2D, 1 channel, classes background, foreground")
-    assert "zeros in z" in panel.figures.plain_text()
-    cell = panel.table.item(0, 0)
+    assert panel.outcome.curve is not None
+    assert [epoch.epoch for epoch in panel.outcome.history] == [1, 2]
+    assert panel.outcome.log.toPlainText().startswith("Plan: 2D, 1 channel, classes background, foreground")
+    assert panel.outcome.figures.plain_text().startswith("Epoch 2 of 2: loss ")
+    gates = panel.outcome.gates
+    assert [gates.item(row, 0).text() for row in range(2)] == ["zeros in z", "mean λ"]
+    assert gates.item(0, 1).text().endswith("%")
+    cell = panel.outcome.table.item(0, 0)
     assert cell is not None
     assert cell.text() == "foreground"
 
@@ -122,14 +127,14 @@ def test_training_from_a_folder(
     assert (config["widths"], config["gate"], config["batch"]) == ("quick", "prosma", 2)
     assert config["threads"] >= 1
     assert panel.start_button.isEnabled()
-    assert panel.run_field.path != run_dir, "the next run does not go over this one"
+    assert panel.settings.run_field.path != run_dir, "the next run does not go over this one"
 
 
 def test_preview_layers_are_changed_in_place_and_may_be_removed(
     panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
     enter(panel, folder)
-    panel.limit.setValue(50)
+    panel.settings.limit.setValue(50)
     press(panel.start_button)
     qtbot.waitUntil(lambda: PREDICTION in viewer.layers, timeout=60_000)
     prediction = viewer.layers[PREDICTION]
@@ -151,15 +156,15 @@ def test_stop_in_the_middle_keeps_the_model_and_the_panel(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
     enter(panel, folder)
-    panel.limit.setValue(500)
-    run_dir = panel.run_field.path
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     assert stop_after_some_steps(panel, qtbot, press) < 2
     assert panel.status.plain_text().startswith("Stopped")
     assert str(run_dir) in panel.status.plain_text()
     load_checkpoint(run_dir / "last.safetensors").build()
-    panel.limit.setValue(1)
+    panel.settings.limit.setValue(1)
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 1 epoch,")
@@ -167,7 +172,7 @@ def test_stop_in_the_middle_keeps_the_model_and_the_panel(
 
 def test_pause_holds_training_and_goes_on(panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path):
     enter(panel, folder)
-    panel.limit.setValue(500)
+    panel.settings.limit.setValue(500)
     press(panel.start_button)
     qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
     press(panel.pause_button)
@@ -184,8 +189,8 @@ def test_closing_the_panel_stops_training_and_keeps_the_model(
     panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, folder: Path
 ):
     enter(panel, folder)
-    panel.limit.setValue(500)
-    run_dir = panel.run_field.path
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
@@ -198,8 +203,8 @@ def test_closing_napari_stops_training_and_keeps_the_model(
     panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, folder: Path
 ):
     enter(panel, folder)
-    panel.limit.setValue(500)
-    run_dir = panel.run_field.path
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
@@ -216,29 +221,30 @@ def test_training_from_layers(
     finish: Finish,
     lesion_image: np.ndarray,
 ):
-    press(panel.from_layers)
+    press(panel.source.from_layers)
     press(panel.start_button)
     assert "open an image first" in panel.status.plain_text()
     viewer.add_image(lesion_image, name="breast 7", scale=(0.3, 0.3), units=("mm", "mm"))
     press(panel.start_button)
     assert "draw labels on the image first" in panel.status.plain_text()
     labels = viewer.add_labels((lesion_image < 40).astype(int), name="strokes")
-    assert panel.run_field.path is not None
-    assert panel.run_field.path.name.startswith("breast_7-")
-    run_dir = panel.run_field.path
+    assert panel.settings.run_field.path is not None
+    assert panel.settings.run_field.path.name.startswith("breast_7-")
+    run_dir = panel.settings.run_field.path
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished")
-    assert "No case is held out" in panel.log.toPlainText()
+    assert "No case is held out" in panel.outcome.log.toPlainText()
     assert load_checkpoint(run_dir).split["training"] == ["breast 7"]
-    qtbot.waitUntil(lambda: PREDICTION in viewer.layers, timeout=SOON)
-    np.testing.assert_allclose(viewer.layers[PREDICTION].scale, (0.3, 0.3))
+    qtbot.waitUntil(lambda: LIVE in viewer.layers, timeout=SOON)
+    np.testing.assert_allclose(viewer.layers[LIVE].scale, (0.3, 0.3))
     assert labels in viewer.layers
+    assert PREDICTION not in viewer.layers, "the live one lies on the image itself"
 
 
 def test_a_folder_with_a_model_is_not_trained_over(panel: TrainPanel, press: Press, folder: Path, run: Path):
     enter(panel, folder)
-    panel.run_field.line.setText(str(run))
+    panel.settings.run_field.line.setText(str(run))
     before = (run / "best.safetensors").read_bytes()
     press(panel.start_button)
     assert f"'{run}' already holds a trained model" in panel.status.plain_text()
@@ -250,12 +256,12 @@ def test_an_error_in_the_thread_leaves_a_usable_panel(
 ):
     enter(panel, folder)
     (tmp_path / "file").write_text("no folder")
-    panel.run_field.line.setText(str(tmp_path / "file" / "run"))
+    panel.settings.run_field.line.setText(str(tmp_path / "file" / "run"))
     press(panel.start_button)
     finish(panel)
     assert panel.status.is_error
     assert str(tmp_path / "file") in panel.status.plain_text()
-    panel.run_field.line.setText(str(home / "run"))
+    panel.settings.run_field.line.setText(str(home / "run"))
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished")
@@ -265,10 +271,10 @@ def test_values_of_the_plan_are_taken(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
     enter(panel, folder)
-    qtbot.keyClicks(panel.spacing, "1.5, 2")
-    qtbot.keyClicks(panel.patch, "32 x 48")
-    panel.intensity.setCurrentText("CT")
-    run_dir = panel.run_field.path
+    qtbot.keyClicks(panel.settings.spacing, "1.5, 2")
+    qtbot.keyClicks(panel.settings.patch, "32 x 48")
+    panel.settings.intensity.setCurrentText("CT")
+    run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
     finish(panel)
@@ -292,8 +298,8 @@ def test_values_that_cannot_be_are_told_before_anything_runs(
     panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path, home: Path, field: str, typed: str, told: str
 ):
     enter(panel, folder)
-    qtbot.waitUntil(lambda: panel.data_set is not None, timeout=SOON)
-    qtbot.keyClicks(getattr(panel, field), typed)
+    qtbot.waitUntil(lambda: panel.source.data_set is not None, timeout=SOON)
+    qtbot.keyClicks(getattr(panel.settings, field), typed)
     press(panel.start_button)
     assert panel.status.is_error
     assert panel.status.plain_text().startswith(told)
@@ -302,15 +308,15 @@ def test_values_that_cannot_be_are_told_before_anything_runs(
 
 
 def test_by_minutes_the_clock_ends_the_run(panel: TrainPanel):
-    panel.limit_unit.setCurrentText("minutes")
-    panel.limit.setValue(7)
-    settings = panel.settings()
+    panel.settings.limit_unit.setCurrentText("minutes")
+    panel.settings.limit.setValue(7)
+    settings = panel.settings.values()
     assert settings["minutes"] == 7
     assert settings["epochs"] > 10_000
 
 
 def test_the_untouched_form_is_the_default_configuration(open_panel: Callable[[str], TrainPanel]):
-    settings = open_panel("Train").settings()
+    settings = open_panel("Train").settings.values()
     config, default = TrainConfig.of(**settings), TrainConfig(run_dir=settings["run_dir"])
     assert config.model_copy(update={"threads": None}) == default
 
@@ -324,6 +330,9 @@ def test_the_figures_name_each_class(panel: TrainPanel):
         "dice/cyst": 0.5,
         "iou/cyst": 0.2,
     }
-    panel.happened(EpochEnd(3, 9, 0.4, 1e-3, 2.0, figures))
-    shown = [[panel.table.item(row, column).text() for column in range(3)] for row in range(2)]
+    panel.happened(EpochEnd(3, 9, 0.4, 1e-3, 2.0, figures, memory=3 * 2**29))
+    assert panel.outcome.figures.plain_text() == (
+        "Epoch 3 of 9: loss 0.400, learning rate 0.001, 2.0 s per epoch, device: , 1.5 GB of its memory"
+    )
+    shown = [[panel.outcome.table.item(row, column).text() for column in range(3)] for row in range(2)]
     assert shown == [["liver", "0.900", "0.800"], ["cyst", "0.500", "0.200"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,17 +50,51 @@ INTENSITIES = {
 }
 """``Plan.intensity``; None = by its rules."""
 
+MODALITIES = {
+    "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
+    "ultrasound": Choice(
+        "ultrasound", "Left and right change places, not up and down; gain, shadows, speckle"
+    ),
+    "ct": Choice("CT", "Small turns and sizes, noise; gray values stay what they mean in Hounsfield units"),
+    "mr": Choice("MR", "Left and right change places; uneven brightness, contrast, noise"),
+    "endoscopy": Choice("endoscopy", "Any way up; brightness and colour"),
+    "histology": Choice("histology", "Any way up; strength and tint of the stain, blur"),
+    "other": Choice("other", "Left and right change places; small turns and sizes, contrast, noise, blur"),
+}
+"""``TrainConfig.modality``: how the images are changed at random while they are learned from."""
+
+TRAINS = {
+    "all": Choice("everything", "The whole network learns, what was taken over more slowly"),
+    "decoder": Choice("the decoder", "What finds features in images stays; the gates and the outline learn"),
+    "gates and head": Choice("gates and last layer", "The least that can learn: for a handful of images"),
+}
+"""``TrainConfig.trains``."""
+
+CLASS_WEIGHTS = {
+    "equal": Choice("all the same", "Each pixel counts the same, whatever its class"),
+    "balanced": Choice("rare ones more", "Classes with few pixels count more"),
+}
+"""``TrainConfig.class_weights``."""
+
+PRECISIONS = {
+    "auto": Choice("by the device", "What the device computes quickly without loss"),
+    "32-true": Choice("32 bit", "Slower on a graphics card, never less exact"),
+    "bf16-mixed": Choice("bfloat16", "Half the memory on newer graphics cards"),
+    "16-mixed": Choice("float16", "Half the memory on older graphics cards"),
+}
+"""``TrainConfig.precision``."""
+
 
 def runs_folder() -> Path:
     """Where runs are kept unless the user says otherwise."""
     return Path.home() / "prosma-runs"
 
 
-def new_run_folder(name: str) -> Path:
-    """A folder for a run on the data ``name`` that does not exist yet."""
+def new_run_folder(name: str, taken: Collection[Path] = ()) -> Path:
+    """A folder for a run on the data ``name`` that does not exist yet and is none of ``taken``."""
     wanted = runs_folder() / f"{name}-{datetime.now():%Y-%m-%d}"
     tried = [wanted, *(wanted.with_name(f"{wanted.name}-{n}") for n in range(2, 1000))]
-    return next(path for path in tried if not path.exists())
+    return next(path for path in tried if path not in taken and not path.exists())
 
 
 def newest_run() -> Path | None:

@@ -41,11 +41,11 @@ class LayerChooser(QComboBox):
         return layer if layer in self._viewer.layers else None
 
     def choose(self, layer: Layer) -> None:
-        self.setCurrentIndex(self._layers().index(layer) + bool(self._none))
+        self.setCurrentIndex(self.layers().index(layer) + bool(self._none))
 
     def refresh(self) -> None:
         """Fill anew; the choice stays while its layer is open, else the newest layer is chosen."""
-        chosen, layers = self.currentData(), self._layers()
+        chosen, layers = self.currentData(), self.layers()
         self.blockSignals(True)
         self.clear()
         if self._none:
@@ -68,7 +68,8 @@ class LayerChooser(QComboBox):
         for emitter in (events.inserted, events.removed, events.renamed):
             emitter.disconnect(self.refresh)
 
-    def _layers(self) -> list[Layer]:
+    def layers(self) -> list[Layer]:
+        """What can be chosen: layers of this kind that are no previews."""
         return [
             layer
             for layer in self._viewer.layers

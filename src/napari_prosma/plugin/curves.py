@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from napari.utils.theme import get_theme
@@ -34,22 +36,14 @@ class TrainingCurve(FigureCanvasQTAgg):
         self._dice_axes.set_ylim(0, 1)
         (self._loss,) = self._loss_axes.plot([], [], ".-", color=_LOSS, linewidth=1.2, markersize=3)
         (self._dice,) = self._dice_axes.plot([], [], ".-", color=_DICE, linewidth=1.2, markersize=3)
-        self.epochs: list[EpochEnd] = []
 
-    def add(self, epoch: EpochEnd) -> None:
-        """Draw one more epoch."""
-        self.epochs.append(epoch)
-        at = [e.epoch for e in self.epochs]
-        losses = [e.loss for e in self.epochs]
+    def show_epochs(self, history: Sequence[EpochEnd]) -> None:
+        """Draw these epochs."""
+        at = [epoch.epoch for epoch in history]
+        losses = [epoch.loss for epoch in history]
         self._loss.set_data(at, losses)
-        self._dice.set_data(at, [e.validation.get("dice", float("nan")) for e in self.epochs])
-        self._loss_axes.set_xlim(0.5, max(at[-1], 5) + 0.5)
-        self._loss_axes.set_ylim(0, max(losses) * 1.08 or 1)
-        self.draw_idle()
-
-    def clear(self) -> None:
-        """Start again without any epoch."""
-        self.epochs = []
-        for line in (self._loss, self._dice):
-            line.set_data([], [])
+        self._dice.set_data(at, [epoch.validation.get("dice", float("nan")) for epoch in history])
+        if history:
+            self._loss_axes.set_xlim(0.5, max(at[-1], 5) + 0.5)
+            self._loss_axes.set_ylim(0, max(losses) * 1.08 or 1)
         self.draw_idle()

@@ -68,6 +68,7 @@ class Job(QObject):
         self._notify = notify
         self._run: _Run | None = None
         self._bar: progress | None = None
+        self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
         parent.destroyed.connect(self.close)
@@ -177,16 +178,24 @@ class Job(QObject):
                 bar.close()
         if isinstance(event, Started):
             self._bar = progress(total=event.total, desc=event.message)
+            self._from = None
         elif isinstance(event, Progress) and self._bar is not None:
             self._bar.update(event.done - self._bar.n)
+            if self._from is None:
+                self._from = (time.monotonic(), event.done)
 
     def time_left(self) -> str:
-        """Time left of the phase that runs, as ``12:34``; empty while it is not known."""
-        if self._bar is None or not self._bar.n or not self._bar.total:
+        """Time left of the phase that runs, as ``12:34``; empty while it is not known.
+
+        A run that goes on, or is made longer, does not begin at 0.
+        """
+        if self._bar is None or self._from is None or not self._bar.total:
             return ""
-        figures = self._bar.format_dict
-        rate = figures["rate"] or figures["n"] / max(figures["elapsed"], 1e-3)
-        return progress.format_interval((figures["total"] - figures["n"]) / rate)
+        began, first = self._from
+        done = self._bar.n - first
+        if done <= 0:
+            return ""
+        return progress.format_interval((self._bar.total - self._bar.n) * (time.monotonic() - began) / done)
 
 
 def spare_threads() -> int:

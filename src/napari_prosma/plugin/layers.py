@@ -14,7 +14,7 @@ from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_prosma.data.case import Case, Geometry, Image, Pyramid
+from napari_prosma.data.case import Geometry, Image, Pyramid
 from napari_prosma.data.labels import LabelRule, Sparse, present_values
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
@@ -30,7 +30,7 @@ GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_fir
 """Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
 PLACE = "place"
 """Key of what the geometry says in words and plain numbers: axes, spacing, anatomical directions."""
-_CLASS_COLOURS = (
+CLASS_COLOURS = (
     *("#00c2ff", "#ffb703", "#ff4d8d", "#70e000", "#b388ff", "#ff7b00"),
     *("#00e5c3", "#f15bb5", "#c6ff00", "#4361ee", "#ffd6a5", "#9b5de5"),
 )
@@ -99,7 +99,7 @@ def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names:
     attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
     if class_names:
         attributes["metadata"][CLASS_NAMES] = tuple(class_names)
-        if len(class_names) <= len(_CLASS_COLOURS) + 1:
+        if len(class_names) <= len(CLASS_COLOURS) + 1:
             attributes["colormap"] = class_colours()
         attributes["features"] = {"index": list(range(len(class_names))), "class": list(class_names)}
     return labels, attributes, "labels"
@@ -107,8 +107,8 @@ def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names:
 
 def class_colours(every: str | None = None) -> DirectLabelColormap:
     """Colours that stand out on gray images: one per class, or ``every`` for all of them."""
-    colours: dict[int | None, str] = {0: "transparent", None: every or _CLASS_COLOURS[0]}
-    for k, colour in enumerate(_CLASS_COLOURS, start=1):
+    colours: dict[int | None, str] = {0: "transparent", None: every or CLASS_COLOURS[0]}
+    for k, colour in enumerate(CLASS_COLOURS, start=1):
         colours[k] = every or colour
     return DirectLabelColormap(color_dict=colours)
 
@@ -166,54 +166,43 @@ def fitting_image(image: Image, channels: int, name: str) -> Image:
         raise DataError(f"'{name}': {error}") from error
 
 
-def case_of(
-    image_layer: ImageLayer, labels_layer: LabelsLayer, labelled: Sparse | None = None
-) -> tuple[Case, tuple[str, ...]]:
-    """Case of two layers as they are now, and its class names; labels are numbered without gaps.
+def spatial_shape(layer: ImageLayer | LabelsLayer) -> tuple[int, ...]:
+    """Shape without channels, of the finest level of a multiscale layer; nothing is read."""
+    shape = tuple(layer.data[0].shape if layer.multiscale else layer.data.shape)
+    if isinstance(layer, ImageLayer) and layer.rgb:
+        return shape[:-1]
+    return shape[1:] if layer.metadata.get(CHANNELS_FIRST) else shape
 
-    Parameters
-    ----------
-    labelled : "slices" or "scribbles", optional
-        How the labels are meant where they do not cover everything; what they leave out becomes ``IGNORE``.
+
+def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None) -> LabelRule:
+    """Which value of a labels layer's array is which class, named by its metadata where they fit.
+
+    Scribbles have their own numbers (the smallest is the background), to which no names are known.
 
     Raises
     ------
     DataError
-        When the labels lie on another grid than the image, or are not what ``labelled`` says.
+        When the labels are not what ``labelled`` says.
     """
-    image, name = image_of(image_layer), image_layer.name
-    if len(image.array) == 3 and image_layer.rgb and _is_gray(image.array):
-        image = as_channels(image, 1)
-    drawn = np.array(labels_layer.data[0] if labels_layer.multiscale else labels_layer.data)
-    if drawn.shape != image.array.shape[1:]:
-        raise DataError(
-            f"labels layer '{labels_layer.name}' has shape {drawn.shape} but image layer '{name}' has "
-            f"{image.array.shape[1:]}; choose the labels that were drawn on this image"
-        )
-    label, names = class_indices(drawn, labels_layer, labelled)
-    return Case.from_arrays(name, image.array, label, image.geometry), names
+    names = tuple(layer.metadata.get(CLASS_NAMES, ()))
+    if names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names):
+        rule = LabelRule.of_names(dict(enumerate(names)))
+    else:
+        rule = LabelRule.of_values(present_values(drawn))
+    return sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")
 
 
 def class_indices(
     drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class indices of a labels layer's array, with names from its metadata where they fit.
-
-    Scribbles have their own numbers (the smallest is the background), to which no names are known.
-    """
-    names = tuple(layer.metadata.get(CLASS_NAMES, ()))
-    known = names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names)
-    if known and labelled is None:
-        return drawn, names
-    complete = LabelRule.of_names(dict(enumerate(names))) if known else None
-    rule = complete or LabelRule.of_values(present_values(drawn))
-    rule = sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")
+    """Class indices of a labels layer's array, and their names; see :func:`label_rule`."""
+    rule = label_rule(drawn, layer, labelled)
     return rule.apply(drawn, layer.name), rule.class_names
 
 
 def result_layers(found: Segmentation, source: Layer, with_probabilities: bool = False) -> list[LayerTuple]:
     """Labels (and a probability per foreground class) over the layer they were made from."""
-    place = _place_like(source, found.geometry, found.geometry)
+    place = place_like(source, found.geometry, found.geometry)
     labels, attributes, kind = labels_layer(
         found.labels, found.geometry, f"{found.name} segmentation", found.class_names
     )
@@ -235,7 +224,7 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
     """Layer of a gate's map at its true scale and offset over the image layer; never resampled."""
     attributes: dict[str, Any] = {
         "name": drawn.name,
-        **_place_like(source, drawn.geometry, geometry_of(source)),
+        **place_like(source, drawn.geometry, geometry_of(source)),
         "metadata": {GEOMETRY: drawn.geometry, "meaning": drawn.meaning},
         "opacity": 0.6,
     }
@@ -247,7 +236,7 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
     return drawn.data, attributes, "image"
 
 
-def _place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
+def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
     """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too."""
     skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
     _, factors = _unit_and_factors(source.units[skipped:])
@@ -281,5 +270,6 @@ def _unit_and_factors(units: Sequence[pint.Unit]) -> tuple[str, np.ndarray]:
     return ours, np.array(factors)
 
 
-def _is_gray(array: np.ndarray) -> bool:
+def is_gray(array: np.ndarray) -> bool:
+    """Whether the three channels of a colour image (3, *spatial) are the same."""
     return np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2])

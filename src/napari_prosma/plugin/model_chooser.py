@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a panel needs to know of a checkpoint; the weights are not kept."""
+    """What a panel needs to know of a checkpoint; the weights are not kept.
+
+    ``widths`` is a preset of ``nn.spec.WIDTHS`` where it is one.
+    """
 
     path: Path
     gate: str
+    widths: str | tuple[int, ...]
     levels: tuple[int, ...]
     epoch: int
     in_words: str
@@ -124,6 +128,7 @@ class ModelChooser(QWidget):
 
 def _reading(path: Path) -> Iterator[Event]:
     yield Started(0, "Reading the model")
+    from napari_prosma.nn.spec import WIDTHS
     from napari_prosma.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
@@ -131,6 +136,8 @@ def _reading(path: Path) -> Iterator[Event]:
         ModelFacts(
             path=checkpoint.path or path,
             gate=checkpoint.spec.gate,
+            widths=next((name for name, widths in WIDTHS.items() if widths == checkpoint.spec.widths), None)
+            or checkpoint.spec.widths,
             levels=checkpoint.spec.gated_levels,
             epoch=checkpoint.epoch,
             in_words=_in_words(checkpoint),

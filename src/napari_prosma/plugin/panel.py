@@ -10,7 +10,6 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
     QFrame,
-    QGroupBox,
     QHBoxLayout,
     QHeaderView,
     QLabel,
@@ -26,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
+from napari_prosma.plugin.fields import group
 from napari_prosma.plugin.job import Ending, Job
 
 ERROR_COLOUR = "#ff6b6b"
@@ -125,6 +125,7 @@ class Panel(QWidget):
         self.progress_bar.setTextVisible(False)
         self.progress_bar.setMaximumHeight(8)
         self.status = Message()
+        self._progress = ""
 
         self.form = QVBoxLayout()
         self.form.setContentsMargins(0, 0, 4, 0)
@@ -163,17 +164,16 @@ class Panel(QWidget):
         self._show_running(True)
 
     def add_group(self, title: str) -> QFormLayout:
-        """A titled form whose long fields go below their labels."""
-        group = QGroupBox(title)
-        layout = QFormLayout(group)
-        layout.setContentsMargins(6, 4, 6, 6)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.DontWrapRows)
-        self.form.addWidget(group)
+        """A titled form."""
+        box, layout = group(title)
+        self.form.addWidget(box)
         return layout
 
-    def lay_out(self) -> None:
-        """Put everything in its place; called last, so that the tab key goes from top to bottom."""
+    def lay_out(self, buttons: Sequence[QPushButton] = ()) -> None:
+        """Put everything in its place; called last, so that the tab key goes from top to bottom.
+
+        ``buttons`` stand below the form, by default those of every run.
+        """
         content = QWidget()
         content.setLayout(self.form)
         scroll = QScrollArea()
@@ -181,13 +181,13 @@ class Panel(QWidget):
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        buttons = QHBoxLayout()
-        for button in (self.start_button, self.pause_button, self.stop_button):
-            buttons.addWidget(button)
+        row = QHBoxLayout()
+        for button in buttons or (self.start_button, self.pause_button, self.stop_button):
+            row.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.addWidget(scroll, 1)
-        layout.addLayout(buttons)
+        layout.addLayout(row)
         layout.addWidget(self.progress_bar)
         layout.addWidget(self.status)
         layout.addLayout(self.below)
@@ -223,19 +223,28 @@ class Panel(QWidget):
             self.pause_button.setEnabled(True)
             self.status.tell("Paused" if held else "Going on")
 
+    def remark(self) -> str:
+        """What is said beside the progress; empty = nothing."""
+        return ""
+
+    def tell_progress(self) -> None:
+        """Say anew how far the run is."""
+        if not self.job.is_stopping and self.stop_button.isEnabled():
+            said = (self._progress, f"{left} left" if (left := self.job.time_left()) else "", self.remark())
+            self.status.tell(", ".join(filter(None, said)))
+
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started):
             self.progress_bar.setRange(0, event.total)
             self.progress_bar.setValue(0)
-            if not self.job.is_stopping:
-                self.status.tell(event.message)
+            self._progress = event.message
+            self.tell_progress()
         elif isinstance(event, Progress):
             self.progress_bar.setRange(0, event.total)
             self.progress_bar.setValue(event.done)
-            left = self.job.time_left()
-            text = f"{event.message}, {left} left" if left else event.message
+            self._progress = event.message
             if self.pause_button.isEnabled():
-                self.status.tell(text)
+                self.tell_progress()
         self.happened(event)
 
     def _ended(self, ending: Ending) -> None:

@@ -1,0 +1,168 @@
+"""``LiveCase``: an image layer and the labels drawn on it, for a run that goes on while they are corrected.
+
+Its label is what the layer holds at the moment when the run asks. It is read in the run's own thread, which
+may look into layers but not touch Qt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.fingerprint import content_hash
+from napari_prosma.data.keep import keep_case, keep_label, safe_name
+from napari_prosma.data.labels import LabelRule, Sparse, is_foreground, present_values
+from napari_prosma.data.readers import as_channels
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.layers import image_of, is_gray, label_rule, spatial_shape
+
+CASES = "cases"
+"""Folder in the run folder that keeps what was annotated in layers, so that the run can be resumed."""
+
+
+class LiveCase:
+    """Two layers of the viewer as the one case of a run.
+
+    Parameters
+    ----------
+    image : napari Image layer
+    labels : napari Labels layer
+        Drawn on that image.
+    labelled : "slices" or "scribbles", optional
+        How the labels are meant where they do not cover everything.
+    run_dir : Path
+        Image and labels are kept in its folder ``cases``, the labels anew after each correction.
+
+    Attributes
+    ----------
+    name : str
+        Of the case, as ``find_cases`` names it when it finds what was kept.
+    rule : LabelRule or None
+        Which drawn value is which class: fixed when the run begins.
+    is_closed : bool
+        One of the layers left the viewer; set by the main thread.
+    trouble : str
+        Why the labels could not be read the last time; empty if they could.
+
+    Raises
+    ------
+    DataError
+        When the labels lie on another grid than the image.
+    """
+
+    def __init__(
+        self, image: ImageLayer, labels: LabelsLayer, labelled: Sparse | None, run_dir: Path
+    ) -> None:
+        self.image, self.labels, self.labelled = image, labels, labelled
+        self.folder = run_dir / CASES
+        self.name = safe_name(image.name)
+        self.rule: LabelRule | None = None
+        self.is_closed = False
+        self.trouble = ""
+        self.shape = spatial_shape(image)
+        self._kept = ""  # hash of the labels on disk
+        drawn = spatial_shape(labels)
+        if drawn != self.shape:
+            raise DataError(
+                f"labels layer '{labels.name}' has shape {drawn} but image layer '{image.name}' has "
+                f"{self.shape}; choose the labels that were drawn on this image"
+            )
+
+    def open(self, rule: LabelRule | None = None) -> Case:
+        """The case as it is now, with nothing written; in the run's thread.
+
+        Parameters
+        ----------
+        rule : LabelRule, optional
+            Of a run that goes on; by default made from what is drawn.
+
+        Raises
+        ------
+        DataError
+            Nothing is drawn, the labels are not what ``labelled`` says, or the image holds NaN.
+        """
+        image, stored = self.read_image(), self._stored()
+        if not all(np.isfinite(plane).all() for channel in image.array for plane in channel):
+            raise DataError(
+                f"the image '{self.image.name}' holds NaN or infinite values; replace them, or open the "
+                f"image as it was before it was computed with"
+            )
+        self.rule = rule if rule is not None else label_rule(stored, self.labels, self.labelled)
+        if not is_foreground(self._classes(stored)).any():
+            raise DataError(
+                f"nothing is drawn on '{self.labels.name}' yet; paint the structure, then start; corrections "
+                f"can follow while it trains"
+            )
+        return Case(self.name, self.read_image, self.read_label)
+
+    def keep(self) -> None:
+        """Keep image and labels on disk, and from now on every correction.
+
+        Raises
+        ------
+        DataError
+            The run folder cannot be written to.
+        """
+        stored, source = self._stored(), self.image.source.path
+        file = None if source is None else Path(source)
+        keep_case(self.folder, self.name, self.read_image(), stored, file)
+        self._kept = content_hash(stored)
+
+    def read_image(self) -> Image:
+        """The image; RGB that is gray has one channel."""
+        image = image_of(self.image)
+        if self.image.rgb and len(image.array) == 3 and is_gray(image.array):
+            return as_channels(image, 1)
+        return image
+
+    def read_label(self) -> np.ndarray:
+        """Class indices (*spatial) of what is drawn now, kept on disk where it is new.
+
+        Raises
+        ------
+        DataError
+            A layer was closed or has another shape than before, or a value is new.
+        """
+        try:
+            stored = self._stored()
+            label = self._classes(stored)
+        except DataError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        now = content_hash(stored)
+        if self._kept and now != self._kept:
+            keep_label(self.folder, self.name, stored)
+            self._kept = now
+        return label
+
+    def _stored(self) -> np.ndarray:
+        """A copy of what is drawn: the hand may go on drawing."""
+        if self.is_closed:
+            raise DataError(
+                f"a layer that is trained on ('{self.image.name}' or '{self.labels.name}') was closed; the "
+                f"run goes on with the labels as they were"
+            )
+        stored = np.array(self.labels.data[0] if self.labels.multiscale else self.labels.data)
+        if stored.shape != self.shape:
+            raise DataError(
+                f"the labels '{self.labels.name}' have another shape now, {stored.shape} instead of "
+                f"{self.shape}; the run goes on with the labels as they were"
+            )
+        return stored
+
+    def _classes(self, stored: np.ndarray) -> np.ndarray:
+        assert self.rule is not None
+        try:
+            return self.rule.apply(stored, self.labels.name)
+        except DataError as error:
+            known = {0, *self.rule.values} if self.rule.values else {0, 1, 255}
+            new = sorted(set(present_values(stored).tolist()) - known)
+            raise DataError(
+                f"the value {', '.join(map(str, new))} is new in '{self.labels.name}', and this run does not "
+                f"know it; start a fine-tuning run to learn it; until then undo it or erase it"
+            ) from error
