@@ -393,6 +393,13 @@ class _Run:
             self.baseline = yield from self._compared_with_source()
             if self.baseline:
                 yield Baseline(self.baseline)
+                assert self.source is not None
+                seen = {*self.source.split["training"]} & {*self.split["validation"]}
+                if seen:
+                    yield Notice(
+                        f"The model before learned from {len(seen)} of the {len(self.validation)} cases held "
+                        f"out: its figures are better than it is, and so may be those of this one"
+                    )
         elif start_thresholds(self.network, self.batches.of_all_processes(0)):
             yield Notice(
                 "The gates have no batch norm (the printed form): their thresholds were set from the first "

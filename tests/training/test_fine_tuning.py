@@ -1,0 +1,125 @@
+"""A run that starts from another model: what comes over, what learns, and what is said of before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_prosma.data.case import Case
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Baseline, EpochEnd, Event, Notice, Progress
+from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+
+Settings = Callable[..., TrainConfig]
+Trained = tuple[Path, list[Event]]
+
+
+def of_kind(events: list[Event], kind: type[Event]) -> list:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def from_model(run_dir: Path, source: Path, **changes: object) -> TrainConfig:
+    """Settings that say nothing of the network."""
+    quick = {"epochs": 2, "steps_per_epoch": 2, "device": "cpu", "threads": 1, "start_from": source}
+    return TrainConfig.of(run_dir=run_dir, **{**quick, **changes})
+
+
+def test_the_network_and_plan_are_those_of_the_model_and_its_figures_come_first(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    source = load_checkpoint(trained[0])
+    events = list(train(from_model(tmp_path, trained[0]), ultrasound, source.plan.class_names))
+    kept = load_checkpoint(tmp_path)
+    assert kept.spec == source.spec
+    assert kept.plan == source.plan
+    (before,) = of_kind(events, Baseline)
+    assert before.figures == pytest.approx(source.metrics)  # the same cases are held out by the same seed
+    said = [notice.message for notice in of_kind(events, Notice)]
+    assert any("tensors taken over" in line for line in said)
+    assert any("Dice of the model before" in line for line in said)
+    assert not any("better than it is" in line for line in said)
+    first_step = next(n for n, e in enumerate(events) if isinstance(e, Progress) and "loss" in e.message)
+    assert events.index(before) < first_step
+
+
+def test_figures_on_cases_that_the_model_learned_from_are_called_too_good(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    names = load_checkpoint(trained[0]).plan.class_names
+    events = list(train(from_model(tmp_path, trained[0], seed=3), ultrasound, names))
+    assert any("better than it is" in notice.message for notice in of_kind(events, Notice))
+
+
+def test_another_class_begins_anew_and_nothing_is_said_of_before(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    events = list(train(from_model(tmp_path, trained[0]), ultrasound, ("background", "cyst")))
+    assert any("cyst new" in notice.message for notice in of_kind(events, Notice))
+    assert not of_kind(events, Baseline)
+    assert load_checkpoint(tmp_path).plan.class_names == ("background", "cyst")
+
+
+@pytest.mark.parametrize(
+    ("trains", "parts"), [("decoder", ["encoder"]), ("gates and head", ["encoder", "up"])]
+)
+def test_what_does_not_learn_stays_bit_for_bit_with_its_norms(
+    trains: str, parts: list[str], trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    source = load_checkpoint(trained[0])
+    list(train(from_model(tmp_path, trained[0], trains=trains), ultrasound, source.plan.class_names))
+    kept = load_checkpoint(tmp_path / LAST)
+    for name, tensor in source.weights.items():
+        if name.split(".")[0] in parts:
+            assert torch.equal(kept.weights[name], tensor), name
+    assert not torch.equal(kept.weights["head.weight"], source.weights["head.weight"])
+
+
+def test_a_fine_tuning_goes_on_bit_for_bit_without_the_model_it_started_from(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    names = load_checkpoint(trained[0]).plan.class_names
+    source = tmp_path / "source.safetensors"
+    source.write_bytes((trained[0] / BEST).read_bytes())
+    changes = {"trains": "decoder", "average": 0.9}
+    whole = list(train(from_model(tmp_path / "whole", source, **changes), ultrasound, names))
+    run = train(from_model(tmp_path / "cut", source, **changes), ultrasound, names)
+    next(event for event in run if isinstance(event, Progress) and "loss" in event.message)
+    run.close()  # type: ignore[attr-defined]
+    source.unlink()
+    kept = load_checkpoint(tmp_path / "cut" / LAST)
+    again = list(train(from_model(tmp_path / "cut", source, **changes), ultrasound, names, kept))
+    assert of_kind(again, Baseline) == of_kind(whole, Baseline)
+    assert [e.loss for e in of_kind(again, EpochEnd)] == [e.loss for e in of_kind(whole, EpochEnd)]
+    one, other = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "cut"))
+    for held, found in ((one.weights, other.weights), (one.state, other.state)):
+        assert held.keys() == found.keys()
+        assert all(torch.equal(held[key], found[key]) for key in held)
+
+
+def test_a_colour_image_can_go_on_from_a_gray_model(trained: Trained, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = np.zeros((48, 48), np.uint8)
+    label[10:20, 10:20] = 1
+    cases = [
+        Case.from_arrays(name, rng.normal(size=(3, 48, 48)).astype(np.float32) + label, label)
+        for name in ("a", "b")
+    ]
+    names = load_checkpoint(trained[0]).plan.class_names
+    events = list(train(from_model(tmp_path, trained[0]), cases, names))
+    assert any("adapted from 1 to 3 channel" in notice.message for notice in of_kind(events, Notice))
+    assert of_kind(events, Baseline)
+    assert load_checkpoint(tmp_path).spec.in_channels == 3
+
+
+def test_a_part_alone_learns_only_where_there_is_a_model_to_start_from(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="decoder"):
+        list(train(settings(tmp_path / "run", trains="decoder"), ultrasound))
+    assert not (tmp_path / "run").exists()
