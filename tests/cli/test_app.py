@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+import torch
 from typer.testing import CliRunner, Result
 
 from napari_prosma import __version__
@@ -428,3 +429,16 @@ def test_train_says_what_it_needs(words: tuple[str, ...], said: str) -> None:
     result = prosma(*words)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_from_its_settings(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert prosma("train", folder, "--out", tmp_path / "run", *QUICK).exit_code == 0
+    whole = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    for name in RUN_FILES - {"run.json"}:
+        (tmp_path / "run" / name).unlink()
+    again = prosma("train", "--resume", tmp_path / "run")
+    assert again.exit_code == 0, said(again)
+    kept = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert all(torch.equal(kept.weights[name], tensor) for name, tensor in whole.weights.items())

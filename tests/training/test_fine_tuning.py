@@ -1,4 +1,4 @@
-"""A run that starts from another model: what comes over, what learns, and what is said of before and after."""
+"""A run that starts from another model: what comes over, what learns, what is said of before and after."""
 
 from __future__ import annotations
 

@@ -334,3 +334,13 @@ def test_a_network_that_cannot_be_compiled_trains_as_it_is(
     events = list(train(settings(tmp_path, compile=True, epochs=1), [picture()]))
     assert any("could not be compiled" in n.message for n in of_kind(events, Notice))
     assert isinstance(events[-1], Finished)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    list(train(settings(tmp_path, epochs=1), ultrasound))
+    (tmp_path / ".writing-1-last.safetensors").write_bytes(b"half")
+    kept = load_checkpoint(tmp_path / LAST)
+    list(train(settings(tmp_path, epochs=2), ultrasound, resumed=kept))
+    assert not list(tmp_path.glob(".writing-*"))

@@ -10,6 +10,18 @@ from pathlib import Path
 
 from napari_prosma.errors import DataError
 
+WRITING = ".writing-"
+"""How the temporary names begin."""
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written in ``folder``, where nobody else writes now."""
+    for left in folder.glob(f"{WRITING}*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -24,7 +36,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         When the folder cannot be made or written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

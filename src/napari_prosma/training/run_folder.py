@@ -22,7 +22,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from napari_prosma import __version__
-from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd
@@ -131,7 +131,9 @@ class RunFolder:
         device: torch.device,
         resumed: bool = False,
     ) -> tuple[str, ...]:
-        """Write ``run.json``; a run that is not resumed first removes what another run left here.
+        """Write ``run.json``; what another run left here is removed first, unless this one goes on with it.
+
+        So is what a killed process left half-written.
 
         Parameters
         ----------
@@ -152,6 +154,7 @@ class RunFolder:
         DataError
             The folder cannot be made or written to.
         """
+        sweep(self.path)
         run = Run(
             config=_with_whole_paths(config),
             plan=plan,
