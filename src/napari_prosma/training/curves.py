@@ -1,0 +1,338 @@
+"""The curves of a run, as small pictures side by side: loss, Dice, learning rate and what the gates do.
+
+Drawn with matplotlib into any figure, of a window or of a file; nothing here knows of windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.errors import DataError
+from napari_prosma.events import EpochEnd
+from napari_prosma.training.run_folder import metrics_table
+
+SMOOTHING = 0.6
+"""Weight of the past in the smoothed loss, as in TensorBoard; more would lag behind a loss that falls."""
+MOST_POINTS = 300
+"""More epochs than this are drawn as means of neighbours, or the lines would be bands."""
+_PICTURES, _TABLE = (".png", ".svg"), ".csv"
+_SAVED_INCHES, _SAVED_DPI = (9.0, 5.0), 150
+_ASPECT = 1.5
+"""Width of a panel by its height that columns are chosen for."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.44, 0.16, 0.24, 0.3
+"""Room around a panel's axes, in inches: tick labels, title, the word epoch."""
+_FONT = 7
+_DOTS_UP_TO = 40
+"""Epochs up to which each one is a dot on its line; a single one would not be seen otherwise."""
+_NAMED = 6
+"""Up to so many classes are named in the picture; all of them are drawn."""
+_LONGEST_NAME = 14
+_SHARES = (0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Colours of the curves; the defaults are for paper.
+
+    Attributes
+    ----------
+    background, text : str
+        As matplotlib takes them.
+    classes : tuple of str
+        Of the foreground classes in order, over and over; by default Okabe and Ito's, which the colour-blind
+        tell apart.
+    """
+
+    background: str = "white"
+    text: str = "#333333"
+    classes: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+
+    def skips(self, number: int) -> list[str]:
+        """A colour per skip, from the finest on: an order, so shades of one map."""
+        dark = float(np.mean(to_rgb(self.background))) < 0.5
+        shades = np.linspace(0.95, 0.45, number) if dark else np.linspace(0.05, 0.7, number)
+        return [to_hex(colormaps["viridis"](shade)) for shade in shades]
+
+
+PAPER = Colours()
+_Panel = Callable[[Axes, Sequence[EpochEnd], Colours], None]
+
+
+def draw_curves(figure: Figure, history: Sequence[EpochEnd], colours: Colours = PAPER) -> None:
+    """Draw the curves of these epochs, in as many columns as the figure's shape has room for.
+
+    What the epochs say nothing of, such as lambda of a gate without one, has no panel.
+
+    Parameters
+    ----------
+    figure : Figure
+        Cleared first; legible from 3.5 x 3.6 inches on.
+    history : epochs in order
+    colours : Colours
+    """
+    figure.clear()
+    figure.set_facecolor(colours.background)
+    if not history:
+        figure.text(0.5, 0.5, "no epoch is over yet", color=colours.text, ha="center", fontsize=_FONT + 2)
+        return
+    panels: list[_Panel] = [_loss, _dice, _learning_rate]
+    if _skips(history, "lambda_mean"):
+        panels.append(_thresholds)
+    if _skips(history, "z_zero_fraction"):
+        panels.append(_zeros)
+    for panel, place in zip(panels, _places(figure, len(panels)), strict=True):
+        axes = figure.add_axes(place, facecolor=colours.background)
+        _frame(axes, history, colours)
+        panel(axes, history, colours)
+
+
+def picture_of(
+    history: Sequence[EpochEnd], size: tuple[int, int], scale: float = 1.0, colours: Colours = PAPER
+) -> np.ndarray:
+    """The curves as pixels, for a window that does not want to draw: any thread may.
+
+    Parameters
+    ----------
+    size : (width, height)
+        In points of the screen.
+    scale : float
+        Pixels per point of the screen.
+
+    Returns
+    -------
+    (round(height * scale), round(width * scale), 4) uint8
+        RGBA.
+    """
+    dpi = 100 * scale
+    pixels = tuple(round(n * scale) for n in size)
+    figure = Figure(figsize=(pixels[0] / dpi, pixels[1] / dpi), dpi=dpi)
+    canvas = FigureCanvasAgg(figure)
+    draw_curves(figure, history, colours)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())
+
+
+def save_curves(history: Sequence[EpochEnd], path: str | Path) -> Path:
+    """Write the curves as ``.png`` or ``.svg``, or every figure of every epoch as ``.csv``.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    DataError
+        Another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (*_PICTURES, _TABLE):
+        raise DataError(f"'{path}': curves are saved as .png, .svg or .csv; choose one of these suffixes")
+    with written_whole(path) as temporary:
+        if suffix == _TABLE:
+            temporary.write_text(metrics_table(history), encoding="utf-8", newline="")
+        else:
+            figure = Figure(figsize=_SAVED_INCHES, dpi=_SAVED_DPI)
+            draw_curves(figure, history)
+            figure.savefig(temporary, format=suffix[1:])
+    return path
+
+
+def smoothed(values: Sequence[float], past: float = SMOOTHING) -> list[float]:
+    """Exponential smoothing: weighted means of all values so far, ``past ** n`` for the one n steps ago.
+
+    The weights always sum to 1, so that the line neither begins at 0 nor hangs on the first value. What is
+    not finite has no weight; NaN before the first finite value.
+    """
+    total, weight, means = 0.0, 0.0, []
+    for value in values:
+        total, weight = total * past, weight * past
+        if math.isfinite(value):
+            total, weight = total + value, weight + 1
+        means.append(total / weight if weight else math.nan)
+    return means
+
+
+# ---- panels ---------------------------------------------------------------------------------------------
+
+
+def _loss(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    at, losses = _thinned([e.epoch for e in history]), _thinned([e.loss for e in history])
+    faint = 0.4 if len(history) > 1 else 1.0
+    axes.plot(at, losses, ".", color=colours.classes[0], alpha=faint, markersize=4, markeredgewidth=0)
+    axes.plot(at, smoothed(losses), color=colours.classes[0], linewidth=1.3)
+    _title(axes, "loss", f"smoothed {SMOOTHING:g}", colours)
+
+
+def _dice(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    names = list(dict.fromkeys(name for e in history for name in e.validation if name.startswith("dice/")))
+    few = 1 < len(names) <= _NAMED
+    for number, name in enumerate(names):
+        colour = colours.classes[number % len(colours.classes)]
+        label = _short(name.removeprefix("dice/")) if few else ""
+        _line(axes, history, [e.validation.get(name, math.nan) for e in history], colour, label)
+    means = [e.validation.get("dice", math.nan) for e in history]
+    if len(names) != 1:
+        _line(axes, history, means, colours.text, "mean" if few else "", width=2.0)
+    _share(axes)
+    best = max((dice for dice in means if math.isfinite(dice)), default=math.nan)
+    title = "Dice" if len(names) <= _NAMED else f"Dice, {len(names)} classes"
+    _title(axes, title, f"best {best:.3f}" if math.isfinite(best) else "", colours)
+    if few:
+        axes.legend(
+            loc="lower right",
+            ncols=1 if len(names) < 4 else 2,
+            fontsize=_FONT - 1,
+            labelcolor=colours.text,
+            framealpha=0.6,
+            facecolor=colours.background,
+            edgecolor="none",
+            handlelength=1.0,
+            columnspacing=0.8,
+            labelspacing=0.15,
+            borderpad=0.2,
+        )
+
+
+def _learning_rate(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    _line(axes, history, [e.learning_rate for e in history], colours.classes[1])
+    axes.set_ylim(bottom=0)
+    _title(axes, "learning rate", "", colours)
+
+
+def _thresholds(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    _per_skip(axes, history, "lambda_mean", "mean λ", colours)
+
+
+def _zeros(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    _per_skip(axes, history, "z_zero_fraction", "zeros in z", colours)
+    _share(axes)
+
+
+def _per_skip(axes: Axes, history: Sequence[EpochEnd], figure: str, title: str, colours: Colours) -> None:
+    skips = _skips(history, figure)
+    for skip, colour in zip(skips, colours.skips(len(skips)), strict=True):
+        values = [e.gates.get(skip, {}).get(figure, math.nan) for e in history]
+        _line(axes, history, values, colour, f"skip {skip}" if skip == skips[0] else str(skip))
+    _title(axes, title, "", colours)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=len(skips),
+        fontsize=_FONT,
+        labelcolor="linecolor",
+        frameon=False,
+        handlelength=0,
+        handletextpad=0,
+        markerscale=0,
+        columnspacing=0.7,
+        borderpad=0,
+        borderaxespad=0.15,
+    )
+
+
+def _skips(history: Sequence[EpochEnd], figure: str) -> list[int]:
+    return sorted({skip for e in history for skip, figures in e.gates.items() if figure in figures})
+
+
+# ---- what all panels have -------------------------------------------------------------------------------
+
+
+def _places(figure: Figure, panels: int) -> list[tuple[float, float, float, float]]:
+    """Left, bottom, width and height of each panel's axes, in shares of the figure.
+
+    A last row that is not full is stretched.
+    """
+    width, height = (max(float(n), 0.1) for n in figure.get_size_inches())
+
+    def misfit(columns: int) -> float:
+        return abs(math.log(width / columns / (height / math.ceil(panels / columns)) / _ASPECT))
+
+    columns = min(range(1, panels + 1), key=misfit)
+    rows = math.ceil(panels / columns)
+    down = height / rows
+    places = []
+    for number in range(panels):
+        row, column = divmod(number, columns)
+        across = width / min(columns, panels - row * columns)
+        places.append(
+            (
+                (column * across + _LEFT) / width,
+                1 - ((row + 1) * down - _BOTTOM) / height,
+                max(across - _LEFT - _RIGHT, 0.1) / width,
+                max(down - _TOP - _BOTTOM, 0.1) / height,
+            )
+        )
+    return places
+
+
+def _frame(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    first, last = history[0].epoch, history[-1].epoch
+    axes.set_xlim(first - 0.5, max(last, first + 4) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    said = f"epoch, means of {_together(history)}" if _together(history) > 1 else "epoch"
+    axes.set_xlabel(said, fontsize=_FONT - 1, color=colours.text, labelpad=0.5)
+    axes.tick_params(colors=colours.text, labelsize=_FONT - 1, length=2, pad=1.5, width=0.5)
+    axes.grid(color=colours.text, alpha=0.15, linewidth=0.5)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set(color=colours.text, linewidth=0.5)
+
+
+def _title(axes: Axes, title: str, remark: str, colours: Colours) -> None:
+    # With y given, matplotlib does not look for a place at every drawing, which takes it long.
+    axes.set_title(title, loc="left", fontsize=_FONT + 1, color=colours.text, pad=2, y=1.0)
+    axes.set_title(remark, loc="right", fontsize=_FONT - 1, color=colours.text, pad=2, y=1.0, alpha=0.8)
+
+
+def _share(axes: Axes) -> None:
+    """From 0 to 1, whatever the values are."""
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks(_SHARES)
+
+
+def _line(
+    axes: Axes,
+    history: Sequence[EpochEnd],
+    values: Sequence[float],
+    colour: str,
+    label: str = "",
+    width: float = 1.2,
+) -> None:
+    dots = "." if len(history) <= _DOTS_UP_TO else ""
+    at = _thinned([e.epoch for e in history])
+    # matplotlib leaves a line out of the legend whose label begins so.
+    axes.plot(
+        at, _thinned(values), f"{dots}-", color=colour, linewidth=width, markersize=3, label=label or "_"
+    )
+
+
+def _together(values: Sequence[object]) -> int:
+    return math.ceil(len(values) / MOST_POINTS)
+
+
+def _thinned(values: Sequence[float]) -> list[float]:
+    """Means of as many neighbours as it takes to be few enough; what is not finite does not count."""
+    together = _together(values)
+    groups = (values[n : n + together] for n in range(0, len(values), together))
+    finite = ([value for value in group if math.isfinite(value)] for group in groups)
+    return [math.fsum(group) / len(group) if group else math.nan for group in finite]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
