@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ from napari_prosma.training.checkpoint import (
     save_checkpoint,
 )
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
-from napari_prosma.training.run_folder import read_run
 from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import ARCHITECTURE
@@ -52,8 +51,7 @@ class CrossValidation:
     ensemble : Path
         Checkpoint of the best model of every fold.
     scores : tuple of float
-        Best mean Dice of each fold on the cases it held out. (Of several processes the first one alone has
-        the scores and the figures.)
+        Best mean Dice of each fold on the cases it held out.
     figures : dict
         Mean and spread (sample standard deviation over the folds) of every validation figure, by its name.
     """
@@ -102,9 +100,21 @@ def cross_validate(
     if overwrite:
         for path in (folder / SUMMARY, folder / ENSEMBLE, *folder.glob(f"{FOLD}*/*.safetensors")):
             path.unlink(missing_ok=True)
+    # Held open over all folds: processes that part after each of them may not find each other again.
+    with Processes(config) as processes:
+        yield from _folds(config, cases, class_names, folds, steering, processes)
+
+
+def _folds(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str],
+    folds: int,
+    steering: Steering | None,
+    processes: Processes,
+) -> Iterator[Event]:
+    folder, plan = config.run_dir, config.plan
     over = _finished_folds(folder)
-    writes = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun the first one alone
-    plan = config.plan
     members: list[Checkpoint] = []
     for k in range(folds):
         changes: dict[str, Any] = {"fold": (k, folds), "run_dir": folder / f"{FOLD}{k + 1}"}
@@ -113,6 +123,7 @@ def cross_validate(
         wanted = config.model_copy(update=changes)
         kept = _kept(wanted)
         is_over = k + 1 in over and kept is not None and (wanted.run_dir / BEST).is_file()
+        processes.fabric.barrier()  # none writes before all have looked
         if is_over:
             yield Notice(f"Fold {k + 1} of {folds} was trained before.")
         else:
@@ -120,13 +131,14 @@ def cross_validate(
             result = yield from _train(wanted, cases, class_names, kept, steering)
             if result is None:  # stopped; what there is was kept
                 return
-        plan = plan or read_run(wanted.run_dir).plan
-        if writes:
-            members.append(load_checkpoint(wanted.run_dir / BEST))
-        if writes and not is_over:
+            processes.fabric.barrier()  # none reads before the first one has written
+        members.append(load_checkpoint(wanted.run_dir / BEST))
+        plan = plan or members[0].plan
+        if processes.is_first and not is_over:
             _write_summary(folder / SUMMARY, members)
-    if writes:
+    if processes.is_first:
         save_checkpoint(folder / ENSEMBLE, ensemble_of(members, config.model_dump(mode="json")))
+    processes.fabric.barrier()
     scores = tuple(member.metrics["dice"] for member in members)
     yield Finished(CrossValidation(folder, folder / ENSEMBLE, scores, _mean_and_spread(members)))
 
