@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
-from napari_prosma.errors import DataError
+from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.windows import Blend, Tiling, labels_of, predict, probabilities_of, tile
+from napari_prosma.segmentation.stream import (
+    Background,
+    Labelled,
+    Prepared,
+    label_rows,
+    require_fit,
+    window_tiling,
+)
+from napari_prosma.segmentation.windows import Tiling, labels_of, probabilities_of, tile
+from napari_prosma.training.augment import recipe_of
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
+from napari_prosma.training.memory import ran_out_of_memory, release
 
+T = TypeVar("T")
 OVERLAP = 0.5
 
 
@@ -32,11 +46,15 @@ class Segmentation:
     labels : (*spatial) uint8
         Class indices, 0 = background.
     probabilities : (K, *spatial) float32
-        Per class, background first; they sum to 1.
+        Per class, background first; they sum to 1. Fewer where fewer were asked for.
     geometry : Geometry
         The image's.
     class_names : tuple of str
         Background first.
+    kept : tuple of int, optional
+        Which class each of ``probabilities`` belongs to; None = all, in order.
+    disagreement : (*spatial) float32, optional
+        How much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
     """
 
     name: str
@@ -44,6 +62,8 @@ class Segmentation:
     probabilities: np.ndarray
     geometry: Geometry
     class_names: tuple[str, ...]
+    kept: tuple[int, ...] | None = None
+    disagreement: np.ndarray | None = None
 
 
 def segment(
@@ -54,47 +74,191 @@ def segment(
     device: str = "auto",
     overlap: float = OVERLAP,
     batch: int = 1,
+    mirror: bool = False,
+    disagreement: bool = False,
+    probabilities: Sequence[int] | None = None,
 ) -> Iterator[Event]:
     """Segment one image; the last event is ``Finished`` with a :class:`Segmentation`.
+
+    Windows of plain background, such as the air around a patient, are not looked at (``Background`` has the
+    rule, a notice says how many they were); their labels are 0. When memory runs out, smaller batches, sums
+    on the CPU and smaller windows are tried in this order, with a notice of each.
 
     Parameters
     ----------
     checkpoint : Checkpoint or path of one, or of a run folder
     image : (C, *spatial)
-        2D, 3D, or a stack that a 2D model goes through slice by slice.
+        2D, 3D, a stack that a 2D model goes through slice by slice, or a time series of what the model was
+        trained on. A memory map is read piece by piece.
     name : str
         Used in messages and kept in the result.
     overlap : float
         Least overlap of neighbouring windows, as a share of the window.
     batch : int
-        Windows per forward pass.
+        Windows per forward pass on a GPU; on the CPU they pass one by one, whatever it is.
+    mirror : bool
+        Also pass every window mirrored, along the axes that the model's training mirrored.
+    disagreement : bool
+        Also tell where mirrored passes, or the networks of an ensemble, disagree.
+    probabilities : class indices, optional
+        Whose probabilities are made; by default all. ``()`` takes the least memory.
 
     Raises
     ------
     CheckpointError, ConfigError, DataError
+        Before the first event.
+    ProsmaError
+        There is no memory for the smallest window.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
-    prepared = prepare_for(checkpoint.plan, image, name)
+    plan = checkpoint.plan
+    flips = flips_of(checkpoint) if mirror else ()
+    require_settings(overlap, batch)
+    if disagreement and not flips and checkpoint.members == 1:
+        raise ConfigError("there is nothing to disagree: choose mirrored passes too, or an ensemble")
+    kept = _classes(plan, probabilities)
+    with named(name):
+        prepared = Prepared(image.array, image.geometry, plan)
+        yield from prepared.survey(name)
     target = usable_device(device)
     model = checkpoint.build(target)
-    tiling = model_tiling(model, checkpoint.plan, prepared, overlap)
-    yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
-    yield from map(Notice, image.notices)
-    blend = Blend(tiling, checkpoint.spec.out_channels)
-    done = 0
-    for starts in predict(model, prepared.array, tiling, batch, blend):
-        done += starts
-        yield Progress(done, len(tiling.starts), name)
-    yield Finished(finish(name, blend.result(), image, checkpoint.plan))
+    yield from map(Notice, (*image.notices, *prepared.notices))
+
+    def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Segmentation]:
+        tiling = window_tiling(prepared, window, model.divisor, overlap)
+        yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
+        result = _Result(prepared.image_shape, prepared.axis, len(kept), disagreement)
+        background, done = Background(plan), 0
+        for found in label_rows(
+            model,
+            prepared,
+            tiling,
+            batch=batch,
+            flips=flips,
+            disagreement=disagreement,
+            background=background,
+            classes=kept,
+        ):
+            if isinstance(found, Labelled):
+                result.put(found)
+            elif isinstance(found, Notice):
+                yield found
+            else:
+                done += found
+                yield Progress(done, len(tiling.starts), name)
+        if background.skipped:
+            yield background.notice(len(tiling.starts))
+        return Segmentation(
+            name=name,
+            labels=result.labels,
+            probabilities=result.probabilities,
+            geometry=image.geometry,
+            class_names=plan.class_names,
+            kept=None if probabilities is None else kept,
+            disagreement=result.disagreement,
+        )
+
+    with named(name):
+        yield Finished((yield from windows_that_fit(plan.patch, model.divisor, target, in_windows)))
+
+
+class _Result:
+    """The arrays of a result on the image's grid, while rows come in along ``axis``."""
+
+    def __init__(self, shape: tuple[int, ...], axis: int, classes: int, disagreement: bool) -> None:
+        self.labels = np.zeros(shape, np.uint8)
+        self.probabilities = np.empty((classes, *shape), np.float32)
+        self.disagreement = np.empty(shape, np.float32) if disagreement else None
+        self._axis = axis
+
+    def put(self, found: Labelled) -> None:
+        here = slice(found.start, found.start + len(found.labels))
+        np.moveaxis(self.labels, self._axis, 0)[here] = found.labels
+        np.moveaxis(self.probabilities, 1 + self._axis, 1)[:, here] = found.probabilities
+        if self.disagreement is not None:
+            np.moveaxis(self.disagreement, self._axis, 0)[here] = found.disagreement
+
+
+def windows_that_fit(
+    window: tuple[int, ...],
+    divisor: int,
+    device: torch.device,
+    run: Callable[[tuple[int, ...]], Generator[Event, None, T]],
+) -> Generator[Event, None, T]:
+    """What ``run`` does with the largest window that there is memory for: half of its longest axis at a time.
+
+    Raises
+    ------
+    ProsmaError
+        No window is small enough.
+    """
+    while True:
+        try:
+            return (yield from run(window))
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            if max(window) <= divisor:
+                raise ProsmaError(
+                    f"memory runs out even with windows of {_in_words(window)}; close other programs, or "
+                    f"choose the device cpu"
+                ) from error
+        release(device)
+        longest = window.index(max(window))
+        half = -(-window[longest] // (2 * divisor)) * divisor
+        window = (*window[:longest], half, *window[longest + 1 :])
+        yield Notice(
+            f"Memory ran out: beginning again with windows of {_in_words(window)}. The model was trained on "
+            f"larger ones, so look at the result."
+        )
+
+
+def _in_words(window: tuple[int, ...]) -> str:
+    return " x ".join(map(str, window))
+
+
+def flips_of(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Axes, counted from the last, that the checkpoint's training mirrored."""
+    recipe = recipe_of(str(checkpoint.config.get("modality", "auto")), checkpoint.plan)
+    return (-1, -2) if recipe.up_down else (-1,)
+
+
+def require_settings(overlap: float, batch: int) -> None:
+    """Refuse settings that make no sense.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap must lie within 0 and 1, found {overlap}")
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, found {batch}")
+
+
+def _classes(plan: Plan, wanted: Sequence[int] | None) -> tuple[int, ...]:
+    number = len(plan.class_names)
+    classes = tuple(range(number) if wanted is None else wanted)
+    if not set(classes) <= set(range(number)):
+        raise ConfigError(f"the model knows the classes 0 to {number - 1}, asked for {list(classes)}")
+    return classes
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Errors about an image name it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"'{name}' cannot be segmented: {error}") from error
 
 
 def prepare_for(plan: Plan, image: Image, name: str) -> Image:
-    """Image on the plan's grid; errors name the image."""
-    try:
+    """The whole image on the plan's grid; errors name the image."""
+    with named(name):
+        require_fit(plan, image.array.shape, image.array.dtype, image.geometry)
         return prepare(image, plan)
-    except DataError as error:
-        raise DataError(f"'{name}' cannot be segmented: {error}") from error
 
 
 def model_tiling(

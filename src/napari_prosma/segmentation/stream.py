@@ -1,0 +1,570 @@
+"""An image becomes what the network sees, and logits become labels on the image's grid, some rows at a time.
+
+The same arithmetic as ``data.preparation``, done where the window engine is: neither the prepared image nor
+the logits exist as a whole. An element comes out the same whichever rows it is computed with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from napari_prosma.data.case import Geometry
+from napari_prosma.data.fingerprint import HASH_BYTES, Plan
+from napari_prosma.data.preparation import grid_size, normalise
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Notice, Progress, Started
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.segmentation.windows import (
+    Slab,
+    Tiling,
+    log_probabilities,
+    most_probable,
+    move_up,
+    sweep,
+    tile,
+)
+
+PIECE = 2**25
+"""Bytes of an image, as float32, that are read and prepared at once."""
+RESULT_PIECE = 2**18
+"""Elements that become labels at once; few enough to stay in the processor's cache."""
+FARTHEST_SPACING = 30.0
+"""A spacing this many times finer or coarser than the model's is taken for a wrong unit."""
+TRUNCATE = 4.0
+"""Reach of SciPy's Gaussian filter, in standard deviations."""
+
+
+# ---- does the image fit -----------------------------------------------------------------------------------
+
+
+def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geometry) -> None:
+    """Refuse an image (C, *spatial) that the model was not made for, before any of it is read.
+
+    Raises
+    ------
+    DataError
+        Other channels, fewer axes, an empty axis, no numbers, or a spacing far from the model's.
+    """
+    if shape[0] != plan.channels:
+        raise DataError(
+            f"the model expects {plan.channels} channel(s) but the image has {shape[0]}; convert the "
+            f"image or train a model for it"
+        )
+    if geometry.ndim < plan.dims:
+        raise DataError(
+            f"the model is {plan.dims}D but the image has {geometry.ndim} axes; give it a volume, or train a "
+            f"2D model"
+        )
+    if 0 in shape:
+        raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
+    if dtype.kind not in "biuf":
+        raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
+    grid = grid_size(tuple(shape[1:]), geometry, plan)
+    for axis, (n, m) in enumerate(zip(shape[1:], grid, strict=True)):
+        ratio = max(m / n, n / m)
+        if plan.unit != "pixel" and ratio > FARTHEST_SPACING and max(n, m) > FARTHEST_SPACING:
+            expected = (plan.spacing or ())[axis - geometry.ndim]
+            raise DataError(
+                f"the model expects {expected:g} {plan.unit} along {geometry.axes[axis]} but the image has "
+                f"{geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is probably "
+                f"wrong: correct the spacing"
+            )
+
+
+# ---- resampling some rows ---------------------------------------------------------------------------------
+
+
+def needed_rows(size: int, target: int, start: int, stop: int) -> tuple[int, int]:
+    """Rows of an axis of ``size`` that rows ``start`` to ``stop`` of it resampled to ``target`` depend on."""
+    if size == target:
+        return start, stop
+    reach = int(TRUNCATE * _sigma(size, target) + 0.5)
+    low, high = (math.floor((n + 0.5) * size / target - 0.5) for n in (start, stop - 1))
+    return max(0, low - reach), min(size, high + 2 + reach)
+
+
+def resample_rows(
+    block: np.ndarray,
+    first: int,
+    size: Sequence[int],
+    target: Sequence[int],
+    rows: tuple[int, int],
+    axis: int = 0,
+) -> np.ndarray:
+    """Rows of ``preparation.resample(whole, target)`` from the rows of ``whole`` that they depend on.
+
+    Parameters
+    ----------
+    block : (*spatial) float32
+        Rows from ``first`` on of an array of ``size``, along ``axis``; whole along all others.
+    rows : (start, stop)
+        Rows along ``axis`` that are wanted.
+    """
+    for n, (held, wanted) in enumerate(zip(size, target, strict=True)):
+        if wanted < held:
+            block = ndimage.gaussian_filter1d(
+                block, _sigma(held, wanted), axis=n, mode="nearest", truncate=TRUNCATE
+            )
+    for n, (held, wanted) in enumerate(zip(size, target, strict=True)):
+        if wanted != held:
+            start, stop = rows if n == axis else (0, wanted)
+            block = _interpolated(block, n, held, wanted, np.arange(start, stop), first if n == axis else 0)
+    return block
+
+
+def _sigma(size: int, target: int) -> float:
+    return max(0.0, (size / target - 1) / 2)
+
+
+def _interpolated(
+    block: np.ndarray, axis: int, size: int, target: int, wanted: np.ndarray, first: int
+) -> np.ndarray:
+    """Elements ``wanted`` of an axis, linear between those of ``block``, which begins at ``first``."""
+    place = (wanted + 0.5) * (size / target) - 0.5
+    below = np.floor(place)
+    low = np.clip(below, 0, size - 1).astype(np.intp) - first
+    high = np.clip(below + 1, 0, size - 1).astype(np.intp) - first
+    share = (place - below).astype(np.float32).reshape(-1, *[1] * (block.ndim - 1 - axis))
+    lower = np.take(block, low, axis)
+    between = np.take(block, high, axis)
+    between -= lower  # so that what is constant stays so to the last digit
+    between *= share
+    between += lower
+    return between
+
+
+# ---- the prepared image -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean and spread (C, *lead, 1, ...) that an image is normalised by, where the plan has no fixed ones."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+class Prepared:
+    """What ``preparation.prepare`` makes of an image, read when asked for.
+
+    Parameters
+    ----------
+    array : (C, *spatial)
+        A NumPy array, a memory map or a dask array.
+    geometry : Geometry
+    plan : Plan
+    axis : int
+        Spatial axis along which rows are asked for; they come with that axis first.
+    statistics : Statistics, optional
+        Those of a survey that was made before.
+
+    Attributes
+    ----------
+    shape, size : tuple of int
+        Of the image and of the plan's grid over it, with ``axis`` first.
+    digest : str
+        Hash of the image, after a survey with ``hashed``.
+
+    Raises
+    ------
+    DataError
+        As :func:`require_fit`.
+    """
+
+    def __init__(
+        self,
+        array: Any,
+        geometry: Geometry,
+        plan: Plan,
+        axis: int | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        require_fit(plan, array.shape, array.dtype, geometry)
+        self._array, self._plan = array, plan
+        self.image_shape = tuple(array.shape[1:])
+        self._size = grid_size(self.image_shape, geometry, plan)
+        if axis is None:
+            whole = plan.dims == geometry.ndim  # else the axes before the network's come first anyway
+            axis = int(np.argmax(self._size[:-1])) if whole else 0
+        self.axis = axis
+        self.shape, self.size = (_axis_first(sizes, axis) for sizes in (self.image_shape, self._size))
+        self.notices: tuple[str, ...] = ()
+        if array.dtype == np.float16:
+            self.notices = ("The image holds 16-bit floats, three digits; they are computed as 32-bit.",)
+        self.statistics = statistics
+        self.digest = ""
+        self._buffer = np.empty((len(array), 0, *self.size[1:]), np.float32)
+        self._held = (0, 0)
+
+    def survey(self, name: str, hashed: bool = False) -> Iterator[Event]:
+        """Look at the whole image once, for what no slab can know: statistics, and whether it is usable.
+
+        Raises
+        ------
+        DataError
+            Values that are not finite, the same value everywhere, or a damaged file.
+        """
+        boxes = list(self._boxes())
+        moments = None if self._plan.intensity == "ct" else _Moments(len(self._array), self._size, self._plan)
+        resampled = moments is not None and self._size != self.image_shape
+        grid_rows = list(self._pieces(0, self.size[0])) if resampled else []
+        total, done = len(boxes) + len(grid_rows), 0
+        found = hashlib.blake2b(
+            f"{self._array.dtype.str}{self._array.shape}".encode(), digest_size=HASH_BYTES
+        )
+        extremes = []
+        if total > 1:
+            yield Started(total, f"Reading {name}")
+        for box in boxes:
+            block = self._read(box)
+            if hashed:
+                found.update(np.ascontiguousarray(block).data)
+            _require_finite(block)
+            spatial = tuple(range(1, block.ndim))
+            extremes += [block.min(axis=spatial), block.max(axis=spatial)]
+            if moments is not None and not resampled:
+                moments.add(block.astype(np.float32, copy=False), box)
+            done += 1
+            if total > 1:
+                yield Progress(done, total, name)
+        if np.array_equal(np.min(extremes, axis=0), np.max(extremes, axis=0)):
+            value = ", ".join(f"{float(v):g}" for v in extremes[0])
+            raise DataError(
+                f"the image holds the single value {value} everywhere, so there is nothing to see in it; "
+                f"export it again"
+            )
+        for start, stop in grid_rows:
+            assert moments is not None
+            part = [slice(0, n) for n in self._size]
+            part[self.axis] = slice(start, stop)
+            moments.add(np.moveaxis(self._on_grid(start, stop), 1, 1 + self.axis), tuple(part))
+            done += 1
+            yield Progress(done, total, name)
+        self.digest = found.hexdigest() if hashed else ""
+        self.statistics = None if moments is None else moments.statistics()
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows (C, stop - start, *rest) float32 of the prepared image; valid until the next call.
+
+        Rows that were given before are not read again.
+        """
+        first, last = self._held
+        kept = last - start if first <= start < last else 0
+        if self._buffer.shape[1] < stop - start:
+            larger = np.empty((len(self._buffer), stop - start, *self.size[1:]), np.float32)
+            larger[:, :kept] = self._buffer[:, start - first : start - first + kept]
+            self._buffer = larger
+        elif kept and start > first:
+            move_up(self._buffer[:, : last - first], start - first)
+        for begin, end in self._pieces(start + kept, stop):
+            block = self._on_grid(begin, end)
+            for row in range(begin, end):
+                self._buffer[:, row - start] = self._normalised(block[:, row - begin], row)
+        self._held = (start, max(stop, start + kept))
+        return self._buffer[:, : stop - start]
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Rows to be prepared at once. Without resampling that is all of them: chunks are read whole."""
+        most = stop - start
+        if self.size != self.shape:
+            larger = max(math.prod(self.size[1:]), math.prod(self.shape) / self.size[0])
+            most = max(1, int(PIECE / (4 * len(self._array) * larger)))
+        for begin in range(start, stop, max(1, most)):
+            yield begin, min(begin + most, stop)
+
+    def _on_grid(self, start: int, stop: int) -> np.ndarray:
+        """Rows (C, stop - start, *rest) of the resampled image, or as they are stored without resampling."""
+        axis = self.axis
+        first, last = needed_rows(self.shape[0], self.size[0], start, stop)
+        box = [slice(0, n) for n in self.image_shape]
+        box[axis] = slice(first, last)
+        block = self._read(tuple(box))
+        if self.size != self.shape:
+            block = block.astype(np.float32, copy=False)
+            rows = (start, stop)
+            block = np.stack(
+                [resample_rows(c, first, self.image_shape, self._size, rows, axis) for c in block]
+            )
+        return np.moveaxis(block, 1 + axis, 1)
+
+    def _normalised(self, values: np.ndarray, row: int) -> np.ndarray:
+        """One row (C, *rest), as ``preparation.normalise`` does it with the whole image."""
+        values = values.astype(np.float32, copy=False)
+        if self.statistics is None:
+            return normalise(values, self._plan)
+        mean, spread = (
+            np.moveaxis(a, 1 + self.axis, 1)[:, row if a.shape[1] > 1 else 0]
+            for a in (self.statistics.mean, self.statistics.spread)
+        )
+        return (values - mean) / spread
+
+    def _read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """A part (C, *box) of the image as it is stored."""
+        try:
+            return np.asarray(self._array[(slice(None), *box)])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"a part of the image cannot be read ({error}); copy the file again") from error
+
+    def _boxes(self) -> Iterator[tuple[slice, ...]]:
+        """The image in parts of about ``PIECE`` bytes, of whole chunks where it has some."""
+        chunks = [c[0] for c in getattr(self._array, "chunks", ())[1:]] or [1] * len(self.image_shape)
+        left, steps = PIECE // (4 * len(self._array)), list(self.image_shape)
+        for axis in range(min(2, len(steps))):
+            beside = math.prod(steps) // steps[axis]
+            steps[axis] = min(steps[axis], max(chunks[axis], left // beside // chunks[axis] * chunks[axis]))
+        first, second = (range(0, n, step) for n, step in zip(self.image_shape[:2], steps[:2], strict=True))
+        rest = [slice(0, n) for n in self.image_shape[2:]]
+        for a in first:
+            for b in second:
+                yield slice(a, a + steps[0]), slice(b, b + steps[1]), *rest
+
+
+class _Moments:
+    """Mean and spread of an image from its parts (Chan, Golub and LeVeque 1979), per channel and group.
+
+    A group is what is normalised together: the last ``plan.axes`` axes.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], plan: Plan) -> None:
+        self._lead = len(size) - min(plan.axes or len(size), len(size))
+        kept = [n if axis < max(1, self._lead) else 1 for axis, n in enumerate(size)]
+        self._count, self._mean, self._squares = (np.zeros((channels, *kept)) for _ in range(3))
+
+    def add(self, block: np.ndarray, box: tuple[slice, ...]) -> None:
+        """Add ``block`` (C, *box)."""
+        axes = tuple(range(1 + max(1, self._lead), block.ndim))
+        here = (
+            slice(None),
+            *(s if axis < max(1, self._lead) else slice(None) for axis, s in enumerate(box)),
+        )
+        number = math.prod(block.shape[axis] for axis in axes)
+        mean = block.mean(axis=axes, keepdims=True, dtype=np.float64)
+        squares = block.var(axis=axes, keepdims=True, dtype=np.float64) * number
+        count, apart = self._count[here], mean - self._mean[here]
+        self._squares[here] += squares + apart**2 * count * number / (count + number)
+        self._mean[here] += apart * number / (count + number)
+        self._count[here] += number
+
+    def statistics(self) -> Statistics:
+        count, mean, squares = self._count, self._mean, self._squares
+        if self._lead == 0:
+            total = count.sum(axis=1, keepdims=True)
+            whole = (mean * count).sum(axis=1, keepdims=True) / total
+            squares = (squares + count * (mean - whole) ** 2).sum(axis=1, keepdims=True)
+            count, mean = total, whole
+        spread = np.sqrt(squares / count)
+        return Statistics(mean, np.where(spread > 0, spread, 1))
+
+
+def _require_finite(block: np.ndarray) -> None:
+    if block.dtype.kind == "f" and not (finite := np.isfinite(block)).all():
+        wrong = block.size - np.count_nonzero(finite)
+        every = "nothing but" if wrong == block.size else f"{wrong:,}"
+        raise DataError(f"the image holds {every} NaN or infinite values; re-export it")
+
+
+def _axis_first(sizes: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (sizes[axis], *sizes[:axis], *sizes[axis + 1 :])
+
+
+# ---- plain background -------------------------------------------------------------------------------------
+
+
+class Background:
+    """Which windows are not worth looking at; counts them.
+
+    With the CT rule those in which no element lies above the plan's lower clip limit, such as the air around
+    a patient; else those of one constant value per channel.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._lowest = None
+        self.rule = "one constant value"
+        if plan.intensity == "ct":
+            lowest = np.full((1,) * (plan.dims + 1), plan.clip[0], np.float32)
+            self._lowest = float(normalise(lowest, plan).item())
+            self.rule = f"nothing above {plan.clip[0]:g}, the plan's lower limit"
+        self.skipped = 0
+
+    def __call__(self, window: Tensor) -> bool:
+        """Whether ``window`` (C, *window) of the prepared image is plain background."""
+        spatial = tuple(range(1, window.ndim))
+        highest = window.amax(spatial)
+        lowest = window.amin(spatial) if self._lowest is None else highest.new_full((), self._lowest)
+        plain = bool((highest <= lowest).all())
+        self.skipped += plain
+        return plain
+
+    def notice(self, total: int) -> Notice:
+        """What was left out, in words."""
+        return Notice(
+            f"{self.skipped} of {total} windows are plain background ({self.rule}) and were not looked at; "
+            f"their labels are 0."
+        )
+
+
+# ---- labels on the image's grid ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Finished rows of an image.
+
+    Attributes
+    ----------
+    start : int
+        The first row.
+    labels : (rows, *rest) uint8
+    probabilities : (len(classes), rows, *rest) float32
+        Of the classes that were asked for.
+    disagreement : (rows, *rest) float32, optional
+    """
+
+    start: int
+    labels: np.ndarray
+    probabilities: np.ndarray
+    disagreement: np.ndarray | None = None
+
+
+def label_rows(
+    model: ProSMAUNet | Ensemble,
+    prepared: Prepared,
+    tiling: Tiling,
+    *,
+    batch: int = 1,
+    flips: Sequence[int] = (),
+    disagreement: bool = False,
+    background: Background | None = None,
+    classes: Sequence[int] = (),
+    span: tuple[int, int] | None = None,
+) -> Iterator[Labelled | Notice | int]:
+    """Labels of the image's rows (of those in ``span``), in order, with what :func:`sweep` yields else.
+
+    On the image's own grid a label is the class with the highest logit. Where the plan has another grid,
+    probabilities are brought back to the image's, and a label is the most probable class there.
+    """
+    size, shape = prepared.size, prepared.shape
+    rows = span or (0, shape[0])
+    wanted = needed_rows(size[0], shape[0], *rows)
+    slabs = sweep(
+        model,
+        prepared.rows,
+        tiling,
+        axis=prepared.axis,
+        batch=batch,
+        flips=flips,
+        disagreement=disagreement,
+        background=background,
+        span=wanted,
+    )
+    back = None if size == shape else _Back(size, shape, rows, classes)
+    for found in slabs:
+        if not isinstance(found, Slab):
+            yield found
+            continue
+        for piece in _pieces_of(found):
+            if back is None:
+                yield _labelled(piece, classes)
+            else:
+                yield from back.add(piece)
+
+
+def window_tiling(prepared: Prepared, window: Sequence[int], divisor: int, overlap: float) -> Tiling:
+    """Windows over the prepared image, whose axis of rows comes first."""
+    if len(window) == len(prepared.size):
+        window = _axis_first(window, prepared.axis)
+    return tile(prepared.size, window, divisor, overlap)
+
+
+def _pieces_of(slab: Slab) -> Iterator[Slab]:
+    step = max(1, RESULT_PIECE // math.prod(slab.logits.shape[2:]))
+    for begin in range(0, slab.logits.shape[1], step):
+        here = slice(begin, begin + step)
+        beside = None if slab.disagreement is None else slab.disagreement[here]
+        yield Slab(slab.start + begin, slab.logits[:, here], beside)
+
+
+def _labelled(slab: Slab, classes: Sequence[int]) -> Labelled:
+    """Labels and probabilities on the grid of the logits."""
+    logits = slab.logits
+    labels = (logits[0] > 0).to(torch.uint8) if len(logits) == 1 else most_probable(logits)
+    probabilities = np.empty((0, *labels.shape), np.float32)
+    if classes:
+        probabilities = log_probabilities(logits[None])[0, list(classes)].exp().cpu().numpy()
+    beside = None if slab.disagreement is None else slab.disagreement.cpu().numpy()
+    return Labelled(slab.start, labels.cpu().numpy(), probabilities, beside)
+
+
+class _Back:
+    """From the plan's grid to the image's: holds as many rows of probabilities as the next rows depend on."""
+
+    def __init__(
+        self, size: Sequence[int], shape: Sequence[int], rows: tuple[int, int], classes: Sequence[int]
+    ) -> None:
+        self._size, self.image_shape, self._classes = size, shape, tuple(classes)
+        self._next, self._stop = rows
+        self._first = self._needed(*rows)[0]
+        self._held: np.ndarray | None = None
+        self._step = max(1, RESULT_PIECE // math.prod(shape[1:]))
+
+    def add(self, slab: Slab) -> Iterator[Labelled]:
+        """The rows of the image that can be finished now."""
+        new = _maps(slab)
+        self._held = new if self._held is None else np.concatenate([self._held, new], axis=1)
+        there = self._first + self._held.shape[1]
+        while self._next < self._stop:
+            stop = min(self._next + self._step, self._stop)
+            while stop > self._next and self._needed(self._next, stop)[1] > there:
+                stop -= 1
+            if stop == self._next:
+                keep = min(self._needed(stop, stop + 1)[0], there)
+                self._held, self._first = self._held[:, keep - self._first :].copy(), keep
+                return
+            yield self._finished(slab, (self._next, stop))
+            self._next = stop
+
+    def _needed(self, start: int, stop: int) -> tuple[int, int]:
+        return needed_rows(self._size[0], self.image_shape[0], start, stop)
+
+    def _finished(self, slab: Slab, rows: tuple[int, int]) -> Labelled:
+        """One class after the other, so that memory does not grow with their number."""
+        assert self._held is not None
+        first, last = self._needed(*rows)
+        held = self._held[:, first - self._first : last - self._first]
+        maps = (resample_rows(values, first, self._size, self.image_shape, rows) for values in held)
+        shape = (rows[1] - rows[0], *self.image_shape[1:])
+        labels = np.zeros(shape, np.uint8)
+        probabilities = np.empty((len(self._classes), *shape), np.float32)
+        if len(slab.logits) == 1:
+            foreground = next(maps)
+            np.greater(foreground, 0.5, out=labels.view(bool))
+            for place, k in enumerate(self._classes):
+                probabilities[place] = foreground if k == 1 else 1 - foreground
+        else:
+            best = np.full(shape, -1, np.float32)
+            for k in range(len(slab.logits)):
+                probability = next(maps)
+                labels[probability > best] = k
+                np.maximum(best, probability, out=best)
+                if k in self._classes:
+                    probabilities[self._classes.index(k)] = probability
+        return Labelled(rows[0], labels, probabilities, next(maps, None))
+
+
+def _maps(slab: Slab) -> np.ndarray:
+    """What is brought back to the image: foreground or class probabilities, and the disagreement."""
+    logits = slab.logits
+    maps = [torch.sigmoid(logits) if len(logits) == 1 else torch.softmax(logits, dim=0)]
+    if slab.disagreement is not None:
+        maps.append(slab.disagreement[None])
+    return torch.cat(maps).cpu().numpy()
