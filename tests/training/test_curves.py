@@ -72,10 +72,10 @@ def test_a_gate_without_a_threshold_has_no_panel_for_it() -> None:
 
 def test_what_one_epoch_does_not_say_is_a_gap_and_not_a_zero() -> None:
     history = epochs(3)
-    history[1] = EpochEnd(2, 3, math.nan, 1e-3, 1.0, {"dice": math.nan})
+    history[0] = EpochEnd(1, 3, math.nan, 1e-3, 1.0, {"dice": math.nan})
     panels = drawn(history)
     for name, label in (("Dice", "liver"), ("Dice", "mean"), ("mean λ", "2"), ("zeros in z", "skip 1")):
-        assert math.isnan(lines(panels[name])[label][1])
+        assert math.isnan(lines(panels[name])[label][0])
     assert panels["Dice"].get_title("right") == "best 0.530"
 
 
@@ -133,7 +133,7 @@ def test_the_picture_of_a_screen_with_fine_pixels_is_the_same_but_finer() -> Non
     assert coarse.dtype == np.uint8
     assert coarse[0, 0].tolist() == [0x20, 0x20, 0x20, 255]
     halved = np.asarray(PIL.Image.fromarray(fine).resize((351, 370), PIL.Image.Resampling.BOX), float)
-    assert np.abs(halved - coarse).mean() < 8
+    assert np.abs(halved - coarse).mean() < 5
 
 
 def test_a_run_without_an_epoch_says_so() -> None:
