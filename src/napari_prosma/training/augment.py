@@ -176,7 +176,7 @@ RECIPES = {
     "ct": Recipe(
         "Hounsfield units mean the same on every scanner: brightness stays, and within the window. Patients "
         "lie and measure a little differently; dose and kernel change noise and sharpness.",
-        changes=(Change(noise, 0.2, 0.1), Change(blur, 0.15, 0.8)),
+        changes=(Change(noise, 0.2, 0.1), Change(blur, 0.15, 0.6)),
         rotation=10,
         scale=0.15,
         within_window=True,
@@ -210,7 +210,7 @@ RECIPES = {
         "Tissue lies on the glass any way round: flips and quarter turns. Stain and scanner change each "
         "colour, focus the sharpness.",
         changes=(
-            Change(colour, 0.6, 0.25),
+            Change(colour, 0.6, 0.2),
             Change(gain, 0.3, 0.2),
             Change(noise, 0.1, 0.05),
             Change(blur, 0.2, 1.0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,38 +56,28 @@ class Batch:
 
 
 class PreparedCases:
-    """Cases as the network sees them, by index, kept in memory while there is room.
-
-    Attributes
-    ----------
-    version : int
-        Counts the labels that were read again.
-    """
+    """Cases as the network sees them, by index, kept in memory while there is room."""
 
     def __init__(self, cases: Sequence[Case], plan: Plan) -> None:
         self.cases = list(cases)
-        self.version = 0
         self._plan = plan
         self._kept: dict[int, PreparedCase] = {}
         self._bytes = 0
-        # The next batch is drawn while the run validates; what a user's case reads from is not asked twice.
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> PreparedCase:
-        with self._lock:
-            if index in self._kept:
-                return self._kept[index]
-            prepared = self._prepare(self.cases[index])
-            if self._bytes + prepared.nbytes <= CACHE_BYTES:
-                self._kept[index] = prepared
-                self._bytes += prepared.nbytes
-            return prepared
+        if index in self._kept:
+            return self._kept[index]
+        prepared = self._prepare(self.cases[index])
+        if self._bytes + prepared.nbytes <= CACHE_BYTES:
+            self._kept[index] = prepared
+            self._bytes += prepared.nbytes
+        return prepared
 
-    def relabel(self, index: int) -> np.ndarray:
-        """Read the label of a case again, and return it; its image stays as it is.
+    def relabel(self, index: int) -> None:
+        """Read the label of a case again; its image stays as it is.
 
         Raises
         ------
@@ -97,25 +86,23 @@ class PreparedCases:
         """
         case = self.cases[index]
         assert case.read_label is not None
-        with self._lock:
-            stored = np.asarray(case.read_label())
-            highest = int(stored.max(where=stored != IGNORE, initial=0))
-            if highest >= len(self._plan.class_names):
-                raise DataError(
-                    f"the label of case '{case.name}' now holds class {highest}, but the run learns "
-                    f"{', '.join(self._plan.class_names)}; take it out, or start a new run"
-                )
-            held = self._kept.get(index)
-            if held is not None:
-                if stored.shape != held.stored_shape:
-                    raise DataError(
-                        f"the label of case '{case.name}' now has shape {stored.shape} but its image has "
-                        f"{held.stored_shape}; bring it back to that size"
-                    )
-                label, positions = self._on_grid(stored, held.label.shape)
-                self._kept[index] = replace(held, label=label, positions=positions)
-            self.version += 1
-            return stored
+        stored = np.asarray(case.read_label())
+        highest = int(stored.max(where=stored != IGNORE, initial=0))
+        if highest >= len(self._plan.class_names):
+            raise DataError(
+                f"the label of case '{case.name}' now holds class {highest}, but the run learns "
+                f"{', '.join(self._plan.class_names)}; take it out, or start a new run"
+            )
+        held = self._kept.get(index)
+        if held is None:  # it is read again whenever it is drawn
+            return
+        if stored.shape != held.stored_shape:
+            raise DataError(
+                f"the label of case '{case.name}' now has shape {stored.shape} but its image has "
+                f"{held.stored_shape}; bring it back to that size"
+            )
+        label, positions = self._on_grid(stored, held.label.shape)
+        self._kept[index] = replace(held, label=label, positions=positions)
 
     def _prepare(self, case: Case) -> PreparedCase:
         assert case.read_label is not None
