@@ -175,6 +175,28 @@ def test_training_on_one_value_per_channel_is_refused_with_the_remedy(
     assert network.eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
 
 
+@pytest.mark.parametrize(("dims", "size"), [(2, (7, 8)), (3, (8, 3, 5))])
+def test_instance_norm_needs_two_elements_per_image_in_training_and_none_afterwards(
+    dims: int, size: tuple[int, ...]
+) -> None:
+    network = build_model(ModelSpec(dims, 1, 2, (4, 6, 8, 8), norm="instance")).train()
+    with pytest.raises(ValueError, match=r"instance norm.* use a patch larger than 8 along some axis"):
+        network(torch.rand(4, 1, *size))
+    larger = (size[0] + 8, *size[1:])
+    assert network(torch.rand(1, 1, *larger)).shape == (1, 2, *larger)
+    trace = GateTrace()
+    assert network.eval()(torch.rand(1, 1, *size), trace).shape == (1, 2, *size)
+    assert trace.skips[1].gated.shape[2:] == size
+    assert trace.skips[3].gated.shape[2:] == tuple(math.ceil(n / 4) for n in size)
+
+
+def test_with_instance_norm_images_of_a_batch_do_not_see_each_other_in_training_either() -> None:
+    spec = ModelSpec(2, 1, 1, NARROW, gate_options=GateOptions(norm="none"), norm="instance")
+    network, images = build_model(spec).train(), torch.rand(3, 1, 16, 16)
+    alone = torch.cat([network(image[None]) for image in images])
+    assert torch.allclose(network(images), alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 3, 32, 32), (1, 1, 8, 8, 8)])
 def test_a_wrong_input_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"takes \(batch, 1, y, x\), got \(1, "):

@@ -10,7 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 from napari_prosma.segmentation.windows import (
     Blend,
@@ -20,6 +24,7 @@ from napari_prosma.segmentation.windows import (
     predict,
     probabilities_of,
     tile,
+    unwrap,
     windows,
 )
 from napari_prosma.training.checkpoint import Checkpoint
@@ -163,3 +168,13 @@ def test_one_logit_becomes_two_probabilities_and_more_a_softmax() -> None:
 
 def test_a_tie_goes_to_the_lower_class() -> None:
     assert labels_of(np.array([[0.5, 0.2, 0.4], [0.5, 0.4, 0.2], [0.0, 0.4, 0.4]])).tolist() == [0, 1, 0]
+
+
+def test_a_network_is_found_inside_what_trains_and_compiles_it() -> None:
+    network = build_model(ModelSpec(2, 1, 1, (2, 4, 8)))
+    several = Ensemble([network, network])
+    compiled = torch.compile(network)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    for model in (network, compiled, fabric.setup_module(network), fabric.setup_module(compiled)):
+        assert unwrap(model) is network
+    assert unwrap(several) is several
