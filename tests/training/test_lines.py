@@ -273,6 +273,13 @@ def test_every_configuration_comes_back_from_its_line_and_its_program(
     assert names["config"] == config
 
 
+def test_labels_that_say_already_what_is_unlabelled_are_taken_as_they_are() -> None:
+    rule = LabelRule("values", ("background", "liver", "tumour"), (1, 2, 3), unlabelled=0)
+    config = TrainConfig.of(run_dir="r", data="d", labels=rule, labelled="scribbles")
+    assert ".sparse(" not in python_lines(config)
+    assert ".sparse(" in python_lines(config.model_copy(update={"labels": None}))
+
+
 def test_the_lines_of_python_run_and_train_the_same_model(tmp_path: Path) -> None:
     names = [f"phantom {seed}" for seed in range(3)]
     for seed, name in enumerate(names):

@@ -83,6 +83,11 @@ class LabelRule:
         names = (f"#{value:06x}" if colours else f"label {value}" for value in kept[1:])
         return cls("values", ("background", *names), kept)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it says what nobody labelled."""
+        return self.unlabelled is not None or self.labelled_slices_only
+
     def sparse(self, kind: Sparse) -> LabelRule:
         """The same for labels that do not cover everything.
 
@@ -113,7 +118,7 @@ class LabelRule:
         DataError
             When a value has no class; ``where`` is named.
         """
-        if self.unlabelled is None and not self.labelled_slices_only:
+        if not self.is_sparse:
             return self._classes(stored, where)
         if len(self.class_names) > IGNORE:
             raise DataError(

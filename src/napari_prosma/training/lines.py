@@ -102,7 +102,7 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     lines += ["", "config = TrainConfig("]
     lines += [f"    {name}={code}," for name, code in settings.items()]
     lines += [")", "data = find_cases(config.data, labels=config.labels)"]
-    if config.labelled != "all":
+    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
         lines.append("data = find_cases(config.data, labels=data.labels.sparse(config.labelled))")
     lines += [f"for event in {call}:", "    print(event)"]
     return "\n".join(lines) + "\n"
