@@ -230,7 +230,7 @@ def test_a_label_that_was_painted_on_is_learned_from() -> None:
     assert not batches.draw(0).labels.any()
     painted.label[15, 20] = 1
     assert not batches.draw(0).labels.any(), "painting must not reach into the run before it is told"
-    prepared.relabel(0)
+    assert np.array_equal(prepared.relabel(0), painted.label)
     assert batches.draw(0).labels.flatten(1).any(dim=1).all()
     assert painted.images_read == 1
 
@@ -281,7 +281,7 @@ def test_a_case_that_is_not_kept_gets_its_new_label_too(monkeypatch: pytest.Monk
     painted = Painted()
     prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
     painted.label = np.ones((20, 24), np.uint8)
-    prepared.relabel(0)
+    assert prepared.relabel(0).all()
     assert prepared[0].label.all()
 
 

@@ -76,8 +76,8 @@ class PreparedCases:
             self._bytes += prepared.nbytes
         return prepared
 
-    def relabel(self, index: int) -> None:
-        """Read the label of a case again; its image stays as it is.
+    def relabel(self, index: int) -> np.ndarray:
+        """Read the label of a case again, and return it as it was read; its image stays as it is.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class PreparedCases:
             )
         held = self._kept.get(index)
         if held is None:  # it is read again whenever it is drawn
-            return
+            return stored
         if stored.shape != held.stored_shape:
             raise DataError(
                 f"the label of case '{case.name}' now has shape {stored.shape} but its image has "
@@ -103,6 +103,7 @@ class PreparedCases:
             )
         label, positions = self._on_grid(stored, held.label.shape)
         self._kept[index] = replace(held, label=label, positions=positions)
+        return stored
 
     def _prepare(self, case: Case) -> PreparedCase:
         assert case.read_label is not None
