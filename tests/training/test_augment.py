@@ -302,3 +302,21 @@ def test_a_patch_depends_on_its_own_generator_alone() -> None:
     assert torch.equal(together[1][1], alone[1][0])
     other = augmentation(images[1:2], labels[1:2], generators(range(7, 8)))
     assert not torch.equal(alone[0], other[0])
+
+
+@pytest.mark.parametrize("name", ["left kidney", "Kidney_R_right", "LEFT", "kidney-left"])
+@pytest.mark.parametrize("modality", ["auto", "ultrasound", "histology"])
+def test_nothing_is_mirrored_where_a_class_has_a_side(name: str, modality: str) -> None:
+    plan = Plan(dims=2, channels=1, class_names=("background", name), patch=(16, 16), batch=2)
+    recipe = recipe_of(modality, plan)
+    assert "nothing is mirrored" in recipe.why
+    augmentation = Augmentation(plan, replace(recipe, changes=(), moved=1.0))
+    for seed in range(40):
+        movement = augmentation._movement(np.random.default_rng(seed))
+        assert movement is None or np.linalg.det(movement[:, :2]) > 0
+
+
+@pytest.mark.parametrize("name", ["kidney", "bright spot", "cleft", "upright"])
+def test_a_name_that_only_contains_a_side_is_mirrored_as_usual(name: str) -> None:
+    plan = Plan(dims=2, channels=1, class_names=("background", name), patch=(16, 16), batch=2)
+    assert recipe_of("auto", plan).left_right

@@ -7,8 +7,9 @@ every batch, in every process and after every pause.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,8 +133,8 @@ class Recipe:
     changes : of the values, in this order
         Strengths are relative, or in standard deviations of the case (``colour``, ``noise``), or in elements
         (``blur``).
-    up_down : bool
-        Whether half of the patches are flipped along the last axis but one, too; left and right are always.
+    left_right, up_down : bool
+        Whether half of the patches are flipped along the last axis, and along the last but one.
     quarter_turns : bool
         Whether patches that are square in space are turned by 0, 90, 180 or 270 degrees in the plane of the
         slices.
@@ -149,6 +150,7 @@ class Recipe:
 
     why: str
     changes: tuple[Change, ...]
+    left_right: bool = True
     up_down: bool = False
     quarter_turns: bool = False
     moved: float = 0.7
@@ -233,11 +235,21 @@ RECIPES = {
 """By ``TrainConfig.modality``. Movements and strengths of ``other`` are about nnU-Net's and MONAI's."""
 
 
+_SIDED = re.compile(r"(?<![a-z])(left|right|links|rechts|gauche|droite?)(?![a-z])", re.IGNORECASE)
+
+
 def recipe_of(modality: str, plan: Plan) -> Recipe:
-    """Recipe of a modality; ``auto`` is ``ct`` where the plan's intensity rule is, else ``other``."""
+    """Recipe of a modality; ``auto`` is ``ct`` where the plan's intensity rule is, else ``other``.
+
+    Nothing is mirrored where a class is named left or right: a mirrored left kidney is no left kidney.
+    """
     if modality == "auto":
         modality = "ct" if plan.intensity == "ct" else "other"
-    return RECIPES[modality]
+    recipe = RECIPES[modality]
+    if not any(_SIDED.search(name) for name in plan.class_names):
+        return recipe
+    why = f"{recipe.why} But a class is named left or right, so nothing is mirrored."
+    return replace(recipe, why=why, left_right=False, up_down=False)
 
 
 class Augmentation:
@@ -273,8 +285,9 @@ class Augmentation:
         """
         recipe, dims, size = self._recipe, self._plan.dims, self._size
         matrix, shift = np.eye(dims), np.zeros(dims)
-        for axis in (-1, -2)[: 1 + recipe.up_down]:
-            matrix[axis] *= rng.choice((-1, 1))
+        for axis, flipped in ((-1, recipe.left_right), (-2, recipe.up_down)):
+            if flipped:
+                matrix[axis] *= rng.choice((-1, 1))
         if recipe.quarter_turns and math.isclose(size[-1], size[-2]):
             matrix = _turn(dims, -2, -1, 90.0 * int(rng.integers(4))) @ matrix
         if rng.random() < recipe.moved:
