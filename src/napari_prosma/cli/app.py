@@ -391,7 +391,7 @@ def _run(config: TrainConfig, folds: int | None, resumed: Checkpoint | None = No
     data_set = find_cases(config.data, labels=config.labels)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
-    if config.labelled != "all" and config.labels is None:
+    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
         data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
     for line in (data_set.summary, *data_set.notices):
         say(line)
