@@ -198,6 +198,7 @@ def test_processes_draw_together_what_one_draws_alone(modality: str) -> None:
         assert whole.names == shares[0].names + shares[1].names
         assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
         assert torch.equal(whole.labels, torch.cat([share.labels for share in shares]))
+        assert torch.equal(whole.images, batches(2, 1, 2).of_all_processes(step))
 
 
 # ---- labels that change ----------------------------------------------------------------------------------
