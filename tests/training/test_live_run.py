@@ -344,3 +344,24 @@ def test_what_a_killed_process_left_half_written_is_swept_away(
     kept = load_checkpoint(tmp_path / LAST)
     list(train(settings(tmp_path, epochs=2), ultrasound, resumed=kept))
     assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_stop_is_heard_while_cases_are_read_and_while_they_are_validated(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    steering = Steering()
+    steering.stop()
+    events = list(train(settings(tmp_path / "reading"), ultrasound, steering=steering))
+    assert len(of_kind(events, Progress)) == 1
+    assert not (tmp_path / "reading").exists()
+
+    steering = Steering()
+    run = train(settings(tmp_path / "cut"), ultrasound, steering=steering)
+    next(event for event in run if isinstance(event, Progress) and "validating" in event.message)
+    steering.stop()
+    assert not of_kind(list(run), EpochEnd)
+    kept = load_checkpoint(tmp_path / "cut" / LAST)
+    assert (kept.epoch, kept.place["step"]) == (0, 2)
+    again = list(train(settings(tmp_path / "cut"), ultrasound, resumed=kept))
+    whole = list(train(settings(tmp_path / "whole"), ultrasound))
+    assert [e.loss for e in of_kind(again, EpochEnd)] == [e.loss for e in of_kind(whole, EpochEnd)]

@@ -152,8 +152,11 @@ def train(
     _require_writable(config.run_dir)
     if resumed is not None:
         _require_same_cases(resumed, cases, class_names)
+    steering = steering or Steering()
     with cpu_threads(config.threads), _gpu_errors(config.run_dir):
-        facts = yield from _read(cases)
+        facts = yield from _read(cases, steering)
+        if len(facts) < len(cases):
+            return
         with Processes(config) as processes:
             source = None
             if config.start_from is not None and resumed is None:
@@ -168,17 +171,20 @@ def train(
                 plan = yield from with_fitting_batch(plan, spec, processes)
             yield Notice(f"Plan: {plan.in_words()}")
             yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
-            run = _Run(config, cases, facts, plan, spec, processes, steering or Steering(), source, resumed)
+            run = _Run(config, cases, facts, plan, spec, processes, steering, source, resumed)
             yield from run.events()
 
 
-def _read(cases: Sequence[Case]) -> Generator[Event, None, list[CaseFacts]]:
+def _read(cases: Sequence[Case], steering: Steering) -> Generator[Event, None, list[CaseFacts]]:
+    """Facts of every case, or of the first ones where it was stopped."""
     facts: list[CaseFacts] = []
     yield Started(len(cases), "Reading cases")
     for fact in read_facts(cases):
         facts.append(fact)
         yield from map(Notice, fact.notices)
         yield Progress(len(facts), len(cases), fact.name)
+        if steering.was_stopped:
+            break
     return facts
 
 
@@ -594,6 +600,9 @@ class _Run:
                 figures.append(case_metrics(predicted, case.label, self.plan.class_names))
             message = f"epoch {self.epoch + 1}, validating {case.name}"
             yield Progress(self.clock.done(self.step), self.clock.total, message)
+            if self.processes.world == 1 and self.steering.was_stopped:
+                self.is_stopping = True
+                return {}
         self.clock.reserve(self.clock.elapsed() - began)
         found = [f for f in self.processes.gathered(figures) if f]
         return mean_metrics(found or [{"dice": 0.0, "iou": 0.0}])

@@ -72,6 +72,12 @@ class Steering:
         with self._lock:
             self._changes = replace(self._changes, stop=True)
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether :meth:`stop` was called and not yet taken; for long work between two looks."""
+        with self._lock:
+            return self._changes.stop
+
     def take(self) -> Changes:
         """The changes since the last call; for the run."""
         with self._lock:
