@@ -1,0 +1,279 @@
+"""Predictions against the truth: overlap and distance of surfaces per case and class, worst cases first.
+
+``evaluate(find_pairs("labels", "truth"))`` is a run like any other; ``evaluation_report`` shows its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.readers import read_header
+from napari_prosma.errors import DataError, ProsmaError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.segmentation.pairs import Pair, Pairs
+from napari_prosma.training.metrics import dice_and_iou
+
+TOLERANCE_MM = 1.0
+HD_PERCENTILE = 95
+SAME_PLACE = 0.05
+"""Grids are the same if no corner lies farther apart than this share of the smallest spacing."""
+_UM_PER_MM = 1000.0
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One class in one case.
+
+    Where the class is neither predicted nor true all is perfect: 1, 1, 1 and 0. Where it is in one of the
+    two only: 0, 0, 0 and infinite.
+
+    Attributes
+    ----------
+    dice, iou : 0 to 1
+        Over the elements that are labelled in the truth.
+    surface_dice : 0 to 1
+        Share of both surfaces that lies within the tolerance of the other (Nikolov et al. 2018). A surface
+        is the elements of a mask that have a face outside of it, as MONAI counts them.
+    hd95 : float
+        95th percentile of the distances from one surface to the other, the larger of the two directions, in
+        the case's unit.
+
+    Both are NaN where the truth leaves elements unlabelled: surfaces would end there for no reason.
+    """
+
+    dice: float
+    iou: float
+    surface_dice: float
+    hd95: float
+
+
+@dataclass(frozen=True)
+class CaseMeasures:
+    """All foreground classes of one case, by name; ``unit`` of distances and tolerance: "mm" or "pixel"."""
+
+    pair: Pair
+    unit: str
+    classes: dict[str, Measures]
+
+    @property
+    def dice(self) -> float:
+        """Mean over the classes."""
+        return float(np.mean([measures.dice for measures in self.classes.values()]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    cases : tuple of CaseMeasures
+        Lowest mean Dice first.
+    class_names : names
+        Of the foreground.
+    tolerance : float
+        In mm, or in pixels where a case knows no physical size.
+    failed : case -> why
+        Pairs that could not be measured.
+    """
+
+    cases: tuple[CaseMeasures, ...]
+    class_names: tuple[str, ...]
+    tolerance: float
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event]:
+    """Measure every pair; the last event is ``Finished`` with an :class:`Evaluation`.
+
+    A pair that cannot be measured is told by a ``Notice`` and kept in ``failed``. Where neither the truth
+    nor the prediction knows a physical size, distances and the tolerance count in pixels.
+
+    Raises
+    ------
+    DataError
+        No pair can be measured.
+    """
+    count = len(pairs.pairs)
+    yield Started(count, f"Evaluating {count} cases")
+    yield from map(Notice, pairs.notices)
+    found: list[CaseMeasures] = []
+    failed: dict[str, str] = {}
+    for done, pair in enumerate(pairs.pairs, 1):
+        try:
+            found.append(measure(pair, pairs.class_names, tolerance_mm))
+            said = f"{pair.name}: Dice {found[-1].dice:.3f}"
+        except ProsmaError as error:
+            failed[pair.name] = str(error)
+            said = f"{pair.name} is left out"
+            yield Notice(f"{said}: {error}")
+        yield Progress(done, count, said)
+    if not found:
+        raise DataError(
+            f"none of the {count} pairs can be measured; the first: {next(iter(failed.values()))}"
+        )
+    unitless = sum(case.unit == "pixel" for case in found)
+    if unitless:
+        yield Notice(
+            f"{unitless} of {len(found)} cases do not say how large their pixels are: their distances and "
+            f"the tolerance of {tolerance_mm:g} count in pixels"
+        )
+    worst_first = sorted(found, key=lambda case: (case.dice, case.pair.name))
+    yield Finished(Evaluation(tuple(worst_first), pairs.class_names[1:], tolerance_mm, failed))
+
+
+def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERANCE_MM) -> CaseMeasures:
+    """Measures of one pair, for every foreground class.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, the two lie on different grids, or nothing is labelled in the truth.
+    """
+    assert pair.predicted.read_label is not None
+    assert pair.truth.read_label is not None
+    predicted, truth = pair.predicted.read_label(), pair.truth.read_label()
+    geometry = _common_geometry(pair, predicted.shape, truth.shape)
+    counted = truth != IGNORE
+    if not counted.any():
+        raise DataError(f"nothing is labelled in the truth of '{pair.name}', so there is nothing to measure")
+    complete = bool(counted.all())
+    if not complete:
+        predicted, truth = predicted[counted], truth[counted]
+    classes = {}
+    for label, name in list(enumerate(class_names))[1:]:
+        dice, iou = dice_and_iou(predicted, truth, label)
+        surface_dice = hd95 = float("nan")
+        if complete:
+            distances = surface_distances(predicted == label, truth == label, geometry)
+            surface_dice, hd95 = _within(distances, tolerance_mm), _hd95(distances)
+        classes[name] = Measures(float(dice), float(iou), surface_dice, hd95)
+    return CaseMeasures(pair, geometry.unit, classes)
+
+
+def surface_distances(
+    predicted: np.ndarray, truth: np.ndarray, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance from each surface element of one mask to the nearest of the other, both ways, by MONAI.
+
+    In a time series surfaces are compared moment by moment; where only one of the masks has any, its
+    distances are infinite.
+
+    Parameters
+    ----------
+    predicted, truth : (*spatial) bool
+    geometry : Geometry
+        Its spacing's unit is that of the distances.
+
+    Returns
+    -------
+    (n,), (m,)
+        From the predicted surface, and from the true one; empty where there is none.
+    """
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
+
+    moments = [(predicted, truth)]
+    spacing = geometry.spacing
+    if "t" in geometry.axes:
+        time = geometry.axes.index("t")
+        moments = list(zip(np.moveaxis(predicted, time, 0), np.moveaxis(truth, time, 0), strict=True))
+        spacing = spacing[:time] + spacing[time + 1 :]
+    there: list[Any] = [np.zeros(0)]
+    back: list[Any] = [np.zeros(0)]
+    for p, t in moments:
+        box = _box(p | t)
+        if box is None:
+            continue
+        ours, theirs = get_mask_edges(p[box], t[box])
+        if ours.any() and theirs.any():
+            there.append(get_surface_distance(ours, theirs, spacing=spacing))
+            back.append(get_surface_distance(theirs, ours, spacing=spacing))
+        else:
+            there.append(np.full(np.count_nonzero(ours), np.inf))
+            back.append(np.full(np.count_nonzero(theirs), np.inf))
+    return np.concatenate(there), np.concatenate(back)
+
+
+def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, ...]) -> Geometry:
+    """Geometry in mm, or in pixels where neither file knows a physical size.
+
+    Raises
+    ------
+    DataError
+        The two lie on different grids.
+    """
+    names = [str(case.files[-1]) if case.files else case.name for case in (pair.predicted, pair.truth)]
+    two = f"the prediction '{names[0]}' and the truth '{names[1]}'"
+    if predicted != truth:
+        raise DataError(
+            f"{two} have different shapes, {predicted} and {truth}; segment the image that the truth was "
+            f"drawn on, or resample one of them"
+        )
+    ours, theirs = _in_mm(_geometry(pair.predicted)), _in_mm(_geometry(pair.truth))
+    if ours.unit == theirs.unit == "mm":
+        distance = _apart(ours, theirs, truth)
+        if distance > SAME_PLACE * min(theirs.spacing):
+            raise DataError(
+                f"{two} lie {distance:.3g} mm apart (spacing {_spaced(ours)} and {_spaced(theirs)}); export "
+                f"both over the same image"
+            )
+    return theirs if theirs.unit == "mm" else ours
+
+
+def _geometry(case: Case) -> Geometry:
+    return read_header(case.files[0]).geometry if case.files else case.read_image().geometry
+
+
+def _in_mm(geometry: Geometry) -> Geometry:
+    if geometry.unit != "um":
+        return geometry
+    spacing = tuple(value / _UM_PER_MM for value in geometry.spacing)
+    origin = tuple(value / _UM_PER_MM for value in geometry.origin)
+    return Geometry(spacing, origin, "mm", geometry.axes)
+
+
+def _apart(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> float:
+    """Largest distance between the corners of two grids of ``shape``; by size alone without a frame."""
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(len(shape), -1)
+    if one.source is not None and other.source is not None:
+        corners = np.vstack([corners, np.ones(corners.shape[1])])
+        shift = (one.source.array_affine(shape) - other.source.array_affine(shape)) @ corners
+    else:
+        shift = np.subtract(one.spacing, other.spacing)[:, None] * corners
+    return float(np.linalg.norm(shift, axis=0).max())
+
+
+def _spaced(geometry: Geometry) -> str:
+    return " x ".join(f"{s:.4g}" for s in geometry.spacing)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Bounding box with a rim of one element, so that surfaces stay as they are; None if empty."""
+    box = []
+    for axis in range(mask.ndim):
+        there = np.flatnonzero(mask.any(axis=tuple(n for n in range(mask.ndim) if n != axis)))
+        if not len(there):
+            return None
+        box.append(slice(max(0, int(there[0]) - 1), int(there[-1]) + 2))
+    return tuple(box)
+
+
+def _within(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
+    both = np.concatenate(distances)
+    return float(np.mean(both <= tolerance)) if len(both) else 1.0
+
+
+def _hd95(distances: tuple[np.ndarray, np.ndarray]) -> float:
+    found = [0.0]
+    for each in distances:
+        if len(each):
+            with np.errstate(invalid="ignore"):  # between a number and infinity NumPy interpolates to NaN
+                value = float(np.percentile(each, HD_PERCENTILE))
+            found.append(float("inf") if np.isnan(value) else value)
+    return max(found)

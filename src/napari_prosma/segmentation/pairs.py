@@ -1,0 +1,183 @@
+"""Which prediction belongs to which truth: pairs of label files, by their names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.layouts import case_from_files, find_cases
+from napari_prosma.data.readers import can_read, read_label, stem
+from napari_prosma.data.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
+from napari_prosma.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and the truth of one case; either may be files or arrays (``Case.from_arrays``)."""
+
+    name: str
+    predicted: Case
+    truth: Case
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What to evaluate; both cases of a pair give indices into ``class_names``, background first."""
+
+    pairs: tuple[Pair, ...]
+    class_names: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+
+
+def find_pairs(
+    predicted: str | Path, truth: str | Path, labels: Mapping[int, str] | LabelRule | None = None
+) -> Pairs:
+    """Pair predictions with the truth by their names: ``scan_labels.nii.gz`` with ``scan.nii.gz``.
+
+    Parameters
+    ----------
+    predicted : folder of label files, or one file
+        Class indices as we write them, or the values that the truth uses.
+    truth : folder of label files, one file, or a data set as ``find_cases`` knows it
+        Several label files of one case are united.
+    labels : stored value -> class name, or LabelRule, optional
+        Which value of the truth is which class; by default found by looking at all of it.
+
+    Raises
+    ------
+    DataError
+        A folder is missing or holds no labels, or no name occurs in both, or one occurs twice.
+    """
+    predicted, truth = Path(predicted), Path(truth)
+    predictions = _label_files(predicted)
+    cases, rule = _truths(truth, labels)
+    notices = [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
+    ours = _rule_of_predictions(rule, predictions)
+    if len(predictions) == len(cases) == 1 and predicted in predictions:
+        matched = [(cases[0], predictions[0])]
+    else:
+        matched = _matched(predicted, truth, cases, predictions)
+        used = {file for _, file in matched} | {case.name for case, _ in matched}
+        notices += _left_out([path.name for path in predictions if path not in used], "prediction", "truth")
+        notices += _left_out([case.name for case in cases if case.name not in used], "case", "prediction")
+    pairs = tuple(Pair(case.name, case_from_files(file, file, labels=ours), case) for case, file in matched)
+    return Pairs(pairs, rule.class_names, tuple(notices))
+
+
+def _label_files(place: Path) -> list[Path]:
+    """The file itself, or those in the folder."""
+    if not place.exists():
+        raise DataError(f"'{place}' does not exist; give a folder of label files")
+    if can_read(place):
+        return [place]
+    inside = place.iterdir() if place.is_dir() else ()
+    files = sorted(path for path in inside if can_read(path) and not path.name.startswith("."))
+    if not files:
+        raise DataError(f"'{place}' holds no label file; give the folder that 'prosma segment' wrote to")
+    return files
+
+
+def _truths(truth: Path, labels: Mapping[int, str] | LabelRule | None) -> tuple[list[Case], LabelRule]:
+    """Cases with a label, and the rule they share."""
+    if not _holds_labels_only(truth):
+        data = find_cases(truth, require_labels=False, labels=labels)
+        labelled = [case for case in data.cases if case.read_label is not None]
+        if not labelled:
+            raise DataError(f"'{truth}' holds images but no labels; give the folder of the true labels")
+        return labelled, data.labels
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in _label_files(truth):
+        by_name[_case_name(path)].append(path)
+    rule = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
+    if rule is None:
+        files = [path for several in by_name.values() for path in several]
+        lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
+        rule = LabelRule.of_values(_values(files), lossy)
+    cases = [
+        replace(case_from_files(files[0], files, labels=rule), name=name) for name, files in by_name.items()
+    ]
+    return cases, rule
+
+
+def _holds_labels_only(truth: Path) -> bool:
+    """A label file, or a folder of files whose names all end like a mask's, or none of them."""
+    if truth.suffix.lower() == ".csv" or (truth.is_dir() and any(truth.glob("*.csv"))):
+        return False
+    if not truth.is_dir() or can_read(truth):
+        return True
+    endings = {
+        bool(_MASK_SUFFIX.search(stem(path)))
+        for path in truth.iterdir()
+        if can_read(path) and not path.name.startswith(".")
+    }
+    return len(endings) == 1
+
+
+def _rule_of_predictions(truth: LabelRule, predictions: Sequence[Path]) -> LabelRule:
+    """How predictions store the classes: by the truth's values where they use only these, else by index."""
+    names = truth.class_names
+    if truth.kind == "any":
+        return truth
+    if truth.kind != "values":
+        return LabelRule("on", names)
+    indices = tuple(range(len(names)))
+    if truth.values != indices and _values(predictions) <= set(truth.values):
+        return LabelRule("values", names, truth.values)
+    return LabelRule("values", names, indices)
+
+
+def _matched(
+    predicted: Path, truth: Path, cases: Sequence[Case], predictions: Sequence[Path]
+) -> list[tuple[Case, Path]]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in predictions:
+        by_name[_case_name(path)].append(path)
+    matched: list[tuple[Case, Path]] = []
+    taken: dict[Path, Case] = {}
+    for case in cases:
+        files = by_name.get(_case_name(case.files[0])) or by_name.get(case.name) or []
+        # Beside 'scan_labels.png' a copy of the image 'scan.png' may lie.
+        files = [path for path in files if _MASK_SUFFIX.search(stem(path))] or files
+        if len(files) > 1:
+            raise DataError(f"'{files[0]}' and '{files[1].name}' both predict '{case.name}'; keep one")
+        if files and files[0] in taken:
+            raise DataError(
+                f"'{files[0]}' could predict '{taken[files[0]].files[0]}' or '{case.files[0]}', which have "
+                f"the same name; evaluate their folders one by one"
+            )
+        if files:
+            taken[files[0]] = case
+            matched.append((case, files[0]))
+    if not matched:
+        raise DataError(
+            f"no prediction in '{predicted}' is named after a case in '{truth}': the first are "
+            f"'{predictions[0].name}' and '{cases[0].files[-1].name}'; give them the same names"
+        )
+    return matched
+
+
+def _case_name(path: Path) -> str:
+    """``scan`` of ``scan_labels.nii.gz``, ``scan_mask_2.png`` and ``scan_image.png``."""
+    return _IMAGE_SUFFIX.sub("", _MASK_SUFFIX.sub("", stem(path)))
+
+
+def _values(files: Sequence[Path]) -> set[int]:
+    """All stored values; a file that cannot be read is told when its pair is measured."""
+    found: set[int] = set()
+    for path in files:
+        try:
+            found |= set(present_values(read_label(path)[0]).tolist())
+        except DataError:
+            continue
+    return found
+
+
+def _left_out(names: Sequence[str], what: str, lacking: str) -> list[str]:
+    if not names:
+        return []
+    some = f"1 {what} has" if len(names) == 1 else f"{len(names)} {what}s have"
+    return [f"{some} no {lacking} and will be left out, the first is '{names[0]}'"]

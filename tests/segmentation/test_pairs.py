@@ -1,0 +1,168 @@
+"""Which prediction is measured against which truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import pytest
+
+from napari_prosma.data.case import Geometry
+from napari_prosma.data.writers import write_labels
+from napari_prosma.errors import DataError
+from napari_prosma.events import Finished
+from napari_prosma.segmentation.evaluate import evaluate
+from napari_prosma.segmentation.pairs import Pairs, find_pairs
+
+MASK = np.array([[0, 1, 1], [0, 1, 0]], np.uint8)
+
+
+def save(folder: Path, **files: np.ndarray) -> Path:
+    """PNG files by stem."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, array in files.items():
+        PIL.Image.fromarray(array).save(folder / f"{stem}.png")
+    return folder
+
+
+def names(found: Pairs) -> dict[str, str]:
+    """Prediction file by case."""
+    return {pair.name: pair.predicted.files[0].name for pair in found.pairs}
+
+
+def labels(found: Pairs) -> list[tuple[list, list]]:
+    """Class indices of the prediction and the truth of every pair."""
+    read = [(pair.predicted.read_label, pair.truth.read_label) for pair in found.pairs]
+    return [(one().tolist(), other().tolist()) for one, other in read if one and other]
+
+
+@pytest.mark.parametrize("truth", ["scan", "scan_mask", "scan-gt", "scan_label_1", "scan_image"])
+@pytest.mark.parametrize("predicted", ["scan_labels", "scan", "scan_seg"])
+def test_names_may_end_in_what_a_file_is(tmp_path: Path, truth: str, predicted: str) -> None:
+    found = find_pairs(
+        save(tmp_path / "p", **{predicted: MASK}, other_labels=MASK),
+        save(tmp_path / "t", **{truth: MASK}, **{name + truth[4:]: MASK for name in ("more", "most")}),
+    )
+    assert names(found) == {"scan": f"{predicted}.png"}
+    assert found.notices == (
+        "1 prediction has no truth and will be left out, the first is 'other_labels.png'",
+        "2 cases have no prediction and will be left out, the first is 'more'",
+    )
+
+
+def test_255_in_the_truth_is_1_in_the_prediction(tmp_path: Path) -> None:
+    found = find_pairs(save(tmp_path / "p", a=MASK, b=MASK), save(tmp_path / "t", a=MASK * 255, b=MASK))
+    assert labels(found) == [(MASK.tolist(), MASK.tolist())] * 2
+    assert found.class_names == ("background", "foreground")
+    assert found.notices == ()
+
+
+def test_several_true_masks_of_one_case_are_united(tmp_path: Path) -> None:
+    one, other = MASK * [[0, 1, 0]], MASK * [[0, 0, 1]]
+    truth = save(tmp_path / "t", a_mask=one.astype(np.uint8), a_mask_1=other.astype(np.uint8))
+    found = find_pairs(save(tmp_path / "p", a_labels=MASK), truth)
+    assert labels(found) == [(MASK.tolist(), MASK.tolist())]
+
+
+def test_a_data_set_gives_its_classes_and_its_images(tmp_path: Path) -> None:
+    """The Decathlon's table names the classes; a case's name is its image's."""
+    data = tmp_path / "Task"
+    for kind in ("imagesTr", "labelsTr"):
+        (data / kind).mkdir(parents=True)
+        for name in ("hip_001", "hip_002"):
+            volume = nibabel.Nifti1Image(np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3, np.eye(4))
+            nibabel.save(volume, data / kind / f"{name}.nii.gz")
+    listed = ", ".join(
+        f'{{"image": "imagesTr/{n}.nii.gz", "label": "labelsTr/{n}.nii.gz"}}' for n in ("hip_001", "hip_002")
+    )
+    (data / "dataset.json").write_text(
+        f'{{"labels": {{"0": "background", "1": "Anterior", "2": "Posterior"}}, "training": [{listed}]}}'
+    )
+    geometry = Geometry((1.0,) * 3, (0.0,) * 3, "mm")
+    write_labels(tmp_path / "p" / "hip_002_labels.nii.gz", np.zeros((4, 3, 2), np.uint8), geometry)
+    found = find_pairs(tmp_path / "p", data)
+    assert names(found) == {"hip_002": "hip_002_labels.nii.gz"}
+    assert found.class_names == ("background", "Anterior", "Posterior")
+    assert found.pairs[0].truth.files[0] == data / "imagesTr" / "hip_002.nii.gz"
+    assert any("hip_001" in notice for notice in found.notices)
+
+
+def test_masks_beside_their_images_are_a_data_set(tmp_path: Path) -> None:
+    """BUSI: spaces and brackets in the names, several masks, and a prediction called after the image."""
+    files = {"benign (1)": MASK * 90, "benign (1)_mask": MASK * 255, "benign (1)_mask_1": MASK[::-1] * 255}
+    truth = save(tmp_path / "busi" / "benign", **files).parent
+    found = find_pairs(save(tmp_path / "p", **{"benign (1)_labels": MASK}), truth)
+    assert names(found) == {"benign (1)": "benign (1)_labels.png"}
+    assert found.class_names == ("background", "lesion")
+    assert labels(found)[0][1] == np.maximum(MASK, MASK[::-1]).tolist()
+
+
+def test_predictions_may_hold_class_numbers_or_the_values_of_the_truth(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t", a=np.array([[0, 2, 5]], np.uint8), b=np.array([[0, 2, 2]], np.uint8))
+    for stored in ([[0, 1, 2]], [[0, 2, 5]]):
+        folder = save(tmp_path / f"p{stored[0][1]}", a=np.array(stored, np.uint8))
+        found = find_pairs(folder, truth)
+        assert found.class_names == ("background", "label 2", "label 5")
+        assert labels(found) == [([[0, 1, 2]], [[0, 1, 2]])]
+    named = find_pairs(folder, truth, {0: "background", 2: "spleen", 5: "liver"})
+    assert named.class_names == ("background", "spleen", "liver")
+
+
+def test_a_prediction_of_another_class_names_its_file(tmp_path: Path) -> None:
+    found = find_pairs(save(tmp_path / "p", a=MASK * 2, b=MASK), save(tmp_path / "t", a=MASK, b=MASK))
+    last = list(evaluate(found))[-1]
+    assert isinstance(last, Finished)
+    assert "a.png' hold the value 2" in last.result.failed["a"]
+    assert [case.pair.name for case in last.result.cases] == ["b"]
+
+
+def test_a_damaged_file_fails_alone(tmp_path: Path) -> None:
+    folders = [save(tmp_path / kind, a=MASK, b=MASK, c=MASK) for kind in ("p", "t")]
+    for folder, name in zip(folders, "ab", strict=True):
+        (folder / f"{name}.png").write_bytes(b"\x89PNG no more")
+    last = list(evaluate(find_pairs(*folders)))[-1]
+    assert isinstance(last, Finished)
+    assert sorted(last.result.failed) == ["a", "b"]
+    assert [case.pair.name for case in last.result.cases] == ["c"]
+
+
+def test_two_files_are_a_pair_whatever_their_names(tmp_path: Path) -> None:
+    found = find_pairs(
+        save(tmp_path / "p", mine=MASK) / "mine.png", save(tmp_path / "t", gold=MASK) / "gold.png"
+    )
+    assert names(found) == {"gold": "mine.png"}
+
+
+def test_a_copy_of_the_image_beside_its_labels_is_no_second_prediction(tmp_path: Path) -> None:
+    predicted = save(tmp_path / "p", scan=MASK * 90, scan_labels=MASK)
+    assert names(find_pairs(predicted, save(tmp_path / "t", scan=MASK))) == {"scan": "scan_labels.png"}
+
+
+def test_names_that_fit_twice_are_refused(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t", scan=MASK)
+    twice = save(tmp_path / "p", scan_labels=MASK, scan_seg=MASK)
+    with pytest.raises(DataError, match=r"scan_labels.png' and 'scan_seg.png' both predict 'scan'; keep one"):
+        find_pairs(twice, truth)
+    for split in ("train", "test"):
+        for kind in ("images", "masks"):
+            save(tmp_path / "data" / split / kind, scan=MASK)
+    with pytest.raises(DataError, match=r"could predict .*test.* or .*train"):
+        find_pairs(save(tmp_path / "one", scan_labels=MASK), tmp_path / "data")
+
+
+def test_what_cannot_be_paired_is_said(tmp_path: Path) -> None:
+    truth, other = save(tmp_path / "t", a=MASK, b=MASK), save(tmp_path / "p", x=MASK, y=MASK)
+    with pytest.raises(
+        DataError, match=r"named after a case in .*'x.png' and 'a.png'; give them the same names"
+    ):
+        find_pairs(other, truth)
+    with pytest.raises(DataError, match="does not exist"):
+        find_pairs(tmp_path / "nowhere", truth)
+    with pytest.raises(DataError, match="holds no label file"):
+        find_pairs(save(tmp_path / "empty"), truth)
+    save(tmp_path / "bare" / "images", a=MASK)
+    (tmp_path / "bare" / "masks").mkdir()
+    with pytest.raises(DataError, match="holds images but no labels"):
+        find_pairs(other, tmp_path / "bare")
