@@ -174,8 +174,9 @@ def test_a_damaged_or_newer_header_is_refused(change: Callable, words: str, writ
     assert str(written) in str(caught.value)
 
 
-def test_a_header_that_is_no_json_is_refused(written: Path) -> None:
-    save_file({"a": torch.zeros(1)}, written, metadata={"prosma": "{"})
+@pytest.mark.parametrize("header", ["{", "", "[" * 100_000])
+def test_a_header_that_is_no_json_is_refused(header: str, written: Path) -> None:
+    save_file({"a": torch.zeros(1)}, written, metadata={"prosma": header})
     with pytest.raises(CheckpointError, match=r"header of .* is damaged"):
         load_checkpoint(written)
 

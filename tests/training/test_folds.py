@@ -43,7 +43,7 @@ def squares() -> list[Case]:
 def config_of() -> Callable[..., TrainConfig]:
     def make(run_dir: Path, **changes: object) -> TrainConfig:
         quick = {"widths": (4, 8, 16), "epochs": 2, "steps_per_epoch": STEPS, "augment": False}
-        quick |= {"device": "cpu", "threads": 1, "learning_rate": 0.02}
+        quick |= {"device": "cpu", "threads": 1, "learning_rate": 0.02, "batch": 2}
         return TrainConfig.of(run_dir=run_dir, **{**quick, **changes})
 
     return make
@@ -79,6 +79,7 @@ def test_over_the_folds_every_case_is_held_out_once_and_all_share_one_plan(
     assert sorted(n for m in members for n in m.split["validation"]) == [case.name for case in squares]
     assert [m.config["fold"] for m in members] == [[0, 3], [1, 3], [2, 3]]
     assert members[0].plan == members[1].plan == members[2].plan
+    assert TrainConfig.of(**members[2].config).plan == members[0].plan  # given to it, not made again
     assert epochs_in(events) == 6
     told = [event.message for event in events if isinstance(event, Notice)]
     assert [words for words in told if words.startswith("Fold")] == [f"Fold {k} of 3." for k in (1, 2, 3)]
@@ -125,7 +126,7 @@ def test_the_gates_of_an_ensemble_are_inspected_fold_by_fold(
     assert last_of(inspect_gates(folder / "fold1", image, device="cpu")).skips
 
 
-@pytest.mark.parametrize("steps", [1, 2 * STEPS + 1, 5 * STEPS])
+@pytest.mark.parametrize("steps", [1, 2 * STEPS + 1, 5 * STEPS + 2])
 def test_stopped_anywhere_and_called_again_it_ends_as_if_never_stopped(
     steps: int,
     whole: tuple[Path, list[Event]],

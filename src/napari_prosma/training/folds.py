@@ -122,7 +122,7 @@ def _folds(
             changes |= {"plan": plan, **dict.fromkeys(PLANNED)}
         wanted = config.model_copy(update=changes)
         kept = _kept(wanted)
-        is_over = k + 1 in over and kept is not None and (wanted.run_dir / BEST).is_file()
+        is_over = k + 1 in over and (wanted.run_dir / BEST).is_file()
         processes.fabric.barrier()  # none writes before all have looked
         if is_over:
             yield Notice(f"Fold {k + 1} of {folds} was trained before.")
