@@ -92,6 +92,8 @@ def test_figures_are_mean_and_spread_of_the_best_of_every_fold(whole: tuple[Path
     assert len(set(dice)) > 1
     assert found.scores == tuple(dice)
     assert found.figures["dice/square"] == (mean(dice), stdev(dice))
+    words = f"over 3 folds {mean(dice):.3f} (spread {stdev(dice):.3f}): square {mean(dice):.3f}"
+    assert words in found.in_words()
     with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
         rows = {row["fold"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["1", "2", "3", "mean", "spread"]

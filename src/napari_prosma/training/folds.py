@@ -61,6 +61,19 @@ class CrossValidation:
     scores: tuple[float, ...]
     figures: dict[str, tuple[float, float]]
 
+    def in_words(self) -> str:
+        """One line a person can check: Dice as mean and spread, over all and per class."""
+        middle, spread = self.figures["dice"]
+        per_class = ", ".join(
+            f"{name.removeprefix('dice/')} {m:.3f} (spread {s:.3f})"
+            for name, (m, s) in self.figures.items()
+            if name.startswith("dice/")
+        )
+        return (
+            f"validation Dice over {len(self.scores)} folds {middle:.3f} (spread {spread:.3f}): {per_class}; "
+            f"ensemble: {self.ensemble}"
+        )
+
 
 def cross_validate(
     config: TrainConfig,
