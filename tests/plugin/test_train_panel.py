@@ -106,7 +106,6 @@ def test_training_from_a_folder(
     finish(panel)
 
     assert panel.status.plain_text().startswith("Finished after 2 epochs, best Dice 0.")
-    assert panel.outcome.curve is not None
     assert [epoch.epoch for epoch in panel.outcome.history] == [1, 2]
     assert panel.outcome.log.toPlainText().startswith("Plan: 2D, 1 channel, classes background, foreground")
     assert panel.outcome.figures.plain_text().startswith("Epoch 2 of 2: loss ")

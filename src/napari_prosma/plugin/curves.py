@@ -1,49 +1,94 @@
-"""The live curve of a training run: loss, and Dice of every class, over the epochs."""
+"""The curves of a training run, drawn in a thread while the run goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
+import numpy as np
 from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize, QTimer
+from qtpy.QtGui import QImage, QPixmap, QResizeEvent
+from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from napari_prosma.events import EpochEnd
+from napari_prosma.events import EpochEnd, Event, Finished
+from napari_prosma.plugin.job import Job
+from napari_prosma.plugin.layers import CLASS_COLOURS
 
-HEIGHT = 190
-_LOSS, _DICE = "#e09f3e", "#4ea8de"
+HEIGHT, LEAST_WIDTH = 360, 200
+AFTER_RESIZE_MS = 150
 
 
-class TrainingCurve(FigureCanvasQTAgg):
-    """Loss on the left axis, mean Dice of the validation cases on the right one, from 0 to 1."""
+class Curves(QLabel):
+    """Loss, Dice, learning rate, and what the gates do, as wide as the panel."""
 
     def __init__(self, theme: str) -> None:
-        colours = get_theme(theme)
-        back, text = colours.background.as_hex(), colours.text.as_hex()
-        figure = Figure(figsize=(3.4, 1.9), dpi=100, facecolor=back)
-        figure.subplots_adjust(left=0.14, right=0.86, bottom=0.21, top=0.95)
-        super().__init__(figure)
-        self.setMinimumSize(200, HEIGHT)
-        self.setMaximumHeight(HEIGHT)
-        self._loss_axes = figure.add_subplot(facecolor=back)
-        self._dice_axes = self._loss_axes.twinx()
-        for axes, name, colour in ((self._loss_axes, "loss", _LOSS), (self._dice_axes, "Dice", _DICE)):
-            axes.set_ylabel(name, color=colour, fontsize=8)
-            axes.tick_params(colors=text, labelsize=7)
-            for spine in axes.spines.values():
-                spine.set_color(text)
-        self._loss_axes.set_xlabel("epoch", color=text, fontsize=8)
-        self._dice_axes.set_ylim(0, 1)
-        (self._loss,) = self._loss_axes.plot([], [], ".-", color=_LOSS, linewidth=1.2, markersize=3)
-        (self._dice,) = self._dice_axes.plot([], [], ".-", color=_DICE, linewidth=1.2, markersize=3)
+        super().__init__()
+        self._theme = theme
+        self._history: Sequence[EpochEnd] = ()
+        self._again = False
+        self.setFixedHeight(HEIGHT)
+        self.setMinimumWidth(LEAST_WIDTH)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setToolTip("Loss (lower is better), Dice of the cases held out (1 is perfect), and the gates")
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._drawn)
+        self.job.ended.connect(self._ended)
+        self._resized = QTimer(self)
+        self._resized.setSingleShot(True)
+        self._resized.setInterval(AFTER_RESIZE_MS)
+        self._resized.timeout.connect(self._draw)
+        self.hide()
 
     def show_epochs(self, history: Sequence[EpochEnd]) -> None:
-        """Draw these epochs."""
-        at = [epoch.epoch for epoch in history]
-        losses = [epoch.loss for epoch in history]
-        self._loss.set_data(at, losses)
-        self._dice.set_data(at, [epoch.validation.get("dice", float("nan")) for epoch in history])
-        if history:
-            self._loss_axes.set_xlim(0.5, max(at[-1], 5) + 0.5)
-            self._loss_axes.set_ylim(0, max(losses) * 1.08 or 1)
-        self.draw_idle()
+        """Draw these epochs, soon; without any there is nothing to see."""
+        self._history = tuple(history)
+        self.setVisible(bool(history))
+        self._draw()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Qt's hook."""
+        super().resizeEvent(event)
+        self._resized.start()
+
+    def close_down(self) -> None:
+        """Draw no more."""
+        self._resized.stop()
+        self.job.close()
+
+    def _draw(self) -> None:
+        if not self._history:
+            return
+        if self.job.is_running:
+            self._again = True
+            return
+        theme = get_theme(self._theme)
+        colours = theme.background.as_hex(), theme.text.as_hex()
+        drawing = partial(_drawing, self._history, self.size(), self.devicePixelRatioF(), colours)
+        self.job.start("ProSMA: drawing curves", drawing)
+
+    def _drawn(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            pixels: np.ndarray = event.result
+            height, width, _ = pixels.shape
+            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+            image.setDevicePixelRatio(self.devicePixelRatioF())
+            self.setPixmap(QPixmap.fromImage(image))
+
+    def _ended(self) -> None:
+        if self._again:
+            self._again = False
+            self._draw()
+
+
+def _drawing(
+    history: Sequence[EpochEnd], size: QSize, scale: float, colours: tuple[str, str]
+) -> Iterator[Event]:
+    from napari_prosma.training.curves import Colours, picture_of
+
+    background, text = colours
+    yield Finished(
+        picture_of(
+            history, (size.width(), size.height()), scale, Colours(background, text, tuple(CLASS_COLOURS))
+        )
+    )

@@ -34,6 +34,10 @@ def fold(title: str, content: QWidget) -> QCollapsible:
     folded = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     folded.setDuration(0)
     folded.setContent(content)
+    layout = folded.layout()
+    assert layout is not None
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(0)
     folded.collapse(animate=False)
     return folded
 

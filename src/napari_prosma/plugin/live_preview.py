@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import napari
 import numpy as np
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from napari.components import Dims
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
@@ -23,6 +24,10 @@ from napari_prosma.training.steering import Steering, View
 LIVE = "prediction (live)"
 LOOK_MS = 100
 """The slider rests so long before the run is told of another slice."""
+FINE = 128
+"""Pixels along the shorter side of a slice, from which on an outline of one pixel is thin."""
+VEIL = 0.4
+"""Opacity of a prediction that is no outline."""
 BUSY_HAND_MS = 60
 """A preview waits so long and again while a mouse button is down."""
 
@@ -106,8 +111,7 @@ class LiveLoop(QObject):
             self._draw.start(BUSY_HAND_MS)
             return
         preview, self._next = self._next, None
-        rule = self._case.rule
-        assert rule is not None
+        assert self._case.rule is not None
         if self._layer is None:
             self._layer = self._add(self._case)
         elif self._layer not in self._viewer.layers:
@@ -116,26 +120,29 @@ class LiveLoop(QObject):
         if self._filled is not None:
             data[self._filled] = 0
         self._filled = tuple(slice(None) if n is None else slice(n, n + 1) for n in preview.at)
-        data[self._filled] = drawn_values(rule).astype(data.dtype)[preview.labels]
+        data[self._filled] = drawn_values(self._case.rule).astype(data.dtype)[preview.labels]
         self._layer.refresh()
 
     def _add(self, case: LiveCase) -> LabelsLayer:
-        """An outline over the image, in the colours of the labels: what is painted stays visible."""
+        """Fine images get an outline above what is painted, coarse ones, of few pixels, a veil below it."""
         drawn, geometry = case.labels, geometry_of(case.image)
-        active, selected = self._viewer.layers.selection.active, set(self._viewer.layers.selection)
+        assert case.rule is not None
+        is_fine = min(case.shape[-2:]) >= FINE
         layer = LabelsLayer(
             np.zeros(case.shape, drawn.dtype),
             name=LIVE,
-            colormap=copy.deepcopy(drawn.colormap),  # a shared one would follow what is selected there
+            colormap=vivid(drawn, drawn_values(case.rule)),
             metadata={IS_PREVIEW: True, "case": case.name},
-            opacity=1.0,
+            opacity=1.0 if is_fine else VEIL,
             **place_like(case.image, geometry, geometry),
         )
-        layer.contour = 1
+        layer.contour = 1 if is_fine else 0
         layer.editable = False
-        self._viewer.add_layer(layer)
-        self._viewer.layers.selection = selected
-        self._viewer.layers.selection.active = active
+        layers = self._viewer.layers
+        active, selected = layers.selection.active, set(layers.selection)
+        layers.insert(layers.index(drawn) + is_fine, layer)
+        layers.selection = selected
+        layers.selection.active = active
         return layer
 
     def _drop(self) -> None:
@@ -170,6 +177,15 @@ def drawn_values(rule: LabelRule) -> np.ndarray:
     if rule.kind == "values":
         return np.array([0, *rule.values[1:]])
     return np.arange(len(rule.class_names))
+
+
+def vivid(layer: LabelsLayer, values: np.ndarray) -> DirectLabelColormap:
+    """The layer's colours of some values, bright: beside what is painted, and on dark images."""
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    for value in values[1:].tolist():
+        hue, saturation, _ = rgb_to_hsv(layer.colormap.map(value)[:3])
+        colours[value] = (*hsv_to_rgb((hue, min(saturation, 0.85), 1.0)), 1.0)
+    return DirectLabelColormap(color_dict=colours)
 
 
 def _single_shot(parent: QObject, interval: int, call: Any) -> QTimer:

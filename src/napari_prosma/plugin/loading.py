@@ -10,10 +10,11 @@ from napari_prosma.events import Event, Started
 from napari_prosma.plugin.layers import load_layers
 
 SLOW_TO_IMPORT = {
-    "matplotlib.figure": "the curve",
+    "matplotlib.figure": "Matplotlib",
     "torch": "PyTorch",
     "lightning_fabric": "Lightning",
     "napari_prosma.training.run": "the training",
+    "napari_prosma.training.curves": "the curves",
 }
 """Modules that training needs, as the user is told of them."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import napari
 from qtpy.QtCore import Signal
@@ -12,11 +11,9 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Baseline, EpochEnd
+from napari_prosma.plugin.curves import Curves
 from napari_prosma.plugin.panel import FigureTable, Message
 from napari_prosma.plugin.settings import UNLIMITED_EPOCHS
-
-if TYPE_CHECKING:
-    from napari_prosma.plugin.curves import TrainingCurve
 
 SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
 GIB = 2**30
@@ -37,12 +34,10 @@ class Outcome(QWidget):
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
-        self.viewer = viewer
         self.history: list[EpochEnd] = []
-        self.curve: TrainingCurve | None = None
         self._baseline: dict[str, float] = {}
         self._device = ""
-        self.curve_place = QVBoxLayout()
+        self.curves = Curves(viewer.theme)
         self.figures = Message()
         self.table = FigureTable()
         self.table.setToolTip("Overlap with the true labels of the cases held out: 0 none, 1 perfect")
@@ -60,20 +55,31 @@ class Outcome(QWidget):
         self.next_buttons = QWidget()
         row = QHBoxLayout(self.next_buttons)
         row.setContentsMargins(0, 0, 0, 0)
+        self.save_button = QPushButton("Save curves…")
+        self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
+        self.save_button.clicked.connect(self._save_curves)
         for text, panel in (("Segment with it", "Segment"), ("Look at its gates", "Inspect gates")):
             button = QPushButton(text)
             button.setToolTip(f"Open the panel '{panel}' with this model")
             button.clicked.connect(partial(self._open_next, panel))
             row.addWidget(button)
-        self.save_button = QPushButton("Save curves…")
-        self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
-        self.save_button.clicked.connect(self._save_curves)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(self.curve_place)
-        for widget in (self.figures, self.table, self.gates, self.save_button, self.log, self.next_buttons):
+        for widget in (
+            self.figures,
+            self.table,
+            self.gates,
+            self.curves,
+            self.save_button,
+            self.log,
+            self.next_buttons,
+        ):
             layout.addWidget(widget)
             widget.hide()
+
+    def close_down(self) -> None:
+        """Draw no more."""
+        self.curves.close_down()
 
     @property
     def epochs(self) -> int:
@@ -88,13 +94,11 @@ class Outcome(QWidget):
         for widget in (self.table, self.gates, self.save_button, self.next_buttons):
             widget.hide()
         self.figures.tell("")
-        if self.curve is not None:
-            self.curve.show_epochs(self.history)
+        self.curves.show_epochs(())
 
     def run_on(self, device: str) -> None:
-        """What computes; the curve is made, which takes a moment the first time."""
+        """What computes."""
         self._device = device
-        self._make_curve()
 
     def say(self, line: str) -> None:
         """A line in the log."""
@@ -110,8 +114,9 @@ class Outcome(QWidget):
         self.history.extend(epochs)
         if not self.history:
             return
-        self._make_curve().show_epochs(self.history)
+        self.curves.show_epochs(self.history)
         self.save_button.show()
+        self.next_buttons.show()
         last = self.history[-1]
         self._show_figures(last)
         self._show_classes(last.validation)
@@ -129,15 +134,6 @@ class Outcome(QWidget):
 
         save_curves(self.history, path)
         self.figures.tell(f"{self.figures.plain_text()}\nCurves saved as {path}")
-
-    def _make_curve(self) -> TrainingCurve:
-        if self.curve is None:
-            from napari_prosma.plugin.curves import TrainingCurve
-
-            self.curve = TrainingCurve(self.viewer.theme)
-            self.curve.setToolTip("Loss (lower is better) and Dice of the cases held out (1 is perfect)")
-            self.curve_place.addWidget(self.curve)
-        return self.curve
 
     def _show_figures(self, epoch: EpochEnd) -> None:
         title = f"Epoch {epoch.epoch}"

@@ -30,6 +30,7 @@ from napari_prosma.plugin.job import Ending, Job
 
 ERROR_COLOUR = "#ff6b6b"
 PANEL_WIDTH = 350
+ROW_HEIGHT = 21
 
 
 class Message(QLabel):
@@ -79,6 +80,7 @@ class FigureTable(QTableWidget):
         assert self._row_header is not None
         assert self._column_header is not None
         self._row_header.hide()
+        self._row_header.setDefaultSectionSize(ROW_HEIGHT)
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
@@ -127,6 +129,7 @@ class Panel(QWidget):
         self.status = Message()
         self._progress = ""
 
+        self.scroll_area = QScrollArea()
         self.form = QVBoxLayout()
         self.form.setContentsMargins(0, 0, 4, 0)
         self.below = QVBoxLayout()
@@ -176,17 +179,16 @@ class Panel(QWidget):
         """
         content = QWidget()
         content.setLayout(self.form)
-        scroll = QScrollArea()
-        scroll.setWidget(content)
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll_area.setWidget(content)
+        self.scroll_area.setWidgetResizable(True)
+        self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         row = QHBoxLayout()
         for button in buttons or (self.start_button, self.pause_button, self.stop_button):
             row.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(scroll, 1)
+        layout.addWidget(self.scroll_area, 1)
         layout.addLayout(row)
         layout.addWidget(self.progress_bar)
         layout.addWidget(self.status)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLabel, QSpinBox, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QLabel,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_prosma.events import Event
 from napari_prosma.plugin.fields import number, whole
@@ -74,6 +83,7 @@ class RunControls(QWidget):
         for name, field in (("learning_rate", self.rate), ("epochs", self.epochs), ("minutes", self.minutes)):
             # Not with every digit: on the way to 200 epochs stand 2 and 20.
             field.setKeyboardTracking(False)
+            field.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             field.valueChanged.connect(partial(self.changed.emit, name))
             row.addWidget(field, 1)
         self.hide()

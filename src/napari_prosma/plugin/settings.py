@@ -133,6 +133,12 @@ class Settings(QWidget):
                     f"{max(wanted)} axes; give one number per axis, or leave it empty"
                 )
 
+    def suggest_size(self, from_layers: bool) -> None:
+        """The smallest network for layers, whose user waits for it; what the user chose stays."""
+        usual, now = ("tiny", "quick") if from_layers else ("quick", "tiny")
+        if self.size_preset.currentData() == usual:
+            self.size_preset.setCurrentIndex(self.size_preset.findData(now))
+
     def let_go(self) -> None:
         """Read no model any longer."""
         self.start_from.let_go()

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.check_window import CheckWindow
 
 
+GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """Cases to learn from, and the settings of a ``TrainConfig`` by which they are found again."""
@@ -318,8 +321,10 @@ class Source(QWidget):
         layer, kind = self.labels_layer.layer, self.labelled.currentData()
         if self.counting.is_running:
             self._count_again = True
-        elif kind is None or not isinstance(layer, LabelsLayer):
+        elif not isinstance(layer, LabelsLayer):
             self.summary.tell("")
+        elif kind is None:
+            self.summary.tell(GO_ON_DRAWING)
         else:
             self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
 

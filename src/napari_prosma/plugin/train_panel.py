@@ -58,6 +58,7 @@ class TrainPanel(Panel):
         self._steering = Steering()
         self._suggested: Path | None = None
         self._last_dir = Path()
+        self._scrolled = -1
         self._layers_of: dict[Path, LiveCase] = {}
         self._pressed = 0.0
         self._usual_wait = USUAL_WAIT
@@ -70,10 +71,14 @@ class TrainPanel(Panel):
         self.settings = Settings()
         self.repeat = Repeat(self.planned_data)
         self.examples: Examples | None = None
-        self.source.changed.connect(self._source_changed)
+        self.source.changed.connect(self._suggest_run)
+        self.source.from_layers.toggled.connect(self.settings.suggest_size)
+        self.settings.suggest_size(self.source.from_layers.isChecked())
         for changed in (self.source.changed, self.settings.changed):
             changed.connect(self.repeat.form_changed)
-        for part in (self.source, self.settings, self.repeat):
+        self.outcome = Outcome(napari_viewer)
+        self.outcome.next_panel.connect(self._open_next)
+        for part in (self.source, self.settings, self.repeat, self.outcome):
             self.form.addWidget(part)
         self.settings.examples_button.clicked.connect(self._show_examples)
         self.form.addStretch(1)
@@ -82,9 +87,7 @@ class TrainPanel(Panel):
         self.controls.changed.connect(self._change)
         self.trouble = Message()
         self.waiting = WaitingRuns()
-        self.outcome = Outcome(napari_viewer)
-        self.outcome.next_panel.connect(self._open_next)
-        for widget in (self.trouble, self.controls, self.waiting, self.outcome):
+        for widget in (self.trouble, self.controls, self.waiting):
             self.below.addWidget(widget)
         self.finish_button = QPushButton("Finish now")
         self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
@@ -98,7 +101,7 @@ class TrainPanel(Panel):
         self._tick = QTimer(self)
         self._tick.setInterval(1000)
         self._tick.timeout.connect(self._count_down)
-        self._source_changed()
+        self._suggest_run()
 
     def planned_data(self) -> tuple[dict[str, Any], Data]:
         """What the form says: settings of ``TrainConfig``, and the data.
@@ -174,6 +177,7 @@ class TrainPanel(Panel):
                 self.outcome.compare_with(event)
             case EpochEnd():
                 self.outcome.add(event)
+                self._look_at_outcome()
             case LivePreview():
                 self.live.show(event)
                 self._preview_came()
@@ -185,7 +189,6 @@ class TrainPanel(Panel):
                     f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in "
                     f"{event.result.run_dir}"
                 )
-                self.outcome.next_buttons.show()
 
     def ended(self, ending: Ending) -> None:
         assert self._run is not None
@@ -200,8 +203,6 @@ class TrainPanel(Panel):
             after = f" after {epochs_in_words(self.outcome.epochs)}" if self.outcome.epochs else ""
             what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
             self.status.tell(f"Stopped{after}{what}" + ("; Resume… goes on with it" if kept else ""))
-            self.outcome.next_buttons.setVisible(kept and self.outcome.epochs > 0)
-        self._last_dir = run.run_dir
         self._suggest_run()
         following = self.waiting.take_first()
         if following is not None:
@@ -222,6 +223,7 @@ class TrainPanel(Panel):
         self.repeat.close_down()
         if self.examples is not None:
             self.examples.close_down()
+        self.outcome.close_down()
         self.previews.stop()
         self.live.stop()
         self._tick.stop()
@@ -245,9 +247,11 @@ class TrainPanel(Panel):
 
     def _start(self, run: PlannedRun) -> None:
         self._run, self._steering = run, Steering()
+        self._last_dir = run.run_dir
         self._pressed = time.monotonic()
         self._waits_for_preview = run.live is not None
         self.outcome.start()
+        self._scrolled = -1
         self.previews.start()
         self.trouble.tell("")
         if run.live is not None:
@@ -275,6 +279,14 @@ class TrainPanel(Panel):
         words = {"learning_rate": "learning rate", "epochs": "epochs", "minutes": "minutes"}[name]
         self.outcome.say(f"Changed while running: {words} {value:g}")
 
+    def _look_at_outcome(self) -> None:
+        """Bring the figures of a first epoch into view, once; then the user scrolls."""
+        if self._scrolled < 0:
+            self._scrolled = self.outcome.y()
+            bar = self.scroll_area.verticalScrollBar()
+            assert bar is not None
+            QTimer.singleShot(0, partial(bar.setValue, self._scrolled))  # once the layout has made room
+
     def _show_examples(self) -> None:
         if self.examples is None:
             self.examples = Examples(self.planned_data, self)
@@ -301,9 +313,6 @@ class TrainPanel(Panel):
     def _run_folders(self) -> set[Path]:
         runs = [*self.waiting.runs, *([self._run] if self._run is not None else [])]
         return {run.run_dir for run in runs}
-
-    def _source_changed(self) -> None:
-        self._suggest_run()
 
     def _suggest_run(self) -> None:
         field = self.settings.run_field
