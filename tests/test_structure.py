@@ -1,6 +1,6 @@
 """The arrows between the parts of the package: who may import whom, and what an import costs.
 
-``plugin, cli -> inspection, segmentation, training -> data, nn``; ``nn`` and ``data`` know nobody.
+``plugin, cli -> export, inspection, segmentation, training -> data, nn``; ``nn`` and ``data`` know nobody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGE = Path(napari_prosma.__file__).parent
 NAME = PACKAGE.name
 
 FOR_ALL = {"errors", "events"}
-MIDDLE = {"training", "segmentation", "inspection"}
+MIDDLE = {"training", "segmentation", "inspection", "export"}
 MAY_IMPORT = {
     "nn": {"nn"},
     "data": {"data"},

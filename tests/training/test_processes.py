@@ -94,3 +94,15 @@ def test_two_processes_stop_at_the_same_step_and_keep_it(folder: Path, tmp_path:
     kept = load_checkpoint(out / LAST)
     assert kept.place["step"] >= 6, said
     assert "prosma train --resume" in said
+
+
+def test_folds_of_two_processes_end_with_one_ensemble(folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(folder, tmp_path / "run", 2, 2, "--epochs", "1", "--folds", "2"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_checkpoint(tmp_path / "run").members == 2

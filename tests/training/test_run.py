@@ -30,7 +30,7 @@ from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.run import RunResult, split_cases, train
+from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.schedule import make_optimizer, schedule
 
 Settings = Callable[..., TrainConfig]
@@ -68,30 +68,6 @@ def cube(name: str, shape: tuple[int, ...] = (20, 24, 24), classes: int = 2) -> 
     for k in range(1, classes):
         label[4:12, 4 * k : 4 * k + 4, 6:16] = k
     return Case.from_arrays(name, image + label, label, Geometry((3.0, 1.0, 1.0), (0.0,) * 3, "mm"))
-
-
-# ---- the split ------------------------------------------------------------------------------------------
-
-
-def test_split_is_the_permutation_that_the_papers_code_draws() -> None:
-    cases = [square(str(n), 4) for n in range(647)]
-    for seed in (2981, 6142, 1187):
-        training, validation = split_cases(cases, 0.2, seed)
-        assert (len(training), len(validation)) == (517, 130)
-        order = np.random.RandomState(seed).permutation(647)
-        assert set(validation) == set(order[:130].tolist())
-        assert sorted(training + validation) == list(range(647))
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction", "held_out"), [(1, 0.2, 0), (2, 0.01, 1), (2, 0.99, 1), (9, 0, 0)]
-)
-def test_split_leaves_something_to_train_on_and_holds_out_one_if_there_are_two(
-    count: int, fraction: float, held_out: int
-) -> None:
-    training, validation = split_cases([square(str(n), 4) for n in range(count)], fraction, 0)
-    assert len(validation) == held_out
-    assert len(training) == count - held_out
 
 
 # ---- what a run says ------------------------------------------------------------------------------------

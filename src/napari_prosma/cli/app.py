@@ -1,4 +1,4 @@
-"""``prosma``: train, segment, inspect, fetch and demo from a shell. Exit codes: 0, 2 bad input, 130 Ctrl-C.
+"""``prosma``: train, segment, evaluate, inspect and more in a shell. Exit codes: 0, 2 bad input, 130 Ctrl-C.
 
 Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 """
@@ -38,6 +38,7 @@ Model = Annotated[
     Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
 ]
 DEMO_EPOCHS = 8
+WORST_SHOWN = 5
 
 
 def main() -> None:
@@ -139,7 +140,7 @@ def train(
         config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
         if folds is None:
             _refuse_to_replace(config, overwrite)
-        _run(config, folds)
+        _run(config, folds, overwrite=overwrite)
 
 
 @app.command()
@@ -246,6 +247,82 @@ def inspect(
         _print_measures(measures_table(record))
         written = write_report(record, out)
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[
+        Path, typer.Argument(help="Folder of predicted labels, or one file.", show_default=False)
+    ],
+    truth: Annotated[
+        Path, typer.Argument(help="Folder of true labels, a data set, or one file.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables and box plots.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm (else in pixels).")] = 1.0,
+    classes: Annotated[
+        str | None, typer.Option(help="Stored values of the truth, such as 0=background,1=liver.")
+    ] = None,
+) -> None:
+    """Measure predictions against the truth: Dice, IoU, surface Dice and HD95, worst cases first.
+
+    Pairs are found by their names: scan_labels.nii.gz belongs to scan.nii.gz. One bad pair does not end it.
+
+    [bold]Example:[/] prosma evaluate labels Dataset_BUSI_with_GT --out figures
+    """
+    from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
+
+    with exit_codes():
+        from rich.table import Table
+
+        from napari_prosma.data.labels import rule_from_text
+        from napari_prosma.segmentation.evaluate import evaluate as run
+        from napari_prosma.segmentation.evaluation_report import summary_rows, write_evaluation
+        from napari_prosma.segmentation.pairs import find_pairs
+
+        pairs = find_pairs(predicted, truth, None if classes is None else rule_from_text(classes))
+        for notice in pairs.notices:
+            say(notice)
+        found = follow(run(pairs, tolerance))
+        rows = summary_rows(found)
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+        console.print(table)
+        worst = (f"{case.pair.name} {case.dice:.3f}" for case in found.cases[:WORST_SHOWN])
+        say(f"lowest Dice: {', '.join(worst)}")
+        if out is not None:
+            for path in write_evaluation(found, out):
+                say(str(path))
+        if found.failed:
+            say(f"not measured: {', '.join(found.failed)}")
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def export(
+    model: Model,
+    onnx: Annotated[Path | None, typer.Option(help="Write an ONNX file.", show_default=False)] = None,
+    bioimageio: Annotated[
+        Path | None, typer.Option(help="Write a bioimage.io package (.zip).", show_default=False)
+    ] = None,
+) -> None:
+    """Write a model for other programs; what is written was held against PyTorch before.
+
+    [bold]Example:[/] prosma export runs/busi --onnx busi.onnx --bioimageio busi.zip
+    """
+    from napari_prosma.cli.follow import exit_codes, say
+
+    with exit_codes():
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.export.bioimageio import export_bioimageio
+        from napari_prosma.export.onnx import export_onnx
+
+        wanted = [(export_onnx, onnx), (export_bioimageio, bioimageio)]
+        if not any(path for _, path in wanted):
+            raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
+        for write, path in wanted:
+            if path is not None:
+                say(str(write(model, path)))
 
 
 @app.command()
@@ -379,7 +456,9 @@ def _resume(run_dir: Path) -> None:
     _run(config, None, kept)
 
 
-def _run(config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None) -> None:
+def _run(
+    config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None, overwrite: bool = False
+) -> None:
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground, find_cases
     from napari_prosma.errors import ConfigError
@@ -402,13 +481,13 @@ def _run(config: TrainConfig, folds: int | None, resumed: Checkpoint | None = No
         if folds is not None:
             from napari_prosma.training.folds import cross_validate
 
-            events = cross_validate(config, data_set.cases, data_set.class_names, folds, steering)
+            events = cross_validate(config, data_set.cases, data_set.class_names, folds, steering, overwrite)
         else:
             events = train(config, data_set.cases, data_set.class_names, resumed, steering)
         result = follow(events, steering)
     except KeyboardInterrupt:
         if folds is not None:
-            say("go on with the same line")
+            say("go on with the same line, without --overwrite")
         else:
             kept = (config.run_dir / RUN).exists()
             say(f"go on with: prosma train --resume {config.run_dir}" if kept else "nothing was kept yet")
@@ -421,9 +500,9 @@ def _run(config: TrainConfig, folds: int | None, resumed: Checkpoint | None = No
 
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
     from napari_prosma.errors import ConfigError
-    from napari_prosma.training.checkpoint import BEST, LAST
+    from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST
 
-    there = [name for name in (BEST, LAST) if (config.run_dir / name).exists()]
+    there = [name for name in (BEST, LAST, ENSEMBLE) if (config.run_dir / name).exists()]
     if there and not overwrite:
         raise ConfigError(
             f"'{config.run_dir}' already holds {' and '.join(there)}; choose another --out, or --overwrite it"

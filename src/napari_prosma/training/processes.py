@@ -57,6 +57,7 @@ class Processes:
             strategy="ddp",
             precision=precision,
         )
+        self._began = not dist.is_initialized()  # not within a cross-validation, which holds them together
         self.fabric.launch()
         self.device, self.rank = self.fabric.device, self.fabric.global_rank
 
@@ -66,7 +67,7 @@ class Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.world > 1:
+        if self.world > 1 and self._began:
             dist.destroy_process_group()
 
     @property

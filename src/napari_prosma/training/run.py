@@ -389,7 +389,8 @@ class _Run:
             return
         folder = self.config.run_dir
         if self.baseline:
-            after = {name: value for name, value in self.metrics.items() if name in self.baseline}
+            best = self.history[self.best_epoch - 1].validation
+            after = {name: value for name, value in best.items() if name in self.baseline}
             yield Notice(_before_and_after(self.baseline, after))
         yield Finished(RunResult(folder, folder / BEST, folder / LAST, self.best, self.epoch))
 
@@ -667,7 +668,7 @@ def _before_and_after(before: dict[str, float], after: dict[str, float]) -> str:
         for name in after
         if name.startswith("dice/")
     )
-    return f"Dice of the model before and of this one on the cases held out: {', '.join(said)}"
+    return f"Dice of the model before and of the best of this run on the cases held out: {', '.join(said)}"
 
 
 def _first_line(error: Exception) -> str:
