@@ -27,8 +27,8 @@ from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import (
     Slab,
     Tiling,
+    labels_of,
     log_probabilities,
-    most_probable,
     move_up,
     sweep,
     tile,
@@ -497,12 +497,13 @@ def _pieces_of(slab: Slab) -> Iterator[Slab]:
 def _labelled(slab: Slab, classes: Sequence[int]) -> Labelled:
     """Labels and probabilities on the grid of the logits."""
     logits = slab.logits
-    labels = (logits[0] > 0).to(torch.uint8) if len(logits) == 1 else most_probable(logits)
+    scores = logits.cpu().numpy()
+    labels = (scores[0] > 0).astype(np.uint8) if len(scores) == 1 else labels_of(scores)
     probabilities = np.empty((0, *labels.shape), np.float32)
     if classes:
         probabilities = log_probabilities(logits[None])[0, list(classes)].exp().cpu().numpy()
     beside = None if slab.disagreement is None else slab.disagreement.cpu().numpy()
-    return Labelled(slab.start, labels.cpu().numpy(), probabilities, beside)
+    return Labelled(slab.start, labels, probabilities, beside)
 
 
 class _Back:

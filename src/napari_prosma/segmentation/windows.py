@@ -322,15 +322,15 @@ def sweep(
             if notice is not None:  # the error is gone now, and with it what it held
                 release(device)
                 yield notice
-        left = iter(answers)
         for start, cut in group:
             if start[0] > blend.first:
                 yield from finished(start[0])
             if cut is None:
                 plain.append(start)
             else:
-                values = next(left).movedim(1 + axis, 1)
+                values = answers.pop(0).movedim(1 + axis, 1)
                 blend.add(start, values.reshape(len(values), *tiling.window))
+                del values  # or it would lie beside the next pass
         yield len(group)
     yield from finished(tiling.padded[0])
 
@@ -451,19 +451,13 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
     return torch.softmax(scores, dim=0).numpy()
 
 
-def labels_of(probabilities: np.ndarray) -> np.ndarray:
-    """Most probable class (*grid) uint8; a tie goes to the lower index."""
-    return most_probable(torch.from_numpy(probabilities)).numpy()
-
-
-def most_probable(scores: Tensor) -> Tensor:
+def labels_of(scores: np.ndarray) -> np.ndarray:
     """Class (*grid) uint8 with the highest of scores (K, *grid); a tie goes to the lower index.
 
-    By comparing running maxima: on the CPU ``argmax`` over the first axis takes several times as long.
+    By running maxima: ``argmax`` over the first axis takes several times as long.
     """
-    best = scores[0].clone()
-    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for k, score in enumerate(scores[1:], start=1):
-        labels.masked_fill_(score > best, k)
-        torch.maximum(best, score, out=best)
+    best, labels = scores[0].copy(), np.zeros(scores.shape[1:], np.uint8)
+    for k in range(1, len(scores)):
+        np.copyto(labels, k, where=scores[k] > best, casting="unsafe")
+        np.maximum(best, scores[k], out=best)
     return labels
