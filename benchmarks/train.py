@@ -9,7 +9,8 @@ steps of a turn are not counted, so that what a loader or a thread prepared mean
 the row does nothing but forward, backward and optimizer on one batch that stays the same: what a step of
 ``train`` takes longer than that is its pipeline.
 
-Prints a table and writes every step's seconds as JSON. Without data, phantoms are made.
+Prints a table and writes every step's seconds as JSON. A step is the median, an epoch its steps by the mean,
+which also holds what ``train`` does now and then, such as a preview. Without data, phantoms are made.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import monai
 import numpy as np
@@ -64,10 +66,9 @@ from napari_prosma.training.schedule import make_optimizer
 MOST_CASES = 60
 UNCOUNTED = 5
 """Steps of a turn until loader processes have handed out what they prepared during the others' turns."""
-Step = Callable[[], object]
 
 
-def of_train(config: TrainConfig, cases: list[Case], names: tuple[str, ...]) -> Iterator[None]:
+def of_train(config: TrainConfig, cases: list[Case], names: tuple[str, ...]) -> Generator[None, None, None]:
     """``train`` itself; every ``next`` is one step."""
     with closing(train(config, cases, names)) as events:
         for event in events:
@@ -75,7 +76,7 @@ def of_train(config: TrainConfig, cases: list[Case], names: tuple[str, ...]) -> 
                 yield
 
 
-def of_network_alone(config: TrainConfig, plan: Plan, cases: PreparedCases) -> Iterator[None]:
+def of_network_alone(config: TrainConfig, plan: Plan, cases: PreparedCases) -> Generator[None, None, None]:
     """Forward, backward and optimizer on the first batch."""
     network = build_model(config.model_spec(plan)).train()
     optimizer = make_optimizer(network, config)
@@ -90,7 +91,9 @@ def of_network_alone(config: TrainConfig, plan: Plan, cases: PreparedCases) -> I
         yield
 
 
-def of_plain_loop(config: TrainConfig, plan: Plan, cases: PreparedCases, workers: int) -> Iterator[None]:
+def of_plain_loop(
+    config: TrainConfig, plan: Plan, cases: PreparedCases, workers: int
+) -> Generator[None, None, None]:
     """What one writes with PyTorch and MONAI, from prepared cases in memory."""
     held = [{"image": cases[n].image.copy(), "label": cases[n].label[None].copy()} for n in range(len(cases))]
     both, dims = ["image", "label"], plan.dims
@@ -153,7 +156,9 @@ def of_plain_loop(config: TrainConfig, plan: Plan, cases: PreparedCases, workers
             yield
 
 
-def in_turns(contenders: dict[str, Iterator[None]], rounds: int, steps: int) -> dict[str, list[list[float]]]:
+def in_turns(
+    contenders: dict[str, Generator[None, None, None]], rounds: int, steps: int
+) -> dict[str, list[list[float]]]:
     """Seconds of every counted step, by contender and round; the order changes from round to round."""
     seconds: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for contender in contenders.values():
@@ -170,9 +175,7 @@ def in_turns(contenders: dict[str, Iterator[None]], rounds: int, steps: int) -> 
     return seconds
 
 
-def measured(
-    dims: int, cases: list[Case], names: tuple[str, ...], rounds: int, steps: int
-) -> dict[str, object]:
+def measured(dims: int, cases: list[Case], names: tuple[str, ...], rounds: int, steps: int) -> dict[str, Any]:
     """Figures of one data set."""
     plan = make_plan(list(read_facts(cases)), names, dims=dims)
     prepared = PreparedCases(cases, plan)
@@ -195,15 +198,18 @@ def measured(
         began = time.perf_counter()
         batches.draw(step)
         drawing.append(time.perf_counter() - began)
-    per_step = {name: median(np.concatenate(turns)) for name, turns in seconds.items()}
+    per_step = {name: float(np.median(turns)) for name, turns in seconds.items()}
     per_round = {name: np.array([median(turn) for turn in turns]) for name, turns in seconds.items()}
     plain = min(("plain loop, in the process", "plain loop, 2 workers"), key=per_step.__getitem__)
     return {
         "dims": dims,
         "cases": len(cases),
         "plan": plan.in_words(),
-        "steps_per_epoch": math.ceil(len(cases) / plan.batch),
         "seconds_per_step": per_step,
+        "seconds_per_epoch": {
+            name: float(np.mean(turns)) * math.ceil(len(cases) / plan.batch)
+            for name, turns in seconds.items()
+        },
         "better_plain_loop": plain,
         "plain_over_train": list(per_round[plain] / per_round["train"]),
         "pipeline_share": list(1 - per_round["network alone"] / per_round["train"]),
@@ -246,7 +252,7 @@ def main() -> None:
         print(f"\n{rows[-1]['data']}, {len(cases)} cases: {row['plan']}")
         per_step = row["seconds_per_step"]
         for name, seconds in per_step.items():
-            print(f"  {name:28}{seconds:8.3f} s/step{seconds * row['steps_per_epoch']:10.1f} s/epoch")
+            print(f"  {name:28}{seconds:8.3f} s/step{row['seconds_per_epoch'][name]:10.1f} s/epoch")
         ratios, shares = row["plain_over_train"], row["pipeline_share"]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"  {row['better_plain_loop']} over train: {median(ratios):.2f} {spread}")
