@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,18 +12,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from napari_prosma.events import Notice
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 from napari_prosma.segmentation.windows import (
     Blend,
+    Slab,
+    Tiling,
     gaussian_weight,
     labels_of,
+    log_probabilities,
     pad,
     predict,
     probabilities_of,
+    sweep,
     tile,
     unwrap,
     windows,
@@ -178,3 +185,224 @@ def test_a_network_is_found_inside_what_trains_and_compiles_it() -> None:
     for model in (network, compiled, fabric.setup_module(network), fabric.setup_module(compiled)):
         assert unwrap(model) is network
     assert unwrap(several) is several
+
+
+# ---- the sweep ------------------------------------------------------------------------------------------
+
+
+def swept(model: torch.nn.Module, image: np.ndarray, tiling: Tiling, **options: object) -> np.ndarray:
+    """Logits of all rows; ``image`` and what comes out have the axis of the rows first."""
+    slabs = [
+        (found.start, found.logits.clone())
+        for found in sweep(model, lambda start, stop: image[:, start:stop], tiling, **options)  # type: ignore[arg-type]
+        if isinstance(found, Slab)
+    ]
+    rows = slabs[0][0]
+    for start, logits in slabs:
+        assert start == rows, "a gap"
+        rows += logits.shape[1]
+    return torch.cat([logits for _, logits in slabs], dim=1).numpy()
+
+
+def blended(model: torch.nn.Module, image: np.ndarray, tiling: Tiling, channels: int) -> np.ndarray:
+    blend = Blend(tiling, channels)
+    list(predict(model, image, tiling, 1, blend))
+    return blend.result()
+
+
+CASES = [(2, (50, 37)), (2, (3, 30, 37)), (3, (41, 18, 21)), (3, (2, 22, 18, 17)), (2, (2, 2, 20, 19))]
+
+
+@pytest.mark.parametrize(("dims", "size"), CASES)
+def test_rows_that_come_out_one_after_the_other_are_those_of_all_windows_together(
+    dims: int, size: tuple[int, ...], make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    model = make_checkpoint(dims=dims, channels=2, classes=("background", "a", "b")).build()
+    image, tiling = noise(2, *size), tile(size, (16,) * dims, model.divisor, 0.6)
+    whole = blended(model, image, tiling, 3)
+    assert np.array_equal(swept(model, image, tiling), whole)
+    span = (size[0] // 3, size[0] // 2 + 1)
+    assert np.array_equal(swept(model, image, tiling, span=span), whole[:, span[0] : span[1]])
+
+
+def test_rows_may_be_taken_along_another_axis(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    model = make_checkpoint(dims=3).build()
+    image = noise(1, 18, 41, 21)
+    whole = blended(model, image, tile(image.shape[1:], (16, 20, 16), model.divisor), 1)
+    turned = tile((41, 18, 21), (20, 16, 16), model.divisor)
+    found = swept(model, image.swapaxes(1, 2), turned, axis=1).swapaxes(1, 2)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_sums_are_held_for_the_rows_of_a_window_only() -> None:
+    tiling = tile((400, 30, 30), (16, 16, 16), 4)
+    blend = Blend(tiling, 2, rows=tiling.window[0])
+    assert blend.upto(10**6).shape == (2, 16, 30, 30)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (13, 16)), (3, (9, 11, 12))])
+def test_where_one_window_covers_the_image_the_logits_are_the_networks_own(
+    dims: int, size: tuple[int, ...], make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    model = make_checkpoint(dims=dims, classes=("background", "a", "b")).build()
+    image = noise(1, *size)
+    with torch.no_grad():
+        direct = model(torch.from_numpy(image)[None])[0].numpy()
+    assert np.array_equal(swept(model, image, tile(size, (16,) * dims, model.divisor)), direct)
+
+
+@pytest.mark.parametrize("classes", [2, 14])
+def test_labels_are_those_of_sums_in_double_precision_but_for_ties(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    tiling = tile((40, 56, 48), (32, 32, 32), 8, 0.6)
+    weight = gaussian_weight(32)
+    weight = weight[:, None, None] * weight[:, None] * weight
+    blend, rows = Blend(tiling, classes), np.zeros((classes, *tiling.size))
+    total = np.zeros(tiling.size)
+    base = rng.normal(size=(classes, *tiling.size))
+    for start in tiling.starts:
+        where = tiling.at(start)
+        values = base[(slice(None), *where)] + 0.2 * rng.normal(size=(classes, 32, 32, 32))
+        values = values.astype(np.float32)
+        blend.add(start, torch.from_numpy(values))
+        rows[(slice(None), *where)] += values * weight.numpy()
+        total[where] += weight.numpy()
+    exact = rows / total
+    apart = labels_of(blend.result()) != exact.argmax(axis=0)
+    best = np.sort(exact, axis=0)[-2:]
+    assert np.all((best[1] - best[0])[apart] < 1e-6)
+    assert apart.mean() < 1e-4
+
+
+def test_windows_of_plain_background_are_not_looked_at_and_the_others_do_not_notice(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    model = make_checkpoint(classes=("background", "a", "b")).build()
+    image = noise(1, 48, 40)
+    image[:, 14:] = 0
+    tiling = tile((48, 40), (16, 16), model.divisor)
+    seen = []
+    with watched(lambda module, inputs: seen.append(len(inputs[0]))):
+        found = swept(model, image, tiling, background=lambda window: not window.any())
+    plain = [start for start in tiling.starts if start[0] >= 14]
+    assert plain
+    assert sum(seen) == len(tiling.starts) - len(plain)
+    whole, outside = blended(model, image, tiling, 3), min(start[0] for start in plain)
+    assert np.array_equal(found[:, :outside], whole[:, :outside])
+    assert np.array_equal(probabilities_of(found)[0, outside:], np.ones((48 - outside, 40)))
+
+
+# ---- several passes -------------------------------------------------------------------------------------
+
+
+def test_mirrored_passes_are_answered_by_the_mean_of_their_probabilities(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    for classes in (("background", "a"), ("background", "a", "b")):
+        model = make_checkpoint(classes=classes).build()
+        image = noise(1, 16, 16)
+        tiling = tile((16, 16), (16, 16), model.divisor)
+        passes = []
+        for axes in ((), (-1,), (-2,), (-1, -2)):
+            turned = np.ascontiguousarray(np.flip(image, axes))
+            passes.append(np.flip(probabilities_of(swept(model, turned, tiling)), axes))
+        found = probabilities_of(swept(model, image, tiling, flips=(-1, -2)))
+        np.testing.assert_allclose(found, np.mean(passes, axis=0), atol=1e-5)
+
+
+def test_the_networks_of_an_ensemble_are_answered_alike_with_and_without_the_sweep(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    for classes in (("background", "a"), ("background", "a", "b")):
+        members = [make_checkpoint(classes=classes, seed=seed).build() for seed in (3, 4, 5)]
+        model = Ensemble(members).eval()
+        image, tiling = noise(1, 32, 24), tile((32, 24), (16, 16), model.divisor)
+        found = swept(model, image, tiling)
+        np.testing.assert_allclose(found, blended(model, image, tiling, model.spec.out_channels), atol=1e-4)
+
+
+def test_disagreement_is_nothing_between_equals_and_one_between_opposites(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    def disagreement(members: list[ProSMAUNet]) -> np.ndarray:
+        tiling = tile((16, 16), (16, 16), 4)
+        events = sweep(
+            Ensemble(members).eval(), lambda start, stop: noise(1, 16, 16), tiling, disagreement=True
+        )
+        (found,) = [
+            event.disagreement.clone().numpy()
+            for event in events
+            if isinstance(event, Slab) and event.disagreement is not None
+        ]
+        return found
+
+    def surely(logit: float) -> ProSMAUNet:
+        model = make_checkpoint().build()
+        with torch.no_grad():
+            model.head.weight.zero_()
+            model.head.bias.fill_(logit)
+        return model
+
+    assert disagreement([surely(2.0), surely(2.0)]).max() < 1e-6
+    np.testing.assert_allclose(disagreement([surely(40.0), surely(-40.0)]), 1, atol=1e-5)
+    half = disagreement([surely(40.0), surely(40.0), surely(40.0), surely(-40.0)])
+    np.testing.assert_allclose(half, -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25)), atol=1e-5)
+
+
+def test_log_probabilities_do_not_overflow() -> None:
+    logits = torch.tensor([[[1e4]], [[-1e4]]])
+    assert torch.isfinite(log_probabilities(logits)).all()
+    assert torch.isfinite(log_probabilities(torch.tensor([[[1e4], [-1e4], [0.0]]]))).all()
+
+
+# ---- memory ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def watched(see: Callable[[ProSMAUNet, tuple], None]) -> Iterator[None]:
+    """Call ``see`` before every forward pass of a network; what it raises, the pass raises."""
+
+    def hook(module: torch.nn.Module, inputs: tuple) -> None:
+        if isinstance(module, ProSMAUNet):
+            see(module, inputs)
+
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_the_batch_is_halved_until_it_fits(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    model = make_checkpoint().build()
+    image, tiling = noise(1, 70, 40), tile((70, 40), (16, 16), 4)
+
+    def small(module: ProSMAUNet, inputs: tuple) -> None:
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("no room")
+
+    with watched(small):
+        found = list(sweep(model, lambda start, stop: image[:, start:stop], tiling, batch=8))
+    told = [event.message for event in found if isinstance(event, Notice)]
+    assert [message.split("with ")[1] for message in told] == [
+        "4 window(s) at a time.",
+        "2 window(s) at a time.",
+    ]
+    assert sum(event for event in found if isinstance(event, int)) == len(tiling.starts)
+    with watched(small):
+        logits = swept(model, image, tiling, batch=8)
+    np.testing.assert_allclose(logits, swept(model, image, tiling), atol=1e-3)
+
+
+def test_an_error_that_is_not_about_memory_is_not_hidden(
+    make_checkpoint: Callable[..., Checkpoint], noise: Callable
+) -> None:
+    def broken(module: ProSMAUNet, inputs: tuple) -> None:
+        raise RuntimeError("a kernel failed")
+
+    with watched(broken), pytest.raises(RuntimeError, match="a kernel failed"):
+        swept(make_checkpoint().build(), noise(1, 16, 16), tile((16, 16), (16, 16), 4), batch=4)

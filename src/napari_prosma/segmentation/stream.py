@@ -452,7 +452,12 @@ def label_rows(
 
     On the image's own grid a label is the class with the highest logit. Where the plan has another grid,
     probabilities are brought back to the image's, and a label is the most probable class there.
+
+    On the CPU windows pass one by one: at the sizes that a plan makes, several at once are no faster but
+    round differently (1e-7 of a logit), and so the labels are the same for any ``batch``.
     """
+    if next(model.parameters()).device.type == "cpu":
+        batch = 1
     size, shape = prepared.size, prepared.shape
     rows = span or (0, shape[0])
     wanted = needed_rows(size[0], shape[0], *rows)

@@ -238,9 +238,8 @@ def sweep(
 ) -> Iterator[Slab | Notice | int]:
     """Go through all windows, row by row; rows whose windows are all done come out and are let go.
 
-    On the CPU windows pass one by one: at the sizes that a plan makes, several at once are no faster but
-    round differently (1e-7 of a logit), and so the labels are the same for any ``batch``. Sums are kept on
-    the device of the model. When its memory runs out the batch is halved, then the sums go to the CPU.
+    Sums are kept on the device of the model. When its memory runs out the batch is halved as often as needed,
+    then the sums go to the CPU.
 
     Parameters
     ----------
@@ -252,7 +251,7 @@ def sweep(
     axis : int
         An axis of the network; 0 for an image of more axes than the network has.
     batch : int
-        Windows per forward pass on a GPU.
+        Windows per forward pass.
     flips : network axes, counted from the last (-1)
         Every window is passed once for each combination of mirrored axes. The answer is the mean of the
         probabilities of all passes, as that of an ensemble's networks.
@@ -283,7 +282,7 @@ def sweep(
     device = next(model.parameters()).device
     channels = unet.spec.out_channels
     first, stop = span or (0, tiling.size[0])
-    size = batch if device.type != "cpu" else 1
+    size = batch
     blend, notice = _make_blend(tiling, channels + disagreement, device)
     if notice is not None:
         yield notice
