@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from napari_prosma import __version__
 from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
+from napari_prosma.data.readers import read_label
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -442,3 +443,57 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_its_settings
     assert again.exit_code == 0, said(again)
     kept = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
+def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    images = sorted((folder / "images").iterdir())
+    (tmp_path / "list.csv").write_text("image\n" + "\n".join(str(path) for path in images[:1]))
+    first = prosma("segment", run, tmp_path / "list.csv", "--out", out)
+    assert first.exit_code == 0, said(first)
+    assert len(files_below(out)) == 1
+    wanted = ("--regions", "--uncertainty", "--mirror", "--clean", "*:largest,holes", "--skip-done")
+    rest = prosma("segment", run, folder / "images", "--out", out, *wanted)
+    assert rest.exit_code == 0, said(rest)
+    assert "1 had labels already" in said(rest)
+    names = files_below(out)
+    assert "regions.csv" in names
+    assert sum("_uncertainty" in name for name in names) == len(images) - 1
+
+
+def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    image = sorted((folder / "images").iterdir())[0]
+    assert prosma("segment", run, image, "--out", out).exit_code == 0
+    streamed = prosma("segment", run, image, "--out", out, "--stream")
+    assert streamed.exit_code == 0, said(streamed)
+    at_once, in_rows = (read_label(path)[0] for path in sorted(out.iterdir(), key=lambda p: p.name))
+    assert np.array_equal(at_once, in_rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--clean", "kidney:largest"), "knows no class 'kidney'"),
+        (("--clean", "*:biggest"), "'biggest' is not understood"),
+        (("--stream", "--regions"), "labels alone"),
+    ],
+)
+def test_what_cannot_be_done_to_results_is_refused_before_anything_is_written(
+    words: tuple[str, ...], said: str, folder: Path, tmp_path: Path
+) -> None:
+    assert prosma("train", folder, "--out", tmp_path / "run", *QUICK).exit_code == 0
+    result = prosma("segment", tmp_path / "run", folder / "images", "--out", tmp_path / "out", *words)
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_are_measured_against_the_truth(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figures"
+    found = prosma("evaluate", folder / "masks", folder / "masks", "--out", out)
+    assert found.exit_code == 0, said(found)
+    assert files_below(out) == {"measures.csv", "summary.csv", "boxes.png"}
+    assert "1" in (out / "summary.csv").read_text().splitlines()[1].split(",")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -20,7 +20,8 @@ from napari_prosma import __version__
 from napari_prosma.training.options import OPTIONS
 
 if TYPE_CHECKING:
-    from napari_prosma.data.case import Image
+    from rich.table import Table
+
     from napari_prosma.training.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
@@ -147,62 +148,124 @@ def train(
 def segment(
     model: Model,
     images: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(help="Image files, folders of them, or a CSV that lists them.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the labels.", show_default=False)],
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the class probabilities too.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write the entropy too: 0 = sure, 1 = unsure.")
+    ] = False,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Write a table of every connected piece: size, diameter, ...")
+    ] = False,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Such as 'liver:largest,holes' or '*:min=0.5,smooth=1,threshold=0.4'; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Mean of mirrored passes: slower, steadier.")
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Work on a Dask cluster (tcp://..., or local) and write OME-Zarr.", show_default=False
+        ),
+    ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="For images larger than memory: write OME-Zarr row by row."),
+    ] = False,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there.")] = False,
+    skip_done: Annotated[
+        bool, typer.Option("--skip-done", help="Leave out what has labels already.")
+    ] = False,
 ) -> None:
     """Segment images; each result lies on its image's own grid.
 
     NAME_labels is written as NIfTI for volumes that know where the patient lies, as TIFF for other volumes
     and TIFF images, else as PNG whose gray values are the class numbers (1 looks black). One bad file does
-    not end the batch. Colour becomes gray, and gray is repeated, as the model needs it.
+    not end the batch. Colour becomes gray, and gray is repeated, as the model needs it. With --stream or
+    --scheduler a run that was stopped goes on at its last finished rows.
 
-    [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels
+    [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """
-    from napari_prosma.cli.follow import BAD_INPUT, complain, exit_codes, follow, say
+    from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, say
 
     with exit_codes():
-        from napari_prosma.data.readers import as_channels, read_image, stem
-        from napari_prosma.data.writers import write_labels, write_map
-        from napari_prosma.errors import DataError, ProsmaError
-        from napari_prosma.segmentation.segment import segment as run
+        from napari_prosma.data.readers import stem
+        from napari_prosma.errors import ConfigError, DataError, ProsmaError
+        from napari_prosma.inspection.report import write_table
+        from napari_prosma.segmentation.files import (
+            Wanted,
+            cleanings_from_text,
+            labels_path,
+            read_fitting,
+            segment_file,
+        )
+        from napari_prosma.segmentation.scale_out import segment_to
         from napari_prosma.training.checkpoint import load_checkpoint
 
+        in_parts = stream or scheduler is not None
+        if in_parts and (probabilities or uncertainty or regions or clean):
+            raise ConfigError(
+                "what is written row by row is labels alone; leave out --stream and --scheduler, or "
+                "--probabilities, --uncertainty, --regions and --clean"
+            )
         checkpoint = load_checkpoint(model)
+        cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)
+        wanted = Wanted(probabilities, uncertainty, regions, cleanings, mirror, device)
         failed: list[str] = []
+        skipped: list[str] = []
         written: dict[Path, Path] = {}
+        rows: list[dict[str, str | float]] = []
+        pieces: list[dict[str, str | float]] = []
         for path in _image_files(images):
             try:
-                image = as_channels(read_image(path), checkpoint.plan.channels)
-                suffix = _result_suffix(path, image)
-                target = out / f"{stem(path)}_labels{suffix}"
+                image = None if in_parts else read_fitting(path, checkpoint)
+                target = (
+                    out / f"{stem(path)}_labels.ome.zarr" if image is None else labels_path(path, image, out)
+                )
                 if target in written:
                     raise DataError(
                         f"'{path}' is left out: '{target}' already holds the labels of '{written[target]}'; "
                         f"segment it into another --out"
                     )
+                if target.exists() and skip_done and not overwrite:
+                    skipped.append(path.name)
+                    continue
                 if target.exists() and not overwrite:
                     raise DataError(
                         f"'{target}' is there already, and may have been corrected by hand; choose another "
-                        f"--out, or --overwrite it"
+                        f"--out, --skip-done, or --overwrite it"
                     )
-                found = follow(run(checkpoint, image, name=path.name, device=device))
-                write_labels(target, found.labels, found.geometry, found.class_names)
+                if image is None:
+                    run = segment_to(
+                        checkpoint, path, target, device=device, mirror=mirror, scheduler=scheduler
+                    )
+                    follow(run)
+                else:
+                    found = follow(segment_file(checkpoint, path, image, out, wanted))
+                    rows.append(found.row)
+                    pieces += found.regions
                 written[target] = path
                 say(f"{path.name}: {target}")
-                if probabilities:
-                    suffix = ".tif" if suffix == ".png" else suffix
-                    target = out / f"{stem(path)}_probabilities{suffix}"
-                    write_map(target, found.probabilities, found.geometry)
             except ProsmaError as error:
                 complain(error)
                 failed.append(path.name)
+        if len(rows) > 1:
+            console.print(_table(rows))
+        if regions:
+            say(str(write_table(out / "regions.csv", pieces)))
         say(f"{len(written)} of {len(written) + len(failed)} segmented")
+        if skipped:
+            say(f"{len(skipped)} had labels already and were left out")
         if failed:
             say(f"failed: {', '.join(failed)}")
             raise typer.Exit(BAD_INPUT)
@@ -272,8 +335,6 @@ def evaluate(
     from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
 
     with exit_codes():
-        from rich.table import Table
-
         from napari_prosma.data.labels import rule_from_text
         from napari_prosma.segmentation.evaluate import evaluate as run
         from napari_prosma.segmentation.evaluation_report import summary_rows, write_evaluation
@@ -283,11 +344,7 @@ def evaluate(
         for notice in pairs.notices:
             say(notice)
         found = follow(run(pairs, tolerance))
-        rows = summary_rows(found)
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
-        console.print(table)
+        console.print(_table(summary_rows(found)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in found.cases[:WORST_SHOWN])
         say(f"lowest Dice: {', '.join(worst)}")
         if out is not None:
@@ -510,11 +567,15 @@ def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
 
 
 def _image_files(paths: list[Path]) -> list[Path]:
+    """The image files of files, folders of images, and tables with a column ``image``."""
     from napari_prosma.data.readers import can_read
     from napari_prosma.errors import DataError
 
     files: list[Path] = []
     for path in paths:
+        if path.suffix.lower() == ".csv":
+            files += _listed(path)
+            continue
         # A folder that is itself an image: OME-Zarr, a DICOM series.
         is_folder = path.is_dir() and not can_read(path)
         inside = sorted(p for p in path.iterdir() if can_read(p)) if is_folder else [path]
@@ -524,10 +585,29 @@ def _image_files(paths: list[Path]) -> list[Path]:
     return files
 
 
-def _result_suffix(path: Path, image: Image) -> str:
-    if image.geometry.ndim > 2 and image.geometry.source is not None:
-        return ".nii.gz"
-    return ".tif" if path.suffix.lower() in (".tif", ".tiff") or image.geometry.ndim > 2 else ".png"
+def _listed(table: Path) -> list[Path]:
+    import csv
+
+    from napari_prosma.errors import DataError
+
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            listed = [row["image"] for row in csv.DictReader(file) if row["image"]]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{table}' lists no images ({error}); give a CSV with a column 'image'") from error
+    return [table.parent / name for name in listed]
+
+
+def _table(rows: Sequence[dict[str, str | float]]) -> Table:
+    """Rows that need not have the same columns."""
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        cells = (row.get(name, "") for name in columns)
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    return table
 
 
 def _print_measures(rows: list[dict[str, str | float]]) -> None:

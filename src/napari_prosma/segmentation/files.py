@@ -1,0 +1,159 @@
+"""One image file becomes files: its labels, and whatever else was asked for, each over the image itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Image
+from napari_prosma.data.readers import as_channels, read_image, stem
+from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.segmentation.cleaning import Cleaning, cleaned
+from napari_prosma.segmentation.confidence import entropy
+from napari_prosma.segmentation.regions import element_size, region_rows, regions
+from napari_prosma.segmentation.segment import Segmentation, segment
+from napari_prosma.training.checkpoint import Checkpoint
+
+EVERY_CLASS = "*"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How images are segmented, and what is written of each beside its labels.
+
+    Attributes
+    ----------
+    probabilities, uncertainty, regions : bool
+        Maps of every class; the entropy (0 = sure, 1 = as unsure as can be); a table of connected pieces.
+    cleanings : class index -> Cleaning
+    mirror : bool
+        Mean of mirrored passes.
+    device : str
+    """
+
+    probabilities: bool = False
+    uncertainty: bool = False
+    regions: bool = False
+    cleanings: Mapping[int, Cleaning] | None = None
+    mirror: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of one image: its files, labels first, a row on it, and a row per region if asked for."""
+
+    files: tuple[Path, ...]
+    row: dict[str, str | float]
+    regions: tuple[dict[str, str | float], ...] = ()
+
+
+def labels_path(path: Path, image: Image, folder: Path) -> Path:
+    """Where the labels of an image file go.
+
+    NIfTI for volumes that know where the patient lies, TIFF for other volumes and TIFF images, else PNG.
+    """
+    if image.geometry.ndim > 2 and image.geometry.source is not None:
+        suffix = ".nii.gz"
+    elif path.suffix.lower() in (".tif", ".tiff") or image.geometry.ndim > 2:
+        suffix = ".tif"
+    else:
+        suffix = ".png"
+    return folder / f"{stem(path)}_labels{suffix}"
+
+
+def read_fitting(path: Path, checkpoint: Checkpoint) -> Image:
+    """The image of a file; colour becomes gray, and gray is repeated, as the model needs it."""
+    return as_channels(read_image(path), checkpoint.plan.channels)
+
+
+def segment_file(
+    checkpoint: Checkpoint, path: Path, image: Image, folder: Path, wanted: Wanted
+) -> Iterator[Event]:
+    """Segment an image and write what is wanted of it; the last event is ``Finished`` with :class:`Written`.
+
+    Raises
+    ------
+    As :func:`segment`, and DataError when a file cannot be written; then nothing half-written is left.
+    """
+    events = segment(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
+    found: Segmentation | None = None
+    for event in events:
+        if isinstance(event, Finished):
+            found = event.result
+        else:
+            yield event
+    assert found is not None
+    if wanted.cleanings:
+        labels = cleaned(found.probabilities, found.geometry, wanted.cleanings)
+        yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")
+        found = replace(found, labels=labels)
+    target = labels_path(path, image, folder)
+    files = [write_labels(target, found.labels, found.geometry, found.class_names)]
+    maps = ".tif" if target.suffix == ".png" else "".join(target.suffixes[-2:])
+    maps = maps if maps in (".tif", ".nii.gz") else target.suffix
+    if wanted.probabilities:
+        files.append(
+            write_map(folder / f"{stem(path)}_probabilities{maps}", found.probabilities, found.geometry)
+        )
+    if wanted.uncertainty:
+        unsure = entropy(found.probabilities)
+        files.append(write_map(folder / f"{stem(path)}_uncertainty{maps}", unsure, found.geometry))
+    rows: list[dict[str, str | float]] = []
+    if wanted.regions:
+        pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
+        rows = region_rows(pieces, found.geometry, path.name)
+    yield Finished(Written(tuple(files), _sizes(path, found), tuple(rows)))
+
+
+def _sizes(path: Path, found: Segmentation) -> dict[str, str | float]:
+    size, unit = element_size(found.geometry)
+    row: dict[str, str | float] = {"image": path.name}
+    for k, name in enumerate(found.class_names[1:], 1):
+        row[f"{name} ({unit})"] = float(size * np.count_nonzero(found.labels == k))
+    return row
+
+
+_SETTINGS = {"min": "minimum_size", "smooth": "smoothing", "threshold": "threshold"}
+_SWITCHES = {"largest": "largest_only", "holes": "fill_holes"}
+
+
+def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[int, Cleaning]:
+    """Cleanings by class of texts such as ``liver:largest,holes`` or ``*:min=0.5,smooth=1,threshold=0.4``.
+
+    Raises
+    ------
+    ConfigError
+        A class that the model does not know, or a word that is not understood.
+    """
+    found: dict[int, Cleaning] = {}
+    for text in texts:
+        name, colon, words = text.rpartition(":")
+        name = name if colon else EVERY_CLASS
+        chosen = [k for k, known in enumerate(class_names) if k and name in (EVERY_CLASS, known)]
+        if not chosen:
+            raise ConfigError(
+                f"the model knows no class '{name}'; clean one of {', '.join(class_names[1:])}, or "
+                f"'{EVERY_CLASS}' for all"
+            )
+        settings: dict[str, float | bool] = {}
+        for word in filter(None, re.split(r"[,\s]+", words)):
+            setting, equals, value = word.partition("=")
+            try:
+                if equals:
+                    settings[_SETTINGS[setting]] = float(value)
+                else:
+                    settings[_SWITCHES[setting]] = True
+            except (KeyError, ValueError) as error:
+                raise ConfigError(
+                    f"'{word}' is not understood; write largest, holes, min=SIZE, smooth=RADIUS, threshold=P"
+                ) from error
+        for k in chosen:
+            found[k] = replace(found.get(k, Cleaning()), **settings)  # type: ignore[arg-type]
+    return found
