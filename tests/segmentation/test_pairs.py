@@ -166,3 +166,26 @@ def test_what_cannot_be_paired_is_said(tmp_path: Path) -> None:
     (tmp_path / "bare" / "masks").mkdir()
     with pytest.raises(DataError, match="holds images but no labels"):
         find_pairs(other, tmp_path / "bare")
+
+
+def test_predictions_for_several_channel_files_are_named_after_the_case_or_the_first_file(
+    tmp_path: Path,
+) -> None:
+    """nnU-Net calls its result ``hip``, we call ours after the file that was opened: ``hip_0000``."""
+    for kind, name in (("imagesTr", "hip_0000"), ("imagesTr", "hip_0001"), ("labelsTr", "hip")):
+        write_labels(
+            tmp_path / "data" / kind / f"{name}.nii.gz", MASK[None], Geometry((1.0,) * 3, (0.0,) * 3)
+        )
+    for number, name in enumerate(("hip", "hip_0000_labels")):
+        place = tmp_path / str(number) / f"{name}.nii.gz"
+        write_labels(place, MASK[None], Geometry((1.0,) * 3, (0.0,) * 3))
+        assert names(find_pairs(place.parent, tmp_path / "data")) == {"hip": place.name}
+
+
+def test_what_a_broken_run_left_behind_is_no_prediction(tmp_path: Path) -> None:
+    predicted = save(tmp_path / "p", **{"a": MASK, ".writing-7-b_labels": MASK})
+    truth = save(tmp_path / "t", **{"a": MASK, "b": MASK, "._a": MASK})
+    assert names(find_pairs(predicted, truth)) == {"a": "a.png"}
+    assert find_pairs(predicted, truth).notices == (
+        "1 case has no prediction and will be left out, the first is 'b'",
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.labels import IGNORE
@@ -187,7 +188,7 @@ def surface_distances(
     there: list[Any] = [np.zeros(0)]
     back: list[Any] = [np.zeros(0)]
     for p, t in moments:
-        box = _box(p | t)
+        (box,) = ndimage.find_objects((p | t).astype(np.uint8)) or [None]
         if box is None:
             continue
         ours, theirs = get_mask_edges(p[box], t[box])
@@ -251,17 +252,6 @@ def _apart(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> float:
 
 def _spaced(geometry: Geometry) -> str:
     return " x ".join(f"{s:.4g}" for s in geometry.spacing)
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Bounding box with a rim of one element, so that surfaces stay as they are; None if empty."""
-    box = []
-    for axis in range(mask.ndim):
-        there = np.flatnonzero(mask.any(axis=tuple(n for n in range(mask.ndim) if n != axis)))
-        if not len(there):
-            return None
-        box.append(slice(max(0, int(there[0]) - 1), int(there[-1]) + 2))
-    return tuple(box)
 
 
 def _within(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
