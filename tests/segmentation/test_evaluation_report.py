@@ -78,6 +78,11 @@ def test_a_summary_per_class_leaves_out_nan_and_counts_the_infinite(evaluation: 
         "in one only": 1,
     }
     assert (second["mean surface dice"], second["median hd95 (mm)"], second["in one only"]) == (0.7, 2, 0)
+    unknown = [case(f"sparse {n}", a=Measures(1, 1, NAN, NAN)) for n in range(3)]
+    (only,) = summary_rows(Evaluation((evaluation.cases[1], *unknown), ("a",), 1.0))
+    assert (only["mean surface dice"], only["median hd95 (mm)"]) == (1, 0)
+    (none,) = summary_rows(Evaluation(tuple(unknown), ("a",), 1.0))
+    assert math.isnan(none["median hd95 (mm)"])
 
 
 def test_pixels_are_not_called_mm() -> None:

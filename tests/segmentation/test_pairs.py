@@ -59,6 +59,13 @@ def test_255_in_the_truth_is_1_in_the_prediction(tmp_path: Path) -> None:
     assert found.notices == ()
 
 
+def test_a_truth_in_jpeg_is_cut_at_half_and_its_prediction_is_not(tmp_path: Path) -> None:
+    mask = np.kron(MASK, np.ones((16, 16), np.uint8))
+    (tmp_path / "t").mkdir()
+    PIL.Image.fromarray(mask * 255).save(tmp_path / "t" / "a.jpg")
+    assert labels(find_pairs(save(tmp_path / "p", a=mask), tmp_path / "t")) == [(mask.tolist(),) * 2]
+
+
 def test_several_true_masks_of_one_case_are_united(tmp_path: Path) -> None:
     one, other = MASK * [[0, 1, 0]], MASK * [[0, 0, 1]]
     truth = save(tmp_path / "t", a_mask=one.astype(np.uint8), a_mask_1=other.astype(np.uint8))
@@ -178,7 +185,7 @@ def test_predictions_for_several_channel_files_are_named_after_the_case_or_the_f
         )
     for number, name in enumerate(("hip", "hip_0000_labels")):
         place = tmp_path / str(number) / f"{name}.nii.gz"
-        write_labels(place, MASK[None], Geometry((1.0,) * 3, (0.0,) * 3))
+        write_labels(place, MASK[None], Geometry.pixels(3))
         assert names(find_pairs(place.parent, tmp_path / "data")) == {"hip": place.name}
 
 
