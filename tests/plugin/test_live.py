@@ -19,7 +19,7 @@ from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import DataError
 from napari_prosma.events import LivePreview
 from napari_prosma.plugin.layers import IS_PREVIEW
-from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LIVE, LiveLoop, drawn_values, plane_on_screen
 from napari_prosma.plugin.source import LayerData
 from napari_prosma.plugin.strokes import Strokes
@@ -109,30 +109,54 @@ def test_labels_that_leave_something_out_are_found_again_as_they_were(
     np.testing.assert_array_equal(kept.read_label(), label)
 
 
+def corrected(live: LiveCase, steering: Steering) -> np.ndarray:
+    """The label as a run reads it that was told of a correction."""
+    steering.relabel("scan")
+    assert steering.take().relabelled == {"scan"}
+    return live.read_label()
+
+
 def test_a_value_that_is_new_is_refused_until_it_is_undone(live: LiveCase, drawn: LabelsLayer):
-    case = live.open()
-    assert case.read_label is not None
+    live.open()
+    steering = LiveSteering(live)
     drawn.data_setitem((np.array([2]), np.array([3]), np.array([4])), 3)
     with pytest.raises(DataError, match=r"value 3 is new in 'strokes'.* fine-tuning run.* undo it"):
-        case.read_label()
+        corrected(live, steering)
     assert "value 3" in live.trouble
     drawn.undo()
-    assert case.read_label().sum() == 9
+    assert corrected(live, steering).sum() == 9
     assert live.trouble == ""
 
 
 def test_a_layer_of_another_size_or_closed_leaves_the_run_its_labels(live: LiveCase, drawn: LabelsLayer):
-    case = live.open()
-    assert case.read_label is not None
-    before = drawn.data
+    live.open()
+    steering, before = LiveSteering(live), drawn.data
     drawn.data = np.ones((2, 12, 10), np.uint8)
-    with pytest.raises(DataError, match=r"another shape now, \(2, 12, 10\).* with the labels as they"):
-        case.read_label()
+    with pytest.raises(DataError, match=r"another shape now, \(2, 12, 10\).* with the labels as they were"):
+        corrected(live, steering)
     drawn.data = before
-    assert case.read_label().sum() == 9
+    assert corrected(live, steering).sum() == 9
     live.is_closed = True
     with pytest.raises(DataError, match="was closed; the run goes on"):
-        case.read_label()
+        corrected(live, steering)
+
+
+def test_a_run_that_only_reads_its_case_never_ends_by_what_is_drawn_meanwhile(
+    live: LiveCase, drawn: LabelsLayer
+):
+    case = live.open()
+    assert case.read_label is not None
+    drawn.data[0] = 3
+    assert case.read_label().sum() == 9
+    assert "value 3" in live.trouble
+    live.is_closed = True
+    assert case.read_label().sum() == 9
+
+
+def test_layers_that_are_closed_before_the_run_begins_are_told_so(live: LiveCase):
+    live.is_closed = True
+    with pytest.raises(DataError, match="was closed; start again with others"):
+        live.open()
 
 
 def test_labels_of_another_image_are_refused_before_anything_is_read(drawn: LabelsLayer, tmp_path: Path):

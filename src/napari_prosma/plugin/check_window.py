@@ -17,6 +17,7 @@ from napari_prosma.data.check import Problem, check_each, compare, write_table
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.plugin.fields import UNLIMITED
 from napari_prosma.plugin.job import Ending, Job
 from napari_prosma.plugin.layers import LayerTuple, add_layer, image_layer, labels_layer
 from napari_prosma.plugin.panel import FigureTable, Message
@@ -109,7 +110,7 @@ class CheckWindow(QDialog):
         rows = [(p.case or "all", p.severity, p.found, p.remedy) for p in self.problems]
         self.table.show_rows(rows)
         self.table.setMinimumHeight(0)
-        self.table.setMaximumHeight(16777215)  # Qt's own "no limit"
+        self.table.setMaximumHeight(UNLIMITED)
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(_SEVERITY, QHeaderView.ResizeMode.ResizeToContents)

@@ -17,6 +17,8 @@ from napari_prosma.plugin.choices import Choice
 Value = TypeVar("Value")
 
 BY_THE_DATA = "by the data"
+UNLIMITED = 16777215
+"""Qt's own height without limit."""
 
 
 def group(title: str) -> tuple[QGroupBox, QFormLayout]:
@@ -39,6 +41,8 @@ def fold(title: str, content: QWidget) -> QCollapsible:
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(0)
     folded.collapse(animate=False)
+    # superqt holds the content to the height that it had when it was unfolded; it may grow later.
+    folded.toggled.connect(lambda is_open: content.setMaximumHeight(UNLIMITED if is_open else 0))
     return folded
 
 

@@ -19,9 +19,13 @@ from napari_prosma.data.labels import LabelRule, Sparse, is_foreground, present_
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import image_of, is_gray, label_rule, spatial_shape
+from napari_prosma.training.steering import Changes, Steering
 
 CASES = "cases"
 """Folder in the run folder that keeps what was annotated in layers, so that the run can be resumed."""
+
+
+GOES_ON = "the run goes on with the labels as they were"
 
 
 class LiveCase:
@@ -47,6 +51,8 @@ class LiveCase:
         One of the layers left the viewer; set by the main thread.
     trouble : str
         Why the labels could not be read the last time; empty if they could.
+    is_corrected : bool
+        The next reading is of a correction.
 
     Raises
     ------
@@ -63,8 +69,10 @@ class LiveCase:
         self.rule: LabelRule | None = None
         self.is_closed = False
         self.trouble = ""
+        self.is_corrected = False
         self.shape = spatial_shape(image)
         self._kept = ""  # hash of the labels on disk
+        self._label: np.ndarray | None = None
         drawn = spatial_shape(labels)
         if drawn != self.shape:
             raise DataError(
@@ -92,7 +100,8 @@ class LiveCase:
                 f"image as it was before it was computed with"
             )
         self.rule = rule if rule is not None else label_rule(stored, self.labels, self.labelled)
-        if not is_foreground(self._classes(stored)).any():
+        self._label = self._classes(stored)
+        if not is_foreground(self._label).any():
             raise DataError(
                 f"nothing is drawn on '{self.labels.name}' yet; paint the structure, then start; corrections "
                 f"can follow while it trains"
@@ -122,36 +131,42 @@ class LiveCase:
     def read_label(self) -> np.ndarray:
         """Class indices (*spatial) of what is drawn now, kept on disk where it is new.
 
+        Where that cannot be, the label as it was; but when the run reads a correction (``LiveSteering``), the
+        error.
+
         Raises
         ------
         DataError
             A layer was closed or has another shape than before, or a value is new.
         """
+        is_correction, self.is_corrected = self.is_corrected, False
         try:
             stored = self._stored()
             label = self._classes(stored)
         except DataError as error:
             self.trouble = str(error)
-            raise
-        self.trouble = ""
+            if is_correction or self._label is None:
+                raise
+            return self._label
         now = content_hash(stored)
         if self._kept and now != self._kept:
             keep_label(self.folder, self.name, stored)
             self._kept = now
+        self.trouble, self._label = "", label
         return label
 
     def _stored(self) -> np.ndarray:
         """A copy of what is drawn: the hand may go on drawing."""
+        after = "start again with others" if self._label is None else GOES_ON
         if self.is_closed:
             raise DataError(
-                f"a layer that is trained on ('{self.image.name}' or '{self.labels.name}') was closed; the "
-                f"run goes on with the labels as they were"
+                f"a layer to learn from ('{self.image.name}' or '{self.labels.name}') was closed; {after}"
             )
         stored = np.array(self.labels.data[0] if self.labels.multiscale else self.labels.data)
         if stored.shape != self.shape:
             raise DataError(
                 f"the labels '{self.labels.name}' have another shape now, {stored.shape} instead of "
-                f"{self.shape}; the run goes on with the labels as they were"
+                f"{self.shape}; {after}"
             )
         return stored
 
@@ -166,3 +181,17 @@ class LiveCase:
                 f"the value {', '.join(map(str, new))} is new in '{self.labels.name}', and this run does not "
                 f"know it; start a fine-tuning run to learn it; until then undo it or erase it"
             ) from error
+
+
+class LiveSteering(Steering):
+    """Steering of a run on layers: the case hears when the run is about to read a correction."""
+
+    def __init__(self, case: LiveCase) -> None:
+        super().__init__()
+        self._case = case
+
+    def take(self) -> Changes:
+        """As ``Steering.take``."""
+        changes = super().take()
+        self._case.is_corrected = self._case.name in changes.relabelled
+        return changes

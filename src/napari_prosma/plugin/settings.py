@@ -188,6 +188,8 @@ class Settings(QWidget):
             named=True,
         )
         self.modality = combo(MODALITIES, "auto", "What the images are: decides how they are varied")
+        self.examples_button = QPushButton("Show examples")
+        self.examples_button.setToolTip("Pieces of an image, varied at random as the network will see them")
         self.dims = combo(DIMS, None, "Whether the network sees slices or volumes")
         self.rate = number(
             1e-6, 1, 1e-3, 6, 1e-4, "Learning rate: how large each correction is; lower it if the loss jumps"
@@ -249,6 +251,7 @@ class Settings(QWidget):
         for text, field in (
             ("Gate", self.gate),
             ("Images are", self.modality),
+            ("", self.examples_button),
             ("Network sees", self.dims),
             ("Learning rate", self.rate),
             ("Spacing", self.spacing),
@@ -256,11 +259,11 @@ class Settings(QWidget):
             ("Gray values", self.intensity),
             ("Piece size", self.patch),
             ("Pieces per step", self.batch),
-            ("With structure", self.foreground_share),
-            ("Classes count", self.class_weights),
+            ("Foreground", self.foreground_share),
+            ("Class weights", self.class_weights),
             ("Averaging", self.average),
             ("Patience", self.patience),
-            ("Clip at", self.gradient_clip),
+            ("Gradient clip", self.gradient_clip),
             ("Seed", self.seed),
             ("Device", self.device),
             ("Precision", self.precision),
@@ -268,9 +271,6 @@ class Settings(QWidget):
             form.addRow(text, field)
         form.addRow(self.compile)
         form.addRow(self.tensorboard)
-        self.examples_button = QPushButton("Show examples")
-        self.examples_button.setToolTip("Pieces of an image, varied at random as the network will see them")
-        form.addRow(self.examples_button)
 
     def _tell_changes(self) -> None:
         def tell(*_: object) -> None:

@@ -73,16 +73,19 @@ class FolderData:
             As ``find_cases``.
         """
         data = self.known if self.known is not None else self.wanted.find()
-        settings: dict[str, Any] = {"data": self.wanted.folder.resolve()}
+        settings: dict[str, Any] = {
+            "data": self.wanted.folder.resolve(),
+            "labelled": self.wanted.labelled or "all",
+        }
         if self.wanted.rule is not None:
-            settings["labels"] = data.labels
-        elif self.wanted.labelled is not None:
-            settings["labelled"] = self.wanted.labelled
+            settings |= {"labels": data.labels, "labelled": "all"}
         return Opened(data.cases, data.class_names, settings)
 
     def begin(self) -> Opened:
-        """The same, for a run that begins."""
-        return self.look()
+        """The same, for a run that begins: it keeps which value is which class, also where that was found."""
+        data = self.known if self.known is not None else self.wanted.find()
+        opened = replace(self, known=data).look()
+        return replace(opened, settings={**opened.settings, "labels": data.labels})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 from qtpy.QtCore import QTimer
@@ -30,7 +30,7 @@ from napari_prosma.plugin.examples import Examples
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layers import know_units
 from napari_prosma.plugin.leaving import Leaving
-from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LiveLoop
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.outcome import Outcome
@@ -42,6 +42,9 @@ from napari_prosma.plugin.settings import Settings
 from napari_prosma.plugin.source import Data, FolderData, LayerData, Source
 from napari_prosma.plugin.sparse import Wanted
 from napari_prosma.training.steering import Steering
+
+if TYPE_CHECKING:
+    from napari_prosma.training.config import TrainConfig
 
 START, NEXT = "Start training", "Train next"
 USUAL_WAIT = 15.0
@@ -181,6 +184,7 @@ class TrainPanel(Panel):
             case LivePreview():
                 self.live.show(event)
                 self._preview_came()
+                self._show_trouble()
             case Preview() if self._run is not None and self._run.live is None:
                 self.previews.show(event)
             case Finished():
@@ -246,7 +250,8 @@ class TrainPanel(Panel):
         self._suggest_run()
 
     def _start(self, run: PlannedRun) -> None:
-        self._run, self._steering = run, Steering()
+        self._run = run
+        self._steering = Steering() if run.live is None else LiveSteering(run.live)
         self._last_dir = run.run_dir
         self._pressed = time.monotonic()
         self._waits_for_preview = run.live is not None
@@ -366,10 +371,9 @@ def _resuming(folder: Path, live: LiveCase | None, steering: Steering) -> Iterat
     from napari_prosma.training.run import train
     from napari_prosma.training.run_folder import read_run
 
-    config = read_run(folder).config
+    config, last = read_run(folder).config, folder / LAST
     if config.data is None:
         raise ConfigError(f"the run '{folder}' was started from Python; go on with it there, with its data")
-    last = folder / LAST
     kept = load_checkpoint(last) if last.is_file() else None
     if kept is not None and kept.epoch >= config.epochs:
         yield Notice(f"This run is already finished ({kept.epoch} of {config.epochs} epochs).")
@@ -383,6 +387,8 @@ def _resuming(folder: Path, live: LiveCase | None, steering: Steering) -> Iterat
         gc.unfreeze()
 
 
-def _kept_data(config: Any) -> FolderData:
-    labelled = None if config.labelled == "all" else config.labelled
+def _kept_data(config: TrainConfig) -> FolderData:
+    known = config.labels is not None and config.labels.is_sparse
+    labelled = None if known or config.labelled == "all" else config.labelled
+    assert config.data is not None
     return FolderData(Wanted(config.data, labelled, config.labels), None)

@@ -1,0 +1,266 @@
+"""What the Train panel asks: settings, a model to start from, examples, and the lines that repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import napari
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton, QApplication, QPushButton
+from typer.testing import CliRunner
+
+from napari_prosma.cli.app import app
+from napari_prosma.events import Event, Started
+from napari_prosma.nn.gates import GATES as OF_NETWORK
+from napari_prosma.plugin.choices import (
+    CLASS_WEIGHTS,
+    DEVICES,
+    GATES,
+    INTENSITIES,
+    MODALITIES,
+    PRECISIONS,
+    TRAINS,
+)
+from napari_prosma.plugin.examples import COUNT, picture
+from napari_prosma.plugin.layers import CLASS_COLOURS
+from napari_prosma.plugin.run_controls import PlannedRun
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import TrainConfig
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[TrainPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
+    made = open_panel("Train")
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [
+        ("modality", MODALITIES),
+        ("trains", TRAINS),
+        ("precision", PRECISIONS),
+        ("device", DEVICES),
+        ("class_weights", CLASS_WEIGHTS),
+        ("intensity", INTENSITIES),
+    ],
+)
+def test_every_choice_of_a_configuration_can_be_chosen(field: str, choices: dict[str, object]):
+    wanted: list[object] = []
+    for part in (kind := TrainConfig.model_fields[field].annotation, *get_args(kind)):
+        wanted += [value for value in get_args(part) or (part,) if isinstance(value, str)]
+    assert {value for value in choices if value is not None} == set(wanted)
+
+
+def test_every_gate_can_be_chosen():
+    assert set(GATES) == set(OF_NETWORK)
+
+
+def test_advanced_settings_reach_the_configuration(panel: TrainPanel):
+    form = panel.settings
+    form.modality.setCurrentText("MR")
+    form.class_weights.setCurrentText("rare ones more")
+    form.precision.setCurrentText("32 bit")
+    form.foreground_share.setValue(80)
+    form.average.setValue(0.99)
+    form.patience.setValue(7)
+    form.gradient_clip.setValue(0)
+    form.compile.setChecked(True)
+    form.tensorboard.setChecked(True)
+    config = TrainConfig.of(**form.values())
+    assert (config.modality, config.class_weights, config.precision) == ("mr", "balanced", "32-true")
+    assert (config.foreground_share, config.average, config.patience) == (0.8, 0.99, 7)
+    assert config.gradient_clip is None
+    assert config.compile
+    assert config.tensorboard
+
+
+def test_layers_begin_with_the_smallest_network_unless_the_user_chose(
+    open_panel: Callable[[str], TrainPanel], press: Press
+):
+    panel = open_panel("Train")
+    assert panel.settings.size_preset.currentData() == "tiny"
+    press(panel.source.from_layers)
+    assert panel.settings.size_preset.currentData() == "quick"
+    panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("base"))
+    press(panel.source.from_folder)
+    assert panel.settings.size_preset.currentData() == "base"
+
+
+def test_a_panel_that_opens_beside_drawn_labels_learns_from_them(
+    viewer: napari.Viewer, open_panel: Callable[[str], TrainPanel]
+):
+    viewer.add_image(np.zeros((8, 8)))
+    viewer.add_labels(np.zeros((8, 8), int), name="drawn")
+    panel = open_panel("Train")
+    assert panel.source.from_layers.isChecked()
+    assert panel.source.labels_layer.currentText() == "drawn"
+
+
+# ---- starting from a model --------------------------------------------------------------------------------
+
+
+def test_a_model_brings_its_size_and_gate_and_is_fine_tuned(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
+):
+    form = panel.settings
+    form.gate.setCurrentIndex(form.gate.findData("attention"))
+    panel.source.folder.set_path(folder)
+    model = form.run_field.path
+    press(panel.start_button)
+    finish(panel)
+    form.gate.setCurrentIndex(form.gate.findData("prosma"))
+    assert not form.trains.isEnabled()
+    form.size_preset.setCurrentIndex(form.size_preset.findData("base"))
+    form.fine_tuning.expand(animate=False)
+    assert model is not None
+    form.start_from.set_path(model)
+    qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
+    assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
+    form.trains.setCurrentText("the decoder")
+    form.taken_rate.setValue(0.5)
+    run_dir = form.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished after 1 epoch")
+    assert "tensors taken over; head:" in panel.outcome.log.toPlainText()
+    headers = [panel.outcome.table.horizontalHeaderItem(column).text() for column in range(5)]
+    assert headers == ["Class", "Dice", "before", "IoU", "before"]
+    config = load_checkpoint(run_dir).config
+    assert (config["trains"], config["taken_rate"]) == ("decoder", 0.5)
+    assert config["start_from"] == str(model)
+
+
+def test_without_a_model_everything_learns(panel: TrainPanel):
+    panel.settings.trains.setCurrentText("gates and last layer")
+    assert panel.settings.values()["trains"] == "all"
+
+
+# ---- examples ---------------------------------------------------------------------------------------------
+
+
+def test_examples_are_drawn_from_the_folder_and_anew_each_time(
+    panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path, home: Path
+):
+    panel.settings.examples_button.click()
+    assert panel.examples is not None
+    assert "choose the folder" in panel.examples.message.plain_text()
+    panel.source.folder.set_path(folder)
+    panel.settings.modality.setCurrentText("ultrasound")
+    panel.settings.examples_button.click()
+    window = panel.examples
+    qtbot.waitUntil(lambda: window.pictures.count() == 2 * COUNT, timeout=SOON)
+    assert "depth has a direction" in window.message.plain_text()
+    first = window.pictures.itemAt(0).widget().pixmap().toImage()
+    qtbot.waitUntil(lambda: not window.job.is_running, timeout=SOON)
+    press(window.again_button)
+    qtbot.waitUntil(lambda: not window.job.is_running, timeout=SOON)
+    assert window.pictures.itemAt(0).widget().pixmap().toImage() != first
+    assert not (home / "prosma-runs").exists()
+
+
+def test_a_picture_has_the_outline_of_its_label_in_the_colour_of_its_class():
+    image, label = np.zeros((1, 3, 9, 9), np.float32), np.zeros((3, 9, 9), np.uint8)
+    label[1, 2:7, 2:7] = 1
+    drawn = picture(image, label, np.array([0.0, 1.0]))
+    coloured = (drawn != 0).any(axis=-1)
+    assert coloured.sum() == 16
+    assert not coloured[3:6, 3:6].any()
+    assert "#" + bytes(drawn[2, 2].tolist()).hex() == CLASS_COLOURS[0]
+
+
+# ---- repeating it -----------------------------------------------------------------------------------------
+
+
+def lines(panel: TrainPanel, qtbot: QtBot, with_words: str) -> str:
+    qtbot.waitUntil(lambda: with_words in panel.repeat.shell.toPlainText(), timeout=SOON)
+    return panel.repeat.shell.toPlainText()
+
+
+def test_the_lines_follow_the_form_and_are_copied(
+    panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path
+):
+    panel.repeat.fold.expand(animate=False)
+    qtbot.waitUntil(lambda: panel.repeat.message.is_error, timeout=SOON)
+    assert "choose the folder" in panel.repeat.message.plain_text()
+    panel.source.folder.set_path(folder)
+    line = lines(panel, qtbot, "--epochs 1 ")
+    assert line.startswith(f"prosma train {folder} --out ")
+    panel.settings.limit.setValue(23)
+    line = lines(panel, qtbot, "--epochs 23 ")
+    for button in panel.repeat.findChildren(QPushButton):
+        if button.toolTip() == "Copy the line for a shell":
+            button.click()
+    assert QApplication.clipboard().text() == line
+    assert "epochs=23," in panel.repeat.python.toPlainText()
+
+
+def test_the_shell_line_does_what_the_panel_does(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path, tmp_path: Path
+):
+    panel.source.folder.set_path(folder)
+    panel.repeat.fold.expand(animate=False)
+    words = shlex.split(lines(panel, qtbot, "--epochs 1 "))
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    again = tmp_path / "again"
+    done = CliRunner().invoke(app, [str(again) if word == str(run_dir) else word for word in words[1:]])
+    assert done.exit_code == 0, done.output
+    ours, theirs = load_checkpoint(run_dir), load_checkpoint(again)
+    assert ours.metrics == theirs.metrics
+    changed = {"run_dir"}
+    assert {k: v for k, v in ours.config.items() if k not in changed} == {
+        k: v for k, v in theirs.config.items() if k not in changed
+    }
+
+
+def test_lines_for_layers_name_what_will_be_kept_of_them(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
+):
+    viewer.add_image(np.zeros((32, 32)), name="scan")
+    labels = np.zeros((32, 32), np.uint8)
+    labels[4:9, 4:9] = 5
+    viewer.add_labels(labels)
+    press(panel.source.from_layers)
+    panel.repeat.fold.expand(animate=False)
+    line = lines(panel, qtbot, "cases.csv")
+    assert "--classes 0=background,5=foreground" in line
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    assert not run_dir.exists()
+
+
+# ---- errors of others -------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_graphics_card_leaves_a_usable_panel(
+    panel: TrainPanel, press: Press, finish: Finish, folder: Path, tmp_path: Path
+):
+    def failing(_: object) -> Iterator[Event]:
+        yield Started(10, "Training")
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    panel._submit(PlannedRun("failing", tmp_path / "run", failing))
+    finish(panel)
+    assert panel.status.is_error
+    assert "CUDA error" in panel.status.plain_text()
+    panel.source.folder.set_path(folder)
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
