@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.preparation import prepare
 from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_labels
-from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.segment import Segmentation, segment
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -120,6 +123,32 @@ def test_a_stack_is_segmented_slice_by_slice(make_checkpoint: Make, run: Callabl
         np.testing.assert_allclose(whole.probabilities[:, z], alone.probabilities, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("modality", "axes"), [("ultrasound", ((), (-1,))), ("endoscopy", ((), (-1,), (-2,), (-2, -1)))]
+)
+def test_mirrored_passes_go_along_the_axes_that_training_mirrored(
+    modality: str, axes: tuple, make_checkpoint: Make, noise: Callable, run: Callable
+) -> None:
+    checkpoint, array = replace(make_checkpoint(), config={"modality": modality}), noise(1, 28, 32)
+    passes = [np.flip(run(checkpoint, np.flip(array, turned)).probabilities, turned) for turned in axes]
+    found = run(checkpoint, array, mirror=True, disagreement=True)
+    np.testing.assert_allclose(found.probabilities, np.mean(passes, axis=0), atol=1e-5)
+    assert found.disagreement.shape == (28, 32)
+    assert 0 < found.disagreement.max() <= 1
+
+
+def test_only_the_probabilities_that_are_asked_for_are_made(
+    make_checkpoint: Make, noise: Callable, run: Callable
+) -> None:
+    checkpoint, array = make_checkpoint(classes=("background", "a", "b")), noise(1, 40, 30)
+    whole = run(checkpoint, array)
+    for classes in ((), (2,), (2, 0)):
+        found = run(checkpoint, array, probabilities=classes)
+        assert np.array_equal(found.labels, whole.labels)
+        assert np.array_equal(found.probabilities, whole.probabilities[list(classes)])
+        assert found.kept == classes
+
+
 def test_a_checkpoint_may_be_given_by_its_path(trained: tuple[Path, list[Event]], ultrasound: list) -> None:
     image = ultrasound[0].read_image()
     for where in (trained[0], str(trained[0] / "last.safetensors")):
@@ -137,6 +166,42 @@ def test_closing_a_segmentation_midway_is_clean_and_the_next_one_is_whole(
     events.close()  # type: ignore[attr-defined]
     assert np.array_equal(run(checkpoint, image).labels, whole.labels)
     assert all(torch.equal(checkpoint.weights[name], tensor) for name, tensor in before.items())
+
+
+def test_when_memory_runs_out_smaller_windows_are_taken_and_told(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), Image(noise(1, 50, 45), Geometry.pixels(2))
+
+    def small(module: torch.nn.Module, inputs: tuple) -> None:
+        if isinstance(module, ProSMAUNet) and inputs[0].numel() > 16 * 16:
+            raise torch.OutOfMemoryError("no room")
+
+    handle = register_module_forward_pre_hook(small)
+    try:
+        events = list(segment(checkpoint, image))
+    finally:
+        handle.remove()
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert ["16 x 32" in told[0], "16 x 16" in told[1], len(told)] == [True, True, 2]
+    plan = checkpoint.plan.model_copy(update={"patch": (16, 16)})
+    smaller = list(segment(replace(checkpoint, plan=plan), image))[-1]
+    assert isinstance(events[-1], Finished)
+    assert isinstance(smaller, Finished)
+    assert np.array_equal(events[-1].result.labels, smaller.result.labels)
+
+
+def test_when_no_window_is_small_enough_that_is_said(make_checkpoint: Make, noise: Callable) -> None:
+    def never(module: torch.nn.Module, inputs: tuple) -> None:
+        raise MemoryError
+
+    checkpoint, image = make_checkpoint(), Image(noise(1, 20, 20), Geometry.pixels(2))
+    handle = register_module_forward_pre_hook(never)
+    try:
+        with pytest.raises(ProsmaError, match="memory runs out even with windows of 4 x 4"):
+            list(segment(checkpoint, image))
+    finally:
+        handle.remove()
 
 
 # ---- geometry -------------------------------------------------------------------------------------------
@@ -241,6 +306,29 @@ def test_images_of_every_type_are_taken(dtype: str, make_checkpoint: Make, run: 
     array = array > 100 if dtype == "bool" else array.astype(dtype)
     as_float = run(make_checkpoint(), array.astype(np.float32))
     assert np.array_equal(run(make_checkpoint(), array).labels, as_float.labels)
+
+
+def test_sixteen_bit_floats_are_taken_and_told(make_checkpoint: Make, noise: Callable, run: Callable) -> None:
+    half = noise(1, 32, 40).astype(np.float16)
+    events = list(segment(make_checkpoint(), Image(half, Geometry.pixels(2))))
+    assert any("16-bit floats" in event.message for event in events if isinstance(event, Notice))
+    assert np.array_equal(events[-1].result.labels, run(make_checkpoint(), half.astype(np.float32)).labels)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"overlap": 1.0}, "overlap must lie"),
+        ({"batch": 0}, "batch must be"),
+        ({"probabilities": (2,)}, "classes 0 to 1"),
+        ({"disagreement": True}, "nothing to disagree"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    options: dict, words: str, make_checkpoint: Make, noise: Callable
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        next(segment(make_checkpoint(), Image(noise(1, 32, 32), Geometry.pixels(2)), **options))
 
 
 def test_what_the_reader_noticed_is_told(make_checkpoint: Make, noise: Callable) -> None:

@@ -203,7 +203,7 @@ class Prepared:
             self.notices = ("The image holds 16-bit floats, three digits; they are computed as 32-bit.",)
         self.statistics = statistics
         self.digest = ""
-        self._buffer = np.empty((len(array), 0, *self.size[1:]), np.float32)
+        self._buffer = np.empty((array.shape[0], 0, *self.size[1:]), np.float32)
         self._held = (0, 0)
 
     def survey(self, name: str, hashed: bool = False) -> Iterator[Event]:
@@ -215,7 +215,9 @@ class Prepared:
             Values that are not finite, the same value everywhere, or a damaged file.
         """
         boxes = list(self._boxes())
-        moments = None if self._plan.intensity == "ct" else _Moments(len(self._array), self._size, self._plan)
+        moments = (
+            None if self._plan.intensity == "ct" else _Moments(self._array.shape[0], self._size, self._plan)
+        )
         resampled = moments is not None and self._size != self.image_shape
         grid_rows = list(self._pieces(0, self.size[0])) if resampled else []
         total, done = len(boxes) + len(grid_rows), 0
@@ -278,7 +280,7 @@ class Prepared:
         most = stop - start
         if self.size != self.shape:
             larger = max(math.prod(self.size[1:]), math.prod(self.shape) / self.size[0])
-            most = max(1, int(PIECE / (4 * len(self._array) * larger)))
+            most = max(1, int(PIECE / (4 * self._array.shape[0] * larger)))
         for begin in range(start, stop, max(1, most)):
             yield begin, min(begin + most, stop)
 
@@ -302,10 +304,8 @@ class Prepared:
         values = values.astype(np.float32, copy=False)
         if self.statistics is None:
             return normalise(values, self._plan)
-        mean, spread = (
-            np.moveaxis(a, 1 + self.axis, 1)[:, row if a.shape[1] > 1 else 0]
-            for a in (self.statistics.mean, self.statistics.spread)
-        )
+        both = (np.moveaxis(a, 1 + self.axis, 1) for a in (self.statistics.mean, self.statistics.spread))
+        mean, spread = (a[:, row if a.shape[1] > 1 else 0] for a in both)
         return (values - mean) / spread
 
     def _read(self, box: tuple[slice, ...]) -> np.ndarray:
@@ -318,7 +318,7 @@ class Prepared:
     def _boxes(self) -> Iterator[tuple[slice, ...]]:
         """The image in parts of about ``PIECE`` bytes, of whole chunks where it has some."""
         chunks = [c[0] for c in getattr(self._array, "chunks", ())[1:]] or [1] * len(self.image_shape)
-        left, steps = PIECE // (4 * len(self._array)), list(self.image_shape)
+        left, steps = PIECE // (4 * self._array.shape[0]), list(self.image_shape)
         for axis in range(min(2, len(steps))):
             beside = math.prod(steps) // steps[axis]
             steps[axis] = min(steps[axis], max(chunks[axis], left // beside // chunks[axis] * chunks[axis]))
