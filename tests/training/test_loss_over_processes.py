@@ -32,10 +32,11 @@ def whole_batch(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-def learn(rank: int, folder: str) -> None:
+def learn(rank: int, folder: str, port: int) -> None:
     """Loss and gradients of one process on its share, for one and for three channels."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    meeting = dist.TCPStore("127.0.0.1", port)
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=PROCESSES)
     kept = {}
     for channels, weights in WEIGHTS.items():
         images, labels = (whole.chunk(PROCESSES)[rank] for whole in whole_batch(channels))
@@ -44,13 +45,16 @@ def learn(rank: int, folder: str) -> None:
         loss.backward()
         kept[channels] = [loss.detach(), *(parameter.grad for parameter in model.module.parameters())]
     torch.save(kept, f"{folder}/{rank}.pt")
+    dist.barrier()  # none leaves while the other still talks to it
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, list[torch.Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    spawn(learn, (str(folder),), nprocs=PROCESSES)
+    # Held by this process, so that it outlives both: a file that the last of them removes can go too early.
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    spawn(learn, (str(folder), meeting.port), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
