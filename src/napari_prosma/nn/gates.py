@@ -21,6 +21,7 @@ What a gate saw is kept in a ``SkipTrace``. The arithmetic with and without one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -74,6 +75,32 @@ class GateOptions:
     def latent(self, channels: int) -> int:
         """C_a of a skip with ``channels`` channels."""
         return max(channels // self.latent_ratio, self.latent_min)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one gate without training it again; the default leaves it as it is.
+
+    Attributes
+    ----------
+    threshold : float
+        Factor on every lambda of the gate, 0 or more; without effect where a gate has no lambda.
+    spatial : bool
+        False sets psi to 1.
+    channel : bool
+        False sets c to 1.
+    whole : bool
+        False cuts the skip: the decoder receives zeros.
+    """
+
+    threshold: float = 1.0
+    spatial: bool = True
+    channel: bool = True
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise ValueError(f"lambda can be scaled by 0 or more, found {self.threshold}")
 
 
 @dataclass
@@ -203,9 +230,14 @@ class ProximalMask(nn.Module):
         """psi (B, 1, *spatial) of z."""
         return torch.sigmoid(self.project(z))
 
-    def forward(self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+    def forward(
+        self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """psi; ``scale`` multiplies lambda."""
         u = self.field(skip, gating)
         threshold = self.threshold()
+        if threshold is not None and scale != 1:
+            threshold = threshold * scale
         z = u if threshold is None else soft_threshold(u, threshold)
         psi = self.readout(z)
         if kept is not None:
@@ -243,7 +275,10 @@ class AttentionMask(nn.Module):
         self.from_gating = nn.Sequential(conv(gating_channels, latent, 1), norm(latent))
         self.project = nn.Sequential(conv(latent, 1, 1), norm(1), nn.Sigmoid())
 
-    def forward(self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+    def forward(
+        self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """psi; there is no lambda for ``scale`` to multiply."""
         psi = self.project(F.relu(self.from_skip(skip) + self.from_gating(gating)))
         if kept is not None:
             kept.psi = psi.detach()
@@ -274,15 +309,34 @@ class Gate(nn.Module):
         self.spatial = spatial
         self.channel = channel
 
-    def forward(self, skip: Tensor, gating: Tensor, trace: GateTrace | None = None, level: int = 1) -> Tensor:
-        """Gate ``skip`` (B, C_x, *spatial) by ``gating`` (B, C_g, *spatial) of the same grid."""
+    def forward(
+        self,
+        skip: Tensor,
+        gating: Tensor,
+        trace: GateTrace | None = None,
+        level: int = 1,
+        change: Change | None = None,
+    ) -> Tensor:
+        """Gate ``skip`` (B, C_x, *spatial) by ``gating`` (B, C_g, *spatial) of the same grid.
+
+        A part that ``change`` sets to 1 still leaves its u and z in the trace, beside a psi or c of 1.
+        """
         kept = None if trace is None else SkipTrace(level, skip.detach(), skip.detach())
         gated = skip
         if self.channel is not None:
             c = self.channel(gating, kept)
-            gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
+            if change is None or change.channel:
+                gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
+            elif kept is not None:
+                kept.channel = torch.ones_like(c)
         if self.spatial is not None:
-            gated = gated * self.spatial(skip, gating, kept)
+            psi = self.spatial(skip, gating, kept, 1.0 if change is None else change.threshold)
+            if change is None or change.spatial:
+                gated = gated * psi
+            elif kept is not None:
+                kept.psi = torch.ones_like(psi)
+        if change is not None and not change.whole:
+            gated = torch.zeros_like(skip)
         if trace is not None and kept is not None:
             kept.gated = gated.detach()
             trace.skips[level] = kept

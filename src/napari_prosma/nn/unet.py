@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_prosma.nn.blocks import CONV, POOL, ResidualBlock, UpBlock
-from napari_prosma.nn.gates import Gate, GateTrace, make_gate
+from napari_prosma.nn.gates import Change, Gate, GateTrace, make_gate
 from napari_prosma.nn.spec import ModelSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What the encoder makes of an image; the decoder needs nothing else.
+
+    Attributes
+    ----------
+    skips : tuple of (B, C_x, *spatial)
+        ``x_1 .. x_{L-1}``, finest first, before any gate.
+    bottleneck : (B, C_L, *spatial)
+        ``x_L``, from which the decoder begins.
+    size : tuple of int
+        Of the image, before it was padded.
+    """
+
+    skips: tuple[Tensor, ...]
+    bottleneck: Tensor
+    size: tuple[int, ...]
 
 
 class ProSMAUNet(nn.Module):
@@ -53,25 +74,57 @@ class ProSMAUNet(nn.Module):
 
         With ``trace`` the same numbers come out and every gate leaves a ``SkipTrace`` in it.
         """
-        size = image.shape[2:]
+        return self.decode(self.encode(image), trace)
+
+    def encode(self, image: Tensor) -> Encoded:
+        """Skips and bottleneck of ``image`` (B, in_channels, *spatial)."""
         self._check(image)
         x = pad_to_multiple(image, self.divisor)
         if self.spec.norm == "instance" and x.shape[2:].numel() == self.divisor**self.spec.dims:
             # A single element at the deepest level has no spread to be normalised by.
             x = pad_to_multiple(x, 2 * self.divisor)
-        skips = []
+        levels = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
-            skips.append(x)
-        g = skips.pop()
-        for s in reversed(range(len(skips))):
+            levels.append(x)
+        return Encoded(tuple(levels[:-1]), levels[-1], tuple(image.shape[2:]))
+
+    def decode(
+        self,
+        encoded: Encoded,
+        trace: GateTrace | None = None,
+        changes: Mapping[int, Change] | None = None,
+        start: int | None = None,
+        features: dict[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits (B, out_channels, *spatial) of what was encoded; ``forward`` is ``decode(encode(image))``.
+
+        Parameters
+        ----------
+        encoded : Encoded
+        trace : GateTrace, optional
+            Every gate that is passed leaves a ``SkipTrace`` in it.
+        changes : by level, optional
+            What is done to the gates of these levels.
+        start : int, optional
+            Only the levels below (finer than) this one are computed, from ``features[start]``.
+        features : by level, optional
+            The decoder's ``g_s`` of every level computed are put into it, for a later ``start``.
+        """
+        changes = changes or {}
+        skips = encoded.skips
+        g = encoded.bottleneck if start is None else (features or {})[start]
+        for s in reversed(range(len(skips) if start is None else start - 1)):
             t = self.up[s](g, skips[s].shape[2:])
-            g = self.decoder[s](torch.cat([self.gates[s](skips[s], t, trace, s + 1), t], dim=1))
+            gated = self.gates[s](skips[s], t, trace, s + 1, changes.get(s + 1))
+            g = self.decoder[s](torch.cat([gated, t], dim=1))
+            if features is not None:
+                features[s + 1] = g
         logits = self.head(g)
         if trace is not None:
             for level, kept in trace.skips.items():
-                trace.skips[level] = kept.cropped(tuple(-(-n // 2 ** (level - 1)) for n in size))
-        return logits[(slice(None), slice(None), *(slice(0, n) for n in size))]
+                trace.skips[level] = kept.cropped(tuple(-(-n // 2 ** (level - 1)) for n in encoded.size))
+        return logits[(slice(None), slice(None), *(slice(0, n) for n in encoded.size))]
 
     def gate(self, level: int) -> Gate:
         """The gate of encoder level ``level`` (1 = finest)."""
