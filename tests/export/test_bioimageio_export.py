@@ -26,10 +26,6 @@ Make = Callable[..., Checkpoint]
 
 for package in ("onnxscript", "onnxruntime", "bioimageio.core"):
     pytest.importorskip(package)
-try:
-    bioimageio._require_pydantic()
-except ConfigError as error:
-    pytest.skip(str(error), allow_module_level=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
