@@ -22,6 +22,7 @@ from napari_prosma.training.options import OPTIONS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from napari_prosma.data.layouts import DataSet
     from napari_prosma.training.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
@@ -39,6 +40,7 @@ Model = Annotated[
     Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
 ]
 DEMO_EPOCHS = 8
+TWIN_GATES = "attention,dense,prosma-exact"
 WORST_SHOWN = 5
 
 
@@ -142,6 +144,44 @@ def train(
         if folds is None:
             _refuse_to_replace(config, overwrite)
         _run(config, folds, overwrite=overwrite)
+
+
+@app.command()
+def twins(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    gates: Annotated[str, typer.Option(help="Gates of the twins, with commas.")] = TWIN_GATES,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a run folder per gate.", show_default="twins in the run's folder"),
+    ] = None,
+) -> None:
+    """Train twins of a run: the same configuration, data, split and seed with other gates.
+
+    The same line goes on with twins that were stopped. At the end it prints the line that shows run and
+    twins side by side.
+
+    [bold]Example:[/] prosma twins runs/busi --gates attention,dense
+    """
+    from napari_prosma.cli.follow import exit_codes, follow, say
+
+    with exit_codes():
+        from napari_prosma.training.steering import Steering
+        from napari_prosma.training.twins import read_original, train_twins
+
+        original = read_original(run)
+        data_set = _data_of(original.config)
+        steering = Steering()
+        wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
+        try:
+            events = train_twins(
+                original, data_set.cases, data_set.class_names, wanted, out and out.resolve(), steering
+            )
+            found = follow(events, steering)
+        except KeyboardInterrupt:
+            say("go on with the same line")
+            raise
+        say(found.in_words())
+        say(f"side by side: {found.inspect_line()}")
 
 
 @app.command()
@@ -517,18 +557,12 @@ def _run(
     config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None, overwrite: bool = False
 ) -> None:
     from napari_prosma.cli.follow import follow, say
-    from napari_prosma.data.layouts import check_foreground, find_cases
-    from napari_prosma.errors import ConfigError
+    from napari_prosma.data.layouts import check_foreground
     from napari_prosma.training.run import train
     from napari_prosma.training.run_folder import RUN
     from napari_prosma.training.steering import Steering
 
-    assert config.data is not None
-    data_set = find_cases(config.data, labels=config.labels)
-    if config.labelled == "slices" and data_set.dims == 2:
-        raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
-    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
+    data_set = _data_of(config)
     for line in (data_set.summary, *data_set.notices):
         say(line)
     check_foreground(data_set)
@@ -553,6 +587,20 @@ def _run(
         say(result.in_words())
     else:
         say(f"best validation Dice {result.score:.3f}: {result.best}")
+
+
+def _data_of(config: TrainConfig) -> DataSet:
+    """The cases that a configuration learns from."""
+    from napari_prosma.data.layouts import find_cases
+    from napari_prosma.errors import ConfigError
+
+    assert config.data is not None
+    data_set = find_cases(config.data, labels=config.labels)
+    if config.labelled == "slices" and data_set.dims == 2:
+        raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
+    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
+        data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
+    return data_set
 
 
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:

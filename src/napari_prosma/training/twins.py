@@ -1,0 +1,291 @@
+"""Twins of a run: the same configuration, data, split and seed with another gate, to be compared with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import read_facts
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.nn.gates import GATES
+from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.folds import FREE, PLANNED
+from napari_prosma.training.processes import Processes
+from napari_prosma.training.run import RunResult, train
+from napari_prosma.training.run_folder import RUN, read_run
+from napari_prosma.training.split import split_cases
+from napari_prosma.training.steering import Steering
+
+TWIN_GATES = ("attention", "dense", "prosma-exact")
+TWINS = "twins"
+"""Folder of the twins within the run's, unless told otherwise."""
+_NAMED = 5
+_NEAR = 0.8  # of its minutes: a run ends before them where its last validation was quicker than thought
+
+
+@dataclass(frozen=True)
+class Original:
+    """The run that is to have twins.
+
+    Attributes
+    ----------
+    folder : Path
+    config : TrainConfig
+    last : Checkpoint
+        Where it ended.
+    """
+
+    folder: Path
+    config: TrainConfig
+    last: Checkpoint
+
+    def config_of_twin(self, gate: str, run_dir: Path) -> TrainConfig:
+        """The run's configuration with another gate.
+
+        The plan is the run's own. Time that was limited in minutes becomes as many steps as the run had: a
+        quicker gate would get more of them, and the difference would not be the gate's.
+        """
+        changes: dict[str, object] = {"gate": gate, "run_dir": run_dir, "plan": self.last.plan}
+        changes |= dict.fromkeys(PLANNED)
+        changes["steps_per_epoch"] = self.last.place.get("steps") or self.last.steps // self.last.epoch
+        if self.config.minutes is not None:
+            changes |= {"minutes": None, "epochs": self.last.epoch}
+        return TrainConfig.of(**{**dict(self.config), **changes})
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A run and the twins that were trained; ``scores`` are best validation Dice, by gate, the run's first.
+
+    Attributes
+    ----------
+    original : Path
+        Folder of the run.
+    data : Path
+    folders : dict
+        Run folder of each twin, by its gate.
+    scores : dict
+    """
+
+    original: Path
+    data: Path
+    folders: dict[str, Path]
+    scores: dict[str, float]
+
+    def in_words(self) -> str:
+        """One line: the best Dice of each on the same validation cases."""
+        figures = ", ".join(f"{gate} {score:.3f}" for gate, score in self.scores.items())
+        return f"best validation Dice: {figures}"
+
+    def inspect_line(self) -> str:
+        """The line of a shell that shows them side by side on the cases that all of them held out."""
+        words = ["prosma", "inspect", str(self.original), str(self.data), "--held-out"]
+        for gate, folder in self.folders.items():
+            words += ["--twin", f"{gate}={folder}"]
+        return shlex.join([*words, "--out", str(self.original / "gates")])
+
+
+def read_original(run: Path) -> Original:
+    """A finished run, from its folder or a checkpoint in it.
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        It is missing or not finished, is an ensemble, learned from no folder, or began with another model.
+    """
+    folder = run.parent if run.is_file() else run
+    if (folder / ENSEMBLE).is_file():
+        load_checkpoint(folder).require_one_network("the original of twins")
+    if not (folder / LAST).is_file():
+        raise CheckpointError(f"'{folder}' holds no {LAST}; give the folder of a run that is finished")
+    last = load_checkpoint(folder / LAST)
+    if (folder / RUN).is_file():
+        config = read_run(folder).config
+    else:
+        config = TrainConfig.of(**{**last.config, "run_dir": folder})
+    if config.data is None:
+        raise ConfigError(
+            f"the run '{folder}' learned from open layers, not from a folder, so its data cannot be read "
+            f"again; save the images and labels into a folder and train on that"
+        )
+    if config.start_from is not None:
+        raise ConfigError(
+            f"the run '{folder}' began with the gates of '{config.start_from}', its twins would begin with "
+            f"untrained ones; train a run from the start and give that"
+        )
+    if not _is_over(config, last):
+        raise ConfigError(
+            f"the run '{folder}' has had {last.epoch} of {config.epochs} epochs; finish it first with: "
+            f"prosma train --resume {shlex.quote(str(folder))}"
+        )
+    return Original(folder, config, last)
+
+
+def train_twins(
+    original: Original,
+    cases: Sequence[Case],
+    class_names: Sequence[str] = (),
+    gates: Sequence[str] = TWIN_GATES,
+    folder: Path | None = None,
+    steering: Steering | None = None,
+) -> Iterator[Event]:
+    """Train a twin per gate, one after the other; the last event is ``Finished`` with :class:`Twins`.
+
+    Stopped and called again it goes on where it was; twins that are over are not trained again.
+
+    Parameters
+    ----------
+    original : Original
+    cases : those of the run, every one with a label
+    class_names : background first
+    gates : keys of ``GATES``
+        The run's own is left out.
+    folder : Path, optional
+        For a run folder per gate; by default ``twins`` in the run's.
+    steering : Steering, optional
+        Of the twin in work.
+
+    Raises
+    ------
+    ConfigError
+        A gate is unknown, none is left, or a folder holds another run.
+    DataError
+        The cases, images or labels are no longer those of the run.
+    CheckpointError, ProsmaError
+        As :func:`~napari_prosma.training.run.train`.
+    """
+    own = original.config.gate
+    unknown = [gate for gate in gates if gate not in GATES]
+    if unknown:
+        raise ConfigError(f"unknown gate {', '.join(map(repr, unknown))}; choose of {', '.join(GATES)}")
+    wanted = [gate for gate in dict.fromkeys(gates) if gate != own]
+    if not wanted:
+        raise ConfigError(
+            f"the run '{original.folder}' has the gate {own!r} itself; choose others of {', '.join(GATES)}"
+        )
+    data = original.config.data
+    assert data is not None
+    folders = {gate: (folder or original.folder / TWINS) / gate for gate in wanted}
+    configs = {gate: original.config_of_twin(gate, folders[gate]) for gate in wanted}
+    kept = {gate: _kept(configs[gate], original) for gate in wanted}
+    _require_same_split(original, cases, class_names)
+    yield from _same_content(original, cases)
+    if original.config.minutes is not None:
+        steps = configs[wanted[0]].steps_per_epoch
+        yield Notice(
+            f"The run was limited to {original.config.minutes:g} minutes; its twins train as many steps as "
+            f"it had: {original.last.epoch} epochs of {steps}."
+        )
+    scores = {own: _best(original.folder, original.last)}
+    # Held open over all twins, as over the folds of a cross-validation.
+    with Processes(configs[wanted[0]]) as processes:
+        for number, gate in enumerate(wanted, start=1):
+            which = f"Twin {number} of {len(wanted)} ({gate})"
+            last, config = kept[gate], configs[gate]
+            if last is not None and _is_over(config, last):
+                yield Notice(f"{which} was trained before.")
+                scores[gate] = _best(config.run_dir, last)
+                continue
+            yield Notice(f"{which}{'' if last is None else ' goes on'}.")
+            result = yield from _train(config, cases, class_names, last, steering)
+            if result is None:  # stopped; what there is was kept
+                return
+            processes.fabric.barrier()
+            scores[gate] = result.score
+    yield Finished(Twins(original.folder, data, folders, scores))
+
+
+def _is_over(config: TrainConfig, last: Checkpoint) -> bool:
+    """Whether a run ended by itself: all epochs, its time, or its patience are over."""
+    place = last.place
+    if last.epoch >= config.epochs:
+        return True
+    if config.minutes is not None and last.epoch:
+        return not place["losses"] and place["seconds"] >= _NEAR * 60 * config.minutes
+    waited = last.epoch - place.get("best_epoch", last.epoch)
+    return config.patience is not None and waited >= config.patience
+
+
+def _best(folder: Path, last: Checkpoint) -> float:
+    path = folder / BEST
+    return (load_checkpoint(path) if path.is_file() else last).metrics["dice"]
+
+
+def _kept(wanted: TrainConfig, original: Original) -> Checkpoint | None:
+    """Where an earlier call left a twin, None if it has not begun; refuses what is no such twin."""
+    folder = wanted.run_dir
+    if not (folder / LAST).is_file():
+        return None
+    last = load_checkpoint(folder / LAST)
+    free = FREE - {"plan", "epochs", "minutes", "learning_rate"}
+    then, now = (c.model_dump(mode="json", exclude=free) for c in (TrainConfig.of(**last.config), wanted))
+    differ = [name for name in now if then[name] != now[name]]
+    differ += ["split"] * (last.split != original.last.split)
+    if differ:
+        raise ConfigError(
+            f"'{folder}' holds a run that is no twin of '{original.folder}' (different: "
+            f"{', '.join(differ)}); choose another --out, or delete that folder"
+        )
+    return last
+
+
+def _require_same_split(original: Original, cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    plan, split = original.last.plan, original.last.split
+    if class_names and tuple(class_names) != plan.class_names:
+        raise DataError(
+            f"the run knows the classes {', '.join(plan.class_names)}, the data now have "
+            f"{', '.join(class_names)}; restore the data, or train the run anew"
+        )
+    config = original.config
+    training, held_out = split_cases(cases, config.validation_fraction, config.seed, config.fold)
+    now = {"training": training, "validation": held_out or training[:1]}
+    if {part: [cases[n].name for n in numbers] for part, numbers in now.items()} == split:
+        return
+    then = {name for names in split.values() for name in names}
+    changed = sorted(then ^ {case.name for case in cases})
+    what = f"different: {', '.join(changed[:_NAMED])}" if changed else "in another order"
+    raise DataError(
+        f"the cases in '{config.data}' are not those of the run '{original.folder}' ({what}), so its split "
+        f"cannot be made again; restore the data, or train the run anew"
+    )
+
+
+def _same_content(original: Original, cases: Sequence[Case]) -> Iterator[Event]:
+    """Refuse images and labels that changed since the run; what its folder does not tell is noticed."""
+    if not (original.folder / RUN).is_file():
+        yield Notice(f"The run has no {RUN}, so whether its images and labels changed since is not known.")
+        return
+    then = {case.name: (case.image_hash, case.label_hash) for case in read_run(original.folder).cases}
+    changed: list[str] = []
+    yield Started(len(cases), "Comparing the data with the run's")
+    for number, fact in enumerate(read_facts(cases), start=1):
+        if then.get(fact.name) != (fact.image_hash, fact.label_hash):
+            changed.append(fact.name)
+        yield Progress(number, len(cases), fact.name)
+    if changed:
+        more = ", ..." if len(changed) > _NAMED else ""
+        raise DataError(
+            f"the images or labels of {len(changed)} cases ({', '.join(changed[:_NAMED])}{more}) changed "
+            f"since the run '{original.folder}'; restore them, or train the run anew"
+        )
+
+
+def _train(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str],
+    kept: Checkpoint | None,
+    steering: Steering | None,
+) -> Generator[Event, None, RunResult | None]:
+    with closing(train(config, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
+        for event in run:
+            if isinstance(event, Finished):
+                return event.result
+            yield event
+    return None

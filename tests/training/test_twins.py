@@ -1,0 +1,167 @@
+"""Twins of a run: what they share with it, how they go on, and what has none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from napari_prosma.cli.app import app
+from napari_prosma.data.case import Case
+from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.events import EpochEnd, Finished, Notice
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+from napari_prosma.training.twins import Twins, read_original, train_twins
+
+Settings = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, settings: Settings, ultrasound: list[Case]
+) -> tuple[Path, Path]:
+    """A folder of images and masks, and the folder of a run that learned from it."""
+    root = tmp_path_factory.mktemp("original")
+    for case in ultrasound[:4]:
+        assert case.read_label is not None
+        for kind, array in (("images", case.read_image().array[0]), ("masks", case.read_label() * 255)):
+            (root / "data" / kind).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array).save(root / "data" / kind / f"{case.name}.png")
+    found = find_cases(root / "data")
+    config = settings(root / "run", data=root / "data", labels=found.labels, seed=7)
+    list(train(config, found.cases, found.class_names))
+    return root / "data", root / "run"
+
+
+@pytest.fixture
+def run(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A run folder of one's own."""
+    return Path(shutil.copytree(finished[1], tmp_path / "run"))
+
+
+@pytest.fixture
+def data(finished: tuple[Path, Path]) -> DataSet:
+    return find_cases(finished[0])
+
+
+def twins_of(run: Path, data: DataSet, *gates: str) -> Twins:
+    last = list(train_twins(read_original(run), data.cases, data.class_names, gates))[-1]
+    assert isinstance(last, Finished)
+    return last.result
+
+
+def test_a_twin_differs_from_its_run_by_the_gate_alone(run: Path, data: DataSet) -> None:
+    found = twins_of(run, data, "dense", "prosma")
+    assert list(found.folders) == ["dense"]
+    original, twin = load_checkpoint(run / "last.safetensors"), load_checkpoint(run / "twins" / "dense")
+    assert twin.spec.gate == "dense"
+    assert twin.plan == original.plan
+    assert twin.split == original.split
+    assert twin.place["steps"] == original.place["steps"]
+    free = {"gate", "run_dir", "plan", "steps_per_epoch"}
+    then, now = (TrainConfig.of(**c.config).model_dump(exclude=free) for c in (original, twin))
+    assert then == now
+    assert found.scores["prosma"] == load_checkpoint(run).metrics["dice"]
+
+
+def test_a_twin_with_the_gate_of_its_run_would_be_the_run(run: Path, data: DataSet) -> None:
+    """Bit for bit, so the seed, the order of the cases and the steps are those of the run."""
+    original = read_original(run)
+    config = original.config_of_twin("prosma", run.parent / "again")
+    list(train(config, data.cases, data.class_names))
+    again, before = load_checkpoint(config.run_dir), load_checkpoint(run)
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in before.weights.items())
+
+
+def test_stopped_twins_go_on_and_finished_ones_are_not_trained_again(run: Path, data: DataSet) -> None:
+    events = train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense"))
+    with closing(events) as stopped:  # type: ignore[type-var]
+        ends = 0
+        for event in stopped:
+            ends += isinstance(event, EpochEnd)
+            if ends == 3:  # the first epoch of the second twin
+                break
+    seen = list(train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense")))
+    said = " ".join(event.message for event in seen if isinstance(event, Notice))
+    assert "Twin 1 of 2 (attention) was trained before" in said
+    assert "Twin 2 of 2 (dense) goes on" in said
+    assert sum(isinstance(event, EpochEnd) for event in seen) == 1
+
+
+def test_time_becomes_as_many_steps_as_the_run_had(run: Path, data: DataSet) -> None:
+    """A run of a minute that ended by itself."""
+    kept = json.loads((run / "run.json").read_text())
+    kept["config"] |= {"minutes": 0.001, "epochs": 100_000}
+    (run / "run.json").write_text(json.dumps(kept))
+    config = read_original(run).config_of_twin("dense", run / "twins" / "dense")
+    assert (config.minutes, config.epochs, config.steps_per_epoch) == (None, 2, 2)
+
+
+def test_a_run_that_was_stopped_has_no_twins(run: Path) -> None:
+    kept = json.loads((run / "run.json").read_text())
+    kept["config"]["epochs"] = 5
+    (run / "run.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"2 of 5 epochs; finish it first with: prosma train --resume"):
+        read_original(run)
+
+
+def test_a_run_on_open_layers_or_begun_from_a_model_has_no_twins(run: Path, tmp_path: Path) -> None:
+    text = (run / "run.json").read_text()
+    for field, value, said in (
+        ("data", None, "from open layers"),
+        ("start_from", str(tmp_path / "model"), "began with the gates"),
+    ):
+        kept = json.loads(text)
+        kept["config"][field] = value
+        (run / "run.json").write_text(json.dumps(kept))
+        with pytest.raises(ConfigError, match=said):
+            read_original(run)
+    with pytest.raises(CheckpointError, match="give the folder of a run that is finished"):
+        read_original(tmp_path)
+
+
+def test_data_that_changed_give_no_twins(run: Path, data: DataSet, ultrasound: list[Case]) -> None:
+    original = read_original(run)
+    with pytest.raises(DataError, match="different: ultrasound"):
+        list(train_twins(original, data.cases[1:], data.class_names, ("dense",)))
+    first = data.cases[0]
+    assert first.read_label is not None
+    label = np.zeros_like(first.read_label())
+    corrected = (Case(first.name, first.read_image, lambda: label), *data.cases[1:])
+    with pytest.raises(DataError, match=rf"of 1 cases \({first.name}\) changed"):
+        list(train_twins(original, corrected, data.class_names, ("dense",)))
+    assert not (run / "twins").exists()
+
+
+def test_a_folder_with_another_run_is_not_gone_on_with(run: Path, data: DataSet, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "there" / "dense")
+    with pytest.raises(ConfigError, match=r"no twin of .*different: gate"):
+        list(train_twins(read_original(run), data.cases, data.class_names, ("dense",), tmp_path / "there"))
+
+
+@pytest.mark.parametrize(("gates", "said"), [(("prox",), "unknown gate 'prox'"), (("prosma",), "itself")])
+def test_gates_that_make_no_twin_are_refused(
+    run: Path, data: DataSet, gates: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        list(train_twins(read_original(run), data.cases, data.class_names, gates))
+
+
+def test_a_line_of_a_shell_trains_twins_and_says_how_to_look_at_them(run: Path) -> None:
+    result = CliRunner().invoke(app, ["twins", str(run), "--gates", "dense"])
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert (run / "twins" / "dense" / "best.safetensors").is_file()
+    said = " ".join(result.stdout.split())
+    assert f"--held-out --twin dense={run / 'twins' / 'dense'} --out {run / 'gates'}" in said
+    assert "best validation Dice: prosma 0." in said
