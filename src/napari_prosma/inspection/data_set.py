@@ -1,0 +1,415 @@
+"""``inspect_cases``: the gates of a model, and of its twins, over many cases; what is unusual comes first.
+
+Every finished case is kept as a small file, so that an inspection that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from scipy.stats import spearmanr
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.readers import as_channels
+from napari_prosma.errors import CheckpointError, DataError, ProsmaError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.inspection.record import GateRecord
+from napari_prosma.inspection.report import file_stem
+from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.metrics import case_metrics
+
+COMPARED: dict[str, str] = {
+    "z_zero_fraction": "zeros in z",
+    "floor_pixel_fraction": "positions without evidence",
+    "psi_mean": "mean of psi",
+    "psi_std": "spread of psi",
+    "retained_energy": "energy kept",
+    "channel_mean": "mean of c",
+}
+"""Measures by which cases are called unusual: those that no label has a part in."""
+UNUSUAL = 3.5
+"""Robust standard deviations from the median (Iglewicz and Hoaglin 1993)."""
+_LEAST_SPREAD = 0.01
+"""The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
+_FEWEST = 5
+"""Cases that a median and a correlation need."""
+_HASH_BYTES = 10
+
+
+@dataclass(frozen=True)
+class SkipNumbers:
+    """One skip in one case: its measures, and per latent channel the share of z that is zero (C_a,)."""
+
+    measures: dict[str, float]
+    channel_zeros: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelNumbers:
+    """One model on one case: its skips by level, and Dice and IoU where there is a label."""
+
+    skips: dict[int, SkipNumbers]
+    overlap: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseNumbers:
+    """What is kept of one case.
+
+    Attributes
+    ----------
+    name, group : str
+    part : "training", "validation" or "unseen"
+        What the case was to the first model.
+    reference : "label" or "prediction"
+        What inside and outside mean; of the first model for all.
+    models : dict
+        By name, the first one first.
+    of : dict
+        Hashes of the models, and the image's and label's files with size and time: what the numbers hang on.
+    """
+
+    name: str
+    group: str
+    part: str
+    reference: str
+    models: dict[str, ModelNumbers]
+    of: dict[str, str]
+
+    @property
+    def first(self) -> ModelNumbers:
+        return next(iter(self.models.values()))
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The measure of a case that lies farthest from the median of all cases.
+
+    Attributes
+    ----------
+    score : float
+        ``(value - median) / max(1.4826 MAD, 0.01)``: robust standard deviations, with its sign.
+    """
+
+    level: int
+    measure: str
+    value: float
+    median: float
+    score: float
+
+    @property
+    def is_unusual(self) -> bool:
+        return abs(self.score) > UNUSUAL
+
+    def in_words(self) -> str:
+        """One plain sentence."""
+        side = "above" if self.score > 0 else "below"
+        return (
+            f"Skip {self.level}: {COMPARED[self.measure]} is {self.value:.2f}, "
+            f"{abs(self.score):.1f} robust standard deviations {side} the median of all cases, "
+            f"{self.median:.2f}."
+        )
+
+
+@dataclass(frozen=True)
+class Association:
+    """Whether unusual gating goes with low Dice: Spearman's rho over the cases with a label.
+
+    ``low`` and ``high`` bound its 95 % interval (Fieller, Hartley and Pearson 1957); all three are NaN where
+    there are too few cases, or nothing varies.
+    """
+
+    cases: int
+    rho: float
+    low: float
+    high: float
+
+    def in_words(self) -> str:
+        """What may be said, and no more."""
+        if not np.isfinite(self.rho):
+            return (
+                f"Whether unusual gating goes with low Dice cannot be told from {self.cases} labelled cases."
+            )
+        figures = f"Spearman's rho {self.rho:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
+        over = f"over {self.cases} labelled cases ({figures})"
+        if self.high < 0:
+            return (
+                f"The more unusual the gating of a case, the lower its Dice, {over}. That is no proof of why."
+            )
+        if self.low > 0:
+            return (
+                f"The more unusual the gating of a case, the higher its Dice, {over}: here it is no warning."
+            )
+        return f"Unusual gating does not tell where Dice is low, {over}: the interval holds 0."
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure of one skip over the cases: the number of cases, mean, standard deviation, median."""
+
+    cases: int
+    mean: float
+    deviation: float
+    median: float
+
+
+@dataclass(frozen=True, eq=False)
+class DataSetInspection:
+    """The gates of one or several models over many cases.
+
+    Attributes
+    ----------
+    checkpoints : dict
+        Models by name, the inspected one first.
+    cases : tuple of CaseNumbers
+        Unusual ones first.
+    deviations : dict
+        By name of case; empty where there are too few cases to say what is usual.
+    failed : dict
+        Why a case could not be inspected, by its name.
+    """
+
+    checkpoints: dict[str, Checkpoint]
+    cases: tuple[CaseNumbers, ...]
+    deviations: dict[str, Deviation]
+    failed: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """Name of the first model."""
+        return next(iter(self.checkpoints))
+
+    def levels(self, model: str) -> list[int]:
+        return sorted({level for case in self.cases for level in case.models[model].skips})
+
+    def values(self, model: str, level: int, measure: str) -> np.ndarray:
+        """A measure of a skip over the cases that have it (n,)."""
+        skips = [case.models[model].skips.get(level) for case in self.cases]
+        return np.array([s.measures[measure] for s in skips if s is not None and measure in s.measures])
+
+    def spread(self, model: str, level: int, measure: str) -> Spread | None:
+        """None where no case has the measure."""
+        values = self.values(model, level, measure)
+        if not values.size:
+            return None
+        deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
+        return Spread(values.size, float(values.mean()), deviation, float(np.median(values)))
+
+    def overlaps(self, model: str, figure: str = "dice") -> dict[str, float]:
+        """Dice (or another figure) by case, where there is a label."""
+        found = {case.name: case.models[model].overlap for case in self.cases}
+        return {name: figures[figure] for name, figures in found.items() if figure in figures}
+
+    def channel_zeros(self, model: str, level: int) -> np.ndarray:
+        """Share of zeros in z per case and latent channel (n, C_a); (0, 0) where the gate has no z.
+
+        A channel is dead over the set where all are 1, always open where all are 0.
+        """
+        skips = [case.models[model].skips.get(level) for case in self.cases]
+        kept = [s.channel_zeros for s in skips if s is not None and s.channel_zeros]
+        return np.array(kept) if kept else np.zeros((0, 0))
+
+    def association(self) -> Association:
+        """Of the size of the largest deviation with the first model's Dice."""
+        dice = self.overlaps(self.model)
+        both = [(abs(self.deviations[n].score), d) for n, d in dice.items() if n in self.deviations]
+        scores, values = np.array(both).reshape(-1, 2).T
+        nothing = Association(len(both), np.nan, np.nan, np.nan)
+        if len(both) < _FEWEST or np.ptp(scores) == 0 or np.ptp(values) == 0:
+            return nothing
+        rho = float(spearmanr(scores, values).statistic)
+        reach = 1.96 * np.sqrt(1.06 / (len(both) - 3))
+        centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+        return Association(len(both), rho, float(np.tanh(centre - reach)), float(np.tanh(centre + reach)))
+
+
+def inspect_cases(
+    checkpoint: Checkpoint,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    name: str = "model",
+    twins: Mapping[str, Checkpoint] | None = None,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """Inspect every case; the last event is ``Finished`` with a :class:`DataSetInspection`.
+
+    A case that cannot be read or does not fit is told in a notice and left out.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    cases : with or without labels
+        A label is measured with the model's class indices.
+    folder : Path
+        Keeps a file per finished case under ``cases``; those that are there and still true are not
+        inspected again.
+    name : str
+        Of the model, in tables and plots.
+    twins : name -> Checkpoint, optional
+        Models of the same classes to be measured against the same foreground.
+
+    Raises
+    ------
+    CheckpointError
+        A model is an ensemble.
+    DataError
+        A twin knows other classes, there is no case, or none could be inspected.
+    """
+    checkpoints = {name: checkpoint, **(twins or {})}
+    _require_comparable(checkpoints)
+    if not cases:
+        raise DataError("there is no case to inspect; give a folder of images")
+    hashes = {model: content_of(each) for model, each in checkpoints.items()}
+    found: list[CaseNumbers] = []
+    failed: dict[str, str] = {}
+    said: set[str] = set()
+    yield Started(len(cases), f"Inspecting {len(cases)} cases with {len(checkpoints)} model(s)")
+    for number, case in enumerate(cases, start=1):
+        path = folder / "cases" / f"{file_stem(case.name)}.json"
+        of = {**hashes, **_files(case)}
+        numbers = _kept(path, case.name, of)
+        if numbers is None:
+            try:
+                numbers = yield from _case(case, checkpoints, of, device, said)
+            except (ProsmaError, MemoryError) as error:
+                failed[case.name] = str(error) or "memory ran out"
+                yield Notice(f"'{case.name}' is left out: {failed[case.name]}")
+            else:
+                with written_whole(path) as temporary:
+                    temporary.write_bytes(_CASE.dump_json(numbers, indent=1))
+        if numbers is not None:
+            found.append(numbers)
+        yield Progress(number, len(cases), case.name)
+    if not found:
+        raise DataError(
+            f"none of the {len(cases)} cases could be inspected; the first: {next(iter(failed.values()))}"
+        )
+    deviations = deviations_of(found)
+    found.sort(key=lambda case: -abs(deviations[case.name].score) if deviations else 0)
+    yield Finished(DataSetInspection(checkpoints, tuple(found), deviations, failed))
+
+
+def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.ndarray | None]:
+    """Image with the channels that the model knows, and label, None without one."""
+    image = as_channels(case.read_image(), checkpoint.plan.channels)
+    return image, None if case.read_label is None else case.read_label()
+
+
+def record_of(
+    checkpoint: Checkpoint, image: Image, name: str, label: np.ndarray | None, device: str = "auto"
+) -> Generator[Notice, None, GateRecord]:
+    """The ``GateRecord`` of one image; only the notices of the run are passed on."""
+    record: GateRecord | None = None
+    for event in inspect_gates(checkpoint, image, name=name, label=label, device=device):
+        if isinstance(event, Finished):
+            record = event.result
+        elif isinstance(event, Notice):
+            yield event
+    assert record is not None
+    return record
+
+
+def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
+    """Per case the measure of the first model that lies farthest from the median; none of too few cases."""
+    if len(cases) < _FEWEST:
+        return {}
+    largest: dict[str, Deviation] = {}
+    for level in sorted({level for case in cases for level in case.first.skips}):
+        for measure in COMPARED:
+            has = [case for case in cases if measure in case.first.skips.get(level, SkipNumbers({})).measures]
+            if len(has) < _FEWEST:
+                continue
+            values = np.array([case.first.skips[level].measures[measure] for case in has])
+            median = float(np.median(values))
+            scale = max(1.4826 * float(np.median(np.abs(values - median))), _LEAST_SPREAD)
+            for case, value in zip(has, values.tolist(), strict=True):
+                here = Deviation(level, measure, value, median, (value - median) / scale)
+                if case.name not in largest or abs(here.score) > abs(largest[case.name].score):
+                    largest[case.name] = here
+    return largest if len(largest) == len(cases) else {}
+
+
+def content_of(checkpoint: Checkpoint) -> str:
+    """Hash of a model's weights, 20 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    for name, tensor in sorted(checkpoint.weights.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+_CASE = TypeAdapter(CaseNumbers)
+
+
+def _case(
+    case: Case, checkpoints: Mapping[str, Checkpoint], of: dict[str, str], device: str, said: set[str]
+) -> Generator[Event, None, CaseNumbers]:
+    first = next(iter(checkpoints.values()))
+    image, label = read_fitting_case(case, first)
+    measured, models = label, {}
+    for model, checkpoint in checkpoints.items():
+        run = record_of(checkpoint, image, case.name, measured, device)
+        while True:
+            try:
+                notice = next(run)
+            except StopIteration as end:
+                record: GateRecord = end.value
+                break
+            # The same words for every case are said once.
+            words = notice.message.replace(f"'{case.name}'", f"'{model}'")
+            if words not in said:
+                said.add(words)
+                yield Notice(words)
+        predicted = record.segmentation.labels
+        measured = predicted if measured is None else measured
+        overlap = {} if label is None else case_metrics(predicted, label, checkpoint.plan.class_names)
+        models[model] = ModelNumbers(_numbers(record), overlap)
+    parts = [part for part in ("training", "validation") if case.name in first.split.get(part, ())]
+    reference = "prediction" if label is None else "label"
+    return CaseNumbers(case.name, case.group, (*parts, "unseen")[0], reference, models, of)
+
+
+def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:
+    return {
+        level: SkipNumbers(
+            skip.measures, () if skip.channel_zeros is None else tuple(skip.channel_zeros.tolist())
+        )
+        for level, skip in record.skips.items()
+    }
+
+
+def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
+    first = next(iter(checkpoints.values()))
+    for name, checkpoint in checkpoints.items():
+        checkpoint.require_one_network("inspected")
+        if checkpoint.plan.class_names != first.plan.class_names:
+            raise DataError(
+                f"the twin '{name}' knows the classes {', '.join(checkpoint.plan.class_names)}, the model "
+                f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
+            )
+        if checkpoint.plan.channels != first.plan.channels:
+            raise CheckpointError(
+                f"the twin '{name}' takes images of {checkpoint.plan.channels} channels, the model of "
+                f"{first.plan.channels}; compare models trained on the same images"
+            )
+
+
+def _files(case: Case) -> dict[str, str]:
+    there = [(path, path.stat()) for path in case.files if path.is_file()]
+    return {path.name: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in there}
+
+
+def _kept(path: Path, name: str, of: Mapping[str, str]) -> CaseNumbers | None:
+    """What an earlier inspection kept of a case, None where it is missing, damaged or no longer true."""
+    try:
+        kept = _CASE.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return kept if (kept.name, kept.of) == (name, dict(of)) else None
