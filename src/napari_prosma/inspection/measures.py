@@ -7,16 +7,16 @@ Neither says how much of the skip was removed: psi has a floor and c lies within
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from napari_prosma.data.labels import is_foreground
-
 if TYPE_CHECKING:
-    from napari_prosma.inspection.record import SkipRecord
+    from napari_prosma.inspection.record import GateRecord, SkipRecord
 
 
 class Counts:
@@ -52,19 +52,15 @@ class Counts:
         return self._peak
 
 
-def skip_measures(
-    record: SkipRecord, reference: np.ndarray, factors: tuple[int, ...], energy: float
-) -> dict[str, float]:
+def skip_measures(record: SkipRecord, kept: np.ndarray, whole: np.ndarray) -> dict[str, float]:
     """Numbers of one skip; those that need foreground and background are left out where one is missing.
 
     Parameters
     ----------
     record : SkipRecord
-    reference : (*grid of level 1) class indices
-        What is ``IGNORE`` is neither foreground nor background.
-    factors : how much coarser the skip's grid is, per axis
-    energy : float
-        Sum of x~^2 over the sum of x^2, over all positions and channels.
+        With its ``inside`` and ``outside``.
+    kept, whole : (*grid)
+        Sum over the channels of x~^2 and of x^2.
     """
     figures: dict[str, float] = {}
     if record.zero_fraction is not None and record.without_evidence is not None:
@@ -72,6 +68,7 @@ def skip_measures(
         figures["floor_pixel_fraction"] = float(record.without_evidence.mean())
     if record.channel_zeros is not None:
         figures["dead_channel_fraction"] = float((record.channel_zeros == 1).mean())
+        figures["open_channel_fraction"] = float((record.channel_zeros == 0).mean())
     if record.threshold is not None and record.field_spread is not None:
         figures["lambda_mean"] = float(record.threshold.mean())
         alive = record.field_spread > 0
@@ -80,15 +77,31 @@ def skip_measures(
             figures["lambda_over_std_mean"] = float(relative.mean())
     if record.floor is not None:
         figures["gate_floor"] = record.floor
+    inside, outside = record.inside, record.outside
     if record.psi is not None:
         figures["psi_mean"] = float(record.psi.mean())
         figures["psi_std"] = float(record.psi.std())
-        inside = mostly(is_foreground(reference), factors)
-        figures |= foreground_measures(record.psi, inside, mostly(reference == 0, factors) & ~inside)
-    figures["retained_energy"] = energy
+        figures["psi_zero_fraction"] = float((record.psi == 0).mean())
+        if inside is not None and outside is not None:
+            figures |= foreground_measures(record.psi, inside, outside)
+    figures["retained_energy"] = energy_share(kept, whole)
+    if inside is not None and outside is not None and inside.any() and outside.any():
+        within, beyond = (
+            energy_share(kept[inside], whole[inside]),
+            energy_share(kept[outside], whole[outside]),
+        )
+        figures["retained_energy_inside"], figures["retained_energy_outside"] = within, beyond
+        if beyond > 0:
+            figures["retained_energy_ratio"] = within / beyond
     if record.channel is not None:
         figures["channel_mean"] = float(record.channel.mean())
     return figures
+
+
+def energy_share(kept: np.ndarray, whole: np.ndarray) -> float:
+    """Sum of x~^2 over the sum of x^2; 0 where x is 0 throughout."""
+    total = float(whole.sum())
+    return float(kept.sum()) / total if total > 0 else 0.0
 
 
 def foreground_measures(psi: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
@@ -114,3 +127,47 @@ def mostly(mask: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
     padded = np.pad(mask, missing, mode="edge").astype(np.float32)
     blocks = [size for n, f in zip(padded.shape, factors, strict=True) for size in (n // f, f)]
     return padded.reshape(blocks).mean(axis=tuple(range(1, 2 * len(factors), 2))) >= 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelStates:
+    """The latent channels of one skip over some images.
+
+    Attributes
+    ----------
+    zero_fraction : (C_a,)
+        Share of exact zeros in z, the mean over the images.
+    dead, open : tuple of int
+        Channels of z that are zero everywhere, and nowhere, in every one of the images. A dead one is so on
+        these images only; another image may wake it.
+    images : int
+        How many there were.
+    """
+
+    zero_fraction: np.ndarray
+    dead: tuple[int, ...]
+    open: tuple[int, ...]
+    images: int
+
+
+def channel_states(records: Iterable[GateRecord]) -> dict[int, ChannelStates]:
+    """Per skip: which latent channels are dead or always open over all images (trap of section 1.5).
+
+    Takes one record at a time, so a generator over a data set needs the memory of one image. Skips without a
+    threshold are left out.
+    """
+    zeros: dict[int, list[np.ndarray]] = {}
+    for record in records:
+        for level, skip in record.skips.items():
+            if skip.threshold is not None and skip.channel_zeros is not None:
+                zeros.setdefault(level, []).append(skip.channel_zeros)
+    states = {}
+    for level, per_image in sorted(zeros.items()):
+        stacked = np.stack(per_image)
+        states[level] = ChannelStates(
+            zero_fraction=stacked.mean(axis=0),
+            dead=tuple(int(k) for k in np.flatnonzero((stacked == 1).all(axis=0))),
+            open=tuple(int(k) for k in np.flatnonzero((stacked == 0).all(axis=0))),
+            images=len(stacked),
+        )
+    return states

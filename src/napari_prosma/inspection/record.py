@@ -27,8 +27,8 @@ class SkipRecord:
         Share of the latent channels in which z is exactly 0.
     without_evidence : (*grid) bool, optional
         True where z is 0 in every channel, in every window that covers the position.
-    z : (C_a, *grid), optional
-        With its sign; the mean where windows overlap. Left out where it would be large.
+    z, u : (C_a, *grid), optional
+        With their sign; the mean where windows overlap. Left out where they would be large.
     psi, psi_dense : (*grid) in [0, 1], optional
         The spatial mask, and the counterfactual with lambda = 0 and the same weights.
     energy_kept : (*grid) in [0, 1]
@@ -39,6 +39,9 @@ class SkipRecord:
         lambda; std(u), zero fraction of z and max|u| per latent channel.
     floor : float, optional
         psi where z is empty.
+    inside, outside : (*grid) bool, optional
+        Where at least half of what a position covers is foreground, and where background; the measures that
+        compare the two are made with them.
     measures : dict
         The numbers, by name.
     """
@@ -49,6 +52,7 @@ class SkipRecord:
     zero_fraction: np.ndarray | None = None
     without_evidence: np.ndarray | None = None
     z: np.ndarray | None = None
+    u: np.ndarray | None = None
     psi: np.ndarray | None = None
     psi_dense: np.ndarray | None = None
     channel: np.ndarray | None = None
@@ -58,7 +62,29 @@ class SkipRecord:
     channel_zeros: np.ndarray | None = None
     field_peak: np.ndarray | None = None
     floor: float | None = None
+    inside: np.ndarray | None = None
+    outside: np.ndarray | None = None
     measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMaps:
+    """One feature channel of a skip, as the encoder made it and as the decoder receives it.
+
+    Attributes
+    ----------
+    level, channel : int
+    before, after : (*grid) float32
+        x and x~ of the channel; their ratio is ``c * psi``.
+    geometry : Geometry
+        Of the skip's grid.
+    """
+
+    level: int
+    channel: int
+    before: np.ndarray
+    after: np.ndarray
+    geometry: Geometry
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.preparation import prepare_label
-from napari_prosma.errors import DataError
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.measures import Counts, skip_measures
-from napari_prosma.inspection.record import GateRecord, SkipRecord
-from napari_prosma.nn.gates import GateTrace, SkipTrace
+from napari_prosma.inspection.measures import Counts, mostly, skip_measures
+from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
+from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.segment import (
     finish,
@@ -29,7 +30,7 @@ from napari_prosma.training.device import usable_device
 
 SPARSE_GATES = ("prosma", "spatial", "prosma-exact")
 Z_KEPT = 2**24
-"""Single channels of z can be shown where all of a skip's have no more elements than this (64 MiB)."""
+"""Single channels of z and u are kept where all of a skip's z have no more elements than this (64 MiB)."""
 SETTLED_STEPS = 120
 """Steps after which the gates' running averages have caught up with what training sees (momentum 0.1)."""
 
@@ -42,6 +43,7 @@ def inspect_gates(
     label: np.ndarray | None = None,
     twin: Checkpoint | Path | str | None = None,
     device: str = "auto",
+    changes: Mapping[int, Change] | None = None,
 ) -> Iterator[Event]:
     """Segment an image and keep what the gates saw; the last event is ``Finished`` with a ``GateRecord``.
 
@@ -54,27 +56,23 @@ def inspect_gates(
     twin : Checkpoint or path, optional
         A second model of the same classes, such as one with the ``attention`` gate, shown beside the first.
     device : str
+    changes : by level, optional
+        What is done to gates of the first model, as in ``WhatIf``, here over the whole image.
 
     Raises
     ------
     CheckpointError, ConfigError, DataError
     """
-    first = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
-    second = twin if isinstance(twin, Checkpoint) or twin is None else load_checkpoint(twin)
-    first.require_one_network("inspected")
-    if second is not None:
-        second.require_one_network("inspected")
-    if label is not None and label.shape != image.array.shape[1:]:
-        raise DataError(
-            f"the label of '{name}' has shape {label.shape} but the image has {image.array.shape[1:]}; "
-            f"choose the label that was drawn on this image"
-        )
+    first = one_network(checkpoint)
+    second = None if twin is None else one_network(twin)
+    require_label(label, image, name)
+    require_levels(first, changes or {})
     if second is not None and second.plan.class_names != first.plan.class_names:
         raise DataError(
             f"the second model knows the classes {', '.join(second.plan.class_names)}, the first "
             f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
         )
-    record = yield from _record(first, image, name, label, device)
+    record = yield from _record(first, image, name, label, device, changes)
     if second is not None:
         # Both are measured against the same foreground, whichever it is.
         measured = record.segmentation.labels if label is None else label
@@ -83,8 +81,109 @@ def inspect_gates(
     yield Finished(record)
 
 
+def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
+    """The checkpoint, read if it is a path.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read, or is an ensemble.
+    """
+    held = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    held.require_one_network("inspected")
+    return held
+
+
+def require_label(label: np.ndarray | None, image: Image, name: str) -> None:
+    """Refuse a label (*spatial) of another shape than its image.
+
+    Raises
+    ------
+    DataError
+    """
+    if label is not None and label.shape != image.array.shape[1:]:
+        raise DataError(
+            f"the label of '{name}' has shape {label.shape} but the image has {image.array.shape[1:]}; "
+            f"choose the label that was drawn on this image"
+        )
+
+
+def require_levels(checkpoint: Checkpoint, changes: Mapping[int, Change]) -> None:
+    """Refuse changes of skips that the network does not have.
+
+    Raises
+    ------
+    ConfigError
+    """
+    there = range(1, len(checkpoint.spec.widths))
+    unknown = sorted(set(changes) - set(there))
+    if unknown:
+        raise ConfigError(f"the model has the skips {min(there)} to {max(there)}, not {unknown[0]}")
+
+
+def skip_channel(
+    checkpoint: Checkpoint | Path | str,
+    image: Image,
+    level: int,
+    channel: int,
+    *,
+    name: str = "image",
+    device: str = "auto",
+) -> Iterator[Event]:
+    """One feature channel of a skip before and after its gate; ends in ``Finished`` with ``ChannelMaps``.
+
+    Over the whole image, in the windows of ``inspect_gates``. ``WhatIf.skip_channel`` has it at once for its
+    window.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+    """
+    held = one_network(checkpoint)
+    require_channel(held, level, channel)
+    prepared = prepare_for(held.plan, image, name)
+    target = usable_device(device)
+    model = held.build(target)
+    assert isinstance(model, ProSMAUNet)
+    tiling = model_tiling(model, held.plan, prepared)
+    factors = level_factors(model, level, tiling)
+    maps = Blend(tiling, 2, factors)
+    yield Started(len(tiling.starts), f"Channel {channel} of skip {level} of {name}", str(target))
+    padded = pad(torch.from_numpy(prepared.array), held.plan.dims, model.divisor)
+    for done, (starts, cut) in enumerate(windows(padded, tiling, held.plan.dims, 1), start=1):
+        trace = GateTrace()
+        with torch.no_grad():
+            model(cut.to(target), trace)
+        kept = trace.skips[level]
+        both = torch.stack([kept.skip[0, channel], kept.gated[0, channel]]).float().cpu()
+        maps.add(starts[0], both.reshape(2, *(w // f for w, f in zip(tiling.window, factors, strict=True))))
+        yield Progress(done, len(tiling.starts), name)
+    before, after = maps.result()
+    geometry = prepared.geometry.coarsened(tuple(float(f) for f in factors), prepared.array.shape[1:])
+    yield Finished(ChannelMaps(level, channel, before, after, geometry))
+
+
+def require_channel(checkpoint: Checkpoint, level: int, channel: int) -> None:
+    """Refuse a channel that the skip does not have.
+
+    Raises
+    ------
+    ConfigError
+    """
+    widths = checkpoint.spec.widths[:-1]
+    if not 1 <= level <= len(widths):
+        raise ConfigError(f"the model has the skips 1 to {len(widths)}, not {level}")
+    if not 0 <= channel < widths[level - 1]:
+        raise ConfigError(f"skip {level} has the channels 0 to {widths[level - 1] - 1}, not {channel}")
+
+
 def _record(
-    checkpoint: Checkpoint, image: Image, name: str, label: np.ndarray | None, device: str
+    checkpoint: Checkpoint,
+    image: Image,
+    name: str,
+    label: np.ndarray | None,
+    device: str,
+    changes: Mapping[int, Change] | None = None,
 ) -> Generator[Event, None, GateRecord]:
     plan = checkpoint.plan
     prepared = prepare_for(plan, image, name)
@@ -102,16 +201,16 @@ def _record(
     if checkpoint.spec.gate == "none":
         yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
     labels = Blend(tiling, checkpoint.spec.out_channels)
-    gathered: dict[int, _Gathered] = {}
+    gathered: dict[int, Gathered] = {}
     padded = pad(torch.from_numpy(prepared.array), plan.dims, model.divisor)
     for done, (starts, cut) in enumerate(windows(padded, tiling, plan.dims, 1), start=1):
         trace = GateTrace()
         with torch.no_grad():
-            logits = model(cut.to(target), trace).float().cpu()
+            logits = model.decode(model.encode(cut.to(target)), trace, changes).float().cpu()
         labels.add(starts[0], logits[0].reshape(logits.shape[1], *tiling.window))
         for level, kept in trace.skips.items():
             if level not in gathered:
-                gathered[level] = _Gathered(kept, tiling, _factors(model, level, tiling))
+                gathered[level] = Gathered(kept, tiling, level_factors(model, level, tiling))
             gathered[level].add(starts[0], kept)
         yield Progress(done, len(tiling.starts), name)
     segmentation = finish(name, labels.result(), image, plan)
@@ -129,13 +228,13 @@ def _record(
     )
 
 
-def _factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
+def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
     """How much coarser the grid of a level is; axes that the network does not see stay as they are."""
     dims = model.spec.dims
     return (1,) * (len(tiling.size) - dims) + (2 ** (level - 1),) * dims
 
 
-class _Gathered:
+class Gathered:
     """The maps and counts of one skip while the windows go by."""
 
     def __init__(self, first: SkipTrace, tiling: Tiling, factors: tuple[int, ...]) -> None:
@@ -144,7 +243,10 @@ class _Gathered:
         self._maps = Blend(tiling, len(self._names) + 2, factors)
         grid = tuple(p // f for p, f in zip(tiling.padded, factors, strict=True))
         keeps_z = first.z is not None and first.z.shape[1] * math.prod(grid) <= Z_KEPT
-        self._z = Blend(tiling, first.z.shape[1], factors) if keeps_z and first.z is not None else None
+        # u beside z: the one says how far the other is from passing.
+        self._latent = (
+            Blend(tiling, 2 * first.z.shape[1], factors) if keeps_z and first.z is not None else None
+        )
         self._empty = None if first.z is None else np.ones(grid, bool)
         self._counts = None if first.field is None or first.z is None else Counts(first.z.shape[1])
         self._channels: list[np.ndarray] = []
@@ -168,8 +270,8 @@ class _Gathered:
         self._maps.add(start, torch.cat(stacked))
         if kept.z is not None and self._empty is not None:
             z = shaped(kept.z)
-            if self._z is not None:
-                self._z.add(start, z)
+            if self._latent is not None and kept.field is not None:
+                self._latent.add(start, torch.cat([z, shaped(kept.field)]))
             self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
         if kept.z is not None and kept.field is not None and self._counts is not None:
             inside = self._inside(start, kept.z.ndim - 2)
@@ -190,12 +292,15 @@ class _Gathered:
         inside = tuple(slice(0, n) for n in whole.shape)
         channels = np.array(self._channels) if self._channels else None
         counts = self._counts
+        z, u = (None, None) if self._latent is None else np.split(self._latent.result(), 2)
+        foreground = mostly(is_foreground(reference), self._factors)
         record = SkipRecord(
             level=level,
             geometry=geometry.coarsened(tuple(float(f) for f in self._factors), reference.shape),
             energy_kept=np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0),
             without_evidence=None if self._empty is None else self._empty[inside],
-            z=None if self._z is None else self._z.result(),
+            z=z,
+            u=u,
             channel=None if channels is None else channels.mean(axis=0),
             channel_spread=None if channels is None else channels.std(axis=0),
             threshold=self._threshold,
@@ -203,10 +308,11 @@ class _Gathered:
             channel_zeros=None if counts is None else counts.zero_fraction(),
             field_peak=None if counts is None else counts.peak(),
             floor=self._floor,
+            inside=foreground,
+            outside=mostly(reference == 0, self._factors) & ~foreground,
             **named,
         )
-        energy = float(kept.sum() / whole.sum()) if whole.sum() > 0 else 0.0
-        return replace(record, measures=skip_measures(record, reference, self._factors, energy))
+        return replace(record, measures=skip_measures(record, kept, whole))
 
 
 def _has(kept: SkipTrace, name: str) -> bool:
