@@ -90,7 +90,7 @@ def test_a_picture_is_segmented_at_its_place(
     np.testing.assert_array_equal(labels.data == 1, sure.data > 0.5)
     assert tuple(sure.contrast_limits) == (0, 1)
     assert labels.metadata["class_names"] == ("background", "lesion")
-    assert "Found, in pixels: lesion" in panel.status.plain_text()
+    assert "Found in breast, in pixels: lesion" in panel.status.plain_text()
 
 
 def test_a_stack_in_colour_is_segmented_slice_by_slice(
@@ -204,15 +204,19 @@ def test_stop_ends_a_long_segmentation(
     assert [layer.name for layer in viewer.layers] == ["long"]
 
 
+def names(panel: SegmentPanel) -> list[str]:
+    return [panel.images.list.item(n).text() for n in range(panel.images.list.count())]
+
+
 def test_layers_that_come_and_go_are_followed(panel: SegmentPanel, viewer: napari.Viewer):
     first = viewer.add_image(np.zeros((8, 8)), name="first")
     viewer.add_labels(np.zeros((8, 8), int))
     viewer.add_image(np.zeros((8, 8)), name="preview", metadata={"preview": True})
-    assert panel.image_layer.layer is first
+    assert panel.images.ticked() == [first]
     second = viewer.add_image(np.zeros((8, 8)), name="second")
-    assert panel.image_layer.layer is first
-    assert [panel.image_layer.itemText(n) for n in range(panel.image_layer.count())] == ["first", "second"]
+    assert panel.images.ticked() == [first]
+    assert names(panel) == ["first", "second"]
     first.name = "renamed"
-    assert panel.image_layer.currentText() == "renamed"
+    assert names(panel) == ["renamed", "second"]
     viewer.layers.remove(first)
-    assert panel.image_layer.layer is second
+    assert panel.images.ticked() == [second]

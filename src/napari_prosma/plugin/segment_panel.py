@@ -1,4 +1,4 @@
-"""The Segment panel: a trained model and an image layer become labels over the image."""
+"""The Segment panel: a trained model and image layers become labels, to clean, correct and learn from."""
 
 from __future__ import annotations
 
@@ -7,123 +7,291 @@ from functools import partial
 from pathlib import Path
 
 import napari
-from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.choices import newest_run
 from napari_prosma.plugin.choosers import LayerChooser
-from napari_prosma.plugin.job import Ending, spare_threads
-from napari_prosma.plugin.layers import (
-    CLASS_NAMES,
-    add_layer,
-    fitting_image,
-    geometry_of,
-    hide_previews,
-    image_of,
-    result_layers,
-)
-from napari_prosma.plugin.model_chooser import ModelChooser
+from napari_prosma.plugin.cleaning_box import CleaningBox
+from napari_prosma.plugin.job import Ending
+from napari_prosma.plugin.layer_ticks import LayerTicks
+from napari_prosma.plugin.layers import CLASS_NAMES, add_layer, geometry_of, hide_previews
+from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import Panel
+from napari_prosma.plugin.regions_dock import RegionsTable
+from napari_prosma.plugin.results import (
+    DISAGREEMENT,
+    PROBABILITY,
+    UNCERTAINTY,
+    Outputs,
+    Result,
+    labels_to_paint,
+    maps_of,
+)
+from napari_prosma.plugin.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
+from napari_prosma.plugin.training_set import TrainingSet
 
 SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
 
 
+class ResultChooser(LayerChooser):
+    """The results of a panel that are still open, by their labels layers."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self.results: dict[Layer, Result] = {}
+        super().__init__(viewer, LabelsLayer)
+        self.setPlaceholderText("nothing was segmented yet")
+
+    @property
+    def result(self) -> Result | None:
+        """The chosen one."""
+        layer = self.layer
+        return None if layer is None else self.results.get(layer)
+
+    def layers(self) -> list[Layer]:
+        """Labels layers that were made by this panel."""
+        self.results = {layer: made for layer, made in self.results.items() if layer in self._viewer.layers}
+        return [layer for layer in super().layers() if layer in self.results]
+
+    def add(self, result: Result) -> None:
+        """One more result, which is chosen."""
+        self.results[result.labels] = result
+        self.refresh()
+        self.choose(result.labels)
+
+
 class SegmentPanel(Panel):
-    """Segment an image layer with a trained model."""
+    """Segment image layers with a trained model; look at, clean, correct and keep what it found."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
-        self.start_button.setToolTip("Find the structures that the model knows in the image above")
-        self.result: Layer | None = None
-        self._source: Layer | None = None
+        self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
+        self.regions: RegionsTable | None = None
+        self._found: list[str] = []
+        self._failed: list[str] = []
+        self._notices: list[str] = []
+        self._number = self._of = 0
         self.model = ModelChooser()
         self.add_group("Model").addRow(self.model)
-        form = self.add_group("Image")
-        self.image_layer = LayerChooser(napari_viewer, ImageLayer)
-        self.image_layer.setToolTip("The open image to segment; a volume or a stack is segmented whole")
-        self.probabilities = QCheckBox("also show probabilities")
-        self.probabilities.setToolTip("One layer per structure: how sure the model is, from 0 to 1")
-        form.addRow("Layer", self.image_layer)
-        form.addRow(self.probabilities)
+        self._add_images()
+        self._add_results()
+        self.cleaning = CleaningBox()
+        self.form.addWidget(self.cleaning)
+        self.training_set = TrainingSet()
+        self.training_set.fine_tune.connect(self._fine_tune)
+        self.form.addWidget(self.training_set)
         self.form.addStretch(1)
-        self.save_button = QPushButton("Save result…")
-        self.save_button.setToolTip(
-            "Write the labels as they are now, your corrections included, exactly over their image"
-        )
-        self.save_button.setEnabled(False)
-        self.save_button.clicked.connect(self._save)
-        self.below.addWidget(self.save_button)
+        self.batch_bar = QProgressBar()
+        self.batch_bar.setTextVisible(False)
+        self.batch_bar.setMaximumHeight(8)
+        self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
+        self.batch_bar.hide()
         self.lay_out()
+        layout = self.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.insertWidget(layout.indexOf(self.progress_bar) + 1, self.batch_bar)
+        self.results.currentIndexChanged.connect(self._result_chosen)
+        self.viewer.layers.selection.events.active.connect(self._layer_selected)
+        self.model.described.connect(self._model_described)
+        self._result_chosen()
         newest = newest_run()
         if newest is not None:
             self.model.set_path(newest)
 
+    @property
+    def result(self) -> Result | None:
+        """The result that is looked at."""
+        return self.results.result
+
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
-        path, layer = self.model.required_path(), self.image_layer.layer
-        if not isinstance(layer, ImageLayer):
+        path, layers = self.model.required_path(), self.images.ticked()
+        if not self.images.layers():
             raise ConfigError("open an image to segment first")
-        self._source = layer
-        return "ProSMA: segmentation", partial(_segmenting, path, layer)
+        if not layers:
+            raise ConfigError("tick the images to segment")
+        outputs = Outputs(
+            mirror=self.mirror.isChecked(),
+            probabilities=self.probabilities.isChecked(),
+            uncertainty=self.uncertainty.isChecked(),
+            disagreement=self.disagreement.isChecked(),
+        )
+        self._found, self._failed, self._notices = [], [], []
+        self._number, self._of = 0, len(layers)
+        self.batch_bar.setRange(0, len(layers))
+        self.batch_bar.setValue(0)
+        self.batch_bar.setVisible(len(layers) > 1)
+        is_open = self.viewer.layers.__contains__
+        return "ProSMA: segmentation", partial(segment_layers, path, layers, outputs, is_open)
 
     def happened(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.status.tell(event.message)
-        elif isinstance(event, Finished) and isinstance(event.result, Path):
-            self.status.tell(f"Saved as {event.result}")
-        elif isinstance(event, Finished):
-            assert self._source is not None
-            hide_previews(self.viewer)
-            for layer in result_layers(event.result, self._source, self.probabilities.isChecked()):
-                self.result = add_layer(self.viewer, layer)
-            found = [
-                f"{name}: {int((event.result.labels == k).sum()):,}"
-                for k, name in enumerate(event.result.class_names)
-                if k > 0
-            ]
-            unit = "pixels" if event.result.labels.ndim == 2 else "voxels"
-            self.status.tell(f"Found, in {unit}: {', '.join(found)}")
+        match event:
+            case Notice():
+                self._notices.append(event.message)
+            case LayerStarted():
+                self._number = event.number
+                self.batch_bar.setValue(event.number - 1)
+            case LayerSegmented():
+                self._show(event)
+            case LayerFailed():
+                self._failed.append(event.reason)
+            case Finished() if isinstance(event.result, Path):
+                self.status.tell(f"Saved as {event.result}")
+            case Finished():
+                self._sum_up()
 
     def ended(self, ending: Ending) -> None:
-        self.save_button.setEnabled(self.result is not None)
+        self.batch_bar.hide()
+        self._result_chosen()
+        if ending.stopped and self._of > 1:
+            done = len(self._found)
+            self.status.tell("\n".join([f"Stopped after {done} of {self._of} images", *self._found]))
+
+    def remark(self) -> str:
+        return f"image {self._number} of {self._of}" if self._of > 1 and self._number else ""
 
     def close_down(self) -> None:
         self.model.let_go()
         super().close_down()
-        self.image_layer.let_go()
+        self.cleaning.close_down()
+        self.training_set.close_down()
+        if self.regions is not None:
+            self.regions.close_down()
+        self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
+        self.images.let_go()
+        self.results.let_go()
 
     def save(self, path: Path) -> None:
         """Write the result as it is now, in the background."""
         assert self.result is not None
+        self._of = 0
         self.save_button.setEnabled(False)
-        self.run("ProSMA: saving", partial(_saving, path, self.result))
+        self.run("ProSMA: saving", partial(_saving, path, self.result.labels))
+
+    def _add_images(self) -> None:
+        form = self.add_group("Images")
+        self.images = LayerTicks(self.viewer)
+        self.probabilities = QCheckBox("probabilities")
+        self.probabilities.setToolTip(f"A layer per structure. {PROBABILITY}")
+        self.uncertainty = QCheckBox("uncertainty")
+        self.uncertainty.setToolTip(UNCERTAINTY)
+        self.disagreement = QCheckBox("disagreement")
+        self.disagreement.setToolTip(
+            f"{DISAGREEMENT}. A model that is no ensemble passes every window mirrored for it"
+        )
+        self.mirror = QCheckBox("mirrored passes")
+        self.mirror.setToolTip(
+            "Pass every window also mirrored, the ways that the model's training did, and take the mean: "
+            "steadier, and two to four times slower"
+        )
+        form.addRow(self.images)
+        for text, boxes in (
+            ("Also show", (self.probabilities, self.uncertainty)),
+            ("", (self.disagreement, self.mirror)),
+        ):
+            row = QHBoxLayout()
+            for box in boxes:
+                row.addWidget(box)
+            form.addRow(text, row)
+
+    def _add_results(self) -> None:
+        form = self.add_group("Result")
+        self.results = ResultChooser(self.viewer)
+        self.results.setToolTip("The result that all below is about; follows the layer that is selected")
+        self.regions_button = QPushButton("Regions…")
+        self.regions_button.setToolTip(
+            "A table of the connected pieces: volume or area, diameter, intensity, confidence; a click goes "
+            "to the piece"
+        )
+        self.regions_button.clicked.connect(self._open_regions)
+        self.save_button = QPushButton("Save result…")
+        self.save_button.setToolTip(
+            "Write the labels as they are now, your corrections included, exactly over their image"
+        )
+        self.save_button.clicked.connect(self._save)
+        row = QHBoxLayout()
+        row.addWidget(self.regions_button)
+        row.addWidget(self.save_button)
+        form.addRow(self.results)
+        form.addRow(row)
+
+    def _show(self, made: LayerSegmented) -> None:
+        """Add what was made of a layer, which may have been closed at the last moment."""
+        if made.layer not in self.viewer.layers:
+            self._failed.append(f"'{made.layer.name}' was closed, so its result is not shown")
+            return
+        hide_previews(self.viewer)
+        for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs):
+            add_layer(self.viewer, layer)
+        labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
+        assert isinstance(labels, LabelsLayer)
+        self.results.add(Result(made.layer, labels, made.found, made.model, made.dims, made.channels))
+        self._found.append(_in_words(made))
+        self.batch_bar.setValue(self._number)
+
+    def _sum_up(self) -> None:
+        if self._of == 1:
+            said = self._found
+        else:
+            said = [f"{len(self._found)} of {self._of} images are segmented", *self._found]
+        text = "\n".join([*self._failed, *said, *dict.fromkeys(self._notices)])
+        (self.status.tell_error if self._failed else self.status.tell)(text)
+
+    def _result_chosen(self) -> None:
+        result = self.result
+        for button in (self.save_button, self.regions_button):
+            button.setEnabled(result is not None and not self.job.is_running)
+        self.cleaning.show_result(result)
+        self.training_set.show_result(result)
+        if self.regions is not None:
+            self.regions.show_result(result)
+
+    def _layer_selected(self) -> None:
+        layer = self.viewer.layers.selection.active
+        if layer in self.results.results:
+            self.results.choose(layer)
+
+    def _model_described(self, facts: ModelFacts | None) -> None:
+        if facts is not None:
+            self.training_set.suggest(facts.path)
+
+    def _open_regions(self) -> None:
+        if self.regions is None:
+            self.regions = RegionsTable(self.viewer)
+            self.regions.closed.connect(self._regions_closed)
+            self.viewer.window.add_dock_widget(self.regions, name="Regions", area="bottom")
+        self.regions.show_result(self.result)
+
+    def _regions_closed(self) -> None:
+        self.regions = None
+
+    def _fine_tune(self, folder: Path, labels: LabelRule) -> None:
+        model = self.model.path if self.result is None else self.result.model
+        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", "Train", tabify=True)
+        widget.fine_tune(model, folder, labels, None if self.result is None else self.result.dims)
 
     def _save(self) -> None:
         assert self.result is not None
-        suffix = ".nii.gz" if self.result.ndim > 2 else ".png"
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.result.name)
+        layer = self.result.labels
+        suffix = ".nii.gz" if layer.ndim > 2 else ".png"
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in layer.name)
         start = str(Path.home() / f"{name}{suffix}")
         chosen, _ = QFileDialog.getSaveFileName(self, "Save result", start, SAVED_AS)
         if chosen:
             self.save(Path(chosen))
 
 
-def _segmenting(path: Path, layer: ImageLayer) -> Iterator[Event]:
-    yield Started(0, "Loading the model")
-    from napari_prosma.segmentation.segment import segment
-    from napari_prosma.training.checkpoint import load_checkpoint
-    from napari_prosma.training.device import cpu_threads
-
-    checkpoint = load_checkpoint(path)
-    image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
-    with cpu_threads(spare_threads()):
-        yield from segment(checkpoint, image, name=layer.name)
+def _in_words(made: LayerSegmented) -> str:
+    unit = "pixels" if made.found.labels.ndim == 2 else "voxels"
+    sizes = zip(made.found.class_names[1:], made.counts[1:], strict=True)
+    return f"Found in {made.found.name}, in {unit}: {', '.join(f'{name} {size:,}' for name, size in sizes)}"
 
 
-def _saving(path: Path, layer: Layer) -> Iterator[Event]:
+def _saving(path: Path, layer: LabelsLayer) -> Iterator[Event]:
     yield Started(0, "Saving")
     labels = layer.data[0] if layer.multiscale else layer.data
     yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))

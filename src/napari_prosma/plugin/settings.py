@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -138,6 +139,13 @@ class Settings(QWidget):
         usual, now = ("tiny", "quick") if from_layers else ("quick", "tiny")
         if self.size_preset.currentData() == usual:
             self.size_preset.setCurrentIndex(self.size_preset.findData(now))
+
+    def go_on_from(self, model: Path | None, dims: int | None) -> None:
+        """Start from a model, and let the network see slices or volumes as that model does."""
+        if model is not None:
+            self.start_from.set_path(model)
+            self.fine_tuning.expand(animate=False)
+        self.dims.setCurrentIndex(self.dims.findData(dims))
 
     def let_go(self) -> None:
         """Read no model any longer."""

@@ -204,6 +204,14 @@ class Source(QWidget):
             return FolderData(Wanted(folder, self.labelled.currentData()), None)
         return FolderData(wanted, self.data_set)
 
+    def take_folder(self, folder: Path, labels: LabelRule) -> None:
+        """Learn from this folder, whose complete labels mean this."""
+        self.from_folder.setChecked(True)
+        self.labelled.setCurrentIndex(self.labelled.findData(None))
+        self.folder.show_path(folder)
+        self.classes.hide()
+        self._look_at(Wanted(folder, rule=labels))
+
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
         self.scan.close()

@@ -13,6 +13,7 @@ import napari
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import (
     Baseline,
@@ -154,6 +155,11 @@ class TrainPanel(Panel):
         if live is not None and not {live.image, live.labels} <= set(self.viewer.layers):
             live = None
         self._submit(PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live), live))
+
+    def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule, dims: int | None) -> None:
+        """Fill the form, to go on from a model with the cases in a folder, whose labels mean this."""
+        self.source.take_folder(folder, labels)
+        self.settings.go_on_from(model, dims)
 
     def what_leaving_means(self) -> str:
         """For the question before the panel or napari is closed."""
