@@ -314,37 +314,71 @@ def segment(
 @app.command()
 def inspect(
     model: Model,
-    image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="One image, or a data set in any known layout.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and maps.", show_default=False)],
     label: Annotated[
-        Path | None, typer.Option(help="The true label, for the measures.", show_default="the prediction")
+        Path | None,
+        typer.Option(help="The true label of one image, for the measures.", show_default="the prediction"),
     ] = None,
     twin: Annotated[
-        Path | None,
-        typer.Option(help="A second model to show beside, such as one with --gate attention."),
+        list[str] | None,
+        typer.Option(
+            help="NAME=MODEL: another model to compare, such as one of prosma twins; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only the cases that the model's training held out.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many cases, evenly chosen.", show_default="all"),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="How many unusual cases are drawn.")] = 12,
     device: Device = "auto",
 ) -> None:
-    """See what the gates of a model let through on one image.
+    """See what the gates of a model let through on one image, or over a data set.
 
-    Writes NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels, and
-    every map on its own grid (NIfTI or TIFF).
+    Of one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
+    and every map on its own grid (NIfTI or TIFF).
 
-    [bold]Example:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
+    Of a data set: report.html, one file for a reader or a supplement, with the cases of unusual gating first;
+    measures.csv, summary.csv, cases.csv, channels.csv; and every plot as SVG, PNG and CSV. A bad case does
+    not end it, and the same line goes on with what was stopped.
+
+    [bold]Examples:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
+
+    prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
     """
     from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
         from napari_prosma.data.layouts import case_from_files
-        from napari_prosma.inspection.report import measures_table, write_report
-        from napari_prosma.inspection.trace import inspect_gates
+        from napari_prosma.data.readers import can_read
+        from napari_prosma.errors import ConfigError
         from napari_prosma.training.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
-        case = case_from_files(image, label, channels=checkpoint.plan.channels)
+        twins = _twins(twin or ())
+        if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
+            if label is not None:
+                raise ConfigError("--label is of one image; a data set brings its own labels")
+            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, device)
+            return
+        if held_out or limit is not None or len(twins) > 1:
+            raise ConfigError(
+                f"'{data}' is one image; --held-out, --limit and several twins need a folder of images"
+            )
+        from napari_prosma.inspection.report import measures_table, write_report
+        from napari_prosma.inspection.trace import inspect_gates
+
+        case = case_from_files(data, label, channels=checkpoint.plan.channels)
         truth = None if case.read_label is None else case.read_label()
+        beside = next(iter(twins.values()), None)
         events = inspect_gates(
-            checkpoint, case.read_image(), name=case.name, label=truth, twin=twin, device=device
+            checkpoint, case.read_image(), name=case.name, label=truth, twin=beside, device=device
         )
         record = follow(events)
         _print_measures(measures_table(record))
@@ -644,6 +678,77 @@ def _listed(table: Path) -> list[Path]:
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"'{table}' lists no images ({error}); give a CSV with a column 'image'") from error
     return [table.parent / name for name in listed]
+
+
+def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
+    """Models by name; the name is the gate where none was given."""
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.training.checkpoint import load_checkpoint
+
+    twins: dict[str, Checkpoint] = {}
+    for text in given:
+        name, _, path = ("", "", text) if Path(text).exists() else text.rpartition("=")
+        twin = load_checkpoint(path)
+        name = name or twin.spec.gate
+        if name in twins:
+            raise ConfigError(f"two twins are called '{name}'; give them names: --twin NAME=MODEL")
+        twins[name] = twin
+    return twins
+
+
+def _inspect_data_set(
+    checkpoint: Checkpoint,
+    data: Path,
+    out: Path,
+    twins: dict[str, Checkpoint],
+    held_out: bool,
+    limit: int | None,
+    pictures: int,
+    device: str,
+) -> None:
+    from napari_prosma.cli.follow import BAD_INPUT, follow, say
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.inspection.data_set import chosen_cases, inspect_cases
+    from napari_prosma.inspection.html import About, write_data_set
+
+    name = checkpoint.spec.gate
+    if name in twins:
+        raise ConfigError(f"the model itself is called '{name}'; give the twin another name: NAME=MODEL")
+    data_set, notices = _labelled_as(checkpoint, data)
+    cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
+    for line in (data_set.summary, *notices):
+        say(line)
+    found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, device=device))
+    about = About(data.resolve().name, data_set.summary, notices)
+    page = follow(write_data_set(found, cases, out, about, (), pictures, device))
+    say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
+    if found.failed:
+        say(f"left out: {', '.join(found.failed)}")
+        raise typer.Exit(BAD_INPUT)
+
+
+def _labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str, ...]]:
+    """The data set with the classes of the model, and notices; without labels where they are others."""
+    from dataclasses import replace
+
+    from pydantic import TypeAdapter
+
+    from napari_prosma.data.labels import LabelRule
+    from napari_prosma.data.layouts import find_cases
+
+    names = checkpoint.plan.class_names
+    data_set = find_cases(data, require_labels=False)
+    rule = checkpoint.config.get("labels")
+    if data_set.class_names != names and rule:
+        data_set = find_cases(data, require_labels=False, labels=TypeAdapter(LabelRule).validate_python(rule))
+    if data_set.num_classes == len(names):
+        return data_set, data_set.notices
+    bare = tuple(replace(case, read_label=None) for case in data_set.cases)
+    unused = (
+        f"the labels ({', '.join(data_set.class_names)}) are not those of the model ({', '.join(names)}) and "
+        f"are not used"
+    )
+    return replace(data_set, cases=bare), (*data_set.notices, unused)
 
 
 def _table(rows: Sequence[dict[str, str | float]]) -> Table:

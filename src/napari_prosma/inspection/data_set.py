@@ -230,6 +230,28 @@ class DataSetInspection:
         return Association(len(both), rho, float(np.tanh(centre - reach)), float(np.tanh(centre + reach)))
 
 
+def chosen_cases(
+    checkpoint: Checkpoint, cases: Sequence[Case], held_out: bool = False, limit: int | None = None
+) -> tuple[Case, ...]:
+    """Those that training held out, or all; at most ``limit`` of them, evenly chosen in their order.
+
+    Raises
+    ------
+    DataError
+        None of the cases was held out.
+    """
+    names = set(checkpoint.split.get("validation", ()))
+    chosen = [case for case in cases if case.name in names or not held_out]
+    if not chosen:
+        raise DataError(
+            f"none of the {len(cases)} cases is among the {len(names)} that the model's training held out; "
+            f"give the data it was trained on, or leave out --held-out"
+        )
+    if limit is None or len(chosen) <= limit:
+        return tuple(chosen)
+    return tuple(chosen[k] for k in np.linspace(0, len(chosen) - 1, limit).round().astype(int))
+
+
 def inspect_cases(
     checkpoint: Checkpoint,
     cases: Sequence[Case],

@@ -1,0 +1,154 @@
+"""Plots of a ``DataSetInspection``. Figures are made without pyplot, so in any thread."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from napari_prosma.inspection.data_set import COMPARED, UNUSUAL, DataSetInspection
+
+COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
+"""Of the models, in order; told apart with every common kind of colour blindness by place as well."""
+SIZE = (5.6, 3.4)
+
+PLOTTED: dict[str, tuple[str, float | None]] = {
+    "z_zero_fraction": ("zeros in z", None),
+    "floor_pixel_fraction": ("positions without evidence", None),
+    "psi_mean": ("mean of psi", None),
+    "psi_auc": ("AUC of psi against the foreground", 0.5),
+    "retained_energy_inside": ("energy kept inside the foreground", None),
+    "retained_energy_outside": ("energy kept outside the foreground", None),
+}
+"""Measures that get a plot: its title, and the value at which they say nothing. All lie within 0 and 1."""
+
+
+def colour_of(found: DataSetInspection, model: str) -> str:
+    return COLOURS[list(found.checkpoints).index(model) % len(COLOURS)]
+
+
+def distribution(found: DataSetInspection, measure: str) -> Figure | None:
+    """A box per skip and model, a dot per case; None where no gate has the measure."""
+    title, nothing = PLOTTED[measure]
+    models = [
+        model
+        for model in found.checkpoints
+        if any(found.values(model, level, measure).size for level in found.levels(model))
+    ]
+    if not models:
+        return None
+    levels = sorted({level for model in models for level in found.levels(model)})
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        for level in levels:
+            place = level + (number - (len(models) - 1) / 2) * width
+            _box(axes, place, found.values(model, level, measure), 0.8 * width, colour_of(found, model))
+    if nothing is not None:
+        axes.axhline(nothing, color="0.4", linewidth=0.8, linestyle=":")
+    axes.set_title(title, fontsize=10)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xticks(levels, [f"skip {level}" for level in levels])
+    axes.set_xlim(levels[0] - 0.5, levels[-1] + 0.5)
+    _legend(axes, found, models)
+    return figure
+
+
+def overlap(found: DataSetInspection) -> Figure | None:
+    """Dice of every model, the cases joined by lines; None without labels."""
+    dice = {model: found.overlaps(model) for model in found.checkpoints}
+    if not dice[found.model]:
+        return None
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    models = list(dice)
+    for case in dice[found.model]:
+        axes.plot(range(len(models)), [dice[m][case] for m in models], color="0.8", linewidth=0.6, zorder=0)
+    for place, model in enumerate(models):
+        _box(axes, place, np.array([*dice[model].values()]), 0.4, colour_of(found, model))
+    axes.set_xticks(range(len(models)), models)
+    axes.set_xlim(-0.5, len(models) - 0.5)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title("Dice of each case", fontsize=10)
+    return figure
+
+
+def unusual_against_dice(found: DataSetInspection) -> Figure | None:
+    """How far a case's most unusual measure lies from the median, against its Dice; None without either."""
+    dice = found.overlaps(found.model)
+    both = [(name, value) for name, value in dice.items() if name in found.deviations]
+    if not both:
+        return None
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    groups = {case.name: case.group for case in found.cases}
+    for number, group in enumerate(sorted({groups[name] for name, _ in both})):
+        here = [(abs(found.deviations[name].score), value) for name, value in both if groups[name] == group]
+        axes.plot(*np.array(here).T, "o", color=COLOURS[number % len(COLOURS)], markersize=4, alpha=0.75,
+                  label=group or None)  # fmt: skip
+    axes.axvline(UNUSUAL, color="0.4", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("largest deviation from the median, robust standard deviations", fontsize=8)
+    axes.set_ylabel("Dice", fontsize=8)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title("unusual gating against Dice", fontsize=10)
+    if any(groups[name] for name, _ in both):
+        axes.legend(fontsize=7)
+    axes.tick_params(labelsize=8)
+    return figure
+
+
+def channel_states(found: DataSetInspection) -> Figure | None:
+    """Latent channels of the first model per skip: dead, open and in between over all cases."""
+    states = {level: found.channel_zeros(found.model, level) for level in found.levels(found.model)}
+    states = {level: zeros for level, zeros in states.items() if zeros.size}
+    if not states:
+        return None
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for level, zeros in states.items():
+        mean = np.sort(zeros.mean(axis=0))
+        order = np.argsort(zeros.mean(axis=0))
+        dead, always = (zeros == 1).all(axis=0)[order], (zeros == 0).all(axis=0)[order]
+        colours = np.where(dead, "#c1121f", np.where(always, "#5c946e", "#3b6ea5"))
+        place = level - 0.4 + 0.8 * (np.arange(len(mean)) + 0.5) / len(mean)
+        # An open channel has no bar, a sliver says that it is there.
+        axes.bar(place, np.maximum(mean, 0.012), width=0.8 / len(mean), color=colours)
+    axes.set_xticks(list(states), [f"skip {level}" for level in states])
+    axes.set_ylim(0, 1.02)
+    axes.set_title("zeros of every latent channel, mean over the cases, sorted", fontsize=10)
+    names = {"dead in every case": "#c1121f", "always open": "#5c946e", "in between": "#3b6ea5"}
+    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
+    axes.legend(handles=handles, fontsize=7, loc="upper left")
+    return figure
+
+
+def _box(axes: Axes, place: float, values: np.ndarray, width: float, colour: str) -> None:
+    if not values.size:
+        return
+    axes.boxplot(
+        values,
+        positions=[place],
+        widths=width,
+        showfliers=False,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
+        medianprops={"color": colour, "linewidth": 1.6},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+    )
+    # Spread evenly in the order of the cases: the same picture every time.
+    across = np.linspace(-0.3, 0.3, values.size) * width if values.size > 1 else np.zeros(1)
+    axes.plot(place + across, values, ".", color=colour, markersize=3, alpha=0.7)
+
+
+def _legend(axes: Axes, found: DataSetInspection, models: list[str]) -> None:
+    if len(models) > 1:
+        handles = [Patch(color=colour_of(found, model), label=model, alpha=0.6) for model in models]
+        axes.legend(handles=handles, fontsize=7)
+    axes.tick_params(labelsize=8)
+
+
+MEASURE_WORDS = {**COMPARED, **{name: title for name, (title, _) in PLOTTED.items()}}

@@ -1,0 +1,365 @@
+"""An inspection of many cases as one HTML file that holds all it shows, and as tables and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+from PIL import Image as Pictures
+
+from napari_prosma import __version__
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Case
+from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.inspection import data_set_plots as plots
+from napari_prosma.inspection import findings
+from napari_prosma.inspection.data_set import (
+    CaseNumbers,
+    DataSetInspection,
+    content_of,
+    read_fitting_case,
+    record_of,
+)
+from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
+from napari_prosma.training.checkpoint import Checkpoint
+
+PAGE = "report.html"
+TEMPLATE = "data_set.html.jinja"
+PICTURES = 12
+"""Cases that are drawn: those with the most unusual gating."""
+_TABLE = {
+    **plots.MEASURE_WORDS,
+    "psi_zero_fraction": "positions where psi is exactly zero",
+    "psi_fg_bg_ratio": "psi inside over outside",
+    "retained_energy_ratio": "energy kept inside over outside",
+    "gate_floor": "gate floor",
+    "dead_channel_fraction": "dead channels in a case",
+    "open_channel_fraction": "open channels in a case",
+    "lambda_over_std_mean": "lambda / std(u)",
+}
+"""Measures in the table of the page, in this order; the CSV files have all."""
+
+DEFINITIONS = (
+    (
+        "zeros in z",
+        "Share of the gate's inner signals z that are exactly zero, because they stay within their threshold "
+        "lambda. Only z has exact zeros.",
+    ),
+    (
+        "psi",
+        "The spatial mask, from 0 to 1, that multiplies the skip. It is not exactly zero, except with "
+        "prosma-exact.",
+    ),
+    (
+        "gate floor",
+        "The value of psi where all of z is zero. That share of the skip passes there: it is turned down, "
+        "not removed. It is 0 with prosma-exact, where the skip itself is cut.",
+    ),
+    ("positions without evidence", "Positions at which z is zero in every latent channel."),
+    (
+        "energy kept",
+        "Sum of the squared values of the skip after the gate, over the same before it: what the decoder "
+        "really receives, channel weights c included.",
+    ),
+    (
+        "AUC",
+        "The chance that psi is higher at a position of the foreground than at one of the background; 0.5 "
+        "tells nothing, below 0.5 psi is higher outside.",
+    ),
+    (
+        "dead, always open",
+        "A latent channel whose z is zero everywhere, or nowhere, in every case. Other images may wake a "
+        "dead one.",
+    ),
+    (
+        "robust standard deviations",
+        "Distance from the median over the cases, divided by 1.4826 times the median distance (at least by "
+        "0.01). Measures that depend on a label are left out, so that unusual gating can be held against "
+        "Dice.",
+    ),
+    (
+        "skip 1",
+        "The finest skip connection, on the image's own grid; each further one is coarser by a factor of 2.",
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A figure with a plain sentence on what it shows, and its numbers if no other table has them."""
+
+    name: str
+    figure: Figure
+    sentence: str
+    rows: Sequence[dict[str, str | float]] = ()
+
+
+@dataclass(frozen=True)
+class About:
+    """What was inspected: a name for the data, what was found there, and what was decided about it."""
+
+    data: str
+    summary: str
+    notices: tuple[str, ...] = ()
+
+
+def write_data_set(
+    found: DataSetInspection,
+    cases: Sequence[Case],
+    folder: Path,
+    about: About,
+    further: Sequence[Plot] = (),
+    pictures: int = PICTURES,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """Write ``report.html``, tables and pictures; the last event is ``Finished`` with the page's path.
+
+    The page needs nothing but itself. Beside it: ``measures.csv`` (a row per case, model and skip),
+    ``summary.csv`` (per model, skip and measure), ``cases.csv`` (per case, unusual ones first),
+    ``channels.csv``, and every figure as SVG and PNG.
+
+    Parameters
+    ----------
+    cases : those that were inspected
+        The unusual ones are read again, to be drawn.
+    further : plots
+        Of what was tested beyond, such as ``faithfulness_plots``.
+    pictures : int
+        How many cases are drawn.
+    """
+    drawn = found.cases[:pictures]
+    by_name = {case.name: case for case in cases}
+    yield Started(len(drawn) + 1, "Drawing the most unusual cases")
+    shown: list[dict[str, Any]] = []
+    for number, case in enumerate(drawn, start=1):
+        figure, wide = yield from _pictures(found, by_name[case.name], device)
+        stem = folder / "pictures" / file_stem(case.name)
+        _save(figure, stem.with_name(f"{stem.name}_gates"))
+        _save(wide, stem.with_name(f"{stem.name}_channels"))
+        shown.append({"case": case, "picture": _embedded_png(figure), **_about_case(found, case)})
+        yield Progress(number, len(drawn) + 1, case.name)
+    overview = [*_overview(found), *further]
+    for plot in overview:
+        _save(plot.figure, folder / "plots" / plot.name)
+        if plot.rows:
+            write_table(folder / "plots" / f"{plot.name}.csv", plot.rows)
+    tables = {
+        "measures": measure_rows(found),
+        "summary": summary_rows(found),
+        "cases": case_rows(found),
+        "channels": channel_rows(found),
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_table(folder / f"{name}.csv", rows)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    ours = {plot.name: {"picture": _embedded_svg(plot.figure), "says": plot.sentence} for plot in overview}
+    page = environment.get_template(TEMPLATE).render(
+        found=found,
+        about=about,
+        when=datetime.now().astimezone().isoformat(timespec="minutes"),
+        versions=_versions(),
+        models=[_about_model(name, each) for name, each in found.checkpoints.items()],
+        definitions=DEFINITIONS,
+        plots={name: plot for name, plot in ours.items() if name not in {p.name for p in further}},
+        further=[ours[plot.name] for plot in further],
+        table=_summary_table(found),
+        unusual=findings.unusual(found),
+        shown=shown,
+        cases=[{"case": case, **_about_case(found, case)} for case in found.cases],
+        parts={
+            part: sum(case.part == part for case in found.cases)
+            for part in ("training", "validation", "unseen")
+        },
+    )
+    with written_whole(folder / PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    yield Progress(len(drawn) + 1, len(drawn) + 1, PAGE)
+    yield Finished(folder / PAGE)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------
+
+
+def measure_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+    """A row per case, model and skip."""
+    rows: list[dict[str, str | float]] = []
+    for case in found.cases:
+        for model, numbers in case.models.items():
+            known: dict[str, str | float] = {"case": case.name, "group": case.group, "part": case.part}
+            known |= {"model": model, "gate": found.checkpoints[model].spec.gate}
+            known["foreground"] = case.reference
+            rows += [{**known, "skip": k, **skip.measures} for k, skip in sorted(numbers.skips.items())]
+    return rows
+
+
+def summary_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+    """A row per model, skip and measure: over how many cases, mean, standard deviation, median."""
+    rows: list[dict[str, str | float]] = []
+    for model, checkpoint in found.checkpoints.items():
+        for level in found.levels(model):
+            names = dict.fromkeys(
+                name
+                for case in found.cases
+                if level in case.models[model].skips
+                for name in case.models[model].skips[level].measures
+            )
+            for name in names:
+                spread = found.spread(model, level, name)
+                assert spread is not None
+                known: dict[str, str | float] = {"model": model, "gate": checkpoint.spec.gate, "skip": level}
+                rows.append({**known, "measure": name, **vars(spread)})
+    return rows
+
+
+def case_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+    """A row per case, unusual ones first, then those that failed."""
+    rows: list[dict[str, str | float]] = []
+    for case in found.cases:
+        row: dict[str, str | float] = {"case": case.name, "group": case.group, "part": case.part}
+        deviation = found.deviations.get(case.name)
+        if deviation is not None:
+            row |= {"unusual": "yes" if deviation.is_unusual else "no", **vars(deviation)}
+        for model, numbers in case.models.items():
+            row |= {f"{figure} ({model})": value for figure, value in numbers.overlap.items()}
+        rows.append(row)
+    return rows + [{"case": name, "error": why} for name, why in found.failed.items()]
+
+
+def channel_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+    """A row per model, skip and latent channel: mean share of zeros, in how many cases dead and open."""
+    rows: list[dict[str, str | float]] = []
+    for model in found.checkpoints:
+        for level in found.levels(model):
+            for channel, zeros in enumerate(found.channel_zeros(model, level).T):
+                rows.append(
+                    {
+                        "model": model,
+                        "skip": level,
+                        "channel": channel,
+                        "mean zero fraction": float(zeros.mean()),
+                        "cases": zeros.size,
+                        "dead in": int((zeros == 1).sum()),
+                        "open in": int((zeros == 0).sum()),
+                    }
+                )
+    return rows
+
+
+# ---- what stands in the page ----------------------------------------------------------------------------
+
+
+def _overview(found: DataSetInspection) -> Iterator[Plot]:
+    made: dict[str, tuple[Figure | None, Callable[[DataSetInspection], str]]] = {
+        "dice": (plots.overlap(found), findings.overlap),
+        "zeros_in_z": (plots.distribution(found, "z_zero_fraction"), findings.zeros_in_z),
+        "without_evidence": (plots.distribution(found, "floor_pixel_fraction"), findings.without_evidence),
+        "psi": (plots.distribution(found, "psi_mean"), findings.mask_level),
+        "auc": (plots.distribution(found, "psi_auc"), findings.telling_apart),
+        "energy_inside": (plots.distribution(found, "retained_energy_inside"), findings.energy),
+        "energy_outside": (plots.distribution(found, "retained_energy_outside"), lambda _: ""),
+        "channels": (plots.channel_states(found), findings.channels),
+        "unusual": (plots.unusual_against_dice(found), lambda _: ""),
+    }
+    return (Plot(name, figure, say(found)) for name, (figure, say) in made.items() if figure is not None)
+
+
+def _pictures(
+    found: DataSetInspection, case: Case, device: str
+) -> Generator[Event, None, tuple[Figure, Figure]]:
+    first = found.checkpoints[found.model]
+    image, label = read_fitting_case(case, first)
+    record = yield from record_of(first, image, case.name, label, device)
+    return gate_panel(record), channel_plot(record)
+
+
+def _about_case(found: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
+    deviation = found.deviations.get(case.name)
+    dice = {model: numbers.overlap.get("dice") for model, numbers in case.models.items()}
+    return {"deviation": deviation, "dice": {m: f"{d:.3f}" for m, d in dice.items() if d is not None}}
+
+
+def _about_model(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    config = {key: _without_folders(value) for key, value in checkpoint.config.items()}
+    return {
+        "name": name,
+        "gate": checkpoint.spec.gate,
+        "file": "/".join(checkpoint.path.parts[-2:]) if checkpoint.path else "",
+        "content": content_of(checkpoint),
+        "widths": ", ".join(map(str, checkpoint.spec.widths)),
+        "epoch": checkpoint.epoch,
+        "steps": checkpoint.steps,
+        "dice": checkpoint.metrics.get("dice"),
+        "plan": checkpoint.plan.in_words(),
+        "config": {key: value for key, value in config.items() if value is not None},
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """Where somebody keeps his files is nobody's business."""
+    is_path = isinstance(value, str) and PurePath(value).is_absolute()
+    return PurePath(value).name if is_path else value
+
+
+def _summary_table(found: DataSetInspection) -> dict[str, Any]:
+    """Columns, one per model and skip, and per measure the cells ``mean +- deviation``."""
+    columns = [(model, level) for model in found.checkpoints for level in found.levels(model)]
+    rows = {}
+    for measure, words in _TABLE.items():
+        spreads = [found.spread(model, level, measure) for model, level in columns]
+        if any(spreads):
+            rows[words] = ["" if s is None else f"{s.mean:.2f} ± {s.deviation:.2f}" for s in spreads]
+    return {"columns": columns, "rows": rows}
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")}
+    return {"napari-prosma": __version__, "Python": platform.python_version(), **packages}
+
+
+# ---- pictures -------------------------------------------------------------------------------------------
+
+
+def _save(figure: Figure, path: Path) -> None:
+    for kind in ("svg", "png"):
+        with written_whole(path.with_name(f"{path.name}.{kind}")) as temporary:
+            figure.savefig(temporary, dpi=150, format=kind)
+
+
+def _embedded_svg(figure: Figure) -> str:
+    return _data_uri("image/svg+xml", _saved(figure, "svg"))
+
+
+def _embedded_png(figure: Figure) -> str:
+    """With 256 colours: a third of the size, and no difference that is seen."""
+    small = io.BytesIO()
+    with Pictures.open(_saved(figure, "png")) as picture:
+        picture.convert("RGB").quantize(256).save(small, "png", optimize=True)
+    return _data_uri("image/png", small)
+
+
+def _saved(figure: Figure, kind: str) -> io.BytesIO:
+    file = io.BytesIO()
+    # Without a date, so that the same numbers give the same file.
+    figure.savefig(file, dpi=90, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    file.seek(0)
+    return file
+
+
+def _data_uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
