@@ -15,6 +15,7 @@ from napari_prosma.segmentation.windows import Blend, predict, probabilities_of,
 from napari_prosma.training.preview import (
     MOST_WINDOWS,
     Rhythm,
+    by_own_statistics,
     on_plane,
     plane_labels,
     plane_probabilities,
@@ -47,6 +48,16 @@ def value_of(steps: Generator[None, None, np.ndarray | None]) -> tuple[int, np.n
         except StopIteration as end:
             return count, end.value
         count += 1
+
+
+def test_a_young_network_is_shown_by_the_statistics_it_learns_by_and_stays_as_it_is() -> None:
+    model, image = network(2), torch.randn(2, 1, 16, 16) * 3 + 1
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        shown = by_own_statistics(model)(image)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert not torch.allclose(shown, model(image), atol=1e-3)
+        torch.testing.assert_close(shown, model.train()(image))
 
 
 def test_a_slice_of_a_stack_is_what_segmentation_makes_of_it() -> None:
