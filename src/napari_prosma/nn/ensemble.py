@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.nn.build import Network
 
 
 class Ensemble(nn.Module):
@@ -17,13 +17,13 @@ class Ensemble(nn.Module):
 
     Attributes
     ----------
-    members : ModuleList of ProSMAUNet
+    members : ModuleList of networks
     spec : ModelSpec
         Of each member.
     divisor : int
     """
 
-    def __init__(self, members: Sequence[ProSMAUNet]) -> None:
+    def __init__(self, members: Sequence[Network]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.spec = members[0].spec

@@ -17,6 +17,48 @@ NORMS = ("batch", "instance")
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """What a name in ``NETWORKS`` stands for; ``nn.build`` knows the class.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Channels per level with which it was published.
+    dims : tuple of int
+        2, 3 or both.
+    gate : str
+        On its skips, if it was published with one kind: ``none`` or ``attention``.
+    tokens : bool
+        Its two deepest levels are tokens, and even its finest skip lies on half of the image's grid.
+    """
+
+    widths: tuple[int, ...]
+    dims: tuple[int, ...] = (2,)
+    gate: str = "none"
+    tokens: bool = False
+
+    def divisor(self, levels: int) -> int:
+        """Multiple to which images are padded, with so many ``widths``."""
+        return 2 ** (levels if self.tokens else levels - 1)
+
+
+OURS, OURS_GATE = "prosma-unet", "prosma"
+NETWORKS: dict[str, Architecture] = {
+    OURS: Architecture(WIDTHS["large"], (2, 3)),
+    "unet": Architecture(WIDTHS["large"], (2, 3)),
+    "attention-unet": Architecture(WIDTHS["large"], gate="attention"),
+    "unet++": Architecture(WIDTHS["base"]),
+    "unext": Architecture((16, 32, 128, 160, 256), tokens=True),
+    "rolling-unet": Architecture(WIDTHS["base"]),
+    "ukan": Architecture((16, 32, 128, 160, 256), (2, 3), tokens=True),
+    "ukan2": Architecture((16, 32, 128, 160, 256), (2, 3), tokens=True),
+}
+"""Every system of the paper's Tables 1 and 2; all but ours have no settings but their widths."""
+PUBLISHED = "published"
+"""Name for the widths of ``NETWORKS``, where presets are named."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Architecture of one network.
 
@@ -34,23 +76,38 @@ class ModelSpec:
         Encoder levels whose skips are gated (1 = finest); empty means all.
     norm : "batch" or "instance"
         Of the backbone. Gates have their own (``GateOptions``).
+    network : str
+        A key of ``NETWORKS``. Those of other papers have the gate and norm that they were published with:
+        ``gate`` says which, and ``gated_levels`` is empty where there is none.
     """
 
     dims: int
     in_channels: int
     out_channels: int
     widths: tuple[int, ...] = WIDTHS["tiny"]
-    gate: str = "prosma"
+    gate: str = OURS_GATE
     gate_options: GateOptions = field(default_factory=GateOptions)
     gated_levels: tuple[int, ...] = ()
     norm: str = "batch"
+    network: str = OURS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
-        levels = tuple(int(s) for s in self.gated_levels) or tuple(range(1, len(self.widths)))
+        if self.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.network!r}; choose one of {', '.join(NETWORKS)}")
+        if self.network != OURS:
+            self._take_published_gate()
+        levels = tuple(int(s) for s in self.gated_levels)
+        if not levels and (self.network == OURS or self.gate != "none"):
+            levels = tuple(range(1, len(self.widths)))
         object.__setattr__(self, "gated_levels", levels)
         if self.dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, found {self.dims}")
+        if self.dims not in NETWORKS[self.network].dims:
+            others = ", ".join(name for name, known in NETWORKS.items() if self.dims in known.dims)
+            raise ValueError(
+                f"network {self.network!r} is 2D; work slice by slice (dims 2), or choose one of {others}"
+            )
         if self.in_channels < 1 or self.out_channels < 1:
             raise ValueError(
                 f"channels must be positive, found {self.in_channels} in, {self.out_channels} out"
@@ -63,3 +120,30 @@ class ModelSpec:
             raise ValueError(f"unknown norm {self.norm!r}; choose one of {', '.join(NORMS)}")
         if not set(levels) <= set(range(1, len(self.widths))):
             raise ValueError(f"gated levels {levels} must lie within 1 and {len(self.widths) - 1}")
+
+    @property
+    def divisor(self) -> int:
+        """Images are padded to multiples of it along every axis."""
+        return NETWORKS[self.network].divisor(len(self.widths))
+
+    def _take_published_gate(self) -> None:
+        """Refuse what only our network can be told, and say in ``gate`` what this one has."""
+        published = NETWORKS[self.network].gate
+        every_level = () if published == "none" else tuple(range(1, len(self.widths)))
+        refused = [
+            name
+            for name, allowed in (
+                ("gate", (OURS_GATE, published)),
+                ("gate_options", (GateOptions(),)),
+                ("gated_levels", ((), every_level)),
+                ("norm", (NORMS[0],)),
+            )
+            if getattr(self, name) not in allowed
+        ]
+        if refused:
+            has = "has no gates" if published == "none" else f"has the gate {published!r} on every skip"
+            raise ValueError(
+                f"network {self.network!r} {has} and the norms of its paper; leave out {', '.join(refused)}, "
+                f"or choose {OURS}"
+            )
+        object.__setattr__(self, "gate", published)

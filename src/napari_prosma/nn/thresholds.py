@@ -14,7 +14,7 @@ SMALLEST_START = 1e-6
 
 
 @torch.no_grad()
-def start_thresholds(model: ProSMAUNet, batch: Tensor) -> tuple[int, ...]:
+def start_thresholds(model: nn.Module, batch: Tensor) -> tuple[int, ...]:
     """Set every lambda_c of gates without norms to the median of ``|u_c|`` on ``batch``.
 
     Printed as it stands (``GateOptions(norm="none")``) the gate starts with a field far below its threshold:
@@ -25,7 +25,7 @@ def start_thresholds(model: ProSMAUNet, batch: Tensor) -> tuple[int, ...]:
 
     Parameters
     ----------
-    model : ProSMAUNet
+    model : ProSMAUNet, or a network that has no thresholds
     batch : (B, in_channels, *spatial)
         Training images on the device of ``model``.
 
@@ -34,7 +34,7 @@ def start_thresholds(model: ProSMAUNet, batch: Tensor) -> tuple[int, ...]:
     tuple of int
         Levels whose thresholds were set, deepest first; empty if no gate is literal.
     """
-    if model.spec.gate_options.norm != "none":
+    if not isinstance(model, ProSMAUNet) or model.spec.gate_options.norm != "none":
         return ()
     literal = [s for s in sorted(model.spec.gated_levels, reverse=True) if _thresholds(model, s) is not None]
     if not literal:

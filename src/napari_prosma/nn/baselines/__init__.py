@@ -1,0 +1,1 @@
+"""The networks that ours is compared with, each from its paper's description.."""
