@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import ConfigError, ProsmaError
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 PARITY = 1e-4
@@ -92,11 +92,11 @@ def export_onnx(checkpoint: Checkpoint | Path | str, path: Path | str) -> Path:
 class AnySize(nn.Module):
     """A network with its probabilities and its padding as operations that do not depend on the size.
 
-    ``ProSMAUNet`` decides by the size of its input how to pad; in an exported graph such a decision would be
+    A network decides by the size of its input how to pad; in an exported graph such a decision would be
     frozen. Here the same elements are taken by index.
     """
 
-    def __init__(self, network: ProSMAUNet | Ensemble) -> None:
+    def __init__(self, network: Network | Ensemble) -> None:
         super().__init__()
         self.network = network
         self.divisor = network.divisor

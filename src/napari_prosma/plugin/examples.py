@@ -134,7 +134,7 @@ def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]
         opened.class_names,
         dims=config.dims,
         side=config.side,
-        divisor=2 ** (len(config.width_per_level) - 1),
+        divisor=config.divisor,
         batch_elements=BATCH_ELEMENTS,
         spacing=config.spacing,
         patch=config.patch,

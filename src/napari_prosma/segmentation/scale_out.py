@@ -150,7 +150,7 @@ def segment_to(
 
     window = unfinished.window or checkpoint.plan.patch
     with named(name):
-        yield Finished((yield from windows_that_fit(window, _divisor(checkpoint), chosen, in_windows)))
+        yield Finished((yield from windows_that_fit(window, checkpoint.spec.divisor, chosen, in_windows)))
 
 
 # ---- the work, here or elsewhere --------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Work:
 
     def windows(self, prepared: Prepared, span: range) -> int:
         """Windows that must be looked at for the rows of ``span``."""
-        tiling = window_tiling(prepared, self.window, _divisor(self.checkpoint), self.overlap)
+        tiling = window_tiling(prepared, self.window, self.checkpoint.spec.divisor, self.overlap)
         rows = needed_rows(prepared.size[0], prepared.shape[0], span.start, span.stop)
         return len(tiling.over(*rows))
 
@@ -205,11 +205,6 @@ class Work:
                     write(begun, layer[: row + 1 - begun])
                     yield range(begun, row + 1)
                     begun = row + 1
-
-
-def _divisor(checkpoint: Checkpoint) -> int:
-    """``ProSMAUNet.divisor``, without building the network."""
-    return 2 ** (len(checkpoint.spec.widths) - 1)
 
 
 def _here(

@@ -16,8 +16,8 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.stream import (
     Background,
     Labelled,
@@ -261,9 +261,7 @@ def prepare_for(plan: Plan, image: Image, name: str) -> Image:
         return prepare(image, plan)
 
 
-def model_tiling(
-    model: ProSMAUNet | Ensemble, plan: Plan, prepared: Image, overlap: float = OVERLAP
-) -> Tiling:
+def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, overlap: float = OVERLAP) -> Tiling:
     """Windows of the training patch's size, since the channel gates depend on what a window shows."""
     return tile(prepared.array.shape[1:], plan.patch, model.divisor, overlap)
 

@@ -22,8 +22,8 @@ from napari_prosma.data.fingerprint import HASH_BYTES, Plan
 from napari_prosma.data.preparation import grid_size, normalise
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import (
     Slab,
     Tiling,
@@ -437,7 +437,7 @@ class Labelled:
 
 
 def label_rows(
-    model: ProSMAUNet | Ensemble,
+    model: Network | Ensemble,
     prepared: Prepared,
     tiling: Tiling,
     *,

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_prosma.events import Notice
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
+from napari_prosma.nn.unet import pad_to_multiple
 from napari_prosma.training.memory import ran_out_of_memory, release
 
 Start = tuple[int, ...]
@@ -434,9 +435,9 @@ def _entropy(log: Tensor) -> Tensor:
     return -(log.exp() * log).sum(dim=1, keepdim=True)
 
 
-def unwrap(model: nn.Module) -> ProSMAUNet | Ensemble:
+def unwrap(model: nn.Module) -> Network | Ensemble:
     """The network inside the wrappers of Fabric and of ``torch.compile``, or itself."""
-    while not isinstance(model, ProSMAUNet | Ensemble):
+    while not isinstance(model, Network | Ensemble):
         model = getattr(model, "_orig_mod", None) or model.get_submodule("module")
     return model
 

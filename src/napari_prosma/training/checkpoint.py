@@ -20,10 +20,9 @@ from torch import Tensor
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import CheckpointError
-from napari_prosma.nn.build import build_model
+from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.nn.unet import ProSMAUNet
 
 FORMAT = 2
 """1: one network. 2: also ensembles, and a run's weights beside their average."""
@@ -86,7 +85,7 @@ class Checkpoint:
         seen = (t for name, t in self.weights.items() if name.endswith("num_batches_tracked"))
         return max([self.place.get("step", 0), *map(int, seen)])
 
-    def build(self, device: torch.device | str = "cpu") -> ProSMAUNet | Ensemble:
+    def build(self, device: torch.device | str = "cpu") -> Network | Ensemble:
         """The network with these weights, in evaluation mode."""
         model = _skeleton(self.spec, self.weights)
         # Copied, not assigned: in memory the weights lie as in training, in a file contiguous, and the two
@@ -286,7 +285,7 @@ def _members(weights: Mapping[str, Tensor]) -> set[str]:
     return {name.split(".")[1] for name in weights if name.startswith(f"{MEMBERS}.")}
 
 
-def _skeleton(spec: ModelSpec, weights: Mapping[str, Tensor]) -> ProSMAUNet | Ensemble:
+def _skeleton(spec: ModelSpec, weights: Mapping[str, Tensor]) -> Network | Ensemble:
     """The network that such weights belong to, without any memory of its own."""
     with torch.device("meta"):
         count = len(_members(weights))

@@ -19,7 +19,7 @@ from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.gates import GATES, GateOptions
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.spec import NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -47,8 +47,10 @@ class TrainConfig(BaseModel):
         Which part of a network that was taken over still learns.
     taken_rate : float
         Learning rate of what was taken over relative to what is new.
+    network : str
+        A key of ``NETWORKS``: ours, or one of those that it is compared with.
     widths : preset name or tuple of int
-        ``quick``, ``tiny``, ``base``, ``large``, or the channels per level.
+        ``quick``, ``tiny``, ``base``, ``large``, ``published`` (its own paper's), or channels per level.
     gate : str
         A key of ``GATES``.
     gate_options : GateOptions
@@ -114,6 +116,7 @@ class TrainConfig(BaseModel):
     start_from: Path | None = None
     trains: Literal["all", "decoder", "gates and head"] = "all"
     taken_rate: float = Field(default=0.1, ge=0, le=1)
+    network: str = OURS
     widths: str | tuple[int, ...] = "tiny"
     gate: str = "prosma"
     gate_options: GateOptions = Field(default_factory=GateOptions)
@@ -167,9 +170,12 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _network_can_be_built(self) -> TrainConfig:
-        if isinstance(self.widths, str) and self.widths not in WIDTHS:
-            raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(WIDTHS)}")
-        ModelSpec(2, 1, 1, self.width_per_level, self.gate, self.gate_options, self.gated_levels)
+        presets = (*WIDTHS, PUBLISHED)
+        if isinstance(self.widths, str) and self.widths not in presets:
+            raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(presets)}")
+        if self.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.network!r}; choose one of {', '.join(NETWORKS)}")
+        self._spec(2, 1, 1)
         return self
 
     @model_validator(mode="after")
@@ -189,19 +195,39 @@ class TrainConfig(BaseModel):
 
     @property
     def width_per_level(self) -> tuple[int, ...]:
+        if self.widths == PUBLISHED:
+            return NETWORKS[self.network].widths
         return WIDTHS[self.widths] if isinstance(self.widths, str) else self.widths
 
+    @property
+    def divisor(self) -> int:
+        """``ModelSpec.divisor`` of the network."""
+        return self._spec(2, 1, 1).divisor
+
     def model_spec(self, plan: Plan) -> ModelSpec:
-        """Network for a data set with this plan."""
+        """Network for a data set with this plan.
+
+        Raises
+        ------
+        ConfigError
+            There is no such network in 3D.
+        """
+        try:
+            return self._spec(plan.dims, plan.channels, plan.out_channels)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def _spec(self, dims: int, in_channels: int, out_channels: int) -> ModelSpec:
         return ModelSpec(
-            dims=plan.dims,
-            in_channels=plan.channels,
-            out_channels=plan.out_channels,
+            dims=dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
             widths=self.width_per_level,
             gate=self.gate,
             gate_options=self.gate_options,
             gated_levels=self.gated_levels,
             norm=self.norm,
+            network=self.network,
         )
 
 

@@ -52,7 +52,14 @@ _SEEN = (
     ("plan", "--plan", str, "by the data", "All of this from a JSON file, such as the run.json of a run."),
 )
 _NETWORK = (
-    ("widths", "--widths", str, "tiny", "quick, tiny, base, large, or channels per level: 16,32,64."),
+    (
+        "network",
+        "--network",
+        str,
+        "prosma-unet",
+        "prosma-unet, unet, attention-unet, unet++, unext, rolling-unet, ukan, ukan2.",
+    ),
+    ("widths", "--widths", str, "tiny", "quick, tiny, base, large, published, or per level: 16,32,64."),
     ("gate", "--gate", str, "prosma", "prosma, spatial, channel, none, attention, dense, prosma-exact."),
     ("gate_options", "--gate-option", list, "", "NAME=VALUE within the gate; may be repeated."),
     ("gated_levels", "--gated-levels", str, "all", "Skips with a gate, 1 = finest, such as 2,3,4."),

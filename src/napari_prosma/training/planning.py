@@ -39,7 +39,7 @@ def plan_for(
     rules: dict[str, Any] = {
         "dims": config.dims,
         "side": config.side,
-        "divisor": 2 ** (len(config.width_per_level) - 1),
+        "divisor": config.divisor,
         "batch_elements": _batch_elements(config),
         "spacing": config.spacing,
         "patch": config.patch,

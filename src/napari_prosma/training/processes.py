@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from napari_prosma.errors import ConfigError
-from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.nn.build import Network
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import best_precision, usable_device
 from napari_prosma.training.losses import summed_over_processes
@@ -74,11 +74,11 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def synchronised(self, network: ProSMAUNet) -> ProSMAUNet:
+    def synchronised(self, network: Network) -> Network:
         """The network with batch norms that look across all processes, where the device has them."""
         if self.world == 1 or self.device.type != "cuda":
             return network
-        return cast(ProSMAUNet, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+        return cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
 
     def total(self, sums: torch.Tensor) -> torch.Tensor:
         """Sum over all processes, with its gradient."""

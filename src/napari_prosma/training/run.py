@@ -39,10 +39,9 @@ from napari_prosma.events import (
     Resumed,
     Started,
 )
-from napari_prosma.nn.build import build_model
+from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.thresholds import start_thresholds
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import labels_of
 from napari_prosma.training.augment import Augmentation, recipe_of
 from napari_prosma.training.batches import Batch, Batches, PreparedCases
@@ -67,7 +66,15 @@ from napari_prosma.training.planning import (
     require_norm_statistics,
     with_fitting_batch,
 )
-from napari_prosma.training.preview import Plane, Rhythm, on_plane, plane_labels, plane_probabilities
+from napari_prosma.training.preview import (
+    SETTLED_STEPS,
+    Plane,
+    Rhythm,
+    by_own_statistics,
+    on_plane,
+    plane_labels,
+    plane_probabilities,
+)
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run_folder import (
     RunFolder,
@@ -298,9 +305,9 @@ class _Run:
         self.next_save = self.clock.elapsed() + SAVE_EVERY
 
     @property
-    def kept(self) -> ProSMAUNet:
+    def kept(self) -> Network:
         """The network that is validated and kept: the average, where there is one."""
-        return self.network if self.averaged is None else cast(ProSMAUNet, self.averaged.module)
+        return self.network if self.averaged is None else cast(Network, self.averaged.module)
 
     def _go_on_from(self, kept: Checkpoint) -> None:
         """Take up weights, optimizer and place, so that what follows is what would have followed."""
@@ -640,7 +647,9 @@ class _Run:
         )
 
     def _on_plane(self, image: np.ndarray, at: Plane) -> Generator[Event, None, np.ndarray | None]:
-        windows = plane_probabilities(self.evaluated, image, self.plan, at)
+        is_new = self.transfer is None and self.step < SETTLED_STEPS
+        model = by_own_statistics(self.kept) if is_new else self.evaluated
+        windows = plane_probabilities(model, image, self.plan, at)
         while True:
             try:
                 next(windows)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
 from napari_prosma.errors import ConfigError
-from napari_prosma.nn.build import build_model
-from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.nn.build import Network, build_model
+from napari_prosma.nn.spec import OURS
 from napari_prosma.segmentation.windows import unwrap
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.checkpoint import Checkpoint
@@ -29,7 +29,7 @@ LEARNS = {
 INPUT = ("encoder.0.body.0.weight", "encoder.0.shortcut.0.weight")
 """The convolutions that see the image itself."""
 HEAD = ("head.weight", "head.bias")
-ARCHITECTURE = ("widths", "gate", "gate_options", "gated_levels", "norm")
+ARCHITECTURE = ("network", "widths", "gate", "gate_options", "gated_levels", "norm")
 """Settings of ``TrainConfig`` that say which network is built."""
 
 
@@ -144,7 +144,7 @@ class Transfer:
 
 
 @torch.no_grad()
-def take_over(network: ProSMAUNet, source: Checkpoint, class_names: Sequence[str]) -> Transfer:
+def take_over(network: Network, source: Checkpoint, class_names: Sequence[str]) -> Transfer:
     """Give ``network`` whatever weights of ``source`` fit it; the others stay as they are.
 
     Tensors of the same name and shape are copied. The first convolutions answer to equal channels as they
@@ -152,7 +152,7 @@ def take_over(network: ProSMAUNet, source: Checkpoint, class_names: Sequence[str
 
     Parameters
     ----------
-    network : ProSMAUNet
+    network : ProSMAUNet or a baseline
         Changed in place; its memory and device stay.
     source : Checkpoint
     class_names : background first
@@ -166,7 +166,8 @@ def take_over(network: ProSMAUNet, source: Checkpoint, class_names: Sequence[str
     source.require_one_network("trained further")
     state, weights = network.state_dict(), source.weights
     common = _common_classes(source.plan.class_names, class_names)
-    if weights[HEAD[0]].shape[1:] != state[HEAD[0]].shape[1:]:
+    heads = {tensors[HEAD[0]].shape[1:] if HEAD[0] in tensors else None for tensors in (weights, state)}
+    if None in heads or len(heads) > 1:
         common = {}
     offered = {name: tensor for name, tensor in weights.items() if name not in HEAD}
     offered |= {
@@ -235,9 +236,12 @@ def trained_parts(network: nn.Module, trains: str, new: Collection[str] = ()) ->
     Raises
     ------
     ConfigError
-        What would be frozen was not taken over whole and would keep random values.
+        What would be frozen was not taken over whole and would keep random values, or the network is not made
+        of these parts.
     """
-    frozen = _frozen(trains)
+    frozen, built = _frozen(trains), unwrap(network).spec.network
+    if frozen and built != OURS:
+        raise ConfigError(f"only {OURS} can learn in part, but the network is {built!r}; train all of it")
     random = [part for part in frozen if any(name.startswith(f"{part}.") for name in new)]
     if random:
         raise ConfigError(

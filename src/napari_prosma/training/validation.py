@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.data.labels import IGNORE, is_foreground
 from napari_prosma.events import Notice
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.gates import GateTrace
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.windows import (
     Blend,
     Tiling,
@@ -35,7 +35,7 @@ PREVIEW_CASES = 20
 class InPrecision(nn.Module):
     """A network that computes in the precision of its run, for validation; its logits are float32."""
 
-    def __init__(self, module: ProSMAUNet, autocast: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(self, module: Network, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         super().__init__()
         self.module = module
         self._autocast = autocast
@@ -95,7 +95,7 @@ def shown_case(cases: PreparedCases, indices: Sequence[int]) -> int:
 
 
 @torch.no_grad()
-def gate_state(network: ProSMAUNet, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
+def gate_state(network: Network, case: PreparedCase, plan: Plan) -> dict[int, dict[str, float]]:
     """Numbers of every gated skip on one window of ``case``, around its foreground."""
     found = np.argwhere(is_foreground(case.label))
     centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
