@@ -87,7 +87,7 @@ class Window:
 
     def _dice(self, labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         figures = case_metrics(labels, truth, self.checkpoint.plan.class_names)
-        return {name: value for name, value in figures.items() if name.startswith("dice")}
+        return {name: float(value) for name, value in figures.items() if name.startswith("dice")}
 
 
 def open_window(
