@@ -12,12 +12,14 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
+from napari_prosma.plugin.inspect_layers import canvas_text
 from napari_prosma.plugin.inspect_panel import InspectPanel
+from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[InspectPanel], None]
 SOON = 30_000
-AT_FIRST = [f"skip {level} {kind}" for level in (2, 1) for kind in ("zeros in z", "psi", "psi dense")]
+AT_FIRST = ["skip 1 cut", "skip 1 zeros in z", "skip 1 psi"]
 
 
 @pytest.fixture
@@ -49,7 +51,9 @@ def test_maps_lie_over_the_image_at_their_own_scale(
     press(panel.start_button)
     finish(panel)
     assert [layer.name for layer in viewer.layers] == ["breast", *AT_FIRST, "breast segmentation"]
+    assert [name for name in AT_FIRST if viewer.layers[name].visible] == ["skip 1 psi"]
     image = viewer.layers["breast"]
+    press(panel.choice.level_boxes[2])
     for level in (1, 2):
         layer = viewer.layers[f"skip {level} psi"]
         factor = 2 ** (level - 1)
@@ -58,7 +62,6 @@ def test_maps_lie_over_the_image_at_their_own_scale(
         np.testing.assert_allclose(layer.translate, image.translate + (factor - 1) / 2 * image.scale)
         assert layer.units == image.units
         assert tuple(layer.contrast_limits) == (0, 1)
-    assert [name for name in AT_FIRST if viewer.layers[name].visible] == ["skip 1 psi"]
 
 
 def test_ticking_adds_and_unticking_removes_without_another_run(
@@ -67,17 +70,16 @@ def test_ticking_adds_and_unticking_removes_without_another_run(
     press(panel.start_button)
     finish(panel)
     kept = viewer.layers["skip 1 psi"]
-    press(panel.kind_boxes["energy kept"])
-    press(panel.kind_boxes["psi dense"])
-    press(panel.level_boxes[2])
+    press(panel.choice.kind_boxes["energy kept"])
+    press(panel.choice.kind_boxes["skip cut"])
     names = {layer.name for layer in viewer.layers}
     assert names == {
         *("breast", "breast segmentation", "skip 1 zeros in z", "skip 1 psi", "skip 1 energy kept"),
     }
     assert viewer.layers["skip 1 psi"] is kept
     viewer.layers.remove("skip 1 psi")
-    press(panel.kind_boxes["psi"])
-    press(panel.kind_boxes["psi"])
+    press(panel.choice.kind_boxes["psi"])
+    press(panel.choice.kind_boxes["psi"])
     assert "skip 1 psi" in viewer.layers
 
 
@@ -92,10 +94,52 @@ def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Fin
         assert shown["gate floor"][level - 1] == f"{measures['gate_floor']:.2f}"
         assert shown["energy kept, %"][level - 1] == f"{100 * measures['retained_energy']:.1f}"
     told = panel.facts.plain_text()
-    assert "never exactly zero" in told
+    assert "Not zero: psi" in told
     assert f"{panel.record.skips[1].floor:.2f}" in told
+    assert "Exactly zero: z" in told
+    assert "prosma-exact" in told
     assert "Structure in the measures: the prediction." in told
     assert "removed" not in told
+
+
+def test_the_first_view_says_what_each_skip_kept_where_and_whether_it_mattered(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    panel.label_layer.choose(viewer.add_labels(np.where(lesion_image < 40, 1, 0), name="drawn"))
+    press(panel.start_button)
+    finish(panel)
+    looked, rows = panel.looked, panel.answer.table
+    assert looked is not None
+    for row, (level, skip) in enumerate(looked.record.skips.items()):
+        assert rows.item(row, 0).text() == str(level)
+        assert rows.item(row, 1).text() == f"{skip.measures['retained_energy']:.0%}"
+        cut = looked.cuts[level]
+        assert rows.item(row, 3).text().endswith(f"(Dice {cut.dice - cut.dice_before:+.2f})")
+    assert panel.answer.sentence.plain_text().startswith("Skip 1 (full detail): of its energy")
+    panel.answer.table.selectRow(1)
+    assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")
+    assert [layer.name for layer in viewer.layers if "skip" in layer.name and layer.visible] == ["skip 2 psi"]
+    assert canvas_text(viewer).text.startswith("skip 2 psi: bright =")
+    viewer.layers["skip 2 psi"].visible = False
+    assert not canvas_text(viewer).visible
+
+
+def test_a_model_without_gates_says_so(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+):
+    save_checkpoint(tmp_path / "none.safetensors", make_checkpoint("none"))
+    panel.model.set_path(tmp_path / "none.safetensors")
+    qtbot.waitUntil(lambda: panel.model.facts is not None, timeout=SOON)
+    press(panel.start_button)
+    finish(panel)
+    assert "has no gates" in panel.facts.plain_text()
+    assert "skip 1 cut" in viewer.layers
 
 
 def test_a_label_layer_is_the_structure(
@@ -112,25 +156,6 @@ def test_a_label_layer_is_the_structure(
     assert "Structure in the measures: the label." in panel.facts.plain_text()
 
 
-def test_a_second_model_is_shown_beside(
-    panel: InspectPanel,
-    viewer: napari.Viewer,
-    qtbot: QtBot,
-    press: Press,
-    finish: Finish,
-    attention_run: Path,
-):
-    panel.twin.set_path(attention_run)
-    qtbot.waitUntil(lambda: panel.twin.facts is not None, timeout=SOON)
-    press(panel.kind_boxes["second model"])
-    press(panel.start_button)
-    finish(panel)
-    assert "skip 1 psi (attention)" in viewer.layers
-    header = panel.table.horizontalHeaderItem(5)
-    assert header is not None
-    assert header.text() == "1 (attention)"
-
-
 def test_another_run_replaces_the_layers_of_the_last(
     panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
 ):
@@ -140,7 +165,7 @@ def test_another_run_replaces_the_layers_of_the_last(
     assert [layer.name for layer in viewer.layers] == ["breast", *AT_FIRST, "breast segmentation"]
 
 
-def test_tables_and_plot(
+def test_tables(
     panel: InspectPanel,
     viewer: napari.Viewer,
     press: Press,
@@ -150,8 +175,6 @@ def test_tables_and_plot(
 ):
     press(panel.start_button)
     finish(panel)
-    press(panel.channels_button)
-    assert "Gate channels of breast" in viewer.window.dock_widgets
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     press(panel.csv_button)
     finish(panel)

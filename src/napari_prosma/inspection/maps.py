@@ -11,21 +11,24 @@ import numpy as np
 from napari_prosma.data.case import Geometry
 
 if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
-    from napari_prosma.inspection.record import GateRecord, SkipRecord
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 
 KINDS: dict[str, str] = {
-    "zeros in z": "share of the latent channels whose z is exactly zero",
-    "without evidence": "positions where z is zero in every channel: psi stands at the gate floor there",
-    "psi": "the spatial mask that multiplies the skip; never exactly zero, except with prosma-exact",
-    "psi dense": "counterfactual: the same weights with lambda = 0, not retrained",
-    "psi - dense": "what the threshold changed in the mask",
-    "energy kept": "share of the skip's squared values that the decoder receives",
+    "zeros in z": "bright = the threshold silenced most inner channels of the gate here, black = none",
+    "without evidence": "marked = z is zero in every channel here, so psi stands at the gate floor",
+    "psi": "bright = the mask lets the skip's detail through, dark = it holds it back; never exactly zero, "
+    "except with prosma-exact",
+    "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
+    "psi - dense": "what the threshold changed in the mask; red = it lets more through here, blue = less",
+    "energy kept": "share of the skip's squared values that gets through; bright = much, dark = little",
     "second model": "the mask of the second checkpoint, on the same scale",
 }
-"""What can be shown per skip, with what it means."""
+"""What can be shown per skip, with a sentence on what one sees."""
 DEFAULT_KINDS = ("zeros in z", "psi", "psi dense")
 
-MASK_COLOURS, ZERO_COLOURS, DIFFERENCE_COLOURS = "viridis", "magma", "coolwarm"
+CUT_MEANING = "bright = without this skip the prediction changes here: where the skip matters"
+
+MASK_COLOURS, ZERO_COLOURS, DIFFERENCE_COLOURS, EFFECT_COLOURS = "viridis", "magma", "coolwarm", "inferno"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,37 @@ def z_layer(record: GateRecord, level: int, channel: int) -> MapLayer:
         kind="image",
         limits=(-limit, limit),
         colours=DIFFERENCE_COLOURS,
-        meaning="one latent channel after the threshold: exact zeros, both signs",
+        meaning="one inner channel after the threshold; gray = exactly zero, red and blue = its two signs",
+    )
+
+
+def channel_layers(maps: ChannelMaps) -> list[MapLayer]:
+    """Layers of one feature channel before and after the gate, on one scale, so that they can be compared."""
+    high = float(np.abs(maps.before).max()) or 1.0
+    return [
+        MapLayer(
+            name=f"skip {maps.level} channel {maps.channel} {when} the gate",
+            data=data,
+            geometry=maps.geometry,
+            kind="image",
+            limits=(0.0, high),
+            colours=MASK_COLOURS,
+            meaning=f"feature channel {maps.channel} of the encoder {when} the gate; both on one scale",
+        )
+        for when, data in (("before", maps.before), ("after", maps.after))
+    ]
+
+
+def cut_layer(level: int, difference: np.ndarray, geometry: Geometry) -> MapLayer:
+    """Layer of how far the probabilities move when a skip is cut, |dp| (*grid), on the network's grid."""
+    return MapLayer(
+        name=f"skip {level} cut",
+        data=difference,
+        geometry=geometry,
+        kind="image",
+        limits=(0.0, 1.0),
+        colours=EFFECT_COLOURS,
+        meaning=CUT_MEANING,
     )
 
 

@@ -1,0 +1,159 @@
+"""``InspectLayers``: the maps of an inspection in the viewer, and on the canvas a line on what one sees."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Layer
+
+from napari_prosma.inspection.maps import MapLayer
+from napari_prosma.plugin.layers import LayerTuple, add_layer, map_layer, result_layers
+from napari_prosma.plugin.results import MEANING
+
+if TYPE_CHECKING:
+    from napari_prosma.segmentation.segment import Segmentation
+
+CAPTION_SIZE = 11
+CAPTION_WIDTH = 80
+"""Letters of a caption's line."""
+OPACITY = 0.7
+
+
+class InspectLayers:
+    """Layers that were made from one image; what the user closes stays closed until it is wanted again.
+
+    Maps are filled anew in place, so that a slider can drive them; their limits and colours are fixed.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self.viewer = viewer
+        self.source: Layer | None = None
+        self._shown: dict[str, Layer] = {}
+        self._outline: Layer | None = None
+        self._emitters = (
+            viewer.layers.events.inserted,
+            viewer.layers.events.removed,
+            viewer.layers.events.reordered,
+            viewer.layers.selection.events.changed,
+        )
+        for emitter in self._emitters:
+            emitter.connect(self.tell)
+
+    def start(self, source: Layer) -> None:
+        """Make way for the maps of an image."""
+        for layer in (*self._shown.values(), self._outline):
+            if layer is not None and layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self._shown, self._outline, self.source = {}, None, source
+
+    def show(self, wanted: Iterable[MapLayer], seen: Sequence[str] = ()) -> None:
+        """Have these maps and no others; of those that are new, ``seen`` are visible."""
+        assert self.source is not None
+        drawn = {layer.name: layer for layer in wanted}
+        for name in [name for name in self._shown if name not in drawn]:
+            layer = self._shown.pop(name)
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        with keeping_selection(self.viewer):
+            for name, made in drawn.items():
+                layer_tuple = map_layer(made, self.source)
+                if name in self._shown:
+                    fill(self._shown[name], layer_tuple)
+                else:
+                    self._shown[name] = layer = self._add(layer_tuple)
+                    layer.visible = name in seen
+        self.tell()
+
+    def fill(self, drawn: Iterable[MapLayer]) -> None:
+        """New contents of the maps that are shown."""
+        assert self.source is not None
+        for made in drawn:
+            if made.name in self._shown:
+                fill(self._shown[made.name], map_layer(made, self.source))
+
+    def outline(self, found: Segmentation) -> None:
+        """Draw the result's outline above the maps."""
+        assert self.source is not None
+        for layer_tuple in result_layers(found, self.source):
+            if self._outline is None:
+                with keeping_selection(self.viewer):
+                    self._outline = add_layer(self.viewer, layer_tuple)
+                self._outline.contour = 1
+                self._outline.opacity = 1.0
+            else:
+                fill(self._outline, layer_tuple)
+
+    def see_only(self, names: Sequence[str]) -> None:
+        """Of the maps, show these and hide the others."""
+        for name, layer in self._shown.items():
+            layer.visible = name in names
+        self.tell()
+
+    def names(self) -> list[str]:
+        """Of the maps that are open."""
+        return [name for name, layer in self._shown.items() if layer in self.viewer.layers]
+
+    def tell(self, event: object = None) -> None:
+        """Say on the canvas what the topmost visible map shows."""
+        maps = [layer for layer in self.viewer.layers if layer in self._shown.values() and layer.visible]
+        text = _caption(maps[-1]) if maps else ""
+        overlay = canvas_text(self.viewer)
+        # A text that somebody else put there is theirs.
+        if text or overlay.text.startswith("skip "):
+            overlay.position, overlay.font_size = "bottom_left", CAPTION_SIZE
+            overlay.text, overlay.visible = text, bool(text)
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        for emitter in self._emitters:
+            emitter.disconnect(self.tell)
+
+    def _add(self, layer_tuple: LayerTuple) -> Layer:
+        layer = add_layer(self.viewer, layer_tuple)
+        layer.opacity = OPACITY
+        layer.events.visible.connect(self.tell)
+        if hasattr(layer, "colorbar"):  # since napari 0.7
+            layer.colorbar.visible = True
+        if self._outline is not None and self._outline in self.viewer.layers:
+            layers = self.viewer.layers
+            layers.move(layers.index(layer), layers.index(self._outline))
+        return layer
+
+
+def fill(layer: Layer, layer_tuple: LayerTuple) -> None:
+    """New contents of a layer, at their place; the look of it stays as the user set it."""
+    data, attributes, _ = layer_tuple
+    layer.data = data
+    for name in ("scale", "translate"):
+        if not np.array_equal(getattr(layer, name), attributes[name]):
+            setattr(layer, name, attributes[name])
+
+
+def canvas_text(viewer: napari.Viewer) -> Any:
+    """The text on the canvas, wherever this napari keeps it."""
+    return viewer.canvas.overlays.text if hasattr(viewer, "canvas") else viewer.text_overlay
+
+
+def canvas_grid(viewer: napari.Viewer) -> Any:
+    """The grid of views, wherever this napari keeps it."""
+    return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+
+
+@contextmanager
+def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
+    """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
+    selection = viewer.layers.selection
+    active, selected = selection.active, set(selection)
+    yield
+    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
+    if active in viewer.layers:
+        viewer.layers.selection.active = active
+
+
+def _caption(layer: Layer) -> str:
+    return "\n".join(textwrap.wrap(f"{layer.name}: {layer.metadata[MEANING]}", CAPTION_WIDTH))
