@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
 from napari_prosma.plugin.layers import IS_PREVIEW
@@ -100,9 +100,11 @@ class LayerTicks(QWidget):
             nothing = QListWidgetItem("none is open")
             nothing.setFlags(Qt.ItemFlag.NoItemFlags)
             self.list.addItem(nothing)
+        for item in self._items():
+            item.setSizeHint(QSize(0, ROW_HEIGHT))
         self.list.blockSignals(False)
         shown = min(max(len(layers), 1), _ROWS_SHOWN)
-        self.list.setFixedHeight(max(self.list.sizeHintForRow(0), ROW_HEIGHT) * shown + 6)
+        self.list.setFixedHeight(ROW_HEIGHT * shown + 6)
         self._show_all_box()
         if self.ticked() != before:
             self.changed.emit()

@@ -24,7 +24,8 @@ from napari_prosma.segmentation.regions import Region, element_size, region_rows
 
 MARK = "region"
 """Name of the layer with the box around the region that was clicked."""
-MARK_COLOUR = "#ffffff"
+MARK_COLOUR, MARK_WIDTH = "#ffffff", 2
+"""The width in pixels of the screen."""
 MOST_ROWS = 1000
 """Rows that are shown; the file has all."""
 _INDEX = Qt.ItemDataRole.UserRole
@@ -103,7 +104,7 @@ class RegionsTable(QWidget):
         dims.set_point(list(axes), list(place))
         whole = np.zeros(dims.ndim)
         whole[-layer.ndim :] = place
-        self.viewer.camera.center = tuple(whole[list(dims.displayed)])
+        self._camera.center = tuple(whole[list(dims.displayed)])
         layer.selected_label = region.label
         self._draw_mark(region)
         self.viewer.layers.selection.active = layer
@@ -120,10 +121,7 @@ class RegionsTable(QWidget):
 
         assert self._result is not None
         found = self._result.found
-        try:
-            write_table(path, region_rows(self.found, found.geometry, found.name))
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be written ({error.strerror}); choose another place") from error
+        write_table(path, region_rows(self.found, found.geometry, found.name))
 
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
@@ -154,6 +152,8 @@ class RegionsTable(QWidget):
 
     def _show(self, result: Result | None, found: list[Region]) -> None:
         self.found = found
+        if self._mark is not None:
+            self._mark.visible = False  # of the region as it was
         self.save_button.setEnabled(bool(found))
         self.table.blockSignals(True)
         self.table.setSortingEnabled(False)
@@ -181,6 +181,10 @@ class RegionsTable(QWidget):
         if item is not None:
             self.go_to(self.found[item.data(_INDEX)])
 
+    @property
+    def _camera(self) -> napari.components.Camera:
+        return getattr(self.viewer, "scene", self.viewer).camera  # napari 0.9 moved it
+
     def _draw_mark(self, region: Region) -> None:
         """A rectangle around the region in the plane on screen."""
         assert self._result is not None
@@ -202,12 +206,13 @@ class RegionsTable(QWidget):
                 shear=layer.shear,
                 affine=layer.affine,
                 units=layer.units,
+                opacity=1,
                 metadata={IS_PREVIEW: True},
             )
         self._mark.data = []
-        thick = max(high[axis] - low[axis] for axis in shown) / 40
+        pixel = 1 / (self._camera.zoom * min(abs(layer.scale[axis]) for axis in shown))
         self._mark.add_rectangles(
-            [corners], edge_width=max(thick, 0.2), edge_color=MARK_COLOUR, face_color="transparent"
+            [corners], edge_width=MARK_WIDTH * pixel, edge_color=MARK_COLOUR, face_color="transparent"
         )
         self._mark.visible = True
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import napari
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+)
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.writers import write_labels
@@ -22,7 +30,7 @@ from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layer_ticks import LayerTicks
 from napari_prosma.plugin.layers import CLASS_NAMES, add_layer, geometry_of, hide_previews
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
-from napari_prosma.plugin.panel import Panel
+from napari_prosma.plugin.panel import Message, Panel
 from napari_prosma.plugin.regions_dock import RegionsTable
 from napari_prosma.plugin.results import (
     DISAGREEMENT,
@@ -91,6 +99,8 @@ class SegmentPanel(Panel):
         self.batch_bar.setMaximumHeight(8)
         self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
         self.batch_bar.hide()
+        self.summary = Message()
+        self.below.addWidget(self.summary)
         self.lay_out()
         layout = self.layout()
         assert isinstance(layout, QVBoxLayout)
@@ -122,6 +132,7 @@ class SegmentPanel(Panel):
         )
         self._found, self._failed, self._notices = [], [], []
         self._number, self._of = 0, len(layers)
+        self.summary.tell("")
         self.batch_bar.setRange(0, len(layers))
         self.batch_bar.setValue(0)
         self.batch_bar.setVisible(len(layers) > 1)
@@ -175,11 +186,11 @@ class SegmentPanel(Panel):
     def _add_images(self) -> None:
         form = self.add_group("Images")
         self.images = LayerTicks(self.viewer)
-        self.probabilities = QCheckBox("probabilities")
+        self.probabilities = QCheckBox("show probabilities")
         self.probabilities.setToolTip(f"A layer per structure. {PROBABILITY}")
-        self.uncertainty = QCheckBox("uncertainty")
+        self.uncertainty = QCheckBox("show uncertainty")
         self.uncertainty.setToolTip(UNCERTAINTY)
-        self.disagreement = QCheckBox("disagreement")
+        self.disagreement = QCheckBox("show disagreement")
         self.disagreement.setToolTip(
             f"{DISAGREEMENT}. A model that is no ensemble passes every window mirrored for it"
         )
@@ -189,14 +200,10 @@ class SegmentPanel(Panel):
             "steadier, and two to four times slower"
         )
         form.addRow(self.images)
-        for text, boxes in (
-            ("Also show", (self.probabilities, self.uncertainty)),
-            ("", (self.disagreement, self.mirror)),
-        ):
-            row = QHBoxLayout()
-            for box in boxes:
-                row.addWidget(box)
-            form.addRow(text, row)
+        boxes = QGridLayout()
+        for place, box in enumerate((self.probabilities, self.uncertainty, self.disagreement, self.mirror)):
+            boxes.addWidget(box, *divmod(place, 2))
+        form.addRow(boxes)
 
     def _add_results(self) -> None:
         form = self.add_group("Result")
@@ -234,12 +241,13 @@ class SegmentPanel(Panel):
         self.batch_bar.setValue(self._number)
 
     def _sum_up(self) -> None:
-        if self._of == 1:
-            said = self._found
+        said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []
+        text = "\n".join([*said, *self._found, *dict.fromkeys(self._notices)])
+        if self._failed:
+            self.status.tell_error("\n".join(self._failed))
+            self.summary.tell(text)
         else:
-            said = [f"{len(self._found)} of {self._of} images are segmented", *self._found]
-        text = "\n".join([*self._failed, *said, *dict.fromkeys(self._notices)])
-        (self.status.tell_error if self._failed else self.status.tell)(text)
+            self.status.tell(text)
 
     def _result_chosen(self) -> None:
         result = self.result

@@ -1,0 +1,151 @@
+"""Several layers in one go: what is wrong with one, stopping, and the maps beside the labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+import pytest
+import torch
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton
+from safetensors.torch import save_file
+
+from napari_prosma.plugin.segment_panel import SegmentPanel
+from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[SegmentPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], SegmentPanel], run: Path) -> SegmentPanel:
+    made = open_panel("Segment")
+    made.model.set_path(run)
+    return made
+
+
+def test_what_is_wrong_with_one_image_ends_no_other(
+    panel: SegmentPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    viewer.add_image(lesion_image, name="first")
+    viewer.add_image(np.full((40, 40), np.nan), name="broken", contrast_limits=(0, 1))
+    viewer.add_image(lesion_image[::-1], name="second")
+    viewer.add_image(lesion_image, name="unticked")
+    panel.images.tick([viewer.layers[name] for name in ("first", "broken", "second")])
+    press(panel.start_button)
+    finish(panel)
+    made = [layer.name for layer in viewer.layers if layer.name.endswith("segmentation")]
+    assert made == ["first segmentation", "second segmentation"]
+    assert panel.status.is_error
+    assert panel.status.plain_text().startswith(
+        "'broken' cannot be segmented: the image holds nothing but NaN"
+    )
+    assert panel.summary.plain_text().startswith("2 of 3 images are segmented\nFound in first, in pixels")
+    assert not panel.batch_bar.isVisible()
+    assert panel.result is not None
+    assert panel.result.labels.name == "second segmentation"
+    viewer.layers.selection.active = viewer.layers["first segmentation"]
+    assert panel.result.labels.name == "first segmentation"
+
+
+def test_stopping_leaves_what_was_finished(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    lesion_image: np.ndarray,
+):
+    viewer.add_image(lesion_image, name="short")
+    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    press(panel.images.all_box)
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 2000 and panel.progress_bar.value(), timeout=SOON)
+    assert "image 2 of 2" in panel.status.plain_text()
+    assert (panel.batch_bar.value(), panel.batch_bar.maximum()) == (1, 2)
+    began = time.monotonic()
+    press(panel.stop_button)
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
+    assert time.monotonic() - began < 2
+    assert panel.status.plain_text().startswith("Stopped after 1 of 2 images\nFound in short")
+    assert [layer.name for layer in viewer.layers] == ["short", "long", "short segmentation"]
+    assert panel.save_button.isEnabled()
+
+
+def test_an_image_that_is_closed_meanwhile_gets_no_result(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish
+):
+    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=2_000)
+    assert panel.status.plain_text() == "'long' was closed before it was done, so nothing was made of it"
+    assert not viewer.layers
+    assert panel.start_button.isEnabled()
+
+
+def test_images_that_do_not_fit_are_told_one_by_one_and_nothing_is_added(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    press: Press,
+    finish: Finish,
+    lesion_image: np.ndarray,
+    run: Path,
+    tmp_path: Path,
+    make_checkpoint: Callable[..., Checkpoint],
+):
+    deep = tmp_path / "deep.safetensors"
+    save_checkpoint(deep, make_checkpoint(dims=3, channels=2))
+    panel.model.set_path(deep)
+    viewer.add_image(lesion_image, name="flat")
+    two_channels = {"metadata": {"channels_first": True}, "contrast_limits": (0, 1)}
+    viewer.add_image(np.zeros((2, 8, 8)), name="thin", **two_channels)
+    viewer.add_image(np.zeros((2, 8, 8, 8)), name="constant", **two_channels)
+    viewer.add_image(np.zeros((2, 0, 8, 8)), name="empty", **two_channels)
+    before = list(viewer.layers)
+    press(panel.images.all_box)
+    press(panel.start_button)
+    finish(panel)
+    flat, thin, constant, empty = panel.status.plain_text().split("\n")
+    assert flat.startswith("'flat': found an image with 1 channels where 2 are expected")
+    assert "'thin' cannot be segmented: the model is 3D but the image has 2 axes" in thin
+    assert "'constant' cannot be segmented: the image holds the single value 0" in constant
+    assert "'empty' cannot be segmented: the image is empty" in empty
+    assert list(viewer.layers) == before
+    save_file({"weight": torch.zeros(1)}, deep)
+    press(panel.start_button)
+    finish(panel)
+    assert str(deep) in panel.status.plain_text()
+    assert list(viewer.layers) == before
+    panel.images.tick([viewer.layers["flat"]])
+    panel.model.set_path(run)
+    press(panel.start_button)
+    finish(panel)
+    assert "flat segmentation" in viewer.layers
+
+
+def test_maps_run_from_0_to_1_and_are_no_images_to_segment(
+    panel: SegmentPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    viewer.add_image(lesion_image, name="breast", scale=(0.2, 0.3))
+    for box in (panel.probabilities, panel.uncertainty, panel.disagreement):
+        press(box)
+    press(panel.start_button)
+    finish(panel)
+    maps = {layer.name: layer for layer in viewer.layers if "meaning" in layer.metadata}
+    assert list(maps) == ["breast probability of lesion", "breast uncertainty", "breast disagreement"]
+    for layer in maps.values():
+        assert tuple(layer.contrast_limits) == (0, 1)
+        assert layer.colormap.name == "viridis"
+        np.testing.assert_allclose(layer.scale, (0.2, 0.3))
+    probability, uncertainty, disagreement = (layer.data for layer in maps.values())
+    np.testing.assert_array_equal(np.argmin(uncertainty), np.argmax(np.abs(probability - 0.5)))
+    assert disagreement.max() > 0
+    assert [layer.visible for layer in maps.values()] == [False, False, True]
+    assert [layer.name for layer in panel.images.layers()] == ["breast"]
+    assert "passed mirrored" in panel.status.plain_text()

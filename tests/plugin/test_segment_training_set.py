@@ -1,0 +1,107 @@
+"""Corrected results become cases to learn from, and the Train panel opens with nothing left to type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.errors import ConfigError
+from napari_prosma.plugin.segment_panel import SegmentPanel
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.plugin.training_set import add_case, class_names_of
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[SegmentPanel], None]
+SOON = 30_000
+NAMES = {0: "background", 1: "lesion"}
+
+
+def image(seed: int) -> Image:
+    values = np.random.default_rng(seed).integers(0, 255, (1, 12, 16)).astype(np.uint8)
+    return Image(values, Geometry((0.5, 0.5), (0.0, 0.0), "mm"))
+
+
+def test_what_was_added_is_found_again_and_replaced_only_by_itself(tmp_path: Path):
+    folder = tmp_path / "new" / "set"
+    first, other = np.zeros((12, 16), np.uint8), np.ones((12, 16), np.uint8)
+    first[2:5, 3:6] = 1
+    assert add_case(folder, "breast", image(1), first, NAMES) == ("breast", False)
+    assert add_case(folder, "breast", image(2), other, NAMES) == ("breast-2", False)
+    first[7, 7] = 2
+    assert add_case(folder, "breast", image(1), first, NAMES) == ("breast", True)
+    names = class_names_of(folder)
+    assert names == {**NAMES, 2: "label 2"}
+    data = find_cases(folder, labels=LabelRule.of_names(names))
+    assert [case.name for case in data.cases] == ["breast", "breast-2"]
+    assert data.class_names == ("background", "lesion", "label 2")
+    for case, shown, labels in zip(data.cases, (image(1), image(2)), (first, other), strict=True):
+        np.testing.assert_array_equal(case.read_image().array, shown.array)
+        assert case.read_image().geometry.spacing == (0.5, 0.5)
+        np.testing.assert_array_equal(case.read_label(), labels)
+
+
+def test_classes_of_another_model_and_folders_of_others_are_refused(tmp_path: Path):
+    add_case(tmp_path / "set", "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
+    with pytest.raises(ConfigError, match="the value 1 is lesion, but here it is kidney"):
+        add_case(
+            tmp_path / "set", "ct", image(2), np.ones((12, 16), np.uint8), {0: "background", 1: "kidney"}
+        )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files"):
+        add_case(tmp_path / "mine", "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_corrected_result_is_learned_from_with_nothing_typed(
+    open_panel: Callable[[str], SegmentPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    home: Path,
+    lesion_image: np.ndarray,
+):
+    panel = open_panel("Segment")
+    panel.model.set_path(run)
+    qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+    box = panel.training_set
+    assert not box.add_button.isEnabled()
+    press(box.fine_tune_button)
+    assert "nothing was added to the training set yet" in box.message.plain_text()
+    viewer.add_image(np.stack([lesion_image] * 3, axis=-1), rgb=True, name="breast")
+    press(panel.start_button)
+    finish(panel)
+    labels = viewer.layers["breast segmentation"]
+    labels.data[:] = 0
+    labels.data[20:40, 20:40] = 1
+    press(box.add_button)
+    qtbot.waitUntil(lambda: not box.job.is_running, timeout=SOON)
+    assert box.message.plain_text() == "'breast' was added; the training set has 1 case"
+    folder = home / "prosma-training-sets" / run.name
+    assert box.folder.path == folder
+    press(box.fine_tune_button)
+    trainer = next(dock for dock in viewer.window.dock_widgets.values() if isinstance(dock, TrainPanel))
+    qtbot.waitUntil(lambda: not trainer.settings.start_from.is_reading, timeout=SOON)
+    qtbot.waitUntil(lambda: trainer.source.data_set is not None, timeout=SOON)
+    settings, data = trainer.planned_data()
+    assert (settings["start_from"], settings["dims"]) == (run, 2)
+    opened = data.begin()
+    assert opened.settings["data"] == folder
+    assert opened.class_names == ("background", "lesion")
+    np.testing.assert_array_equal(opened.cases[0].read_label(), labels.data)
+    config = TrainConfig.of(**settings | {"epochs": 1, "steps_per_epoch": 1, "batch": 1})
+    *_, last = train(config.model_copy(update=opened.settings), opened.cases, opened.class_names)
+    assert last.result.epochs == 1
