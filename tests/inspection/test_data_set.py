@@ -142,7 +142,7 @@ def test_measures_that_a_label_has_a_part_in_make_no_case_unusual() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "said"), [(-1, "the lower its Dice"), (1, "the higher its Dice"), (0, "does not tell")]
+    ("slope", "said"), [(-1, "the lower its Dice"), (1, "the higher its Dice"), (0, "do not show")]
 )
 def test_what_is_said_of_dice_follows_the_numbers(make_checkpoint: Make, slope: int, said: str) -> None:
     noise = np.random.default_rng(0).permutation(20) / 100

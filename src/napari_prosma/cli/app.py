@@ -337,6 +337,9 @@ def inspect(
         typer.Option(min=1, help="At most so many cases, evenly chosen.", show_default="all"),
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="How many unusual cases are drawn.")] = 12,
+    tests: Annotated[
+        int, typer.Option(min=0, help="How many cases the gates are tested on: seconds to minutes each.")
+    ] = 12,
     device: Device = "auto",
 ) -> None:
     """See what the gates of a model let through on one image, or over a data set.
@@ -365,7 +368,7 @@ def inspect(
         if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
                 raise ConfigError("--label is of one image; a data set brings its own labels")
-            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, device)
+            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
             return
         if held_out or limit is not None or len(twins) > 1:
             raise ConfigError(
@@ -704,11 +707,13 @@ def _inspect_data_set(
     held_out: bool,
     limit: int | None,
     pictures: int,
+    tests: int,
     device: str,
 ) -> None:
     from napari_prosma.cli.follow import BAD_INPUT, follow, say
     from napari_prosma.errors import ConfigError
-    from napari_prosma.inspection.data_set import chosen_cases, inspect_cases
+    from napari_prosma.inspection.data_set import chosen_cases, evenly, inspect_cases
+    from napari_prosma.inspection.data_set_trials import run_trials
     from napari_prosma.inspection.html import About, write_data_set
 
     name = checkpoint.spec.gate
@@ -720,7 +725,12 @@ def _inspect_data_set(
         say(line)
     found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, device=device))
     about = About(data.resolve().name, data_set.summary, notices)
-    page = follow(write_data_set(found, cases, out, about, (), pictures, device))
+    sound = [case for case in cases if case.name not in found.failed]
+    tested = None
+    if tests:
+        chosen = evenly(sound, tests)
+        tested = follow(run_trials(checkpoint, chosen, out, name=name, twins=twins, device=device))
+    page = follow(write_data_set(found, cases, out, about, tested, pictures, device))
     say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
     if found.failed:
         say(f"left out: {', '.join(found.failed)}")

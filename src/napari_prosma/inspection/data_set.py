@@ -38,7 +38,7 @@ UNUSUAL = 3.5
 """Robust standard deviations from the median (Iglewicz and Hoaglin 1993)."""
 _LEAST_SPREAD = 0.01
 """The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
-_FEWEST = 5
+FEWEST = 5
 """Cases that a median and a correlation need."""
 _HASH_BYTES = 10
 
@@ -138,7 +138,7 @@ class Association:
                 f"Whether unusual gating goes with low Dice cannot be told from {self.cases} labelled cases."
             )
         figures = f"Spearman's rho {self.rho:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
-        over = f"over {self.cases} labelled cases ({figures})"
+        over = f"over the {self.cases} that have a label ({figures})"
         if self.high < 0:
             return (
                 f"The more unusual the gating of a case, the lower its Dice, {over}. That is no proof of why."
@@ -147,7 +147,9 @@ class Association:
             return (
                 f"The more unusual the gating of a case, the higher its Dice, {over}: here it is no warning."
             )
-        return f"Unusual gating does not tell where Dice is low, {over}: the interval holds 0."
+        return (
+            f"These cases do not show that unusual gating goes with low Dice, {over}: the interval holds 0."
+        )
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class DataSetInspection:
         both = [(abs(self.deviations[n].score), d) for n, d in dice.items() if n in self.deviations]
         scores, values = np.array(both).reshape(-1, 2).T
         nothing = Association(len(both), np.nan, np.nan, np.nan)
-        if len(both) < _FEWEST or np.ptp(scores) == 0 or np.ptp(values) == 0:
+        if len(both) < FEWEST or np.ptp(scores) == 0 or np.ptp(values) == 0:
             return nothing
         rho = float(spearmanr(scores, values).statistic)
         reach = 1.96 * np.sqrt(1.06 / (len(both) - 3))
@@ -247,9 +249,14 @@ def chosen_cases(
             f"none of the {len(cases)} cases is among the {len(names)} that the model's training held out; "
             f"give the data it was trained on, or leave out --held-out"
         )
-    if limit is None or len(chosen) <= limit:
-        return tuple(chosen)
-    return tuple(chosen[k] for k in np.linspace(0, len(chosen) - 1, limit).round().astype(int))
+    return tuple(chosen if limit is None else evenly(chosen, limit))
+
+
+def evenly(cases: Sequence[Case], number: int) -> list[Case]:
+    """At most so many of the cases, evenly chosen in their order."""
+    if len(cases) <= number:
+        return list(cases)
+    return [cases[k] for k in np.linspace(0, len(cases) - 1, number).round().astype(int)]
 
 
 def inspect_cases(
@@ -289,14 +296,14 @@ def inspect_cases(
     _require_comparable(checkpoints)
     if not cases:
         raise DataError("there is no case to inspect; give a folder of images")
-    hashes = {model: content_of(each) for model, each in checkpoints.items()}
+    hashes = what_models_hold(checkpoints)
     found: list[CaseNumbers] = []
     failed: dict[str, str] = {}
     said: set[str] = set()
     yield Started(len(cases), f"Inspecting {len(cases)} cases with {len(checkpoints)} model(s)")
     for number, case in enumerate(cases, start=1):
         path = folder / "cases" / f"{file_stem(case.name)}.json"
-        of = {**hashes, **_files(case)}
+        of = {**hashes, **files_of(case)}
         numbers = _kept(path, case.name, of)
         if numbers is None:
             try:
@@ -341,13 +348,13 @@ def record_of(
 
 def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
     """Per case the measure of the first model that lies farthest from the median; none of too few cases."""
-    if len(cases) < _FEWEST:
+    if len(cases) < FEWEST:
         return {}
     largest: dict[str, Deviation] = {}
     for level in sorted({level for case in cases for level in case.first.skips}):
         for measure in COMPARED:
             has = [case for case in cases if measure in case.first.skips.get(level, SkipNumbers({})).measures]
-            if len(has) < _FEWEST:
+            if len(has) < FEWEST:
                 continue
             values = np.array([case.first.skips[level].measures[measure] for case in has])
             median = float(np.median(values))
@@ -365,6 +372,11 @@ def content_of(checkpoint: Checkpoint) -> str:
     for name, tensor in sorted(checkpoint.weights.items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def what_models_hold(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """:func:`content_of` every model, by its name."""
+    return {name: content_of(checkpoint) for name, checkpoint in checkpoints.items()}
 
 
 _CASE = TypeAdapter(CaseNumbers)
@@ -423,7 +435,8 @@ def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
             )
 
 
-def _files(case: Case) -> dict[str, str]:
+def files_of(case: Case) -> dict[str, str]:
+    """Size and time of every file of a case, by its name: what changes when they do."""
     there = [(path, path.stat()) for path in case.files if path.is_file()]
     return {path.name: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in there}
 

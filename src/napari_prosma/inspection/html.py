@@ -29,11 +29,14 @@ from napari_prosma.inspection.data_set import (
     read_fitting_case,
     record_of,
 )
+from napari_prosma.inspection.data_set_trials import Trials
+from napari_prosma.inspection.faithfulness import Row, table_figure
 from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
 from napari_prosma.training.checkpoint import Checkpoint
 
 PAGE = "report.html"
 TEMPLATE = "data_set.html.jinja"
+DPI, SHRUNK = 150, 0.6  # of the files, and of the pictures of cases within the page
 PICTURES = 12
 """Cases that are drawn: those with the most unusual gating."""
 _TABLE = {
@@ -69,6 +72,11 @@ DEFINITIONS = (
         "energy kept",
         "Sum of the squared values of the skip after the gate, over the same before it: what the decoder "
         "really receives, channel weights c included.",
+    ),
+    (
+        "Dice",
+        "Overlap of the segmentation with the label, from 0 to 1; 1 where the structure is in neither. One "
+        "missed or invented lesion makes it 0.",
     ),
     (
         "AUC",
@@ -117,7 +125,7 @@ def write_data_set(
     cases: Sequence[Case],
     folder: Path,
     about: About,
-    further: Sequence[Plot] = (),
+    tests: Trials | None = None,
     pictures: int = PICTURES,
     device: str = "auto",
 ) -> Iterator[Event]:
@@ -131,8 +139,8 @@ def write_data_set(
     ----------
     cases : those that were inspected
         The unusual ones are read again, to be drawn.
-    further : plots
-        Of what was tested beyond, such as ``faithfulness_plots``.
+    tests : Trials, optional
+        What ``run_trials`` found.
     pictures : int
         How many cases are drawn.
     """
@@ -143,13 +151,19 @@ def write_data_set(
     for number, case in enumerate(drawn, start=1):
         figure, wide = yield from _pictures(found, by_name[case.name], device)
         stem = folder / "pictures" / file_stem(case.name)
-        _save(figure, stem.with_name(f"{stem.name}_gates"))
+        drawing = _save(figure, stem.with_name(f"{stem.name}_gates"))
         _save(wide, stem.with_name(f"{stem.name}_channels"))
-        shown.append({"case": case, "picture": _embedded_png(figure), **_about_case(found, case)})
+        shown.append(
+            {"case": case, "picture": _embedded_png(drawing.with_suffix(".png")), **_about_case(found, case)}
+        )
         yield Progress(number, len(drawn) + 1, case.name)
-    overview = [*_overview(found), *further]
-    for plot in overview:
-        _save(plot.figure, folder / "plots" / plot.name)
+    overview = list(_overview(found))
+    tested = [] if tests is None else [_tested(test, rows) for test, rows in tests.rows.items()]
+    embedded: dict[str, dict[str, str]] = {}
+    for plot in (*overview, *tested):
+        drawing = _save(plot.figure, folder / "plots" / plot.name)
+        picture = _data_uri("image/svg+xml", drawing.read_bytes())
+        embedded[plot.name] = {"picture": picture, "says": plot.sentence}
         if plot.rows:
             write_table(folder / "plots" / f"{plot.name}.csv", plot.rows)
     tables = {
@@ -168,7 +182,6 @@ def write_data_set(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    ours = {plot.name: {"picture": _embedded_svg(plot.figure), "says": plot.sentence} for plot in overview}
     page = environment.get_template(TEMPLATE).render(
         found=found,
         about=about,
@@ -176,9 +189,10 @@ def write_data_set(
         versions=_versions(),
         models=[_about_model(name, each) for name, each in found.checkpoints.items()],
         definitions=DEFINITIONS,
-        plots={name: plot for name, plot in ours.items() if name not in {p.name for p in further}},
-        further=[ours[plot.name] for plot in further],
-        table=_summary_table(found),
+        plots={plot.name: embedded[plot.name] for plot in overview},
+        tests=tests,
+        tested={plot.name: embedded[plot.name] for plot in tested},
+        tables=_summary_tables(found),
         unusual=findings.unusual(found),
         shown=shown,
         cases=[{"case": case, **_about_case(found, case)} for case in found.cases],
@@ -271,12 +285,22 @@ def _overview(found: DataSetInspection) -> Iterator[Plot]:
         "without_evidence": (plots.distribution(found, "floor_pixel_fraction"), findings.without_evidence),
         "psi": (plots.distribution(found, "psi_mean"), findings.mask_level),
         "auc": (plots.distribution(found, "psi_auc"), findings.telling_apart),
-        "energy_inside": (plots.distribution(found, "retained_energy_inside"), findings.energy),
-        "energy_outside": (plots.distribution(found, "retained_energy_outside"), lambda _: ""),
+        "energy_inside": (plots.distribution(found, "retained_energy_inside"), findings.energy_inside),
+        "energy_outside": (
+            plots.distribution(found, "retained_energy_outside"),
+            findings.energy_outside,
+        ),
         "channels": (plots.channel_states(found), findings.channels),
-        "unusual": (plots.unusual_against_dice(found), lambda _: ""),
+        "unusual": (
+            plots.unusual_against_dice(found),
+            lambda inspected: inspected.association().in_words(),
+        ),
     }
     return (Plot(name, figure, say(found)) for name, (figure, say) in made.items() if figure is not None)
+
+
+def _tested(test: str, rows: Sequence[Row]) -> Plot:
+    return Plot(test, table_figure(test, rows), findings.TESTED[test](rows), rows)
 
 
 def _pictures(
@@ -316,15 +340,17 @@ def _without_folders(value: Any) -> Any:
     return PurePath(value).name if is_path else value
 
 
-def _summary_table(found: DataSetInspection) -> dict[str, Any]:
-    """Columns, one per model and skip, and per measure the cells ``mean +- deviation``."""
-    columns = [(model, level) for model in found.checkpoints for level in found.levels(model)]
-    rows = {}
-    for measure, words in _TABLE.items():
-        spreads = [found.spread(model, level, measure) for model, level in columns]
-        if any(spreads):
-            rows[words] = ["" if s is None else f"{s.mean:.2f} ± {s.deviation:.2f}" for s in spreads]
-    return {"columns": columns, "rows": rows}
+def _summary_tables(found: DataSetInspection) -> dict[str, dict[str, Any]]:
+    """Per model the skips, and per measure the cells ``mean +- deviation``."""
+    tables = {}
+    for model in found.checkpoints:
+        levels, rows = found.levels(model), {}
+        for measure, words in _TABLE.items():
+            spreads = [found.spread(model, level, measure) for level in levels]
+            if any(spreads):
+                rows[words] = ["" if s is None else f"{s.mean:.2f} ± {s.deviation:.2f}" for s in spreads]
+        tables[model] = {"levels": levels, "rows": rows}
+    return tables
 
 
 def _versions() -> dict[str, str]:
@@ -335,31 +361,22 @@ def _versions() -> dict[str, str]:
 # ---- pictures -------------------------------------------------------------------------------------------
 
 
-def _save(figure: Figure, path: Path) -> None:
-    for kind in ("svg", "png"):
+def _save(figure: Figure, path: Path) -> Path:
+    """As SVG, whose path is given back, and as PNG."""
+    for kind, metadata in (("png", None), ("svg", {"Date": None})):  # the same numbers give the same file
         with written_whole(path.with_name(f"{path.name}.{kind}")) as temporary:
-            figure.savefig(temporary, dpi=150, format=kind)
+            figure.savefig(temporary, dpi=DPI, format=kind, metadata=metadata)
+    return path.with_name(f"{path.name}.svg")
 
 
-def _embedded_svg(figure: Figure) -> str:
-    return _data_uri("image/svg+xml", _saved(figure, "svg"))
-
-
-def _embedded_png(figure: Figure) -> str:
-    """With 256 colours: a third of the size, and no difference that is seen."""
+def _embedded_png(path: Path) -> str:
+    """Smaller and with 256 colours: a quarter of the bytes, and nothing that is seen is lost."""
     small = io.BytesIO()
-    with Pictures.open(_saved(figure, "png")) as picture:
-        picture.convert("RGB").quantize(256).save(small, "png", optimize=True)
-    return _data_uri("image/png", small)
+    with Pictures.open(path) as picture:
+        size = (round(picture.width * SHRUNK), round(picture.height * SHRUNK))
+        picture.convert("RGB").resize(size, Pictures.Resampling.LANCZOS).quantize(256).save(small, "png")
+    return _data_uri("image/png", small.getvalue())
 
 
-def _saved(figure: Figure, kind: str) -> io.BytesIO:
-    file = io.BytesIO()
-    # Without a date, so that the same numbers give the same file.
-    figure.savefig(file, dpi=90, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    file.seek(0)
-    return file
-
-
-def _data_uri(kind: str, file: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

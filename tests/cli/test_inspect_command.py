@@ -1,0 +1,120 @@
+"""``prosma inspect`` over a data set, in a shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from typer.testing import CliRunner, Result
+
+from napari_prosma.cli.app import app
+from napari_prosma.data.case import Case
+from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+
+Make = Callable[..., Checkpoint]
+
+
+def inspect(*words: object) -> Result:
+    given = [str(word) for word in words]
+    return CliRunner().invoke(app, ["inspect", *given, "--device", "cpu", "--tests", "0", "--pictures", "0"])
+
+
+def said(result: Result) -> str:
+    return " ".join((result.stdout + result.stderr).split())
+
+
+@pytest.fixture
+def data(tmp_path: Path, ultrasound: list[Case]) -> Path:
+    """Masks beside their images, as in BUSI."""
+    folder = tmp_path / "data" / "benign"
+    folder.mkdir(parents=True)
+    for number, case in enumerate(ultrasound[:4], start=1):
+        assert case.read_label is not None
+        PIL.Image.fromarray(case.read_image().array[0]).save(folder / f"benign ({number}).png")
+        PIL.Image.fromarray(case.read_label() * 255).save(folder / f"benign ({number})_mask.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(make_checkpoint: Make, tmp_path: Path) -> Path:
+    held_out = {"training": ["benign (1)", "benign (2)"], "validation": ["benign (3)", "benign (4)"]}
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, replace(make_checkpoint(), split=held_out))
+    return path
+
+
+def cases_in(out: Path) -> set[str]:
+    return {path.stem for path in (out / "cases").iterdir()}
+
+
+def test_a_folder_becomes_a_page_and_a_bad_case_does_not_end_it(
+    model: Path, data: Path, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    broken = data / "benign" / "benign (2).png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    save_checkpoint(tmp_path / "other.safetensors", make_checkpoint("dense"))
+    out = tmp_path / "out"
+    result = inspect(model, data, "--out", out, "--twin", f"dense={tmp_path / 'other.safetensors'}")
+    assert result.exit_code == 2
+    assert "3 of 4 cases inspected; the report is" in said(result)
+    assert "left out: benign (2)" in said(result)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "benign (2)" in page
+    assert "with dense" in page
+
+
+def test_only_what_was_held_out_and_not_too_many(model: Path, data: Path, tmp_path: Path) -> None:
+    assert inspect(model, data, "--out", tmp_path / "a", "--held-out").exit_code == 0
+    assert cases_in(tmp_path / "a") == {"benign_(3)", "benign_(4)"}
+    assert inspect(model, data, "--out", tmp_path / "b", "--limit", "2").exit_code == 0
+    assert cases_in(tmp_path / "b") == {"benign_(1)", "benign_(4)"}
+
+
+def test_images_without_labels_are_measured_against_the_prediction(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    for mask in data.rglob("*_mask.png"):
+        mask.unlink()
+    result = inspect(model, data, "--out", tmp_path / "out")
+    assert result.exit_code == 0, said(result)
+    assert "prediction" in (tmp_path / "out" / "measures.csv").read_text()
+
+
+def test_labels_of_other_classes_are_not_used(data: Path, make_checkpoint: Make, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "three.safetensors", make_checkpoint(classes=("background", "a", "b")))
+    result = inspect(tmp_path / "three.safetensors", data, "--out", tmp_path / "out")
+    assert result.exit_code == 0, said(result)
+    assert "are not those of the model (background, a, b) and are not used" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("--label", "{data}/benign/benign (1)_mask.png"), "--label is of one image"),
+        (("--twin", "{model}"), "give the twin another name"),
+        (("--twin", "x={model}", "--twin", "x={model}"), "two twins are called 'x'"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    model: Path, data: Path, tmp_path: Path, words: tuple[str, ...], wrong: str
+) -> None:
+    given = [word.format(model=model, data=data) for word in words]
+    result = inspect(model, data, "--out", tmp_path / "out", *given)
+    assert result.exit_code == 2
+    assert wrong in said(result)
+    assert "Traceback" not in said(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_image_is_no_data_set_and_strangers_were_not_held_out(
+    make_checkpoint: Make, model: Path, data: Path, tmp_path: Path
+) -> None:
+    image = data / "benign" / "benign (1).png"
+    assert "is one image" in said(inspect(model, image, "--out", tmp_path / "out", "--held-out"))
+    save_checkpoint(tmp_path / "new.safetensors", make_checkpoint())
+    result = inspect(tmp_path / "new.safetensors", data, "--out", tmp_path / "out", "--held-out")
+    assert result.exit_code == 2
+    assert "none of the 4 cases is among the 0" in said(result)
