@@ -108,8 +108,8 @@ def _latent(
 ) -> tuple[tuple[LatentValue, ...], tuple[LatentValue, ...]]:
     if skip.z is None or skip.u is None or skip.threshold is None:
         return (), ()
-    z, u = (values[(slice(None), *index)] for values in (skip.z, skip.u))
-    threshold = skip.threshold
+    at: tuple[slice | int, ...] = (slice(None), *index)
+    z, u, threshold = skip.z[at], skip.u[at], skip.threshold
     nearness = np.abs(u) / np.maximum(threshold, np.finfo(np.float32).tiny)
 
     def values(channels: np.ndarray) -> tuple[LatentValue, ...]:

@@ -39,7 +39,7 @@ def gate_panel(record: GateRecord) -> Figure:
     figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
     at = fullest_slice(record.segmentation.labels if record.label is None else record.label)
-    _draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
+    draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
     for row, kind in enumerate(kinds):
         drawn: list[tuple[Axes, AxesImage]] = []
         for column, level in enumerate(levels):
@@ -47,7 +47,7 @@ def gate_panel(record: GateRecord) -> Figure:
             axes.set_axis_off()
             layer = skip_layer(record, level, kind)
             if layer is not None:
-                drawn.append((axes, _draw_map(axes, layer, record, at)))
+                drawn.append((axes, draw_map(axes, layer, record, at)))
             axes.set_title(_title(record, level, kind), fontsize=7.5)
         if drawn:
             bar = figure.colorbar(drawn[-1][1], ax=[axes for axes, _ in drawn], fraction=0.04, pad=0.01)
@@ -180,7 +180,8 @@ def _dead(skip: SkipRecord) -> np.ndarray:
     return skip.field_peak <= skip.threshold
 
 
-def _draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
+def draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
+    """The image at the leading indices ``at``, with the outlines of prediction and label."""
     plane = np.moveaxis(record.image.array, 0, -1)[at]
     spacing = record.image.geometry.spacing[-2:]
     if plane.shape[-1] in (3, 4) and plane.dtype == np.uint8:
@@ -202,7 +203,7 @@ def _draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
     axes.set_axis_off()
 
 
-def _draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int, ...]) -> AxesImage:
+def draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int, ...]) -> AxesImage:
     """The slice of the map that covers the shown slice of the image, in the image's own proportions."""
     fine, coarse = record.image.geometry, layer.geometry
     index = []
