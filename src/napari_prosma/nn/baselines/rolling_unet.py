@@ -21,7 +21,9 @@ def rolled(x: Tensor, axis: int) -> Tensor:
     """``x`` (B, C, y, x) with channel c rolled by c positions along ``axis``; what leaves comes in again."""
     channels, length = x.shape[1], x.shape[axis]
     position = torch.arange(length, device=x.device)
-    source = (position - torch.arange(channels, device=x.device)[:, None]) % length
+    # The length as a tensor: what exports the network cannot divide by a size that it does not know yet.
+    turn = torch.full((1,), length, device=x.device)
+    source = torch.remainder(position - torch.arange(channels, device=x.device)[:, None], turn)
     source = source[None, :, :, None] if axis == 2 else source[None, :, None, :]
     return torch.gather(x, axis, source.expand(x.shape))
 
