@@ -72,7 +72,7 @@ def test_the_labels_follow_the_settings_and_come_back(
     expected = cleaned(made.found.probabilities, GEOMETRY, {1: asked})
     np.testing.assert_array_equal(made.labels.data, expected)
     assert expected.sum() == 100
-    assert box.message.plain_text().endswith("--clean 'lesion:threshold=0.3,largest,holes'")
+    assert box.message.plain_text().endswith("--clean 'lesion:threshold=0.3 largest holes'")
     assert box.smoothing.suffix() == " mm"
     assert box.minimum_size.suffix() == " mm²"
     box.setChecked(False)
@@ -126,6 +126,7 @@ def test_every_class_and_every_result_has_settings_of_its_own(
     assert [box.classes.itemText(n) for n in range(3)] == ["every class", "lesion", "vessel"]
     box.setChecked(True)
     box.smoothing.setValue(1.5)
+    assert box.message.plain_text().endswith("--clean '*:smooth=1.5'")
     box.classes.setCurrentIndex(2)
     press(box.fill_holes)
     rest(box, qtbot)

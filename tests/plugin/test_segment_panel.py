@@ -195,7 +195,7 @@ def test_stop_ends_a_long_segmentation(
     panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish, run: Path
 ):
     choose(panel, qtbot, run)
-    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    viewer.add_image(np.random.default_rng(0).integers(0, 255, (1000, 64, 64), np.uint8), name="long")
     press(panel.start_button)
     qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
     press(panel.stop_button)

@@ -61,10 +61,10 @@ def test_stopping_leaves_what_was_finished(
     lesion_image: np.ndarray,
 ):
     viewer.add_image(lesion_image, name="short")
-    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    viewer.add_image(np.random.default_rng(0).integers(0, 255, (1000, 64, 64), np.uint8), name="long")
     press(panel.images.all_box)
     press(panel.start_button)
-    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 2000 and panel.progress_bar.value(), timeout=SOON)
+    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 1000 and panel.progress_bar.value(), timeout=SOON)
     assert "image 2 of 2" in panel.status.plain_text()
     assert (panel.batch_bar.value(), panel.batch_bar.maximum()) == (1, 2)
     began = time.monotonic()
@@ -79,7 +79,7 @@ def test_stopping_leaves_what_was_finished(
 def test_an_image_that_is_closed_meanwhile_gets_no_result(
     panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish
 ):
-    viewer.add_image(np.random.default_rng(0).normal(size=(2000, 64, 64)), name="long")
+    viewer.add_image(np.random.default_rng(0).integers(0, 255, (1000, 64, 64), np.uint8), name="long")
     press(panel.start_button)
     qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
     viewer.layers.clear()

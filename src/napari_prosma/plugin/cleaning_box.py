@@ -18,7 +18,8 @@ from napari_prosma.plugin.results import Result
 from napari_prosma.segmentation.cleaning import Cleaning
 from napari_prosma.segmentation.regions import element_size
 
-EVERY = "every class"
+EVERY, EVERY_CLASS = "every class", "*"
+"""In words, and for a shell (``segmentation.files.EVERY_CLASS``, which would load torch)."""
 LEAST_THRESHOLD, MIDDLE = 0.01, 0.5
 LARGEST = 1e6
 """Of a size or a radius that can be typed."""
@@ -169,12 +170,12 @@ class CleaningBox(QGroupBox):
             self.message.tell("")
             return
         names = self._result.found.class_names
-        texts = [
-            f"--clean '{text}'"
-            for k, cleaning in sorted(self._result.cleanings.items())
-            if (text := as_text(names[k], cleaning))
-        ]
-        self.message.tell(f"In a shell: prosma segment … {' '.join(texts)}" if texts else "")
+        asked = [self._result.cleanings.get(k, Cleaning()) for k in range(1, len(names))]
+        texts = list(map(as_text, names[1:], asked))
+        if len(texts) > 1 and len(set(asked)) == 1:
+            texts = [as_text(EVERY_CLASS, asked[0])]
+        options = " ".join(f"--clean '{text}'" for text in texts if text)
+        self.message.tell(f"In a shell: prosma segment … {options}" if options else "")
 
     def _clean(self, result: Result) -> None:
         if self.job.is_running:
@@ -209,7 +210,7 @@ def as_text(class_name: str, cleaning: Cleaning) -> str:
         words.append("largest")
     if cleaning.fill_holes:
         words.append("holes")
-    return f"{class_name}:{','.join(words)}" if words else ""
+    return f"{class_name}:{' '.join(words)}" if words else ""
 
 
 def _cleaning(result: Result) -> Iterator[Event]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import napari
 import numpy as np
 from napari.layers import Shapes
-from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
 
 from napari_prosma.errors import DataError
@@ -26,6 +26,7 @@ MARK = "region"
 """Name of the layer with the box around the region that was clicked."""
 MARK_COLOUR, MARK_WIDTH = "#ffffff", 2
 """The width in pixels of the screen."""
+HEIGHT = 170
 MOST_ROWS = 1000
 """Rows that are shown; the file has all."""
 _INDEX = Qt.ItemDataRole.UserRole
@@ -128,7 +129,10 @@ class RegionsTable(QWidget):
         self.job.close()
         self._strokes.watch(None)
         self._remove_mark()
-        self._result = None
+
+    def sizeHint(self) -> QSize:
+        """As high as a few rows, so that the image keeps its room."""
+        return QSize(600, HEIGHT)
 
     def event(self, event: QEvent | None) -> bool:
         # napari's close button takes the table out of its dock without closing it.

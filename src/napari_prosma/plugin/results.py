@@ -39,11 +39,14 @@ class Cleaned:
         What the layer held meanwhile.
     by_hand : (*spatial) bool
         Where the user changed it.
+    to_paint : (*spatial)
+        A copy of the labels for the layer, whose array the hand paints into; None where nothing changes.
     """
 
     labels: np.ndarray
     drawn: np.ndarray
     by_hand: np.ndarray
+    to_paint: np.ndarray | None
 
 
 class Result:
@@ -107,15 +110,17 @@ class Result:
         if cleanings:
             basis = labels if self.probabilities is None else self.probabilities
             labels = cleaned(basis, self.found.geometry, cleanings)
-        return Cleaned(np.where(by_hand, drawn, labels).astype(drawn.dtype), drawn, by_hand)
+        labels = np.where(by_hand, drawn, labels).astype(drawn.dtype)
+        to_paint = None if np.array_equal(labels, drawn) else labels.copy()
+        return Cleaned(labels, drawn, by_hand, to_paint)
 
     def show(self, made: Cleaned) -> bool:
         """Show them, unless the user painted meanwhile: then False, and they have to be made anew."""
         if not np.array_equal(self.labels.data, made.drawn):
             return False
         self._ours, self._by_hand = made.labels, made.by_hand
-        if not np.array_equal(made.labels, made.drawn):
-            self.labels.data = made.labels.copy()  # the hand paints into the layer's array
+        if made.to_paint is not None:
+            self.labels.data = made.to_paint
         return True
 
 
