@@ -1,0 +1,265 @@
+"""Evaluating from the panel, by clicks, on a real viewer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import nibabel
+import numpy as np
+import PIL.Image
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
+
+from napari_prosma.data.case import Geometry
+from napari_prosma.plugin.evaluate_panel import EvaluatePanel, pairs_of_layers, worst_place
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[EvaluatePanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], EvaluatePanel]) -> EvaluatePanel:
+    return open_panel("Evaluate")
+
+
+def volume(z: int, y: int, x: int) -> np.ndarray:
+    """(20, 24, 28) with a ball of radius 4 around a place."""
+    grid = np.indices((20, 24, 28)) - np.reshape((z, y, x), (3, 1, 1, 1))
+    return (np.sum(grid**2, axis=0) <= 16).astype(np.uint8)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> tuple[Path, Path]:
+    """Predictions, and a data set of CT with labels: 'good' is right, 'bad' has found something else."""
+    affine = np.diag((2.0, 1.0, 3.0, 1.0))
+    predicted, data = tmp_path / "labels", tmp_path / "data"
+    for folder in (predicted, data / "images", data / "masks"):
+        folder.mkdir(parents=True)
+    for name, found in {"good": volume(10, 12, 14), "bad": volume(5, 12, 14)}.items():
+        true = volume(10, 12, 14)
+        ct = (true * 100.0 + np.random.default_rng(0).normal(size=true.shape)).astype(np.float32)
+        files = {data / "masks" / name: true, data / "images" / name: ct, predicted / f"{name}_labels": found}
+        for path, array in files.items():
+            nibabel.Nifti1Image(array, affine).to_filename(f"{path}.nii.gz")
+    return predicted, data
+
+
+def evaluate(panel: EvaluatePanel, press: Press, finish: Finish, predicted: Path, truth: Path) -> None:
+    panel.predicted.set_path(predicted)
+    panel.truth.set_path(truth)
+    press(panel.start_button)
+    finish(panel)
+
+
+def click(panel: EvaluatePanel, qtbot: QtBot, row: int) -> None:
+    """Click a row of the table, and wait until its case is open."""
+    item = panel.table.item(row, 0)
+    viewport = panel.table.viewport()
+    assert item is not None
+    qtbot.mouseClick(viewport, Qt.MouseButton.LeftButton, pos=panel.table.visualItemRect(item).center())
+    qtbot.waitUntil(lambda: not panel.opening.is_running, timeout=SOON)
+
+
+def cells(panel: EvaluatePanel, row: int) -> list[str]:
+    items = [panel.table.item(row, column) for column in range(panel.table.columnCount())]
+    return [item.text() for item in items if item is not None]
+
+
+def test_the_worst_case_comes_first_with_its_measures(
+    panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path]
+):
+    evaluate(panel, press, finish, *scans)
+    worst, best = cells(panel, 0), cells(panel, 1)
+    assert worst[:2] == ["bad", "foreground"]
+    assert float(worst[2]) < 0.5
+    assert best == ["good", "foreground", "1.000", "1.000", "1.000", "0.0"]
+    assert "lowest Dice: bad 0." in panel.status.plain_text()
+    heading = panel.table.horizontalHeaderItem(5)
+    assert heading is not None
+    assert heading.text() == "HD95 mm"
+
+
+def test_a_click_opens_the_case_at_its_worst_place(
+    panel: EvaluatePanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+):
+    evaluate(panel, press, finish, *scans)
+    click(panel, qtbot, 0)
+    assert [layer.name for layer in viewer.layers] == ["bad", "bad prediction", "bad truth"]
+    truth, prediction = viewer.layers["bad truth"].data, viewer.layers["bad prediction"].data
+    assert truth.sum() == prediction.sum() == volume(10, 12, 14).sum()
+    np.testing.assert_allclose(viewer.layers["bad truth"].scale, viewer.layers["bad"].scale)
+    # The place in the middle of the view is one that the prediction has wrong.
+    layer = viewer.layers["bad truth"]
+    point = np.array(viewer.dims.point)
+    for axis in viewer.dims.displayed:
+        point[axis] = viewer.camera.center[axis]
+    index = tuple(np.round(layer.world_to_data(point)).astype(int))
+    assert truth[index] != prediction[index]
+    assert "bad, where foreground is worst" in panel.status.plain_text()
+
+
+def test_another_case_takes_the_place_of_the_one_that_was_open(
+    panel: EvaluatePanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+):
+    viewer.add_image(np.zeros((8, 8)), name="mine")
+    evaluate(panel, press, finish, *scans)
+    click(panel, qtbot, 0)
+    shown = list(viewer.layers)[1:]
+    click(panel, qtbot, 0)
+    assert list(viewer.layers)[1:] == shown
+    click(panel, qtbot, 1)
+    assert [layer.name for layer in viewer.layers] == ["mine", "good", "good prediction", "good truth"]
+    assert panel.status.plain_text() == "good: prediction and truth are the same"
+
+
+def test_a_case_without_an_image_opens_its_labels(
+    panel: EvaluatePanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+):
+    predicted, data = scans
+    evaluate(panel, press, finish, predicted, data / "masks")
+    click(panel, qtbot, 0)
+    assert [layer.name for layer in viewer.layers] == ["bad prediction", "bad truth"]
+
+
+def test_a_pair_that_cannot_be_measured_is_a_row_that_says_why(
+    panel: EvaluatePanel, qtbot: QtBot, press: Press, finish: Finish, scans: tuple[Path, Path]
+):
+    predicted, _ = scans
+    nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)).to_filename(
+        predicted / "good_labels.nii.gz"
+    )
+    evaluate(panel, press, finish, *scans)
+    assert cells(panel, 1)[:3] == ["good", "", "failed"]
+    assert panel.status.is_error
+    assert "not measured: good" in panel.status.plain_text()
+    assert "good is left out" in panel.notices.plain_text()
+    click(panel, qtbot, 1)
+    assert "have different shapes" in panel.status.plain_text()
+
+
+def test_what_the_shell_would_say_is_said(
+    panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
+):
+    press(panel.start_button)
+    assert "choose the folder of the predictions" in panel.status.plain_text()
+    evaluate(panel, press, finish, tmp_path / "nowhere", scans[1])
+    assert "nowhere' does not exist; give a folder of label files" in panel.status.plain_text()
+    panel.classes.setText("liver")
+    evaluate(panel, press, finish, *scans)
+    assert "the classes 'liver' are not understood" in panel.status.plain_text()
+    assert panel.evaluation is None
+    assert panel.outcome.isHidden()
+
+
+def test_tables_and_box_plots_are_saved_and_shown(
+    panel: EvaluatePanel,
+    viewer: napari.Viewer,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    evaluate(panel, press, finish, *scans)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "figures"))
+    press(panel.save_button)
+    finish(panel)
+    assert panel.status.plain_text() == f"Saved 3 files in {tmp_path / 'figures'}"
+    with open(tmp_path / "figures" / "measures.csv", newline="", encoding="utf-8") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["bad", "good"]
+    assert PIL.Image.open(tmp_path / "figures" / "boxes.png").size[0] > 300
+    press(panel.plots_button)
+    assert "Evaluation" in viewer.window.dock_widgets
+
+
+def test_two_layers_are_compared_and_the_view_goes_where_they_differ(
+    viewer: napari.Viewer,
+    open_panel: Callable[[str], EvaluatePanel],
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+):
+    true, found = np.zeros((2, 20, 24, 28), np.uint8)
+    true[10, 8:16, 8:16] = found[5, 8:16, 8:16] = 1
+    place = {"scale": (3, 1, 2), "units": ("mm",) * 3}
+    truth = viewer.add_labels(true, name="truth", **place)
+    predicted = viewer.add_labels(found * 255, name="mine", **place)
+    panel = open_panel("Evaluate")
+    assert panel.from_layers.isChecked()
+    assert (panel.predicted_layer.layer, panel.truth_layer.layer) == (predicted, truth)
+    press(panel.start_button)
+    finish(panel)
+    assert cells(panel, 0) == ["mine", "foreground", "0.000", "0.000", "0.000", "15.0"]  # 5 slices of 3 mm
+    click(panel, qtbot, 0)
+    assert len(viewer.layers) == 2
+    assert viewer.dims.current_step[0] in (5, 10)
+
+
+def test_one_layer_is_not_compared_with_itself(panel: EvaluatePanel, viewer: napari.Viewer, press: Press):
+    press(panel.from_layers)
+    press(panel.start_button)
+    assert "open the predicted labels and the true ones first" in panel.status.plain_text()
+    viewer.add_labels(np.zeros((8, 8), int), name="only")
+    press(panel.start_button)
+    assert "'only' is chosen twice" in panel.status.plain_text()
+
+
+def test_stop_ends_an_evaluation_and_keeps_the_last_one(
+    panel: EvaluatePanel, qtbot: QtBot, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
+):
+    evaluate(panel, press, finish, *scans)
+    first = panel.evaluation
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(200):
+        nibabel.Nifti1Image(volume(10, 12, 14), np.eye(4)).to_filename(many / f"{number}.nii.gz")
+    panel.predicted.set_path(many)
+    panel.truth.set_path(many)
+    press(panel.start_button)
+    qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
+    press(panel.stop_button)
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=2_000)
+    assert panel.status.plain_text() == "Stopped"
+    assert panel.evaluation is first
+
+
+def test_layers_take_their_classes_from_either_of_them_or_from_their_values(viewer: napari.Viewer):
+    names = ("background", "liver", "tumour")
+    truth = viewer.add_labels(np.array([[0, 1, 1]]))
+    predicted = viewer.add_labels(np.array([[0, 1, 2]]), metadata={"class_names": names})
+    assert pairs_of_layers(predicted, truth).class_names == names
+    predicted.metadata.clear()
+    assert pairs_of_layers(predicted, truth).class_names == ("background", "label 1", "label 2")
+
+
+def test_the_worst_place_is_the_middle_of_the_thickest_error_of_the_class() -> None:
+    predicted, truth = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
+    predicted[2:4, 2:20] = 1  # long and thin
+    truth[9:14, 20:25] = 1
+    truth[15:20, 0:9] = 2
+    geometry = Geometry.pixels(2)
+    assert worst_place(predicted, truth, 1, geometry) == (11, 22)
+    assert worst_place(predicted, predicted, 1, geometry) is None
+    truth[9:14, 20:25] = 255
+    assert worst_place(predicted, truth, 1, geometry) in {(2, x) for x in range(2, 20)}
