@@ -59,9 +59,12 @@ SPACING = Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm")
 
 
 def network(classes: int, widths: tuple[int, ...]) -> torch.nn.Module:
-    """Without gates, so that what is around it counts."""
+    """Without gates, so that what is around it counts; without ``widths`` a single convolution."""
     torch.manual_seed(0)
-    return build_model(ModelSpec(3, 1, classes, widths, gate="none")).eval()
+    model = build_model(ModelSpec(3, 1, classes, widths or (1, 1, 1), gate="none")).eval()
+    if not widths:
+        model.forward = torch.nn.Conv3d(1, classes, 3, padding=1).forward
+    return model
 
 
 # ---- the engines ------------------------------------------------------------------------------------------
@@ -339,13 +342,15 @@ def child(*arguments: str) -> dict[str, float]:
 
 
 def said(widths: tuple[int, ...]) -> tuple[str, ...]:
-    return ("--widths", ",".join(map(str, widths)), "--threads", str(torch.get_num_threads()))
+    return ("--widths", ",".join(map(str, widths)) or "0", "--threads", str(torch.get_num_threads()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=("engines", "linear", "large"), default="engines")
-    parser.add_argument("--widths", default="4,4,4", help="channels per level of the network")
+    parser.add_argument(
+        "--widths", default="4,4,4", help="channels per level of the network; 0: a convolution is all of it"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--engines", default=",".join(ENGINES), help="which of them, parted by commas")
@@ -354,7 +359,7 @@ def main() -> None:
         parser.add_argument(name, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    widths = tuple(int(width) for width in asked.widths.split(","))
+    widths = tuple(int(width) for width in asked.widths.split(",") if int(width))
     if asked.engine:
         print(json.dumps(measure_engine(asked.engine, int(asked.classes), widths)))
     elif asked.growth:
