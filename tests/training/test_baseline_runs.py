@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from napari_prosma.data.case import Case
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import EpochEnd, Event, Notice
+from napari_prosma.inspection.trace import one_network
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, OURS
 from napari_prosma.segmentation.segment import segment
@@ -128,6 +129,12 @@ def test_it_can_be_trained_further_on_other_classes(name: str, dims: int, runs: 
     assert len(transfer.taken) > len(transfer.new)
     with pytest.raises(ConfigError, match="only prosma-unet can learn in part"):
         trained_parts(network, "decoder")
+
+
+def test_it_cannot_be_inspected_as_ours(runs: MakeRun) -> None:
+    kept = load_checkpoint(runs("unet", 2)[0])
+    with pytest.raises(CheckpointError, match=r"holds the network 'unet', which has none of the gates"):
+        one_network(kept)
 
 
 def test_a_line_of_the_shell_names_the_network() -> None:

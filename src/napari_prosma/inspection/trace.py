@@ -87,10 +87,11 @@ def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        It cannot be read, or is an ensemble.
+        It cannot be read, is an ensemble, or holds a network of another paper.
     """
     held = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     held.require_one_network("inspected")
+    held.require_our_gates()
     return held
 
 

@@ -150,7 +150,8 @@ def _in_words(checkpoint: Checkpoint) -> str:
     kind = {1: "gray", 3: "colour"}.get(plan.channels, f"{plan.channels} channels")
     parts = [
         f"{plan.dims}D, {kind}; finds {', '.join(plan.class_names[1:])}",
-        f"gate: {checkpoint.spec.gate}; trained for {epochs_in_words(checkpoint.epoch)}",
+        f"{checkpoint.spec.network}, gate: {checkpoint.spec.gate}; "
+        f"trained for {epochs_in_words(checkpoint.epoch)}",
     ]
     if "dice" in checkpoint.metrics:
         validation = checkpoint.split.get("validation", [])

@@ -22,7 +22,7 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import CheckpointError
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.spec import OURS, ModelSpec
 
 FORMAT = 2
 """1: one network. 2: also ensembles, and a run's weights beside their average."""
@@ -105,6 +105,20 @@ class Checkpoint:
             raise CheckpointError(
                 f"'{self.path or 'the model'}' is an ensemble of {self.members} networks and cannot be {use} "
                 f"as one; choose one of its folds, such as {fold}"
+            )
+
+    def require_our_gates(self) -> None:
+        """Refuse a network of another paper, which has no gates of ours to look into.
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if self.spec.network != OURS:
+            raise CheckpointError(
+                f"'{self.path or 'the model'}' holds the network {self.spec.network!r}, which has none of "
+                f"the gates that can be inspected; choose a model of {OURS} (to compare with attention, one "
+                f"with its gate 'attention')"
             )
 
 
