@@ -251,3 +251,11 @@ def test_leaving_out_what_does_nothing_is_said_to_do_nothing() -> None:
     said = findings.leave_one_out(rows)
     assert "skip 1 matters most when the whole skip is cut (Dice -0.300)" in said[0].lower() + said[1:]
     assert "at no skip does it matter whether its mask is set to 1" in said
+
+
+def test_one_case_alone_does_not_make_a_skip_matter() -> None:
+    rows: list[Row] = [
+        {"image": str(n), "skip": 1, "part": "whole", "effect": 0.1, "dice_change": -1.0 if n == 0 else 0.0}
+        for n in range(8)
+    ]
+    assert "these cases do not show at which skip it matters" in findings.leave_one_out(rows).lower()

@@ -26,8 +26,8 @@ from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
 COMPARED: dict[str, str] = {
-    "z_zero_fraction": "zeros in z",
-    "floor_pixel_fraction": "positions without evidence",
+    "z_zero_fraction": "share of zeros in z",
+    "floor_pixel_fraction": "share of positions without evidence",
     "psi_mean": "mean of psi",
     "psi_std": "spread of psi",
     "retained_energy": "energy kept",

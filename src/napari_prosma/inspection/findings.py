@@ -156,8 +156,8 @@ def unusual(found: DataSetInspection) -> str:
 
 
 def leave_one_out(rows: Sequence[Row]) -> str:
-    """Which skip the prediction hangs on, and whether its mask does anything."""
-    score = "dice_change" if "dice_change" in rows[0] else "effect"
+    """Which skip the segmentation hangs on, and whether its mask does anything."""
+    is_dice = any("dice_change" in row for row in rows)
     words = {
         "whole": "the whole skip is cut",
         "psi": "its mask is set to 1",
@@ -165,17 +165,23 @@ def leave_one_out(rows: Sequence[Row]) -> str:
     }
     said = []
     for part, what in words.items():
-        means = {
-            skip: _mean([row for row in rows if row["part"] == part and row["skip"] == skip], score)
-            for skip in _values(rows, "skip")
-            if any(row["part"] == part and row["skip"] == skip for row in rows)
+        own = [row for row in rows if row["part"] == part]
+        changes = {
+            skip: _per_image(own, skip, "dice_change" if is_dice else "effect") for skip in _skips_of(own)
         }
-        if not means:
+        if not changes:
             continue
-        most = max(means, key=lambda skip: abs(means[skip]))
-        figure = f"Dice {means[most]:+.3f}" if score == "dice_change" else f"mean change {means[most]:.3f}"
-        if abs(means[most]) < LITTLE:
+        most = max(changes, key=lambda skip: abs(changes[skip].mean()))
+        mean, low, high = _interval(changes[most])
+        figure = f"Dice {mean:+.3f}" if is_dice else f"mean change of the probabilities {mean:.3f}"
+        if not np.isnan(low):
+            figure += f", 95 % interval {low:+.3f} to {high:+.3f}"
+        if abs(mean) < LITTLE:
             said.append(f"at no skip does it matter whether {what} (at most {figure})")
+        elif low <= 0 <= high:
+            said.append(
+                f"these cases do not show at which skip it matters that {what} (most at {most}: {figure})"
+            )
         else:
             said.append(f"skip {most} matters most when {what} ({figure})")
     return _sentence(said)
@@ -239,7 +245,7 @@ def sanity_check(rows: Sequence[Row]) -> str:
         return "psi was constant with a random decoder, so nothing can be compared."
     means = {
         int(skip): _mean([row for row in own if row["skip"] == skip], "correlation")
-        for skip in sorted(_values(own, "skip"))
+        for skip in _skips_of(own)
     }
     same = [skip for skip, mean in means.items() if mean > SAME]
     text = f"With a random decoder psi correlates with the trained one by {_each(means)}."
@@ -310,6 +316,18 @@ def _difference(differences: np.ndarray) -> str:
         return f"{mean:+.3f}, from too few cases to tell"
     figures = f"{mean:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
     return figures if low > 0 or high < 0 else f"{figures}: on these cases they cannot be told apart"
+
+
+def _per_image(rows: Sequence[Row], skip: int, value: str) -> np.ndarray:
+    """Means of a skip, image by image; images without the value are left out."""
+    own = [row for row in rows if row["skip"] == skip and value in row]
+    return np.array(
+        [_mean([row for row in own if row["image"] == image], value) for image in _values(own, "image")]
+    )
+
+
+def _skips_of(rows: Sequence[Row]) -> list[int]:
+    return sorted(_values(rows, "skip"))
 
 
 def _score(rows: Sequence[Row]) -> str:

@@ -32,7 +32,6 @@ from napari_prosma.inspection.data_set import (
 from napari_prosma.inspection.data_set_trials import Trials
 from napari_prosma.inspection.faithfulness import Row, table_figure
 from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
-from napari_prosma.training.checkpoint import Checkpoint
 
 PAGE = "report.html"
 TEMPLATE = "data_set.html.jinja"
@@ -187,7 +186,7 @@ def write_data_set(
         about=about,
         when=datetime.now().astimezone().isoformat(timespec="minutes"),
         versions=_versions(),
-        models=[_about_model(name, each) for name, each in found.checkpoints.items()],
+        models=[_about_model(found, name) for name in found.checkpoints],
         definitions=DEFINITIONS,
         plots={plot.name: embedded[plot.name] for plot in overview},
         tests=tests,
@@ -318,7 +317,9 @@ def _about_case(found: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
     return {"deviation": deviation, "dice": {m: f"{d:.3f}" for m, d in dice.items() if d is not None}}
 
 
-def _about_model(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+def _about_model(found: DataSetInspection, name: str) -> dict[str, Any]:
+    checkpoint = found.checkpoints[name]
+    seen = set(checkpoint.split.get("training", ()))
     config = {key: _without_folders(value) for key, value in checkpoint.config.items()}
     return {
         "name": name,
@@ -329,6 +330,7 @@ def _about_model(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "steps": checkpoint.steps,
         "dice": checkpoint.metrics.get("dice"),
+        "seen": sum(case.name in seen for case in found.cases),
         "plan": checkpoint.plan.in_words(),
         "config": {key: value for key, value in config.items() if value is not None},
     }
