@@ -114,7 +114,7 @@ def test_the_first_view_says_what_each_skip_kept_where_and_whether_it_mattered(
         assert rows.item(row, 0).text() == str(level)
         assert rows.item(row, 1).text() == f"{skip.measures['retained_energy']:.0%}"
         cut = looked.cuts[level]
-        assert rows.item(row, 3).text().endswith(f"(Dice {cut.dice - cut.dice_before:+.2f})")
+        assert rows.item(row, 3).text().endswith(f"({cut.dice - cut.dice_before:+.2f})")
     assert panel.answer.sentence.plain_text().startswith("Skip 1 (full detail): of its energy")
     panel.answer.table.selectRow(1)
     assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")

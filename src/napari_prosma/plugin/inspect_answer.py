@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QVBoxLayout, QWidget
 
 from napari_prosma.plugin.inspect_looking import Looked
 from napari_prosma.plugin.inspect_words import matters_in_words, skip_in_words
@@ -13,7 +13,8 @@ COLUMNS = {
     "skip": "Finest first; click a row to see its maps",
     "energy kept": "Share of the skip's squared values that reaches the decoder",
     "in / out": "Energy kept inside the structure over that outside; above 1 the gate prefers it",
-    "it mattered": "Whether the result changes when this skip is cut, in the window around the structure",
+    "it mattered": "Whether the result changes when this skip is cut, in the window around the "
+    "structure; in brackets: the change of Dice against the label",
 }
 
 
@@ -61,11 +62,14 @@ class Answer(QWidget):
             cut = looked.cuts[level]
             told = matters_in_words(cut.agreement)
             if cut.dice is not None and cut.dice_before is not None:
-                told += f" (Dice {cut.dice - cut.dice_before:+.2f})"
+                told += f" ({cut.dice - cut.dice_before:+.2f})"
             kept = f"{skip.measures['retained_energy']:.0%}"
             rows.append([str(level), kept, "" if ratio is None else f"{ratio:.1f}", told])
         self.table.blockSignals(True)
         self.table.show_rows(rows)
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(len(COLUMNS) - 1, QHeaderView.ResizeMode.ResizeToContents)
         self.table.selectRow(0)
         self.table.blockSignals(False)
         self._tell()

@@ -34,6 +34,7 @@ class InspectLayers:
         self.viewer = viewer
         self.source: Layer | None = None
         self._shown: dict[str, Layer] = {}
+        self._extra: dict[str, Layer] = {}
         self._outline: Layer | None = None
         self._emitters = (
             viewer.layers.events.inserted,
@@ -46,10 +47,10 @@ class InspectLayers:
 
     def start(self, source: Layer) -> None:
         """Make way for the maps of an image."""
-        for layer in (*self._shown.values(), self._outline):
+        for layer in (*self._shown.values(), *self._extra.values(), self._outline):
             if layer is not None and layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
-        self._shown, self._outline, self.source = {}, None, source
+        self._shown, self._extra, self._outline, self.source = {}, {}, None, source
 
     def show(self, wanted: Iterable[MapLayer], seen: Sequence[str] = ()) -> None:
         """Have these maps and no others; of those that are new, ``seen`` are visible."""
@@ -69,12 +70,28 @@ class InspectLayers:
                     layer.visible = name in seen
         self.tell()
 
-    def fill(self, drawn: Iterable[MapLayer]) -> None:
-        """New contents of the maps that are shown."""
+    def add(self, drawn: Iterable[MapLayer]) -> None:
+        """Open these besides and see the last of them; they stay, whatever else is shown.
+
+        Those that are open already are filled anew.
+        """
         assert self.source is not None
-        for made in drawn:
-            if made.name in self._shown:
-                fill(self._shown[made.name], map_layer(made, self.source))
+        new = [made for made in drawn if not self.refill(made)]
+        for layer in (*self._shown.values(), *self._extra.values()) if new else ():
+            layer.visible = False
+        for made in new:
+            with keeping_selection(self.viewer):
+                self._extra[made.name] = layer = self._add(map_layer(made, self.source))
+            layer.visible, layer.opacity = made is new[-1], 1.0
+        self.tell()
+
+    def refill(self, made: MapLayer) -> bool:
+        """New contents of a map that was opened besides; False if it is not open."""
+        layer = self._extra.get(made.name)
+        if layer is None or layer not in self.viewer.layers:
+            return False
+        fill(layer, map_layer(made, self.source))
+        return True
 
     def outline(self, found: Segmentation) -> None:
         """Draw the result's outline above the maps."""
@@ -90,7 +107,7 @@ class InspectLayers:
 
     def see_only(self, names: Sequence[str]) -> None:
         """Of the maps, show these and hide the others."""
-        for name, layer in self._shown.items():
+        for name, layer in (*self._shown.items(), *self._extra.items()):
             layer.visible = name in names
         self.tell()
 
@@ -100,7 +117,8 @@ class InspectLayers:
 
     def tell(self, event: object = None) -> None:
         """Say on the canvas what the topmost visible map shows."""
-        maps = [layer for layer in self.viewer.layers if layer in self._shown.values() and layer.visible]
+        ours = (*self._shown.values(), *self._extra.values())
+        maps = [layer for layer in self.viewer.layers if layer in ours and layer.visible]
         text = _caption(maps[-1]) if maps else ""
         overlay = canvas_text(self.viewer)
         # A text that somebody else put there is theirs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
@@ -22,14 +22,20 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
+from napari_prosma.inspection.maps import channel_layers, z_layer
 from napari_prosma.plugin.choices import newest_run
 from napari_prosma.plugin.choosers import LayerChooser
 from napari_prosma.plugin.fields import fold
 from napari_prosma.plugin.inspect_answer import Answer
+from napari_prosma.plugin.inspect_channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect_choice import SHOWN_AT_FIRST, MapChoice
+from napari_prosma.plugin.inspect_compare import Compared, ComparePart, comparing
 from napari_prosma.plugin.inspect_layers import InspectLayers
-from napari_prosma.plugin.inspect_looking import Looked, looking
+from napari_prosma.plugin.inspect_looking import Looked, Region, looking
+from napari_prosma.plugin.inspect_pointer import PointerPart
+from napari_prosma.plugin.inspect_trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect_view import region_on_screen
+from napari_prosma.plugin.inspect_what_if import WhatIfPart
 from napari_prosma.plugin.inspect_words import exactness, table_of_measures
 from napari_prosma.plugin.layers import class_indices, hide_previews
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
@@ -49,7 +55,11 @@ class InspectPanel(Panel):
         self.start_button.setToolTip("Segment the image and keep what every gate did on the way")
         self.looked: Looked | None = None
         self._source: ImageLayer | None = None
+        self._region: Region | None = None
+        self._shown_record: GateRecord | None = None
+        self._latent: list[tuple[int, int]] = []
         self.layers = InspectLayers(napari_viewer)
+        self.outcomes = OutcomeWindow(self)
         form = self.add_group("Model")
         self.model = ModelChooser()
         self.model.described.connect(self._described)
@@ -80,8 +90,8 @@ class InspectPanel(Panel):
         drawn = self.label_layer.layer
         label = _label_of(drawn) if isinstance(drawn, LabelsLayer) else None
         self._source = layer
-        region = None if label is not None else region_on_screen(self.viewer, layer)
-        return "ProSMA: inspection", partial(looking, path, layer, label, region)
+        self._region = None if label is not None else region_on_screen(self.viewer, layer)
+        return "ProSMA: inspection", partial(looking, path, layer, label, self._region)
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -89,11 +99,15 @@ class InspectPanel(Panel):
         elif isinstance(event, Finished) and isinstance(event.result, list):
             self.status.tell(f"Saved {len(event.result)} files in {event.result[0].parent}")
         elif isinstance(event, Finished):
-            self._show_looked(event.result)
+            self._show_result(event.result)
 
     def close_down(self) -> None:
         self.model.let_go()
+        self.compare.let_go()
+        self.what_if.close_down()
+        self.outcomes.close()
         super().close_down()
+        self.pointer.let_go()
         self.layers.let_go()
         self.image_layer.let_go()
         self.label_layer.let_go()
@@ -118,6 +132,23 @@ class InspectPanel(Panel):
         self.choice = MapChoice()
         self.choice.changed.connect(self._update_layers)
         layout.addWidget(fold("Maps as layers", self.choice))
+        self.what_if = WhatIfPart()
+        self.what_if.followed.connect(lambda effect: self._show_maps(effect.record))
+        self.what_if.back.connect(self._show_as_trained)
+        self.what_if.here_button.clicked.connect(self._try_here)
+        layout.addWidget(fold("What if", self.what_if))
+        self.pointer = PointerPart(self.viewer)
+        layout.addWidget(fold("Under the mouse", self.pointer))
+        self.channels = ChannelsPart()
+        self.channels.channel_chosen.connect(self._open_channel)
+        self.channels.latent_chosen.connect(self._open_latent)
+        layout.addWidget(fold("Channels", self.channels))
+        self.compare = ComparePart(self.viewer)
+        self.compare.wanted.connect(self._compare)
+        layout.addWidget(fold("Side by side", self.compare))
+        self.trials = TrialsPart()
+        self.trials.wanted.connect(self._try)
+        layout.addWidget(fold("Is it true?", self.trials))
         layout.addWidget(fold("All numbers, and what is exactly zero", self._numbers()))
         self.result.hide()
         self.form.addWidget(self.result)
@@ -146,22 +177,101 @@ class InspectPanel(Panel):
         if facts is not None:
             self.choice.offer(facts.levels)
 
+    def _show_result(self, result: Any) -> None:
+        if isinstance(result, Looked):
+            self._show_looked(result)
+        elif isinstance(result, Drawn):
+            self._open(result)
+            self.status.tell(f"{result.short_title}: done, see the window")
+        elif isinstance(result, Compared) and self._source is not None:
+            rows = tuple(result.comparison.rows())
+            self.compare.show_compared(result, self._source)
+            for title, (picture, figure) in result.figures.items():
+                told = self.compare.told.plain_text()
+                self._open(Drawn("comparison", title, picture, figure, rows, told))
+            self.status.tell(f"{len(result.comparison.records)} masks side by side")
+        else:
+            self.layers.add(channel_layers(result))
+            self.status.tell(f"Channel {result.channel} of skip {result.level}, before and after the gate")
+
     def _show_looked(self, looked: Looked) -> None:
         assert self._source is not None
         self.looked = looked
         record = looked.record
         hide_previews(self.viewer)
+        self.compare.views.leave()
         self.layers.start(self._source)
+        self._latent, self._shown_record = [], record
         self.choice.offer(tuple(sorted(record.skips)))
         self._update_layers()
         self.layers.outline(record.segmentation)
         self.answer.show_looked(looked)
+        self.what_if.show_looked(looked)
+        self.channels.show_looked(looked)
+        self.pointer.show_record(record, self._source, looked.image.geometry)
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
         self.result.show()
         self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
         if self.answer.levels:
             self._look_at(self.answer.levels[0])
+
+    def _show_maps(self, record: GateRecord) -> None:
+        """The maps, the outline and the readout are those of another record of the same image."""
+        assert self.looked is not None
+        assert self._source is not None
+        self._shown_record = record
+        self.layers.show(self.choice.wanted(record, self.looked.cuts))
+        for level, channel in self._latent:
+            self.layers.refill(z_layer(record, level, channel))
+        self.layers.outline(record.segmentation)
+        self.pointer.show_record(record, self._source, self.looked.image.geometry)
+
+    def _show_as_trained(self) -> None:
+        if self.looked is not None:
+            self._show_maps(self.looked.record)
+
+    def _try_here(self) -> None:
+        if self._source is not None and self._source in self.viewer.layers:
+            self.what_if.look_at(region_on_screen(self.viewer, self._source))
+
+    def _open_channel(self, level: int, channel: int) -> None:
+        assert self.looked is not None
+        self._begin_further("ProSMA: a channel", partial(reading_channel, self.looked, level, channel))
+
+    def _open_latent(self, level: int, channel: int) -> None:
+        assert self._shown_record is not None
+        try:
+            self.layers.add([z_layer(self._shown_record, level, channel)])
+        except ValueError:
+            self.status.tell_error(
+                f"z of skip {level} is too large to be kept for this image; look at a smaller part of it"
+            )
+        else:
+            self._latent.append((level, channel))
+
+    def _compare(self) -> None:
+        beside = self.compare.beside()
+        if self.looked is None or not beside:
+            self.status.tell_error("choose at least one other model to compare with")
+            return
+        self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
+
+    def _try(self, test: str) -> None:
+        assert self.looked is not None
+        events = partial(trying, test, self.looked, self._region, self.compare.beside())
+        self._begin_further(f"ProSMA: {TRIALS[test][0]}", events)
+
+    def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
+        """A run on what was looked at; one at a time."""
+        if self.job.is_running:
+            self.status.tell("Something is still running: wait for it, or press Stop")
+        else:
+            self.run(title, make_events)
+
+    def _open(self, drawn: Drawn) -> None:
+        assert self.looked is not None
+        self.outcomes.add(drawn, self.looked.record.name)
 
     def _look_at(self, level: int) -> None:
         """Show the maps of one skip, its mask on top."""
@@ -174,7 +284,8 @@ class InspectPanel(Panel):
         """Add the maps that are ticked and missing, take away those that are not ticked."""
         if self.looked is None:
             return
-        wanted = self.choice.wanted(self.looked.record, self.looked.cuts)
+        assert self._shown_record is not None
+        wanted = self.choice.wanted(self._shown_record, self.looked.cuts)
         new = [drawn.name for drawn in wanted if drawn.name not in self.layers.names()]
         self.layers.show(wanted, seen=new[-1:] if self.layers.names() else ())
 

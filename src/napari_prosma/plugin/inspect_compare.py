@@ -1,0 +1,261 @@
+"""``ComparePart``: the masks of several models side by side, in linked views on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+
+from napari_prosma.events import Event, Finished
+from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
+from napari_prosma.plugin.inspect_layers import canvas_grid, canvas_text, keeping_selection
+from napari_prosma.plugin.inspect_looking import Looked
+from napari_prosma.plugin.inspect_trials import pixels_of
+from napari_prosma.plugin.job import spare_threads
+from napari_prosma.plugin.layers import add_layer, map_layer
+from napari_prosma.plugin.model_chooser import ModelChooser
+from napari_prosma.plugin.panel import Message
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from napari_prosma.inspection.compare import Comparison
+    from napari_prosma.training.checkpoint import Checkpoint
+
+TWINS = 3
+"""Models beside the first: attention, dense and prosma-exact."""
+GAP = 0.02
+LEGEND = (12, 60)
+"""Width and height of a colour bar in one of many views."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A comparison, with its pictures drawn in the thread that made it."""
+
+    comparison: Comparison
+    figures: dict[str, tuple[np.ndarray, Figure]]
+
+
+class ComparePart(QWidget):
+    """Which models, which skip, and the views.
+
+    Signals
+    -------
+    wanted()
+        The models are to be compared.
+    """
+
+    wanted = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.views = SideBySide(viewer)
+        self._compared: Compared | None = None
+        self._source: Layer | None = None
+        self.twins = [ModelChooser("another model of the same structures") for _ in range(TWINS)]
+        form = QFormLayout(self)
+        form.setContentsMargins(6, 0, 0, 0)
+        for number, twin in enumerate(self.twins, start=2):
+            twin.field.line.setToolTip(
+                "A model trained on the same data with another gate, such as attention, dense or "
+                "prosma-exact; a line 'prosma twins RUN' trains them"
+            )
+            form.addRow(f"Model {number}", twin)
+        self.compare_button = QPushButton("Compare")
+        self.compare_button.setToolTip("Look at the image with all these models")
+        self.compare_button.clicked.connect(self.wanted.emit)
+        self.skip_box = QComboBox()
+        self.skip_box.setToolTip("The skip whose masks stand side by side")
+        self.skip_box.currentIndexChanged.connect(self._show)
+        self.leave_button = QPushButton("One view again")
+        self.leave_button.setToolTip("Leave the side by side; the layers are as they were")
+        self.leave_button.clicked.connect(self.views.leave)
+        row = QHBoxLayout()
+        row.addWidget(self.compare_button)
+        row.addWidget(self.leave_button)
+        form.addRow(row)
+        form.addRow("Skip", self.skip_box)
+        self.told = Message()
+        form.addRow(self.told)
+
+    def beside(self) -> dict[str, Path]:
+        """The other models by the name of their gate, or of their run where two have the same."""
+        named: dict[str, Path] = {}
+        for twin in self.twins:
+            if twin.path is not None:
+                gate = twin.facts.gate if twin.facts is not None else twin.path.name
+                named[gate if gate not in named else f"{gate}, {twin.path.name}"] = twin.path
+        return named
+
+    def show_compared(self, compared: Compared, source: Layer) -> None:
+        """Show the masks of the finest skip that any model has."""
+        self._compared, self._source = compared, source
+        self.skip_box.blockSignals(True)
+        self.skip_box.clear()
+        for level in compared.comparison.levels:
+            self.skip_box.addItem(str(level), level)
+        self.skip_box.blockSignals(False)
+        self._show()
+
+    def let_go(self) -> None:
+        """Read no models any longer."""
+        for twin in self.twins:
+            twin.let_go()
+
+    def _show(self) -> None:
+        if self._compared is None or self._source is None or self.skip_box.currentIndex() < 0:
+            return
+        comparison, level = self._compared.comparison, int(self.skip_box.currentData())
+        layers = comparison_layers(comparison, level)
+        self.views.show(layers, self._source, _heading(comparison, level))
+        self.told.tell(_floors(comparison, level))
+
+
+class SideBySide:
+    """A view per layer, moved and zoomed together; what else is open is hidden meanwhile."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = viewer
+        self._layers: list[Layer] = []
+        self._seen: dict[Layer, bool] = {}
+        self._text = ""
+
+    @property
+    def is_shown(self) -> bool:
+        return bool(self._layers)
+
+    def show(self, wanted: list[MapLayer], source: Layer, heading: str) -> None:
+        """The image, then these maps, in reading order."""
+        self._take_away()
+        viewer, grid = self._viewer, canvas_grid(self._viewer)
+        if not self._seen:
+            self._seen = {layer: layer.visible for layer in viewer.layers}
+        for layer in viewer.layers:
+            layer.visible = layer is source
+        with keeping_selection(viewer):
+            for made in wanted:
+                layer = add_layer(viewer, map_layer(made, source))
+                layer.opacity = 1.0
+                if hasattr(layer, "name_overlay"):  # since napari 0.7
+                    layer.name_overlay.visible = True
+                    # One legend per scale is enough.
+                    is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
+                    layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
+                self._layers.append(layer)
+        grid.stride, grid.spacing, grid.enabled = 1, GAP, True
+        overlay = canvas_text(viewer)
+        overlay.text, overlay.visible = heading, True
+        overlay.position, self._text = "bottom_left", heading
+        viewer.reset_view()
+
+    def leave(self) -> None:
+        """As it was before."""
+        if not self._layers:
+            return
+        self._take_away()
+        canvas_grid(self._viewer).enabled = False
+        if canvas_text(self._viewer).text == self._text:
+            canvas_text(self._viewer).text = ""
+        for layer, visible in self._seen.items():
+            if layer in self._viewer.layers:
+                layer.visible = visible
+        self._seen = {}
+        self._viewer.reset_view()
+
+    def _take_away(self) -> None:
+        for layer in self._layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._layers = []
+
+
+def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
+    """The masks of one skip, all from 0 to 1, then the first model's minus each of the others'."""
+    layers = []
+    for model, record in comparison.records.items():
+        skip = record.skips.get(level)
+        if skip is not None and skip.psi is not None:
+            floor = "" if skip.floor is None else f", floor {skip.floor:.2f}"
+            layers.append(
+                MapLayer(
+                    name=f"psi {_short(model)}{floor}",
+                    data=skip.psi,
+                    geometry=skip.geometry,
+                    kind="image",
+                    limits=(0.0, 1.0),
+                    colours=MASK_COLOURS,
+                    meaning=f"mask of skip {level} of {model}{floor}; every mask from 0 to 1",
+                )
+            )
+    first, *others = comparison.records
+    for other in others:
+        found = comparison.difference(first, other, level)
+        if found is not None:
+            layers.append(
+                MapLayer(
+                    name=f"{first} - {_short(other)}",
+                    data=found[0],
+                    geometry=found[1],
+                    kind="image",
+                    limits=(-1.0, 1.0),
+                    colours=DIFFERENCE_COLOURS,
+                    meaning=f"red = {first} lets more through at skip {level}, blue = {other} does",
+                )
+            )
+    return layers
+
+
+def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
+    """Events of a comparison; the last one is ``Finished`` with a ``Compared``."""
+    from napari_prosma.inspection.compare import compare, comparison_figure, histogram_figure
+    from napari_prosma.training.device import cpu_threads
+
+    own = looked.record.gate
+    models: dict[str, Checkpoint | Path | str] = {own: looked.checkpoint}
+    models |= {f"{name}, other run" if name == own else name: path for name, path in beside.items()}
+    with cpu_threads(spare_threads()):
+        for event in compare(models, looked.image, looked.label, name=looked.record.name):
+            if not isinstance(event, Finished):
+                yield event
+                continue
+            figures = {
+                "Masks": comparison_figure(event.result),
+                "psi inside and outside": histogram_figure(event.result),
+            }
+            drawn = {title: (pixels_of(figure), figure) for title, figure in figures.items()}
+            yield Finished(Compared(event.result, drawn))
+
+
+def _short(model: str) -> str:
+    """For a name; that the counterfactual was not retrained is said in its meaning."""
+    return model.replace(" (not retrained)", "")
+
+
+def _heading(comparison: Comparison, level: int) -> str:
+    return (
+        f"Masks of skip {level}, one scale: bright = passes, dark = held back.\n"
+        f"Differences: red = {next(iter(comparison.records))} lets more through."
+    )
+
+
+def _floors(comparison: Comparison, level: int) -> str:
+    lines = []
+    for model, record in comparison.records.items():
+        skip = record.skips.get(level)
+        if skip is None or skip.psi is None:
+            lines.append(f"{model}: no mask")
+            continue
+        floor = "no floor" if skip.floor is None else f"floor {skip.floor:.2f}"
+        zeros = skip.measures.get("psi_zero_fraction", 0.0)
+        auc = skip.measures.get("psi_auc")
+        finds = "" if auc is None else f", finds the structure {auc:.2f}"
+        lines.append(f"{model}: {floor}, psi exactly zero at {zeros:.0%}{finds}")
+    return "\n".join(lines)
