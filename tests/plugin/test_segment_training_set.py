@@ -17,7 +17,7 @@ from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import ConfigError
 from napari_prosma.plugin.segment_panel import SegmentPanel
 from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.plugin.training_set import add_case, class_names_of
+from napari_prosma.plugin.training_set import add_case, class_names_of, training_set_of
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
@@ -62,6 +62,14 @@ def test_classes_of_another_model_and_folders_of_others_are_refused(tmp_path: Pa
     with pytest.raises(ConfigError, match="holds other files"):
         add_case(tmp_path / "mine", "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_that_learned_from_a_training_set_adds_to_it(tmp_path: Path):
+    made, other = tmp_path / "set", tmp_path / "other"
+    other.mkdir()
+    add_case(made, "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
+    assert training_set_of(tmp_path / "run" / "best.safetensors", made) == made
+    assert training_set_of(tmp_path / "run" / "best.safetensors", other).name == "run"
 
 
 def test_a_corrected_result_is_learned_from_with_nothing_typed(

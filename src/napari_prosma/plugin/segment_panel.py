@@ -84,6 +84,7 @@ class SegmentPanel(Panel):
         self._failed: list[str] = []
         self._notices: list[str] = []
         self._number = self._of = 0
+        self._layer_name = ""
         self.model = ModelChooser()
         self.add_group("Model").addRow(self.model)
         self._add_images()
@@ -142,9 +143,11 @@ class SegmentPanel(Panel):
     def happened(self, event: Event) -> None:
         match event:
             case Notice():
-                self._notices.append(event.message)
+                several = self._of > 1 and self._number > 0
+                where = f"{self._layer_name}: " if several else ""
+                self._notices.append(f"{where}{event.message}")
             case LayerStarted():
-                self._number = event.number
+                self._number, self._layer_name = event.number, event.layer.name
                 self.batch_bar.setValue(event.number - 1)
             case LayerSegmented():
                 self._show(event)
@@ -237,6 +240,7 @@ class SegmentPanel(Panel):
         labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
         assert isinstance(labels, LabelsLayer)
         self.results.add(Result(made.layer, labels, made.found, made.model, made.dims, made.channels))
+        self.training_set.suggest(made.model, made.data)
         self._found.append(_in_words(made))
         self.batch_bar.setValue(self._number)
 

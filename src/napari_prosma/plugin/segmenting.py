@@ -38,7 +38,8 @@ class LayerStarted(Event):
 class LayerSegmented(Event):
     """A layer is done.
 
-    ``counts`` are the elements of each class; ``dims`` and ``channels`` what the model looks at.
+    ``counts`` are the elements of each class, ``dims`` and ``channels`` what the model looks at, ``data``
+    the folder that it learned from, if any.
     """
 
     layer: ImageLayer
@@ -47,6 +48,7 @@ class LayerSegmented(Event):
     uncertainty: np.ndarray | None
     outputs: Outputs
     model: Path
+    data: Path | None
     dims: int
     channels: int
 
@@ -115,6 +117,7 @@ def _segment_layer(
 
     _require_open(layer, is_open)
     plan = checkpoint.plan
+    data = Path(checkpoint.config["data"]) if checkpoint.config.get("data") else None
     size = 4 * len(plan.class_names) * int(np.prod(spatial_shape(layer)))
     every = outputs.probabilities or outputs.uncertainty or size <= MOST_KEPT
     events = segment(
@@ -133,7 +136,7 @@ def _segment_layer(
         found = event.result
         counts = tuple(int(np.count_nonzero(found.labels == k)) for k in range(len(plan.class_names)))
         unsure = entropy(found.probabilities) if outputs.uncertainty else None
-        yield LayerSegmented(layer, found, counts, unsure, outputs, path, plan.dims, plan.channels)
+        yield LayerSegmented(layer, found, counts, unsure, outputs, path, data, plan.dims, plan.channels)
 
 
 def _read(layer: ImageLayer) -> Image:

@@ -80,10 +80,10 @@ class TrainingSet(QWidget):
         self._result = result
         self._show_buttons()
 
-    def suggest(self, model: Path) -> None:
-        """A folder for corrections of this model, unless the user chose one."""
+    def suggest(self, model: Path, data: Path | None = None) -> None:
+        """A folder for corrections of this model, which learned from ``data``, unless the user chose one."""
         if self.folder.path in (None, self._suggested):
-            self._suggested = training_set_of(model)
+            self._suggested = training_set_of(model, data)
             self.folder.show_path(self._suggested)
 
     def close_down(self) -> None:
@@ -125,8 +125,13 @@ class TrainingSet(QWidget):
         self.fine_tune_button.setEnabled(not self.job.is_running)
 
 
-def training_set_of(model: Path) -> Path:
-    """Where corrected results of a model are kept unless the user says otherwise."""
+def training_set_of(model: Path, data: Path | None = None) -> Path:
+    """Where corrected results of a model are kept unless the user says otherwise.
+
+    That is the training set that it learned from, where ``data`` is one.
+    """
+    if data is not None and (data / CLASSES).is_file():
+        return data
     run = model.parent if model.suffix == ".safetensors" else model
     return Path.home() / "prosma-training-sets" / safe_name(run.name)
 
