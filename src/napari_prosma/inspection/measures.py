@@ -31,12 +31,16 @@ class Counts:
 
     def add(self, u: torch.Tensor, z: torch.Tensor) -> None:
         """Take in the field and its thresholded form, both (1, C_a, *spatial)."""
-        flat = u[0].flatten(1).double()
-        self._number += flat.shape[1]
-        self._sum += flat.sum(dim=1).cpu().numpy()
-        self._squares += flat.square().sum(dim=1).cpu().numpy()
+        flat = u[0].flatten(1).float()
+        number = flat.shape[1]
+        # The window's own moments are exact enough in float32; their sums over many windows are not.
+        variance, mean = (part.double().cpu().numpy() for part in torch.var_mean(flat, dim=1, correction=0))
+        low, high = (part.cpu().numpy() for part in torch.aminmax(flat, dim=1))
+        self._number += number
+        self._sum += number * mean
+        self._squares += number * (variance + mean**2)
         self._zeros += (z[0].flatten(1) == 0).sum(dim=1).cpu().numpy()
-        self._peak = np.maximum(self._peak, flat.abs().amax(dim=1).cpu().numpy())
+        self._peak = np.maximum(self._peak, np.maximum(-low, high))
 
     def spread(self) -> np.ndarray:
         """std(u) (C_a,)."""
