@@ -44,6 +44,7 @@ from napari_prosma.plugin.results import (
 from napari_prosma.plugin.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.training_set import TrainingSet
 
+MOST_LINES = 5
 SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
 
 
@@ -134,6 +135,7 @@ class SegmentPanel(Panel):
         self._found, self._failed, self._notices = [], [], []
         self._number, self._of = 0, len(layers)
         self.summary.tell("")
+        self.status.setToolTip("")
         self.batch_bar.setRange(0, len(layers))
         self.batch_bar.setValue(0)
         self.batch_bar.setVisible(len(layers) > 1)
@@ -163,7 +165,7 @@ class SegmentPanel(Panel):
         self._result_chosen()
         if ending.stopped and self._of > 1:
             done = len(self._found)
-            self.status.tell("\n".join([f"Stopped after {done} of {self._of} images", *self._found]))
+            self.status.tell("\n".join([f"Stopped after {done} of {self._of} images", *_first(self._found)]))
 
     def remark(self) -> str:
         return f"image {self._number} of {self._of}" if self._of > 1 and self._number else ""
@@ -246,9 +248,10 @@ class SegmentPanel(Panel):
 
     def _sum_up(self) -> None:
         said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []
-        text = "\n".join([*said, *self._found, *dict.fromkeys(self._notices)])
+        text = "\n".join([*said, *_first(self._found), *_first(list(dict.fromkeys(self._notices)))])
         if self._failed:
-            self.status.tell_error("\n".join(self._failed))
+            self.status.tell_error("\n".join(_first(self._failed)))
+            self.status.setToolTip("\n".join(self._failed))
             self.summary.tell(text)
         else:
             self.status.tell(text)
@@ -295,6 +298,12 @@ class SegmentPanel(Panel):
         chosen, _ = QFileDialog.getSaveFileName(self, "Save result", start, SAVED_AS)
         if chosen:
             self.save(Path(chosen))
+
+
+def _first(lines: list[str]) -> list[str]:
+    """As many lines as there is room for below the buttons."""
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"… and {more} more"]
 
 
 def _in_words(made: LayerSegmented) -> str:
