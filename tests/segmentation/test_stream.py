@@ -160,6 +160,31 @@ def test_no_more_of_an_image_is_read_than_the_rows_that_are_asked_for() -> None:
     assert held.read == 200, "rows that two windows share were read twice"
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_are_read_in_parts_of_whole_chunks_that_take_little_memory(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Chunked:
+        """An array in chunks of eight that says what was read of it at once."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self._array, self.shape, self.dtype = array, array.shape, array.dtype
+            self.chunks = ((1,), (8, 8, 8), (8, 8, 8), (8,))
+            self.read: list[tuple[int, ...]] = []
+
+        def __getitem__(self, key: tuple) -> np.ndarray:
+            part = self._array[key]
+            self.read.append(part.shape[1:])
+            return part
+
+    array = np.random.default_rng(0).normal(size=(1, 24, 24, 8)).astype(np.float32)
+    held, ct = Chunked(array), plan(intensity="ct", clip=(-1.0, 1.0))
+    expected = Prepared(array, geometry(array), ct, axis).rows(0, 16)
+    monkeypatch.setattr(stream, "PIECE", 4 * 16 * 8 * 8)
+    assert np.array_equal(Prepared(held, geometry(array), ct, axis).rows(0, 16), expected)
+    assert held.read == [(16, 8, 8) if axis == 0 else (8, 16, 8)] * 3
+
+
 # ---- what does not fit ----------------------------------------------------------------------------------
 
 

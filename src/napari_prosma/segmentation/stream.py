@@ -269,9 +269,13 @@ class Prepared:
         elif kept and start > first:
             move_up(self._buffer[:, : last - first], start - first)
         for begin, end in self._pieces(start + kept, stop):
-            block = self._on_grid(begin, end)
+            there = self._buffer[:, begin - start : end - start]
+            if self.size == self.shape:
+                self._read_rows(begin, end, there)
+            else:
+                there[:] = self._on_grid(begin, end)
             for row in range(begin, end):
-                self._buffer[:, row - start] = self._normalised(block[:, row - begin], row)
+                there[:, row - begin] = self._normalised(there[:, row - begin], row)
         self._held = (start, max(stop, start + kept))
         return self._buffer[:, : stop - start]
 
@@ -283,6 +287,21 @@ class Prepared:
             most = max(1, int(PIECE / (4 * self._array.shape[0] * larger)))
         for begin in range(start, stop, max(1, most)):
             yield begin, min(begin + most, stop)
+
+    def _read_rows(self, start: int, stop: int, there: np.ndarray) -> None:
+        """Rows as they are stored, into ``there`` (C, stop - start, *rest).
+
+        Part by part: an array in chunks takes twice the memory of what is read from it at once.
+        """
+        beside = 1 if self.axis == 0 else 0
+        number = self.image_shape[beside]
+        chunk = getattr(self._array, "chunks", ((1,),) * (1 + len(self.image_shape)))[1 + beside][0]
+        line = max(1, 4 * there.size // number)
+        step = max(chunk, PIECE // line // chunk * chunk)
+        for first in range(0, number, step):
+            box = [slice(0, n) for n in self.image_shape]
+            box[self.axis], box[beside] = slice(start, stop), slice(first, first + step)
+            there[:, :, first : first + step] = np.moveaxis(self._read(tuple(box)), 1 + self.axis, 1)
 
     def _on_grid(self, start: int, stop: int) -> np.ndarray:
         """Rows (C, stop - start, *rest) of the resampled image, or as they are stored without resampling."""
