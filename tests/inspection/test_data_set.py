@@ -133,6 +133,8 @@ def test_the_case_far_from_the_median_comes_first_and_says_why(make_checkpoint: 
         .startswith("Skip 1: energy kept is 0.05, 25.0 robust standard deviations below the median")
     )
     assert deviations_of(cases[:4]) == {}
+    spread = [numbers(str(n), psi_mean=0.1 * n) for n in range(9)]  # median 0.4, median distance 0.2
+    assert deviations_of(spread)["8"].score == pytest.approx(0.4 / (1.4826 * 0.2))
 
 
 def test_measures_that_a_label_has_a_part_in_make_no_case_unusual() -> None:

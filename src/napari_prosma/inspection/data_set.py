@@ -21,7 +21,7 @@ from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
-from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.inspection.trace import inspect_gates, one_network
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
@@ -288,7 +288,7 @@ def inspect_cases(
     Raises
     ------
     CheckpointError
-        A model is an ensemble.
+        A model is an ensemble, or a network of another paper.
     DataError
         A twin knows other classes, there is no case, or none could be inspected.
     """
@@ -422,7 +422,7 @@ def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:
 def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
     first = next(iter(checkpoints.values()))
     for name, checkpoint in checkpoints.items():
-        checkpoint.require_one_network("inspected")
+        one_network(checkpoint)
         if checkpoint.plan.class_names != first.plan.class_names:
             raise DataError(
                 f"the twin '{name}' knows the classes {', '.join(checkpoint.plan.class_names)}, the model "

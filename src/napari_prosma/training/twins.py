@@ -97,7 +97,8 @@ def read_original(run: Path) -> Original:
     Raises
     ------
     CheckpointError, ConfigError
-        It is missing or not finished, is an ensemble, learned from no folder, or began with another model.
+        It is missing or not finished, is an ensemble or a network of another paper, learned from no folder,
+        or began with another model.
     """
     folder = run.parent if run.is_file() else run
     if (folder / ENSEMBLE).is_file():
@@ -105,6 +106,7 @@ def read_original(run: Path) -> Original:
     if not (folder / LAST).is_file():
         raise CheckpointError(f"'{folder}' holds no {LAST}; give the folder of a run that is finished")
     last = load_checkpoint(folder / LAST)
+    last.require_our_gates()
     if (folder / RUN).is_file():
         config = read_run(folder).config
     else:
