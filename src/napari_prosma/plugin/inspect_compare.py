@@ -236,7 +236,7 @@ def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
 
 def _short(model: str) -> str:
     """For a name; that the counterfactual was not retrained is said in its meaning."""
-    return model.replace(" (not retrained)", "")
+    return model.replace(", lambda = 0 (not retrained)", " at lambda 0")
 
 
 def _heading(comparison: Comparison, level: int) -> str:

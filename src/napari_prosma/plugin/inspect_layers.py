@@ -134,6 +134,8 @@ class InspectLayers:
     def _add(self, layer_tuple: LayerTuple) -> Layer:
         layer = add_layer(self.viewer, layer_tuple)
         layer.opacity = OPACITY
+        if hasattr(layer, "interpolation3d"):  # labels have none
+            layer.interpolation3d = "nearest"
         layer.events.visible.connect(self.tell)
         if hasattr(layer, "colorbar"):  # since napari 0.7
             layer.colorbar.visible = True
@@ -167,10 +169,13 @@ def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
     """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
     selection = viewer.layers.selection
     active, selected = selection.active, set(selection)
+    mode = None if active is None else active.mode
     yield
     viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
     if active in viewer.layers:
         viewer.layers.selection.active = active
+        # napari puts the tool away when another layer becomes active, if only for a moment.
+        active.mode = mode
 
 
 def _caption(layer: Layer) -> str:

@@ -1,0 +1,279 @@
+"""Trying, pointing, comparing and testing from the Inspect panel, by clicks, on a real viewer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import napari
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
+
+from napari_prosma.plugin.inspect_channels import DEAD, OPEN
+from napari_prosma.plugin.inspect_layers import canvas_grid, canvas_text
+from napari_prosma.plugin.inspect_panel import InspectPanel
+from napari_prosma.plugin.inspect_pointer import PointerPart
+from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[InspectPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(
+    open_panel: Callable[[str], InspectPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    lesion_image: np.ndarray,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+) -> InspectPanel:
+    """A panel that has looked at an image, with a label."""
+    save_checkpoint(tmp_path / "prosma.safetensors", make_checkpoint(patch=(64, 64)))
+    made = open_panel("Inspect gates")
+    viewer.add_image(lesion_image, name="breast", scale=(0.5, 0.25), translate=(3, 4), units=("mm", "mm"))
+    drawn = viewer.add_labels(
+        np.where(lesion_image < 40, 1, 0), name="drawn", scale=(0.5, 0.25), translate=(3, 4)
+    )
+    made.label_layer.choose(drawn)
+    made.model.set_path(tmp_path / "prosma.safetensors")
+    qtbot.waitUntil(lambda: made.model.facts is not None, timeout=SOON)
+    press(made.start_button)
+    finish(made)
+    assert made.looked is not None
+    return made
+
+
+@pytest.fixture
+def settle(panel: InspectPanel, qtbot: QtBot) -> Callable[[], None]:
+    return lambda: qtbot.waitUntil(lambda: not panel.what_if.job.is_running, timeout=SOON)
+
+
+def test_maps_and_outline_follow_the_slider_and_come_back(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, settle: Callable[[], None]
+):
+    psi, outline = viewer.layers["skip 1 psi"], viewer.layers["breast segmentation"]
+    trained, drawn = psi.data.copy(), outline.data.copy()
+    panel.what_if.sliders[2].setValue(4.0)
+    settle()
+    assert not np.array_equal(psi.data, trained)
+    assert panel.what_if.told.plain_text().startswith("Dice against the label ")
+    press(panel.what_if.switches[1]["whole"])
+    settle()
+    assert not np.array_equal(outline.data, drawn)
+    press(panel.what_if.back_button)
+    settle()
+    np.testing.assert_array_equal(psi.data, trained)
+    np.testing.assert_array_equal(outline.data, drawn)
+    assert viewer.layers["skip 1 psi"] is psi
+    assert panel.what_if.changes()[1].whole
+
+
+def test_support_of_the_deepest_skip_only_shrinks_as_its_slider_rises(
+    panel: InspectPanel, settle: Callable[[], None]
+):
+    shares = []
+    panel.what_if.followed.connect(
+        lambda effect: shares.append(effect.record.skips[2].measures["z_zero_fraction"])
+    )
+    for scale in (0.0, 0.5, 2.0, 4.0):
+        panel.what_if.sliders[2].setValue(scale)
+        settle()
+    assert len(shares) == 4
+    assert shares == sorted(shares)
+    assert panel.what_if.zeros[2].text() == f"{shares[-1]:.0%}"
+
+
+def test_the_newest_setting_wins(panel: InspectPanel, settle: Callable[[], None]):
+    effects = []
+    panel.what_if.followed.connect(effects.append)
+    for scale in np.linspace(1.1, 4, 30):
+        panel.what_if.sliders[1].setValue(float(scale))
+    settle()
+    assert len(effects) < 30
+    skip = effects[-1].record.skips[1]
+    expected = 4 * panel.looked.record.skips[1].threshold
+    np.testing.assert_allclose(skip.threshold, expected, rtol=1e-4)
+
+
+def test_gates_at_their_floor_everywhere_are_shown(panel: InspectPanel, viewer: napari.Viewer, settle):
+    panel.looked.what_if.apply({})
+    panel.what_if.sliders[1].setRange(0, 1e6)
+    panel.what_if.sliders[1].setValue(1e6)
+    settle()
+    floor = panel.looked.record.skips[1].floor
+    np.testing.assert_allclose(viewer.layers["skip 1 psi"].data, floor, atol=1e-6)
+    assert panel.what_if.zeros[1].text() == "100%"
+
+
+def test_a_brush_in_the_hand_stays_there(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, settle: Callable[[], None]
+):
+    drawn = viewer.layers["drawn"]
+    viewer.layers.selection.active = drawn
+    drawn.mode = "paint"
+    press(panel.choice.level_boxes[2])
+    panel.what_if.sliders[1].setValue(2.0)
+    settle()
+    assert viewer.layers.selection.active is drawn
+    assert drawn.mode == "paint"
+
+
+def point_at(viewer: napari.Viewer, element: tuple[int, int]) -> tuple[float, ...]:
+    return tuple(viewer.layers["breast"].data_to_world(element))
+
+
+def click(viewer: napari.Viewer, world: tuple[float, ...], moved: float = 0.0) -> None:
+    """What napari does with a press, moves if any, and a release on the canvas."""
+    event = SimpleNamespace(type="mouse_press", pos=(50.0, 50.0), position=world, button=1)
+    callbacks = viewer.mouse_drag_callbacks
+    ours = [each for each in callbacks if isinstance(getattr(each, "__self__", None), PointerPart)]
+    running = [callback(viewer, event) for callback in ours]
+    for each in running:
+        next(each)
+    event.type, event.pos = "mouse_move", (50.0 + moved, 50.0)
+    for each in running if moved else ():
+        next(each)
+    event.type = "mouse_release"
+    for each in running:
+        next(each, None)
+
+
+def test_the_readout_under_the_mouse_is_that_of_the_maps(panel: InspectPanel, viewer: napari.Viewer):
+    panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (20, 30))))
+    told = panel.pointer.told.plain_text().splitlines()
+    skips = panel.looked.record.skips
+    assert told[0].startswith(f"skip 1: psi {skips[1].psi[20, 30]:.2f}")
+    assert told[1].startswith(f"skip 2: psi {skips[2].psi[10, 15]:.2f}")
+    panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (-20, 30))))
+    assert panel.pointer.told.plain_text() == "Not over the image."
+
+
+def test_a_click_pins_rows_but_a_drag_or_a_brush_does_not(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    world = point_at(viewer, (20, 30))
+    viewer.layers.selection.active = viewer.layers["breast"]
+    click(viewer, world)
+    assert panel.pointer.rows == []
+    panel.pointer.pin_box.setChecked(True)
+    click(viewer, world, moved=40)
+    viewer.layers.selection.active = viewer.layers["drawn"]
+    viewer.layers["drawn"].mode = "paint"
+    click(viewer, world)
+    assert panel.pointer.rows == []
+    viewer.layers["drawn"].mode = "pan_zoom"
+    click(viewer, world)
+    assert [row[1] for row in panel.pointer.rows] == ["1", "2"]
+    assert panel.pointer.rows[0][2] == f"{panel.looked.record.skips[1].psi[20, 30]:.3f}"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "p.csv"), ""))
+    press(panel.pointer.save_button)
+    with (tmp_path / "p.csv").open() as file:
+        assert [row["skip"] for row in csv.DictReader(file)] == ["1", "2"]
+    panel.pointer.pin_box.setChecked(False)
+    click(viewer, world)
+    assert len(panel.pointer.rows) == 2
+
+
+def test_channels_stand_sorted_and_a_click_opens_their_maps(
+    panel: InspectPanel, viewer: napari.Viewer, qtbot: QtBot, finish: Finish
+):
+    part, skip = panel.channels, panel.looked.record.skips[1]
+    values = [bar.value for bar in part.weights.bars]
+    assert values == sorted(map(float, skip.channel))
+    part.weights.resize(320, 90)
+    qtbot.mouseClick(part.weights, Qt.MouseButton.LeftButton, pos=part.weights.place(2).toPoint())
+    finish(panel)
+    channel = int(np.argsort(skip.channel, kind="stable")[2])
+    before, after = (viewer.layers[f"skip 1 channel {channel} {w} the gate"] for w in ("before", "after"))
+    assert tuple(before.contrast_limits) == tuple(after.contrast_limits)
+    assert np.all(after.data <= before.data + 1e-6)
+    part.thresholds.resize(320, 90)
+    bar = part.thresholds.bars[0]
+    qtbot.mouseClick(part.thresholds, Qt.MouseButton.LeftButton, pos=part.thresholds.place(0).toPoint())
+    np.testing.assert_array_equal(viewer.layers[f"skip 1 z channel {bar.channel}"].data, skip.z[bar.channel])
+    for bar in part.thresholds.bars:
+        assert (bar.colour == DEAD) == (skip.channel_zeros[bar.channel] == 1)
+        assert (bar.colour == OPEN) == (skip.channel_zeros[bar.channel] == 0)
+
+
+def test_twins_stand_side_by_side_on_one_scale(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+):
+    before = {layer.name: layer.visible for layer in viewer.layers}
+    press(panel.compare.compare_button)
+    assert "choose at least one other model" in panel.status.plain_text()
+    for twin, gate in zip(panel.compare.twins, ("attention", "dense"), strict=False):
+        save_checkpoint(tmp_path / f"{gate}.safetensors", make_checkpoint(gate, patch=(64, 64)))
+        twin.set_path(tmp_path / f"{gate}.safetensors")
+        qtbot.waitUntil(lambda twin=twin: twin.facts is not None, timeout=SOON)
+    press(panel.compare.compare_button)
+    finish(panel)
+    assert canvas_grid(viewer).enabled
+    seen = {layer.name: layer for layer in viewer.layers if layer.visible}
+    masks = [layer for name, layer in seen.items() if name.startswith("psi ")]
+    assert len(masks) == 4
+    assert {tuple(layer.contrast_limits) for layer in masks} == {(0, 1)}
+    assert len({layer.colormap.name for layer in masks}) == 1
+    assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
+    assert f"floor {panel.looked.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
+    assert panel.outcomes.tabs.count() == 2
+    press(panel.compare.leave_button)
+    assert not canvas_grid(viewer).enabled
+    assert {layer.name: layer.visible for layer in viewer.layers} == before
+    panel.outcomes.close()
+
+
+def test_a_twin_of_other_classes_is_refused(
+    panel: InspectPanel,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+):
+    other = make_checkpoint("attention", classes=("background", "liver", "spleen"))
+    save_checkpoint(tmp_path / "liver.safetensors", other)
+    panel.compare.twins[0].set_path(tmp_path / "liver.safetensors")
+    qtbot.waitUntil(lambda: panel.compare.twins[0].facts is not None, timeout=SOON)
+    press(panel.compare.compare_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert "liver" in panel.status.plain_text()
+
+
+def test_a_test_ends_in_a_plot_with_its_sentence_and_its_table(
+    panel: InspectPanel, press: Press, finish: Finish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    press(panel.trials.buttons["leave_one_out"])
+    finish(panel)
+    view = panel.outcomes.tabs.currentWidget()
+    assert "skip" in view.finding.plain_text()
+    assert view.table.rowCount() == 6
+    assert not view.picture.pixmap().isNull()
+    for name in ("table.csv", "plot.png", "plot.svg"):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, n=name: (str(tmp_path / n), ""))
+        press(view.save_button)
+        assert (tmp_path / name).stat().st_size > 100
+    panel.outcomes.close()
+
+
+def test_the_canvas_says_what_is_seen_until_the_panel_is_closed(panel: InspectPanel, viewer: napari.Viewer):
+    assert canvas_text(viewer).text.startswith("skip 1 psi: bright = ")
+    panel.close_down()
+    assert viewer.mouse_move_callbacks == []
+    viewer.layers.remove("skip 1 psi")
