@@ -182,7 +182,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     without = [m for m in comparison.records if m not in shown]
     levels, first = comparison.levels, next(iter(comparison.records.values()))
     rows, columns = max(1, len(shown)), len(levels) + 1
-    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.8 + 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.8 + 2.45 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     at = fullest_slice(first.segmentation.labels if first.label is None else first.label)
     scores = {str(row["model"]): row.get("dice") for row in comparison.rows()}
@@ -250,5 +250,5 @@ def _title(skip: SkipRecord) -> str:
     if skip.floor is not None:
         title += f", floor {skip.floor:.2f}"
     if "psi_auc" in figures:
-        title += f", AUC {figures['psi_auc']:.2f}"
+        title += f"\nAUC {figures['psi_auc']:.2f}"
     return title
