@@ -12,8 +12,7 @@ import numpy as np
 from napari.layers import Layer
 
 from napari_prosma.inspection.maps import MapLayer
-from napari_prosma.plugin.layers import LayerTuple, add_layer, map_layer, result_layers
-from napari_prosma.plugin.results import MEANING
+from napari_prosma.plugin.layers import MEANING, LayerTuple, add_layer, map_layer, result_layer
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
@@ -96,14 +95,14 @@ class InspectLayers:
     def outline(self, found: Segmentation) -> None:
         """Draw the result's outline above the maps."""
         assert self.source is not None
-        for layer_tuple in result_layers(found, self.source):
-            if self._outline is None:
-                with keeping_selection(self.viewer):
-                    self._outline = add_layer(self.viewer, layer_tuple)
-                self._outline.contour = 1
-                self._outline.opacity = 1.0
-            else:
-                fill(self._outline, layer_tuple)
+        labels = result_layer(found, self.source)
+        if self._outline is None:
+            with keeping_selection(self.viewer):
+                self._outline = add_layer(self.viewer, labels)
+            self._outline.contour = 1
+            self._outline.opacity = 1.0
+        else:
+            fill(self._outline, labels)
 
     def see_only(self, names: Sequence[str]) -> None:
         """Of the maps, show these and hide the others."""
@@ -169,13 +168,10 @@ def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
     """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
     selection = viewer.layers.selection
     active, selected = selection.active, set(selection)
-    mode = None if active is None else active.mode
     yield
     viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
     if active in viewer.layers:
         viewer.layers.selection.active = active
-        # napari puts the tool away when another layer becomes active, if only for a moment.
-        active.mode = mode
 
 
 def _caption(layer: Layer) -> str:
