@@ -204,6 +204,11 @@ def test_a_header_that_promises_more_than_a_file_can_hold_is_refused(tmp_path: P
         read_image(path)
 
 
+def test_an_empty_volume_is_told(save_volume: Save) -> None:
+    with pytest.raises(DataError, match=r"none\.nii' is empty: its shape is \(4, 0, 6\)"):
+        read_image(save_volume("none.nii", np.zeros((4, 0, 6), np.uint8)))
+
+
 def test_a_singular_affine_is_named(save_volume: Save, tmp_path: Path) -> None:
     header = nibabel.Nifti1Header()
     header["sform_code"] = 1  # every row zero

@@ -24,7 +24,7 @@ from napari_prosma.plugin.layers import (
     image_of,
     labels_layer,
     map_layer,
-    result_layers,
+    result_layer,
 )
 from napari_prosma.plugin.reader import get_reader
 from napari_prosma.plugin.writer import write_image_layer, write_labels_layer
@@ -64,7 +64,7 @@ def test_an_opened_volume_has_its_scale_in_millimetres(oblique: Path):
 def test_labels_of_an_opened_volume_are_saved_exactly_over_it(oblique: Path, tmp_path: Path):
     layer = opened(oblique)
     labels = (np.asarray(layer.data) > 0).astype(np.uint8)
-    (result,) = result_layers(segmentation(labels, geometry_of(layer)), layer)
+    result = result_layer(segmentation(labels, geometry_of(layer)), layer)
     data, attributes, _ = Layer.create(*result).as_layer_data_tuple()
     (written,) = write_labels_layer(str(tmp_path / "labels.nii.gz"), data, attributes)
     stored, original = nibabel.load(written), nibabel.load(oblique)
@@ -111,7 +111,7 @@ def test_units_of_a_layer_become_ours_and_results_go_back(units, scale, expected
     assert geometry.unit == expected.unit
     np.testing.assert_allclose(geometry.spacing, expected.spacing)
     np.testing.assert_allclose(geometry.origin, expected.origin)
-    (result,) = result_layers(segmentation(np.zeros((4, 6), np.uint8), geometry), layer)
+    result = result_layer(segmentation(np.zeros((4, 6), np.uint8), geometry), layer)
     made = Layer.create(*result)
     np.testing.assert_allclose(made.scale, scale)
     np.testing.assert_allclose(made.translate, (1, 2))
@@ -120,7 +120,7 @@ def test_units_of_a_layer_become_ours_and_results_go_back(units, scale, expected
 
 def test_a_result_is_turned_and_sheared_like_its_image():
     layer = ImageLayer(np.zeros((8, 8)), scale=(2, 3), translate=(5, 6), rotate=30, shear=[0.2])
-    (result,) = result_layers(segmentation(np.zeros((8, 8), np.uint8), geometry_of(layer)), layer)
+    result = result_layer(segmentation(np.zeros((8, 8), np.uint8), geometry_of(layer)), layer)
     made = Layer.create(*result)
     for corner in ((0, 0), (7, 0), (3, 5)):
         np.testing.assert_allclose(made.data_to_world(corner), layer.data_to_world(corner))

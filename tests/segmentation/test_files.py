@@ -1,12 +1,18 @@
-"""How results are cleaned, as a shell says it."""
+"""Files as they are segmented, and how results are cleaned, as a shell says it."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from pathlib import Path
 
-from napari_prosma.errors import ConfigError
+import numpy as np
+import pytest
+import tifffile
+
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.segmentation.cleaning import Cleaning
-from napari_prosma.segmentation.files import cleanings_from_text
+from napari_prosma.segmentation.files import cleanings_from_text, read_fitting
+from napari_prosma.training.checkpoint import Checkpoint
 
 NAMES = ("background", "liver", "left: kidney")
 
@@ -24,3 +30,11 @@ def test_every_class_or_one_of_them_is_cleaned_as_the_words_say() -> None:
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         cleanings_from_text([text], NAMES)
+
+
+def test_an_image_with_other_channels_is_named(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "two.ome.tif", np.zeros((2, 16, 16), np.uint8), metadata={"axes": "CYX"})
+    with pytest.raises(DataError, match=r"'two\.ome\.tif' cannot be segmented: .* where 3 are expected"):
+        read_fitting(tmp_path / "two.ome.tif", make_checkpoint(channels=3))

@@ -196,6 +196,12 @@ def test_a_spacing_far_from_the_models_is_refused(factor: float) -> None:
         require_fit(plan(spacing=(1.0, 0.8, 0.8)), (1, 64, 64, 64), np.dtype(np.uint8), found)
 
 
+def test_a_spacing_far_from_the_models_is_refused_however_few_voxels_there_are() -> None:
+    found = Geometry((1.0, 80.0, 0.8), (0.0,) * 3, "mm")
+    with pytest.raises(DataError, match=r"along y but the image has 80 mm, 100 times off"):
+        require_fit(plan(spacing=(1.0, 0.8, 0.8)), (1, 8, 8, 8), np.dtype(np.uint8), found)
+
+
 def test_thick_slices_and_other_units_are_no_mistake() -> None:
     model = plan(spacing=(1.0, 0.8, 0.8))
     require_fit(model, (1, 20, 64, 64), np.dtype(np.uint8), Geometry((10.0, 0.4, 0.4), (0.0,) * 3, "mm"))

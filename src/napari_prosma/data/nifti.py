@@ -177,6 +177,8 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         stored = nibabel.load(path)
         if not isinstance(stored, Nifti1Pair):
             raise ImageFileError(f"it is {type(stored).__name__}")
+        if 0 in stored.shape:
+            raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
         voxels.require_possible(path, promised, path.suffix == ".gz")
         yield stored

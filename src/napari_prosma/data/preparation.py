@@ -62,13 +62,13 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
             f"the model was trained on images with {len(plan.spacing)} axes, this one has {len(shape)}"
         )
     factors = [1.0] * len(shape)
-    held = _spacing_in(geometry, plan.unit)
+    held = spacing_in(geometry, plan.unit)
     for axis in range(-len(plan.spacing), 0):
         factors[axis] = held[axis] / plan.spacing[axis]
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
 
 
-def _spacing_in(geometry: Geometry, unit: str) -> tuple[float, ...]:
+def spacing_in(geometry: Geometry, unit: str) -> tuple[float, ...]:
     """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels."""
     if unit == "pixel":
         return (1.0,) * geometry.ndim

@@ -9,7 +9,7 @@ from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QSizePolicy, QToolButton, QWidget
 
-from napari_prosma.plugin.layers import IS_PREVIEW
+from napari_prosma.plugin.layers import is_input
 
 
 class LayerChooser(QComboBox):
@@ -69,12 +69,8 @@ class LayerChooser(QComboBox):
             emitter.disconnect(self.refresh)
 
     def layers(self) -> list[Layer]:
-        """What can be chosen: layers of this kind that are no previews."""
-        return [
-            layer
-            for layer in self._viewer.layers
-            if isinstance(layer, self._kind) and not layer.metadata.get(IS_PREVIEW)
-        ]
+        """What can be chosen: layers of this kind that are neither previews nor maps of our own."""
+        return [layer for layer in self._viewer.layers if isinstance(layer, self._kind) and is_input(layer)]
 
 
 class PathField(QWidget):

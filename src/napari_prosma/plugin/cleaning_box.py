@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QLineEdit, QWidget
 from superqt import QLabeledDoubleSlider
 
 from napari_prosma.events import Event, Finished
@@ -51,6 +51,8 @@ class CleaningBox(QGroupBox):
         self.threshold.setDecimals(2)
         self.threshold.setValue(MIDDLE)
         self.threshold.setToolTip("Least probability of the class: lower finds more, higher less")
+        for field in self.threshold.findChildren(QLineEdit):
+            field.setToolTip(self.threshold.toolTip())
         self.smoothing = number(
             0, LARGEST, 0, 2, 0.5, "Radius below which bumps and notches vanish", least="off"
         )

@@ -9,9 +9,8 @@ from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
-from napari_prosma.plugin.layers import IS_PREVIEW
+from napari_prosma.plugin.layers import is_input
 from napari_prosma.plugin.panel import ROW_HEIGHT
-from napari_prosma.plugin.results import MEANING
 
 _ROWS_SHOWN = 5
 
@@ -48,13 +47,7 @@ class LayerTicks(QWidget):
 
     def layers(self) -> list[ImageLayer]:
         """What can be ticked."""
-        return [
-            layer
-            for layer in self._viewer.layers
-            if isinstance(layer, ImageLayer)
-            and not layer.metadata.get(IS_PREVIEW)
-            and MEANING not in layer.metadata
-        ]
+        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
 
     def ticked(self) -> list[ImageLayer]:
         """Those that are ticked, in the viewer's order."""

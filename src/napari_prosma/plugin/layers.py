@@ -36,11 +36,18 @@ CLASS_COLOURS = (
 )
 IS_PREVIEW = "preview"
 """Key of the layers that follow a training run; they are no input for anything."""
+MEANING = "meaning"
+"""Key of the maps that were made of an image: what one shows, in a sentence. They are no images to choose."""
 
 
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     """Open a layer in the viewer."""
     return viewer.add_layer(Layer.create(*layer))
+
+
+def is_input(layer: Layer) -> bool:
+    """Whether something can be made of a layer: it is no preview and no map of ours."""
+    return not layer.metadata.get(IS_PREVIEW) and MEANING not in layer.metadata
 
 
 def hide_previews(viewer: napari.Viewer) -> None:
@@ -200,24 +207,13 @@ def class_indices(
     return rule.apply(drawn, layer.name), rule.class_names
 
 
-def result_layers(found: Segmentation, source: Layer, with_probabilities: bool = False) -> list[LayerTuple]:
-    """Labels (and a probability per foreground class) over the layer they were made from."""
+def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
+    """The labels over the layer they were made from."""
     place = place_like(source, found.geometry, found.geometry)
     labels, attributes, kind = labels_layer(
         found.labels, found.geometry, f"{found.name} segmentation", found.class_names
     )
-    layers: list[LayerTuple] = []
-    for k, class_name in enumerate(found.class_names) if with_probabilities else ():
-        if k > 0:
-            settings = {
-                "name": f"{found.name} probability of {class_name}",
-                "metadata": {GEOMETRY: found.geometry},
-                "contrast_limits": (0.0, 1.0),
-                "colormap": "viridis",
-                "opacity": 0.6,
-            }
-            layers.append((found.probabilities[k], settings | place, "image"))
-    return [*layers, (labels, {**attributes, **place, "opacity": 0.5}, kind)]
+    return labels, {**attributes, **place, "opacity": 0.5}, kind
 
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
@@ -225,7 +221,7 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
     attributes: dict[str, Any] = {
         "name": drawn.name,
         **place_like(source, drawn.geometry, geometry_of(source)),
-        "metadata": {GEOMETRY: drawn.geometry, "meaning": drawn.meaning},
+        "metadata": {GEOMETRY: drawn.geometry, MEANING: drawn.meaning},
         "opacity": 0.6,
     }
     if drawn.kind == "labels":

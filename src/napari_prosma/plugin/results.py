@@ -12,14 +12,12 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import GEOMETRY, LayerTuple, place_like, result_layers
+from napari_prosma.plugin.layers import GEOMETRY, MEANING, LayerTuple, place_like, result_layer
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
 
-MEANING = "meaning"
-"""Key of a layer's metadata: what a map that was made of an image shows, in a sentence."""
 PROBABILITY, UNCERTAINTY, DISAGREEMENT = (
     "How probable the model finds the structure: 0 not at all, 1 certain",
     "How unsure the model is which class it is (entropy of its probabilities): 0 sure, 1 all alike",
@@ -143,8 +141,7 @@ class Outputs:
 
 def labels_to_paint(found: Segmentation, source: ImageLayer) -> LayerTuple:
     """The labels as a layer of their own array over the image."""
-    (layer,) = result_layers(replace(found, labels=found.labels.copy()), source)
-    return layer
+    return result_layer(replace(found, labels=found.labels.copy()), source)
 
 
 def maps_of(

@@ -17,7 +17,7 @@ from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 from napari_prosma.segmentation.confidence import entropy
 from napari_prosma.segmentation.regions import element_size, region_rows, regions
-from napari_prosma.segmentation.segment import Segmentation, segment
+from napari_prosma.segmentation.segment import Segmentation, named, segment
 from napari_prosma.training.checkpoint import Checkpoint
 
 EVERY_CLASS = "*"
@@ -70,7 +70,9 @@ def labels_path(path: Path, image: Image, folder: Path) -> Path:
 
 def read_fitting(path: Path, checkpoint: Checkpoint) -> Image:
     """The image of a file; colour becomes gray, and gray is repeated, as the model needs it."""
-    return as_channels(read_image(path), checkpoint.plan.channels)
+    image = read_image(path)
+    with named(path.name):
+        return as_channels(image, checkpoint.plan.channels)
 
 
 def segment_file(

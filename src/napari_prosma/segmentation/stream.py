@@ -19,7 +19,7 @@ from torch import Tensor
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import HASH_BYTES, Plan
-from napari_prosma.data.preparation import grid_size, normalise
+from napari_prosma.data.preparation import grid_size, normalise, spacing_in
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.nn.build import Network
@@ -69,15 +69,16 @@ def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geo
         raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
     if dtype.kind not in "biuf":
         raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
-    grid = grid_size(tuple(shape[1:]), geometry, plan)
-    for axis, (n, m) in enumerate(zip(shape[1:], grid, strict=True)):
-        ratio = max(m / n, n / m)
-        if plan.unit != "pixel" and ratio > FARTHEST_SPACING and max(n, m) > FARTHEST_SPACING:
-            expected = (plan.spacing or ())[axis - geometry.ndim]
+    if plan.spacing is None or plan.unit == "pixel":
+        return
+    held = spacing_in(geometry, plan.unit)
+    for axis in range(-len(plan.spacing), 0):
+        ratio = max(held[axis] / plan.spacing[axis], plan.spacing[axis] / held[axis])
+        if ratio > FARTHEST_SPACING:
             raise DataError(
-                f"the model expects {expected:g} {plan.unit} along {geometry.axes[axis]} but the image has "
-                f"{geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is probably "
-                f"wrong: correct the spacing"
+                f"the model expects {plan.spacing[axis]:g} {plan.unit} along {geometry.axes[axis]} but the "
+                f"image has {geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is "
+                f"probably wrong: correct the spacing"
             )
 
 
