@@ -31,6 +31,14 @@ _HOMES = {
     "load_checkpoint": "training.checkpoint",
     "segment": "segmentation.segment",
     "inspect_gates": "inspection.trace",
+    "Change": "nn.gates",
+    "WhatIf": "inspection.what_if",
+    "compare": "inspection.compare",
+    "leave_one_out": "inspection.faithfulness",
+    "deletion_curve": "inspection.faithfulness",
+    "threshold_sweep": "inspection.faithfulness",
+    "sanity_check": "inspection.faithfulness",
+    "noise_test": "inspection.faithfulness",
 }
 
 __all__ = ["__version__", *_HOMES]

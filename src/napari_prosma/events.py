@@ -116,6 +116,11 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is over; ``result`` is a ``Segmentation``, a ``GateRecord`` or a run folder."""
+    """The run is over.
+
+    ``result`` is a run folder of ``train``, a ``Segmentation`` of ``segment``, a ``GateRecord`` of
+    ``inspect_gates``, a ``Comparison`` of ``compare``, and a ``Table`` of the tests of
+    ``inspection.faithfulness``; any other iterator says so itself.
+    """
 
     result: Any
