@@ -10,7 +10,7 @@ import torch
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.spec import NETWORKS, ModelSpec
 from napari_prosma.segmentation.windows import Blend, predict, probabilities_of, tile
 from napari_prosma.training.preview import (
     MOST_WINDOWS,
@@ -58,6 +58,15 @@ def test_a_young_network_is_shown_by_the_statistics_it_learns_by_and_stays_as_it
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         assert not torch.allclose(shown, model(image), atol=1e-3)
         torch.testing.assert_close(shown, model.train()(image))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_young_network_is_shown_on_an_image_with_one_element_at_the_deepest_level(name: str) -> None:
+    model = build_model(ModelSpec(2, 1, 1, (10, 10, 20), network=name))
+    side = model.divisor
+    with torch.no_grad():
+        model.train()(torch.randn(2, 1, side, side))
+        assert by_own_statistics(model)(torch.randn(1, 1, side, side)).isfinite().all()
 
 
 def test_a_slice_of_a_stack_is_what_segmentation_makes_of_it() -> None:

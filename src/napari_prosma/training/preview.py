@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from napari_prosma.data.fingerprint import Plan
@@ -65,8 +67,15 @@ def by_own_statistics(model: nn.Module) -> nn.Module:
     copied = deepcopy(model).eval()
     for module in copied.modules():
         if isinstance(module, _BatchNorm):
-            module.running_mean = module.running_var = None
+            module.forward = partial(_normed, module)  # type: ignore[method-assign]
     return copied
+
+
+def _normed(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """``x`` normed by its own statistics; a single element per channel has none and takes the averages."""
+    alone = x.numel() == x.shape[1]
+    mean, spread = (norm.running_mean, norm.running_var) if alone else (None, None)
+    return F.batch_norm(x, mean, spread, norm.weight, norm.bias, training=not alone, eps=norm.eps)
 
 
 def on_plane(at: Plane, shape: Sequence[int], grid: Sequence[int]) -> Plane:
