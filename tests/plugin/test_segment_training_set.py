@@ -51,6 +51,38 @@ def test_what_was_added_is_found_again_and_replaced_only_by_itself(tmp_path: Pat
         np.testing.assert_array_equal(case.read_label(), labels)
 
 
+def test_names_that_are_one_file_on_some_systems_replace_nothing(tmp_path: Path):
+    first, other = np.ones((12, 16), np.uint8), np.zeros((12, 16), np.uint8)
+    add_case(tmp_path, "Scan", image(1), first, NAMES)
+    assert add_case(tmp_path, "scan", image(2), other, NAMES) == ("scan-2", False)
+    assert add_case(tmp_path, "scan", image(1), first, NAMES) == ("Scan", True)
+    assert [case.name for case in find_cases(tmp_path).cases] == ["Scan", "scan-2"]
+
+
+def test_a_class_that_was_given_a_name_keeps_it(tmp_path: Path):
+    drawn = np.zeros((12, 16), np.uint8)
+    drawn[:3], drawn[5] = 1, 2
+    add_case(tmp_path, "one", image(1), drawn, {**NAMES, 2: "vessel"})
+    add_case(tmp_path, "two", image(2), drawn, NAMES)
+    assert class_names_of(tmp_path) == {**NAMES, 2: "vessel"}
+
+
+def test_what_the_desktop_leaves_in_a_folder_does_not_make_it_full(tmp_path: Path):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"seen")
+    assert add_case(tmp_path, "one", image(1), np.ones((12, 16), np.uint8), NAMES) == ("one", False)
+
+
+def test_an_image_with_missing_values_is_known_again(tmp_path: Path):
+    holed = Image(image(1).array.astype(np.float32), image(1).geometry)
+    holed.array[0, 3, 3] = np.nan
+    drawn = np.ones((12, 16), np.uint8)
+    assert [add_case(tmp_path, "one", holed, drawn, NAMES) for _ in range(2)] == [
+        ("one", False),
+        ("one", True),
+    ]
+
+
 def test_classes_of_another_model_and_folders_of_others_are_refused(tmp_path: Path):
     add_case(tmp_path / "set", "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
     with pytest.raises(ConfigError, match="the value 1 is lesion, but here it is kidney"):

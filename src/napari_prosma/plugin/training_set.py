@@ -29,6 +29,8 @@ from napari_prosma.plugin.results import Result
 
 CLASSES = "classes.json"
 """File in the folder of a training set: which stored value is which class."""
+_OF_THE_DESKTOP = ("desktop.ini", "thumbs.db")
+"""Files that Windows leaves in folders that were looked at; those of macOS begin with a dot."""
 
 
 class TrainingSet(QWidget):
@@ -193,11 +195,11 @@ def add_case(
     known = cases_in(folder)
     if known:
         _require_classes(folder, class_names)
-    elif folder.is_dir() and any(each.name != CLASSES for each in folder.iterdir()):
+    elif folder.is_dir() and any(map(_is_of_others, folder.iterdir())):
         raise ConfigError(f"'{folder}' holds other files; choose an empty folder, or a new one")
     name, is_there = _place(folder, known, safe_name(name), image)
     more = {int(value): f"label {value}" for value in present_values(labels) if value not in class_names}
-    names = (class_names_of(folder) if known else {}) | dict(class_names) | more
+    names = more | (class_names_of(folder) if known else {}) | dict(class_names)
     with written_whole(folder / CLASSES) as temporary:
         temporary.write_text(json.dumps(dict(sorted(names.items())), indent=1), encoding="utf-8")
     keep_case(folder, name, image, labels, beside=known)
@@ -214,14 +216,21 @@ def _require_classes(folder: Path, class_names: Mapping[int, str]) -> None:
             )
 
 
+def _is_of_others(path: Path) -> bool:
+    return path.name != CLASSES and path.name[0] != "." and path.name.lower() not in _OF_THE_DESKTOP
+
+
 def _place(folder: Path, known: list[str], name: str, image: Image) -> tuple[str, bool]:
+    # 'Scan' and 'scan' are the same file on Windows and macOS.
+    as_files = {each.casefold(): each for each in known}
     for number in count(1):
         tried = name if number == 1 else safe_name(f"{name[:40]}-{number}")
-        if tried not in known:
+        held = as_files.get(tried.casefold())
+        if held is None:
             return tried, False
-        there = as_channels(read_image(folder / f"{tried}.ome.zarr"), len(image.array))
-        if np.array_equal(there.array, image.array):
-            return tried, True
+        there = as_channels(read_image(folder / f"{held}.ome.zarr"), len(image.array))
+        if np.array_equal(there.array, image.array, equal_nan=True):
+            return held, True
     raise AssertionError("there is always a further number")
 
 
