@@ -6,6 +6,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
+import dask.array as da
 import napari
 import nibabel
 import numpy as np
@@ -191,6 +193,27 @@ def test_tables_and_box_plots_are_saved_and_shown(
     assert PIL.Image.open(tmp_path / "figures" / "boxes.png").size[0] > 300
     press(panel.plots_button)
     assert "Evaluation" in viewer.window.dock_widgets
+
+
+def test_layers_that_lie_in_files_are_not_read_in_the_windows_thread(
+    viewer: napari.Viewer, open_panel: Callable[[str], EvaluatePanel]
+):
+    read: list[int] = []
+
+    def plane(z: int) -> np.ndarray:
+        read.append(z)
+        return np.full((8, 8), z % 2, np.uint8)
+
+    stored = [da.from_delayed(dask.delayed(plane)(z), (8, 8), np.uint8) for z in range(4)]
+    viewer.add_labels(da.stack(stored), name="truth")
+    viewer.add_labels(np.zeros((4, 8, 8), np.uint8), name="prediction")
+    panel = open_panel("Evaluate")
+    read.clear()
+    _, make_events = panel.begin()
+    assert not read
+    *_, last = make_events()
+    assert last.result.cases[0].dice == 0
+    assert sorted(set(read)) == [0, 1, 2, 3]
 
 
 def test_two_layers_are_compared_and_the_view_goes_where_they_differ(

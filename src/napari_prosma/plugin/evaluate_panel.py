@@ -41,6 +41,7 @@ from napari_prosma.plugin.layers import (
     add_layer,
     class_colours,
     geometry_of,
+    go_to,
     hide_previews,
     image_layer,
     labels_layer,
@@ -186,8 +187,7 @@ class EvaluatePanel(Panel):
         if predicted is truth:
             raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the truth")
         self._compared = (predicted, truth)
-        pairs = pairs_of_layers(predicted, truth)
-        return lambda: pairs
+        return partial(pairs_of_layers, predicted, truth)
 
     # ---- the outcome --------------------------------------------------------------------------------------
 
@@ -357,15 +357,6 @@ def worst_place(
     depth = ndimage.distance_transform_edt(np.pad(wrong[box], 1), sampling=geometry.spacing)
     deepest = np.unravel_index(np.argmax(depth), depth.shape)
     return tuple(int(n) - 1 + s.start for n, s in zip(deepest, box, strict=True))
-
-
-def go_to(viewer: napari.Viewer, layer: Layer, index: tuple[int, ...]) -> None:
-    """Show the slice of an element of a layer, with the element in the middle."""
-    point = layer.data_to_world(index)
-    first = viewer.dims.ndim - layer.ndim
-    viewer.dims.set_point(range(first, viewer.dims.ndim), point)
-    shown = [point[axis - first] for axis in viewer.dims.displayed if axis >= first]
-    viewer.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
 
 
 def _evaluating(find: Callable[[], Pairs], tolerance: float) -> Iterator[Event]:

@@ -57,6 +57,20 @@ def hide_previews(viewer: napari.Viewer) -> None:
             layer.visible = False
 
 
+def go_to(viewer: napari.Viewer, layer: Layer, index: Sequence[int]) -> None:
+    """Show the slice of an element of a layer, with the element in the middle."""
+    point = layer.data_to_world(index)
+    first = viewer.dims.ndim - layer.ndim
+    viewer.dims.set_point(range(first, viewer.dims.ndim), point)
+    shown = [point[axis - first] for axis in viewer.dims.displayed if axis >= first]
+    camera_of(viewer).center = (0.0,) * (3 - len(shown)) + tuple(shown)
+
+
+def camera_of(viewer: napari.Viewer) -> Any:
+    """napari's camera, which its version 0.9 moved."""
+    return getattr(viewer, "scene", viewer).camera
+
+
 def know_units() -> None:
     """Fill pint's registry of units (0.1 s), which two threads may not do at once.
 

@@ -16,7 +16,7 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.fields import UNLIMITED
 from napari_prosma.plugin.job import Ending, Job
-from napari_prosma.plugin.layers import IS_PREVIEW, fitting_image, image_of
+from napari_prosma.plugin.layers import IS_PREVIEW, camera_of, fitting_image, go_to, image_of
 from napari_prosma.plugin.panel import FigureTable, Message
 from napari_prosma.plugin.results import Result
 from napari_prosma.plugin.strokes import Strokes
@@ -99,13 +99,8 @@ class RegionsTable(QWidget):
         """Bring a region into view and mark it: its class is the one to paint with, a box is around it."""
         if self._result is None or self._result.labels not in self.viewer.layers:
             return
-        layer, dims = self._result.labels, self.viewer.dims
-        place = np.asarray(layer.data_to_world(region.at))
-        axes = range(dims.ndim - layer.ndim, dims.ndim)
-        dims.set_point(list(axes), list(place))
-        whole = np.zeros(dims.ndim)
-        whole[-layer.ndim :] = place
-        self._camera.center = tuple(whole[list(dims.displayed)])
+        layer = self._result.labels
+        go_to(self.viewer, layer, region.at)
         layer.selected_label = region.label
         self._draw_mark(region)
         self.viewer.layers.selection.active = layer
@@ -185,10 +180,6 @@ class RegionsTable(QWidget):
         if item is not None:
             self.go_to(self.found[item.data(_INDEX)])
 
-    @property
-    def _camera(self) -> napari.components.Camera:
-        return getattr(self.viewer, "scene", self.viewer).camera  # napari 0.9 moved it
-
     def _draw_mark(self, region: Region) -> None:
         """A rectangle around the region in the plane on screen."""
         assert self._result is not None
@@ -214,7 +205,7 @@ class RegionsTable(QWidget):
                 metadata={IS_PREVIEW: True},
             )
         self._mark.data = []
-        pixel = 1 / (self._camera.zoom * min(abs(layer.scale[axis]) for axis in shown))
+        pixel = 1 / (camera_of(self.viewer).zoom * min(abs(layer.scale[axis]) for axis in shown))
         self._mark.add_rectangles(
             [corners], edge_width=MARK_WIDTH * pixel, edge_color=MARK_COLOUR, face_color="transparent"
         )
