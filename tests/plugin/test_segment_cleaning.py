@@ -141,6 +141,22 @@ def test_every_class_and_every_result_has_settings_of_its_own(
     assert box.smoothing.value() == 1.5
 
 
+def test_the_class_stays_chosen_when_the_result_is_saved(
+    panel: SegmentPanel, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path
+):
+    made, box = result(viewer, ("background", "lesion", "vessel")), panel.cleaning
+    panel.results.add(made)
+    box.setChecked(True)
+    box.classes.setCurrentIndex(2)
+    rest(box, qtbot)
+    panel.save(tmp_path / "kept.tif")
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
+    assert box.classes.currentText() == "vessel"
+    box.minimum_size.setValue(3)
+    rest(box, qtbot)
+    assert made.cleanings == {2: Cleaning(minimum_size=3)}
+
+
 def test_the_line_for_a_shell_says_the_same():
     asked = {1: Cleaning(0.4, 1.5, 0.25, True, True), 2: Cleaning(minimum_size=3)}
     names = ("background", "left lobe", "vessel")

@@ -15,9 +15,11 @@ from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import ConfigError
+from napari_prosma.plugin.results import Result
 from napari_prosma.plugin.segment_panel import SegmentPanel
 from napari_prosma.plugin.train_panel import TrainPanel
 from napari_prosma.plugin.training_set import add_case, class_names_of, training_set_of
+from napari_prosma.segmentation.segment import Segmentation
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
@@ -102,6 +104,38 @@ def test_a_model_that_learned_from_a_training_set_adds_to_it(tmp_path: Path):
     add_case(made, "breast", image(1), np.ones((12, 16), np.uint8), NAMES)
     assert training_set_of(tmp_path / "run" / "best.safetensors", made) == made
     assert training_set_of(tmp_path / "run" / "best.safetensors", other).name == "run"
+
+
+def test_corrections_go_to_the_set_of_the_model_that_made_the_result(
+    open_panel: Callable[[str], SegmentPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    run: Path,
+    attention_run: Path,
+    home: Path,
+):
+    def result(model: Path) -> Result:
+        labels = np.zeros((8, 8), np.uint8)
+        found = Segmentation(
+            model.name, labels, np.zeros((0, 8, 8)), Geometry.pixels(2), ("background", "lesion"), ()
+        )
+        layer = viewer.add_labels(labels.copy(), name=model.name)
+        return Result(viewer.layers["breast"], layer, found, model, dims=2, channels=1)
+
+    viewer.add_image(np.zeros((8, 8)), name="breast")
+    panel, sets = open_panel("Segment"), home / "prosma-training-sets"
+    first, second = result(run), result(attention_run)
+    panel.results.add(first)
+    panel.results.add(second)
+    assert panel.training_set.folder.path == sets / attention_run.name
+    panel.results.choose(first.labels)
+    assert panel.training_set.folder.path == sets / run.name
+    panel.model.set_path(attention_run)
+    qtbot.waitUntil(lambda: panel.model.facts is not None, timeout=SOON)
+    assert panel.training_set.folder.path == sets / run.name
+    panel.training_set.folder.set_path(home / "mine")
+    panel.results.choose(second.labels)
+    assert panel.training_set.folder.path == home / "mine"
 
 
 def test_a_corrected_result_is_learned_from_with_nothing_typed(

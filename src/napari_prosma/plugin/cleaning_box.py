@@ -85,7 +85,8 @@ class CleaningBox(QGroupBox):
         self.show_result(None)
 
     def show_result(self, result: Result | None) -> None:
-        """Offer the cleaning of this result, as it was left."""
+        """Offer the cleaning of this result, as it was left; of the same one again: with the class chosen."""
+        chosen = self.classes.currentIndex() if result is self._result else 0
         self._result = result
         self.setEnabled(result is not None)
         self.message.tell("")
@@ -102,6 +103,7 @@ class CleaningBox(QGroupBox):
             self.classes.addItem(EVERY, range(1, len(names) + 1))
         for k, name in enumerate(names, 1):
             self.classes.addItem(name, (k,))
+        self.classes.setCurrentIndex(max(0, chosen))
         self.classes.blockSignals(False)
         self._form.setRowVisible(self.classes, len(names) > 1)
         geometry = result.found.geometry

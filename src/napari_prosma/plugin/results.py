@@ -61,6 +61,8 @@ class Result:
         Whether the model looks at slices (2) or volumes (3).
     channels : int
         That the model looks at.
+    data : Path, optional
+        Folder that the model learned from.
     cleanings : class index -> Cleaning
         What is chosen for this result, also while ``is_cleaned`` is False.
     """
@@ -73,9 +75,10 @@ class Result:
         model: Path,
         dims: int,
         channels: int,
+        data: Path | None = None,
     ) -> None:
         self.source, self.labels, self.found = source, labels, found
-        self.model, self.dims, self.channels = model, dims, channels
+        self.model, self.dims, self.channels, self.data = model, dims, channels, data
         self.cleanings: dict[int, Cleaning] = {}
         self.is_cleaned = False
         self._ours = found.labels  # what the layer held when it was last written by the program

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import napari
+import numpy as np
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtWidgets import (
@@ -241,8 +242,9 @@ class SegmentPanel(Panel):
             add_layer(self.viewer, layer)
         labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
         assert isinstance(labels, LabelsLayer)
-        self.results.add(Result(made.layer, labels, made.found, made.model, made.dims, made.channels))
-        self.training_set.suggest(made.model, made.data)
+        self.results.add(
+            Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data)
+        )
         self._found.append(_in_words(made))
         self.batch_bar.setValue(self._number)
 
@@ -271,7 +273,7 @@ class SegmentPanel(Panel):
             self.results.choose(layer)
 
     def _model_described(self, facts: ModelFacts | None) -> None:
-        if facts is not None:
+        if facts is not None and self.result is None:
             self.training_set.suggest(facts.path)
 
     def _open_regions(self) -> None:
@@ -314,5 +316,6 @@ def _in_words(made: LayerSegmented) -> str:
 
 def _saving(path: Path, layer: LabelsLayer) -> Iterator[Event]:
     yield Started(0, "Saving")
-    labels = layer.data[0] if layer.multiscale else layer.data
+    # A copy, since the hand may go on painting while it is written.
+    labels = np.array(layer.data[0] if layer.multiscale else layer.data)
     yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))

@@ -78,8 +78,10 @@ class TrainingSet(QWidget):
         self.show_result(None)
 
     def show_result(self, result: Result | None) -> None:
-        """Offer to keep this result."""
+        """Offer to keep this result, by default where corrections of its own model are kept."""
         self._result = result
+        if result is not None:
+            self.suggest(result.model, result.data)
         self._show_buttons()
 
     def suggest(self, model: Path, data: Path | None = None) -> None:
