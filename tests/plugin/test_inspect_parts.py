@@ -82,7 +82,7 @@ def test_support_of_the_deepest_skip_only_shrinks_as_its_slider_rises(
 ):
     shares = []
     panel.what_if.followed.connect(
-        lambda effect: shares.append(effect.record.skips[2].measures["z_zero_fraction"])
+        lambda followed: shares.append(followed.effect.record.skips[2].measures["z_zero_fraction"])
     )
     for scale in (0.0, 0.5, 2.0, 4.0):
         panel.what_if.sliders[2].setValue(scale)
@@ -93,13 +93,13 @@ def test_support_of_the_deepest_skip_only_shrinks_as_its_slider_rises(
 
 
 def test_the_newest_setting_wins(panel: InspectPanel, settle: Callable[[], None]):
-    effects = []
-    panel.what_if.followed.connect(effects.append)
+    followed = []
+    panel.what_if.followed.connect(followed.append)
     for scale in np.linspace(1.1, 4, 30):
         panel.what_if.sliders[1].setValue(float(scale))
     settle()
-    assert len(effects) < 30
-    skip = effects[-1].record.skips[1]
+    assert len(followed) < 30
+    skip = followed[-1].effect.record.skips[1]
     expected = 4 * panel.looked.record.skips[1].threshold
     np.testing.assert_allclose(skip.threshold, expected, rtol=1e-4)
 

@@ -157,7 +157,8 @@ def unusual(found: DataSetInspection) -> str:
 
 def leave_one_out(rows: Sequence[Row]) -> str:
     """Which skip the segmentation hangs on, and whether its mask does anything."""
-    is_dice = any("dice_change" in row for row in rows)
+    # Where nothing is found and nothing is there Dice is 1 whatever is done, which says nothing.
+    is_dice = any(row.get("dice_change") for row in rows)
     words = {
         "whole": "the whole skip is cut",
         "psi": "its mask is set to 1",
@@ -200,7 +201,7 @@ def deletion_curve(rows: Sequence[Row]) -> str:
     ]
     lowest, chance = np.array(pairs).T
     mean, low, high = _interval(lowest - chance)
-    figures = f"Dice {lowest.mean():.3f} against {chance.mean():.3f}, mean over all shares"
+    figures = f"{_SCORES[score]} {lowest.mean():.3f} against {chance.mean():.3f}, mean over all shares"
     if np.isnan(low):
         return f"Positions of low psi replaced against as many at random: {figures}; too few cases to tell."
     figures += f"; difference {mean:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
@@ -226,13 +227,15 @@ def threshold_sweep(rows: Sequence[Row]) -> str:
     trained = min(scales, key=lambda scale: abs(scale - 1))
     first, last = scales[0], scales[-1]
     text = (
-        f"With the thresholds times {first:g} Dice is {means[first]:.3f}, as trained {means[trained]:.3f} "
-        f"({_percent(zeros[trained])} zeros in z), times {last:g} {means[last]:.3f} "
-        f"({_percent(zeros[last])} zeros)."
+        f"With the thresholds times {first:g} {_SCORES[score]} is {means[first]:.3f}, "
+        f"as trained {means[trained]:.3f} ({_percent(zeros[trained])} zeros in z), "
+        f"times {last:g} {means[last]:.3f} ({_percent(zeros[last])} zeros)."
     )
     best = max(means, key=lambda scale: means[scale])
     if max(means.values()) - min(means.values()) < LITTLE:
-        return f"{text} The thresholds make no difference to Dice over this range."
+        return f"{text} The thresholds make no difference to it over this range."
+    if score == "agreement":
+        return f"{text} Without a label it cannot be told whether another scale is better."
     if means[best] - means[trained] < LITTLE:
         return f"{text} No other scale is better by {LITTLE:g} or more."
     return f"{text} It is highest times {best:g}, {means[best]:.3f}: not where training left them."
@@ -275,7 +278,7 @@ def noise_test(rows: Sequence[Row]) -> str:
         moved = _mean([r for r in own if float(r["strength"]) == strongest], "psi_change_relative")
         words = f"{clean.mean():.3f} to {noisy.mean():.3f} with {model}"
         said.append(words if np.isnan(moved) else f"{words} (psi moves by {moved:.2f} of its spread)")
-    text = f"Under {kinds} noise of strength {strongest:g} Dice goes from {', '.join(said)}."
+    text = f"Under {kinds} noise of strength {strongest:g} {_SCORES[score]} goes from {', '.join(said)}."
     first, *others = losses
     for other in others:
         mean, low, high = _interval(losses[first] - losses[other])
@@ -328,6 +331,9 @@ def _per_image(rows: Sequence[Row], skip: int, value: str) -> np.ndarray:
 
 def _skips_of(rows: Sequence[Row]) -> list[int]:
     return sorted(_values(rows, "skip"))
+
+
+_SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged result"}
 
 
 def _score(rows: Sequence[Row]) -> str:

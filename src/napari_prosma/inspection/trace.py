@@ -130,11 +130,12 @@ def skip_channel(
     *,
     name: str = "image",
     device: str = "auto",
+    changes: Mapping[int, Change] | None = None,
 ) -> Iterator[Event]:
     """One feature channel of a skip before and after its gate; ends in ``Finished`` with ``ChannelMaps``.
 
-    Over the whole image, in the windows of ``inspect_gates``. ``WhatIf.skip_channel`` has it at once for its
-    window.
+    Over the whole image, in the windows of ``inspect_gates`` and with its ``changes``.
+    ``WhatIf.skip_channel`` has it at once for its window.
 
     Raises
     ------
@@ -142,6 +143,7 @@ def skip_channel(
     """
     held = one_network(checkpoint)
     require_channel(held, level, channel)
+    require_levels(held, changes or {})
     prepared = prepare_for(held.plan, image, name)
     target = usable_device(device)
     model = held.build(target)
@@ -154,7 +156,7 @@ def skip_channel(
     for done, (starts, cut) in enumerate(windows(padded, tiling, held.plan.dims, 1), start=1):
         trace = GateTrace()
         with torch.no_grad():
-            model(cut.to(target), trace)
+            model.decode(model.encode(cut.to(target)), trace, changes)
         kept = trace.skips[level]
         both = torch.stack([kept.skip[0, channel], kept.gated[0, channel]]).float().cpu()
         maps.add(starts[0], both.reshape(2, *(w // f for w, f in zip(tiling.window, factors, strict=True))))

@@ -9,8 +9,8 @@ may grow. Only of the deepest gate that is changed can it be said that its suppo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -18,13 +18,21 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Image
+from napari_prosma.events import Event, Finished
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
-from napari_prosma.inspection.trace import Gathered, level_factors, require_channel, require_levels
+from napari_prosma.inspection.trace import (
+    Gathered,
+    inspect_gates,
+    level_factors,
+    require_channel,
+    require_levels,
+)
 from napari_prosma.inspection.window import open_window
 from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
 from napari_prosma.segmentation.segment import Segmentation
 from napari_prosma.segmentation.windows import labels_of
 from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.metrics import case_metrics
 
 UNCHANGED = Change()
 
@@ -36,15 +44,18 @@ class Effect:
     Attributes
     ----------
     record : GateRecord
-        Of the window, on the network's grid; its image is the window as the network sees it. Foreground in
-        its measures is the label, or else what the unchanged model predicts, whatever the changes.
+        Of the window, on the network's grid; its image is the window as the network sees it. Of a whole
+        image, on its own grid. Foreground in its measures is the label, or else what the unchanged model
+        predicts, whatever the changes.
     difference : (*size) in [0, 1]
         How far the probabilities are from the unchanged model's: half the sum over the classes of |dp|,
         which with one foreground class is |dp|.
     dice : dict or None
         ``dice`` against the label, the mean over the foreground classes, and ``dice/<class>``.
     agreement : float
-        Dice of the labels against those of the unchanged model.
+        Dice of the labels against those of the unchanged model; 1 where no structure is in either.
+    is_empty : bool
+        No structure is found, with the changes or without.
     seconds : float
         It took so long, maps and measures included.
     recomputed_levels : tuple of int
@@ -55,8 +66,14 @@ class Effect:
     difference: np.ndarray
     dice: dict[str, float] | None
     agreement: float
+    is_empty: bool
     seconds: float
     recomputed_levels: tuple[int, ...]
+
+    @property
+    def moved(self) -> float:
+        """Mean of ``difference``."""
+        return float(self.difference.mean())
 
 
 class WhatIf:
@@ -130,7 +147,7 @@ class WhatIf:
         for level, kept in trace.skips.items():
             self._skips[level] = self._record_of(level, kept, foreground)
         self._applied = wanted
-        labels = labels_of(probabilities)
+        labels, before = labels_of(probabilities), labels_of(self._before)
         record = GateRecord(
             name=window.name,
             gate=window.checkpoint.spec.gate,
@@ -150,7 +167,8 @@ class WhatIf:
             record=record,
             difference=np.abs(probabilities - self._before).sum(axis=0) / 2,
             dice=window.dice(labels),
-            agreement=window.agreement(labels, labels_of(self._before)),
+            agreement=window.agreement(labels, before),
+            is_empty=not (labels.any() or before.any()),
             seconds=perf_counter() - begun,
             recomputed_levels=tuple(range(top, 0, -1)),
         )
@@ -183,3 +201,52 @@ class WhatIf:
         gathered = Gathered(kept, tiling, level_factors(self.window.model, level, tiling))
         gathered.add(tiling.starts[0], kept)
         return gathered.record(level, self.window.image.geometry, foreground)
+
+
+def over_whole_image(
+    checkpoint: Checkpoint | Path | str,
+    unchanged: GateRecord,
+    changes: Mapping[int, Change],
+    *,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """What ``WhatIf.apply`` tells of a window, of the whole image; ends in ``Finished`` with an ``Effect``.
+
+    Nothing of ``unchanged`` is used again but what it is compared with: every window goes through the whole
+    network, and labels and maps are stitched as ever.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint or path
+    unchanged : GateRecord
+        Of the same model and image, without changes.
+    changes : by level
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+    """
+    begun = perf_counter()
+    before, label = unchanged.segmentation, unchanged.label
+    foreground = before.labels if label is None else label
+    events = inspect_gates(
+        checkpoint, unchanged.image, name=unchanged.name, label=foreground, device=device, changes=changes
+    )
+    for event in events:
+        if not isinstance(event, Finished):
+            yield event
+            continue
+        record = replace(event.result, label=label, reference=unchanged.reference)
+        now, classes = record.segmentation, before.class_names
+        dice = {} if label is None else case_metrics(now.labels, label, classes)
+        yield Finished(
+            Effect(
+                record=record,
+                difference=np.abs(now.probabilities - before.probabilities).sum(axis=0) / 2,
+                dice=None if label is None else {n: v for n, v in dice.items() if n.startswith("dice")},
+                agreement=case_metrics(now.labels, before.labels, classes)["dice"],
+                is_empty=not (now.labels.any() or before.labels.any()),
+                seconds=perf_counter() - begun,
+                recomputed_levels=tuple(sorted(record.skips, reverse=True)),
+            )
+        )

@@ -45,6 +45,8 @@ class Window:
     cut : (1, C, *window)
         What goes into the network.
     encoded : Encoded
+    covers_image : bool
+        The image is no larger than the window.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Window:
     tiling: Tiling
     cut: torch.Tensor
     encoded: Encoded
+    covers_image: bool
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -145,6 +148,7 @@ def open_window(
         tiling=Tiling(array.shape[1:], window, window, ((0,) * len(window),)),
         cut=cut,
         encoded=encoded,
+        covers_image=array.shape[1:] == size,
     )
 
 

@@ -15,7 +15,13 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWi
 
 from napari_prosma.events import Event, Finished
 from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
-from napari_prosma.plugin.inspect_layers import canvas_grid, canvas_text, keeping_selection
+from napari_prosma.plugin.inspect_layers import (
+    CAPTION_SIZE,
+    as_caption,
+    canvas_grid,
+    canvas_text,
+    keeping_selection,
+)
 from napari_prosma.plugin.inspect_looking import Looked
 from napari_prosma.plugin.inspect_trials import pixels_of
 from napari_prosma.plugin.job import spare_threads
@@ -34,6 +40,7 @@ TWINS = 3
 GAP = 0.02
 LEGEND = (12, 60)
 """Width and height of a colour bar in one of many views."""
+NAME_SIZE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,15 +152,18 @@ class SideBySide:
                 layer = add_layer(viewer, map_layer(made, source))
                 layer.opacity = 1.0
                 if hasattr(layer, "name_overlay"):  # since napari 0.7
-                    layer.name_overlay.visible = True
+                    layer.name_overlay.visible, layer.name_overlay.font_size = True, NAME_SIZE
                     # One legend per scale is enough.
                     is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
                     layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
+                    # Below the name, which may be as wide as the view.
+                    layer.colorbar.position = layer.name_overlay.position
                 self._layers.append(layer)
         grid.stride, grid.spacing, grid.enabled = 1, GAP, True
         overlay = canvas_text(viewer)
-        overlay.text, overlay.visible = heading, True
-        overlay.position, self._text = "bottom_left", heading
+        self._text = as_caption(viewer, heading)
+        overlay.text, overlay.visible = self._text, True
+        overlay.position, overlay.font_size = "bottom_left", CAPTION_SIZE
         viewer.reset_view()
 
     def leave(self) -> None:
@@ -186,7 +196,7 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
             floor = "" if skip.floor is None else f", floor {skip.floor:.2f}"
             layers.append(
                 MapLayer(
-                    name=f"psi {_short(model)}{floor}",
+                    name=f"psi {_short(model)}",
                     data=skip.psi,
                     geometry=skip.geometry,
                     kind="image",
@@ -201,7 +211,7 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
         if found is not None:
             layers.append(
                 MapLayer(
-                    name=f"{first} - {_short(other)}",
+                    name=f"{first} - {_short(other).removeprefix(f'{first}, ')}",
                     data=found[0],
                     geometry=found[1],
                     kind="image",
@@ -236,18 +246,25 @@ def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
 
 def _short(model: str) -> str:
     """For a name; that the counterfactual was not retrained is said in its meaning."""
-    return model.replace(", lambda = 0 (not retrained)", " at lambda 0")
+    return model.replace(" = 0 (not retrained)", " 0")
 
 
 def _heading(comparison: Comparison, level: int) -> str:
+    skips = {model: record.skips.get(level) for model, record in comparison.records.items()}
+    floors = [
+        f"{_short(model)} {skip.floor:.2f}"
+        for model, skip in skips.items()
+        if skip is not None and skip.floor is not None
+    ]
     return (
         f"Masks of skip {level}, one scale: bright = passes, dark = held back.\n"
-        f"Differences: red = {next(iter(comparison.records))} lets more through."
+        + (f"Floor of psi: {'; '.join(floors)}.\n" if floors else "")
+        + f"Differences: red = {next(iter(comparison.records))} lets more through."
     )
 
 
 def _floors(comparison: Comparison, level: int) -> str:
-    lines = []
+    lines = [f"Skip {level}. AUC: the chance that psi is higher inside the structure; 0.5 tells nothing."]
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
         if skip is None or skip.psi is None:
@@ -256,6 +273,6 @@ def _floors(comparison: Comparison, level: int) -> str:
         floor = "no floor" if skip.floor is None else f"floor {skip.floor:.2f}"
         zeros = skip.measures.get("psi_zero_fraction", 0.0)
         auc = skip.measures.get("psi_auc")
-        finds = "" if auc is None else f", finds the structure {auc:.2f}"
+        finds = "" if auc is None else f", AUC {auc:.2f}"
         lines.append(f"{model}: {floor}, psi exactly zero at {zeros:.0%}{finds}")
     return "\n".join(lines)

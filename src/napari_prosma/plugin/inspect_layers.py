@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
 
 CAPTION_SIZE = 11
-CAPTION_WIDTH = 80
-"""Letters of a caption's line."""
+LETTER = 0.9
+"""Width of a letter of a caption, relative to its size, as wide as any font needs it."""
+USUAL_WIDTH = 400
+"""Of the canvas, where this napari does not tell."""
 OPACITY = 0.7
 
 
@@ -35,12 +37,14 @@ class InspectLayers:
         self._shown: dict[str, Layer] = {}
         self._extra: dict[str, Layer] = {}
         self._outline: Layer | None = None
-        self._emitters = (
+        self._emitters = [
             viewer.layers.events.inserted,
             viewer.layers.events.removed,
             viewer.layers.events.reordered,
             viewer.layers.selection.events.changed,
-        )
+        ]
+        if hasattr(viewer, "canvas"):  # since napari 0.7
+            self._emitters.append(viewer.canvas.events.size)
         for emitter in self._emitters:
             emitter.connect(self.tell)
 
@@ -92,6 +96,12 @@ class InspectLayers:
         fill(layer, map_layer(made, self.source))
         return True
 
+    def drop(self, name: str) -> None:
+        """Close a map that was opened besides, if it is still open."""
+        layer = self._extra.pop(name, None)
+        if layer is not None and layer in self.viewer.layers:
+            self.viewer.layers.remove(layer)
+
     def outline(self, found: Segmentation) -> None:
         """Draw the result's outline above the maps."""
         assert self.source is not None
@@ -118,7 +128,7 @@ class InspectLayers:
         """Say on the canvas what the topmost visible map shows."""
         ours = (*self._shown.values(), *self._extra.values())
         maps = [layer for layer in self.viewer.layers if layer in ours and layer.visible]
-        text = _caption(maps[-1]) if maps else ""
+        text = as_caption(self.viewer, f"{maps[-1].name}: {maps[-1].metadata[MEANING]}") if maps else ""
         overlay = canvas_text(self.viewer)
         # A text that somebody else put there is theirs.
         if text or overlay.text.startswith("skip "):
@@ -174,5 +184,8 @@ def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
         viewer.layers.selection.active = active
 
 
-def _caption(layer: Layer) -> str:
-    return "\n".join(textwrap.wrap(f"{layer.name}: {layer.metadata[MEANING]}", CAPTION_WIDTH))
+def as_caption(viewer: napari.Viewer, text: str) -> str:
+    """The text in lines that fit on the canvas."""
+    width = viewer.canvas.size[1] if hasattr(viewer, "canvas") else USUAL_WIDTH
+    letters = max(20, int(width / (LETTER * CAPTION_SIZE)) - 2)
+    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, letters))

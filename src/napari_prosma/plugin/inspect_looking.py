@@ -35,6 +35,8 @@ class Cut:
         Of the window.
     agreement : float
         Dice of the result with and without it.
+    is_empty : bool
+        No structure is found in the window, with it or without.
     dice, dice_before : float, optional
         Against the label, without and with it.
     """
@@ -42,8 +44,14 @@ class Cut:
     difference: np.ndarray
     geometry: Geometry
     agreement: float
+    is_empty: bool
     dice: float | None
     dice_before: float | None
+
+    @property
+    def moved(self) -> float:
+        """Mean of ``difference``."""
+        return float(self.difference.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +131,7 @@ def _cuts(what_if: WhatIf, levels: tuple[int, ...]) -> Iterator[tuple[int, Cut]]
                 effect.difference,
                 effect.record.image.geometry,
                 effect.agreement,
+                effect.is_empty,
                 (effect.dice or {}).get("dice"),
                 (before or {}).get("dice"),
             ),

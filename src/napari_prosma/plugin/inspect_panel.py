@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,14 @@ from napari_prosma.plugin.inspect_looking import Looked, Region, looking
 from napari_prosma.plugin.inspect_pointer import PointerPart
 from napari_prosma.plugin.inspect_trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect_view import region_on_screen
-from napari_prosma.plugin.inspect_what_if import WhatIfPart
+from napari_prosma.plugin.inspect_what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect_words import exactness, table_of_measures
 from napari_prosma.plugin.layers import class_indices, hide_previews
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
 
 if TYPE_CHECKING:
-    from napari_prosma.inspection.record import GateRecord
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord
 
 __all__ = ["SHOWN_AT_FIRST", "InspectPanel"]
 
@@ -58,6 +58,7 @@ class InspectPanel(Panel):
         self._region: Region | None = None
         self._shown_record: GateRecord | None = None
         self._latent: list[tuple[int, int]] = []
+        self._channels: dict[tuple[int, int], ChannelMaps] = {}  # as trained, of the whole image
         self.layers = InspectLayers(napari_viewer)
         self.outcomes = OutcomeWindow(self)
         form = self.add_group("Model")
@@ -133,7 +134,7 @@ class InspectPanel(Panel):
         self.choice.changed.connect(self._update_layers)
         layout.addWidget(fold("Maps as layers", self.choice))
         self.what_if = WhatIfPart()
-        self.what_if.followed.connect(lambda effect: self._show_maps(effect.record))
+        self.what_if.followed.connect(self._show_followed)
         self.what_if.back.connect(self._show_as_trained)
         self.what_if.here_button.clicked.connect(self._try_here)
         layout.addWidget(fold("What if", self.what_if))
@@ -192,6 +193,8 @@ class InspectPanel(Panel):
             self.status.tell(f"{len(result.comparison.records)} masks side by side")
         else:
             self.layers.add(channel_layers(result))
+            self._channels[result.level, result.channel] = result
+            self.what_if.follow_channels(list(self._channels))
             self.status.tell(f"Channel {result.channel} of skip {result.level}, before and after the gate")
 
     def _show_looked(self, looked: Looked) -> None:
@@ -201,7 +204,7 @@ class InspectPanel(Panel):
         hide_previews(self.viewer)
         self.compare.views.leave()
         self.layers.start(self._source)
-        self._latent, self._shown_record = [], record
+        self._latent, self._channels, self._shown_record = [], {}, record
         self.choice.offer(tuple(sorted(record.skips)))
         self._update_layers()
         self.layers.outline(record.segmentation)
@@ -223,13 +226,30 @@ class InspectPanel(Panel):
         self._shown_record = record
         self.layers.show(self.choice.wanted(record, self.looked.cuts))
         for level, channel in self._latent:
-            self.layers.refill(z_layer(record, level, channel))
+            self._refill_latent(record, level, channel)
         self.layers.outline(record.segmentation)
         self.pointer.show_record(record, self._source, self.looked.image.geometry)
+
+    def _refill_latent(self, record: GateRecord, level: int, channel: int) -> None:
+        try:
+            self.layers.refill(z_layer(record, level, channel))
+        except ValueError:
+            # z of a window may be kept where that of the whole image would be too large.
+            self.layers.drop(f"skip {level} z channel {channel}")
+
+    def _show_followed(self, followed: Followed) -> None:
+        self._show_maps(followed.effect.record)
+        self._refill_channels(followed.channels)
 
     def _show_as_trained(self) -> None:
         if self.looked is not None:
             self._show_maps(self.looked.record)
+            self._refill_channels(self._channels.values())
+
+    def _refill_channels(self, channels: Iterable[ChannelMaps]) -> None:
+        for maps in channels:
+            for drawn in channel_layers(maps):
+                self.layers.refill(drawn)
 
     def _try_here(self) -> None:
         if self._source is not None and self._source in self.viewer.layers:
@@ -259,7 +279,7 @@ class InspectPanel(Panel):
 
     def _try(self, test: str) -> None:
         assert self.looked is not None
-        events = partial(trying, test, self.looked, self._region, self.compare.beside())
+        events = partial(trying, test, self.looked, self._region, self.compare.beside(), self.trials.noise)
         self._begin_further(f"ProSMA: {TRIALS[test][0]}", events)
 
     def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:

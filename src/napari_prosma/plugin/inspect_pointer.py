@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import napari
 import numpy as np
 from napari.layers import Image as ImageLayer
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.inspection.record import GateRecord
@@ -45,6 +53,9 @@ class PointerPart(QWidget):
         self.table = FigureTable(rows_shown=8)
         self.table.setColumnCount(len(COLUMNS))
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.hide()
         self.save_button = QPushButton("Save rows…")
         self.save_button.setToolTip("Keep the pinned positions as a CSV file")

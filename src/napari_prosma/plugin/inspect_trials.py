@@ -14,6 +14,7 @@ from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QDialog,
     QFileDialog,
+    QHBoxLayout,
     QHeaderView,
     QLabel,
     QPushButton,
@@ -26,6 +27,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.choices import Choice
+from napari_prosma.plugin.fields import combo
 from napari_prosma.plugin.inspect_looking import Looked, Region
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.panel import FigureTable, Message
@@ -56,10 +59,15 @@ TRIALS = {
     ),
     "noise_test": (
         "Noise",
-        "Add rising speckle, for this model and those side by side: masks, zeros and the result",
+        "Add rising noise, for this model and those side by side: masks, zeros and the result",
     ),
 }
 """Test (a key of ``faithfulness.TESTS``): what its button says, and what it does."""
+NOISE = {
+    "speckle": Choice("speckle", "Grows with the image's own values, as in ultrasound"),
+    "gaussian": Choice("Gaussian", "The same everywhere, as from a detector"),
+}
+"""Kind of ``faithfulness.noise_test``: its name, and what it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +120,18 @@ class TrialsPart(QWidget):
             button.setToolTip(tip)
             button.clicked.connect(partial(self.wanted.emit, test))
             self.buttons[test] = button
-            layout.addWidget(button)
+            if test != "noise_test":
+                layout.addWidget(button)
+        self.noise_box = combo(NOISE, "speckle", "The noise that is added")
+        row = QHBoxLayout()
+        row.addWidget(self.buttons["noise_test"], 1)
+        row.addWidget(self.noise_box)
+        layout.addLayout(row)
+
+    @property
+    def noise(self) -> str:
+        """Kind of noise, as ``noise_test`` knows it."""
+        return str(self.noise_box.currentData())
 
     def set_running(self, running: bool) -> None:
         """One test at a time."""
@@ -131,7 +150,9 @@ class OutcomeWindow(QDialog):
         self.tabs.tabCloseRequested.connect(self.tabs.removeTab)
         layout = QVBoxLayout(self)
         layout.addWidget(self.tabs)
-        self.resize(WINDOW)
+        screen = self.screen()
+        assert screen is not None
+        self.resize(WINDOW.boundedTo(0.9 * screen.availableSize()))
 
     def add(self, drawn: Drawn, name: str) -> None:
         """Show an outcome about an image."""
@@ -216,7 +237,9 @@ class OutcomeView(QWidget):
             self.told.tell(f"Saved as {path}")
 
 
-def trying(test: str, looked: Looked, region: Region | None, beside: Mapping[str, Path]) -> Iterator[Event]:
+def trying(
+    test: str, looked: Looked, region: Region | None, beside: Mapping[str, Path], noise: str
+) -> Iterator[Event]:
     """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
     yield Started(0, TRIALS[test][0])
     from napari_prosma.inspection import faithfulness
@@ -227,7 +250,7 @@ def trying(test: str, looked: Looked, region: Region | None, beside: Mapping[str
     with cpu_threads(spare_threads()):
         if test == "noise_test":
             models = {looked.record.gate: looked.checkpoint, **beside}
-            events = faithfulness.noise_test(models, looked.image, **place)  # type: ignore[arg-type]
+            events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]
         else:
             run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)
             events = run(looked.checkpoint, looked.image, **place)

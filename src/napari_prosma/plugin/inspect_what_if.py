@@ -1,12 +1,16 @@
-"""``WhatIfPart``: sliders and switches of the gates; segmentation and maps follow while they are moved."""
+"""``WhatIfPart``: sliders and switches of the gates; segmentation and maps follow while they are moved.
+
+A window follows at once. Where the image is larger, the whole of it follows when the hand rests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QGridLayout,
@@ -19,18 +23,21 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
-from napari_prosma.events import Event, Finished
+from napari_prosma.events import Event, Finished, Progress
 from napari_prosma.plugin.inspect_looking import Looked, Region, opened
 from napari_prosma.plugin.inspect_words import effect_in_words
 from napari_prosma.plugin.job import Ending, Job, spare_threads
 from napari_prosma.plugin.panel import Message
 
 if TYPE_CHECKING:
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord
     from napari_prosma.inspection.what_if import Effect, WhatIf
     from napari_prosma.nn.gates import Change
 
 MOST = 4.0
 """Largest factor on lambda (method, section 5: the threshold sweep goes from 0 to 4)."""
+REST_MS = 1000
+"""So long nothing may have changed before the whole image is worked on."""
 PARTS = {
     "psi": "The spatial mask; off: it counts as 1 everywhere",
     "c": "The weights of the channels; off: they count as 1",
@@ -38,12 +45,34 @@ PARTS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """What came of a setting, in the window or in the whole image.
+
+    Attributes
+    ----------
+    effect : Effect
+    dice_before : float, optional
+        There, against the label, as it was trained.
+    channels : tuple of ChannelMaps
+        Those that are looked at.
+    """
+
+    effect: Effect
+    dice_before: float | None
+    channels: tuple[ChannelMaps, ...]
+
+    def in_words(self) -> str:
+        """Dice, or overlap with the model's own result."""
+        return effect_in_words(self.effect, self.dice_before)
+
+
 class WhatIfPart(QWidget):
     """A slider and three switches per skip; the newest setting wins.
 
     Signals
     -------
-    followed(Effect)
+    followed(Followed)
         What comes of the setting, or of the newest one while it was still worked on.
     back()
         The model is as it was trained.
@@ -57,10 +86,18 @@ class WhatIfPart(QWidget):
         self._looked: Looked | None = None
         self._what_if: WhatIf | None = None
         self._region: Region | None = None
-        self._again = False
+        self._again = self._whole_again = False
+        self._channels: tuple[tuple[int, int], ...] = ()
         self.job = Job(self, notify=False)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
+        self.whole_job = Job(self, notify=False)
+        self.whole_job.happened.connect(self._whole_happened)
+        self.whole_job.ended.connect(self._whole_ended)
+        self.rest = QTimer(self)
+        self.rest.setSingleShot(True)
+        self.rest.setInterval(REST_MS)
+        self.rest.timeout.connect(self._pass_whole)
         self.sliders: dict[int, QLabeledDoubleSlider] = {}
         self.switches: dict[int, dict[str, QCheckBox]] = {}
         self.zeros: dict[int, QLabel] = {}
@@ -74,7 +111,14 @@ class WhatIfPart(QWidget):
             "Try changes in a window around the middle of the screen; by default around the structure. The "
             "window is as large as the patches that the model was trained on"
         )
-        self.told = Message()
+        self.whole_box = QCheckBox("then the whole image")
+        self.whole_box.setChecked(True)
+        self.whole_box.setToolTip(
+            "A window follows the sliders at once; when they rest, the whole image follows in the "
+            "background. Untick it to stop that"
+        )
+        self.whole_box.toggled.connect(self._whole_toggled)
+        self.told, self.whole_told = Message(), Message()
         buttons = QHBoxLayout()
         buttons.addWidget(self.back_button)
         buttons.addWidget(self.here_button)
@@ -83,11 +127,16 @@ class WhatIfPart(QWidget):
         layout.addLayout(self._grid)
         layout.addLayout(buttons)
         layout.addWidget(self.told)
+        layout.addWidget(self.whole_box)
+        layout.addWidget(self.whole_told)
 
     def show_looked(self, looked: Looked) -> None:
         """Offer the skips of a model, all as trained."""
-        self.job.close()
+        self.close_down()
         self._looked, self._what_if, self._again = looked, looked.what_if, False
+        self._channels = ()
+        self.here_button.setHidden(looked.what_if.window.covers_image)
+        self.whole_box.setHidden(looked.what_if.window.covers_image)
         while self._grid.count():
             item = self._grid.takeAt(0)
             widget = None if item is None else item.widget()
@@ -99,7 +148,8 @@ class WhatIfPart(QWidget):
         for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
             self._grid.addWidget(QLabel(str(level)), row, 0)
             self._add_skip(row, level, skip.threshold is not None)
-        self._show_zeros(looked.what_if.unchanged)
+        self._show_zeros(looked.record)
+        self.whole_told.tell("")
         self.told.tell(
             "Move a slider: the support of that skip only shrinks as its threshold rises (theorem 1). Finer "
             "skips see other signals then, so theirs may grow."
@@ -144,9 +194,17 @@ class WhatIfPart(QWidget):
         self._what_if = None
         self._apply()
 
+    def follow_channels(self, channels: Sequence[tuple[int, int]]) -> None:
+        """Feature channels (skip, channel) that are to follow from now on."""
+        self._channels = tuple(channels)
+        if not self.is_unchanged:
+            self._apply()
+
     def close_down(self) -> None:
         """Follow no longer."""
+        self.rest.stop()
         self.job.close()
+        self.whole_job.close()
 
     def _add_skip(self, row: int, level: int, has_threshold: bool) -> None:
         slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
@@ -166,7 +224,7 @@ class WhatIfPart(QWidget):
         self.sliders[level] = slider
         self._grid.addWidget(slider, row, 1)
         self.zeros[level] = QLabel()
-        self.zeros[level].setToolTip("Share of exact zeros in z, in the window")
+        self.zeros[level].setToolTip("Share of exact zeros in z, in what the maps show")
         self._grid.addWidget(self.zeros[level], row, 2)
         self.switches[level] = {}
         for column, (part, tip) in enumerate(PARTS.items(), start=3):
@@ -180,22 +238,30 @@ class WhatIfPart(QWidget):
     def _apply(self) -> None:
         if self._looked is None:
             return
+        # What is not of the newest setting is not worth waiting for.
+        self._stop_whole()
         if self.job.is_running:
             self._again = True
             return
-        follow = partial(_following, self._looked, self._what_if, self._region, self.changes())
+        follow = partial(
+            _following, self._looked, self._what_if, self._region, self.changes(), self._channels
+        )
         self.job.start("ProSMA: what if", follow)
 
     def _happened(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self._what_if, effect = event.result
-            self._show_zeros(effect)
-            if self.is_unchanged:
-                self.told.tell("As it was trained")
-                self.back.emit()
-            else:
-                self.told.tell(effect_in_words(effect, self._what_if.unchanged))
-                self.followed.emit(effect)
+        if not isinstance(event, Finished):
+            return
+        assert self._looked is not None
+        self._what_if, followed = event.result
+        if self.is_unchanged:
+            self.told.tell("As it was trained")
+            self._show_zeros(self._looked.record)
+            self.back.emit()
+            return
+        said = followed.in_words()
+        self.told.tell(said[0].upper() + said[1:] if self._is_whole else f"In the window: {said}")
+        self._show_zeros(followed.effect.record)
+        self.followed.emit(followed)
 
     def _ended(self, ending: Ending) -> None:
         if ending.error is not None:
@@ -203,15 +269,75 @@ class WhatIfPart(QWidget):
         if self._again:
             self._again = False
             self._apply()
+        elif ending.error is None and self.whole_box.isChecked() and self._has_rest:
+            self.rest.start()
 
-    def _show_zeros(self, effect: Effect) -> None:
+    @property
+    def _is_whole(self) -> bool:
+        """What follows at once is the whole image."""
+        return self._what_if is not None and self._what_if.window.covers_image
+
+    @property
+    def _has_rest(self) -> bool:
+        """The setting changes more than the window shows."""
+        return self._what_if is not None and not self._is_whole and not self.is_unchanged
+
+    def _whole_toggled(self, wanted: bool) -> None:
+        if not wanted:
+            self._stop_whole()
+        elif self._has_rest and not self.job.is_running:
+            self._pass_whole()
+
+    def _stop_whole(self) -> None:
+        self.rest.stop()
+        self._whole_again = False
+        self.whole_job.stop()
+        self.whole_told.tell("")
+
+    def _pass_whole(self) -> None:
+        """The whole image with the setting as it is."""
+        assert self._looked is not None
+        if self.whole_job.is_running:
+            self._whole_again = True
+            return
+        self.whole_told.tell("The whole image follows")
+        passing = partial(_passing_whole, self._looked, self.changes(), self._channels)
+        self.whole_job.start("ProSMA: what if, whole image", passing)
+
+    def _whole_happened(self, event: Event) -> None:
+        # A setting that came after it stopped it: what it still says is of the old one.
+        if self.whole_job.is_stopping:
+            return
+        if isinstance(event, Progress):
+            left = self.whole_job.time_left()
+            self.whole_told.tell(
+                f"The whole image follows: window {event.done} of {event.total}"
+                + (f", {left} left" if left else "")
+            )
+        elif isinstance(event, Finished):
+            self.whole_told.tell(f"In the whole image: {event.result.in_words()}")
+            self._show_zeros(event.result.effect.record)
+            self.followed.emit(event.result)
+
+    def _whole_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.whole_told.tell_error(str(ending.error))
+        if self._whole_again:
+            self._whole_again = False
+            self._pass_whole()
+
+    def _show_zeros(self, record: GateRecord) -> None:
         for level, label in self.zeros.items():
-            share = effect.record.skips[level].measures.get("z_zero_fraction")
+            share = record.skips[level].measures.get("z_zero_fraction")
             label.setText("" if share is None else f"{share:.0%}")
 
 
 def _following(
-    looked: Looked, what_if: WhatIf | None, region: Region | None, changes: dict[int, Change]
+    looked: Looked,
+    what_if: WhatIf | None,
+    region: Region | None,
+    changes: dict[int, Change],
+    channels: tuple[tuple[int, int], ...],
 ) -> Iterator[Event]:
     from napari_prosma.training.device import cpu_threads
 
@@ -219,4 +345,35 @@ def _following(
         if what_if is None:
             record = looked.record
             what_if = opened(looked.checkpoint, looked.image, record.name, looked.label, region)
-        yield Finished((what_if, what_if.apply(changes)))
+        effect = what_if.apply(changes)
+        maps = tuple(what_if.skip_channel(level, channel) for level, channel in channels)
+        before = (what_if.unchanged.dice or {}).get("dice")
+        yield Finished((what_if, Followed(effect, before, maps)))
+
+
+def _passing_whole(
+    looked: Looked, changes: dict[int, Change], channels: tuple[tuple[int, int], ...]
+) -> Iterator[Event]:
+    """Events of the whole image under changes; the last one is ``Finished`` with a ``Followed``."""
+    from napari_prosma.inspection.trace import skip_channel
+    from napari_prosma.inspection.what_if import over_whole_image
+    from napari_prosma.training.device import cpu_threads
+    from napari_prosma.training.metrics import case_metrics
+
+    own, before = looked.record.segmentation, None
+    if looked.label is not None:
+        before = case_metrics(own.labels, looked.label, own.class_names).get("dice")
+    with cpu_threads(spare_threads()):
+        maps = []
+        for level, channel in channels:
+            for event in skip_channel(
+                looked.checkpoint, looked.image, level, channel, name=looked.record.name, changes=changes
+            ):
+                if isinstance(event, Finished):
+                    maps.append(event.result)
+                else:
+                    yield event
+        for event in over_whole_image(looked.checkpoint, looked.record, changes):
+            if isinstance(event, Finished):
+                event = Finished(Followed(event.result, before, tuple(maps)))
+            yield event

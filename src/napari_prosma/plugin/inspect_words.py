@@ -57,11 +57,18 @@ def level_in_words(level: int) -> str:
     return "full detail" if level == 1 else f"{2 ** (level - 1)} x coarser"
 
 
-def matters_in_words(agreement: float) -> str:
+def matters_in_words(cut: Cut) -> str:
     """Whether a skip mattered, from how much the result without it overlaps the model's own."""
-    if agreement >= HARDLY:
+    if cut.is_empty:
+        return "nothing found"
+    if cut.agreement >= HARDLY:
         return "hardly"
-    return "clearly" if agreement < CLEARLY else "a little"
+    return "clearly" if cut.agreement < CLEARLY else "a little"
+
+
+def small_in_words(value: float) -> str:
+    """A share that may be tiny, to three decimals."""
+    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def skip_in_words(skip: SkipRecord, reference: str, cut: Cut | None) -> str:
@@ -110,13 +117,17 @@ def exactness(record: GateRecord) -> list[str]:
     return lines
 
 
-def effect_in_words(effect: Effect, unchanged: Effect) -> str:
+def effect_in_words(effect: Effect, dice_before: float | None) -> str:
     """What came of a what-if: Dice against the label, or overlap with the model's own result."""
-    if effect.dice is not None and unchanged.dice is not None and "dice" in effect.dice:
-        found = f"Dice against the label {unchanged.dice['dice']:.3f} → {effect.dice['dice']:.3f}"
+    dice = None if effect.dice is None else effect.dice.get("dice")
+    if effect.is_empty:
+        found = f"nothing is found either way; the probabilities move by {small_in_words(effect.moved)} on average"
+    elif dice is not None and dice_before is not None:
+        found = f"Dice against the label {dice_before:.3f} → {dice:.3f}"
     else:
-        found = f"Overlap with the model's own result {effect.agreement:.3f}"
-    return f"{found} ({1000 * effect.seconds:.0f} ms)"
+        found = f"overlap with the model's own result {effect.agreement:.3f}"
+    took = f"{1000 * effect.seconds:.0f} ms" if effect.seconds < 1 else f"{effect.seconds:.0f} s"
+    return f"{found} ({took})"
 
 
 def table_of_measures(records: Mapping[str, GateRecord]) -> tuple[list[str], list[list[str]], list[str]]:
@@ -144,7 +155,12 @@ def _ratio_in_words(ratio: float) -> str:
 
 
 def _cut_in_words(cut: Cut) -> str:
-    told = f"It mattered {matters_in_words(cut.agreement)}"
+    if cut.is_empty:
+        return (
+            "Nothing is found here with this skip or without it; without it the probabilities move by "
+            f"{small_in_words(cut.moved)} on average."
+        )
+    told = f"It mattered {matters_in_words(cut)}"
     if cut.agreement >= HARDLY:
         told = "It hardly mattered"
     if cut.dice is not None and cut.dice_before is not None:
