@@ -17,6 +17,7 @@ from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.inspection.maps import MapLayer
 from napari_prosma.plugin.layers import (
+    CHANNELS_FIRST,
     class_indices,
     fitting_image,
     geometry_of,
@@ -124,6 +125,22 @@ def test_a_result_is_turned_and_sheared_like_its_image():
     made = Layer.create(*result)
     for corner in ((0, 0), (7, 0), (3, 5)):
         np.testing.assert_allclose(made.data_to_world(corner), layer.data_to_world(corner))
+
+
+def test_a_result_of_several_channels_is_mirrored_and_moved_like_its_image():
+    moved = np.eye(5)
+    moved[1:4, 4], moved[2, 3] = (10, 20, 30), 0.5
+    layer = ImageLayer(
+        np.zeros((2, 6, 5, 4)),
+        scale=(1, 2, -3, 1),
+        translate=(0, 5, 6, 7),
+        affine=moved,
+        units=("pixel", "mm", "mm", "mm"),
+        metadata={CHANNELS_FIRST: True},
+    )
+    made = Layer.create(*result_layer(segmentation(np.zeros((6, 5, 4), np.uint8), geometry_of(layer)), layer))
+    for corner in ((0, 0, 0), (1, 2, 3), (5, 0, 3)):
+        np.testing.assert_allclose(made.data_to_world(corner), layer.data_to_world((0, *corner))[1:])
 
 
 @pytest.mark.parametrize("place", [{}, {"rotate": 40, "shear": [0.3]}, {"units": ("cm", "cm")}])

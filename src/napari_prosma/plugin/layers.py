@@ -249,20 +249,20 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
 def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
     """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too."""
     skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
+    space = (slice(skipped, None),) * 2
+    rotate, shear = source.rotate[space], Affine(shear=source.shear, ndim=source.ndim).linear_matrix[space]
     _, factors = _unit_and_factors(source.units[skipped:])
     spacing, origin = np.array(geometry.spacing) / factors, np.array(geometry.origin) / factors
     moved = origin - np.array(of_source.origin) / factors
-    place: dict[str, Any] = {"units": source.units[skipped:]}
-    if skipped:
-        return {**place, "scale": spacing, "translate": source.translate[skipped:] + moved}
-    turned = Affine(rotate=source.rotate, shear=source.shear, ndim=source.ndim)
+    turned = Affine(rotate=rotate, shear=shear, ndim=source.ndim - skipped)
+    sign = np.sign(source.scale[skipped:])
     return {
-        **place,
-        "scale": spacing * np.sign(source.scale),
-        "translate": source.translate + turned.linear_matrix @ (moved * np.sign(source.scale)),
-        "rotate": source.rotate,
-        "shear": source.shear,
-        "affine": source.affine,
+        "units": source.units[skipped:],
+        "scale": spacing * sign,
+        "translate": source.translate[skipped:] + turned.linear_matrix @ (moved * sign),
+        "rotate": rotate,
+        "shear": shear,
+        "affine": source.affine.set_slice(range(skipped, source.ndim)),
     }
 
 
