@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from napari_prosma import __version__
 from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
 from napari_prosma.data.readers import read_label
+from napari_prosma.events import Event
 from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.segmentation import files
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 RUN_FILES = {"best.safetensors", "last.safetensors", "run.json", "metrics.csv"}
@@ -460,6 +462,34 @@ def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path
     names = files_below(out)
     assert "regions.csv" in names
     assert sum("_uncertainty" in name for name in names) == len(images) - 1
+
+
+def test_regions_of_what_was_done_before_stay_in_the_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    # Everything that is a little probable, so that every image has regions.
+    words = ("segment", run, folder / "images", "--out", out, "--regions", "--clean", "*:threshold=0.01")
+    assert prosma(*words).exit_code == 0
+    table = (out / "regions.csv").read_text(encoding="utf-8").splitlines()
+    first, *others = sorted((folder / "images").iterdir())
+    assert {line.split(",")[0] for line in table[1:]} == {path.name for path in (first, *others)}
+    for path in out.glob("*_labels.*"):
+        path.unlink()
+    (out / "regions.csv").unlink()
+    segment_file = files.segment_file
+
+    def stopped_at_the_second(checkpoint: object, path: Path, *more: object) -> Iterator[Event]:
+        if path.name != first.name:
+            raise KeyboardInterrupt
+        return segment_file(checkpoint, path, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(files, "segment_file", stopped_at_the_second)
+        assert prosma(*words, "--skip-done").exit_code == 130
+    assert prosma(*words, "--skip-done").exit_code == 0
+    assert (out / "regions.csv").read_text(encoding="utf-8").splitlines() == table
 
 
 def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_class_stays_chosen_when_the_result_is_saved(
 
 
 def test_the_line_for_a_shell_says_the_same():
-    asked = {1: Cleaning(0.4, 1.5, 0.25, True, True), 2: Cleaning(minimum_size=3)}
+    asked = {1: Cleaning(0.4, 1.5, 0.25, True, True), 2: Cleaning(minimum_size=123456.789)}
     names = ("background", "left lobe", "vessel")
     texts = [as_text(names[k], cleaning) for k, cleaning in asked.items()]
     assert cleanings_from_text(texts, names) == asked

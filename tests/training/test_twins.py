@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -129,6 +130,17 @@ def test_a_run_on_open_layers_or_begun_from_a_model_has_no_twins(run: Path, tmp_
             read_original(run)
     with pytest.raises(CheckpointError, match="give the folder of a run that is finished"):
         read_original(tmp_path)
+
+
+@pytest.mark.parametrize(("system", "mark"), [("linux", "'"), ("win32", '"')])
+def test_the_line_that_shows_them_is_one_for_this_systems_shell(
+    monkeypatch: pytest.MonkeyPatch, system: str, mark: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    found = Twins(Path("my runs"), Path("data"), {"dense": Path("twins")}, {})
+    assert found.inspect_line().startswith(
+        f"prosma inspect {mark}my runs{mark} data --held-out --twin dense="
+    )
 
 
 def test_data_that_changed_give_no_twins(run: Path, data: DataSet, ultrasound: list[Case]) -> None:

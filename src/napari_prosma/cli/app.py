@@ -265,7 +265,13 @@ def segment(
         skipped: list[str] = []
         written: dict[Path, Path] = {}
         rows: list[dict[str, str | float]] = []
-        pieces: list[dict[str, str | float]] = []
+        table = out / "regions.csv"
+        pieces = _rows_by_case(table) if regions and skip_done else {}
+
+        def write_regions() -> None:
+            if regions:
+                say(str(write_table(table, [row for found in pieces.values() for row in found])))
+
         for path in _image_files(images):
             try:
                 image = None if in_parts else read_fitting(path, checkpoint)
@@ -293,16 +299,18 @@ def segment(
                 else:
                     found = follow(segment_file(checkpoint, path, image, out, wanted))
                     rows.append(found.row)
-                    pieces += found.regions
+                    pieces[path.name] = list(found.regions)
                 written[target] = path
                 say(f"{path.name}: {target}")
             except ProsmaError as error:
                 complain(error)
                 failed.append(path.name)
+            except KeyboardInterrupt:
+                write_regions()  # of what has labels by now, which --skip-done will leave out
+                raise
         if len(rows) > 1:
             console.print(_table(rows))
-        if regions:
-            say(str(write_table(out / "regions.csv", pieces)))
+        write_regions()
         say(f"{len(written)} of {len(written) + len(failed)} segmented")
         if skipped:
             say(f"{len(skipped)} had labels already and were left out")
@@ -595,6 +603,7 @@ def _run(
 ) -> None:
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground
+    from napari_prosma.training.lines import quoted
     from napari_prosma.training.run import train
     from napari_prosma.training.run_folder import RUN
     from napari_prosma.training.steering import Steering
@@ -618,7 +627,8 @@ def _run(
             say("go on with the same line, without --overwrite")
         else:
             kept = (config.run_dir / RUN).exists()
-            say(f"go on with: prosma train --resume {config.run_dir}" if kept else "nothing was kept yet")
+            line = quoted(["prosma", "train", "--resume", str(config.run_dir)])
+            say(f"go on with: {line}" if kept else "nothing was kept yet")
         raise
     if folds is not None:
         say(result.in_words())
@@ -681,6 +691,24 @@ def _listed(table: Path) -> list[Path]:
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"'{table}' lists no images ({error}); give a CSV with a column 'image'") from error
     return [table.parent / name for name in listed]
+
+
+def _rows_by_case(table: Path) -> dict[str, list[dict[str, str | float]]]:
+    """Rows of the table of regions that an earlier call wrote, if it did."""
+    import csv
+
+    from napari_prosma.errors import DataError
+
+    found: dict[str, list[dict[str, str | float]]] = {}
+    try:
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["case"], []).append({**row})
+    except FileNotFoundError:
+        return {}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{table}' is no table of regions ({error}); move it away") from error
+    return found
 
 
 def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:

@@ -178,7 +178,9 @@ class CleaningBox(QGroupBox):
         texts = list(map(as_text, names[1:], asked))
         if len(texts) > 1 and len(set(asked)) == 1:
             texts = [as_text(EVERY_CLASS, asked[0])]
-        options = " ".join(f"--clean '{text}'" for text in texts if text)
+        from napari_prosma.training.lines import quoted  # with torch, which a result has loaded
+
+        options = quoted([word for text in texts if text for word in ("--clean", text)])
         self.message.tell(f"In a shell: prosma segment … {options}" if options else "")
 
     def _clean(self, result: Result) -> None:
@@ -205,11 +207,11 @@ def as_text(class_name: str, cleaning: Cleaning) -> str:
     """The cleaning as ``prosma segment --clean`` takes it; empty where it leaves the class as it is."""
     words = []
     if cleaning.threshold is not None:
-        words.append(f"threshold={cleaning.threshold:g}")
+        words.append(f"threshold={cleaning.threshold:.12g}")
     if cleaning.smoothing:
-        words.append(f"smooth={cleaning.smoothing:g}")
+        words.append(f"smooth={cleaning.smoothing:.12g}")
     if cleaning.minimum_size:
-        words.append(f"min={cleaning.minimum_size:g}")
+        words.append(f"min={cleaning.minimum_size:.12g}")
     if cleaning.largest_only:
         words.append("largest")
     if cleaning.fill_holes:

@@ -76,6 +76,11 @@ def shell_line(config: TrainConfig, folds: int | None = None) -> str:
             words += _words(option, getattr(config, option.field))
     if folds is not None:
         words += ["--folds", str(folds)]
+    return quoted(words)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words as a line for this system's shell."""
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from napari_prosma.nn.gates import GATES
 from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import FREE, PLANNED
+from napari_prosma.training.lines import quoted
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.run_folder import RUN, read_run
@@ -88,7 +88,7 @@ class Twins:
         words = ["prosma", "inspect", str(self.original), str(self.data), "--held-out"]
         for gate, folder in self.folders.items():
             words += ["--twin", f"{gate}={folder}"]
-        return shlex.join([*words, "--out", str(self.original / "gates")])
+        return quoted([*words, "--out", str(self.original / "gates")])
 
 
 def read_original(run: Path) -> Original:
@@ -124,7 +124,7 @@ def read_original(run: Path) -> Original:
     if not _is_over(config, last):
         raise ConfigError(
             f"the run '{folder}' has had {last.epoch} of {config.epochs} epochs; finish it first with: "
-            f"prosma train --resume {shlex.quote(str(folder))}"
+            f"{quoted(['prosma', 'train', '--resume', str(folder)])}"
         )
     return Original(folder, config, last)
 
