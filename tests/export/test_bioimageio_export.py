@@ -19,6 +19,7 @@ from napari_prosma.events import Event
 from napari_prosma.export import bioimageio
 from napari_prosma.export.bioimageio import export_bioimageio
 from napari_prosma.nn.build import build_model
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -82,6 +83,18 @@ def test_a_package_of_an_own_image_passes_and_says_how_to_prepare_it(
     here = Image(given[0], Geometry((2.0, 2.0), (0.0, 0.0), "mm"))
     found = last_of(segment(checkpoint, here))
     np.testing.assert_allclose(expected[0], found.probabilities, atol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_a_network_of_another_paper_is_not_called_ours(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = make_checkpoint()
+    model = build_model(ModelSpec(2, 1, made.spec.out_channels, (4, 8, 16), network="unet++"))
+    checkpoint = replace(made, spec=model.spec, weights=model.state_dict())
+    said, _, readme = opened(export_bioimageio(checkpoint, tmp_path / "other.zip"))
+    assert said["name"].startswith("unet++ 2D ")
+    assert said["tags"] == ["segmentation", "unet", "unet++", "2d"]
+    assert not said.get("cite")
+    assert "ProSMA-UNet" not in readme
+    assert "gate" not in readme
 
 
 def test_a_volume_model_for_ct_is_packed_with_a_phantom(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from napari_prosma.export.onnx import (
     probabilities_of,
     require_packages,
 )
+from napari_prosma.nn.spec import OURS
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def export_bioimageio(
 
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
-    path, title = Path(path), name or _title(checkpoint.plan)
+    path, title = Path(path), name or _title(checkpoint)
     with TemporaryDirectory() as made, written_whole(path) as temporary, _quiet():
         folder = Path(made)
         divisor = _write_tensors(folder, checkpoint, sample)
@@ -102,7 +103,7 @@ def export_bioimageio(
         # The package is looked at whole below; here it would ask the network whether its links exist.
         with ValidationContext(perform_io_checks=False):
             try:
-                model = _described(checkpoint.plan, divisor, folder, title, description, authors, license)
+                model = _described(checkpoint, divisor, folder, title, description, authors, license)
             except ValidationError as error:
                 wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 raise ConfigError(
@@ -163,7 +164,7 @@ def _can_say_intensity(plan: Plan) -> bool:
 
 
 def _described(
-    plan: Plan,
+    checkpoint: Checkpoint,
     divisor: int,
     folder: Path,
     name: str,
@@ -174,6 +175,7 @@ def _described(
     from bioimageio.spec.generic.v0_3 import Doi
     from bioimageio.spec.model import v0_5
 
+    plan, network = checkpoint.plan, checkpoint.spec.network
     space = [v0_5.AxisId(axis) for axis in "zyx"[-plan.dims :]]
     image = v0_5.InputTensorDescr(
         id=v0_5.TensorId(INPUT),
@@ -212,8 +214,8 @@ def _described(
         documentation=v0_5.FileDescr(source=folder / _README),
         authors=[v0_5.Author(name=author) for author in authors],
         license=None if license is None else v0_5.LicenseId(license),
-        cite=[v0_5.CiteEntry(text=PAPER, doi=Doi(PAPER_DOI))],
-        tags=["segmentation", "unet", "prosma-unet", f"{plan.dims}d"],
+        cite=[v0_5.CiteEntry(text=PAPER, doi=Doi(PAPER_DOI))] if network == OURS else [],
+        tags=list(dict.fromkeys(("segmentation", "unet", network, f"{plan.dims}d"))),
         inputs=[image],
         outputs=[probabilities],
         weights=v0_5.WeightsDescr(onnx=v0_5.OnnxWeightsDescr(source=folder / _WEIGHTS, opset_version=OPSET)),
@@ -258,10 +260,15 @@ def _require_pydantic() -> None:
         )
 
 
-def _title(plan: Plan) -> str:
-    """A name that bioimage.io takes, of the classes."""
+def _network_name(checkpoint: Checkpoint) -> str:
+    return "ProSMA-UNet" if checkpoint.spec.network == OURS else checkpoint.spec.network
+
+
+def _title(checkpoint: Checkpoint) -> str:
+    """A name that bioimage.io takes, of the network and the classes."""
+    plan = checkpoint.plan
     classes = re.sub(r"[^A-Za-z0-9_+\- ()]+", " ", " ".join(plan.class_names[1:])).strip()
-    return f"ProSMA-UNet {plan.dims}D {classes}"[:64].strip()
+    return f"{_network_name(checkpoint)} {plan.dims}D {classes}"[:64].strip()
 
 
 def _grid_in_words(plan: Plan) -> str:
@@ -285,16 +292,17 @@ def _readme(checkpoint: Checkpoint, name: str, description: str) -> str:
             ", over the whole volume. **It is not part of this package**, which sees one slice at a time: do "
             "it first, then give the slices."
         )
+    seen = "What a gate lets through" if checkpoint.spec.gated_levels else "What it finds"
     figures = "".join(f"\n- {figure}: {value:.3f}" for figure, value in checkpoint.metrics.items())
     parts = [
         f"# {name}",
         description,
-        f"A {plan.dims}D ProSMA-UNet, trained and exported with napari-prosma {__version__}. It gives the "
-        f"probability of {len(plan.class_names)} classes: {', '.join(plan.class_names)}.",
+        f"A {plan.dims}D {_network_name(checkpoint)}, trained and exported with napari-prosma {__version__}. "
+        f"It gives the probability of {len(plan.class_names)} classes: {', '.join(plan.class_names)}.",
         f"## Before the network\n\n- Grid: {_grid_in_words(plan)}.{resampling}\n- Intensity: {rule}",
-        f"## Large images\n\nThe network was trained on patches of {' x '.join(map(str, plan.patch))}. What "
-        f"a gate lets through depends on the whole window: run windows of that size that overlap by half, "
-        f"and blend them, as `prosma segment` does.",
+        f"## Large images\n\nThe network was trained on patches of {' x '.join(map(str, plan.patch))}. "
+        f"{seen} depends on the whole window: run windows of that size that overlap by half, and blend them, "
+        f"as `prosma segment` does.",
         f"## Validation\n{figures or chr(10) + 'No figures were kept with this model.'}",
         "Not a medical device.",
     ]
