@@ -178,7 +178,8 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices for training and of the fifth that is reported, as scikit-learn's ``train_test_split`` draws.
 
-    With ``clusters`` of near-duplicates, whole clusters are drawn until a fifth is full.
+    With ``clusters`` of near-duplicates, whole clusters are drawn until a fifth is full. Both come in the
+    order in which they were drawn, so that the first of the training set are no choice by name.
     """
     count, random = len(names), np.random.RandomState(seed)
     fifth = math.ceil(0.2 * count)
@@ -189,13 +190,10 @@ def split(
     groups: dict[object, list[int]] = {}
     for n, name in enumerate(names):
         groups.setdefault(together.get(name, name), []).append(n)
-    keys, reported = list(groups), list[int]()
+    keys, training, reported = list(groups), list[int](), list[int]()
     for k in random.permutation(len(keys)):
-        if len(reported) >= fifth:
-            break
-        reported += groups[keys[k]]
-    training = np.setdiff1d(np.arange(count), reported)
-    return training, np.array(reported)
+        (reported if len(reported) < fifth else training).extend(groups[keys[k]])
+    return np.array(training), np.array(reported)
 
 
 def normal(images: Tensor, preset: str) -> Tensor:

@@ -383,7 +383,7 @@ def main() -> None:
                 "system": platform.system(),
                 "cores": os.cpu_count(),
                 "threads": asked.threads,
-                "load": os.getloadavg()[0],
+                "load": psutil.getloadavg()[0],
             },
             "part": asked.part,
             "widths": widths,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from napari_prosma.data.case import Geometry, Image
@@ -137,7 +137,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "threads": given.threads,
-        "load": os.getloadavg()[0],
+        "load": psutil.getloadavg()[0],
         "torch": torch.__version__,
         "widths": given.widths,
         "passes": {},

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import tempfile
 import time
@@ -31,6 +30,7 @@ from typing import Any
 
 import monai
 import numpy as np
+import psutil
 import torch
 from monai.data import CacheDataset, DataLoader
 from monai.losses.dice import DiceCELoss, DiceLoss
@@ -238,7 +238,7 @@ def main() -> None:
     rows = []
     print(
         f"torch {torch.__version__}, MONAI {monai.__version__}, {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, load {os.getloadavg()[0]:.1f}"
+        f"{platform.machine()}, load {psutil.getloadavg()[0]:.1f}"
     )
     for dims in chosen.dims:
         folder = chosen.data2d if dims == 2 else chosen.data3d

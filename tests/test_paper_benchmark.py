@@ -64,3 +64,4 @@ def test_the_split_is_that_of_scikit_learn_and_keeps_clusters_whole(paper: Modul
         assert sorted([*training, *held_out]) == list(range(23))
         sides = [{names[n] for n in part} for part in (training, held_out)]
         assert all(any(set(cluster) <= side for side in sides) for cluster in clusters)
+        assert training.tolist() != sorted(training)  # its first ones are chosen on, with --inner
