@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import napari
 import numpy as np
+import psutil
 import pytest
 import torch
 from pytestqt.qtbot import QtBot
@@ -127,6 +129,30 @@ def test_images_that_do_not_fit_are_told_one_by_one_and_nothing_is_added(
     press(panel.start_button)
     finish(panel)
     assert "flat segmentation" in viewer.layers
+
+
+def test_where_memory_is_short_probabilities_are_not_kept_and_the_rest_can_be_cleaned(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    lesion_image: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    viewer.add_image(lesion_image, name="breast")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=6 * lesion_image.size))
+    press(panel.start_button)
+    finish(panel)
+    assert panel.result is not None
+    assert panel.result.probabilities is None
+    box = panel.cleaning
+    box.setChecked(True)
+    assert not box.by_threshold.isEnabled()
+    box.minimum_size.setValue(lesion_image.size)
+    qtbot.waitUntil(lambda: not box.job.is_running, timeout=SOON)
+    assert panel.result.found.labels.any()
+    assert not panel.result.labels.data.any()
 
 
 def test_maps_run_from_0_to_1_and_are_no_images_to_segment(

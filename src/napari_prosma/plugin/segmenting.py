@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Image
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
     from napari_prosma.training.checkpoint import Checkpoint
 
-MOST_KEPT = 2**30
-"""Bytes of probabilities of one image that are kept though nobody asked for them, so that a threshold can
-follow the hand."""
+MOST_KEPT, SHARE_KEPT = 2**30, 0.25
+"""Bytes, and share of the memory that is free, of probabilities of one image that are kept though nobody
+asked for them, so that a threshold can follow the hand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +120,9 @@ def _segment_layer(
     _require_open(layer, is_open)
     plan = checkpoint.plan
     data = Path(checkpoint.config["data"]) if checkpoint.config.get("data") else None
-    size = 4 * len(plan.class_names) * int(np.prod(spatial_shape(layer)))
-    every = outputs.probabilities or outputs.uncertainty or size <= MOST_KEPT
+    size = 4 * len(plan.class_names) * math.prod(spatial_shape(layer))
+    most = min(MOST_KEPT, SHARE_KEPT * psutil.virtual_memory().available)
+    every = outputs.probabilities or outputs.uncertainty or size <= most
     events = segment(
         checkpoint,
         fitting_image(_read(layer), plan.channels, layer.name),
