@@ -305,18 +305,13 @@ class Prepared:
             there[:, :, first : first + step] = np.moveaxis(self._read(tuple(box)), 1 + self.axis, 1)
 
     def _on_grid(self, start: int, stop: int) -> np.ndarray:
-        """Rows (C, stop - start, *rest) of the resampled image, or as they are stored without resampling."""
+        """Rows (C, stop - start, *rest) of the resampled image."""
         axis = self.axis
         first, last = needed_rows(self.shape[0], self.size[0], start, stop)
         box = [slice(0, n) for n in self.image_shape]
         box[axis] = slice(first, last)
-        block = self._read(tuple(box))
-        if self.size != self.shape:
-            block = block.astype(np.float32, copy=False)
-            rows = (start, stop)
-            block = np.stack(
-                [resample_rows(c, first, self.image_shape, self._size, rows, axis) for c in block]
-            )
+        block, rows = self._read(tuple(box)).astype(np.float32, copy=False), (start, stop)
+        block = np.stack([resample_rows(c, first, self.image_shape, self._size, rows, axis) for c in block])
         return np.moveaxis(block, 1 + axis, 1)
 
     def _normalised(self, values: np.ndarray, row: int) -> np.ndarray:
