@@ -125,7 +125,16 @@ def test_every_number_is_in_a_table_beside_the_page(written: tuple[Path, Trials]
     for test in written[1].rows:
         for kind in ("svg", "png", "csv"):
             assert (written[0] / "plots" / f"{test}.{kind}").is_file()
-    assert len(list((written[0] / "pictures").iterdir())) == 4
+    assert len(list((written[0] / "pictures").iterdir())) == 6
+
+
+def test_a_pictured_case_shows_the_masks_of_all_models(written: tuple[Path, Trials]) -> None:
+    page = (written[0] / "report.html").read_text(encoding="utf-8")
+    assert page.count('alt="masks of the models side by side of ') == 1
+    (drawing,) = (written[0] / "pictures").glob("*_side_by_side.svg")
+    said = drawing.read_text(encoding="utf-8")
+    for model in ("prosma, lambda = 0 (not retrained)", "no mask: plain"):
+        assert f"<!-- {model} -->" in said
 
 
 def test_tests_that_were_done_are_not_done_again(
@@ -251,6 +260,25 @@ def test_leaving_out_what_does_nothing_is_said_to_do_nothing() -> None:
     said = findings.leave_one_out(rows)
     assert "skip 1 matters most when the whole skip is cut (Dice -0.300)" in said[0].lower() + said[1:]
     assert "at no skip does it matter whether its mask is set to 1" in said
+
+
+def test_where_nothing_is_found_the_probabilities_are_told_and_not_a_dice_of_one() -> None:
+    rows: list[Row] = [
+        {"image": "a", "skip": 1, "part": "whole", "effect": 0.004, "dice": 1.0, "dice_change": 0.0}
+    ]
+    said = findings.leave_one_out(rows)
+    assert "mean change of the probabilities 0.004" in said
+    assert "Dice" not in said
+
+
+def test_an_overlap_with_the_own_result_is_not_called_a_dice_against_the_truth() -> None:
+    rows: list[Row] = [
+        {"image": "a", "skip": 1, "scale": s, "agreement": 1 - abs(s - 1) / 10, "z_zero_fraction": s / 4}
+        for s in (0.0, 1.0, 4.0)
+    ]
+    said = findings.threshold_sweep(rows)
+    assert "Dice against the unchanged result is 0.900" in said
+    assert "Without a label it cannot be told whether another scale is better." in said
 
 
 def test_one_case_alone_does_not_make_a_skip_matter() -> None:

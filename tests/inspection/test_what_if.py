@@ -13,7 +13,7 @@ from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Finished, Notice
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import inspect_gates, skip_channel
-from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.inspection.what_if import Effect, WhatIf, over_whole_image
 from napari_prosma.nn.gates import Change
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -289,3 +289,70 @@ def test_after_a_failure_everything_is_computed_again(make_checkpoint: Make, noi
     effect = tried.apply({})
     assert effect.recomputed_levels == (2, 1)
     np.testing.assert_array_equal(effect.record.segmentation.probabilities, usual)
+
+
+# ---- the whole image ------------------------------------------------------------------------------------
+
+CHANGES = {1: Change(threshold=2.5), 2: Change(spatial=False)}
+
+
+def over_all(checkpoint: Checkpoint, image: Image, changes: dict[int, Change], **options: object) -> Effect:
+    unchanged = inspected(checkpoint, image, **options)
+    last = list(over_whole_image(checkpoint, unchanged, changes))[-1]
+    assert isinstance(last, Finished)
+    assert isinstance(last.result, Effect)
+    return last.result
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_an_image_in_one_window_the_whole_is_the_window(
+    labelled: bool, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    label = np.zeros((32, 32), np.uint8)
+    label[5:15, 8:20] = 1
+    given = label if labelled else None
+    window = WhatIf(checkpoint, image, label=given)
+    assert window.window.covers_image
+    effect, here = over_all(checkpoint, image, CHANGES, label=given), window.apply(CHANGES)
+    assert here.moved > 0
+    np.testing.assert_allclose(effect.difference, here.difference, atol=1e-6)
+    assert effect.dice == (None if given is None else pytest.approx(here.dice))
+    assert effect.agreement == pytest.approx(here.agreement)
+    assert (effect.record.reference, effect.record.label is given) == (here.record.reference, True)
+    for level, skip in effect.record.skips.items():
+        assert_same(skip, here.record.skips[level])
+
+
+def test_a_larger_image_is_changed_in_every_window(make_checkpoint: Make, noise: Callable) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 60, 44))
+    assert not WhatIf(checkpoint, image).window.covers_image
+    effect = over_all(checkpoint, image, CHANGES)
+    assert effect.record.skips[1].psi is not None
+    assert effect.record.skips[1].psi.shape == effect.difference.shape == (60, 44)
+    assert all((effect.difference > 0).any(axis=axis).all() for axis in (0, 1))
+    nothing = over_all(checkpoint, image, {1: Change()})
+    assert (nothing.moved, nothing.agreement) == (0, 1)
+
+
+def test_a_channel_of_the_whole_image_follows_the_changes(make_checkpoint: Make, noise: Callable) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    window = WhatIf(checkpoint, image)
+    window.apply(CHANGES)
+    expected = window.skip_channel(1, 2)
+    last = list(skip_channel(checkpoint, image, 1, 2, changes=CHANGES))[-1]
+    assert isinstance(last, Finished)
+    np.testing.assert_array_equal(last.result.before, expected.before)
+    np.testing.assert_allclose(last.result.after, expected.after, atol=1e-6)
+
+
+def test_that_nothing_is_found_either_way_is_told_apart_from_no_change(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    assert not WhatIf(checkpoint, image).apply({1: Change(whole=False)}).is_empty
+    checkpoint.weights["head.bias"] -= 1e3
+    blind = WhatIf(checkpoint, image).apply({1: Change(whole=False)})
+    assert blind.is_empty
+    assert blind.agreement == 1
+    assert over_all(checkpoint, image, CHANGES).is_empty

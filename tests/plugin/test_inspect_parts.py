@@ -104,6 +104,175 @@ def test_the_newest_setting_wins(panel: InspectPanel, settle: Callable[[], None]
     np.testing.assert_allclose(skip.threshold, expected, rtol=1e-4)
 
 
+def look_again(
+    panel: InspectPanel, qtbot: QtBot, press: Press, finish: Finish, checkpoint: Checkpoint, path: Path
+) -> None:
+    save_checkpoint(path, checkpoint)
+    panel.model.set_path(path)
+    qtbot.waitUntil(lambda: panel.model.path == path and panel.model.facts is not None, timeout=SOON)
+    press(panel.start_button)
+    finish(panel)
+
+
+@pytest.fixture
+def tiled(
+    panel: InspectPanel,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+) -> InspectPanel:
+    """A panel whose image is larger than the model's window; the whole follows at once."""
+    look_again(panel, qtbot, press, finish, make_checkpoint(patch=(32, 32)), tmp_path / "tiled.safetensors")
+    panel.what_if.rest.setInterval(0)
+    return panel
+
+
+def wait_for_whole(panel: InspectPanel, qtbot: QtBot) -> None:
+    told = panel.what_if.whole_told
+    qtbot.waitUntil(lambda: told.plain_text().startswith("In the whole image: Dice"), timeout=SOON)
+
+
+def test_the_whole_image_follows_the_window(
+    tiled: InspectPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
+):
+    part, psi = tiled.what_if, viewer.layers["skip 1 psi"]
+    shapes, trained = [], psi.data.copy()
+    part.followed.connect(lambda followed: shapes.append(followed.effect.record.skips[1].psi.shape))
+    part.sliders[2].setValue(4.0)
+    wait_for_whole(tiled, qtbot)
+    assert shapes == [(32, 32), (64, 64)]
+    assert part.told.plain_text().startswith("In the window: Dice")
+    assert psi.data.shape == viewer.layers["breast segmentation"].data.shape == (64, 64)
+    assert not np.array_equal(psi.data, trained)
+    press(part.back_button)
+    qtbot.waitUntil(lambda: part.told.plain_text() == "As it was trained", timeout=SOON)
+    np.testing.assert_array_equal(psi.data, trained)
+    assert part.whole_told.plain_text() == ""
+
+
+def test_the_whole_image_is_left_alone_where_it_is_not_wanted(
+    tiled: InspectPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, settle: Callable[[], None]
+):
+    part = tiled.what_if
+    press(part.whole_box)
+    part.sliders[2].setValue(4.0)
+    settle()
+    qtbot.wait(100)
+    assert not part.whole_job.is_running
+    assert viewer.layers["skip 1 psi"].data.shape == (32, 32)
+    press(part.whole_box)
+    wait_for_whole(tiled, qtbot)
+    assert viewer.layers["skip 1 psi"].data.shape == (64, 64)
+
+
+def test_a_whole_image_of_an_older_setting_is_never_shown(tiled: InspectPanel, qtbot: QtBot):
+    part, shown = tiled.what_if, []
+    part.followed.connect(
+        lambda followed: shown.append((followed.effect.record.skips[1], part.sliders[1].value()))
+    )
+    for scale in (4.0, 3.0):
+        part.sliders[1].setValue(scale)
+        qtbot.waitUntil(lambda: part.whole_job.is_running, timeout=SOON)
+    wait_for_whole(tiled, qtbot)
+    whole = [(skip, scale) for skip, scale in shown if skip.psi.shape == (64, 64)]
+    assert [scale for _, scale in whole] == [3.0]
+    own = tiled.looked.record.skips[1].threshold
+    np.testing.assert_allclose(whole[0][0].threshold, 3 * own, rtol=1e-4)
+
+
+def test_an_image_in_one_window_has_no_rest_to_follow(panel: InspectPanel, settle: Callable[[], None]):
+    assert panel.what_if.whole_box.isHidden()
+    assert panel.what_if.here_button.isHidden()
+    panel.what_if.sliders[2].setValue(4.0)
+    settle()
+    assert not panel.what_if.rest.isActive()
+    assert panel.what_if.told.plain_text().startswith("Dice against the label")
+
+
+def test_in_a_volume_the_window_goes_where_the_slice_is(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    settle: Callable[[], None],
+    make_checkpoint: Callable[..., Checkpoint],
+    noise: Callable[..., np.ndarray],
+    tmp_path: Path,
+):
+    volume = viewer.add_image(noise(32, 16, 16), name="head", scale=(2, 1, 1), translate=(5, 0, 0))
+    panel.image_layer.choose(volume)
+    panel.label_layer.setCurrentIndex(0)
+    viewer.dims.set_point(0, 5.0)
+    model = make_checkpoint(dims=3, patch=(8, 16, 16))
+    look_again(panel, qtbot, press, finish, model, tmp_path / "volume.safetensors")
+    panel.what_if.whole_box.setChecked(False)
+    psi = viewer.layers["skip 1 psi"]
+    for slice_at in (1, 29):
+        viewer.dims.set_point(0, 5.0 + 2 * slice_at)
+        panel.what_if.sliders[1].setValue(1.5 + slice_at / 29)
+        settle()
+        first = (psi.translate[0] - 5) / 2
+        assert psi.data.shape[0] == 8
+        assert first <= slice_at < first + 8
+
+
+def test_channels_before_and_after_the_gate_follow_and_come_back(
+    panel: InspectPanel, viewer: napari.Viewer, finish: Finish, press: Press, settle: Callable[[], None]
+):
+    panel.what_if.sliders[1].setValue(4.0)
+    settle()
+    panel.channels.channel_chosen.emit(1, 3)
+    finish(panel)
+    settle()
+    before, after = (viewer.layers[f"skip 1 channel 3 {when} the gate"] for when in ("before", "after"))
+    expected = panel.what_if._what_if.skip_channel(1, 3)
+    np.testing.assert_array_equal(after.data, expected.after)
+    press(panel.what_if.switches[1]["whole"])
+    settle()
+    assert not after.data.any()
+    assert before.data.any()
+    press(panel.what_if.back_button)
+    settle()
+    np.testing.assert_array_equal(after.data, panel.looked.what_if.skip_channel(1, 3).after)
+
+
+def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    settle: Callable[[], None],
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+):
+    panel.label_layer.setCurrentIndex(0)
+    blind = make_checkpoint(patch=(64, 64))
+    blind.weights["head.bias"] -= 10
+    look_again(panel, qtbot, press, finish, blind, tmp_path / "blind.safetensors")
+    for row, (level, cut) in enumerate(panel.looked.cuts.items()):
+        assert panel.answer.table.item(row, 0).text() == str(level)
+        assert panel.answer.table.item(row, 3).text() == f"none found, |dp| {cut.moved:.3f}"
+    told = panel.answer.sentence.plain_text()
+    assert "Nothing is found here with this skip or without it" in told
+    assert "mattered" not in told
+    panel.what_if.sliders[2].setValue(4.0)
+    settle()
+    assert panel.what_if.told.plain_text().startswith("Nothing is found either way")
+
+
+def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press, finish: Finish):
+    panel.trials.noise_box.setCurrentIndex(panel.trials.noise_box.findText("Gaussian"))
+    press(panel.trials.buttons["noise_test"])
+    finish(panel)
+    view = panel.outcomes.tabs.currentWidget()
+    assert view.finding.plain_text().startswith("Under gaussian noise")
+    panel.outcomes.close()
+
+
 def test_gates_at_their_floor_everywhere_are_shown(panel: InspectPanel, viewer: napari.Viewer, settle):
     panel.looked.what_if.apply({})
     panel.what_if.sliders[1].setRange(0, 1e6)

@@ -22,6 +22,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
+from napari_prosma.inspection.compare import Comparison, compare, comparison_figure
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
@@ -36,6 +37,8 @@ from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel,
 PAGE = "report.html"
 TEMPLATE = "data_set.html.jinja"
 DPI, SHRUNK = 150, 0.6  # of the files, and of the pictures of cases within the page
+IN_PAGE = {"gates": "image and gate maps", "side_by_side": "masks of the models side by side"}
+"""Figures of a case that stand in the page too, with what they show."""
 PICTURES = 12
 """Cases that are drawn: those with the most unusual gating."""
 _TABLE = {
@@ -148,13 +151,15 @@ def write_data_set(
     yield Started(len(drawn) + 1, "Drawing the most unusual cases")
     shown: list[dict[str, Any]] = []
     for number, case in enumerate(drawn, start=1):
-        figure, wide = yield from _pictures(found, by_name[case.name], device)
+        figures = yield from _pictures(found, by_name[case.name], device)
         stem = folder / "pictures" / file_stem(case.name)
-        drawing = _save(figure, stem.with_name(f"{stem.name}_gates"))
-        _save(wide, stem.with_name(f"{stem.name}_channels"))
-        shown.append(
-            {"case": case, "picture": _embedded_png(drawing.with_suffix(".png")), **_about_case(found, case)}
-        )
+        drawings = {
+            name: _save(figure, stem.with_name(f"{stem.name}_{name}")) for name, figure in figures.items()
+        }
+        embedded_here = {
+            name: _embedded_png(drawings[name].with_suffix(".png")) for name in IN_PAGE if name in drawings
+        }
+        shown.append({"case": case, "pictures": embedded_here, **_about_case(found, case)})
         yield Progress(number, len(drawn) + 1, case.name)
     overview = list(_overview(found))
     tested = [] if tests is None else [_tested(test, rows) for test, rows in tests.rows.items()]
@@ -188,6 +193,7 @@ def write_data_set(
         versions=_versions(),
         models=[_about_model(found, name) for name in found.checkpoints],
         definitions=DEFINITIONS,
+        in_page=IN_PAGE,
         plots={plot.name: embedded[plot.name] for plot in overview},
         tests=tests,
         tested={plot.name: embedded[plot.name] for plot in tested},
@@ -302,13 +308,20 @@ def _tested(test: str, rows: Sequence[Row]) -> Plot:
     return Plot(test, table_figure(test, rows), findings.TESTED[test](rows), rows)
 
 
-def _pictures(
-    found: DataSetInspection, case: Case, device: str
-) -> Generator[Event, None, tuple[Figure, Figure]]:
+def _pictures(found: DataSetInspection, case: Case, device: str) -> Generator[Event, None, dict[str, Figure]]:
+    """What a case is drawn as; with twins also their masks beside the first model's."""
     first = found.checkpoints[found.model]
     image, label = read_fitting_case(case, first)
-    record = yield from record_of(first, image, case.name, label, device)
-    return gate_panel(record), channel_plot(record)
+    if len(found.checkpoints) == 1:
+        record = yield from record_of(first, image, case.name, label, device)
+        return {"gates": gate_panel(record), "channels": channel_plot(record)}
+    events = compare(found.checkpoints, image, label, name=case.name, device=device)
+    comparison: Comparison = next(event.result for event in events if isinstance(event, Finished))
+    record = comparison.records[found.model]
+    figures = {"gates": gate_panel(record), "channels": channel_plot(record)}
+    if any(skip.psi is not None for each in comparison.records.values() for skip in each.skips.values()):
+        figures["side_by_side"] = comparison_figure(comparison)
+    return figures
 
 
 def _about_case(found: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
 KINDS: dict[str, str] = {
     "zeros in z": "bright = the threshold silenced most inner channels of the gate here, black = none",
     "without evidence": "marked = z is zero in every channel here, so psi stands at the gate floor",
-    "psi": "bright = the mask lets the skip's detail through, dark = it holds it back; never exactly zero, "
-    "except with prosma-exact",
+    "psi": "bright = the mask lets the skip's detail through, dark = it holds it back",
     "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
     "psi - dense": "what the threshold changed in the mask; red = it lets more through here, blue = less",
     "energy kept": "share of the skip's squared values that gets through; bright = much, dark = little",
@@ -85,8 +84,11 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
     else:
         skip = record.skips[level]
         name, meaning = f"skip {level} {kind}", KINDS[kind]
-        if skip.floor is not None and kind in ("without evidence", "psi"):
+        if record.gate == "prosma-exact" and kind == "psi":
+            meaning += "; exactly zero where z is empty"
+        elif skip.floor is not None and kind in ("without evidence", "psi"):
             meaning += f"; gate floor {skip.floor:.2f}"
+            meaning += ", never exactly zero" if kind == "psi" else ""
     data = _data(skip, kind)
     if data is None:
         return None

@@ -6,7 +6,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QVBoxLayout, QWidget
 
 from napari_prosma.plugin.inspect_looking import Looked
-from napari_prosma.plugin.inspect_words import matters_in_words, skip_in_words, small_in_words
+from napari_prosma.plugin.inspect_words import matters_in_words, skip_in_words
 from napari_prosma.plugin.panel import FigureTable, Message
 
 COLUMNS = {
@@ -14,7 +14,7 @@ COLUMNS = {
     "energy kept": "Share of the skip's squared values that reaches the decoder",
     "in / out": "Energy kept inside the structure over that outside; above 1 the gate prefers it",
     "it mattered": "Whether the result changes when this skip is cut, in the window around the "
-    "structure; in brackets: the change of Dice against the label. Nothing found: there is no result with "
+    "structure; in brackets: the change of Dice against the label. None found: there is no result with "
     "the skip or without, so see how far the probabilities move (mean |dp|)",
 }
 
@@ -63,7 +63,7 @@ class Answer(QWidget):
             cut = looked.cuts[level]
             told = matters_in_words(cut)
             if cut.is_empty:
-                told += f", |dp| {small_in_words(cut.moved)}"
+                told += f", |dp| {cut.moved:.3f}"
             elif cut.dice is not None and cut.dice_before is not None:
                 told += f" ({round(cut.dice - cut.dice_before, 2) + 0.0:+.2f})"  # never -0.00
             kept = f"{skip.measures['retained_energy']:.0%}"
@@ -72,7 +72,8 @@ class Answer(QWidget):
         self.table.show_rows(rows)
         header = self.table.horizontalHeader()
         assert header is not None
-        header.setSectionResizeMode(len(COLUMNS) - 1, QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(len(COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         self.table.selectRow(0)
         self.table.blockSignals(False)
         self._tell()

@@ -40,7 +40,7 @@ TWINS = 3
 GAP = 0.02
 LEGEND = (12, 60)
 """Width and height of a colour bar in one of many views."""
-NAME_SIZE = 8
+NAME_SIZE = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,7 @@ class SideBySide:
         self._viewer = viewer
         self._layers: list[Layer] = []
         self._seen: dict[Layer, bool] = {}
+        self._shape: tuple[int, ...] | None = None
         self._text = ""
 
     @property
@@ -156,9 +157,11 @@ class SideBySide:
                     # One legend per scale is enough.
                     is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
                     layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
-                    # Below the name, which may be as wide as the view.
-                    layer.colorbar.position = layer.name_overlay.position
+                    layer.colorbar.font_size = NAME_SIZE
                 self._layers.append(layer)
+        if self._shape is None:
+            self._shape = tuple(grid.shape)
+        grid.shape = widest_grid(viewer, source, len(wanted) + 1)
         grid.stride, grid.spacing, grid.enabled = 1, GAP, True
         overlay = canvas_text(viewer)
         self._text = as_caption(viewer, heading)
@@ -171,7 +174,8 @@ class SideBySide:
         if not self._layers:
             return
         self._take_away()
-        canvas_grid(self._viewer).enabled = False
+        grid = canvas_grid(self._viewer)
+        grid.enabled, grid.shape, self._shape = False, self._shape, None
         if canvas_text(self._viewer).text == self._text:
             canvas_text(self._viewer).text = ""
         for layer, visible in self._seen.items():
@@ -187,8 +191,27 @@ class SideBySide:
         self._layers = []
 
 
+def widest_grid(viewer: napari.Viewer, layer: Layer, views: int) -> tuple[int, int]:
+    """Rows and columns in which so many pictures of a layer are largest."""
+    if not hasattr(viewer, "canvas"):
+        return (-1, -1)
+    shown = list(viewer.dims.displayed)[-2:]
+    extent = np.ptp(np.asarray(layer.extent.world), axis=0)
+    high, wide = (float(extent[axis - viewer.dims.ndim]) or 1.0 for axis in shown)
+    height, width = viewer.canvas.size
+
+    def size(columns: int) -> float:
+        rows = -(-views // columns)
+        return min(width / columns / wide, (height / rows - 2 * NAME_SIZE) / high)
+
+    columns = max(range(1, views + 1), key=size)
+    return -(-views // columns), columns
+
+
 def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
     """The masks of one skip, all from 0 to 1, then the first model's minus each of the others'."""
+    from napari_prosma.inspection.compare import COUNTERFACTUAL
+
     layers = []
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
@@ -206,7 +229,11 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
                 )
             )
     first, *others = comparison.records
+    counterfactuals = [COUNTERFACTUAL.format(model) for model in comparison.records]
     for other in others:
+        # The counterfactual of a twin says nothing about the first model.
+        if other in counterfactuals and other != COUNTERFACTUAL.format(first):
+            continue
         found = comparison.difference(first, other, level)
         if found is not None:
             layers.append(
@@ -250,21 +277,12 @@ def _short(model: str) -> str:
 
 
 def _heading(comparison: Comparison, level: int) -> str:
-    skips = {model: record.skips.get(level) for model, record in comparison.records.items()}
-    floors = [
-        f"{_short(model)} {skip.floor:.2f}"
-        for model, skip in skips.items()
-        if skip is not None and skip.floor is not None
-    ]
-    return (
-        f"Masks of skip {level}, one scale: bright = passes, dark = held back.\n"
-        + (f"Floor of psi: {'; '.join(floors)}.\n" if floors else "")
-        + f"Differences: red = {next(iter(comparison.records))} lets more through."
-    )
+    first = next(iter(comparison.records))
+    return f"Skip {level}: bright = passes, dark = held back; red = {first} lets more through"
 
 
 def _floors(comparison: Comparison, level: int) -> str:
-    lines = [f"Skip {level}. AUC: the chance that psi is higher inside the structure; 0.5 tells nothing."]
+    lines = [f"Skip {level}; AUC = the chance that psi is higher inside the structure; 0.5 tells nothing."]
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
         if skip is None or skip.psi is None:

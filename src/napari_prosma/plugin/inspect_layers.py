@@ -42,6 +42,7 @@ class InspectLayers:
             viewer.layers.events.removed,
             viewer.layers.events.reordered,
             viewer.layers.selection.events.changed,
+            viewer.dims.events.ndisplay,
         ]
         if hasattr(viewer, "canvas"):  # since napari 0.7
             self._emitters.append(viewer.canvas.events.size)
@@ -128,12 +129,17 @@ class InspectLayers:
         """Say on the canvas what the topmost visible map shows."""
         ours = (*self._shown.values(), *self._extra.values())
         maps = [layer for layer in self.viewer.layers if layer in ours and layer.visible]
-        text = as_caption(self.viewer, f"{maps[-1].name}: {maps[-1].metadata[MEANING]}") if maps else ""
+        text = as_caption(self.viewer, self._meaning(maps[-1])) if maps else ""
         overlay = canvas_text(self.viewer)
         # A text that somebody else put there is theirs.
         if text or overlay.text.startswith("skip "):
             overlay.position, overlay.font_size = "bottom_left", CAPTION_SIZE
             overlay.text, overlay.visible = text, bool(text)
+
+    def _meaning(self, layer: Layer) -> str:
+        told = f"{layer.name}: {layer.metadata[MEANING]}"
+        is_projected = self.viewer.dims.ndisplay == 3 and getattr(layer, "rendering", "") == "mip"
+        return f"{told} (in 3D: the highest value along the line of sight)" if is_projected else told
 
     def let_go(self) -> None:
         """Follow the viewer no longer."""

@@ -133,10 +133,9 @@ class InspectPanel(Panel):
         self.choice = MapChoice()
         self.choice.changed.connect(self._update_layers)
         layout.addWidget(fold("Maps as layers", self.choice))
-        self.what_if = WhatIfPart()
+        self.what_if = WhatIfPart(self.viewer)
         self.what_if.followed.connect(self._show_followed)
         self.what_if.back.connect(self._show_as_trained)
-        self.what_if.here_button.clicked.connect(self._try_here)
         layout.addWidget(fold("What if", self.what_if))
         self.pointer = PointerPart(self.viewer)
         layout.addWidget(fold("Under the mouse", self.pointer))
@@ -209,7 +208,7 @@ class InspectPanel(Panel):
         self._update_layers()
         self.layers.outline(record.segmentation)
         self.answer.show_looked(looked)
-        self.what_if.show_looked(looked)
+        self.what_if.show_looked(looked, self._source)
         self.channels.show_looked(looked)
         self.pointer.show_record(record, self._source, looked.image.geometry)
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
@@ -250,10 +249,6 @@ class InspectPanel(Panel):
         for maps in channels:
             for drawn in channel_layers(maps):
                 self.layers.refill(drawn)
-
-    def _try_here(self) -> None:
-        if self._source is not None and self._source in self.viewer.layers:
-            self.what_if.look_at(region_on_screen(self.viewer, self._source))
 
     def _open_channel(self, level: int, channel: int) -> None:
         assert self.looked is not None

@@ -6,6 +6,7 @@ import napari
 import numpy as np
 from napari.layers import Image as ImageLayer
 
+from napari_prosma.data.case import Geometry
 from napari_prosma.plugin.layers import CHANNELS_FIRST, spatial_shape
 
 
@@ -19,6 +20,18 @@ def region_on_screen(viewer: napari.Viewer, layer: ImageLayer) -> tuple[slice, .
     shape = spatial_shape(layer)
     inside = np.clip(at, 0, np.array(shape) - 1)
     return tuple(slice(int(n), int(n) + 1) for n in inside)
+
+
+def is_in_slice(
+    viewer: napari.Viewer, layer: ImageLayer, image: Geometry, part: Geometry, size: tuple[int, ...]
+) -> bool:
+    """Whether the slices that are shown cut a part (its geometry and size) of the image in a layer."""
+    at = element_at(layer, viewer.dims.point)
+    first = viewer.dims.ndim - len(at)
+    hidden = [axis for axis in range(len(at)) if axis + first not in viewer.dims.displayed]
+    place = np.array(image.origin) + at * np.array(image.spacing)
+    index = np.round((place - np.array(part.origin)) / np.array(part.spacing))
+    return all(0 <= index[axis] < size[axis] for axis in hidden)
 
 
 def element_at(layer: ImageLayer, world: np.ndarray | tuple[float, ...]) -> np.ndarray:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import napari
+from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -25,6 +27,7 @@ from superqt import QLabeledDoubleSlider
 
 from napari_prosma.events import Event, Finished, Progress
 from napari_prosma.plugin.inspect_looking import Looked, Region, opened
+from napari_prosma.plugin.inspect_view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect_words import effect_in_words
 from napari_prosma.plugin.job import Ending, Job, spare_threads
 from napari_prosma.plugin.panel import Message
@@ -81,8 +84,10 @@ class WhatIfPart(QWidget):
     followed = Signal(object)
     back = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
+        self._viewer = viewer
+        self._source: ImageLayer | None = None
         self._looked: Looked | None = None
         self._what_if: WhatIf | None = None
         self._region: Region | None = None
@@ -108,9 +113,10 @@ class WhatIfPart(QWidget):
         self.back_button.clicked.connect(self.reset)
         self.here_button = QPushButton("Try it here")
         self.here_button.setToolTip(
-            "Try changes in a window around the middle of the screen; by default around the structure. The "
-            "window is as large as the patches that the model was trained on"
+            "Try changes in a window around the middle of the screen; by default around the structure, or "
+            "where the slice is. The window is as large as the patches that the model was trained on"
         )
+        self.here_button.clicked.connect(self._try_here)
         self.whole_box = QCheckBox("then the whole image")
         self.whole_box.setChecked(True)
         self.whole_box.setToolTip(
@@ -130,10 +136,11 @@ class WhatIfPart(QWidget):
         layout.addWidget(self.whole_box)
         layout.addWidget(self.whole_told)
 
-    def show_looked(self, looked: Looked) -> None:
+    def show_looked(self, looked: Looked, source: ImageLayer) -> None:
         """Offer the skips of a model, all as trained."""
         self.close_down()
-        self._looked, self._what_if, self._again = looked, looked.what_if, False
+        self._looked, self._source = looked, source
+        self._what_if, self._again = looked.what_if, False
         self._channels = ()
         self.here_button.setHidden(looked.what_if.window.covers_image)
         self.whole_box.setHidden(looked.what_if.window.covers_image)
@@ -188,12 +195,6 @@ class WhatIfPart(QWidget):
                 field.blockSignals(False)
         self._apply()
 
-    def look_at(self, region: Region) -> None:
-        """Put the window around another place."""
-        self._region = region
-        self._what_if = None
-        self._apply()
-
     def follow_channels(self, channels: Sequence[tuple[int, int]]) -> None:
         """Feature channels (skip, channel) that are to follow from now on."""
         self._channels = tuple(channels)
@@ -235,9 +236,29 @@ class WhatIfPart(QWidget):
             self.switches[level][part] = box
             self._grid.addWidget(box, row, column)
 
+    def _try_here(self) -> None:
+        self._move_window()
+        self._apply()
+
+    def _move_window(self) -> None:
+        """Put the window around the middle of the screen."""
+        if self._source is not None and self._source in self._viewer.layers:
+            self._region, self._what_if = region_on_screen(self._viewer, self._source), None
+
+    @property
+    def _is_in_slice(self) -> bool:
+        """The slices that are shown cut the window, so that there is something to see of it."""
+        if self._what_if is None or self._looked is None or self._source not in self._viewer.layers:
+            return True
+        part = self._what_if.window.image
+        whole = self._looked.image.geometry
+        return is_in_slice(self._viewer, self._source, whole, part.geometry, part.array.shape[1:])
+
     def _apply(self) -> None:
         if self._looked is None:
             return
+        if not self._is_in_slice:
+            self._move_window()
         # What is not of the newest setting is not worth waiting for.
         self._stop_whole()
         if self.job.is_running:

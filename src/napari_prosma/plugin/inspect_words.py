@@ -60,7 +60,7 @@ def level_in_words(level: int) -> str:
 def matters_in_words(cut: Cut) -> str:
     """Whether a skip mattered, from how much the result without it overlaps the model's own."""
     if cut.is_empty:
-        return "nothing found"
+        return "none found"
     if cut.agreement >= HARDLY:
         return "hardly"
     return "clearly" if cut.agreement < CLEARLY else "a little"
@@ -68,7 +68,7 @@ def matters_in_words(cut: Cut) -> str:
 
 def small_in_words(value: float) -> str:
     """A share that may be tiny, to three decimals."""
-    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+    return "less than 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def skip_in_words(skip: SkipRecord, reference: str, cut: Cut | None) -> str:
@@ -121,7 +121,8 @@ def effect_in_words(effect: Effect, dice_before: float | None) -> str:
     """What came of a what-if: Dice against the label, or overlap with the model's own result."""
     dice = None if effect.dice is None else effect.dice.get("dice")
     if effect.is_empty:
-        found = f"nothing is found either way; the probabilities move by {small_in_words(effect.moved)} on average"
+        moved = small_in_words(effect.moved)
+        found = f"nothing is found either way; the probabilities move by {moved} on average"
     elif dice is not None and dice_before is not None:
         found = f"Dice against the label {dice_before:.3f} → {dice:.3f}"
     else:
