@@ -269,6 +269,9 @@ def test_where_nothing_is_found_the_probabilities_are_told_and_not_a_dice_of_one
     said = findings.leave_one_out(rows)
     assert "mean change of the probabilities 0.004" in said
     assert "Dice" not in said
+    assert said.startswith("At no skip does it matter")
+    found = findings.leave_one_out([{**rows[0], "agreement": 0.0}])
+    assert found.startswith("Skip 1 matters most")
 
 
 def test_an_overlap_with_the_own_result_is_not_called_a_dice_against_the_truth() -> None:
