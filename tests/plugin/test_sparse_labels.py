@@ -153,6 +153,21 @@ def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
     assert panel.source.summary.plain_text() == ""
 
 
+def test_complete_labels_on_few_slices_are_told_to_make_the_rest_background(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
+):
+    viewer.add_image(np.zeros((12, 32, 32)), name="scan")
+    drawn = viewer.add_labels(np.zeros((12, 32, 32), np.uint8), name="organ")
+    press(panel.source.from_layers)
+    told = panel.source.summary.plain_text
+    qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
+    drawn.data_setitem((np.arange(3), np.arange(3), np.arange(3)), 1)
+    qtbot.waitUntil(lambda: told().startswith("Only 3 of 12 slices hold labels"), timeout=SOON)
+    assert "'only in some slices'" in told()
+    drawn.data_setitem((np.arange(6), np.arange(6), np.arange(6)), 1)
+    qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
+
+
 def test_layers_leave_out_what_nobody_labelled():
     drawn = np.zeros((3, 4, 4), np.uint8)
     drawn[1, 0], drawn[1, 1] = 1, 2

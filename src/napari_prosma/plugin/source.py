@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.keep import TABLE
-from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
@@ -334,7 +334,7 @@ class Source(QWidget):
             self._count_again = True
         elif not isinstance(layer, LabelsLayer):
             self.summary.tell("")
-        elif kind is None:
+        elif kind is None and layer.ndim < 3:
             self.summary.tell(GO_ON_DRAWING)
         else:
             self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
@@ -412,6 +412,21 @@ def _looking(wanted: Wanted) -> Iterator[Event]:
     yield from loading()
 
 
-def _counting(layer: LabelsLayer, kind: Any) -> Iterator[Event]:
-    label, _ = class_indices(np.asarray(layer.data), layer, kind)
-    yield Finished(Coverage(kind).with_label(label).in_words())
+def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
+    drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if kind is None:
+        yield Finished(_complete_in_words(drawn))
+    else:
+        label, _ = class_indices(drawn, layer, kind)
+        yield Finished(Coverage(kind).with_label(label).in_words())
+
+
+def _complete_in_words(drawn: np.ndarray) -> str:
+    """What complete labels (*spatial) of a volume mean for the slices that nobody may have painted yet."""
+    painted = sum(bool(plane.any()) for plane in drawn)
+    if not 0 < painted < len(drawn) / 2:
+        return GO_ON_DRAWING
+    return (
+        f"Only {painted} of {len(drawn)} slices hold labels: the others are learned as background. If they "
+        f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
+    )
