@@ -100,6 +100,24 @@ def test_layers_begin_with_the_smallest_network_unless_the_user_chose(
     assert panel.settings.size_preset.currentData() == "base"
 
 
+def test_layers_train_for_minutes_and_folders_for_epochs_unless_the_user_chose(
+    open_panel: Callable[[str], TrainPanel], press: Press
+):
+    panel = open_panel("Train")
+
+    def length() -> tuple[int, str]:
+        return panel.settings.limit.value(), panel.settings.limit_unit.currentText()
+
+    assert length() == (100, "epochs")
+    press(panel.source.from_layers)
+    assert length() == (10, "minutes")
+    press(panel.source.from_folder)
+    assert length() == (100, "epochs")
+    panel.settings.limit.setValue(30)
+    press(panel.source.from_layers)
+    assert length() == (30, "epochs")
+
+
 def test_a_panel_that_opens_beside_drawn_labels_learns_from_them(
     viewer: napari.Viewer, open_panel: Callable[[str], TrainPanel]
 ):

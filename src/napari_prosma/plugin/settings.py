@@ -38,6 +38,8 @@ from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 UNLIMITED_EPOCHS = 100_000
 """Epochs of a run that is limited by its minutes."""
 USUAL_EPOCHS, USUAL_MINUTES = 100, 15
+LIVE_MINUTES = 10
+"""Of a run on open layers, whose user waits for it: 100 epochs on a CT are 15 hours."""
 MOST_ELEMENTS = 2**31 - 1
 
 DIMS = {
@@ -134,11 +136,15 @@ class Settings(QWidget):
                     f"{max(wanted)} axes; give one number per axis, or leave it empty"
                 )
 
-    def suggest_size(self, from_layers: bool) -> None:
-        """The smallest network for layers, whose user waits for it; what the user chose stays."""
+    def suggest(self, from_layers: bool) -> None:
+        """The smallest network and a few minutes for layers, whose user waits; what the user chose stays."""
         usual, now = ("tiny", "quick") if from_layers else ("quick", "tiny")
         if self.size_preset.currentData() == usual:
             self.size_preset.setCurrentIndex(self.size_preset.findData(now))
+        if not self._length_chosen:
+            self.limit_unit.setCurrentText("minutes" if from_layers else "epochs")
+            self.limit.setValue(LIVE_MINUTES if from_layers else USUAL_EPOCHS)
+            self._length_chosen = False
 
     def go_on_from(self, model: Path | None, dims: int | None) -> None:
         """Start from a model, and let the network see slices or volumes as that model does."""
@@ -162,6 +168,8 @@ class Settings(QWidget):
         self.limit_unit.addItems(["epochs", "minutes"])
         self.limit_unit.setToolTip("An epoch is one pass over all the images")
         self.limit_unit.currentTextChanged.connect(self._unit_changed)
+        self._length_chosen = False
+        self.limit.valueChanged.connect(self._choose_length)
         limit = QHBoxLayout()
         limit.addWidget(self.limit, 1)
         limit.addWidget(self.limit_unit, 1)
@@ -294,6 +302,9 @@ class Settings(QWidget):
             line.textChanged.connect(tell)
         for box in (self.compile, self.tensorboard):
             box.toggled.connect(tell)
+
+    def _choose_length(self) -> None:
+        self._length_chosen = True
 
     def _unit_changed(self, unit: str) -> None:
         self.limit.setValue(USUAL_MINUTES if unit == "minutes" else USUAL_EPOCHS)

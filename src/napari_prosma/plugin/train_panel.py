@@ -35,7 +35,7 @@ from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LiveLoop
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.outcome import Outcome
-from napari_prosma.plugin.panel import Message, Panel, epochs_in_words
+from napari_prosma.plugin.panel import Message, Panel, epochs_in_words, open_panel
 from napari_prosma.plugin.preview import PreviewLayers
 from napari_prosma.plugin.repeat import Repeat
 from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
@@ -76,8 +76,8 @@ class TrainPanel(Panel):
         self.repeat = Repeat(self.planned_data)
         self.examples: Examples | None = None
         self.source.changed.connect(self._suggest_run)
-        self.source.from_layers.toggled.connect(self.settings.suggest_size)
-        self.settings.suggest_size(self.source.from_layers.isChecked())
+        self.source.from_layers.toggled.connect(self.settings.suggest)
+        self.settings.suggest(self.source.from_layers.isChecked())
         for changed in (self.source.changed, self.settings.changed):
             changed.connect(self.repeat.form_changed)
         self.outcome = Outcome(napari_viewer)
@@ -334,7 +334,7 @@ class TrainPanel(Panel):
         field.show_path(self._suggested)
 
     def _open_next(self, panel: str) -> None:
-        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", panel, tabify=True)
+        widget: Any = open_panel(self.viewer, panel)
         widget.model.set_path(self._last_dir)
 
     def _show_running(self, running: bool) -> None:
