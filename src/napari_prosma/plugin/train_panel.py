@@ -35,7 +35,7 @@ from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LiveLoop
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.outcome import Outcome
-from napari_prosma.plugin.panel import Message, Panel, epochs_in_words, open_panel
+from napari_prosma.plugin.panel import Message, Panel, epochs_in_words
 from napari_prosma.plugin.preview import PreviewLayers
 from napari_prosma.plugin.repeat import Repeat
 from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
@@ -334,7 +334,7 @@ class TrainPanel(Panel):
         field.show_path(self._suggested)
 
     def _open_next(self, panel: str) -> None:
-        widget: Any = open_panel(self.viewer, panel)
+        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", panel, tabify=True)
         widget.model.set_path(self._last_dir)
 
     def _show_running(self, running: bool) -> None:
