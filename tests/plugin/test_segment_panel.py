@@ -214,9 +214,9 @@ def test_layers_that_come_and_go_are_followed(panel: SegmentPanel, viewer: napar
     viewer.add_image(np.zeros((8, 8)), name="preview", metadata={"preview": True})
     assert panel.images.ticked() == [first]
     second = viewer.add_image(np.zeros((8, 8)), name="second")
-    assert panel.images.ticked() == [first]
+    assert panel.images.ticked() == [second]
     assert names(panel) == ["first", "second"]
     first.name = "renamed"
     assert names(panel) == ["renamed", "second"]
-    viewer.layers.remove(first)
-    assert panel.images.ticked() == [second]
+    viewer.layers.remove(second)
+    assert panel.images.ticked() == [first]

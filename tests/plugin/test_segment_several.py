@@ -50,9 +50,25 @@ def test_what_is_wrong_with_one_image_ends_no_other(
     assert panel.summary.plain_text().startswith("2 of 3 images are segmented\nFound in first, in pixels")
     assert not panel.batch_bar.isVisible()
     assert panel.result is not None
-    assert panel.result.labels.name == "second segmentation"
-    viewer.layers.selection.active = viewer.layers["first segmentation"]
     assert panel.result.labels.name == "first segmentation"
+    assert [viewer.layers[f"{name} segmentation"].visible for name in ("first", "second")] == [True, False]
+    viewer.layers.selection.active = viewer.layers["second segmentation"]
+    assert panel.result.labels.name == "second segmentation"
+    shown = {layer.name for layer in viewer.layers if layer.visible}
+    assert shown == {"second", "broken", "unticked", "second segmentation"}
+
+
+def test_the_image_in_view_is_ticked_until_the_user_ticks(
+    panel: SegmentPanel, viewer: napari.Viewer, lesion_image: np.ndarray
+) -> None:
+    one, two = (viewer.add_image(lesion_image, name=name) for name in ("one", "two"))
+    assert panel.images.ticked() == [two]
+    viewer.layers.selection.active = one
+    assert panel.images.ticked() == [one]
+    panel.images.tick([two])
+    viewer.layers.selection.active = one
+    viewer.add_image(lesion_image, name="three")
+    assert panel.images.ticked() == [two]
 
 
 def test_stopping_leaves_what_was_finished(

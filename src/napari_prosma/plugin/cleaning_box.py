@@ -12,7 +12,7 @@ from superqt import QLabeledDoubleSlider
 
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.fields import number
-from napari_prosma.plugin.job import Ending, Job
+from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.panel import Message
 from napari_prosma.plugin.results import Result
 from napari_prosma.segmentation.cleaning import Cleaning
@@ -117,7 +117,7 @@ class CleaningBox(QGroupBox):
 
     def close_down(self) -> None:
         """Stop what runs."""
-        self.job.close()
+        self.job.close(SHORT_WAIT)
 
     def _chosen(self) -> tuple[int, ...]:
         return tuple(self.classes.currentData() or ())

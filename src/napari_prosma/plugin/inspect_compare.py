@@ -20,12 +20,11 @@ from napari_prosma.plugin.inspect_layers import (
     as_caption,
     canvas_grid,
     canvas_text,
-    keeping_selection,
 )
 from napari_prosma.plugin.inspect_looking import Looked
 from napari_prosma.plugin.inspect_trials import pixels_of
 from napari_prosma.plugin.job import spare_threads
-from napari_prosma.plugin.layers import add_layer, map_layer
+from napari_prosma.plugin.layers import add_layer, keeping_selection, map_layer
 from napari_prosma.plugin.model_chooser import ModelChooser
 from napari_prosma.plugin.panel import Message
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -12,7 +11,14 @@ import numpy as np
 from napari.layers import Layer
 
 from napari_prosma.inspection.maps import MapLayer
-from napari_prosma.plugin.layers import MEANING, LayerTuple, add_layer, map_layer, result_layer
+from napari_prosma.plugin.layers import (
+    MEANING,
+    LayerTuple,
+    add_layer,
+    keeping_selection,
+    map_layer,
+    result_layer,
+)
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
@@ -177,17 +183,6 @@ def canvas_text(viewer: napari.Viewer) -> Any:
 def canvas_grid(viewer: napari.Viewer) -> Any:
     """The grid of views, wherever this napari keeps it."""
     return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
-
-
-@contextmanager
-def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
-    """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
-    selection = viewer.layers.selection
-    active, selected = selection.active, set(selection)
-    yield
-    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
-    if active in viewer.layers:
-        viewer.layers.selection.active = active
 
 
 def as_caption(viewer: napari.Viewer, text: str) -> str:

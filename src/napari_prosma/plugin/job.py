@@ -30,6 +30,8 @@ PROGRESS_INTERVAL = 0.1
 """Seconds between two ``Progress`` events that reach the main thread."""
 LONGEST_WAIT = 120.0
 """Seconds that closing a panel waits for its run to save what it has."""
+SHORT_WAIT = 1.0
+"""The same where a run has nothing to save."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,14 @@ class Job(QObject):
         if self._run is not None:
             self._run.worker.resume()
 
-    def close(self) -> None:
-        """Stop, and wait until the run has saved what it has; nothing is signalled of it any more."""
+    def close(self, longest: float = LONGEST_WAIT) -> None:
+        """Stop, and wait until the run has saved what it has; nothing is signalled of it any more.
+
+        Parameters
+        ----------
+        longest : float
+            Seconds after which it is left to end by itself.
+        """
         run, self._run = self._run, None
         self._inbox.clear()
         self._show_progress(None)
@@ -129,8 +137,8 @@ class Job(QObject):
         if run.worker.began and not run.worker.over.is_set():
             QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
             try:
-                if not run.worker.over.wait(LONGEST_WAIT):
-                    logging.getLogger(__name__).warning("a run did not stop within %g s", LONGEST_WAIT)
+                if not run.worker.over.wait(longest):
+                    logging.getLogger(__name__).warning("a run did not stop within %g s", longest)
             finally:
                 QApplication.restoreOverrideCursor()
         if run.failure and self._shows(run.failure[0]):

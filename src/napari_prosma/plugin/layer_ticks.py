@@ -29,6 +29,8 @@ class LayerTicks(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
+        self._by_hand = False
+        self._known: list[ImageLayer] = []
         self.list = QListWidget()
         self.list.setToolTip("Tick the images to work on; a volume or a stack is taken whole")
         self.list.itemChanged.connect(self._ticked_by_hand)
@@ -58,14 +60,25 @@ class LayerTicks(QWidget):
         ]
 
     def tick(self, layers: Sequence[ImageLayer]) -> None:
-        """Tick these and no others."""
+        """Tick these and no others, whatever is opened or selected later."""
+        self._by_hand = True
         self._show(self.layers(), layers)
 
     def refresh(self) -> None:
-        """Fill anew; ticks stay while their layers are open, and where none is ticked the newest layer is."""
+        """Fill anew; ticks of the user's stay while their layers are open, else what is in view is ticked."""
         open_layers = self.layers()
         kept = [layer for layer in self.ticked() if layer in open_layers]
-        self._show(open_layers, kept or open_layers[-1:])
+        if self._by_hand and (kept or not open_layers):
+            self._show(open_layers, kept)
+            return
+        self._by_hand = False
+        active = self._viewer.layers.selection.active
+        if active in open_layers:
+            kept = [active]
+        elif not kept or open_layers[-1] not in self._known:
+            kept = open_layers[-1:]
+        self._known = open_layers
+        self._show(open_layers, kept)
 
     def let_go(self) -> None:
         """Follow the viewer no longer."""
@@ -73,8 +86,15 @@ class LayerTicks(QWidget):
             emitter.disconnect(self.refresh)
 
     def _emitters(self) -> tuple:
-        events = self._viewer.layers.events
-        return events.inserted, events.removed, events.reordered, events.renamed
+        layers = self._viewer.layers
+        events = layers.events
+        return (
+            events.inserted,
+            events.removed,
+            events.reordered,
+            events.renamed,
+            layers.selection.events.active,
+        )
 
     def _items(self) -> list[QListWidgetItem]:
         return [item for n in range(self.list.count()) if (item := self.list.item(n)) is not None]
@@ -107,6 +127,7 @@ class LayerTicks(QWidget):
         self.all_box.setChecked(len(self.ticked()) == len(self.layers()))
 
     def _ticked_by_hand(self) -> None:
+        self._by_hand = True
         self._show_all_box()
         self.changed.emit()
 

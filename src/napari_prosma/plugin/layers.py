@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -43,6 +44,17 @@ MEANING = "meaning"
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     """Open a layer in the viewer."""
     return viewer.add_layer(Layer.create(*layer))
+
+
+@contextmanager
+def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
+    """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
+    selection = viewer.layers.selection
+    active, selected = selection.active, set(selection)
+    yield
+    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
+    if active in viewer.layers:
+        viewer.layers.selection.active = active
 
 
 def is_input(layer: Layer) -> bool:

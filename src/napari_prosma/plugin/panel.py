@@ -65,6 +65,14 @@ class Message(QLabel):
         return self.text().replace("\u200b", "")
 
 
+def open_panel(viewer: napari.Viewer, name: str) -> QWidget:
+    """One of our panels by its display name, in front of those that share its place."""
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-prosma", name, tabify=True)
+    dock.show()
+    dock.raise_()
+    return widget
+
+
 def epochs_in_words(epochs: int) -> str:
     """``1 epoch``, ``2 epochs``."""
     return f"{epochs} epoch{'s' * (epochs != 1)}"

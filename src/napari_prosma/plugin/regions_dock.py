@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTableWidgetIt
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.fields import UNLIMITED
-from napari_prosma.plugin.job import Ending, Job
+from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.layers import IS_PREVIEW, camera_of, fitting_image, go_to, image_of
 from napari_prosma.plugin.panel import FigureTable, Message
 from napari_prosma.plugin.results import Result
@@ -121,7 +121,7 @@ class RegionsTable(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
-        self.job.close()
+        self.job.close(SHORT_WAIT)
         self._strokes.watch(None)
         self._remove_mark()
 

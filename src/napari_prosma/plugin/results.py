@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import GEOMETRY, MEANING, LayerTuple, place_like, result_layer
@@ -63,6 +64,8 @@ class Result:
         That the model looks at.
     data : Path, optional
         Folder that the model learned from.
+    maps : napari layers
+        Of probabilities, uncertainty and disagreement, as they were asked for.
     cleanings : class index -> Cleaning
         What is chosen for this result, also while ``is_cleaned`` is False.
     """
@@ -76,8 +79,9 @@ class Result:
         dims: int,
         channels: int,
         data: Path | None = None,
+        maps: tuple[Layer, ...] = (),
     ) -> None:
-        self.source, self.labels, self.found = source, labels, found
+        self.source, self.labels, self.found, self.maps = source, labels, found, maps
         self.model, self.dims, self.channels, self.data = model, dims, channels, data
         self.cleanings: dict[int, Cleaning] = {}
         self.is_cleaned = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import napari
 import numpy as np
@@ -29,9 +31,15 @@ from napari_prosma.plugin.choosers import LayerChooser
 from napari_prosma.plugin.cleaning_box import CleaningBox
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layer_ticks import LayerTicks
-from napari_prosma.plugin.layers import CLASS_NAMES, add_layer, geometry_of, hide_previews
+from napari_prosma.plugin.layers import (
+    CLASS_NAMES,
+    add_layer,
+    geometry_of,
+    hide_previews,
+    keeping_selection,
+)
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
-from napari_prosma.plugin.panel import Message, Panel
+from napari_prosma.plugin.panel import Message, Panel, open_panel
 from napari_prosma.plugin.regions_dock import RegionsTable
 from napari_prosma.plugin.results import (
     DISAGREEMENT,
@@ -68,11 +76,12 @@ class ResultChooser(LayerChooser):
         self.results = {layer: made for layer, made in self.results.items() if layer in self._viewer.layers}
         return [layer for layer in super().layers() if layer in self.results]
 
-    def add(self, result: Result) -> None:
-        """One more result, which is chosen."""
+    def add(self, result: Result, chosen: bool = True) -> None:
+        """One more result."""
         self.results[result.labels] = result
         self.refresh()
-        self.choose(result.labels)
+        if chosen:
+            self.choose(result.labels)
 
 
 class SegmentPanel(Panel):
@@ -82,6 +91,7 @@ class SegmentPanel(Panel):
         super().__init__(napari_viewer, "Segment")
         self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
         self.regions: RegionsTable | None = None
+        self._in_view: Result | None = None
         self._found: list[str] = []
         self._failed: list[str] = []
         self._notices: list[str] = []
@@ -238,13 +248,19 @@ class SegmentPanel(Panel):
             self._failed.append(f"'{made.layer.name}' was closed, so its result is not shown")
             return
         hide_previews(self.viewer)
-        for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs):
-            add_layer(self.viewer, layer)
-        labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
+        # Of several, only the first comes into the hand: it may be painted on while the others are made.
+        is_first = not self._found
+        with nullcontext() if is_first else keeping_selection(self.viewer):
+            maps = tuple(
+                add_layer(self.viewer, layer)
+                for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs)
+            )
+            labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
         assert isinstance(labels, LabelsLayer)
-        self.results.add(
-            Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data)
-        )
+        result = Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data, maps)
+        self.results.add(result, chosen=is_first)
+        if not is_first:
+            _set_visible(result, False)
         self._found.append(_in_words(made))
         self.batch_bar.setValue(self._number)
 
@@ -260,6 +276,12 @@ class SegmentPanel(Panel):
 
     def _result_chosen(self) -> None:
         result = self.result
+        if result is not None and result is not self._in_view:
+            for other in self.results.results.values():
+                if other is not result:
+                    _set_visible(other, False)
+            _set_visible(result, True)
+        self._in_view = result
         for button in (self.save_button, self.regions_button):
             button.setEnabled(result is not None and not self.job.is_running)
         self.cleaning.show_result(result)
@@ -288,7 +310,7 @@ class SegmentPanel(Panel):
 
     def _fine_tune(self, folder: Path, labels: LabelRule) -> None:
         model = self.model.path if self.result is None else self.result.model
-        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", "Train", tabify=True)
+        widget: Any = open_panel(self.viewer, "Train")
         widget.fine_tune(model, folder, labels, None if self.result is None else self.result.dims)
 
     def _save(self) -> None:
@@ -306,6 +328,13 @@ def _first(lines: list[str]) -> list[str]:
     """As many lines as there is room for below the buttons."""
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"… and {more} more"]
+
+
+def _set_visible(result: Result, visible: bool) -> None:
+    """Show a result over its image, or hide both: results often lie at the same place."""
+    result.source.visible = result.labels.visible = visible
+    for layer in result.maps if not visible else result.maps[-1:]:
+        layer.visible = visible
 
 
 def _in_words(made: LayerSegmented) -> str:
