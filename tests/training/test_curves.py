@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd
@@ -64,6 +65,15 @@ def test_every_panel_draws_its_figures() -> None:
     for axes in panels.values():
         assert list(axes.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
     assert panels["Dice"].get_title("right") == "best 0.550"
+
+
+@pytest.mark.parametrize("width", [3.2, 3.5, 3.9, 4.2, 5.0])
+def test_the_names_of_the_skips_never_lie_on_the_title(width: float) -> None:
+    axes = drawn(epochs(3, skips=(1, 2, 3, 4)), (width, 3.6))["mean λ"]
+    legend = axes.get_legend()
+    assert legend is not None
+    (title,) = (text for text in axes.findobj(Text) if text.get_text() == "mean λ")
+    assert title.get_window_extent().x1 < legend.get_window_extent().x0
 
 
 def test_a_gate_without_a_threshold_has_no_panel_for_it() -> None:

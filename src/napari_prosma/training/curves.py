@@ -39,6 +39,8 @@ _DOTS_UP_TO = 40
 _NAMED = 6
 """Up to so many classes are named in the picture; all of them are drawn."""
 _LONGEST_NAME = 14
+_SKIP_NAMED_FROM = 1.2
+"""Inches of a panel's axes from which the word skip stands beside the title, and not on it."""
 _SHARES = (0.0, 0.5, 1.0)
 
 
@@ -224,9 +226,11 @@ def _zeros(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
 
 def _per_skip(axes: Axes, history: Sequence[EpochEnd], figure: str, title: str, colours: Colours) -> None:
     skips = _skips(history, figure)
+    assert axes.figure is not None
+    wide = axes.get_position().width * axes.figure.get_size_inches()[0] > _SKIP_NAMED_FROM
     for skip, colour in zip(skips, colours.skips(len(skips)), strict=True):
         values = [e.gates.get(skip, {}).get(figure, math.nan) for e in history]
-        _line(axes, history, values, colour, f"skip {skip}" if skip == skips[0] else str(skip))
+        _line(axes, history, values, colour, f"skip {skip}" if wide and skip == skips[0] else str(skip))
     _title(axes, title, "", colours)
     axes.legend(
         loc="lower right",
