@@ -247,8 +247,11 @@ def test_however_few_minutes_there_is_a_model_at_the_end(settings: Settings, tmp
 def test_one_case_trains_and_the_user_is_told_what_its_figures_are_worth(
     settings: Settings, tmp_path: Path
 ) -> None:
-    events = list(train(settings(tmp_path), [square("only")]))
-    assert any("No case is held out" in notice.message for notice in of_kind(events, Notice))
+    events = list(train(settings(tmp_path), [square("only", size=30)]))
+    told = [notice.message for notice in of_kind(events, Notice)]
+    assert any("No case is held out" in message for message in told)
+    assert not any("smaller than the patch" in message for message in told)
+    assert of_kind(events, Started)[-1].message == "Training on 1 case"
     assert load_checkpoint(tmp_path).split == {"training": ["only"], "validation": ["only"]}
     assert isinstance(events[-1], Finished)
 

@@ -126,7 +126,7 @@ def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> 
         for fact in facts
         if any(n < m for n, m in zip(grid_of(fact, plan)[-plan.dims :], plan.patch, strict=True))
     ]
-    if small:
+    if small and len(facts) > 1:  # the patch was made from a single one, rounded up
         yield (
             f"{len(small)} of {len(facts)} images are smaller than the patch of "
             f"{' x '.join(map(str, plan.patch))} and are mirrored at their border, such as '{small[0]}'"

@@ -370,7 +370,10 @@ class _Run:
 
         An interrupt inside a step does not: half a step is no place to go on from.
         """
-        message = f"Training on {len(self.split['training'])} cases, validating on {len(self.validation)}"
+        learned = len(self.split["training"])
+        message = f"Training on {learned} case{'s' * (learned != 1)}"
+        if self.has_held_out:
+            message += f", validating on {len(self.validation)}"
         yield Started(self.clock.total, message, str(self.device))
         yield from map(Notice, remarks(self.facts, self.plan, self.validation if self.has_held_out else ()))
         if self.history:
