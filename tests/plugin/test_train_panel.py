@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,14 @@ def test_a_folder_is_recognised_at_once(panel: TrainPanel, qtbot: QtBot, folder:
     assert panel.settings.run_field.path is not None
     assert panel.settings.run_field.path.parent == home / "prosma-runs"
     assert panel.settings.run_field.path.name.startswith("breast-")
+
+
+def test_the_folder_of_a_run_is_dated_once(panel: TrainPanel, tmp_path: Path):
+    dated = tmp_path / "breast-2026-01-02-3"
+    dated.mkdir()
+    enter(panel, dated)
+    assert panel.settings.run_field.path is not None
+    assert re.fullmatch(r"breast-\d{4}-\d\d-\d\d", panel.settings.run_field.path.name)
 
 
 def test_a_bad_folder_is_told_in_red_and_nothing_is_written(

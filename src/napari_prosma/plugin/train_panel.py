@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -35,7 +36,7 @@ from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LiveLoop
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.outcome import Outcome
-from napari_prosma.plugin.panel import Message, Panel, epochs_in_words
+from napari_prosma.plugin.panel import Message, Panel, epochs_in_words, open_panel
 from napari_prosma.plugin.preview import PreviewLayers
 from napari_prosma.plugin.repeat import Repeat
 from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
@@ -47,6 +48,8 @@ from napari_prosma.training.steering import Steering
 if TYPE_CHECKING:
     from napari_prosma.training.config import TrainConfig
 
+_RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-\d+)?$")
+"""What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
 START, NEXT = "Start training", "Train next"
 USUAL_WAIT = 15.0
 """Seconds to the first live preview, until one was measured."""
@@ -329,12 +332,13 @@ class TrainPanel(Panel):
         field = self.settings.run_field
         if field.path not in (None, self._suggested):
             return
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.source.name).strip(".") or "run"
+        name = _RUN_DATE.sub("", self.source.name)
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
         self._suggested = new_run_folder(safe, self._run_folders())
         field.show_path(self._suggested)
 
     def _open_next(self, panel: str) -> None:
-        _, widget = self.viewer.window.add_plugin_dock_widget("napari-prosma", panel, tabify=True)
+        widget: Any = open_panel(self.viewer, panel)
         widget.model.set_path(self._last_dir)
 
     def _show_running(self, running: bool) -> None:
