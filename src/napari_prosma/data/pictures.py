@@ -12,6 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from napari_prosma.data.atomic import WRITING
 from napari_prosma.data.case import Geometry, Header, Image
 from napari_prosma.errors import DataError
 
@@ -88,12 +89,18 @@ def write_map(path: Path, array: np.ndarray) -> None:
 def _require_plane(path: Path, array: np.ndarray) -> None:
     if path.suffix.lower() != ".png":
         raise DataError(
-            f"'{path.name}': results are not written as {path.suffix}, which loses values; use .png"
+            f"'{_wanted_name(path)}': results are not written as {path.suffix}, which loses values; use .png"
         )
     if array.ndim != 2:
         raise DataError(
-            f"'{path.name}': PNG holds one plane, but the result has shape {array.shape}; use .tif or .nii.gz"
+            f"'{_wanted_name(path)}': PNG holds one plane, but the result has shape {array.shape}; "
+            "use .tif or .nii.gz"
         )
+
+
+def _wanted_name(path: Path) -> str:
+    """The user's name for a file that :func:`written_whole` lets us write under a temporary one."""
+    return path.name.split("-", 2)[-1] if path.name.startswith(WRITING) else path.name
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
