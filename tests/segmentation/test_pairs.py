@@ -147,6 +147,16 @@ def test_a_copy_of_the_image_beside_its_labels_is_no_second_prediction(tmp_path:
     assert names(find_pairs(predicted, save(tmp_path / "t", scan=MASK))) == {"scan": "scan_labels.png"}
 
 
+def test_maps_that_were_written_beside_labels_are_no_predictions(tmp_path: Path) -> None:
+    maps = {f"scan_{kind}": MASK for kind in ("labels", "uncertainty", "probabilities")}
+    found = find_pairs(save(tmp_path / "p", **maps), save(tmp_path / "t", scan=MASK))
+    assert names(found) == {"scan": "scan_labels.png"}
+    assert found.notices == ()
+    # Without labels beside it, it may well be one.
+    found = find_pairs(save(tmp_path / "q", a_uncertainty=MASK), save(tmp_path / "u", a_uncertainty=MASK))
+    assert names(found) == {"a_uncertainty": "a_uncertainty.png"}
+
+
 def test_names_that_fit_twice_are_refused(tmp_path: Path) -> None:
     truth = save(tmp_path / "t", scan=MASK)
     twice = save(tmp_path / "p", scan_labels=MASK, scan_seg=MASK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from napari_prosma.data.layouts import case_from_files, find_cases
 from napari_prosma.data.readers import can_read, read_label, stem
 from napari_prosma.data.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
 from napari_prosma.errors import DataError
+
+_MAP = re.compile(r"_(probabilities|uncertainty)$")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def find_pairs(
         A folder is missing or holds no labels, or no name occurs in both, or one occurs twice.
     """
     predicted, truth = Path(predicted), Path(truth)
-    predictions = _label_files(predicted)
+    predictions = _without_maps(_label_files(predicted))
     cases, rule = _truths(truth, labels)
     notices = [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
     ours = _rule_of_predictions(rule, predictions)
@@ -79,6 +82,12 @@ def _label_files(place: Path) -> list[Path]:
     if not files:
         raise DataError(f"'{place}' holds no label file; give the folder that 'prosma segment' wrote to")
     return files
+
+
+def _without_maps(files: Sequence[Path]) -> list[Path]:
+    """Less the maps that ``segment_file`` writes beside the labels of an image."""
+    labelled = {stem(path).removesuffix("_labels") for path in files if stem(path).endswith("_labels")}
+    return [path for path in files if not (_MAP.search(stem(path)) and _MAP.sub("", stem(path)) in labelled)]
 
 
 def _truths(truth: Path, labels: Mapping[int, str] | LabelRule | None) -> tuple[list[Case], LabelRule]:
