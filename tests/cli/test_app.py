@@ -527,3 +527,10 @@ def test_predictions_are_measured_against_the_truth(folder: Path, tmp_path: Path
     assert found.exit_code == 0, said(found)
     assert files_below(out) == {"measures.csv", "summary.csv", "boxes.png"}
     assert (out / "summary.csv").read_text().splitlines()[1] == "foreground,3,1.0,1.0,1.0,1.0,1.0,0.0,0"
+
+
+def test_what_is_left_out_of_an_evaluation_is_said_once(folder: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer"
+    shutil.copytree(folder / "masks", fewer)
+    next(fewer.iterdir()).unlink()
+    assert said(prosma("evaluate", fewer, folder / "masks")).count("1 case has no prediction") == 1

@@ -426,8 +426,6 @@ def evaluate(
         from napari_prosma.segmentation.pairs import find_pairs
 
         pairs = find_pairs(predicted, truth, None if classes is None else rule_from_text(classes))
-        for notice in pairs.notices:
-            say(notice)
         found = follow(run(pairs, tolerance))
         console.print(_table(summary_rows(found)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in found.cases[:WORST_SHOWN])
