@@ -174,6 +174,25 @@ def test_what_the_shell_would_say_is_said(
     assert panel.outcome.isHidden()
 
 
+def test_after_a_failed_evaluation_no_earlier_one_can_be_saved(
+    panel: EvaluatePanel,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    evaluate(panel, press, finish, *scans)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "file"))
+    press(panel.save_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert not panel.outcome.isHidden()
+    evaluate(panel, press, finish, tmp_path / "nowhere", scans[1])
+    assert panel.outcome.isHidden()
+
+
 def test_tables_and_box_plots_are_saved_and_shown(
     panel: EvaluatePanel,
     viewer: napari.Viewer,

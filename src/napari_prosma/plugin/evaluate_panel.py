@@ -65,6 +65,7 @@ class EvaluatePanel(Panel):
         super().__init__(napari_viewer, "Evaluate")
         self.start_button.setToolTip("Dice, IoU, surface Dice and 95% Hausdorff distance of every case")
         self.evaluation: Evaluation | None = None
+        self._measuring = False
         self.opening = Job(self, notify=False)
         self.opening.happened.connect(self._opened)
         self.opening.ended.connect(self._opening_ended)
@@ -80,6 +81,7 @@ class EvaluatePanel(Panel):
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         find = self._from_folders() if self.from_folders.isChecked() else self._from_layers()
         self.notices.tell("")
+        self._measuring = True
         return "ProSMA: evaluation", partial(_evaluating, find, self.tolerance.value())
 
     def happened(self, event: Event) -> None:
@@ -91,6 +93,8 @@ class EvaluatePanel(Panel):
             self._show(event.result)
 
     def ended(self, ending: Ending) -> None:
+        if self._measuring and ending.error is not None:
+            self.evaluation = None  # an earlier one is not that of what is chosen now
         self.outcome.setVisible(self.evaluation is not None)
 
     def close_down(self) -> None:
@@ -121,6 +125,7 @@ class EvaluatePanel(Panel):
     def save(self, folder: Path) -> None:
         """Write the tables and the box plots into ``folder``, in the background."""
         assert self.evaluation is not None
+        self._measuring = False
         self.run("ProSMA: saving", partial(_saving, self.evaluation, folder))
 
     # ---- the form -----------------------------------------------------------------------------------------
@@ -306,7 +311,7 @@ class EvaluatePanel(Panel):
         if ending.error is not None:
             self.status.tell_error(str(ending.error))
         row, self._next_row = self._next_row, None
-        if row is not None:
+        if row is not None and self.evaluation is not None:
             self.open_row(row)
 
 
