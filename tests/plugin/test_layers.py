@@ -199,6 +199,32 @@ def test_samples_open_with_their_labels(viewer, key: str, ndim: int, unit: str):
     assert {str(u) for u in image.units} == {unit}
     assert np.asarray(label.data).any()
     np.testing.assert_array_equal(image.scale, label.scale)
+    low, high = image.contrast_limits_range
+    assert low <= np.min(image.data)
+    assert np.max(image.data) <= high
+
+
+@pytest.mark.parametrize(("lowest", "is_ct"), [(-1000, True), (-800, False)])
+def test_a_ct_opens_in_the_soft_tissue_window_which_can_be_widened(
+    viewer, tmp_path: Path, lowest: int, is_ct: bool
+):
+    voxels = np.random.default_rng(0).integers(-500, 1500, (8, 8, 8)).astype(np.int16)
+    voxels[:, :, 4] = lowest
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
+    (layer,) = viewer.open(str(tmp_path / "scan.nii.gz"), plugin="napari-prosma")
+    assert (tuple(layer.contrast_limits) == (-160, 240)) == is_ct
+    low, high = layer.contrast_limits_range
+    assert low <= voxels.min()
+    assert high >= voxels.max()
+
+
+def test_values_between_whole_numbers_and_pictures_are_no_ct():
+    place = Geometry((1.0,) * 3, (0.0,) * 3, "mm")
+    halves = np.full((1, 4, 4, 4), -1000.5, np.float32)
+    assert "contrast_limits" not in image_layer(Image(halves, place), "mr")[1]
+    plane = np.full((1, 4, 4), -1000, np.int16)
+    assert "contrast_limits" not in image_layer(Image(plane, Geometry.pixels(2)), "slice")[1]
+    assert "contrast_limits" in image_layer(Image(halves - 0.5, place), "ct")[1]
 
 
 def test_what_is_no_image_has_no_reader(tmp_path: Path):

@@ -13,6 +13,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.events import Event
 from napari.utils.transforms import Affine
 
 from napari_prosma.data.case import Geometry, Image, Pyramid
@@ -41,9 +42,36 @@ MEANING = "meaning"
 """Key of the maps that were made of an image: what one shows, in a sentence. They are no images to choose."""
 
 
+SOFT_TISSUE = (-160.0, 240.0)
+"""Contrast limits of a CT, in Hounsfield units: the usual window of the abdomen, width 400 at level 40."""
+HOUNSFIELD_UNITS = (-1024.0, 3071.0)
+"""What 12 bits of a scanner hold, from below air (-1000) to metal."""
+_AIR = -900
+"""A volume of whole numbers that reach so low is in Hounsfield units."""
+
+
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     """Open a layer in the viewer."""
-    return viewer.add_layer(Layer.create(*layer))
+    added = Layer.create(*layer)
+    widen_range(added)
+    return viewer.add_layer(added)
+
+
+def widen_ranges() -> None:
+    """:func:`widen_range` for layers that the viewer itself makes of what a reader or a sample gives it."""
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        viewer.layers.events.inserted.connect(_inserted)  # only once, however often it is called
+
+
+def _inserted(event: Event) -> None:
+    widen_range(event.value)
+
+
+def widen_range(layer: Layer) -> None:
+    """Let the contrast of a CT be set beyond its window, to which napari confines a layer made with one."""
+    if isinstance(layer, ImageLayer) and tuple(layer.contrast_limits_range) == SOFT_TISSUE:
+        layer.contrast_limits_range = HOUNSFIELD_UNITS
 
 
 @contextmanager
@@ -114,6 +142,8 @@ def pyramid_layer(pyramid: Pyramid, name: str) -> LayerTuple:
     levels = list(pyramid.levels)
     if len(finest) == 1:
         levels = [level[0] for level in levels]
+        if _is_in_hounsfield_units(levels[-1]):
+            attributes["contrast_limits"] = SOFT_TISSUE
     elif len(finest) == 3 and finest.dtype == np.uint8:
         axes = (*range(1, finest.ndim), 0)
         levels, attributes["rgb"] = [level.transpose(axes) for level in levels], True
@@ -125,6 +155,14 @@ def pyramid_layer(pyramid: Pyramid, name: str) -> LayerTuple:
     if len(levels) == 1:
         return levels[0], attributes, "image"
     return levels, {**attributes, "multiscale": True}, "image"
+
+
+def _is_in_hounsfield_units(volume: Any) -> bool:
+    """Whether it looks like a CT, by its middle slice: of a volume in a file no more is read."""
+    if volume.ndim != 3 or not volume.size or volume.dtype.kind not in "if":
+        return False
+    middle = np.asarray(volume[len(volume) // 2])
+    return bool(middle.min() <= _AIR and np.all(middle % 1 == 0))
 
 
 def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names: Sequence[str]) -> LayerTuple:

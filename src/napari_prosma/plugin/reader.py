@@ -7,7 +7,7 @@ from pathlib import Path
 
 from napari.utils.notifications import show_info
 
-from napari_prosma.plugin.layers import LayerTuple, image_layer, pyramid_layer
+from napari_prosma.plugin.layers import LayerTuple, image_layer, pyramid_layer, widen_ranges
 
 PathOrPaths = str | list[str]
 
@@ -23,6 +23,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
     """One layer per image: one per file or OME-Zarr, one per series of a DICOM folder."""
     paths = [path] if isinstance(path, str) else path
+    widen_ranges()
     return [layer for one in paths for layer in _layers_of(one)]
 
 

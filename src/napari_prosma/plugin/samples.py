@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_prosma.plugin.layers import LayerTuple, image_layer, labels_layer
+from napari_prosma.plugin.layers import LayerTuple, image_layer, labels_layer, widen_ranges
 
 
 def ultrasound() -> list[LayerTuple]:
@@ -19,6 +19,7 @@ def _first_case(kind: str) -> list[LayerTuple]:
     from napari_prosma.data.layouts import find_cases
     from napari_prosma.data.phantoms import sample_folder
 
+    widen_ranges()
     data = find_cases(sample_folder() / kind)
     case = data.cases[0]
     assert case.read_label is not None
