@@ -13,7 +13,7 @@ from napari.layers import Layer
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.readers import read_image
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.inspection.maps import MapLayer
 from napari_prosma.plugin.layers import (
@@ -213,9 +213,12 @@ def test_a_ct_opens_in_the_soft_tissue_window_which_can_be_widened(
     nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
     (layer,) = viewer.open(str(tmp_path / "scan.nii.gz"), plugin="napari-prosma")
     assert (tuple(layer.contrast_limits) == (-160, 240)) == is_ct
-    low, high = layer.contrast_limits_range
-    assert low <= voxels.min()
-    assert high >= voxels.max()
+    assert tuple(layer.contrast_limits_range) == (voxels.min(), voxels.max())
+    # The same of an image that lies in files, level by level.
+    write_image(tmp_path / "scan.ome.zarr", read_image(tmp_path / "scan.nii.gz"))
+    (layer,) = viewer.open(str(tmp_path / "scan.ome.zarr"), plugin="napari-prosma")
+    assert (tuple(layer.contrast_limits) == (-160, 240)) == is_ct
+    assert layer.contrast_limits_range[1] >= voxels.max()
 
 
 def test_values_between_whole_numbers_and_pictures_are_no_ct():

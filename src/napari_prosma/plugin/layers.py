@@ -12,6 +12,7 @@ import pint
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
+from napari.layers.utils.layer_utils import calc_data_range
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
 from napari.utils.transforms import Affine
@@ -44,8 +45,6 @@ MEANING = "meaning"
 
 SOFT_TISSUE = (-160.0, 240.0)
 """Contrast limits of a CT, in Hounsfield units: the usual window of the abdomen, width 400 at level 40."""
-HOUNSFIELD_UNITS = (-1024.0, 3071.0)
-"""What 12 bits of a scanner hold, from below air (-1000) to metal."""
 _AIR = -900
 """A volume of whole numbers that reach so low is in Hounsfield units."""
 
@@ -71,7 +70,8 @@ def _inserted(event: Event) -> None:
 def widen_range(layer: Layer) -> None:
     """Let the contrast of a CT be set beyond its window, to which napari confines a layer made with one."""
     if isinstance(layer, ImageLayer) and tuple(layer.contrast_limits_range) == SOFT_TISSUE:
-        layer.contrast_limits_range = HOUNSFIELD_UNITS
+        low, high = calc_data_range(layer.data[-1] if layer.multiscale else layer.data)
+        layer.contrast_limits_range = min(low, SOFT_TISSUE[0]), max(high, SOFT_TISSUE[1])
 
 
 @contextmanager

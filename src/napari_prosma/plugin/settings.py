@@ -59,9 +59,11 @@ class Settings(QWidget):
     """
 
     changed = Signal()
+    _length_chosen: bool
 
     def __init__(self) -> None:
         super().__init__()
+        self._length_chosen = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         box, form = group("Network")
@@ -168,7 +170,6 @@ class Settings(QWidget):
         self.limit_unit.addItems(["epochs", "minutes"])
         self.limit_unit.setToolTip("An epoch is one pass over all the images")
         self.limit_unit.currentTextChanged.connect(self._unit_changed)
-        self._length_chosen = False
         self.limit.valueChanged.connect(self._choose_length)
         limit = QHBoxLayout()
         limit.addWidget(self.limit, 1)

@@ -226,7 +226,7 @@ def _zeros(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
 
 def _per_skip(axes: Axes, history: Sequence[EpochEnd], figure: str, title: str, colours: Colours) -> None:
     skips = _skips(history, figure)
-    assert axes.figure is not None
+    assert isinstance(axes.figure, Figure)
     wide = axes.get_position().width * axes.figure.get_size_inches()[0] > _SKIP_NAMED_FROM
     for skip, colour in zip(skips, colours.skips(len(skips)), strict=True):
         values = [e.gates.get(skip, {}).get(figure, math.nan) for e in history]
