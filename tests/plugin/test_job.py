@@ -68,6 +68,17 @@ def counting() -> Iterator[Event]:
     yield Finished(300)
 
 
+def test_a_run_ends_with_the_window_that_it_belongs_to(qtbot: QtBot) -> None:
+    parent, closed_in = QObject(), []
+    job = Job(parent)
+    heard = Listener(job)
+    job.start("counting", lambda: endless(closed_in))
+    qtbot.waitUntil(lambda: bool(heard.events), timeout=SOON)
+    parent.deleteLater()
+    qtbot.waitUntil(lambda: bool(closed_in), timeout=SOON)
+    assert closed_in[0] != threading.get_ident()
+
+
 def test_events_come_in_order_in_the_main_thread(job: Job, qtbot: QtBot):
     heard = Listener(job)
     job.start("counting", counting)

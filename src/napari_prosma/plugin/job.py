@@ -73,7 +73,7 @@ class Job(QObject):
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
-        parent.destroyed.connect(self.close)
+        parent.destroyed.connect(lambda: self.close())  # the signal carries the parent, which is no time
 
     @property
     def is_running(self) -> bool:
