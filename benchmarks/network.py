@@ -1,0 +1,252 @@
+"""What the gates cost a whole network: forward pass, training step, memory and arithmetic, beside other U-Nets.
+
+    python benchmarks/network.py --out network.json
+    python benchmarks/network.py --settings 2d --networks "no gate,prosma,prosma as written" --rounds 9
+
+Networks of the same widths take turns in one process, one pass each per round, so that whatever else the
+machine does falls on all of them. The ratio to the network without gates is taken within a round; the median
+over the rounds is told. Beside the wall clock the processor time of the process is told, whose ratios hold on
+a busy machine. ``prosma as written`` computes every gate by the operations of the paper (``nn.fast.reference``).
+
+A step is forward in training mode, loss, backward and AdamW. Saved memory is what the forward pass keeps for
+the backward one, each block counted once, without weights and input. Needs MONAI, which is installed with the
+package; nnU-Net's networks are compared if ``dynamic_network_architectures`` is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Threads that wait by spinning would be counted as work done.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.fast import reference
+from napari_prosma.nn.spec import WIDTHS, ModelSpec
+
+SETTINGS: dict[str, tuple[int, ...]] = {"2d": (4, 1, 256, 256), "3d": (1, 1, 64, 64, 64)}
+BASE = "no gate"
+
+
+def ours(gate: str) -> Callable[[int, tuple[int, ...]], nn.Module]:
+    return lambda dims, widths: build_model(ModelSpec(dims, 1, 1, widths, gate))
+
+
+def attention_unet(dims: int, widths: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets.attentionunet import AttentionUnet
+
+    return AttentionUnet(dims, 1, 1, widths, (2,) * (len(widths) - 1))
+
+
+def basic_unet(dims: int, widths: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    return BasicUNet(dims, 1, 1, (*widths, widths[0]))
+
+
+def dyn_unet(dims: int, widths: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets.dynunet import DynUNet
+
+    strides = [1] + [2] * (len(widths) - 1)
+    return DynUNet(dims, 1, 1, [3] * len(widths), strides, strides[1:], filters=widths)
+
+
+def nnunet(name: str) -> Callable[[int, tuple[int, ...]], nn.Module]:
+    def make(dims: int, widths: tuple[int, ...]) -> nn.Module:
+        from dynamic_network_architectures.architectures import unet
+
+        levels = len(widths)
+        blocks = "n_blocks_per_stage" if name == "ResidualEncoderUNet" else "n_conv_per_stage"
+        return getattr(unet, name)(
+            input_channels=1,
+            n_stages=levels,
+            features_per_stage=widths,
+            conv_op=nn.Conv2d if dims == 2 else nn.Conv3d,
+            kernel_sizes=3,
+            strides=[1] + [2] * (levels - 1),
+            num_classes=1,
+            n_conv_per_stage_decoder=2 if name == "PlainConvUNet" else 1,
+            conv_bias=True,
+            norm_op=nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            **{blocks: 2},
+        )
+
+    return make
+
+
+NETWORKS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
+    BASE: ours("none"),
+    "prosma": ours("prosma"),
+    "prosma as written": ours("prosma"),
+    "attention gate": ours("attention"),
+    "MONAI AttentionUnet": attention_unet,
+    "MONAI BasicUNet": basic_unet,
+    "MONAI DynUNet": dyn_unet,
+    "nnU-Net PlainConvUNet": nnunet("PlainConvUNet"),
+    "nnU-Net ResidualEncoderUNet": nnunet("ResidualEncoderUNet"),
+}
+
+
+class Contender:
+    """One network with what it needs for a pass."""
+
+    def __init__(self, name: str, setting: str, widths: tuple[int, ...], device: torch.device) -> None:
+        self.name, self.shape = name, SETTINGS[setting]
+        torch.manual_seed(0)
+        self.network = NETWORKS[name](len(self.shape) - 2, widths).to(device)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
+        self.image = torch.randn(self.shape, device=device)
+        self.truth = (torch.rand(self.shape, device=device) < 0.2).float()
+
+    def loss(self) -> Tensor:
+        with reference() if self.name.endswith("as written") else nullcontext():
+            return nn.functional.binary_cross_entropy_with_logits(self.network(self.image), self.truth)
+
+    def forward(self) -> None:
+        self.network.eval()
+        with torch.no_grad(), reference() if self.name.endswith("as written") else nullcontext():
+            self.network(self.image)
+
+    def step(self) -> None:
+        self.network.train()
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+
+    def saved_bytes(self) -> int:
+        """What a training forward pass keeps for the backward pass."""
+        own = {id(p) for p in self.network.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            if id(tensor) not in own and tensor is not self.image:
+                storage = tensor.untyped_storage()
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        self.network.train()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.loss()
+        del loss
+        return sum(kept.values())
+
+    def flops(self) -> int:
+        """Of a forward pass as written: hand-written operations are not seen by the counter."""
+        self.network.eval()
+        with torch.no_grad(), reference(), FlopCounterMode(display=False) as counter:
+            self.network(self.image)
+        return counter.get_total_flops()
+
+
+def timed(run: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Wall clock and processor seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    wall, processor = perf_counter(), process_time()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - wall, process_time() - processor
+
+
+def compare(contenders: list[Contender], kind: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Median seconds and ratios to the first contender of every pass; a first round is not counted."""
+    taken: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contenders}
+    for turn in range(rounds + 1):
+        for contender in contenders:
+            seconds = timed(getattr(contender, kind), device)
+            if turn:
+                taken[contender.name].append(seconds)
+    base = taken[contenders[0].name]
+    return {
+        name: {
+            clock: {
+                "seconds": median(t[n] for t in own),
+                "ratio": median(t[n] / b[n] for t, b in zip(own, base, strict=True)),
+            }
+            for n, clock in enumerate(("wall", "processor"))
+        }
+        for name, own in taken.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="the first is what others relate to")
+    parser.add_argument("--widths", default="tiny", choices=WIDTHS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
+    names, missing = given.networks.split(","), []
+    if find_spec("dynamic_network_architectures") is None:
+        missing = [name for name in names if name.startswith("nnU-Net")]
+    result: dict[str, Any] = {
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "threads": given.threads,
+        "load": psutil.getloadavg()[0],
+        "torch": torch.__version__,
+        "widths": given.widths,
+        "rounds": given.rounds,
+        "not installed": missing,
+    }
+    for setting in given.settings.split(","):
+        contenders = [
+            Contender(name, setting, WIDTHS[given.widths], device) for name in names if name not in missing
+        ]
+        forward = compare(contenders, "forward", given.rounds, device)
+        step = compare(contenders, "step", given.rounds, device)
+        print(f"\n{setting} {' x '.join(map(str, SETTINGS[setting]))}: processor time, ratio to {names[0]}")
+        print(
+            f"{'':28} {'forward ms':>10} {'ratio':>6} {'(wall)':>7} {'step ms':>8} {'ratio':>6} {'(wall)':>7} "
+            f"{'saved MiB':>9} {'GFLOP':>6} {'params':>10}"
+        )
+        rows = result[setting] = {}
+        for c in contenders:
+            row = rows[c.name] = {
+                "forward": forward[c.name],
+                "step": step[c.name],
+                "saved MiB": c.saved_bytes() / 2**20,
+                "GFLOP": c.flops() / 1e9,
+                "parameters": sum(p.numel() for p in c.network.parameters()),
+            }
+            cells = ""
+            for kind, width in (("forward", 10), ("step", 8)):
+                wall, processor = row[kind]["wall"], row[kind]["processor"]
+                cells += f" {1e3 * processor['seconds']:{width}.0f} {processor['ratio']:6.3f}"
+                cells += f" ({wall['ratio']:5.3f})"
+            print(
+                f"{c.name:28}{cells} {row['saved MiB']:9.0f} {row['GFLOP']:6.1f} {row['parameters']:10,}",
+                flush=True,
+            )
+        for name in missing:
+            print(f"{name:28} not installed")
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
