@@ -1,25 +1,83 @@
-"""The figures and splits with which the paper's tables are run again are those of its protocol."""
+"""The paper's tables are run again by its protocol; no run is done twice, and none is dropped."""
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+from napari_prosma.errors import ConfigError, DataError
+
+SEED = 2981
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks() -> Iterator[None]:
+    """The scripts find each other as they do when one of them is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        yield
+
 
 @pytest.fixture(scope="module")
-def paper() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "paper.py"
-    spec = importlib.util.spec_from_file_location("paper_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def paper(benchmarks: None) -> ModuleType:
+    import paper
+
+    return paper
+
+
+@pytest.fixture(scope="module")
+def data(benchmarks: None) -> ModuleType:
+    import paper_data
+
+    return paper_data
+
+
+@pytest.fixture(scope="module")
+def planar(benchmarks: None) -> ModuleType:
+    import paper_planar
+
+    return paper_planar
+
+
+@pytest.fixture(scope="module")
+def busi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images of BUSI's layout, each with a bright rectangle; ``benign (3)`` has two masks."""
+    folder = tmp_path_factory.mktemp("data") / "Dataset_BUSI_with_GT"
+    random = np.random.default_rng(0)
+    for group in ("benign", "malignant"):
+        (folder / group).mkdir(parents=True)
+        for n in range(1, 7):
+            image = random.integers(0, 90, (40, 48), np.uint8)
+            mask = np.zeros((40, 48), np.uint8)
+            mask[8 + n : 24 + n, 10:30] = 255
+            image[mask > 0] += 120
+            name = f"{group} ({n})"
+            PIL.Image.fromarray(image).save(folder / group / f"{name}.png")
+            PIL.Image.fromarray(mask).save(folder / group / f"{name}_mask.png")
+    second = np.zeros((40, 48), np.uint8)
+    second[30:38, 36:46] = 255
+    PIL.Image.fromarray(second).save(folder / "benign" / "benign (3)_mask_1.png")
+    return folder
+
+
+def run(paper: ModuleType, folder: Path, out: Path, *more: str, what: str = "table1") -> None:
+    settings = ["--widths", "quick", "--size", "32", "--seeds", str(SEED), "--device", "cpu", "--incomplete"]
+    paper.main([what, "--data", str(folder), "--out", str(out), *settings, *more])
+
+
+def only_result(out: Path) -> dict:
+    (path,) = out.glob("*.json")
+    return json.loads(path.read_text())
 
 
 def mask(rows: slice, columns: slice) -> torch.Tensor:
@@ -28,19 +86,22 @@ def mask(rows: slice, columns: slice) -> torch.Tensor:
     return found
 
 
-def test_the_families_of_figures_have_their_known_values(paper: ModuleType) -> None:
+# ---- figures --------------------------------------------------------------------------------------------
+
+
+def test_the_families_of_figures_have_their_known_values(planar: ModuleType) -> None:
     """Those of torchmetrics for an object of 10 x 10 pixels that is missed, and half found."""
     truth, missed = mask(slice(10, 20), slice(10, 20)), mask(slice(0), slice(0))
-    assert paper.families(missed, truth)["dice_macro"] == pytest.approx(0.4938, abs=1e-4)
-    assert paper.families(missed, truth)["dice_img"] == 0
-    assert paper.families(missed, missed)["iou_img"] == 1
-    half = paper.families(mask(slice(10, 20), slice(10, 15)), truth)
+    assert planar.families(missed, truth)["dice_macro"] == pytest.approx(0.4938, abs=1e-4)
+    assert planar.families(missed, truth)["dice_img"] == 0
+    assert planar.families(missed, missed)["iou_img"] == 1
+    half = planar.families(mask(slice(10, 20), slice(10, 15)), truth)
     assert half["iou_batch8"] == pytest.approx(0.5, abs=1e-6)
     assert half["dice_img"] == pytest.approx(2 / 3)
     assert half["dice_macro"] == pytest.approx(0.830, abs=1e-3)
 
 
-def test_pooled_figures_weigh_batches_by_their_size(paper: ModuleType) -> None:
+def test_pooled_figures_weigh_batches_by_their_size(planar: ModuleType) -> None:
     torch.manual_seed(0)
     found, truth = torch.rand(11, 1, 6, 6) > 0.6, torch.rand(11, 1, 6, 6) > 0.5
 
@@ -48,20 +109,248 @@ def test_pooled_figures_weigh_batches_by_their_size(paper: ModuleType) -> None:
         return float((found[part] & truth[part]).sum() / (found[part] | truth[part]).sum())
 
     wanted = (8 * iou(slice(8)) + 3 * iou(slice(8, 11))) / 11
-    measured = paper.families(found, truth)
+    measured = planar.families(found, truth)
     assert measured["iou_batch8"] == pytest.approx(wanted, abs=1e-5)
     assert measured["dice_img"] <= 2 * measured["iou_img"] / (1 + measured["iou_img"])
 
 
-def test_the_split_is_that_of_scikit_learn_and_keeps_clusters_whole(paper: ModuleType) -> None:
-    names = [f"image {n}" for n in range(23)]
-    training, held_out = paper.split(names, 2981, None)
-    assert held_out.tolist() == np.random.RandomState(2981).permutation(23)[:5].tolist()
-    assert sorted([*training, *held_out]) == list(range(23))
-    clusters = [["image 0", "image 9"], ["image 3", "image 4", "image 20"]]
-    for seed in range(20):
-        training, held_out = paper.split(names, seed, clusters)
-        assert sorted([*training, *held_out]) == list(range(23))
-        sides = [{names[n] for n in part} for part in (training, held_out)]
+def test_figures_of_volumes_count_foreground_and_background_apart() -> None:
+    from paper_volumes import case_figures
+
+    truth = np.zeros((4, 4, 4), np.uint8)
+    truth[0, 0] = 1
+    truth[1, 0] = 2
+    found = truth.copy()
+    found[1, 0, :2] = 0
+    figures = case_figures(found, truth, ("background", "a", "b"))
+    assert figures["dice/a"] == 1
+    assert figures["dice/b"] == pytest.approx(2 * 2 / (2 + 4))
+    assert figures["dice"] == pytest.approx((1 + 2 / 3) / 2)
+    assert figures["iou"] == pytest.approx((1 + 1 / 2) / 2)
+    assert figures["dice_macro"] == pytest.approx((1 + 2 / 3 + 2 * 56 / (56 + 58)) / 3)
+
+
+def test_no_printed_f1_of_kvasir_can_be_that_of_its_iou() -> None:
+    from paper_tables import PRINTED, bound
+
+    beyond = {key: f1 - bound(iou) for key, (iou, f1) in PRINTED.items()}
+    assert all(5.7 < excess < 10.5 for (name, _), excess in beyond.items() if name == "Kvasir-SEG")
+    assert all(excess < 0 for (name, _), excess in beyond.items() if name == "BUSI")
+
+
+# ---- splits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "training", "reported"), [(647, 517, 130), (165, 132, 33)])
+def test_the_split_is_that_of_scikit_learn(
+    data: ModuleType, count: int, training: int, reported: int
+) -> None:
+    """``train_test_split`` holds out the first fifth, rounded up, of a permutation drawn from the seed."""
+    parts = data.split([f"image {n}" for n in range(count)], SEED)
+    drawn = np.random.RandomState(SEED).permutation(count)
+    assert (len(parts.training), len(parts.inner), len(parts.reported)) == (training, 0, reported)
+    assert list(parts.reported) == drawn[:reported].tolist()
+    assert sorted([*parts.training, *parts.reported]) == list(range(count))
+
+
+def test_the_split_of_ukan2_has_880_images_of_which_176_are_chosen_on(
+    data: ModuleType, planar: ModuleType
+) -> None:
+    preset = planar.PRESETS["ukan2_exact"]
+    names = [f"image {n}" for n in range(1000)]
+    parts = data.split(names, 0, (), preset.inner, preset.reported)
+    assert (len(parts.training), len(parts.inner), len(parts.reported)) == (704, 176, 120)
+    listed = data.split(names, 0, (), preset.inner, names[:120])
+    assert sorted(listed.reported) == list(range(120))
+    assert (len(listed.training), len(listed.inner)) == (704, 176)
+
+
+def test_near_duplicates_lie_on_one_side_of_every_split(data: ModuleType) -> None:
+    names = [f"image {n}" for n in range(40)]
+    clusters = [["image 0", "image 9"], ["image 3", "image 4", "image 20"], ["image 30", "image 31"]]
+    for seed in range(30):
+        parts = data.split(names, seed, clusters, inner=0.3)
+        sides = [{names[n] for n in part} for part in (parts.training, parts.inner, parts.reported)]
+        assert sorted([*parts.training, *parts.inner, *parts.reported]) == list(range(40))
         assert all(any(set(cluster) <= side for side in sides) for cluster in clusters)
-        assert training.tolist() != sorted(training)  # its first ones are chosen on, with --inner
+        assert 8 <= len(parts.reported) <= 10
+
+
+def test_clusters_of_another_set_are_refused(data: ModuleType) -> None:
+    with pytest.raises(ConfigError, match="none of the 2 near-duplicates is in this set"):
+        data.split(["a", "b", "c"], 0, [["x", "y"]])
+
+
+# ---- sets -----------------------------------------------------------------------------------------------
+
+
+def test_a_packed_set_is_the_set(data: ModuleType, busi: Path, tmp_path: Path) -> None:
+    pictures = data.read_pictures(busi, 32, incomplete=True)
+    assert pictures.images.shape == (12, 1, 32, 32)  # gray is kept once
+    data.pack(pictures, tmp_path / "busi.npz")
+    held = data.read_pictures(tmp_path / "busi.npz", incomplete=True)
+    assert (held.layout, held.names, held.missing) == (pictures.layout, pictures.names, pictures.missing)
+    np.testing.assert_array_equal(held.images, pictures.images)
+    np.testing.assert_array_equal(held.masks, pictures.masks)
+    with pytest.raises(DataError, match="holds images of 32 pixels, asked for 64"):
+        data.read_pictures(tmp_path / "busi.npz", 64, incomplete=True)
+
+
+def test_several_masks_of_an_image_are_united(data: ModuleType, busi: Path) -> None:
+    pictures = data.read_pictures(busi, 40, incomplete=True)
+    united = pictures.masks[pictures.names.index("benign (3)"), 0]
+    assert united[20, 15] == 1
+    assert united[34, 34] == 1
+    assert pictures.masks[pictures.names.index("benign (2)"), 0, 34, 34] == 0
+
+
+def test_what_is_missing_of_a_set_is_named(data: ModuleType, busi: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"635 of 647 images are missing: benign \(10\), benign \(100\)"):
+        data.read_pictures(busi, 32)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for folder in ("images", "masks"):
+        PIL.Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(tmp_path / folder / "a.png")
+    with pytest.raises(DataError, match="the tables are of BUSI, GlaS, Kvasir-SEG"):
+        data.read_pictures(tmp_path, 32)
+
+
+# ---- training -------------------------------------------------------------------------------------------
+
+
+def test_images_are_moved_by_a_quarter_turn_and_then_a_flip(planar: ModuleType) -> None:
+    torch.manual_seed(0)
+    draws, images = torch.rand(64, 4), torch.rand(64, 2, 5, 5)
+    found = planar.moved(images, planar.symmetry_of(draws, turns=True))
+    for image, (turn, quarter, flip, kind), moved in zip(images, draws.tolist(), found, strict=True):
+        wanted = torch.rot90(image, int(4 * quarter), (1, 2)) if turn < 0.5 else image
+        wanted = wanted.flip(((1, 2), (1,), (2,))[int(3 * kind)]) if flip < 0.5 else wanted
+        assert torch.equal(moved, wanted)
+    flipped = planar.moved(images, planar.symmetry_of(draws, turns=False))
+    assert all(
+        any(torch.equal(f, image.flip(axes)) for axes in ((), (1,), (2,), (1, 2)))
+        for f, image in zip(flipped, images, strict=True)
+    )
+
+
+def test_only_the_exact_preset_divides_by_255_twice_and_swaps_the_colours(planar: ModuleType) -> None:
+    image = torch.tensor([255, 128, 0], dtype=torch.uint8)[None, :, None, None]
+    values = {
+        name: planar.Normal(preset, torch.device("cpu"))(image)[0, :, 0, 0]
+        for name, preset in planar.PRESETS.items()
+    }
+    assert values["paper2d"][0] == pytest.approx((1 - 0.485) / 0.229)
+    assert values["ukan_exact"][2] == pytest.approx((1 - 0.406) / 0.225 / 255)
+    assert values["ukan2_exact"].tolist() == pytest.approx([1, 128 / 255, 0])
+
+
+def test_a_run_that_is_there_is_not_run_again(paper: ModuleType, busi: Path, tmp_path: Path) -> None:
+    settings = ("--models", "unext", "--epochs", "1", "--summary", str(tmp_path / "summary.json"))
+    run(paper, busi, tmp_path / "runs", *settings)
+    (path,) = (tmp_path / "runs").iterdir()
+    first = path.stat().st_mtime_ns
+    run(paper, busi, tmp_path / "runs", *settings)
+    assert path.stat().st_mtime_ns == first
+    result = json.loads(path.read_text())
+    assert result["shortened"]
+    assert len(result["data"]["reported"]) == 3
+    (short,) = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert short["data"]["reported"] == 3
+    assert short["selected"] == result["selected"]
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(
+    paper: ModuleType, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--models", "unext", "--epochs", "3", "--preset", "paper2d")
+    run(paper, busi, tmp_path / "whole", *settings)
+    assert "goes on" not in capsys.readouterr().out
+    for _ in range(2):  # no time, so an epoch at a time
+        run(paper, busi, tmp_path / "cut", *settings, "--minutes", "1e-9")
+        assert "the same line goes on" in capsys.readouterr().out
+        assert not list((tmp_path / "cut").glob("*.json"))
+    run(paper, busi, tmp_path / "cut", *settings, "--minutes", "1e-9")
+    whole, cut = (only_result(tmp_path / name)["epochs"] for name in ("whole", "cut"))
+    assert len(cut) == 3
+    for before, after in zip(whole, cut, strict=True):
+        assert (before["loss"], before["reported"]) == (after["loss"], after["reported"])
+
+
+def test_epochs_are_chosen_on_the_reported_and_honestly() -> None:
+    from paper_run import selected
+
+    figures = [(0.5, 0.2, 0.9), (0.9, 0.4, 0.5), (0.7, 0.8, 0.7)]
+    epochs = [
+        {"reported": {"iou": iou}, "inner": {"iou": inner, "loss": loss}} for iou, inner, loss in figures
+    ]
+    chosen = selected(epochs, "iou")
+    assert {how: figures["epoch"] for how, figures in chosen.items()} == {
+        "best on the reported": 2,
+        "last": 3,
+        "best on a part of training": 3,
+    }
+    assert selected(epochs, "iou", by_loss=True)["best on a part of training"] == {"epoch": 2, "iou": 0.9}
+
+
+def test_the_preset_of_ukan2_stops_when_the_inner_loss_no_longer_falls(
+    paper: ModuleType, busi: Path, tmp_path: Path
+) -> None:
+    """Nothing is learned at a rate of 1e-12 but the norms' statistics, which settle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paper_planar.RATE", 1e-12)
+        patch.setitem(
+            sys.modules["paper_planar"].PRESETS,
+            "ukan2_exact",
+            dataclasses.replace(paper.PRESETS["ukan2_exact"], reported=2, patience=3),
+        )
+        run(paper, busi, tmp_path, "--models", "unext", "--preset", "ukan2_exact")
+    result = only_result(tmp_path)
+    losses = [epoch["inner"]["loss"] for epoch in result["epochs"]]
+    assert result["stopped early"]
+    assert not result["shortened"]
+    assert len(losses) - 1 - losses.index(min(losses)) == 3
+    assert result["selected"]["best on a part of training"]["epoch"] == losses.index(min(losses)) + 1
+
+
+def test_a_run_that_diverged_is_told(
+    paper: ModuleType, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paper_planar.RATE", 1e30)
+        run(paper, busi, tmp_path, "--models", "unext", "--epochs", "4")
+    assert only_result(tmp_path)["diverged"]
+    assert "1 of 1 DIVERGED" in capsys.readouterr().out
+
+
+def test_volumes_are_trained_and_reported_on_their_own_grid(
+    paper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of the Decathlon's layout with a bright block in each of four volumes."""
+    folder = tmp_path / "Task99_Block"
+    random = np.random.default_rng(0)
+    cases = []
+    for n in range(4):
+        image = random.normal(0, 1, (20, 18, 17)).astype(np.float32)
+        label = np.zeros(image.shape, np.uint8)
+        label[4 : 12 + n, 4:12, 4:12] = 1
+        image[label > 0] += 5
+        for kind, array in (("imagesTr", image), ("labelsTr", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 1.2, 1.0])), folder / kind / f"b_{n}.nii.gz")
+        cases.append({"image": f"./imagesTr/b_{n}.nii.gz", "label": f"./labelsTr/b_{n}.nii.gz"})
+    names = {"0": "background", "1": "block"}
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": names, "training": cases, "modality": {"0": "MRI"}})
+    )
+    settings = ["--widths", "quick", "--seeds", "1", "--epochs", "2", "--device", "cpu"]
+    paper.main(
+        ["table2", "--data", str(folder), "--out", str(tmp_path / "runs"), "--models", "unet", *settings]
+    )
+    result = only_result(tmp_path / "runs")
+    assert result["spec"]["out_channels"] == 2
+    figures = result["selected"]["last"]
+    assert 0 < figures["dice"] <= 1
+    assert figures["dice_macro"] > figures["dice"] / 2
+    with pytest.raises(SystemExit):
+        paper.main(["table2", "--data", str(folder), "--out", str(tmp_path), "--models", "unext", *settings])
+    assert "network 'unext' is 2D" in capsys.readouterr().err

@@ -1,0 +1,208 @@
+"""One run of the paper's tables: epochs one after another, kept so that a run can be cut off and go on."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.nn.build import Network, build_model
+from napari_prosma.nn.spec import ModelSpec
+
+TORCH_SEED = 1029
+"""Of weights and sampling in every run, as in U-KAN; the seeds of the tables are those of the splits."""
+LAST_RATE = 1e-5
+"""Where the cosine ends, as in U-KAN."""
+
+
+class Task(Protocol):
+    """What a table does in an epoch."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+    def train(self, epoch: int) -> Tensor:
+        """Go once through the training set; the mean loss, still on the device."""
+
+    def reported(self) -> dict[str, float]:
+        """Figures on the part that is reported."""
+
+    def inner(self) -> dict[str, float]:
+        """Figures on the part that epochs are chosen on, its ``loss`` among them; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is.
+
+    Attributes
+    ----------
+    epochs : int
+    schedule : "cosine" or "plateau"
+        Of the learning rate, per epoch: to ``LAST_RATE``, or by a tenth after 5 epochs without a lower loss.
+    patience : int, optional
+        End after so many epochs without a lower loss on the inner part.
+    seconds : float, optional
+        After the first epoch, ``epochs`` is cut to what there is time for.
+    deadline : float, optional
+        On the monotonic clock: stop after the epoch in which it passes, and go on in another process.
+    every : int
+        Figures are taken every so many epochs and after the last.
+    """
+
+    epochs: int
+    schedule: str = "cosine"
+    patience: int | None = None
+    seconds: float | None = None
+    deadline: float | None = None
+    every: int = 1
+
+
+def fit(task: Task, length: Length, part: Path) -> dict[str, Any] | None:
+    """Every epoch's loss and figures; None if the deadline came first, with the place kept in ``part``."""
+    epochs: list[dict[str, Any]] = []
+    planned, before = length.epochs, 0.0
+    kept: dict[str, Any] = {}
+    if part.is_file():
+        kept = torch.load(part, map_location=next(task.network.parameters()).device, weights_only=True)
+        epochs, planned, before = kept["epochs"], kept["planned"], kept["seconds"]
+    schedule = _schedule(task.optimizer, length.schedule, planned)
+    if kept:
+        task.network.load_state_dict(kept["network"])
+        # After the schedule was made, which sets the rates to those of the first epoch.
+        task.optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict(kept["schedule"])
+    began, before_this = time.monotonic(), len(epochs)
+    while len(epochs) < planned and not _ends(epochs, length.patience):
+        late = length.deadline is not None and time.monotonic() > length.deadline
+        if late and len(epochs) > before_this:
+            with written_whole(part) as temporary:
+                state = {
+                    "network": task.network.state_dict(),
+                    "optimizer": task.optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "epochs": epochs,
+                    "planned": planned,
+                    "seconds": before + time.monotonic() - began,
+                }
+                torch.save(state, temporary)
+            return None
+        started = time.monotonic()
+        loss = float(task.train(len(epochs)))
+        epoch: dict[str, Any] = {"loss": loss, "seconds": time.monotonic() - started}
+        last = len(epochs) + 1 == planned
+        if math.isfinite(loss) and (last or (len(epochs) + 1) % length.every == 0):
+            epoch |= {"reported": task.reported(), "inner": task.inner()}
+        epochs.append(epoch)
+        if length.seconds is not None and len(epochs) == 1:
+            # The first epoch tells how many there is time for; the cosine ends with the last of them.
+            planned = max(1, min(planned, int(length.seconds / (time.monotonic() - began))))
+            schedule = _schedule(task.optimizer, length.schedule, planned)
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule.step(epoch.get("inner", {}).get("loss", loss))
+        else:
+            schedule.step()
+    diverged = not math.isfinite(epochs[-1]["loss"])
+    stopped = not diverged and _ends(epochs, length.patience)
+    part.unlink(missing_ok=True)
+    return {
+        "diverged": diverged,
+        "stopped early": stopped,
+        "shortened": not (diverged or stopped) and len(epochs) < length.epochs,
+        "seconds": before + time.monotonic() - began,
+        "epochs": epochs,
+    }
+
+
+def _ends(epochs: list[dict[str, Any]], patience: int | None) -> bool:
+    """Whether the loss is no number any more, or has not fallen on the inner part for too long."""
+    if not epochs:
+        return False
+    if not math.isfinite(epochs[-1]["loss"]):
+        return True
+    losses = [epoch["inner"]["loss"] for epoch in epochs if epoch.get("inner")]
+    return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def _schedule(optimizer: torch.optim.Optimizer, kind: str, epochs: int) -> Any:
+    if kind == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", factor=0.1, patience=5)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, LAST_RATE)
+
+
+def selected(epochs: list[dict[str, Any]], figure: str, by_loss: bool = False) -> dict[str, dict[str, float]]:
+    """Figures on the reported part of the epochs that each rule would choose.
+
+    The best on the reported part, as the tables do it; the last; and the best on the inner part, by
+    ``figure`` or by the loss.
+    """
+    measured = [n for n, epoch in enumerate(epochs) if "reported" in epoch]
+    if not measured:
+        return {}
+    chosen = {
+        "best on the reported": max(measured, key=lambda n: epochs[n]["reported"][figure]),
+        "last": measured[-1],
+    }
+    if epochs[measured[0]]["inner"]:
+        chosen["best on a part of training"] = max(
+            measured,
+            key=lambda n: -epochs[n]["inner"]["loss"] if by_loss else epochs[n]["inner"][figure],
+        )
+    return {how: {"epoch": n + 1, **epochs[n]["reported"]} for how, n in chosen.items()}
+
+
+# ---- speed ----------------------------------------------------------------------------------------------
+
+
+def flops_per_step(spec: ModelSpec, batch: int, patch: tuple[int, ...]) -> int:
+    """Floating-point operations of one step forward and backward, counted without computing.
+
+    Matrix products and convolutions, as ``torch.utils.flop_counter`` counts them; splines are not counted.
+    """
+    with torch.device("meta"):
+        network = build_model(spec)
+        image = torch.empty(batch, spec.in_channels, *patch)
+        with FlopCounterMode(display=False) as counter:
+            network(image).sum().backward()
+    return counter.get_total_flops()
+
+
+def matrix_flops(device: torch.device) -> float:
+    """Floating-point operations per second of a large matrix product, in the precision of the runs."""
+    on_gpu = device.type == "cuda"
+    side = 8192 if on_gpu else 1024
+    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    fastest = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        product = matrix @ matrix
+        float(product[0, 0])  # waits for it
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * side**3 / fastest
+
+
+def compiled(network: Network, example: Tensor) -> tuple[nn.Module, str]:
+    """The network compiled, or itself if a step of it fails, and which of them in words.
+
+    Its weights and statistics come out as they went in.
+    """
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        quick = torch.compile(network)
+        with torch.autocast(example.device.type, torch.bfloat16, example.device.type == "cuda"):
+            loss = quick(example).float().sum()
+        loss.backward()
+    except Exception as error:  # whatever the compiler raises: the run goes on without it and says so
+        return network, f"not compiled: {type(error).__name__}: {str(error)[:200]}"
+    finally:
+        network.load_state_dict(before)
+        network.zero_grad(set_to_none=True)
+    return quick, "compiled"
