@@ -11,6 +11,9 @@ import numpy as np
 
 from napari_prosma.data.case import Geometry
 
+OBJECTIVE = "objective/"
+"""Begins the names of the objective's figures among those of the validation."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -47,8 +50,9 @@ class EpochEnd(Event):
     """One epoch is over.
 
     ``loss`` is the mean training loss; ``validation`` holds the validation figures by name (``dice``,
-    ``iou``, ``dice/<class>``, ``iou/<class>``, ...); ``gates`` the state of each gated skip by level, finest
-    = 1 (``SkipTrace.summary``); ``memory`` is the most that was held on the GPU, in bytes, 0 without one.
+    ``iou``, ``dice/<class>``, ``iou/<class>``, ...), beside those of the training objective as
+    ``objective/<name>``; ``gates`` the state of each gated skip by level, finest = 1
+    (``SkipTrace.summary``); ``memory`` is the most that was held on the GPU, in bytes, 0 without one.
     """
 
     epoch: int
@@ -59,6 +63,15 @@ class EpochEnd(Event):
     validation: dict[str, float] = field(default_factory=dict)
     gates: dict[int, dict[str, float]] = field(default_factory=dict)
     memory: int = 0
+
+    @property
+    def objective(self) -> dict[str, float]:
+        """Figures of the training objective over this epoch by name, such as ``divergence``."""
+        return {
+            name.removeprefix(OBJECTIVE): value
+            for name, value in self.validation.items()
+            if name.startswith(OBJECTIVE)
+        }
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.training.checkpoint import load_checkpoint
-from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
 from napari_prosma.training.lines import (
     UNLIMITED_EPOCHS,
     config_from_options,
@@ -55,8 +55,8 @@ def parsed(line: str) -> TrainConfig:
 
 def test_every_setting_has_an_option() -> None:
     fields = [option.field for option in OPTIONS]
-    # The cases are the line's argument, --out is the folder, and there is one objective.
-    assert {*fields, "data", "run_dir", "objective"} == set(TrainConfig.model_fields)
+    # The cases are the line's argument, and --out is the folder.
+    assert {*fields, "data", "run_dir"} == set(TrainConfig.model_fields)
     assert len({option.name for option in OPTIONS}) == len(fields) == len(set(fields))
 
 
@@ -100,6 +100,11 @@ def test_a_run_by_the_defaults_is_a_short_line() -> None:
         ({"trains": "gates and head", "start_from": "a.safetensors"}, None),
         ({"class_weights": (1, 2.5)}, "--class-weights 1.0,2.5"),
         ({"widths": (8, 16, 32), "gated_levels": (2,)}, "--widths 8,16,32 --gated-levels 2"),
+        (
+            {"objective": "dim", "unlabelled": "more", "dim": DimOptions(rho=0.1, divergence="kl")},
+            "--objective dim --unlabelled more --dim-option rho=0.1 --dim-option divergence=kl",
+        ),
+        ({"dale": DaleOptions(scales=(1, 2), pixel=True)}, None),
         ({"labels": LabelRule.of_names({0: "background", 7: "liver"})}, "--classes 0=background,7=liver"),
     ],
 )
@@ -151,6 +156,10 @@ def test_a_run_without_a_folder_of_cases_has_no_line(lines: Any) -> None:
         ({"patch": "16,x"}, "patch.1"),
         ({"labels": "liver"}, "0=background,1=liver"),
         ({"gate_options": ["latent=3"]}, "latent_ratio"),
+        ({"dim": ["roh=3"]}, "dim option 'roh=3'.*rho"),
+        ({"dim": ["tau=2"]}, "dim.tau"),
+        ({"dale": ["align=l2"]}, "dale.align"),
+        ({"unlabelled": "more"}, "choose the objective dim"),
         ({"gate_options": ["norm"]}, "NAME=VALUE"),
         ({"gate_options": ["latent_ratio=none"]}, "gate_options"),
         ({"plan": "nowhere.json"}, r"run\.json of a run"),
@@ -255,17 +264,32 @@ others = st.fixed_dictionaries(
         "precision": st.sampled_from(["32-true", "bf16-mixed"]),
         "threads": sizes,
         "compile": st.booleans(),
+        "dim": st.builds(
+            DimOptions,
+            rho=positive,
+            adaptive=st.booleans(),
+            divergence=st.sampled_from(["js", "kl", "tv"]),
+            tau=st.floats(0.5, 1),
+        ),
+        "dale": st.builds(
+            DaleOptions, every=sizes, align=st.sampled_from(["w2", "mmd"]), pixel=st.booleans()
+        ),
         "tensorboard": st.booleans(),
     },
 )
 
 
-@given(others, by_the_plan)
+of_the_objective = st.fixed_dictionaries({}, optional={"objective": st.just("dale")}) | st.fixed_dictionaries(
+    {"objective": st.just("dim")}, optional={"unlabelled": paths}
+)
+
+
+@given(others, by_the_plan, of_the_objective)
 @settings(max_examples=150, deadline=None)
 def test_every_configuration_comes_back_from_its_line_and_its_program(
-    some: dict[str, Any], of_the_plan: dict[str, Any]
+    some: dict[str, Any], of_the_plan: dict[str, Any], of_the_objective: dict[str, Any]
 ) -> None:
-    config = TrainConfig.of(**some, **of_the_plan)
+    config = TrainConfig.of(**some, **of_the_plan, **of_the_objective)
     assert parsed(shell_line(config)) == config
     program, _, _ = python_lines(config).partition("data = find_cases")
     names: dict[str, Any] = {}

@@ -17,10 +17,12 @@ from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.batches import Batch
+from napari_prosma.training.batches import Batch, PreparedCases
+from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import balanced_weights, chosen_weights, dice_cross_entropy
 from napari_prosma.training.metrics import case_metrics, dice_and_iou, mean_metrics
-from napari_prosma.training.objectives import make_objective
+from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.processes import Processes
 
 CLASSES = ("background", "one", "two")
 
@@ -77,8 +79,9 @@ def test_one_foreground_class_has_one_logit_and_more_have_one_each(classes: int,
     plan = Plan(dims=2, channels=1, class_names=CLASSES[:classes], patch=(16, 16), batch=2)
     assert plan.out_channels == logits
     network = build_model(ModelSpec(2, 1, plan.out_channels, (4, 6, 8)))
-    objective = make_objective("supervised")
-    objective.prepare(network, plan)
+    objective, config = make_objective("supervised"), TrainConfig.of(run_dir="r", device="cpu")
+    cases = PreparedCases([], plan)
+    objective.prepare(Setting(network, plan, config, Processes(config), cases, (), 1))
     batch = Batch(torch.randn(2, 1, 16, 16), torch.randint(0, classes, (2, 1, 16, 16)), ("a", "b"))
     loss = objective.step(network, batch, lambda value: value.backward())
     with torch.no_grad():

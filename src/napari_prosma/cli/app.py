@@ -120,6 +120,8 @@ def train(
 
     prosma train my_scans --out runs/mine --from runs/busi
 
+    prosma train labelled_scans --out runs/few --objective dim --unlabelled other_scans
+
     torchrun --nproc-per-node 2 -m napari_prosma train Dataset_BUSI_with_GT --out runs/busi
     """
     from napari_prosma.cli.follow import exit_codes
@@ -140,6 +142,9 @@ def train(
         if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
         given = {name: value for name, value in options.items() if _was_given(context, name)}
+        # Whole paths, so that the run can be resumed from another working directory.
+        if "unlabelled" in given:
+            given["unlabelled"] = str(Path(str(given["unlabelled"])).resolve())
         config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
         if folds is None:
             _refuse_to_replace(config, overwrite)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class PreparedCase:
 
     ``positions`` holds flat indices of some elements of each class, background first; the background's
     only where the label is sparse, since elsewhere it is everywhere. ``stored_shape`` (*spatial) is the
-    label's before it came onto the grid.
+    label's before it came onto the grid. The label of an image without one is ``IGNORE`` everywhere.
     """
 
     name: str
@@ -48,11 +48,43 @@ class PreparedCase:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """``images`` (B, C, *patch) float32, ``labels`` (B, 1, *patch) int64, and whose they are."""
+    """Patches with their labels, and where each is from.
+
+    Attributes
+    ----------
+    images : (B, C, *patch) float32
+    labels : (B, 1, *patch) int64
+    names : B
+        Of the cases.
+    cases : B
+        Indices of the cases in ``PreparedCases``.
+    corners : B
+        First element of the patch along each axis of its case's grid, before the patch was changed.
+    numbers : B
+        The how-manieth patch of the run it is, over all processes.
+    """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    cases: tuple[int, ...] = ()
+    corners: tuple[tuple[int, ...], ...] = ()
+    numbers: tuple[int, ...] = ()
+
+    def in_parts(self, parts: int) -> Iterator[tuple[Batch, float]]:
+        """The batch cut into ``parts``, each with its share of the patches."""
+        for rows in np.array_split(np.arange(len(self.names)), min(parts, len(self.names))):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            cut = {field.name: getattr(self, field.name)[part] for field in fields(self)}
+            yield Batch(**cut), len(rows) / len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """The same patches of unlabelled images twice, (B, C, *patch): moved, and moved and recoloured."""
+
+    weak: Tensor
+    strong: Tensor
 
 
 class PreparedCases:
@@ -106,9 +138,10 @@ class PreparedCases:
         return stored
 
     def _prepare(self, case: Case) -> PreparedCase:
-        assert case.read_label is not None
         image = case.read_image()
-        stored = np.asarray(case.read_label())
+        stored = np.broadcast_to(np.uint8(IGNORE), image.array.shape[1:])
+        if case.read_label is not None:
+            stored = np.asarray(case.read_label())
         prepared = prepare(image, self._plan)
         label, positions = self._on_grid(stored, prepared.array.shape[1:])
         return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, stored.shape)
@@ -146,6 +179,8 @@ class Batches:
     rank, world : int
         This process's share: which one of how many. Together they draw what one process with a batch of
         ``world * plan.batch`` draws.
+    stream : int
+        Streams of other numbers draw independently of each other.
     """
 
     def __init__(
@@ -159,48 +194,102 @@ class Batches:
         device: torch.device = CPU,
         rank: int = 0,
         world: int = 1,
+        stream: int = 0,
     ) -> None:
-        self._cases, self._indices = cases, np.array(indices)
+        self._cases, self._indices = cases, tuple(indices)
         self._plan, self._seed = plan, seed
+        self._order, self._place, self._change = range(3 * stream, 3 * stream + 3)
         self._augmentation = augmentation
         self._foreground_share = foreground_share
         self._device, self._rank, self._world = device, rank, world
-        self._orders: dict[int, np.ndarray] = {}
+        self._orders: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
 
-    def draw(self, step: int) -> Batch:
-        """Batch number ``step`` (from 0) of the run."""
-        return self._drawn(step, self._rank)
+    def draw(self, step: int, among: Sequence[int] | None = None) -> Batch:
+        """Batch number ``step`` (from 0) of the run, from the cases ``among`` where not from all."""
+        return self.numbered(self._numbers(step, self._rank), among)
 
     def of_all_processes(self, step: int) -> Tensor:
         """Images that all processes together draw in this step."""
-        return torch.cat([self._drawn(step, rank).images for rank in range(self._world)])
+        ranks = range(self._world)
+        return torch.cat([self.numbered(self._numbers(step, rank)).images for rank in ranks])
 
-    def _drawn(self, step: int, rank: int) -> Batch:
-        batch, patch = self._plan.batch, self._plan.patch
-        images = np.empty((batch, self._plan.channels, *patch), np.float32)
-        labels = np.empty((batch, 1, *patch), np.uint8)
-        names = []
-        first = (step * self._world + rank) * batch
-        for row, position in enumerate(range(first, first + batch)):
-            case = self._cases[self._index(position)]
-            rng = np.random.default_rng([self._seed, 1, position])
-            images[row], labels[row, 0] = draw_patch(case, patch, rng, self._foreground_share)
+    def numbered(self, numbers: Sequence[int], among: Sequence[int] | None = None) -> Batch:
+        """The patches of these numbers, counted over the whole run and all processes."""
+        indices, patch = self._indices if among is None else tuple(sorted(among)), self._plan.patch
+        images = np.empty((len(numbers), self._plan.channels, *patch), np.float32)
+        labels = np.empty((len(numbers), 1, *patch), np.uint8)
+        chosen = tuple(self._index(number, indices) for number in numbers)
+        names, corners = [], []
+        for row, (number, index) in enumerate(zip(numbers, chosen, strict=True)):
+            case = self._cases[index]
+            rng = np.random.default_rng([self._seed, self._place, number])
+            window = draw_window(case, patch, rng, self._foreground_share)
+            images[row], labels[row, 0] = cut_patch(case, window, patch)
             names.append(case.name)
+            corners.append(tuple(part.start for part in window))
         # Metal lacks the sampling of volumes.
         place = CPU if self._device.type == "mps" else self._device
         drawn = torch.from_numpy(images).to(place), torch.from_numpy(labels).to(place)
         if self._augmentation is not None:
-            generators = [np.random.default_rng([self._seed, 2, n]) for n in range(first, first + batch)]
+            generators = [np.random.default_rng([self._seed, self._change, n]) for n in numbers]
             drawn = self._augmentation(*drawn, generators)
-        return Batch(drawn[0].to(self._device), drawn[1].to(self._device).long(), tuple(names))
+        return Batch(
+            drawn[0].to(self._device),
+            drawn[1].to(self._device).long(),
+            tuple(names),
+            chosen,
+            tuple(corners),
+            tuple(numbers),
+        )
 
-    def _index(self, position: int) -> int:
-        """Which case the patch number ``position`` of the run is of."""
-        lap, place = divmod(position, len(self._indices))
-        if lap not in self._orders:
-            order = np.random.default_rng([self._seed, 0, lap]).permutation(len(self._indices))
-            self._orders = {lap: order}
-        return int(self._indices[self._orders[lap][place]])
+    def _numbers(self, step: int, rank: int) -> range:
+        first = (step * self._world + rank) * self._plan.batch
+        return range(first, first + self._plan.batch)
+
+    def _index(self, number: int, indices: tuple[int, ...]) -> int:
+        """Which of the cases ``indices`` the patch of this number is of."""
+        lap, place = divmod(number, len(indices))
+        if (lap, indices) not in self._orders:
+            order = np.random.default_rng([self._seed, self._order, lap]).permutation(len(indices))
+            self._orders = {(lap, indices): order}
+        return indices[self._orders[lap, indices][place]]
+
+
+class UnlabelledBatches:
+    """Patches of images without labels: one beside each labelled patch, by its number alone.
+
+    Parameters
+    ----------
+    cases : PreparedCases
+        All of them are drawn from.
+    plan : Plan
+    seed : int
+    recipe : Recipe, optional
+        Its movements make the weak view, its changes of the values the strong one of it.
+    device : torch.device
+    """
+
+    STREAM = 1
+
+    def __init__(
+        self, cases: PreparedCases, plan: Plan, seed: int, recipe: Recipe | None, device: torch.device = CPU
+    ) -> None:
+        self._seed = seed
+        moved = None if recipe is None else Augmentation(plan, replace(recipe, changes=()))
+        self._moved = Batches(cases, range(len(cases)), plan, seed, moved, device=device, stream=self.STREAM)
+        self._recoloured = None
+        if recipe is not None:
+            still = {"left_right": False, "up_down": False, "quarter_turns": False, "moved": 0.0}
+            self._recoloured = Augmentation(plan, replace(recipe, **still))  # type: ignore[arg-type]
+
+    def beside(self, batch: Batch) -> Views:
+        """As many patches as ``batch`` has; equal geometry in both views."""
+        weak = self._moved.numbered(batch.numbers)
+        if self._recoloured is None:
+            return Views(weak.images, weak.images)
+        keys = ([self._seed, 3 * self.STREAM + 3, number] for number in batch.numbers)
+        strong, _ = self._recoloured(weak.images, weak.labels, [np.random.default_rng(key) for key in keys])
+        return Views(weak.images, strong)
 
 
 def draw_patch(
@@ -215,6 +304,16 @@ def draw_patch(
     hold an element of the background where the label is sparse. An image smaller than the patch is mirrored
     to the right and bottom.
     """
+    return cut_patch(case, draw_window(case, patch, rng, foreground_share), patch)
+
+
+def draw_window(
+    case: PreparedCase,
+    patch: tuple[int, ...],
+    rng: np.random.Generator,
+    foreground_share: float = FOREGROUND_SHARE,
+) -> tuple[slice, ...]:
+    """Where a random patch lies on the grid of its case; see :func:`draw_patch`."""
     background, *classes = case.positions
     present = [found for found in classes if found.size]
     shape = case.label.shape
@@ -235,8 +334,15 @@ def draw_patch(
             low, high = max(0, int(centre[axis]) - m + 1), min(last, int(centre[axis]))
             start = int(rng.integers(min(low, last), max(high, min(low, last)) + 1))
         window.append(slice(start, start + m))
-    image, label = case.image[(slice(None), *window)], case.label[tuple(window)]
-    if len(shape) > len(patch):
+    return tuple(window)
+
+
+def cut_patch(
+    case: PreparedCase, window: tuple[slice, ...], patch: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patch (C, *patch) of ``window``, with its label; mirrored where the case ends."""
+    image, label = case.image[(slice(None), *window)], case.label[window]
+    if case.label.ndim > len(patch):
         image, label = image[:, 0], label[0]
     missing = [(0, m - n) for n, m in zip(label.shape, patch, strict=True)]
     if any(m for _, m in missing):

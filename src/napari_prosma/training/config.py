@@ -22,6 +22,108 @@ from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class DimOptions(BaseModel):
+    """What DiM leaves to choose (``training.objectives.dim``); none of the paper's own values is public.
+
+    Attributes
+    ----------
+    rho : float
+        How far uphill a step looks before it goes down, as the length of the way in the space of the weights
+        (Foret et al. 2021: 0.05); 0 = plain steps.
+    adaptive : bool
+        Measure that way relative to the weights (ASAM, Kwon et al. 2021, with rho 0.5).
+    eta : float
+        ASAM: added to the size of every weight.
+    beta : float
+        Weight of the divergence between labelled and unlabelled features; 0 = none.
+    divergence : str
+        ``js`` (at most ln 2, symmetric), ``kl``, ``rkl``, ``chi2``, ``tv`` or ``hellinger2``.
+    tau : float
+        Only where the teacher is so sure (0.5 to 1) does the student learn from it.
+    mu_max : float
+        Weight of what is learned from the teacher once it has risen; 0 = nothing is.
+    temperature : float
+        Of the softmax over the features' channels.
+    ema : float
+        Decay per step of the teacher, a moving average of the student.
+    ramp : float
+        Epochs over which ``mu_max`` is reached.
+    perturb_gates : bool
+        Whether the way uphill moves the gates' thresholds too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rho: NotNegative = 0.05
+    adaptive: bool = False
+    eta: NotNegative = 0.01
+    beta: NotNegative = 0.1
+    divergence: Literal["js", "kl", "rkl", "chi2", "tv", "hellinger2"] = "js"
+    tau: float = Field(default=0.95, ge=0.5, le=1)
+    mu_max: NotNegative = 1.0
+    temperature: PositiveNumber = 1.0
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    ramp: NotNegative = 10.0
+    perturb_gates: bool = False
+
+
+class DaleOptions(BaseModel):
+    """What DALE leaves to choose (``training.objectives.dale``); a reconstruction from public descriptions.
+
+    Attributes
+    ----------
+    warm_up_epochs : int
+        Epochs before any label is doubted.
+    every : int
+        Epochs of each phase, and between two partitions into clear and fuzzy cases.
+    k : float
+        Soft threshold of the standardised errors, in standard deviations.
+    gamma : float
+        Temperature of the confidence ``exp(-e / gamma)``.
+    floor : float
+        Least confidence of a case.
+    beta : float
+        Weight of the alignment; 0 = none.
+    align : "w2", "mmd", "adversarial" or "none"
+        How the features of fuzzy cases are brought to those of clear ones.
+    scales : tuple of int
+        Features are compared on grids so many times coarser; 1 = as they are.
+    pixel : bool
+        Confidence per pixel in a band around the label's boundary, in place of one per case.
+    band : int
+        Half width of that band, in pixels.
+    decay : float
+        Of the moving average of a case's loss.
+    stats_decay : float
+        Of the moving average of the clear cases' features.
+    least_clear : float
+        Share of the cases that stays clear at least.
+    least_cases : int
+        Fewer training cases are not partitioned; the pixel form takes over.
+    least_pixels : int
+        A class with fewer pixels in a batch is not aligned.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warm_up_epochs: int = Field(default=10, ge=1)
+    every: int = Field(default=5, ge=1)
+    k: NotNegative = 0.5
+    gamma: PositiveNumber = 2.0
+    floor: float = Field(default=0.05, ge=0, le=1)
+    beta: NotNegative = 0.01
+    align: Literal["w2", "mmd", "adversarial", "none"] = "w2"
+    scales: tuple[PositiveInt, ...] = Field(default=(1,), min_length=1)
+    pixel: bool = False
+    band: int = Field(default=5, ge=1)
+    decay: float = Field(default=0.9, ge=0, lt=1)
+    stats_decay: float = Field(default=0.99, ge=0, lt=1)
+    least_clear: float = Field(default=0.5, gt=0, le=1)
+    least_cases: int = Field(default=20, ge=2)
+    least_pixels: int = Field(default=16, ge=2)
 
 
 class TrainConfig(BaseModel):
@@ -92,7 +194,12 @@ class TrainConfig(BaseModel):
         Share of the cases held out, at least one where there are two.
     fold : (k, n), optional
         Hold out the k-th (from 0) of n parts instead.
-    objective : str
+    objective : "supervised", "dim" or "dale"
+        From the labels alone, with unlabelled images beside them (DiM), or with doubt in the labels (DALE).
+    unlabelled : Path, optional
+        Folder of further images that DiM learns from; labels in it are not read.
+    dim : DimOptions
+    dale : DaleOptions
     augment : bool
     seed : int
         Split, weights, sampling and augmentation all follow from it.
@@ -143,7 +250,10 @@ class TrainConfig(BaseModel):
     threshold_rate: float = Field(default=1.0, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
     fold: tuple[int, int] | None = None
-    objective: Literal["supervised"] = "supervised"
+    objective: Literal["supervised", "dim", "dale"] = "supervised"
+    unlabelled: Path | None = None
+    dim: DimOptions = Field(default_factory=DimOptions)
+    dale: DaleOptions = Field(default_factory=DaleOptions)
     augment: bool = True
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -191,6 +301,15 @@ class TrainConfig(BaseModel):
     def _fold_exists(self) -> TrainConfig:
         if self.fold is not None and not (0 <= self.fold[0] < self.fold[1] and self.fold[1] >= 2):
             raise ValueError(f"fold {self.fold} must be (k, n) with k from 0 to n - 1 and at least 2 folds")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_are_learned_from(self) -> TrainConfig:
+        if self.unlabelled is not None and self.objective != "dim":
+            raise ValueError(
+                f"the objective {self.objective} learns from labels alone, but unlabelled images in "
+                f"'{self.unlabelled}' were given; choose the objective dim, or leave them out"
+            )
         return self
 
     @property

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import rule_from_text, rule_to_text
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.gates import GateOptions
-from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
 from napari_prosma.training.options import OPTIONS, Option
 
 UNLIMITED_EPOCHS = 100_000
@@ -114,6 +115,8 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
 
 
 _HOMES = {
+    "DaleOptions": "napari_prosma.training.config",
+    "DimOptions": "napari_prosma.training.config",
     "GateOptions": "napari_prosma.nn.gates",
     "LabelRule": "napari_prosma.data.labels",
     "Plan": "napari_prosma.data.fingerprint",
@@ -140,14 +143,17 @@ def _data_of(config: TrainConfig) -> Path:
 
 def _changed(settings: Any) -> list[str]:
     """Names of the fields that differ from their defaults, of a model or a dataclass."""
-    if isinstance(settings, BaseModel):
-        defaults = {
-            name: field.get_default(call_default_factory=True)
-            for name, field in type(settings).model_fields.items()
+    usual = _defaults(type(settings))
+    return [name for name, default in usual.items() if getattr(settings, name) != default]
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Defaults by name, of a model or a dataclass."""
+    if issubclass(kind, BaseModel):
+        return {
+            name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()
         }
-    else:
-        defaults = {field.name: field.default for field in fields(settings)}
-    return [name for name, default in defaults.items() if getattr(settings, name) != default]
+    return {field.name: field.default for field in fields(kind)}
 
 
 def _code(value: Any) -> str:
@@ -199,23 +205,23 @@ def _fold(text: str) -> tuple[int, int]:
     return k - 1, n
 
 
-def _gate_texts(options: GateOptions) -> list[str]:
-    return [f"{name}={_gate_text(getattr(options, name))}" for name in _changed(options)]
+def _named_texts(options: Any) -> list[str]:
+    return [f"{name}={_value_text(getattr(options, name))}" for name in _changed(options)]
 
 
-def _gate_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return _list_text(value) if isinstance(value, tuple) else str(value)
 
 
-def _gate_options(texts: Sequence[str]) -> dict[str, Any]:
-    usual = {field.name: field.default for field in fields(GateOptions)}
+def _named_values(what: str, kind: type, texts: Sequence[str]) -> dict[str, Any]:
+    usual = _defaults(kind)
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name not in usual:
             names = ", ".join(usual)
             raise ConfigError(
-                f"the gate option '{text}' is not understood; write NAME=VALUE with one of {names}"
+                f"the {what} option '{text}' is not understood; write NAME=VALUE with one of {names}"
             )
         found[name] = _list(value) if isinstance(usual[name], tuple) else value
     return found
@@ -241,7 +247,7 @@ _TEXTS: dict[str, tuple[Callable[[Any], str | list[str]], Callable[[Any], Any]]]
     "labels": (rule_to_text, rule_from_text),
     "start_from": (_path_text, Path),
     "widths": (_list_text, _word_or_list),
-    "gate_options": (_gate_texts, _gate_options),
+    "gate_options": (_named_texts, partial(_named_values, "gate", GateOptions)),
     "gated_levels": (_list_text, _list),
     "plan": (_plan_text, _plan),
     "spacing": (_list_text, _list),
@@ -249,5 +255,8 @@ _TEXTS: dict[str, tuple[Callable[[Any], str | list[str]], Callable[[Any], Any]]]
     "gradient_clip": (_clip_text, _clip),
     "class_weights": (_list_text, _word_or_list),
     "fold": (_fold_text, _fold),
+    "unlabelled": (_path_text, Path),
+    "dim": (_named_texts, partial(_named_values, "dim", DimOptions)),
+    "dale": (_named_texts, partial(_named_values, "dale", DaleOptions)),
 }
 """How values are written and read that are no plain word or number; the rest ``TrainConfig`` converts."""

@@ -85,6 +85,18 @@ _LEARNING = (
     ("average", "--average", float, "0", "Decay of a moving average of the weights, such as 0.999."),
     ("seed", "--seed", int, "0", "Split, weights, sampling and augmentation follow from it."),
 )
+_OBJECTIVE = (
+    (
+        "objective",
+        "--objective",
+        str,
+        "supervised",
+        "supervised, dim (few labels and many bare images), or dale (doubtful labels).",
+    ),
+    ("unlabelled", "--unlabelled", str, "", "dim: folder of further images; labels in it are not read."),
+    ("dim", "--dim-option", list, "", "NAME=VALUE within dim, such as rho=0.1; may be repeated."),
+    ("dale", "--dale-option", list, "", "NAME=VALUE within dale, such as every=3; may be repeated."),
+)
 _MACHINE = (
     ("device", "--device", str, "auto", "auto (CUDA, then MPS, then CPU), cpu, cuda or mps."),
     ("precision", "--precision", str, "auto", "auto, 32-true, bf16-mixed or 16-mixed."),
@@ -101,6 +113,7 @@ OPTIONS = tuple(
         "Network": _NETWORK,
         "Fine-tuning": _FINE_TUNING,
         "Learning": _LEARNING,
+        "Few or doubtful labels": _OBJECTIVE,
         "Machine": _MACHINE,
     }.items()
     for field, name, kind, default, words in options

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from napari_prosma.data.case import Case
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import (
+    HASH_BYTES,
     CaseFacts,
     Plan,
     balance_in_words,
@@ -25,8 +27,11 @@ from napari_prosma.data.fingerprint import (
     require_fit,
 )
 from napari_prosma.data.labels import IGNORE, fullest_slice
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
+    OBJECTIVE,
     Baseline,
     CheckpointSaved,
     EpochEnd,
@@ -44,7 +49,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.segmentation.windows import labels_of
 from napari_prosma.training.augment import Augmentation, recipe_of
-from napari_prosma.training.batches import Batch, Batches, PreparedCases
+from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
 from napari_prosma.training.checkpoint import (
     BEST,
     LAST,
@@ -56,9 +61,9 @@ from napari_prosma.training.checkpoint import (
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import cpu_threads
 from napari_prosma.training.losses import chosen_weights
-from napari_prosma.training.memory import in_parts, peak_memory, ran_out_of_memory, release
+from napari_prosma.training.memory import peak_memory, ran_out_of_memory, release
 from napari_prosma.training.metrics import case_metrics, mean_metrics
-from napari_prosma.training.objectives import make_objective
+from napari_prosma.training.objectives import Setting, make_objective
 from napari_prosma.training.planning import (
     class_counts,
     plan_for,
@@ -129,6 +134,7 @@ def train(
     class_names: Sequence[str] = (),
     resumed: Checkpoint | None = None,
     steering: Steering | None = None,
+    unlabelled: Sequence[Case] = (),
 ) -> Iterator[Event]:
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
@@ -147,6 +153,8 @@ def train(
         The last one of a run with the same configuration and cases, to go on from.
     steering : Steering, optional
         To change the run from another thread while it goes on.
+    unlabelled : further cases for the objective ``dim``
+        Their labels are not read. By default those in ``config.unlabelled``.
 
     Raises
     ------
@@ -178,7 +186,10 @@ def train(
                 plan = yield from with_fitting_batch(plan, spec, processes)
             yield Notice(f"Plan: {plan.in_words()}")
             yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
-            run = _Run(config, cases, facts, plan, spec, processes, steering, source, resumed)
+            bare = yield from _read_unlabelled(config, unlabelled, facts, plan, steering)
+            if bare is None:
+                return
+            run = _Run(config, cases, facts, plan, spec, processes, steering, source, resumed, bare)
             yield from run.events()
 
 
@@ -193,6 +204,74 @@ def _read(cases: Sequence[Case], steering: Steering) -> Generator[Event, None, l
         if steering.was_stopped:
             break
     return facts
+
+
+def _require_alike(case: Case, image: Image, labelled: CaseFacts, plan: Plan) -> None:
+    """Refuse an unlabelled image that the network of the labelled ones cannot take."""
+    named = f"the unlabelled image '{case.files[0] if case.files else case.name}'"
+    array = image.array
+    if (array.shape[0], array.ndim - 1) != (plan.channels, len(labelled.shape)):
+        raise DataError(
+            f"{named} has {array.shape[0]} channel(s) and {array.ndim - 1} axes but the labelled ones have "
+            f"{plan.channels} and {len(labelled.shape)}; convert it, or leave it out"
+        )
+    if not array.size or not np.all(np.isfinite(array)):
+        raise DataError(f"{named} is empty or holds NaN or infinite values; re-export it, or leave it out")
+    try:
+        grid_size(array.shape[1:], image.geometry, plan)
+    except DataError as error:
+        raise DataError(f"{named} cannot be brought to the spacing of the labelled ones: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Unlabelled:
+    """Cases without labels that fit the plan, and one hash over their contents in order."""
+
+    cases: tuple[Case, ...] = ()
+    fingerprint: str = ""
+
+
+def _read_unlabelled(
+    config: TrainConfig,
+    given: Sequence[Case],
+    facts: Sequence[CaseFacts],
+    plan: Plan,
+    steering: Steering,
+) -> Generator[Event, None, _Unlabelled | None]:
+    """Look at every unlabelled image once, None where stopped; what is labelled as well is left out."""
+    if not given and config.unlabelled is not None:
+        data = find_cases(config.unlabelled, require_labels=False)
+        yield from map(Notice, data.notices)
+        given = data.cases
+    if not given:
+        return _Unlabelled()
+    labelled = {fact.image_hash: fact.name for fact in facts}
+    kept: list[Case] = []
+    hashes: list[str] = []
+    twice: list[str] = []
+    yield Started(len(given), "Reading unlabelled images")
+    for n, case in enumerate(given, start=1):
+        image = case.read_image()
+        _require_alike(case, image, facts[0], plan)
+        found = content_hash(image.array)
+        if found in labelled:
+            twice.append(case.name)
+        else:
+            kept.append(replace(case, read_label=None))
+            hashes.append(found)
+        yield from map(Notice, image.notices)
+        yield Progress(n, len(given), case.name)
+        if steering.was_stopped:
+            return None
+    if twice:
+        named = ", ".join(twice[:5]) + (", ..." if len(twice) > 5 else "")
+        said = f"{len(twice)} of the {len(given)} unlabelled images ({named}) are among the labelled cases"
+        if not kept:
+            raise DataError(f"{said}: none is left; give other images, or leave them out")
+        yield Notice(f"{said} and are left out of the unlabelled")
+    yield Notice(f"Unlabelled: {len(kept)} image{'s' * (len(kept) > 1)}")
+    fingerprint = hashlib.blake2b("".join(hashes).encode(), digest_size=HASH_BYTES).hexdigest()
+    return _Unlabelled(tuple(kept), fingerprint)
 
 
 def _with_architecture(config: TrainConfig, source: Checkpoint) -> TrainConfig:
@@ -232,6 +311,7 @@ class _Run:
         steering: Steering,
         source: Checkpoint | None,
         resumed: Checkpoint | None,
+        bare: _Unlabelled,
     ) -> None:
         self.config, self.facts, self.plan = config, facts, plan
         self.processes, self.steering, self.source = processes, steering, source
@@ -266,23 +346,22 @@ class _Run:
         }
         self.index = {case.name: n for n, case in enumerate(cases)}
         self.prepared = PreparedCases(cases, plan)
+        recipe = recipe_of(config.modality, plan) if config.augment else None
+        self.bare, self.unlabelled = bare, None
+        if bare.cases:
+            self.unlabelled = UnlabelledBatches(
+                PreparedCases(bare.cases, plan), plan, config.seed, recipe, self.device
+            )
         self.batches = Batches(
             self.prepared,
             training,
             plan,
             config.seed,
-            Augmentation(plan, recipe_of(config.modality, plan)) if config.augment else None,
+            None if recipe is None else Augmentation(plan, recipe),
             foreground_share=config.foreground_share,
             device=self.device,
             rank=processes.rank,
             world=processes.world,
-        )
-        self.objective = make_objective(config.objective)
-        self.objective.prepare(
-            self.network,
-            plan,
-            chosen_weights(config.class_weights, class_counts(facts, training, len(plan.class_names))),
-            processes.total,
         )
         self.shown = shown_case(self.prepared, self.validation)
 
@@ -290,6 +369,20 @@ class _Run:
         windows = validation_windows(facts, self.prepared, self.validation, plan, network.divisor)
         enough = max(LEAST_STEPS, math.ceil(max(len(training), windows) / (plan.batch * processes.world)))
         self.steps = place.get("steps", config.steps_per_epoch or enough)
+        self.objective = make_objective(config.objective)
+        self.objective.prepare(
+            Setting(
+                self.network,
+                plan,
+                config,
+                processes,
+                self.prepared,
+                tuple(training),
+                self.steps,
+                chosen_weights(config.class_weights, class_counts(facts, training, len(plan.class_names))),
+                self.unlabelled,
+            )
+        )
         self.clock = Clock(config.epochs * self.steps, config.minutes)
         self.step, self.epoch, self.parts = 0, 0, 1
         self.saved_step = 0
@@ -346,6 +439,7 @@ class _Run:
             "seconds": self.clock.elapsed(),
             "parts": self.parts,
             "taken": sorted(self.taken),
+            "unlabelled": self.bare.fingerprint,
             "baseline": self.baseline,
         }
         if name == LAST:
@@ -380,6 +474,11 @@ class _Run:
             yield Resumed(tuple(self.history))
         if self.step and self.baseline:
             yield Baseline(self.baseline)
+        if self.resumed is not None and self.resumed.place.get("unlabelled", "") != self.bare.fingerprint:
+            yield Notice(
+                "The unlabelled images changed since the run was left; it goes on with them and is no longer "
+                "the run that was never interrupted"
+            )
         if self.step == 0:
             yield from self._before_the_first_step()
         if self.processes.is_first:
@@ -452,7 +551,7 @@ class _Run:
                 loss=loss,
                 learning_rate=self._rate(self.step - 1),
                 seconds=self.clock.elapsed() - began,
-                validation=figures,
+                validation=figures | {OBJECTIVE + name: n for name, n in self.objective.figures().items()},
                 gates=gate_state(self.kept, self.prepared[self.shown], self.plan),
                 memory=peak_memory(self.device),
             )
@@ -485,6 +584,11 @@ class _Run:
 
     def _training_steps(self) -> Iterator[Event]:
         """What is left of the epoch; nothing is yielded between a change of the weights and its count."""
+        if self.step == self.epoch * self.steps:
+            for event in self.objective.epoch_begins(self.epoch):
+                yield event
+                if self.processes.world == 1 and self.steering.was_stopped:
+                    break
         while self.step < (self.epoch + 1) * self.steps:
             yield from self._heed()
             asked = (self._rate(self.step), self.clock.is_over() or self.is_finishing, self.is_stopping)
@@ -494,8 +598,10 @@ class _Run:
                 return
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["relative_rate"]
-            loss = yield from self._gradients(self.batches.draw(self.step))
+            among = self.objective.cases(self.epoch)
+            loss = yield from self._gradients(self.batches.draw(self.step, among))
             self.optimizer.step()
+            self.objective.stepped()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.network)
             self.losses.append(loss)
@@ -569,7 +675,7 @@ class _Run:
         set_training(self.model, self.config.trains)
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
-        for part, share in in_parts(drawn, self.parts):
+        for part, share in drawn.in_parts(self.parts):
 
             def backward(value: Tensor, share: float = share) -> None:
                 self.processes.fabric.backward(value * share)

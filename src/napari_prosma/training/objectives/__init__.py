@@ -2,45 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.training.batches import Batch
-from napari_prosma.training.losses import Total, in_this_process
+from napari_prosma.events import Event
+from napari_prosma.nn.build import Network
+from napari_prosma.training.batches import Batch, PreparedCases, UnlabelledBatches
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.processes import Processes
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What an objective may use.
+
+    Attributes
+    ----------
+    network : ProSMAUNet or a baseline
+        What learns, unwrapped: its parameters, its running statistics, and passes outside of a step.
+    plan : Plan
+    config : TrainConfig
+    processes : Processes
+        The device and its precision; ``total`` adds up the sums of a loss over all processes of the run,
+        ``gathered`` what each found.
+    cases : PreparedCases
+        All labelled ones.
+    training : tuple of int
+        Indices of those that are learned from.
+    steps : int
+        Per epoch.
+    class_weights : (classes,), optional
+        Of the cross-entropy, background first.
+    unlabelled : UnlabelledBatches, optional
+        Further images.
+    """
+
+    network: Network
+    plan: Plan
+    config: TrainConfig
+    processes: Processes
+    cases: PreparedCases
+    training: tuple[int, ...]
+    steps: int
+    class_weights: Tensor | None = None
+    unlabelled: UnlabelledBatches | None = None
 
 
 class Objective(Protocol):
     """Leaves the gradients of one step in the model; the run then steps its optimizer."""
 
-    def prepare(
-        self,
-        model: torch.nn.Module,
-        plan: Plan,
-        class_weights: Tensor | None = None,
-        total: Total = in_this_process,
-    ) -> None:
-        """Called once before the first step.
+    def prepare(self, setting: Setting) -> None:
+        """Called once before all else.
 
-        ``class_weights`` (classes,) weigh the cross-entropy, background first; ``total`` adds up the sums
-        of a loss over all processes of the run.
+        Raises
+        ------
+        ConfigError
+            The objective has no use for what was given.
         """
 
+    def epoch_begins(self, epoch: int) -> Iterator[Event]:
+        """Called before the first step of ``epoch`` (from 0), not where a run goes on within it.
+
+        A run that is stopped here calls it again when it goes on, so that what is decided must follow from
+        the network, the state and the epoch alone. The iterator may be dropped between two events.
+        """
+
+    def cases(self, epoch: int) -> Sequence[int] | None:
+        """Indices of the training cases that the epoch draws from, at least one; None = all."""
+
     def step(self, model: torch.nn.Module, batch: Batch, backward: Callable[[Tensor], Any]) -> float:
-        """Accumulate gradients for ``batch`` (on the model's device) by ``backward``; returns the loss."""
+        """Add the gradients of ``batch`` to those in the model, and return the loss.
 
-    def state_dict(self) -> dict[str, Any]:
-        """What must be kept to go on later."""
+        Parameters
+        ----------
+        model : Module
+            ``Setting.network`` in training mode, wrapped for the processes and the precision of the run.
+        batch : Batch
+            On the model's device; a part of the step's batch where memory is short.
+        backward : loss ()
+            Adds the loss's gradients to those that are there, in place of ``loss.backward()``.
+        """
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+    def stepped(self) -> None:
+        """Called after each step of the optimizer."""
+
+    def figures(self) -> dict[str, float]:
+        """Called at the end of each epoch: what it was like, by name, such as ``divergence``."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must be kept to go on bit for bit; the first process's is taken."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state``, after :meth:`prepare`."""
 
 
 def make_objective(name: str) -> Objective:
-    """Objective ``name``."""
-    from napari_prosma.training.objectives.supervised import Supervised
-
-    return {"supervised": Supervised}[name]()
+    """Objective ``name``: supervised, dim or dale."""
+    kind = {"supervised": "Supervised", "dim": "DiM", "dale": "DALE"}[name]
+    return getattr(import_module(f"{__name__}.{name}"), kind)()
