@@ -53,23 +53,28 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
     Raises
     ------
     DataError
-        The plan has more axes, or a physical spacing where the image knows none.
+        As :func:`spacing_for`.
     """
     if plan.spacing is None:
         return tuple(shape)
-    if len(plan.spacing) > len(shape):
-        raise DataError(
-            f"the model was trained on images with {len(plan.spacing)} axes, this one has {len(shape)}"
-        )
     factors = [1.0] * len(shape)
-    held = spacing_in(geometry, plan.unit)
+    held = spacing_for(geometry, plan)
     for axis in range(-len(plan.spacing), 0):
         factors[axis] = held[axis] / plan.spacing[axis]
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
 
 
-def spacing_in(geometry: Geometry, unit: str) -> tuple[float, ...]:
-    """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels."""
+def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
+    """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels.
+
+    Raises
+    ------
+    DataError
+        The plan has more axes, or a physical spacing where the image knows none.
+    """
+    unit, axes = plan.unit, len(plan.spacing or ())
+    if axes > geometry.ndim:
+        raise DataError(f"the model was trained on images with {axes} axes, this one has {geometry.ndim}")
     if unit == "pixel":
         return (1.0,) * geometry.ndim
     if geometry.unit == "pixel":

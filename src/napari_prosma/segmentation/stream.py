@@ -19,7 +19,7 @@ from torch import Tensor
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import HASH_BYTES, Plan
-from napari_prosma.data.preparation import grid_size, normalise, spacing_in
+from napari_prosma.data.preparation import grid_size, normalise, spacing_for
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.nn.build import Network
@@ -71,7 +71,7 @@ def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geo
         raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
     if plan.spacing is None or plan.unit == "pixel":
         return
-    held = spacing_in(geometry, plan.unit)
+    held = spacing_for(geometry, plan)
     for axis in range(-len(plan.spacing), 0):
         ratio = max(held[axis] / plan.spacing[axis], plan.spacing[axis] / held[axis])
         if ratio > FARTHEST_SPACING:
