@@ -1,4 +1,4 @@
-"""Distances between the features of two sets of cases, and the discriminator that the network learns against."""
+"""Distances between the features of two sets of cases; a discriminator that the network learns against."""
 
 from __future__ import annotations
 

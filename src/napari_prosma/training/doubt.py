@@ -1,0 +1,160 @@
+"""How much a model doubts a label, and the list of labels to look at first that a DALE run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.errors import CheckpointError
+from napari_prosma.segmentation.windows import labels_of
+
+LABEL_CONFIDENCE = "label_confidence.csv"
+"""In the folder of a run that learned with DALE."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A model's answer to a whole image against its label.
+
+    Attributes
+    ----------
+    absolute_error : float
+        Mean of ``|p - y|`` over everything labelled (AE of section 4.2 of the method).
+    error_ratio : float
+        ``|P xor Y| / |P or Y|`` of the foreground that the model finds and that is labelled, 0 where there
+        is neither (ER); with several classes another class counts as disagreement.
+    worst_class : int
+        Foreground class with the largest such ratio.
+    slice : int
+        Index along the first axis of a volume where the doubt adds up to the most; 0 in an image of one
+        slice.
+    """
+
+    absolute_error: float
+    error_ratio: float
+    worst_class: int
+    slice: int
+
+
+@dataclass(frozen=True)
+class DoubtedLabel:
+    """A line of ``label_confidence.csv``.
+
+    Attributes
+    ----------
+    case : str
+    fuzziness : float
+        How far the label stands out from the others by its disagreement; above 0: fuzzy.
+    absolute_error, error_ratio : float
+        See :class:`Disagreement`.
+    confidence : float
+        Weight that its training loss had at last, 0 to 1; 1 for what is not fuzzy.
+    worst_class : str
+    slice : int
+        Of the image as it was read, from 0, where to look first; 0 in an image of one slice.
+    """
+
+    case: str
+    fuzziness: float
+    absolute_error: float
+    error_ratio: float
+    confidence: float
+    worst_class: str
+    slice: int
+
+
+def doubt(probabilities: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """``|p - y|``: how much probability the model gives to anything but the label.
+
+    Parameters
+    ----------
+    probabilities : (K, *spatial)
+        Background first.
+    label : (*spatial) integers
+        Class indices, ``IGNORE`` where nobody labelled.
+
+    Returns
+    -------
+    (*spatial) float32
+        0 = the model agrees, 1 = it is sure of something else; 0 where nothing is labelled.
+    """
+    known = label != IGNORE
+    given = np.take_along_axis(probabilities, np.where(known, label, 0)[None].astype(np.intp), axis=0)[0]
+    return np.where(known, 1 - given, 0).clip(0, 1).astype(np.float32)
+
+
+def disagreement(probabilities: np.ndarray, label: np.ndarray) -> Disagreement:
+    """Figures of one label (*spatial) against the probabilities (K, *spatial), background first."""
+    found, known = doubt(probabilities, label), label != IGNORE
+    predicted = labels_of(probabilities)
+    differ = known & (predicted != label)
+    either = known & ((predicted > 0) | (label > 0))
+    ratios = []
+    for k in range(1, len(probabilities)):
+        mine, theirs = known & (predicted == k), label == k
+        ratios.append(_ratio((mine ^ theirs).sum(), (mine | theirs).sum()))
+    return Disagreement(
+        absolute_error=_ratio(float(found.sum(dtype=np.float64)), known.sum()),
+        error_ratio=_ratio(differ.sum(), either.sum()),
+        worst_class=1 + int(np.argmax(ratios)),
+        slice=int(found.reshape(len(found), -1).sum(axis=1, dtype=np.float64).argmax()) * (label.ndim > 2),
+    )
+
+
+def write_label_confidence(run_dir: Path, rows: Sequence[DoubtedLabel]) -> Path:
+    """Write ``label_confidence.csv`` whole, the most doubtful label first.
+
+    Raises
+    ------
+    DataError
+        The folder is full or cannot be written to.
+    """
+    path = run_dir / LABEL_CONFIDENCE
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(DoubtedLabel)])
+        table.writeheader()
+        table.writerows(asdict(row) for row in sorted(rows, key=most_doubtful_first))
+    return path
+
+
+def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
+    """The labels of a run that learned with DALE, the most doubtful first.
+
+    Raises
+    ------
+    CheckpointError
+        The run has no list, or what is there is none.
+    """
+    path = Path(run_dir) / LABEL_CONFIDENCE
+    if not path.is_file():
+        raise CheckpointError(
+            f"'{run_dir}' holds no {LABEL_CONFIDENCE}; train with the objective dale, or let any model doubt "
+            f"labels with: prosma doubts"
+        )
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = _ROWS.validate_python(list(csv.DictReader(file)))
+    except (ValidationError, UnicodeDecodeError, csv.Error) as error:
+        raise CheckpointError(
+            f"'{path}' is damaged ({error}); go on with the run, which writes it"
+        ) from error
+    return sorted(rows, key=most_doubtful_first)
+
+
+def most_doubtful_first(row: DoubtedLabel) -> tuple[float, float, float, str]:
+    """Sorting key: the least confident first, among equals the fuzziest, then the largest error ratio."""
+    return row.confidence, -row.fuzziness, -row.error_ratio, row.case
+
+
+_ROWS = TypeAdapter(list[DoubtedLabel])
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else 0.0
