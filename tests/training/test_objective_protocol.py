@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
+from typer.testing import CliRunner
 
-from napari_prosma.data.case import Case
+from napari_prosma.cli.app import app
+from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.phantoms import ultrasound_case
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.training.augment import RECIPES
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
+from napari_prosma.training.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objectives.supervised import Supervised
 from napari_prosma.training.run import train
-from napari_prosma.training.run_folder import read_metrics
+from napari_prosma.training.run_folder import read_metrics, read_run
+from napari_prosma.training.steering import Steering
 
 Settings = Callable[..., TrainConfig]
 PLAN = Plan(dims=2, channels=1, class_names=("background", "lesion"), patch=(16, 16), batch=4)
@@ -177,14 +182,12 @@ def test_an_objective_is_told_of_epochs_and_steps_and_chooses_their_cases(
 def test_a_run_that_goes_on_within_an_epoch_does_not_begin_it_again(
     settings: Settings, ultrasound: list[Case], tmp_path: Path, recorders: list[Recorder]
 ) -> None:
-    from napari_prosma.training.checkpoint import load_checkpoint
-
     config = settings(tmp_path / "run", steps_per_epoch=3)
     run = train(config, ultrasound)
     while recorders == [] or recorders[0].told.count("stepped") < 4:
         next(run)
     run.close()
-    list(train(config, ultrasound, resumed=load_checkpoint(tmp_path / "run" / "last.safetensors")))
+    list(train(config, ultrasound, resumed=load_checkpoint(tmp_path / "run" / LAST)))
     assert recorders[1].told == ["step", "stepped"] * 2
     assert recorders[1].count == 6
 
@@ -200,3 +203,139 @@ def test_learning_from_labels_alone_refuses_unlabelled_images(
     with pytest.raises(ConfigError, match="choose the objective dim"):
         list(train(settings(tmp_path / "run"), ultrasound, unlabelled=bare(1)))
     assert not (tmp_path / "run").exists()
+
+
+def told(run_dir: Path, cases: list[Case], unlabelled: list[Case], **changes: object) -> str:
+    """What a run of one step says of its unlabelled images."""
+    wanted = {"widths": (4, 6, 8), "epochs": 1, "steps_per_epoch": 1, "device": "cpu", "threads": 1}
+    config = TrainConfig.of(run_dir=run_dir, objective="dim", **{**wanted, **changes})
+    return notices(list(train(config, cases, unlabelled=unlabelled)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((3, 40, 40), r"'odd\.png' has 3 channel\(s\) and 2 axes but the labelled ones have 1 and 2"),
+        ((1, 8, 40, 40), r"'odd\.png' has 1 channel\(s\) and 3 axes"),
+        ((1, 0, 40), r"'odd\.png' is empty"),
+    ],
+)
+def test_an_unlabelled_image_that_does_not_fit_is_named(
+    ultrasound: list[Case], tmp_path: Path, shape: tuple[int, ...], says: str
+) -> None:
+    odd = replace(Case.from_arrays("odd", np.zeros(shape, np.float32)), files=(Path("odd.png"),))
+    with pytest.raises(DataError, match=says):
+        told(tmp_path / "run", ultrasound, [*bare(1), odd])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unlabelled_image_without_numbers_is_named(ultrasound: list[Case], tmp_path: Path) -> None:
+    odd = Case.from_arrays("odd", np.full((1, 40, 40), np.nan, np.float32))
+    with pytest.raises(DataError, match=r"'odd'.*NaN"):
+        told(tmp_path / "run", ultrasound, [odd])
+
+
+def test_no_labelled_case_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no labelled case"):
+        told(tmp_path / "run", [], bare(2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_case_in_both_sets_is_taken_out_of_the_unlabelled_whatever_it_is_called(
+    ultrasound: list[Case], tmp_path: Path
+) -> None:
+    again = [replace(ultrasound[0], name="copy"), replace(bare(1)[0], name=ultrasound[1].name), bare(2)[1]]
+    said = told(tmp_path / "run", ultrasound, again)
+    assert "1 of the 3 unlabelled images (copy) are among the labelled cases and are left out" in said
+    assert "Unlabelled: 2 images" in said
+    with pytest.raises(DataError, match="none is left"):
+        told(tmp_path / "other", ultrasound, ultrasound[2:4])
+    assert not (tmp_path / "other").exists()
+
+
+def sized(case: Case, spacing: float) -> Case:
+    """The case on pixels of another size, in mm."""
+    image = case.read_image().array
+    label = None if case.read_label is None else case.read_label()
+    return Case.from_arrays(case.name, image, label, Geometry((spacing,) * 2, (0.0,) * 2, "mm"))
+
+
+def test_unlabelled_images_come_onto_the_grid_of_the_labelled_ones(
+    ultrasound: list[Case], tmp_path: Path, recorders: list[Recorder]
+) -> None:
+    labelled = [sized(case, 1.0) for case in ultrasound]
+    told(tmp_path / "run", labelled, [sized(case, 0.5) for case in bare(2)], spacing=(1.0, 1.0))
+    unlabelled = recorders[0].setting.unlabelled
+    assert unlabelled is not None
+    assert unlabelled._moved._cases[0].image.shape == (1, 20, 20)
+    unsized = Case.from_arrays("bare 0", bare(1)[0].read_image().array)
+    with pytest.raises(DataError, match=r"'bare 0' cannot be brought to the spacing.*how large"):
+        told(tmp_path / "other", labelled, [unsized], spacing=(1.0, 1.0))
+
+
+def test_labels_of_unlabelled_images_are_never_read(ultrasound: list[Case], tmp_path: Path) -> None:
+    def refuse() -> np.ndarray:
+        raise AssertionError("read")
+
+    told(tmp_path / "run", ultrasound, [replace(case, read_label=refuse) for case in bare(2)])
+
+
+def test_other_unlabelled_images_than_at_the_beginning_are_told_when_a_run_goes_on(
+    ultrasound: list[Case], tmp_path: Path
+) -> None:
+    told(tmp_path / "run", ultrasound, bare(2))
+    kept = load_checkpoint(tmp_path / "run" / LAST)
+    config = TrainConfig.of(**{**kept.config, "epochs": 2})
+    said = [
+        notices(list(train(config, ultrasound, resumed=kept, unlabelled=bare(count)))) for count in (2, 3)
+    ]
+    assert "unlabelled images changed" not in said[0]
+    assert "unlabelled images changed" in said[1]
+
+
+def test_a_run_that_is_stopped_among_its_unlabelled_images_leaves_nothing(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    steering, read = Steering(), []
+    config = settings(tmp_path / "run", objective="dim")
+    for event in train(config, ultrasound, steering=steering, unlabelled=bare(4)):
+        if isinstance(event, Progress) and event.message.startswith("bare"):
+            read.append(event.message)
+            steering.stop()
+    assert read == ["bare 0"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_images_is_learned_from_in_a_shell(
+    ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, case in enumerate([*ultrasound[:4], *bare(2)]):
+        grey = case.read_image().array[0]
+        pictures = {"labelled/images" if n < 4 else "more": 255 * grey / grey.max()}
+        if case.read_label is not None:
+            pictures["labelled/masks"] = 255 * case.read_label()
+        for folder, picture in pictures.items():
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Picture.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / folder / f"{n}.png")
+    monkeypatch.chdir(tmp_path)
+    line = [
+        *(
+            "train",
+            "labelled",
+            "--out",
+            "run",
+            "--objective",
+            "dim",
+            "--unlabelled",
+            "more",
+            "--device",
+            "cpu",
+        ),
+        *("--widths", "4,6,8", "--epochs", "1", "--steps-per-epoch", "1", "--threads", "1"),
+        *("--dim-option", "rho=0.1"),
+    ]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert "Unlabelled: 2 images" in done.output
+    config = read_run(tmp_path / "run").config
+    assert (config.unlabelled, config.dim.rho) == (tmp_path / "more", 0.1)
