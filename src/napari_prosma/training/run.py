@@ -26,7 +26,7 @@ from napari_prosma.data.fingerprint import (
     read_facts,
     require_fit,
 )
-from napari_prosma.data.labels import IGNORE, fullest_slice
+from napari_prosma.data.labels import BINARY, IGNORE, fullest_slice
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
@@ -240,7 +240,7 @@ def _read_unlabelled(
 ) -> Generator[Event, None, _Unlabelled | None]:
     """Look at every unlabelled image once, None where stopped; what is labelled as well is left out."""
     if not given and config.unlabelled is not None:
-        data = find_cases(config.unlabelled, require_labels=False)
+        data = find_cases(config.unlabelled, require_labels=False, labels=BINARY)  # none of them is read
         yield from map(Notice, data.notices)
         given = data.cases
     if not given:
