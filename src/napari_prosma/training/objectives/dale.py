@@ -80,16 +80,20 @@ def partition(
     least_clear : float
         Share of the cases that stays clear in any case.
     """
-    fuzziness = sum(F.softshrink(_z_score(e.double()), threshold) for e in (absolute_error, error_ratio))
-    assert isinstance(fuzziness, Tensor)
+    standing = [_z_score(errors.double()) for errors in (absolute_error, error_ratio)]
+    fuzziness = torch.stack([F.softshrink(z, threshold) for z in standing]).sum(dim=0)
     most = int(len(fuzziness) * (1 - least_clear))
     standing_out = fuzziness > 0
     none_agrees = bool(standing_out.any()) and bool((error_ratio > 0.5).all())
     all_doubted = none_agrees or int(standing_out.sum()) > most
     fuzzy = standing_out
     if all_doubted:
+        order = (
+            torch.stack(standing).sum(dim=0).argsort(descending=True, stable=True)
+        )  # that of equal fuzziness
+        order = order[fuzziness[order].argsort(descending=True, stable=True)]
         fuzzy = torch.zeros_like(standing_out)
-        fuzzy[fuzziness.argsort(descending=True, stable=True)[:most]] = True
+        fuzzy[order[:most]] = True
     return Partition(fuzziness, fuzzy, all_doubted)
 
 
