@@ -1,0 +1,203 @@
+"""Where a model doubts an annotation: a map per case, the regions to look at, and files of both."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.readers import as_channels
+from napari_prosma.data.writers import write_map
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.inspection.report import file_stem, write_table
+from napari_prosma.segmentation.regions import Region, region_rows, regions
+from napari_prosma.segmentation.segment import named, segment
+from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.doubt import Disagreement, disagreement, doubt
+
+DOUBTED = 0.5
+"""A region is doubted where the model gives more than this probability to anything but the label."""
+REGIONS, CASES = "doubted_regions.csv", "doubted_cases.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class CaseDoubt:
+    """How much a model doubts the label of one case.
+
+    Attributes
+    ----------
+    case : str
+    figures : Disagreement
+    regions : tuple of Region
+        The connected parts where the doubt is above a half, the largest first; ``at`` is where to go.
+    was_learned : bool or None
+        Whether the model was trained on this very case: it then doubts less than it should. None where it
+        is not known.
+    """
+
+    case: str
+    figures: Disagreement
+    regions: tuple[Region, ...]
+    was_learned: bool | None
+
+
+def doubt_map(checkpoint: Checkpoint, case: Case, device: str = "auto") -> np.ndarray:
+    """``|p - y|`` of a case on its own grid: (*spatial) float32, 0 = the model agrees with the label.
+
+    Raises
+    ------
+    DataError, CheckpointError, ConfigError
+        As :func:`~napari_prosma.segmentation.segment.segment`, or the case has no label of its image's shape.
+    """
+    for event in compare_with_label(checkpoint, case, device):
+        if isinstance(event, Finished):
+            return event.result.map
+    raise AssertionError("a segmentation ends with its result")
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A model's answer to one case beside its label.
+
+    Attributes
+    ----------
+    map : (*spatial) float32
+        ``|p - y|``.
+    doubt : CaseDoubt
+    geometry : Geometry
+    """
+
+    map: np.ndarray
+    doubt: CaseDoubt
+    geometry: Geometry
+
+
+def compare_with_label(checkpoint: Checkpoint, case: Case, device: str = "auto") -> Iterator[Event]:
+    """Segment a labelled case; the last event is ``Finished`` with :class:`Compared`.
+
+    Raises
+    ------
+    As :func:`doubt_map`.
+    """
+    image, label = _read(checkpoint, case)
+    for event in segment(checkpoint, image, name=case.name, device=device):
+        if not isinstance(event, Finished):
+            yield event
+            continue
+        probabilities = event.result.probabilities
+        found = doubt(probabilities, label)
+        learned = checkpoint.split.get("training")
+        yield Finished(
+            Compared(
+                found,
+                CaseDoubt(
+                    case.name,
+                    disagreement(probabilities, label),
+                    tuple(doubted_regions(found, image.geometry)),
+                    None if learned is None else case.name in learned,
+                ),
+                image.geometry,
+            )
+        )
+
+
+def doubted_regions(doubts: np.ndarray, geometry: Geometry) -> list[Region]:
+    """Connected parts of a map (*spatial) where the doubt is above a half, the largest first."""
+    return regions((doubts > DOUBTED).astype(np.uint8), geometry, ("agreed", "doubted"))
+
+
+def find_doubts(
+    checkpoint: Checkpoint, cases: Sequence[Case], out: Path, device: str = "auto"
+) -> Iterator[Event]:
+    """Write what a model doubts in the labels of ``cases``; the last event is ``Finished``.
+
+    ``doubted_cases.csv`` has a line per case and ``doubted_regions.csv`` one per region, the most doubtful
+    first, and ``CASE_doubt`` is the map of a case. A case that cannot be compared is told and left out.
+
+    Its result is a list of :class:`CaseDoubt`, by error ratio, the largest first.
+
+    Raises
+    ------
+    DataError
+        No case has a label, or nothing can be written.
+    """
+    labelled = [case for case in cases if case.read_label is not None]
+    if not labelled:
+        raise DataError(f"none of the {len(cases)} cases has a label; give the folder that has the masks too")
+    yield Started(len(labelled), "Comparing labels with the model")
+    found: list[tuple[CaseDoubt, Geometry]] = []
+    for n, case in enumerate(labelled, start=1):
+        compared = yield from _compared(checkpoint, case, device)
+        if compared is not None:
+            write_map(_map_path(out, case.name, compared.geometry), compared.map, compared.geometry)
+            found.append((compared.doubt, compared.geometry))
+        yield Progress(n, len(labelled), case.name)
+    found.sort(key=lambda each: (-each[0].figures.error_ratio, each[0].case))
+    write_table(out / CASES, [_row(each, checkpoint) for each, _ in found])
+    pieces = [(piece, each.case, geometry) for each, geometry in found for piece in each.regions]
+    pieces.sort(key=lambda piece: -piece[0].size)
+    write_table(out / REGIONS, [_region_row(*piece) for piece in pieces])
+    yield Finished([each for each, _ in found])
+
+
+def _compared(checkpoint: Checkpoint, case: Case, device: str) -> Generator[Event, None, Compared | None]:
+    try:
+        for event in compare_with_label(checkpoint, case, device):
+            if isinstance(event, Finished):
+                return event.result
+            if isinstance(event, Notice):
+                yield event
+    except DataError as error:
+        yield Notice(f"{case.name} is left out: {error}")
+    return None
+
+
+def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray]:
+    if case.read_label is None:
+        raise DataError(f"case '{case.name}' has no label that could be doubted; give its mask")
+    image = case.read_image()
+    with named(case.name):
+        image = as_channels(image, checkpoint.plan.channels)
+    label = np.asarray(case.read_label())
+    if label.shape != image.array.shape[1:]:
+        raise DataError(
+            f"the label of case '{case.name}' has shape {label.shape} but its image {image.array.shape[1:]}; "
+            f"crop or re-export one of them"
+        )
+    highest = int(label.max(where=label != IGNORE, initial=0))
+    if highest >= len(checkpoint.plan.class_names):
+        raise DataError(
+            f"the label of case '{case.name}' holds class {highest}, but the model knows "
+            f"{', '.join(checkpoint.plan.class_names)}; choose a model of these classes"
+        )
+    return image, label
+
+
+def _map_path(out: Path, name: str, geometry: Geometry) -> Path:
+    is_patient = geometry.ndim == 3 and geometry.unit == "mm"
+    return out / f"{file_stem(name)}_doubt{'.nii.gz' if is_patient else '.tif'}"
+
+
+def _row(each: CaseDoubt, checkpoint: Checkpoint) -> dict[str, str | float]:
+    figures = each.figures
+    row: dict[str, str | float] = {
+        "case": each.case,
+        "error ratio": figures.error_ratio,
+        "absolute error": figures.absolute_error,
+        "worst class": checkpoint.plan.class_names[figures.worst_class],
+        "slice": figures.slice,
+        "doubted regions": len(each.regions),
+    }
+    if each.was_learned is not None:
+        row["learned from"] = "yes" if each.was_learned else "no"
+    return row
+
+
+def _region_row(region: Region, case: str, geometry: Geometry) -> dict[str, str | float]:
+    (row,) = region_rows([region], geometry, case)
+    return {name: value for name, value in row.items() if name != "class"}
