@@ -76,6 +76,39 @@ CLASS_WEIGHTS = {
 }
 """``TrainConfig.class_weights``."""
 
+OBJECTIVES = {
+    "supervised": Choice("All cases, and right", "The network learns from the labels alone"),
+    "dim": Choice(
+        "I have few labels",
+        "It learns from further images without labels, too: where it is sure of one, it teaches itself. "
+        "A step takes two to four times as long.",
+    ),
+    "dale": Choice(
+        "I don't trust all labels",
+        "After a warm-up, labels that the model disagrees with most count less, and a list names those to "
+        "look at first.",
+    ),
+}
+"""``TrainConfig.objective``, as what the labels are like; the meaning is shown below the choice."""
+
+DIVERGENCES = {
+    "js": Choice("Jensen-Shannon", "Symmetric, never more than ln 2"),
+    "kl": Choice("Kullback-Leibler", "Of the labelled from the unlabelled"),
+    "rkl": Choice("reverse Kullback-Leibler", "Of the unlabelled from the labelled"),
+    "chi2": Choice("chi-squared", "Large differences count most"),
+    "tv": Choice("total variation", "Half the sum of the differences"),
+    "hellinger2": Choice("squared Hellinger", "Symmetric, never more than 2"),
+}
+"""``DimOptions.divergence``."""
+
+ALIGNMENTS = {
+    "w2": Choice("Wasserstein", "By mean and spread of each channel"),
+    "mmd": Choice("MMD", "By a kernel over pairs of pixels"),
+    "adversarial": Choice("adversarial", "A small network that tells them apart is learned against"),
+    "none": Choice("none", "Features are left alone"),
+}
+"""``DaleOptions.align``."""
+
 PRECISIONS = {
     "auto": Choice("by the device", "What the device computes quickly without loss"),
     "32-true": Choice("32 bit", "Slower on a graphics card, never less exact"),

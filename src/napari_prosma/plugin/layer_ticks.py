@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import napari
 from napari.layers import Image as ImageLayer
@@ -18,6 +18,12 @@ _ROWS_SHOWN = 5
 class LayerTicks(QWidget):
     """The viewer's images, kept up to date; maps that we made of images are none.
 
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    usual : image layer -> bool, optional
+        Which are ticked until the user ticks others; by default the one in view.
+
     Signals
     -------
     changed()
@@ -26,9 +32,10 @@ class LayerTicks(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, viewer: napari.Viewer, usual: Callable[[ImageLayer], bool] | None = None) -> None:
         super().__init__()
-        self._viewer = viewer
+        self._viewer, self._usual = viewer, usual
+        self._left_out: ImageLayer | None = None
         self._by_hand = False
         self._known: list[ImageLayer] = []
         self.list = QListWidget()
@@ -49,7 +56,16 @@ class LayerTicks(QWidget):
 
     def layers(self) -> list[ImageLayer]:
         """What can be ticked."""
-        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, ImageLayer) and is_input(layer) and layer is not self._left_out
+        ]
+
+    def leave_out(self, layer: ImageLayer | None) -> None:
+        """A layer that cannot be ticked."""
+        self._left_out = layer
+        self.refresh()
 
     def ticked(self) -> list[ImageLayer]:
         """Those that are ticked, in the viewer's order."""
@@ -68,8 +84,11 @@ class LayerTicks(QWidget):
         """Fill anew; ticks of the user's stay while their layers are open, else what is in view is ticked."""
         open_layers = self.layers()
         kept = [layer for layer in self.ticked() if layer in open_layers]
-        if self._by_hand and (kept or not open_layers):
+        if self._by_hand and (kept or not open_layers or self._usual is not None):
             self._show(open_layers, kept)
+            return
+        if self._usual is not None:
+            self._show(open_layers, [layer for layer in open_layers if self._usual(layer)])
             return
         self._by_hand = False
         active = self._viewer.layers.selection.active

@@ -123,10 +123,7 @@ class LiveCase:
 
     def read_image(self) -> Image:
         """The image; RGB that is gray has one channel."""
-        image = image_of(self.image)
-        if self.image.rgb and len(image.array) == 3 and is_gray(image.array):
-            return as_channels(image, 1)
-        return image
+        return image_to_learn(self.image)
 
     def read_label(self) -> np.ndarray:
         """Class indices (*spatial) of what is drawn now, kept on disk where it is new.
@@ -137,12 +134,14 @@ class LiveCase:
         Raises
         ------
         DataError
-            A layer was closed or has another shape than before, or a value is new.
+            A layer was closed or has another shape than before, a value is new, or all was
+            erased.
         """
         is_correction, self.is_corrected = self.is_corrected, False
         try:
             stored = self._stored()
             label = self._classes(stored)
+            self._require_drawn(label)
         except DataError as error:
             self.trouble = str(error)
             if is_correction or self._label is None:
@@ -154,6 +153,16 @@ class LiveCase:
             self._kept = now
         self.trouble, self._label = "", label
         return label
+
+    def classes_now(self) -> np.ndarray:
+        """Class indices (*spatial) of what is drawn now; nothing is kept.
+
+        Raises
+        ------
+        DataError
+            As :meth:`read_label`.
+        """
+        return self._classes(self._stored())
 
     def _stored(self) -> np.ndarray:
         """A copy of what is drawn: the hand may go on drawing."""
@@ -170,6 +179,13 @@ class LiveCase:
             )
         return stored
 
+    def _require_drawn(self, label: np.ndarray) -> None:
+        """Labels that were all erased are no correction: the network would unlearn what it knows."""
+        if self._label is not None and not is_foreground(label).any():
+            raise DataError(
+                f"all labels of '{self.labels.name}' were erased; {GOES_ON}; undo it, or draw them anew"
+            )
+
     def _classes(self, stored: np.ndarray) -> np.ndarray:
         assert self.rule is not None
         try:
@@ -181,6 +197,14 @@ class LiveCase:
                 f"the value {', '.join(map(str, new))} is new in '{self.labels.name}', and this run does not "
                 f"know it; start a fine-tuning run to learn it; until then undo it or erase it"
             ) from error
+
+
+def image_to_learn(layer: ImageLayer) -> Image:
+    """Image of a layer; RGB that is gray has one channel."""
+    image = image_of(layer)
+    if layer.rgb and len(image.array) == 3 and is_gray(image.array):
+        return as_channels(image, 1)
+    return image
 
 
 class LiveSteering(Steering):

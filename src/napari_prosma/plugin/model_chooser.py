@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ModelFacts:
     """What a panel needs to know of a checkpoint; the weights are not kept.
 
-    ``widths`` is a preset of ``nn.spec.WIDTHS`` where it is one.
+    ``widths`` is a preset of ``nn.spec.WIDTHS`` where it is one; ``modality`` that of its ``TrainConfig``.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class ModelFacts:
     widths: str | tuple[int, ...]
     levels: tuple[int, ...]
     epoch: int
+    modality: str
     in_words: str
 
 
@@ -140,6 +141,7 @@ def _reading(path: Path) -> Iterator[Event]:
             or checkpoint.spec.widths,
             levels=checkpoint.spec.gated_levels,
             epoch=checkpoint.epoch,
+            modality=checkpoint.config.get("modality", "auto"),
             in_words=_in_words(checkpoint),
         )
     )

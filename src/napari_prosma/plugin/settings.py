@@ -40,6 +40,7 @@ UNLIMITED_EPOCHS = 100_000
 USUAL_EPOCHS, USUAL_MINUTES = 100, 15
 LIVE_MINUTES = 10
 """Of a run on open layers, whose user waits for it: 100 epochs on a CT are 15 hours."""
+_SIZE = "How large the network is: larger is slower and learns more"
 MOST_ELEMENTS = 2**31 - 1
 
 DIMS = {
@@ -75,6 +76,8 @@ class Settings(QWidget):
         self.advanced, form = folded_form("Advanced")
         self._add_advanced(form)
         layout.addWidget(self.advanced)
+        self._of_model: dict[QComboBox, tuple[Any, Any]] = {}
+        self._model_described(None)
         self._tell_changes()
 
     def values(self) -> dict[str, Any]:
@@ -160,9 +163,7 @@ class Settings(QWidget):
         self.start_from.let_go()
 
     def _add_network(self, form: QFormLayout) -> None:
-        self.size_preset = combo(
-            WIDTHS, "tiny", "How large the network is: larger is slower and learns more", named=True
-        )
+        self.size_preset = combo(WIDTHS, "tiny", _SIZE, named=True)
         self.limit = whole(
             1, UNLIMITED_EPOCHS, USUAL_EPOCHS, "How long to learn; Stop ends it earlier and keeps the model"
         )
@@ -194,7 +195,6 @@ class Settings(QWidget):
         form.addRow("Start from", self.start_from)
         form.addRow("What learns", self.trains)
         form.addRow("Rate of the old", self.taken_rate)
-        self._model_described(None)
 
     def _add_advanced(self, form: QFormLayout) -> None:
         self.gate = combo(
@@ -311,12 +311,30 @@ class Settings(QWidget):
         self.limit.setValue(USUAL_MINUTES if unit == "minutes" else USUAL_EPOCHS)
 
     def _model_described(self, facts: ModelFacts | None) -> None:
-        """Weights come over whole only into a network that is built alike."""
+        """Weights come over whole only into a network that is built alike, and know images varied alike."""
         for field in (self.trains, self.taken_rate):
             field.setEnabled(facts is not None)
+        self.size_preset.setEnabled(facts is None)
+        self.size_preset.setToolTip(_SIZE if facts is None else "As large as the model that is started from")
         if facts is None:
+            self._give_back()
             return
-        self.gate.setCurrentIndex(self.gate.findData(facts.gate))
         if self.size_preset.findData(facts.widths) < 0:
             self.size_preset.addItem("as the model", facts.widths)
-        self.size_preset.setCurrentIndex(self.size_preset.findData(facts.widths))
+        self._take(self.size_preset, facts.widths)
+        self._take(self.gate, facts.gate)
+        if self.modality.currentData() in ("auto", self._of_model.get(self.modality, ("auto",))[0]):
+            self._take(self.modality, facts.modality)
+
+    def _take(self, choice: QComboBox, value: Any) -> None:
+        """Choose what the model has, and remember what was chosen before."""
+        _, before = self._of_model.get(choice, (None, choice.currentData()))
+        self._of_model[choice] = value, before
+        choice.setCurrentIndex(choice.findData(value))
+
+    def _give_back(self) -> None:
+        """As it was before a model was chosen, but for what the user chose since."""
+        for choice, (value, before) in self._of_model.items():
+            if choice.currentData() == value:
+                choice.setCurrentIndex(choice.findData(before))
+        self._of_model = {}

@@ -25,9 +25,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.case import Case
-from napari_prosma.data.keep import TABLE
+from napari_prosma.data.keep import TABLE, safe_name
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.choosers import LayerChooser, PathField
@@ -35,7 +36,7 @@ from napari_prosma.plugin.class_table import ClassTable
 from napari_prosma.plugin.fields import fold, group
 from napari_prosma.plugin.job import Ending, Job
 from napari_prosma.plugin.layers import class_indices
-from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.live import LiveCase, image_to_learn
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.panel import Message
 from napari_prosma.plugin.sparse import LABELLED, Coverage, Wanted, coverage
@@ -45,16 +46,22 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.check_window import CheckWindow
 
 
+UNLABELLED = "unlabelled"
+"""Folder in the run folder for what was open without labels."""
 GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """Cases to learn from, and the settings of a ``TrainConfig`` by which they are found again."""
+    """Cases to learn from, and the settings of a ``TrainConfig`` by which they are found again.
+
+    ``unlabelled`` are further ones that are no files of the user's; else the run finds them.
+    """
 
     cases: tuple[Case, ...]
     class_names: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    unlabelled: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,14 @@ class FolderData:
 
 @dataclass(frozen=True)
 class LayerData:
-    """Two layers, which a run follows; ``labels`` is the rule of a run that goes on."""
+    """Two layers, which a run follows, and further images that are open.
+
+    ``labels`` is the rule of a run that goes on.
+    """
 
     live: LiveCase
     labels: LabelRule | None = None
+    unlabelled: tuple[ImageLayer, ...] = ()
 
     def look(self) -> Opened:
         """The layers as they are now, with nothing written; in a thread.
@@ -106,7 +117,9 @@ class LayerData:
         case = self.live.open(self.labels)
         assert self.live.rule is not None
         kept = {"data": self.live.folder.absolute() / TABLE, "labels": self.live.rule}
-        return Opened((case,), self.live.rule.class_names, kept)
+        if self.unlabelled:
+            kept["unlabelled"] = self._folder
+        return Opened((case,), self.live.rule.class_names, kept, self._bare())
 
     def begin(self) -> Opened:
         """The same, for a run that begins: they are kept in its folder, and every correction from now on.
@@ -118,7 +131,20 @@ class LayerData:
         """
         opened = self.look()
         self.live.keep()
+        for case in opened.unlabelled:
+            write_image(self._folder / f"{case.name}.ome.zarr", case.read_image())
         return opened
+
+    @property
+    def _folder(self) -> Path:
+        """Where unlabelled images are kept, so that the run can be resumed."""
+        return self.live.folder.with_name(UNLABELLED).absolute()
+
+    def _bare(self) -> tuple[Case, ...]:
+        return tuple(
+            Case(f"{safe_name(layer.name)}-{number}", partial(image_to_learn, layer))
+            for number, layer in enumerate(self.unlabelled, start=1)
+        )
 
 
 Data = FolderData | LayerData

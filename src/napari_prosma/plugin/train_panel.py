@@ -6,11 +6,13 @@ import gc
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
+from napari.layers import Image
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
@@ -43,6 +45,7 @@ from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControl
 from napari_prosma.plugin.settings import Settings
 from napari_prosma.plugin.source import Data, FolderData, LayerData, Source
 from napari_prosma.plugin.sparse import Wanted
+from napari_prosma.plugin.supervision import Supervision
 from napari_prosma.training.steering import Steering
 
 if TYPE_CHECKING:
@@ -75,17 +78,19 @@ class TrainPanel(Panel):
         self.leaving = Leaving(self)
 
         self.source = Source(napari_viewer)
+        self.supervision = Supervision(napari_viewer)
         self.settings = Settings()
         self.repeat = Repeat(self.planned_data)
         self.examples: Examples | None = None
         self.source.changed.connect(self._suggest_run)
+        self.source.changed.connect(self._source_changed)
         self.source.from_layers.toggled.connect(self.settings.suggest)
         self.settings.suggest(self.source.from_layers.isChecked())
-        for changed in (self.source.changed, self.settings.changed):
+        for changed in (self.source.changed, self.supervision.changed, self.settings.changed):
             changed.connect(self.repeat.form_changed)
         self.outcome = Outcome(napari_viewer)
         self.outcome.next_panel.connect(self._open_next)
-        for part in (self.source, self.settings, self.repeat, self.outcome):
+        for part in (self.source, self.supervision, self.settings, self.repeat, self.outcome):
             self.form.addWidget(part)
         self.settings.examples_button.clicked.connect(self._show_examples)
         self.form.addStretch(1)
@@ -109,6 +114,7 @@ class TrainPanel(Panel):
         self._tick.setInterval(1000)
         self._tick.timeout.connect(self._count_down)
         self._suggest_run()
+        self._source_changed()
 
     def planned_data(self) -> tuple[dict[str, Any], Data]:
         """What the form says: settings of ``TrainConfig``, and the data.
@@ -122,8 +128,10 @@ class TrainPanel(Panel):
         if run_dir is None:
             raise ConfigError("choose a folder to keep the run in")
         data = self.source.data(run_dir)
+        if isinstance(data, LayerData):
+            data = replace(data, unlabelled=self.supervision.ticked())
         self.settings.require_fit(self.source.axes)
-        return self.settings.values(), data
+        return self.settings.values() | self.supervision.values(), data
 
     def planned(self) -> PlannedRun:
         """The run that the form describes.
@@ -232,6 +240,7 @@ class TrainPanel(Panel):
     def close_down(self) -> None:
         self.waiting.clear()
         self.source.close_down()
+        self.supervision.close_down()
         self.settings.let_go()
         self.repeat.close_down()
         if self.examples is not None:
@@ -300,6 +309,13 @@ class TrainPanel(Panel):
             bar = self.scroll_area.verticalScrollBar()
             assert bar is not None
             QTimer.singleShot(0, partial(bar.setValue, self._scrolled))  # once the layout has made room
+
+    def _source_changed(self) -> None:
+        source = self.source
+        image = source.image_layer.layer
+        self.supervision.learn_from(
+            source.from_layers.isChecked(), image if isinstance(image, Image) else None, source.data_set
+        )
 
     def _show_examples(self) -> None:
         if self.examples is None:
@@ -370,7 +386,9 @@ def _training(settings: dict[str, Any], data: Data, steering: Steering) -> Itera
         opened = data.begin()
         config = config.model_copy(update=opened.settings)
         yield Configured(config)
-        yield from train(config, opened.cases, opened.class_names, steering=steering)
+        yield from train(
+            config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
+        )
     finally:
         gc.unfreeze()
 
