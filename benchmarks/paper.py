@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paper_data import CLUSTERS, Split, pack, read_pictures, split
+from paper_data import CLUSTERS, SIZES, Split, pack, read_pictures, split
 from paper_planar import BATCH, PRESETS, PlanarTask
 from paper_run import Length, Task, fit, flops_per_step, matrix_flops, selected
 from paper_tables import print_table, summarise
@@ -116,6 +116,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
         device = choose_device(chosen.device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    torch.backends.cudnn.benchmark = True  # every step has the same size
     volumes = chosen.what == "table2"
     ready = ready_volumes(chosen, device) if volumes else ready_pictures(chosen, device)
     preset = PRESETS[chosen.preset]
@@ -123,7 +124,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     models = [OURS_GATE if name == OURS else name for name in chosen.models or default]
     seeds = list(chosen.seeds)
     paths = {
-        (model, seed): chosen.out / f"{file_name(ready.name, model, seed, chosen)}.json"
+        (model, seed): chosen.out / f"{file_name(ready, model, seed, chosen)}.json"
         for seed in seeds
         for model in models
     }
@@ -245,11 +246,14 @@ def clusters_of(path: Path, layout: str) -> list[list[str]]:
     return json.loads(path.read_text())[CLUSTERS[layout]]["near_duplicate_clusters"]
 
 
-def file_name(layout: str, model: str, seed: int, chosen: argparse.Namespace) -> str:
+def file_name(ready: Ready, model: str, seed: int, chosen: argparse.Namespace) -> str:
     """Whatever distinguishes a run from another one."""
     preset = "msd3d" if chosen.what == "table2" else chosen.preset
-    given = {name: getattr(chosen, name) for name in ("size", "inner", "budget", "epochs")}
-    parts = [layout, model, chosen.widths, preset, f"seed{seed}"]
+    given = {name: getattr(chosen, name) for name in ("inner", "budget", "epochs")}
+    size = ready.facts.get("size")
+    if size != SIZES.get(ready.name):
+        given = {"size": size, **given}
+    parts = [ready.name, model, chosen.widths, preset, f"seed{seed}"]
     parts += [f"{name}{value:g}" for name, value in given.items() if value is not None]
     parts += [name for name in ("clusters", "official") if getattr(chosen, name)]
     if model in GATES:
