@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from napari_prosma.errors import DataError
-from napari_prosma.events import EpochEnd
+from napari_prosma.events import OBJECTIVE, EpochEnd
 from napari_prosma.training.curves import MOST_POINTS, Colours, draw_curves, picture_of, save_curves, smoothed
 from napari_prosma.training.run_folder import metrics_table
 
@@ -74,6 +75,43 @@ def test_the_names_of_the_skips_never_lie_on_the_title(width: float) -> None:
     assert legend is not None
     (title,) = (text for text in axes.findobj(Text) if text.get_text() == "mean λ")
     assert title.get_window_extent().x1 < legend.get_window_extent().x0
+
+
+def with_objective(figures: list[dict[str, float]]) -> list[EpochEnd]:
+    return [
+        replace(e, validation=e.validation | {OBJECTIVE + name: value for name, value in told.items()})
+        for e, told in zip(epochs(len(figures)), figures, strict=True)
+    ]
+
+
+def test_figures_of_the_objective_share_one_scale_which_is_named() -> None:
+    told = [{"divergence": 0.02, "confident": 0.5}, {"divergence": 0.01, "confident": 0.9}]
+    axes = drawn(with_objective(told))["objective"]
+    assert lines(axes) == {"divergence, 1 = 0.02": [1.0, 0.5], "confident": [0.5, 0.9]}
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["divergence, 1 = 0.02", "confident"]
+
+
+@pytest.mark.parametrize("size", [(3.3, 4.7), (9.0, 5.0)])
+def test_the_names_of_the_objectives_figures_lie_beside_them_and_in_the_picture(
+    size: tuple[float, float],
+) -> None:
+    told = {"confidence": 0.8, "confidence/lowest": 0.1, "alignment": 0.0123}
+    axes = drawn(with_objective([told] * 3), size)["objective"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert legend.get_window_extent().x1 <= axes.figure.bbox.x1
+
+
+def test_a_distribution_is_drawn_as_its_mean_and_range() -> None:
+    told = {"confidence": 0.8, "confidence/lowest": 0.1, "confidence/median": 1.0}
+    axes = drawn(with_objective([told] * 3))["objective"]
+    assert list(lines(axes)) == ["confidence and range"]
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.1, 1.0)
 
 
 def test_a_gate_without_a_threshold_has_no_panel_for_it() -> None:

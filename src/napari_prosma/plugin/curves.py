@@ -16,6 +16,8 @@ from napari_prosma.plugin.job import Job
 from napari_prosma.plugin.layers import CLASS_COLOURS
 
 HEIGHT, LEAST_WIDTH = 360, 200
+OBJECTIVE_HEIGHT = 110
+"""More where the objective has figures of its own."""
 AFTER_RESIZE_MS = 150
 
 
@@ -30,7 +32,10 @@ class Curves(QLabel):
         self.setFixedHeight(HEIGHT)
         self.setMinimumWidth(LEAST_WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setToolTip("Loss (lower is better), Dice of the cases held out (1 is perfect), and the gates")
+        self.setToolTip(
+            "Loss (lower is better), Dice of the cases held out (1 is perfect), the gates, and what the "
+            "objective tells of few or doubtful labels"
+        )
         self.job = Job(self, notify=False)
         self.job.happened.connect(self._drawn)
         self.job.ended.connect(self._ended)
@@ -44,6 +49,7 @@ class Curves(QLabel):
         """Draw these epochs, soon; without any there is nothing to see."""
         self._history = tuple(history)
         self.setVisible(bool(history))
+        self.setFixedHeight(HEIGHT + OBJECTIVE_HEIGHT * any(e.objective for e in self._history))
         self._draw()
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:

@@ -1,4 +1,4 @@
-"""The curves of a run, as small pictures side by side: loss, Dice, learning rate and what the gates do.
+"""The curves of a run, as small pictures side by side: loss, Dice, learning rate, gates and objective.
 
 Drawn with matplotlib into any figure, of a window or of a file; nothing here knows of windows.
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -33,6 +34,8 @@ _ASPECT = 1.5
 """Width of a panel by its height that columns are chosen for."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.44, 0.16, 0.24, 0.3
 """Room around a panel's axes, in inches: tick labels, title, the word epoch."""
+_LEGEND = 1.35
+"""Inches beside the axes of the objective for the names of its figures."""
 _FONT = 7
 _DOTS_UP_TO = 40
 """Epochs up to which each one is a dot on its line; a single one would not be seen otherwise."""
@@ -42,6 +45,8 @@ _LONGEST_NAME = 14
 _SKIP_NAMED_FROM = 1.2
 """Inches of a panel's axes from which the word skip stands beside the title, and not on it."""
 _SHARES = (0.0, 0.5, 1.0)
+_ARE_SHARES = ("confidence", "fuzzy", "confident")
+"""Figures of objectives that lie between 0 and 1; the others are drawn relative to their largest value."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,11 @@ def draw_curves(figure: Figure, history: Sequence[EpochEnd], colours: Colours = 
         panels.append(_thresholds)
     if _skips(history, "z_zero_fraction"):
         panels.append(_zeros)
-    for panel, place in zip(panels, _places(figure, len(panels)), strict=True):
+    with_objective = any(e.objective for e in history)
+    places = _places(figure, len(panels), with_objective)
+    if with_objective:
+        panels.append(_objective)
+    for panel, place in zip(panels, places, strict=True):
         axes = figure.add_axes(place, facecolor=colours.background)
         _frame(axes, history, colours)
         panel(axes, history, colours)
@@ -194,19 +203,7 @@ def _dice(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
     title = "Dice" if len(names) <= _NAMED else f"Dice, {len(names)} classes"
     _title(axes, title, f"best {best:.3f}" if math.isfinite(best) else "", colours)
     if few:
-        axes.legend(
-            loc="lower right",
-            ncols=1 if len(names) < 4 else 2,
-            fontsize=_FONT - 1,
-            labelcolor=colours.text,
-            framealpha=0.6,
-            facecolor=colours.background,
-            edgecolor="none",
-            handlelength=1.0,
-            columnspacing=0.8,
-            labelspacing=0.15,
-            borderpad=0.2,
-        )
+        _legend(axes, colours, 1 if len(names) < 4 else 2)
 
 
 def _learning_rate(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
@@ -222,6 +219,31 @@ def _thresholds(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> No
 def _zeros(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
     _per_skip(axes, history, "z_zero_fraction", "zeros in z", colours)
     _share(axes)
+
+
+def _objective(axes: Axes, history: Sequence[EpochEnd], colours: Colours) -> None:
+    """Figures of the training objective on one scale; those named ``name/part`` as the range of ``name``."""
+    names = list(dict.fromkeys(name for e in history for name in e.objective))
+    at = _thinned([e.epoch for e in history])
+    lowest = 0.0
+    for number, name in enumerate(n for n in names if "/" not in n):
+        colour = colours.classes[number % len(colours.classes)]
+        values = [e.objective.get(name, math.nan) for e in history]
+        most = max((abs(v) for v in values if math.isfinite(v)), default=1.0) or 1.0
+        unit = 1.0 if name in _ARE_SHARES else most
+        label = name if unit == 1.0 else f"{name}, 1 = {unit:.2g}"
+        parts = [n for n in names if n == name or n.startswith(f"{name}/")]
+        if len(parts) > 1:
+            ranges = [[e.objective.get(n, math.nan) / unit for n in parts] for e in history]
+            low, high = (_thinned([ends(range_) for range_ in ranges]) for ends in (min, max))
+            axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+            label = f"{name} and range"
+        _line(axes, history, [v / unit for v in values], colour, label)
+        lowest = min([lowest, *(v / unit for v in values if math.isfinite(v))])
+    axes.set_ylim(lowest - 0.03, 1.03)
+    axes.set_yticks(_SHARES)
+    _title(axes, "objective", "", colours)
+    _legend(axes, colours, 1, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _per_skip(axes: Axes, history: Sequence[EpochEnd], figure: str, title: str, colours: Colours) -> None:
@@ -255,19 +277,23 @@ def _skips(history: Sequence[EpochEnd], figure: str) -> list[int]:
 # ---- what all panels have -------------------------------------------------------------------------------
 
 
-def _places(figure: Figure, panels: int) -> list[tuple[float, float, float, float]]:
+def _places(
+    figure: Figure, panels: int, with_legend: bool = False
+) -> list[tuple[float, float, float, float]]:
     """Left, bottom, width and height of each panel's axes, in shares of the figure.
 
-    A last row that is not full is stretched.
+    A last row that is not full is stretched; below may be one more, with room for a legend beside it.
     """
     width, height = (max(float(n), 0.1) for n in figure.get_size_inches())
 
+    def rows_of(columns: int) -> int:
+        return math.ceil(panels / columns) + with_legend
+
     def misfit(columns: int) -> float:
-        return abs(math.log(width / columns / (height / math.ceil(panels / columns)) / _ASPECT))
+        return abs(math.log(width / columns / (height / rows_of(columns)) / _ASPECT))
 
     columns = min(range(1, panels + 1), key=misfit)
-    rows = math.ceil(panels / columns)
-    down = height / rows
+    down = height / rows_of(columns)
     places = []
     for number in range(panels):
         row, column = divmod(number, columns)
@@ -280,6 +306,9 @@ def _places(figure: Figure, panels: int) -> list[tuple[float, float, float, floa
                 max(down - _TOP - _BOTTOM, 0.1) / height,
             )
         )
+    if with_legend:
+        beside = max(width - _LEFT - _LEGEND, 0.1) / width
+        places.append((_LEFT / width, _BOTTOM / height, beside, places[-1][3]))
     return places
 
 
@@ -323,6 +352,22 @@ def _line(
     # matplotlib leaves a line out of the legend whose label begins so.
     axes.plot(
         at, _thinned(values), f"{dots}-", color=colour, linewidth=width, markersize=3, label=label or "_"
+    )
+
+
+def _legend(axes: Axes, colours: Colours, columns: int, **where: Any) -> None:
+    axes.legend(
+        **(where or {"loc": "lower right"}),
+        ncols=columns,
+        fontsize=_FONT - 1,
+        labelcolor=colours.text,
+        framealpha=0.6,
+        facecolor=colours.background,
+        edgecolor="none",
+        handlelength=1.0,
+        columnspacing=0.8,
+        labelspacing=0.15,
+        borderpad=0.2,
     )
 
 
