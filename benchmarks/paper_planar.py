@@ -23,12 +23,15 @@ from torch.nn import functional as F
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.baselines.ukan import KANLinear
 from napari_prosma.nn.build import Network, build_model
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.nn.spec import ModelSpec
 
 BATCH = 8
 RATE, KAN_RATE = 1e-4, 1e-2
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, per channel."""
+GATES_SEEN = 16
+"""Images on which the state of the gates is told."""
 SMALL = 1e-5
 """Smoothing of Dice and IoU in the loss and in the tables."""
 
@@ -166,6 +169,31 @@ class PlanarTask:
 
     def inner(self) -> dict[str, float]:
         return self._figures(self._split["inner"]) if len(self._split["inner"]) else {}
+
+    @torch.no_grad()
+    def gates(self) -> dict[str, dict[str, float]]:
+        """Of the first reported images, beside what the gates do with as many images of nothing but noise.
+
+        ``channel_spread`` is the standard deviation of the channel weights c over the images, the mean over
+        the channels; the rest is that of ``SkipTrace.summary``.
+        """
+        self.network.eval()
+        images = self._images[self._split["reported"][:GATES_SEEN]]
+        random = torch.Generator().manual_seed(TORCH_SEED)
+        noise = torch.randint(0, 256, images.shape, generator=random, dtype=torch.uint8).to(self.device)
+        seen, at_noise = GateTrace(), GateTrace()
+        with self._precision():
+            self.network(self._normal(images), trace=seen)
+            self.network(self._normal(noise), trace=at_noise)
+        found = {}
+        for level, skip in sorted(seen.skips.items()):
+            found[str(level)] = skip.summary()
+            if skip.channel is not None and len(images) > 1:
+                found[str(level)]["channel_spread"] = float(skip.channel.float().std(0).mean())
+            of_noise = at_noise.skips[level].summary()
+            if "z_zero_fraction" in of_noise:
+                found[str(level)]["z_zero_fraction_of_noise"] = of_noise["z_zero_fraction"]
+        return found
 
     @torch.no_grad()
     def _figures(self, indices: Tensor) -> dict[str, float]:

@@ -38,6 +38,9 @@ class Task(Protocol):
     def inner(self) -> dict[str, float]:
         """Figures on the part that epochs are chosen on, its ``loss`` among them; empty if there is none."""
 
+    def gates(self) -> dict[str, dict[str, float]]:
+        """The state of every gate, by skip; empty if there is none."""
+
 
 @dataclass(frozen=True)
 class Length:
@@ -100,7 +103,7 @@ def fit(task: Task, length: Length, part: Path) -> dict[str, Any] | None:
         epoch: dict[str, Any] = {"loss": loss, "seconds": time.monotonic() - started}
         last = len(epochs) + 1 == planned
         if math.isfinite(loss) and (last or (len(epochs) + 1) % length.every == 0):
-            epoch |= {"reported": task.reported(), "inner": task.inner()}
+            epoch |= {"reported": task.reported(), "inner": task.inner(), "gates": task.gates()}
         epochs.append(epoch)
         if length.seconds is not None and len(epochs) == 1:
             # The first epoch tells how many there is time for; the cosine ends with the last of them.

@@ -101,6 +101,10 @@ def summarise(paths: Sequence[Path], to: Path, command: str) -> None:
             {
                 **{name: value for name, value in run.items() if name not in ("epochs", "data")},
                 "data": data | counts,
+                "gates": {
+                    "after the first epoch": run["epochs"][0].get("gates", {}),
+                    "after the last epoch": run["epochs"][-1].get("gates", {}),
+                },
                 "loss of each epoch": [round(epoch["loss"], 4) for epoch in run["epochs"]],
             }
         )

@@ -137,6 +137,10 @@ class VolumeTask:
         figures = self._figures(self._split.inner)
         return {"loss": 1 - figures["dice"], **figures}
 
+    def gates(self) -> dict[str, dict[str, float]]:
+        """Not told here: ``prosma inspect`` has the windows' means of every measure."""
+        return {}
+
     def _figures(self, indices: tuple[int, ...]) -> dict[str, float]:
         """Means over the cases: of the foreground classes, each class, and ``macro`` with the background."""
         self.network.eval()

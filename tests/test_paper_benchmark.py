@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,17 @@ def test_the_split_is_that_of_scikit_learn(
     assert sorted([*parts.training, *parts.reported]) == list(range(count))
 
 
+@pytest.mark.parametrize(
+    ("seed", "digest"),
+    [(2981, "8961cceed6469f94"), (6142, "a088ee881781579b"), (1187, "b1d5be83f6c914fe")],
+)
+def test_the_reported_images_of_busi_are_those_of_ukan(data: ModuleType, seed: int, digest: str) -> None:
+    """The digests are of the names that U-KAN's own code holds out of the 647."""
+    names = sorted(data.NAMED["BUSI"])
+    reported = sorted(names[n] for n in data.split(names, seed).reported)
+    assert hashlib.blake2b("\n".join(reported).encode(), digest_size=8).hexdigest() == digest
+
+
 def test_the_split_of_ukan2_has_880_images_of_which_176_are_chosen_on(
     data: ModuleType, planar: ModuleType
 ) -> None:
@@ -257,6 +269,20 @@ def test_a_run_that_is_there_is_not_run_again(paper: ModuleType, busi: Path, tmp
     (short,) = json.loads((tmp_path / "summary.json").read_text())["runs"]
     assert short["data"]["reported"] == 3
     assert short["selected"] == result["selected"]
+
+
+def test_the_state_of_the_gates_is_kept_beside_that_on_noise(
+    paper: ModuleType, busi: Path, tmp_path: Path
+) -> None:
+    run(paper, busi, tmp_path, "--epochs", "1", "--models", "prosma-unet", "--threshold", "0.01")
+    (epoch,) = only_result(tmp_path)["epochs"]
+    assert set(epoch["gates"]) == {"1", "2", "3", "4"}
+    for state in epoch["gates"].values():
+        assert 0 < state["z_zero_fraction"] < 1
+        assert 0 < state["z_zero_fraction_of_noise"] < 1
+        assert state["z_zero_fraction_of_noise"] != state["z_zero_fraction"]
+        assert state["channel_spread"] > 0
+        assert state["lambda_mean"] == pytest.approx(0.01, abs=0.001)
 
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(
