@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch.autograd import gradcheck
+from torch.multiprocessing import spawn
 
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.training.losses import Total, in_this_process, summed_over_processes
 from napari_prosma.training.objectives.alignment import (
+    Alignment,
     Discriminator,
     class_sums,
     coarser,
@@ -145,3 +150,82 @@ def test_a_coarser_cell_has_a_class_only_where_it_is_of_one() -> None:
     features, found = coarser(torch.arange(16.0).view(1, 1, 4, 4), labels, 2, classes=2)
     assert found.tolist() == [[[2, 1], [2, 1]]]
     assert features[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+
+
+# ---- over steps and processes -----------------------------------------------------------------------------
+
+PROCESSES = 2
+
+
+def steps_of(kind: str, rank: int, processes: int, total: Total) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """Three steps of a process on its share of the batch: what is remembered, last distance and gradient."""
+    alignment = Alignment(kind, 2, (1, 2), 0.9, 8, total, is_first=rank == 0, seed=3)  # type: ignore[arg-type]
+    labels = classes(2, 4, 8, 8).chunk(processes)[rank]
+    labels[:, :4, :4] = 0
+    doubted = torch.tensor([True, False, True, False]).chunk(processes)[rank]
+    for step in range(3):
+        features = normal(4, 3, 8, 8, seed=step) + step
+        features[::2] += 2
+        features = features.chunk(processes)[rank].clone().requires_grad_()
+        alignment.remember(features, labels, ~doubted)
+        distance = alignment.distance(features, labels, doubted)
+        distance.backward()
+        alignment.stepped()
+    assert features.grad is not None
+    return alignment.state_dict(), distance.detach(), features.grad
+
+
+def in_process(rank: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.TCPStore("127.0.0.1", port), rank=rank, world_size=PROCESSES)
+    kinds = ("w2", "mmd", "adversarial")
+    torch.save([steps_of(k, rank, PROCESSES, summed_over_processes) for k in kinds], f"{folder}/{rank}.pt")
+    dist.barrier()  # none leaves while the other still talks to it
+    dist.destroy_process_group()
+
+
+def test_two_processes_remember_alike_and_have_the_distance_of_one(tmp_path: Path) -> None:
+    # Held by this process, so that it outlives both.
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    spawn(in_process, (str(tmp_path), meeting.port), nprocs=PROCESSES)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
+    for (held, *_), (same, *_) in zip(first, second, strict=True):
+        assert held.keys() == same.keys()
+        assert all(torch.equal(held[name], same[name]) for name in held)
+    assert any(name.startswith("discriminator") for name in first[2][0])
+    held, distance, gradient = steps_of("w2", 0, 1, in_this_process)
+    for share, (there, found, own) in enumerate((first[0], second[0])):
+        torch.testing.assert_close(there, held)
+        torch.testing.assert_close(found, distance)
+        # That of the loss of all, times the processes over which DDP takes the mean.
+        torch.testing.assert_close(own / PROCESSES, gradient.chunk(PROCESSES)[share])
+
+
+def test_what_is_trusted_is_remembered_without_a_gradient_and_the_first_step_counts_whole() -> None:
+    alignment = Alignment("w2", 2, (1,), 0.9, 8, in_this_process, True, 0)
+    labels, trusted = classes(2, 2, 8, 8), torch.tensor([True, False])
+    features = normal(2, 3, 8, 8).requires_grad_()
+    alignment.remember(features, labels, trusted)
+    assert alignment.distance(features, labels, ~trusted) == 0  # nothing is remembered yet
+    alignment.stepped()
+    first = alignment.state_dict()["mean"][0].clone()
+    torch.testing.assert_close(first[1], features.detach()[0].movedim(0, -1)[labels[0] == 1].mean(dim=0))
+    alignment.remember(features + 1, labels, trusted)
+    alignment.stepped()
+    torch.testing.assert_close(alignment.state_dict()["mean"][0], first + 0.1)
+    alignment.distance(features, labels, ~trusted).backward()
+    assert features.grad is not None
+    assert (features.grad[0] == 0).all()
+    assert (features.grad[1] != 0).any()
+
+
+def test_a_class_with_too_few_pixels_is_left_out() -> None:
+    alignment = Alignment("w2", 2, (1,), 0.9, 16, in_this_process, True, 0)
+    labels, trusted = torch.zeros(2, 8, 8, dtype=torch.long), torch.tensor([True, False])
+    labels[0, :4], labels[1, 0] = 1, 1  # 8 of the doubted one
+    features = normal(2, 3, 8, 8)
+    alignment.remember(features, labels, trusted)
+    alignment.stepped()
+    whole = float(alignment.distance(features, labels, ~trusted))
+    features[1, :, 0] += 100
+    assert float(alignment.distance(features, labels, ~trusted)) == whole > 0
