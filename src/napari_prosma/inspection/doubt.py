@@ -138,11 +138,30 @@ def find_doubts(
             found.append((compared.doubt, compared.geometry))
         yield Progress(n, len(labelled), case.name)
     found.sort(key=lambda each: (-each[0].figures.error_ratio, each[0].case))
-    write_table(out / CASES, [_row(each, checkpoint) for each, _ in found])
+    write_table(out / CASES, case_rows([each for each, _ in found], checkpoint))
     pieces = [(piece, each.case, geometry) for each, geometry in found for piece in each.regions]
     pieces.sort(key=lambda piece: -piece[0].size)
     write_table(out / REGIONS, [_region_row(*piece) for piece in pieces])
     yield Finished([each for each, _ in found])
+
+
+def case_rows(found: Sequence[CaseDoubt], checkpoint: Checkpoint) -> list[dict[str, str | float]]:
+    """A line per case, as in ``doubted_cases.csv``."""
+    rows = []
+    for each in found:
+        figures = each.figures
+        row: dict[str, str | float] = {
+            "case": each.case,
+            "error ratio": figures.error_ratio,
+            "absolute error": figures.absolute_error,
+            "worst class": checkpoint.plan.class_names[figures.worst_class],
+            "slice": figures.slice,
+            "doubted regions": len(each.regions),
+        }
+        if each.was_learned is not None:
+            row["learned from"] = "yes" if each.was_learned else "no"
+        rows.append(row)
+    return rows
 
 
 def _compared(checkpoint: Checkpoint, case: Case, device: str) -> Generator[Event, None, Compared | None]:
@@ -181,21 +200,6 @@ def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray]:
 def _map_path(out: Path, name: str, geometry: Geometry) -> Path:
     is_patient = geometry.ndim == 3 and geometry.unit == "mm"
     return out / f"{file_stem(name)}_doubt{'.nii.gz' if is_patient else '.tif'}"
-
-
-def _row(each: CaseDoubt, checkpoint: Checkpoint) -> dict[str, str | float]:
-    figures = each.figures
-    row: dict[str, str | float] = {
-        "case": each.case,
-        "error ratio": figures.error_ratio,
-        "absolute error": figures.absolute_error,
-        "worst class": checkpoint.plan.class_names[figures.worst_class],
-        "slice": figures.slice,
-        "doubted regions": len(each.regions),
-    }
-    if each.was_learned is not None:
-        row["learned from"] = "yes" if each.was_learned else "no"
-    return row
 
 
 def _region_row(region: Region, case: str, geometry: Geometry) -> dict[str, str | float]:
