@@ -73,6 +73,7 @@ class EvaluatePanel(Panel):
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None
         self._next_row: int | None = None
+        self._plots: QWidget | None = None
         self._add_source(self.add_group("Predictions against the truth"))
         self.form.addStretch(1)
         self._add_outcome()
@@ -270,9 +271,11 @@ class EvaluatePanel(Panel):
 
         from napari_prosma.segmentation.evaluation_report import box_plots
 
-        canvas = FigureCanvasQTAgg(box_plots(self.evaluation))
-        canvas.setMinimumHeight(PLOTS_HEIGHT)
-        self.viewer.window.add_dock_widget(canvas, name="Evaluation", area="bottom")
+        if self._plots is not None and self._plots.parent() is not None:
+            self.viewer.window.remove_dock_widget(self._plots)
+        self._plots = FigureCanvasQTAgg(box_plots(self.evaluation))
+        self._plots.setMinimumHeight(PLOTS_HEIGHT)
+        self.viewer.window.add_dock_widget(self._plots, name="Evaluation", area="bottom")
 
     def _save(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Save tables and box plots in", str(Path.home()))

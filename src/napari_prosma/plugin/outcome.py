@@ -28,9 +28,12 @@ class Outcome(QWidget):
     -------
     next_panel(str)
         Name of the panel that shall open with the model.
+    look_first()
+        The labels that the run doubts shall be listed.
     """
 
     next_panel = Signal(str)
+    look_first = Signal()
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
@@ -63,6 +66,9 @@ class Outcome(QWidget):
             button.setToolTip(f"Open the panel '{panel}' with this model")
             button.clicked.connect(partial(self._open_next, panel))
             row.addWidget(button)
+        self.look_button = QPushButton("Look at these first…")
+        self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
+        self.look_button.clicked.connect(self.look_first)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (
@@ -71,6 +77,7 @@ class Outcome(QWidget):
             self.gates,
             self.curves,
             self.save_button,
+            self.look_button,
             self.log,
             self.next_buttons,
         ):
@@ -91,7 +98,7 @@ class Outcome(QWidget):
         self.history, self._baseline = [], {}
         self.log.clear()
         self.log.show()
-        for widget in (self.table, self.gates, self.save_button, self.next_buttons):
+        for widget in (self.table, self.gates, self.save_button, self.look_button, self.next_buttons):
             widget.hide()
         self.figures.tell("")
         self.curves.show_epochs(())

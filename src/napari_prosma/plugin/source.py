@@ -44,6 +44,7 @@ from napari_prosma.plugin.strokes import Strokes
 
 if TYPE_CHECKING:
     from napari_prosma.plugin.check_window import CheckWindow
+    from napari_prosma.training.config import TrainConfig
 
 
 UNLABELLED = "unlabelled"
@@ -456,3 +457,11 @@ def _complete_in_words(drawn: np.ndarray) -> str:
         f"Only {painted} of {len(drawn)} slices hold labels: the others are learned as background. If they "
         f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
     )
+
+
+def kept_data(config: TrainConfig) -> FolderData:
+    """The folder that a run learned from, with labels that mean what they meant to it."""
+    known = config.labels is not None and config.labels.is_sparse
+    labelled = None if known or config.labelled == "all" else config.labelled
+    assert config.data is not None
+    return FolderData(Wanted(config.data, labelled, config.labels), None)

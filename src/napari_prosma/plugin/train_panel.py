@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import napari
 from napari.layers import Image
@@ -30,6 +30,7 @@ from napari_prosma.events import (
     Started,
 )
 from napari_prosma.plugin.choices import new_run_folder, runs_folder
+from napari_prosma.plugin.doubts_dock import TITLE, DoubtedLabels, choose_run
 from napari_prosma.plugin.examples import Examples
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layers import know_units
@@ -43,13 +44,9 @@ from napari_prosma.plugin.preview import PreviewLayers
 from napari_prosma.plugin.repeat import Repeat
 from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
 from napari_prosma.plugin.settings import Settings
-from napari_prosma.plugin.source import Data, FolderData, LayerData, Source
-from napari_prosma.plugin.sparse import Wanted
+from napari_prosma.plugin.source import Data, LayerData, Source, kept_data
 from napari_prosma.plugin.supervision import Supervision
 from napari_prosma.training.steering import Steering
-
-if TYPE_CHECKING:
-    from napari_prosma.training.config import TrainConfig
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-\d+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
@@ -82,6 +79,7 @@ class TrainPanel(Panel):
         self.settings = Settings()
         self.repeat = Repeat(self.planned_data)
         self.examples: Examples | None = None
+        self.doubts: DoubtedLabels | None = None
         self.source.changed.connect(self._suggest_run)
         self.source.changed.connect(self._source_changed)
         self.source.from_layers.toggled.connect(self.settings.suggest)
@@ -90,6 +88,8 @@ class TrainPanel(Panel):
             changed.connect(self.repeat.form_changed)
         self.outcome = Outcome(napari_viewer)
         self.outcome.next_panel.connect(self._open_next)
+        self.outcome.look_first.connect(lambda: self.look_first(self._last_dir))
+        self.supervision.look_first.connect(self._look_first_of_a_run)
         for part in (self.source, self.supervision, self.settings, self.repeat, self.outcome):
             self.form.addWidget(part)
         self.settings.examples_button.clicked.connect(self._show_examples)
@@ -162,15 +162,22 @@ class TrainPanel(Panel):
         if folder in self._run_folders():
             self.status.tell_error(f"'{folder}' is the folder of a run that goes on or waits")
             return
-        live = self._layers_of.get(folder)
-        if live is not None and not {live.image, live.labels} <= set(self.viewer.layers):
-            live = None
+        live = self._open_layers_of(folder)
         self._submit(PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live), live))
 
     def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule, dims: int | None) -> None:
         """Fill the form, to go on from a model with the cases in a folder, whose labels mean this."""
         self.source.take_folder(folder, labels)
         self.settings.go_on_from(model, dims)
+
+    def look_first(self, run_dir: Path) -> None:
+        """The labels that a run doubts most, in a dock below the image."""
+        if self.doubts is None:
+            self.doubts = DoubtedLabels(self.viewer)
+            self.doubts.closed.connect(self._doubts_closed)
+            self.doubts.corrected.connect(self._label_corrected)
+            self.viewer.window.add_dock_widget(self.doubts, name=TITLE, area="bottom")
+        self.doubts.show_run(run_dir, self._open_layers_of(run_dir))
 
     def what_leaving_means(self) -> str:
         """For the question before the panel or napari is closed."""
@@ -198,6 +205,7 @@ class TrainPanel(Panel):
             case EpochEnd():
                 self.outcome.add(event)
                 self._look_at_outcome()
+                self._look_for_doubts()
             case LivePreview():
                 self.live.show(event)
                 self._preview_came()
@@ -245,6 +253,8 @@ class TrainPanel(Panel):
         self.repeat.close_down()
         if self.examples is not None:
             self.examples.close_down()
+        if self.doubts is not None:
+            self.doubts.close_down()
         self.outcome.close_down()
         self.previews.stop()
         self.live.stop()
@@ -316,6 +326,36 @@ class TrainPanel(Panel):
         self.supervision.learn_from(
             source.from_layers.isChecked(), image if isinstance(image, Image) else None, source.data_set
         )
+
+    def _look_for_doubts(self) -> None:
+        """Open the list of doubted labels when a run has one for the first time, then keep it up."""
+        from napari_prosma.training.doubt import LABEL_CONFIDENCE
+
+        assert self._run is not None
+        run_dir = self._run.run_dir
+        if not (run_dir / LABEL_CONFIDENCE).is_file():
+            return
+        is_first = self.outcome.look_button.isHidden()
+        self.outcome.look_button.show()
+        if is_first or (self.doubts is not None and self.doubts.run_dir == run_dir):
+            self.look_first(run_dir)
+
+    def _look_first_of_a_run(self) -> None:
+        folder = choose_run(self)
+        if folder is not None:
+            self.look_first(folder)
+
+    def _doubts_closed(self) -> None:
+        self.doubts = None
+
+    def _label_corrected(self, run_dir: Path, case: str) -> None:
+        if self._run is not None and self._run.run_dir == run_dir:
+            self._steering.relabel(case)
+
+    def _open_layers_of(self, run_dir: Path) -> LiveCase | None:
+        """What a run learns or learned from, if both layers are still open."""
+        live = self._layers_of.get(run_dir)
+        return live if live is not None and {live.image, live.labels} <= set(self.viewer.layers) else None
 
     def _show_examples(self) -> None:
         if self.examples is None:
@@ -407,16 +447,9 @@ def _resuming(folder: Path, live: LiveCase | None, steering: Steering) -> Iterat
         yield Notice(f"This run is already finished ({kept.epoch} of {config.epochs} epochs).")
     gc.freeze()
     try:
-        data = LayerData(live, config.labels) if live is not None else _kept_data(config)
+        data = LayerData(live, config.labels) if live is not None else kept_data(config)
         opened = data.begin()
         yield Configured(config)
         yield from train(config, opened.cases, opened.class_names, kept, steering=steering)
     finally:
         gc.unfreeze()
-
-
-def _kept_data(config: TrainConfig) -> FolderData:
-    known = config.labels is not None and config.labels.is_sparse
-    labelled = None if known or config.labelled == "all" else config.labelled
-    assert config.data is not None
-    return FolderData(Wanted(config.data, labelled, config.labels), None)

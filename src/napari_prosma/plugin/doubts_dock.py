@@ -1,0 +1,503 @@
+"""``DoubtedLabels``: *Look at these first*, the labels that a run doubts most; a click opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QMessageBox,
+    QProgressBar,
+    QPushButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.keep import safe_name
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.choices import runs_folder
+from napari_prosma.plugin.fields import UNLIMITED
+from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job, spare_threads
+from napari_prosma.plugin.label_file import LabelFile, open_label
+from napari_prosma.plugin.layers import (
+    LayerTuple,
+    add_layer,
+    go_to,
+    hide_previews,
+    image_layer,
+    keeping_selection,
+    labels_layer,
+    map_layer,
+)
+from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.loading import loading
+from napari_prosma.plugin.panel import FigureTable, Message
+from napari_prosma.plugin.source import kept_data
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.doubt import Compared
+    from napari_prosma.training.doubt import DoubtedLabel
+
+TITLE = "Look at these first"
+ORIGINALS = "labels before correction"
+"""Folder in the run folder with the label files as they were before they were written over."""
+HEIGHT = 190
+MOST_ROWS = 1000
+"""Rows that are shown; the file has all."""
+COLOURS = "magma"
+MEANING = (
+    "How much probability the model gives to anything but the label: 0 it agrees, 1 it is sure of another"
+)
+_CASE, _CONFIDENCE, _DIFFERS, _CLASS, _SLICE = range(5)
+_INDEX = Qt.ItemDataRole.UserRole
+_HEADINGS = {
+    "case": "Most doubtful first; only cases that are learned from, not those held out",
+    "confidence": "How much the label counted at last: 1 as much as any",
+    "differs": "Share of what the label or the model marks that only one of the two does",
+    "class": "The class with the largest such share",
+    "slice": "Where the doubt is largest, from 0",
+}
+
+
+@dataclass(eq=False)
+class _Open:
+    """A case of a folder whose layers are open."""
+
+    file: LabelFile
+    image: ImageLayer
+    labels: LabelsLayer
+
+    def is_corrected(self) -> bool:
+        return not np.array_equal(self.labels.data, self.file.shown)
+
+
+class DoubtedLabels(QWidget):
+    """The list of a run, kept up while it goes on.
+
+    Signals
+    -------
+    closed()
+        The list left its dock.
+    corrected(Path, str)
+        The label of a case of the run in this folder was saved.
+    """
+
+    closed = Signal()
+    corrected = Signal(object, str)
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.rows: list[DoubtedLabel] = []
+        self.run_dir: Path | None = None
+        self._live: LiveCase | None = None
+        self._data: DataSet | None = None
+        self._open: dict[str, _Open] = {}
+        self._map: Layer | None = None
+        self._asked: DoubtedLabel | None = None
+        self._next: DoubtedLabel | None = None
+        self._read_again = False
+        self._may_write: set[Path] = set()
+        self.listing, self.opening, self.saving = (Job(self, notify=False) for _ in range(3))
+        self.listing.happened.connect(self._listed)
+        self.listing.ended.connect(self._listing_ended)
+        self.opening.happened.connect(self._opened)
+        self.opening.ended.connect(self._opening_ended)
+        self.saving.happened.connect(self._saved)
+        self.saving.ended.connect(self._saving_ended)
+        self.message = Message()
+        self.busy = QProgressBar()
+        self.busy.setRange(0, 0)
+        self.busy.setTextVisible(False)
+        self.busy.setMaximumHeight(8)
+        self.busy.hide()
+        self.table = FigureTable()
+        self.table.setToolTip(
+            "Click a row, or press Enter on it, to open the case where its label is doubted"
+        )
+        self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
+        self.table.setColumnCount(len(_HEADINGS))
+        for column, (title, tip) in enumerate(_HEADINGS.items()):
+            heading = QTableWidgetItem(title)
+            heading.setToolTip(tip)
+            self.table.setHorizontalHeaderItem(column, heading)
+        self.table.cellClicked.connect(self._row_chosen)
+        self.table.cellActivated.connect(self._row_chosen)
+        self.save_button = QPushButton("Save labels")
+        self.save_button.setToolTip("Write what you corrected over the label files it came from")
+        self.save_button.clicked.connect(self.save)
+        self.run_button = QPushButton("Another run…")
+        self.run_button.setToolTip("The list of another run: choose its folder")
+        self.run_button.clicked.connect(self._choose_run)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.message, 1)
+        buttons.addWidget(self.save_button)
+        buttons.addWidget(self.run_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.table, 1)
+        layout.addWidget(self.busy)
+        layout.addLayout(buttons)
+        self._show_buttons()
+
+    def show_run(self, run_dir: Path, live: LiveCase | None = None) -> None:
+        """Read the list of a run, anew if it is the same; ``live`` are the layers that it learns from."""
+        if run_dir != self.run_dir:
+            self.rows, self._data = [], None
+            self.message.tell("")
+            self._fill()
+        self.run_dir, self._live = run_dir, live
+        if self.listing.is_running:
+            self._read_again = True
+        else:
+            self.listing.start("ProSMA: reading doubted labels", partial(_listing, run_dir))
+
+    def open(self, row: DoubtedLabel) -> None:
+        """Open a case, go where its label is doubted most, and ask the model about all of it."""
+        assert self.run_dir is not None
+        if self.opening.is_running:
+            self._next = row
+            self.opening.stop()
+            return
+        self._asked = row
+        live = self._live if self._live is not None and self._live.name == row.case else None
+        if live is not None:
+            self._go_to_slice(live.labels, row)
+        elif row.case in self._open and self._is_open(row.case):
+            self._go_to_slice(self._open[row.case].labels, row)
+        self.message.tell(f"Opening '{row.case}', and asking the model about it")
+        self.busy.show()
+        self.opening.start(
+            f"ProSMA: looking at the label of {row.case}",
+            partial(
+                _opening,
+                self.run_dir,
+                row.case,
+                self._data,
+                live,
+                live is None and not self._is_open(row.case),
+            ),
+        )
+
+    def save(self) -> None:
+        """Write every corrected label over its files, in the background; asks once per run."""
+        assert self.run_dir is not None
+        corrected = [each for name, each in self._open.items() if self._is_open(name) and each.is_corrected()]
+        if not corrected:
+            self.message.tell("Nothing was corrected: the label files are as they are shown")
+            return
+        originals = self.run_dir / ORIGINALS
+        if self.run_dir not in self._may_write:
+            if not self._agrees(corrected, originals):
+                self.message.tell("Nothing was saved")
+                return
+            self._may_write.add(self.run_dir)
+        work = [(each.file, np.array(each.labels.data)) for each in corrected]
+        self.message.tell("Saving")
+        self.saving.start("ProSMA: saving labels", partial(_saving, work, originals))
+        self._show_buttons()
+
+    def close_down(self) -> None:
+        """Stop what runs; labels that are being written are waited for."""
+        self.listing.close(SHORT_WAIT)
+        self.opening.close(SHORT_WAIT)
+        self.saving.close()
+
+    def sizeHint(self) -> QSize:
+        """As high as a few rows, so that the image keeps its room."""
+        return QSize(600, HEIGHT)
+
+    def event(self, event: QEvent | None) -> bool:
+        # napari's close button takes the list out of its dock without closing it.
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.close_down()
+            self.closed.emit()
+        return super().event(event)
+
+    # ---- the list -----------------------------------------------------------------------------------------
+
+    def _listed(self, event: Event) -> None:
+        if not isinstance(event, Finished):
+            return
+        run_dir, rows = event.result
+        if run_dir == self.run_dir and rows != self.rows:
+            self.rows = rows
+            self._fill()
+            less = sum(row.confidence < 1 for row in rows)
+            if self._asked is None or self._asked.case not in {row.case for row in rows}:
+                self.message.tell(
+                    f"{run_dir.name}: {less} of {len(rows)} labels count less than the others. Click one to "
+                    f"look at it"
+                )
+
+    def _listing_ended(self, ending: Ending) -> None:
+        if self._read_again and self.run_dir is not None:
+            self._read_again = False
+            self.show_run(self.run_dir, self._live)
+        elif ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _fill(self) -> None:
+        chosen = self._asked.case if self._asked is not None else ""
+        self.table.blockSignals(True)
+        self.table.setSortingEnabled(False)
+        self.table.setRowCount(min(len(self.rows), MOST_ROWS))
+        for number, row in enumerate(self.rows[:MOST_ROWS]):
+            figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
+            for column, value in enumerate((row.case, *figures)):
+                item = QTableWidgetItem()
+                item.setData(Qt.ItemDataRole.DisplayRole, value)
+                item.setData(_INDEX, number)
+                self.table.setItem(number, column, item)
+            if row.case == chosen:
+                self.table.selectRow(number)
+        self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
+        self.table.setColumnHidden(_SLICE, not any(row.slice for row in self.rows))
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(_CASE, QHeaderView.ResizeMode.Stretch)
+        self.table.setMaximumHeight(UNLIMITED)
+        self.table.blockSignals(False)
+
+    def _row_chosen(self, row: int, column: int = 0) -> None:
+        item = self.table.item(row, _CASE)
+        if item is not None:
+            self.open(self.rows[item.data(_INDEX)])
+
+    def _choose_run(self) -> None:
+        folder = choose_run(self)
+        if folder is not None:
+            self.show_run(folder)
+
+    # ---- a case -------------------------------------------------------------------------------------------
+
+    def _opened(self, event: Event) -> None:
+        if isinstance(event, _CaseRead):
+            self._data = event.data
+            if event.layers:
+                self._show_case(event)
+        elif isinstance(event, Finished):
+            self._show_map(event.result)
+
+    def _opening_ended(self, ending: Ending) -> None:
+        self.busy.hide()
+        following, self._next = self._next, None
+        if following is not None:
+            self.open(following)
+        elif ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _show_case(self, read: _CaseRead) -> None:
+        """Its image and its label, in place of the last case unless that has corrections to save."""
+        assert self._asked is not None
+        hide_previews(self.viewer)
+        self._remove_map()
+        for name, each in list(self._open.items()):
+            if not self._is_open(name) or not each.is_corrected():
+                del self._open[name]
+                for layer in (each.image, each.labels):
+                    if layer in self.viewer.layers:
+                        self.viewer.layers.remove(layer)
+            else:
+                each.image.visible = each.labels.visible = False
+        image, labels = (add_layer(self.viewer, made) for made in read.layers)
+        assert isinstance(image, ImageLayer)
+        assert isinstance(labels, LabelsLayer)
+        assert read.file is not None
+        self._open[read.file.case.name] = _Open(read.file, image, labels)
+        if not read.file.is_scribbles:
+            labels.selected_label = max(1, read.file.rule.class_names.index(self._asked.worst_class))
+        self.viewer.reset_view()
+        self._go_to_slice(labels, self._asked)
+        self._show_buttons()
+
+    def _show_map(self, compared: Compared) -> None:
+        from napari_prosma.inspection.maps import MapLayer
+
+        name = compared.doubt.case
+        source, labels = self._layers_of(name)
+        if self._asked is None or self._asked.case != name or source is None or labels is None:
+            return
+        self._remove_map()
+        drawn = MapLayer(
+            f"{name} doubt", compared.map, compared.geometry, "image", (0.0, 1.0), COLOURS, MEANING
+        )
+        data, attributes, kind = map_layer(drawn, source)
+        with keeping_selection(self.viewer):
+            self._map = add_layer(self.viewer, (data, {**attributes, "blending": "additive"}, kind))
+        regions = compared.doubt.regions
+        figures = compared.doubt.figures
+        if not regions:
+            self.message.tell(f"'{name}': the model agrees with the label everywhere")
+            return
+        go_to(self.viewer, self._map, regions[0].at)
+        parts = f"in {len(regions)} places; this is the largest" if len(regions) > 1 else "here"
+        said = f"'{name}': model and label differ by {figures.error_ratio:.0%}, {parts}. "
+        said += (
+            "Correct the layer: the run follows"
+            if self._live is not None and source is self._live.image
+            else f"Correct '{labels.name}' where it is wrong, then Save labels"
+        )
+        self.message.tell(said)
+
+    def _layers_of(self, name: str) -> tuple[ImageLayer | None, LabelsLayer | None]:
+        """Image and labels of a case where they are open."""
+        if self._live is not None and self._live.name == name:
+            found: tuple[ImageLayer, LabelsLayer] = self._live.image, self._live.labels
+        elif name in self._open:
+            found = self._open[name].image, self._open[name].labels
+        else:
+            return None, None
+        return found if all(layer in self.viewer.layers for layer in found) else (None, None)
+
+    def _is_open(self, name: str) -> bool:
+        return self._layers_of(name) != (None, None)
+
+    def _go_to_slice(self, labels: LabelsLayer, row: DoubtedLabel) -> None:
+        middle = [n // 2 for n in labels.data.shape]
+        if labels.ndim > 2:
+            middle[0] = min(row.slice, labels.data.shape[0] - 1)
+        for layer in self._layers_of(row.case):
+            if layer is not None:
+                layer.visible = True
+        go_to(self.viewer, labels, middle)
+        self.viewer.layers.selection.active = labels
+
+    def _remove_map(self) -> None:
+        drawn, self._map = self._map, None
+        if drawn is not None and drawn in self.viewer.layers:
+            self.viewer.layers.remove(drawn)
+
+    # ---- saving -------------------------------------------------------------------------------------------
+
+    def _agrees(self, corrected: list[_Open], originals: Path) -> bool:
+        paths = [path for each in corrected for path in each.file.paths]
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setWindowTitle("Save labels")
+        box.setText(f"Write over the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
+        box.setInformativeText(
+            f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}\n\nEach file as it was is "
+            f"kept in {originals}. You are asked once for this run."
+        )
+        write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(box.addButton("Leave them", QMessageBox.ButtonRole.RejectRole))
+        box.exec()
+        return box.clickedButton() is write
+
+    def _saved(self, event: Event) -> None:
+        if isinstance(event, _Written):
+            name = event.file.case.name
+            if name in self._open:
+                self._open[name].file = event.file
+            assert self.run_dir is not None
+            self.corrected.emit(self.run_dir, name)
+        elif isinstance(event, Finished):
+            self.message.tell(
+                f"Saved the labels of {event.result}. A run on them that goes on learns them at once; else "
+                f"train again"
+            )
+
+    def _saving_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _show_buttons(self) -> None:
+        self.save_button.setVisible(bool(self._open))
+        self.save_button.setEnabled(not self.saving.is_running)
+
+
+def choose_run(parent: QWidget) -> Path | None:
+    """The folder of a run that the user chooses."""
+    start = runs_folder() if runs_folder().is_dir() else Path.home()
+    folder = QFileDialog.getExistingDirectory(parent, "Labels that the run in this folder doubts", str(start))
+    return Path(folder) if folder else None
+
+
+@dataclass(frozen=True, eq=False)
+class _CaseRead(Event):
+    """A case of a folder, as layers unless they are open."""
+
+    data: DataSet | None
+    file: LabelFile | None = None
+    layers: tuple[LayerTuple, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Written(Event):
+    file: LabelFile
+
+
+def _listing(run_dir: Path) -> Iterator[Event]:
+    yield Started(0, "Reading the list")
+    from napari_prosma.training.doubt import look_first
+
+    yield Finished((run_dir, look_first(run_dir)))
+
+
+def _opening(
+    run_dir: Path, name: str, data: DataSet | None, live: LiveCase | None, as_layers: bool
+) -> Iterator[Event]:
+    """Read the case, then compare it with what the best model of the run makes of it."""
+    yield Started(0, f"Opening '{name}'")
+    if live is not None:
+        case = Case(name, live.read_image, live.classes_now)
+    else:
+        if data is None:
+            data = _data_of(run_dir)
+        file = open_label(data, name)
+        case, image = file.case, file.case.read_image()
+        layers: list[LayerTuple] = []
+        if as_layers:
+            names = () if file.is_scribbles else file.rule.class_names
+            labels, attributes, kind = labels_layer(file.shown, image.geometry, f"{name} labels", names)
+            layers = [image_layer(image, name), (labels, {**attributes, "opacity": 0.5}, kind)]
+        yield _CaseRead(data, file, tuple(layers))
+    yield from loading()
+    from napari_prosma.inspection.doubt import compare_with_label
+    from napari_prosma.training.checkpoint import load_checkpoint
+    from napari_prosma.training.device import cpu_threads
+
+    with cpu_threads(spare_threads()):
+        yield from compare_with_label(load_checkpoint(run_dir), case)
+
+
+def _data_of(run_dir: Path) -> DataSet:
+    from napari_prosma.training.run_folder import read_run
+
+    config = read_run(run_dir).config
+    if config.data is None:
+        raise ConfigError(
+            f"the run '{run_dir}' was started from Python, so nobody knows where its cases are; "
+            f"look at them there"
+        )
+    return kept_data(config).wanted.find()
+
+
+def _saving(work: list[tuple[LabelFile, np.ndarray]], originals: Path) -> Iterator[Event]:
+    yield Started(len(work), "Saving labels")
+    for file, corrected in work:
+        yield _Written(file.save(corrected, originals / safe_name(file.case.name)))
+    names = [f"'{file.case.name}'" for file, _ in work]
+    yield Finished(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
