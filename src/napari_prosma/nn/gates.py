@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_prosma.nn import fast
 from napari_prosma.nn.blocks import CONV, NORM
 from napari_prosma.nn.prox import soft_threshold, threshold_logit
 
@@ -186,6 +187,7 @@ class ProximalMask(nn.Module):
         self, skip_channels: int, gating_channels: int, dims: int, options: GateOptions, sparse: bool = True
     ) -> None:
         super().__init__()
+        self.dilations = options.dilations
         latent = options.latent(skip_channels)
         conv = CONV[dims]
         normed = options.norm == "batch"
@@ -208,7 +210,7 @@ class ProximalMask(nn.Module):
         )
         self._make_projection(latent, conv)
 
-    def _make_projection(self, latent: int, conv: Callable[..., nn.Module]) -> None:
+    def _make_projection(self, latent: int, conv: Callable[..., nn.Conv2d | nn.Conv3d]) -> None:
         self.project = conv(latent, 1, 1)
 
     def threshold(self) -> Tensor | None:
@@ -217,18 +219,33 @@ class ProximalMask(nn.Module):
 
     def floor(self) -> float:
         """psi where z is empty."""
-        bias = self.project.bias
-        assert isinstance(bias, Tensor)
-        return float(torch.sigmoid(bias.detach()))
+        return float(torch.sigmoid(self._bias().detach()))
+
+    def _bias(self) -> Tensor:
+        assert self.project.bias is not None
+        return self.project.bias
 
     def field(self, skip: Tensor, gating: Tensor) -> Tensor:
         """u (B, C_a, *spatial), before the threshold."""
+        if fast.applies(skip):
+            q = fast.normed_product(self.from_skip, self.norm_skip, skip)
+            k = fast.normed_product(self.from_gating, self.norm_gating, gating)
+            v = fast.compatibility(q, k)
+            return fast.context(v, list(self.scales.parameters()), self.dilations, self.mix, self.norm_field)
         v = F.relu(self.norm_skip(self.from_skip(skip)) + self.norm_gating(self.from_gating(gating)))
         return self.norm_field(self.mix(torch.cat([scale(v) for scale in self.scales], dim=1)))
 
     def readout(self, z: Tensor) -> Tensor:
         """psi (B, 1, *spatial) of z."""
+        if fast.applies(z):
+            return torch.sigmoid(fast.project(z, self.project.weight, self._bias()))
         return torch.sigmoid(self.project(z))
+
+    def opening(self, field: Tensor, threshold: Tensor | None) -> Tensor:
+        """psi (B, 1, *spatial) of u (B, C_a, *spatial): threshold, then read out."""
+        if threshold is not None and fast.applies(field):
+            return fast.readout(field, threshold, self.project.weight, self._bias())
+        return self.readout(field if threshold is None else soft_threshold(field, threshold))
 
     def forward(
         self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
@@ -238,26 +255,29 @@ class ProximalMask(nn.Module):
         threshold = self.threshold()
         if threshold is not None and scale != 1:
             threshold = threshold * scale
-        z = u if threshold is None else soft_threshold(u, threshold)
-        psi = self.readout(z)
+        psi = self.opening(u, threshold)
         if kept is not None:
-            kept.field, kept.z, kept.psi = u.detach(), z.detach(), psi.detach()
-            kept.floor = self.floor()
+            seen = u.detach()
+            kept.field, kept.psi, kept.floor = seen, psi.detach(), self.floor()
+            kept.z = seen if threshold is None else soft_threshold(seen, threshold.detach())
             if threshold is not None:
                 kept.threshold = threshold.detach()
-                kept.psi_dense = self.readout(u.to(z.dtype)).detach()
+                kept.psi_dense = self.readout(seen.to(kept.z.dtype)).detach()
         return psi
 
 
 class ExactMask(ProximalMask):
     """Ours: ``psi = 1 - exp(-sum_c w_c |z_c|)``, ``w_c = softplus(omega_c)``; exactly 0 where z is empty."""
 
-    def _make_projection(self, latent: int, conv: Callable[..., nn.Module]) -> None:
+    def _make_projection(self, latent: int, conv: Callable[..., nn.Conv2d | nn.Conv3d]) -> None:
         # With u ~ N(0, 1) and lambda = ln 2 the mean of |z| is 0.29; this start makes psi about 0.5.
         self.omega = nn.Parameter(torch.full((latent,), threshold_logit(2.4 / latent)))
 
     def floor(self) -> float:
         return 0.0
+
+    def opening(self, field: Tensor, threshold: Tensor | None) -> Tensor:
+        return self.readout(field if threshold is None else soft_threshold(field, threshold))
 
     def readout(self, z: Tensor) -> Tensor:
         weight = F.softplus(self.omega).to(z.dtype).view(-1, *[1] * (z.ndim - 2))
@@ -295,7 +315,7 @@ class ChannelMask(nn.Module):
         self.excite = nn.Linear(hidden, skip_channels)
 
     def forward(self, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
-        c = torch.sigmoid(self.excite(F.relu(self.squeeze(gating.flatten(2).mean(dim=2)))))
+        c = torch.sigmoid(self.excite(F.relu(self.squeeze(fast.pooled(gating)))))
         if kept is not None:
             kept.channel = c.detach()
         return c
@@ -317,30 +337,51 @@ class Gate(nn.Module):
         level: int = 1,
         change: Change | None = None,
     ) -> Tensor:
-        """Gate ``skip`` (B, C_x, *spatial) by ``gating`` (B, C_g, *spatial) of the same grid.
+        """Gate ``skip`` (B, C_x, *spatial) by ``gating`` (B, C_g, *spatial) of the same grid."""
+        return self.joined(skip, gating, trace, level, change)[:, : skip.shape[1]]
+
+    def joined(
+        self,
+        skip: Tensor,
+        gating: Tensor,
+        trace: GateTrace | None = None,
+        level: int = 1,
+        change: Change | None = None,
+    ) -> Tensor:
+        """``[x~, t]`` (B, C_x + C_g, *spatial) along the channels: what the decoder takes.
 
         A part that ``change`` sets to 1 still leaves its u and z in the trace, beside a psi or c of 1.
         """
         kept = None if trace is None else SkipTrace(level, skip.detach(), skip.detach())
-        gated = skip
+        c = psi = None
         if self.channel is not None:
             c = self.channel(gating, kept)
-            if change is None or change.channel:
-                gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
-            elif kept is not None:
-                kept.channel = torch.ones_like(c)
+            if change is not None and not change.channel:
+                c = None
+                if kept is not None and kept.channel is not None:
+                    kept.channel = torch.ones_like(kept.channel)
         if self.spatial is not None:
             psi = self.spatial(skip, gating, kept, 1.0 if change is None else change.threshold)
-            if change is None or change.spatial:
-                gated = gated * psi
-            elif kept is not None:
-                kept.psi = torch.ones_like(psi)
+            if change is not None and not change.spatial:
+                psi = None
+                if kept is not None and kept.psi is not None:
+                    kept.psi = torch.ones_like(kept.psi)
         if change is not None and not change.whole:
-            gated = torch.zeros_like(skip)
+            both = torch.cat([torch.zeros_like(skip), gating], dim=1)
+        elif c is not None and psi is not None and fast.applies(skip):
+            both = fast.joined(skip, c, psi, gating)
+        else:
+            gated = skip
+            if c is not None:
+                gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
+            if psi is not None:
+                gated = gated * psi
+            both = torch.cat([gated, gating], dim=1)
         if trace is not None and kept is not None:
-            kept.gated = gated.detach()
+            # A copy, or the trace would keep t as well.
+            kept.gated = both[:, : skip.shape[1]].detach().clone()
             trace.skips[level] = kept
-        return gated
+        return both
 
 
 def _prosma(x: int, g: int, dims: int, o: GateOptions) -> Gate:

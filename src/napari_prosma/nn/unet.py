@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,8 +115,7 @@ class ProSMAUNet(nn.Module):
         g = encoded.bottleneck if start is None else (features or {})[start]
         for s in reversed(range(len(skips) if start is None else start - 1)):
             t = self.up[s](g, skips[s].shape[2:])
-            gated = self.gates[s](skips[s], t, trace, s + 1, changes.get(s + 1))
-            g = self.decoder[s](torch.cat([gated, t], dim=1))
+            g = self.decoder[s](self.gate(s + 1).joined(skips[s], t, trace, s + 1, changes.get(s + 1)))
             if features is not None:
                 features[s + 1] = g
         logits = self.head(g)
