@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # In a terminal pip shows what it downloads; a log gets warnings and errors only.
 PIP := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
 PYTEST_FLAGS ?=
+# A file's tests stay in one process, so that what they share is made once.
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test lint types docs clean
 
@@ -20,11 +22,11 @@ demo: $(VENV)/.gui
 
 test: $(VENV)/.dev
 	@if [ "$$(uname)" != Linux ]; \
-	then $(BIN)/python -m pytest $(PYTEST_FLAGS); \
+	then $(TESTS) $(PYTEST_FLAGS); \
 	elif [ -n "$$DISPLAY" ]; \
-	then .ci/system_packages.sh --window && $(BIN)/python -m pytest $(PYTEST_FLAGS); \
+	then .ci/system_packages.sh --window && $(TESTS) $(PYTEST_FLAGS); \
 	else .ci/system_packages.sh --tests && \
-	xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/python -m pytest $(PYTEST_FLAGS); fi
+	xvfb-run -a -s "-screen 0 1400x900x24" $(TESTS) $(PYTEST_FLAGS); fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
