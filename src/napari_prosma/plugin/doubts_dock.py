@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from napari_prosma.plugin.label_file import LabelFile, open_label
 from napari_prosma.plugin.layers import (
     LayerTuple,
     add_layer,
+    camera_of,
     go_to,
     hide_previews,
     image_layer,
@@ -113,6 +114,7 @@ class DoubtedLabels(QWidget):
         self._asked: DoubtedLabel | None = None
         self._next: DoubtedLabel | None = None
         self._read_again = False
+        self._whole_zoom = 0.0
         self._may_write: set[Path] = set()
         self.listing, self.opening, self.saving = (Job(self, notify=False) for _ in range(3))
         self.listing.happened.connect(self._listed)
@@ -274,7 +276,7 @@ class DoubtedLabels(QWidget):
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(_CASE, QHeaderView.ResizeMode.Stretch)
+        header.setStretchLastSection(True)
         self.table.setMaximumHeight(UNLIMITED)
         self.table.blockSignals(False)
 
@@ -328,6 +330,7 @@ class DoubtedLabels(QWidget):
         if not read.file.is_scribbles:
             labels.selected_label = max(1, read.file.rule.class_names.index(self._asked.worst_class))
         self.viewer.reset_view()
+        self._whole_zoom = camera_of(self.viewer).zoom
         self._go_to_slice(labels, self._asked)
         self._show_buttons()
 
@@ -345,12 +348,13 @@ class DoubtedLabels(QWidget):
         data, attributes, kind = map_layer(drawn, source)
         with keeping_selection(self.viewer):
             self._map = add_layer(self.viewer, (data, {**attributes, "blending": "additive"}, kind))
+            self.viewer.layers.move(len(self.viewer.layers) - 1, self.viewer.layers.index(labels))
         regions = compared.doubt.regions
         figures = compared.doubt.figures
         if not regions:
             self.message.tell(f"'{name}': the model agrees with the label everywhere")
             return
-        go_to(self.viewer, self._map, regions[0].at)
+        self._go_to(labels, regions[0].at)
         parts = f"in {len(regions)} places; this is the largest" if len(regions) > 1 else "here"
         said = f"'{name}': model and label differ by {figures.error_ratio:.0%}, {parts}. "
         said += (
@@ -380,8 +384,16 @@ class DoubtedLabels(QWidget):
         for layer in self._layers_of(row.case):
             if layer is not None:
                 layer.visible = True
-        go_to(self.viewer, labels, middle)
+        self._go_to(labels, middle)
         self.viewer.layers.selection.active = labels
+
+    def _go_to(self, labels: LabelsLayer, index: Sequence[int]) -> None:
+        """Show the slice of an element; in the middle, unless the whole image is on screen."""
+        camera = camera_of(self.viewer)
+        whole, centre = camera.zoom == self._whole_zoom, camera.center
+        go_to(self.viewer, labels, index)
+        if whole:
+            camera.center = centre
 
     def _remove_map(self) -> None:
         drawn, self._map = self._map, None
@@ -471,7 +483,8 @@ def _opening(
         layers: list[LayerTuple] = []
         if as_layers:
             names = () if file.is_scribbles else file.rule.class_names
-            labels, attributes, kind = labels_layer(file.shown, image.geometry, f"{name} labels", names)
+            drawn_on = file.shown.copy()  # what the file holds must stay to compare with
+            labels, attributes, kind = labels_layer(drawn_on, image.geometry, f"{name} labels", names)
             layers = [image_layer(image, name), (labels, {**attributes, "opacity": 0.5}, kind)]
         yield _CaseRead(data, file, tuple(layers))
     yield from loading()
