@@ -1,4 +1,4 @@
-"""What the gates cost a whole network: forward pass, training step, memory and arithmetic, beside other U-Nets.
+"""What the gates cost a whole network: forward, training step, memory, arithmetic, beside other U-Nets.
 
     python benchmarks/network.py --out network.json
     python benchmarks/network.py --settings 2d --networks "no gate,prosma,prosma as written" --rounds 9
@@ -6,7 +6,7 @@
 Networks of the same widths take turns in one process, one pass each per round, so that whatever else the
 machine does falls on all of them. The ratio to the network without gates is taken within a round; the median
 over the rounds is told. Beside the wall clock the processor time of the process is told, whose ratios hold on
-a busy machine. ``prosma as written`` computes every gate by the operations of the paper (``nn.fast.reference``).
+a busy machine. ``prosma as written`` computes every gate by the operations of the paper.
 
 A step is forward in training mode, loss, backward and AdamW. Saved memory is what the forward pass keeps for
 the backward one, each block counted once, without weights and input. Needs MONAI, which is installed with the
@@ -220,10 +220,8 @@ def main() -> None:
         forward = compare(contenders, "forward", given.rounds, device)
         step = compare(contenders, "step", given.rounds, device)
         print(f"\n{setting} {' x '.join(map(str, SETTINGS[setting]))}: processor time, ratio to {names[0]}")
-        print(
-            f"{'':28} {'forward ms':>10} {'ratio':>6} {'(wall)':>7} {'step ms':>8} {'ratio':>6} {'(wall)':>7} "
-            f"{'saved MiB':>9} {'GFLOP':>6} {'params':>10}"
-        )
+        heads = "".join(f" {kind + ' ms':>10} {'ratio':>6} {'(wall)':>7}" for kind in ("forward", "step"))
+        print(f"{'':28}{heads} {'saved MiB':>9} {'GFLOP':>6} {'params':>10}")
         rows = result[setting] = {}
         for c in contenders:
             row = rows[c.name] = {
@@ -234,9 +232,9 @@ def main() -> None:
                 "parameters": sum(p.numel() for p in c.network.parameters()),
             }
             cells = ""
-            for kind, width in (("forward", 10), ("step", 8)):
+            for kind in ("forward", "step"):
                 wall, processor = row[kind]["wall"], row[kind]["processor"]
-                cells += f" {1e3 * processor['seconds']:{width}.0f} {processor['ratio']:6.3f}"
+                cells += f" {1e3 * processor['seconds']:10.0f} {processor['ratio']:6.3f}"
                 cells += f" ({wall['ratio']:5.3f})"
             print(
                 f"{c.name:28}{cells} {row['saved MiB']:9.0f} {row['GFLOP']:6.1f} {row['parameters']:10,}",

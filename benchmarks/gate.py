@@ -1,0 +1,165 @@
+"""One gate at a time: computed fast against computed as written, against the attention gate and against none.
+
+    python benchmarks/gate.py --out gate.json
+    python benchmarks/gate.py --device cuda --rounds 30 --out gate.json
+
+For every skip of a network of the widths asked for, at its real size: the ways to gate take turns in one
+process, forward (evaluation, no gradients) and forward with backward (training). What is timed gives
+``[x~, t]``, as the decoder takes it; for no gate that is their concatenation. Milliseconds are medians of
+processor time, on CUDA of the wall clock. Saved memory is what is kept for the backward pass beside x and t.
+
+``share`` is the part of the bandwidth of a copy on the same device that the forward pass reaches, if it read
+x and t and wrote ``[x~, t]`` once each and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Threads that wait by spinning would be counted as work done.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from napari_prosma.nn.fast import reference
+from napari_prosma.nn.gates import make_gate
+from napari_prosma.nn.spec import WIDTHS
+
+SETTINGS: dict[str, tuple[int, tuple[int, ...]]] = {"2d": (4, (256, 256)), "3d": (1, (64, 64, 64))}
+WAYS = {"no gate": "none", "attention": "attention", "prosma": "prosma", "prosma as written": "prosma"}
+
+
+class Way:
+    """One way to gate one skip."""
+
+    def __init__(self, name: str, channels: int, batch: int, size: tuple[int, ...], device: str) -> None:
+        torch.manual_seed(0)
+        dims = len(size)
+        self.is_reference = name.endswith("as written")
+        self.gate = make_gate(WAYS[name], channels, channels, dims).to(device)
+        shape = (batch, channels, *size)
+        self.skip, self.gating = (torch.randn(shape, device=device).relu() for _ in range(2))
+        if dims == 2:
+            # As the network holds them.
+            self.gate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.skip, self.gating = (
+                t.contiguous(memory_format=torch.channels_last) for t in (self.skip, self.gating)
+            )
+        self.skip.requires_grad_()
+        self.gating.requires_grad_()
+        self.joined()
+        self.given = torch.randn_like(self.joined())
+
+    def joined(self) -> Tensor:
+        with reference() if self.is_reference else nullcontext():
+            return self.gate.joined(self.skip, self.gating)
+
+    def forward(self) -> None:
+        self.gate.eval()
+        with torch.no_grad():
+            self.joined()
+
+    def step(self) -> None:
+        self.gate.train()
+        self.joined().backward(self.given)
+        self.skip.grad = self.gating.grad = None
+
+    def saved_bytes(self) -> int:
+        """Kept for the backward pass, each block once, without x, t and the weights."""
+        known = {t.untyped_storage().data_ptr() for t in (self.skip, self.gating, *self.gate.parameters())}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        self.gate.train()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = self.joined()
+        del output
+        return sum(kept.values())
+
+
+def medians(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Milliseconds of each, taking turns; a first round is not counted."""
+    clock = perf_counter if device == "cuda" else process_time
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            begun = clock()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                taken[name].append(clock() - begun)
+    return {name: 1e3 * median(own) for name, own in taken.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--widths", default="tiny", choices=WIDTHS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    result: dict[str, Any] = {
+        "machine": torch.cuda.get_device_name() if given.device == "cuda" else platform.machine(),
+        "threads": given.threads,
+        "load": psutil.getloadavg()[0],
+        "torch": torch.__version__,
+        "widths": given.widths,
+        "rounds": given.rounds,
+    }
+    print(f"{'':10} {'':20} {'forward ms':>10} {'share':>6} {'step ms':>8} {'saved MiB':>9}")
+    for setting in given.settings.split(","):
+        batch, size = SETTINGS[setting]
+        rows = result[setting] = {}
+        for level, channels in enumerate(WIDTHS[given.widths][:-1], 1):
+            at = tuple(n // 2 ** (level - 1) for n in size)
+            ways = {name: Way(name, channels, batch, at, given.device) for name in WAYS}
+            # A copy of x and t reads and writes as much as the least that gating them can.
+            whole = torch.cat([ways["no gate"].skip, ways["no gate"].gating], dim=1).detach()
+            other = torch.empty_like(whole)
+            forward = medians(
+                {"copy": lambda a=other, b=whole: a.copy_(b), **{n: w.forward for n, w in ways.items()}},
+                given.rounds,
+                given.device,
+            )
+            step = medians({n: w.step for n, w in ways.items()}, given.rounds, given.device)
+            for name, way in ways.items():
+                row = rows[f"skip {level}, {name}"] = {
+                    "forward ms": forward[name],
+                    "share": forward["copy"] / forward[name],
+                    "step ms": step[name],
+                    "saved MiB": way.saved_bytes() / 2**20,
+                }
+                print(
+                    f"{setting + ' skip ' + str(level):10} {name:20} {row['forward ms']:10.2f} "
+                    f"{row['share']:6.2f} {row['step ms']:8.2f} {row['saved MiB']:9.1f}",
+                    flush=True,
+                )
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
