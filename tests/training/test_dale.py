@@ -381,13 +381,15 @@ class Watched(DALE):
 def test_phase_a_draws_from_the_clear_cases_and_phase_b_from_all(
     dale: Dale, phantoms: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[tuple[DALE, set[int]]] = []
+    kept: list[tuple[set[int], set[int]]] = []
     plain = DALE.cases
 
     def cases(self: DALE, epoch: int) -> object:
         among = plain(self, epoch)
         if epoch == 1 and not kept:
-            kept.append((self, set(among or ())))
+            fuzzy = self._held["fuzzy"]
+            expected = {index for n, index in enumerate(self.setting.training) if not fuzzy[n]}
+            kept.append((set(among or ()), expected))
         return among
 
     Watched.drawn = {}
@@ -395,8 +397,9 @@ def test_phase_a_draws_from_the_clear_cases_and_phase_b_from_all(
     monkeypatch.setattr("napari_prosma.training.objectives.dale.DALE", Watched)
     config = dale(tmp_path / "run", steps_per_epoch=8, epochs=3)
     list(train(config, phantoms))
-    clear = kept[0][1]
+    clear, expected = kept[0]
     assert 10 <= len(clear) < 20
+    assert clear == expected
     assert Watched.drawn[1] == clear
     assert Watched.drawn[0] == Watched.drawn[2] > clear
 
