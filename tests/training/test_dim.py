@@ -407,7 +407,7 @@ def test_the_teacher_has_no_gradient_and_comes_nearer_to_a_student_that_stands_s
 
     def distance() -> float:
         student = dict(steps.network.named_parameters())
-        return sum(float((weight - student[n]).norm()) for n, weight in teacher.named_parameters())
+        return sum(float((weight - student[n]).detach().norm()) for n, weight in teacher.named_parameters())
 
     far = distance()
     for _ in range(5):
