@@ -16,7 +16,9 @@ import PIL.Image
 import pytest
 import torch
 
+from napari_prosma.data.preparation import normalise
 from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
 SEED = 2981
 
@@ -139,6 +141,19 @@ def test_no_printed_f1_of_kvasir_can_be_that_of_its_iou() -> None:
     assert all(excess < 0 for (name, _), excess in beyond.items() if name == "BUSI")
 
 
+@pytest.mark.parametrize("name", ["table1", "table1-clusters", "table2", "table3"])
+def test_the_results_page_prints_what_its_files_hold(benchmarks: None, name: str) -> None:
+    from paper_tables import page_rows
+
+    root = Path(__file__).parents[1]
+    summary = json.loads((root / "benchmarks" / "results" / f"paper-{name}.json").read_text())
+    page = (root / "docs" / "results.md").read_text().splitlines()
+    rows = page_rows(name.removesuffix("-clusters"), summary["runs"])
+    assert rows
+    assert [row for row in rows if row not in page] == []
+    assert any(summary["command"] in line for line in page)
+
+
 # ---- splits ---------------------------------------------------------------------------------------------
 
 
@@ -256,6 +271,15 @@ def test_only_the_exact_preset_divides_by_255_twice_and_swaps_the_colours(planar
     assert values["ukan2_exact"].tolist() == pytest.approx([1, 128 / 255, 0])
 
 
+def test_the_arithmetic_of_a_step_is_that_of_the_published_widths() -> None:
+    """70.03 and 68.04 thousand million multiplications per image of 256 pixels with and without the gates."""
+    from paper_run import flops_per_step
+
+    for gate, multiplications in (("prosma", 70.03e9), ("none", 68.04e9)):
+        step = flops_per_step(ModelSpec(2, 3, 1, WIDTHS["large"], gate), 8, (256, 256))
+        assert step == pytest.approx(3 * 2 * 8 * multiplications, rel=1e-3)
+
+
 def test_a_run_that_is_there_is_not_run_again(paper: ModuleType, busi: Path, tmp_path: Path) -> None:
     settings = ("--models", "unext", "--epochs", "1", "--summary", str(tmp_path / "summary.json"))
     run(paper, busi, tmp_path / "runs", *settings)
@@ -348,11 +372,8 @@ def test_a_run_that_diverged_is_told(
     assert "1 of 1 DIVERGED" in capsys.readouterr().out
 
 
-def test_volumes_are_trained_and_reported_on_their_own_grid(
-    paper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder of the Decathlon's layout with a bright block in each of four volumes."""
-    folder = tmp_path / "Task99_Block"
+def decathlon(folder: Path) -> Path:
+    """A folder of that layout with a bright block in each of four volumes."""
     random = np.random.default_rng(0)
     cases = []
     for n in range(4):
@@ -368,12 +389,32 @@ def test_volumes_are_trained_and_reported_on_their_own_grid(
     (folder / "dataset.json").write_text(
         json.dumps({"labels": names, "training": cases, "modality": {"0": "MRI"}})
     )
-    settings = ["--widths", "quick", "--seeds", "1", "--epochs", "2", "--device", "cpu"]
+    return folder
+
+
+def test_spleen_has_the_grid_and_gray_values_of_its_tutorial(benchmarks: None, tmp_path: Path) -> None:
+    from paper_volumes import read_volumes
+
+    folder = decathlon(tmp_path / "Task09_Spleen")
+    with pytest.raises(DataError, match="has 4 labelled cases, Task09_Spleen has 41"):
+        read_volumes(folder)
+    _, plan, name = read_volumes(folder, incomplete=True)
+    assert (name, plan.spacing, plan.patch, plan.batch) == ("Task09_Spleen", (2.0, 1.5, 1.5), (96, 96, 96), 8)
+    values = normalise(np.array([-1000, -57, 53.5, 164, 900], np.float32).reshape(1, 1, 1, 5), plan)
+    assert values.ravel().tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_volumes_are_trained_and_reported_on_their_own_grid(
+    paper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = decathlon(tmp_path / "Task99_Block")
+    settings = ["--widths", "quick", "--seeds", "1", "--budget", "1e-9", "--device", "cpu"]
     paper.main(
         ["table2", "--data", str(folder), "--out", str(tmp_path / "runs"), "--models", "unet", *settings]
     )
     result = only_result(tmp_path / "runs")
     assert result["spec"]["out_channels"] == 2
+    assert len(result["epochs"]) == 1  # there was time for one, and it is reported though no tenth
     figures = result["selected"]["last"]
     assert 0 < figures["dice"] <= 1
     assert figures["dice_macro"] > figures["dice"] / 2
