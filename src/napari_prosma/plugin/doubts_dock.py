@@ -43,6 +43,7 @@ from napari_prosma.plugin.layers import (
     hide_previews,
     image_layer,
     keeping_selection,
+    know_units,
     labels_layer,
     map_layer,
 )
@@ -104,6 +105,7 @@ class DoubtedLabels(QWidget):
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
+        know_units()
         self.viewer = viewer
         self.rows: list[DoubtedLabel] = []
         self.run_dir: Path | None = None

@@ -142,8 +142,9 @@ class LayerData:
         return self.live.folder.with_name(UNLABELLED).absolute()
 
     def _bare(self) -> tuple[Case, ...]:
+        # Numbered, so that they are found in the same order when the run is resumed.
         return tuple(
-            Case(f"{safe_name(layer.name)}-{number}", partial(image_to_learn, layer))
+            Case(f"{number}-{safe_name(layer.name)}", partial(image_to_learn, layer))
             for number, layer in enumerate(self.unlabelled, start=1)
         )
 

@@ -1,0 +1,180 @@
+"""Few labels and doubtful labels in the Train panel: what the choice asks for, and what the run then gets."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import napari
+import numpy as np
+import PIL.Image
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QAbstractButton
+
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.plugin.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
+from napari_prosma.plugin.source import LayerData
+from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
+
+Press = Callable[[QAbstractButton], None]
+Finish = Callable[[TrainPanel], None]
+SOON = 30_000
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
+    made = open_panel("Train")
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
+    return made
+
+
+@pytest.fixture
+def bare(folder: Path, tmp_path: Path) -> Path:
+    """Three images without labels, one of which is among the labelled ones."""
+    made = tmp_path / "bare"
+    made.mkdir()
+    for n in (0, 1):
+        image = np.roll(_picture(folder / "images" / f"{n}.png"), 7, axis=1)
+        _save(image, made / f"further-{n}.png")
+    shutil.copy(folder / "images" / "2.png", made / "2.png")
+    return made
+
+
+def _picture(path: Path) -> np.ndarray:
+    return np.asarray(PIL.Image.open(path))
+
+
+def _save(image: np.ndarray, path: Path) -> None:
+    PIL.Image.fromarray(image).save(path)
+
+
+def choose(panel: TrainPanel, objective: str) -> None:
+    panel.supervision.objective.setCurrentIndex(panel.supervision.objective.findData(objective))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "choices"),
+    [
+        (TrainConfig.model_fields["objective"].annotation, OBJECTIVES),
+        (DimOptions.model_fields["divergence"].annotation, DIVERGENCES),
+        (DaleOptions.model_fields["align"].annotation, ALIGNMENTS),
+    ],
+)
+def test_every_way_to_learn_can_be_chosen(annotation: object, choices: dict[str, object]):
+    assert set(choices) == set(get_args(annotation))
+
+
+def test_every_option_has_a_field_with_its_default(panel: TrainPanel, tmp_path: Path):
+    form = panel.supervision
+    assert set(form.dim) == set(DimOptions.model_fields)
+    assert set(form.dale) == set(DaleOptions.model_fields)
+    for objective in ("dim", "dale"):
+        choose(panel, objective)
+        config = TrainConfig.of(run_dir=tmp_path, **form.values())
+        assert (config.objective, config.dim, config.dale) == (objective, DimOptions(), DaleOptions())
+
+
+def test_who_chooses_nothing_sees_one_row(panel: TrainPanel):
+    form = panel.supervision
+    below = (
+        form.sentence,
+        form.folder,
+        form.layers,
+        form.found,
+        form.look_button,
+        form.dim_fold,
+        form.dale_fold,
+    )
+    assert all(part.isHidden() for part in below)
+    assert form.values() == {"objective": "supervised"}
+    choose(panel, "dim")
+    assert form.sentence.plain_text() == OBJECTIVES["dim"].meaning
+    assert [part.isHidden() for part in below] == [False, False, True, False, True, False, True]
+    choose(panel, "dale")
+    assert [part.isHidden() for part in below] == [False, True, True, True, False, True, False]
+
+
+def test_training_with_few_labels(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path, bare: Path
+):
+    panel.source.folder.set_path(folder)
+    choose(panel, "dim")
+    form = panel.supervision
+    assert form.found.plain_text().startswith("No unlabelled images yet")
+    form.folder.set_path(bare)
+    qtbot.waitUntil(lambda: form.found.plain_text() == "3 images to learn from without labels", timeout=SOON)
+    form.dim["rho"].setValue(0)
+    panel.repeat.fold.expand(animate=False)
+    qtbot.waitUntil(lambda: bool(panel.repeat.shell.toPlainText()), timeout=SOON)
+    words = shlex.split(panel.repeat.shell.toPlainText())
+    assert words[words.index("--objective") + 1] == "dim"
+    assert words[words.index("--unlabelled") + 1] == str(bare)
+    assert words[words.index("--dim-option") + 1] == "rho=0.0"
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished after 1 epoch")
+    assert "1 of the 3 unlabelled images (2) are among the labelled cases" in panel.outcome.log.toPlainText()
+    assert "divergence" in panel.outcome.history[0].objective
+    config = load_checkpoint(run_dir).config
+    assert (config["objective"], config["unlabelled"], config["dim"]["rho"]) == ("dim", str(bare), 0)
+
+
+def test_unlabelled_images_of_another_kind_are_told_at_once(
+    panel: TrainPanel, qtbot: QtBot, folder: Path, tmp_path: Path
+):
+    panel.source.folder.set_path(folder)
+    choose(panel, "dim")
+    coloured = tmp_path / "coloured"
+    coloured.mkdir()
+    _save(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), coloured / "a.png")
+    panel.supervision.folder.set_path(coloured)
+    qtbot.waitUntil(lambda: panel.supervision.found.is_error, timeout=SOON)
+    assert (
+        "are 2D with 3 channels, but the labelled ones 2D with 1 channel"
+        in panel.supervision.found.plain_text()
+    )
+
+
+def test_open_images_without_labels_are_learned_from_and_kept(
+    panel: TrainPanel, viewer: napari.Viewer, press: Press
+):
+    rng = np.random.default_rng(0)
+    scan, other, volume = (
+        viewer.add_image(rng.integers(0, 255, shape, np.uint8), name=name)
+        for name, shape in (("scan", (16, 16)), ("other/one", (16, 16)), ("volume", (3, 16, 16)))
+    )
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[4:8, 4:8] = 1
+    viewer.add_labels(drawn, name="drawn")
+    press(panel.source.from_layers)
+    panel.source.image_layer.choose(scan)
+    choose(panel, "dim")
+    form = panel.supervision
+    assert form.layers.layers() == [other, volume]
+    assert form.ticked() == (other,), "what is alike, and not what has labels"
+    assert form.found.plain_text() == "1 image to learn from without labels"
+    settings, data = panel.planned_data()
+    assert "unlabelled" not in settings
+    assert isinstance(data, LayerData)
+    opened = data.begin()
+    (case,) = opened.unlabelled
+    (kept,) = find_cases(opened.settings["unlabelled"], require_labels=False).cases
+    assert case.name == "1-other_one"
+    assert kept.name.startswith(case.name)
+    assert kept.read_label is None
+    np.testing.assert_array_equal(kept.read_image().array, other.data[None])
+    np.testing.assert_array_equal(case.read_image().array, other.data[None])
+
+    form.layers.tick([])
+    viewer.add_image(drawn, name="later")
+    assert form.ticked() == (), "what was unticked stays so"
