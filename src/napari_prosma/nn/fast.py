@@ -103,7 +103,7 @@ def context(
     if _is_fixed(norm):
         weight, bias = _folded(weight, bias, norm)
     u = _MultiScale.apply(v, weight, bias, tuple(dilations), *scales)
-    return u if _is_fixed(norm) else norm(u)
+    return u if _is_fixed(norm) else _learning(norm, u)
 
 
 def readout(field: Tensor, threshold: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -129,6 +129,23 @@ def joined(skip: Tensor, c: Tensor, psi: Tensor, gating: Tensor) -> Tensor:
 
 def _is_fixed(norm: nn.Module) -> bool:
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training
+
+
+def _learning(norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(x)``, channels-last also in 3D.
+
+    There PyTorch's batch norm copies to channels-first and back; slices on top of each other it takes as they
+    are.
+    """
+    if type(norm) is not nn.BatchNorm3d or norm.momentum is None or not norm.track_running_stats:
+        return norm(x)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    tall = x.movedim(1, -1).flatten(1, 2).movedim(-1, 1)
+    tall = F.batch_norm(
+        tall, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
+    )
+    return tall.unflatten(2, x.shape[2:4])
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
