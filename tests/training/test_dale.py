@@ -250,6 +250,8 @@ def test_the_worst_class_is_the_one_whose_label_is_missed_most() -> None:
     assert disagreement(answer, label).worst_class == 2
     label[4:] = IGNORE
     assert disagreement(answer, label).error_ratio == 0
+    label[:2] = 2
+    assert disagreement(answer, label).error_ratio == 1
 
 
 def row(case: str, confidence: float, fuzziness: float = 0.0, ratio: float = 0.0) -> DoubtedLabel:
@@ -312,22 +314,16 @@ def notices(events: list[Event]) -> str:
     return "\n".join(event.message for event in events if isinstance(event, Notice))
 
 
-def test_with_nothing_fuzzy_and_no_alignment_it_is_plain_training_bit_for_bit(
+def test_with_nothing_fuzzy_it_is_plain_training_bit_for_bit(
     dale: Dale, phantoms: list[Case], tmp_path: Path
 ) -> None:
     list(train(dale(tmp_path / "dale", {"k": 1e9, "beta": 0}), phantoms))
     list(train(dale(tmp_path / "plain", objective="supervised"), phantoms))
+    list(train(dale(tmp_path / "aligning", {"k": 1e9}), phantoms))
     list(train(dale(tmp_path / "doubting"), phantoms))
     assert equal(tmp_path / "dale", tmp_path / "plain", ("weights",))
+    assert equal(tmp_path / "aligning", tmp_path / "plain", ("weights",))
     assert not equal(tmp_path / "doubting", tmp_path / "plain", ("weights",))
-
-
-def test_all_labels_in_agreement_with_aligned_features_are_plain_training_too(
-    dale: Dale, phantoms: list[Case], tmp_path: Path
-) -> None:
-    list(train(dale(tmp_path / "dale", {"k": 1e9}), phantoms))
-    list(train(dale(tmp_path / "plain", objective="supervised"), phantoms))
-    assert equal(tmp_path / "dale", tmp_path / "plain", ("weights",))
 
 
 @pytest.mark.parametrize(
