@@ -59,7 +59,8 @@ from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.augment import Augmentation
 from napari_prosma.training.batches import Batches, PreparedCases
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.objectives import make_objective
+from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import train
 from napari_prosma.training.schedule import make_optimizer
 
@@ -81,8 +82,9 @@ def of_network_alone(config: TrainConfig, plan: Plan, cases: PreparedCases) -> G
     network = build_model(config.model_spec(plan)).train()
     optimizer = make_optimizer(network, config)
     objective = make_objective("supervised")
-    objective.prepare(network, plan)
-    batch = Batches(cases, range(len(cases)), plan, 0, Augmentation(plan)).draw(0)
+    learned = tuple(range(len(cases)))
+    objective.prepare(Setting(network, plan, config, Processes(config), cases, learned, steps=1))
+    batch = Batches(cases, learned, plan, 0, Augmentation(plan)).draw(0)
     while True:
         optimizer.zero_grad(set_to_none=True)
         objective.step(network, batch, lambda loss: loss.backward())

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_prosma.data.fingerprint import BATCH_LIMITS
-from napari_prosma.training.batches import Batch
-from napari_prosma.training.memory import ROOMY, in_parts, largest_batch, ran_out_of_memory
+from napari_prosma.training.memory import ROOMY, largest_batch, ran_out_of_memory
 
 
 def test_memory_that_runs_out_is_told_from_other_errors() -> None:
@@ -38,14 +37,3 @@ def test_the_batch_found_fits_and_twice_as_many_would_not_or_need_not(start: int
     if 2 * found <= min(room, most):
         assert found / room >= ROOMY
     assert len(asked) <= 8
-
-
-def test_parts_hold_every_patch_once_in_order() -> None:
-    batch = Batch(torch.arange(5.0).reshape(5, 1, 1, 1), torch.arange(5).reshape(5, 1, 1, 1), tuple("abcde"))
-    for parts in (1, 2, 3, 5, 8):
-        cut = list(in_parts(batch, parts))
-        assert len(cut) == min(parts, 5)
-        assert torch.equal(torch.cat([part.images for part, _ in cut]), batch.images)
-        assert torch.equal(torch.cat([part.labels for part, _ in cut]), batch.labels)
-        assert "".join("".join(part.names) for part, _ in cut) == "abcde"
-        assert sum(share for _, share in cut) == pytest.approx(1)

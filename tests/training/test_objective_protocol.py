@@ -73,9 +73,12 @@ def test_an_epoch_among_some_cases_draws_each_of_them_once_before_any_comes_agai
     assert again.draw(2, [4, 7, 1]).cases == tuple(chosen[8:])  # of their order nothing depends
 
 
-def test_parts_of_a_batch_know_where_they_are_from() -> None:
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4, 8])
+def test_parts_of_a_batch_hold_every_patch_once_and_know_where_it_is_from(wanted: int) -> None:
     whole = Batches(numbered(5), range(5), PLAN, 0, None).draw(1)
-    parts = [part for part, _ in whole.in_parts(3)]
+    parts, shares = zip(*whole.in_parts(wanted), strict=True)
+    assert len(parts) == min(wanted, 4)
+    assert sum(shares) == pytest.approx(1)
     assert [n for part in parts for n in part.cases] == list(whole.cases)
     assert [n for part in parts for n in part.numbers] == list(whole.numbers)
     assert [at for part in parts for at in part.corners] == list(whole.corners)

@@ -166,4 +166,5 @@ def _line(event: EpochEnd) -> str:
         line += f"  ({', '.join(classes)})"
     if zeros:
         line += f"  zeros in z by skip {' '.join(zeros)}"
+    line += "".join(f"  {name} {value:.3f}" for name, value in event.objective.items())
     return f"{line}  {event.seconds:.1f} s"

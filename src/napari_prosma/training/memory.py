@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
 from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan
-from napari_prosma.training.batches import Batch
 
 ROOMY = 0.4
 """A batch that needs less than this share of the memory is doubled."""
@@ -31,14 +28,6 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def in_parts(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
-    """The batch cut into ``parts``, each with its share of the patches."""
-    for rows in np.array_split(np.arange(len(batch.names)), min(parts, len(batch.names))):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        cut = replace(batch, images=batch.images[part], labels=batch.labels[part], names=batch.names[part])
-        yield cut, len(rows) / len(batch.names)
 
 
 def peak_memory(device: torch.device) -> int:

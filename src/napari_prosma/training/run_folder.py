@@ -355,15 +355,18 @@ def _run_case(fact: CaseFacts, split: Mapping[str, Sequence[str]]) -> RunCase:
 
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:
     """So that the run can be resumed from another working directory."""
-    paths = {name: getattr(config, name) for name in ("run_dir", "data", "start_from")}
+    paths = {name: getattr(config, name) for name in ("run_dir", "data", "unlabelled", "start_from")}
     return config.model_copy(update={name: path.resolve() for name, path in paths.items() if path})
 
 
 def _as_found_in(folder: Path, config: TrainConfig) -> TrainConfig:
-    data = config.data
-    if data is not None and data.is_relative_to(config.run_dir):
-        data = folder / data.relative_to(config.run_dir)
-    return config.model_copy(update={"run_dir": folder, "data": data})
+    """With what lay within the run's folder where that is now."""
+    inside = {
+        name: folder / path.relative_to(config.run_dir)
+        for name in ("data", "unlabelled")
+        if (path := getattr(config, name)) is not None and path.is_relative_to(config.run_dir)
+    }
+    return config.model_copy(update={"run_dir": folder, **inside})
 
 
 def _in_words(device: torch.device) -> str:
