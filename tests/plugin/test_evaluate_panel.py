@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
@@ -210,8 +211,11 @@ def test_tables_and_box_plots_are_saved_and_shown(
     with open(tmp_path / "figures" / "measures.csv", newline="", encoding="utf-8") as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["bad", "good"]
     assert PIL.Image.open(tmp_path / "figures" / "boxes.png").size[0] > 300
-    press(panel.plots_button)
-    assert "Evaluation" in viewer.window.dock_widgets
+    for _ in range(2):
+        press(panel.plots_button)
+        docks = viewer.window._qt_window.findChildren(FigureCanvasQTAgg)
+        assert [canvas.parent().isVisibleTo(viewer.window._qt_window) for canvas in docks] == [True]
+        assert "Evaluation" in viewer.window.dock_widgets
 
 
 def test_layers_that_lie_in_files_are_not_read_in_the_windows_thread(

@@ -128,6 +128,21 @@ def test_a_value_that_is_new_is_refused_until_it_is_undone(live: LiveCase, drawn
     assert live.trouble == ""
 
 
+def test_labels_that_were_all_erased_are_no_correction(live: LiveCase, drawn: LabelsLayer):
+    live.open()
+    steering, before = LiveSteering(live), drawn.data.copy()
+    drawn.data = np.zeros_like(before)
+    with pytest.raises(
+        DataError, match="all labels of 'strokes' were erased; the run goes on with the labels"
+    ):
+        corrected(live, steering)
+    assert "were erased" in live.trouble
+    assert live.read_label().sum() == 9, "whoever only reads gets them as they were"
+    drawn.data = before
+    assert corrected(live, steering).sum() == 9
+    assert live.trouble == ""
+
+
 def test_a_layer_of_another_size_or_closed_leaves_the_run_its_labels(live: LiveCase, drawn: LabelsLayer):
     live.open()
     steering, before = LiveSteering(live), drawn.data

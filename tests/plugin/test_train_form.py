@@ -131,16 +131,34 @@ def test_a_panel_that_opens_beside_drawn_labels_learns_from_them(
 # ---- starting from a model --------------------------------------------------------------------------------
 
 
+def test_without_the_model_the_form_is_as_it_was_and_what_the_user_chose_stays(
+    panel: TrainPanel, qtbot: QtBot, attention_run: Path
+):
+    form = panel.settings
+    form.modality.setCurrentIndex(form.modality.findData("mr"))
+    form.size_preset.setCurrentIndex(form.size_preset.findData("base"))
+    form.start_from.set_path(attention_run)
+    qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
+    assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
+    assert form.modality.currentData() == "mr"
+    form.start_from.field.line.setText("")
+    assert (form.size_preset.currentData(), form.gate.currentData()) == ("base", "prosma")
+    assert form.size_preset.isEnabled()
+    assert form.modality.currentData() == "mr"
+
+
 def test_a_model_brings_its_size_and_gate_and_is_fine_tuned(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
     form = panel.settings
     form.gate.setCurrentIndex(form.gate.findData("attention"))
+    form.modality.setCurrentIndex(form.modality.findData("ultrasound"))
     panel.source.folder.set_path(folder)
     model = form.run_field.path
     press(panel.start_button)
     finish(panel)
     form.gate.setCurrentIndex(form.gate.findData("prosma"))
+    form.modality.setCurrentIndex(form.modality.findData("auto"))
     assert not form.trains.isEnabled()
     form.size_preset.setCurrentIndex(form.size_preset.findData("base"))
     form.fine_tuning.expand(animate=False)
@@ -148,6 +166,8 @@ def test_a_model_brings_its_size_and_gate_and_is_fine_tuned(
     form.start_from.set_path(model)
     qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
     assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
+    assert not form.size_preset.isEnabled(), "the model says how large it is"
+    assert form.modality.currentData() == "ultrasound", "what the images are comes with the model"
     form.trains.setCurrentText("the decoder")
     form.taken_rate.setValue(0.5)
     run_dir = form.run_field.path
