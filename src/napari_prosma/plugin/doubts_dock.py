@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,31 +26,24 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.data.case import Case
-from napari_prosma.data.keep import safe_name
 from napari_prosma.data.layouts import DataSet
-from napari_prosma.errors import ConfigError
-from napari_prosma.events import Event, Finished, Started
+from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.choices import runs_folder
+from napari_prosma.plugin.doubted_case import CaseRead, Written, listing, opening_case, saving
 from napari_prosma.plugin.fields import UNLIMITED
-from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job, spare_threads
-from napari_prosma.plugin.label_file import LabelFile, open_label
+from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.label_file import LabelFile
 from napari_prosma.plugin.layers import (
-    LayerTuple,
     add_layer,
     camera_of,
     go_to,
     hide_previews,
-    image_layer,
     keeping_selection,
     know_units,
-    labels_layer,
     map_layer,
 )
 from napari_prosma.plugin.live import LiveCase
-from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.panel import FigureTable, Message
-from napari_prosma.plugin.source import kept_data
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.doubt import Compared
@@ -171,7 +164,7 @@ class DoubtedLabels(QWidget):
         if self.listing.is_running:
             self._read_again = True
         else:
-            self.listing.start("ProSMA: reading doubted labels", partial(_listing, run_dir))
+            self.listing.start("ProSMA: reading doubted labels", partial(listing, run_dir))
 
     def open(self, row: DoubtedLabel) -> None:
         """Open a case, go where its label is doubted most, and ask the model about all of it."""
@@ -191,7 +184,7 @@ class DoubtedLabels(QWidget):
         self.opening.start(
             f"ProSMA: looking at the label of {row.case}",
             partial(
-                _opening,
+                opening_case,
                 self.run_dir,
                 row.case,
                 self._data,
@@ -215,7 +208,7 @@ class DoubtedLabels(QWidget):
             self._may_write.add(self.run_dir)
         work = [(each.file, np.array(each.labels.data)) for each in corrected]
         self.message.tell("Saving")
-        self.saving.start("ProSMA: saving labels", partial(_saving, work, originals))
+        self.saving.start("ProSMA: saving labels", partial(saving, work, originals))
         self._show_buttons()
 
     def close_down(self) -> None:
@@ -246,10 +239,10 @@ class DoubtedLabels(QWidget):
             self._fill()
             less = sum(row.confidence < 1 for row in rows)
             if self._asked is None or self._asked.case not in {row.case for row in rows}:
-                self.message.tell(
-                    f"{run_dir.name}: {less} of {len(rows)} labels count less than the others. Click one to "
-                    f"look at it"
-                )
+                said = f"{less} of {len(rows)} labels count less than the others"
+                if not less:
+                    said = f"none of {len(rows)} labels counts less; those that differ most come first"
+                self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
 
     def _listing_ended(self, ending: Ending) -> None:
         if self._read_again and self.run_dir is not None:
@@ -274,7 +267,7 @@ class DoubtedLabels(QWidget):
             if row.case == chosen:
                 self.table.selectRow(number)
         self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
-        self.table.setColumnHidden(_SLICE, not any(row.slice for row in self.rows))
+        self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
@@ -295,7 +288,7 @@ class DoubtedLabels(QWidget):
     # ---- a case -------------------------------------------------------------------------------------------
 
     def _opened(self, event: Event) -> None:
-        if isinstance(event, _CaseRead):
+        if isinstance(event, CaseRead):
             self._data = event.data
             if event.layers:
                 self._show_case(event)
@@ -311,7 +304,7 @@ class DoubtedLabels(QWidget):
             self.message.tell_error(str(ending.error))
         self._show_buttons()
 
-    def _show_case(self, read: _CaseRead) -> None:
+    def _show_case(self, read: CaseRead) -> None:
         """Its image and its label, in place of the last case unless that has corrections to save."""
         assert self._asked is not None
         hide_previews(self.viewer)
@@ -420,7 +413,7 @@ class DoubtedLabels(QWidget):
         return box.clickedButton() is write
 
     def _saved(self, event: Event) -> None:
-        if isinstance(event, _Written):
+        if isinstance(event, Written):
             name = event.file.case.name
             if name in self._open:
                 self._open[name].file = event.file
@@ -447,72 +440,3 @@ def choose_run(parent: QWidget) -> Path | None:
     start = runs_folder() if runs_folder().is_dir() else Path.home()
     folder = QFileDialog.getExistingDirectory(parent, "Labels that the run in this folder doubts", str(start))
     return Path(folder) if folder else None
-
-
-@dataclass(frozen=True, eq=False)
-class _CaseRead(Event):
-    """A case of a folder, as layers unless they are open."""
-
-    data: DataSet | None
-    file: LabelFile | None = None
-    layers: tuple[LayerTuple, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class _Written(Event):
-    file: LabelFile
-
-
-def _listing(run_dir: Path) -> Iterator[Event]:
-    yield Started(0, "Reading the list")
-    from napari_prosma.training.doubt import look_first
-
-    yield Finished((run_dir, look_first(run_dir)))
-
-
-def _opening(
-    run_dir: Path, name: str, data: DataSet | None, live: LiveCase | None, as_layers: bool
-) -> Iterator[Event]:
-    """Read the case, then compare it with what the best model of the run makes of it."""
-    yield Started(0, f"Opening '{name}'")
-    if live is not None:
-        case = Case(name, live.read_image, live.classes_now)
-    else:
-        if data is None:
-            data = _data_of(run_dir)
-        file = open_label(data, name)
-        case, image = file.case, file.case.read_image()
-        layers: list[LayerTuple] = []
-        if as_layers:
-            names = () if file.is_scribbles else file.rule.class_names
-            drawn_on = file.shown.copy()  # what the file holds must stay to compare with
-            labels, attributes, kind = labels_layer(drawn_on, image.geometry, f"{name} labels", names)
-            layers = [image_layer(image, name), (labels, {**attributes, "opacity": 0.5}, kind)]
-        yield _CaseRead(data, file, tuple(layers))
-    yield from loading()
-    from napari_prosma.inspection.doubt import compare_with_label
-    from napari_prosma.training.checkpoint import load_checkpoint
-    from napari_prosma.training.device import cpu_threads
-
-    with cpu_threads(spare_threads()):
-        yield from compare_with_label(load_checkpoint(run_dir), case)
-
-
-def _data_of(run_dir: Path) -> DataSet:
-    from napari_prosma.training.run_folder import read_run
-
-    config = read_run(run_dir).config
-    if config.data is None:
-        raise ConfigError(
-            f"the run '{run_dir}' was started from Python, so nobody knows where its cases are; "
-            f"look at them there"
-        )
-    return kept_data(config).wanted.find()
-
-
-def _saving(work: list[tuple[LabelFile, np.ndarray]], originals: Path) -> Iterator[Event]:
-    yield Started(len(work), "Saving labels")
-    for file, corrected in work:
-        yield _Written(file.save(corrected, originals / safe_name(file.case.name)))
-    names = [f"'{file.case.name}'" for file, _ in work]
-    yield Finished(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))

@@ -1,0 +1,93 @@
+"""What the list of doubted labels does in threads: read it, open a case and ask the model, save labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.keep import safe_name
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.job import spare_threads
+from napari_prosma.plugin.label_file import LabelFile, open_label
+from napari_prosma.plugin.layers import LayerTuple, image_layer, labels_layer
+from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.loading import loading
+from napari_prosma.plugin.source import kept_data
+
+
+@dataclass(frozen=True, eq=False)
+class CaseRead(Event):
+    """A case of a folder, as layers unless they are open."""
+
+    data: DataSet | None
+    file: LabelFile | None = None
+    layers: tuple[LayerTuple, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Written(Event):
+    """The files of a label hold what was corrected."""
+
+    file: LabelFile
+
+
+def listing(run_dir: Path) -> Iterator[Event]:
+    """Read the list; the last event is ``Finished`` with the folder and its rows."""
+    from napari_prosma.training.doubt import look_first
+
+    yield Finished((run_dir, look_first(run_dir)))
+
+
+def opening_case(
+    run_dir: Path, name: str, data: DataSet | None, live: LiveCase | None, as_layers: bool
+) -> Iterator[Event]:
+    """Read the case, then compare it with what the best model of the run makes of it."""
+    yield Started(0, f"Opening '{name}'")
+    if live is not None:
+        case = Case(name, live.read_image, live.classes_now)
+    else:
+        if data is None:
+            data = _data_of(run_dir)
+        file = open_label(data, name)
+        case, image = file.case, file.case.read_image()
+        layers: list[LayerTuple] = []
+        if as_layers:
+            names = () if file.is_scribbles else file.rule.class_names
+            drawn_on = file.shown.copy()  # what the file holds must stay to compare with
+            labels, attributes, kind = labels_layer(drawn_on, image.geometry, f"{name} labels", names)
+            layers = [image_layer(image, name), (labels, {**attributes, "opacity": 0.5}, kind)]
+        yield CaseRead(data, file, tuple(layers))
+    yield from loading()
+    from napari_prosma.inspection.doubt import compare_with_label
+    from napari_prosma.training.checkpoint import load_checkpoint
+    from napari_prosma.training.device import cpu_threads
+
+    with cpu_threads(spare_threads()):
+        yield from compare_with_label(load_checkpoint(run_dir), case)
+
+
+def _data_of(run_dir: Path) -> DataSet:
+    from napari_prosma.training.run_folder import read_run
+
+    config = read_run(run_dir).config
+    if config.data is None:
+        raise ConfigError(
+            f"the run '{run_dir}' was started from Python, so nobody knows where its cases are; "
+            f"look at them there"
+        )
+    return kept_data(config).wanted.find()
+
+
+def saving(work: list[tuple[LabelFile, np.ndarray]], originals: Path) -> Iterator[Event]:
+    """Write corrected labels, a ``Written`` after each; ``Finished`` has their names in words."""
+    yield Started(len(work), "Saving labels")
+    for file, corrected in work:
+        yield Written(file.save(corrected, originals / safe_name(file.case.name)))
+    names = [f"'{file.case.name}'" for file, _ in work]
+    yield Finished(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
