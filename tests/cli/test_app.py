@@ -126,6 +126,30 @@ def test_a_second_model_is_inspected_beside_the_first(
     assert "scan_skip_1_psi_(attention).tif" in files_below(tmp_path / "gates")
 
 
+def test_labels_are_doubted_by_a_run_and_by_its_model(folder: Path, tmp_path: Path) -> None:
+    run, quick = tmp_path / "run", (*QUICK, "--validation", "0")
+    trained = prosma("train", folder, "--out", run, *quick, "--objective", "dale")
+    assert trained.exit_code == 0, said(trained)
+    names = {path.stem for path in (folder / "images").iterdir()}
+    listed = (run / "label_confidence.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in listed[1:]} == names
+
+    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    assert {"doubted_cases.csv", "doubted_regions.csv"} < files_below(tmp_path / "doubts")
+    assert all(name in said(result) for name in names), said(result)
+
+    again = prosma("train", folder, "--out", run, "--overwrite", *quick)
+    assert again.exit_code == 0, said(again)
+    assert files_below(run) == RUN_FILES  # a list of the run before would be taken for one of this
+
+
+def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
+    told = error_of(prosma("doubts", model, "--out", tmp_path / "doubts"))
+    assert "does not say what it learned from; give a folder" in told
+    assert not (tmp_path / "doubts").exists()
+
+
 def test_a_folder_of_images_is_segmented_and_brackets_in_names_are_no_markup(
     model: Path, scan: Path, tmp_path: Path
 ) -> None:

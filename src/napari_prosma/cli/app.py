@@ -42,6 +42,7 @@ Model = Annotated[
 DEMO_EPOCHS = 8
 TWIN_GATES = "attention,dense,prosma-exact"
 WORST_SHOWN = 5
+DOUBTS_SHOWN = 10
 
 
 def main() -> None:
@@ -400,6 +401,44 @@ def inspect(
         _print_measures(measures_table(record))
         written = write_report(record, out)
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
+
+
+@app.command()
+def doubts(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the maps and tables.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="By default what the model learned from.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Show where a model doubts labels: wrong ones, or cases unlike the others.
+
+    Writes OUT/doubted_cases.csv and OUT/doubted_regions.csv, the most doubtful first, and CASE_doubt, a map
+    of |p - y| (0 = the model agrees). A run with --objective dale leaves a list of its own.
+
+    [bold]Example:[/] prosma doubts runs/busi Dataset_BUSI_with_GT --out doubts
+    """
+    from napari_prosma.cli.follow import console, exit_codes, follow, say
+
+    with exit_codes():
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.inspection.doubt import CASES, case_rows, find_doubts
+        from napari_prosma.training.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        place = data or checkpoint.config.get("data")
+        if place is None:
+            raise ConfigError(
+                f"'{model}' does not say what it learned from; give a folder of labelled images"
+            )
+        data_set, notices = _labelled_as(checkpoint, Path(place))
+        for line in (data_set.summary, *notices):
+            say(line)
+        found = follow(find_doubts(checkpoint, data_set.cases, out, device))
+        console.print(_table(case_rows(found[:DOUBTS_SHOWN], checkpoint)))
+        say(str(out / CASES))
 
 
 @app.command()
@@ -797,7 +836,9 @@ def _table(rows: Sequence[dict[str, str | float]]) -> Table:
     from rich.table import Table
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns)
+    table = Table()
+    for place, name in enumerate(columns):
+        table.add_column(name, no_wrap=place == 0)  # what a row is about is cut last
     for row in rows:
         cells = (row.get(name, "") for name in columns)
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))

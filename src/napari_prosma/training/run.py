@@ -496,6 +496,7 @@ class _Run:
         if self.is_stopping:
             self.save(LAST)
             return
+        yield from self._of_objective(self.objective.ends())
         folder = self.config.run_dir
         if self.baseline:
             best = self.history[self.best_epoch - 1].validation
@@ -585,10 +586,7 @@ class _Run:
     def _training_steps(self) -> Iterator[Event]:
         """What is left of the epoch; nothing is yielded between a change of the weights and its count."""
         if self.step == self.epoch * self.steps:
-            for event in self.objective.epoch_begins(self.epoch):
-                yield event
-                if self.processes.world == 1 and self.steering.was_stopped:
-                    break
+            yield from self._of_objective(self.objective.epoch_begins(self.epoch))
         while self.step < (self.epoch + 1) * self.steps:
             yield from self._heed()
             asked = (self._rate(self.step), self.clock.is_over() or self.is_finishing, self.is_stopping)
@@ -617,6 +615,15 @@ class _Run:
                 yield saved
             if self.rhythm.is_due(now, self.steering.view):
                 yield from self._previewed(self.epoch + 1)
+
+    def _of_objective(self, events: Iterator[Event]) -> Iterator[Event]:
+        """What the objective does between steps, up to where it is stopped; its progress is not the run's."""
+        for event in events:
+            if isinstance(event, Progress):
+                event = replace(event, done=self.clock.done(self.step), total=self.clock.total)
+            yield event
+            if self.processes.world == 1 and self.steering.was_stopped:
+                return
 
     def _heed(self) -> Iterator[Event]:
         """Take up what the user changed since the last step."""

@@ -28,6 +28,7 @@ from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd
 from napari_prosma.training.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.doubt import LABEL_CONFIDENCE
 
 FORMAT = 1
 RUN, METRICS, TENSORBOARD = "run.json", "metrics.csv", "tensorboard"
@@ -172,7 +173,7 @@ class RunFolder:
             else:
                 notices = _changed(kept.cases, run.cases)
                 run = replace(run, started=kept.started + run.started)
-        self._write(run, () if resumed else (METRICS, BEST, LAST))
+        self._write(run, () if resumed else (METRICS, BEST, LAST, LABEL_CONFIDENCE))
         return notices
 
     def set_label_hash(self, case: str, label_hash: str) -> None:

@@ -95,6 +95,9 @@ class Objective(Protocol):
     def figures(self) -> dict[str, float]:
         """Called at the end of each epoch: what it was like, by name, such as ``divergence``."""
 
+    def ends(self) -> Iterator[Event]:
+        """Called once the run is over, not where it was stopped; may be dropped as ``epoch_begins``."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What must be kept to go on bit for bit; the first process's is taken."""
 

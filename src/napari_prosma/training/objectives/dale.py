@@ -303,8 +303,13 @@ class DALE(Supervised):
         self._held["aligned"].zero_()
         if since >= 0:
             self._weigh()
-            if self.setting.processes.is_first:
-                write_label_confidence(self.setting.config.run_dir, self.doubted_labels())
+            self._write_list()
+
+    def ends(self) -> Iterator[Event]:
+        """Look once more, so that the list is that of the trained network."""
+        yield from self._look_again()
+        self._weigh()
+        self._write_list()
 
     def cases(self, epoch: int) -> Sequence[int] | None:
         """The clear ones in phase A; all where none is fuzzy."""
@@ -495,6 +500,10 @@ class DALE(Supervised):
         mean = first / max(count, 1)
         spread = max(second / max(count, 1) - mean**2, 0.0) ** 0.5
         held["band"] = torch.tensor([mean, spread], dtype=torch.float64)
+
+    def _write_list(self) -> None:
+        if self.setting.processes.is_first:
+            write_label_confidence(self.setting.config.run_dir, self.doubted_labels())
 
     def _looks(self) -> Generator[Event, None, list[_Look]]:
         """A look at each training case, shared among the processes."""

@@ -55,6 +55,10 @@ class Supervised:
         """None but the loss."""
         return {}
 
+    def ends(self) -> Iterator[Event]:
+        """Nothing is left to do."""
+        return iter(())
+
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
