@@ -81,7 +81,7 @@ OBJECTIVES = {
     "dim": Choice(
         "I have few labels",
         "It learns from further images without labels, too: where it is sure of one, it teaches itself. "
-        "A step takes two to four times as long.",
+        "A step takes about four times as long.",
     ),
     "dale": Choice(
         "I don't trust all labels",
