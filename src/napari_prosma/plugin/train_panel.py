@@ -218,6 +218,7 @@ class TrainPanel(Panel):
                     f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in "
                     f"{event.result.run_dir}"
                 )
+                self._look_for_doubts()  # the run has looked once more, at its end
 
     def ended(self, ending: Ending) -> None:
         assert self._run is not None
