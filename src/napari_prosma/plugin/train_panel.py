@@ -332,8 +332,7 @@ class TrainPanel(Panel):
         """Open the list of doubted labels when a run has one for the first time, then keep it up."""
         from napari_prosma.training.doubt import LABEL_CONFIDENCE
 
-        assert self._run is not None
-        run_dir = self._run.run_dir
+        run_dir = self._last_dir
         if not (run_dir / LABEL_CONFIDENCE).is_file():
             return
         is_first = self.outcome.look_button.isHidden()
