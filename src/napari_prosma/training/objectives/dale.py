@@ -524,7 +524,8 @@ class DALE(Supervised):
     def _compared(self, case: PreparedCase, answer: np.ndarray) -> _Look:
         found = disagreement(probabilities_of(answer), case.label)
         on_image = case.stored_shape[0] / case.label.shape[0]
-        found = replace(found, slice=int((found.slice + 0.5) * on_image))
+        is_volume = case.label.ndim > 2
+        found = replace(found, slice=int((found.slice + 0.5) * on_image) if is_volume else 0)
         logits, label = torch.from_numpy(answer)[None], torch.from_numpy(case.label)[None, None]
         planes = label.reshape(-1, 1, *case.label.shape[-self.setting.plan.dims :])
         inside = boundary_band(planes, self._options.band).view_as(label)
