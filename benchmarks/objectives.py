@@ -20,7 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, help="minutes in all; epochs are cut to fit")
     parser.add_argument("--clusters", type=Path, help="splits.json with the near-duplicates of BUSI")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, help="folder of the summary; by default that of --out")
     given = parser.parse_args()
     pool, tested = cases_of(given)
     jobs = [
@@ -206,7 +208,8 @@ def corrupted(cases: Sequence[Case], rng: np.random.Generator) -> dict[str, tupl
             signs = rng.choice((-1, 1), 2)
             new = ndimage.shift(mask, (signs[0] * rows, signs[1] * columns), order=0)
         else:
-            new = label_of(cases[int(rng.integers(len(cases)))])
+            other = (n + 1 + int(rng.integers(len(cases) - 1))) % len(cases)
+            new = label_of(cases[other])
         wrong[cases[n].name] = (with_label(cases[n], np.asarray(new, np.uint8)), kind)
     return wrong
 
@@ -284,7 +287,7 @@ def run(
         "dice": mean(best.values()),
         "dice of the last epoch": mean(last.values()),
         "cases": best,
-        "seconds per step": median(seconds),
+        "processor seconds per step": median(seconds),
         "epochs": epochs,
         "labelled": len(labelled),
         "bare": len(bare) if needs_bare else 0,
@@ -309,11 +312,11 @@ def run(
 
 
 def timed(events: Iterator[Any]) -> Iterator[tuple[Any, float]]:
-    """Events with the seconds that each took."""
-    began = time.perf_counter()
+    """Events with the processor seconds that each took, which say more on a busy machine than the clock."""
+    began = time.process_time()
     for event in events:
-        yield event, time.perf_counter() - began
-        began = time.perf_counter()
+        yield event, time.process_time() - began
+        began = time.process_time()
 
 
 @torch.no_grad()
@@ -348,10 +351,10 @@ def epochs_of(given: argparse.Namespace, pool: list[Case], tested: list[Case]) -
     per_epoch, fixed = 0.0, 0.0
     for experiment in EXPERIMENTS[given.which]:
         for arm in ARMS[given.which]:
-            began = time.perf_counter()
+            began = time.process_time()
             result = run(Job(experiment, arm, 0), pool, tested, PROBED, given)
-            whole = time.perf_counter() - began
-            training = STEPS * result["seconds per step"]
+            whole = time.process_time() - began
+            training = STEPS * result["processor seconds per step"]
             per_epoch += (whole - fixed_part(whole, training)) / PROBED
             fixed += fixed_part(whole, training)
     left = 60 * given.budget - len(given.seeds) * fixed
@@ -384,13 +387,15 @@ def report(given: argparse.Namespace, epochs: int, tested: Sequence[Case], is_sh
         "what": f"{given.which} on BUSI at {given.side} pixels, network {given.widths}, {epochs} epochs of "
         f"{STEPS} steps, batch {BATCH}; Dice of {len(tested)} test lesions (fewer across domains) on that "
         f"grid, best epoch by validation",
+        "command": f"python benchmarks/objectives.py {shlex.join(sys.argv[1:])}",
         "seeds": given.seeds,
         "near duplicates kept together": bool(given.clusters),
         "versions": runs[0]["versions"] if runs else {},
         "rows": rows,
     }
-    given.results.mkdir(parents=True, exist_ok=True)
-    with written_whole(given.results / f"objectives-{given.which}.json") as temporary:
+    results = given.results or given.out
+    results.mkdir(parents=True, exist_ok=True)
+    with written_whole(results / f"objectives-{given.which}.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1))
     if is_shown:
         print(f"\n{kept['what']}")
@@ -414,11 +419,10 @@ def summary(experiment: str, arm: str, runs: Sequence[dict[str, Any]]) -> dict[s
             for case in here[both[0]]["cases"]
         ]
         row["difference per case"] = mean(differences)
-        row["95 % interval"] = 1.96 * stdev(differences) / len(differences) ** 0.5
+        row["95 % interval over cases"] = 1.96 * stdev(differences) / len(differences) ** 0.5
         row["difference per seed"] = [here[seed]["dice"] - plain[seed]["dice"] for seed in both]
-        row["cost of a step"] = mean(
-            here[seed]["seconds per step"] / plain[seed]["seconds per step"] for seed in both
-        )
+        cost = "processor seconds per step"
+        row["cost of a step"] = mean(here[seed][cost] / plain[seed][cost] for seed in both)
     curves = [run["area under the curve"] for run in here.values() if "area under the curve" in run]
     if curves:
         row["area under the curve"] = {name: spread([c[name] for c in curves]) for name in curves[0]}
@@ -433,9 +437,10 @@ def in_words(row: dict[str, Any]) -> str:
     dice = row["dice"]
     said = f"{row['experiment']:20} {row['arm']:24} {dice['mean']:.4f} +- {dice['deviation']:.4f}"
     if "difference per case" in row:
+        seeds = ", ".join(f"{d:+.3f}" for d in row["difference per seed"])
         said += (
-            f"  minus supervised {row['difference per case']:+.4f} (+- {row['95 % interval']:.4f} over "
-            f"cases; seeds {', '.join(f'{d:+.3f}' for d in row['difference per seed'])}), "
+            f"  minus supervised {row['difference per case']:+.4f} (+- "
+            f"{row['95 % interval over cases']:.4f} over cases; seeds {seeds}), "
             f"step x {row['cost of a step']:.2f}"
         )
     for name, found in row.get("area under the curve", {}).items():
