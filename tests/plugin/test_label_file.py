@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -56,12 +58,41 @@ def test_a_mask_keeps_the_number_that_it_is_stored_with(tmp_path: Path):
     np.testing.assert_array_equal(again.shown, find_cases(tmp_path / "d").cases[0].read_label())  # type: ignore[misc]
 
 
-def test_the_file_as_it_was_first_is_kept(tmp_path: Path):
-    label = opened(tmp_path / "d", {"a_mask.png": square(255, 2, 6)})
-    first = label.save(1 - label.shown, tmp_path / "kept")
-    first.save(np.zeros_like(label.shown), tmp_path / "kept")
-    assert not stored(tmp_path / "d" / "a_mask.png").any()
-    np.testing.assert_array_equal(stored(tmp_path / "kept" / "a_mask.png"), square(255, 2, 6))
+def test_every_version_that_is_written_over_is_kept(tmp_path: Path):
+    """Also what an expert did elsewhere between two openings, whose name is the same."""
+    masks, kept = tmp_path / "d", tmp_path / "kept"
+    label = opened(masks, {"a_mask.png": square(255, 2, 6)})
+    label.save(1 - label.shown, kept)
+    save(square(255, 7, 9), masks / "a_mask.png")
+    again = open_label(find_cases(masks), "a")
+    again.save(np.zeros_like(again.shown), kept)
+    assert not stored(masks / "a_mask.png").any()
+    np.testing.assert_array_equal(stored(kept / "a_mask.png"), square(255, 2, 6))
+    np.testing.assert_array_equal(stored(kept / "2-a_mask.png"), square(255, 7, 9))
+
+
+def test_a_save_that_is_refused_for_one_file_leaves_all_as_they_are(tmp_path: Path):
+    masks = {"a_mask.png": square(255, 0, 4), "a_mask_1.png": square(255, 6, 10)}
+    label = opened(tmp_path / "d", masks)
+    corrected = 1 - label.shown
+    save(square(255, 6, 8), tmp_path / "d" / "a_mask_1.png")
+    with pytest.raises(DataError, match=r"a_mask_1\.png' was changed by somebody else"):
+        label.save(corrected, tmp_path / "kept")
+    np.testing.assert_array_equal(stored(tmp_path / "d" / "a_mask.png"), masks["a_mask.png"])
+    save(masks["a_mask_1.png"], tmp_path / "d" / "a_mask_1.png")
+    label.save(corrected, tmp_path / "kept")
+    np.testing.assert_array_equal(find_cases(tmp_path / "d").cases[0].read_label(), corrected)  # type: ignore[misc]
+
+
+def test_what_was_written_goes_back_where_a_later_file_cannot_be(tmp_path: Path):
+    """The second is in one bit, and what gives way in it becomes 2, the background's number."""
+    masks = {"a_mask.png": square(2, 0, 12) - square(1, 0, 4), "a_mask_1.png": square(1, 6, 10) > 0}
+    rule = LabelRule("values", ("background", "vessel", "bone"), (2, 1, 0))
+    label = opened(tmp_path / "d", masks, rule)
+    before = {name: (tmp_path / "d" / name).read_bytes() for name in masks}
+    with pytest.raises(DataError, match=r"a_mask_1\.png' cannot hold the value 2"):
+        label.save(np.zeros_like(label.shown), tmp_path / "kept")
+    assert {name: (tmp_path / "d" / name).read_bytes() for name in masks} == before
 
 
 def test_of_several_masks_each_holds_what_is_left_of_it(tmp_path: Path):
@@ -125,12 +156,80 @@ def test_what_another_program_changed_is_not_written_over(tmp_path: Path):
     np.testing.assert_array_equal(stored(tmp_path / "d" / "a_mask.png"), square(255, 1, 3))
 
 
-def test_a_value_without_a_class_and_a_format_that_loses_values_are_refused(tmp_path: Path):
+def test_a_value_without_a_class_is_refused(tmp_path: Path):
     label = opened(tmp_path / "d", {"a_mask.png": square(255, 2, 6)})
     with pytest.raises(DataError, match=r"the value 3 .* no class; the classes are 0 = background, 1 = "):
         label.save(label.shown * 3, tmp_path / "kept")
-    blurred = opened(tmp_path / "e", {"a_mask.jpg": square(255, 0, 8)})
-    before = (tmp_path / "e" / "a_mask.jpg").read_bytes()
-    with pytest.raises(DataError, match=r"not written as \.jpg"):
-        blurred.save(1 - blurred.shown, tmp_path / "kept")
-    assert (tmp_path / "e" / "a_mask.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_a_mask_stays_the_picture_that_it_was(mode: str, tmp_path: Path):
+    path = tmp_path / "d" / "a_mask.png"
+    opened(tmp_path / "d", {"a_mask.png": square(255, 2, 6)})
+    PIL.Image.open(path).convert(mode).save(path)
+    label = open_label(find_cases(tmp_path / "d"), "a")
+    again = label.save(1 - label.shown, tmp_path / "kept")
+    there = PIL.Image.open(path)
+    assert there.mode == mode
+    white = 255 if mode != "RGB" else (255, 255, 255)
+    assert (there.getpixel((0, 0)), there.getpixel((3, 3))) == (white, 0 if mode != "RGB" else (0, 0, 0))
+    empty = again.save(np.zeros_like(label.shown), tmp_path / "kept")
+    empty.save(label.shown, tmp_path / "kept")
+    assert PIL.Image.open(path).getpixel((3, 3)) == white
+
+
+def test_a_palette_is_kept(tmp_path: Path):
+    opened(tmp_path / "d", {"a_mask.png": square(1, 2, 6)})
+    path, palette = tmp_path / "d" / "a_mask.png", [0, 0, 0, 200, 10, 30]
+    drawn = PIL.Image.open(path)
+    drawn.putpalette(palette)
+    drawn.save(path, transparency=0)
+    rule = LabelRule.of_names({0: "background", 1: "vessel", 2: "bone"})
+    label = open_label(find_cases(tmp_path / "d", labels=rule), "a")
+    corrected = label.shown.copy()
+    corrected[8:, 8:] = 2
+    label.save(corrected, tmp_path / "kept")
+    there = PIL.Image.open(path)
+    assert there.mode == "P"
+    assert (there.getpalette() or [])[:6] == palette
+    assert there.info["transparency"] in (0, bytes([0]))
+    np.testing.assert_array_equal(stored(path), corrected)
+
+
+def test_a_volume_keeps_its_header_and_the_names_in_it(tmp_path: Path):
+    case = ct_case(0, (6, 16, 16))
+    assert case.read_label is not None
+    image, classes = case.read_image(), case.read_label()
+    write_map(tmp_path / "d" / "images" / "a.nii.gz", image.array, image.geometry)
+    path = tmp_path / "d" / "masks" / "a.nii.gz"
+    write_labels(path, classes, image.geometry, ("background", "liver", "tumour"))
+    before = nibabel.load(path).header
+    label = open_label(find_cases(tmp_path / "d"), "a")
+    corrected = label.shown.copy()
+    corrected[2, :3] = 1
+    label.save(corrected, tmp_path / "kept")
+    after = nibabel.load(path).header
+    assert b"tumour" in after.extensions[0].get_content()
+    assert after.binaryblock == before.binaryblock
+    np.testing.assert_array_equal(stored(path), corrected)
+
+
+def looked_at_only(folder: Path, rule: LabelRule | None, why: str) -> None:
+    label = open_label(find_cases(folder, labels=rule), "a")
+    assert why in label.fixed
+    files = {path: path.read_bytes() for path in label.paths}
+    with pytest.raises(DataError, match=why):
+        label.save(np.zeros_like(label.shown), folder.parent / "kept")
+    assert {path: path.read_bytes() for path in label.paths} == files
+
+
+def test_what_cannot_be_saved_is_told_before_anybody_corrects_it(tmp_path: Path):
+    opened(tmp_path / "jpeg", {"a_mask.jpg": square(255, 0, 8)})
+    looked_at_only(tmp_path / "jpeg", None, r"not written as .jpg")
+    opened(tmp_path / "clear", {"a_mask.png": np.dstack([square(255, 0, 8)] * 4)})
+    looked_at_only(tmp_path / "clear", None, "holds transparency or channels")
+    rule = LabelRule.of_values((1, 2)).sparse("scribbles")
+    opened(tmp_path / "two", {"a_mask.png": square(1, 0, 4), "a_mask_1.png": square(2, 6, 9)}, rule)
+    looked_at_only(tmp_path / "two", rule, "lie in 2 files")
+    shown = open_label(find_cases(tmp_path / "two", labels=rule), "a").shown
+    np.testing.assert_array_equal(shown, square(1, 0, 4) + square(2, 6, 9))

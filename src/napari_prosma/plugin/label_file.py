@@ -5,20 +5,29 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
+import PIL.Image
 
+from napari_prosma.data import nifti, pictures, voxels
+from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.layouts import DataSet
-from napari_prosma.data.pictures import SUFFIXES as PICTURES
-from napari_prosma.data.readers import read_label
+from napari_prosma.data.readers import read_header, read_label
 from napari_prosma.data.recognise import named_apart, recognise
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.writers import SUFFIXES, write_labels
 from napari_prosma.errors import DataError
 
 _WHITE = 255
 """What pictures and gray masks store where they are on."""
+_HIGHEST = np.iinfo(np.uint8).max
+"""The highest value that a picture of 8 bits holds."""
+_WHITE_COLOUR = 0xFFFFFF
+_KEPT_MODES = ("1", "L", "P", "RGB", "I", "I;16")
+"""Modes of a PNG that are written as they were read: one bit, gray, palette, colour, 16 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +45,8 @@ class LabelFile:
     geometries : per path
     shown : (*spatial)
         To be corrected: class indices, of scribbles the stored numbers.
+    fixed : str
+        Why it can be looked at, but not saved; empty where it can.
     """
 
     case: Case
@@ -44,6 +55,7 @@ class LabelFile:
     stored: tuple[np.ndarray, ...]
     geometries: tuple[Geometry, ...]
     shown: np.ndarray
+    fixed: str = ""
 
     @property
     def is_scribbles(self) -> bool:
@@ -51,14 +63,15 @@ class LabelFile:
         return self.rule.unlabelled is not None
 
     def save(self, corrected: np.ndarray, originals: Path) -> LabelFile:
-        """Write the files whose label was corrected; what was not corrected keeps its stored value.
+        """Write the files whose label was corrected, all or none; the rest keeps its stored value.
 
         Parameters
         ----------
         corrected : (*spatial)
             Takes the place of ``shown``.
         originals : Path
-            Folder that a file is copied to before it is written for the first time.
+            Folder that each file is copied to before it is written; copies there stay, later ones are
+            numbered.
 
         Returns
         -------
@@ -68,25 +81,56 @@ class LabelFile:
         Raises
         ------
         DataError
-            A value is no class, a file was changed by somebody else meanwhile, or its format cannot hold the
-            label; then it is as before.
+            The label is ``fixed``, a value is no class, a file was changed by somebody else meanwhile, or it
+            cannot hold the label; then all files are as before.
         """
+        if self.fixed:
+            raise DataError(self.fixed)
         where = corrected != self.shown
-        written = []
-        for number, (path, stored, geometry) in enumerate(
-            zip(self.paths, self.stored, self.geometries, strict=True)
-        ):
-            new = self._stored(stored, where, corrected, number)
-            if not np.array_equal(new, stored):
-                _replace(path, stored, new, geometry, originals)
-            written.append(new)
+        new = tuple(
+            self._stored(stored, where, corrected, number) for number, stored in enumerate(self.stored)
+        )
+        changed = [n for n in range(len(new)) if not np.array_equal(new[n], self.stored[n])]
+        for n in changed:
+            _require_as_opened(self.paths[n], self.stored[n])
+        kept = [(self.paths[n], _keep(self.paths[n], originals)) for n in changed]
+        written = list(self.stored)
+        try:
+            for n in changed:
+                written[n] = self._write(self.paths[n], new[n], self.geometries[n])
+        except Exception:
+            for path, copy in kept:
+                _copy(copy, path)
+            raise
         return replace(self, stored=tuple(written), shown=corrected)
+
+    def _write(self, path: Path, new: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """Write a file with what other programs read from it: a picture's mode, a volume's header.
+
+        Gives what it holds then: one bit has no 255.
+        """
+        name = path.name.lower()
+        with written_whole(path) as temporary:
+            if name.endswith(pictures.SUFFIXES):
+                _picture_like(path, new).save(temporary, format="PNG")
+            elif name.endswith(nifti.SUFFIXES):
+                _volume_like(path, new, geometry).to_filename(temporary)
+            else:
+                in_order = self.rule.values == tuple(range(len(self.rule.class_names)))
+                write_labels(temporary, new, geometry, self.rule.class_names if in_order else ())
+            there = np.array(read_label(temporary)[0])
+            if not np.array_equal(self.rule.apply(there, path), self.rule.apply(new, path)):
+                raise DataError(
+                    f"'{path}' cannot hold the value {int(new.max())}, so it was left as it was; save it in "
+                    f"a format that can, then open it again"
+                )
+        return there
 
     def _stored(
         self, stored: np.ndarray, where: np.ndarray, corrected: np.ndarray, number: int
     ) -> np.ndarray:
         """What is to be stored in one of the files: corrections go into the first, the others give way."""
-        if self.is_scribbles and len(self.paths) == 1:
+        if self.is_scribbles:
             self.rule.apply(corrected, self.paths[0])
             return np.where(where, corrected, stored)
         values = np.array(self._values(stored))
@@ -97,10 +141,7 @@ class LabelFile:
                 + ", ".join(f"{k} = {name}" for k, name in enumerate(self.rule.class_names))
             )
         wanted = values[corrected] if number == 0 else values[0]
-        new = np.where(where, wanted, stored)
-        if self.rule.kind == "on" and int(new.max(initial=0)) > _WHITE:
-            return np.where(new != 0, _WHITE, 0)  # white as a colour
-        return new
+        return np.where(where, wanted, stored)
 
     def _values(self, stored: np.ndarray) -> list[int]:
         """Stored value of each class, as this file has it."""
@@ -111,8 +152,10 @@ class LabelFile:
                 return [0, int(stored.max(initial=0)) + 1]
             case "on" if stored.any():
                 return [0, int(stored.max())]
-            case "on" if self.paths[0].suffix.lower() not in PICTURES:
+            case "on" if self.paths[0].suffix.lower() not in pictures.SUFFIXES:
                 return [0, 1]
+            case "on" if stored.dtype == np.uint32:  # only colours are read as such from pictures
+                return [0, _WHITE_COLOUR]
             case _:
                 return [0, _WHITE]
 
@@ -132,24 +175,83 @@ def open_label(data: DataSet, name: str) -> LabelFile:
             f"there is no labelled case '{name}' in '{data.folder}' any longer; put it back, or train anew"
         )
     read = [read_label(path) for path in files.labels]
-    stored, geometries = zip(*read, strict=True)
-    label = case.read_label()
-    shown = stored[0] if data.labels.unlabelled is not None else np.where(label == IGNORE, 0, label)
-    return LabelFile(case, data.labels, files.labels, stored, geometries, shown)
-
-
-def _replace(path: Path, before: np.ndarray, after: np.ndarray, geometry: Geometry, originals: Path) -> None:
-    there, _ = read_label(path)
-    if not np.array_equal(there, before):
-        raise DataError(
-            f"'{path}' was changed by somebody else since it was opened; click its row again to see it, then "
-            f"correct that"
+    # A file without compression is mapped: whoever wrote into it would change what we compare with.
+    stored = tuple(np.array(array) for array, _ in read)
+    label, is_scribbles = case.read_label(), data.labels.unlabelled is not None
+    shown = stored[0] if is_scribbles else np.where(label == IGNORE, 0, label)
+    fixed = next((said for said in map(_why_fixed, files.labels) if said), "")
+    if is_scribbles and len(stored) > 1:
+        shown = np.maximum.reduce(stored)
+        fixed = (
+            f"the scribbles of '{name}' lie in {len(stored)} files; put them into one to correct them here"
         )
-    kept = originals / path.name
-    try:
-        if not kept.exists():
-            originals.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, kept)
-    except OSError as error:
-        raise DataError(f"'{kept}' cannot be written ({error}), so '{path}' was left alone") from error
-    write_labels(path, after, geometry)
+    return LabelFile(case, data.labels, files.labels, stored, tuple(where for _, where in read), shown, fixed)
+
+
+def _why_fixed(path: Path) -> str:
+    """Why a file cannot be written as other programs know it; empty = it can."""
+    if not path.name.lower().endswith(SUFFIXES):
+        return f"'{path}': labels are not written as {path.suffix}; save it as .png or .tif to correct it"
+    if path.suffix.lower() == ".png":
+        with PIL.Image.open(path) as picture:
+            has_more = picture.mode not in _KEPT_MODES
+    else:
+        has_more = read_header(path).channels > 1
+    return (
+        f"'{path}' holds transparency or channels; save it as gray values to correct it" if has_more else ""
+    )
+
+
+def _require_as_opened(path: Path, stored: np.ndarray) -> None:
+    there, _ = read_label(path)
+    if not np.array_equal(there, stored):
+        raise DataError(
+            f"'{path}' was changed by somebody else since it was opened; remove its layer and click its row "
+            f"again to see it, then correct that"
+        )
+
+
+def _keep(path: Path, originals: Path) -> Path:
+    """Copy a file to where none is yet."""
+    kept, number = originals / path.name, 1
+    while kept.exists():
+        number += 1
+        kept = originals / f"{number}-{path.name}"
+    _copy(path, kept)
+    return kept
+
+
+def _copy(path: Path, to: Path) -> None:
+    with written_whole(to) as temporary:
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
+
+
+def _picture_like(path: Path, new: np.ndarray) -> PIL.Image.Image:
+    """Values (y, x) as a picture of the mode, and with the palette, of the one that is there."""
+    highest = int(new.max(initial=0))
+    with PIL.Image.open(path) as before:
+        mode, clear = before.mode, before.info.get("transparency")
+        palette = before.getpalette() if mode == "P" else None
+    if mode == "RGB":
+        return PIL.Image.fromarray(np.stack([new >> 16, new >> 8, new], axis=-1).astype(np.uint8))
+    kind = np.uint16 if mode.startswith("I") or highest > _HIGHEST else np.uint8
+    picture = PIL.Image.fromarray(new.astype(kind))
+    if mode == "1":
+        return picture.point(lambda value: _WHITE * bool(value)).convert("1")
+    if palette is not None and highest <= _HIGHEST:
+        picture.putpalette(palette + [0] * (3 * (highest + 1) - len(palette)))
+    if clear is not None:
+        picture.info["transparency"] = clear
+    return picture
+
+
+def _volume_like(path: Path, new: np.ndarray, geometry: Geometry) -> Any:
+    """Values (z, y, x) as a NIfTI volume with the header of the one that is there, its class names too."""
+    before: Any = nibabel.load(path)
+    array, _ = voxels.stored_of(new, geometry)
+    header = before.header.copy()
+    kind = header.get_data_dtype()
+    if not np.issubdtype(kind, np.integer) or new.max(initial=0) > np.iinfo(kind).max:
+        header.set_data_dtype(np.min_scalar_type(int(new.max(initial=0))))
+    header.set_slope_inter(1, 0)
+    return type(before)(array.reshape(before.shape), None, header)
