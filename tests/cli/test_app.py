@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from napari_prosma import __version__
-from napari_prosma.cli.app import app
+from napari_prosma.cli.app import _labelled_as, app
 from napari_prosma.data.case import Case
+from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
 from napari_prosma.events import Event
 from napari_prosma.nn.spec import ModelSpec
@@ -153,6 +155,57 @@ def test_labels_are_doubted_by_a_run_and_by_its_model(folder: Path, tmp_path: Pa
     again = prosma("train", folder, "--out", run, "--overwrite", *quick)
     assert again.exit_code == 0, said(again)
     assert files_below(run) == RUN_FILES  # a list of the run before would be taken for one of this
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> Path:
+    """A folder ``slices`` with three volumes, of which slices 0 and 5 are not labelled."""
+    rng = np.random.default_rng(0)
+    for n in range(3):
+        for kind in ("images", "masks"):
+            (tmp_path / "slices" / kind).mkdir(parents=True, exist_ok=True)
+        label = np.zeros((6, 32, 32), np.uint8)
+        label[1:5, 8:20, 8:20] = 255
+        image = label / 255 + rng.normal(0, 0.3, label.shape)
+        tifffile.imwrite(tmp_path / "slices" / "images" / f"v{n}.tif", image.astype(np.float32))
+        tifffile.imwrite(tmp_path / "slices" / "masks" / f"v{n}.tif", label)
+    return tmp_path / "slices"
+
+
+@pytest.mark.parametrize("rule_is_kept", [True, False])
+def test_slices_that_nobody_labelled_are_not_doubted(
+    slices: Path, tmp_path: Path, rule_is_kept: bool
+) -> None:
+    run = tmp_path / "run"
+    trained = prosma("train", slices, "--out", run, *QUICK, "--labelled", "slices", "--validation", "0")
+    assert trained.exit_code == 0, said(trained)
+    if not rule_is_kept:  # as a run from Python has it
+        kept = load_checkpoint(run)
+        save_checkpoint(run / "best.safetensors", replace(kept, config={**kept.config, "labels": None}))
+    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    doubted = tifffile.imread(tmp_path / "doubts" / "v0_doubt.tif")
+    assert [bool(plane.any()) for plane in doubted] == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("stored", [(0, 1), (0, 1, 2)], ids=["complete", "scribbles"])
+def test_labels_of_a_model_of_scribbles_are_scribbles_only_where_they_look_like_them(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, stored: tuple[int, ...]
+) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    for value in stored[1:]:
+        mask[10 * value : 10 * value + 5] = value
+    save(tmp_path / "data" / "images" / "a.png", np.full((32, 32), 9, np.uint8))
+    save(tmp_path / "data" / "masks" / "a.png", mask)
+    names = ("background", "foreground")
+    rule = asdict(LabelRule("values", names, (1, 2), unlabelled=0))
+    for kept in (rule, None):
+        config = {"labelled": "scribbles", "labels": kept}
+        checkpoint = replace(make_checkpoint(classes=names), config=config)
+        data_set, _ = _labelled_as(checkpoint, tmp_path / "data")
+        read = data_set.cases[0].read_label
+        assert read is not None
+        assert set(np.unique(read())) == ({0, 1} if stored == (0, 1) else {0, 1, IGNORE})
 
 
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:

@@ -452,7 +452,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the tables and box plots.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm (else in pixels).")] = 1.0,
     classes: Annotated[
-        str | None, typer.Option(help="Stored values of the truth, such as 0=background,1=liver.")
+        str | None,
+        typer.Option(
+            help="Stored values of the truth, such as 0=background,1=liver; with ,slices behind them where a "
+            "slice without any label is unlabelled."
+        ),
     ] = None,
 ) -> None:
     """Measure predictions against the truth: Dice, IoU, surface Dice and HD95, worst cases first.
@@ -818,9 +822,18 @@ def _labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str
 
     names = checkpoint.plan.class_names
     data_set = find_cases(data, require_labels=False)
-    rule = checkpoint.config.get("labels")
-    if data_set.class_names != names and rule:
-        data_set = find_cases(data, require_labels=False, labels=TypeAdapter(LabelRule).validate_python(rule))
+    if kept := checkpoint.config.get("labels"):
+        rule = TypeAdapter(LabelRule).validate_python(kept)
+        # Scribbles have a number of their own for the background: labels of the very same classes are none.
+        is_complete = data_set.class_names == names and rule.unlabelled == 0
+        if data_set.class_names != names or (rule.is_sparse and not is_complete):
+            data_set = find_cases(data, require_labels=False, labels=rule)
+    labelled = checkpoint.config.get("labelled", "all")
+    if not data_set.labels.is_sparse and (
+        (labelled == "slices" and data_set.dims == 3)
+        or (labelled == "scribbles" and data_set.num_classes > len(names))
+    ):
+        data_set = find_cases(data, require_labels=False, labels=data_set.labels.sparse(labelled))
     if data_set.num_classes == len(names):
         return data_set, data_set.notices
     bare = tuple(replace(case, read_label=None) for case in data_set.cases)
