@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,10 @@ from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
-from napari_prosma.events import Notice
+from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.inspection.doubt import CASES, REGIONS, doubt_map, doubted_regions, find_doubts
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 MakeCheckpoint = Callable[..., Checkpoint]
 MM = Geometry((0.5, 0.25), (0.0, 0.0), "mm")
@@ -29,7 +31,7 @@ def labelled(name: str, image: np.ndarray, label: np.ndarray) -> Case:
 
 @pytest.fixture
 def checkpoint(make_checkpoint: MakeCheckpoint) -> Checkpoint:
-    return replace(make_checkpoint(), split={"training": ["a"], "validation": ["b"]})
+    return make_checkpoint()
 
 
 def test_the_map_is_what_the_model_gives_to_anything_but_the_label(
@@ -69,11 +71,11 @@ def test_lists_and_maps_are_written_with_the_most_doubtful_first(
     ]
     found = last_of(find_doubts(checkpoint, cases, tmp_path, "cpu"))
     assert [each.case for each in found] == ["b", "c", "a"]
-    assert [each.was_learned for each in found] == [False, False, True]
+    assert [each.was_learned for each in found] == [None] * 3
     assert found[-1].regions == ()
     rows = list(csv.DictReader((tmp_path / CASES).open()))
     assert [row["case"] for row in rows] == ["b", "c", "a"]
-    assert [row["learned from"] for row in rows] == ["no", "no", "yes"]
+    assert "learned from" not in rows[0]
     areas = [float(row["area (mm^2)"]) for row in csv.DictReader((tmp_path / REGIONS).open())]
     assert areas == sorted(areas, reverse=True)
     assert len(areas) == sum(len(each.regions) for each in found) > 1
@@ -110,3 +112,51 @@ def test_cases_without_labels_are_no_work(
         list(find_doubts(checkpoint, [bare], tmp_path))
     with pytest.raises(DataError, match="no label"):
         doubt_map(checkpoint, bare)
+
+
+def test_no_case_that_can_be_compared_is_an_error_which_says_why(
+    checkpoint: Checkpoint, noise: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    cases = [labelled(name, noise(1, 32, 32), np.zeros((31, 32), np.uint8)) for name in "ab"]
+    with pytest.raises(DataError, match=r"none of the 2 labelled cases can be compared.*'a' has shape"):
+        list(find_doubts(checkpoint, cases, tmp_path, "cpu"))
+    assert not list(tmp_path.iterdir())
+
+
+def learned_from(model: Path, cases: list[Case], out: Path) -> dict[str, bool | None]:
+    *_, ended = find_doubts(load_checkpoint(model), cases, out, "cpu")
+    assert isinstance(ended, Finished)
+    return {each.case: each.was_learned for each in ended.result}
+
+
+def test_what_was_learned_from_is_told_by_the_image_and_not_by_its_name(
+    trained: tuple[Path, list[Event]], ultrasound: list[Case], tmp_path: Path
+) -> None:
+    run, _ = trained
+    split = load_checkpoint(run).split
+    expected = {case.name: case.name in split["training"] for case in ultrasound}
+    assert set(expected.values()) == {True, False}
+    assert learned_from(run, ultrasound, tmp_path) == expected
+    turned = [
+        replace(case, name=other.name) for case, other in zip(ultrasound, ultrasound[::-1], strict=True)
+    ]
+    assert learned_from(run, turned, tmp_path) == {
+        other.name: expected[case.name] for case, other in zip(ultrasound, ultrasound[::-1], strict=True)
+    }
+
+
+def test_what_a_model_beside_no_run_of_its_own_learned_from_is_not_known(
+    trained: tuple[Path, list[Event]], ultrasound: list[Case], tmp_path: Path
+) -> None:
+    run, _ = trained
+    alone = tmp_path / "alone" / "best.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(run / "best.safetensors", alone)
+    assert set(learned_from(alone, ultrasound[:1], tmp_path / "out").values()) == {None}
+    other = json.loads((run / "run.json").read_text())
+    for case in other["cases"]:
+        case["name"] += " of another set"
+    (alone.parent / "run.json").write_text(json.dumps(other))
+    assert set(learned_from(alone, ultrasound[:1], tmp_path / "out").values()) == {None}
+    (alone.parent / "run.json").write_text("{}")
+    assert set(learned_from(alone, ultrasound[:1], tmp_path / "out").values()) == {None}

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.readers import as_channels
 from napari_prosma.data.writers import write_map
-from napari_prosma.errors import DataError
+from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.report import file_stem, write_table
 from napari_prosma.segmentation.regions import Region, region_rows, regions
 from napari_prosma.segmentation.segment import named, segment
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.doubt import Disagreement, disagreement, doubt
+from napari_prosma.training.run_folder import RUN, read_run
 
 DOUBTED = 0.5
 """A region is doubted where the model gives more than this probability to anything but the label."""
@@ -36,8 +38,8 @@ class CaseDoubt:
     regions : tuple of Region
         The connected parts where the doubt is above a half, the largest first; ``at`` is where to go.
     was_learned : bool or None
-        Whether the model was trained on this very case: it then doubts less than it should. None where it
-        is not known.
+        Whether the model was trained on this very image, whatever it is called: it then doubts less than it
+        should. None where it is not known, since the model does not lie in the folder of its run.
     """
 
     case: str
@@ -84,14 +86,13 @@ def compare_with_label(checkpoint: Checkpoint, case: Case, device: str = "auto")
     ------
     As :func:`doubt_map`.
     """
-    image, label = _read(checkpoint, case)
+    image, label, was_learned = _read(checkpoint, case)
     for event in segment(checkpoint, image, name=case.name, device=device):
         if not isinstance(event, Finished):
             yield event
             continue
         probabilities = event.result.probabilities
         found = doubt(probabilities, label)
-        learned = checkpoint.split.get("training")
         yield Finished(
             Compared(
                 found,
@@ -99,7 +100,7 @@ def compare_with_label(checkpoint: Checkpoint, case: Case, device: str = "auto")
                     case.name,
                     disagreement(probabilities, label),
                     tuple(doubted_regions(found, image.geometry)),
-                    None if learned is None else case.name in learned,
+                    was_learned,
                 ),
                 image.geometry,
             )
@@ -124,19 +125,27 @@ def find_doubts(
     Raises
     ------
     DataError
-        No case has a label, or nothing can be written.
+        No case has a label, none can be compared, or nothing can be written.
     """
     labelled = [case for case in cases if case.read_label is not None]
     if not labelled:
         raise DataError(f"none of the {len(cases)} cases has a label; give the folder that has the masks too")
     yield Started(len(labelled), "Comparing labels with the model")
     found: list[tuple[CaseDoubt, Geometry]] = []
+    left_out: list[DataError] = []
     for n, case in enumerate(labelled, start=1):
         compared = yield from _compared(checkpoint, case, device)
-        if compared is not None:
+        if isinstance(compared, DataError):
+            left_out.append(compared)
+            yield Notice(f"{case.name} is left out: {compared}")
+        else:
             write_map(_map_path(out, case.name, compared.geometry), compared.map, compared.geometry)
             found.append((compared.doubt, compared.geometry))
         yield Progress(n, len(labelled), case.name)
+    if not found:
+        raise DataError(
+            f"none of the {len(labelled)} labelled cases can be compared; the first: {left_out[0]}"
+        )
     found.sort(key=lambda each: (-each[0].figures.error_ratio, each[0].case))
     write_table(out / CASES, case_rows([each for each, _ in found], checkpoint))
     pieces = [(piece, each.case, geometry) for each, geometry in found for piece in each.regions]
@@ -164,7 +173,10 @@ def case_rows(found: Sequence[CaseDoubt], checkpoint: Checkpoint) -> list[dict[s
     return rows
 
 
-def _compared(checkpoint: Checkpoint, case: Case, device: str) -> Generator[Event, None, Compared | None]:
+def _compared(
+    checkpoint: Checkpoint, case: Case, device: str
+) -> Generator[Event, None, Compared | DataError]:
+    """What was found, or why the case is left out."""
     try:
         for event in compare_with_label(checkpoint, case, device):
             if isinstance(event, Finished):
@@ -172,14 +184,30 @@ def _compared(checkpoint: Checkpoint, case: Case, device: str) -> Generator[Even
             if isinstance(event, Notice):
                 yield event
     except DataError as error:
-        yield Notice(f"{case.name} is left out: {error}")
-    return None
+        return error
+    raise AssertionError("a comparison ends with its result")
 
 
-def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray]:
+def _learned_images(checkpoint: Checkpoint) -> frozenset[str] | None:
+    """Hashes of the images that the model learned from, as the folder of its run has them."""
+    if checkpoint.path is None or not (checkpoint.path.parent / RUN).is_file():
+        return None
+    try:
+        run = read_run(checkpoint.path.parent)
+    except CheckpointError:
+        return None  # the table then lacks a column; the labels can be doubted all the same
+    parts = {part: {case.name for case in run.cases if part in case.parts} for part in checkpoint.split}
+    if parts != {part: {*names} for part, names in checkpoint.split.items()}:
+        return None  # a model that was copied into the folder of another run
+    return frozenset(case.image_hash for case in run.cases if "training" in case.parts)
+
+
+def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray, bool | None]:
+    """Image and label, and whether the model learned from the image."""
     if case.read_label is None:
         raise DataError(f"case '{case.name}' has no label that could be doubted; give its mask")
-    image = case.read_image()
+    image, learned = case.read_image(), _learned_images(checkpoint)
+    was_learned = None if learned is None else content_hash(image.array) in learned
     with named(case.name):
         image = as_channels(image, checkpoint.plan.channels)
     label = np.asarray(case.read_label())
@@ -194,7 +222,7 @@ def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray]:
             f"the label of case '{case.name}' holds class {highest}, but the model knows "
             f"{', '.join(checkpoint.plan.class_names)}; choose a model of these classes"
         )
-    return image, label
+    return image, label, was_learned
 
 
 def _map_path(out: Path, name: str, geometry: Geometry) -> Path:
