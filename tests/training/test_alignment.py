@@ -229,3 +229,35 @@ def test_a_class_with_too_few_pixels_is_left_out() -> None:
     whole = float(alignment.distance(features, labels, ~trusted))
     features[1, :, 0] += 100
     assert float(alignment.distance(features, labels, ~trusted)) == whole > 0
+
+
+@pytest.mark.parametrize("kind", ["w2", "mmd", "adversarial"])
+def test_half_precision_maps_whose_sum_is_beyond_their_range_are_drawn_nowhere_by_nothing(kind: str) -> None:
+    alignment = Alignment(kind, 2, (1,), 0.9, 8, in_this_process, True, 0)  # type: ignore[arg-type]
+    labels = classes(2, 2, 64, 64)
+    features = torch.full((2, 16, 64, 64), 4.0, dtype=torch.half, requires_grad=True)
+    assert features.sum().isinf()
+    for doubted in (torch.tensor([False, True]), torch.tensor([False, False])):
+        distance = alignment.distance(features, labels, doubted)
+        assert distance == 0
+        distance.backward()
+    assert features.grad is not None
+    assert not features.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["w2", "mmd", "adversarial"])
+def test_what_an_abandoned_try_showed_is_not_remembered(kind: str) -> None:
+    once, again = (Alignment(kind, 2, (1,), 0.9, 8, in_this_process, True, 0) for _ in range(2))  # type: ignore[arg-type]
+    labels, trusted = classes(2, 2, 16, 16), torch.tensor([True, False])
+    features = normal(2, 3, 16, 16)
+    for alignment in (once, again):
+        for _ in range(2):
+            if alignment is again:
+                alignment.remember(features + 1, labels, ~trusted)
+                alignment.distance(features + 1, labels, trusted)
+                alignment.abandoned()
+            alignment.remember(features, labels, trusted)
+            alignment.distance(features, labels, ~trusted)
+            alignment.stepped()
+    states = once.state_dict(), again.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -246,6 +246,10 @@ class Alignment:
             *whole, count = self._total(gradient).split([self._parameters(), 1])
             if count > 0:
                 self._discriminator.descend(whole[0] / count)
+        self.abandoned()
+
+    def abandoned(self) -> None:
+        """Forget what was seen since the last step."""
         self._seen_now, self._gradient_now = None, None
         self._pixels_now = {}
 
@@ -298,7 +302,7 @@ class Alignment:
 
     def _of_pixels(self, scale: int, features: Tensor, labels: Tensor) -> Tensor:
         pixels, flat = pixel_rows(features, labels, self._classes)
-        whole = features.sum() * 0.0
+        whole = pixels.sum() * 0.0  # of float32: the sum of a half precision map is beyond its range
         for k in range(self._classes):
             count = int(self._held["count"][scale, k])
             trusted = self._held["pixels"][scale, k, :count]
