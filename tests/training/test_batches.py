@@ -304,3 +304,28 @@ def test_examples_are_one_patch_as_it_is_and_then_changed(shape: tuple, patch: t
     assert not any(np.array_equal(images[0], image) for image in images[1:])
     again, _ = example_patches(cases, 0, chosen, RECIPES["other"], seed=4, count=3)
     assert np.array_equal(images[:3], again)
+
+
+# ---- images without labels -------------------------------------------------------------------------------
+
+
+def test_the_label_of_a_bare_image_takes_no_memory() -> None:
+    case = PreparedCases([Case.from_arrays("bare", np.zeros((1, 40, 40), np.float32))], plan())[0]
+    assert not any(case.label.strides)
+    assert case.nbytes == case.image.nbytes
+    assert [found.size for found in case.positions] == [0, 0]
+    assert draw_patch(case, (64, 64), np.random.default_rng(0))[1].tolist() == [[IGNORE] * 64] * 64
+
+
+def test_bare_images_are_kept_in_the_room_that_the_labelled_ones_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labelled = Case.from_arrays("a", np.ones((1, 16, 16), np.float32), np.eye(16, dtype=np.uint8))
+    bare = [Case.from_arrays(str(n), np.ones((1, 16, 16), np.float32)) for n in range(2)]
+    cases = PreparedCases([labelled], plan())
+    beside = PreparedCases(bare, plan(), cases)
+    room = cases[0].nbytes + beside[0].nbytes
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", room)
+    assert cases[0] is cases[0]
+    assert beside[0] is beside[0]
+    assert beside[1] is not beside[1]

@@ -31,7 +31,8 @@ class PreparedCase:
 
     ``positions`` holds flat indices of some elements of each class, background first; the background's
     only where the label is sparse, since elsewhere it is everywhere. ``stored_shape`` (*spatial) is the
-    label's before it came onto the grid. The label of an image without one is ``IGNORE`` everywhere.
+    label's before it came onto the grid. The label of an image without one is ``IGNORE`` everywhere, a
+    single number in memory.
     """
 
     name: str
@@ -43,7 +44,8 @@ class PreparedCase:
 
     @property
     def nbytes(self) -> int:
-        return self.image.nbytes + self.label.nbytes
+        is_one_number = not any(self.label.strides)
+        return self.image.nbytes + (0 if is_one_number else self.label.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +89,29 @@ class Views:
     strong: Tensor
 
 
-class PreparedCases:
-    """Cases as the network sees them, by index, kept in memory while there is room."""
+@dataclass
+class _Room:
+    """Bytes that prepared cases take by now."""
 
-    def __init__(self, cases: Sequence[Case], plan: Plan) -> None:
+    taken: int = 0
+
+
+class PreparedCases:
+    """Cases as the network sees them, by index, kept in memory while there is room.
+
+    Parameters
+    ----------
+    cases : their Case each
+    plan : Plan
+    beside : PreparedCases, optional
+        Others that are kept in the same room.
+    """
+
+    def __init__(self, cases: Sequence[Case], plan: Plan, beside: PreparedCases | None = None) -> None:
         self.cases = list(cases)
         self._plan = plan
         self._kept: dict[int, PreparedCase] = {}
-        self._bytes = 0
+        self._room: _Room = _Room() if beside is None else beside._room
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -103,9 +120,9 @@ class PreparedCases:
         if index in self._kept:
             return self._kept[index]
         prepared = self._prepare(self.cases[index])
-        if self._bytes + prepared.nbytes <= CACHE_BYTES:
+        if self._room.taken + prepared.nbytes <= CACHE_BYTES:
             self._kept[index] = prepared
-            self._bytes += prepared.nbytes
+            self._room.taken += prepared.nbytes
         return prepared
 
     def relabel(self, index: int) -> np.ndarray:
@@ -139,12 +156,16 @@ class PreparedCases:
 
     def _prepare(self, case: Case) -> PreparedCase:
         image = case.read_image()
-        stored = np.broadcast_to(np.uint8(IGNORE), image.array.shape[1:])
-        if case.read_label is not None:
-            stored = np.asarray(case.read_label())
+        shape = image.array.shape[1:]
+        stored = None if case.read_label is None else np.asarray(case.read_label())
         prepared = prepare(image, self._plan)
-        label, positions = self._on_grid(stored, prepared.array.shape[1:])
-        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, stored.shape)
+        size = prepared.array.shape[1:]
+        if stored is None:
+            label = np.broadcast_to(np.uint8(IGNORE), size)
+            positions = (np.empty(0, int),) * len(self._plan.class_names)
+        else:
+            (label, positions), shape = self._on_grid(stored, size), stored.shape
+        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, shape)
 
     def _on_grid(
         self, stored: np.ndarray, size: tuple[int, ...]
