@@ -85,12 +85,12 @@ def with_objective(figures: list[dict[str, float]]) -> list[EpochEnd]:
 
 
 def test_figures_of_the_objective_share_one_scale_which_is_named() -> None:
-    told = [{"divergence": 0.02, "confident": 0.5}, {"divergence": 0.01, "confident": 0.9}]
+    told = [{"divergence": 0.02, "teacher sure": 0.5}, {"divergence": 0.01, "teacher sure": 0.9}]
     axes = drawn(with_objective(told))["objective"]
-    assert lines(axes) == {"divergence, 1 = 0.02": [1.0, 0.5], "confident": [0.5, 0.9]}
+    assert lines(axes) == {"divergence, 1 = 0.02": [1.0, 0.5], "teacher sure": [0.5, 0.9]}
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["divergence, 1 = 0.02", "confident"]
+    assert [text.get_text() for text in legend.get_texts()] == ["divergence, 1 = 0.02", "teacher sure"]
 
 
 @pytest.mark.parametrize("size", [(3.3, 4.7), (9.0, 5.0)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ from scipy import ndimage
 from scipy.stats import rankdata
 
 from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.fingerprint import case_facts, make_plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import CheckpointError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
+from napari_prosma.inspection.doubt import compare_with_label
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, ModelSpec
-from napari_prosma.training.batches import Batch
+from napari_prosma.training.batches import Batch, Batches, PreparedCases
 from napari_prosma.training.checkpoint import load_checkpoint, split_prefix
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import (
@@ -33,6 +35,7 @@ from napari_prosma.training.doubt import (
     write_label_confidence,
 )
 from napari_prosma.training.losses import dice_cross_entropy, in_this_process
+from napari_prosma.training.objectives import Setting
 from napari_prosma.training.objectives.dale import (
     DALE,
     _LastMap,
@@ -44,6 +47,7 @@ from napari_prosma.training.objectives.dale import (
     sample_losses,
     weighted_loss,
 )
+from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 
@@ -519,3 +523,108 @@ def test_the_last_map_of_every_network_lies_over_its_labels(network: str, dims: 
     model(normal(2, 1, *(32,) * dims))
     with pytest.raises(AssertionError):
         last.take()
+
+
+# ---- labels that are corrected, tries that fail, averages that are kept ------------------------------------
+
+
+@pytest.fixture
+def in_phase_b(dale: Dale, phantoms: list[Case], tmp_path: Path) -> Iterator[Callable[[], DALE]]:
+    """Makes an objective in phase B that doubts the first three of its cases."""
+    config = dale(tmp_path / "run", {"least_pixels": 2})
+    facts = [case_facts(case, case.read_image(), case.read_label()) for case in phantoms if case.read_label]
+    plan = make_plan(facts, ("background", "lesion"), patch=(32, 32), batch=4)
+
+    with Processes(config) as processes:
+
+        def make() -> DALE:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = build_model(config.model_spec(plan))
+            objective, learned = DALE(), tuple(range(4, 26))
+            cases = PreparedCases(phantoms, plan)
+            objective.prepare(Setting(network, plan, config, processes, cases, learned, 3))
+            held = objective._held
+            held["epoch"] = torch.tensor(2)
+            held["loss"] = torch.linspace(1.0, 0.1, 22, dtype=torch.float64)
+            held["fuzzy"][:3], held["fuzziness"][:3] = True, 2.0
+            objective._weigh()
+            return objective
+
+        yield make
+
+
+def test_a_corrected_label_is_clear_from_the_next_step_on(in_phase_b: Callable[[], DALE]) -> None:
+    objective = in_phase_b()
+    held = objective._held
+    assert (held["confidence"][:3] < 1).all()
+    assert 4 not in (objective.cases(1) or ())
+    before = held["loss"][3:].mean(), held["confidence"][1:].clone()
+    objective.relabelled(4)
+    assert 4 in (objective.cases(1) or ())
+    row = objective.doubted_labels()[0]
+    assert (row.confidence, row.fuzziness) == (1.0, 0.0)
+    objective._weigh()
+    assert held["confidence"][0] == 1
+    assert held["loss"][0] == pytest.approx(float(before[0])), "what it cost with the old label is forgotten"
+    torch.testing.assert_close(held["confidence"][1:], before[1], atol=0.05, rtol=0)
+    kept = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    objective.relabelled(0)  # held out
+    again = in_phase_b()
+    again.load_state_dict(kept)
+    assert all(torch.equal(again._held[name], held[name]) for name in held)
+
+
+def test_a_correction_before_any_loss_is_known_changes_nothing(in_phase_b: Callable[[], DALE]) -> None:
+    objective = in_phase_b()
+    objective._held["loss"][:] = torch.nan
+    objective._held["fuzzy"][:] = False
+    objective.relabelled(4)
+    objective._weigh()
+    assert (objective._held["confidence"] == 1).all()
+
+
+def test_a_try_that_failed_is_held_nowhere_and_counts_nowhere(in_phase_b: Callable[[], DALE]) -> None:
+    failed, good = in_phase_b(), in_phase_b()
+    batches = Batches(good.setting.cases, good.setting.training, good.setting.plan, 0, None)
+    first, second = batches.draw(0), batches.draw(1)
+
+    def refuse(*given: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    def one_step(objective: DALE) -> float:
+        network = objective.setting.network.train()
+        if objective is failed:
+            kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            objective.step(network, second, lambda value: value.backward())
+            with pytest.raises(torch.OutOfMemoryError):
+                objective.step(network, second, refuse)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(objective, "_weights", refuse)
+                with pytest.raises(torch.OutOfMemoryError):
+                    objective.step(network, second, lambda value: value.backward())
+            assert objective._last_map._features is not None
+            objective.abandoned()
+            network.load_state_dict(kept)
+            assert objective._last_map._features is None
+        loss = objective.step(network, first, lambda value: value.backward())
+        objective.stepped()
+        return loss
+
+    assert one_step(failed) == one_step(good)
+    expected, found = good.state_dict(), failed.state_dict()
+    assert float(expected["aligned"][0]) == 1
+    assert all(torch.equal(expected[name].nan_to_num(-1), found[name].nan_to_num(-1)) for name in expected)
+
+
+def test_the_list_at_the_end_is_that_of_the_average_where_it_is_kept(
+    dale: Dale, phantoms: list[Case], tmp_path: Path
+) -> None:
+    config = dale(tmp_path / "run", average=0.99, learning_rate=1e-2)
+    list(train(config, phantoms))
+    kept = load_checkpoint(config.run_dir / "last.safetensors")
+    by_name = {case.name: case for case in phantoms}
+    for each in look_first(config.run_dir)[:3]:
+        *_, ended = compare_with_label(kept, by_name[each.case], "cpu")
+        assert isinstance(ended, Finished)
+        assert ended.result.doubt.figures.absolute_error == pytest.approx(each.absolute_error, abs=1e-4)

@@ -387,7 +387,8 @@ def test_the_teacher_teaches_only_where_it_is_sure(processes: Processes) -> None
         labels = steps.objective._taught(weak)
         assert labels.shape == (3, 1, 16, 16)
         assert set(labels.unique().tolist()) <= {0, 1, 2, IGNORE}
-        found.append(steps.objective.figures()["confident"])
+        steps.objective.stepped()
+        found.append(steps.objective.figures()["teacher sure"])
         assert found[-1] == pytest.approx(float((labels != IGNORE).float().mean()))
     assert 0 == found[2] < found[1] < found[0]
 
@@ -434,7 +435,7 @@ def test_every_part_has_its_figure_whatever_the_gate(processes: Processes, gate:
     steps = Steps(processes, gate=gate, options=DimOptions(adaptive=True, rho=0.5))
     assert math.isfinite(steps.step())
     figures = steps.objective.figures()
-    assert set(figures) == {"divergence", "sharpness", "consistency", "confident"}
+    assert set(figures) == {"divergence", "sharpness", "consistency", "teacher sure"}
     assert all(math.isfinite(value) for value in figures.values())
     assert figures["divergence"] > 0
     assert steps.objective.figures() == {}
@@ -471,7 +472,7 @@ def test_a_run_that_was_left_at_an_odd_step_goes_on_bit_for_bit(
     assert same(one.state, other.state)
     assert any(name.startswith("objective.teacher.") for name in one.state)
     ends = [event for event in whole if isinstance(event, EpochEnd)]
-    assert set(ends[0].objective) == {"divergence", "sharpness", "consistency", "confident"}
+    assert set(ends[0].objective) == {"divergence", "sharpness", "consistency", "teacher sure"}
     assert ends[-1].objective == next(e for e in rest if isinstance(e, EpochEnd)).objective
     assert not any("changed since" in e.message for e in rest if isinstance(e, Notice))
 
@@ -499,7 +500,7 @@ def test_volumes_of_several_classes_that_are_labelled_in_part_are_learned(
     events = list(train(config, cases, unlabelled=others))
     (end,) = [event for event in events if isinstance(event, EpochEnd)]
     assert math.isfinite(end.loss)
-    assert set(end.objective) == {"divergence", "sharpness", "consistency", "confident"}
+    assert set(end.objective) == {"divergence", "sharpness", "consistency", "teacher sure"}
     assert all(math.isfinite(value) for value in end.objective.values())
 
 
@@ -582,3 +583,49 @@ def _one_of_two(folder: Path) -> None:
 
 if __name__ == "__main__":
     _one_of_two(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("objective", ["supervised", "dim", "dale"])
+def test_no_more_patches_pass_the_network_at_once_than_the_objective_says(
+    processes: Processes, objective: str
+) -> None:
+    steps = Steps(processes, objective, bare=3 if objective == "dim" else 0)
+    passed: list[int] = []
+    steps.network.register_forward_pre_hook(lambda module, given: passed.append(len(given[0])))
+    steps.step()
+    assert max(passed) == steps.objective.patches * steps.plan.batch
+
+
+def test_a_try_that_failed_is_held_nowhere_and_counts_nowhere(processes: Processes) -> None:
+    steps, twin = Steps(processes), Steps(processes)
+    before = steps.state()
+
+    def refuse(value: Tensor) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    def refuse_divergence(*given: object) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    batch = steps.batches.draw(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.objective.step(steps.network, batch, refuse)
+    steps.objective.abandoned()
+    steps.network.load_state_dict(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.objective, "loss", refuse_divergence)
+        with pytest.raises(torch.OutOfMemoryError):
+            steps.objective.step(steps.network, batch, lambda value: value.backward())
+    assert steps.objective._features is not None
+    steps.objective.abandoned()
+    assert steps.objective._features is None
+    steps.network.load_state_dict(before)
+    assert steps.step() == twin.step()
+    assert steps.objective.figures() == twin.objective.figures()
+    assert same(steps.objective.state_dict(), twin.objective.state_dict())
+
+
+def test_features_are_kept_in_steps_alone(processes: Processes) -> None:
+    steps = Steps(processes)
+    steps.step()
+    steps.network(torch.zeros(2, 1, 16, 16))
+    assert steps.objective._features is None

@@ -139,9 +139,15 @@ class Recorder(Supervised):
         self.told.append("step")
         return super().step(model, batch, backward)
 
+    def abandoned(self) -> None:
+        self.told.append("abandoned")
+
     def stepped(self) -> None:
         self.told.append("stepped")
         self.count += 1
+
+    def relabelled(self, index: int) -> None:
+        self.told.append(f"relabelled {self.setting.cases.cases[index].name}")
 
     def figures(self) -> dict[str, float]:
         return {"steps/so far": float(self.count)}
@@ -193,6 +199,23 @@ def test_a_run_that_goes_on_within_an_epoch_does_not_begin_it_again(
     list(train(config, ultrasound, resumed=load_checkpoint(tmp_path / "run" / LAST)))
     assert recorders[1].told == ["step", "stepped"] * 2
     assert recorders[1].count == 6
+
+
+def test_an_objective_is_told_of_a_try_that_failed_and_of_labels_that_were_corrected(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, recorders: list[Recorder]
+) -> None:
+    steering, config = Steering(), settings(tmp_path / "run", epochs=1, batch=4)
+
+    def refuse(module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if module.training and len(given[0]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    for _ in train(config, ultrasound, steering=steering):
+        if recorders and recorders[0].told == ["epoch 0"]:
+            recorders[0].setting.network.register_forward_pre_hook(refuse)
+            steering.relabel(ultrasound[0].name)
+    told = ["epoch 0", f"relabelled {ultrasound[0].name}", "step", "abandoned", "step", "step", "stepped"]
+    assert recorders[0].told[: len(told)] == told
 
 
 # ---- unlabelled images --------------------------------------------------------------------------------

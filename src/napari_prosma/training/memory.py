@@ -62,16 +62,19 @@ def largest_batch(start: int, share: Callable[[int], float | None]) -> int:
 
 
 def memory_shares(
-    network: nn.Module, plan: Plan, device: torch.device, autocast: Callable[[], object]
+    network: nn.Module, plan: Plan, device: torch.device, autocast: Callable[[], object], patches: int = 1
 ) -> Callable[[int], float | None]:
-    """``share`` for :func:`largest_batch`: a step on noise, tried with a copy of the network."""
+    """``share`` for :func:`largest_batch`: a step on noise, tried with a copy of the network.
+
+    ``patches`` pass it for each one of the batch, as the objective has it.
+    """
 
     def share(size: int) -> float | None:
         trial, image, loss = None, None, None
         try:
             torch.cuda.reset_peak_memory_stats(device)
             trial = copy.deepcopy(network).to(device).train()
-            image = torch.randn(size, plan.channels, *plan.patch, device=device)
+            image = torch.randn(size * patches, plan.channels, *plan.patch, device=device)
             with autocast():  # type: ignore[attr-defined]
                 loss = trial(image).float().square().mean()
             loss.backward()

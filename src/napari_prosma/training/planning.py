@@ -20,6 +20,7 @@ from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import largest_batch, memory_shares
+from napari_prosma.training.objectives import make_objective
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.transfer import adapted_plan
 
@@ -53,11 +54,14 @@ def plan_for(
     return plan
 
 
-def with_fitting_batch(plan: Plan, spec: ModelSpec, processes: Processes) -> Generator[Event, None, Plan]:
+def with_fitting_batch(
+    plan: Plan, spec: ModelSpec, config: TrainConfig, processes: Processes
+) -> Generator[Event, None, Plan]:
     """The plan with the largest batch that the GPU holds, found by trying; elsewhere as it is."""
     if processes.device.type != "cuda":
         return plan
-    share = memory_shares(build_model(spec), plan, processes.device, processes.fabric.autocast)
+    patches = make_objective(config.objective).patches
+    share = memory_shares(build_model(spec), plan, processes.device, processes.fabric.autocast, patches)
     (batch,) = processes.of_first([largest_batch(plan.batch, share)])
     yield Notice(f"{int(batch)} patches per step fit into the GPU's memory")
     return plan.model_copy(update={"batch": int(batch)})

@@ -183,7 +183,7 @@ def train(
             require_fit(facts, plan)
             spec = config.model_spec(plan) if resumed is None else resumed.spec
             if resumed is None and config.batch is None and config.plan is None:
-                plan = yield from with_fitting_batch(plan, spec, processes)
+                plan = yield from with_fitting_batch(plan, spec, config, processes)
             yield Notice(f"Plan: {plan.in_words()}")
             yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
             bare = yield from _read_unlabelled(config, unlabelled, facts, plan, steering)
@@ -350,7 +350,7 @@ class _Run:
         self.bare, self.unlabelled = bare, None
         if bare.cases:
             self.unlabelled = UnlabelledBatches(
-                PreparedCases(bare.cases, plan), plan, config.seed, recipe, self.device
+                PreparedCases(bare.cases, plan, self.prepared), plan, config.seed, recipe, self.device
             )
         self.batches = Batches(
             self.prepared,
@@ -381,6 +381,7 @@ class _Run:
                 self.steps,
                 chosen_weights(config.class_weights, class_counts(facts, training, len(plan.class_names))),
                 self.unlabelled,
+                None if self.averaged is None else self.kept,
             )
         )
         self.clock = Clock(config.epochs * self.steps, config.minutes)
@@ -650,6 +651,7 @@ class _Run:
             except DataError as error:
                 yield Notice(str(error))
             else:
+                self.objective.relabelled(self.index[name])
                 if self.processes.is_first:
                     self.folder.set_label_hash(name, content_hash(label))
                 yield Notice(f"The labels of '{name}' are learned as they are now")
@@ -664,6 +666,7 @@ class _Run:
             else:
                 break
             self.optimizer.zero_grad(set_to_none=True)
+            self.objective.abandoned()
             yield Notice(self._made_easier(drawn, failed))
             del failed
             release(self.device)

@@ -41,6 +41,8 @@ class Setting:
         Of the cross-entropy, background first.
     unlabelled : UnlabelledBatches, optional
         Further images.
+    kept : Network, optional
+        The average of ``network``, where that is what is validated and kept.
     """
 
     network: Network
@@ -52,10 +54,19 @@ class Setting:
     steps: int
     class_weights: Tensor | None = None
     unlabelled: UnlabelledBatches | None = None
+    kept: Network | None = None
 
 
 class Objective(Protocol):
-    """Leaves the gradients of one step in the model; the run then steps its optimizer."""
+    """Leaves the gradients of one step in the model; the run then steps its optimizer.
+
+    Attributes
+    ----------
+    patches : int
+        How many may pass the network at once for each labelled one: a step needs so many times the memory.
+    """
+
+    patches: int
 
     def prepare(self, setting: Setting) -> None:
         """Called once before all else.
@@ -89,8 +100,17 @@ class Objective(Protocol):
             Adds the loss's gradients to those that are there, in place of ``loss.backward()``.
         """
 
+    def abandoned(self) -> None:
+        """Called where a step failed, maybe after some of its parts: it begins anew, or the run ends.
+
+        What was noted of it since :meth:`stepped` is forgotten, and nothing of it is held in memory.
+        """
+
     def stepped(self) -> None:
         """Called after each step of the optimizer."""
+
+    def relabelled(self, index: int) -> None:
+        """Called between steps: somebody corrected the label of this case, learned from or not."""
 
     def figures(self) -> dict[str, float]:
         """Called at the end of each epoch: what it was like, by name, such as ``divergence``."""

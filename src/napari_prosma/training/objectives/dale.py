@@ -221,9 +221,14 @@ class _LastMap:
 
     def take(self) -> Tensor:
         """What the last forward pass left, which is let go of here."""
-        features, self._features, self.wanted = self._features, None, False
+        features = self._features
+        self.let_go()
         assert features is not None
         return features
+
+    def let_go(self) -> None:
+        """Nothing is wanted, and nothing is held."""
+        self._features, self.wanted = None, False
 
 
 @dataclass(frozen=True)
@@ -306,8 +311,11 @@ class DALE(Supervised):
             self._write_list()
 
     def ends(self) -> Iterator[Event]:
-        """Look once more, so that the list is that of the trained network."""
-        yield from self._look_again()
+        """Look once more, so that the list is that of the trained network, or of its average that is kept.
+
+        Until then it is the network that learns which doubts labels, also where its average is kept.
+        """
+        yield from self._look_again(self.setting.kept)
         self._weigh()
         self._write_list()
 
@@ -342,6 +350,12 @@ class DALE(Supervised):
         self._losses_now |= dict(zip(places, own, strict=True))
         return float(loss.detach())
 
+    def abandoned(self) -> None:
+        self._last_map.let_go()
+        self._losses_now, self._apart_now = {}, []
+        if self._alignment is not None:
+            self._alignment.abandoned()
+
     def stepped(self) -> None:
         """Take up what the step showed, the same in every process."""
         held, total = self._held, self.setting.processes.total
@@ -359,6 +373,18 @@ class DALE(Supervised):
         if self._apart_now:
             held["aligned"] += torch.tensor([1.0, sum(self._apart_now) / len(self._apart_now)])
         self._losses_now, self._apart_now = {}, []
+
+    def relabelled(self, index: int) -> None:
+        """The case is clear and counts whole; what it cost with the old label is forgotten."""
+        n = self._place.get(index)
+        if n is None:
+            return
+        held = self._held
+        held["fuzzy"][n], held["fuzziness"][n], held["confidence"][n] = False, 0.0, 1.0
+        others = ~held["fuzzy"]
+        others[n] = False
+        # As that of a usual clear case: the old one would raise what the others are measured by.
+        held["loss"][n] = held["loss"][others].nanmean()
 
     def figures(self) -> dict[str, float]:
         """How the confidences are spread, how many cases are fuzzy, how far their features lie off."""
@@ -473,9 +499,9 @@ class DALE(Supervised):
                 f"epochs: the run has only {self.setting.config.epochs}"
             )
 
-    def _look_again(self) -> Iterator[Event]:
+    def _look_again(self, by: Network | None = None) -> Iterator[Event]:
         """Compare every training case with its label; nothing changes before all were seen."""
-        looks = yield from self._looks()
+        looks = yield from self._looks(by or self.setting.network)
         held = self._held
         for name in ("absolute_error", "error_ratio", "worst_class", "slice"):
             values = [getattr(look.found, name) for look in looks]
@@ -505,16 +531,16 @@ class DALE(Supervised):
         if self.setting.processes.is_first:
             write_label_confidence(self.setting.config.run_dir, self.doubted_labels())
 
-    def _looks(self) -> Generator[Event, None, list[_Look]]:
+    def _looks(self, network: Network) -> Generator[Event, None, list[_Look]]:
         """A look at each training case, shared among the processes."""
         setting, processes = self.setting, self.setting.processes
-        model = InPrecision(setting.network, processes.fabric.autocast)
+        model = InPrecision(network, processes.fabric.autocast)
         mine, looks = setting.training[processes.rank :: processes.world], []
         for n, index in enumerate(mine, start=1):
             case = setting.cases[index]
-            tiling = tile(case.label.shape, setting.plan.patch, setting.network.divisor)
+            tiling = tile(case.label.shape, setting.plan.patch, network.divisor)
             tiling = labelled_part(tiling, case.label)
-            blend = Blend(tiling, setting.network.spec.out_channels)
+            blend = Blend(tiling, network.spec.out_channels)
             model.eval()
             for _ in predict(model, case.image, tiling, 1, blend):
                 yield Progress(n - 1, len(mine), f"looking at the label of {case.name}")

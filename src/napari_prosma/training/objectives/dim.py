@@ -182,6 +182,8 @@ class DiM(Supervised):
     some hundred steps, is no better). ``TrainConfig.average`` keeps a slower average where it is wanted.
     """
 
+    patches = 2
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._options = setting.config.dim
@@ -193,8 +195,10 @@ class DiM(Supervised):
         ]
         self._steps = 0
         self._sums: dict[str, tuple[float, int]] = {}
+        self._noted: list[tuple[str, float]] = []
         self._teacher: nn.Module | None = None
         self._features: Tensor | None = None
+        self._wants_features = False
         self._unlabelled = setting.unlabelled if self._options.mu_max or self._options.beta else None
         if self._unlabelled is None:
             return
@@ -204,7 +208,8 @@ class DiM(Supervised):
         # A hook, since no network gives its deepest features besides the logits. A plain function, since one
         # bound to this object would be copied together with it whenever the network is.
         def keep(block: nn.Module, given: Any, features: Tensor) -> None:
-            self._features = features
+            if self._wants_features:
+                self._features = features
 
         deepest_block(setting.network).register_forward_hook(keep)
 
@@ -238,16 +243,24 @@ class DiM(Supervised):
             self._note("divergence", float(here.divergence.detach()))
         return float(here.task.detach())
 
+    def abandoned(self) -> None:
+        self._features, self._wants_features = None, False
+        self._noted = []
+
     def stepped(self) -> None:
         """The teacher follows the student: parameters and running statistics."""
         self._follow(1 - min(1 - 1 / (self._steps + 1), self._options.ema))
         self._steps += 1
+        for name, value in self._noted:
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, count + 1
+        self._noted = []
 
     def figures(self) -> dict[str, float]:
         """Means over the steps since the last call.
 
         ``divergence`` at w, ``sharpness`` (how much the task loss rises uphill), ``consistency`` (the loss
-        against the teacher), ``confident`` (share of the pixels where the teacher is sure).
+        against the teacher), ``teacher sure`` (share of the pixels where it is).
         """
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
@@ -278,6 +291,7 @@ class DiM(Supervised):
         if views is None:
             return _Losses(self.loss(model(batch.images), batch.labels))
         labelled = len(batch.images)
+        self._wants_features = True
         logits = model(torch.cat([batch.images, views.strong]))
         task, consistency = self.loss(logits[:labelled], batch.labels), None
         if taught is not None:
@@ -293,7 +307,8 @@ class DiM(Supervised):
     def _divergence(self, labelled: int) -> Tensor:
         """Between the features of the last pass's first patches and of its others, over all processes."""
         assert self._features is not None
-        features, self._features = self._features.float().flatten(2).mean(dim=2), None
+        features = self._features.float().flatten(2).mean(dim=2)
+        self._features, self._wants_features = None, False
         shares = (features / self._options.temperature).softmax(dim=1)
         counts = shares.new_tensor([labelled, len(shares) - labelled])
         sums = torch.cat([shares[:labelled].sum(dim=0), shares[labelled:].sum(dim=0), counts])
@@ -317,7 +332,7 @@ class DiM(Supervised):
             sure, labels = logits.float().softmax(dim=1).max(dim=1, keepdim=True)
         is_sure = sure >= self._options.tau
         processes = self.setting.processes
-        self._note("confident", float(processes.total(is_sure.float().mean())) / processes.world)
+        self._note("teacher sure", float(processes.total(is_sure.float().mean())) / processes.world)
         return torch.where(is_sure, labels, IGNORE)
 
     @torch.no_grad()
@@ -333,5 +348,4 @@ class DiM(Supervised):
                 tensor.copy_(student[name])
 
     def _note(self, name: str, value: float) -> None:
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = total + value, count + 1
+        self._noted.append((name, value))

@@ -23,6 +23,7 @@ class Supervised:
 
     setting: Setting
     loss: Loss
+    patches = 1
 
     def prepare(self, setting: Setting) -> None:
         if setting.unlabelled is not None and setting.config.objective != "dim":
@@ -48,8 +49,14 @@ class Supervised:
         backward(loss)
         return float(loss.detach())
 
+    def abandoned(self) -> None:
+        """Nothing was noted."""
+
     def stepped(self) -> None:
         """Nothing follows."""
+
+    def relabelled(self, index: int) -> None:
+        """The next patch of it has the new label."""
 
     def figures(self) -> dict[str, float]:
         """None but the loss."""
