@@ -32,8 +32,7 @@ def cases(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "cases"))
 
 
-@pytest.fixture
-def doubted(run: Path, cases: Path, tmp_path: Path) -> Path:
+def doubted_run(run: Path, cases: Path, made: Path) -> Path:
     """Folder of a run on ``cases`` with a list of two doubted labels."""
     import torch
 
@@ -42,7 +41,6 @@ def doubted(run: Path, cases: Path, tmp_path: Path) -> Path:
     from napari_prosma.training.config import TrainConfig
     from napari_prosma.training.run_folder import RunFolder
 
-    made = tmp_path / "doubted"
     made.mkdir()
     data, kept = find_cases(cases), load_checkpoint(run)
     config = TrainConfig(run_dir=made, data=cases, labels=data.labels, objective="dale", widths="quick")
@@ -57,6 +55,11 @@ def doubted(run: Path, cases: Path, tmp_path: Path) -> Path:
     ]
     write_label_confidence(made, rows)
     return made
+
+
+@pytest.fixture
+def doubted(run: Path, cases: Path, tmp_path: Path) -> Path:
+    return doubted_run(run, cases, tmp_path / "doubted")
 
 
 @pytest.fixture
@@ -163,6 +166,94 @@ def test_corrections_that_are_not_saved_stay_open(dock: DoubtedLabels, viewer: n
     assert [layer.name for layer in viewer.layers].count("1 labels") == 1
 
 
+def test_a_correction_whose_image_was_closed_is_kept_and_saved(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, press: Press, cases: Path
+):
+    click(dock, 0, qtbot)
+    labels = viewer.layers["1 labels"]
+    labels.fill((0, 0), 1)
+    viewer.layers.remove("1")
+    click(dock, 1, qtbot)
+    assert labels in viewer.layers
+    click(dock, 0, qtbot)
+    assert [layer.name for layer in viewer.layers] == ["1", "1 doubt", "1 labels"]
+    assert viewer.layers["1 labels"] is labels
+    viewer.layers.remove("1")
+    answer("Write over them", [])
+    press(dock.save_button)
+    qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
+    assert mask(cases, "1").min() == 255
+
+
+def test_one_label_that_cannot_be_saved_holds_no_other_back(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, press: Press, cases: Path
+):
+    for row, name in enumerate(("1", "3")):
+        click(dock, row, qtbot)
+        viewer.layers[f"{name} labels"].fill((0, 0), 1)
+    PIL.Image.fromarray(np.zeros_like(mask(cases, "1"))).save(cases / "masks" / "1.png")
+    answer("Write over them", [])
+    press(dock.save_button)
+    qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
+    assert mask(cases, "3").min() == 255
+    assert not mask(cases, "1").any()
+    assert dock.message.is_error
+    assert dock.message.plain_text().startswith("'1' was not saved: ")
+    assert [each.file.case.name for each in dock.corrections()] == ["1"]
+
+
+def test_each_run_has_its_own_cases(
+    dock: DoubtedLabels,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    cases: Path,
+    doubted: Path,
+    run: Path,
+    folder: Path,
+    tmp_path: Path,
+):
+    """Another run on other files with the same names."""
+    others = Path(shutil.copytree(folder, tmp_path / "others"))
+    other = doubted_run(run, others, tmp_path / "other")
+    told: list[tuple[Path, str]] = []
+    dock.corrected.connect(lambda *each: told.append(each))
+    click(dock, 0, qtbot)
+    first = viewer.layers["1 labels"]
+    first.fill((0, 0), 1)
+    dock.open(dock.rows[0])  # is read while the run changes
+    dock.show_run(other)
+    qtbot.waitUntil(lambda: not dock.opening.is_running and not dock.listing.is_running, timeout=SOON)
+    click(dock, 0, qtbot)
+    assert first in viewer.layers
+    second = viewer.layers.selection.active
+    assert second is not first
+    second.data[:] = 0
+    second.data[0, 0] = 1
+    asked: list[str] = []
+    answer("Write over them", asked)
+    QTimer.singleShot(1200, lambda: answer("Write over them", asked))
+    press(dock.save_button)
+    qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
+    assert not dock.message.is_error, dock.message.plain_text()
+    assert mask(cases, "1").min() == 255
+    assert mask(others, "1").sum() == 255
+    assert told == [(doubted, "1"), (other, "1")]
+    assert (other / ORIGINALS / "1" / "1.png").is_file()
+    assert str(doubted / ORIGINALS) in asked[0]
+    assert str(other / ORIGINALS) in asked[1]
+
+
+def test_a_list_with_a_class_that_is_gone_opens_its_case(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, doubted: Path
+):
+    write_label_confidence(doubted, [DoubtedLabel("1", 1.0, 0.2, 0.5, 0.2, "lesion once", 0)])
+    dock.show_run(doubted)
+    qtbot.waitUntil(lambda: dock.table.rowCount() == 1 and not dock.listing.is_running, timeout=SOON)
+    click(dock, 0, qtbot)
+    assert viewer.layers["1 labels"].selected_label == 1
+
+
 def test_a_case_that_is_gone_and_a_folder_without_a_list_are_told(
     dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, cases: Path, tmp_path: Path
 ):
@@ -194,6 +285,31 @@ def test_layers_that_a_run_learns_from_are_gone_to_and_not_opened_twice(
     assert dock.save_button.isHidden()
 
 
+def test_once_the_layers_of_a_run_were_closed_a_click_opens_what_it_kept(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, cases: Path, doubted: Path
+):
+    image = viewer.add_image(np.asarray(PIL.Image.open(cases / "images" / "1.png")), name="1")
+    labels = viewer.add_labels(mask(cases, "1") // 255, name="drawn")
+    live = LiveCase(image, labels, None, doubted)
+    live.open()
+    dock.show_run(doubted, live)
+    qtbot.waitUntil(lambda: not dock.listing.is_running, timeout=SOON)
+    viewer.layers.clear()
+    click(dock, 0, qtbot)
+    assert not dock.message.is_error, dock.message.plain_text()
+    assert [layer.name for layer in viewer.layers] == ["1", "1 doubt", "1 labels"]
+    assert "then Save labels" in dock.message.plain_text()
+
+
+def test_a_label_that_cannot_be_saved_can_be_looked_at(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, cases: Path
+):
+    PIL.Image.open(cases / "masks" / "1.png").convert("RGBA").save(cases / "masks" / "1.png")
+    click(dock, 0, qtbot)
+    assert not viewer.layers["1 labels"].editable
+    assert "holds transparency or channels" in dock.message.plain_text()
+
+
 def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     open_panel: Callable[[str], TrainPanel], qtbot: QtBot, press: Press, finish: Finish, cases: Path
 ):
@@ -215,8 +331,21 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     assert [row.case for row in dock.rows] == [row.case for row in look_first(run_dir)]
     assert not panel.outcome.look_button.isHidden()
     assert "confidence" in panel.outcome.history[-1].objective
-    dock.parentWidget().close()
+    qtbot.waitUntil(lambda: dock.table.rowCount() > 0, timeout=SOON)
+    click(dock, 0, qtbot)
+    labels = panel.viewer.layers.selection.active
+    labels.data[0, 0] = 1
     panel.viewer.window.remove_dock_widget(dock)
-    assert panel.doubts is None
+    assert dock.parent() is None
     press(panel.outcome.look_button)
-    assert panel.doubts is not None
+    assert panel.doubts is dock, "it still knows what was corrected"
+    assert dock.parent() is not None
+    assert [each.labels for each in dock.corrections()] == [labels]
+    panel.outcome.look_button.hide()
+    dock.run_dir = cases  # as if it showed another run
+    panel._look_for_doubts()
+    assert dock.run_dir == cases, "a run that comes to doubt labels does not disturb who corrects"
+    labels.data[0, 0] = 0
+    panel.outcome.look_button.hide()
+    panel._look_for_doubts()
+    assert dock.run_dir == run_dir

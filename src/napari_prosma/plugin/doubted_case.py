@@ -11,7 +11,7 @@ import numpy as np
 from napari_prosma.data.case import Case
 from napari_prosma.data.keep import safe_name
 from napari_prosma.data.layouts import DataSet
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.label_file import LabelFile, open_label
@@ -20,11 +20,15 @@ from napari_prosma.plugin.live import LiveCase
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.source import kept_data
 
+ORIGINALS = "labels before correction"
+"""Folder in the run folder with the label files as they were before they were written over."""
+
 
 @dataclass(frozen=True, eq=False)
 class CaseRead(Event):
-    """A case of a folder, as layers unless they are open."""
+    """A case of a folder that a run learned from, as layers unless they are open."""
 
+    run_dir: Path
     data: DataSet | None
     file: LabelFile | None = None
     layers: tuple[LayerTuple, ...] = ()
@@ -32,8 +36,9 @@ class CaseRead(Event):
 
 @dataclass(frozen=True, eq=False)
 class Written(Event):
-    """The files of a label hold what was corrected."""
+    """The files of a label that a run learned from hold what was corrected."""
 
+    run_dir: Path
     file: LabelFile
 
 
@@ -62,7 +67,7 @@ def opening_case(
             drawn_on = file.shown.copy()  # what the file holds must stay to compare with
             labels, attributes, kind = labels_layer(drawn_on, image.geometry, f"{name} labels", names)
             layers = [image_layer(image, name), (labels, {**attributes, "opacity": 0.5}, kind)]
-        yield CaseRead(data, file, tuple(layers))
+        yield CaseRead(run_dir, data, file, tuple(layers))
     yield from loading()
     from napari_prosma.inspection.doubt import compare_with_label
     from napari_prosma.training.checkpoint import load_checkpoint
@@ -84,10 +89,24 @@ def _data_of(run_dir: Path) -> DataSet:
     return kept_data(config).wanted.find()
 
 
-def saving(work: list[tuple[LabelFile, np.ndarray]], originals: Path) -> Iterator[Event]:
-    """Write corrected labels, a ``Written`` after each; ``Finished`` has their names in words."""
+def saving(work: list[tuple[Path, LabelFile, np.ndarray]]) -> Iterator[Event]:
+    """Write corrected labels of runs, a ``Written`` after each; ``Finished`` has their names in words.
+
+    Raises
+    ------
+    DataError
+        After all were tried: which could not be written, and why.
+    """
     yield Started(len(work), "Saving labels")
-    for file, corrected in work:
-        yield Written(file.save(corrected, originals / safe_name(file.case.name)))
-    names = [f"'{file.case.name}'" for file, _ in work]
+    errors = []
+    for run_dir, file, corrected in work:
+        try:
+            written = file.save(corrected, run_dir / ORIGINALS / safe_name(file.case.name))
+        except DataError as error:
+            errors.append(f"'{file.case.name}' was not saved: {error}")
+        else:
+            yield Written(run_dir, written)
+    if errors:
+        raise DataError("; ".join(errors))
+    names = [f"'{file.case.name}'" for _, file, _ in work]
     yield Finished(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))

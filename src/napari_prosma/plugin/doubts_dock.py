@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.choices import runs_folder
-from napari_prosma.plugin.doubted_case import CaseRead, Written, listing, opening_case, saving
+from napari_prosma.plugin.doubted_case import ORIGINALS, CaseRead, Written, listing, opening_case, saving
 from napari_prosma.plugin.fields import UNLIMITED
 from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.label_file import LabelFile
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from napari_prosma.training.doubt import DoubtedLabel
 
 TITLE = "Look at these first"
-ORIGINALS = "labels before correction"
-"""Folder in the run folder with the label files as they were before they were written over."""
 HEIGHT = 190
 MOST_ROWS = 1000
 """Rows that are shown; the file has all."""
@@ -59,11 +57,11 @@ COLOURS = "magma"
 MEANING = (
     "How much probability the model gives to anything but the label: 0 it agrees, 1 it is sure of another"
 )
-_CASE, _CONFIDENCE, _DIFFERS, _CLASS, _SLICE = range(5)
+_CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
 _INDEX = Qt.ItemDataRole.UserRole
 _HEADINGS = {
     "case": "Most doubtful first; only cases that are learned from, not those held out",
-    "confidence": "How much the label counted at last: 1 as much as any",
+    "counts": "How much the label counted at last: 1 as much as any",
     "differs": "Share of what the label or the model marks that only one of the two does",
     "class": "The class with the largest such share",
     "slice": "Where the doubt is largest, from 0",
@@ -72,8 +70,9 @@ _HEADINGS = {
 
 @dataclass(eq=False)
 class _Open:
-    """A case of a folder whose layers are open."""
+    """A case of a folder that a run learned from, whose layers are open."""
 
+    run_dir: Path
     file: LabelFile
     image: ImageLayer
     labels: LabelsLayer
@@ -87,13 +86,10 @@ class DoubtedLabels(QWidget):
 
     Signals
     -------
-    closed()
-        The list left its dock.
     corrected(Path, str)
         The label of a case of the run in this folder was saved.
     """
 
-    closed = Signal()
     corrected = Signal(object, str)
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -104,7 +100,7 @@ class DoubtedLabels(QWidget):
         self.run_dir: Path | None = None
         self._live: LiveCase | None = None
         self._data: DataSet | None = None
-        self._open: dict[str, _Open] = {}
+        self._open: dict[tuple[Path, str], _Open] = {}
         self._map: Layer | None = None
         self._asked: DoubtedLabel | None = None
         self._next: DoubtedLabel | None = None
@@ -157,7 +153,8 @@ class DoubtedLabels(QWidget):
     def show_run(self, run_dir: Path, live: LiveCase | None = None) -> None:
         """Read the list of a run, anew if it is the same; ``live`` are the layers that it learns from."""
         if run_dir != self.run_dir:
-            self.rows, self._data = [], None
+            self.opening.stop()
+            self.rows, self._data, self._asked, self._next = [], None, None, None
             self.message.tell("")
             self._fill()
         self.run_dir, self._live = run_dir, live
@@ -174,11 +171,10 @@ class DoubtedLabels(QWidget):
             self.opening.stop()
             return
         self._asked = row
-        live = self._live if self._live is not None and self._live.name == row.case else None
-        if live is not None:
-            self._go_to_slice(live.labels, row)
-        elif row.case in self._open and self._is_open(row.case):
-            self._go_to_slice(self._open[row.case].labels, row)
+        live = self._live_case(row.case)
+        source, labels = self._layers_of(row.case)
+        if labels is not None:
+            self._go_to_slice(labels, row)
         self.message.tell(f"Opening '{row.case}', and asking the model about it")
         self.busy.show()
         self.opening.start(
@@ -189,32 +185,36 @@ class DoubtedLabels(QWidget):
                 row.case,
                 self._data,
                 live,
-                live is None and not self._is_open(row.case),
+                source is None or labels is None,
             ),
         )
 
     def save(self) -> None:
         """Write every corrected label over its files, in the background; asks once per run."""
-        assert self.run_dir is not None
-        corrected = [each for name, each in self._open.items() if self._is_open(name) and each.is_corrected()]
+        corrected = self.corrections()
         if not corrected:
             self.message.tell("Nothing was corrected: the label files are as they are shown")
             return
-        originals = self.run_dir / ORIGINALS
-        if self.run_dir not in self._may_write:
-            if not self._agrees(corrected, originals):
-                self.message.tell("Nothing was saved")
-                return
-            self._may_write.add(self.run_dir)
-        work = [(each.file, np.array(each.labels.data)) for each in corrected]
+        for run_dir in dict.fromkeys(each.run_dir for each in corrected):
+            if run_dir not in self._may_write:
+                if not self._agrees([each for each in corrected if each.run_dir == run_dir], run_dir):
+                    self.message.tell("Nothing was saved")
+                    return
+                self._may_write.add(run_dir)
+        work = [(each.run_dir, each.file, np.array(each.labels.data)) for each in corrected]
         self.message.tell("Saving")
-        self.saving.start("ProSMA: saving labels", partial(saving, work, originals))
+        self.saving.start("ProSMA: saving labels", partial(saving, work))
         self._show_buttons()
+
+    def corrections(self) -> list[_Open]:
+        """Cases whose labels layer holds what was not saved yet, of whichever run."""
+        return [
+            each for each in self._open.values() if each.labels in self.viewer.layers and each.is_corrected()
+        ]
 
     def close_down(self) -> None:
         """Stop what runs; labels that are being written are waited for."""
-        self.listing.close(SHORT_WAIT)
-        self.opening.close(SHORT_WAIT)
+        self._stop_looking()
         self.saving.close()
 
     def sizeHint(self) -> QSize:
@@ -222,11 +222,15 @@ class DoubtedLabels(QWidget):
         return QSize(600, HEIGHT)
 
     def event(self, event: QEvent | None) -> bool:
-        # napari's close button takes the list out of its dock without closing it.
+        # napari's close button takes the list out of its dock without closing it: it may be docked again.
         if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.close_down()
-            self.closed.emit()
+            self._stop_looking()
         return super().event(event)
+
+    def _stop_looking(self) -> None:
+        self.listing.close(SHORT_WAIT)
+        self.opening.close(SHORT_WAIT)
+        self.busy.hide()
 
     # ---- the list -----------------------------------------------------------------------------------------
 
@@ -289,6 +293,8 @@ class DoubtedLabels(QWidget):
 
     def _opened(self, event: Event) -> None:
         if isinstance(event, CaseRead):
+            if event.run_dir != self.run_dir:
+                return
             self._data = event.data
             if event.layers:
                 self._show_case(event)
@@ -307,23 +313,33 @@ class DoubtedLabels(QWidget):
     def _show_case(self, read: CaseRead) -> None:
         """Its image and its label, in place of the last case unless that has corrections to save."""
         assert self._asked is not None
+        assert read.file is not None
         hide_previews(self.viewer)
         self._remove_map()
-        for name, each in list(self._open.items()):
-            if not self._is_open(name) or not each.is_corrected():
-                del self._open[name]
+        asked, corrected = (read.run_dir, read.file.case.name), self.corrections()
+        for key, each in list(self._open.items()):
+            if each not in corrected:
+                del self._open[key]
                 for layer in (each.image, each.labels):
                     if layer in self.viewer.layers:
                         self.viewer.layers.remove(layer)
             else:
                 each.image.visible = each.labels.visible = False
-        image, labels = (add_layer(self.viewer, made) for made in read.layers)
+        image = add_layer(self.viewer, read.layers[0])
         assert isinstance(image, ImageLayer)
-        assert isinstance(labels, LabelsLayer)
-        assert read.file is not None
-        self._open[read.file.case.name] = _Open(read.file, image, labels)
+        if asked in self._open:  # its image was closed
+            self._open[asked].image = image
+            labels = self._open[asked].labels
+            self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
+        else:
+            added = add_layer(self.viewer, read.layers[1])
+            assert isinstance(added, LabelsLayer)
+            labels = added
+            labels.editable = not read.file.fixed
+            self._open[asked] = _Open(read.run_dir, read.file, image, labels)
         if not read.file.is_scribbles:
-            labels.selected_label = max(1, read.file.rule.class_names.index(self._asked.worst_class))
+            names, worst = read.file.rule.class_names, self._asked.worst_class
+            labels.selected_label = max(1, names.index(worst)) if worst in names else 1
         self.viewer.reset_view()
         self._whole_zoom = camera_of(self.viewer).zoom
         self._go_to_slice(labels, self._asked)
@@ -352,25 +368,34 @@ class DoubtedLabels(QWidget):
         self._go_to(labels, regions[0].at)
         parts = f"in {len(regions)} places; this is the largest" if len(regions) > 1 else "here"
         said = f"'{name}': model and label differ by {figures.error_ratio:.0%}, {parts}. "
-        said += (
-            "Correct the layer: the run follows"
-            if self._live is not None and source is self._live.image
-            else f"Correct '{labels.name}' where it is wrong, then Save labels"
-        )
+        if self._live_case(name) is not None:
+            said += "Correct the layer: the run follows"
+        else:
+            fixed = self._open[self._key(name)].file.fixed
+            said += fixed or f"Correct '{labels.name}' where it is wrong, then Save labels"
         self.message.tell(said)
 
-    def _layers_of(self, name: str) -> tuple[ImageLayer | None, LabelsLayer | None]:
-        """Image and labels of a case where they are open."""
-        if self._live is not None and self._live.name == name:
-            found: tuple[ImageLayer, LabelsLayer] = self._live.image, self._live.labels
-        elif name in self._open:
-            found = self._open[name].image, self._open[name].labels
-        else:
-            return None, None
-        return found if all(layer in self.viewer.layers for layer in found) else (None, None)
+    def _key(self, name: str) -> tuple[Path, str]:
+        assert self.run_dir is not None
+        return self.run_dir, name
 
-    def _is_open(self, name: str) -> bool:
-        return self._layers_of(name) != (None, None)
+    def _live_case(self, name: str) -> LiveCase | None:
+        """What the run learns from, if it is this case and both layers are still open."""
+        live = self._live
+        if live is None or live.name != name or not {live.image, live.labels} <= set(self.viewer.layers):
+            return None
+        return live
+
+    def _layers_of(self, name: str) -> tuple[ImageLayer | None, LabelsLayer | None]:
+        """Image and labels of a case of this run, each where it is open."""
+        found = self._live_case(name) or self._open.get(self._key(name))
+        if found is None:
+            return None, None
+        image, labels = found.image, found.labels
+        return (
+            image if image in self.viewer.layers else None,
+            labels if labels in self.viewer.layers else None,
+        )
 
     def _go_to_slice(self, labels: LabelsLayer, row: DoubtedLabel) -> None:
         middle = [n // 2 for n in labels.data.shape]
@@ -397,7 +422,7 @@ class DoubtedLabels(QWidget):
 
     # ---- saving -------------------------------------------------------------------------------------------
 
-    def _agrees(self, corrected: list[_Open], originals: Path) -> bool:
+    def _agrees(self, corrected: list[_Open], run_dir: Path) -> bool:
         paths = [path for each in corrected for path in each.file.paths]
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Question)
@@ -405,7 +430,7 @@ class DoubtedLabels(QWidget):
         box.setText(f"Write over the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
         box.setInformativeText(
             f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}\n\nEach file as it was is "
-            f"kept in {originals}. You are asked once for this run."
+            f"kept in {run_dir / ORIGINALS}. You are asked once for this run."
         )
         write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
         box.setDefaultButton(box.addButton("Leave them", QMessageBox.ButtonRole.RejectRole))
@@ -415,10 +440,10 @@ class DoubtedLabels(QWidget):
     def _saved(self, event: Event) -> None:
         if isinstance(event, Written):
             name = event.file.case.name
-            if name in self._open:
-                self._open[name].file = event.file
-            assert self.run_dir is not None
-            self.corrected.emit(self.run_dir, name)
+            saved = self._open.get((event.run_dir, name))
+            if saved is not None:
+                saved.file = event.file
+            self.corrected.emit(event.run_dir, name)
         elif isinstance(event, Finished):
             self.message.tell(
                 f"Saved the labels of {event.result}. A run on them that goes on learns them at once; else "

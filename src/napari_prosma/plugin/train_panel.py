@@ -174,8 +174,8 @@ class TrainPanel(Panel):
         """The labels that a run doubts most, in a dock below the image."""
         if self.doubts is None:
             self.doubts = DoubtedLabels(self.viewer)
-            self.doubts.closed.connect(self._doubts_closed)
             self.doubts.corrected.connect(self._label_corrected)
+        if self.doubts.parent() is None:  # closed, it still knows what was corrected
             self.viewer.window.add_dock_widget(self.doubts, name=TITLE, area="bottom")
         self.doubts.show_run(run_dir, self._open_layers_of(run_dir))
 
@@ -337,16 +337,15 @@ class TrainPanel(Panel):
             return
         is_first = self.outcome.look_button.isHidden()
         self.outcome.look_button.show()
-        if is_first or (self.doubts is not None and self.doubts.run_dir == run_dir):
+        doubts = self.doubts
+        is_up = doubts is not None and doubts.parent() is not None and doubts.run_dir == run_dir
+        if is_up or (is_first and not (doubts is not None and doubts.corrections())):
             self.look_first(run_dir)
 
     def _look_first_of_a_run(self) -> None:
         folder = choose_run(self)
         if folder is not None:
             self.look_first(folder)
-
-    def _doubts_closed(self) -> None:
-        self.doubts = None
 
     def _label_corrected(self, run_dir: Path, case: str) -> None:
         if self._run is not None and self._run.run_dir == run_dir:
