@@ -108,7 +108,7 @@ def test_training_with_few_labels(
     panel.source.folder.set_path(folder)
     choose(panel, "dim")
     form = panel.supervision
-    assert form.found.plain_text().startswith("No unlabelled images yet")
+    assert form.found.plain_text().startswith("No images without labels chosen yet")
     form.folder.set_path(bare)
     qtbot.waitUntil(lambda: form.found.plain_text() == "3 images to learn from without labels", timeout=SOON)
     form.dim["rho"].setValue(0)
@@ -127,6 +127,30 @@ def test_training_with_few_labels(
     assert "divergence" in panel.outcome.history[0].objective
     config = load_checkpoint(run_dir).config
     assert (config["objective"], config["unlabelled"], config["dim"]["rho"]) == ("dim", str(bare), 0)
+
+
+def test_the_radius_is_ten_times_as_large_where_it_is_relative_unless_it_was_chosen(panel: TrainPanel):
+    rho, adaptive = panel.supervision.dim["rho"], panel.supervision.dim["adaptive"]
+    adaptive.setChecked(True)
+    assert rho.value() == 0.5
+    adaptive.setChecked(False)
+    assert rho.value() == DimOptions().rho
+    rho.setValue(0.2)
+    adaptive.setChecked(True)
+    assert rho.value() == 0.2
+
+
+def test_masks_beside_unlabelled_images_are_not_read(
+    panel: TrainPanel, qtbot: QtBot, folder: Path, tmp_path: Path
+):
+    choose(panel, "dim")
+    further = Path(shutil.copytree(folder, tmp_path / "further"))
+    for path in (further / "masks").iterdir():
+        path.write_bytes(b"no picture")
+    panel.supervision.folder.set_path(further)
+    found = panel.supervision.found
+    qtbot.waitUntil(lambda: found.is_error or "images to learn from" in found.plain_text(), timeout=SOON)
+    assert found.plain_text() == "6 images to learn from without labels"
 
 
 def test_unlabelled_images_of_another_kind_are_told_at_once(

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
@@ -32,6 +33,8 @@ from napari_prosma.plugin.panel import Message
 
 FEW, DOUBTFUL = "dim", "dale"
 MOST = 1_000_000
+_RADIUS, _RELATIVE_RADIUS = 0.05, 0.5
+"""What ``rho`` usually is, of SAM and of ASAM, where it is relative to the weights."""
 
 
 class Supervision(QWidget):
@@ -79,7 +82,7 @@ class Supervision(QWidget):
         self._form.addRow(self.objective)
         self._form.addRow(self.sentence)
         self._form.addRow("Unlabelled", self.folder)
-        self._form.addRow("Unlabelled ", self.layers)
+        self._form.addRow("Unlabelled layers", self.layers)
         self._form.addRow(self.found)
         self.dim = _dim_fields()
         self.dim_fold = _folded(self.dim, _DIM_LABELS)
@@ -237,12 +240,29 @@ _DALE_LABELS = {
 
 def _dim_fields() -> dict[str, QWidget]:
     adaptive = _box(
-        "adaptive (ASAM)", "Measure the radius relative to the weights; it is then ten times as large, 0.5"
+        "adaptive (ASAM)",
+        "Measure the radius relative to the weights; the usual one is then ten times as large, 0.5",
     )
     gates = _box("move the gates' thresholds, too", "Whether looking uphill moves theta of the gates as well")
     eta = number(0, 100, 0.01, 4, 0.01, "Added to the size of every weight by ASAM")
     eta.setEnabled(False)
     adaptive.toggled.connect(eta.setEnabled)
+    rho = number(
+        0,
+        10,
+        _RADIUS,
+        3,
+        0.01,
+        "How far each step looks uphill before it goes down (SAM): flat minima hold on other scanners, "
+        "too; 0 = plain steps",
+    )
+
+    def measure(relative: bool) -> None:
+        usual, other = (_RADIUS, _RELATIVE_RADIUS) if relative else (_RELATIVE_RADIUS, _RADIUS)
+        if rho.value() == usual:
+            rho.setValue(other)
+
+    adaptive.toggled.connect(measure)
     return {
         "divergence": combo(
             DIVERGENCES,
@@ -252,15 +272,7 @@ def _dim_fields() -> dict[str, QWidget]:
             named=True,
         ),
         "beta": number(0, 1000, 0.1, 3, 0.05, "How much that difference counts; 0 = not at all"),
-        "rho": number(
-            0,
-            10,
-            0.05,
-            3,
-            0.01,
-            "How far each step looks uphill before it goes down (SAM): flat minima hold on other scanners, "
-            "too; 0 = plain steps",
-        ),
+        "rho": rho,
         "adaptive": adaptive,
         "eta": eta,
         "tau": number(
@@ -378,12 +390,12 @@ def _value(field: QWidget) -> Any:
 
 def _looking(folder: Path) -> Iterator[Event]:
     yield Started(0, f"Looking at '{folder.name}'")
-    yield Finished(find_cases(folder, require_labels=False))
+    yield Finished(find_cases(folder, require_labels=False, labels=BINARY))  # labels are not read
 
 
 def _counted(number: int) -> str:
     if not number:
-        return "No unlabelled images yet: it would learn from the labels alone, with steps to flat minima"
+        return "No images without labels chosen yet: only the labelled ones are learned from"
     return f"{number} image{'s' * (number != 1)} to learn from without labels"
 
 
