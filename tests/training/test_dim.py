@@ -620,8 +620,8 @@ def test_a_try_that_failed_is_held_nowhere_and_counts_nowhere(processes: Process
     assert steps.objective._features is None
     steps.network.load_state_dict(before)
     assert steps.step() == twin.step()
-    assert steps.objective.figures() == twin.objective.figures()
     assert same(steps.objective.state_dict(), twin.objective.state_dict())
+    assert steps.objective.figures() == twin.objective.figures()
 
 
 def test_features_are_kept_in_steps_alone(processes: Processes) -> None:
