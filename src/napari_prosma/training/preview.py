@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from copy import deepcopy
-from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
@@ -65,17 +64,27 @@ def by_own_statistics(model: nn.Module) -> nn.Module:
     has learned does not show: on phantoms, ten steps gave a Dice of 0.15 by them and 0.84 by these.
     """
     copied = deepcopy(model).eval()
-    for module in copied.modules():
-        if isinstance(module, _BatchNorm):
-            module.forward = partial(_normed, module)  # type: ignore[method-assign]
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _OwnStatistics(child))
     return copied
 
 
-def _normed(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """``x`` normed by its own statistics; a single element per channel has none and takes the averages."""
-    alone = x.numel() == x.shape[1]
-    mean, spread = (norm.running_mean, norm.running_var) if alone else (None, None)
-    return F.batch_norm(x, mean, spread, norm.weight, norm.bias, training=not alone, eps=norm.eps)
+class _OwnStatistics(nn.Module):
+    """Norms by what it sees; a single element per channel has no spread and takes the averages.
+
+    No batch norm in name, so that nothing folds it into its neighbours.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, alone = self.norm, x.numel() == x.shape[1]
+        mean, spread = (norm.running_mean, norm.running_var) if alone else (None, None)
+        return F.batch_norm(x, mean, spread, norm.weight, norm.bias, training=not alone, eps=norm.eps)
 
 
 def on_plane(at: Plane, shape: Sequence[int], grid: Sequence[int]) -> Plane:
