@@ -15,7 +15,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
 from napari_prosma.data.layouts import find_cases
-from napari_prosma.plugin.doubts_dock import ORIGINALS, DoubtedLabels
+from napari_prosma.plugin.doubted_case import ORIGINALS, CaseRead
+from napari_prosma.plugin.doubts_dock import DoubtedLabels
 from napari_prosma.plugin.layers import is_input
 from napari_prosma.plugin.live import LiveCase
 from napari_prosma.plugin.train_panel import TrainPanel
@@ -185,6 +186,25 @@ def test_a_correction_whose_image_was_closed_is_kept_and_saved(
     assert mask(cases, "1").min() == 255
 
 
+def test_another_list_knows_what_was_corrected(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, press: Press, cases: Path, doubted: Path
+):
+    click(dock, 0, qtbot)
+    viewer.layers["1 labels"].fill((0, 0), 1)
+    viewer.window.remove_dock_widget(dock)
+    dock.deleteLater()
+    other = DoubtedLabels(viewer)
+    viewer.window.add_dock_widget(other, name="Look at these first", area="bottom")
+    other.show_run(doubted)
+    qtbot.waitUntil(lambda: other.table.rowCount() == 3 and not other.listing.is_running, timeout=SOON)
+    click(other, 0, qtbot)
+    assert [layer.name for layer in viewer.layers if is_input(layer)] == ["1", "1 labels"]
+    answer("Write over them", [])
+    press(other.save_button)
+    qtbot.waitUntil(lambda: not other.saving.is_running, timeout=SOON)
+    assert mask(cases, "1").min() == 255
+
+
 def test_one_label_that_cannot_be_saved_holds_no_other_back(
     dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, press: Press, cases: Path
 ):
@@ -223,6 +243,7 @@ def test_each_run_has_its_own_cases(
     first.fill((0, 0), 1)
     dock.open(dock.rows[0])  # is read while the run changes
     dock.show_run(other)
+    dock._opened(CaseRead(doubted, find_cases(cases)))  # was on its way
     qtbot.waitUntil(lambda: not dock.opening.is_running and not dock.listing.is_running, timeout=SOON)
     click(dock, 0, qtbot)
     assert first in viewer.layers

@@ -146,11 +146,14 @@ def test_masks_beside_unlabelled_images_are_not_read(
     choose(panel, "dim")
     further = Path(shutil.copytree(folder, tmp_path / "further"))
     for path in (further / "masks").iterdir():
-        path.write_bytes(b"no picture")
+        _save(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 5, path)
     panel.supervision.folder.set_path(further)
     found = panel.supervision.found
     qtbot.waitUntil(lambda: found.is_error or "images to learn from" in found.plain_text(), timeout=SOON)
     assert found.plain_text() == "6 images to learn from without labels"
+    data = panel.supervision._found
+    assert data is not None
+    assert data.class_names == ("background", "foreground"), "nobody looked at their values"
 
 
 def test_unlabelled_images_of_another_kind_are_told_at_once(

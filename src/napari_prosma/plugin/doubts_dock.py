@@ -57,6 +57,8 @@ COLOURS = "magma"
 MEANING = (
     "How much probability the model gives to anything but the label: 0 it agrees, 1 it is sure of another"
 )
+_OPENED = "doubted label"
+"""Key of a layer's metadata: the case that it shows. So it outlives the list, as corrections do."""
 _CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
 _INDEX = Qt.ItemDataRole.UserRole
 _HEADINGS = {
@@ -100,7 +102,6 @@ class DoubtedLabels(QWidget):
         self.run_dir: Path | None = None
         self._live: LiveCase | None = None
         self._data: DataSet | None = None
-        self._open: dict[tuple[Path, str], _Open] = {}
         self._map: Layer | None = None
         self._asked: DoubtedLabel | None = None
         self._next: DoubtedLabel | None = None
@@ -208,9 +209,7 @@ class DoubtedLabels(QWidget):
 
     def corrections(self) -> list[_Open]:
         """Cases whose labels layer holds what was not saved yet, of whichever run."""
-        return [
-            each for each in self._open.values() if each.labels in self.viewer.layers and each.is_corrected()
-        ]
+        return [each for each in self._open().values() if each.is_corrected()]
 
     def close_down(self) -> None:
         """Stop what runs; labels that are being written are waited for."""
@@ -317,26 +316,27 @@ class DoubtedLabels(QWidget):
         hide_previews(self.viewer)
         self._remove_map()
         asked, corrected = (read.run_dir, read.file.case.name), self.corrections()
-        for key, each in list(self._open.items()):
-            if each not in corrected:
-                del self._open[key]
-                for layer in (each.image, each.labels):
-                    if layer in self.viewer.layers:
-                        self.viewer.layers.remove(layer)
+        for layer in list(self.viewer.layers):
+            each = layer.metadata.get(_OPENED)
+            if each is None or layer not in (each.image, each.labels):
+                continue
+            if each in corrected:
+                layer.visible = False
             else:
-                each.image.visible = each.labels.visible = False
+                self.viewer.layers.remove(layer)
         image = add_layer(self.viewer, read.layers[0])
         assert isinstance(image, ImageLayer)
-        if asked in self._open:  # its image was closed
-            self._open[asked].image = image
-            labels = self._open[asked].labels
+        opened = self._open().get(asked)
+        if opened is not None:  # corrected, and its image was closed
+            opened.image, labels = image, opened.labels
             self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
         else:
             added = add_layer(self.viewer, read.layers[1])
             assert isinstance(added, LabelsLayer)
             labels = added
             labels.editable = not read.file.fixed
-            self._open[asked] = _Open(read.run_dir, read.file, image, labels)
+            opened = _Open(read.run_dir, read.file, image, labels)
+        image.metadata[_OPENED] = labels.metadata[_OPENED] = opened
         if not read.file.is_scribbles:
             names, worst = read.file.rule.class_names, self._asked.worst_class
             labels.selected_label = max(1, names.index(worst)) if worst in names else 1
@@ -371,9 +371,18 @@ class DoubtedLabels(QWidget):
         if self._live_case(name) is not None:
             said += "Correct the layer: the run follows"
         else:
-            fixed = self._open[self._key(name)].file.fixed
+            fixed = self._open()[self._key(name)].file.fixed
             said += fixed or f"Correct '{labels.name}' where it is wrong, then Save labels"
         self.message.tell(said)
+
+    def _open(self) -> dict[tuple[Path, str], _Open]:
+        """The cases whose labels layer is in the viewer, by run and name."""
+        opened = [(layer, layer.metadata.get(_OPENED)) for layer in self.viewer.layers]
+        return {
+            (each.run_dir, each.file.case.name): each
+            for layer, each in opened
+            if each is not None and layer == each.labels  # plugins see proxies of layers
+        }
 
     def _key(self, name: str) -> tuple[Path, str]:
         assert self.run_dir is not None
@@ -388,7 +397,7 @@ class DoubtedLabels(QWidget):
 
     def _layers_of(self, name: str) -> tuple[ImageLayer | None, LabelsLayer | None]:
         """Image and labels of a case of this run, each where it is open."""
-        found = self._live_case(name) or self._open.get(self._key(name))
+        found = self._live_case(name) or self._open().get(self._key(name))
         if found is None:
             return None, None
         image, labels = found.image, found.labels
@@ -440,7 +449,7 @@ class DoubtedLabels(QWidget):
     def _saved(self, event: Event) -> None:
         if isinstance(event, Written):
             name = event.file.case.name
-            saved = self._open.get((event.run_dir, name))
+            saved = self._open().get((event.run_dir, name))
             if saved is not None:
                 saved.file = event.file
             self.corrected.emit(event.run_dir, name)
@@ -456,7 +465,7 @@ class DoubtedLabels(QWidget):
         self._show_buttons()
 
     def _show_buttons(self) -> None:
-        self.save_button.setVisible(bool(self._open))
+        self.save_button.setVisible(bool(self._open()))
         self.save_button.setEnabled(not self.saving.is_running)
 
 
