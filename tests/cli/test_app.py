@@ -208,6 +208,23 @@ def test_labels_of_a_model_of_scribbles_are_scribbles_only_where_they_look_like_
         assert set(np.unique(read())) == ({0, 1} if stored == (0, 1) else {0, 1, IGNORE})
 
 
+def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_classes_have_the_same_names(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[5:10], mask[20:25] = 1, 255
+    save(tmp_path / "data" / "images" / "a.png", np.full((32, 32), 9, np.uint8))
+    save(tmp_path / "data" / "masks" / "a.png", mask)
+    names = ("background", "foreground")
+    rule = asdict(LabelRule("values", names, (0, 1), unlabelled=255))
+    data_set, _ = _labelled_as(
+        replace(make_checkpoint(classes=names), config={"labels": rule}), tmp_path / "data"
+    )
+    read = data_set.cases[0].read_label
+    assert read is not None
+    np.testing.assert_array_equal(read(), mask)
+
+
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
     told = error_of(prosma("doubts", model, "--out", tmp_path / "doubts"))
     assert "does not say what it learned from; give a folder" in told
