@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import dask.array
 import numpy as np
 import pytest
 import torch
@@ -233,6 +234,21 @@ def cluster() -> Iterator[Client]:
     local = LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
     with local, Client(local) as client:
         yield client
+    # Clients of the workers that close later leave themselves as Dask's default.
+    dask.config.set(scheduler=None)
+
+
+def test_where_no_scheduler_answers_it_is_told_and_dask_works_on(
+    model: Checkpoint, stored: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "labels.zarr"
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "500ms"}),
+        pytest.raises(ConfigError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
+    ):
+        list(segment_to(model, stored, target, scheduler="tcp://127.0.0.1:9"))
+    assert not target.exists()
+    assert int(dask.array.ones(3).sum().compute()) == 3
 
 
 @pytest.mark.parametrize("spacing", [None, (1.4, 0.7, 1.0)])

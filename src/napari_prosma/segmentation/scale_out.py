@@ -301,26 +301,33 @@ def _parted(spans: Sequence[range], parts: int, layer: int) -> list[range]:
 @contextmanager
 def _client_of(scheduler: Client | str) -> Iterator[Client]:
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ConfigError("a cluster needs Dask: pip install 'napari-prosma[cluster]'") from error
     if not isinstance(scheduler, str):
         yield scheduler
-    elif scheduler == "local":
-        local = LocalCluster(
-            n_workers=os.cpu_count(), threads_per_worker=1, processes=False, dashboard_address=None
-        )
-        with cpu_threads(1), local, Client(local) as client:
-            yield client
-    else:
-        try:
-            client = Client(scheduler)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"no Dask scheduler answers at '{scheduler}' ({error}); start one with dask scheduler"
-            ) from error
-        with client:
-            yield client
+        return
+    # Clients, also those of workers in this process, make themselves Dask's default, and not each undoes it.
+    before = dask.config.get("scheduler", None)
+    try:
+        if scheduler == "local":
+            local = LocalCluster(
+                n_workers=os.cpu_count(), threads_per_worker=1, processes=False, dashboard_address=None
+            )
+            with cpu_threads(1), local, Client(local) as client:
+                yield client
+        else:
+            try:
+                client = Client(scheduler)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"no Dask scheduler answers at '{scheduler}' ({error}); start one with dask scheduler"
+                ) from error
+            with client:
+                yield client
+    finally:
+        dask.config.set(scheduler=before)
 
 
 # ---- the file that is written -----------------------------------------------------------------------------
