@@ -66,8 +66,12 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self.world > 1 and self._began:
+            if kind is None:
+                # Gloo's threads may still let go of the last message, for which they need Python's lock; the
+                # group's end waits for them with that lock held, for ever. They are done after one more.
+                dist.barrier()
             dist.destroy_process_group()
 
     @property
