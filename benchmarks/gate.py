@@ -26,11 +26,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 import psutil
 import torch
+from measuring import saved_bytes, timed
 from torch import Tensor
 
 from napari_prosma.nn.fast import reference
@@ -78,36 +78,19 @@ class Way:
 
     def saved_bytes(self) -> int:
         """Kept for the backward pass, each block once, without x, t and the weights."""
-        known = {t.untyped_storage().data_ptr() for t in (self.skip, self.gating, *self.gate.parameters())}
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         self.gate.train()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = self.joined()
-        del output
-        return sum(kept.values())
+        return saved_bytes(self.joined, (self.skip, self.gating, *self.gate.parameters()))
 
 
 def medians(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
     """Milliseconds of each, taking turns; a first round is not counted."""
-    clock = perf_counter if device == "cuda" else process_time
+    clock = 0 if device == "cuda" else 1
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            begun = clock()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            seconds = timed(run, torch.device(device))[clock]
             if turn:
-                taken[name].append(clock() - begun)
+                taken[name].append(seconds)
     return {name: 1e3 * median(own) for name, own in taken.items()}
 
 

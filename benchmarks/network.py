@@ -28,11 +28,11 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 import psutil
 import torch
+from measuring import saved_bytes, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,20 +134,8 @@ class Contender:
 
     def saved_bytes(self) -> int:
         """What a training forward pass keeps for the backward pass."""
-        own = {id(p) for p in self.network.parameters()}
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            if id(tensor) not in own and tensor is not self.image:
-                storage = tensor.untyped_storage()
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         self.network.train()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self.loss()
-        del loss
-        return sum(kept.values())
+        return saved_bytes(self.loss, (self.image, *self.network.parameters()))
 
     def flops(self) -> int:
         """Of a forward pass as written: hand-written operations are not seen by the counter."""
@@ -155,17 +143,6 @@ class Contender:
         with torch.no_grad(), reference(), FlopCounterMode(display=False) as counter:
             self.network(self.image)
         return counter.get_total_flops()
-
-
-def timed(run: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Wall clock and processor seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    wall, processor = perf_counter(), process_time()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - wall, process_time() - processor
 
 
 def compare(contenders: list[Contender], kind: str, rounds: int, device: torch.device) -> dict[str, Any]:

@@ -20,12 +20,12 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from measuring import timed
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
@@ -50,17 +50,6 @@ def checkpoint_of(gate: str, widths: str, size: tuple[int, ...]) -> Checkpoint:
         network(torch.randn(2, 1, *(32,) * dims))
     plan = Plan(dims=dims, channels=1, class_names=("background", "lesion"), patch=size, batch=1)
     return Checkpoint(network.spec, plan, network.state_dict(), config={}, epoch=1)
-
-
-def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Wall clock and processor seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    wall, processor = perf_counter(), process_time()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - wall, process_time() - processor
 
 
 def kept_bytes(trace: GateTrace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import napari
 import numpy as np
@@ -82,6 +83,16 @@ def open_panel(viewer: napari.Viewer) -> Callable[[str], Panel]:
         return panel
 
     return open_
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[str], Panel]) -> Any:
+    """The Train panel, set to train in seconds; files about another panel have their own."""
+    made: Any = open_panel("Train")
+    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
+    made.settings.batch.setValue(2)
+    made.settings.limit.setValue(1)
+    return made
 
 
 @pytest.fixture

@@ -34,15 +34,6 @@ def organs(tmp_path: Path) -> Path:
     return top
 
 
-@pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    return made
-
-
 def look_at(panel: TrainPanel, qtbot: QtBot, folder: Path) -> str:
     panel.source.folder.set_path(folder)
     return looked(panel, qtbot)

@@ -28,15 +28,6 @@ SLICES, SIDE = 20, 32
 
 
 @pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    return made
-
-
-@pytest.fixture
 def volumes(tmp_path: Path) -> Path:
     """Two volumes of 20 slices with labels in 3 and in 1 of them."""
     top = tmp_path / "liver"

@@ -28,15 +28,6 @@ SOON = 30_000
 
 
 @pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    return made
-
-
-@pytest.fixture
 def bare(folder: Path, tmp_path: Path) -> Path:
     """Three images without labels, one of which is among the labelled ones."""
     made = tmp_path / "bare"

@@ -28,13 +28,9 @@ SOON, LONG = 30_000, 60_000
 
 
 @pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel], folder: Path) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    made.source.folder.set_path(folder)
-    return made
+def panel(panel: TrainPanel, folder: Path) -> TrainPanel:
+    panel.source.folder.set_path(folder)
+    return panel
 
 
 @pytest.fixture

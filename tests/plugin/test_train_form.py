@@ -38,15 +38,6 @@ Finish = Callable[[TrainPanel], None]
 SOON = 30_000
 
 
-@pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    return made
-
-
 @pytest.mark.parametrize(
     ("field", "choices"),
     [

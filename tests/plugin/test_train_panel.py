@@ -26,15 +26,6 @@ Finish = Callable[[TrainPanel], None]
 SOON = 30_000
 
 
-@pytest.fixture
-def panel(open_panel: Callable[[str], TrainPanel]) -> TrainPanel:
-    made = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
-    made.settings.limit.setValue(1)
-    return made
-
-
 def enter(panel: TrainPanel, folder: Path) -> None:
     panel.source.folder.line.setText(str(folder))
     panel.source.folder.line.editingFinished.emit()

@@ -86,7 +86,13 @@ def compare_with_label(checkpoint: Checkpoint, case: Case, device: str = "auto")
     ------
     As :func:`doubt_map`.
     """
-    image, label, was_learned = _read(checkpoint, case)
+    yield from _comparing(checkpoint, case, device, _learned_images(checkpoint))
+
+
+def _comparing(
+    checkpoint: Checkpoint, case: Case, device: str, learned: frozenset[str] | None
+) -> Iterator[Event]:
+    image, label, was_learned = _read(checkpoint, case, learned)
     for event in segment(checkpoint, image, name=case.name, device=device):
         if not isinstance(event, Finished):
             yield event
@@ -133,8 +139,9 @@ def find_doubts(
     yield Started(len(labelled), "Comparing labels with the model")
     found: list[tuple[CaseDoubt, Geometry]] = []
     left_out: list[DataError] = []
+    learned = _learned_images(checkpoint)
     for n, case in enumerate(labelled, start=1):
-        compared = yield from _compared(checkpoint, case, device)
+        compared = yield from _compared(checkpoint, case, device, learned)
         if isinstance(compared, DataError):
             left_out.append(compared)
             yield Notice(f"{case.name} is left out: {compared}")
@@ -174,11 +181,11 @@ def case_rows(found: Sequence[CaseDoubt], checkpoint: Checkpoint) -> list[dict[s
 
 
 def _compared(
-    checkpoint: Checkpoint, case: Case, device: str
+    checkpoint: Checkpoint, case: Case, device: str, learned: frozenset[str] | None
 ) -> Generator[Event, None, Compared | DataError]:
     """What was found, or why the case is left out."""
     try:
-        for event in compare_with_label(checkpoint, case, device):
+        for event in _comparing(checkpoint, case, device, learned):
             if isinstance(event, Finished):
                 return event.result
             if isinstance(event, Notice):
@@ -202,11 +209,13 @@ def _learned_images(checkpoint: Checkpoint) -> frozenset[str] | None:
     return frozenset(case.image_hash for case in run.cases if "training" in case.parts)
 
 
-def _read(checkpoint: Checkpoint, case: Case) -> tuple[Image, np.ndarray, bool | None]:
+def _read(
+    checkpoint: Checkpoint, case: Case, learned: frozenset[str] | None
+) -> tuple[Image, np.ndarray, bool | None]:
     """Image and label, and whether the model learned from the image."""
     if case.read_label is None:
         raise DataError(f"case '{case.name}' has no label that could be doubted; give its mask")
-    image, learned = case.read_image(), _learned_images(checkpoint)
+    image = case.read_image()
     was_learned = None if learned is None else content_hash(image.array) in learned
     with named(case.name):
         image = as_channels(image, checkpoint.plan.channels)

@@ -88,9 +88,8 @@ def partition(
     all_doubted = none_agrees or int(standing_out.sum()) > most
     fuzzy = standing_out
     if all_doubted:
-        order = (
-            torch.stack(standing).sum(dim=0).argsort(descending=True, stable=True)
-        )  # that of equal fuzziness
+        # By fuzziness, and where that is equal by both errors.
+        order = torch.stack(standing).sum(dim=0).argsort(descending=True, stable=True)
         order = order[fuzziness[order].argsort(descending=True, stable=True)]
         fuzzy = torch.zeros_like(standing_out)
         fuzzy[order[:most]] = True

@@ -1,0 +1,37 @@
+"""What a pass through a network costs: its time, and the memory that it keeps for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import perf_counter, process_time
+
+import torch
+from torch import Tensor
+
+
+def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Wall clock and processor seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    wall, processor = perf_counter(), process_time()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - wall, process_time() - processor
+
+
+def saved_bytes(run: Callable[[], object], known: Iterable[Tensor]) -> int:
+    """What ``run`` keeps for a backward pass, each block of memory once, without those of ``known``."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in known}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    del output
+    return sum(kept.values())
