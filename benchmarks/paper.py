@@ -12,7 +12,9 @@ near-duplicates never lie on two sides. ``paper_planar.py`` and ``paper_volumes.
 
 One JSON per run; a run whose JSON is there is not run again. ``--minutes`` ends a call in time, in the middle
 of a run if need be, and the same line goes on. A run that diverged says so in its JSON and in the table. With
-``--budget`` epochs are cut to so many minutes in all, and whatever is printed says that it was shortened.
+``--budget`` every run has an equal share of so many minutes and as many epochs as fit, and whatever is
+printed says that it was shortened. Where the processor computes, these are its minutes, per thread: a run
+that is halted or shares its core loses nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import Any
 import torch
 from paper_data import CLUSTERS, SIZES, Split, pack, read_pictures, split
 from paper_planar import BATCH, PRESETS, PlanarTask
-from paper_run import Length, Task, fit, flops_per_step, matrix_flops, selected
+from paper_run import TORCH_SEED, Length, Task, fit, flops_per_step, matrix_flops, selected
 from paper_tables import print_table, summarise
 from paper_volumes import EPOCHS, EVERY, VolumeTask, read_volumes
 
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=[*NETWORKS, *GATES])
     parser.add_argument("--widths", default="published", choices=["published", *WIDTHS])
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=list(SEEDS))
+    parser.add_argument("--torch-seed", type=int, default=TORCH_SEED, help="of weights and sampling")
     parser.add_argument("--preset", choices=PRESETS, default="ukan_exact", help="of tables 1 and 3")
     parser.add_argument("--threshold", type=float, default=math.log(2), help="lambda at the start")
     parser.add_argument("--threshold-rate", type=float, default=1.0, help="of theta, relative")
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--incomplete", action="store_true", help="go on with a part of the set")
     parser.add_argument("--size", type=int, help="side in pixels; by default 256, GlaS 512")
     parser.add_argument("--epochs", type=int, help="by default the preset's")
-    parser.add_argument("--budget", type=float, help="minutes in all; epochs are cut to fit")
+    parser.add_argument("--budget", type=float, help="minutes of all runs together; epochs are cut to fit")
     parser.add_argument("--minutes", type=float, help="stop then; the same line goes on")
     parser.add_argument("--compile", action="store_true", help="compile the networks of tables 1 and 3")
     parser.add_argument("--device", default="auto")
@@ -123,8 +126,9 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     default = {"table1": tuple(NETWORKS), "table2": TABLE2, "table3": TABLE3}[chosen.what]
     models = [OURS_GATE if name == OURS else name for name in chosen.models or default]
     seeds = list(chosen.seeds)
+    share = chosen.budget / (len(models) * len(seeds)) if chosen.budget else None
     paths = {
-        (model, seed): chosen.out / f"{file_name(ready, model, seed, chosen)}.json"
+        (model, seed): chosen.out / f"{file_name(ready, model, seed, chosen, share)}.json"
         for seed in seeds
         for model in models
     }
@@ -134,8 +138,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     reported = None if volumes else listed or preset.reported
     inner = chosen.inner if chosen.inner is not None else 0.0 if volumes else preset.inner
     waiting = [key for key, path in paths.items() if not path.is_file()]
-    began = time.monotonic()
-    deadline = began + 60 * chosen.minutes if chosen.minutes else None
+    deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
     peak = matrix_flops(device) if waiting else 0.0
     for done, (model, seed) in enumerate(waiting):
         if deadline is not None and done and time.monotonic() > deadline:
@@ -143,16 +146,13 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
             break
         path, spec = paths[model, seed], specs[model]
         parts = split(ready.names, seed, clusters, inner, reported)
-        left = None
-        if chosen.budget:
-            left = (60 * chosen.budget - (time.monotonic() - began)) / (len(waiting) - done)
         length = Length(
             chosen.epochs or (EPOCHS if volumes else preset.epochs),
             "cosine" if volumes else preset.schedule,
             None if volumes else preset.patience,
-            left,
+            60 * share if share else None,
             deadline,
-            min(EVERY, chosen.epochs or EPOCHS) if volumes else 1,
+            EVERY if volumes and not (chosen.epochs or share) else 1,
         )
         print(f"{path.stem}: {len(parts.training)} for training, {len(parts.reported)} reported", flush=True)
         task = ready.task(spec, parts)
@@ -213,7 +213,9 @@ def ready_pictures(chosen: argparse.Namespace, device: torch.device) -> Ready:
     pictures = read_pictures(chosen.data, chosen.size, chosen.incomplete)
 
     def task(spec: ModelSpec, parts: Split) -> Task:
-        return PlanarTask(spec, preset, pictures, parts, device, chosen.threshold_rate, chosen.compile)
+        return PlanarTask(
+            spec, preset, pictures, parts, device, chosen.threshold_rate, chosen.compile, chosen.torch_seed
+        )
 
     facts = {"set": pictures.layout, "size": pictures.size, "missing": list(pictures.missing)}
     step = (BATCH, (pictures.size, pictures.size))
@@ -226,7 +228,7 @@ def ready_volumes(chosen: argparse.Namespace, device: torch.device) -> Ready:
     prepared = PreparedCases(data.cases, plan)
 
     def task(spec: ModelSpec, parts: Split) -> Task:
-        return VolumeTask(spec, data, prepared, plan, parts, device)
+        return VolumeTask(spec, data, prepared, plan, parts, device, chosen.torch_seed)
 
     facts = {"set": name, "cases": len(data.cases), "plan": plan.in_words()}
     names = tuple(case.name for case in data.cases)
@@ -246,10 +248,12 @@ def clusters_of(path: Path, layout: str) -> list[list[str]]:
     return json.loads(path.read_text())[CLUSTERS[layout]]["near_duplicate_clusters"]
 
 
-def file_name(ready: Ready, model: str, seed: int, chosen: argparse.Namespace) -> str:
-    """Whatever distinguishes a run from another one."""
+def file_name(ready: Ready, model: str, seed: int, chosen: argparse.Namespace, share: float | None) -> str:
+    """Whatever distinguishes a run from another one; ``share`` is its minutes."""
     preset = "msd3d" if chosen.what == "table2" else chosen.preset
-    given = {name: getattr(chosen, name) for name in ("inner", "budget", "epochs")}
+    given = {"inner": chosen.inner, "minutes": share, "epochs": chosen.epochs}
+    if chosen.torch_seed != TORCH_SEED:
+        given = {"torch": chosen.torch_seed, **given}
     size = ready.facts.get("size")
     if size != SIZES.get(ready.name):
         given = {"size": size, **given}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.spec import ModelSpec
 
 TORCH_SEED = 1029
-"""Of weights and sampling in every run, as in U-KAN; the seeds of the tables are those of the splits."""
+"""Of weights and sampling, unless told otherwise, as in U-KAN; the seeds of the tables are of the splits."""
 LAST_RATE = 1e-5
 """Where the cosine ends, as in U-KAN."""
 
@@ -54,7 +55,7 @@ class Length:
     patience : int, optional
         End after so many epochs without a lower loss on the inner part.
     seconds : float, optional
-        After the first epoch, ``epochs`` is cut to what there is time for.
+        After the first epoch, ``epochs`` is cut to what there is time for, by :func:`clock_of`.
     deadline : float, optional
         On the monotonic clock: stop after the epoch in which it passes, and go on in another process.
     every : int
@@ -83,7 +84,8 @@ def fit(task: Task, length: Length, part: Path) -> dict[str, Any] | None:
         # After the schedule was made, which sets the rates to those of the first epoch.
         task.optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
-    began, before_this = time.monotonic(), len(epochs)
+    clock = clock_of(next(task.network.parameters()).device)
+    began, before_this = clock(), len(epochs)
     while len(epochs) < planned and not _ends(epochs, length.patience):
         late = length.deadline is not None and time.monotonic() > length.deadline
         if late and len(epochs) > before_this:
@@ -94,19 +96,19 @@ def fit(task: Task, length: Length, part: Path) -> dict[str, Any] | None:
                     "schedule": schedule.state_dict(),
                     "epochs": epochs,
                     "planned": planned,
-                    "seconds": before + time.monotonic() - began,
+                    "seconds": before + clock() - began,
                 }
                 torch.save(state, temporary)
             return None
-        started = time.monotonic()
+        started = clock()
         loss = float(task.train(len(epochs)))
-        epoch: dict[str, Any] = {"loss": loss, "seconds": time.monotonic() - started}
+        epoch: dict[str, Any] = {"loss": loss, "seconds": clock() - started}
         if math.isfinite(loss) and (len(epochs) + 1) % length.every == 0:
             epoch |= _measured(task)
         epochs.append(epoch)
         if length.seconds is not None and len(epochs) == 1:
             # The first epoch tells how many there is time for; the cosine ends with the last of them.
-            planned = max(1, min(planned, int(length.seconds / (time.monotonic() - began))))
+            planned = max(1, min(planned, int(length.seconds / (clock() - began))))
             schedule = _schedule(task.optimizer, length.schedule, planned)
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule.step(epoch.get("inner", {}).get("loss", loss))
@@ -121,9 +123,19 @@ def fit(task: Task, length: Length, part: Path) -> dict[str, Any] | None:
         "diverged": diverged,
         "stopped early": stopped,
         "shortened": not (diverged or stopped) and len(epochs) < length.epochs,
-        "seconds": before + time.monotonic() - began,
+        "seconds": before + clock() - began,
         "epochs": epochs,
     }
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds as a run counts them: of the processor, per thread, where it computes; of the wall on a GPU.
+
+    On a processor that other work shares, or while the run is halted, the wall's seconds say nothing of it.
+    """
+    if device.type != "cpu":
+        return time.monotonic
+    return lambda: time.process_time() / torch.get_num_threads()
 
 
 def _measured(task: Task) -> dict[str, Any]:

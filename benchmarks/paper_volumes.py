@@ -34,7 +34,7 @@ from napari_prosma.training.metrics import dice_and_iou
 
 EPOCHS, RATE = 600, 1e-4
 EVERY = 10
-"""Epochs between two looks at the cases that are held out, which take longer than an epoch."""
+"""Epochs of a run of full length between two looks at the cases held out, which take longer than an epoch."""
 SPACING = (2.0, 1.5, 1.5)
 """(z, y, x), mm."""
 PATCH, PATCHES_PER_CASE, CASES_PER_STEP = (96, 96, 96), 4, 2
@@ -95,15 +95,16 @@ class VolumeTask:
         plan: Plan,
         split: Split,
         device: torch.device,
+        seed: int = TORCH_SEED,
     ) -> None:
         if len(split.training) < CASES_PER_STEP:
             raise DataError(f"{len(split.training)} case(s) to learn from are fewer than {CASES_PER_STEP}")
-        torch.manual_seed(TORCH_SEED)
+        torch.manual_seed(seed)
         self.network = build_model(spec).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE)
         self.device, self.plan = device, plan
         self._cases, self._split = data.cases, split
-        self._batches = Batches(prepared, split.training, plan, TORCH_SEED, augmentation=None)
+        self._batches = Batches(prepared, split.training, plan, seed, augmentation=None)
         self._loss = dice_cross_entropy(spec.out_channels)
         self._ahead = ThreadPoolExecutor(1)
         self.steps = len(split.training) // CASES_PER_STEP

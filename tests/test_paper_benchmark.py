@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -115,6 +116,22 @@ def test_pooled_figures_weigh_batches_by_their_size(planar: ModuleType) -> None:
     measured = planar.families(found, truth)
     assert measured["iou_batch8"] == pytest.approx(wanted, abs=1e-5)
     assert measured["dice_img"] <= 2 * measured["iou_img"] / (1 + measured["iou_img"])
+
+
+def test_the_best_cut_is_that_of_a_search_over_all_of_them(planar: ModuleType) -> None:
+    """Masks that are too small at one half because nothing is sure yet."""
+    torch.manual_seed(0)
+    truth = torch.rand(3, 1, 16, 16) > 0.7
+    logits = 2 * truth + torch.randn(3, 1, 16, 16) - 2
+    p = torch.sigmoid(logits)
+    found = [p >= cut / 100 for cut in range(100)]
+    iou = [float((mask & truth).sum() / (mask | truth).sum()) for mask in found]
+    measured = planar.at_the_best_cut(logits, truth)
+    assert measured["iou_best_cut"] == pytest.approx(max(iou))
+    assert measured["best_cut"] == pytest.approx(iou.index(max(iou)) / 100)
+    assert measured["best_cut"] < 0.5
+    assert measured["area"] == pytest.approx(float((logits > 0).sum() / truth.sum()))
+    assert measured["iou_best_cut"] > planar.families(logits > 0, truth)["iou_micro"]
 
 
 def test_figures_of_volumes_count_foreground_and_background_apart() -> None:
@@ -324,6 +341,54 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(
     assert len(cut) == 3
     for before, after in zip(whole, cut, strict=True):
         assert (before["loss"], before["reported"]) == (after["loss"], after["reported"])
+
+
+class Waiting:
+    """A task that is halted for a tenth of a second in every epoch, and computes next to nothing."""
+
+    def __init__(self) -> None:
+        self.network = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1)
+        self.steps = 1
+
+    def train(self, epoch: int) -> torch.Tensor:
+        time.sleep(0.1)
+        self.optimizer.step()
+        return torch.zeros(())
+
+    def reported(self) -> dict[str, float]:
+        return {"iou": 0.5}
+
+    def inner(self) -> dict[str, float]:
+        return {}
+
+    def gates(self) -> dict[str, dict[str, float]]:
+        return {}
+
+
+def test_a_budget_does_not_pass_while_a_run_is_halted(benchmarks: None, tmp_path: Path) -> None:
+    from paper_run import Length, fit
+
+    result = fit(Waiting(), Length(epochs=5, seconds=0.15), tmp_path / "waiting.part")
+    assert result is not None
+    assert len(result["epochs"]) == 5
+    assert result["seconds"] < 0.4
+
+
+def test_a_budget_is_shared_by_all_runs_of_a_line(paper: ModuleType, busi: Path, tmp_path: Path) -> None:
+    run(paper, busi, tmp_path, "--models", "unext", "unet", "--epochs", "1", "--budget", "4")
+    assert all("_minutes2_" in path.name for path in tmp_path.glob("*.json"))
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_another_torch_seed_is_another_run_of_the_same_split(
+    paper: ModuleType, busi: Path, tmp_path: Path
+) -> None:
+    for seed in ("1029", "7"):
+        run(paper, busi, tmp_path, "--models", "unext", "--epochs", "1", "--torch-seed", seed)
+    first, second = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json")))
+    assert first["data"] == second["data"]
+    assert first["epochs"][0]["loss"] != second["epochs"][0]["loss"]
 
 
 def test_epochs_are_chosen_on_the_reported_and_honestly() -> None:
