@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of one JSON per run; pack: the .npz")
     parser.add_argument("--models", nargs="+", choices=[*NETWORKS, *GATES])
     parser.add_argument("--widths", default="published", choices=["published", *WIDTHS])
-    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=list(SEEDS))
+    parser.add_argument("--seeds", type=whole_numbers, default=list(SEEDS), help="of the splits")
     parser.add_argument("--torch-seed", type=int, default=TORCH_SEED, help="of weights and sampling")
     parser.add_argument("--preset", choices=PRESETS, default="ukan_exact", help="of tables 1 and 3")
     parser.add_argument("--threshold", type=float, default=math.log(2), help="lambda at the start")
@@ -94,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_table(chosen, f"python benchmarks/paper.py {shlex.join(given)}")
     except ProsmaError as error:
         parser.error(str(error))
+
+
+def whole_numbers(text: str) -> list[int]:
+    """``1,2,3``."""
+    return [int(n) for n in text.split(",")]
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     }
     specs = {model: spec_of(model, chosen, ready) for model in models}
     clusters = clusters_of(chosen.clusters, ready.name) if chosen.clusters else ()
-    listed = chosen.official.read_text().split() if chosen.official else None
+    listed = text_of(chosen.official, "official").split() if chosen.official else None
     reported = None if volumes else listed or preset.reported
     inner = chosen.inner if chosen.inner is not None else 0.0 if volumes else preset.inner
     waiting = [key for key, path in paths.items() if not path.is_file()]
@@ -241,11 +246,31 @@ def clusters_of(path: Path, layout: str) -> list[list[str]]:
     Raises
     ------
     ConfigError
-        None are known of it.
+        None are known of it, or the file does not hold them.
     """
     if layout not in CLUSTERS:
         raise ConfigError(f"no near-duplicates are known of {layout}, only of {', '.join(CLUSTERS)}")
-    return json.loads(path.read_text())[CLUSTERS[layout]]["near_duplicate_clusters"]
+    try:
+        return json.loads(text_of(path, "clusters"))[CLUSTERS[layout]]["near_duplicate_clusters"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"'{path}' holds no near-duplicates of {layout} ({type(error).__name__}: {error}); it should be "
+            f"JSON with lists of names under {CLUSTERS[layout]!r}, 'near_duplicate_clusters'"
+        ) from error
+
+
+def text_of(path: Path, option: str) -> str:
+    """What a file holds that an option names.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read.
+    """
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--{option} '{path}' cannot be read: {error}") from error
 
 
 def file_name(ready: Ready, model: str, seed: int, chosen: argparse.Namespace, share: float | None) -> str:
@@ -271,15 +296,15 @@ def spec_of(model: str, chosen: argparse.Namespace, ready: Ready) -> ModelSpec:
     Raises
     ------
     ConfigError
-        There is no such network in 3D.
+        There is no such network in 3D, or no such gate.
     """
     dims = len(ready.step[1])
     network = OURS if model in GATES else model
     # MONAI's and our own 3D networks are published, or run, at the widths of ``tiny``.
     published = WIDTHS["tiny"] if dims == 3 and network in (OURS, "unet") else NETWORKS[network].widths
-    options = GateOptions(threshold=chosen.threshold, norm=chosen.gate_norm)
-    gate = {"gate": model, "gate_options": options} if network == OURS else {}
     try:
+        options = GateOptions(threshold=chosen.threshold, norm=chosen.gate_norm)
+        gate = {"gate": model, "gate_options": options} if network == OURS else {}
         return ModelSpec(
             dims,
             ready.channels,

@@ -103,13 +103,21 @@ def page_rows(table: str, runs: Sequence[dict[str, Any]]) -> list[str]:
         said = printed(table, of_model[0]["data"]["set"], model)
         cells.append(said[0].removeprefix("printed ").removeprefix("F1 ") if said else "")
         if len(sound) < len(of_model):
-            cells[-1] += f" {len(of_model) - len(sound)} of {len(of_model)} diverged"
+            told = f"{len(of_model) - len(sound)} of {len(of_model)} diverged"
+            cells[-1] = f"{cells[-1]} {told}".strip()
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
 def _cell(figures: Sequence[dict[str, float]], name: str) -> str:
     return spread([100 * of[name] for of in figures]) if figures else "-"
+
+
+def _iou(epoch: dict[str, Any]) -> float | None:
+    """On the reported part; None where no figures were taken."""
+    found = epoch.get("reported", {})
+    named = [found[name] for name in ("iou_batch8", "iou") if name in found]
+    return round(named[0], 4) if named else None
 
 
 def summarise(paths: Sequence[Path], to: Path, command: str) -> None:
@@ -132,6 +140,7 @@ def summarise(paths: Sequence[Path], to: Path, command: str) -> None:
                     "after the last epoch": run["epochs"][-1].get("gates", {}),
                 },
                 "loss of each epoch": [round(epoch["loss"], 4) for epoch in run["epochs"]],
+                "IoU of each epoch": [_iou(epoch) for epoch in run["epochs"]],
             }
         )
     with written_whole(to) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,13 +23,14 @@ from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
 SEED = 2981
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def benchmarks() -> Iterator[None]:
     """The scripts find each other as they do when one of them is started."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
         yield
 
 
@@ -259,6 +261,54 @@ def test_what_is_missing_of_a_set_is_named(data: ModuleType, busi: Path, tmp_pat
         data.read_pictures(tmp_path, 32)
 
 
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / "benchmarks" / "paper.py"), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+def test_a_set_that_is_not_whole_is_named_in_the_shell(busi: Path, tmp_path: Path) -> None:
+    found = shell("table1", "--data", str(busi), "--out", str(tmp_path))
+    assert found.returncode == 2
+    assert "635 of 647 images are missing: benign (10), benign (100)" in found.stderr
+    assert "--incomplete" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "said"),
+    [
+        ("table1", ["--data", "nowhere"], "'nowhere' does not exist"),
+        ("table1", ["--data", "empty"], "'empty' is empty; put images in"),
+        ("table1", ["--data", "set.npz"], "'set.npz' is no set packed by this program"),
+        ("table2", ["--data", "BUSI"], "holds 2D images (BUSI); Table 2 is of volumes"),
+        ("table1", ["--data", "BUSI", "--clusters", "none.json"], "--clusters 'none.json' cannot be read"),
+        ("table1", ["--data", "BUSI", "--clusters", "set.npz"], "'set.npz' holds no near-duplicates of BUSI"),
+        ("table1", ["--data", "BUSI", "--official", "none.txt"], "--official 'none.txt' cannot be read"),
+        ("table3", ["--data", "BUSI", "--threshold", "-1"], "threshold must be positive, found -1.0"),
+        ("table1", ["--data", "BUSI", "--seeds", "a"], "invalid whole_numbers value: 'a'"),
+    ],
+)
+def test_a_line_that_cannot_be_run_says_why(
+    paper: ModuleType,
+    busi: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    options: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("set.npz").write_text("no set")
+    Path("BUSI").symlink_to(busi)
+    with pytest.raises(SystemExit) as ended:
+        paper.main([what, "--out", "runs", "--incomplete", "--device", "cpu", *options])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*"))
+
+
 # ---- training -------------------------------------------------------------------------------------------
 
 
@@ -427,14 +477,28 @@ def test_the_preset_of_ukan2_stops_when_the_inner_loss_no_longer_falls(
     assert result["selected"]["best on a part of training"]["epoch"] == losses.index(min(losses)) + 1
 
 
-def test_a_run_that_diverged_is_told(
+def test_a_run_that_diverged_is_told_and_kept(
     paper: ModuleType, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from paper_curves import draw
+    from paper_tables import page_rows
+
+    summary = tmp_path / "summary.json"
+    settings = ("--epochs", "4", "--summary", str(summary), "--models", "unext")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("paper_planar.RATE", 1e30)
-        run(paper, busi, tmp_path, "--models", "unext", "--epochs", "4")
-    assert only_result(tmp_path)["diverged"]
-    assert "1 of 1 DIVERGED" in capsys.readouterr().out
+        run(paper, busi, tmp_path / "runs", *settings)
+    run(paper, busi, tmp_path / "runs", *settings, "unet")
+    printed = capsys.readouterr().out
+    assert "1 of 1 DIVERGED" in printed
+    assert "DIVERGED in epoch" in printed
+    kept = json.loads(summary.read_text())
+    assert [run["diverged"] for run in kept["runs"]] == [True, False]
+    first, second = page_rows("table1", kept["runs"])
+    assert first.endswith(" 1 of 1 diverged |")
+    assert "diverged" not in second
+    _, iou = draw([kept]).axes
+    assert [text.get_text() for text in iou.get_legend().get_texts()] == ["unext (diverged)", "unet"]
 
 
 def decathlon(folder: Path) -> Path:

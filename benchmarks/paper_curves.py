@@ -1,0 +1,88 @@
+"""The curves of runs of the paper's tables: loss and IoU on the reported part, per epoch, a row per table.
+
+    python benchmarks/paper_curves.py benchmarks/results/paper-table1.json --out docs/images/paper-curves.png
+
+Takes what ``paper.py --summary`` writes. A run that diverged ends where it did, and its name says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
+"""Okabe and Ito's, which the colour-blind tell apart, and gray."""
+OURS_COLOUR = "black"
+ROW_INCHES, WIDTH_INCHES, DPI = 1.9, 8.5, 110
+FONT = 7
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("summaries", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="a .png or .svg")
+    chosen = parser.parse_args(arguments)
+    figure = draw([json.loads(path.read_text()) for path in chosen.summaries])
+    figure.savefig(chosen.out, dpi=DPI)
+
+
+def draw(summaries: Sequence[dict[str, Any]]) -> Figure:
+    """Two axes per summary, (loss, IoU), in their order."""
+    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(summaries)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(summaries), 2, squeeze=False)
+    for (loss, iou), summary in zip(axes, summaries, strict=True):
+        for run in summary["runs"]:
+            draw_run(loss, iou, run)
+        heading = title(summary)
+        for ax, what in ((loss, "training loss"), (iou, "IoU on the reported part, %")):
+            ax.set_title(f"{heading}: {what}", fontsize=FONT + 1, loc="left")
+            ax.tick_params(labelsize=FONT)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_xlabel("epoch", fontsize=FONT, labelpad=1)
+            ax.spines[["top", "right"]].set_visible(False)
+        iou.set_ylim(bottom=0)
+        iou.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def draw_run(loss: Axes, iou: Axes, run: dict[str, Any]) -> None:
+    name = run["model"]
+    look: dict[str, Any] = {"color": colour(name), "marker": "o", "linewidth": 1.2, "markersize": 2.5}
+    look["linestyle"] = "--" if name in GATES and name != OURS_GATE else "-"
+    losses = run["loss of each epoch"]
+    loss.plot(range(1, len(losses) + 1), losses, **look)
+    overlaps = [(n, 100 * iou) for n, iou in enumerate(run["IoU of each epoch"], 1) if iou is not None]
+    label = f"{name} (diverged)" if run["diverged"] else name
+    iou.plot([n for n, _ in overlaps], [value for _, value in overlaps], label=label, **look)
+
+
+def colour(model: str) -> str:
+    """The same in every row; ours is black."""
+    if model == OURS_GATE:
+        return OURS_COLOUR
+    order = [name for name in (NETWORKS if model in NETWORKS else GATES) if name not in (OURS, OURS_GATE)]
+    return COLOURS[order.index(model)]
+
+
+def title(summary: dict[str, Any]) -> str:
+    """Which table, and of which set."""
+    table = summary["command"].split("paper.py ")[1].split()[0].replace("table", "Table ")
+    return f"{table}, {summary['runs'][0]['data']['set'].removeprefix('Task04_')}"
+
+
+if __name__ == "__main__":
+    main()
