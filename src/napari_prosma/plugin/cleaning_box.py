@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QLineEdit, QWidget
@@ -15,8 +16,9 @@ from napari_prosma.plugin.fields import number
 from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.panel import Message
 from napari_prosma.plugin.results import Result
-from napari_prosma.segmentation.cleaning import Cleaning
-from napari_prosma.segmentation.regions import element_size
+
+if TYPE_CHECKING:
+    from napari_prosma.segmentation.cleaning import Cleaning
 
 EVERY, EVERY_CLASS = "every class", "*"
 """In words, and for a shell (``segmentation.files.EVERY_CLASS``, which would load torch)."""
@@ -96,6 +98,8 @@ class CleaningBox(QGroupBox):
         self._enable()
         if result is None:
             return
+        from napari_prosma.segmentation.regions import element_size  # with scipy, as a result has loaded
+
         names = result.found.class_names[1:]
         self.classes.blockSignals(True)
         self.classes.clear()
@@ -126,7 +130,7 @@ class CleaningBox(QGroupBox):
         """The settings of the class that is chosen; of every class: those of the first."""
         if self._result is None or not self._chosen():
             return
-        cleaning = self._result.cleanings.get(self._chosen()[0], Cleaning())
+        cleaning = self._result.cleaning(self._chosen()[0])
         fields = (
             *(self.by_threshold, self.threshold, self.smoothing, self.minimum_size),
             *(self.largest_only, self.fill_holes),
@@ -156,7 +160,7 @@ class CleaningBox(QGroupBox):
         if self._result is None:
             return
         for k in self._chosen():
-            before = self._result.cleanings.get(k, Cleaning())
+            before = self._result.cleaning(k)
             self._result.cleanings[k] = replace(before, **{setting: value})  # type: ignore[arg-type]
         self._tell()
         self._clean(self._result)
@@ -174,7 +178,7 @@ class CleaningBox(QGroupBox):
             self.message.tell("")
             return
         names = self._result.found.class_names
-        asked = [self._result.cleanings.get(k, Cleaning()) for k in range(1, len(names))]
+        asked = [self._result.cleaning(k) for k in range(1, len(names))]
         texts = list(map(as_text, names[1:], asked))
         if len(texts) > 1 and len(set(asked)) == 1:
             texts = [as_text(EVERY_CLASS, asked[0])]
@@ -220,6 +224,8 @@ def as_text(class_name: str, cleaning: Cleaning) -> str:
 
 
 def _cleaning(result: Result) -> Iterator[Event]:
+    from napari_prosma.segmentation.cleaning import Cleaning
+
     chosen = result.cleanings.copy() if result.is_cleaned else {}
     made = result.clean({k: cleaning for k, cleaning in chosen.items() if cleaning != Cleaning()})
     yield Finished((result, made))

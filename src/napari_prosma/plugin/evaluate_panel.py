@@ -26,7 +26,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from scipy import ndimage
 
 from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_from_text
@@ -358,6 +357,8 @@ def worst_place(
     geometry : Geometry
         Its spacing says how deep an element lies.
     """
+    from scipy import ndimage
+
     wrong = ((predicted == label) != (truth == label)) & (truth != IGNORE)
     (box,) = ndimage.find_objects(wrong.astype(np.uint8)) or [None]
     if box is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb, rgb_to_hsv
 from typing import Any
 
 import napari
 import numpy as np
-from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from napari.components import Dims
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
@@ -183,8 +183,8 @@ def vivid(layer: LabelsLayer, values: np.ndarray) -> DirectLabelColormap:
     """The layer's colours of some values, bright: beside what is painted, and on dark images."""
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
     for value in values[1:].tolist():
-        hue, saturation, _ = rgb_to_hsv(layer.colormap.map(value)[:3])
-        colours[value] = (*hsv_to_rgb((hue, min(saturation, 0.85), 1.0)), 1.0)
+        hue, saturation, _ = rgb_to_hsv(*layer.colormap.map(value)[:3].tolist())
+        colours[value] = (*hsv_to_rgb(hue, min(saturation, 0.85), 1.0), 1.0)
     return DirectLabelColormap(color_dict=colours)
 
 

@@ -14,9 +14,9 @@ from napari.layers import Layer
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import GEOMETRY, MEANING, LayerTuple, place_like, result_layer
-from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 
 if TYPE_CHECKING:
+    from napari_prosma.segmentation.cleaning import Cleaning
     from napari_prosma.segmentation.segment import Segmentation
 
 PROBABILITY, UNCERTAINTY, DISAGREEMENT = (
@@ -94,6 +94,12 @@ class Result:
         every = len(self.found.probabilities) == len(self.found.class_names)
         return self.found.probabilities if every else None
 
+    def cleaning(self, class_index: int) -> Cleaning:
+        """What is chosen for a class."""
+        from napari_prosma.segmentation.cleaning import Cleaning
+
+        return self.cleanings.get(class_index, Cleaning())
+
     def clean(self, cleanings: Mapping[int, Cleaning]) -> Cleaned:
         """The labels cleaned so ({} = as the model left them), but as painted where the user painted.
 
@@ -104,6 +110,8 @@ class Result:
         DataError
             The labels layer has another shape than its image.
         """
+        from napari_prosma.segmentation.cleaning import cleaned
+
         drawn = np.array(self.labels.data)
         if drawn.shape != self.found.labels.shape:
             raise DataError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
@@ -40,7 +40,6 @@ from napari_prosma.plugin.layers import (
 )
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import Message, Panel, open_panel
-from napari_prosma.plugin.regions_dock import RegionsTable
 from napari_prosma.plugin.results import (
     DISAGREEMENT,
     PROBABILITY,
@@ -52,6 +51,9 @@ from napari_prosma.plugin.results import (
 )
 from napari_prosma.plugin.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.regions_dock import RegionsTable
 
 MOST_LINES = 5
 SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
@@ -299,6 +301,8 @@ class SegmentPanel(Panel):
             self.training_set.suggest(facts.path)
 
     def _open_regions(self) -> None:
+        from napari_prosma.plugin.regions_dock import RegionsTable
+
         if self.regions is None:
             self.regions = RegionsTable(self.viewer)
             self.regions.closed.connect(self._regions_closed)

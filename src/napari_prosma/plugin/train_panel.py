@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 from napari.layers import Image
@@ -30,7 +30,6 @@ from napari_prosma.events import (
     Started,
 )
 from napari_prosma.plugin.choices import new_run_folder, runs_folder
-from napari_prosma.plugin.doubts_dock import TITLE, DoubtedLabels, choose_run
 from napari_prosma.plugin.examples import Examples
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layers import know_units
@@ -47,6 +46,9 @@ from napari_prosma.plugin.settings import Settings
 from napari_prosma.plugin.source import Data, LayerData, Source, kept_data
 from napari_prosma.plugin.supervision import Supervision
 from napari_prosma.training.steering import Steering
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.doubts_dock import DoubtedLabels
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-\d+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
@@ -172,6 +174,8 @@ class TrainPanel(Panel):
 
     def look_first(self, run_dir: Path) -> None:
         """The labels that a run doubts most, in a dock below the image."""
+        from napari_prosma.plugin.doubts_dock import TITLE, DoubtedLabels
+
         if self.doubts is None:
             self.doubts = DoubtedLabels(self.viewer)
             self.doubts.corrected.connect(self._label_corrected)
@@ -343,6 +347,8 @@ class TrainPanel(Panel):
             self.look_first(run_dir)
 
     def _look_first_of_a_run(self) -> None:
+        from napari_prosma.plugin.doubts_dock import choose_run
+
         folder = choose_run(self)
         if folder is not None:
             self.look_first(folder)
