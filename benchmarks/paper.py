@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=[*NETWORKS, *GATES])
     parser.add_argument("--widths", default="published", choices=["published", *WIDTHS])
     parser.add_argument("--seeds", type=whole_numbers, default=list(SEEDS), help="of the splits")
-    parser.add_argument("--torch-seed", type=int, default=TORCH_SEED, help="of weights and sampling")
+    parser.add_argument("--torch-seeds", type=whole_numbers, default=[TORCH_SEED], help="of the weights")
     parser.add_argument("--preset", choices=PRESETS, default="ukan_exact", help="of tables 1 and 3")
     parser.add_argument("--threshold", type=float, default=math.log(2), help="lambda at the start")
     parser.add_argument("--threshold-rate", type=float, default=1.0, help="of theta, relative")
@@ -105,14 +105,14 @@ def whole_numbers(text: str) -> list[int]:
 class Ready:
     """A set that is ready to run.
 
-    ``task`` makes the training of a network on a split; ``facts`` go into every JSON; ``step`` is the batch
-    and patch of a step.
+    ``task`` makes the training of a network on a split by a torch seed; ``facts`` go into every JSON; ``step``
+    is the batch and patch of a step.
     """
 
     name: str
     names: tuple[str, ...]
     facts: dict[str, Any]
-    task: Callable[[ModelSpec, Split], Task]
+    task: Callable[[ModelSpec, Split, int], Task]
     step: tuple[int, tuple[int, ...]]
     channels: int
     classes: int
@@ -130,10 +130,10 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     preset = PRESETS[chosen.preset]
     default = {"table1": tuple(NETWORKS), "table2": TABLE2, "table3": TABLE3}[chosen.what]
     models = [OURS_GATE if name == OURS else name for name in chosen.models or default]
-    seeds = list(chosen.seeds)
+    seeds = [(split_seed, torch_seed) for split_seed in chosen.seeds for torch_seed in chosen.torch_seeds]
     share = chosen.budget / (len(models) * len(seeds)) if chosen.budget else None
     paths = {
-        (model, seed): chosen.out / f"{file_name(ready, model, seed, chosen, share)}.json"
+        (model, seed): chosen.out / f"{file_name(ready, model, *seed, chosen, share)}.json"
         for seed in seeds
         for model in models
     }
@@ -145,11 +145,11 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     waiting = [key for key, path in paths.items() if not path.is_file()]
     deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
     peak = matrix_flops(device) if waiting else 0.0
-    for done, (model, seed) in enumerate(waiting):
+    for done, (model, (seed, torch_seed)) in enumerate(waiting):
         if deadline is not None and done and time.monotonic() > deadline:
             print(IN_TIME)
             break
-        path, spec = paths[model, seed], specs[model]
+        path, spec = paths[model, (seed, torch_seed)], specs[model]
         parts = split(ready.names, seed, clusters, inner, reported)
         length = Length(
             chosen.epochs or (EPOCHS if volumes else preset.epochs),
@@ -160,7 +160,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
             EVERY if volumes and not (chosen.epochs or share) else 1,
         )
         print(f"{path.stem}: {len(parts.training)} for training, {len(parts.reported)} reported", flush=True)
-        task = ready.task(spec, parts)
+        task = ready.task(spec, parts, torch_seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         result = fit(task, length, path.with_suffix(".part"))
         if result is None:
@@ -172,6 +172,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
         result |= {
             "model": model,
             "seed": seed,
+            "torch seed": torch_seed,
             "selected": selected(result["epochs"], "dice" if volumes else "iou_batch8", by_loss),
             "parameters": sum(p.numel() for p in task.network.parameters()),
             "speed": {
@@ -217,9 +218,9 @@ def ready_pictures(chosen: argparse.Namespace, device: torch.device) -> Ready:
     preset = PRESETS[chosen.preset]
     pictures = read_pictures(chosen.data, chosen.size, chosen.incomplete)
 
-    def task(spec: ModelSpec, parts: Split) -> Task:
+    def task(spec: ModelSpec, parts: Split, torch_seed: int) -> Task:
         return PlanarTask(
-            spec, preset, pictures, parts, device, chosen.threshold_rate, chosen.compile, chosen.torch_seed
+            spec, preset, pictures, parts, device, chosen.threshold_rate, chosen.compile, torch_seed
         )
 
     facts = {"set": pictures.layout, "size": pictures.size, "missing": list(pictures.missing)}
@@ -232,8 +233,8 @@ def ready_volumes(chosen: argparse.Namespace, device: torch.device) -> Ready:
     data, plan, name = read_volumes(chosen.data, chosen.incomplete)
     prepared = PreparedCases(data.cases, plan)
 
-    def task(spec: ModelSpec, parts: Split) -> Task:
-        return VolumeTask(spec, data, prepared, plan, parts, device, chosen.torch_seed)
+    def task(spec: ModelSpec, parts: Split, torch_seed: int) -> Task:
+        return VolumeTask(spec, data, prepared, plan, parts, device, torch_seed)
 
     facts = {"set": name, "cases": len(data.cases), "plan": plan.in_words()}
     names = tuple(case.name for case in data.cases)
@@ -273,12 +274,14 @@ def text_of(path: Path, option: str) -> str:
         raise ConfigError(f"--{option} '{path}' cannot be read: {error}") from error
 
 
-def file_name(ready: Ready, model: str, seed: int, chosen: argparse.Namespace, share: float | None) -> str:
+def file_name(
+    ready: Ready, model: str, seed: int, torch_seed: int, chosen: argparse.Namespace, share: float | None
+) -> str:
     """Whatever distinguishes a run from another one; ``share`` is its minutes."""
     preset = "msd3d" if chosen.what == "table2" else chosen.preset
     given = {"inner": chosen.inner, "minutes": share, "epochs": chosen.epochs}
-    if chosen.torch_seed != TORCH_SEED:
-        given = {"torch": chosen.torch_seed, **given}
+    if torch_seed != TORCH_SEED:
+        given = {"torch": torch_seed, **given}
     size = ready.facts.get("size")
     if size != SIZES.get(ready.name):
         given = {"size": size, **given}

@@ -434,8 +434,7 @@ def test_a_budget_is_shared_by_all_runs_of_a_line(paper: ModuleType, busi: Path,
 def test_another_torch_seed_is_another_run_of_the_same_split(
     paper: ModuleType, busi: Path, tmp_path: Path
 ) -> None:
-    for seed in ("1029", "7"):
-        run(paper, busi, tmp_path, "--models", "unext", "--epochs", "1", "--torch-seed", seed)
+    run(paper, busi, tmp_path, "--models", "unext", "--epochs", "1", "--torch-seeds", "1029,7")
     first, second = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json")))
     assert first["data"] == second["data"]
     assert first["epochs"][0]["loss"] != second["epochs"][0]["loss"]
