@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
+
+os.environ["PROSMA_CACHE"] = ""  # no number may hang on what is faster on this machine
 
 WIDTHS = (8, 16, 32)
 """Three levels: a divisor of 4, and gates on skips 1 and 2."""

@@ -578,6 +578,42 @@ def fetch(
 
 
 @app.command()
+def tune(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A checkpoint (.safetensors) or a run folder.", show_default="the default networks"
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also try to compile the network: minutes, and slower on many.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure how a network computes fastest on this machine, and remember it for later runs.
+
+    Long trainings and segmentations measure the memory layout by themselves, once. This measures it again,
+    for the windows and batches of a model; with --compile also whether compiling gives back its time, as in
+    later runs. Another way gives the same numbers to rounding. PROSMA_CACHE names another folder to remember
+    in than the user's cache; where it is empty, nothing is measured.
+
+    [bold]Example:[/] prosma tune runs/busi
+    """
+    from napari_prosma.cli.follow import exit_codes, follow, say
+
+    with exit_codes():
+        from napari_prosma.training.checkpoint import load_checkpoint
+        from napari_prosma.training.tuning import cache_file, works_of
+        from napari_prosma.training.tuning import tune as run
+
+        works = works_of(None if model is None else load_checkpoint(model), device)
+        for work, measured in follow(run(works, compiled)).items():
+            say(f"{work.in_words()}: {measured.in_words()}")
+        file = cache_file()
+        say("PROSMA_CACHE is empty: nothing is remembered" if file is None else f"remembered in {file}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,

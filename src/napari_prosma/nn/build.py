@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeVar, get_args
+
 import torch
+from torch import nn
 
 from napari_prosma.nn.baselines.attention_unet import AttentionUNet
 from napari_prosma.nn.baselines.baseline import Baseline
@@ -16,8 +19,15 @@ from napari_prosma.nn.baselines.volume_unet import VolumeUNet
 from napari_prosma.nn.spec import OURS, ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 
+Module = TypeVar("Module", bound=nn.Module)
 Network = ProSMAUNet | Baseline
 """Whatever ``build_model`` gives: ``spec``, ``divisor``, and ``network(image, trace=None)`` -> logits."""
+Layout = Literal["contiguous", "channels-last"]
+"""How weights, and so what passes through the network, lie in memory."""
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+USUAL_LAYOUT: dict[int, Layout] = {2: "channels-last", 3: "contiguous"}
+"""By dims, where nothing was measured."""
+_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CLASSES: dict[str, type[ProSMAUNet] | type[Baseline]] = {
     OURS: ProSMAUNet,
     "unet": UNet,
@@ -33,13 +43,17 @@ _CLASSES: dict[str, type[ProSMAUNet] | type[Baseline]] = {
 def build_model(spec: ModelSpec) -> Network:
     """Network of ``spec``, with PyTorch's default initialisation drawn from the global generator.
 
-    2D weights are held channels-last, which is faster; results agree to rounding.
+    Its weights lie as is usual for its dims; ``lay_out`` changes that.
     """
     kind = VolumeUNet if (spec.network, spec.dims) == ("unet", 3) else _CLASSES[spec.network]
-    model = kind(spec)
-    if spec.dims == 2:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return lay_out(kind(spec), spec.dims, USUAL_LAYOUT[spec.dims])
+
+
+def lay_out(network: Module, dims: int, layout: Layout) -> Module:
+    """The same network with its weights in ``layout``; what it computes agrees to rounding."""
+    memory_format = _LAST[dims] if layout == "channels-last" else torch.contiguous_format
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    return network
 
 
 def choose_device(name: str = "auto") -> torch.device:

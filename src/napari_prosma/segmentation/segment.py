@@ -31,6 +31,7 @@ from napari_prosma.training.augment import recipe_of
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import ran_out_of_memory, release
+from napari_prosma.training.tuning import Work, computing, fastest_way
 
 T = TypeVar("T")
 OVERLAP = 0.5
@@ -127,6 +128,7 @@ def segment(
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Segmentation]:
         tiling = window_tiling(prepared, window, model.divisor, overlap)
+        yield from _as_fast_as_known(model, plan, tiling, prepared.axis, target, batch, 2 ** len(flips))
         yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
         result = _Result(prepared.image_shape, prepared.axis, len(kept), disagreement)
         background, done = Background(plan), 0
@@ -161,6 +163,25 @@ def segment(
 
     with named(name):
         yield Finished((yield from windows_that_fit(plan.patch, model.divisor, target, in_windows)))
+
+
+def _as_fast_as_known(
+    model: Network | Ensemble,
+    plan: Plan,
+    tiling: Tiling,
+    axis: int,
+    device: torch.device,
+    batch: int,
+    mirrored: int,
+) -> Iterator[Event]:
+    """Let ``model`` compute the way that is fastest for these windows on this machine."""
+    window = list(tiling.window[-plan.dims :])
+    window.insert(axis, window.pop(0))  # as the network sees it
+    shape = (1 if device.type == "cpu" else batch, plan.channels, *window)
+    members = len(model.members) if isinstance(model, Ensemble) else 1
+    work = Work("forward", model.spec, shape, device)
+    way = yield from fastest_way(work, len(tiling.starts) * mirrored * members / shape[0])
+    yield from computing(model, work, way)
 
 
 class _Result:

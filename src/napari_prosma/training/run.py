@@ -44,7 +44,7 @@ from napari_prosma.events import (
     Resumed,
     Started,
 )
-from napari_prosma.nn.build import Network, build_model
+from napari_prosma.nn.build import LAYOUTS, Network, build_model, lay_out
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.segmentation.windows import labels_of
@@ -59,7 +59,7 @@ from napari_prosma.training.checkpoint import (
     split_prefix,
 )
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.device import cpu_threads
+from napari_prosma.training.device import best_precision, cpu_threads
 from napari_prosma.training.losses import chosen_weights
 from napari_prosma.training.memory import peak_memory, ran_out_of_memory, release
 from napari_prosma.training.metrics import case_metrics, mean_metrics
@@ -97,6 +97,7 @@ from napari_prosma.training.schedule import (
 from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import architecture, baseline, set_training, take_over, trained_parts
+from napari_prosma.training.tuning import Way, Work, fastest_way
 from napari_prosma.training.validation import (
     InPrecision,
     gate_state,
@@ -189,7 +190,9 @@ def train(
             bare = yield from _read_unlabelled(config, unlabelled, facts, plan, steering)
             if bare is None:
                 return
-            run = _Run(config, cases, facts, plan, spec, processes, steering, source, resumed, bare)
+            require_norm_statistics(plan, spec, spec.divisor)
+            way = yield from _way(config, plan, spec, processes, steering, resumed)
+            run = _Run(config, cases, facts, plan, spec, processes, steering, source, resumed, bare, way)
             yield from run.events()
 
 
@@ -274,6 +277,35 @@ def _read_unlabelled(
     return _Unlabelled(tuple(kept), fingerprint)
 
 
+def _way(
+    config: TrainConfig,
+    plan: Plan,
+    spec: ModelSpec,
+    processes: Processes,
+    steering: Steering,
+    resumed: Checkpoint | None,
+) -> Generator[Event, None, Way]:
+    """How the network computes: as the run began, else as is fastest where its first process is."""
+    precision = best_precision(processes.device) if config.precision == "auto" else config.precision
+    shape = (plan.batch, plan.channels, *plan.patch)
+    work = Work("step", spec, shape, processes.device, precision)
+    way = work.usual
+    if resumed is not None:
+        return Way(resumed.place.get("layout", way.layout), resumed.place.get("compiling", 0.0))
+    if processes.is_first:
+        steps = config.epochs * (config.steps_per_epoch or LEAST_STEPS)
+        minutes = math.inf if config.minutes is None else config.minutes
+        measuring = fastest_way(work, steps, 60 * minutes)
+        while not steering.was_stopped:
+            try:
+                yield next(measuring)
+            except StopIteration as end:
+                way = end.value
+                break
+    layout, compiling = processes.of_first([LAYOUTS.index(way.layout), way.compiling])
+    return Way(LAYOUTS[int(layout)], compiling)
+
+
 def _with_architecture(config: TrainConfig, source: Checkpoint) -> TrainConfig:
     """The network of ``source`` wherever the configuration was not told of another one."""
     wanted = {n: value for n, value in architecture(source).items() if n not in config.model_fields_set}
@@ -312,25 +344,25 @@ class _Run:
         source: Checkpoint | None,
         resumed: Checkpoint | None,
         bare: _Unlabelled,
+        way: Way,
     ) -> None:
-        self.config, self.facts, self.plan = config, facts, plan
+        self.config, self.facts, self.plan, self.way = config, facts, plan, way
         self.processes, self.steering, self.source = processes, steering, source
         self.device, self.folder = processes.device, RunFolder(config.run_dir)
         self.resumed = resumed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_model(spec)
-        require_norm_statistics(plan, spec, network.divisor)
         self.transfer = None if source is None else take_over(network, source, plan.class_names)
         self.tensorboard = TensorBoardFiles(config.run_dir) if config.tensorboard else None
-        self.network = processes.synchronised(network)
+        self.network = processes.synchronised(lay_out(network, spec.dims, way.layout))
         place = {} if resumed is None else resumed.place
         self.taken = frozenset(place.get("taken", self.transfer.taken if self.transfer else ()))
         new = () if resumed else [*self.network.state_dict()] if self.transfer is None else self.transfer.new
         trained_parts(self.network, config.trains, new)
         optimizer = make_optimizer(self.network, config, self.taken)
-        self.is_compiled = config.compile
-        module: Any = torch.compile(self.network) if config.compile else self.network
+        self.is_compiled = config.compile or way.compiling > 0
+        module: Any = torch.compile(self.network) if self.is_compiled else self.network
         self.model, self.optimizer = processes.fabric.setup(module, optimizer)
         self.averaged: AveragedModel | None = None
         if config.average:
@@ -442,6 +474,8 @@ class _Run:
             "taken": sorted(self.taken),
             "unlabelled": self.bare.fingerprint,
             "baseline": self.baseline,
+            "layout": self.way.layout,
+            "compiling": self.way.compiling,
         }
         if name == LAST:
             place["history"] = history_to_json(self.history)
@@ -488,7 +522,8 @@ class _Run:
             )
             yield from map(Notice, notices)
         if self.is_compiled:
-            yield Notice("The network is being compiled: the first step takes a minute or more")
+            takes = f"about {self.way.compiling:.0f} s" if self.way.compiling else "a minute or more"
+            yield Notice(f"The network is being compiled: the first step takes {takes}")
         try:
             yield from self.clock.without_pauses(self._epochs())
         except GeneratorExit:

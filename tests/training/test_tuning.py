@@ -1,0 +1,289 @@
+"""What is measured on this machine is remembered, and changes no result from one time to the next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress, Started
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, build_model, lay_out
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.segmentation.segment import Segmentation, segment
+from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+from napari_prosma.training.steering import Steering
+from napari_prosma.training.tuning import (
+    CACHE,
+    LEAST_PASSES,
+    SECONDS,
+    WORTH,
+    Measured,
+    Way,
+    Work,
+    fastest_way,
+    tune,
+)
+
+CPU = torch.device("cpu")
+WORK = Work("forward", ModelSpec(2, 1, 1, (4, 6, 8)), (1, 1, 16, 16), CPU)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's measurements are remembered; not there yet."""
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tuning.json"
+
+
+def chosen(
+    work: Work = WORK, passes: float = LEAST_PASSES, seconds: float = np.inf
+) -> tuple[Way, list[Event]]:
+    """The way, and what was said until it was found."""
+    said: list[Event] = []
+
+    def pull(events: Generator[Event, None, Way]) -> Iterator[Event]:
+        ways.append((yield from events))
+
+    ways: list[Way] = []
+    said += pull(fastest_way(work, passes, seconds))
+    return ways[0], said
+
+
+def turn_round(file: Path) -> None:
+    """Let every measurement have found the other layout."""
+    text = file.read_text()
+    for found, other in zip(LAYOUTS, reversed(LAYOUTS), strict=True):
+        text = text.replace(f'"layout": "{found}"', f'"layout": "new {other}"')
+    file.write_text(text.replace("new ", ""))
+
+
+def unusual(file: Path, work: Work = WORK) -> Layout:
+    """Let the layout that is not usual be remembered for ``work``."""
+    chosen(work)
+    usual = USUAL_LAYOUT[work.spec.dims]
+    if f'"layout": "{usual}"' in file.read_text():
+        turn_round(file)
+    return next(layout for layout in LAYOUTS if layout != usual)
+
+
+# ---- what is chosen ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("passes", "seconds"), [(LEAST_PASSES - 1, np.inf), (LEAST_PASSES, 0.9 * WORTH * SECONDS)]
+)
+def test_short_work_measures_nothing_and_computes_as_usual(file: Path, passes: float, seconds: float) -> None:
+    assert chosen(passes=passes, seconds=seconds) == (WORK.usual, [])
+    assert not file.exists()
+
+
+def test_short_work_computes_as_usual_whatever_is_remembered(file: Path) -> None:
+    layout = unusual(file)
+    assert chosen() == (Way(layout), [])
+    assert chosen(passes=LEAST_PASSES - 1) == (WORK.usual, [])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_measurement_is_remembered_and_not_made_again(file: Path, dims: int) -> None:
+    work = replace(WORK, spec=ModelSpec(dims, 1, 1, (4, 6, 8)), shape=(2, 1, *(16,) * dims))
+    way, said = chosen(work)
+    assert isinstance(said[0], Started)
+    assert sum(isinstance(event, Progress) for event in said) > 2 * len(LAYOUTS)
+    assert isinstance(said[-1], Notice)
+    assert way.layout in said[-1].message
+    assert chosen(work) == (way, [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(WORK, kind="step"),
+        replace(WORK, shape=(2, 1, 16, 16)),
+        replace(WORK, spec=ModelSpec(2, 1, 1, (4, 6, 10))),
+        replace(WORK, spec=ModelSpec(2, 1, 1, (4, 6, 8), gate="none")),
+        replace(WORK, precision="bf16-mixed"),
+    ],
+)
+def test_other_work_is_measured_by_itself(other: Work) -> None:
+    assert other.key != WORK.key
+
+
+def test_other_threads_are_another_machine() -> None:
+    key, threads = WORK.key, torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert WORK.key != key
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_measuring_takes_no_random_numbers(file: Path) -> None:
+    before = torch.get_rng_state()
+    chosen(replace(WORK, kind="step", spec=ModelSpec(2, 1, 1, (4, 6, 8), network="unext")))
+    assert file.exists()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_compiled_is_what_gives_back_its_time() -> None:
+    found = Measured(layout="contiguous", seconds={"contiguous": 0.3}, compiled=0.2, compiling=60)
+    assert found.way(500, np.inf) == Way("contiguous")
+    assert found.way(700, np.inf) == Way("contiguous", 60)
+    assert found.way(700, 150) == Way("contiguous")  # ended by its time, after 500 passes
+    slower = found.model_copy(update={"compiled": 0.4})
+    assert slower.way(1e9, np.inf) == Way("contiguous")
+
+
+def test_layouts_agree_to_rounding() -> None:
+    for dims in (2, 3):
+        network = build_model(ModelSpec(dims, 1, 1, (4, 6, 8))).eval()
+        image, found = torch.randn(1, 1, *(16,) * dims), []
+        for layout in LAYOUTS:
+            lay_out(network, dims, layout)
+            weight = network.get_submodule("encoder.1.body.0").weight
+            assert weight.is_contiguous() == (layout == "contiguous")
+            with torch.no_grad():
+                found.append(network(image))
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+# ---- the file ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[: len(t) // 2], lambda t: t.replace("contiguous", "odd"), str]
+)
+def test_a_damaged_file_is_measured_anew(file: Path, damage: Callable[[str], str]) -> None:
+    chosen()
+    file.write_text(damage(file.read_text()) if damage is not str else "[]")
+    way, said = chosen()
+    assert isinstance(said[0], Started)
+    assert chosen() == (way, [])
+
+
+def test_where_nothing_can_be_remembered_all_is_as_usual_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        assert chosen() == chosen() == (WORK.usual, [])
+    assert len([r for r in caplog.records if CACHE in r.message]) == 1
+
+
+def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "")
+    assert chosen() == (WORK.usual, [])
+
+
+def test_tuning_replaces_what_was_remembered(file: Path) -> None:
+    unusual(file)
+    found = [event for event in tune([WORK]) if isinstance(event, Finished)][-1].result
+    assert chosen() == (Way(found[WORK].layout), [])
+    assert set(found[WORK].seconds) == set(LAYOUTS)
+
+
+# ---- a run ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, settings: Callable[..., TrainConfig]) -> TrainConfig:
+    """A run that is long enough to be measured, of which the tests see the first epochs."""
+    return settings(tmp_path / "run", widths=(4, 6, 8), epochs=LEAST_PASSES, patch=(16, 16), batch=2)
+
+
+def after(
+    config: TrainConfig, cases: list[Case], epochs: int, resumed: Checkpoint | None = None
+) -> Checkpoint:
+    """What is kept after the run has had so many epochs."""
+    with closing(train(config, cases, resumed=resumed)) as events:
+        for event in events:
+            if isinstance(event, EpochEnd) and event.epoch == epochs:
+                break
+    return load_checkpoint(config.run_dir / LAST)
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    return all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
+
+
+def test_a_run_goes_on_as_it_computed_also_on_another_machine(
+    file: Path, config: TrainConfig, ultrasound: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(config, ultrasound, 1)
+    if f'"layout": "{USUAL_LAYOUT[2]}"' in file.read_text():
+        turn_round(file)
+    whole = after(config.model_copy(update={"run_dir": config.run_dir / "whole"}), ultrasound, 3)
+    assert whole.place["layout"] != USUAL_LAYOUT[2]
+    half = after(config, ultrasound, 1)
+    monkeypatch.setenv(CACHE, "")
+    assert same(after(config, ultrasound, 3, half), whole)
+    usual = after(config.model_copy(update={"run_dir": config.run_dir / "usual"}), ultrasound, 3)
+    assert not same(usual, whole)
+
+
+def test_a_run_from_before_layouts_were_kept_goes_on_as_usual(
+    file: Path, config: TrainConfig, ultrasound: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, "")
+    whole = after(config, ultrasound, 2)
+    half = after(config, ultrasound, 1)
+    for name in ("layout", "compiling"):
+        del half.place[name]
+    monkeypatch.setenv(CACHE, str(file.parent))
+    assert same(after(config, ultrasound, 2, half), whole)
+    assert not file.exists()
+
+
+def test_a_run_stopped_while_it_measures_keeps_its_place(
+    file: Path, config: TrainConfig, ultrasound: list[Case]
+) -> None:
+    steering, said = Steering(), []
+    for event in train(config, ultrasound, steering=steering):
+        if isinstance(event, Progress) and event.message in LAYOUTS:
+            said.append(event)
+            steering.stop()
+    assert len(said) == 1
+    kept = load_checkpoint(config.run_dir / LAST)
+    assert (kept.place["step"], kept.place["layout"]) == (0, USUAL_LAYOUT[2])
+
+
+def test_a_short_run_measures_nothing(file: Path, config: TrainConfig, ultrasound: list[Case]) -> None:
+    after(config.model_copy(update={"epochs": 2, "steps_per_epoch": 1}), ultrasound, 2)
+    assert not file.exists()
+
+
+# ---- a segmentation ---------------------------------------------------------------------------------------
+
+
+def segmented(checkpoint: Checkpoint, slices: int) -> Segmentation:
+    stack = np.random.default_rng(0).normal(size=(1, slices, 16, 16)).cumsum(axis=-1).astype(np.float32)
+    image = Image(stack, Geometry((1.0,) * 3, (0.0,) * 3, "mm"))
+    finished = list(segment(checkpoint, image, device="cpu"))[-1]
+    assert isinstance(finished, Finished)
+    return finished.result
+
+
+def test_the_same_image_gives_the_same_mask_each_time(
+    file: Path, make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(patch=(16, 16))
+    first = segmented(checkpoint, LEAST_PASSES)
+    if f'"layout": "{USUAL_LAYOUT[2]}"' in file.read_text():
+        turn_round(file)
+        first = segmented(checkpoint, LEAST_PASSES)
+    again, short = segmented(checkpoint, LEAST_PASSES), segmented(checkpoint, LEAST_PASSES - 1)
+    assert np.array_equal(first.probabilities, again.probabilities)
+    monkeypatch.setenv(CACHE, "")
+    usual = segmented(checkpoint, LEAST_PASSES)
+    assert not np.array_equal(usual.probabilities, first.probabilities)
+    np.testing.assert_allclose(usual.probabilities, first.probabilities, atol=1e-5)
+    assert np.array_equal(segmented(checkpoint, LEAST_PASSES - 1).probabilities, short.probabilities)
