@@ -105,8 +105,8 @@ def whole_numbers(text: str) -> list[int]:
 class Ready:
     """A set that is ready to run.
 
-    ``task`` makes the training of a network on a split by a torch seed; ``facts`` go into every JSON; ``step``
-    is the batch and patch of a step.
+    ``task`` makes the training of a network on a split by a torch seed; ``facts`` go into every JSON;
+    ``step`` is the batch and patch of a step.
     """
 
     name: str
