@@ -11,34 +11,29 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
-import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from threading import Thread
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import cast
 
 import torch
 from platformdirs import user_cache_path
 from pydantic import BaseModel, PositiveFloat, TypeAdapter, ValidationError
 
-from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, lay_out
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.device import Precision, best_precision, usable_device
+from napari_prosma.training.device import best_precision, usable_device
 from napari_prosma.training.memory import ran_out_of_memory, release
+from napari_prosma.training.passes import Work, pass_of, with_signs
 
-T = TypeVar("T")
 CACHE = "PROSMA_CACHE"
 """Environment variable: the folder to remember in; empty = nothing is measured or remembered."""
 LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 2, 5, 2.0
@@ -50,7 +45,6 @@ USUAL_COMPILING = 60
 LEAST_PASSES = WORTH * len(LAYOUTS) * (1 + MOST_ROUNDS)
 TYPICAL: dict[int, tuple[int, ...]] = {2: (4, 1, 256, 256), 3: (2, 1, 64, 64, 64)}
 """Batches that a plan makes of gray images without further wishes (``data.fingerprint.BATCH_ELEMENTS``)."""
-_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -61,33 +55,9 @@ class Way:
     compiling: float = 0.0
 
 
-@dataclass(frozen=True)
-class Work:
-    """Passes of a network over inputs of ``shape`` (B, C, *spatial); a step is forward and backward."""
-
-    kind: Literal["forward", "step"]
-    spec: ModelSpec
-    shape: tuple[int, ...]
-    device: torch.device
-    precision: Precision = "32-true"
-
-    @property
-    def usual(self) -> Way:
-        """The way where nothing is measured."""
-        return Way(USUAL_LAYOUT[self.spec.dims])
-
-    @property
-    def key(self) -> str:
-        """All that the fastest way may depend on."""
-        where = f"{_processor()}, {torch.get_num_threads()} threads"
-        if self.device.type == "cuda":
-            where = torch.cuda.get_device_name(self.device)
-        versions = f"torch {torch.__version__}, napari-prosma {__version__}"
-        return " | ".join([self.in_words(), self.precision, where, versions, str(self.spec)])
-
-    def in_words(self) -> str:
-        does = "segmenting" if self.kind == "forward" else "training on"
-        return f"{does} {' x '.join(map(str, self.shape))}"
+def usual_way(spec: ModelSpec) -> Way:
+    """The way where nothing is measured."""
+    return Way(USUAL_LAYOUT[spec.dims])
 
 
 class Measured(BaseModel, frozen=True, extra="forbid"):
@@ -126,22 +96,22 @@ def fastest_way(work: Work, passes: float, seconds: float = math.inf) -> Generat
     seconds : float
         How long they may take at most.
     """
-    file = cache_file()
+    file, usual = cache_file(), usual_way(work.spec)
     is_short = passes < LEAST_PASSES or seconds < WORTH * SECONDS
     if is_short or file is None or work.device.type == "mps":
-        return work.usual
+        return usual
     measured = _remembered(file).get(work.key)
     if measured is None:
         try:
             _remember(file, {})  # told now, not after the measurement, that it cannot be written
             measured = yield from measure(work)
             if measured is None:
-                return work.usual
+                return usual
             # Where another process was faster, both go by what it found.
             measured = _remember(file, {work.key: measured} | _remembered(file))[work.key]
         except DataError as error:
             _say_once(str(error))
-            return work.usual
+            return usual
         yield Notice(f"Memory layout for {work.in_words()}: {measured.in_words()}")
     return measured.way(passes, seconds)
 
@@ -188,7 +158,7 @@ def measure(work: Work) -> Generator[Event, None, Measured | None]:
     yield Started(total, f"Measuring {work.in_words()}", str(work.device))
     taken: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
     try:
-        passes = {layout: _pass_of(work, layout) for layout in LAYOUTS}
+        passes = {layout: pass_of(work, layout) for layout in LAYOUTS}
         for turn in range(1 + MOST_ROUNDS):
             for layout, run in passes.items():
                 taken[layout].append(run())
@@ -206,16 +176,22 @@ def measure(work: Work) -> Generator[Event, None, Measured | None]:
     return Measured(layout=_faster(work, taken), seconds={name: min(each) for name, each in taken.items()})
 
 
-def computing(model: Network | Ensemble, work: Work, way: Way) -> Iterator[Event]:
-    """Make ``model`` compute that way; compiled by a first pass over zeros."""
+def computing(model: Network | Ensemble, work: Work, way: Way) -> Generator[Event, None, Network | Ensemble]:
+    """``model`` as it computes that way; it is compiled by a first pass over zeros."""
     lay_out(model, work.spec.dims, way.layout)
     if not way.compiling:
-        return
+        return model
     yield Started(math.ceil(way.compiling), f"Compiling, about {way.compiling:.0f} s", str(work.device))
-    for network in model.members if isinstance(model, Ensemble) else [model]:
-        network.compile()
+    networks = list(model.members) if isinstance(model, Ensemble) else [model]
+    members = [cast(Network, torch.compile(network)) for network in networks]
+    compiled = Ensemble(members) if isinstance(model, Ensemble) else members[0]
     zeros = torch.zeros(work.shape, device=work.device)
-    yield from _with_signs(torch.no_grad()(lambda: model(zeros)), way.compiling)
+    try:
+        yield from with_signs(torch.no_grad()(lambda: compiled(zeros)), way.compiling)
+    except Exception as error:  # whatever the compiler of this machine says
+        yield Notice(_not_compiled(error))
+        return model
+    return compiled
 
 
 def cache_file() -> Path | None:
@@ -228,81 +204,29 @@ def cache_file() -> Path | None:
 
 def _compiled(work: Work, found: Measured) -> Generator[Event, None, Measured]:
     """``found`` with what compiling brings."""
-    run = _pass_of(work, found.layout, compiled=True)
+    run = pass_of(work, found.layout, compiled=True)
     yield Started(USUAL_COMPILING, f"Compiling {work.in_words()}", str(work.device))
     try:
-        compiling = yield from _with_signs(run, USUAL_COMPILING)
+        compiling = yield from with_signs(run, USUAL_COMPILING)
         fastest = min(run() for _ in range(MOST_ROUNDS))
-    except Exception as error:  # whatever the compiler of this machine says
-        yield Notice(f"The network cannot be compiled here ({type(error).__name__}: {error})")
+    except Exception as error:  # as above
+        yield Notice(_not_compiled(error))
         return found
     return found.model_copy(update={"compiled": fastest, "compiling": compiling})
 
 
-def _with_signs(run: Callable[[], T], expected: float) -> Generator[Event, None, T]:
-    """What ``run`` gives, with a sign of life every second while it works in a thread.
-
-    Where the iterator is closed the thread works on, but does not keep the program from ending.
-    """
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(run())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    seconds, total = 0, math.ceil(expected)
-    while not future.done():
-        wait([future], timeout=1)
-        seconds += 1
-        yield Progress(min(seconds, total), total, f"{seconds} s")
-    return future.result()
-
-
-def _pass_of(work: Work, layout: Layout, compiled: bool = False) -> Callable[[], float]:
-    """A pass over noise that gives its seconds; the network is new, and no random number is taken."""
-    kept = [work.device] if work.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=kept):
-        network = lay_out(build_model(work.spec), work.spec.dims, layout)
-        image = torch.randn(work.shape).to(work.device)
-    network.to(work.device).train(work.kind == "step")
-    if compiled:
-        network.compile()
-    kind = work.device.type
-    half = torch.autocast(kind, _TYPES.get(work.precision), enabled=work.precision in _TYPES)
-
-    def run() -> float:
-        began = perf_counter()
-        with torch.random.fork_rng(devices=kept), torch.set_grad_enabled(work.kind == "step"):
-            with half:
-                logits = network(image)
-            if work.kind == "step":
-                network.zero_grad()
-                logits.float().square().mean().backward()
-        if kind != "cpu":
-            torch.accelerator.synchronize()
-        return perf_counter() - began
-
-    return run
+def _not_compiled(error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return f"The network could not be compiled ({said[:200]}); it computes as it is"
 
 
 def _faster(work: Work, taken: dict[Layout, list[float]]) -> Layout:
     """The usual layout unless another wins by its best and its median: what disturbs comes and goes."""
-    usual = work.usual.layout
+    usual = USUAL_LAYOUT[work.spec.dims]
     for layout, seconds in taken.items():
         if all(of(seconds) < of(taken[usual]) for of in (min, median)):
             return layout
     return usual
-
-
-@cache
-def _processor() -> str:
-    """Its name; what Python knows of it is the kind alone on Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _remembered(file: Path) -> dict[str, Measured]:
