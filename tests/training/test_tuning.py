@@ -19,6 +19,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import Segmentation, segment
 from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.passes import Work
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tuning import (
@@ -28,13 +29,13 @@ from napari_prosma.training.tuning import (
     WORTH,
     Measured,
     Way,
-    Work,
     fastest_way,
     tune,
 )
 
 CPU = torch.device("cpu")
 WORK = Work("forward", ModelSpec(2, 1, 1, (4, 6, 8)), (1, 1, 16, 16), CPU)
+USUAL = Way(USUAL_LAYOUT[2])
 
 
 @pytest.fixture
@@ -82,14 +83,14 @@ def unusual(file: Path, work: Work = WORK) -> Layout:
     ("passes", "seconds"), [(LEAST_PASSES - 1, np.inf), (LEAST_PASSES, 0.9 * WORTH * SECONDS)]
 )
 def test_short_work_measures_nothing_and_computes_as_usual(file: Path, passes: float, seconds: float) -> None:
-    assert chosen(passes=passes, seconds=seconds) == (WORK.usual, [])
+    assert chosen(passes=passes, seconds=seconds) == (USUAL, [])
     assert not file.exists()
 
 
 def test_short_work_computes_as_usual_whatever_is_remembered(file: Path) -> None:
     layout = unusual(file)
     assert chosen() == (Way(layout), [])
-    assert chosen(passes=LEAST_PASSES - 1) == (WORK.usual, [])
+    assert chosen(passes=LEAST_PASSES - 1) == (USUAL, [])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -175,13 +176,13 @@ def test_where_nothing_can_be_remembered_all_is_as_usual_and_said_once(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING):
-        assert chosen() == chosen() == (WORK.usual, [])
+        assert chosen() == chosen() == (USUAL, [])
     assert len([r for r in caplog.records if CACHE in r.message]) == 1
 
 
 def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, "")
-    assert chosen() == (WORK.usual, [])
+    assert chosen() == (USUAL, [])
 
 
 def test_tuning_replaces_what_was_remembered(file: Path) -> None:

@@ -31,7 +31,8 @@ from napari_prosma.training.augment import recipe_of
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import ran_out_of_memory, release
-from napari_prosma.training.tuning import Work, computing, fastest_way
+from napari_prosma.training.passes import Work
+from napari_prosma.training.tuning import computing, fastest_way
 
 T = TypeVar("T")
 OVERLAP = 0.5
@@ -128,12 +129,14 @@ def segment(
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Segmentation]:
         tiling = window_tiling(prepared, window, model.divisor, overlap)
-        yield from _as_fast_as_known(model, plan, tiling, prepared.axis, target, batch, 2 ** len(flips))
+        network = yield from _as_fast_as_known(
+            model, plan, tiling, prepared.axis, target, batch, 2 ** len(flips)
+        )
         yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
         result = _Result(prepared.image_shape, prepared.axis, len(kept), disagreement)
         background, done = Background(plan), 0
         for found in label_rows(
-            model,
+            network,
             prepared,
             tiling,
             batch=batch,
@@ -173,15 +176,15 @@ def _as_fast_as_known(
     device: torch.device,
     batch: int,
     mirrored: int,
-) -> Iterator[Event]:
-    """Let ``model`` compute the way that is fastest for these windows on this machine."""
+) -> Generator[Event, None, Network | Ensemble]:
+    """``model`` as it computes fastest on this machine over these windows."""
     window = list(tiling.window[-plan.dims :])
     window.insert(axis, window.pop(0))  # as the network sees it
     shape = (1 if device.type == "cpu" else batch, plan.channels, *window)
     members = len(model.members) if isinstance(model, Ensemble) else 1
     work = Work("forward", model.spec, shape, device)
     way = yield from fastest_way(work, len(tiling.starts) * mirrored * members / shape[0])
-    yield from computing(model, work, way)
+    return (yield from computing(model, work, way))
 
 
 class _Result:

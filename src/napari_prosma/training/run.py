@@ -64,6 +64,7 @@ from napari_prosma.training.losses import chosen_weights
 from napari_prosma.training.memory import peak_memory, ran_out_of_memory, release
 from napari_prosma.training.metrics import case_metrics, mean_metrics
 from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.passes import Work
 from napari_prosma.training.planning import (
     class_counts,
     plan_for,
@@ -97,7 +98,7 @@ from napari_prosma.training.schedule import (
 from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import architecture, baseline, set_training, take_over, trained_parts
-from napari_prosma.training.tuning import Way, Work, fastest_way
+from napari_prosma.training.tuning import Way, fastest_way, usual_way
 from napari_prosma.training.validation import (
     InPrecision,
     gate_state,
@@ -289,7 +290,7 @@ def _way(
     precision = best_precision(processes.device) if config.precision == "auto" else config.precision
     shape = (plan.batch, plan.channels, *plan.patch)
     work = Work("step", spec, shape, processes.device, precision)
-    way = work.usual
+    way = usual_way(spec)
     if resumed is not None:
         return Way(resumed.place.get("layout", way.layout), resumed.place.get("compiling", 0.0))
     if processes.is_first:
