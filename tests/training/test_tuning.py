@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -14,9 +15,11 @@ import torch
 
 from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress, Started
-from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, build_model, lay_out
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
+from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import Segmentation, segment
+from napari_prosma.segmentation.windows import unwrap
 from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.passes import Work
@@ -29,6 +32,7 @@ from napari_prosma.training.tuning import (
     WORTH,
     Measured,
     Way,
+    computing,
     fastest_way,
     tune,
 )
@@ -74,6 +78,12 @@ def unusual(file: Path, work: Work = WORK) -> Layout:
     if f'"layout": "{usual}"' in file.read_text():
         turn_round(file)
     return next(layout for layout in LAYOUTS if layout != usual)
+
+
+def remember(file: Path, seconds: dict[Layout, float], **compiled: float) -> None:
+    """Let ``WORK`` have been measured so, with the usual layout chosen."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({WORK.key: {"layout": USUAL.layout, "seconds": seconds, **compiled}}))
 
 
 # ---- what is chosen ---------------------------------------------------------------------------------------
@@ -185,11 +195,15 @@ def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatc
     assert chosen() == (USUAL, [])
 
 
-def test_tuning_replaces_what_was_remembered(file: Path) -> None:
-    unusual(file)
-    found = [event for event in tune([WORK]) if isinstance(event, Finished)][-1].result
-    assert chosen() == (Way(found[WORK].layout), [])
-    assert set(found[WORK].seconds) == set(LAYOUTS)
+def test_tuning_measures_again_and_replaces_what_was_remembered(file: Path) -> None:
+    remember(file, dict.fromkeys(LAYOUTS, 1e6))
+    *_, finished = tune([WORK])
+    assert isinstance(finished, Finished)
+    found = finished.result[WORK]
+    assert set(found.seconds) == set(LAYOUTS)
+    assert max(found.seconds.values()) < 1e3
+    assert json.loads(file.read_text())[WORK.key]["seconds"] == found.seconds
+    assert chosen() == (Way(found.layout), [])
 
 
 # ---- a run ------------------------------------------------------------------------------------------------
@@ -288,3 +302,51 @@ def test_the_same_image_gives_the_same_mask_each_time(
     assert not np.array_equal(usual.probabilities, first.probabilities)
     np.testing.assert_allclose(usual.probabilities, first.probabilities, atol=1e-5)
     assert np.array_equal(segmented(checkpoint, LEAST_PASSES - 1).probabilities, short.probabilities)
+
+
+# ---- compiled ---------------------------------------------------------------------------------------------
+
+
+def made(model: Network | Ensemble, work: Work) -> tuple[Network | Ensemble, list[Event]]:
+    """The model as ``computing`` makes it, without a compiler's minute, and what was said until then."""
+
+    def pull() -> Iterator[Event]:
+        found.append((yield from computing(model, work, Way("contiguous", 2.0))))
+
+    found: list[Network | Ensemble] = []
+    with torch.compiler.set_stance("force_eager"):
+        said = list(pull())
+    return found[0], said
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_is_compiled_is_the_same_model(members: int) -> None:
+    networks = [build_model(WORK.spec).eval() for _ in range(members)]
+    model = networks[0] if members == 1 else Ensemble(networks)
+    compiled, said = made(model, WORK)
+    assert compiled is not model
+    assert unwrap(compiled).spec == WORK.spec
+    assert {type(event) for event in said} == {Started, Progress}
+    image = torch.randn(WORK.shape)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        assert torch.equal(compiled(image), model(image))
+
+
+def test_what_cannot_be_compiled_computes_as_it_is() -> None:
+    network = build_model(WORK.spec).eval()
+    found, said = made(network, replace(WORK, shape=(1, 2, 16, 16)))  # a channel too many fails, too
+    assert found is network
+    assert isinstance(said[-1], Notice)
+    assert "could not be compiled" in said[-1].message
+
+
+def test_tuning_tells_what_compiling_brings(file: Path) -> None:
+    with torch.compiler.set_stance("force_eager"):
+        *_, finished = tune([WORK], compiled=True)
+    assert isinstance(finished, Finished)
+    assert 0 < finished.result[WORK].compiled < 10
+    kept = json.loads(file.read_text())[WORK.key]
+    assert (kept["compiled"], kept["compiling"]) == (
+        finished.result[WORK].compiled,
+        finished.result[WORK].compiling,
+    )

@@ -52,8 +52,7 @@ class Work:
 
 def pass_of(work: Work, layout: Layout, compiled: bool = False) -> Callable[[], float]:
     """A pass over noise that gives its seconds; the network is new, and no random number is taken."""
-    kept = [work.device] if work.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=kept):
+    with torch.random.fork_rng(devices=[]):
         network = lay_out(build_model(work.spec), work.spec.dims, layout)
         image = torch.randn(work.shape).to(work.device)
     network.to(work.device).train(work.kind == "step")
@@ -64,7 +63,7 @@ def pass_of(work: Work, layout: Layout, compiled: bool = False) -> Callable[[], 
 
     def run() -> float:
         began = perf_counter()
-        with torch.random.fork_rng(devices=kept), torch.set_grad_enabled(work.kind == "step"):
+        with torch.set_grad_enabled(work.kind == "step"):
             with half:
                 logits = network(image)
             if work.kind == "step":
