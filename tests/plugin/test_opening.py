@@ -26,10 +26,11 @@ from napari_prosma.plugin.inspect_panel import SHOWN_AT_FIRST
 from napari_prosma.plugin.panel import Panel
 
 
-def test_opening_a_panel_imports_neither_torch_nor_matplotlib():
-    modules = ("train_panel", "check_window", "segment_panel", "inspect_panel", "reader", "writer", "samples")
+def test_opening_a_panel_imports_nothing_slow():
+    panels = ("train_panel", "check_window", "segment_panel", "inspect_panel", "evaluate_panel")
+    modules = (*panels, "reader", "writer", "samples")
     imports = ", ".join(f"napari_prosma.plugin.{name}" for name in modules)
-    costly = "('torch', 'monai', 'matplotlib.pyplot', 'matplotlib.figure')"
+    costly = "('torch', 'monai', 'matplotlib', 'scipy.ndimage', 'scipy.spatial')"
     program = f"import sys, {imports}\nprint([name for name in {costly} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -39,7 +39,6 @@ from napari_prosma.plugin.layers import (
     go_to,
     hide_previews,
     keeping_selection,
-    know_units,
     map_layer,
 )
 from napari_prosma.plugin.live import LiveCase
@@ -96,7 +95,6 @@ class DoubtedLabels(QWidget):
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
-        know_units()
         self.viewer = viewer
         self.rows: list[DoubtedLabel] = []
         self.run_dir: Path | None = None

@@ -45,6 +45,7 @@ from napari_prosma.plugin.layers import (
     image_layer,
     labels_layer,
 )
+from napari_prosma.plugin.loading import EVALUATION
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
 
@@ -59,6 +60,8 @@ _CLASS_COLUMN = 1
 
 class EvaluatePanel(Panel):
     """Measure predictions against the truth, and open the cases that went wrong."""
+
+    needs = EVALUATION
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Evaluate")

@@ -38,6 +38,7 @@ from napari_prosma.plugin.inspect_view import region_on_screen
 from napari_prosma.plugin.inspect_what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect_words import exactness, table_of_measures
 from napari_prosma.plugin.layers import class_indices, hide_previews
+from napari_prosma.plugin.loading import INSPECTION
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
 
@@ -49,6 +50,8 @@ __all__ = ["SHOWN_AT_FIRST", "InspectPanel"]
 
 class InspectPanel(Panel):
     """Show what the gates of a model did to an image."""
+
+    needs = INSPECTION
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Inspect")
@@ -77,7 +80,7 @@ class InspectPanel(Panel):
         self.lay_out()
         newest = newest_run()
         if newest is not None:
-            self.model.set_path(newest)
+            self.model.field.show_path(newest)
 
     @property
     def record(self) -> GateRecord | None:
@@ -101,6 +104,9 @@ class InspectPanel(Panel):
             self.status.tell(f"Saved {len(event.result)} files in {event.result[0].parent}")
         elif isinstance(event, Finished):
             self._show_result(event.result)
+
+    def prepared(self) -> None:
+        self.model.read()
 
     def close_down(self) -> None:
         self.model.let_go()

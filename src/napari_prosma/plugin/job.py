@@ -25,6 +25,7 @@ from superqt.utils import GeneratorWorker
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
+from napari_prosma.plugin.layers import know_units
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two ``Progress`` events that reach the main thread."""
@@ -89,6 +90,7 @@ class Job(QObject):
         if self._run is not None:
             raise RuntimeError(f"{title} cannot start before the run in progress has ended")
         _make_room_for_a_thread()
+        know_units()  # the thread may make layers
         failure: list[Exception] = []
         worker = create_worker(
             _Titled(title, _events, make_events, failure),

@@ -1,31 +1,83 @@
-"""What training and segmentation need is imported in a thread, piece by piece, with a word to the user."""
+"""What runs need is imported in a thread, piece by piece, with a word to the user."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
-from collections.abc import Iterator
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 from napari_prosma.events import Event, Started
 from napari_prosma.plugin.layers import load_layers
 
-SLOW_TO_IMPORT = {
+TRAINING = {
     "matplotlib.figure": "Matplotlib",
     "torch": "PyTorch",
     "lightning_fabric": "Lightning",
     "napari_prosma.training.run": "the training",
     "napari_prosma.training.curves": "the curves",
 }
-"""Modules that training needs, as the user is told of them."""
+"""Modules that are slow to import, as the user is told of them; the same below."""
+SEGMENTATION = {
+    "torch": "PyTorch",
+    "napari_prosma.segmentation.segment": "the segmentation",
+    "napari_prosma.segmentation.cleaning": "the cleaning",
+}
+INSPECTION = {
+    "torch": "PyTorch",
+    "matplotlib.figure": "Matplotlib",
+    "napari_prosma.inspection.what_if": "the inspection",
+    "napari_prosma.inspection.readout": "the inspection",
+}
+EVALUATION = {
+    "torch": "PyTorch",
+    "matplotlib.figure": "Matplotlib",
+    "napari_prosma.segmentation.evaluate": "the measures",
+}
+
+SIGN_SECONDS = 0.1
+"""For the window to say what is loaded: a library that it needs then must wait while PyTorch's is mapped."""
 
 
-def loading() -> Iterator[Event]:
+def loading(modules: Mapping[str, str] = TRAINING) -> Iterator[Event]:
     """Import what is slow to import, with a chance to stop in between."""
-    gc.disable()  # a few hundred thousand new objects make Python search for garbage time and again
+    # A few hundred thousand new objects make Python search for garbage time and again, in the end all of them
+    # at once (0.16 s); modules are no garbage, and are counted as old without a look.
+    gc.disable()
     try:
-        for module, name in SLOW_TO_IMPORT.items():
-            yield Started(0, f"Loading {name}")
+        for module, name in modules.items():
+            if module not in sys.modules:
+                yield Started(0, f"Loading {name}")
+            if module == "torch":
+                map_torch()
             import_module(module)
         load_layers()
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
+
+
+def map_torch() -> None:
+    """Map PyTorch's library, before it is imported in a thread, without halting the other threads.
+
+    An import keeps Python's lock while the system maps a library, here 400 MB: the window stood still for
+    0.14 s, and for 0.7 s where the file was not in memory yet. A foreign function gives the lock back. On
+    other systems than Linux, or where it cannot be mapped so, the import does it.
+    """
+    found = find_spec("torch")
+    if sys.platform != "linux" or "torch" in sys.modules or found is None or found.origin is None:
+        return
+    time.sleep(SIGN_SECONDS)
+    folder = Path(found.origin).parent / "lib"
+    map_library = ctypes.CDLL(None).dlopen
+    map_library.argtypes, map_library.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
+    # In the order and the ways of torch's own start, whose library of dependencies all others may see.
+    map_library(bytes(folder / "libtorch_global_deps.so"), os.RTLD_NOW | os.RTLD_GLOBAL)
+    map_library(bytes(folder / "libtorch.so"), os.RTLD_NOW)

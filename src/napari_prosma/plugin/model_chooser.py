@@ -15,6 +15,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.choosers import PathField
 from napari_prosma.plugin.job import Ending, Job
+from napari_prosma.plugin.loading import map_torch
 from napari_prosma.plugin.panel import Message, epochs_in_words
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class ModelChooser(QWidget):
         self.field.show_path(path)
         self._read(path)
 
+    def read(self) -> None:
+        """Describe the model that is shown, unless that is done or under way."""
+        if self.path is not None and self.path != self._wanted:
+            self._read(self.path)
+
     def required_path(self) -> Path:
         """The path.
 
@@ -129,6 +135,7 @@ class ModelChooser(QWidget):
 
 def _reading(path: Path) -> Iterator[Event]:
     yield Started(0, "Reading the model")
+    map_torch()
     from napari_prosma.nn.spec import WIDTHS
     from napari_prosma.training.checkpoint import load_checkpoint
 

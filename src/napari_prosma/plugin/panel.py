@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 import napari
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
@@ -26,7 +28,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.fields import group
-from napari_prosma.plugin.job import Ending, Job
+from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.loading import loading
 
 ERROR_COLOUR = "#ff6b6b"
 PANEL_WIDTH = 350
@@ -111,8 +114,12 @@ class Panel(QWidget):
     """A form above the buttons and the progress of one run.
 
     A panel adds its fields by ``add_group``, calls ``lay_out``, and implements ``begin`` (called by the
-    start button), ``happened`` for each event and ``ended``.
+    start button), ``happened`` for each event and ``ended``. What its runs need is loaded behind it as soon
+    as it was painted, with a busy sign; ``prepared`` is called then.
     """
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Modules that are slow to import, by what the user is told."""
 
     def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
         super().__init__()
@@ -121,6 +128,10 @@ class Panel(QWidget):
         self.job.happened.connect(self._happened)
         self.job.held.connect(self._held)
         self.job.ended.connect(self._ended)
+        self._was_painted = False
+        self.preparing = Job(self, notify=False)
+        self.preparing.happened.connect(self._tell_preparing)
+        self.preparing.ended.connect(self._preparing_ended)
 
         self.start_button = QPushButton(start_text)
         self.pause_button = QPushButton("Pause")
@@ -135,6 +146,7 @@ class Panel(QWidget):
         self.progress_bar.setTextVisible(False)
         self.progress_bar.setMaximumHeight(8)
         self.status = Message()
+        self.preparation = Message()
         self._progress = ""
 
         self.scroll_area = QScrollArea()
@@ -158,18 +170,26 @@ class Panel(QWidget):
     def ended(self, ending: Ending) -> None:
         """The run is over; the panel can start another one."""
 
+    def prepared(self) -> None:
+        """What runs need is loaded, behind a panel that the user sees."""
+
     def close_down(self) -> None:
         """Stop what runs, wait until it is saved, and let go of the viewer."""
+        self.preparing.close(SHORT_WAIT)
         self.job.close()
 
     def event(self, event: QEvent | None) -> bool:
         # napari's close button takes the panel out of its dock without closing it.
         if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.close_down()
+        if event is not None and event.type() == QEvent.Type.Paint and not self._was_painted:
+            self._was_painted = True
+            QTimer.singleShot(0, self._prepare)
         return super().event(event)
 
     def run(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
         """Run events in the panel's job."""
+        self.preparation.tell("")
         self.status.tell("Starting")
         self.job.start(title, make_events)
         self._show_running(True)
@@ -200,9 +220,26 @@ class Panel(QWidget):
         layout.addLayout(row)
         layout.addWidget(self.progress_bar)
         layout.addWidget(self.status)
+        layout.addWidget(self.preparation)
         layout.addLayout(self.below)
         self.setMinimumWidth(PANEL_WIDTH)
         self._show_running(False)
+
+    def _prepare(self) -> None:
+        if self.isVisible():  # else it was closed at once
+            self.preparing.start("ProSMA: getting ready", partial(loading, self.needs))
+            self._show_running(self.job.is_running)
+
+    def _tell_preparing(self, event: Event) -> None:
+        if isinstance(event, Started) and not self.job.is_running:
+            self.preparation.tell(f"{event.message}…")
+
+    def _preparing_ended(self, ending: Ending) -> None:
+        self.preparation.tell("")
+        if not self.job.is_running:
+            self._show_running(False)
+        if ending.error is None and not ending.stopped:
+            self.prepared()
 
     def _begin(self) -> None:
         try:
@@ -271,5 +308,5 @@ class Panel(QWidget):
         self.is_held = False
         self.pause_button.setText("Pause")
         self.stop_button.setEnabled(running)
-        self.progress_bar.setRange(0, 0 if running else 1)
+        self.progress_bar.setRange(0, 0 if running or self.preparing.is_running else 1)
         self.progress_bar.setValue(0)

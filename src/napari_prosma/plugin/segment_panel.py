@@ -38,6 +38,7 @@ from napari_prosma.plugin.layers import (
     hide_previews,
     keeping_selection,
 )
+from napari_prosma.plugin.loading import SEGMENTATION
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import Message, Panel, open_panel
 from napari_prosma.plugin.results import (
@@ -89,6 +90,8 @@ class ResultChooser(LayerChooser):
 class SegmentPanel(Panel):
     """Segment image layers with a trained model; look at, clean, correct and keep what it found."""
 
+    needs = SEGMENTATION
+
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
         self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
@@ -126,7 +129,7 @@ class SegmentPanel(Panel):
         self._result_chosen()
         newest = newest_run()
         if newest is not None:
-            self.model.set_path(newest)
+            self.model.field.show_path(newest)
 
     @property
     def result(self) -> Result | None:
@@ -182,6 +185,9 @@ class SegmentPanel(Panel):
 
     def remark(self) -> str:
         return f"image {self._number} of {self._of}" if self._of > 1 and self._number else ""
+
+    def prepared(self) -> None:
+        self.model.read()
 
     def close_down(self) -> None:
         self.model.let_go()

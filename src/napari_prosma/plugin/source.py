@@ -319,9 +319,6 @@ class Source(QWidget):
         self.check_button.setVisible(by_folder)
         if by_folder:
             self._tell_folder()
-        elif not self.scan.is_running:
-            # What training needs is imported while the user paints, so that the first preview comes soon.
-            self.scan.start("ProSMA: getting ready", loading)
         self._layers_changed()
 
     def _layers_changed(self) -> None:

@@ -32,11 +32,10 @@ from napari_prosma.events import (
 from napari_prosma.plugin.choices import new_run_folder, runs_folder
 from napari_prosma.plugin.examples import Examples
 from napari_prosma.plugin.job import Ending
-from napari_prosma.plugin.layers import know_units
 from napari_prosma.plugin.leaving import Leaving
 from napari_prosma.plugin.live import LiveCase, LiveSteering
 from napari_prosma.plugin.live_preview import LiveLoop
-from napari_prosma.plugin.loading import loading
+from napari_prosma.plugin.loading import TRAINING, loading
 from napari_prosma.plugin.outcome import Outcome
 from napari_prosma.plugin.panel import Message, Panel, epochs_in_words, open_panel
 from napari_prosma.plugin.preview import PreviewLayers
@@ -60,9 +59,10 @@ USUAL_WAIT = 15.0
 class TrainPanel(Panel):
     """Train a segmentation network on a folder, or on an image layer and the labels drawn on it."""
 
+    needs = TRAINING
+
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, START, pausable=True)
-        know_units()
         self._run: PlannedRun | None = None
         self._steering = Steering()
         self._suggested: Path | None = None
