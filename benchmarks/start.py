@@ -4,9 +4,11 @@
 
 Every figure is the median over fresh processes, beside the wall clock in processor time, which hardly depends
 on what else the machine does. What the interpreter alone takes to start is told and not
-subtracted. A panel is timed in a napari that is open, from the menu entry to its first painting; ``torch``
-and ``monai`` say whether it had waited for them by then. Goals: ``prosma --help`` 0.3 s, a panel 0.5 s,
-discovery imports nothing of ours.
+subtracted. A panel is timed in a napari that is open, from the menu entry until it is painted for the first
+time; ``modules`` says whether it had waited for ``torch`` or ``monai`` by then. Then it loads what its runs
+need: until when (``ready``, from the menu entry), and the longest stall of the window meanwhile. In the same
+session an image and labels are opened, and another panel is timed. A model of an earlier run is there to be
+offered. Goals: ``prosma --help`` 0.3 s, a panel 0.5 s, discovery imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -24,8 +29,10 @@ from typing import Any
 
 import psutil
 
-PANELS = ("Train", "Segment", "Inspect gates", "Evaluate")
-HEAVY = ("torch", "monai", "matplotlib", "napari", "lightning_fabric", "scipy", "skimage")
+SECOND = {"Train": "Segment", "Segment": "Inspect gates", "Inspect gates": "Evaluate", "Evaluate": "Train"}
+"""Panels, and which one is opened after each in the same session."""
+HEAVY = ("torch", "monai", "matplotlib", "napari", "lightning_fabric", "scipy", "skimage", "nibabel")
+PACKAGES = ("napari-prosma", "napari", "PyQt6", "torch", "numpy", "typer", "rich")
 
 LOADED = f"""
 import json, sys
@@ -48,39 +55,69 @@ print(json.dumps({"seconds": perf_counter() - begun, "processor": process_time()
 PANEL = (
     LOADED
     + """
-from time import perf_counter, process_time
-import napari
+import os
+from time import perf_counter, process_time, sleep
+import napari, numpy
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QApplication
 
 class Painted(QObject):
-    at = None
+    was = False
     def eventFilter(self, watched, event):
-        if self.at is None and event.type() == QEvent.Type.Paint:
-            self.at = perf_counter()
+        self.was = self.was or event.type() == QEvent.Type.Paint
         return False
 
+def turn(until, seconds):
+    # The longest that the event loop took for a turn.
+    longest, last = 0.0, perf_counter()
+    end = last + seconds
+    while not until() and last < end:
+        QApplication.processEvents()
+        sleep(0.001)
+        longest, last = max(longest, perf_counter() - last), perf_counter()
+    return longest
+
+def open_panel(name):
+    painted, begun, work = Painted(), perf_counter(), process_time()
+    _, panel = viewer.window.add_plugin_dock_widget("napari-prosma", name)
+    panel.installEventFilter(painted)
+    while not painted.was:
+        QApplication.processEvents()
+    taken = {"seconds": perf_counter() - begun, "processor": process_time() - work, **loaded()}
+    taken["stall"] = turn(lambda: panel.preparing.is_running, 5)
+    taken["stall"] = max(taken["stall"], turn(lambda: not panel.preparing.is_running, 60))
+    taken["ready"] = perf_counter() - begun
+    return taken
+
 viewer = napari.Viewer()
-end = perf_counter() + 3
-while perf_counter() < end:
-    QApplication.processEvents()
-painted, begun, work = Painted(), perf_counter(), process_time()
-_, panel = viewer.window.add_plugin_dock_widget("napari-prosma", sys.argv[1])
-panel.installEventFilter(painted)
-while painted.at is None and perf_counter() < begun + 60:
-    QApplication.processEvents()
-taken = {"seconds": painted.at - begun, "processor": process_time() - work, **loaded()}
-print(json.dumps(taken), flush=True)
-import os
+turn(lambda: False, 2)
+first = open_panel(sys.argv[1])
+viewer.add_image(numpy.random.rand(256, 256))
+viewer.add_labels(numpy.zeros((256, 256), numpy.uint8))
+turn(lambda: False, 1)
+print(json.dumps({"first": first, "second": open_panel(sys.argv[2])}), flush=True)
 os._exit(0)
 """
 )
+MODEL = """
+import sys
+from pathlib import Path
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.phantoms import sample_folder
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+data = find_cases(sample_folder() / "ultrasound")
+config = TrainConfig(run_dir=Path(sys.argv[1]), widths="quick", epochs=1, steps_per_epoch=1, batch=1)
+for _ in train(config, data.cases, data.class_names):
+    pass
+"""
 
 
-def fresh(command: list[str]) -> tuple[float, float, str]:
+def fresh(command: list[str], home: Path) -> tuple[float, float, str]:
     """Seconds, processor seconds, and the last line of what a new process prints."""
     begun, before = perf_counter(), os.times()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     seconds, after = perf_counter() - begun, os.times()
     work = after.children_user + after.children_system - before.children_user - before.children_system
     if done.returncode:
@@ -88,23 +125,32 @@ def fresh(command: list[str]) -> tuple[float, float, str]:
     return seconds, work, (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def repeated(command: list[str], processes: int) -> dict[str, Any]:
-    """Median over fresh processes; a first one, which reads files into memory, is not counted."""
-    taken: list[tuple[float, float]] = []
-    said: dict[str, Any] = {}
-    for turn in range(processes + 1):
-        seconds, work, line = fresh(command)
+def repeated(command: list[str], processes: int, home: Path) -> dict[str, dict[str, Any]]:
+    """Rows with medians over fresh processes; a first one, which reads files into memory, is not counted.
+
+    One row, or one for each thing that the process times itself.
+    """
+    taken: list[dict[str, dict[str, Any]]] = []
+    for _ in range(processes + 1):
+        seconds, work, line = fresh(command, home)
         said = json.loads(line) if line.startswith("{") else {}
-        if turn:
-            taken.append((said.get("seconds", seconds), said.get("processor", work)))
-    seconds, work = (median(values) for values in zip(*taken, strict=True))
-    return {"seconds": seconds, "processor": work, **{k: said[k] for k in ("ours", "heavy") if k in said}}
+        rows = said if "first" in said else {"": {"seconds": seconds, "processor": work, **said}}
+        taken.append(rows)
+    return {
+        name: {key: middle([rows[name][key] for rows in taken[1:]]) for key in row}
+        for name, row in rows.items()
+    }
+
+
+def middle(values: list[Any]) -> Any:
+    """The median of numbers; of anything else the last one."""
+    return median(values) if isinstance(values[-1], float) else values[-1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--panels", default=",".join(PANELS), help="empty for none")
+    parser.add_argument("--panels", default=",".join(SECOND), help="empty for none")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     python = [sys.executable, "-c"]
@@ -114,22 +160,30 @@ def main() -> None:
         "prosma --help": [sys.executable, "-m", "napari_prosma", "--help"],
         "prosma --version": [sys.executable, "-m", "napari_prosma", "--version"],
         "plugin discovery": [*python, DISCOVERY],
-        **{f"panel {name}": [*python, PANEL, name] for name in given.panels.split(",") if name},
+        **{f"panel {name}": [*python, PANEL, name, SECOND[name]] for name in given.panels.split(",") if name},
     }
     result: dict[str, Any] = {
+        "command": shlex.join(["benchmarks/start.py", *sys.argv[1:]]),
         "machine": platform.platform(),
         "cores": os.cpu_count(),
-        "load": psutil.getloadavg()[0],
+        "load before": psutil.getloadavg()[0],
         "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
         "processes": given.processes,
     }
-    print(f"{'':24} {'seconds':>8} {'processor':>9}  modules of ours, heavy ones")
-    for name, command in commands.items():
-        row = result[name] = repeated(command, given.processes)
-        modules = f"{len(row['ours'])}, {' '.join(row['heavy']) or 'none'}" if "ours" in row else ""
-        print(f"{name:24} {row['seconds']:8.2f} {row['processor']:9.2f}  {modules}", flush=True)
+    print(f"{'':28} {'seconds':>8} {'processor':>9} {'ready':>6} {'stall':>6}  modules of ours, heavy ones")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        fresh([*python, MODEL, str(home / "prosma-runs" / "earlier")], home)
+        for name, command in commands.items():
+            for which, row in repeated(command, given.processes, home).items():
+                key = f"panel {command[-1]}, second" if which == "second" else name
+                result[key] = row
+                later = "".join(f"{row[k]:7.2f}" if k in row else " " * 7 for k in ("ready", "stall"))
+                modules = f"{len(row['ours'])}, {' '.join(row['heavy']) or 'none'}" if "ours" in row else ""
+                print(f"{key:28} {row['seconds']:8.2f} {row['processor']:9.2f}{later}  {modules}", flush=True)
     if given.out:
-        given.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+        given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
