@@ -2,12 +2,14 @@
 
     python benchmarks/paper_curves.py benchmarks/results/paper-table1.json --out docs/images/paper-curves.png
 
-Takes what ``paper.py --summary`` writes. A run that diverged ends where it did, and its name says so.
+Takes what ``paper.py --summary`` writes. A run that diverged ends where it did, and its name says so. The
+picture keeps the digest of its files, by which a test tells whether it is still theirs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,10 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("summaries", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, required=True, help="a .png or .svg")
+    parser.add_argument("--out", type=Path, required=True, help="a .png")
     chosen = parser.parse_args(arguments)
     figure = draw([json.loads(path.read_text()) for path in chosen.summaries])
-    figure.savefig(chosen.out, dpi=DPI)
+    figure.savefig(chosen.out, dpi=DPI, metadata={"Description": digest(chosen.summaries)})
+
+
+def digest(summaries: Sequence[Path]) -> str:
+    """Of what is in the files, in their order."""
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in summaries), digest_size=8).hexdigest()
 
 
 def draw(summaries: Sequence[dict[str, Any]]) -> Figure:
@@ -81,7 +88,9 @@ def colour(model: str) -> str:
 def title(summary: dict[str, Any]) -> str:
     """Which table, and of which set."""
     table = summary["command"].split("paper.py ")[1].split()[0].replace("table", "Table ")
-    return f"{table}, {summary['runs'][0]['data']['set'].removeprefix('Task04_')}"
+    data = summary["runs"][0]["data"]
+    whole = " by clusters" * data.get("clusters kept whole", False)
+    return f"{table}, {data['set'].removeprefix('Task04_')}{whole}"
 
 
 if __name__ == "__main__":
