@@ -34,6 +34,9 @@ SECOND = {"Train": "Segment", "Segment": "Inspect gates", "Inspect gates": "Eval
 HEAVY = ("torch", "monai", "matplotlib", "napari", "lightning_fabric", "scipy", "skimage", "nibabel")
 PACKAGES = ("napari-prosma", "napari", "PyQt6", "torch", "numpy", "typer", "rich")
 
+BUSY, LONGEST_WAIT = 20.0, 60.0
+"""Per cent of the processor that others use; above it a process waits, for so many seconds at most."""
+
 LOADED = f"""
 import json, sys
 def loaded():
@@ -114,7 +117,10 @@ for _ in train(config, data.cases, data.class_names):
 
 
 def fresh(command: list[str], home: Path) -> tuple[float, float, str]:
-    """Seconds, processor seconds, and the last line of what a new process prints."""
+    """Seconds, processor seconds and the last line that a new process prints, once the machine is calm."""
+    end = perf_counter() + LONGEST_WAIT
+    while psutil.cpu_percent(1.0) > BUSY and perf_counter() < end:
+        pass
     begun, before = perf_counter(), os.times()
     environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
