@@ -170,7 +170,7 @@ def main() -> None:
     }
     result: dict[str, Any] = {
         "command": shlex.join(["benchmarks/start.py", *sys.argv[1:]]),
-        "machine": platform.platform(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "load before": psutil.getloadavg()[0],
         "python": platform.python_version(),
