@@ -133,6 +133,9 @@ def figures() -> dict[str, str]:
         "spatial: best cut": "IoU of {} at a cut of {:.2f}".format(
             percent(seen_again[1029]["iou_best_cut"]), seen_again[1029]["best_cut"]
         ),
+        "spatial: another seed": "{:.1f} times the true area and its IoU is {}".format(
+            seen_again[1]["area"], percent(seen_again[1]["iou_micro"])
+        ),
         "spatial: psi": span([skip["psi_mean"] for skip in runs["spatial"]["gates"][LAST].values()], 2),
         "9: one channel": span(
             [gate["channel_spread"] for gate in runs["channel"]["gates"][LAST].values()], 3
