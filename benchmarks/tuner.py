@@ -1,12 +1,13 @@
 """Whether the tuner finds the fastest way: its pick beside the best fixed choice, in six settings.
 
     python benchmarks/tuner.py --out tuner.json
-    python benchmarks/tuner.py --settings "3d tiny" --rounds 15
+    python benchmarks/tuner.py --settings "3d tiny" --rounds 15 --out tuner.json
 
 In each setting the tuner measures as it does at the first use on a machine (``training.tuning``). Then every
 fixed choice takes its turn in each round. A choice's time is that of its fastest round, since what else the
-machine does only adds; choices are told relative to the best. The goal is a pick within 3 % of it. Beside them
-stands bfloat16 for the forward pass on the CPU, which the tuner does not choose.
+machine does only adds; choices are told relative to the best. The goal is a pick within 3 % of it. Beside
+them stands bfloat16 for the forward pass on the CPU, which the tuner does not choose. What the file holds of
+other settings is kept.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def main() -> None:
         "goal": GOAL,
         "settings": {},
     }
+    if given.out and given.out.exists():
+        result["settings"] = json.loads(given.out.read_text(encoding="utf-8"))["settings"]
     for name in given.settings.split(","):
         widths, shape = SETTINGS[name]
         spec = ModelSpec(len(shape) - 2, 1, 1, WIDTHS[widths])
@@ -102,8 +105,8 @@ def main() -> None:
                 f"{row['ratio of the usual']:.3f}; tuned in {row['seconds of tuning']:.1f} s",
                 flush=True,
             )
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if given.out:
+                given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
