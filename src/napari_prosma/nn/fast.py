@@ -5,11 +5,11 @@ The same numbers to rounding, from fewer and better-suited operations:
 - Batch norms that are not learning are folded into the 1x1 convolution before them.
 - The compatibility v lies channels-last, where depthwise convolutions are several times faster, and a dilated
   one is a plain one on every phase of the grid (all positions whose coordinates leave the same remainders).
-- For the backward pass only v, u and the masks are kept; what lies between them is computed again. A fresh
-  tensor costs more than most operations on it.
+- Where a gate has few channels, several positions side by side are taken as channels, which fills the
+  processor's vectors.
 
-``applies`` says where. Everywhere else, such as on a GPU, under autocast and in an exported or compiled
-network, the gate computes as it is written.
+``applies`` says where, without gradients; ``nn.fast_learning`` is for gates that learn. Everywhere else, such
+as on a GPU, under autocast and in an exported or compiled network, the gate computes as it is written.
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
-
-from napari_prosma.nn.prox import soft_threshold
 
 Pointwise = nn.Conv2d | nn.Conv3d
-_CONV = {4: F.conv2d, 5: F.conv3d}
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-_LANES = 16
-"""Channels from which PyTorch's depthwise kernels fill the processor's vectors."""
+CONV = {4: F.conv2d, 5: F.conv3d}
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_LANES = 64
+"""Channels from which PyTorch's kernels fill the processor's vectors."""
 
-_TOGETHER = 2
-"""Images that are convolved at a time."""
+_TOGETHER = 2**20
+"""Numbers of v that are computed at a time: two images of the finest gate of a usual network."""
 
 _REFERENCE = ContextVar("reference", default=False)
 
@@ -53,8 +50,7 @@ def reference() -> Iterator[None]:
         _REFERENCE.reset(token)
 
 
-def applies(x: Tensor) -> bool:
-    """Whether a gate computes the fast way from ``x``; it depends on nothing that is measured."""
+def is_plain(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -64,10 +60,15 @@ def applies(x: Tensor) -> bool:
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def applies(x: Tensor) -> bool:
+    """Whether a gate computes the fast way from ``x`` without gradients; it depends on nothing measured."""
+    return is_plain(x) and not torch.is_grad_enabled()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of ``x`` (B, C, *spatial) by ``weight`` (C', C, *ones)."""
     if x.ndim == 4 or not x.is_contiguous():
-        return _CONV[x.ndim](x, weight, bias)
+        return CONV[x.ndim](x, weight, bias)
     y = torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
     return y if bias is None else y.add_(bias.view(-1, *[1] * (x.ndim - 2)))
 
@@ -82,7 +83,7 @@ def normed_product(convolution: Pointwise, norm: nn.Module, x: Tensor) -> Tensor
 
 def compatibility(q: Tensor, k: Tensor) -> Tensor:
     """v = relu(q + k), channels-last; ``q`` is written over."""
-    return F.relu(q.add_(k), inplace=True).contiguous(memory_format=_LAST[q.ndim])
+    return F.relu(q.add_(k), inplace=True).contiguous(memory_format=LAST[q.ndim])
 
 
 def context(
@@ -102,50 +103,40 @@ def context(
     weight, bias = mix.weight, mix.bias
     if _is_fixed(norm):
         weight, bias = _folded(weight, bias, norm)
-    u = _MultiScale.apply(v, weight, bias, tuple(dilations), *scales)
-    return u if _is_fixed(norm) else _learning(norm, u)
+    u = torch.empty_like(v)
+    for at in blocks_of(v, v.shape[1]):
+        u[at] = mixed_scales(v[at], weight, bias, dilations, scales)
+    return u if _is_fixed(norm) else norm(u)
 
 
-def readout(field: Tensor, threshold: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """psi (B, 1, *spatial) of u (B, C_a, *spatial): soft-threshold, projection, sigmoid."""
-    return _Readout.apply(field, threshold, weight, bias)
+def shrunk(u: Tensor, threshold: Tensor) -> Tensor:
+    """z (B, C, *spatial) of u: ``soft_threshold``, to the last digit."""
+    z, lanes = torch.empty_like(u), in_lanes(u)
+    bound = along(threshold, lanes)
+    torch.sub(lanes, lanes.clamp(-bound, bound), out=in_lanes(z))
+    return z
 
 
 def project(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """1x1 convolution of ``z`` (B, C, *spatial) to one channel."""
-    z = z.contiguous(memory_format=_LAST[z.ndim])
+    z = z.contiguous(memory_format=LAST[z.ndim])
     return (z.movedim(1, -1) @ weight.flatten()).add_(bias).unsqueeze(1)
 
 
 def pooled(x: Tensor) -> Tensor:
     """Mean (B, C) of ``x`` (B, C, *spatial) over its positions."""
-    return _Pooled.apply(x) if applies(x) else x.flatten(2).mean(dim=2)
+    return _Pooled.apply(x) if is_plain(x) else x.flatten(2).mean(dim=2)
 
 
-def joined(skip: Tensor, c: Tensor, psi: Tensor, gating: Tensor) -> Tensor:
+def joined(skip: Tensor, c: Tensor | None, psi: Tensor, gating: Tensor) -> Tensor:
     """``[x * c * psi, t]`` along the channels, with ``c`` (B, C_x) and ``psi`` (B, 1, *spatial)."""
-    return _Joined.apply(skip, c, psi, gating)
+    both = room_for_both(skip, gating)
+    join(skip, c, psi, gating, out=both)
+    return both
 
 
 def _is_fixed(norm: nn.Module) -> bool:
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training
-
-
-def _learning(norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(x)``, channels-last also in 3D.
-
-    There PyTorch's batch norm copies to channels-first and back; slices on top of each other it takes as they
-    are.
-    """
-    if type(norm) is not nn.BatchNorm3d or norm.momentum is None or not norm.track_running_stats:
-        return norm(x)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    tall = x.movedim(1, -1).flatten(1, 2).movedim(-1, 1)
-    tall = F.batch_norm(
-        tall, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
-    )
-    return tall.unflatten(2, x.shape[2:4])
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -160,18 +151,43 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tenso
     return weight * gain.view(-1, *[1] * (weight.ndim - 1)), shift
 
 
-def _is_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=_LAST[x.ndim]) and not x.is_contiguous()
+def layout(x: Tensor) -> torch.memory_format:
+    """Channels-last or not; where both fit, as written."""
+    last = x.is_contiguous(memory_format=LAST[x.ndim]) and not x.is_contiguous()
+    return LAST[x.ndim] if last else torch.contiguous_format
 
 
-def _spread(c: Tensor, x: Tensor) -> Tensor:
+def room_for_both(skip: Tensor, gating: Tensor) -> Tensor:
+    shape = (skip.shape[0], skip.shape[1] + gating.shape[1], *skip.shape[2:])
+    return torch.empty(shape, dtype=skip.dtype, memory_format=layout(skip))
+
+
+def spread(c: Tensor, x: Tensor) -> Tensor:
     """``c`` (B, C) as a factor of ``x`` (B, C, *spatial)."""
     return c.view(*c.shape, *[1] * (x.ndim - 2))
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     """(B * positions, C) view of a channels-last tensor."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def blocks_of(x: Tensor, latent: int) -> list[slice]:
+    """The images of ``x`` (B, C, *spatial), a few at a time, where v has ``latent`` channels."""
+    step = max(1, _TOGETHER // (latent * math.prod(x.shape[2:])))
+    return [slice(first, first + step) for first in range(0, len(x), step)]
+
+
+def laid_as(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` in the memory layout of ``other``."""
+    return x.contiguous(memory_format=layout(other))
+
+
+def join(skip: Tensor, c: Tensor | None, psi: Tensor, gating: Tensor, out: Tensor) -> None:
+    gated = torch.mul(skip, psi if c is None else spread(c, skip), out=out[:, : skip.shape[1]])
+    if c is not None:
+        gated.mul_(psi)
+    out[:, skip.shape[1] :] = gating
 
 
 def _phases(x: Tensor, step: int) -> Tensor:
@@ -207,120 +223,45 @@ def _unphased(x: Tensor, step: int, batch: int, size: Sequence[int]) -> Tensor:
     return x[(slice(None), slice(None), *(slice(0, n) for n in size))]
 
 
-def _depthwise(x: Tensor, weight: Tensor, step: int) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, step: int) -> Tensor:
     """Depthwise convolution of ``x``, channels-last, dilated by ``step``."""
     batch, channels, *size = x.shape
-    conv = _CONV[x.ndim]
+    conv = CONV[x.ndim]
     if step == 1 or x.ndim == 4:
         return conv(x, weight, padding=step, dilation=step, groups=channels)
     repeated = weight.repeat(step, *[1] * (weight.ndim - 1))
     y = conv(_phases(x, step), repeated, padding=1, groups=step * channels)
-    return _unphased(y, step, batch, size).contiguous(memory_format=_LAST[x.ndim])
+    return _unphased(y, step, batch, size).contiguous(memory_format=LAST[x.ndim])
 
 
-def _depthwise_weight(x: Tensor, gradient: Tensor, step: int) -> Tensor:
-    """Gradient (C, 1, 3, 3[, 3]) of the weight of ``_depthwise``."""
-    channels = x.shape[1]
-    x, gradient = _phases(x, step).movedim(1, -1), _phases(gradient, step).movedim(1, -1)
-    if x.ndim == 4:
-        found = _planar_weight(x, gradient)
-    else:
-        # Slice by slice, which is faster than in three dimensions: depth first, so that slices lie together.
-        x, gradient = x.transpose(0, 1).contiguous(), gradient.transpose(0, 1).contiguous()
-        depth = len(x)
-        found = torch.stack(
-            [
-                _planar_weight(
-                    x[max(0, by) : depth + min(0, by)].flatten(0, 1),
-                    gradient[max(0, -by) : depth + min(0, -by)].flatten(0, 1),
-                )
-                if abs(by) < depth
-                else x.new_zeros(x.shape[-1], 1, 3, 3)
-                for by in (-1, 0, 1)
-            ],
-            dim=2,
-        )
-    return found.unflatten(0, (-1, channels)).sum(dim=0)
+def in_lanes(x: Tensor) -> Tensor:
+    """``x`` (B, C, *spatial) as (B', side * C, M, 1): channels-last with ``side`` positions side by side.
 
-
-def _planar_weight(x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient (C, 1, 3, 3) of a plain depthwise weight, of images (B, y, x, C)."""
-    images, _, _, channels = x.shape
-    together = 2 if channels < _LANES and images % 2 == 0 else 1
-    if together == 2:
-        x, gradient = (t.unflatten(0, (-1, 2)).permute(0, 2, 3, 1, 4).flatten(3) for t in (x, gradient))
-    size = (together * channels, 1, 3, 3)
-    found = conv2d_weight(x.movedim(-1, 1), size, gradient.movedim(-1, 1), padding=1, groups=size[0])
-    return found.unflatten(0, (together, channels)).sum(dim=0)
-
-
-class _MultiScale(torch.autograd.Function):
-    """``sum_r phi_r D_r v``; keeps v alone, and computes every ``D_r v`` again.
-
-    A few images after another, so that what lies between stays in the cache and is no fresh memory.
+    Channels-first tensors have long rows anyway and stay (B, C, positions, 1).
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, phi: Tensor, bias: Tensor | None, dilations: tuple[int, ...], *scales: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(v, phi, *scales)
-        ctx.dilations = dilations
-        parts, conv = phi.split(v.shape[1], dim=1), _CONV[v.ndim]
-        mixed = torch.empty_like(v)
-        for images, out in zip(v.split(_TOGETHER), mixed.split(_TOGETHER), strict=True):
-            for n, (part, scale, dilation) in enumerate(zip(parts, scales, dilations, strict=True)):
-                seen = _depthwise(images, scale, dilation)
-                if n == 0:
-                    out.copy_(conv(seen, part, bias))
-                else:
-                    out.add_(conv(seen, part))
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        v, phi, *scales = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=_LAST[v.ndim])
-        parts, conv = phi.split(v.shape[1], dim=1), _CONV[v.ndim]
-        # With an odd kernel and as much padding, the transposed convolution is one with the flipped kernel.
-        flipped = [scale.flip(tuple(range(2, v.ndim))) for scale in scales]
-        by_v, by_parts = torch.zeros_like(v), [torch.zeros_like(part) for part in parts]
-        by_scales = [torch.zeros_like(scale) for scale in scales]
-        for images, given, out in zip(
-            v.split(_TOGETHER), gradient.split(_TOGETHER), by_v.split(_TOGETHER), strict=True
-        ):
-            rows = _rows(given).t()
-            for n, dilation in enumerate(ctx.dilations):
-                back = conv(given, parts[n].transpose(0, 1))
-                by_parts[n] += (rows @ _rows(_depthwise(images, scales[n], dilation))).view_as(parts[n])
-                by_scales[n] += _depthwise_weight(images, back, dilation)
-                out += _depthwise(back, flipped[n], dilation)
-        by_bias = gradient.sum(dim=(0, *range(2, v.ndim))) if ctx.needs_input_grad[2] else None
-        return by_v, torch.cat(by_parts, dim=1), by_bias, None, *by_scales
+    if layout(x) is torch.contiguous_format:
+        return x.flatten(2).unsqueeze(-1)
+    rows, channels, side = rows_of(x), x.shape[1], 1
+    while side * channels < _LANES and len(rows) % (2 * side) == 0:
+        side *= 2
+    return rows.view(1, -1, 1, side * channels).movedim(-1, 1)
 
 
-class _Readout(torch.autograd.Function):
-    """``sigmoid(Psi soft_threshold(u, lambda))``; keeps u and psi."""
+def along(numbers: Tensor, lanes: Tensor) -> Tensor:
+    """One of ``numbers`` (C,) for every channel of ``lanes``."""
+    return numbers.repeat(lanes.shape[1] // len(numbers)).view(-1, 1, 1)
 
-    @staticmethod
-    def forward(ctx: Any, field: Tensor, threshold: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        psi = project(soft_threshold(field, threshold), weight, bias).sigmoid_()
-        ctx.save_for_backward(field, threshold, weight, psi)
-        return psi
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        field, threshold, weight, psi = ctx.saved_tensors
-        by_logit = (gradient * psi * (1 - psi)).reshape(-1, 1)
-        z = soft_threshold(field, threshold).contiguous(memory_format=_LAST[field.ndim])
-        rows, flat = _rows(z), weight.flatten()
-        by_weight = (rows.t() @ by_logit).view_as(weight)
-        rows = rows.sign_()
-        by_threshold = -flat * (rows.t() @ by_logit).flatten()
-        rows.abs_().mul_(flat).mul_(by_logit)
-        return z, by_threshold, by_weight, by_logit.sum(dim=0)
+def mixed_scales(
+    v: Tensor, phi: Tensor, bias: Tensor | None, dilations: Sequence[int], scales: Sequence[Tensor]
+) -> Tensor:
+    """``sum_r phi_r D_r v``, which is ``phi [D_1 v, ...]``."""
+    conv, mixed = CONV[v.ndim], None
+    for part, scale, dilation in zip(phi.split(v.shape[1], dim=1), scales, dilations, strict=True):
+        seen = depthwise(v, scale, dilation)
+        mixed = laid_as(conv(seen, part, bias), v) if mixed is None else mixed.add_(conv(seen, part))
+    assert mixed is not None
+    return mixed
 
 
 class _Pooled(torch.autograd.Function):
@@ -337,29 +278,3 @@ class _Pooled(torch.autograd.Function):
         batch, channels, *size = ctx.shape
         share = gradient / math.prod(size)
         return share.view(batch, channels, *[1] * len(size)).expand(ctx.shape)
-
-
-class _Joined(torch.autograd.Function):
-    """``[x * c * psi, t]``, written where it stays; keeps x, c and psi."""
-
-    @staticmethod
-    def forward(ctx: Any, skip: Tensor, c: Tensor, psi: Tensor, gating: Tensor) -> Tensor:
-        ctx.save_for_backward(skip, c, psi)
-        channels, others = skip.shape[1], gating.shape[1]
-        layout = _LAST[skip.ndim] if _is_last(skip) else torch.contiguous_format
-        shape = (skip.shape[0], channels + others, *skip.shape[2:])
-        both = torch.empty(shape, dtype=skip.dtype, memory_format=layout)
-        torch.mul(skip, _spread(c, skip), out=both[:, :channels]).mul_(psi)
-        both[:, channels:] = gating
-        return both
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        skip, c, psi = ctx.saved_tensors
-        by_gated, by_gating = gradient.split((skip.shape[1], gradient.shape[1] - skip.shape[1]), dim=1)
-        product = (by_gated * skip).flatten(2)
-        by_psi = (c.unsqueeze(1) @ product).view_as(psi)
-        by_c = (product @ psi.flatten(2).transpose(1, 2)).squeeze(2)
-        by_skip = torch.mul(by_gated, psi, out=product.view_as(by_gated)).mul_(_spread(c, skip))
-        return by_skip, by_c, by_psi, by_gating

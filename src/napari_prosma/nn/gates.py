@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_prosma.nn import fast
+from napari_prosma.nn import fast, fast_learning
 from napari_prosma.nn.blocks import CONV, NORM
 from napari_prosma.nn.prox import soft_threshold, threshold_logit
 
@@ -241,12 +241,6 @@ class ProximalMask(nn.Module):
             return torch.sigmoid(fast.project(z, self.project.weight, self._bias()))
         return torch.sigmoid(self.project(z))
 
-    def opening(self, field: Tensor, threshold: Tensor | None) -> Tensor:
-        """psi (B, 1, *spatial) of u (B, C_a, *spatial): threshold, then read out."""
-        if threshold is not None and fast.applies(field):
-            return fast.readout(field, threshold, self.project.weight, self._bias())
-        return self.readout(field if threshold is None else soft_threshold(field, threshold))
-
     def forward(
         self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
     ) -> Tensor:
@@ -255,15 +249,50 @@ class ProximalMask(nn.Module):
         threshold = self.threshold()
         if threshold is not None and scale != 1:
             threshold = threshold * scale
-        psi = self.opening(u, threshold)
+        if threshold is None:
+            psi = self.readout(u)
+        else:
+            shrink = fast.shrunk if fast.applies(u) else soft_threshold
+            psi = self.readout(shrink(u, threshold))
         if kept is not None:
-            seen = u.detach()
-            kept.field, kept.psi, kept.floor = seen, psi.detach(), self.floor()
-            kept.z = seen if threshold is None else soft_threshold(seen, threshold.detach())
-            if threshold is not None:
-                kept.threshold = threshold.detach()
-                kept.psi_dense = self.readout(seen.to(kept.z.dtype)).detach()
+            self._tell(kept, u.detach(), psi.detach(), threshold)
         return psi
+
+    def learned(
+        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None
+    ) -> Tensor | None:
+        """``[x * c * psi, t]`` with ``c`` (B, C_x) or None; None where the fast way does not apply."""
+        norms = fast_learning.learning_norms(skip, (self.norm_skip, self.norm_gating, self.norm_field))
+        if norms is None:
+            return None
+        threshold = self.threshold()
+        weights = fast_learning.Weights(
+            c=c,
+            threshold=threshold,
+            from_skip=self.from_skip.weight,
+            gain_skip=norms[0].weight,
+            shift_skip=norms[0].bias,
+            from_gating=self.from_gating.weight,
+            gain_gating=norms[1].weight,
+            shift_gating=norms[1].bias,
+            mix=self.mix.weight,
+            gain_field=norms[2].weight,
+            shift_field=norms[2].bias,
+            project=self.project.weight,
+            bias=self._bias(),
+            scales=tuple(self.scales.parameters()),
+        )
+        both, seen = fast_learning.learned(skip, gating, weights, norms, self.dilations, kept is not None)
+        if kept is not None and seen is not None:
+            self._tell(kept, seen.field, seen.psi, threshold)
+        return both
+
+    def _tell(self, kept: SkipTrace, field: Tensor, psi: Tensor, threshold: Tensor | None) -> None:
+        kept.field, kept.psi, kept.floor = field, psi, self.floor()
+        kept.z = field if threshold is None else soft_threshold(field, threshold.detach())
+        if threshold is not None:
+            kept.threshold = threshold.detach()
+            kept.psi_dense = self.readout(field.to(kept.z.dtype)).detach()
 
 
 class ExactMask(ProximalMask):
@@ -276,8 +305,10 @@ class ExactMask(ProximalMask):
     def floor(self) -> float:
         return 0.0
 
-    def opening(self, field: Tensor, threshold: Tensor | None) -> Tensor:
-        return self.readout(field if threshold is None else soft_threshold(field, threshold))
+    def learned(
+        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None
+    ) -> Tensor | None:
+        return None
 
     def readout(self, z: Tensor) -> Tensor:
         weight = F.softplus(self.omega).to(z.dtype).view(-1, *[1] * (z.ndim - 2))
@@ -353,35 +384,37 @@ class Gate(nn.Module):
         A part that ``change`` sets to 1 still leaves its u and z in the trace, beside a psi or c of 1.
         """
         kept = None if trace is None else SkipTrace(level, skip.detach(), skip.detach())
-        c = psi = None
-        if self.channel is not None:
-            c = self.channel(gating, kept)
-            if change is not None and not change.channel:
-                c = None
-                if kept is not None and kept.channel is not None:
-                    kept.channel = torch.ones_like(kept.channel)
-        if self.spatial is not None:
-            psi = self.spatial(skip, gating, kept, 1.0 if change is None else change.threshold)
-            if change is not None and not change.spatial:
-                psi = None
-                if kept is not None and kept.psi is not None:
-                    kept.psi = torch.ones_like(kept.psi)
-        if change is not None and not change.whole:
-            both = torch.cat([torch.zeros_like(skip), gating], dim=1)
-        elif c is not None and psi is not None and fast.applies(skip):
-            both = fast.joined(skip, c, psi, gating)
-        else:
-            gated = skip
-            if c is not None:
-                gated = gated * c.view(*c.shape, *[1] * (skip.ndim - 2))
-            if psi is not None:
-                gated = gated * psi
-            both = torch.cat([gated, gating], dim=1)
+        change = Change() if change is None else change
+        c = None if self.channel is None else self.channel(gating, kept)
+        if not change.channel and c is not None:
+            c = None
+            if kept is not None and kept.channel is not None:
+                kept.channel = torch.ones_like(kept.channel)
+        both = None
+        if isinstance(self.spatial, ProximalMask) and change == Change():
+            both = self.spatial.learned(skip, gating, c, kept)
+        if both is None:
+            both = self._joined(skip, gating, c, kept, change)
         if trace is not None and kept is not None:
             # A copy, or the trace would keep t as well.
             kept.gated = both[:, : skip.shape[1]].detach().clone()
             trace.skips[level] = kept
         return both
+
+    def _joined(
+        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None, change: Change
+    ) -> Tensor:
+        psi = None if self.spatial is None else self.spatial(skip, gating, kept, change.threshold)
+        if not change.spatial and psi is not None:
+            psi = None
+            if kept is not None and kept.psi is not None:
+                kept.psi = torch.ones_like(kept.psi)
+        if not change.whole:
+            return torch.cat([torch.zeros_like(skip), gating], dim=1)
+        if psi is not None and fast.applies(skip):
+            return fast.joined(skip, c, psi, gating)
+        gated = skip if c is None else skip * c.view(*c.shape, *[1] * (skip.ndim - 2))
+        return torch.cat([gated if psi is None else gated * psi, gating], dim=1)
 
 
 def _prosma(x: int, g: int, dims: int, o: GateOptions) -> Gate:
