@@ -86,6 +86,9 @@ def segment(
     rule, a notice says how many they were); their labels are 0. When memory runs out, smaller batches, sums
     on the CPU and smaller windows are tried in this order, with a notice of each.
 
+    Many windows are computed in the memory layout that is faster on this machine, which is measured once and
+    remembered (``training.tuning``), so that the same image gives the same result each time.
+
     Parameters
     ----------
     checkpoint : Checkpoint or path of one, or of a run folder

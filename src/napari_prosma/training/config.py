@@ -208,7 +208,8 @@ class TrainConfig(BaseModel):
     threads : int, optional
         Threads of torch on the CPU; by default torch's own choice.
     compile : bool
-        Compile the network (a minute or more before the first step).
+        Compile the network (a minute or more before the first step); without it only where
+        ``prosma tune --compile`` found that worth its time on this machine.
     tensorboard : bool
         Write the figures for TensorBoard into the run folder too.
     """
