@@ -141,8 +141,8 @@ def train(
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
     On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
-    step draws depends on the seed and the step alone, and it keeps the memory layout, which a long run takes by
-    a measurement on this machine (``training.tuning``).
+    step draws depends on the seed and the step alone, and it keeps its memory layout, which a long run takes
+    by a measurement on this machine (``training.tuning``).
 
     Under ``torchrun`` every process calls this alike; they learn as one with the batches of all, and the
     first one writes.
