@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from paper_data import CLUSTERS, SIZES, Split, pack, read_pictures, split
 from paper_planar import BATCH, PRESETS, PlanarTask
-from paper_run import TORCH_SEED, Length, Task, fit, flops_per_step, matrix_flops, selected
+from paper_run import TORCH_SEED, Length, Task, best_flops, fit, flops_per_step, selected
 from paper_tables import print_table, summarise
 from paper_volumes import EPOCHS, EVERY, VolumeTask, read_volumes
 
@@ -144,7 +144,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
     inner = chosen.inner if chosen.inner is not None else 0.0 if volumes else preset.inner
     waiting = [key for key, path in paths.items() if not path.is_file()]
     deadline = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
-    peak = matrix_flops(device) if waiting else 0.0
+    peak = best_flops(device) if waiting else 0.0
     for done, (model, (seed, torch_seed)) in enumerate(waiting):
         if deadline is not None and done and time.monotonic() > deadline:
             print(IN_TIME)
@@ -179,7 +179,7 @@ def run_table(chosen: argparse.Namespace, command: str) -> None:
                 "seconds per epoch": seconds[len(seconds) // 2],
                 "floor of it by arithmetic": operations * task.steps / peak,
                 "GFLOP per step": operations / 1e9,
-                "GFLOP per second of a matrix product": peak / 1e9,
+                "GFLOP per second at best": peak / 1e9,
                 "compiled": getattr(task, "way", "not asked to compile"),
             },
             "full length": EPOCHS if volumes else preset.epochs,

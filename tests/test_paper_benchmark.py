@@ -325,6 +325,28 @@ def test_only_the_exact_preset_divides_by_255_twice_and_swaps_the_colours(planar
     assert values["ukan2_exact"].tolist() == pytest.approx([1, 128 / 255, 0])
 
 
+def test_dividing_by_255_twice_delays_the_norms_by_a_hundred_steps(
+    data: ModuleType, planar: ModuleType, busi: Path
+) -> None:
+    """Running variances begin at 1, and that of what the first norm takes is some 1e-6."""
+    images = torch.from_numpy(data.read_pictures(busi, 32, incomplete=True).images[:8])
+    torch.manual_seed(0)
+    first = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    too_large = {}
+    for name in ("ukan_exact", "paper2d"):
+        values = planar.Normal(planar.PRESETS[name], torch.device("cpu"))(images)
+        first[1].reset_running_stats()
+        variance = float(first[0](values).var(dim=(0, 2, 3)).mean().detach())
+        too_large[name] = []
+        for _ in range(120):
+            first(values)
+            too_large[name].append(float(first[1].running_var.mean() / variance))
+    assert too_large["ukan_exact"][15] > 1000
+    assert too_large["ukan_exact"][63] > 10
+    assert too_large["ukan_exact"][119] < 3
+    assert too_large["paper2d"][15] < 10
+
+
 def test_the_arithmetic_of_a_step_is_that_of_the_published_widths() -> None:
     """70.03 and 68.04 thousand million multiplications per image of 256 pixels with and without the gates."""
     from paper_run import flops_per_step
