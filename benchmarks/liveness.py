@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
+from start import wait_until_calm
 
 from napari_prosma.data.phantoms import sample_folder, ultrasound_case
 from napari_prosma.plugin.live_preview import LIVE
@@ -93,6 +94,7 @@ def summary(stalls: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def measure(seconds: float, widths: str, stops: int, slices: int) -> dict[str, object]:
+    wait_until_calm()
     viewer = napari.Viewer()
     probe = Probe()
     wait(lambda: False, 3)
@@ -123,7 +125,7 @@ def measure(seconds: float, widths: str, stops: int, slices: int) -> dict[str, o
             settings.run_field.show_path(root / f"run{n}")
             panel.start_button.click()
             # At any moment of reading, training, previewing and validating.
-            wait(lambda: False, 0.5 + 7 * n / stops)
+            wait(lambda: False, 0.5 + 5 * n / stops)
             waits.append(stop(panel))
         first_preview = paint_and_train(viewer, panel, root / "painted", probe)
         segmented = segment(viewer, root / "run", slices, probe) if slices else None
@@ -217,6 +219,7 @@ def main() -> None:
         "packages": {name: version(name) for name in PACKAGES},
     }
     result |= measure(options.seconds, options.widths, options.stops, options.slices)
+    result["load after"] = psutil.getloadavg()[0]
     phases: dict[str, dict[str, float]] = result["phases"]
     columns = ["seconds", "max_ms", "p99_ms", "median_ms", "over_100_ms", "over_250_ms"]
     print(f"{'phase':18}" + "".join(f"{name:>13}" for name in columns))

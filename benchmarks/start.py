@@ -35,7 +35,7 @@ HEAVY = ("torch", "monai", "matplotlib", "napari", "lightning_fabric", "scipy", 
 PACKAGES = ("napari-prosma", "napari", "PyQt6", "torch", "numpy", "typer", "rich")
 
 BUSY, LONGEST_WAIT = 20.0, 60.0
-"""Per cent of the processor that others use; above it a process waits, for so many seconds at most."""
+"""Per cent of the processor that others use; above it a measurement waits, for so many seconds at most."""
 
 LOADED = f"""
 import json, sys
@@ -116,11 +116,16 @@ for _ in train(config, data.cases, data.class_names):
 """
 
 
-def fresh(command: list[str], home: Path) -> tuple[float, float, str]:
-    """Seconds, processor seconds and the last line that a new process prints, once the machine is calm."""
+def wait_until_calm() -> None:
+    """Wait, but not for ever, while others keep the processor busy."""
     end = perf_counter() + LONGEST_WAIT
     while psutil.cpu_percent(1.0) > BUSY and perf_counter() < end:
         pass
+
+
+def fresh(command: list[str], home: Path) -> tuple[float, float, str]:
+    """Seconds, processor seconds and the last line that a new process prints, once the machine is calm."""
+    wait_until_calm()
     begun, before = perf_counter(), os.times()
     environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
