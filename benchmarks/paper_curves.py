@@ -86,11 +86,11 @@ def colour(model: str) -> str:
 
 
 def title(summary: dict[str, Any]) -> str:
-    """Which table, and of which set."""
+    """Which table, of which set, and the preset of the widths."""
     table = summary["command"].split("paper.py ")[1].split()[0].replace("table", "Table ")
-    data = summary["runs"][0]["data"]
+    data, settings = summary["runs"][0]["data"], summary["runs"][0]["settings"]
     whole = " by clusters" * data.get("clusters kept whole", False)
-    return f"{table}, {data['set'].removeprefix('Task04_')}{whole}"
+    return f"{table}, {data['set'].removeprefix('Task04_')}{whole}, {settings['widths']}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from paper_planar import BATCH
 from paper_tables import PRINTED, PRINTED_TABLE3, bound, page_rows
 
 from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE
@@ -92,6 +93,24 @@ def seeds() -> Rows:
         )
 
 
+def speed() -> Rows:
+    """Of the runs of a table: processor seconds per epoch, and how far from the fastest convolution."""
+    runs = read("paper-table1-tiny")["runs"]
+    best = max(run["speed"].get("GFLOP per second at best", 0.0) for run in runs)
+    yield row("system", "seconds per epoch", "GFLOP per step", "GFLOP per second", "of the best")
+    yield "|---" * 5 + "|"
+    for run in runs:
+        seconds, step = run["speed"]["seconds per epoch"], run["speed"]["GFLOP per step"]
+        attained = step * (run["data"]["training"] // BATCH) / seconds
+        yield row(
+            f"`{run['model']}`",
+            f"{seconds:.1f}",
+            f"{step:.2f}",
+            f"{attained:.0f}",
+            f"{100 * attained / best:.0f} %",
+        )
+
+
 def clusters() -> Rows:
     plain, whole = runs_of("table1"), runs_of("table1-clusters")
     names = [name for name in plain if name in whole]
@@ -143,6 +162,9 @@ def figures() -> dict[str, str]:
         "10: parameters": more(ours["parameters"], none["parameters"], 1),
         "10: operations": more(ours["speed"]["GFLOP per step"], none["speed"]["GFLOP per step"], 1),
     }
+    timed = runs_of("table3-tiny")
+    speeds = (timed[gate]["speed"]["seconds per epoch"] for gate in (OURS_GATE, "none"))
+    found["10: time"] = more(*speeds)
     for gate in ("spatial", "prosma-exact"):
         for when in ("after the first epoch", LAST):
             found[f"1: zeros, {gate}, {when}"] = zeros(gate, when, "z_zero_fraction")
@@ -226,10 +248,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-TABLES = ("table1", "table1-clusters", "table2", "table3")
+TABLES = ("table1", "table1-tiny", "table1-glas", "table1-clusters", "table2", "table3", "table3-tiny")
 BLOCKS: dict[str, Callable[[], Rows]] = {
     **{name: lambda name=name: table(name) for name in TABLES},  # type: ignore[misc]
     "seeds": seeds,
+    "speed": speed,
     "clusters": clusters,
     "kvasir": kvasir,
 }

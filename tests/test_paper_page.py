@@ -61,9 +61,9 @@ def test_the_curves_on_the_results_page_are_those_of_its_files(page: str) -> Non
 def test_curves_hold_every_loss_and_every_figure_taken(benchmarks: None) -> None:
     from paper_curves import draw
 
-    run = {"model": "unet", "diverged": False, "data": {"set": "BUSI"}}
+    run = {"model": "unet", "diverged": False, "data": {"set": "BUSI"}, "settings": {"widths": "tiny"}}
     run |= {"loss of each epoch": [1.5, 1.25, 1.0], "IoU of each epoch": [None, 0.25, 0.5]}
     loss, iou = draw([{"command": "python benchmarks/paper.py table1 --data X", "runs": [run]}]).axes
     assert loss.lines[0].get_xydata().tolist() == [[1, 1.5], [2, 1.25], [3, 1.0]]
     assert iou.lines[0].get_xydata().tolist() == [[2, 25], [3, 50]]
-    assert loss.get_title(loc="left") == "Table 1, BUSI: training loss"
+    assert loss.get_title(loc="left") == "Table 1, BUSI, tiny: training loss"
