@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL.PngImagePlugin import PngInfo
 
 from napari_prosma.nn.gates import GATES
 from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE
@@ -38,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="a .png")
     chosen = parser.parse_args(arguments)
     figure = draw([json.loads(path.read_text()) for path in chosen.summaries])
-    figure.savefig(chosen.out, dpi=DPI, metadata={"Description": digest(chosen.summaries)})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    kept = PngInfo()
+    kept.add_text("Description", digest(chosen.summaries))
+    picture = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # A third of the size: there are few colours.
+    picture.quantize(64).save(chosen.out, optimize=True, pnginfo=kept)
 
 
 def digest(summaries: Sequence[Path]) -> str:
@@ -48,8 +57,7 @@ def digest(summaries: Sequence[Path]) -> str:
 
 def draw(summaries: Sequence[dict[str, Any]]) -> Figure:
     """Two axes per summary, (loss, IoU), in their order."""
-    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(summaries)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(summaries)), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(summaries), 2, squeeze=False)
     for (loss, iou), summary in zip(axes, summaries, strict=True):
         for run in summary["runs"]:
