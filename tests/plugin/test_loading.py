@@ -12,9 +12,11 @@ from pathlib import Path
 import napari
 import pytest
 from pytestqt.qtbot import QtBot
+from vispy.visuals.line.dash_atlas import DashAtlas, _make_pattern
 
 from napari_prosma.events import Started
 from napari_prosma.plugin import loading
+from napari_prosma.plugin.layers import load_layers
 from napari_prosma.plugin.panel import Panel
 from napari_prosma.plugin.segment_panel import SegmentPanel
 
@@ -111,3 +113,11 @@ print(turns)
 def test_other_threads_run_while_torch_is_mapped():
     done = subprocess.run([sys.executable, "-c", MAPPING], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 5
+
+
+def test_the_first_labels_layer_finds_its_dashes_drawn():
+    _make_pattern.cache_clear()
+    load_layers()
+    drawn = _make_pattern.cache_info().misses
+    DashAtlas()  # as napari's overlay of a labels layer makes it
+    assert _make_pattern.cache_info().misses == drawn > 0

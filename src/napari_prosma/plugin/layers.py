@@ -16,6 +16,7 @@ from napari.layers.utils.layer_utils import calc_data_range
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
 from napari.utils.transforms import Affine
+from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.data.case import Geometry, Image, Pyramid
 from napari_prosma.data.labels import LabelRule, Sparse, present_values
@@ -120,13 +121,14 @@ def know_units() -> None:
 
 
 def load_layers() -> None:
-    """Load what napari loads with its first layers (units, colours, scipy), which takes a second.
+    """Load what napari loads with its first layers (units, colours, scipy, dashes), which takes a second.
 
     For a thread: layers that are in no viewer touch no window.
     """
     plane = np.zeros((2, 2), np.uint8)
     ImageLayer(plane + 0.0, contrast_limits=(0, 1))
     LabelsLayer(plane, colormap=class_colours())
+    DashAtlas()  # kept by vispy, of which the first labels layer has lines
 
 
 def image_layer(image: Image, name: str) -> LayerTuple:
