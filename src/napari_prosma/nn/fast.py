@@ -69,7 +69,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of ``x`` (B, C, *spatial) by ``weight`` (C', C, *ones)."""
     if x.ndim == 4 or not x.is_contiguous():
         return CONV[x.ndim](x, weight, bias)
-    y = torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+    # Not ``matmul``, which may turn the whole of x round first.
+    y = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
     return y if bias is None else y.add_(bias.view(-1, *[1] * (x.ndim - 2)))
 
 
