@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -122,6 +123,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, help="folder of the summary; by default that of --out")
     given = parser.parse_args()
+    # No measurement of layouts in between, and the same one for all.
+    os.environ.setdefault("PROSMA_CACHE", "")
     pool, tested = cases_of(given)
     jobs = [
         Job(experiment, arm, seed)
