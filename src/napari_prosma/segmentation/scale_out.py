@@ -74,8 +74,8 @@ def segment_to(
 
     A run that was stopped or killed goes on at the last finished rows when it is started again with the same
     model, image, settings and target: ``.unfinished-NAME`` lies beside the target until then. The labels are
-    those of :func:`segment` up to rounding, since the memory layout is always the usual one. They are the same
-    on any number of workers, to the last bit if these have the processor and the torch threads of this
+    those of :func:`segment` up to rounding, since the memory layout is always the usual one. They are the
+    same on any number of workers, to the last bit if these have the processor and the torch threads of this
     process, since convolutions round differently with them.
 
     Parameters
