@@ -214,6 +214,15 @@ def _mixed_backward(
     return by_v, torch.cat(by_phi, dim=1), by_scales
 
 
+def _add_product(x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+    """``x`` and the ``product`` of y by ``weight``, into ``out``."""
+    if y.ndim == 5 and y.is_contiguous() and out.is_contiguous():
+        by = weight.flatten(1).expand(len(y), -1, -1)
+        torch.baddbmm(x.flatten(2), by, y.flatten(2), out=out.flatten(2))
+    else:
+        torch.add(x, product(y, weight), out=out)
+
+
 def _pointwise_weight(x: Tensor, gradient: Tensor) -> Tensor:
     """Gradient (C', C, *ones) of the weight of ``product``."""
     if x.ndim == 5 and x.is_contiguous():
@@ -340,8 +349,8 @@ class _Learned(torch.autograd.Function):
             opened = torch.mul(by_gated[at], psi, out=by_skip[at])
             if w.c is not None:
                 opened.mul_(spread(w.c[at], opened))
-            opened.add_(product(by_q, w.from_skip.transpose(0, 1)))
-            torch.add(by_gating[at], product(by_k, w.from_gating.transpose(0, 1)), out=by_t[at])
+            _add_product(opened, by_q, w.from_skip.transpose(0, 1), out=opened)
+            _add_product(by_gating[at], by_k, w.from_gating.transpose(0, 1), out=by_t[at])
 
         return (
             by_skip,
