@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from napari_prosma.nn import fast, fast_learning
-from napari_prosma.nn.build import build_model
+from napari_prosma.nn.build import LAYOUTS, Layout, build_model, lay_out
 from napari_prosma.nn.fast import reference
 from napari_prosma.nn.gates import GATES, Change, Gate, GateOptions, GateTrace, SkipTrace, make_gate
 from napari_prosma.nn.spec import ModelSpec
@@ -252,6 +252,30 @@ def test_phases_and_back_are_the_same_image(dims: int) -> None:
         cut = fast._phases(image, step)
         assert cut.shape[1] == 3 * step
         assert torch.equal(fast._unphased(cut, step, 2, image.shape[2:]), image)
+
+
+@DIMS
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_whole_network_learns_the_same(dims: int, layout: Layout) -> None:
+    torch.manual_seed(3)
+    one = build_model(ModelSpec(dims, 1, 1, (8, 12, 16))).double()
+    lay_out(one, dims, layout)
+    other, image = copy.deepcopy(one), torch.randn(2, 1, *(16,) * dims, dtype=torch.float64)
+    one(image).square().mean().backward()
+    with reference():
+        other(image).square().mean().backward()
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_under_autocast_a_network_computes_as_written() -> None:
+    torch.manual_seed(3)
+    network = build_model(ModelSpec(2, 1, 1, (8, 12, 16)))
+    image = torch.randn(2, 1, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(image)
+        with reference():
+            assert torch.equal(found, network(image))
 
 
 def test_a_compiled_gate_is_the_written_one(settled_gate: MakeGate) -> None:
