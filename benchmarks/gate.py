@@ -22,6 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import platform
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -105,6 +107,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     result: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/gate.py", *sys.argv[1:]]),
         "machine": torch.cuda.get_device_name() if given.device == "cuda" else platform.machine(),
         "threads": given.threads,
         "load": psutil.getloadavg()[0],

@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import platform
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -182,6 +184,7 @@ def main() -> None:
     if find_spec("dynamic_network_architectures") is None:
         missing = [name for name in names if name.startswith("nnU-Net")]
     result: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/network.py", *sys.argv[1:]]),
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "threads": given.threads,
         "load": psutil.getloadavg()[0],
