@@ -58,6 +58,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     seed=st.integers(0, 2**16),
 )
 @example("prosma", [6, 7], (5, 4), [1, 2], 3, True, "batch", True, 1, 0)
+@example("prosma-exact", [6, 7], (5, 4), [1, 2], 3, True, "batch", True, 1, 0)
 @example("prosma", [4, 5, 6], (5, 4), [1, 2], 3, True, "batch", False, 1, 0)
 def test_fast_and_written_agree_on_any_shape(
     name: str,

@@ -118,10 +118,10 @@ def shrunk(u: Tensor, threshold: Tensor) -> Tensor:
     return z
 
 
-def project(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of ``z`` (B, C, *spatial) to one channel."""
-    z = z.contiguous(memory_format=LAST[z.ndim])
-    return (z.movedim(1, -1) @ weight.flatten()).add_(bias).unsqueeze(1)
+    y = z.contiguous(memory_format=LAST[z.ndim]).movedim(1, -1) @ weight.flatten()
+    return (y if bias is None else y.add_(bias)).unsqueeze(1)
 
 
 def pooled(x: Tensor) -> Tensor:

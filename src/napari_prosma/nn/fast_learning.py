@@ -52,6 +52,7 @@ class Weights(NamedTuple):
     """What a gate learns, in the order in which ``learned`` takes it; shapes as its modules hold them.
 
     ``threshold`` is lambda, which theta becomes outside; ``c`` too is computed before. Both may be missing.
+    Without ``bias`` psi is that of ``prosma-exact``, ``1 - exp(-sum_c project_c |z_c|)``.
     """
 
     c: Tensor | None
@@ -66,7 +67,7 @@ class Weights(NamedTuple):
     gain_field: Tensor
     shift_field: Tensor
     project: Tensor
-    bias: Tensor
+    bias: Tensor | None
     scales: tuple[Tensor, ...]
 
 
@@ -233,6 +234,12 @@ def _pointwise_weight(x: Tensor, gradient: Tensor) -> Tensor:
     return found.view(*found.shape, *[1] * (x.ndim - 2))
 
 
+def _opening(z: Tensor, w: Weights) -> Tensor:
+    if w.bias is None:
+        return project(z.abs(), w.project.neg(), None).expm1_().neg_()
+    return project(z, w.project, w.bias).sigmoid_()
+
+
 class _Learned(torch.autograd.Function):
     """A whole gate that learns; see ``learned``.
 
@@ -268,7 +275,7 @@ class _Learned(torch.autograd.Function):
         for at, x in zip(blocks, mixed, strict=True):
             u = affine(x, *to_field)
             z = u if w.threshold is None else shrunk(u, w.threshold)
-            psis.append(project(z, w.project, w.bias).sigmoid_())
+            psis.append(_opening(z, w))
             join(skip[at], _part(w.c, at), psis[-1], gating[at], out=both[at])
             if seen is not None:
                 fields.append(u)
@@ -292,7 +299,7 @@ class _Learned(torch.autograd.Function):
         # From [x c psi, t] to u.
         flat = w.project.flatten()
         by_project, by_threshold = torch.zeros_like(flat), torch.zeros_like(flat)
-        by_bias, sums_field = torch.zeros_like(w.bias), w.bias.new_zeros(2, len(flat))
+        by_bias, sums_field = flat.new_zeros(1), flat.new_zeros(2, len(flat))
         by_c, by_fields, to_field = [], [], of_field.forward(w.gain_field, w.shift_field)
         for at, x, psi in zip(blocks, mixed, psis, strict=True):
             both = (by_gated[at] * skip[at]).flatten(2)
@@ -301,21 +308,25 @@ class _Learned(torch.autograd.Function):
             else:
                 by_psi = w.c[at].unsqueeze(1) @ both
                 by_c.append((both @ psi.flatten(2).transpose(1, 2)).squeeze(2))
-            by_logit = by_psi.view_as(psi).mul_(psi).mul_(1 - psi).reshape(-1, 1)
+            by_psi = by_psi.view_as(psi)
+            by_sum = (by_psi * (1 - psi) if w.bias is None else by_psi * psi * (1 - psi)).reshape(-1, 1)
             z = affine(x, *to_field)
             if w.threshold is not None:
                 z = shrunk(z, w.threshold)
-            rows = rows_of(z)
-            by_project += (rows.t() @ by_logit).flatten()
-            by_bias += by_logit.sum()
-            if w.threshold is None:
+            # The derivatives of the sum behind psi: by the projection, by -lambda, by u.
+            rows, is_exact = rows_of(z), w.bias is None
+            by_project += ((rows.abs() if is_exact else rows).t() @ by_sum).flatten()
+            by_bias += by_sum.sum()
+            rows.sign_()
+            if w.threshold is not None:
+                by_threshold -= flat * ((rows.abs() if is_exact else rows).t() @ by_sum).flatten()
+            if not is_exact and w.threshold is None:
                 rows.fill_(1)
-            else:
-                by_threshold -= flat * (rows.sign_().t() @ by_logit).flatten()
+            elif not is_exact:
                 rows.abs_()
             lanes = in_lanes(z)
             lanes.mul_(along(flat, lanes))
-            rows.mul_(by_logit)
+            rows.mul_(by_sum)
             sums_field += of_field.sums(z, x)
             by_fields.append(z)
 
@@ -365,6 +376,6 @@ class _Learned(torch.autograd.Function):
             by_mix,
             *sums_field,
             by_project.view_as(w.project),
-            by_bias,
+            None if w.bias is None else by_bias,
             *by_scales,
         )

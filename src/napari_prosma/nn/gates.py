@@ -225,6 +225,9 @@ class ProximalMask(nn.Module):
         assert self.project.bias is not None
         return self.project.bias
 
+    def _projection(self) -> tuple[Tensor, Tensor | None]:
+        return self.project.weight, self._bias()
+
     def field(self, skip: Tensor, gating: Tensor) -> Tensor:
         """u (B, C_a, *spatial), before the threshold."""
         if fast.applies(skip):
@@ -265,7 +268,7 @@ class ProximalMask(nn.Module):
         norms = fast_learning.learning_norms(skip, (self.norm_skip, self.norm_gating, self.norm_field))
         if norms is None:
             return None
-        threshold = self.threshold()
+        threshold, (project, bias) = self.threshold(), self._projection()
         weights = fast_learning.Weights(
             c=c,
             threshold=threshold,
@@ -278,8 +281,8 @@ class ProximalMask(nn.Module):
             mix=self.mix.weight,
             gain_field=norms[2].weight,
             shift_field=norms[2].bias,
-            project=self.project.weight,
-            bias=self._bias(),
+            project=project,
+            bias=bias,
             scales=tuple(self.scales.parameters()),
         )
         both, seen = fast_learning.learned(skip, gating, weights, norms, self.dilations, kept is not None)
@@ -305,10 +308,8 @@ class ExactMask(ProximalMask):
     def floor(self) -> float:
         return 0.0
 
-    def learned(
-        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None
-    ) -> Tensor | None:
-        return None
+    def _projection(self) -> tuple[Tensor, Tensor | None]:
+        return F.softplus(self.omega), None
 
     def readout(self, z: Tensor) -> Tensor:
         weight = F.softplus(self.omega).to(z.dtype).view(-1, *[1] * (z.ndim - 2))
