@@ -69,6 +69,19 @@ def test_a_panel_that_nobody_sees_loads_nothing(open_panel: Callable[[str], Pane
     assert not panel.preparing.is_running
 
 
+def test_a_panel_that_was_painted_unseen_loads_once_it_is_seen(
+    open_panel: Callable[[str], Panel], qtbot: QtBot, slow_module: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(SegmentPanel, "needs", {slow_module: "a slow module"})
+    panel = open_panel("Segment")
+    panel.grab()
+    qtbot.wait(50)
+    assert slow_module not in sys.modules
+    with qtbot.waitSignal(panel.preparing.ended, timeout=SOON):
+        panel.window().show()
+    assert slow_module in sys.modules
+
+
 def test_every_panel_says_what_it_needs():
     for needs in (loading.TRAINING, loading.SEGMENTATION, loading.INSPECTION, loading.EVALUATION):
         assert "torch" in needs

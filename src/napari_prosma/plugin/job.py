@@ -128,7 +128,7 @@ class Job(QObject):
         Parameters
         ----------
         longest : float
-            Seconds after which it is left to end by itself.
+            Seconds after which it is left to end by itself; 0 = at once, without a word.
         """
         run, self._run = self._run, None
         self._inbox.clear()
@@ -136,7 +136,7 @@ class Job(QObject):
         if run is None:
             return
         run.worker.quit()
-        if run.worker.began and not run.worker.over.is_set():
+        if longest and run.worker.began and not run.worker.over.is_set():
             QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
             try:
                 if not run.worker.over.wait(longest):

@@ -1,4 +1,4 @@
-"""``Panel``: what the three panels share: a scrolling form, the buttons of a run, and a clean end."""
+"""``Panel``: what the panels share: a scrolling form, the buttons of a run, and a clean end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.fields import group
-from napari_prosma.plugin.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.job import Ending, Job
 from napari_prosma.plugin.loading import loading
 
 ERROR_COLOUR = "#ff6b6b"
@@ -175,7 +175,7 @@ class Panel(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, wait until it is saved, and let go of the viewer."""
-        self.preparing.close(SHORT_WAIT)
+        self.preparing.close(0)  # an import cannot be stopped, and has nothing to save
         self.job.close()
 
     def event(self, event: QEvent | None) -> bool:
@@ -226,7 +226,8 @@ class Panel(QWidget):
         self._show_running(False)
 
     def _prepare(self) -> None:
-        if self.isVisible():  # else it was closed at once
+        self._was_painted = self.isVisible()
+        if self._was_painted:  # else it was closed or hidden at once
             self.preparing.start("ProSMA: getting ready", partial(loading, self.needs))
             self._show_running(self.job.is_running)
 

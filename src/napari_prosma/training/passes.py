@@ -38,10 +38,12 @@ class Work:
 
     @property
     def key(self) -> str:
-        """All that the fastest way may depend on."""
-        where = f"{_processor()}, {torch.get_num_threads()} threads"
-        if self.device.type == "cuda":
-            where = torch.cuda.get_device_name(self.device)
+        """All that the fastest way may depend on, but for the number of threads.
+
+        A panel leaves one core to the window and the shell does not; an image should give one mask in both.
+        """
+        on_cuda = self.device.type == "cuda"
+        where = torch.cuda.get_device_name(self.device) if on_cuda else _processor()
         versions = f"torch {torch.__version__}, napari-prosma {__version__}"
         return " | ".join([self.in_words(), self.precision, where, versions, str(self.spec)])
 
@@ -90,10 +92,9 @@ def with_signs(run: Callable[[], T], expected: float) -> Generator[Event, None, 
             future.set_exception(error)
 
     Thread(target=work, daemon=True).start()
-    seconds, total = 0, math.ceil(expected)
-    while not future.done():
-        wait([future], timeout=1)
-        seconds += 1
+    began, total = perf_counter(), math.ceil(expected)
+    while not wait([future], timeout=1).done:
+        seconds = round(perf_counter() - began)
         yield Progress(min(seconds, total), total, f"{seconds} s")
     return future.result()
 

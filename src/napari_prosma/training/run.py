@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -297,13 +297,13 @@ def _way(
     if processes.is_first:
         steps = config.epochs * (config.steps_per_epoch or LEAST_STEPS)
         minutes = math.inf if config.minutes is None else config.minutes
-        measuring = fastest_way(work, steps, 60 * minutes)
-        while not steering.was_stopped:
-            try:
-                yield next(measuring)
-            except StopIteration as end:
-                way = end.value
-                break
+        with closing(fastest_way(work, steps, 60 * minutes)) as measuring:
+            while not steering.was_stopped:
+                try:
+                    yield next(measuring)
+                except StopIteration as end:
+                    way = end.value
+                    break
     layout, compiling = processes.of_first([LAYOUTS.index(way.layout), way.compiling])
     return Way(LAYOUTS[int(layout)], compiling)
 
@@ -751,7 +751,7 @@ class _Run:
                 f"smaller patch or network, or close other programs"
             ) from error
         if self.is_compiled:
-            self.is_compiled = False
+            self.is_compiled, self.way = False, Way(self.way.layout)
             self.model = self.processes.fabric.setup_module(self.network)
             return f"The network could not be compiled ({_first_line(error)}); it trains as it is"
         raise error

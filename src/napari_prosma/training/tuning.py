@@ -1,27 +1,31 @@
 """How a network computes fastest on this machine: measured once on the real shapes, then remembered.
 
-Layouts and compiled code agree to rounding, not to the last bit, and the same image must give the same mask
-each time. So nothing is chosen that could be chosen otherwise next time: work that is too short to be worth a
-measurement computes as usual, which is told by its number of passes alone, and so does all work where nothing
-can be remembered. The number type is no choice: bfloat16 changes masks, and on the CPU its gradients are NaN.
+Layouts and compiled code agree to rounding, not to the last bit, and the same image should give the same mask
+each time. So, as long as what is remembered stays, nothing is chosen that could be chosen otherwise next
+time: work that is too short to be worth a measurement, which is told by its number of passes alone, computes
+as usual, and so does all work where nothing can be remembered. The number type is no choice: bfloat16 changes
+masks, and on the CPU its gradients are NaN.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from threading import RLock
 from time import perf_counter
-from typing import cast
+from typing import Any, cast
 
 import torch
 from platformdirs import user_cache_path
-from pydantic import BaseModel, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, PositiveFloat, ValidationError
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
@@ -30,7 +34,7 @@ from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, lay_o
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.device import best_precision, usable_device
+from napari_prosma.training.device import Precision, best_precision, usable_device
 from napari_prosma.training.memory import ran_out_of_memory, release
 from napari_prosma.training.passes import Work, pass_of, with_signs
 
@@ -70,8 +74,10 @@ class Measured(BaseModel, frozen=True, extra="forbid"):
 
     def way(self, passes: float, seconds: float) -> Way:
         """Fastest way for this much work; compiling must give back the time that it takes."""
+        if self.compiled is None:
+            return Way(self.layout)
         plain = self.seconds[self.layout]
-        saved = 0.0 if self.compiled is None else min(passes, seconds / plain) * (plain - self.compiled)
+        saved = min(passes, seconds / plain) * (plain - self.compiled)
         return Way(self.layout, self.compiling if saved > self.compiling else 0.0)
 
     def in_words(self) -> str:
@@ -79,10 +85,11 @@ class Measured(BaseModel, frozen=True, extra="forbid"):
         found = [f"{name} {1e3 * seconds:.0f} ms" for name, seconds in self.seconds.items()]
         if self.compiled is not None:
             found.append(f"compiled in {self.compiling:.0f} s {1e3 * self.compiled:.0f} ms")
-        return f"{self.layout} ({', '.join(found)})"
+        return f"{self.layout} ({', '.join(found) or 'could not be measured here'})"
 
 
-_FILE = TypeAdapter(dict[str, Measured])
+_WRITING = RLock()
+"""Two panels may measure at a time."""
 
 
 def fastest_way(work: Work, passes: float, seconds: float = math.inf) -> Generator[Event, None, Way]:
@@ -100,19 +107,22 @@ def fastest_way(work: Work, passes: float, seconds: float = math.inf) -> Generat
     is_short = passes < LEAST_PASSES or seconds < WORTH * SECONDS
     if is_short or file is None or work.device.type == "mps":
         return usual
-    measured = _remembered(file).get(work.key)
-    if measured is None:
-        try:
+    try:
+        measured = _remembered(file).get(work.key)
+        if measured is None:
             _remember(file, {})  # told now, not after the measurement, that it cannot be written
-            measured = yield from measure(work)
-            if measured is None:
-                return usual
-            # Where another process was faster, both go by what it found.
-            measured = _remember(file, {work.key: measured} | _remembered(file))[work.key]
-        except DataError as error:
-            _say_once(str(error))
-            return usual
-        yield Notice(f"Memory layout for {work.in_words()}: {measured.in_words()}")
+            found = yield from measure(work)
+            with _WRITING:
+                # Where another was faster, both go by what it found. What cannot be measured now is as usual
+                # from now on.
+                measured = (
+                    _remembered(file).get(work.key) or found or Measured(layout=usual.layout, seconds={})
+                )
+                _remember(file, {work.key: measured})
+            yield Notice(f"Memory layout for {work.in_words()}: {measured.in_words()}")
+    except DataError as error:
+        _say_once(str(error))
+        return usual
     return measured.way(passes, seconds)
 
 
@@ -130,7 +140,7 @@ def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
     for work in works:
         measured = yield from measure(work)
         if measured is None:
-            yield Notice(f"{work.in_words()} needs more memory than there is")
+            yield Notice(f"{work.in_words()} could not be measured here")
             continue
         found[work] = (yield from _compiled(work, measured)) if compiled else measured
         if file is not None:
@@ -140,20 +150,21 @@ def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
 
 def works_of(checkpoint: Checkpoint | None, device: str) -> list[Work]:
     """Segmentation with a model and training as it was trained, or the same of new networks in 2D and 3D."""
-    target, works = usable_device(device), []
+    target, works, wanted = usable_device(device), list[Work](), "auto"
     batches = [(ModelSpec(dims, 1, 1), shape) for dims, shape in TYPICAL.items()]
     if checkpoint is not None:
-        plan = checkpoint.plan
+        plan, wanted = checkpoint.plan, checkpoint.config.get("precision", wanted)
         batches = [(checkpoint.spec, (plan.batch, plan.channels, *plan.patch))]
+    precision = best_precision(target) if wanted == "auto" else cast(Precision, wanted)
     for spec, (batch, channels, *patch) in batches:
         window = (-(-n // spec.divisor) * spec.divisor for n in patch)
         works.append(Work("forward", spec, (1, channels, *window), target))
-        works.append(Work("step", spec, (batch, channels, *patch), target, best_precision(target)))
+        works.append(Work("step", spec, (batch, channels, *patch), target, precision))
     return works
 
 
 def measure(work: Work) -> Generator[Event, None, Measured | None]:
-    """Seconds of passes over noise, the layouts in turns; None where memory runs out."""
+    """Seconds of passes over noise, the layouts in turns; None where memory runs out or one is not known."""
     total, done, began = len(LAYOUTS) * (1 + MOST_ROUNDS), 0, perf_counter()
     yield Started(total, f"Measuring {work.in_words()}", str(work.device))
     taken: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
@@ -169,7 +180,7 @@ def measure(work: Work) -> Generator[Event, None, Measured | None]:
             elif turn >= LEAST_ROUNDS and perf_counter() - began > SECONDS:
                 break
     except (RuntimeError, MemoryError) as error:
-        if not ran_out_of_memory(error):
+        if not ran_out_of_memory(error) and work.device.type != "cpu":
             raise
         release(work.device)
         return None
@@ -229,19 +240,31 @@ def _faster(work: Work, taken: dict[Layout, list[float]]) -> Layout:
     return usual
 
 
-def _remembered(file: Path) -> dict[str, Measured]:
-    """What the file holds; a missing or damaged one nothing, so that it is measured anew."""
+def _entries(file: Path) -> dict[str, Any]:
+    """What the file holds, of other versions too; a missing or damaged one nothing."""
     try:
-        return _FILE.validate_json(file.read_bytes())
-    except (OSError, ValidationError):
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    return found if isinstance(found, dict) else {}
 
 
-def _remember(file: Path, new: dict[str, Measured]) -> dict[str, Measured]:
-    known = _remembered(file) | new
-    with written_whole(file) as temporary:
-        temporary.write_bytes(_FILE.dump_json(known, indent=1, exclude_defaults=True))
-    return known
+def _remembered(file: Path) -> dict[str, Measured]:
+    """The entries that can be read; others are measured anew."""
+    found = {}
+    for key, entry in _entries(file).items():
+        with suppress(ValidationError):
+            found[key] = Measured.model_validate(entry)
+    return found
+
+
+def _remember(file: Path, new: dict[str, Measured]) -> None:
+    """Write ``new`` beside what the file holds."""
+    told = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in new.items()}
+    with _WRITING, written_whole(file) as temporary:
+        temporary.write_text(json.dumps(_entries(file) | told, indent=1), encoding="utf-8")
 
 
 @cache
