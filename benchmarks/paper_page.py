@@ -258,6 +258,7 @@ TABLES = (
     "table1-kvasir",
     "table1-clusters",
     "table2",
+    "table2-tiny",
     "table3",
     "table3-tiny",
 )
