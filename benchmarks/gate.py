@@ -21,18 +21,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
-from measuring import saved_bytes, timed
+from measuring import circumstances, saved_bytes, timed
 from torch import Tensor
 
 from napari_prosma.nn.fast import reference
@@ -107,11 +103,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/gate.py", *sys.argv[1:]]),
-        "machine": torch.cuda.get_device_name() if given.device == "cuda" else platform.machine(),
-        "threads": given.threads,
-        "load": psutil.getloadavg()[0],
-        "torch": torch.__version__,
+        **circumstances(torch.device(given.device)),
         "widths": given.widths,
         "rounds": given.rounds,
     }

@@ -1,12 +1,29 @@
-"""What a pass through a network costs: its time, and the memory that it keeps for the backward pass."""
+"""What a pass through a network costs, its time and what it keeps for the backward pass, and on what machine."""
 
 from __future__ import annotations
 
+import platform
+import shlex
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What the file of a benchmark says of how it was made; once torch's threads are set."""
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load": psutil.getloadavg()[0],
+        "torch": torch.__version__,
+    }
 
 
 def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:

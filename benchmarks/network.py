@@ -22,9 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -32,9 +29,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
-from measuring import saved_bytes, timed
+from measuring import circumstances, saved_bytes, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -184,11 +180,7 @@ def main() -> None:
     if find_spec("dynamic_network_architectures") is None:
         missing = [name for name in names if name.startswith("nnU-Net")]
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/network.py", *sys.argv[1:]]),
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "threads": given.threads,
-        "load": psutil.getloadavg()[0],
-        "torch": torch.__version__,
+        **circumstances(device),
         "widths": given.widths,
         "rounds": given.rounds,
         "not installed": missing,

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from measuring import timed
+from measuring import circumstances, timed
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
@@ -124,10 +122,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     result: dict[str, Any] = {
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "threads": given.threads,
-        "load": psutil.getloadavg()[0],
-        "torch": torch.__version__,
+        **circumstances(device),
         "widths": given.widths,
         "passes": {},
         "what if": {},

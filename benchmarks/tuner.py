@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import psutil
 import torch
+from measuring import circumstances
 
 from napari_prosma.events import Finished
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT
@@ -81,10 +80,7 @@ def main() -> None:
     os.environ[CACHE] = ""  # nothing is remembered
     torch.set_num_threads(given.threads)
     result: dict[str, Any] = {
-        "machine": torch.cuda.get_device_name() if given.device == "cuda" else platform.machine(),
-        "threads": given.threads,
-        "load": psutil.getloadavg()[0],
-        "torch": torch.__version__,
+        **circumstances(torch.device(given.device)),
         "rounds": given.rounds,
         "goal": GOAL,
         "settings": {},

@@ -37,6 +37,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[None]:
+    """The scripts of benchmarks find each other as they do when one of them is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ultrasound() -> list[Case]:
     """Six phantoms (1, 48, 48) with lesions."""

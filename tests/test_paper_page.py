@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("benchmarks")
 PUBLISHED = """
     1.5 2.0 1.1 70.96 61.52 2.86 80.13 66.24 79.29 66.23 85.43 63.14 0.693 1.9 2.9 3.36 0.1
 """
 """Decimal numbers of the page that no run of ours brought: of papers, of protocols, of arithmetic."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks() -> Iterator[None]:
-    """The scripts find each other as they do when one of them is started."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -290,30 +290,32 @@ def test_a_case_that_is_gone_and_a_folder_without_a_list_are_told(
     assert dock.table.rowCount() == 0
 
 
-def test_layers_that_a_run_learns_from_are_gone_to_and_not_opened_twice(
-    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, cases: Path, doubted: Path
-):
+@pytest.fixture
+def learned(viewer: napari.Viewer, cases: Path, doubted: Path) -> LiveCase:
+    """Two open layers that a run learns from."""
     image = viewer.add_image(np.asarray(PIL.Image.open(cases / "images" / "1.png")), name="1")
     labels = viewer.add_labels(mask(cases, "1") // 255, name="drawn")
     live = LiveCase(image, labels, None, doubted)
     live.open()
-    dock.show_run(doubted, live)
+    return live
+
+
+def test_layers_that_a_run_learns_from_are_gone_to_and_not_opened_twice(
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, doubted: Path, learned: LiveCase
+):
+    dock.show_run(doubted, learned)
     click(dock, 0, qtbot)
     assert not dock.message.is_error, dock.message.plain_text()
     assert [layer.name for layer in viewer.layers] == ["1", "1 doubt", "drawn"]
-    assert viewer.layers.selection.active is labels
+    assert viewer.layers.selection.active is learned.labels
     assert dock.message.plain_text().endswith("Correct the layer: the run follows")
     assert dock.save_button.isHidden()
 
 
 def test_once_the_layers_of_a_run_were_closed_a_click_opens_what_it_kept(
-    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, cases: Path, doubted: Path
+    dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot, doubted: Path, learned: LiveCase
 ):
-    image = viewer.add_image(np.asarray(PIL.Image.open(cases / "images" / "1.png")), name="1")
-    labels = viewer.add_labels(mask(cases, "1") // 255, name="drawn")
-    live = LiveCase(image, labels, None, doubted)
-    live.open()
-    dock.show_run(doubted, live)
+    dock.show_run(doubted, learned)
     qtbot.waitUntil(lambda: not dock.listing.is_running, timeout=SOON)
     viewer.layers.clear()
     click(dock, 0, qtbot)

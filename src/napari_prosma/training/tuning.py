@@ -220,7 +220,7 @@ def _compiled(work: Work, found: Measured) -> Generator[Event, None, Measured]:
     try:
         compiling = yield from with_signs(run, USUAL_COMPILING)
         fastest = min(run() for _ in range(MOST_ROUNDS))
-    except Exception as error:  # as above
+    except Exception as error:  # whatever the compiler of this machine says
         yield Notice(_not_compiled(error))
         return found
     return found.model_copy(update={"compiled": fastest, "compiling": compiling})
