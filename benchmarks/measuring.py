@@ -1,4 +1,4 @@
-"""What a pass through a network costs, its time and what it keeps for the backward pass, and on what machine."""
+"""What a pass through a network costs, in time and in what it keeps for the backward pass, and where."""
 
 from __future__ import annotations
 
