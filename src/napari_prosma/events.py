@@ -11,6 +11,8 @@ import numpy as np
 
 from napari_prosma.data.case import Geometry
 
+UNLIMITED_EPOCHS = 100_000
+"""``epochs`` of a run that is limited by its minutes alone."""
 OBJECTIVE = "objective/"
 """Begins the names of the objective's figures among those of the validation."""
 
@@ -49,8 +51,8 @@ class Notice(Event):
 class EpochEnd(Event):
     """One epoch is over.
 
-    ``loss`` is the mean training loss; ``validation`` holds the validation figures by name (``dice``,
-    ``iou``, ``dice/<class>``, ``iou/<class>``, ...), beside those of the training objective as
+    ``loss`` is the mean training loss; ``validation`` holds the validation figures by name
+    (``training.figures.validation_figures``), beside those of the training objective as
     ``objective/<name>``; ``gates`` the state of each gated skip by level, finest = 1
     (``SkipTrace.summary``); ``memory`` is the most that was held on the GPU, in bytes, 0 without one.
     """
@@ -86,6 +88,19 @@ class Baseline(Event):
     """Validation figures, by name, of the model that a fine-tuning starts from, before its first step."""
 
     figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict(Event):
+    """What the model finds after an epoch, in words; ``advice`` says what to do next, a sentence each."""
+
+    epoch: int
+    summary: str
+    advice: tuple[str, ...] = ()
+
+    def in_words(self) -> str:
+        """All of it in one line."""
+        return ". ".join([self.summary, *self.advice])
 
 
 @dataclass(frozen=True)

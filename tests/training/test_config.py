@@ -17,7 +17,7 @@ from napari_prosma.training.config import TrainConfig
     ("setting", "words"),
     [
         ({"gate": "garden"}, "unknown gate 'garden'; choose one of prosma"),
-        ({"widths": "huge"}, "unknown width preset 'huge'; choose one of quick"),
+        ({"widths": "huge"}, "unknown width preset 'huge'; choose one of auto, quick"),
         ({"widths": (8, 16)}, "widths must be at least three"),
         ({"widths": (8, 16, 0)}, "positive"),
         ({"gated_levels": (5,)}, "gated levels"),

@@ -66,7 +66,7 @@ def test_the_help_tells_the_default_that_holds(option: Option) -> None:
     if option.kind is bool:
         assert option.name.startswith("--no-") == default
     elif default is None or default == () or option.kind is list:
-        assert option.default in ("", "all", "as found", "by the data", "never", "no limit")
+        assert option.default in ("", "all", "as found", "by the data", "by the steps", "never", "no limit")
     else:
         assert option.default in (str(default), f"{default:g}" if isinstance(default, float) else "")
 
@@ -91,7 +91,8 @@ def test_a_run_by_the_defaults_is_a_short_line() -> None:
     ("setting", "words"),
     [
         ({"minutes": 15, "epochs": UNLIMITED_EPOCHS}, "--minutes 15.0"),
-        ({"minutes": 15}, "--epochs 100 --minutes 15.0"),
+        ({"minutes": 15}, "--minutes 15.0"),
+        ({"minutes": 15, "epochs": 100}, "--epochs 100 --minutes 15.0"),
         ({"epochs": UNLIMITED_EPOCHS}, "--epochs 100000"),
         ({"gradient_clip": None}, "--gradient-clip 0"),
         ({"fold": (0, 5)}, "--fold 1/5"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,14 @@ from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.schedule import (
     Clock,
+    Costs,
     make_optimizer,
     optimizer_tensors,
     restore_optimizer,
     schedule,
+    set_relative_rates,
+    usual_rate,
+    usual_taken_rate,
 )
 
 
@@ -145,7 +150,7 @@ def test_a_run_made_longer_is_less_far_and_one_made_shorter_is_over() -> None:
 
 def test_a_clock_counts_seconds_as_soon_as_minutes_are_set_and_steps_when_they_are_lifted() -> None:
     clock = Clock(1000, None)
-    clock.set_elapsed(60)
+    clock.count_on_from(60)
     clock.set_minutes(4)
     assert clock.total == 240
     assert clock.fraction(0) == pytest.approx(0.25, abs=0.01)
@@ -160,8 +165,56 @@ def test_a_clock_counts_seconds_as_soon_as_minutes_are_set_and_steps_when_they_a
 
 def test_the_time_left_for_a_last_validation_is_never_more_than_half_of_a_shortened_run() -> None:
     clock = Clock(1000, 10)
-    clock.set_elapsed(60)
+    clock.count_on_from(60)
     clock.reserve(120)
     assert clock.fraction(0) == pytest.approx(60 / 480, abs=0.01)
     clock.set_minutes(3)
     assert clock.fraction(0) == pytest.approx(60 / 90, abs=0.01)
+
+
+def test_the_schedule_begins_with_the_first_step_and_the_time_with_the_run() -> None:
+    clock = Clock(1000, 10, time.monotonic() - 120)
+    assert clock.elapsed() == pytest.approx(120, abs=1)
+    clock.begin_learning()
+    assert clock.fraction(0) == pytest.approx(0, abs=0.01)
+    assert clock.left() == pytest.approx(480, abs=1)
+    clock.count_on_from(240)
+    assert clock.fraction(0) == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_the_computer_slept_is_left_out() -> None:
+    clock = Clock(1000, 10, time.monotonic() - 3600)
+    assert clock.is_over()
+    clock.leave_out(3570)
+    assert clock.elapsed() == pytest.approx(30, abs=1)
+
+
+def test_a_step_that_gets_dearer_makes_a_window_dearer() -> None:
+    costs = Costs(window=2.0)
+    assert (costs.step, costs.of_windows(10)) == (0, 0)
+    costs.stepped(1.0)
+    assert costs.of_windows(10) == 20
+    costs.validated(windows=10, seconds=5.0)
+    assert costs.of_windows(10) == 5
+    for _ in range(20):
+        costs.stepped(10.0)
+    assert costs.of_windows(10) == 50
+    costs.stepped(4.0)
+    assert (costs.step, costs.least_step) == (10, 4)
+
+
+def test_rates_fall_with_the_steps_between_two_ends() -> None:
+    rates = [usual_rate(steps) for steps in (0, 100, 600, 2400, 10_000, 10**6)]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[2], rates[3], rates[-1]) == (8e-3, 8e-3, 4e-3, 1e-3)
+    taken = [usual_taken_rate(steps) for steps in (0, 600, 2400, 10**6)]
+    assert taken == [0.3, 0.3, 0.15, 0.1]
+
+
+def test_a_rate_that_follows_the_steps_can_be_set_again(network: ProSMAUNet, tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=tmp_path)
+    optimizer = make_optimizer(network, config, {"head.bias"}, steps=100)
+    assert rates(network, optimizer)["head.bias"] == 0.3
+    set_relative_rates(optimizer, config, 10**6)
+    found = rates(network, optimizer)
+    assert (found["head.bias"], found["head.weight"]) == (0.1, 1.0)

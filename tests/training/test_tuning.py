@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from napari_prosma.data.case import Case, Geometry, Image
-from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress, Started
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Started
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
@@ -26,17 +26,14 @@ from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.passes import Work
 from napari_prosma.training.run import train
-from napari_prosma.training.steering import Steering
 from napari_prosma.training.tuning import (
     CACHE,
-    LEAST_PASSES,
-    SECONDS,
-    WORTH,
     Measured,
     Way,
     computing,
-    fastest_way,
+    known_way,
     tune,
+    works_of,
 )
 
 CPU = torch.device("cpu")
@@ -52,69 +49,38 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "tuning.json"
 
 
-def chosen(
-    work: Work = WORK, passes: float = LEAST_PASSES, seconds: float = np.inf
-) -> tuple[Way, list[Event]]:
-    """The way, and what was said until it was found."""
-    said: list[Event] = []
-
-    def pull(events: Generator[Event, None, Way]) -> Iterator[Event]:
-        ways.append((yield from events))
-
-    ways: list[Way] = []
-    said += pull(fastest_way(work, passes, seconds))
-    return ways[0], said
+def tuned(work: Work) -> None:
+    """Let ``work`` be measured and remembered."""
+    assert isinstance(list(tune([work]))[-1], Finished)
 
 
-def turn_round(file: Path) -> None:
-    """Let every measurement have found the other layout."""
-    text = file.read_text()
-    for found, other in zip(LAYOUTS, reversed(LAYOUTS), strict=True):
-        text = text.replace(f'"layout": "{found}"', f'"layout": "new {other}"')
-    file.write_text(text.replace("new ", ""))
-
-
-def unusual(file: Path, work: Work = WORK) -> Layout:
-    """Let the layout that is not usual be remembered for ``work``."""
-    chosen(work)
-    usual = USUAL_LAYOUT[work.spec.dims]
-    if f'"layout": "{usual}"' in file.read_text():
-        turn_round(file)
-    return next(layout for layout in LAYOUTS if layout != usual)
-
-
-def remember(file: Path, seconds: dict[Layout, float], **compiled: float) -> None:
-    """Let ``WORK`` have been measured so, with the usual layout chosen."""
+def remember(file: Path, work: Work, layout: Layout, seconds: dict[Layout, float] | None = None) -> None:
+    """Let ``work`` have been measured with this layout as the faster one."""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({WORK.key: {"layout": USUAL.layout, "seconds": seconds, **compiled}}))
+    file.write_text(json.dumps({work.key: {"layout": layout, "seconds": seconds or {}}}))
+
+
+def unusual(work: Work) -> Layout:
+    return next(layout for layout in LAYOUTS if layout != USUAL_LAYOUT[work.spec.dims])
 
 
 # ---- what is chosen ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("passes", "seconds"), [(LEAST_PASSES - 1, np.inf), (LEAST_PASSES, 0.9 * WORTH * SECONDS)]
-)
-def test_short_work_measures_nothing_and_computes_as_usual(file: Path, passes: float, seconds: float) -> None:
-    assert chosen(passes=passes, seconds=seconds) == (USUAL, [])
+def test_nothing_is_measured_unless_it_is_asked_for(file: Path) -> None:
+    assert known_way(WORK, 1e9) == USUAL
     assert not file.exists()
 
 
-def test_short_work_computes_as_usual_whatever_is_remembered(file: Path) -> None:
-    layout = unusual(file)
-    assert chosen() == (Way(layout), [])
-    assert chosen(passes=LEAST_PASSES - 1) == (USUAL, [])
-
-
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_measurement_is_remembered_and_not_made_again(file: Path, dims: int) -> None:
+def test_what_was_measured_is_used(file: Path, dims: int) -> None:
     work = replace(WORK, spec=ModelSpec(dims, 1, 1, (4, 6, 8)), shape=(2, 1, *(16,) * dims))
-    way, said = chosen(work)
-    assert isinstance(said[0], Started)
-    assert sum(isinstance(event, Progress) for event in said) > 2 * len(LAYOUTS)
-    assert isinstance(said[-1], Notice)
-    assert way.layout in said[-1].message
-    assert chosen(work) == (way, [])
+    tuned(work)
+    found = json.loads(file.read_text())[work.key]
+    assert set(found["seconds"]) == set(LAYOUTS)
+    assert known_way(work, 1) == Way(found["layout"])
+    remember(file, work, unusual(work))
+    assert known_way(work, 1) == Way(unusual(work))
 
 
 @pytest.mark.parametrize(
@@ -159,19 +125,17 @@ def test_what_another_version_remembers_is_left_alone(file: Path) -> None:
     assert set(json.loads(file.read_text())) == {"ours", "theirs"}
 
 
-def test_what_cannot_be_measured_is_as_usual_for_good(file: Path) -> None:
-    """As where memory runs out: with more of it the next time, the mask would be another."""
+def test_what_cannot_be_measured_is_as_usual(file: Path) -> None:
     vast = replace(WORK, shape=(1, 1, 2**21, 2**21))
-    way, said = chosen(vast)
-    assert way == USUAL
+    *said, finished = tune([vast])
+    assert finished == Finished({})
     assert any("could not be measured" in str(event) for event in said)
-    assert chosen(vast) == (USUAL, [])
+    assert known_way(vast, 1e9) == USUAL
 
 
 def test_measuring_takes_no_random_numbers(file: Path) -> None:
     before = torch.get_rng_state()
-    chosen(replace(WORK, kind="step", spec=ModelSpec(2, 1, 1, (4, 6, 8), network="unext")))
-    assert file.exists()
+    tuned(replace(WORK, kind="step", spec=ModelSpec(2, 1, 1, (4, 6, 8), network="unext")))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -200,15 +164,13 @@ def test_layouts_agree_to_rounding() -> None:
 # ---- the file ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda t: t[: len(t) // 2], lambda t: t.replace("contiguous", "odd"), str]
-)
-def test_a_damaged_file_is_measured_anew(file: Path, damage: Callable[[str], str]) -> None:
-    chosen()
+@pytest.mark.parametrize("damage", [lambda t: t[: len(t) // 2], lambda t: t.replace("channels", "odd"), str])
+def test_a_damaged_file_is_as_none(file: Path, damage: Callable[[str], str]) -> None:
+    remember(file, WORK, "channels-last")
     file.write_text(damage(file.read_text()) if damage is not str else "[]")
-    way, said = chosen()
-    assert isinstance(said[0], Started)
-    assert chosen() == (way, [])
+    assert known_way(WORK, 1) == USUAL
+    tuned(WORK)
+    assert WORK.key in json.loads(file.read_text())
 
 
 def test_where_nothing_can_be_remembered_all_is_as_usual_and_said_once(
@@ -217,24 +179,21 @@ def test_where_nothing_can_be_remembered_all_is_as_usual_and_said_once(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING):
-        assert chosen() == chosen() == (USUAL, [])
+        assert known_way(WORK, 1) == known_way(WORK, 1) == USUAL
     assert len([r for r in caplog.records if CACHE in r.message]) == 1
 
 
 def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, "")
-    assert chosen() == (USUAL, [])
+    tuned(WORK)
+    assert known_way(WORK, 1) == USUAL
 
 
 def test_tuning_measures_again_and_replaces_what_was_remembered(file: Path) -> None:
-    remember(file, dict.fromkeys(LAYOUTS, 1e6))
-    *_, finished = tune([WORK])
-    assert isinstance(finished, Finished)
-    found = finished.result[WORK]
-    assert set(found.seconds) == set(LAYOUTS)
-    assert max(found.seconds.values()) < 1e3
-    assert json.loads(file.read_text())[WORK.key]["seconds"] == found.seconds
-    assert chosen() == (Way(found.layout), [])
+    remember(file, WORK, "contiguous", dict.fromkeys(LAYOUTS, 1e6))
+    tuned(WORK)
+    found = json.loads(file.read_text())[WORK.key]
+    assert max(found["seconds"].values()) < 1e3
 
 
 # ---- a run ------------------------------------------------------------------------------------------------
@@ -242,8 +201,7 @@ def test_tuning_measures_again_and_replaces_what_was_remembered(file: Path) -> N
 
 @pytest.fixture
 def config(tmp_path: Path, settings: Callable[..., TrainConfig]) -> TrainConfig:
-    """A run that is long enough to be measured, of which the tests see the first epochs."""
-    return settings(tmp_path / "run", widths=(4, 6, 8), epochs=LEAST_PASSES, patch=(16, 16), batch=2)
+    return settings(tmp_path / "run", widths=(4, 6, 8), epochs=3, patch=(16, 16), batch=2)
 
 
 def after(
@@ -264,46 +222,25 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
 def test_a_run_goes_on_as_it_computed_also_on_another_machine(
     file: Path, config: TrainConfig, ultrasound: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after(config, ultrasound, 1)
-    if f'"layout": "{USUAL_LAYOUT[2]}"' in file.read_text():
-        turn_round(file)
+    usual = after(config.model_copy(update={"run_dir": config.run_dir / "usual"}), ultrasound, 3)
+    work = works_of(usual, "cpu")[1]
+    remember(file, work, unusual(work))
     whole = after(config.model_copy(update={"run_dir": config.run_dir / "whole"}), ultrasound, 3)
     assert whole.place["layout"] != USUAL_LAYOUT[2]
     half = after(config, ultrasound, 1)
     monkeypatch.setenv(CACHE, "")
     assert same(after(config, ultrasound, 3, half), whole)
-    usual = after(config.model_copy(update={"run_dir": config.run_dir / "usual"}), ultrasound, 3)
     assert not same(usual, whole)
 
 
 def test_a_run_from_before_layouts_were_kept_goes_on_as_usual(
-    file: Path, config: TrainConfig, ultrasound: list[Case], monkeypatch: pytest.MonkeyPatch
+    file: Path, config: TrainConfig, ultrasound: list[Case]
 ) -> None:
-    monkeypatch.setenv(CACHE, "")
     whole = after(config, ultrasound, 2)
     half = after(config, ultrasound, 1)
     for name in ("layout", "compiling"):
         del half.place[name]
-    monkeypatch.setenv(CACHE, str(file.parent))
     assert same(after(config, ultrasound, 2, half), whole)
-    assert not file.exists()
-
-
-def test_a_run_stopped_while_it_measures_keeps_its_place(
-    file: Path, config: TrainConfig, ultrasound: list[Case]
-) -> None:
-    steering, said = Steering(), []
-    for event in train(config, ultrasound, steering=steering):
-        if isinstance(event, Progress) and event.message in LAYOUTS:
-            said.append(event)
-            steering.stop()
-    assert len(said) == 1
-    kept = load_checkpoint(config.run_dir / LAST)
-    assert (kept.place["step"], kept.place["layout"]) == (0, USUAL_LAYOUT[2])
-
-
-def test_a_short_run_measures_nothing(file: Path, config: TrainConfig, ultrasound: list[Case]) -> None:
-    after(config.model_copy(update={"epochs": 2, "steps_per_epoch": 1}), ultrasound, 2)
     assert not file.exists()
 
 
@@ -322,17 +259,13 @@ def test_the_same_image_gives_the_same_mask_each_time(
     file: Path, make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = make_checkpoint(patch=(16, 16))
-    first = segmented(checkpoint, LEAST_PASSES)
-    if f'"layout": "{USUAL_LAYOUT[2]}"' in file.read_text():
-        turn_round(file)
-        first = segmented(checkpoint, LEAST_PASSES)
-    again, short = segmented(checkpoint, LEAST_PASSES), segmented(checkpoint, LEAST_PASSES - 1)
+    usual = segmented(checkpoint, 20)
+    work = works_of(checkpoint, "cpu")[0]
+    remember(file, work, unusual(work))
+    first, again = segmented(checkpoint, 20), segmented(checkpoint, 20)
     assert np.array_equal(first.probabilities, again.probabilities)
-    monkeypatch.setenv(CACHE, "")
-    usual = segmented(checkpoint, LEAST_PASSES)
     assert not np.array_equal(usual.probabilities, first.probabilities)
     np.testing.assert_allclose(usual.probabilities, first.probabilities, atol=1e-5)
-    assert np.array_equal(segmented(checkpoint, LEAST_PASSES - 1).probabilities, short.probabilities)
 
 
 # ---- compiled ---------------------------------------------------------------------------------------------

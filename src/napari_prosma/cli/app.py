@@ -176,7 +176,7 @@ def twins(
 
         original = read_original(run)
         data_set = _data_of(original.config)
-        steering = Steering()
+        steering = Steering(wants_previews=False)
         wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
         try:
             events = train_twins(
@@ -695,7 +695,7 @@ def _run(
         say(line)
     check_foreground(data_set)
     config = config.model_copy(update={"labels": data_set.labels})
-    steering = Steering()
+    steering = Steering(wants_previews=False)
     try:
         if folds is not None:
             from napari_prosma.training.folds import cross_validate

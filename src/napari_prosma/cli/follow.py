@@ -24,6 +24,7 @@ from rich.progress import (
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import (
+    UNLIMITED_EPOCHS,
     Baseline,
     CheckpointSaved,
     EpochEnd,
@@ -32,6 +33,7 @@ from napari_prosma.events import (
     Notice,
     Resumed,
     Started,
+    Verdict,
 )
 from napari_prosma.events import Progress as Step
 
@@ -104,8 +106,12 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                     console.print(escape(_line(event)))
                 case Resumed():
                     console.print(f"going on after epoch {len(event.history)}")
+                case Verdict():
+                    console.print(escape(f"  {event.in_words()}"))
                 case Baseline() if event.figures:
-                    figures = ", ".join(f"{k} {v:.3f}" for k, v in event.figures.items())
+                    figures = ", ".join(
+                        f"{k} {v:.3f}" for k, v in event.figures.items() if k.startswith(("dice", "iou"))
+                    )
                     console.print(escape(f"the model before: {figures}"))
                 case CheckpointSaved(kind="best"):
                     console.print(f"  best so far: {escape(str(event.path))}")
@@ -158,8 +164,9 @@ def _line(event: EpochEnd) -> str:
     zeros = [
         f"{state['z_zero_fraction']:.0%}" for state in event.gates.values() if "z_zero_fraction" in state
     ]
+    epoch = f"{event.epoch}/{event.epochs}" if event.epochs < UNLIMITED_EPOCHS else str(event.epoch)
     line = (
-        f"epoch {event.epoch}/{event.epochs}  loss {event.loss:.3f}  dice {event.validation['dice']:.3f}  "
+        f"epoch {epoch}  loss {event.loss:.3f}  dice {event.validation['dice']:.3f}  "
         f"iou {event.validation['iou']:.3f}"
     )
     if len(classes) > 1:

@@ -30,6 +30,10 @@ BATCH_LIMITS = (2, 16)
 """Least and most patches in a batch."""
 COARSE_AXIS = 3.0
 """An axis is coarse if its spacing is more than this times that of the finest (nnU-Net's rule)."""
+USUAL_SIZE = 90
+"""Percentile of the images' sizes that a segmentation window holds, if it need not be much larger."""
+WIDEST_WINDOW = 4
+"""A segmentation window has at most so many times the elements of a patch."""
 SAME_SPACING = 0.05
 """Spacings within this relative distance count as the same."""
 HASH_BYTES = 20
@@ -53,7 +57,9 @@ class Plan(BaseModel):
     unit : "mm", "um" or "pixel"
         Of ``spacing``.
     patch : (dims,)
-        Training patch and segmentation window, in elements after resampling.
+        Training patch, in elements after resampling.
+    window : (dims,)
+        Segmentation window; by default the patch. A larger one holds a usual case whole.
     batch : int
         Patches per training step.
     intensity : "zscore" or "ct"
@@ -69,6 +75,7 @@ class Plan(BaseModel):
     spacing: tuple[float, ...] | None = None
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
     patch: tuple[int, ...]
+    window: tuple[int, ...] = ()
     batch: int = Field(ge=1)
     intensity: Literal["zscore", "ct"] = "zscore"
     clip: tuple[float, float] = (0.0, 0.0)
@@ -79,6 +86,10 @@ class Plan(BaseModel):
     def _fits_together(self) -> Plan:
         if len(self.patch) != self.dims or min(self.patch) < 1:
             raise ValueError(f"patch {self.patch} must have {self.dims} positive sizes")
+        if not self.window:
+            object.__setattr__(self, "window", self.patch)
+        if len(self.window) != self.dims or min(self.window) < 1:
+            raise ValueError(f"window {self.window} must have {self.dims} positive sizes")
         if self.spacing is not None and min(self.spacing) <= 0:
             raise ValueError(f"spacing {self.spacing} must be positive")
         if self.intensity == "ct" and not (self.clip[0] < self.clip[1] and self.std > 0):
@@ -260,8 +271,11 @@ def make_plan(
             f"the images measure their size in different units ({', '.join(sorted(units))}), so they "
             f"cannot be brought to one spacing; train on one kind at a time"
         )
-    sizes = shapes if target is None else shapes * spacings / np.array(target)
-    patch = patch or _patch(np.median(sizes, axis=0)[-dims:], divisor, batch_elements)
+    sizes = (shapes if target is None else shapes * spacings / np.array(target))[:, -dims:]
+    window = patch
+    if patch is None:
+        patch = _patch(np.median(sizes, axis=0), divisor, batch_elements)
+        window = _window(np.percentile(sizes, USUAL_SIZE, axis=0), patch, divisor)
     batch = batch or int(np.clip(batch_elements // int(np.prod(patch)), *BATCH_LIMITS))
     asked_for_ct = intensity == "ct"
     if intensity is None:
@@ -275,6 +289,7 @@ def make_plan(
         spacing=target,
         unit=units.pop(),
         patch=patch,
+        window=window or patch,
         batch=batch,
     )
     if intensity == "zscore":
@@ -373,3 +388,9 @@ def _patch(size: np.ndarray, divisor: int, most: int) -> tuple[int, ...]:
         while np.prod(patch) > most and patch.max() > divisor:
             patch[np.argmax(patch)] -= divisor
     return tuple(int(n) for n in patch)
+
+
+def _window(size: np.ndarray, patch: tuple[int, ...], divisor: int) -> tuple[int, ...]:
+    """The window that holds an image of ``size`` whole, or the patch where that would be too large."""
+    window = np.maximum(np.ceil(size / divisor).astype(int) * divisor, patch)
+    return tuple(int(n) for n in window) if np.prod(window) <= WIDEST_WINDOW * np.prod(patch) else patch

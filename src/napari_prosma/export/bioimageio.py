@@ -145,8 +145,8 @@ def _piece(plan: Plan, sample: Image | None, divisor: int) -> np.ndarray:
     short = [max(0, divisor - n) for n in array.shape[1:]]
     array = np.pad(array, [(0, 0), *((0, n) for n in short)], mode="edge")
     cut = [slice(None)]
-    for n, patch in zip(array.shape[1:], plan.patch, strict=True):
-        size = min(n, max(patch, divisor)) // divisor * divisor
+    for n, window in zip(array.shape[1:], plan.window, strict=True):
+        size = min(n, max(window, divisor)) // divisor * divisor
         cut.append(slice((n - size) // 2, (n - size) // 2 + size))
     return np.ascontiguousarray(array[tuple(cut)])
 
@@ -301,7 +301,8 @@ def _readme(checkpoint: Checkpoint, name: str, description: str) -> str:
         f"It gives the probability of {len(plan.class_names)} classes: {', '.join(plan.class_names)}.",
         f"## Before the network\n\n- Grid: {_grid_in_words(plan)}.{resampling}\n- Intensity: {rule}",
         f"## Large images\n\nThe network was trained on patches of {' x '.join(map(str, plan.patch))}. "
-        f"{seen} depends on the whole window: run windows of that size that overlap by half, and blend them, "
+        f"{seen} depends on the whole window: run windows of {' x '.join(map(str, plan.window))} that "
+        f"overlap by half, and blend them, "
         f"as `prosma segment` does.",
         f"## Validation\n{figures or chr(10) + 'No figures were kept with this model.'}",
         "Not a medical device.",

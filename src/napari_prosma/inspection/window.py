@@ -124,7 +124,7 @@ def open_window(
     model = held.build(target)
     assert isinstance(model, ProSMAUNet)
     size, shape = prepared.array.shape[1:], image.array.shape[1:]
-    long = tile(size, plan.patch, model.divisor)
+    long = tile(size, plan.window, model.divisor)
     centre = _centre(shape, label, region)
     start = []
     for axis, (n, w) in enumerate(zip(long.padded, long.window, strict=True)):

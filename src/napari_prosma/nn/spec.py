@@ -14,6 +14,7 @@ WIDTHS: dict[str, tuple[int, ...]] = {
 }
 """Width presets; ``large`` is the paper's scale in 2D."""
 NORMS = ("batch", "instance")
+ENTRIES = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ NETWORKS: dict[str, Architecture] = {
 """Every system of the paper's Tables 1 and 2; all but ours have no settings but their widths."""
 PUBLISHED = "published"
 """Name for the widths of ``NETWORKS``, where presets are named."""
+AUTO = "auto"
+"""Name for widths and an entry that follow from the time that there is."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class ModelSpec:
     network : str
         A key of ``NETWORKS``. Those of other papers have the gate and norm that they were published with:
         ``gate`` says which, and ``gated_levels`` is empty where there is none.
+    entry : 1 or 2
+        Stride of a convolution before level 1. 1: there is none, as in the paper. 2: ours, for short runs, as
+        in MONAI's UNet: all levels lie on half of the image's grid, and the head is a transposed convolution.
     """
 
     dims: int
@@ -90,6 +96,7 @@ class ModelSpec:
     gated_levels: tuple[int, ...] = ()
     norm: str = "batch"
     network: str = OURS
+    entry: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
@@ -114,6 +121,8 @@ class ModelSpec:
             )
         if len(self.widths) < 3 or min(self.widths) < 1:
             raise ValueError(f"widths must be at least three positive integers, found {self.widths}")
+        if self.entry not in ENTRIES:
+            raise ValueError(f"entry must be 1 or 2, found {self.entry}")
         if self.gate not in GATES:
             raise ValueError(f"unknown gate {self.gate!r}; choose one of {', '.join(GATES)}")
         if self.norm not in NORMS:
@@ -124,7 +133,11 @@ class ModelSpec:
     @property
     def divisor(self) -> int:
         """Images are padded to multiples of it along every axis."""
-        return NETWORKS[self.network].divisor(len(self.widths))
+        return self.entry * NETWORKS[self.network].divisor(len(self.widths))
+
+    def factor(self, level: int) -> int:
+        """How many times coarser than the image's the grid of an encoder level is (1 = finest)."""
+        return self.entry * 2 ** (level - 1)
 
     def _take_published_gate(self) -> None:
         """Refuse what only our network can be told, and say in ``gate`` what this one has."""
@@ -137,6 +150,7 @@ class ModelSpec:
                 ("gate_options", (GateOptions(),)),
                 ("gated_levels", ((), every_level)),
                 ("norm", (NORMS[0],)),
+                ("entry", (1,)),
             )
             if getattr(self, name) not in allowed
         ]

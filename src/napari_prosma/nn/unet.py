@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_prosma.nn.blocks import CONV, POOL, ResidualBlock, UpBlock
+from napari_prosma.nn.blocks import CONV, POOL, TRANSPOSED, Entry, ResidualBlock, UpBlock
 from napari_prosma.nn.gates import Change, Gate, GateTrace, make_gate
 from napari_prosma.nn.spec import ModelSpec
 
@@ -37,7 +37,9 @@ class ProSMAUNet(nn.Module):
     """The network of section 2 of the paper, for any channels, classes and size.
 
     Encoder ``x_1 .. x_L`` by residual blocks and 2x max-pooling, the last level being the bottleneck;
-    decoder ``g_s = Res([Gate_s(x_s, t_s), t_s])`` with ``t_s = ConvBNReLU(up(g_{s+1}))``; a 1x1 head.
+    decoder ``g_s = Res([Gate_s(x_s, t_s), t_s])`` with ``t_s = ConvBNReLU(up(g_{s+1}))``; a 1x1 head. With
+    ``spec.entry`` 2, which is ours, all of that lies on half of the image's grid, between a strided
+    convolution and a transposed one.
 
     Sizes that are no multiple of ``divisor`` are padded on the right and bottom and cropped again.
 
@@ -45,18 +47,21 @@ class ProSMAUNet(nn.Module):
     ----------
     spec : ModelSpec
     divisor : int
-        ``2 ** (levels - 1)``.
+        ``spec.divisor``.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         widths, dims = spec.widths, spec.dims
-        self.divisor = 2 ** (len(widths) - 1)
+        self.divisor = spec.divisor
         self.pool = POOL[dims](2)
+        seen = spec.in_channels
+        if spec.entry > 1:
+            self.entry = Entry(seen, widths[0], dims, spec.entry, spec.norm)
+            seen = widths[0]
         self.encoder = nn.ModuleList(
-            ResidualBlock(i, o, dims, spec.norm)
-            for i, o in zip((spec.in_channels, *widths[:-1]), widths, strict=True)
+            ResidualBlock(i, o, dims, spec.norm) for i, o in zip((seen, *widths[:-1]), widths, strict=True)
         )
         self.up = nn.ModuleList(
             UpBlock(widths[s + 1], widths[s], dims, spec.norm) for s in range(len(widths) - 1)
@@ -66,7 +71,11 @@ class ProSMAUNet(nn.Module):
             for s, w in enumerate(widths[:-1])
         )
         self.decoder = nn.ModuleList(ResidualBlock(2 * w, w, dims, spec.norm) for w in widths[:-1])
-        self.head = CONV[dims](widths[0], spec.out_channels, 1)
+        self.head: nn.Module
+        if spec.entry > 1:
+            self.head = TRANSPOSED[dims](widths[0], spec.out_channels, spec.entry, stride=spec.entry)
+        else:
+            self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
     def forward(self, image: Tensor, trace: GateTrace | None = None) -> Tensor:
         """Logits (B, out_channels, *spatial) of ``image`` (B, in_channels, *spatial).
@@ -82,6 +91,8 @@ class ProSMAUNet(nn.Module):
         if self.spec.norm == "instance" and x.shape[2:].numel() == self.divisor**self.spec.dims:
             # A single element at the deepest level has no spread to be normalised by.
             x = pad_to_multiple(x, 2 * self.divisor)
+        if self.spec.entry > 1:
+            x = self.entry(x)
         levels = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
@@ -121,7 +132,9 @@ class ProSMAUNet(nn.Module):
         logits = self.head(g)
         if trace is not None:
             for level, kept in trace.skips.items():
-                trace.skips[level] = kept.cropped(tuple(-(-n // 2 ** (level - 1)) for n in encoded.size))
+                trace.skips[level] = kept.cropped(
+                    tuple(-(-n // self.spec.factor(level)) for n in encoded.size)
+                )
         return logits[(slice(None), slice(None), *(slice(0, n) for n in encoded.size))]
 
     def gate(self, level: int) -> Gate:

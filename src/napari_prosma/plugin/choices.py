@@ -17,6 +17,7 @@ class Choice:
 
 
 WIDTHS = {
+    "auto": Choice("by the time", "As large as the minutes are enough for; without a limit as 'tiny'"),
     "quick": Choice("for a first look", "The smallest network: minutes, even without a graphics card"),
     "tiny": Choice("for a laptop", "A small network: good results on small data sets"),
     "base": Choice("for a graphics card", "A medium network: slow without a graphics card"),

@@ -10,10 +10,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.errors import ProsmaError
-from napari_prosma.events import Baseline, EpochEnd
+from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd
 from napari_prosma.plugin.curves import Curves
 from napari_prosma.plugin.panel import FigureTable, Message
-from napari_prosma.plugin.settings import UNLIMITED_EPOCHS
 
 SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
 GIB = 2**30

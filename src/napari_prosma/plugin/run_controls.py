@@ -20,10 +20,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.events import Event
+from napari_prosma.events import UNLIMITED_EPOCHS, Event
 from napari_prosma.plugin.fields import number, whole
 from napari_prosma.plugin.live import LiveCase
-from napari_prosma.plugin.settings import MOST_ELEMENTS, UNLIMITED_EPOCHS
+from napari_prosma.plugin.settings import MOST_ELEMENTS
 from napari_prosma.training.steering import Steering
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class RunControls(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rate = number(1e-6, 1, 1e-3, 6, 1e-4, "Learning rate of this run, from now on")
+        self.rate = number(0, 1, 0, 6, 1e-4, "Learning rate of this run, from now on", least="by the steps")
         self.epochs = whole(1, MOST_ELEMENTS, 1, "This run ends after so many epochs", suffix=" epochs")
         self.minutes = number(
             0.1, 100_000, 1, 1, 1, "This run ends after so many minutes, counted from its start"
@@ -92,7 +92,7 @@ class RunControls(QWidget):
         """Show what the run began with."""
         by_time = config.minutes is not None and config.epochs >= UNLIMITED_EPOCHS
         values: list[tuple[QDoubleSpinBox | QSpinBox, float | int]] = [
-            (self.rate, config.learning_rate),
+            (self.rate, config.learning_rate or 0),
             (self.epochs, config.epochs),
             (self.minutes, config.minutes or 1),
         ]

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.errors import ConfigError
+from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.plugin.choices import (
     CLASS_WEIGHTS,
     DEVICES,
@@ -35,9 +36,7 @@ from napari_prosma.plugin.fields import BY_THE_DATA, SizesField, combo, folded_f
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 
-UNLIMITED_EPOCHS = 100_000
-"""Epochs of a run that is limited by its minutes."""
-USUAL_EPOCHS, USUAL_MINUTES = 100, 15
+USUAL_EPOCHS, USUAL_MINUTES = 100, 30
 LIVE_MINUTES = 10
 """Of a run on open layers, whose user waits for it: 100 epochs on a CT are 15 hours."""
 _SIZE = "How large the network is: larger is slower and learns more"
@@ -98,10 +97,10 @@ class Settings(QWidget):
             "minutes": float(self.limit.value()) if by_time else None,
             "start_from": start_from,
             "trains": self.trains.currentData() if start_from else "all",
-            "taken_rate": self.taken_rate.value(),
+            "taken_rate": self.taken_rate.value() or None,
             "dims": self.dims.currentData(),
             "modality": self.modality.currentData(),
-            "learning_rate": self.rate.value(),
+            "learning_rate": self.rate.value() or None,
             "side": self.side.value(),
             "spacing": self.spacing.sizes(),
             "patch": self.patch.sizes(),
@@ -142,13 +141,10 @@ class Settings(QWidget):
                 )
 
     def suggest(self, from_layers: bool) -> None:
-        """The smallest network and a few minutes for layers, whose user waits; what the user chose stays."""
-        usual, now = ("tiny", "quick") if from_layers else ("quick", "tiny")
-        if self.size_preset.currentData() == usual:
-            self.size_preset.setCurrentIndex(self.size_preset.findData(now))
+        """Fewer minutes for layers, whose user waits; what the user chose stays."""
         if not self._length_chosen:
-            self.limit_unit.setCurrentText("minutes" if from_layers else "epochs")
-            self.limit.setValue(LIVE_MINUTES if from_layers else USUAL_EPOCHS)
+            self.limit_unit.setCurrentText("minutes")
+            self.limit.setValue(LIVE_MINUTES if from_layers else USUAL_MINUTES)
             self._length_chosen = False
 
     def go_on_from(self, model: Path | None, dims: int | None) -> None:
@@ -163,12 +159,12 @@ class Settings(QWidget):
         self.start_from.let_go()
 
     def _add_network(self, form: QFormLayout) -> None:
-        self.size_preset = combo(WIDTHS, "tiny", _SIZE, named=True)
+        self.size_preset = combo(WIDTHS, "auto", _SIZE, named=True)
         self.limit = whole(
-            1, UNLIMITED_EPOCHS, USUAL_EPOCHS, "How long to learn; Stop ends it earlier and keeps the model"
+            1, UNLIMITED_EPOCHS, USUAL_MINUTES, "How long to learn; Stop ends it earlier and keeps the model"
         )
         self.limit_unit = QComboBox()
-        self.limit_unit.addItems(["epochs", "minutes"])
+        self.limit_unit.addItems(["minutes", "epochs"])
         self.limit_unit.setToolTip("An epoch is one pass over all the images")
         self.limit_unit.currentTextChanged.connect(self._unit_changed)
         self.limit.valueChanged.connect(self._choose_length)
@@ -190,7 +186,14 @@ class Settings(QWidget):
         self.start_from.described.connect(self._model_described)
         self.trains = combo(TRAINS, "all", "Which part of the model still learns")
         self.taken_rate = number(
-            0, 1, 0.1, 2, 0.05, "Learning rate of what was taken over, relative to what is new; 0 = it stays"
+            0,
+            1,
+            0,
+            2,
+            0.05,
+            "Learning rate of what was taken over, relative to what is new; by the steps: the lower the more "
+            "there are",
+            least="by the steps",
         )
         form.addRow("Start from", self.start_from)
         form.addRow("What learns", self.trains)
@@ -209,7 +212,13 @@ class Settings(QWidget):
         self.examples_button.setToolTip("Pieces of an image, varied at random as the network will see them")
         self.dims = combo(DIMS, None, "Whether the network sees slices or volumes")
         self.rate = number(
-            1e-6, 1, 1e-3, 6, 1e-4, "Learning rate: how large each correction is; lower it if the loss jumps"
+            0,
+            1,
+            0,
+            6,
+            1e-4,
+            "Learning rate: how large each correction is; lower it if the loss jumps",
+            least="by the steps",
         )
         self.spacing = SizesField(
             "spacing",

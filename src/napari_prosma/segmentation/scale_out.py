@@ -148,7 +148,7 @@ def segment_to(
         unfinished.finish()
         return target
 
-    window = unfinished.window or checkpoint.plan.patch
+    window = unfinished.window or checkpoint.plan.window
     with named(name):
         yield Finished((yield from windows_that_fit(window, checkpoint.spec.divisor, chosen, in_windows)))
 

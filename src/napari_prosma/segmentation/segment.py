@@ -32,7 +32,7 @@ from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import ran_out_of_memory, release
 from napari_prosma.training.passes import Work
-from napari_prosma.training.tuning import computing, fastest_way
+from napari_prosma.training.tuning import computing, known_way
 
 T = TypeVar("T")
 OVERLAP = 0.5
@@ -168,7 +168,7 @@ def segment(
         )
 
     with named(name):
-        yield Finished((yield from windows_that_fit(plan.patch, model.divisor, target, in_windows)))
+        yield Finished((yield from windows_that_fit(plan.window, model.divisor, target, in_windows)))
 
 
 def _as_fast_as_known(
@@ -186,7 +186,7 @@ def _as_fast_as_known(
     shape = (1 if device.type == "cpu" else batch, plan.channels, *window)
     members = len(model.members) if isinstance(model, Ensemble) else 1
     work = Work("forward", model.spec, shape, device)
-    way = yield from fastest_way(work, len(tiling.starts) * mirrored * members / shape[0])
+    way = known_way(work, len(tiling.starts) * mirrored * members / shape[0])
     return (yield from computing(model, work, way))
 
 
@@ -290,7 +290,7 @@ def prepare_for(plan: Plan, image: Image, name: str) -> Image:
 
 def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, overlap: float = OVERLAP) -> Tiling:
     """Windows of the training patch's size, since the channel gates depend on what a window shows."""
-    return tile(prepared.array.shape[1:], plan.patch, model.divisor, overlap)
+    return tile(prepared.array.shape[1:], plan.window, model.divisor, overlap)
 
 
 def finish(name: str, logits: np.ndarray, image: Image, plan: Plan) -> Segmentation:

@@ -18,8 +18,9 @@ from pydantic import (
 from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
+from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.nn.gates import GATES, GateOptions
-from napari_prosma.nn.spec import NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
+from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -147,12 +148,17 @@ class TrainConfig(BaseModel):
         classes.
     trains : "all", "decoder" or "gates and head"
         Which part of a network that was taken over still learns.
-    taken_rate : float
-        Learning rate of what was taken over relative to what is new.
+    taken_rate : float, optional
+        Learning rate of what was taken over relative to what is new; by default the lower the more steps
+        there are.
     network : str
         A key of ``NETWORKS``: ours, or one of those that it is compared with.
     widths : preset name or tuple of int
-        ``quick``, ``tiny``, ``base``, ``large``, ``published`` (its own paper's), or channels per level.
+        ``quick``, ``tiny``, ``base``, ``large``, ``published`` (its own paper's), or channels per level;
+        ``auto``: by the time that there is, and ``tiny`` where it is not limited.
+    entry : 1, 2 or "auto"
+        1: the paper's network, whose finest level lies on the image's grid. 2: on half of it, which a step
+        passes many times faster. ``auto``: by the time that there is, and 1 where it or the widths are given.
     gate : str
         A key of ``GATES``.
     gate_options : GateOptions
@@ -173,8 +179,10 @@ class TrainConfig(BaseModel):
         By default once through the training cases, at least 20.
     spacing, patch, batch, intensity : optional
         Values of the plan (see ``data.fingerprint.Plan``); by default they follow its rules.
-    learning_rate, weight_decay : float
-        AdamW with a cosine schedule down to a hundredth.
+    learning_rate : float, optional
+        Of AdamW at its highest, with a cosine schedule down to a hundredth; by default the lower the more
+        steps there are.
+    weight_decay : float
     warm_up : float
         Share of the run over which the learning rate rises to its full value.
     gradient_clip : float, optional
@@ -223,9 +231,10 @@ class TrainConfig(BaseModel):
     modality: Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"] = "auto"
     start_from: Path | None = None
     trains: Literal["all", "decoder", "gates and head"] = "all"
-    taken_rate: float = Field(default=0.1, ge=0, le=1)
+    taken_rate: float | None = Field(default=None, ge=0, le=1)
     network: str = OURS
-    widths: str | tuple[int, ...] = "tiny"
+    widths: str | tuple[int, ...] = AUTO
+    entry: int | Literal["auto"] = "auto"
     gate: str = "prosma"
     gate_options: GateOptions = Field(default_factory=GateOptions)
     gated_levels: tuple[int, ...] = ()
@@ -240,7 +249,7 @@ class TrainConfig(BaseModel):
     patch: tuple[PositiveInt, ...] | None = None
     batch: int | None = Field(default=None, ge=1)
     intensity: Literal["zscore", "ct"] | None = None
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: PositiveNumber | None = None
     weight_decay: float = Field(default=1e-4, ge=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
     gradient_clip: PositiveNumber | None = 12.0
@@ -272,6 +281,14 @@ class TrainConfig(BaseModel):
             wrong = "; ".join(_in_words(e["loc"], e["msg"], e["input"]) for e in error.errors())
             raise ConfigError(f"the training settings are not usable: {wrong}") from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def _minutes_alone(cls, given: object) -> object:
+        """Minutes without epochs: as many epochs as there is time for."""
+        if isinstance(given, dict) and given.get("minutes") is not None:
+            return {"epochs": UNLIMITED_EPOCHS, **given}
+        return given
+
     @field_validator("gate")
     @classmethod
     def _gate_exists(cls, gate: str) -> str:
@@ -281,7 +298,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _network_can_be_built(self) -> TrainConfig:
-        presets = (*WIDTHS, PUBLISHED)
+        presets = (AUTO, *WIDTHS, PUBLISHED)
         if isinstance(self.widths, str) and self.widths not in presets:
             raise ValueError(f"unknown width preset {self.widths!r}; choose one of {', '.join(presets)}")
         if self.network not in NETWORKS:
@@ -315,9 +332,21 @@ class TrainConfig(BaseModel):
 
     @property
     def width_per_level(self) -> tuple[int, ...]:
+        """Channels per level; those of ``tiny`` as long as they are not decided."""
         if self.widths == PUBLISHED:
             return NETWORKS[self.network].widths
-        return WIDTHS[self.widths] if isinstance(self.widths, str) else self.widths
+        widths = "tiny" if self.widths == AUTO else self.widths
+        return WIDTHS[widths] if isinstance(widths, str) else widths
+
+    @property
+    def entry_stride(self) -> int:
+        """That of the paper as long as it is not decided."""
+        return 1 if isinstance(self.entry, str) else self.entry
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the run is limited by its minutes alone."""
+        return self.minutes is not None and self.epochs >= UNLIMITED_EPOCHS
 
     @property
     def divisor(self) -> int:
@@ -348,6 +377,7 @@ class TrainConfig(BaseModel):
             gated_levels=self.gated_levels,
             norm=self.norm,
             network=self.network,
+            entry=self.entry_stride,
         )
 
 

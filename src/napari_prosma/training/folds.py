@@ -127,12 +127,13 @@ def _folds(
     processes: Processes,
 ) -> Iterator[Event]:
     folder, plan = config.run_dir, config.plan
+    built: dict[str, Any] = {}
     over = _finished_folds(folder)
     members: list[Checkpoint] = []
     for k in range(folds):
         changes: dict[str, Any] = {"fold": (k, folds), "run_dir": folder / f"{FOLD}{k + 1}"}
         if plan is not None:
-            changes |= {"plan": plan, **dict.fromkeys(PLANNED)}
+            changes |= {"plan": plan, **built, **dict.fromkeys(PLANNED)}
         wanted = config.model_copy(update=changes)
         kept = _kept(wanted)
         is_over = k + 1 in over and (wanted.run_dir / BEST).is_file()
@@ -147,6 +148,7 @@ def _folds(
             processes.fabric.barrier()  # none reads before the first one has written
         members.append(load_checkpoint(wanted.run_dir / BEST))
         plan = plan or members[0].plan
+        built = {"widths": members[0].spec.widths, "entry": members[0].spec.entry}
         if processes.is_first and not is_over:
             _write_summary(folder / SUMMARY, members)
     if processes.is_first:

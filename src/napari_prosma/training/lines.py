@@ -21,12 +21,10 @@ from pydantic import BaseModel
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import rule_from_text, rule_to_text
 from napari_prosma.errors import ConfigError
+from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.nn.gates import GateOptions
 from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
 from napari_prosma.training.options import OPTIONS, Option
-
-UNLIMITED_EPOCHS = 100_000
-"""Epochs of a run that is limited by its minutes alone."""
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
@@ -49,8 +47,6 @@ def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
         if given is None or given == []:
             continue
         settings[option.field] = _TEXTS[option.field][1](given) if option.field in _TEXTS else given
-    if "minutes" in settings:
-        settings.setdefault("epochs", UNLIMITED_EPOCHS)
     return TrainConfig.of(data=options.get("data"), run_dir=options.get("run_dir"), **settings)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,116 @@ from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.spec import AUTO, OURS, WIDTHS, ModelSpec
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import largest_batch, memory_shares
 from napari_prosma.training.objectives import make_objective
+from napari_prosma.training.pace import LADDER, Pace, Rung, nominal_speed, pace_for, step_seconds
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.transfer import adapted_plan
 
+LEAST_DEEPEST = 4
+"""Elements of the deepest grid along the shortest axis of a usual image."""
 BYTES_PER_ELEMENT = 172
 """Kept for the backward pass per input element and channel of the finest level.
 
 Measured in 2D: 688 MiB for 2**18 pixels at 16 channels."""
 
 
-def plan_for(
-    config: TrainConfig, facts: Sequence[CaseFacts], class_names: Sequence[str], source: Checkpoint | None
-) -> Generator[Event, None, Plan]:
-    """The plan that was given, that of the model to start from, or one made from the data."""
+@dataclass(frozen=True)
+class Pacing:
+    """What a run begins with, and how it is chosen anew once a step's cost is known.
+
+    Attributes
+    ----------
+    pace : Pace
+    again : (seconds, operations per second) -> Pace, optional
+        None where it was chosen anew before.
+    rungs : the networks that there are to choose from, cheapest first
+    notices : what a user should know of the plan
+    """
+
+    pace: Pace
+    again: Callable[[float, float], Pace] | None
+    rungs: tuple[Rung, ...]
+    notices: tuple[str, ...] = ()
+
+
+def pacing_for(
+    config: TrainConfig,
+    facts: Sequence[CaseFacts],
+    class_names: Sequence[str],
+    source: Checkpoint | None,
+    seconds: float,
+    device: torch.device,
+) -> Pacing:
+    """Network and plan for the data and for the ``seconds`` that are left, infinite without a limit.
+
+    The plan is the one that was given, that of the model to start from, or one made from the data.
+    """
+    rungs, names = _rungs(config, device), class_names or _default_names(facts)
+    made: dict[Rung, tuple[ModelSpec, Plan, tuple[str, ...]]] = {}
+
+    def make(rung: Rung) -> tuple[ModelSpec, Plan]:
+        if rung not in made:
+            made[rung] = _made(config, facts, names, source, rung)
+        return made[rung][:2]
+
+    def choose(seconds: float, speed: float) -> Pace:
+        if not math.isfinite(seconds):
+            spec, plan = make(rungs[0])
+            return Pace(spec, plan, step_seconds(spec, plan, speed))
+        free = config.plan is None
+        return pace_for(
+            seconds, speed, rungs, make, free and config.batch is None, free and config.patch is None
+        )
+
+    pace = choose(seconds, nominal_speed(device, torch.get_num_threads()))
+    notices = next(told for spec, _, told in made.values() if spec == pace.spec)
+    return Pacing(pace, choose, rungs, notices)
+
+
+def _rungs(config: TrainConfig, device: torch.device) -> tuple[Rung, ...]:
+    """Networks to choose from: those of the ladder that fit what was asked for, cheapest first."""
+    asked = Rung(config.entry_stride, config.width_per_level)
+    if config.network != OURS or config.widths != AUTO or not config.is_timed:
+        return (asked,)
+    ladder = [rung for rung in LADDER if config.entry in (AUTO, rung.entry)]
+    return tuple(ladder if device.type == "cuda" else [r for r in ladder if r.widths != WIDTHS["large"]])
+
+
+def _made(
+    config: TrainConfig,
+    facts: Sequence[CaseFacts],
+    names: Sequence[str],
+    source: Checkpoint | None,
+    rung: Rung,
+) -> tuple[ModelSpec, Plan, tuple[str, ...]]:
+    """Network and plan of a rung, and what a user should know of the plan."""
+
+    def planned(built: TrainConfig) -> tuple[ModelSpec, Plan, tuple[str, ...]]:
+        plan, told = _plan_for(built, facts, names, source)
+        return built.model_spec(plan), plan, told
+
+    widths = rung.widths
+    changes = {"widths": widths, "entry": rung.entry}
+    found = planned(config.model_copy(update=changes))
+    if rung.entry == 1 or config.widths != AUTO:
+        return found
+    # The levels are one fewer where the deepest would be a few elements wide.
+    sizes = np.median([grid_of(fact, found[1])[-found[1].dims :] for fact in facts], axis=0)
+    if sizes.min() >= LEAST_DEEPEST * found[0].divisor:
+        return found
+    return planned(config.model_copy(update={**changes, "widths": widths[:-1]}))
+
+
+def _plan_for(
+    config: TrainConfig, facts: Sequence[CaseFacts], names: Sequence[str], source: Checkpoint | None
+) -> tuple[Plan, tuple[str, ...]]:
     if config.plan is not None:
-        return config.plan
-    names = class_names or _default_names(facts)
+        return config.plan, ()
     rules: dict[str, Any] = {
         "dims": config.dims,
         "side": config.side,
@@ -48,10 +137,8 @@ def plan_for(
         "intensity": config.intensity,
     }
     if source is None:
-        return make_plan(facts, names, **rules)
-    plan, notices = adapted_plan(source, facts, names, **rules)
-    yield from map(Notice, notices)
-    return plan
+        return make_plan(facts, names, **rules), ()
+    return adapted_plan(source, facts, names, **rules)
 
 
 def with_fitting_batch(

@@ -43,12 +43,12 @@ def plane_probabilities(
             cut.append(slice(None))
             inside.append(slice(None))
             continue
-        depth = 1 if axis < thin else min(plan.patch[axis - thin], length)
+        depth = 1 if axis < thin else min(plan.window[axis - thin], length)
         start = int(np.clip(index - depth // 2, 0, length - depth))
         cut.append(slice(start, start + depth))
         inside.append(index - start)
     slab = np.ascontiguousarray(image[(slice(None), *cut)])
-    tiling = tile(slab.shape[1:], plan.patch, network.divisor, OVERLAP)
+    tiling = tile(slab.shape[1:], plan.window, network.divisor, OVERLAP)
     if len(tiling.starts) > MOST_WINDOWS:
         return None
     blend = Blend(tiling, network.spec.out_channels)

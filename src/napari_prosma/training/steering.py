@@ -30,27 +30,38 @@ class Changes:
         End after the step under way and keep the place, as closing the run does.
     """
 
-    settings: dict[str, float | int] = field(default_factory=dict)
+    settings: dict[str, float | int | None] = field(default_factory=dict)
     relabelled: frozenset[str] = frozenset()
     finish: bool = False
     stop: bool = False
 
 
 class Steering:
-    """Given to ``train``, which reads it between two steps; every method may be called from any thread."""
+    """Given to ``train``, which reads it between two steps; every method may be called from any thread.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    wants_previews : bool
+        Whether somebody looks at them; they take a part of the time.
+    """
+
+    def __init__(self, wants_previews: bool = True) -> None:
+        self.wants_previews = wants_previews
         self._lock = threading.Lock()
         self._changes = Changes()
         self._view: View | None = None
 
     def change(self, **settings: float | int) -> None:
-        """Train on with other values of ``learning_rate``, ``epochs`` or ``minutes``."""
+        """Train on with other values of ``learning_rate`` (0: by the steps), ``epochs`` or ``minutes``."""
         unknown = settings.keys() - {"learning_rate", "epochs", "minutes"}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))} cannot change during a run")
         with self._lock:
-            self._changes = replace(self._changes, settings={**self._changes.settings, **settings})
+            told = {
+                name: None if name == "learning_rate" and not value else value
+                for name, value in settings.items()
+            }
+            self._changes = replace(self._changes, settings={**self._changes.settings, **told})
 
     def relabel(self, case: str) -> None:
         """The label of ``case`` has changed: learn from what its ``read_label`` gives now."""

@@ -18,18 +18,21 @@ from napari_prosma.nn.spec import OURS
 from napari_prosma.segmentation.windows import unwrap
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.metrics import case_metrics
+from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
 
 LEARNS = {
-    "all": ("encoder", "up", "gates", "decoder", "head"),
+    "all": ("entry", "encoder", "up", "gates", "decoder", "head"),
     "decoder": ("up", "gates", "decoder", "head"),
     "gates and head": ("gates", "head"),
 }
 """Parts of the network that learn, by the values of ``TrainConfig.trains``."""
-INPUT = ("encoder.0.body.0.weight", "encoder.0.shortcut.0.weight")
-"""The convolutions that see the image itself."""
+INPUT = {
+    1: ("encoder.0.body.0.weight", "encoder.0.shortcut.0.weight"),
+    2: ("entry.0.weight",),
+}
+"""The convolutions that see the image itself, by ``ModelSpec.entry``."""
 HEAD = ("head.weight", "head.bias")
-ARCHITECTURE = ("network", "widths", "gate", "gate_options", "gated_levels", "norm")
+ARCHITECTURE = ("network", "widths", "gate", "gate_options", "gated_levels", "norm", "entry")
 """Settings of ``TrainConfig`` that say which network is built."""
 
 
@@ -84,7 +87,9 @@ def adapted_plan(
     kept: dict[str, Any] = {"axes": old.axes} if old.axes else {}
     notices = []
     if all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
-        rules["patch"] = rules.get("patch") or old.patch
+        if "patch" not in given:
+            rules["patch"] = old.patch
+            kept["window"] = old.window
         if "spacing" not in given and old.spacing is not None:
             kept |= {"spacing": old.spacing[-axes:], "unit": old.unit}
     else:
@@ -116,7 +121,7 @@ class Transfer:
     new : names
         As the network began.
     channels : (int, int)
-        Of the images: the model's and the network's.
+        Of the images: the model's and the network's; equal where the first convolution is new.
     kept_classes, new_classes : names
         Foreground classes whose part of the head came over, and those that begin anew.
     """
@@ -133,7 +138,7 @@ class Transfer:
         said = [
             f"{len(self.taken)} of {len(self.taken) + len(self.adapted) + len(self.new)} tensors taken over"
         ]
-        if INPUT[0] in self.adapted:
+        if self.channels[0] != self.channels[1]:
             said.append(f"first convolution adapted from {self.channels[0]} to {self.channels[1]} channel(s)")
         parts = Counter(name.split(".")[0] for name in self.new if name not in HEAD)
         if parts:
@@ -166,15 +171,20 @@ def take_over(network: Network, source: Checkpoint, class_names: Sequence[str]) 
     source.require_one_network("trained further")
     state, weights = network.state_dict(), source.weights
     common = _common_classes(source.plan.class_names, class_names)
-    heads = {tensors[HEAD[0]].shape[1:] if HEAD[0] in tensors else None for tensors in (weights, state)}
+    entry, was = network.spec.entry, source.spec.entry
+    heads = {
+        _by_class(tensors[HEAD[0]], stride).shape[1:] if HEAD[0] in tensors else None
+        for tensors, stride in ((weights, was), (state, entry))
+    }
     if None in heads or len(heads) > 1:
         common = {}
     offered = {name: tensor for name, tensor in weights.items() if name not in HEAD}
-    offered |= {
-        name: _for_channels(weights[name], network.spec.in_channels) for name in INPUT if name in weights
-    }
+    seeing = [name for name in INPUT[entry] if name in weights and entry == was]
+    offered |= {name: _for_channels(weights[name], network.spec.in_channels) for name in seeing}
     if common:
-        offered |= {name: _for_classes(weights[name], state[name], common) for name in HEAD}
+        for name in HEAD:
+            old, new = (_by_class(tensors[name], entry) for tensors in (weights, state))
+            offered[name] = _by_class(_for_classes(old, new, common), entry)
     fitting = {
         name for name, tensor in offered.items() if name in state and tensor.shape == state[name].shape
     }
@@ -185,10 +195,15 @@ def take_over(network: Network, source: Checkpoint, class_names: Sequence[str]) 
         taken=taken,
         adapted=tuple(name for name in state if name in fitting - taken),
         new=tuple(name for name in state if name not in fitting),
-        channels=(source.spec.in_channels, network.spec.in_channels),
+        channels=(source.spec.in_channels if seeing else network.spec.in_channels, network.spec.in_channels),
         kept_classes=tuple(name for k, name in enumerate(class_names) if k and k in common),
         new_classes=tuple(name for k, name in enumerate(class_names) if k and k not in common),
     )
+
+
+def _by_class(tensor: Tensor, entry: int) -> Tensor:
+    """A tensor of the head with the classes first, or back: a transposed convolution has them second."""
+    return tensor.transpose(0, 1) if entry > 1 and tensor.ndim > 1 else tensor
 
 
 def _common_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
@@ -239,8 +254,8 @@ def trained_parts(network: nn.Module, trains: str, new: Collection[str] = ()) ->
         What would be frozen was not taken over whole and would keep random values, or the network is not made
         of these parts.
     """
-    frozen, built = _frozen(trains), unwrap(network).spec.network
-    if frozen and built != OURS:
+    built, frozen = unwrap(network).spec.network, _frozen(trains, unwrap(network))
+    if trains != "all" and built != OURS:
         raise ConfigError(f"only {OURS} can learn in part, but the network is {built!r}; train all of it")
     random = [part for part in frozen if any(name.startswith(f"{part}.") for name in new)]
     if random:
@@ -257,12 +272,12 @@ def trained_parts(network: nn.Module, trains: str, new: Collection[str] = ()) ->
 def set_training(network: nn.Module, trains: str) -> None:
     """Training mode for what learns, evaluation mode for the rest; instead of ``network.train()``."""
     network.train()
-    for name in _frozen(trains):
+    for name in _frozen(trains, unwrap(network)):
         unwrap(network).get_submodule(name).eval()
 
 
-def _frozen(trains: str) -> list[str]:
-    return [part for part in LEARNS["all"] if part not in LEARNS[trains]]
+def _frozen(trains: str, network: nn.Module) -> list[str]:
+    return [part for part in LEARNS["all"] if part not in LEARNS[trains] and hasattr(network, part)]
 
 
 # ---- before and after -----------------------------------------------------------------------------------
@@ -270,8 +285,8 @@ def _frozen(trains: str) -> list[str]:
 
 def baseline(
     source: Checkpoint, cases: PreparedCases, indices: Sequence[int], plan: Plan, device: torch.device
-) -> Generator[str, None, list[dict[str, float]]]:
-    """How well ``source`` itself segments cases of a new plan: figures of each, as ``case_metrics`` gives.
+) -> Generator[str, None, dict[str, float]]:
+    """How well ``source`` itself segments cases of a new plan: ``validation_figures``.
 
     Only classes that both know by name have figures; the means over all classes only where both know all of
     them. What it takes for another class counts as background. The name of the case in work is yielded after
@@ -281,24 +296,22 @@ def baseline(
 
     common = _common_classes(source.plan.class_names, plan.class_names)
     if not common:
-        return []
+        return {}
     with torch.device("meta"):
         network = build_model(replace(source.spec, in_channels=plan.channels))
     network.to_empty(device=device)
     if take_over(network, source, source.plan.class_names).new:
-        return []
-    known = [name for k, name in enumerate(plan.class_names) if k and k in common]
-    kept = {f"{figure}/{name}" for figure in ("dice", "iou") for name in known}
-    if len(common) == len(plan.class_names):
-        kept |= {"dice", "iou"}
-    figures = []
+        return {}
+    known = {name for k, name in enumerate(plan.class_names) if k and k in common}
+    overlaps: list[Overlap] = []
     for case, found in validate(network, cases, indices, plan):
         yield case.name
         if found is not None:
             labels = translated(found, source.plan.class_names, plan.class_names)
-            measured = case_metrics(labels, case.label, plan.class_names)
-            figures.append({name: value for name, value in measured.items() if name in kept})
-    return figures
+            overlaps += overlaps_of(case.name, labels, case.label, plan.class_names)
+    figures = validation_figures([overlap for overlap in overlaps if overlap.class_name in known])
+    of_all = len(common) == len(plan.class_names)
+    return {name: value for name, value in figures.items() if of_all or "/" in name}
 
 
 def translated(labels: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:

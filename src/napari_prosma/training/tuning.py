@@ -1,10 +1,11 @@
-"""How a network computes fastest on this machine: measured once on the real shapes, then remembered.
+"""How a network computes fastest on this machine: measured on request, on the real shapes, then remembered.
+
+Nothing is measured before a run or a segmentation: that took longer than a short run gained by it, and found
+the slower layout beside a busy neighbour. ``prosma tune`` measures when the user wants it.
 
 Layouts and compiled code agree to rounding, not to the last bit, and the same image should give the same mask
-each time. So, as long as what is remembered stays, nothing is chosen that could be chosen otherwise next
-time: work that is too short to be worth a measurement, which is told by its number of passes alone, computes
-as usual, and so does all work where nothing can be remembered. The number type is no choice: bfloat16 changes
-masks, and on the CPU its gradients are NaN.
+each time: as long as what is remembered stays, nothing is chosen that could be chosen otherwise next time.
+The number type is no choice: bfloat16 changes masks, and on the CPU its gradients are NaN.
 """
 
 from __future__ import annotations
@@ -39,14 +40,11 @@ from napari_prosma.training.memory import ran_out_of_memory, release
 from napari_prosma.training.passes import Work, pass_of, with_signs
 
 CACHE = "PROSMA_CACHE"
-"""Environment variable: the folder to remember in; empty = nothing is measured or remembered."""
+"""Environment variable: the folder to remember in; empty = nothing is remembered."""
 LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 2, 5, 2.0
 """So many times the layouts take turns; after so many seconds no further round begins."""
-WORTH = 20
-"""Work is worth a measurement if it takes this many times longer."""
 USUAL_COMPILING = 60
 """Seconds, for the bar."""
-LEAST_PASSES = WORTH * len(LAYOUTS) * (1 + MOST_ROUNDS)
 TYPICAL: dict[int, tuple[int, ...]] = {2: (4, 1, 256, 256), 3: (2, 1, 64, 64, 64)}
 """Batches that a plan makes of gray images without further wishes (``data.fingerprint.BATCH_ELEMENTS``)."""
 
@@ -92,8 +90,8 @@ _WRITING = RLock()
 """Two panels may measure at a time."""
 
 
-def fastest_way(work: Work, passes: float, seconds: float = math.inf) -> Generator[Event, None, Way]:
-    """What is remembered for such work on this machine, else what a measurement of a second or two finds.
+def known_way(work: Work, passes: float, seconds: float = math.inf) -> Way:
+    """What :func:`tune` found for such work on this machine, else the usual way: nothing is measured here.
 
     Parameters
     ----------
@@ -103,27 +101,15 @@ def fastest_way(work: Work, passes: float, seconds: float = math.inf) -> Generat
     seconds : float
         How long they may take at most.
     """
-    file, usual = cache_file(), usual_way(work.spec)
-    is_short = passes < LEAST_PASSES or seconds < WORTH * SECONDS
-    if is_short or file is None or work.device.type == "mps":
-        return usual
+    file = cache_file()
+    if file is None:
+        return usual_way(work.spec)
     try:
         measured = _remembered(file).get(work.key)
-        if measured is None:
-            _remember(file, {})  # told now, not after the measurement, that it cannot be written
-            found = yield from measure(work)
-            with _WRITING:
-                # Where another was faster, both go by what it found. What cannot be measured now is as usual
-                # from now on.
-                measured = (
-                    _remembered(file).get(work.key) or found or Measured(layout=usual.layout, seconds={})
-                )
-                _remember(file, {work.key: measured})
-            yield Notice(f"Memory layout for {work.in_words()}: {measured.in_words()}")
     except DataError as error:
         _say_once(str(error))
-        return usual
-    return measured.way(passes, seconds)
+        return usual_way(work.spec)
+    return usual_way(work.spec) if measured is None else measured.way(passes, seconds)
 
 
 def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
@@ -151,15 +137,15 @@ def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
 def works_of(checkpoint: Checkpoint | None, device: str) -> list[Work]:
     """Segmentation with a model and training as it was trained, or the same of new networks in 2D and 3D."""
     target, works, wanted = usable_device(device), list[Work](), "auto"
-    batches = [(ModelSpec(dims, 1, 1), shape) for dims, shape in TYPICAL.items()]
+    batches = [(ModelSpec(dims, 1, 1), shape, shape[2:]) for dims, shape in TYPICAL.items()]
     if checkpoint is not None:
         plan, wanted = checkpoint.plan, checkpoint.config.get("precision", wanted)
-        batches = [(checkpoint.spec, (plan.batch, plan.channels, *plan.patch))]
+        batches = [(checkpoint.spec, (plan.batch, plan.channels, *plan.patch), plan.window)]
     precision = best_precision(target) if wanted == "auto" else cast(Precision, wanted)
-    for spec, (batch, channels, *patch) in batches:
-        window = (-(-n // spec.divisor) * spec.divisor for n in patch)
-        works.append(Work("forward", spec, (1, channels, *window), target))
-        works.append(Work("step", spec, (batch, channels, *patch), target, precision))
+    for spec, shape, seen in batches:
+        window = (-(-n // spec.divisor) * spec.divisor for n in seen)
+        works.append(Work("forward", spec, (1, shape[1], *window), target))
+        works.append(Work("step", spec, shape, target, precision))
     return works
 
 
@@ -269,4 +255,6 @@ def _remember(file: Path, new: dict[str, Measured]) -> None:
 
 @cache
 def _say_once(reason: str) -> None:
-    logging.getLogger(__name__).warning("%s. Nothing is measured; %s names another folder", reason, CACHE)
+    logging.getLogger(__name__).warning(
+        "%s. What was measured is not used; %s names another folder", reason, CACHE
+    )

@@ -12,6 +12,7 @@ from napari_prosma.data.fingerprint import read_facts
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.spec import AUTO
 from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import FREE, PLANNED
@@ -56,6 +57,10 @@ class Original:
         changes["steps_per_epoch"] = self.last.place.get("steps") or self.last.steps // self.last.epoch
         if self.config.minutes is not None:
             changes |= {"minutes": None, "epochs": self.last.epoch}
+            if self.config.widths == AUTO:
+                changes |= {"widths": self.last.spec.widths, "entry": self.last.spec.entry}
+            if self.config.learning_rate is None:
+                changes["learning_rate"] = self.last.place.get("rate")
         return TrainConfig.of(**{**dict(self.config), **changes})
 
 

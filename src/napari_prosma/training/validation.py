@@ -55,7 +55,7 @@ def validate(
     network = unwrap(model)
     for index in indices:
         case = cases[index]
-        tiling = labelled_part(tile(case.label.shape, plan.patch, network.divisor), case.label)
+        tiling = labelled_part(tile(case.label.shape, plan.window, network.divisor), case.label)
         blend = Blend(tiling, network.spec.out_channels)
         model.eval()
         for _ in predict(model, case.image, tiling, 1, blend):
@@ -80,10 +80,25 @@ def validation_windows(
         fact = facts[index]
         if fact.class_counts.sum() < math.prod(fact.shape):
             label = cases[index].label
-            count += len(labelled_part(tile(label.shape, plan.patch, divisor), label).starts)
+            count += len(labelled_part(tile(label.shape, plan.window, divisor), label).starts)
         else:
-            count += len(tile(grid_of(fact, plan), plan.patch, divisor).starts)
+            count += len(tile(grid_of(fact, plan), plan.window, divisor).starts)
     return count
+
+
+def judged_part(facts: Sequence[CaseFacts], indices: Sequence[int], count: int, seed: int) -> list[int]:
+    """``count`` of the cases ``indices``, drawn from ``seed``, each foreground class in turn; in order."""
+    if count >= len(indices):
+        return list(indices)
+    order = [indices[n] for n in np.random.RandomState(seed).permutation(len(indices))]
+    classes = max(len(facts[n].class_counts) for n in indices)
+    chosen: list[int] = []
+    for turn in range(count):
+        k = 1 + turn % max(1, classes - 1)
+        left = [n for n in order if n not in chosen]
+        having = [n for n in left if len(facts[n].class_counts) > k and facts[n].class_counts[k]]
+        chosen.append((having or left)[0])
+    return sorted(chosen)
 
 
 def shown_case(cases: PreparedCases, indices: Sequence[int]) -> int:
@@ -99,7 +114,7 @@ def gate_state(network: Network, case: PreparedCase, plan: Plan) -> dict[int, di
     """Numbers of every gated skip on one window of ``case``, around its foreground."""
     found = np.argwhere(is_foreground(case.label))
     centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
-    size = (1,) * (case.label.ndim - plan.dims) + plan.patch
+    size = (1,) * (case.label.ndim - plan.dims) + plan.window
     where: list[slice] = [slice(None)]
     for c, m, n in zip(centre, size, case.label.shape, strict=True):
         start = int(np.clip(c - m // 2, 0, max(0, n - m)))

@@ -30,6 +30,7 @@ from napari_prosma.training.batches import Batch, Views
 from napari_prosma.training.checkpoint import split_prefix
 from napari_prosma.training.objectives import Setting
 from napari_prosma.training.objectives.supervised import Supervised
+from napari_prosma.training.statistics import same_statistics
 
 SMALLEST = 1e-8
 """Probabilities are no smaller than this in a divergence."""
@@ -116,17 +117,6 @@ def own_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad = None
-
-
-@contextmanager
-def same_statistics(network: nn.Module) -> Iterator[None]:
-    """After it, the running statistics are those from before, whatever went through the network."""
-    before = [buffer.clone() for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, kept in zip(network.buffers(), before, strict=True):
-            buffer.copy_(kept)
 
 
 # ---- features ---------------------------------------------------------------------------------------------
