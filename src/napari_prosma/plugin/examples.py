@@ -117,7 +117,7 @@ def _pixmap(picture: np.ndarray) -> QPixmap:
 
 def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]:
     yield Started(0, "Reading")
-    from napari_prosma.data.fingerprint import BATCH_ELEMENTS, make_plan, read_facts
+    from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, make_plan, read_facts
     from napari_prosma.training.augment import recipe_of
     from napari_prosma.training.batches import PreparedCases, example_patches
     from napari_prosma.training.config import TrainConfig
@@ -133,7 +133,7 @@ def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]
         facts,
         opened.class_names,
         dims=config.dims,
-        side=config.side,
+        side=config.side or PLANAR_SIDE,
         divisor=config.divisor,
         batch_elements=BATCH_ELEMENTS,
         spacing=config.spacing,

@@ -101,7 +101,7 @@ class Settings(QWidget):
             "dims": self.dims.currentData(),
             "modality": self.modality.currentData(),
             "learning_rate": self.rate.value() or None,
-            "side": self.side.value(),
+            "side": self.side.value() if self.side.value() > self.side.minimum() else None,
             "spacing": self.spacing.sizes(),
             "patch": self.patch.sizes(),
             "batch": self.batch.value() or None,
@@ -227,10 +227,12 @@ class Settings(QWidget):
             "axis, slices first, such as 3, 1, 1. Empty: the usual one of the data",
         )
         self.side = whole(
-            32,
+            31,
             4096,
-            256,
-            "2D images are shrunk so that their short side is about this; volumes are not",
+            31,
+            "2D images are shrunk so that their short side is about this; volumes are not. By the minutes: "
+            "256 px, and less for a short run",
+            least="by the minutes",
             suffix=" px",
         )
         self.intensity = combo(

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from napari_prosma.data.fingerprint import PLANAR_SIDE, Plan
+from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import UNLIMITED_EPOCHS
@@ -170,8 +170,9 @@ class TrainConfig(BaseModel):
         By default made from the data.
     dims : 2 or 3, optional
         By default by the data.
-    side : int
-        Short side that 2D images without a physical size are shrunk to, in pixels.
+    side : int, optional
+        Short side that 2D images without a physical size are shrunk to, in pixels; by default 256, and less
+        where the minutes are few.
     epochs : int
     minutes : float, optional
         The run ends after this time at the latest, and its schedule is stretched over it.
@@ -241,7 +242,7 @@ class TrainConfig(BaseModel):
     norm: Literal["batch", "instance"] = "batch"
     plan: Plan | None = None
     dims: Literal[2, 3] | None = None
-    side: int = Field(default=PLANAR_SIDE, ge=32)
+    side: int | None = Field(default=None, ge=32)
     epochs: int = Field(default=100, ge=1)
     minutes: PositiveNumber | None = None
     steps_per_epoch: int | None = Field(default=None, ge=1)

@@ -44,7 +44,13 @@ _DATA = (
 )
 _SEEN = (
     ("dims", "--dims", int, "by the data", "2 = slice by slice, 3 = volumes."),
-    ("side", "--side", int, "256", "Pixel images are shrunk until their median short side is this."),
+    (
+        "side",
+        "--side",
+        int,
+        "256, or less by the minutes",
+        "Pixel images are shrunk until their median short side is this.",
+    ),
     ("spacing", "--spacing", str, "by the data", "Resample to this, such as 3,1,1 (z, y, x)."),
     ("patch", "--patch", str, "by the data", "Patch and window, such as 32,96,96."),
     ("batch", "--batch", int, "by the data", "Patches per step."),

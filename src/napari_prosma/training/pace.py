@@ -13,12 +13,12 @@ from functools import cache
 
 import torch
 
-from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan
+from napari_prosma.data.fingerprint import BATCH_LIMITS, PLANAR_SIDE, Plan
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
-ENOUGH_STEPS = 1000
-"""A network is worth its width where it makes so many steps of the least batch."""
+ENOUGH_STEPS = 2000
+"""Finer images and wider networks are worth their cost where they make so many steps of the least batch."""
 FEW_STEPS = 100
 """With fewer than this a smaller patch is taken."""
 SMALLEST_SIDE = 32
@@ -41,15 +41,17 @@ MOST_VALIDATIONS = 20
 
 @dataclass(frozen=True)
 class Rung:
-    """A network to choose: the stride of its entry and its widths."""
+    """A network to choose, by the stride of its entry and its widths, and the side of 2D images."""
 
     entry: int
     widths: tuple[int, ...]
+    side: int = PLANAR_SIDE
 
 
 LADDER = (
+    Rung(2, WIDTHS["tiny"], PLANAR_SIDE // 2),
+    Rung(2, WIDTHS["tiny"], 3 * PLANAR_SIDE // 4),
     Rung(2, WIDTHS["tiny"]),
-    Rung(2, WIDTHS["base"]),
     Rung(1, WIDTHS["tiny"]),
     Rung(1, WIDTHS["base"]),
     Rung(1, WIDTHS["large"]),
@@ -61,6 +63,7 @@ LADDER = (
 class Pace:
     """A network and its plan, and how many seconds a step is thought to take."""
 
+    rung: Rung
     spec: ModelSpec
     plan: Plan
     step: float
@@ -119,7 +122,7 @@ def pace_for(
         spec, plan = made(rung)
         if free_batch:
             plan = with_batch(plan, LEAST_BATCH)
-        richer = Pace(spec, plan, step_seconds(spec, plan, speed))
+        richer = Pace(rung, spec, plan, step_seconds(spec, plan, speed))
         if pace is not None and richer.steps(seconds) < ENOUGH_STEPS:
             break
         pace = richer
@@ -129,7 +132,7 @@ def pace_for(
         if smaller is None:
             break
         plan = pace.plan.model_copy(update={"patch": smaller})
-        pace = Pace(pace.spec, plan, step_seconds(pace.spec, plan, speed))
+        pace = replace(pace, plan=plan, step=step_seconds(pace.spec, plan, speed))
     return _with_more_patches(pace, seconds) if free_batch else pace
 
 
@@ -138,16 +141,10 @@ def with_batch(plan: Plan, batch: int) -> Plan:
     return plan.model_copy(update={"batch": batch})
 
 
-def wider_from(pace: Pace, rungs: tuple[Rung, ...]) -> float | None:
-    """Seconds from which the next wider network makes enough steps, None where there is none."""
-    here = Rung(pace.spec.entry, pace.spec.widths)
-    wider = rungs[rungs.index(here) + 1 :] if here in rungs else ()
-    if not wider:
-        return None
-    spec = replace(pace.spec, entry=wider[0].entry, widths=wider[0].widths, gated_levels=())
-    ratio = operations(spec, pace.plan.patch) / operations(pace.spec, pace.plan.patch)
-    step = pace.step * ratio * LEAST_BATCH / pace.plan.batch
-    return ENOUGH_STEPS * step / (1 - VALIDATING)
+def enough_seconds(pace: Pace, spec: ModelSpec, plan: Plan) -> float:
+    """Seconds in which another network makes enough steps, by what a step of this one takes."""
+    ratio = step_seconds(spec, with_batch(plan, LEAST_BATCH), 1) / step_seconds(pace.spec, pace.plan, 1)
+    return ENOUGH_STEPS * pace.step * ratio / (1 - VALIDATING)
 
 
 def validations(seconds: float) -> int:
@@ -167,7 +164,7 @@ def _with_more_patches(pace: Pace, seconds: float) -> Pace:
 
     for size, enough in sizes():
         plan = with_batch(pace.plan, size)
-        more = Pace(pace.spec, plan, pace.step * size / pace.plan.batch)
+        more = replace(pace, plan=plan, step=pace.step * size / pace.plan.batch)
         if more.steps(seconds) < enough:
             break
         pace = more

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from napari_prosma.data.case import Geometry
-from napari_prosma.data.fingerprint import BATCH_ELEMENTS, CaseFacts, Plan, make_plan
+from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, CaseFacts, Plan, make_plan
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
@@ -22,7 +22,15 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.device import usable_device
 from napari_prosma.training.memory import largest_batch, memory_shares
 from napari_prosma.training.objectives import make_objective
-from napari_prosma.training.pace import LADDER, Pace, Rung, nominal_speed, pace_for, step_seconds
+from napari_prosma.training.pace import (
+    LADDER,
+    Pace,
+    Rung,
+    enough_seconds,
+    nominal_speed,
+    pace_for,
+    step_seconds,
+)
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.transfer import adapted_plan
 
@@ -43,13 +51,14 @@ class Pacing:
     pace : Pace
     again : (seconds, operations per second) -> Pace, optional
         None where it was chosen anew before.
-    rungs : the networks that there are to choose from, cheapest first
+    richer : pace -> seconds, optional
+        From which on the next network is worth what it costs; None where there is none.
     notices : what a user should know of the plan
     """
 
     pace: Pace
     again: Callable[[float, float], Pace] | None
-    rungs: tuple[Rung, ...]
+    richer: Callable[[Pace], float | None]
     notices: tuple[str, ...] = ()
 
 
@@ -65,7 +74,7 @@ def pacing_for(
 
     The plan is the one that was given, that of the model to start from, or one made from the data.
     """
-    rungs, names = _rungs(config, device), class_names or _default_names(facts)
+    rungs, names = _rungs(config, facts, device), class_names or _default_names(facts)
     made: dict[Rung, tuple[ModelSpec, Plan, tuple[str, ...]]] = {}
 
     def make(rung: Rung) -> tuple[ModelSpec, Plan]:
@@ -76,24 +85,35 @@ def pacing_for(
     def choose(seconds: float, speed: float) -> Pace:
         if not math.isfinite(seconds):
             spec, plan = make(rungs[0])
-            return Pace(spec, plan, step_seconds(spec, plan, speed))
+            return Pace(rungs[0], spec, plan, step_seconds(spec, plan, speed))
         free = config.plan is None
         return pace_for(
             seconds, speed, rungs, make, free and config.batch is None, free and config.patch is None
         )
 
+    def richer(pace: Pace) -> float | None:
+        following = rungs[rungs.index(pace.rung) + 1 :]
+        return enough_seconds(pace, *make(following[0])) if following else None
+
     pace = choose(seconds, nominal_speed(device, torch.get_num_threads()))
-    notices = next(told for spec, _, told in made.values() if spec == pace.spec)
-    return Pacing(pace, choose, rungs, notices)
+    return Pacing(pace, choose, richer, made[pace.rung][2])
 
 
-def _rungs(config: TrainConfig, device: torch.device) -> tuple[Rung, ...]:
+def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
     """Networks to choose from: those of the ladder that fit what was asked for, cheapest first."""
-    asked = Rung(config.entry_stride, config.width_per_level)
-    if config.network != OURS or config.widths != AUTO or not config.is_timed:
+    asked = Rung(config.entry_stride, config.width_per_level, config.side or PLANAR_SIDE)
+    if config.network != OURS or config.start_from is not None or not config.is_timed:
         return (asked,)
-    ladder = [rung for rung in LADDER if config.entry in (AUTO, rung.entry)]
-    return tuple(ladder if device.type == "cuda" else [r for r in ladder if r.widths != WIDTHS["large"]])
+    shrinks = config.plan is None and config.side is None and config.spacing is None
+    shrinks &= all(len(fact.shape) == 2 and fact.unit == "pixel" for fact in facts)
+    ladder = [rung if shrinks else replace(rung, side=asked.side) for rung in LADDER]
+    if config.entry != AUTO:
+        ladder = [rung for rung in ladder if rung.entry == config.entry]
+    if config.widths != AUTO:
+        ladder = [replace(asked, side=rung.side) for rung in ladder]
+    if device.type != "cuda":
+        ladder = [rung for rung in ladder if rung.widths != WIDTHS["large"] or config.widths != AUTO]
+    return tuple(dict.fromkeys(ladder))
 
 
 def _made(
@@ -110,7 +130,7 @@ def _made(
         return built.model_spec(plan), plan, told
 
     widths = rung.widths
-    changes = {"widths": widths, "entry": rung.entry}
+    changes = {"widths": widths, "entry": rung.entry, "side": rung.side}
     found = planned(config.model_copy(update=changes))
     if rung.entry == 1 or config.widths != AUTO:
         return found
@@ -128,7 +148,7 @@ def _plan_for(
         return config.plan, ()
     rules: dict[str, Any] = {
         "dims": config.dims,
-        "side": config.side,
+        "side": config.side or PLANAR_SIDE,
         "divisor": config.divisor,
         "batch_elements": _batch_elements(config),
         "spacing": config.spacing,

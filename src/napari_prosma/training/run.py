@@ -74,7 +74,6 @@ from napari_prosma.training.pace import (
     Pace,
     operations,
     validations,
-    wider_from,
     with_batch,
 )
 from napari_prosma.training.passes import Work
@@ -951,7 +950,7 @@ class _Run:
 
     def _paced(self) -> Iterator[Event]:
         """What the first steps tell: how many there will be, in which batches and validations."""
-        (step,) = self.processes.of_first([self.costs.least_step])
+        step, least = self.processes.of_first([self.costs.step, self.costs.least_step])
         if not self.is_paced:
             count = self.config.epochs * self.steps
             if not self.config.is_timed:
@@ -964,12 +963,12 @@ class _Run:
         (left,) = self.processes.of_first([self.clock.left()])
         pace = replace(self.pacing.pace, plan=self.plan, step=step)
         if self.pacing.again is not None and left > 0:
-            speed = PASSES * self.plan.batch * operations(pace.spec, self.plan.patch) / step
+            speed = PASSES * self.plan.batch * operations(pace.spec, self.plan.patch) / least
             other, thought = self.pacing.again(left, speed), self.pacing.pace.step
-            is_other = (other.spec, other.plan.patch) != (pace.spec, self.plan.patch)
-            if is_other and max(step / thought, thought / step) > WRONG:
+            is_other = (other.rung, other.plan.patch) != (pace.rung, self.plan.patch)
+            if is_other and max(least / thought, thought / least) > WRONG:
                 yield Notice(
-                    f"A step takes {step:.2g} s, {thought:.2g} s were expected: the plan is made anew"
+                    f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made anew"
                 )
                 self.better = other
                 return
@@ -993,14 +992,12 @@ class _Run:
 
     def _pace_in_words(self, pace: Pace, steps: int, count: int) -> str:
         assert self.pacing is not None
-        cases = len(self.judged)
-        said = (
-            f"About {steps} steps of {self.plan.batch} patches of "
-            f"{' x '.join(map(str, self.plan.patch))}, and {count} validation{'s' * (count > 1)} on {cases} case{'s' * (cases > 1)}"
-        )
-        wider = wider_from(pace, self.pacing.rungs)
-        if wider is not None:
-            said += f"; a wider network pays from about {_duration(wider)} on"
+        patch, cases = " x ".join(map(str, self.plan.patch)), len(self.judged)
+        said = f"About {steps} steps of {self.plan.batch} patches of {patch}, and {count} validation"
+        said += f"{'s' * (count > 1)} on {cases} case{'s' * (cases > 1)}"
+        richer = self.pacing.richer(pace)
+        if richer is not None and self.config.minutes and richer > 60 * self.config.minutes:
+            said += f"; finer images or a wider network pay from about {_duration(richer)} on"
         return said
 
     def _reserve(self) -> None:

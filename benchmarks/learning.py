@@ -1,0 +1,297 @@
+"""What is learned in some minutes of a processor: this program's defaults against plain recipes.
+
+    python benchmarks/learning.py --data Task04_Hippocampus --held-out 60 --minutes 3,6,12 --core 0
+    python benchmarks/learning.py --data Dataset_BUSI_with_GT --skip normal --clusters splits.json \\
+        --held-out 130 --minutes 6,12 --systems prosma,monai-unet --core 0
+    python benchmarks/learning.py --data Dataset_BUSI_with_GT --skip normal --clusters splits.json \\
+        --held-out 130 --cases 10 --minutes 4 --seeds 0,1,2 --core 0
+
+Systems: ``prosma`` (``TrainConfig`` with nothing but its minutes, as ``prosma train --minutes``), the same
+with ``--gate none`` and ``attention``, MONAI's tutorial recipe (UNet of 16 to 256 channels with strides, 2
+patches of each of 2 cases, or 4 images of 256 x 256, AdamW 1e-3 with a cosine, flips and intensity), and the
+same recipe with its AttentionUnet. Every system has the same cases to learn from and the same minutes, its
+reading and validations counted in. Test cases were never seen; near-duplicates (``--clusters``: a JSON file
+with lists of names anywhere in it) and patients lie on one side.
+
+Each run is a process of its own, held to ``--core`` with one thread (to ``--core 0,1`` with two), the systems
+in turn. Figures are Dice on the test images' own grid, over those that have the structure. A row that is in
+the file is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import circumstances
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Case
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.events import Finished, Notice
+from napari_prosma.segmentation.segment import segment
+from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.metrics import dice_and_iou
+from napari_prosma.training.run import train
+from napari_prosma.training.steering import Steering
+
+GATES = {"prosma": {}, "prosma-none": {"gate": "none"}, "prosma-attention": {"gate": "attention"}}
+RECIPES = ("monai-unet", "monai-attention-unet")
+SPLIT_SEED = 0
+CHANNELS = (16, 32, 64, 128, 256)
+SIDE = 256
+"""Of the recipes' 2D images."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a data set in any layout")
+    parser.add_argument("--skip", default="", help="leave out the cases of this group")
+    parser.add_argument("--clusters", type=Path)
+    parser.add_argument("--held-out", type=int, required=True, help="test cases")
+    parser.add_argument("--cases", type=int, help="learn from so many of the others")
+    parser.add_argument("--minutes", default="6")
+    parser.add_argument("--systems", default=",".join([*GATES, *RECIPES]))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--core", default="0")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "learning.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(run_one(given, **json.loads(given.one))))
+        return
+    for job in jobs(given):
+        known = read(given.out)
+        if any(all(row.get(key) == value for key, value in job.items()) for row in known["runs"]):
+            continue
+        row = job | in_a_process(given, job)
+        known = read(given.out)
+        known["runs"].append(row)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(given.out) as temporary:
+            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        print(
+            f"{row['data']:24} {row['minutes']:5g} min  cases {row['cases']:4}  seed {row['seed']}  "
+            f"{row['system']:22} steps {row['steps']:5}  Dice {row['dice']:.4f}  {row['wall']:.0f} s",
+            flush=True,
+        )
+
+
+def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for minutes in map(float, given.minutes.split(",")):
+        for seed in map(int, given.seeds.split(",")):
+            for system in given.systems.split(","):
+                yield {
+                    "data": given.data.name,
+                    "held_out": given.held_out,
+                    "cases": given.cases or 0,
+                    "minutes": minutes,
+                    "cores": len(given.core.split(",")),
+                    "seed": seed,
+                    "system": system,
+                }
+
+
+def read(path: Path) -> dict[str, Any]:
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {
+        **circumstances(torch.device("cpu")),
+        "command": "see the head of benchmarks/learning.py",
+        "runs": [],
+    }
+
+
+def in_a_process(given: argparse.Namespace, job: dict[str, Any]) -> dict[str, Any]:
+    cores = given.core.split(",")
+    words = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(job)]
+    threads = {"OMP_NUM_THREADS": str(len(cores)), "MKL_NUM_THREADS": str(len(cores))}
+    done = subprocess.run(words, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, cores: int, **_: Any) -> dict:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(map(int, given.core.split(","))))
+    torch.set_num_threads(cores)
+    data = find_cases(given.data)
+    learned, tested = parted(given, data.cases, seed)
+    wall, processor = time.monotonic(), time.process_time()
+    if system in GATES:
+        steps, predict, said = ours(learned, data.class_names, minutes, seed, cores, GATES[system])
+    else:
+        steps, predict, said = recipe(system, learned, len(data.class_names), minutes, seed)
+    taken = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}
+    rows = [dice_of(predict(case), case, len(data.class_names)) for case in tested]
+    found = [row for row in rows if row]
+    empty = sum(not any(row) for row in found)
+    return {
+        **{name: round(seconds, 1) for name, seconds in taken.items()},
+        "learned_from": len(learned),
+        "steps": steps,
+        "dice": float(np.mean([np.mean(row) for row in found])),
+        "nothing_found": empty,
+        "tested": len(found),
+        "said": said,
+    }
+
+
+def dice_of(labels: np.ndarray, case: Case, classes: int) -> list[float]:
+    """Of every class that the case has."""
+    assert case.read_label is not None
+    truth = case.read_label()
+    return [dice_and_iou(labels, truth, k)[0] for k in range(1, classes) if (truth == k).any()]
+
+
+def parted(given: argparse.Namespace, cases: Sequence[Case], seed: int) -> tuple[list[Case], list[Case]]:
+    """Cases to learn from and to test on; what belongs together lies on one side."""
+    clusters = list(lists_in(json.loads(given.clusters.read_text()))) if given.clusters else []
+    place = {name: n for n, cluster in enumerate(clusters) for name in cluster}
+    groups: dict[Any, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        if not given.skip or case.group != given.skip:
+            name = case.name.split("/")[-1].removesuffix(".png")
+            groups.setdefault(place.get(name, case.name), []).append(case)
+    shuffled = [[*groups.values()][n] for n in np.random.RandomState(SPLIT_SEED).permutation(len(groups))]
+    tested: list[Case] = []
+    while len(tested) < given.held_out:
+        tested += shuffled.pop()
+    learned = [case for group in shuffled for case in group]
+    if given.cases:
+        learned = [learned[n] for n in np.random.RandomState(seed).permutation(len(learned))[: given.cases]]
+    return learned, tested
+
+
+def lists_in(value: Any) -> Iterator[list[str]]:
+    """Every list of several names."""
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
+        if len(value) < 20:  # a list of near-duplicates, not one of a whole split
+            yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from lists_in(inner)
+
+
+# ---- systems ----------------------------------------------------------------------------------------------
+
+
+def ours(
+    cases: list[Case], names: Sequence[str], minutes: float, seed: int, threads: int, changes: dict
+) -> tuple[int, Any, list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig.of(
+            run_dir=Path(folder) / "run", minutes=minutes, seed=seed, threads=threads, device="cpu", **changes
+        )
+        said = []
+        for event in train(config, cases, names, steering=Steering(wants_previews=False)):
+            if isinstance(event, Notice):
+                said.append(event.message)
+        checkpoint = load_checkpoint(config.run_dir)
+        steps = load_checkpoint(config.run_dir / "last.safetensors").place["step"]
+
+    def predict(case: Case) -> np.ndarray:
+        *_, finished = segment(checkpoint, case.read_image(), device="cpu")
+        assert isinstance(finished, Finished)
+        return finished.result.labels
+
+    return steps, predict, [line for line in said if line.startswith(("Plan", "About", "A step"))]
+
+
+def recipe(
+    system: str, cases: list[Case], classes: int, minutes: float, seed: int
+) -> tuple[int, Any, list[str]]:
+    from monai.data import CacheDataset, DataLoader
+    from monai.inferers import sliding_window_inference
+    from monai.losses import DiceCELoss
+    from monai.networks.layers import Norm
+    from monai.networks.nets import AttentionUnet, UNet
+    from monai.transforms import (
+        Compose,
+        NormalizeIntensityd,
+        RandCropByPosNegLabeld,
+        RandFlipd,
+        RandRotate90d,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+        Resized,
+        SpatialPadd,
+    )
+    from monai.utils import set_determinism
+
+    began, both = time.process_time(), ["image", "label"]
+    set_determinism(seed)
+    dims, channels = cases[0].read_image().array.ndim - 1, len(cases[0].read_image().array)
+    patch = (32, 48, 32) if dims == 3 else (SIDE, SIDE)
+
+    def item(case: Case) -> dict[str, torch.Tensor]:
+        assert case.read_label is not None
+        image = torch.from_numpy(np.ascontiguousarray(case.read_image().array, dtype=np.float32))
+        return {"image": image, "label": torch.from_numpy(case.read_label()[None].astype(np.float32))}
+
+    fixed: list[Any] = [NormalizeIntensityd("image", channel_wise=True)]
+    drawn: list[Any] = [RandFlipd(both, 0.5, axis) for axis in range(dims)]
+    if dims == 3:
+        crop = RandCropByPosNegLabeld(both, "label", patch, pos=1, neg=1, num_samples=2)
+        fixed, drawn = [*fixed, SpatialPadd(both, patch)], [crop, *drawn]
+    else:
+        fixed.append(Resized(both, patch, mode=("bilinear", "nearest")))
+        drawn.append(RandRotate90d(both, 0.5))
+    drawn += [RandScaleIntensityd("image", 0.1, 0.5), RandShiftIntensityd("image", 0.1, 0.5)]
+    data = CacheDataset(
+        [item(case) for case in cases], Compose([*fixed, *drawn]), progress=False, num_workers=0
+    )
+    loader = DataLoader(data, batch_size=min(2 if dims == 3 else 4, len(cases)), shuffle=True, drop_last=True)
+    strides = (2, 2, 2, 2)
+    out = classes
+    if system == "monai-unet":
+        network = UNet(dims, channels, out, CHANNELS, strides, num_res_units=2, norm=Norm.BATCH)
+    else:
+        network = AttentionUnet(dims, channels, out, CHANNELS, strides)
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    steps, seconds = 0, 60 * minutes
+    while time.process_time() - began < seconds:
+        for batch in loader:
+            share = (time.process_time() - began) / seconds
+            if share >= 1:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * (0.5 + 0.5 * math.cos(math.pi * share))
+            optimizer.zero_grad()
+            loss(network(batch["image"]), batch["label"]).backward()
+            optimizer.step()
+            steps += 1
+    network.eval()
+
+    @torch.no_grad()
+    def predict(case: Case) -> np.ndarray:
+        given = item(case)
+        size = given["label"].shape[1:]
+        image = Compose(fixed)(given)["image"][None]
+        if dims == 3:
+            whole = sliding_window_inference(image, patch, 4, network, overlap=0.5, mode="gaussian")
+            start = [(n - m) // 2 for n, m in zip(image.shape[2:], size, strict=True)]  # as it was padded
+            logits = whole[(..., *(slice(s, s + n) for s, n in zip(start, size, strict=True)))]
+        else:
+            logits = torch.nn.functional.interpolate(network(image), size, mode="bilinear")
+        return logits.argmax(dim=1)[0].numpy().astype(np.uint8)
+
+    return steps, predict, []
+
+
+if __name__ == "__main__":
+    main()

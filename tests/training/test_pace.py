@@ -1,0 +1,228 @@
+"""What the minutes allow: network, image size, batch and patch by a step's cost; a run that ends in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts
+from napari_prosma.data.phantoms import ct_case, ultrasound_case
+from napari_prosma.events import EpochEnd, Finished, Notice, Progress, Verdict
+from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.pace import (
+    ENOUGH_STEPS,
+    LADDER,
+    LEAST_BATCH,
+    MANY_STEPS,
+    SMALLEST_SIDE,
+    Pace,
+    Rung,
+    enough_seconds,
+    operations,
+    pace_for,
+    step_seconds,
+    validations,
+)
+from napari_prosma.training.planning import pacing_for
+from napari_prosma.training.run import train
+
+CPU = torch.device("cpu")
+SPEED = 5e10
+
+
+def made(rung: Rung) -> tuple[ModelSpec, Plan]:
+    plan = Plan(dims=2, channels=1, class_names=("background", "lesion"), patch=(rung.side,) * 2, batch=3)
+    return ModelSpec(2, 1, 1, rung.widths, entry=rung.entry), plan
+
+
+def paced(seconds: float, **free: bool) -> Pace:
+    return pace_for(seconds, SPEED, LADDER[:-1], made, **free)
+
+
+def facts_of(*cases: Case) -> list:
+    return [case_facts(case, case.read_image(), case.read_label()) for case in cases]  # type: ignore[misc]
+
+
+# ---- what is chosen ---------------------------------------------------------------------------------------
+
+
+def test_a_step_costs_more_on_each_rung() -> None:
+    costs = [step_seconds(*made(rung), SPEED) for rung in LADDER]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[3] / 10
+
+
+def test_more_time_never_gives_a_cheaper_network() -> None:
+    rungs = [LADDER.index(paced(seconds).rung) for seconds in (1, 60, 600, 3600, 36_000, 360_000)]
+    assert rungs == sorted(rungs)
+    assert rungs[0] == 0
+    assert rungs[-1] == len(LADDER) - 2
+
+
+def test_a_network_that_is_chosen_for_its_worth_makes_enough_steps() -> None:
+    for seconds in (600, 3600, 36_000):
+        pace = paced(seconds)
+        assert LADDER.index(pace.rung) > 0
+        patches = pace.steps(seconds) * pace.plan.batch
+        assert patches >= ENOUGH_STEPS * LEAST_BATCH
+
+
+def test_a_step_takes_more_patches_where_there_would_be_too_many_steps() -> None:
+    few, many = paced(30), paced(10**7)
+    assert few.plan.batch == LEAST_BATCH
+    assert many.plan.batch == BATCH_LIMITS[1]
+    assert many.steps(10**7) >= MANY_STEPS
+
+
+def test_a_patch_is_cut_where_hardly_a_step_fits_but_never_to_a_crumb() -> None:
+    pace = paced(0.5)
+    assert max(pace.plan.patch) < LADDER[0].side
+    assert min(paced(1e-6).plan.patch) >= SMALLEST_SIDE
+    assert paced(0.5, free_patch=False).plan.patch == (LADDER[0].side,) * 2
+
+
+def test_what_the_user_gave_stays() -> None:
+    assert paced(10**7, free_batch=False).plan.batch == 3
+    assert paced(1e-6, free_batch=False, free_patch=False).plan == made(LADDER[0])[1]
+
+
+def test_it_is_told_from_when_on_the_next_network_pays() -> None:
+    pace = paced(60)
+    following = LADDER[LADDER.index(pace.rung) + 1]
+    seconds = enough_seconds(pace, *made(following))
+    assert paced(0.9 * seconds).rung == pace.rung
+    assert LADDER.index(paced(1.1 * seconds).rung) > LADDER.index(pace.rung)
+
+
+def test_operations_are_those_of_the_padded_patch() -> None:
+    spec = ModelSpec(2, 1, 1, (4, 8, 16))
+    assert operations(spec, (30, 31)) == operations(spec, (32, 32))
+    assert operations(spec, (64, 64)) == pytest.approx(4 * operations(spec, (32, 32)), rel=0.01)
+
+
+def test_validations_are_more_in_a_longer_run_and_never_none() -> None:
+    counts = [validations(seconds) for seconds in (1, 60, 360, 720, 3600, 10**6)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 20)
+
+
+# ---- by the configuration ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "entry", "widths"),
+    [
+        ({"minutes": 1}, 2, WIDTHS["tiny"]),
+        ({}, 1, WIDTHS["tiny"]),
+        ({"minutes": 1, "widths": "base"}, 1, WIDTHS["base"]),
+        ({"minutes": 1, "widths": "quick", "entry": 2}, 2, WIDTHS["quick"]),
+        ({"minutes": 1, "entry": 1}, 1, WIDTHS["tiny"]),
+        ({"minutes": 1, "epochs": 5}, 1, WIDTHS["tiny"]),
+        ({"minutes": 1, "network": "unet"}, 1, WIDTHS["tiny"]),
+    ],
+)
+def test_the_minutes_choose_what_was_not_asked_for(
+    changes: dict, entry: int, widths: tuple[int, ...], tmp_path: Path
+) -> None:
+    config = TrainConfig(run_dir=tmp_path, **changes)
+    facts = facts_of(*(ultrasound_case(n, (200, 260)) for n in range(2)))
+    seconds = 60.0 if config.is_timed else float("inf")
+    pace = pacing_for(config, facts, (), None, seconds, CPU).pace
+    assert (pace.spec.entry, pace.spec.widths) == (entry, widths[: len(pace.spec.widths)])
+
+
+def test_pictures_are_smaller_in_a_short_run_unless_their_size_was_chosen(tmp_path: Path) -> None:
+    facts = facts_of(*(pixels(ultrasound_case(n, (256, 256))) for n in range(2)))
+
+    def patch(**changes: object) -> tuple[int, ...]:
+        config = TrainConfig(run_dir=tmp_path, minutes=1, **changes)
+        return pacing_for(config, facts, (), None, 60.0, CPU).pace.plan.patch
+
+    assert patch() == (128, 128)
+    assert patch(side=256) == (256, 256)
+
+
+def pixels(case: Case) -> Case:
+    """The same picture without a physical size."""
+    image, label = case.read_image(), case.read_label
+    assert label is not None
+    return Case.from_arrays(case.name, image.array, label())
+
+
+def test_a_network_on_small_images_has_a_level_less(tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=tmp_path, minutes=1)
+    small = pacing_for(config, facts_of(ct_case(0)), (), None, 60.0, CPU).pace
+    assert len(small.spec.widths) == len(WIDTHS["tiny"]) - 1
+    assert small.spec.divisor == 16
+
+
+def test_a_usual_case_fits_one_window(tmp_path: Path) -> None:
+    """Patches are rounded to the nearest multiple, windows up to what holds most cases."""
+    facts = facts_of(*(ultrasound_case(n, (36 + n, 50)) for n in range(10)))
+    facts = [replace(fact, unit="mm") for fact in facts]
+    plan = pacing_for(TrainConfig(run_dir=tmp_path), facts, (), None, float("inf"), CPU).pace.plan
+    assert plan.patch == (48, 48)
+    assert plan.window == (48, 64)
+
+
+# ---- a run by its minutes ---------------------------------------------------------------------------------
+
+
+def test_a_run_ends_in_its_time_annealed_and_with_a_model(
+    settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+) -> None:
+    config = settings(
+        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.15, widths="auto", batch=2
+    )
+    events = list(train(config, ultrasound))
+    last = load_checkpoint(config.run_dir / LAST)
+    assert 0.8 * 9 < last.place["seconds"] < 9.5
+    told = [event for event in events if isinstance(event, EpochEnd)]
+    assert 1 <= len(told) <= 4
+    assert told[-1].learning_rate < 0.1 * last.place["rate"]
+    assert isinstance(events[-1], Finished)
+    assert load_checkpoint(config.run_dir / BEST).spec.entry == 2
+    assert any("steps of 2 patches" in event.message for event in events if isinstance(event, Notice))
+    assert isinstance(events[-2], Verdict)
+    done = [event.done for event in events if isinstance(event, Progress) and event.total == 9]
+    assert done == sorted(done)
+
+
+def test_what_was_decided_is_kept_where_a_run_goes_on(
+    settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+) -> None:
+    config = settings(
+        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.2, widths="auto", batch=2
+    )
+    events = train(config, ultrasound)
+    for event in events:
+        if isinstance(event, Notice) and event.message.startswith("About"):
+            break
+    events.close()  # type: ignore[attr-defined]
+    kept = load_checkpoint(config.run_dir / LAST)
+    assert kept.place["step"] == 3
+    events = list(train(config, ultrasound, resumed=kept))
+    assert not any(isinstance(e, Notice) and e.message.startswith("About") for e in events)
+    last = load_checkpoint(config.run_dir / LAST)
+    for name in ("steps", "expected", "judged", "rate"):
+        assert last.place[name] == kept.place[name]
+    assert (last.spec, last.plan) == (kept.spec, kept.plan)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_three_seconds_and_one_or_two_images_still_give_a_model(
+    count: int, settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+) -> None:
+    config = settings(
+        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.05, widths="auto", batch=2
+    )
+    *_, finished = train(config, ultrasound[:count])
+    assert isinstance(finished, Finished)
+    assert load_checkpoint(config.run_dir / BEST).epoch >= 1
