@@ -10,7 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.errors import ProsmaError
-from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd
+from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
 from napari_prosma.plugin.curves import Curves
 from napari_prosma.plugin.panel import FigureTable, Message
 
@@ -40,6 +40,8 @@ class Outcome(QWidget):
         self._baseline: dict[str, float] = {}
         self._device = ""
         self.curves = Curves(viewer.theme)
+        self.verdict = Message()
+        self.verdict.setToolTip("What the model finds on the validation cases, and what to do next")
         self.figures = Message()
         self.table = FigureTable()
         self.table.setToolTip("Overlap with the true labels of the cases held out: 0 none, 1 perfect")
@@ -71,6 +73,7 @@ class Outcome(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (
+            self.verdict,
             self.figures,
             self.table,
             self.gates,
@@ -100,6 +103,7 @@ class Outcome(QWidget):
         for widget in (self.table, self.gates, self.save_button, self.look_button, self.next_buttons):
             widget.hide()
         self.figures.tell("")
+        self.verdict.tell("")
         self.curves.show_epochs(())
 
     def run_on(self, device: str) -> None:
@@ -109,6 +113,10 @@ class Outcome(QWidget):
     def say(self, line: str) -> None:
         """A line in the log."""
         self.log.appendPlainText(line)
+
+    def judge(self, verdict: Verdict) -> None:
+        """What the model finds, and what to do next: a line each."""
+        self.verdict.tell("\n".join([verdict.summary, *(f"→ {line}" for line in verdict.advice)]))
 
     def compare_with(self, baseline: Baseline) -> None:
         """Figures from before the first step, to be shown beside."""

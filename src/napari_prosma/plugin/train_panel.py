@@ -28,6 +28,7 @@ from napari_prosma.events import (
     Preview,
     Resumed,
     Started,
+    Verdict,
 )
 from napari_prosma.plugin.choices import new_run_folder, runs_folder
 from napari_prosma.plugin.examples import Examples
@@ -206,6 +207,8 @@ class TrainPanel(Panel):
                 self.outcome.add(*event.history)
             case Baseline():
                 self.outcome.compare_with(event)
+            case Verdict():
+                self.outcome.judge(event)
             case EpochEnd():
                 self.outcome.add(event)
                 self._look_at_outcome()
@@ -315,7 +318,8 @@ class TrainPanel(Panel):
     def _change(self, name: str, value: float) -> None:
         self._steering.change(**{name: value})
         words = {"learning_rate": "learning rate", "epochs": "epochs", "minutes": "minutes"}[name]
-        self.outcome.say(f"Changed while running: {words} {value:g}")
+        told = f"{value:g}" if value else "by the steps"
+        self.outcome.say(f"Changed while running: {words} {told}")
 
     def _look_at_outcome(self) -> None:
         """Bring the figures of a first epoch into view, once; then the user scrolls."""
