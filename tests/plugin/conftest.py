@@ -91,6 +91,7 @@ def panel(open_panel: Callable[[str], Panel]) -> Any:
     made: Any = open_panel("Train")
     made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
     made.settings.batch.setValue(2)
+    made.settings.limit_unit.setCurrentText("epochs")
     made.settings.limit.setValue(1)
     return made
 

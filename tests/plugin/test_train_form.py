@@ -79,19 +79,18 @@ def test_advanced_settings_reach_the_configuration(panel: TrainPanel):
     assert config.tensorboard
 
 
-def test_layers_begin_with_the_smallest_network_unless_the_user_chose(
+def test_the_network_is_as_large_as_the_time_allows_unless_the_user_chose(
     open_panel: Callable[[str], TrainPanel], press: Press
 ):
     panel = open_panel("Train")
-    assert panel.settings.size_preset.currentData() == "tiny"
-    press(panel.source.from_layers)
-    assert panel.settings.size_preset.currentData() == "quick"
+    values = panel.settings.values()
+    assert (values["widths"], values["learning_rate"], values["side"]) == ("auto", None, None)
     panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("base"))
-    press(panel.source.from_folder)
-    assert panel.settings.size_preset.currentData() == "base"
+    press(panel.source.from_layers)
+    assert panel.settings.values()["widths"] == "base"
 
 
-def test_layers_train_for_minutes_and_folders_for_epochs_unless_the_user_chose(
+def test_layers_train_for_fewer_minutes_than_folders_unless_the_user_chose(
     open_panel: Callable[[str], TrainPanel], press: Press
 ):
     panel = open_panel("Train")
@@ -99,14 +98,15 @@ def test_layers_train_for_minutes_and_folders_for_epochs_unless_the_user_chose(
     def length() -> tuple[int, str]:
         return panel.settings.limit.value(), panel.settings.limit_unit.currentText()
 
-    assert length() == (100, "epochs")
+    assert length() == (30, "minutes")
     press(panel.source.from_layers)
     assert length() == (10, "minutes")
     press(panel.source.from_folder)
-    assert length() == (100, "epochs")
-    panel.settings.limit.setValue(30)
+    assert length() == (30, "minutes")
+    panel.settings.limit_unit.setCurrentText("epochs")
+    panel.settings.limit.setValue(50)
     press(panel.source.from_layers)
-    assert length() == (30, "epochs")
+    assert length() == (50, "epochs")
 
 
 def test_a_panel_that_opens_beside_drawn_labels_learns_from_them(

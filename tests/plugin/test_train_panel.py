@@ -316,7 +316,7 @@ def test_by_minutes_the_clock_ends_the_run(panel: TrainPanel):
 
 def test_the_untouched_form_is_the_default_configuration(open_panel: Callable[[str], TrainPanel]):
     settings = open_panel("Train").settings.values()
-    config, default = TrainConfig.of(**settings), TrainConfig(run_dir=settings["run_dir"])
+    config, default = TrainConfig.of(**settings), TrainConfig(run_dir=settings["run_dir"], minutes=30)
     assert config.model_copy(update={"threads": None}) == default
 
 

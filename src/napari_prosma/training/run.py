@@ -228,13 +228,13 @@ def train(
             require_fit(facts, plan)
             if resumed is None and config.batch is None and config.plan is None:
                 plan = yield from with_fitting_batch(plan, spec, config, processes)
+            yield Notice(_plan_in_words(plan, spec))
             yield Notice(f"Labelled: {balance_in_words(facts, plan.class_names)}")
             bare = yield from _read_unlabelled(config, unlabelled, facts, plan, steering)
             if bare is None:
                 return
             data = _Data(cases, facts, bare)
             while True:
-                yield Notice(f"Plan: {plan.in_words()}; network: {_network_in_words(spec)}")
                 require_norm_statistics(plan, spec, spec.divisor)
                 way = _way(config, plan, spec, processes, resumed)
                 begin = _Beginning(plan, spec, way, source, resumed, pacing, began)
@@ -243,6 +243,7 @@ def train(
                 if run.better is None:
                     return
                 plan, spec = run.better.plan, run.better.spec
+                yield Notice(_plan_in_words(plan, spec))
                 pacing = replace(pacing, pace=run.better, again=None) if pacing else None
 
 
@@ -341,10 +342,11 @@ def _way(
     return Way(LAYOUTS[int(layout)], compiling)
 
 
-def _network_in_words(spec: ModelSpec) -> str:
+def _plan_in_words(plan: Plan, spec: ModelSpec) -> str:
     where = "" if spec.entry == 1 else f" on 1/{spec.entry} of the image's grid"
     gate = f", gate {spec.gate}" if spec.network == OURS else ""
-    return f"{spec.network}, widths {', '.join(map(str, spec.widths))}{where}{gate}"
+    network = f"{spec.network}, widths {', '.join(map(str, spec.widths))}{where}{gate}"
+    return f"Plan: {plan.in_words()}; network: {network}"
 
 
 def _with_architecture(config: TrainConfig, source: Checkpoint) -> TrainConfig:
