@@ -592,10 +592,9 @@ def tune(
 ) -> None:
     """Measure how a network computes fastest on this machine, and remember it for later runs.
 
-    Long trainings and segmentations measure the memory layout by themselves, once. This measures it again,
-    for the windows and batches of a model; with --compile also whether compiling gives back its time, as in
-    later runs. Another way gives the same numbers to rounding. PROSMA_CACHE names another folder to remember
-    in than the user's cache; where it is empty, nothing is measured.
+    Measures the memory layouts for the windows and batches of a model; with --compile also whether compiling
+    gives back its time, as in later runs. Another way gives the same numbers to rounding. PROSMA_CACHE names
+    another folder to remember in than the user's cache; where it is empty, nothing is remembered.
 
     [bold]Example:[/] prosma tune runs/busi
     """
