@@ -175,32 +175,68 @@ def test_a_usual_case_fits_one_window(tmp_path: Path) -> None:
 # ---- a run by its minutes ---------------------------------------------------------------------------------
 
 
+class Ticking:
+    """In the place of the module ``time``: every look at the clock takes a while, and more later on."""
+
+    def __init__(self, tick: float = 0.02, slower_from: float = float("inf"), by: float = 10) -> None:
+        self.now, self._tick, self._slower_from, self._by = 1000.0, tick, 1000 + slower_from, by
+
+    def monotonic(self) -> float:
+        self.now += self._tick * (self._by if self.now > self._slower_from else 1)
+        return self.now
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ticking]:
+    def start(**how: float) -> Ticking:
+        clock = Ticking(**how)
+        monkeypatch.setattr("napari_prosma.training.run.time", clock)
+        monkeypatch.setattr("napari_prosma.training.schedule.time", clock)
+        return clock
+
+    return start
+
+
+@pytest.fixture
+def by_minutes(settings: Callable[..., TrainConfig], tmp_path: Path) -> Callable[..., TrainConfig]:
+    def make(minutes: float, **changes: object) -> TrainConfig:
+        usual = {
+            "epochs": 100_000,
+            "steps_per_epoch": None,
+            "widths": (4, 6, 8),
+            "entry": 2,
+            "patch": (32, 32),
+        }
+        return settings(tmp_path / "run", minutes=minutes, **{**usual, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("slower_from", [float("inf"), 30.0])
 def test_a_run_ends_in_its_time_annealed_and_with_a_model(
-    settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+    slower_from: float, by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:
-    config = settings(
-        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.15, widths="auto", batch=2
-    )
+    """Also on a machine that gets ten times slower in the middle."""
+    ticking(slower_from=slower_from)
+    config = by_minutes(1)
     events = list(train(config, ultrasound))
-    last = load_checkpoint(config.run_dir / LAST)
-    assert 0.8 * 9 < last.place["seconds"] < 9.5
-    told = [event for event in events if isinstance(event, EpochEnd)]
-    assert 1 <= len(told) <= 4
-    assert told[-1].learning_rate < 0.1 * last.place["rate"]
+    last, told = load_checkpoint(config.run_dir / LAST), [e for e in events if isinstance(e, EpochEnd)]
+    assert 0.93 * 60 < last.place["seconds"] < 1.03 * 60
+    assert told[-1].learning_rate < 0.05 * last.place["rate"]
+    assert 1 <= len(told) <= 1 + validations(60)
     assert isinstance(events[-1], Finished)
-    assert load_checkpoint(config.run_dir / BEST).spec.entry == 2
-    assert any("steps of 2 patches" in event.message for event in events if isinstance(event, Notice))
     assert isinstance(events[-2], Verdict)
-    done = [event.done for event in events if isinstance(event, Progress) and event.total == 9]
+    assert load_checkpoint(config.run_dir / BEST).spec.entry == 2
+    assert any("validation" in e.message for e in events if isinstance(e, Notice))
+    done = [event.done for event in events if isinstance(event, Progress) and event.total == 60]
     assert done == sorted(done)
 
 
 def test_what_was_decided_is_kept_where_a_run_goes_on(
-    settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+    by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:
-    config = settings(
-        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.2, widths="auto", batch=2
-    )
+    ticking()
+    config = by_minutes(1)
     events = train(config, ultrasound)
     for event in events:
         if isinstance(event, Notice) and event.message.startswith("About"):
@@ -214,15 +250,15 @@ def test_what_was_decided_is_kept_where_a_run_goes_on(
     for name in ("steps", "expected", "judged", "rate"):
         assert last.place[name] == kept.place[name]
     assert (last.spec, last.plan) == (kept.spec, kept.plan)
+    assert 0.93 * 60 < last.place["seconds"] < 1.03 * 60
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_three_seconds_and_one_or_two_images_still_give_a_model(
-    count: int, settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
+def test_no_time_and_one_or_two_images_still_give_a_model(
+    count: int, by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:
-    config = settings(
-        tmp_path / "run", epochs=100_000, steps_per_epoch=None, minutes=0.05, widths="auto", batch=2
-    )
+    ticking(tick=1.0)
+    config = by_minutes(0.05)
     *_, finished = train(config, ultrasound[:count])
     assert isinstance(finished, Finished)
     assert load_checkpoint(config.run_dir / BEST).epoch >= 1

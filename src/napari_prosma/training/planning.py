@@ -170,6 +170,8 @@ def with_fitting_batch(
     patches = make_objective(config.objective).patches
     share = memory_shares(build_model(spec), plan, processes.device, processes.fabric.autocast, patches)
     (batch,) = processes.of_first([largest_batch(plan.batch, share)])
+    if config.is_timed:  # more patches per step would leave fewer steps than were chosen
+        batch = min(batch, plan.batch)
     yield Notice(f"{int(batch)} patches per step fit into the GPU's memory")
     return plan.model_copy(update={"batch": int(batch)})
 

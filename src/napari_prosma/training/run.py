@@ -143,6 +143,8 @@ LATE = 1.02
 """A validation ends where the time of the run is over by so much."""
 RUNNING = "running"
 """Prefix of the running averages of norms, in the state of a run whose weights have statistics anew."""
+NO_TIME = 1e-9
+"""Seconds, in the place of none in a division."""
 ENDS_SOON = 0.3
 """An epoch that would be followed by less than this share of one goes on to the end."""
 STATISTICS = 2
@@ -476,8 +478,7 @@ class _Run:
             )
         )
         self.clock = Clock(config.epochs * self.steps, config.minutes, begin.began)
-        seen = math.prod(plan.window) / (PASSES * plan.batch * math.prod(plan.patch))
-        self.costs = Costs(window=seen)
+        self.costs = Costs(self._window_in_steps(plan))
         self.step, self.epoch, self.parts = 0, 0, 1
         self.saved_step = 0
         self.losses: list[float] = []
@@ -534,6 +535,11 @@ class _Run:
         judged = self._judged(affordable)
         least = VALIDATING * 3 * patches  # what must be looked at may take three times its share
         return max(steps, math.ceil(self._windows(judged) / least)), judged
+
+    @staticmethod
+    def _window_in_steps(plan: Plan) -> float:
+        """What the forward pass of a window is thought to cost."""
+        return math.prod(plan.window) / (PASSES * plan.batch * math.prod(plan.patch))
 
     @property
     def is_paced(self) -> bool:
@@ -703,6 +709,8 @@ class _Run:
         try:
             yield from self.clock.without_pauses(self._epochs())
         except GeneratorExit:
+            if self.processes.world > 1:  # the others may not be there to take statistics together
+                self.running = {}
             self.save(LAST)
             raise
         if self.better is not None:
@@ -794,7 +802,8 @@ class _Run:
 
     def _epochs(self) -> Iterator[Event]:
         while self.epoch < self.config.epochs and not self.is_stopping:
-            if self.epoch and self.clock.is_over():
+            (is_over,) = self.processes.of_first([self.clock.is_over()])
+            if self.epoch and is_over:
                 return
             began = self.clock.elapsed()
             yield from self._training_steps()
@@ -830,7 +839,7 @@ class _Run:
         figures = validation_figures(found)
         loss, self.losses = float(np.mean(self.losses)) if self.losses else math.nan, []
         self.epoch, self.metrics = self.epoch + 1, figures
-        self.step = self.epoch * self.steps
+        self.step = max(self.step, self.epoch * self.steps)
         ended = EpochEnd(
             epoch=self.epoch,
             epochs=self.config.epochs,
@@ -933,6 +942,8 @@ class _Run:
         """Whether so little time is left after this epoch that it had better be part of it."""
         if not (self.is_paced and self.losses) or self.clock.is_over() or self.is_finishing:
             return False
+        if self.processes.world > 1:  # each would have an answer of its own
+            return False
         validating = self.costs.of_windows(self._windows(self.judged)) + self.costs.extra
         return self.clock.left() - validating < ENDS_SOON * self.steps * self.costs.step
 
@@ -942,8 +953,7 @@ class _Run:
         if usual and seconds > max(SLEPT_SECONDS, SLEPT_STEPS * usual):
             self.clock.leave_out(seconds - usual)
             yield Notice(f"The computer slept for {_duration(seconds)}; that does not count")
-            return
-        if self.step > 1:
+        elif self.step > 1:
             self.costs.stepped(seconds)
         if self.step == TRIED_STEPS:
             yield from self._paced()
@@ -952,7 +962,9 @@ class _Run:
 
     def _paced(self) -> Iterator[Event]:
         """What the first steps tell: how many there will be, in which batches and validations."""
-        step, least = self.processes.of_first([self.costs.step, self.costs.least_step])
+        step, least, window = self.processes.of_first(
+            [self.costs.step, self.costs.least_step, self.costs.of_windows(1)]
+        )
         if not self.is_paced:
             count = self.config.epochs * self.steps
             if not self.config.is_timed:
@@ -962,13 +974,13 @@ class _Run:
                 )
             return
         assert self.pacing is not None
-        (left,) = self.processes.of_first([self.clock.left()])
+        (left,) = self.processes.of_first([max(self.clock.left(), 0.0)])
         pace = replace(self.pacing.pace, plan=self.plan, step=step)
         if self.pacing.again is not None and left > 0:
-            speed = PASSES * self.plan.batch * operations(pace.spec, self.plan.patch) / least
+            speed = PASSES * self.plan.batch * operations(pace.spec, self.plan.patch) / max(least, NO_TIME)
             other, thought = self.pacing.again(left, speed), self.pacing.pace.step
             is_other = (other.rung, other.plan.patch) != (pace.rung, self.plan.patch)
-            if is_other and max(least / thought, thought / least) > WRONG:
+            if is_other and max(least / thought, thought / max(least, NO_TIME)) > WRONG:
                 yield Notice(
                     f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made anew"
                 )
@@ -978,15 +990,15 @@ class _Run:
                 self.plan = with_batch(self.plan, other.plan.batch)
                 self.batches = self._batches(self.plan)
                 pace = replace(pace, plan=self.plan, step=other.step)
-                self.costs = Costs(window=math.prod(self.plan.window) / (PASSES * math.prod(self.plan.patch)))
+                self.costs = Costs(self._window_in_steps(self.plan))
                 self.costs.stepped(other.step)
+        window *= pace.step / max(step, NO_TIME)
         count = validations(left)
-        of_all = self._windows(self.validation)
-        affordable = VALIDATING * left / count / max(self.costs.of_windows(1), 1e-9)
-        self.judged = self._judged(affordable / max(of_all, 1) * len(self.validation))
-        validating = self.costs.of_windows(self._windows(self.judged))
-        count = max(1, min(count, int(3 * VALIDATING * left / max(validating, 1e-9))))
-        steps = max(1, int((left - count * validating) / pace.step))
+        affordable = VALIDATING * left / count / max(window, NO_TIME)
+        self.judged = self._judged(affordable / self._windows(self.validation) * len(self.validation))
+        validating = window * self._windows(self.judged)
+        count = max(1, min(count, int(3 * VALIDATING * left / max(validating, NO_TIME))))
+        steps = max(1, int((left - count * validating) / max(pace.step, NO_TIME)))
         self.steps, self.expected = max(TRIED_STEPS, steps // count), steps
         set_relative_rates(self.optimizer, self.config, steps)
         self.clock.set_steps(self.config.epochs * self.steps)
