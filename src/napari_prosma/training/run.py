@@ -817,7 +817,7 @@ class _Run:
                     return
                 validating = self.clock.elapsed() - validating
                 ended, saved = self._ended(found, self.clock.elapsed() - began)
-            self.costs.extra = self.clock.elapsed() - learned - validating
+            self.costs.added(self.clock.elapsed() - learned - validating)
             self._reserve()
             self.next_save = self.clock.elapsed() + SAVE_EVERY
             yield ended

@@ -237,17 +237,11 @@ class Costs:
     ----------
     window : float
         Thought cost of a window, in steps, until one is measured.
-
-    Attributes
-    ----------
-    extra : float
-        Seconds that came with the last validation: statistics of norms, checkpoints.
     """
 
     def __init__(self, window: float) -> None:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._window = window
-        self.extra = 0.0
+        self._window, self._extra = window, 0.0
 
     def stepped(self, seconds: float) -> None:
         """A step took so long."""
@@ -257,6 +251,15 @@ class Costs:
         """So many windows took ``seconds``."""
         if self._steps and windows:
             self._window = seconds / windows / self.step
+
+    def added(self, seconds: float) -> None:
+        """What came with a validation, statistics of norms and checkpoints, took so long."""
+        self._extra = seconds / self.step if self._steps else 0.0
+
+    @property
+    def extra(self) -> float:
+        """Seconds that would come with a validation now."""
+        return self._extra * self.step
 
     @property
     def step(self) -> float:
