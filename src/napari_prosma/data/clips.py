@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image
-from napari_prosma.data.voxels import require_room
+from napari_prosma.data.limits import require_room
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
-from napari_prosma.data.voxels import require_possible, require_room
+from napari_prosma.data.limits import require_possible, require_room
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -428,7 +428,7 @@ def _require_plausible(path: Path, data: Dataset) -> None:
     frames, samples = int(data.get("NumberOfFrames") or 1), int(data.get("SamplesPerPixel", 1))
     promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.BitsAllocated) // 8
     if not data.file_meta.TransferSyntaxUID.is_compressed:
-        require_possible(path, promised, compressed=False)
+        require_possible(path, promised)
     require_room(path, promised)
 
 

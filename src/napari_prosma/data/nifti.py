@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
 # nibabel is imported where it is used: with pydicom it takes 0.15 s, which every panel would wait for.
@@ -191,7 +192,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        voxels.require_possible(path, promised, path.suffix == ".gz")
+        require_possible(path, promised, "deflate" if path.suffix == ".gz" else "none")
         yield stored
     except FileNotFoundError:
         raise

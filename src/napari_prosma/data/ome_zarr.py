@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, Pyramid, SourceFrame
-from napari_prosma.data.voxels import require_room
+from napari_prosma.data.limits import require_room
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:

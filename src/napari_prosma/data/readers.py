@@ -125,7 +125,8 @@ def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if module is pictures:
         return _guarded(path, pictures.read_label), Geometry.pixels(2)
     image = read_image(path)
-    return _whole_numbers(path, _one_channel(path, image.array)), image.geometry
+    # Copied: whoever cuts a mapped file short would end this process, and Windows would not replace it.
+    return np.array(_whole_numbers(path, _one_channel(path, image.array))), image.geometry
 
 
 def as_channels(image: Image, channels: int) -> Image:

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from napari_prosma.data.case import Geometry, Header, Image
-from napari_prosma.data.voxels import require_possible, require_room
+from napari_prosma.data.limits import require_possible, require_room
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".tif", ".tiff")
@@ -73,7 +73,7 @@ def _require_plausible(path: Path, series: tifffile.TiffPageSeries) -> None:
     """Refuse pages larger than what they are packed in can hold, or than memory."""
     packing = series.keyframe.compression
     if packing in (tifffile.COMPRESSION.NONE, *_DEFLATE):
-        require_possible(path, series.nbytes, packing in _DEFLATE)
+        require_possible(path, series.nbytes, "deflate" if packing in _DEFLATE else "none")
     require_room(path, series.nbytes)
 
 

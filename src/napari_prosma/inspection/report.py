@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
+from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
@@ -132,11 +132,7 @@ def channel_table(record: GateRecord) -> list[dict[str, str | float]]:
 
 def write_table(path: Path, rows: Sequence[dict[str, str | float]]) -> Path:
     """CSV of rows that need not have the same columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(path, rows)
     return path
 
 

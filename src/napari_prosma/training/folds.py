@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.training.checkpoint import (
@@ -235,16 +234,12 @@ def _write_summary(path: Path, members: Sequence[Checkpoint]) -> None:
     rows += [
         {"fold": said, **{name: both[name][n] for name in names}} for n, said in enumerate(("mean", "spread"))
     ]
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["fold", "epoch", *names])
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(path, rows, ["fold", "epoch", *names])
 
 
 def _finished_folds(folder: Path) -> set[int]:
     """Numbers, from 1, of the folds that are in the summary."""
     if not (folder / SUMMARY).is_file():
         return set()
-    with open(folder / SUMMARY, newline="", encoding="utf-8", errors="replace") as file:
-        found = [row[0] for row in csv.reader(file) if row]
+    found = (row["fold"] for row in read_rows(folder / SUMMARY, ["fold"]))
     return {int(number) for number in found if number.isdecimal()}

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
+from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd
 from napari_prosma.training.checkpoint import BEST, LAST
@@ -241,16 +242,16 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     path = folder / RUN
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            raise CheckpointError(f"'{folder}' holds no {RUN}; give the folder of a run")
+        content = read_json(path)
         if content["format"] > FORMAT:
             raise CheckpointError(
                 f"'{path}' was written by a newer version (format {content['format']}, this one reads "
                 f"{FORMAT}); update napari-prosma"
             )
         run = _RUN.validate_python(content)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"'{folder}' holds no {RUN}; give the folder of a run") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         wrong = _first_error(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
             f"'{path}' is damaged ({wrong}); restore it, or start a new run with the same settings"
@@ -268,11 +269,8 @@ def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
     """
     path = Path(folder) / METRICS
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return tuple(_epoch_end(row) for row in csv.DictReader(file, strict=True))
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+        return tuple(map(_epoch_end, read_rows(path))) if path.exists() else ()
+    except (DataError, ValueError, TypeError) as error:
         wrong = _first_error(error) if isinstance(error, ValidationError) else error
         raise DataError(
             f"'{path}' is damaged ({wrong}); the run's {LAST} has the same figures, and going on writes it "
