@@ -735,7 +735,9 @@ def _data_of(config: TrainConfig) -> DataSet:
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST
+    from napari_prosma.training.run_claim import require_own_folder
 
+    require_own_folder(config.run_dir, config.data)
     there = [name for name in (BEST, LAST, ENSEMBLE) if (config.run_dir / name).exists()]
     if there and not overwrite:
         raise ConfigError(

@@ -26,6 +26,7 @@ from napari_prosma.training.checkpoint import (
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
+from napari_prosma.training.run_claim import claimed, is_run
 from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import ARCHITECTURE
@@ -109,11 +110,11 @@ def cross_validate(
     """
     folder = config.run_dir
     _require_possible(config, cases, folds)
-    if overwrite:
-        for path in (folder / SUMMARY, folder / ENSEMBLE, *folder.glob(f"{FOLD}*/*.safetensors")):
-            path.unlink(missing_ok=True)
+    steering = steering or Steering()
     # Held open over all folds: processes that part after each of them may not find each other again.
-    with Processes(config) as processes:
+    with claimed(folder, steering, config.data), Processes(config) as processes:
+        if overwrite:
+            _forget(folder)
         yield from _folds(config, cases, class_names, folds, steering, processes)
 
 
@@ -122,7 +123,7 @@ def _folds(
     cases: Sequence[Case],
     class_names: Sequence[str],
     folds: int,
-    steering: Steering | None,
+    steering: Steering,
     processes: Processes,
 ) -> Iterator[Event]:
     folder, plan = config.run_dir, config.plan
@@ -153,6 +154,13 @@ def _folds(
     processes.fabric.barrier()
     scores = tuple(member.metrics["dice"] for member in members)
     yield Finished(CrossValidation(folder, folder / ENSEMBLE, scores, _mean_and_spread(members)))
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier cross-validation left, and nothing else."""
+    runs = [inside for inside in folder.glob(f"{FOLD}*") if is_run(inside)]
+    for path in (folder / SUMMARY, folder / ENSEMBLE, *(run / name for run in runs for name in (BEST, LAST))):
+        path.unlink(missing_ok=True)
 
 
 def _require_possible(config: TrainConfig, cases: Sequence[Case], folds: int) -> None:
@@ -195,7 +203,7 @@ def _train(
     cases: Sequence[Case],
     class_names: Sequence[str],
     kept: Checkpoint | None,
-    steering: Steering | None,
+    steering: Steering,
 ) -> Generator[Event, None, RunResult | None]:
     """One fold; what was changed while it went on stays changed."""
     if kept is not None:

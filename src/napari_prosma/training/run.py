@@ -82,6 +82,7 @@ from napari_prosma.training.preview import (
     plane_probabilities,
 )
 from napari_prosma.training.processes import Processes
+from napari_prosma.training.run_claim import claimed
 from napari_prosma.training.run_folder import (
     RunFolder,
     TensorBoardFiles,
@@ -171,7 +172,11 @@ def train(
     if resumed is not None:
         _require_same_cases(resumed, cases, class_names)
     steering = steering or Steering()
-    with cpu_threads(config.threads), _gpu_errors(config.run_dir):
+    with (
+        claimed(config.run_dir, steering, config.data, resumed is not None),
+        cpu_threads(config.threads),
+        _gpu_errors(config.run_dir),
+    ):
         facts = yield from _read(cases, steering)
         if len(facts) < len(cases):
             return
@@ -350,7 +355,7 @@ class _Run:
     ) -> None:
         self.config, self.facts, self.plan, self.way = config, facts, plan, way
         self.processes, self.steering, self.source = processes, steering, source
-        self.device, self.folder = processes.device, RunFolder(config.run_dir)
+        self.device, self.folder = processes.device, RunFolder(config.run_dir, steering)
         self.resumed = resumed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -30,9 +31,10 @@ from napari_prosma.events import EpochEnd
 from napari_prosma.training.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
+from napari_prosma.training.run_claim import RUN, claim, release
 
 FORMAT = 1
-RUN, METRICS, TENSORBOARD = "run.json", "metrics.csv", "tensorboard"
+METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 _PACKAGES = ("torch", "numpy", "monai")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
 """Columns of ``metrics.csv`` before the validation figures and those of the gates."""
@@ -118,10 +120,13 @@ class RunFolder:
     ----------
     path : Path
         Made by :meth:`begin` if missing.
+    holder : object, optional
+        Who has claimed it (``run_claim.claimed``); by default it is claimed for as long as this lives.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, holder: object | None = None) -> None:
         self.path = path
+        self._holder = holder
         self._run: Run | None = None
 
     def begin(
@@ -153,9 +158,14 @@ class RunFolder:
 
         Raises
         ------
+        ConfigError
+            Another run goes on in it, or it holds something else.
         DataError
             The folder cannot be made or written to.
         """
+        if self._holder is None:
+            self._holder = object()
+            weakref.finalize(self, release, claim(self.path, self._holder, config.data, resumed))
         sweep(self.path)
         run = Run(
             config=_with_whole_paths(config),
