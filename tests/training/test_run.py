@@ -467,11 +467,13 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_path(
     settings: Settings, ultrasound: list[Case], tmp_path: Path
 ) -> None:
     in_the_way = tmp_path / "run" / "best.safetensors"
+    run = train(settings(tmp_path / "run"), ultrasound[:2])
+    while not (tmp_path / "run" / "run.json").is_file():
+        next(run)
+    in_the_way.mkdir()
+    (in_the_way / "x").write_text("in the way")
     with pytest.raises(DataError, match=r"best\.safetensors"):
-        for _ in train(settings(tmp_path / "run"), ultrasound[:2]):
-            if (tmp_path / "run" / "run.json").is_file():
-                in_the_way.mkdir(exist_ok=True)
-                (in_the_way / "x").write_text("in the way")
+        list(run)
     assert {path.name for path in files_below(tmp_path)} <= {"x", "run.json"}
 
 

@@ -78,7 +78,7 @@ def test_the_lock_of_a_process_that_was_killed_is_no_hindrance(
     assert (tmp_path / "run" / LOCK).is_file()
     with claimed(tmp_path / "run", object()):
         assert json.loads((tmp_path / "run" / LOCK).read_text())["process"] == os.getpid()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize("field", ["machine", "namespace"])

@@ -52,7 +52,7 @@ def parse_json(text: bytes | str, what: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{what} is no JSON ({error}); restore it") from error
+        raise DataError(f"{what} is damaged ({error}); restore it") from error
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -261,9 +261,7 @@ def _break(lock: Path, taker: _Owner) -> None:
 def _beginning_of(process: int) -> str:
     """When a process began, as text that stays the same while it runs; empty = there is none."""
     try:
-        if (
-            sys.platform == "linux"
-        ):  # in ticks since the start of the machine: no clock that is set changes it
+        if sys.platform == "linux":  # in ticks since the machine's start: clocks may be set
             said = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
             return "" if said[0] == "Z" else said[19]
         return f"{psutil.Process(process).create_time():.0f}"
