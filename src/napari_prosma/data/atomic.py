@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,6 +69,20 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             _remove(temporary)
+
+
+def require_new(paths: Iterable[Path], remedy: str) -> None:
+    """Refuse to write where something is.
+
+    Raises
+    ------
+    DataError
+        The first file that is there, and ``remedy``.
+    """
+    there = [path for path in paths if path.exists()]
+    if there:
+        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
+        raise DataError(f"'{there[0]}'{more} there already, perhaps corrected by hand; {remedy}")
 
 
 def require_replaceable(path: Path) -> None:

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return _STEERING.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
 
 
+def in_plot(text: str) -> str:
+    """The text as matplotlib draws it word for word: dollars begin no formula there."""
+    return printable(text).replace("$", r"\$")
+
+
 def as_cell(value: object) -> object:
     """A value as a cell of a table that a spreadsheet may open: text never begins a formula."""
     if not isinstance(value, str):
@@ -34,9 +39,12 @@ def from_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
-def fitting_name(stem: str, ending: str) -> str:
-    """``stem + ending`` as the name of a file; a stem that is too long keeps its start and gets a hash."""
-    room = LONGEST_NAME - len(ending.encode("utf-8", "surrogateescape"))
+def fitting_name(stem: str, ending: str = "", spare: int = 0) -> str:
+    """``stem + ending`` as the name of a file; a stem that is too long keeps its start and gets a hash.
+
+    ``spare`` bytes are left for what is put behind it.
+    """
+    room = LONGEST_NAME - spare - len(ending.encode("utf-8", "surrogateescape"))
     whole = stem.encode("utf-8", "surrogateescape")
     if len(whole) <= room:
         return stem + ending

@@ -269,6 +269,27 @@ def read_run(folder: str | Path) -> Run:
     return replace(run, config=_as_found_in(folder, run.config))
 
 
+def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | None = None) -> TrainConfig:
+    """The configuration of a run that goes on with its data where they are now.
+
+    Raises
+    ------
+    ConfigError
+        Nothing is where the data were, and no other place was given.
+    """
+    given = {"data": data, "unlabelled": unlabelled}
+    config = config.model_copy(update={name: path.resolve() for name, path in given.items() if path})
+    for name, words in (("data", "data"), ("unlabelled", "unlabelled images")):
+        path = getattr(config, name)
+        if path is not None and not path.exists():
+            option = "FOLDER" if name == "data" else "--unlabelled FOLDER"
+            raise ConfigError(
+                f"the {words} of the run '{config.run_dir}' are no longer in '{path}'; put them back, or say "
+                f"where they are now (in a shell: prosma train {option} --resume {config.run_dir})"
+            )
+    return config
+
+
 def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
     """The epochs in the ``metrics.csv`` of a run folder, digit for digit; none if there is no such file.
 
