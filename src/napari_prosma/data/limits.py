@@ -8,16 +8,18 @@ from napari_prosma.errors import DataError
 
 MOST_SHRINKS = {
     "none": 1,
-    "rle": 64,
+    "rle": 128,
     "deflate": 1032,
     "lzw": 1370,
-    "jpeg": 1_000,
+    "jpeg": 2_500,
     "other": 25_000,
 }
-"""Bytes that one byte of a packed file can become: by the format for RLE (PackBits: 128 of 2), deflate and
-LZW; JPEG codes a block of 64 values in half a byte at least; others (JPEG 2000, Zstandard) have no bound."""
+"""Bytes that one byte of a packed file can become: by the format for RLE (BMP: 255 of 2), deflate and LZW;
+JPEG codes a block of 64 values in a bit at least; others (JPEG 2000, Zstandard) have no bound."""
 MOST_CHUNKS = 2_000_000
 """Parts of an image that is read piece by piece; each is an entry of a graph in memory."""
+MOST_OF_A_CHUNK = 2**30
+"""Bytes of such a part. A chunk that no file holds is legal, so that nothing says how large it may be."""
 
 
 def require_possible(path: Path, promised: int, packing: str = "none", held: int | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data import arrays, clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Geometry, Header, Image, Pyramid
 from napari_prosma.errors import DataError
 
@@ -225,6 +226,7 @@ def _format(path: Path) -> ModuleType | None:
 
 
 def _reader(path: Path) -> ModuleType:
+    restore(path)
     module = _format(path)
     if not path.exists():
         raise DataError(f"'{path}' does not exist; check the path")
