@@ -29,8 +29,8 @@ from napari_prosma.plugin.layers import know_units
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two ``Progress`` events that reach the main thread."""
-LONGEST_WAIT = 120.0
-"""Seconds that closing a panel waits for its run to save what it has."""
+LONGEST_WAIT = 30.0
+"""Seconds that a script which closes a panel waits for its run to save what it has; a user is not held up."""
 SHORT_WAIT = 1.0
 """The same where a run has nothing to save."""
 

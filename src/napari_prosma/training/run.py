@@ -523,15 +523,15 @@ class _Run:
             )
         if self.step == 0:
             yield from self._before_the_first_step()
-        if self.processes.is_first:
-            notices = self.folder.begin(
-                self.config, self.plan, self.facts, self.split, self.device, self.resumed is not None
-            )
-            yield from map(Notice, notices)
-        if self.is_compiled:
-            takes = f"about {self.way.compiling:.0f} s" if self.way.compiling else "a minute or more"
-            yield Notice(f"The network is being compiled: the first step takes {takes}")
         try:
+            if self.processes.is_first:
+                notices = self.folder.begin(
+                    self.config, self.plan, self.facts, self.split, self.device, self.resumed is not None
+                )
+                yield from map(Notice, notices)
+            if self.is_compiled:
+                takes = f"about {self.way.compiling:.0f} s" if self.way.compiling else "a minute or more"
+                yield Notice(f"The network is being compiled: the first step takes {takes}")
             yield from self.clock.without_pauses(self._epochs())
         except GeneratorExit:
             self.save(LAST)

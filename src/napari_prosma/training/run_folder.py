@@ -26,7 +26,7 @@ from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.data.texts import read_json, read_rows
-from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError
 from napari_prosma.events import EpochEnd
 from napari_prosma.training.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
@@ -274,7 +274,7 @@ def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | 
 
     Raises
     ------
-    ConfigError
+    DataMovedError
         Nothing is where the data were, and no other place was given.
     """
     given = {"data": data, "unlabelled": unlabelled}
@@ -283,7 +283,7 @@ def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | 
         path = getattr(config, name)
         if path is not None and not path.exists():
             option = "FOLDER" if name == "data" else "--unlabelled FOLDER"
-            raise ConfigError(
+            raise DataMovedError(
                 f"the {words} of the run '{config.run_dir}' are no longer in '{path}'; put them back, or say "
                 f"where they are now (in a shell: prosma train {option} --resume {config.run_dir})"
             )
