@@ -44,6 +44,8 @@ import SimpleITK as sitk
 import tifffile
 import torch
 from measuring import circumstances
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from napari_prosma.data.case import Geometry, Image, SourceFrame
 from napari_prosma.data.layouts import find_cases
@@ -54,7 +56,7 @@ from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Finished
 from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import BEST, Checkpoint, load_checkpoint
+from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
@@ -173,6 +175,19 @@ def read_mutant(seed: int, sound: list[Path], scratch: Path) -> str:
         except ProsmaError:
             pass
     return outcome
+
+
+def seeds_of_checkpoints(model: Path, folder: Path) -> list[Path]:
+    """The two checkpoints of a run, each also without the checksum that would find any mutation at once."""
+    folder.mkdir()
+    found = [model, model.with_name(LAST)]
+    for path in tuple(found):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = {"prosma": file.metadata()["prosma"]}
+        save_file(tensors, folder / path.name, metadata=metadata)
+        found += [folder / path.name] * 4
+    return found
 
 
 def load_mutant(seed: int, sound: list[Path], scratch: Path) -> str:
@@ -445,11 +460,8 @@ def parts(name: str, size: int, done: dict[str, Any], root: Path, model: Path) -
     """The result of a part so far, after each step of it."""
     if name in ("files", "checkpoints"):
         attempt = read_mutant if name == "files" else load_mutant
-        sound = (
-            seeds_of_files(root / "sound")
-            if name == "files"
-            else [model, model.with_name("last.safetensors")]
-        )
+        made = root / "sound"
+        sound = seeds_of_files(made) if name == "files" else seeds_of_checkpoints(model, made)
         for start in range(done.get("tried", 0), size, BATCH):
             counts, failures = attack(range(start, min(start + BATCH, size)), attempt, sound)
             done = {
