@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -600,6 +601,39 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_its_settings
     assert again.exit_code == 0, said(again)
     kept = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
+def test_a_run_goes_on_with_data_that_were_moved(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    kept["config"]["epochs"] += 1  # not finished yet
+    (run / "run.json").write_text(json.dumps(kept), encoding="utf-8")
+    folder.rename(tmp_path / "elsewhere")
+    message = error_of(prosma("train", "--resume", run))
+    assert f"are no longer in '{folder}'" in message
+    assert f"prosma train FOLDER --resume {run}" in message
+    assert prosma("train", tmp_path / "elsewhere", "--resume", run).exit_code == 0
+    again = prosma("train", "--resume", run)
+    assert again.exit_code == 0
+    assert "already finished" in said(again)
+
+
+@pytest.mark.parametrize("file", ["report.html", "measures.csv"])
+def test_reports_that_are_there_are_not_replaced_unasked(
+    model: Path, folder: Path, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / file).write_text("mine")
+    assert f"{file}' is there already" in error_of(
+        prosma("inspect", model, folder, "--out", tmp_path / "out")
+    )
+    if file == "measures.csv":
+        masks = folder / "masks"
+        assert "is there already" in error_of(prosma("evaluate", masks, masks, "--out", tmp_path / "out"))
+    assert "is there already" in error_of(prosma("check", folder, "--out", tmp_path / "out" / file))
+    assert "is there already" in error_of(prosma("export", model, "--onnx", tmp_path / "out" / file))
+    assert (tmp_path / "out" / file).read_text() == "mine"
 
 
 def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path, tmp_path: Path) -> None:

@@ -130,6 +130,14 @@ def test_files_of_systems_do_not_make_a_folder_somebody_elses(tmp_path: Path) ->
     require_own_folder(tmp_path)
 
 
+def test_a_cross_validation_that_was_killed_before_its_first_fold_can_begin_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "fold1").mkdir()
+    (tmp_path / "fold1" / LOCK).touch()
+    require_own_folder(tmp_path)
+
+
 def test_the_folder_of_the_data_is_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds the data"):
         require_own_folder(tmp_path / "." / "data", tmp_path / "data")

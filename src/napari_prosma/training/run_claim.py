@@ -175,7 +175,7 @@ def require_own_folder(folder: Path, data: Path | None = None) -> None:
     others = sorted(
         path.name
         for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name not in (*_OF_SYSTEMS, LOCK)
+        if not path.name.startswith(".") and path.name not in (*_OF_SYSTEMS, LOCK) and not _is_empty(path)
     )
     if (folder / CASES / TABLE).is_file():  # of a run on layers that was stopped before it began
         others = [name for name in others if name not in (CASES, UNLABELLED)]
@@ -185,6 +185,11 @@ def require_own_folder(folder: Path, data: Path | None = None) -> None:
             f"'{folder}' holds '{others[0]}'{more} and is no run folder, so nothing is written there; choose "
             f"a new folder, such as '{folder / 'run'}'"
         )
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a folder with nothing in it, but perhaps the lock of a run that was killed early."""
+    return path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())
 
 
 def is_run(folder: Path) -> bool:
