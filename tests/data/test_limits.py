@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import PIL.Image
 import pytest
@@ -21,9 +22,9 @@ import tifffile
 import zarr
 from dicom_files import save_slice
 
-from napari_prosma.data.case import Geometry
+from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.readers import read_header, read_image, read_pyramid
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
 
 HUGE = 300_000_000
@@ -144,6 +145,29 @@ def test_an_array_that_may_run_code_is_refused_by_us(
 ) -> None:
     with pytest.raises(DataError, match=r"may run code|no array that can be read"):
         read_pyramid(zarr_of(tmp_path, change, version))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("place", [4, 8, 12])
+def test_a_chunk_that_lies_about_its_size_is_no_crash(tmp_path: Path, place: int, version: int) -> None:
+    """Blosc reads as far as the chunk says; in a process of its own this ended napari."""
+    folder = tmp_path / "a.ome.zarr"
+    image = Image(np.arange(64**2, dtype=np.uint16).reshape(1, 64, 64), Geometry.pixels(2))
+    write_image(folder, image)
+    group = zarr.open_group(folder, mode="r+")
+    attributes = dict(group.attrs)
+    group = zarr.open_group(folder, mode="w", zarr_format=version)  # type: ignore[arg-type]
+    group.attrs.update(attributes)
+    packed = [zarr.codecs.BloscCodec()] if version == 3 else numcodecs.Blosc()
+    array = group.create_array("0", shape=(64, 64), chunks=(64, 64), dtype="u2", compressors=packed)
+    array[...] = image.array[0]
+    assert np.array_equal(read_image(folder).array, image.array)
+    (chunk,) = (file for file in (folder / "0").rglob("*") if file.is_file() and file.name[0] not in ".z")
+    content = bytearray(chunk.read_bytes())
+    content[place : place + 4] = struct.pack("<i", 2**29)
+    chunk.write_bytes(content)
+    with pytest.raises(DataError, match="damaged chunk"):
+        read_image(folder)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip"])

@@ -23,6 +23,8 @@ from napari_prosma.errors import DataError
 if TYPE_CHECKING:
     import zarr
 
+    from napari_prosma.data.zarr_store import CheckedStore
+
 SUFFIXES = (".zarr",)
 _UNITS = {
     "nanometer": ("um", 1e-3),
@@ -94,14 +96,16 @@ def read_pyramid(path: Path) -> Pyramid:
     """
     import dask.array
 
-    attributes, group = _opened(path)
+    attributes, group, store = _opened(path)
     try:
         multiscale = attributes["multiscales"][0]
         axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
         units = ["" if isinstance(axis, str) else axis.get("unit", "") for axis in multiscale["axes"]]
         datasets = multiscale["datasets"]
         for dataset in datasets:
-            _require_harmless(path, str(dataset["path"]))
+            packed_by_blosc = _require_harmless(path, str(dataset["path"]))
+            if packed_by_blosc is not None:
+                store.expect(str(dataset["path"]), packed_by_blosc)
         arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
         scales = [_transform(multiscale, dataset, "scale", len(axes), 1.0) for dataset in datasets]
         shifts = [_transform(multiscale, dataset, "translation", len(axes), 0.0) for dataset in datasets]
@@ -189,26 +193,29 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
     group.attrs.update(attributes)
 
 
-def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group]:
+def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore]:
     import zarr
     from zarr.errors import BaseZarrError
 
+    from napari_prosma.data.zarr_store import CheckedStore
+
     try:
+        store = CheckedStore(path)
         # Not what was consolidated: what is opened then may be another array than the one that was looked at.
-        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"'{path}' is no OME-Zarr group ({error}); give the folder with 'multiscales'"
         ) from error
     attributes: dict[str, Any] = dict(group.attrs)
-    return attributes.get("ome", attributes), group
+    return attributes.get("ome", attributes), group, store
 
 
-def _require_harmless(path: Path, name: str) -> None:
+def _require_harmless(path: Path, name: str) -> int | None:
     """Refuse an array, by its own metadata and before any library sees it, that is no plain numbers.
 
     Codecs of objects run code while they decode, so those that are not known here are refused, whichever
-    numcodecs is installed.
+    numcodecs is installed. Gives the bytes of an unpacked chunk if chunks are packed by Blosc.
     """
     folder = require_inside(path, path, name)
     old, new = folder / ".zarray", folder / "zarr.json"
@@ -216,7 +223,9 @@ def _require_harmless(path: Path, name: str) -> None:
         stored = read_json(old if old.is_file() else new)
         kind = str(stored["dtype"] if old.is_file() else stored["data_type"])
         filters = [*(stored.get("filters") or ()), stored.get("compressor")] if old.is_file() else []
-        codecs = [codec["id"] for codec in filters if codec] if old.is_file() else _codecs(stored["codecs"])
+        codecs = (
+            [codec["id"] for codec in filters if codec] if old.is_file() else [*_codecs(stored["codecs"])]
+        )
         shape = [int(size) for size in stored["shape"]]
         grid = stored["chunks"] if old.is_file() else stored["chunk_grid"]["configuration"]["chunk_shape"]
         chunks = [int(size) for size in grid]
@@ -237,6 +246,8 @@ def _require_harmless(path: Path, name: str) -> None:
     )
     chunk = itemsize * math.prod(min(n, size) for n, size in zip(shape, chunks, strict=True))
     require_count(folder, "bytes in a chunk", chunk, MOST_OF_A_CHUNK)
+    is_plain_blosc = "blosc" in codecs and "sharding_indexed" not in codecs
+    return itemsize * math.prod(chunks) if is_plain_blosc else None
 
 
 def _codecs(listed: Any, deep: int = 0) -> Iterator[str]:
