@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -74,7 +75,7 @@ class Job(QObject):
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
-        parent.destroyed.connect(lambda: self.close())  # the signal carries the parent, which is no time
+        parent.destroyed.connect(partial(_close, weakref.ref(self)))
 
     @property
     def is_running(self) -> bool:
@@ -206,6 +207,13 @@ class Job(QObject):
         if done <= 0:
             return ""
         return progress.format_interval((self._bar.total - self._bar.n) * (time.monotonic() - began) / done)
+
+
+def _close(job: weakref.ref[Job], *_: object) -> None:
+    """Its parent is gone; by a weak reference, since at the end of a process it may be gone before."""
+    there = job()
+    if there is not None:
+        there.close()
 
 
 def spare_threads() -> int:
