@@ -15,3 +15,7 @@ class CheckpointError(ProsmaError):
 
 class ConfigError(ProsmaError):
     """A setting, or a combination of settings, makes no sense."""
+
+
+class DataMovedError(ConfigError):
+    """The data of a run are no longer where they were; it goes on once it is told where they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from napari_prosma.cli.app import _labelled_as, app
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
+from napari_prosma.data.texts import read_rows
 from napari_prosma.events import Event
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation import files
@@ -64,7 +66,9 @@ def figures_of(table: Path, column: str) -> dict[str, float]:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Names of what a user sees there."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name for name in found if not name.startswith(".")}
 
 
 @pytest.fixture
@@ -420,7 +424,7 @@ def test_labels_that_are_there_are_not_replaced_unasked(model: Path, scan: Path,
     words = ("segment", model, scan, "--out", tmp_path, "--device", "cpu")
     corrected = save(tmp_path / "scan_labels.png", np.full((48, 48), 7, np.uint8))
     before = corrected.read_bytes()
-    assert "may have been corrected by hand" in error_of(prosma(*words))
+    assert "perhaps corrected by hand" in error_of(prosma(*words))
     assert corrected.read_bytes() == before
     assert prosma(*words, "--overwrite").exit_code == 0
     assert corrected.read_bytes() != before
@@ -432,9 +436,58 @@ def test_images_of_one_name_do_not_replace_each_others_labels(
     other = save(tmp_path / "other" / "scan.png", np.zeros((20, 20), np.uint8))
     result = prosma("segment", model, scan, other, "--out", tmp_path / "out", "--device", "cpu")
     message = error_of(result)
-    assert f"'{other}' is left out" in message
-    assert str(scan) in message
-    assert np.asarray(PIL.Image.open(tmp_path / "out" / "scan_labels.png")).shape == (48, 48)
+    assert f"'{scan}' and '{other}' would both be written as" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_image_given_twice_is_segmented_once(model: Path, scan: Path, tmp_path: Path) -> None:
+    result = prosma("segment", model, scan, scan.parent, "--out", tmp_path / "out", "--device", "cpu")
+    assert "1 of 1 segmented" in said(result)
+
+
+def test_labels_of_another_image_are_not_taken_for_done(model: Path, scan: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "other" / "scan.png", np.zeros((48, 48), np.uint8))
+    words = ("--out", tmp_path / "out", "--device", "cpu", "--skip-done")
+    assert "1 of 1 segmented" in said(prosma("segment", model, scan, *words))
+    assert f"holds the labels of '{scan}', not of '{other}'" in error_of(
+        prosma("segment", model, other, *words)
+    )
+    copied = tmp_path / "copied" / "scan.png"
+    copied.parent.mkdir()
+    shutil.copy(scan, copied)
+    assert "1 had labels already" in said(prosma("segment", model, copied, *words))
+    save(scan, np.full((48, 48), 9, np.uint8))
+    assert "as it was before it changed" in error_of(prosma("segment", model, scan, *words))
+
+
+def test_a_map_that_is_there_is_not_replaced_unasked(model: Path, scan: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "scan_uncertainty.tif"
+    mine.parent.mkdir()
+    mine.write_text("my reading of it")
+    words = ("segment", model, scan, "--out", tmp_path / "out", "--device", "cpu", "--uncertainty")
+    assert "scan_uncertainty.tif' is there already" in error_of(prosma(*words))
+    assert mine.read_text() == "my reading of it"
+
+
+def test_a_table_of_somebody_else_is_no_table_of_regions(model: Path, scan: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "regions.csv"
+    mine.parent.mkdir()
+    mine.write_text("region,beds\nnorth,7\n")
+    words = ("segment", model, scan, "--out", tmp_path / "out", "--device", "cpu", "--regions")
+    assert "regions.csv' has no column 'case'" in error_of(prosma(*words))
+    assert mine.read_text() == "region,beds\nnorth,7\n"
+
+
+def test_a_second_batch_adds_its_rows_to_the_regions(folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    images = sorted((folder / "images").iterdir())[:2]
+    for image in (*images, images[0]):
+        words = ("segment", run, image, "--out", out, "--regions", "--clean", "*:threshold=0.01")
+        assert prosma(*words, "--overwrite").exit_code == 0
+    cases = [row["case"] for row in read_rows(out / "regions.csv")]
+    assert set(cases) == {image.name for image in images}
+    assert cases == sorted(cases)
 
 
 def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path) -> None:
@@ -550,6 +603,39 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_its_settings
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in whole.weights.items())
 
 
+def test_a_run_goes_on_with_data_that_were_moved(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    kept["config"]["epochs"] += 1  # not finished yet
+    (run / "run.json").write_text(json.dumps(kept), encoding="utf-8")
+    folder.rename(tmp_path / "elsewhere")
+    message = error_of(prosma("train", "--resume", run))
+    assert f"are no longer in '{folder}'" in message
+    assert f"prosma train FOLDER --resume {run}" in message
+    assert prosma("train", tmp_path / "elsewhere", "--resume", run).exit_code == 0
+    again = prosma("train", "--resume", run)
+    assert again.exit_code == 0
+    assert "already finished" in said(again)
+
+
+@pytest.mark.parametrize("file", ["report.html", "measures.csv"])
+def test_reports_that_are_there_are_not_replaced_unasked(
+    model: Path, folder: Path, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / file).write_text("mine")
+    assert f"{file}' is there already" in error_of(
+        prosma("inspect", model, folder, "--out", tmp_path / "out")
+    )
+    if file == "measures.csv":
+        masks = folder / "masks"
+        assert "is there already" in error_of(prosma("evaluate", masks, masks, "--out", tmp_path / "out"))
+    assert "is there already" in error_of(prosma("check", folder, "--out", tmp_path / "out" / file))
+    assert "is there already" in error_of(prosma("export", model, "--onnx", tmp_path / "out" / file))
+    assert (tmp_path / "out" / file).read_text() == "mine"
+
+
 def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
@@ -602,7 +688,7 @@ def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_p
     assert prosma("segment", run, image, "--out", out).exit_code == 0
     streamed = prosma("segment", run, image, "--out", out, "--stream")
     assert streamed.exit_code == 0, said(streamed)
-    at_once, in_rows = (read_label(path)[0] for path in sorted(out.iterdir(), key=lambda p: p.name))
+    at_once, in_rows = (read_label(path)[0] for path in sorted(out.glob("*_labels*")))
     assert np.array_equal(at_once, in_rows)
 
 

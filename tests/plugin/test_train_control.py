@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import napari
@@ -10,17 +12,22 @@ import numpy as np
 import pytest
 from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QDialog, QMessageBox, QToolButton
 
-from napari_prosma.events import Baseline, EpochEnd
+from napari_prosma.events import Baseline, EpochEnd, Event, Started
 from napari_prosma.plugin.leaving import GO_ON, STOP
 from napari_prosma.plugin.live_preview import LIVE
+from napari_prosma.plugin.run_controls import PlannedRun
 from napari_prosma.plugin.settings import UNLIMITED_EPOCHS
 from napari_prosma.plugin.train_panel import TrainPanel
 from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.lines import UNLIMITED_EPOCHS as OF_LINES
+from napari_prosma.training.run_claim import RUN
+from napari_prosma.training.run_folder import read_run
+from napari_prosma.training.steering import Steering
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]
@@ -42,7 +49,9 @@ def painted(viewer: napari.Viewer, lesion_image: np.ndarray) -> napari.layers.La
 
 def learning(panel: TrainPanel, qtbot: QtBot) -> None:
     """Wait until the first steps are done."""
-    qtbot.waitUntil(lambda: panel.progress_bar.value() > 0 and not panel.controls.isHidden(), timeout=LONG)
+    qtbot.waitUntil(
+        lambda: panel._progress.startswith("epoch") and not panel.controls.isHidden(), timeout=LONG
+    )
 
 
 def logged(panel: TrainPanel) -> str:
@@ -269,10 +278,11 @@ def test_a_second_run_waits_and_begins_when_the_first_is_stopped(
     press(panel.start_button)
     learning(panel, qtbot)
     panel.settings.limit.setValue(1)
-    second = panel.settings.run_field.path
+    assert panel.settings.run_field.path == first  # of the run that goes on
     press(panel.start_button)
-    assert [run.run_dir for run in panel.waiting.runs] == [second]
+    (second,) = (run.run_dir for run in panel.waiting.runs)
     assert second != first
+    assert panel.settings.run_field.path == first
     assert not panel.waiting.isHidden()
     panel.settings.limit.setValue(77)
     press(panel.start_button)
@@ -284,7 +294,6 @@ def test_a_second_run_waits_and_begins_when_the_first_is_stopped(
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 1 epoch")
     assert "500 epochs: Stopped" in logged(panel)
-    assert second is not None
     assert load_checkpoint(second).config["epochs"] == 1
 
 
@@ -337,7 +346,7 @@ def test_closing_the_panel_asks_once_and_going_on_keeps_panel_and_run(
     asked = Answers(STOP)
     press(dock.titleBarWidget().close_button)
     assert len(asked.texts) == 1
-    assert not panel.job.is_running
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
     assert load_checkpoint(run_dir / "last.safetensors").place["step"] > 0
 
 
@@ -375,12 +384,100 @@ def test_closing_napari_asks_once_instead_of_napari(
     assert window.isVisible()
     asked = Answers(STOP)
     close()
-    qtbot.waitUntil(lambda: not window.isVisible(), timeout=SOON)
+    qtbot.waitUntil(lambda: not isalive(window) or not window.isVisible(), timeout=SOON)
     assert len(asked.texts) == 1
     assert not panel.job.is_running
     assert load_checkpoint(run_dir / "last.safetensors").place["step"] > 0
-    if how == "the menu":
-        del viewer.window._qt_window  # the fixture would close it again
+
+
+def test_leaving_a_run_that_has_not_begun_promises_nothing(panel: TrainPanel, press: Press):
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    assert "no model is kept" in panel.what_leaving_means()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / RUN).touch()
+    assert "Resume… goes on with it" in panel.what_leaving_means()
+
+
+def test_a_run_that_is_stopped_in_its_first_epoch_keeps_its_place(
+    panel: TrainPanel, press: Press, qtbot: QtBot, finish: Finish
+):
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    qtbot.waitUntil((run_dir / RUN).is_file, timeout=LONG)
+    press(panel.stop_button)
+    finish(panel)
+    assert "Resume… goes on with it" in panel.status.plain_text()
+    assert load_checkpoint(run_dir / "last.safetensors").epoch == 0
+
+
+def test_closing_answers_at_once_while_a_step_takes_long(panel: TrainPanel, qtbot: QtBot):
+    closed: list[float] = []
+
+    def slow(steering: Steering) -> Iterator[Event]:
+        yield Started(1, "a long step")
+        time.sleep(2)
+        yield Started(1, "another one")
+
+    panel._start(PlannedRun("slow", panel.settings.run_field.path, slow))
+    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 1, timeout=SOON)
+    began = time.monotonic()
+    panel.stop_then(lambda: closed.append(time.monotonic()))
+    assert time.monotonic() - began < 1
+    assert "then this closes" in panel.status.plain_text()
+    assert not closed
+    qtbot.waitUntil(lambda: bool(closed), timeout=SOON)
+    assert not panel.job.is_running
+
+
+def test_two_windows_never_suggest_one_folder(panel: TrainPanel, folder: Path):
+    panel.source.folder.set_path(folder)
+    suggested = {panel._new_folder() for _ in range(50)}
+    assert len(suggested) == 50
+    assert all(path.name.startswith("breast-") for path in suggested)
+
+
+def test_a_folder_that_is_no_run_is_refused_before_it_starts(panel: TrainPanel, press: Press, tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "metrics.csv").write_text("mine")
+    panel.settings.run_field.show_path(tmp_path / "thesis")
+    press(panel.start_button)
+    assert "holds 'metrics.csv' and is no run folder" in panel.status.plain_text()
+    assert not panel.job.is_running
+
+
+def test_a_run_finds_its_data_again_where_they_were_moved(
+    panel: TrainPanel, press: Press, qtbot: QtBot, finish: Finish, folder: Path, tmp_path: Path
+):
+    shutil.copytree(folder, tmp_path / "before")
+    panel.source.folder.set_path(tmp_path / "before")
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
+    press(panel.start_button)
+    learning(panel, qtbot)
+    press(panel.stop_button)
+    finish(panel)
+    (tmp_path / "before").rename(tmp_path / "after")
+    panel.resume(run_dir)
+    finish(panel)
+    assert "are no longer in" in panel.status.plain_text()
+    assert not panel.moved_row.isHidden()
+    panel.moved.set_path(tmp_path / "after")
+    learning(panel, qtbot)
+    press(panel.finish_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    assert read_run(run_dir).config.data == tmp_path / "after"
+
+
+def test_resuming_a_finished_run_is_no_error(panel: TrainPanel, finish: Finish, run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    panel.resume(tmp_path / "run")
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished after 1 epoch")
 
 
 # ---- what is told -----------------------------------------------------------------------------------------

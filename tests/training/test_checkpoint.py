@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from napari_prosma.data.case import Geometry
+from napari_prosma.data.readers import read_label
+from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event
 from napari_prosma.nn.ensemble import Ensemble
@@ -415,3 +418,64 @@ def test_training_a_built_network_leaves_its_checkpoint_alone(make_checkpoint: M
         for parameter in network.parameters():
             parameter += 1
     assert all(torch.equal(held.weights[name], tensor) for name, tensor in before.items())
+
+
+# ---- what promises more than it holds, and what a disk changed -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h: {**h, "spec": {**h["spec"], "widths": [1] * 2000}}, "2,000 levels"),
+        (lambda h: {**h, "spec": {**h["spec"], "widths": [8, 16, 10**9]}}, "1,000,000,000 channels"),
+        (lambda h: {**h, "plan": {**h["plan"], "patch": [10**6, 10**6]}}, "elements of a patch"),
+        (lambda h: {**h, "config": json.loads('{"a":' * 150 + "1" + "}" * 150)}, "levels within each other"),
+    ],
+    ids=["levels", "channels", "patch", "nesting"],
+)
+def test_a_header_that_promises_too_much_is_refused_at_once(
+    written: Path, change: Callable[[dict], object], said: str
+) -> None:
+    rewrite(written, change)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(written)
+
+
+@pytest.mark.parametrize("members", [2, 2000])
+def test_names_of_members_are_no_networks(written: Path, members: int) -> None:
+    empty = {f"members.{k}.a": torch.zeros(0) for k in range(members)}
+    with safe_open(written, framework="pt") as file:
+        names = dict.fromkeys(file.keys())
+    rewrite(written, **names, **empty)
+    with pytest.raises(CheckpointError, match=r"networks|levels"):
+        load_checkpoint(written)
+
+
+@given(st.data())
+@hypothesis_settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_a_flipped_bit_is_never_taken_for_a_weight(written: Path, data: st.DataObject) -> None:
+    content = bytearray(written.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    at = data.draw(st.integers(start, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    changed = written.with_name("changed.safetensors")
+    changed.write_bytes(content)
+    with pytest.raises(CheckpointError, match="no longer what was written"):
+        load_checkpoint(changed)
+
+
+def test_a_checkpoint_without_a_checksum_is_read(written: Path) -> None:
+    """As those of earlier versions."""
+    rewrite(written)
+    assert load_checkpoint(written).members == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_a_loaded_checkpoint_and_label_let_go_of_their_files(written: Path, tmp_path: Path) -> None:
+    label = np.zeros((3, 4, 5), np.uint8)
+    files = [write_labels(tmp_path / name, label, Geometry.pixels(3)) for name in ("a.nii", "a.tif")]
+    held = load_checkpoint(written), [read_label(path)[0] for path in files]
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert len(held) == 2

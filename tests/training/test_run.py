@@ -466,10 +466,14 @@ def test_after_a_loss_that_is_not_finite_the_last_checkpoint_is_that_of_the_epoc
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_path(
     settings: Settings, ultrasound: list[Case], tmp_path: Path
 ) -> None:
-    (tmp_path / "run" / "best.safetensors").mkdir(parents=True)
-    (tmp_path / "run" / "best.safetensors" / "x").write_text("in the way")
+    in_the_way = tmp_path / "run" / "best.safetensors"
+    run = train(settings(tmp_path / "run"), ultrasound[:2])
+    while not (tmp_path / "run" / "run.json").is_file():
+        next(run)
+    in_the_way.mkdir()
+    (in_the_way / "x").write_text("in the way")
     with pytest.raises(DataError, match=r"best\.safetensors"):
-        list(train(settings(tmp_path / "run"), ultrasound[:2]))
+        list(run)
     assert {path.name for path in files_below(tmp_path)} <= {"x", "run.json"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,7 @@ def test_a_label_that_was_corrected_is_no_surprise_later(tmp_path: Path) -> None
     fingerprint = read_run(tmp_path).fingerprint
     run.set_label_hash("b", corrected.label_hash)
     assert read_run(tmp_path).fingerprint != fingerprint
+    del run
     assert resumed(tmp_path, ALL[0], corrected, ALL[2]) == ()
     assert "(b)" in resumed(tmp_path, *ALL)[0]
 
@@ -177,6 +179,7 @@ def test_changes_one_after_the_other_are_all_kept(tmp_path: Path) -> None:
         run.set_label_hash(name, facts(name, label_value=2).label_hash)
     run.configuration_changed(TrainConfig.of(run_dir=tmp_path, epochs=7))
     assert read_run(tmp_path).config.epochs == 7
+    del run
     assert resumed(tmp_path, facts("a", label_value=2), facts("b", label_value=2), ALL[2]) == ()
 
 
@@ -251,8 +254,7 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, how: str) -> Non
     if how == "moved":
         run.path.rename(tmp_path / "elsewhere")
     else:
-        (run.path / RUN).unlink()
-        run.path.rmdir()
+        shutil.rmtree(run.path)
     writers = (
         run.require_there,
         lambda: run.write_metrics([end(1)]),

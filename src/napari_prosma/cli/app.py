@@ -35,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
 Model = Annotated[
     Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
@@ -43,6 +44,8 @@ DEMO_EPOCHS = 8
 TWIN_GATES = "attention,dense,prosma-exact"
 WORST_SHOWN = 5
 DOUBTS_SHOWN = 10
+REPORT = ("report.html", "measures.csv", "summary.csv", "cases.csv", "channels.csv")
+INSTEAD = "choose another --out, or --overwrite it"
 
 
 def main() -> None:
@@ -132,13 +135,15 @@ def train(
         from napari_prosma.training.lines import config_from_options
 
         if resume is not None:
-            others = [name for name in context.params if _was_given(context, name) and name != "resume"]
+            may_move = ("resume", "data", "unlabelled")
+            others = [n for n in context.params if _was_given(context, n) and n not in may_move]
             if others:
                 raise ConfigError(
-                    f"--resume takes data and settings from the run; leave out {', '.join(others)} and give "
-                    f"its folder alone"
+                    f"--resume takes the settings from the run; leave out {', '.join(others)} and give its "
+                    f"folder, and the folder of the data if they were moved"
                 )
-            _resume(resume.parent if resume.is_file() else resume)
+            moved = options.get("unlabelled")
+            _resume(resume.parent if resume.is_file() else resume, data, Path(str(moved)) if moved else None)
             return
         if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
@@ -245,16 +250,10 @@ def segment(
     from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, say
 
     with exit_codes():
-        from napari_prosma.data.readers import stem
-        from napari_prosma.errors import ConfigError, DataError, ProsmaError
-        from napari_prosma.inspection.report import write_table
-        from napari_prosma.segmentation.files import (
-            Wanted,
-            cleanings_from_text,
-            labels_path,
-            read_fitting,
-            segment_file,
-        )
+        from napari_prosma.data.atomic import require_new
+        from napari_prosma.errors import ConfigError, ProsmaError
+        from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
+        from napari_prosma.segmentation.files import Wanted, cleanings_from_text, read_fitting, segment_file
         from napari_prosma.segmentation.scale_out import segment_to
         from napari_prosma.training.checkpoint import load_checkpoint
 
@@ -269,54 +268,49 @@ def segment(
         wanted = Wanted(probabilities, uncertainty, regions, cleanings, mirror, device)
         failed: list[str] = []
         skipped: list[str] = []
-        written: dict[Path, Path] = {}
+        written: list[Path] = []
         rows: list[dict[str, str | float]] = []
-        table = out / "regions.csv"
-        pieces = _rows_by_case(table) if regions and skip_done else {}
+        planned = plan_batch(_image_files(images), out, wanted, in_parts)
+        record = Record(out)
+        pieces = read_regions(out) if regions else {}
 
-        def write_regions() -> None:
+        def keep_regions() -> None:
             if regions:
-                say(str(write_table(table, [row for found in pieces.values() for row in found])))
+                say(str(write_regions(out, pieces)))
 
-        for path in _image_files(images):
+        for each in planned:
+            path = each.image
             try:
-                image = None if in_parts else read_fitting(path, checkpoint)
-                target = (
-                    out / f"{stem(path)}_labels.ome.zarr" if image is None else labels_path(path, image, out)
-                )
-                if target in written:
-                    raise DataError(
-                        f"'{path}' is left out: '{target}' already holds the labels of '{written[target]}'; "
-                        f"segment it into another --out"
-                    )
-                if target.exists() and skip_done and not overwrite:
+                if skip_done and not overwrite and each.files and each.files[0].exists():
+                    record.require_of(each)
                     skipped.append(path.name)
                     continue
-                if target.exists() and not overwrite:
-                    raise DataError(
-                        f"'{target}' is there already, and may have been corrected by hand; choose another "
-                        f"--out, --skip-done, or --overwrite it"
-                    )
+                if not overwrite:
+                    require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
+                image = None if in_parts else read_fitting(path, checkpoint)
                 if image is None:
+                    target = each.files[0]
                     run = segment_to(
                         checkpoint, path, target, device=device, mirror=mirror, scheduler=scheduler
                     )
                     follow(run)
                 else:
                     found = follow(segment_file(checkpoint, path, image, out, wanted))
+                    target = found.files[0]
                     rows.append(found.row)
                     pieces[path.name] = list(found.regions)
-                written[target] = path
+                record.add(each)
+                written.append(path)
                 say(f"{path.name}: {target}")
             except ProsmaError as error:
                 complain(error)
                 failed.append(path.name)
             except KeyboardInterrupt:
-                write_regions()  # of what has labels by now, which --skip-done will leave out
+                keep_regions()  # of what has labels by now, which --skip-done will leave out
                 raise
         if len(rows) > 1:
             console.print(_table(rows))
-        write_regions()
+        keep_regions()
         say(f"{len(written)} of {len(written) + len(failed)} segmented")
         if skipped:
             say(f"{len(skipped)} had labels already and were left out")
@@ -355,6 +349,7 @@ def inspect(
         int, typer.Option(min=0, help="How many cases the gates are tested on: seconds to minutes each.")
     ] = 12,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """See what the gates of a model let through on one image, or over a data set.
 
@@ -372,6 +367,7 @@ def inspect(
     from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.data.atomic import require_new
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.readers import can_read
         from napari_prosma.errors import ConfigError
@@ -382,13 +378,15 @@ def inspect(
         if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
                 raise ConfigError("--label is of one image; a data set brings its own labels")
+            if not overwrite:
+                require_new((out / name for name in REPORT), INSTEAD)
             _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
             return
         if held_out or limit is not None or len(twins) > 1:
             raise ConfigError(
                 f"'{data}' is one image; --held-out, --limit and several twins need a folder of images"
             )
-        from napari_prosma.inspection.report import measures_table, write_report
+        from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
 
         case = case_from_files(data, label, channels=checkpoint.plan.channels)
@@ -399,6 +397,8 @@ def inspect(
         )
         record = follow(events)
         _print_measures(measures_table(record))
+        if not overwrite:
+            require_new(report_files(record, out), INSTEAD)
         written = write_report(record, out)
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
 
@@ -412,6 +412,7 @@ def doubts(
         typer.Argument(help="By default what the model learned from.", show_default=False),
     ] = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Show where a model doubts labels: wrong ones, or cases unlike the others.
 
@@ -423,8 +424,9 @@ def doubts(
     from napari_prosma.cli.follow import console, exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
-        from napari_prosma.inspection.doubt import CASES, case_rows, find_doubts
+        from napari_prosma.inspection.doubt import CASES, case_rows, doubt_files, find_doubts
         from napari_prosma.training.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
@@ -436,6 +438,8 @@ def doubts(
         data_set, notices = _labelled_as(checkpoint, Path(place))
         for line in (data_set.summary, *notices):
             say(line)
+        if not overwrite:
+            require_new(doubt_files(out, (case.name for case in data_set.cases)), INSTEAD)
         found = follow(find_doubts(checkpoint, data_set.cases, out, device))
         console.print(_table(case_rows(found[:DOUBTS_SHOWN], checkpoint)))
         say(str(out / CASES))
@@ -458,6 +462,7 @@ def evaluate(
             "slice without any label is unlabelled."
         ),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure predictions against the truth: Dice, IoU, surface Dice and HD95, worst cases first.
 
@@ -468,11 +473,14 @@ def evaluate(
     from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.data.atomic import require_new
         from napari_prosma.data.labels import rule_from_text
         from napari_prosma.segmentation.evaluate import evaluate as run
-        from napari_prosma.segmentation.evaluation_report import summary_rows, write_evaluation
+        from napari_prosma.segmentation.evaluation_report import FILES, summary_rows, write_evaluation
         from napari_prosma.segmentation.pairs import find_pairs
 
+        if out is not None and not overwrite:
+            require_new((out / name for name in FILES), INSTEAD)
         pairs = find_pairs(predicted, truth, None if classes is None else rule_from_text(classes))
         found = follow(run(pairs, tolerance))
         console.print(_table(summary_rows(found)))
@@ -493,6 +501,7 @@ def export(
     bioimageio: Annotated[
         Path | None, typer.Option(help="Write a bioimage.io package (.zip).", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a model for other programs; what is written was held against PyTorch before.
 
@@ -501,6 +510,7 @@ def export(
     from napari_prosma.cli.follow import exit_codes, say
 
     with exit_codes():
+        from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
         from napari_prosma.export.bioimageio import export_bioimageio
         from napari_prosma.export.onnx import export_onnx
@@ -508,6 +518,10 @@ def export(
         wanted = [(export_onnx, onnx), (export_bioimageio, bioimageio)]
         if not any(path for _, path in wanted):
             raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
+        if not overwrite:
+            require_new(
+                (path for _, path in wanted if path is not None), "choose another name, or --overwrite it"
+            )
         for write, path in wanted:
             if path is not None:
                 say(str(write(model, path)))
@@ -517,6 +531,7 @@ def export(
 def check(
     data: Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
 
@@ -528,20 +543,21 @@ def check(
     from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, say, track
 
     with exit_codes():
-        from rich.table import Table
-
+        from napari_prosma.data.atomic import require_new
         from napari_prosma.data.check import check_each, compare, write_table
         from napari_prosma.data.layouts import find_cases
 
+        if out is not None and not overwrite:
+            require_new([out], "choose another --out, or --overwrite it")
         data_set = find_cases(data, require_labels=False)
         say(data_set.summary)
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
         problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
         if problems:
-            table = Table("case", "", "found", "remedy")
-            for problem in problems:
-                table.add_row(problem.case, problem.severity, problem.found, problem.remedy)
-            console.print(table)
+            columns = {"case": "case", "": "severity", "found": "found", "remedy": "remedy"}
+            console.print(
+                _table([{title: getattr(p, name) for title, name in columns.items()} for p in problems])
+            )
         errors = sum(problem.severity == "error" for problem in problems)
         say(f"cases: {len(checked)}; errors: {errors}; warnings and notes: {len(problems) - errors}")
         if out is not None:
@@ -659,24 +675,27 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _resume(run_dir: Path) -> None:
+def _resume(run_dir: Path, data: Path | None, unlabelled: Path | None) -> None:
+    from napari_prosma.cli.follow import say
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import LAST, load_checkpoint
     from napari_prosma.training.config import TrainConfig
-    from napari_prosma.training.run_folder import RUN, read_run
+    from napari_prosma.training.run_folder import RUN, read_run, with_data
 
     kept = load_checkpoint(run_dir / LAST) if (run_dir / LAST).exists() else None
     if kept is None or (run_dir / RUN).exists():
         config = read_run(run_dir).config
     else:
         config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
+    if kept is not None and kept.epoch >= config.epochs:
+        say(
+            f"this run is already finished ({kept.epoch} of {config.epochs} epochs); its model is in "
+            f"'{run_dir}'"
+        )
+        return
     if config.data is None:
         raise ConfigError(f"the run '{run_dir}' did not learn from a folder; start a new run with its model")
-    if kept is not None and kept.epoch >= config.epochs:
-        from napari_prosma.cli.follow import say
-
-        say(f"this run is already finished ({kept.epoch} of {config.epochs} epochs)")
-    _run(config, None, kept)
+    _run(with_data(config, data, unlabelled), None, kept)
 
 
 def _run(
@@ -734,7 +753,9 @@ def _data_of(config: TrainConfig) -> DataSet:
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST
+    from napari_prosma.training.run_claim import require_own_folder
 
+    require_own_folder(config.run_dir, config.data)
     there = [name for name in (BEST, LAST, ENSEMBLE) if (config.run_dir / name).exists()]
     if there and not overwrite:
         raise ConfigError(
@@ -762,34 +783,10 @@ def _image_files(paths: list[Path]) -> list[Path]:
 
 
 def _listed(table: Path) -> list[Path]:
-    import csv
+    from napari_prosma.data.texts import read_rows
 
-    from napari_prosma.errors import DataError
-
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            listed = [row["image"] for row in csv.DictReader(file) if row["image"]]
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"'{table}' lists no images ({error}); give a CSV with a column 'image'") from error
-    return [table.parent / name for name in listed]
-
-
-def _rows_by_case(table: Path) -> dict[str, list[dict[str, str | float]]]:
-    """Rows of the table of regions that an earlier call wrote, if it did."""
-    import csv
-
-    from napari_prosma.errors import DataError
-
-    found: dict[str, list[dict[str, str | float]]] = {}
-    try:
-        with open(table, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found.setdefault(row["case"], []).append({**row})
-    except FileNotFoundError:
-        return {}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"'{table}' is no table of regions ({error}); move it away") from error
-    return found
+    names = (row["image"] for row in read_rows(table, ("image",)))
+    return [table.parent / name for name in names if name]
 
 
 def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
@@ -883,13 +880,15 @@ def _table(rows: Sequence[dict[str, str | float]]) -> Table:
     """Rows that need not have the same columns."""
     from rich.table import Table
 
+    from napari_prosma.cli.follow import as_it_is
+
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table()
     for place, name in enumerate(columns):
-        table.add_column(name, no_wrap=place == 0)  # what a row is about is cut last
+        table.add_column(as_it_is(name), no_wrap=place == 0)  # what a row is about is cut last
     for row in rows:
         cells = (row.get(name, "") for name in columns)
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+        table.add_row(*(as_it_is(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in cells))
     return table
 
 
@@ -899,19 +898,20 @@ def _print_measures(rows: list[dict[str, str | float]]) -> None:
 
     from rich.table import Table
 
-    from napari_prosma.cli.follow import console
+    from napari_prosma.cli.follow import as_it_is, console
 
     for _, group in groupby(rows, key=lambda row: row["model"]):
         skips = list(group)
         title = f"gate {skips[0]['gate']}, measured against the {skips[0]['foreground']}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=as_it_is(title), title_justify="left")
         table.add_column(no_wrap=True)
         for row in skips:
             table.add_column(f"skip {row['skip']}")
         said = ("image", "model", "gate", "skip", "foreground")
         for name in dict.fromkeys(name for row in skips for name in row if name not in said):
             cells = (row.get(name, "") for row in skips)
-            table.add_row(name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
+            shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+            table.add_row(*map(as_it_is, (name, *shown)))
         console.print(table)
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
+from click import ClickException
+from platformdirs import user_log_path
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -21,7 +27,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from napari_prosma import __version__
+from napari_prosma.data.names import printable
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import (
     UNLIMITED_EPOCHS,
@@ -42,25 +51,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130
+_LONGEST_SAID = 200
 
 # Under torchrun every process follows the run, and the first one tells of it.
 console = Console(soft_wrap=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def as_it_is(text: str) -> Text:
+    """Text whose brackets and colons are no markup, and that steers no terminal."""
+    return Text(printable(text))
+
+
 def say(text: str) -> None:
-    """Print a line as it is: brackets in a file's name are no markup."""
-    console.print(escape(text))
+    """Print a line as it is."""
+    console.print(as_it_is(text))
 
 
 def complain(error: ProsmaError) -> None:
     """Print an error's own words to stderr."""
-    _errors.print(f"[bold red]error:[/] {escape(str(error))}")
+    _complain(str(error))
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """2 for bad input, with the error's own words; 130 for Ctrl-C."""
+    """2 for bad input, with the error's own words, and for what nobody foresaw; 130 for Ctrl-C."""
     try:
         yield
     except ProsmaError as error:
@@ -69,6 +84,32 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         _errors.print("stopped")
         raise typer.Exit(INTERRUPTED) from stop
+    except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):
+        raise
+    except MemoryError as error:
+        _complain("memory ran out; close other programs, or choose smaller images, patches or networks")
+        raise typer.Exit(BAD_INPUT) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_SAID]
+        _complain(f"something went wrong that should not ({said}); please report it with '{log(error)}'")
+        raise typer.Exit(BAD_INPUT) from error
+
+
+def log(error: Exception) -> Path:
+    """Append an error with all of its calls to a file of the user's; its path."""
+    told = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+    for folder in (user_log_path("napari-prosma", appauthor=False), Path(tempfile.gettempdir())):
+        path = folder / "prosma-errors.log"
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {__version__} {sys.argv}\n".encode() + told)
+            return path
+    raise error
+
+
+def _complain(text: str) -> None:
+    _errors.print(Text.assemble(("error: ", "bold red"), printable(text)))
 
 
 def track(items: Iterator[T], total: int, message: str) -> Iterator[T]:
@@ -95,26 +136,26 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                 case Started():
                     if task is not None:
                         bar.remove_task(task)
-                    task = bar.add_task(escape(event.message), total=event.total)
+                    task = bar.add_task(escape(printable(event.message)), total=event.total)
                     if event.device != "cpu":
                         console.print(f"on {event.device}")
                 case Step() if task is not None:
                     bar.update(task, completed=event.done, total=event.total)
                 case Notice():
-                    console.print(escape(event.message))
+                    say(event.message)
                 case EpochEnd():
-                    console.print(escape(_line(event)))
+                    say(_line(event))
                 case Resumed():
                     console.print(f"going on after epoch {len(event.history)}")
                 case Verdict():
-                    console.print(escape(f"  {event.in_words()}"))
+                    say(f"  {event.in_words()}")
                 case Baseline() if event.figures:
                     figures = ", ".join(
                         f"{k} {v:.3f}" for k, v in event.figures.items() if k.startswith(("dice", "iou"))
                     )
-                    console.print(escape(f"the model before: {figures}"))
+                    say(f"the model before: {figures}")
                 case CheckpointSaved(kind="best"):
-                    console.print(f"  best so far: {escape(str(event.path))}")
+                    say(f"  best so far: {event.path}")
                 case Finished():
                     result = event.result
         if pressed.is_set() and result is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".npy", ".npz")
@@ -40,10 +42,22 @@ def read(path: Path) -> Image:
     return Image(array, Geometry.pixels(array.ndim - 1))
 
 
+def _require_plausible(path: Path) -> None:
+    """Refuse arrays that are larger than what they are packed in can hold."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            require_possible(path, entry.file_size, "deflate", entry.compress_size)
+            with archive.open(entry) as file:
+                if np.lib.format.read_magic(file) == (1, 0):  # what NumPy writes for any plain array
+                    shape, _, kind = np.lib.format.read_array_header_1_0(file)
+                    require_possible(path, math.prod(shape) * kind.itemsize, held=entry.file_size)
+
+
 def _array(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
+        _require_plausible(path)
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             chosen = names[0] if len(names) == 1 else next((n for n in _PREFERRED if n in names), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
 
 _SPLITS = {
@@ -272,7 +271,5 @@ def _listed(names: Sequence[str]) -> str:
 
 def write_table(problems: Sequence[Problem], path: str | Path) -> None:
     """Write the table as CSV."""
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("case", "severity", "found", "remedy"))
-        writer.writerows((row.case, row.severity, row.found, row.remedy) for row in problems)
+    columns = ("case", "severity", "found", "remedy")
+    write_rows(Path(path), ({name: getattr(row, name) for name in columns} for row in problems), columns)

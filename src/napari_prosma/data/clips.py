@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image
-from napari_prosma.data.voxels import require_room
+from napari_prosma.data.limits import require_room
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def read(path: Path) -> Image:
         rate = float(stream.average_rate or 0)
         expected = stream.frames
         require_room(path, expected * stream.height * stream.width * (1 if gray else 3))
-        frames = [frame.to_ndarray(format="gray8" if gray else "rgb24") for frame in film.decode(stream)]
+        frames = []
+        for frame in film.decode(stream):
+            frames.append(frame.to_ndarray(format="gray8" if gray else "rgb24"))
+            require_room(path, 2 * frames[-1].nbytes)  # the header may say nothing of how many there are
     if not frames:
         raise DataError(f"'{path}' holds no frame; export the clip again")
     array = np.stack(frames)

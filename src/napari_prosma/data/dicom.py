@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
-from napari_prosma.data.voxels import require_possible, require_room
+from napari_prosma.data.limits import require_count, require_possible
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,15 @@ _MAGIC_AT, _MAGIC = 128, b"DICM"
 _NOT_OF_IMAGES = ("PR", "SR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "REG", "DOC")
 _HEADER_TAGS = [
     *("SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "InstanceNumber", "Modality", "SOPClassUID"),
-    *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "BitsStored"),
+    *(
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "NumberOfFrames",
+        "PhotometricInterpretation",
+        "BitsStored",
+        "BitsAllocated",
+    ),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
     *("SpacingBetweenSlices", "SliceThickness", "SequenceOfUltrasoundRegions", "FrameTime", "ImageType"),
     *(
@@ -38,6 +46,8 @@ _HEADER_TAGS = [
     ),
 ]
 _FILES_TO_JUDGE_BY = 3
+_LEAST_BYTES_OF_A_FRAME = 8
+"""Of a compressed one: the tag of its item and its length."""
 _UNEVEN = 0.1  # of the slice distance: more, and a slice is not where an even grid has it
 _SAME_POSITION_MM = 1e-3
 _MM_PER_CM = 10.0
@@ -164,8 +174,9 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
         if header.get("Modality") in _NOT_OF_IMAGES:
             continue
         try:
+            _require_plausible(path, header)
             frames = _frames(path, header)
-        except (ValueError, TypeError, AttributeError, IndexError):
+        except (DataError, ValueError, TypeError, AttributeError, IndexError):
             damaged.append(path)
             continue
         for frame, orientation, spacing in frames:
@@ -425,11 +436,18 @@ def _pixels(path: Path) -> np.ndarray:
 
 def _require_plausible(path: Path, data: Dataset) -> None:
     """Refuse a header that promises more frames than its file can hold, or than memory."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
     frames, samples = int(data.get("NumberOfFrames") or 1), int(data.get("SamplesPerPixel", 1))
-    promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.BitsAllocated) // 8
-    if not data.file_meta.TransferSyntaxUID.is_compressed:
-        require_possible(path, promised, compressed=False)
-    require_room(path, promised)
+    promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.get("BitsAllocated", 1)) // 8
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_compressed:
+        require_possible(path, promised)
+    else:
+        require_count(path, "frames", frames, path.stat().st_size // _LEAST_BYTES_OF_A_FRAME)
+        packings = {RLELossless: "rle", DeflatedExplicitVRLittleEndian: "deflate"}
+        packings |= dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "jpeg")
+        require_possible(path, promised, packings.get(syntax, "other"))
 
 
 def _decoded_by_gdcm(path: Path) -> np.ndarray:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -17,6 +16,7 @@ import tifffile
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
 from napari_prosma.data.readers import as_channels, read_header, read_image
+from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import DataError
 
@@ -79,13 +79,8 @@ def keep_case(
     image_entry = str(path.absolute()) if path == file else path.name
     others = {safe_name(other) for other in beside} - {name}
     kept = [row for row in _rows(folder) if row["name"] in others] if others else []
-    with (
-        written_whole(folder / TABLE) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as table,
-    ):
-        writer = csv.DictWriter(table, _COLUMNS)
-        writer.writeheader()
-        writer.writerows([*kept, {"name": name, "image": image_entry, "label": label.name}])
+    row = {"name": name, "image": image_entry, "label": label.name}
+    write_rows(folder / TABLE, [*kept, row], _COLUMNS)
     return path, label
 
 
@@ -155,11 +150,5 @@ def _require_kept(path: Path, name: str, image: Image) -> None:
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / TABLE
-    try:
-        with open(path, newline="", encoding="utf-8") as table:
-            return [{column: row[column] for column in _COLUMNS} for row in csv.DictReader(table)]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(f"'{path}' is damaged ({error}); remove it, and every case is kept anew") from error
+    table = folder / TABLE
+    return read_rows(table, _COLUMNS) if table.exists() else []

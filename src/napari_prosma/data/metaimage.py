@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.limits import require_inside
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".mha", ".mhd")
@@ -186,11 +187,9 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
 def _data(path: Path, name: str, end: int) -> tuple[Path, int]:
     if name.upper() in ("LOCAL", ""):
         return path, end
-    data = path.parent / name
     if name.upper().startswith("LIST") or "%" in name:
         raise DataError(f"'{path}' spreads over a list of files; save it as one .mha")
-    if not data.resolve().is_relative_to(path.parent.resolve()):
-        raise DataError(f"'{path}' points outside its folder ('{name}'); put both files into one folder")
+    data = require_inside(path, path.parent, name)
     if not data.is_file():
         raise DataError(f"'{path}' needs '{name}' beside it, which does not exist; copy both files")
     return data, 0

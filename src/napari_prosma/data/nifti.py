@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import numpy as np
 
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
 # nibabel is imported where it is used: with pydicom it takes 0.15 s, which every panel would wait for.
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header, Nifti1Pair
 
 SUFFIXES = (".nii", ".nii.gz")
+_LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
+"""Bytes of the header of NIfTI-2; bytes of notes behind a header."""
 _COMMENT = 6
 _SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
@@ -177,6 +182,21 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Head
     kind(stored.reshape(shape), None, header).to_filename(path)
 
 
+def _require_short_extensions(path: Path) -> None:
+    """Refuse a gzipped file whose header says that gigabytes lie before the voxels: nibabel reads them."""
+    if path.suffix != ".gz":
+        return
+    with gzip.open(path) as file:
+        start = file.read(_LONGEST_FIXED_HEADER)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", start[:4])[0] if len(start) == _LONGEST_FIXED_HEADER else 0
+        offset = {348: (f"{order}f", 108), 540: (f"{order}q", 168)}.get(size)
+        if offset is not None:
+            (begin,) = struct.unpack_from(offset[0], start, offset[1])
+            if not begin <= _MOST_EXTENSIONS:
+                raise DataError(f"'{path}' has no voxels where its header says ({begin:g}); export it again")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Nifti1Pair]:
     import nibabel
@@ -185,13 +205,14 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
     from nibabel.spatialimages import HeaderDataError
 
     try:
+        _require_short_extensions(path)
         stored = nibabel.load(path)
         if not isinstance(stored, Nifti1Pair):
             raise ImageFileError(f"it is {type(stored).__name__}")
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        voxels.require_possible(path, promised, path.suffix == ".gz")
+        require_possible(path, promised, "deflate" if path.suffix == ".gz" else "none")
         yield stored
     except FileNotFoundError:
         raise

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.limits import require_inside
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".nrrd", ".nhdr")
@@ -116,9 +117,7 @@ def _voxels(path: Path, fields: Mapping[str, Any], end: int, sizes: tuple[int, .
     name = fields.get("data file", fields.get("datafile"))
     data, offset = path, end
     if name is not None:
-        data, offset = path.parent / str(name), 0
-        if not data.resolve().is_relative_to(path.parent.resolve()):
-            raise DataError(f"'{path}' points outside its folder ('{name}'); put both files into one folder")
+        data, offset = require_inside(path, path.parent, str(name)), 0
         if not data.is_file():
             raise DataError(f"'{path}' needs '{name}' beside it, which does not exist; copy both files")
     skips = int(fields.get("byte skip", fields.get("byteskip", 0))), int(fields.get("line skip", 0))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, Pyramid, SourceFrame
-from napari_prosma.data.voxels import require_room
+from napari_prosma.data.limits import (
+    MOST_CHUNKS,
+    MOST_OF_A_CHUNK,
+    require_count,
+    require_inside,
+    require_room,
+)
+from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
     import zarr
+
+    from napari_prosma.data.zarr_store import CheckedStore
 
 SUFFIXES = (".zarr",)
 _UNITS = {
@@ -24,6 +34,24 @@ _UNITS = {
     "meter": ("mm", 1000.0),
 }
 _UNIT_NAMES = {"um": "micrometer", "mm": "millimeter"}
+_CODECS = {
+    *(
+        "blosc",
+        "zlib",
+        "gzip",
+        "zstd",
+        "lz4",
+        "lzma",
+        "bz2",
+        "shuffle",
+        "delta",
+        "fixedscaleoffset",
+        "crc32c",
+    ),
+    *("bytes", "transpose", "sharding_indexed", "bitround", "quantize", "packbits", "crc32", "adler32"),
+}
+"""Codecs of Zarr 2 and 3 that turn bytes into numbers and nothing else."""
+_DEEPEST_SHARD = 2
 _FRAME = "patient_frame"
 _VERSION = "0.4"
 _CHUNK = 128
@@ -68,12 +96,16 @@ def read_pyramid(path: Path) -> Pyramid:
     """
     import dask.array
 
-    attributes, group = _opened(path)
+    attributes, group, store = _opened(path)
     try:
         multiscale = attributes["multiscales"][0]
         axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
         units = ["" if isinstance(axis, str) else axis.get("unit", "") for axis in multiscale["axes"]]
         datasets = multiscale["datasets"]
+        for dataset in datasets:
+            packed_by_blosc = _require_harmless(path, str(dataset["path"]))
+            if packed_by_blosc is not None:
+                store.expect(str(dataset["path"]), packed_by_blosc)
         arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
         scales = [_transform(multiscale, dataset, "scale", len(axes), 1.0) for dataset in datasets]
         shifts = [_transform(multiscale, dataset, "translation", len(axes), 0.0) for dataset in datasets]
@@ -161,18 +193,74 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
     group.attrs.update(attributes)
 
 
-def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group]:
+def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore]:
     import zarr
     from zarr.errors import BaseZarrError
 
+    from napari_prosma.data.zarr_store import CheckedStore
+
     try:
-        group = zarr.open_group(path, mode="r")
+        store = CheckedStore(path)
+        # Not what was consolidated: what is opened then may be another array than the one that was looked at.
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"'{path}' is no OME-Zarr group ({error}); give the folder with 'multiscales'"
         ) from error
     attributes: dict[str, Any] = dict(group.attrs)
-    return attributes.get("ome", attributes), group
+    return attributes.get("ome", attributes), group, store
+
+
+def _require_harmless(path: Path, name: str) -> int | None:
+    """Refuse an array, by its own metadata and before any library sees it, that is no plain numbers.
+
+    Codecs of objects run code while they decode, so those that are not known here are refused, whichever
+    numcodecs is installed. Gives the bytes of an unpacked chunk if chunks are packed by Blosc.
+    """
+    folder = require_inside(path, path, name)
+    old, new = folder / ".zarray", folder / "zarr.json"
+    try:
+        stored = read_json(old if old.is_file() else new)
+        kind = str(stored["dtype"] if old.is_file() else stored["data_type"])
+        filters = [*(stored.get("filters") or ()), stored.get("compressor")] if old.is_file() else []
+        codecs = (
+            [codec["id"] for codec in filters if codec] if old.is_file() else [*_codecs(stored["codecs"])]
+        )
+        shape = [int(size) for size in stored["shape"]]
+        grid = stored["chunks"] if old.is_file() else stored["chunk_grid"]["configuration"]["chunk_shape"]
+        chunks = [int(size) for size in grid]
+        itemsize = np.dtype(kind).itemsize
+    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"'{folder}' is no array that can be read ({error}); export it again") from error
+    unknown = [codec for codec in codecs if str(codec).removeprefix("numcodecs.") not in _CODECS]
+    if unknown or np.dtype(kind).kind not in "biuf":
+        what = f"is packed by '{unknown[0]}'" if unknown else f"holds '{kind}'"
+        raise DataError(
+            f"'{folder}' {what}, which is not opened because it may run code; save it as numbers, packed by "
+            f"blosc, zstd, gzip or not at all"
+        )
+    if len(shape) != len(chunks) or min(chunks, default=0) < 1 or min(shape, default=0) < 0:
+        raise DataError(f"'{folder}' has chunks {chunks} of a shape {shape}; export it again")
+    require_count(
+        folder, "chunks", math.prod(-(-n // size) for n, size in zip(shape, chunks, strict=True)), MOST_CHUNKS
+    )
+    chunk = itemsize * math.prod(min(n, size) for n, size in zip(shape, chunks, strict=True))
+    require_count(folder, "bytes in a chunk", chunk, MOST_OF_A_CHUNK)
+    is_plain_blosc = "blosc" in codecs and "sharding_indexed" not in codecs
+    return itemsize * math.prod(chunks) if is_plain_blosc else None
+
+
+def _codecs(listed: Any, deep: int = 0) -> Iterator[str]:
+    """Names of codecs of Zarr 3, those within shards too."""
+    for codec in listed:
+        name = codec if isinstance(codec, str) else codec["name"]
+        yield name
+        if name == "sharding_indexed" and deep < _DEEPEST_SHARD:
+            inner = codec["configuration"]
+            for key in ("codecs", "index_codecs"):
+                yield from _codecs(inner.get(key, ()), deep + 1)
+        elif name == "sharding_indexed":
+            yield "shards within shards"
 
 
 def _transform(

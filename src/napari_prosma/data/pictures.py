@@ -14,10 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from napari_prosma.data.atomic import WRITING
 from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
+_PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}
 _EXIF_ORIENTATION = 0x0112
 _MAX_16_BIT = 65535
@@ -120,6 +122,9 @@ def _native(array: np.ndarray) -> np.ndarray:
 def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     try:
         with PIL.Image.open(path) as picture:
+            bits = 1 if picture.mode in ("1", "P", "L") else 8
+            packing = _PACKINGS.get(picture.format or "", "other")
+            require_possible(path, picture.width * picture.height * bits // 8, packing)
             yield picture
     except FileNotFoundError:
         raise

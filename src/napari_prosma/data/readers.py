@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data import arrays, clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Geometry, Header, Image, Pyramid
 from napari_prosma.errors import DataError
 
@@ -125,7 +126,8 @@ def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
     if module is pictures:
         return _guarded(path, pictures.read_label), Geometry.pixels(2)
     image = read_image(path)
-    return _whole_numbers(path, _one_channel(path, image.array)), image.geometry
+    # Copied: whoever cuts a mapped file short would end this process, and Windows would not replace it.
+    return np.array(_whole_numbers(path, _one_channel(path, image.array))), image.geometry
 
 
 def as_channels(image: Image, channels: int) -> Image:
@@ -224,6 +226,7 @@ def _format(path: Path) -> ModuleType | None:
 
 
 def _reader(path: Path) -> ModuleType:
+    restore(path)
     module = _format(path)
     if not path.exists():
         raise DataError(f"'{path}' does not exist; check the path")

@@ -6,7 +6,6 @@ One function per layout, each giving what it recognised or None; :func:`recognis
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections import defaultdict
@@ -17,7 +16,9 @@ from typing import Any
 
 from napari_prosma.data import dicom, ome_zarr
 from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.names import from_cell
 from napari_prosma.data.readers import can_read, stem
+from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "inputs", "input", "scans", "volumes")
@@ -299,7 +300,7 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
     found = []
     with open(table, newline="", encoding="utf-8-sig") as file:
         for line, row in enumerate(csv.DictReader(file, delimiter=columns["delimiter"]), 2):
-            image, label = ((row.get(columns[kind]) or "").strip() for kind in ("image", "label"))
+            image, label = (from_cell(row.get(columns[kind]) or "").strip() for kind in ("image", "label"))
             if not image:
                 raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
             paths = [
@@ -307,8 +308,8 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
                 for name in (image, label)
                 if name
             ]
-            name = (row.get(columns["name"]) or "").strip() if columns["name"] else ""
-            group = (row.get(columns["group"]) or "").strip() if columns["group"] else ""
+            name = from_cell(row.get(columns["name"]) or "").strip() if columns["name"] else ""
+            group = from_cell(row.get(columns["group"]) or "").strip() if columns["group"] else ""
             found.append(Found(name or stem(image), (paths[0],), tuple(paths[1:]), group))
     _require_files(table, found)
     return Recognised("CSV", tuple(found))
@@ -338,10 +339,7 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
 
 
 def _json(table: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(table.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{table}' is damaged ({error}); download it again") from error
+    content = read_json(table)
     if not isinstance(content, dict):
         raise DataError(f"'{table}' holds no table of names; download it again")
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -13,11 +14,21 @@ import numpy as np
 import tifffile
 
 from napari_prosma.data.case import Geometry, Header, Image
-from napari_prosma.data.voxels import require_possible, require_room
+from napari_prosma.data.limits import require_count, require_inside, require_possible, require_room
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".tif", ".tiff")
-_DEFLATE = (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE)
+_PACKINGS = {
+    tifffile.COMPRESSION.NONE: "none",
+    tifffile.COMPRESSION.PACKBITS: "rle",
+    tifffile.COMPRESSION.ADOBE_DEFLATE: "deflate",
+    tifffile.COMPRESSION.DEFLATE: "deflate",
+    tifffile.COMPRESSION.LZW: "lzw",
+    tifffile.COMPRESSION.JPEG: "jpeg",
+}
+_LEAST_BYTES_OF_A_PAGE = 6
+"""Two for the number of its tags, four for the place of the next one."""
+_COUNTS = ("IFD", "PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
 _CHANNEL_AXES = "CS"
 _TIME_AXES = "T"
 _STACK_AXES = "ZIQ"
@@ -71,10 +82,30 @@ def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
 
 def _require_plausible(path: Path, series: tifffile.TiffPageSeries) -> None:
     """Refuse pages larger than what they are packed in can hold, or than memory."""
-    packing = series.keyframe.compression
-    if packing in (tifffile.COMPRESSION.NONE, *_DEFLATE):
-        require_possible(path, series.nbytes, packing in _DEFLATE)
+    page = series.keyframe
+    packing = _PACKINGS.get(tifffile.COMPRESSION(page.compression), "other")
+    tile = math.prod(page.chunks) * page.dtype.itemsize if page.dtype is not None else 0
+    files = {path, *(Path(one.parent.filehandle.path) for one in series.pages if one is not None)}
+    held = sum(file.stat().st_size for file in files)
+    require_possible(path, max(series.nbytes, tile), packing, held)
     require_room(path, series.nbytes)
+
+
+def _require_sound_ome(path: Path, xml: str) -> None:
+    """Refuse OME-XML that names files elsewhere, or more planes than its files have room for."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return  # read as a plain TIFF
+    names = {element.get("FileName", "") for element in root.iterfind(".//{*}UUID")} - {""}
+    files = {path, *(require_inside(path, path.parent, name) for name in names)}
+    most = sum(file.stat().st_size for file in files if file.is_file()) // _LEAST_BYTES_OF_A_PAGE
+    for pixels in root.iterfind(".//{*}Pixels"):
+        planes = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT")
+        require_count(path, "planes", planes, most)
+        for data in pixels.iterfind("{*}TiffData"):
+            numbers = (int(value) for name, value in data.items() if name in _COUNTS)
+            require_count(path, "planes", max(numbers, default=0), most)
 
 
 def _layout(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[str, int, tuple[int, ...]]:
@@ -154,6 +185,8 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     try:
         with tifffile.TiffFile(path) as file:
+            if file.is_ome:
+                _require_sound_ome(path, file.ome_metadata or "")
             yield file
     except FileNotFoundError:
         raise

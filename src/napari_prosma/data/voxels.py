@@ -8,47 +8,12 @@ from typing import BinaryIO
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
-_MOST_DEFLATE_SHRINKS = 1032
 _BLOCK = 1 << 18
 _GZIP, _ZLIB = 31, 15
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-def require_possible(path: Path, promised: int, compressed: bool, on_disk: int | None = None) -> None:
-    """Refuse a header that promises more voxels than its file can hold, or than there is memory for.
-
-    Raises
-    ------
-    DataError
-    """
-    held = path.stat().st_size if on_disk is None else on_disk
-    most = held * (_MOST_DEFLATE_SHRINKS if compressed else 1)
-    if promised > most:
-        raise DataError(
-            f"'{path}' promises {promised:,} bytes of voxels but can hold {most:,} at most; "
-            "it is damaged or was made to do harm: download it again or remove it"
-        )
-    if compressed:
-        require_room(path, promised)
-
-
-def require_room(path: Path, promised: int) -> None:
-    """Refuse an image that must be read whole and does not fit into memory.
-
-    Raises
-    ------
-    DataError
-    """
-    import psutil
-
-    room = psutil.virtual_memory().available
-    if promised > room:
-        raise DataError(
-            f"'{path}' needs {promised / 2**30:.0f} GiB of memory but {room / 2**30:.0f} GiB are free; "
-            "crop it, or save it as OME-Zarr, which is read piece by piece"
-        )
 
 
 def read_voxels(
@@ -65,7 +30,8 @@ def read_voxels(
         When the file is too short.
     """
     count = int(np.prod(shape, dtype=object))
-    require_possible(path, count * dtype.itemsize, compressed, path.stat().st_size - offset)
+    packing = "deflate" if compressed else "none"
+    require_possible(path, count * dtype.itemsize, packing, path.stat().st_size - offset)
     if not compressed:
         return np.memmap(path, dtype, "r", offset, shape, order="F")
     flat = np.empty(count, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,6 +232,12 @@ def _read(
             f"{', '.join(checkpoint.plan.class_names)}; choose a model of these classes"
         )
     return image, label, was_learned
+
+
+def doubt_files(out: Path, names: Iterable[str]) -> list[Path]:
+    """What :func:`find_doubts` may write of cases with these names."""
+    maps = [out / f"{file_stem(name)}_doubt{suffix}" for name in names for suffix in (".nii.gz", ".tif")]
+    return [out / CASES, out / REGIONS, *maps]
 
 
 def _map_path(out: Path, name: str, geometry: Geometry) -> Path:

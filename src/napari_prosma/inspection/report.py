@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
+from napari_prosma.data.names import fitting_name, in_plot
+from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
@@ -25,6 +26,8 @@ EXACTNESS = (
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
+_LONGEST_ENDING = 80
+"""Bytes of a file's name that are kept for what stands behind the name of the image."""
 _CONTOUR = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
 
 
@@ -55,7 +58,7 @@ def gate_panel(record: GateRecord) -> Figure:
             bar.set_label(kind, fontsize=8)
     sparse = any(skip.threshold is not None for skip in record.skips.values())
     exact = EXACTNESS_OURS if record.gate == "prosma-exact" else EXACTNESS if sparse else NO_ZEROS
-    figure.suptitle(f"{record.name}: what the gates let through ({record.gate})", fontsize=11)
+    figure.suptitle(f"{in_plot(record.name)}: what the gates let through ({record.gate})", fontsize=11)
     figure.supxlabel(exact, fontsize=7.5)
     return figure
 
@@ -132,11 +135,7 @@ def channel_table(record: GateRecord) -> list[dict[str, str | float]]:
 
 def write_table(path: Path, rows: Sequence[dict[str, str | float]]) -> Path:
     """CSV of rows that need not have the same columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(path, rows)
     return path
 
 
@@ -152,26 +151,31 @@ def write_report(record: GateRecord, folder: Path) -> list[Path]:
 
     Maps are NIfTI where the image knows a physical size in three axes, else TIFF; each on its own grid.
     """
-    stem, written = file_stem(record.name), []
-    for name, figure in (("gates", gate_panel(record)), ("channels", channel_plot(record))):
-        path = folder / f"{stem}_{name}.png"
+    found, files = record.segmentation, report_files(record, folder)
+    pictures, labels, maps = files[:2], files[4], files[5:]
+    for path, figure in zip(pictures, (gate_panel(record), channel_plot(record)), strict=True):
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
-        written.append(path)
-    written += write_tables(record, folder)
-    suffix = ".nii.gz" if record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm" else ".tif"
-    found = record.segmentation
-    path = folder / f"{stem}_labels{suffix}"
-    written.append(write_labels(path, found.labels, found.geometry, found.class_names))
-    for layer in map_layers(record, kinds=KINDS):
-        place = folder / f"{stem}_{file_stem(layer.name)}{suffix}"
-        written.append(write_map(place, np.asarray(layer.data, np.float32), layer.geometry))
-    return written
+    write_tables(record, folder)
+    write_labels(labels, found.labels, found.geometry, found.class_names)
+    for path, layer in zip(maps, map_layers(record, kinds=KINDS), strict=True):
+        write_map(path, np.asarray(layer.data, np.float32), layer.geometry)
+    return files
+
+
+def report_files(record: GateRecord, folder: Path) -> list[Path]:
+    """The files of :func:`write_report`: two pictures, two tables, the labels, then the maps."""
+    is_volume = record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm"
+    suffix = ".nii.gz" if is_volume else ".tif"
+    endings = ["gates.png", "channels.png", "measures.csv", "channels.csv", f"labels{suffix}"]
+    endings += [f"{file_stem(layer.name)}{suffix}" for layer in map_layers(record, kinds=KINDS)]
+    return [folder / f"{file_stem(record.name)}_{ending}" for ending in endings]
 
 
 def file_stem(name: str) -> str:
     """A name as part of a file's name on every system: no separators, no reserved characters, no blanks."""
-    return re.sub(r'[\\/:*?"<>|\s]+', "_", name.replace(" - ", " minus ")).lstrip(".") or "image"
+    safe = re.sub(r'[\\/:*?"<>|\s\x00-\x1f]+', "_", name.replace(" - ", " minus ")).lstrip(".") or "image"
+    return fitting_name(safe, spare=_LONGEST_ENDING)
 
 
 def _dead(skip: SkipRecord) -> np.ndarray:

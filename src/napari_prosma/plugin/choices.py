@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 
@@ -119,15 +121,21 @@ PRECISIONS = {
 """``TrainConfig.precision``."""
 
 
+_TAG_BYTES = 3
+
+
 def runs_folder() -> Path:
     """Where runs are kept unless the user says otherwise."""
     return Path.home() / "prosma-runs"
 
 
 def new_run_folder(name: str, taken: Collection[Path] = ()) -> Path:
-    """A folder for a run on the data ``name`` that does not exist yet and is none of ``taken``."""
-    wanted = runs_folder() / f"{name}-{datetime.now():%Y-%m-%d}"
-    tried = [wanted, *(wanted.with_name(f"{wanted.name}-{n}") for n in range(2, 1000))]
+    """A folder for a run on the data ``name`` that does not exist yet and is none of ``taken``.
+
+    No two are equal, so that two windows do not suggest the same one.
+    """
+    day = f"{name}-{datetime.now():%Y-%m-%d}"
+    tried = (runs_folder() / f"{day}-{secrets.token_hex(_TAG_BYTES)}" for _ in count())
     return next(path for path in tried if path not in taken and not path.exists())
 
 

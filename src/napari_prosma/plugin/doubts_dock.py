@@ -43,6 +43,8 @@ from napari_prosma.plugin.layers import (
 )
 from napari_prosma.plugin.live import LiveCase
 from napari_prosma.plugin.panel import FigureTable, Message
+from napari_prosma.plugin.panel_text import as_rich
+from napari_prosma.plugin.unsaved import note_saved
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.doubt import Compared
@@ -435,9 +437,12 @@ class DoubtedLabels(QWidget):
         box.setIcon(QMessageBox.Icon.Question)
         box.setWindowTitle("Save labels")
         box.setText(f"Write over the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         box.setInformativeText(
-            f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}\n\nEach file as it was is "
-            f"kept in {run_dir / ORIGINALS}. You are asked once for this run."
+            as_rich(
+                f"{paths[0]}{more}\n\nEach file as it was is kept in {run_dir / ORIGINALS}. You are asked "
+                f"once for this run."
+            )
         )
         write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
         box.setDefaultButton(box.addButton("Leave them", QMessageBox.ButtonRole.RejectRole))
@@ -450,6 +455,8 @@ class DoubtedLabels(QWidget):
             saved = self._open().get((event.run_dir, name))
             if saved is not None:
                 saved.file = event.file
+                if not saved.is_corrected():
+                    note_saved(saved.labels)
             self.corrected.emit(event.run_dir, name)
         elif isinstance(event, Finished):
             self.message.tell(

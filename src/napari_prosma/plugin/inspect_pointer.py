@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.case import Geometry
+from napari_prosma.data.texts import write_rows
+from napari_prosma.errors import DataError
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.plugin.layers import CHANNELS_FIRST
 from napari_prosma.plugin.panel import FigureTable, Message
@@ -149,10 +150,9 @@ class PointerPart(QWidget):
         if not chosen:
             return
         try:
-            with Path(chosen).open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([COLUMNS, *self.rows])
-        except OSError as error:
-            self.told.tell_error(f"'{chosen}' cannot be written ({error.strerror}); choose another place")
+            write_rows(Path(chosen), (dict(zip(COLUMNS, row, strict=True)) for row in self.rows), COLUMNS)
+        except DataError as error:
+            self.told.tell_error(str(error))
 
 
 def in_words(found: Readout) -> str:

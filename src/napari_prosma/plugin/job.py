@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -29,8 +30,8 @@ from napari_prosma.plugin.layers import know_units
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two ``Progress`` events that reach the main thread."""
-LONGEST_WAIT = 120.0
-"""Seconds that closing a panel waits for its run to save what it has."""
+LONGEST_WAIT = 30.0
+"""Seconds that a script which closes a panel waits for its run to save what it has; a user is not held up."""
 SHORT_WAIT = 1.0
 """The same where a run has nothing to save."""
 
@@ -74,7 +75,7 @@ class Job(QObject):
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
-        parent.destroyed.connect(lambda: self.close())  # the signal carries the parent, which is no time
+        parent.destroyed.connect(partial(_close, weakref.ref(self)))
 
     @property
     def is_running(self) -> bool:
@@ -206,6 +207,13 @@ class Job(QObject):
         if done <= 0:
             return ""
         return progress.format_interval((self._bar.total - self._bar.n) * (time.monotonic() - began) / done)
+
+
+def _close(job: weakref.ref[Job], *_: object) -> None:
+    """Its parent is gone; by a weak reference, since at the end of a process it may be gone before."""
+    there = job()
+    if there is not None:
+        there.close()
 
 
 def spare_threads() -> int:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QChildEvent, QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QDialog, QDockWidget, QMainWindow, QMessageBox, QWidget
+from qtpy.QtWidgets import QApplication, QDialog, QDockWidget, QMainWindow, QMessageBox
+
+from napari_prosma.plugin.panel_text import as_rich
+from napari_prosma.plugin.unsaved import is_closed_by_script, unsaved_of
 
 if TYPE_CHECKING:
     from napari_prosma.plugin.train_panel import TrainPanel
@@ -19,22 +22,25 @@ class Leaving(QObject):
     """Watches the window of napari and the dock of a panel.
 
     napari itself would ask up to twice: that a worker runs, and whether the window shall be closed. Neither
-    says what becomes of the training, so while a run goes on our question takes their place. A script that
-    closes the viewer is not asked.
+    says what becomes of the training, so while a run goes on our question takes their place. Once the user
+    agreed, the run ends after its step and keeps its place; only then panel or window are closed, so that
+    napari answers meanwhile. A script that closes the viewer is not asked.
     """
 
     def __init__(self, panel: TrainPanel) -> None:
         super().__init__(panel)
         self._panel = weakref.proxy(panel)
-        self._window: QWidget | None = None
+        self._window: QMainWindow | None = None
+        self._is_leaving = False
 
     def start(self) -> None:
         """Watch the window and the dock that the panel is in now."""
         dock = self._panel.parentWidget()
         if isinstance(dock, QDockWidget):
             self._guard(dock)
-            self._window = dock.parentWidget()
-            assert self._window is not None
+            window = dock.parentWidget()
+            assert isinstance(window, QMainWindow)
+            self._window = window
             self._window.installEventFilter(self)
 
     def stop(self) -> None:
@@ -58,32 +64,41 @@ class Leaving(QObject):
         """The close button of napari's docks calls ``destroyOnClose``."""
         this, held = weakref.ref(self), weakref.ref(dock)
 
-        def close_if_agreed() -> None:
-            leaving, closed = this(), held()
-            assert leaving is not None
-            assert closed is not None
-            if not leaving._panel.job.is_running or leaving._agrees():
+        def close() -> None:
+            closed = held()
+            if closed is not None and isalive(closed):
                 type(closed).destroyOnClose(closed)  # type: ignore[attr-defined]
+
+        def close_if_agreed() -> None:
+            leaving = this()
+            assert leaving is not None
+            if not leaving._panel.job.is_running:
+                close()
+            elif not leaving._is_leaving and leaving._agrees():
+                leaving._is_leaving = True
+                leaving._panel.stop_then(close)
 
         dock.destroyOnClose = close_if_agreed  # type: ignore[attr-defined]
 
     def _window_closes(self, event: QEvent) -> bool:
-        if not self._is_closed_by_script(event) and not self._agrees():
-            event.ignore()
-            return True
-        self._panel.close_down()
-        if not event.spontaneous():
+        assert self._window is not None
+        if is_closed_by_script(self._window, event):
+            self._panel.close_down()
             return False
         event.ignore()
-        QTimer.singleShot(0, self._panel.viewer.close)  # by the window's own event napari would ask again
-        return True
+        viewer = self._panel.viewer
+        unsaved = unsaved_of(viewer)
+        if not self._is_leaving and self._agrees(unsaved.in_words()):
+            self._is_leaving = unsaved.is_answered = True
+            quits = bool(getattr(self._window, "_quit_app", False))
 
-    def _is_closed_by_script(self, event: QEvent) -> bool:
-        """``Viewer.close`` hides the canvas before it closes the window."""
-        assert isinstance(self._window, QMainWindow)
-        centre = self._window.centralWidget()
-        inside = [] if centre is None else [w for w in centre.children() if isinstance(w, QWidget)]
-        return not event.spontaneous() and all(widget.isHidden() for widget in inside)
+            def close() -> None:
+                viewer.close()  # by the window's own event napari would ask again
+                if quits:
+                    QApplication.quit()
+
+            self._panel.stop_then(close)
+        return True
 
     @staticmethod
     def _answer_for_napari(child: QObject | None) -> None:
@@ -91,13 +106,14 @@ class Leaving(QObject):
             child.setAttribute(Qt.WidgetAttribute.WA_DontShowOnScreen)
             QTimer.singleShot(0, child.accept)
 
-    def _agrees(self) -> bool:
+    def _agrees(self, unsaved: str = "") -> bool:
         """Ask; meanwhile the training goes on."""
         box = QMessageBox(self._panel.window())
         box.setIcon(QMessageBox.Icon.Question)
         box.setWindowTitle("Training is in progress")
         box.setText("Training is in progress.")
-        box.setInformativeText(self._panel.what_leaving_means())
+        said = (self._panel.what_leaving_means(), unsaved)
+        box.setInformativeText(as_rich("\n\n".join(filter(None, said))))
         stop = box.addButton(STOP, QMessageBox.ButtonRole.AcceptRole)
         go_on = box.addButton(GO_ON, QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(go_on)

@@ -19,11 +19,8 @@ from napari_prosma.data.labels import LabelRule, Sparse, is_foreground, present_
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import image_of, is_gray, label_rule, spatial_shape
+from napari_prosma.training.run_claim import CASES
 from napari_prosma.training.steering import Changes, Steering
-
-CASES = "cases"
-"""Folder in the run folder that keeps what was annotated in layers, so that the run can be resumed."""
-
 
 GOES_ON = "the run goes on with the labels as they were"
 
@@ -153,6 +150,10 @@ class LiveCase:
             self._kept = now
         self.trouble, self._label = "", label
         return label
+
+    def keeps(self, stored: np.ndarray) -> bool:
+        """Whether these drawn labels are those on disk."""
+        return bool(self._kept) and content_hash(np.asarray(stored)) == self._kept
 
     def classes_now(self) -> np.ndarray:
         """Class indices (*spatial) of what is drawn now; nothing is kept.

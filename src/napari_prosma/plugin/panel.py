@@ -30,6 +30,7 @@ from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.fields import group
 from napari_prosma.plugin.job import Ending, Job
 from napari_prosma.plugin.loading import loading
+from napari_prosma.plugin.unsaved import BringBack, unsaved_of
 
 ERROR_COLOUR = "#ff6b6b"
 PANEL_WIDTH = 350
@@ -128,6 +129,8 @@ class Panel(QWidget):
         self.job.happened.connect(self._happened)
         self.job.held.connect(self._held)
         self.job.ended.connect(self._ended)
+        self.unsaved = unsaved_of(viewer)
+        self.bring_back = BringBack(viewer)
         self._was_painted = False
         self.preparing = Job(self, notify=False)
         self.preparing.happened.connect(self._tell_preparing)
@@ -175,6 +178,7 @@ class Panel(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, wait until it is saved, and let go of the viewer."""
+        self.bring_back.let_go()
         self.preparing.close(0)  # an import cannot be stopped, and has nothing to save
         self.job.close()
 
@@ -184,6 +188,8 @@ class Panel(QWidget):
             self.close_down()
         if event is not None and event.type() == QEvent.Type.Paint and not self._was_painted:
             self._was_painted = True
+            dock = self.parentWidget()
+            self.unsaved.guard(dock.parentWidget() if dock is not None else None)
             QTimer.singleShot(0, self._prepare)
         return super().event(event)
 
@@ -216,6 +222,7 @@ class Panel(QWidget):
             row.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.bring_back)
         layout.addWidget(self.scroll_area, 1)
         layout.addLayout(row)
         layout.addWidget(self.progress_bar)

@@ -12,6 +12,7 @@ from napari.layers import Shapes
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
 
+from napari_prosma.data.keep import safe_name
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.fields import UNLIMITED
@@ -218,7 +219,7 @@ class RegionsTable(QWidget):
 
     def _save(self) -> None:
         assert self._result is not None
-        start = str(Path.home() / f"{self._result.found.name} regions.csv")
+        start = str(Path.home() / f"{safe_name(self._result.found.name)} regions.csv")
         chosen, _ = QFileDialog.getSaveFileName(self, "Save the regions", start, "*.csv")
         if not chosen:
             return

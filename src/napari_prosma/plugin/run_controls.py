@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QDoubleSpinBox,
@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.events import UNLIMITED_EPOCHS, Event
 from napari_prosma.plugin.fields import number, whole
 from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.panel_text import as_rich
 from napari_prosma.plugin.settings import MOST_ELEMENTS
 from napari_prosma.training.steering import Steering
 
@@ -148,10 +149,13 @@ class WaitingRuns(QWidget):
             layout = QHBoxLayout(row)
             layout.setContentsMargins(0, 0, 0, 0)
             label = QLabel(f"next: {run.name}" if place == 1 else f"{place}.: {run.name}")
-            label.setToolTip(f"Starts when the run before it has ended, and is kept in {run.run_dir}")
+            label.setTextFormat(Qt.TextFormat.PlainText)
+            label.setToolTip(
+                as_rich(f"Starts when the run before it has ended, and is kept in {run.run_dir}")
+            )
             button = QToolButton()
             button.setText("✕")
-            button.setToolTip(f"Do not run '{run.name}'")
+            button.setToolTip(as_rich(f"Do not run '{run.name}'"))
             button.clicked.connect(lambda _=False, run=run: self.remove(run))
             layout.addWidget(label, 1)
             layout.addWidget(button)

@@ -41,6 +41,7 @@ from napari_prosma.plugin.layers import (
 from napari_prosma.plugin.loading import SEGMENTATION
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import Message, Panel, open_panel
+from napari_prosma.plugin.panel_text import as_rich
 from napari_prosma.plugin.results import (
     DISAGREEMENT,
     PROBABILITY,
@@ -97,6 +98,7 @@ class SegmentPanel(Panel):
         self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
         self.regions: RegionsTable | None = None
         self._in_view: Result | None = None
+        self._saved: LabelsLayer | None = None
         self._found: list[str] = []
         self._failed: list[str] = []
         self._notices: list[str] = []
@@ -172,6 +174,7 @@ class SegmentPanel(Panel):
             case LayerFailed():
                 self._failed.append(event.reason)
             case Finished() if isinstance(event.result, Path):
+                self.unsaved.saved(self._saved)
                 self.status.tell(f"Saved as {event.result}")
             case Finished():
                 self._sum_up()
@@ -203,7 +206,7 @@ class SegmentPanel(Panel):
     def save(self, path: Path) -> None:
         """Write the result as it is now, in the background."""
         assert self.result is not None
-        self._of = 0
+        self._of, self._saved = 0, self.result.labels
         self.save_button.setEnabled(False)
         self.run("ProSMA: saving", partial(_saving, path, self.result.labels))
 
@@ -277,7 +280,7 @@ class SegmentPanel(Panel):
         text = "\n".join([*said, *_first(self._found), *_first(list(dict.fromkeys(self._notices)))])
         if self._failed:
             self.status.tell_error("\n".join(_first(self._failed)))
-            self.status.setToolTip("\n".join(self._failed))
+            self.status.setToolTip(as_rich("\n".join(self._failed)))
             self.summary.tell(text)
         else:
             self.status.tell(text)

@@ -41,14 +41,13 @@ from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.panel import Message
 from napari_prosma.plugin.sparse import LABELLED, Coverage, Wanted, coverage
 from napari_prosma.plugin.strokes import Strokes
+from napari_prosma.training.run_claim import UNLABELLED
 
 if TYPE_CHECKING:
     from napari_prosma.plugin.check_window import CheckWindow
     from napari_prosma.training.config import TrainConfig
 
 
-UNLABELLED = "unlabelled"
-"""Folder in the run folder for what was open without labels."""
 GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
 
 

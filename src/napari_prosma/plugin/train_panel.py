@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 from napari.layers import Image
+from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.errors import ConfigError, ProsmaError
+from napari_prosma.data.names import fitting_name
+from napari_prosma.errors import ConfigError, DataMovedError, ProsmaError
 from napari_prosma.events import (
     Baseline,
     EpochEnd,
@@ -31,6 +33,7 @@ from napari_prosma.events import (
     Verdict,
 )
 from napari_prosma.plugin.choices import new_run_folder, runs_folder
+from napari_prosma.plugin.choosers import PathField
 from napari_prosma.plugin.examples import Examples
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.leaving import Leaving
@@ -45,13 +48,16 @@ from napari_prosma.plugin.run_controls import Configured, PlannedRun, RunControl
 from napari_prosma.plugin.settings import Settings
 from napari_prosma.plugin.source import Data, LayerData, Source, kept_data
 from napari_prosma.plugin.supervision import Supervision
+from napari_prosma.training.run_claim import RUN, claimed, require_own_folder
 from napari_prosma.training.steering import Steering
 
 if TYPE_CHECKING:
     from napari_prosma.plugin.doubts_dock import DoubtedLabels
 
-_RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-\d+)?$")
+_RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
+_SPARE = 40
+"""Bytes of a folder's name that are kept for the date and what makes it unlike others."""
 START, NEXT = "Start training", "Train next"
 USUAL_WAIT = 15.0
 """Seconds to the first live preview, until one was measured."""
@@ -65,6 +71,8 @@ class TrainPanel(Panel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, START, pausable=True)
         self._run: PlannedRun | None = None
+        self._after_stop: Callable[[], None] | None = None
+        self._moved_run = Path()
         self._steering = Steering()
         self._suggested: Path | None = None
         self._last_dir = Path()
@@ -76,6 +84,7 @@ class TrainPanel(Panel):
         self.previews = PreviewLayers(napari_viewer, self)
         self.live = LiveLoop(napari_viewer, self)
         self.leaving = Leaving(self)
+        self.unsaved.kept_by(self._is_kept_by_a_run)
 
         self.source = Source(napari_viewer)
         self.supervision = Supervision(napari_viewer)
@@ -102,7 +111,15 @@ class TrainPanel(Panel):
         self.controls.changed.connect(self._change)
         self.trouble = Message()
         self.waiting = WaitingRuns()
-        for widget in (self.trouble, self.controls, self.waiting):
+        self.moved = PathField("Choose the folder where the data of the run are now", "its data now")
+        self.moved.chosen.connect(lambda data: self.resume(self._moved_run, data))
+        self.moved_row = QWidget()
+        row = QHBoxLayout(self.moved_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Its data are in"))
+        row.addWidget(self.moved, 1)
+        self.moved_row.hide()
+        for widget in (self.trouble, self.moved_row, self.controls, self.waiting):
             self.below.addWidget(widget)
         self.finish_button = QPushButton("Finish now")
         self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
@@ -144,10 +161,15 @@ class TrainPanel(Panel):
         ProsmaError
             As ``planned_data``, or the folder is that of another run.
         """
+        field = self.settings.run_field
+        if self._run is not None and field.path == self._run.run_dir == self._suggested:
+            self._suggested = self._new_folder()  # the field named the folder of the run that goes on
+            field.show_path(self._suggested)
         settings, data = self.planned_data()
         run_dir = settings["run_dir"]
         if any(run_dir.glob("*.safetensors")):
             raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
+        require_own_folder(run_dir, settings.get("data"))
         if run_dir in self._run_folders():
             raise ConfigError(f"'{run_dir}' is the folder of a run that goes on or waits; choose another one")
         length = (
@@ -160,13 +182,19 @@ class TrainPanel(Panel):
             data.live if isinstance(data, LayerData) else None,
         )
 
-    def resume(self, folder: Path) -> None:
-        """Go on with the run in a folder, now or after those that wait; with its layers if they are open."""
+    def resume(self, folder: Path, data: Path | None = None) -> None:
+        """Go on with the run in a folder, now or after those that wait; with its layers if they are open.
+
+        ``data`` is where its data are now, if they were moved.
+        """
+        self.moved_row.hide()
         if folder in self._run_folders():
             self.status.tell_error(f"'{folder}' is the folder of a run that goes on or waits")
             return
         live = self._open_layers_of(folder)
-        self._submit(PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live), live))
+        self._submit(
+            PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live, data), live)
+        )
 
     def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule, dims: int | None) -> None:
         """Fill the form, to go on from a model with the cases in a folder, whose labels mean this."""
@@ -189,10 +217,19 @@ class TrainPanel(Panel):
         assert self._run is not None
         waiting = len(self.waiting.runs)
         forgotten = f" What waits ({waiting}) is forgotten." if waiting else ""
+        if not (self._run.run_dir / RUN).is_file():
+            return f"It has not begun to learn yet: if you stop it, no model is kept.{forgotten}"
         return (
             f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… goes on with it "
             f"later.{forgotten}"
         )
+
+    def stop_then(self, then: Callable[[], None]) -> None:
+        """End the run after the step it is in, say so meanwhile, and call ``then`` once its place is kept."""
+        self.waiting.clear()
+        self._after_stop = then
+        self._stop()
+        self.status.tell("Stopping after this step and keeping the model, then this closes")
 
     def happened(self, event: Event) -> None:
         match event:
@@ -241,6 +278,13 @@ class TrainPanel(Panel):
             what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
             self.status.tell(f"Stopped{after}{what}" + ("; Resume… goes on with it" if kept else ""))
         self._suggest_run()
+        then, self._after_stop = self._after_stop, None
+        if then is not None:
+            QTimer.singleShot(0, then)
+            return
+        if isinstance(ending.error, DataMovedError):
+            self._moved_run = run.run_dir
+            self.moved_row.show()
         following = self.waiting.take_first()
         if following is not None:
             said = f"{run.name}: {self.status.plain_text()}"
@@ -366,6 +410,10 @@ class TrainPanel(Panel):
         live = self._layers_of.get(run_dir)
         return live if live is not None and {live.image, live.labels} <= set(self.viewer.layers) else None
 
+    def _is_kept_by_a_run(self, layer: LabelsLayer) -> bool:
+        """Whether a run on this layer has kept on disk what it shows now."""
+        return any(live.labels is layer and live.keeps(layer.data) for live in self._layers_of.values())
+
     def _show_examples(self) -> None:
         if self.examples is None:
             self.examples = Examples(self.planned_data, self)
@@ -397,10 +445,13 @@ class TrainPanel(Panel):
         field = self.settings.run_field
         if field.path not in (None, self._suggested):
             return
+        self._suggested = self._run.run_dir if self._run is not None else self._new_folder()
+        field.show_path(self._suggested)
+
+    def _new_folder(self) -> Path:
         name = _RUN_DATE.sub("", self.source.name)
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
-        self._suggested = new_run_folder(safe, self._run_folders())
-        field.show_path(self._suggested)
+        return new_run_folder(fitting_name(safe, spare=_SPARE), self._run_folders())
 
     def _open_next(self, panel: str) -> None:
         widget: Any = open_panel(self.viewer, panel)
@@ -432,33 +483,39 @@ def _training(settings: dict[str, Any], data: Data, steering: Steering) -> Itera
     gc.freeze()
     try:
         yield Started(0, "Reading the labels")
-        opened = data.begin()
-        config = config.model_copy(update=opened.settings)
-        yield Configured(config)
-        yield from train(
-            config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
-        )
+        with claimed(config.run_dir, steering, config.data):
+            opened = data.begin()
+            config = config.model_copy(update=opened.settings)
+            yield Configured(config)
+            yield from train(
+                config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
+            )
     finally:
         gc.unfreeze()
 
 
-def _resuming(folder: Path, live: LiveCase | None, steering: Steering) -> Iterator[Event]:
+def _resuming(folder: Path, live: LiveCase | None, moved: Path | None, steering: Steering) -> Iterator[Event]:
     yield from loading()
-    from napari_prosma.training.checkpoint import LAST, load_checkpoint
-    from napari_prosma.training.run import train
-    from napari_prosma.training.run_folder import read_run
+    from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
+    from napari_prosma.training.run import RunResult, train
+    from napari_prosma.training.run_folder import read_run, with_data
 
     config, last = read_run(folder).config, folder / LAST
-    if config.data is None:
-        raise ConfigError(f"the run '{folder}' was started from Python; go on with it there, with its data")
     kept = load_checkpoint(last) if last.is_file() else None
     if kept is not None and kept.epoch >= config.epochs:
         yield Notice(f"This run is already finished ({kept.epoch} of {config.epochs} epochs).")
+        yield Finished(RunResult(folder, folder / BEST, last, kept.place["best"], kept.epoch))
+        return
+    if config.data is None:
+        raise ConfigError(f"the run '{folder}' was started from Python; go on with it there, with its data")
+    if live is None:
+        config = with_data(config, moved)
     gc.freeze()
     try:
-        data = LayerData(live, config.labels) if live is not None else kept_data(config)
-        opened = data.begin()
-        yield Configured(config)
-        yield from train(config, opened.cases, opened.class_names, kept, steering=steering)
+        with claimed(folder, steering, goes_on=True):
+            data = LayerData(live, config.labels) if live is not None else kept_data(config)
+            opened = data.begin()
+            yield Configured(config)
+            yield from train(config, opened.cases, opened.class_names, kept, steering=steering)
     finally:
         gc.unfreeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -18,6 +17,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.data.keep import TABLE, keep_case, safe_name
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.readers import as_channels, read_image
+from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.choosers import PathField
@@ -148,13 +148,8 @@ def cases_in(folder: Path) -> list[str]:
     DataError
         Its table is damaged.
     """
-    try:
-        with open(folder / TABLE, newline="", encoding="utf-8") as table:
-            return [row["name"] for row in csv.DictReader(table)]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(f"'{folder / TABLE}' cannot be read ({error}); choose another folder") from error
+    table = folder / TABLE
+    return [row["name"] for row in read_rows(table, ["name"])] if table.exists() else []
 
 
 def class_names_of(folder: Path) -> dict[int, str]:
@@ -167,8 +162,8 @@ def class_names_of(folder: Path) -> dict[int, str]:
     """
     path = folder / CLASSES
     try:
-        return {int(value): str(name) for value, name in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
+        return {int(value): str(name) for value, name in read_json(path).items()}
+    except (DataError, ValueError, AttributeError) as error:
         raise DataError(
             f"'{path}', which names the classes, cannot be read ({error}); choose another folder"
         ) from error

@@ -14,6 +14,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import CHANNELS_FIRST, CLASS_NAMES, geometry_of, image_of
+from napari_prosma.plugin.unsaved import note_saved
 
 _KEPT = ("name", "scale", "translate", "units", "metadata")
 _IMAGE_FORMATS = (nrrd, metaimage, ome_zarr)
@@ -23,7 +24,9 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Labels layer as the suffix says, in the frame of the image they belong to."""
     layer = LabelsLayer(_finest(data, meta), **{key: meta[key] for key in _KEPT if key in meta})
     names = layer.metadata.get(CLASS_NAMES, ())
-    return [str(write_labels(path, np.asarray(layer.data), geometry_of(layer), names))]
+    written = write_labels(path, np.asarray(layer.data), geometry_of(layer), names)
+    note_saved(data)
+    return [str(written)]
 
 
 def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.report import write_table
 from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
 
@@ -59,6 +60,10 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
     return rows
 
 
+FILES = ("measures.csv", "summary.csv", "boxes.png")
+"""What :func:`write_evaluation` writes."""
+
+
 def box_plots(evaluation: Evaluation) -> Figure:
     """A box per class for each of the four measures, a dot per case; infinite distances are counted above."""
     units = " or ".join(sorted({_unit_in_words(case) for case in evaluation.cases}))
@@ -75,7 +80,7 @@ def box_plots(evaluation: Evaluation) -> Figure:
         finite = [[value for value in column if np.isfinite(value)] for column in values]
         axes.boxplot(
             finite,
-            tick_labels=names,
+            tick_labels=[in_plot(name) for name in names],
             showfliers=False,
             widths=0.6,
             patch_artist=True,
@@ -100,14 +105,12 @@ def box_plots(evaluation: Evaluation) -> Figure:
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """``measures.csv`` (a row per case and class), ``summary.csv`` (a row per class) and ``boxes.png``."""
-    written = [
-        write_table(folder / "measures.csv", measure_rows(evaluation)),
-        write_table(folder / "summary.csv", summary_rows(evaluation)),
-    ]
-    path = folder / "boxes.png"
-    with written_whole(path) as temporary:
+    measures, summary, boxes = (folder / name for name in FILES)
+    write_table(measures, measure_rows(evaluation))
+    write_table(summary, summary_rows(evaluation))
+    with written_whole(boxes) as temporary:
         box_plots(evaluation).savefig(temporary, dpi=130, format="png")
-    return [*written, path]
+    return [measures, summary, boxes]
 
 
 def _unit_in_words(case: CaseMeasures) -> str:

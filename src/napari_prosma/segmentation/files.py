@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.case import Image
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.names import fitting_name
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import ConfigError
@@ -59,13 +60,21 @@ def labels_path(path: Path, image: Image, folder: Path) -> Path:
 
     NIfTI for volumes that know where the patient lies, TIFF for other volumes and TIFF images, else PNG.
     """
-    if image.geometry.ndim > 2 and image.geometry.source is not None:
-        suffix = ".nii.gz"
-    elif path.suffix.lower() in (".tif", ".tiff") or image.geometry.ndim > 2:
-        suffix = ".tif"
+    return outputs(path, image.geometry, folder, Wanted())[0]
+
+
+def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tuple[Path, ...]:
+    """The files that are written of an image file: its labels, then the maps that are wanted."""
+    if geometry.ndim > 2 and geometry.source is not None:
+        labels = maps = ".nii.gz"
+    elif path.suffix.lower() in (".tif", ".tiff") or geometry.ndim > 2:
+        labels = maps = ".tif"
     else:
-        suffix = ".png"
-    return folder / f"{stem(path)}_labels{suffix}"
+        labels, maps = ".png", ".tif"
+    endings = [f"_labels{labels}"]
+    endings += [f"_probabilities{maps}"] * wanted.probabilities
+    endings += [f"_uncertainty{maps}"] * wanted.uncertainty
+    return tuple(folder / fitting_name(stem(path), ending) for ending in endings)
 
 
 def read_fitting(path: Path, checkpoint: Checkpoint) -> Image:
@@ -96,22 +105,18 @@ def segment_file(
         labels = cleaned(found.probabilities, found.geometry, wanted.cleanings)
         yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")
         found = replace(found, labels=labels)
-    target = labels_path(path, image, folder)
-    files = [write_labels(target, found.labels, found.geometry, found.class_names)]
-    maps = ".tif" if target.suffix == ".png" else "".join(target.suffixes[-2:])
-    maps = maps if maps in (".tif", ".nii.gz") else target.suffix
+    files = outputs(path, image.geometry, folder, wanted)
+    write_labels(files[0], found.labels, found.geometry, found.class_names)
+    maps = iter(files[1:])
     if wanted.probabilities:
-        files.append(
-            write_map(folder / f"{stem(path)}_probabilities{maps}", found.probabilities, found.geometry)
-        )
+        write_map(next(maps), found.probabilities, found.geometry)
     if wanted.uncertainty:
-        unsure = entropy(found.probabilities)
-        files.append(write_map(folder / f"{stem(path)}_uncertainty{maps}", unsure, found.geometry))
+        write_map(next(maps), entropy(found.probabilities), found.geometry)
     rows: list[dict[str, str | float]] = []
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         rows = region_rows(pieces, found.geometry, path.name)
-    yield Finished(Written(tuple(files), _sizes(path, found), tuple(rows)))
+    yield Finished(Written(files, _sizes(path, found), tuple(rows)))
 
 
 def _sizes(path: Path, found: Segmentation) -> dict[str, str | float]:

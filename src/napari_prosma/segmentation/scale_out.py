@@ -24,10 +24,12 @@ import numpy as np
 import torch
 
 from napari_prosma.data import nifti, ome_zarr
-from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.atomic import beside, replace, require_replaceable, written_whole
 from napari_prosma.data.case import Geometry, Image, Pyramid
 from napari_prosma.data.fingerprint import HASH_BYTES
+from napari_prosma.data.names import fitting_name
 from napari_prosma.data.readers import read_pyramid, stem
+from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.segmentation.segment import OVERLAP, flips_of, named, require_settings, windows_that_fit
@@ -119,6 +121,7 @@ def segment_to(
         prepared = Prepared(pyramid.levels[0], pyramid.geometry, checkpoint.plan, axis=0)
         yield from prepared.survey(name, hashed=True)
     yield from map(Notice, (*pyramid.notices, *prepared.notices))
+    require_replaceable(target)
     output = Output(target, prepared.shape, pyramid.geometry, checkpoint.plan.class_names)
     unfinished = Unfinished(output, key_of(checkpoint, prepared.digest, overlap=overlap, flips=flips))
 
@@ -351,7 +354,7 @@ class Output:
     @property
     def path(self) -> Path:
         """Its name while it is written."""
-        return self.target.with_name(f".unfinished-{self.target.name}")
+        return beside(self.target, ".unfinished-")
 
     @property
     def layer(self) -> int:
@@ -419,9 +422,7 @@ class Output:
         with _on_disk(self.target):
             if self._suffix in ome_zarr.SUFFIXES:
                 self._fill_levels()
-                if self.target.is_dir():
-                    shutil.rmtree(self.target)
-            os.replace(self.path, self.target)
+            replace(self.path, self.target)
 
     def _fill_levels(self) -> None:
         import zarr
@@ -453,15 +454,15 @@ class Unfinished:
 
     def __init__(self, output: Output, key: str) -> None:
         self._output, self._key = output, key
-        self._path = output.path.with_name(f"{output.path.name}.json")
+        self._path = output.path.with_name(fitting_name(output.path.name, ".json"))
         self._done: list[range] = []
         self.window: tuple[int, ...] | None = None
         try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            kept = read_json(self._path)
             if (kept["format"], kept["key"]) == (FORMAT, key) and output.path.exists():
                 self._done = [range(start, stop) for start, stop in kept["done"]]
                 self.window = tuple(kept["window"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (DataError, ValueError, KeyError, TypeError):
             pass  # no run to go on with, or none that can be trusted: it begins anew
 
     @property

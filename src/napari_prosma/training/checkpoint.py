@@ -5,7 +5,9 @@ Opening one runs no code. It is written under a temporary name, flushed and rena
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.errors import CheckpointError
+from napari_prosma.data.limits import require_count
+from napari_prosma.data.texts import parse_json
+from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import OURS, ModelSpec
@@ -29,6 +33,10 @@ FORMAT = 2
 STATE, RAW, MEMBERS = "state", "raw", "members"
 """Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks
 of an ensemble."""
+MOST_MEMBERS, MOST_LEVELS, MOST_ELEMENTS = 100, 16, 2**31
+"""Of an ensemble; of a network, each of whose levels halves the image; of a patch."""
+_LENGTH, _CHECKSUM_BYTES = 8, 16
+"""Bytes of a safetensors file that say how long its header is; bytes of our checksum."""
 BEST, LAST, ENSEMBLE = "best.safetensors", "last.safetensors", "ensemble.safetensors"
 FOLD = "fold"
 """Folders of the folds of a cross-validation are called ``fold1``, ``fold2``, ..."""
@@ -177,7 +185,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in (checkpoint.weights | state).items()}
-    content = save(tensors, metadata={"prosma": json.dumps(header)})
+    text = json.dumps(header)
+    content = save(tensors, metadata={"prosma": text, "checksum": _checksum(text, tensors)})
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
@@ -206,18 +215,20 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"checkpoint '{path}' does not exist; give a .safetensors file or a run folder")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "prosma" not in metadata:
-                raise CheckpointError(
-                    f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"
-                )
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+        # Read, not mapped: Windows would not let a run replace it, and whoever cuts it short would end us.
+        content = path.read_bytes()
+        metadata = _metadata(path, content)
+        weights = load(content)
+    except (SafetensorError, DataError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
             f"{LAST}, or copy it again"
         ) from error
+    if metadata.get("checksum", "") not in ("", _checksum(metadata["prosma"], weights)):
+        raise CheckpointError(
+            f"'{path}' is no longer what was written (its checksum differs): the disk or a copy changed it; "
+            f"copy it again, or choose another checkpoint"
+        )
     return _assemble(path, metadata["prosma"], weights)
 
 
@@ -225,6 +236,27 @@ def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     """Those whose name begins with ``prefix`` and a dot, under the rest of their name."""
     start = f"{prefix}."
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
+def _metadata(path: Path, content: bytes) -> dict[str, str]:
+    """What the header says beside the tensors, as far as the file can hold them."""
+    length = int.from_bytes(content[:_LENGTH], "little")
+    header = parse_json(content[_LENGTH : _LENGTH + length], f"the header of '{path}'")
+    metadata = header.pop("__metadata__", {})
+    if "prosma" not in metadata:
+        raise CheckpointError(
+            f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"
+        )
+    return metadata
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything that a file holds: it tells a flipped bit, not an enemy."""
+    digest = hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class _Place(BaseModel):
@@ -253,7 +285,7 @@ class _Header(BaseModel):
 
 def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
     try:
-        read = json.loads(text)
+        read = parse_json(text, f"the header of '{path}'")
         if read["format"] > FORMAT:
             raise CheckpointError(
                 f"'{path}' was written by a newer version (format {read['format']}, this one reads "
@@ -272,7 +304,10 @@ def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
             place=header.place.model_dump() if header.place else {},
             path=path,
         )
-        expected = _skeleton(header.spec, checkpoint.weights).state_dict()
+        _require_holdable(path, header, checkpoint.weights)
+        expected = _expected(header.spec, checkpoint.weights)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
     except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
         wrong = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -292,6 +327,24 @@ def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
     if raw:
         _require_same(path, raw, {f"{RAW}.{name}": t for name, t in expected.items()})
     return checkpoint
+
+
+def _require_holdable(path: Path, header: _Header, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a network of more levels or members than there are tensors for, before it is built."""
+    spec, members = header.spec, len(_members(weights)) or 1
+    require_count(path, "networks", members, MOST_MEMBERS)
+    require_count(path, "levels of a network", len(spec.widths), min(MOST_LEVELS, len(weights) // members))
+    held = sum(tensor.numel() for tensor in weights.values())
+    require_count(path, "channels", max(*spec.widths, spec.in_channels, spec.out_channels), held)
+    require_count(path, "elements of a patch", math.prod(header.plan.patch), MOST_ELEMENTS)
+
+
+def _expected(spec: ModelSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names, shapes and types of the weights: of an ensemble those of one network, once per member."""
+    with torch.device("meta"):
+        one = build_model(spec).state_dict()
+    members = sorted(_members(weights))
+    return {f"{MEMBERS}.{k}.{name}": t for k in members for name, t in one.items()} if members else one
 
 
 def _members(weights: Mapping[str, Tensor]) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.errors import CheckpointError
+from napari_prosma.data.texts import read_rows, write_rows
+from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.segmentation.windows import labels_of
 
 LABEL_CONFIDENCE = "label_confidence.csv"
@@ -117,10 +116,8 @@ def write_label_confidence(run_dir: Path, rows: Sequence[DoubtedLabel]) -> Path:
         The folder is full or cannot be written to.
     """
     path = run_dir / LABEL_CONFIDENCE
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(DoubtedLabel)])
-        table.writeheader()
-        table.writerows(asdict(row) for row in sorted(rows, key=most_doubtful_first))
+    columns = [field.name for field in fields(DoubtedLabel)]
+    write_rows(path, map(asdict, sorted(rows, key=most_doubtful_first)), columns)
     return path
 
 
@@ -139,9 +136,8 @@ def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
             f"labels with: prosma doubts"
         )
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = _ROWS.validate_python(list(csv.DictReader(file)))
-    except (ValidationError, UnicodeDecodeError, csv.Error) as error:
+        rows = _ROWS.validate_python(read_rows(path))
+    except (ValidationError, DataError) as error:
         raise CheckpointError(
             f"'{path}' is damaged ({error}); go on with the run, which writes it"
         ) from error

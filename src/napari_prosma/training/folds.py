@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.training.checkpoint import (
@@ -27,6 +26,7 @@ from napari_prosma.training.checkpoint import (
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
+from napari_prosma.training.run_claim import claimed, is_run
 from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import ARCHITECTURE
@@ -110,11 +110,11 @@ def cross_validate(
     """
     folder = config.run_dir
     _require_possible(config, cases, folds)
-    if overwrite:
-        for path in (folder / SUMMARY, folder / ENSEMBLE, *folder.glob(f"{FOLD}*/*.safetensors")):
-            path.unlink(missing_ok=True)
+    steering = steering or Steering()
     # Held open over all folds: processes that part after each of them may not find each other again.
-    with Processes(config) as processes:
+    with claimed(folder, steering, config.data), Processes(config) as processes:
+        if overwrite:
+            _forget(folder)
         yield from _folds(config, cases, class_names, folds, steering, processes)
 
 
@@ -123,7 +123,7 @@ def _folds(
     cases: Sequence[Case],
     class_names: Sequence[str],
     folds: int,
-    steering: Steering | None,
+    steering: Steering,
     processes: Processes,
 ) -> Iterator[Event]:
     folder, plan = config.run_dir, config.plan
@@ -156,6 +156,13 @@ def _folds(
     processes.fabric.barrier()
     scores = tuple(member.metrics["dice"] for member in members)
     yield Finished(CrossValidation(folder, folder / ENSEMBLE, scores, _mean_and_spread(members)))
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier cross-validation left, and nothing else."""
+    runs = [inside for inside in folder.glob(f"{FOLD}*") if is_run(inside)]
+    for path in (folder / SUMMARY, folder / ENSEMBLE, *(run / name for run in runs for name in (BEST, LAST))):
+        path.unlink(missing_ok=True)
 
 
 def _require_possible(config: TrainConfig, cases: Sequence[Case], folds: int) -> None:
@@ -198,7 +205,7 @@ def _train(
     cases: Sequence[Case],
     class_names: Sequence[str],
     kept: Checkpoint | None,
-    steering: Steering | None,
+    steering: Steering,
 ) -> Generator[Event, None, RunResult | None]:
     """One fold; what was changed while it went on stays changed."""
     if kept is not None:
@@ -237,16 +244,12 @@ def _write_summary(path: Path, members: Sequence[Checkpoint]) -> None:
     rows += [
         {"fold": said, **{name: both[name][n] for name in names}} for n, said in enumerate(("mean", "spread"))
     ]
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["fold", "epoch", *names])
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(path, rows, ["fold", "epoch", *names])
 
 
 def _finished_folds(folder: Path) -> set[int]:
     """Numbers, from 1, of the folds that are in the summary."""
     if not (folder / SUMMARY).is_file():
         return set()
-    with open(folder / SUMMARY, newline="", encoding="utf-8", errors="replace") as file:
-        found = [row[0] for row in csv.reader(file) if row]
+    found = (row["fold"] for row in read_rows(folder / SUMMARY, ["fold"]))
     return {int(number) for number in found if number.isdecimal()}

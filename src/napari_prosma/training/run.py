@@ -95,6 +95,7 @@ from napari_prosma.training.preview import (
     plane_probabilities,
 )
 from napari_prosma.training.processes import Processes
+from napari_prosma.training.run_claim import claimed
 from napari_prosma.training.run_folder import (
     RunFolder,
     TensorBoardFiles,
@@ -207,7 +208,11 @@ def train(
     if resumed is not None:
         _require_same_cases(resumed, cases, class_names)
     steering = steering or Steering()
-    with cpu_threads(config.threads), _gpu_errors(config.run_dir):
+    with (
+        claimed(config.run_dir, steering, config.data, resumed is not None),
+        cpu_threads(config.threads),
+        _gpu_errors(config.run_dir),
+    ):
         facts = yield from _read(cases, steering)
         if len(facts) < len(cases):
             return
@@ -416,7 +421,7 @@ class _Run:
         cases, facts, plan, resumed = data.cases, data.facts, begin.plan, begin.resumed
         self.config, self.facts, self.plan, self.way = config, facts, plan, begin.way
         self.processes, self.steering, self.source = processes, steering, begin.source
-        self.device, self.folder = processes.device, RunFolder(config.run_dir)
+        self.device, self.folder = processes.device, RunFolder(config.run_dir, steering)
         self.resumed, self.pacing = resumed, begin.pacing
         self.better: Pace | None = None
         with torch.random.fork_rng(devices=[]):
@@ -694,19 +699,19 @@ class _Run:
             )
         if self.step == 0:
             yield from self._before_the_first_step()
-        if self.processes.is_first:
-            notices = self.folder.begin(
-                self.config, self.plan, self.facts, self.split, self.device, self.resumed is not None
-            )
-            yield from map(Notice, notices)
-        if self.step == 0:
-            yield from self._keep_source()
-        if self.is_compiled:
-            takes = f"about {self.way.compiling:.0f} s" if self.way.compiling else "a minute or more"
-            yield Notice(f"The network is being compiled: the first step takes {takes}")
-        if self.step == 0:
-            self.clock.begin_learning()
         try:
+            if self.processes.is_first:
+                notices = self.folder.begin(
+                    self.config, self.plan, self.facts, self.split, self.device, self.resumed is not None
+                )
+                yield from map(Notice, notices)
+            if self.step == 0:
+                yield from self._keep_source()
+            if self.is_compiled:
+                takes = f"about {self.way.compiling:.0f} s" if self.way.compiling else "a minute or more"
+                yield Notice(f"The network is being compiled: the first step takes {takes}")
+            if self.step == 0:
+                self.clock.begin_learning()
             yield from self.clock.without_pauses(self._epochs())
         except GeneratorExit:
             if self.processes.world > 1:  # the others may not be there to take statistics together

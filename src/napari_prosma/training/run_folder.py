@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -24,14 +25,16 @@ from pydantic import TypeAdapter, ValidationError
 from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
-from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.data.texts import read_json, read_rows
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError
 from napari_prosma.events import EpochEnd
 from napari_prosma.training.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
+from napari_prosma.training.run_claim import RUN, claim, release
 
 FORMAT = 1
-RUN, METRICS, TENSORBOARD = "run.json", "metrics.csv", "tensorboard"
+METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 _PACKAGES = ("torch", "numpy", "monai")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
 """Columns of ``metrics.csv`` before the validation figures and those of the gates."""
@@ -117,10 +120,13 @@ class RunFolder:
     ----------
     path : Path
         Made by :meth:`begin` if missing.
+    holder : object, optional
+        Who has claimed it (``run_claim.claimed``); by default it is claimed for as long as this lives.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, holder: object | None = None) -> None:
         self.path = path
+        self._holder = holder
         self._run: Run | None = None
 
     def begin(
@@ -152,9 +158,14 @@ class RunFolder:
 
         Raises
         ------
+        ConfigError
+            Another run goes on in it, or it holds something else.
         DataError
             The folder cannot be made or written to.
         """
+        if self._holder is None:
+            self._holder = object()
+            weakref.finalize(self, release, claim(self.path, self._holder, config.data, resumed))
         sweep(self.path)
         run = Run(
             config=_with_whole_paths(config),
@@ -241,21 +252,42 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     path = folder / RUN
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            raise CheckpointError(f"'{folder}' holds no {RUN}; give the folder of a run")
+        content = read_json(path)
         if content["format"] > FORMAT:
             raise CheckpointError(
                 f"'{path}' was written by a newer version (format {content['format']}, this one reads "
                 f"{FORMAT}); update napari-prosma"
             )
         run = _RUN.validate_python(content)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"'{folder}' holds no {RUN}; give the folder of a run") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         wrong = _first_error(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
             f"'{path}' is damaged ({wrong}); restore it, or start a new run with the same settings"
         ) from error
     return replace(run, config=_as_found_in(folder, run.config))
+
+
+def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | None = None) -> TrainConfig:
+    """The configuration of a run that goes on with its data where they are now.
+
+    Raises
+    ------
+    DataMovedError
+        Nothing is where the data were, and no other place was given.
+    """
+    given = {"data": data, "unlabelled": unlabelled}
+    config = config.model_copy(update={name: path.resolve() for name, path in given.items() if path})
+    for name, words in (("data", "data"), ("unlabelled", "unlabelled images")):
+        path = getattr(config, name)
+        if path is not None and not path.exists():
+            option = "FOLDER" if name == "data" else "--unlabelled FOLDER"
+            raise DataMovedError(
+                f"the {words} of the run '{config.run_dir}' are no longer in '{path}'; put them back, or say "
+                f"where they are now (in a shell: prosma train {option} --resume {config.run_dir})"
+            )
+    return config
 
 
 def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
@@ -268,11 +300,8 @@ def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
     """
     path = Path(folder) / METRICS
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return tuple(_epoch_end(row) for row in csv.DictReader(file, strict=True))
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+        return tuple(map(_epoch_end, read_rows(path))) if path.exists() else ()
+    except (DataError, ValueError, TypeError) as error:
         wrong = _first_error(error) if isinstance(error, ValidationError) else error
         raise DataError(
             f"'{path}' is damaged ({wrong}); the run's {LAST} has the same figures, and going on writes it "

@@ -29,6 +29,7 @@ from platformdirs import user_cache_path
 from pydantic import BaseModel, PositiveFloat, ValidationError
 
 from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, lay_out
@@ -228,12 +229,14 @@ def _faster(work: Work, taken: dict[Layout, list[float]]) -> Layout:
 
 def _entries(file: Path) -> dict[str, Any]:
     """What the file holds, of other versions too; a missing or damaged one nothing."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+    if not file.exists():
         return {}
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+    try:
+        found = read_json(file)
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # it may hold what must not be written over
+        return {}
     return found if isinstance(found, dict) else {}
 
 

@@ -1,0 +1,52 @@
+"""Names of files, cases and classes are data: nothing in them steers a terminal, a page or a spreadsheet."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on the file systems of Linux, macOS and Windows."""
+_TAIL = 4
+"""Bytes of the hash that tells two shortened names apart."""
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
+"""Control characters, changes of the writing direction, and bytes of a name that are no UTF-8."""
+_FORMULA = re.compile(r"'*\s*[=+\-@\uff0b\uff0d\uff1d\uff20\t\r\n]")
+"""What a spreadsheet takes for the start of a formula, perhaps after apostrophes of ours."""
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with ``\\x1b`` in place of a character that would steer a terminal or a page."""
+    return _STEERING.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def in_plot(text: str) -> str:
+    """The text as matplotlib draws it word for word: dollars begin no formula there."""
+    return printable(text).replace("$", r"\$")
+
+
+def as_cell(value: object) -> object:
+    """A value as a cell of a table that a spreadsheet may open: text never begins a formula."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def from_cell(text: str) -> str:
+    """Inverse of :func:`as_cell`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
+
+
+def fitting_name(stem: str, ending: str = "", spare: int = 0) -> str:
+    """``stem + ending`` as the name of a file; a stem that is too long keeps its start and gets a hash.
+
+    ``spare`` bytes are left for what is put behind it.
+    """
+    room = LONGEST_NAME - spare - len(ending.encode("utf-8", "surrogateescape"))
+    whole = stem.encode("utf-8", "surrogateescape")
+    if len(whole) <= room:
+        return stem + ending
+    tail = f"~{hashlib.blake2b(whole, digest_size=_TAIL).hexdigest()}"
+    return whole[: room - len(tail)].decode("utf-8", "ignore") + tail + ending

@@ -1,0 +1,117 @@
+"""JSON and CSV that anybody may have written: read within limits, refused in one line; CSV written safely."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.names import as_cell, from_cell
+from napari_prosma.errors import DataError
+
+MOST_BYTES = 2**28
+"""Of a text that is read whole."""
+DEEPEST = 100
+"""Levels of JSON within each other; ours and those of the data sets we know have fewer than 10."""
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STEPS = np.zeros(256, np.int8)
+_STEPS[[ord("["), ord("{")]], _STEPS[[ord("]"), ord("}")]] = 1, -1
+_PARTS = ";\t\r\n"
+"""Where spreadsheets of other countries part cells."""
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file.
+
+    Raises
+    ------
+    DataError
+        It is missing, too large or no JSON.
+    """
+    return parse_json(_content(path), f"'{path}'")
+
+
+def parse_json(text: bytes | str, what: str) -> Any:
+    """The values of JSON; ``what`` names it in an error.
+
+    Raises
+    ------
+    DataError
+        It is no JSON, or nested without end.
+    """
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if _depth(content) > DEEPEST and _depth(_STRINGS.sub(b"", content)) > DEEPEST:
+        raise DataError(f"{what} is damaged (more than {DEEPEST} levels within each other); restore it")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} is damaged ({error}); restore it") from error
+
+
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file that :func:`write_rows` or somebody else wrote, by the names of its columns.
+
+    Raises
+    ------
+    DataError
+        It is missing, too large, no table, or lacks one of ``columns``.
+    """
+    try:
+        text = _content(path).decode("utf-8-sig")
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval="")
+        table.fieldnames = [from_cell(name) for name in table.fieldnames or ()]
+        lacking = [name for name in columns if name not in table.fieldnames]
+        if lacking:
+            raise DataError(f"'{path}' has no column '{lacking[0]}'; restore it or move it away")
+        return [{name: from_cell(text) for name, text in row.items() if name is not None} for row in table]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{path}' is no table ({error}); restore it or move it away") from error
+
+
+def write_rows(
+    path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = (), *, end: str = "\r\n"
+) -> None:
+    """Write rows, which need not have the same columns, as CSV whose cells no spreadsheet takes for formulas.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    rows = list(rows)
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        plain = csv.writer(file, lineterminator=end)
+        quoted = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)
+        for cells in (columns, *([row.get(name, "") for name in columns] for row in rows)):
+            safe = [as_cell(cell) for cell in cells]
+            is_parted = any(isinstance(cell, str) and any(part in cell for part in _PARTS) for cell in safe)
+            (quoted if is_parted else plain).writerow(safe)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise DataError(f"'{path}' has {size:,} bytes, far too many for what it should hold; restore it")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' does not exist; restore it") from error
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}); change its permissions") from error
+
+
+def _depth(text: bytes) -> int:
+    """The deepest level, brackets within strings counted too."""
+    deepest = level = 0
+    for start in range(0, len(text), 2**20):
+        levels = np.cumsum(_STEPS[np.frombuffer(text[start : start + 2**20], np.uint8)], dtype=np.int64)
+        deepest, level = max(deepest, level + int(levels.max())), level + int(levels[-1])
+    return deepest

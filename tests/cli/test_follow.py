@@ -1,0 +1,64 @@
+"""What a shell shows: names as they are, errors in one line, and of the unforeseen the place of a log."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+
+from napari_prosma.cli import follow
+from napari_prosma.cli.app import _table
+from napari_prosma.cli.follow import exit_codes, say
+from napari_prosma.errors import DataError
+
+
+def shown(rows: list[dict[str, str | float]]) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(_table(rows))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name", ["case [left].png", "case [/red].png", "a:warning:b.png", "[link=x]a[/]", "a\\[b]"]
+)
+def test_names_in_tables_are_no_markup(name: str) -> None:
+    text = shown([{"image": name, f"{name} (mm2)": 1.5}])
+    assert text.count(name) == 2
+
+
+def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2Jb\x07 [bold]c :warning:")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\x07 [bold]c :warning:\n"
+    assert "\x1b" not in shown([{"a\x1b[31m": "b\x1b]0;title\x07"}])
+
+
+def test_an_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end, exit_codes():
+        raise DataError("'a\nerror: b [red].png' is damaged")
+    assert end.value.exit_code == 2
+    assert capsys.readouterr().err == "error: 'a\\nerror: b [red].png' is damaged\n"
+
+
+def test_what_nobody_foresaw_is_one_line_with_the_place_of_its_details(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "user_log_path", lambda *_, **__: tmp_path / "logs")
+    with pytest.raises(typer.Exit) as end, exit_codes():
+        raise RecursionError("too\ndeep")
+    assert end.value.exit_code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    log = tmp_path / "logs" / "prosma-errors.log"
+    assert (
+        line
+        == f"error: something went wrong that should not (RecursionError: too); please report it with '{log}'"
+    )
+    assert "Traceback" in log.read_text()
+
+
+def test_an_exit_that_was_meant_stays_as_it_is() -> None:
+    with pytest.raises(typer.Exit) as end, exit_codes():
+        raise typer.Exit(7)
+    assert end.value.exit_code == 7

@@ -1,0 +1,153 @@
+"""What was painted and no file holds is kept aside, asked about, and brought back after a crash."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import pytest
+from napari.layers import Labels as LabelsLayer
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
+
+from napari_prosma.data.case import Geometry, Image
+from napari_prosma.plugin.layers import add_layer, geometry_of, image_layer
+from napari_prosma.plugin.panel_text import as_rich
+from napari_prosma.plugin.unsaved import LEAVE, STAY, aside_folder, unsaved_of
+
+SOON = 10_000
+
+
+class ByTheUser(QCloseEvent):
+    """What the window system sends when the user closes a window."""
+
+    def spontaneous(self) -> bool:
+        return True
+
+
+def answered(button: str, close: Callable[[], object]) -> list[str]:
+    """Texts of the questions that came up while closing, each answered by this button."""
+    texts: list[str] = []
+
+    def answer() -> None:
+        for box in QApplication.topLevelWidgets():
+            if isinstance(box, QMessageBox) and box.isVisible():
+                texts.append(box.informativeText())
+                next(b for b in box.findChildren(QAbstractButton) if b.text() == button).click()
+
+    timer = QTimer()
+    timer.timeout.connect(answer)
+    timer.start(20)
+    close()
+    timer.stop()
+    return texts
+
+
+@pytest.fixture
+def painted(viewer: napari.Viewer, open_panel: Callable[[str], Any], qtbot: QtBot) -> LabelsLayer:
+    """A labels layer with a stroke of the brush, beside an open panel."""
+    layer = viewer.add_labels(np.zeros((32, 32), np.uint8), name="strokes <b>")
+    panel = open_panel("Segment")
+    window = viewer.window._qt_window
+    panel.unsaved.guard(window)
+    layer.paint((8, 8), 3)
+    return layer
+
+
+def closed(viewer: napari.Viewer) -> Callable[[], object]:
+    event = ByTheUser()
+    return lambda: unsaved_of(viewer).eventFilter(viewer.window._qt_window, event)
+
+
+def test_closing_napari_asks_for_what_was_painted(viewer: napari.Viewer, painted: LabelsLayer):
+    texts = answered(STAY, closed(viewer))
+    assert len(texts) == 1
+    assert "strokes &lt;b&gt;" in texts[0]
+    assert len(answered(LEAVE, closed(viewer))) == 1
+
+
+def test_saved_labels_are_not_asked_for(viewer: napari.Viewer, painted: LabelsLayer, tmp_path: Path):
+    painted.save(str(tmp_path / "strokes.tif"), plugin="napari-prosma")
+    assert unsaved_of(viewer).layers() == []
+    assert answered(STAY, closed(viewer)) == []
+    painted.paint((20, 20), 2)
+    assert unsaved_of(viewer).layers() == [painted]
+
+
+def test_labels_that_only_a_program_wrote_are_not_asked_for(viewer: napari.Viewer, open_panel: Any):
+    layer = viewer.add_labels(np.zeros((8, 8), np.uint8))
+    open_panel("Segment")
+    layer.data = np.ones((8, 8), np.uint8)
+    assert unsaved_of(viewer).layers() == []
+
+
+def test_what_a_script_closes_is_not_asked_for(viewer: napari.Viewer, painted: LabelsLayer):
+    for child in viewer.window._qt_window.centralWidget().children():
+        if hasattr(child, "hide"):
+            child.hide()
+    assert answered(STAY, lambda: unsaved_of(viewer).eventFilter(None, QCloseEvent())) == []
+
+
+def test_after_a_crash_what_was_painted_is_brought_back(
+    viewer: napari.Viewer, open_panel: Callable[[str], Any], painted: LabelsLayer, qtbot: QtBot
+):
+    unsaved = unsaved_of(viewer)
+    unsaved.keep()
+    qtbot.waitUntil(lambda: bool(list(aside_folder().glob("*/*.npz"))), timeout=SOON)
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    (folder,) = aside_folder().iterdir()
+    assert not open_panel("Evaluate").bring_back.left  # this napari lives
+    drawn = painted.data.copy()
+    crashed = folder.with_name("of another process")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    crashed.mkdir()
+    for path in folder.iterdir():
+        text = path.read_bytes()
+        if path.suffix == ".lock":
+            text = text.replace(f'"process": {os.getpid()}'.encode(), f'"process": {gone.pid}'.encode())
+        (crashed / path.name).write_bytes(text)
+    viewer.layers.clear()
+    panel = open_panel("Inspect gates")
+    assert not panel.bring_back.isHidden()
+    panel.bring_back.back_button.click()
+    (layer,) = viewer.layers
+    assert layer.name == "strokes <b>"
+    assert np.array_equal(layer.data, drawn)
+    assert unsaved.layers() == [layer]
+    assert not crashed.exists()
+
+
+def test_what_is_brought_back_lies_in_the_frame_of_its_image(
+    viewer: napari.Viewer, open_panel: Callable[[str], Any], tmp_path: Path
+):
+    from napari_prosma.plugin.unsaved import _keeping
+
+    geometry = Geometry((2.0, 0.5, 0.5), (1.0, 2.0, 3.0), "mm")
+    image = Image(np.zeros((1, 4, 6, 8), np.float32), geometry)
+    add_layer(viewer, image_layer(image, "scan"))
+    said = {"name": "labels", "scale": [2.0, 0.5, 0.5], "translate": [1.0, 2.0, 3.0]}
+    list(_keeping(aside_folder() / "gone", [("labels.npz", np.ones((4, 6, 8), np.uint8), said)]))
+    open_panel("Segment").bring_back.bring_back()
+    assert geometry_of(viewer.layers["labels"]) == geometry
+
+
+def test_a_clean_end_leaves_nothing_aside(viewer: napari.Viewer, painted: LabelsLayer, qtbot: QtBot):
+    unsaved = unsaved_of(viewer)
+    unsaved.keep()
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    unsaved.discard()
+    assert list(aside_folder().iterdir()) == []
+
+
+def test_names_are_no_markup_in_tips():
+    assert as_rich("scan <img src=x>\n'a'") == "<span>scan &lt;img src=x&gt;<br>&#x27;a&#x27;</span>"
+    assert as_rich("plain\nlines") == "plain\nlines"
