@@ -232,6 +232,10 @@ class Case:
         What the case is made of, image first; empty for layers.
     group : str, optional
         The folder or class it came from (``benign``, ``malignant``).
+    split : "train", "val", "test" or ""
+        What it was set apart for, where its data set says so.
+    patient : str, optional
+        Cases of one patient stay on one side of every split.
     """
 
     name: str
@@ -239,6 +243,8 @@ class Case:
     read_label: Callable[[], np.ndarray] | None = None
     files: tuple[Path, ...] = field(default=())
     group: str = ""
+    split: str = ""
+    patient: str = ""
 
     @classmethod
     def from_arrays(

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data import pictures
+from napari_prosma.data import pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
+from napari_prosma.data.found import Found
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
-from napari_prosma.data.recognise import Found, missing_masks, named_apart, pair_files, recognise
+from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
@@ -33,6 +34,7 @@ _TITLES = {
     "side by side": "Masks beside their images",
     "images": "Images",
     "CSV": "Pairs listed in a table",
+    "names": "Images and labels paired by their names",
 }
 
 
@@ -44,7 +46,7 @@ class DataSet:
     ----------
     layout : str
         ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``CSV``, ``folders`` (of images and of
-        masks), ``side by side``, ``images``.
+        masks), ``side by side``, ``images``, ``names`` (images and labels share names, whichever these are).
     folder : Path
     cases : tuple of Case
         Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.
@@ -181,7 +183,15 @@ def check_foreground(data: DataSet) -> None:
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
     read = partial(_read_label, found, rule) if found.labels else None
     files = (*found.images, *found.labels)
-    return Case(found.name, partial(_read_image, found, channels), read, files, found.group)
+    return Case(
+        found.name,
+        partial(_read_image, found, channels),
+        read,
+        files,
+        found.group,
+        split=found.split,
+        patient=found.patient,
+    )
 
 
 def _read_image(found: Found, channels: int | None) -> Image:
@@ -204,14 +214,30 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
     header = read_header(found.image)
     label: np.ndarray | None = None
-    for path in found.labels:
-        stored, geometry = read_label(path)
-        _require_same_grid(found.image, header, path, stored.shape, geometry)
-        here = rule or LabelRule.of_values(present_values(stored), _is_lossy(path))
-        indices = here.apply(stored, path)
+    for number, path in enumerate(found.labels):
+        stored = _stored_label(found, header, path)
+        if found.classes:
+            marked = _guessed(stored, path).apply(stored, path) > 0
+            label = np.zeros(stored.shape, np.uint8) if label is None else label
+            label[marked] = found.classes[number]
+            continue
+        indices = (rule or _guessed(stored, path)).apply(stored, path)
         label = indices if label is None else united(label, indices)
     assert label is not None
-    return label
+    return rule.apply(label, found.labels[0]) if rule is not None and found.classes else label
+
+
+def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
+    """Values of a label file on the image's grid; polygons are drawn on it."""
+    if found.polygons:
+        return polygons.read_label(path, found.image.name, header.shape, found.polygons)
+    stored, geometry = read_label(path)
+    _require_same_grid(found.image, header, path, stored.shape, geometry)
+    return stored
+
+
+def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
+    return LabelRule.of_values(present_values(stored), _is_lossy(path))
 
 
 def _require_same_grid(
@@ -329,7 +355,7 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
     normal = sum(number for group, number in groups.items() if group.split("/")[-1] == "normal")
     if layout == "BUSI" and normal:
         parts.append(f"{normal} without a lesion")
-    if layout == "nnU-Net" and channels > 1:
+    if layout in ("nnU-Net", "names") and len(found[0].images) > 1:
         parts.append(f"{channels} channels")
     bare = sum(not case.labels for case in found)
     if bare and layout != "images":
