@@ -92,7 +92,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Images and masks: two folders, BUSI, GlaS, Kvasir-SEG, Decathlon, nnU-Net, a CSV of pairs.",
+            help="Images and masks whose names tell what belongs together, or a CSV of pairs.",
             show_default=False,
         ),
     ] = None,
@@ -132,13 +132,14 @@ def train(
         from napari_prosma.training.lines import config_from_options
 
         if resume is not None:
-            others = [name for name in context.params if _was_given(context, name) and name != "resume"]
+            allowed = ("resume", "data")
+            others = [name for name in context.params if _was_given(context, name) and name not in allowed]
             if others:
                 raise ConfigError(
                     f"--resume takes data and settings from the run; leave out {', '.join(others)} and give "
-                    f"its folder alone"
+                    f"its folder alone, or with the data where they are now"
                 )
-            _resume(resume.parent if resume.is_file() else resume)
+            _resume(resume.parent if resume.is_file() else resume, data)
             return
         if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
@@ -245,6 +246,7 @@ def segment(
     from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.data.image_sets import image_sets
         from napari_prosma.data.readers import stem
         from napari_prosma.errors import ConfigError, DataError, ProsmaError
         from napari_prosma.inspection.report import write_table
@@ -278,9 +280,15 @@ def segment(
             if regions:
                 say(str(write_table(table, [row for found in pieces.values() for row in found])))
 
-        for path in _image_files(images):
+        for one in image_sets(_image_files(images), checkpoint.plan.channels):
+            path = one.named
             try:
-                image = None if in_parts else read_fitting(path, checkpoint)
+                if in_parts and len(one.files) > 1:
+                    raise DataError(
+                        f"'{path}' has its channels in {len(one.files)} files, which cannot be read row by "
+                        f"row; leave out --stream and --scheduler, or join them to one file"
+                    )
+                image = None if in_parts else read_fitting(one.files, checkpoint)
                 target = (
                     out / f"{stem(path)}_labels.ome.zarr" if image is None else labels_path(path, image, out)
                 )
@@ -299,7 +307,7 @@ def segment(
                     )
                 if image is None:
                     run = segment_to(
-                        checkpoint, path, target, device=device, mirror=mirror, scheduler=scheduler
+                        checkpoint, one.files[0], target, device=device, mirror=mirror, scheduler=scheduler
                     )
                     follow(run)
                 else:
@@ -534,7 +542,8 @@ def check(
         from napari_prosma.data.layouts import find_cases
 
         data_set = find_cases(data, require_labels=False)
-        say(data_set.summary)
+        for line in (data_set.summary, *data_set.notices):
+            say(line)
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
         problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
         if problems:
@@ -660,7 +669,7 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _resume(run_dir: Path) -> None:
+def _resume(run_dir: Path, data: Path | None) -> None:
     from napari_prosma.errors import ConfigError
     from napari_prosma.training.checkpoint import LAST, load_checkpoint
     from napari_prosma.training.config import TrainConfig
@@ -673,6 +682,13 @@ def _resume(run_dir: Path) -> None:
         config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
     if config.data is None:
         raise ConfigError(f"the run '{run_dir}' did not learn from a folder; start a new run with its model")
+    if data is not None:
+        config = config.model_copy(update={"data": data.resolve()})
+    elif config.data is not None and not config.data.exists():
+        raise ConfigError(
+            f"'{config.data}', which the run learned from, is no longer there; if it was moved, say where it "
+            f"is now: prosma train DATA --resume {run_dir}"
+        )
     if kept is not None and kept.epoch >= config.epochs:
         from napari_prosma.cli.follow import say
 
@@ -744,7 +760,11 @@ def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
 
 
 def _image_files(paths: list[Path]) -> list[Path]:
-    """The image files of files, folders of images, and tables with a column ``image``."""
+    """The image files of files, folders of images, and tables with a column ``image``.
+
+    A folder that holds images in folders only, such as one per patient, gives all of these.
+    """
+    from napari_prosma.data.found import images_in, is_hidden
     from napari_prosma.data.readers import can_read
     from napari_prosma.errors import DataError
 
@@ -755,7 +775,11 @@ def _image_files(paths: list[Path]) -> list[Path]:
             continue
         # A folder that is itself an image: OME-Zarr, a DICOM series.
         is_folder = path.is_dir() and not can_read(path)
-        inside = sorted(p for p in path.iterdir() if can_read(p)) if is_folder else [path]
+        inside = [path]
+        if is_folder:
+            inside = sorted(p for p in path.iterdir() if not is_hidden(p.name) and can_read(p)) or images_in(
+                path
+            )
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
         files += inside

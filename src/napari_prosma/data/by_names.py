@@ -14,7 +14,7 @@ from napari_prosma.data.pairing import Role, readings, split_in
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
 
-_READINGS_TRIED = 12
+READINGS_TRIED = 12
 _ROUNDS = 6
 """Folders that hold several sets with names of their own, such as one per split, are read so often."""
 
@@ -69,7 +69,7 @@ def _first_judged(
     """
     doubt: DataError | None = None
     most_left = len(files)
-    for reading in islice(readings(folder, files), _READINGS_TRIED):
+    for reading in islice(readings(folder, files), READINGS_TRIED):
         if len(reading.left) > most_left:
             continue
         try:

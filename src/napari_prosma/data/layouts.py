@@ -17,17 +17,15 @@ import numpy as np
 from napari_prosma.data import pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
 from napari_prosma.data.found import Found
+from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
 from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
 
-_LOSSY = (".jpg", ".jpeg")
-_SAMPLED_PICTURES = 32
-_SAMPLED_VOLUMES = 8
-_FEWEST_INSTANCES = 5
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
     "folders": "Images and masks in two folders",
@@ -117,7 +115,11 @@ def find_cases(
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
-    rule = chosen or recognised.labels or _guessed_rule(found, len(header.shape), recognised.foreground)
+    doubts: tuple[str, ...] = ()
+    rule = chosen or recognised.labels
+    if rule is None:
+        masks = [path for case in found for path in case.labels]
+        rule, doubts = guessed_rule(masks, len(header.shape), recognised.foreground)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,
@@ -127,18 +129,18 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *damaged, *channel_notices, *label_notices),
+        notices=(*recognised.notices, *damaged, *channel_notices, *doubts, *label_notices),
         labels=rule,
     )
 
 
 def case_from_files(
-    image: str | Path,
+    image: str | Path | Sequence[str | Path],
     label: str | Path | Sequence[str | Path] | None = None,
     channels: int | None = None,
     labels: LabelRule | None = None,
 ) -> Case:
-    """Case of one image file and its label file or files.
+    """Case of one image file, or of the files of its channels, and its label file or files.
 
     Parameters
     ----------
@@ -152,10 +154,10 @@ def case_from_files(
     DataError
         When a file does not exist.
     """
-    image = Path(image)
+    images = tuple(map(Path, (image,) if isinstance(image, (str, Path)) else image))
     files = () if label is None else (label,) if isinstance(label, (str, Path)) else tuple(label)
-    found = Found(stem(image), (image,), tuple(Path(file) for file in files))
-    for file in (image, *found.labels):
+    found = Found(stem(images[0]), images, tuple(Path(file) for file in files))
+    for file in (*images, *found.labels):
         if not file.exists():
             raise DataError(f"'{file}' does not exist; check the path")
     return _case(found, channels, labels)
@@ -221,10 +223,13 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
             label = np.zeros(stored.shape, np.uint8) if label is None else label
             label[marked] = found.classes[number]
             continue
-        indices = (rule or _guessed(stored, path)).apply(stored, path)
+        across = slice_axis(header.geometry)
+        indices = (rule or _guessed(stored, path)).apply(stored, path, across)
         label = indices if label is None else united(label, indices)
     assert label is not None
-    return rule.apply(label, found.labels[0]) if rule is not None and found.classes else label
+    if rule is None or not found.classes:
+        return label
+    return rule.apply(label, found.labels[0], slice_axis(header.geometry))
 
 
 def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
@@ -237,7 +242,9 @@ def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
 
 
 def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
-    return LabelRule.of_values(present_values(stored), _is_lossy(path))
+    return (
+        LabelRule.of_values(present_values(stored), True) if is_lossy(path) else rule_of_arrays([stored])[0]
+    )
 
 
 def _require_same_grid(
@@ -293,7 +300,7 @@ def _channels(headers: Mapping[Path, Header]) -> tuple[int, tuple[str, ...]]:
     if not _is_picture(first):
         return header.channels, ()
     in_colour = [path for path, header in headers.items() if header.channels == 3]
-    sampled = _evenly(in_colour, _SAMPLED_PICTURES)
+    sampled = evenly(in_colour, SAMPLED_PICTURES)
     coloured = sum(_is_coloured(path) for path in sampled)
     share = coloured / max(len(sampled), 1) * len(in_colour) / len(headers)
     if share > 0.5:
@@ -312,37 +319,6 @@ def _is_coloured(path: Path) -> bool:
     except DataError:  # said when its case is read
         return False
     return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
-
-
-def _guessed_rule(found: Sequence[Found], dims: int, foreground: str) -> LabelRule:
-    """Rule from a sample of the masks; from all of them where there are more than two classes."""
-    masks = [path for case in found for path in case.labels]
-    sampled = _evenly(masks, _SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
-    lossy = any(_is_lossy(path) for path in masks)
-    values = [_values(path) for path in sampled]
-    if dims == 2 and not lossy and _are_instances(values):
-        return LabelRule.instances(foreground)
-    seen = set().union(*values)
-    rule = LabelRule.of_values(seen, lossy, foreground)
-    if rule.kind == "values" or not seen - {0}:
-        rest = (_values(path) for path in set(masks) - set(sampled))
-        rule = LabelRule.of_values(seen.union(*rest), lossy, foreground)
-    return rule
-
-
-def _values(path: Path) -> set[int]:
-    """The values of a mask; none of one that cannot be read, which is said when its case is read."""
-    try:
-        return set(present_values(read_label(path)[0]).tolist())
-    except DataError:
-        return set()
-
-
-def _are_instances(values: Sequence[set[int]]) -> bool:
-    """Whether every mask counts 1, 2, ..., n with an n of its own, as instance ids do and classes do not."""
-    highest = {max(found, default=0) for found in values}
-    counted = all(found - {0} == set(range(1, max(found, default=0) + 1)) for found in values)
-    return counted and len(highest) > 2 and max(highest) >= _FEWEST_INSTANCES
 
 
 def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:
@@ -373,16 +349,5 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _evenly(paths: Sequence[Path], number: int) -> list[Path]:
-    """At most ``number`` of the paths, spread evenly, first and last among them."""
-    if len(paths) <= number:
-        return list(paths)
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, number).round().astype(int)]
-
-
 def _is_picture(path: Path) -> bool:
     return path.name.lower().endswith(pictures.SUFFIXES)
-
-
-def _is_lossy(path: Path) -> bool:
-    return path.suffix.lower() in _LOSSY

@@ -44,6 +44,8 @@ _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_SPLIT = ("split", "set", "subset", "partition")
 _CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
+_MOST_CLASSES = 3
+"""A column ``group`` of no more values than this names classes, such as benign and malignant."""
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -438,7 +440,7 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
                 for kind in ("name", "group", "split", "patient")
             }
             split = _SPLITS.get(told["split"].lower(), "")
-            if told["split"] and not split:
+            if told["split"] and not split and columns["split"].lower() == "split":
                 raise DataError(
                     f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
                 )
@@ -449,7 +451,14 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
                 )
             )
     _require_files(table, found)
-    return Recognised("CSV", tuple(found))
+    groups = sorted({case.patient for case in found} - {""})
+    if columns["patient"].lower() != "group" or not groups or len(groups) > _MOST_CLASSES:
+        return Recognised("CSV", tuple(found))
+    said = (
+        f"the column '{columns['patient']}' holds {', '.join(groups)}, taken for classes; if these are "
+        "patients, call it 'patient', and each stays on one side of every split"
+    )
+    return Recognised("CSV", tuple(replace(case, patient="") for case in found), notices=(said,))
 
 
 def _csv_columns(table: Path) -> dict[str, str] | None:

@@ -537,7 +537,7 @@ class DALE(Supervised):
         mine, looks = setting.training[processes.rank :: processes.world], []
         for n, index in enumerate(mine, start=1):
             case = setting.cases[index]
-            tiling = tile(case.label.shape, setting.plan.patch, network.divisor)
+            tiling = tile(case.label.shape, setting.plan.patch, network.divisor, across=case.across)
             tiling = labelled_part(tiling, case.label)
             blend = Blend(tiling, network.spec.out_channels)
             model.eval()
