@@ -525,6 +525,13 @@ def export(
 def check(
     data: Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Which files are images, such as 'images/*'.", show_default="as found")
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="Which files are masks, such as 'masks/*'.", show_default="as found"),
+    ] = None,
 ) -> None:
     """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
 
@@ -541,7 +548,7 @@ def check(
         from napari_prosma.data.check import check_each, compare, write_table
         from napari_prosma.data.layouts import find_cases
 
-        data_set = find_cases(data, require_labels=False)
+        data_set = find_cases(data, require_labels=False, images=images, masks=masks)
         for line in (data_set.summary, *data_set.notices):
             say(line)
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
@@ -740,11 +747,12 @@ def _data_of(config: TrainConfig) -> DataSet:
     from napari_prosma.errors import ConfigError
 
     assert config.data is not None
-    data_set = find_cases(config.data, labels=config.labels)
+    data_set = find_cases(config.data, labels=config.labels, images=config.images, masks=config.masks)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
+        rule = data_set.labels.sparse(config.labelled)
+        data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
     return data_set
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from napari_prosma.data import polygons
 from napari_prosma.data.found import Found, Recognised, files_in, images_in
 from napari_prosma.data.judging import Judge, Judged, case_name
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.data.pairing import Role, readings, split_in
+from napari_prosma.data.pairing import Role, normal, readings, split_in
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
 
@@ -22,11 +24,67 @@ _ROUNDS = 6
 def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     """Cases by what names share, where that explains more than a known layout does."""
     files = images_in(folder)
-    readable, judge = set(files), Judge()
+    readable = set(files)
+    text = [path for path in files_in(folder) if polygons.may_be(path) and path not in readable]
+    return _paired(folder, [*files, *text], readable, known)
+
+
+def by_patterns(folder: Path, images: str, masks: str) -> Recognised:
+    """Cases of the files that the user names by patterns such as ``images/*`` and ``1st_manual/*``.
+
+    Raises
+    ------
+    DataError
+        No file fits a pattern, one fits both, or none of the images has the name of a mask.
+    """
+    readable = images_in(folder)
+    there = {*readable, *(path for path in files_in(folder) if polygons.may_be(path))}
+    sides = []
+    for pattern in (images, masks):
+        fitting = {path for path in there if _fits(path.relative_to(folder), pattern)}
+        if not fitting:
+            raise DataError(
+                f"no file in '{folder}' fits '{pattern}'; write the folder and the name with * for what "
+                f"differs, such as {_example(folder, readable)}"
+            )
+        sides.append(fitting)
+    both = sorted(sides[0] & sides[1])
+    if both:
+        raise DataError(
+            f"'{both[0]}' fits both '{images}' and '{masks}'; write patterns that tell them apart"
+        )
+    found = _paired(folder, sorted(sides[0] | sides[1]), set(readable), None, sides[1])
+    if found is None:
+        raise DataError(
+            f"the {len(sides[0])} images '{images}' and the {len(sides[1])} masks '{masks}' share no names; "
+            "list the pairs in a table with the columns 'image' and 'label'"
+        )
+    return found
+
+
+def _fits(path: Path, pattern: str) -> bool:
+    """Whether a path in the folder fits a pattern with or without the format behind it."""
+    name = normal(path.as_posix())
+    bare = name[: len(name) - len(path.name) + len(stem(path.name))]
+    return any(fnmatchcase(one, normal(pattern)) for one in (name, bare))
+
+
+def _example(folder: Path, files: Sequence[Path]) -> str:
+    shown = files[0].relative_to(folder) if files else Path("images/1.png")
+    return f"'{(shown.parent / '*').as_posix()}'"
+
+
+def _paired(
+    folder: Path,
+    left: list[Path],
+    readable: Collection[Path],
+    known: Recognised | None,
+    masks: Collection[Path] | None = None,
+) -> Recognised | None:
+    judge = Judge()
     rounds: list[tuple[Judged, list[Found]]] = []
-    left = [*files, *(path for path in files_in(folder) if polygons.may_be(path) and path not in readable)]
     while len(rounds) < _ROUNDS:
-        judged, doubt = _first_judged(judge, folder, left)
+        judged, doubt = _first_judged(judge, folder, left, masks)
         if judged is None and doubt is not None and not rounds:
             if known is not None and all(case.labels for case in known.found):
                 return None  # its names say what is meant
@@ -38,7 +96,14 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
         left = [path for path in left if path not in used]
     if not rounds:
         return None
-    found = [case for _, several in rounds for case in several]
+    found = _with_shared_classes([case for _, several in rounds for case in several])
+    classes = rounds[0][0].classes
+    other = next((judged for judged, _ in rounds if judged.classes != classes), None)
+    if other is not None:
+        raise DataError(
+            f"'{folder}' holds sets with different classes ({', '.join(classes) or 'one'} and "
+            f"{', '.join(other.classes) or 'one'}); give the folder of one of them"
+        )
     if known is not None:
         # More cases with a label, then fewer without one; at par, the names of folders say what is meant.
         now, then = (
@@ -55,13 +120,19 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     if unused:
         shown = unused[0].relative_to(folder).as_posix()
         notices.append(f"{len(unused)} files belong to no pair and are not used, the first is '{shown}'")
-    names = rounds[0][0].classes or tuple(found[0].polygons[1:])
+    names = classes or tuple(found[0].polygons[1:])
     rule = LabelRule("values", ("background", *names), tuple(range(len(names) + 1))) if names else None
     return Recognised("names", tuple(found), rule, notices=tuple(notices))
 
 
+def _with_shared_classes(found: Sequence[Found]) -> list[Found]:
+    """Polygons of all cases numbered alike, though a set may lack a class of another."""
+    names = dict.fromkeys(name for case in found for name in case.polygons[1:])
+    return [replace(case, polygons=("background", *names)) if case.polygons else case for case in found]
+
+
 def _first_judged(
-    judge: Judge, folder: Path, files: Sequence[Path]
+    judge: Judge, folder: Path, files: Sequence[Path], masks: Collection[Path] | None
 ) -> tuple[Judged | None, DataError | None]:
     """The likeliest reading that holds images and labels, or the doubt that a likelier one left.
 
@@ -73,7 +144,7 @@ def _first_judged(
         if len(reading.left) > most_left:
             continue
         try:
-            judged = judge.judged(reading)
+            judged = judge.judged(reading, masks)
         except DataError as error:
             doubt, most_left = doubt or error, min(most_left, len(reading.left))
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -95,8 +95,14 @@ class Judge:
     def __init__(self) -> None:
         self._looks: dict[Path, Look] = {}
 
-    def judged(self, reading: Reading) -> Judged | None:
+    def judged(self, reading: Reading, masks: Collection[Path] | None = None) -> Judged | None:
         """The parts of its roles, None where it holds no images with labels.
+
+        Parameters
+        ----------
+        reading : Reading
+        masks : files, optional
+            Those that are labels, as the user says; all others are images.
 
         Raises
         ------
@@ -104,7 +110,14 @@ class Judge:
             Several labels or images lie beside each other, and nothing tells what they are.
         """
         looks = self._looks_of(reading)
-        images, labels = _told_apart(looks)
+        if masks is None:
+            images, labels = _told_apart(looks)
+        else:
+            sides = {role: {path in masks for path in reading.files(role)} for role in reading.roles}
+            images = tuple(role for role, side in sides.items() if side == {False})
+            labels = tuple(role for role, side in sides.items() if side == {True})
+            if len(images) + len(labels) < len(sides):
+                return None
         of_case = reading.cases.values()
         if not any(any(r in files for r in images) and any(r in files for r in labels) for files in of_case):
             return None

@@ -80,6 +80,8 @@ def find_cases(
     folder: str | Path,
     require_labels: bool = True,
     labels: Mapping[int, str] | LabelRule | None = None,
+    images: str | None = None,
+    masks: str | None = None,
 ) -> DataSet:
     """Recognise the layout of a folder and give its cases; images and labels are read when asked for.
 
@@ -94,6 +96,9 @@ def find_cases(
         When False, images without a mask are cases without a label.
     labels : stored value -> class name, or LabelRule, optional
         Overrides which values of the masks are which class.
+    images, masks : patterns, optional
+        Which files are images and which are masks, such as ``images/*`` and ``1st_manual/*``, where these are
+        not the ones that were found. Pairs are those that share names.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def find_cases(
     finds some.
     """
     folder = Path(folder)
-    recognised = recognise(folder)
+    recognised = recognise(folder, images, masks)
     bare = [found for found in recognised.found if not found.labels]
     if bare and require_labels:
         raise DataError(missing_masks(folder, recognised.found, bare))
@@ -118,8 +123,8 @@ def find_cases(
     doubts: tuple[str, ...] = ()
     rule = chosen or recognised.labels
     if rule is None:
-        masks = [path for case in found for path in case.labels]
-        rule, doubts = guessed_rule(masks, len(header.shape), recognised.foreground)
+        files = [path for case in found for path in case.labels]
+        rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from napari_prosma.data.case import Geometry
 
 AXES = ("z", "y", "x")
 """Names of the axes of a volume."""
+AXIS_OF: dict[str, Literal[0, 1, 2]] = {"z": 0, "y": 1, "x": 2}
 _THICKER = 1.05
 """A slice is thicker than the elements within it are wide by more than this factor."""
 

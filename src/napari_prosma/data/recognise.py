@@ -10,14 +10,14 @@ import csv
 import json
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari_prosma.data import polygons
-from napari_prosma.data.by_names import by_annotation_file, by_names
+from napari_prosma.data.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.pairing import split_in
@@ -62,8 +62,14 @@ _LOSSY = (".jpg", ".jpeg")
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
 
 
-def recognise(folder: Path) -> Recognised:
+def recognise(folder: Path, images: str | None = None, masks: str | None = None) -> Recognised:
     """The layout of a folder, or of a table (CSV) of pairs.
+
+    Parameters
+    ----------
+    folder : Path
+    images, masks : patterns such as ``images/*``, optional
+        Which files are what, where the user says so.
 
     Raises
     ------
@@ -75,6 +81,10 @@ def recognise(folder: Path) -> Recognised:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"'{folder}' {what}; give the folder that holds the images and their masks")
+    if images is not None or masks is not None:
+        if images is None or masks is None:
+            raise DataError("the patterns of images and masks belong together; give both, or neither")
+        return _finished(by_patterns(folder, images, masks), [])
     inner = _unpacked_within(folder)
     if inner is not None:
         return recognise(inner)
@@ -85,7 +95,7 @@ def recognise(folder: Path) -> Recognised:
         try:
             recognised = layout(folder)
         except _NotThisLayout as error:
-            passed_over.append(error.said)
+            passed_over += [error.said] if error.said else []
             errors.append(error)
             continue
         if recognised is None:
@@ -119,14 +129,17 @@ class _NotThisLayout(DataError):
 def _finished(recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
     """With splits told from folders, and no picture twice."""
     found, twice = _without_copies(recognised)
-    found = [case if case.split else replace(case, split=split_in(*case.group.split("/"))) for case in found]
+    splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
+    if any(splits.values()):
+        found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
     notices = (*passed_over, *recognised.notices, *twice)
     return replace(recognised, found=tuple(found), notices=notices)
 
 
 def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...]]:
     """Of images with one name, one place and one mask in two formats the one that lost nothing."""
-    if recognised.layout in _BY_TABLE:
+    of_mask = Counter(case.labels for case in recognised.found if case.labels)
+    if recognised.layout in _BY_TABLE or len(of_mask) == of_mask.total():
         return list(recognised.found), ()
     same: dict[tuple[object, ...], list[Found]] = defaultdict(list)
     for case in recognised.found:

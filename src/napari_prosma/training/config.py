@@ -139,6 +139,8 @@ class TrainConfig(BaseModel):
         How the labels of ``data`` are meant (see ``data.labels.LabelRule.sparse``).
     labels : LabelRule, optional
         Exactly which stored value of ``data`` is which class; by default found in the data.
+    images, masks : str, optional
+        Patterns that say which files of ``data`` are what, such as ``images/*``; by default found by names.
     modality : str
         What the images are, which decides how patches are changed at random; ``auto``: ``ct`` where the
         intensity rule is, else ``other``.
@@ -227,6 +229,8 @@ class TrainConfig(BaseModel):
     data: Path | None = None
     labelled: Literal["all", "slices", "scribbles"] = "all"
     labels: LabelRule | None = None
+    images: str | None = None
+    masks: str | None = None
     modality: Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"] = "auto"
     start_from: Path | None = None
     trains: Literal["all", "decoder", "gates and head"] = "all"

@@ -12,7 +12,7 @@ import torch
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import BATCH_ELEMENTS, CaseFacts, Plan, make_plan
-from napari_prosma.data.planes import AXES, thin_axes
+from napari_prosma.data.planes import AXES, AXIS_OF, thin_axes
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
@@ -48,7 +48,7 @@ def plan_for(
         "patch": config.patch,
         "batch": config.batch,
         "intensity": config.intensity,
-        "slice_axis": None if config.slices is None else AXES.index(config.slices),
+        "slice_axis": None if config.slices is None else AXIS_OF[config.slices],
     }
     if source is None:
         return make_plan(facts, names, **rules)
