@@ -334,3 +334,63 @@ def test_two_images_without_a_mask_are_two_cases(save_picture: Callable[..., Pat
     save_picture("a.png", noise(0))
     save_picture("a.jpg", noise(0))
     assert len(find_cases(tmp_path, require_labels=False).cases) == 2
+
+
+def test_the_user_can_say_which_files_are_what(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/{n}.png", noise(n))
+        save(tmp_path / f"rater1/{n}.png", MASK)
+        save(tmp_path / f"rater2/{n}.png", INNER)
+    data = find_cases(tmp_path, images="images/*", masks="rater2/*")
+    assert foreground(data) == {9}
+    assert data.notices[0] == "3 pairs: 'images/*' as images, 'rater2/*' as labels"
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "said"),
+    [
+        ("images/*", "none/*", r"no file in .* fits 'none/\*'"),
+        ("images/*", "*", r"fits both"),
+        ("images/*", None, r"belong together; give both, or neither"),
+        ("images/a*", "rater/*", r"share no names; list the pairs"),
+    ],
+)
+def test_patterns_that_do_not_work_say_why(tmp_path: Path, images: str, masks: str | None, said: str) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/a{n}.png", noise(n))
+        save(tmp_path / f"rater/{'xyz'[n]}.png", MASK)
+    with pytest.raises(DataError, match=said):
+        find_cases(tmp_path, images=images, masks=masks)
+
+
+@pytest.mark.parametrize("head", ["image,label,split", "image,label,subset"])
+def test_a_column_of_splits_is_kept(tmp_path: Path, head: str) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png", count=3)
+    rows = (f"x/{n}.png,x/{n}y.png,{split}" for n, split in enumerate(("Train", "validation", "test")))
+    (tmp_path / "pairs.csv").write_text("\n".join([head, *rows]))
+    assert [case.split for case in find_cases(tmp_path).cases] == ["train", "val", "test"]
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png", count=1)
+    (tmp_path / "pairs.csv").write_text("image,label,split\nx/0.png,x/0y.png,later\n")
+    with pytest.raises(DataError, match="line 2 into the split 'later'; write train, val or test"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "patients"),
+    [
+        ("group", "abcd", ["a", "b", "c", "d"]),
+        ("group", "aabb", ["", "", "", ""]),
+        ("patient", "aabb", ["a", "a", "b", "b"]),
+        ("Subject", "aabb", ["a", "a", "b", "b"]),
+    ],
+)
+def test_a_column_of_patients_is_kept(tmp_path: Path, column: str, values: str, patients: list[str]) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png")
+    rows = (f"x/{n}.png,x/{n}y.png,{value}" for n, value in enumerate(values))
+    (tmp_path / "pairs.csv").write_text("\n".join([f"image,label,{column}", *rows]))
+    data = find_cases(tmp_path)
+    assert [case.patient for case in data.cases] == patients
+    assert any("taken for classes" in notice for notice in data.notices) == (not patients[0])

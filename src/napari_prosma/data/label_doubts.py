@@ -97,7 +97,7 @@ def _rule_of(
             "is meant, let them be filled (class table, or --classes with ,filled at the end)"
         )
     soft = [look for look in looks if look.is_soft]
-    if soft and all(look.is_soft or look.values <= {0, 255} for look in looks):
+    if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
         doubts.append("the masks have soft edges, as after resizing: what is brighter than half is taken")
         return LabelRule("above", ("background", foreground)), tuple(doubts)
     if not lossy and _are_objects(looks, dims):
