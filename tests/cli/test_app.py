@@ -429,12 +429,17 @@ def test_labels_that_are_there_are_not_replaced_unasked(model: Path, scan: Path,
 def test_images_of_one_name_do_not_replace_each_others_labels(
     model: Path, scan: Path, tmp_path: Path
 ) -> None:
-    other = save(tmp_path / "other" / "scan.png", np.zeros((20, 20), np.uint8))
-    result = prosma("segment", model, scan, other, "--out", tmp_path / "out", "--device", "cpu")
-    message = error_of(result)
-    assert f"'{other}' is left out" in message
-    assert str(scan) in message
-    assert np.asarray(PIL.Image.open(tmp_path / "out" / "scan_labels.png")).shape == (48, 48)
+    out = tmp_path / "out"
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    other = save(tmp_path / "other" / "scan.png", noise)
+    result = prosma("segment", model, scan, other, "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    names = [f"{path.parent.name}_scan_labels.png" for path in (scan, other)]
+    assert [np.asarray(PIL.Image.open(out / name)).shape for name in names] == [(48, 48), (20, 20)]
+    twice = save(other.with_suffix(".bmp"), noise)
+    message = error_of(prosma("segment", model, other, twice, "--out", tmp_path / "more", "--device", "cpu"))
+    assert f"'{twice}' is left out" in message
+    assert f"already holds the labels of '{other}'" in message
 
 
 def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path) -> None:

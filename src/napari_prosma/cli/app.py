@@ -294,7 +294,7 @@ def segment(
                 )
                 if target in written:
                     raise DataError(
-                        f"'{path}' is left out: '{target}' already holds the labels of '{written[target]}'; "
+                        f"'{one.files[0]}' is left out: '{target}' already holds the labels of '{written[target]}'; "
                         f"segment it into another --out"
                     )
                 if target.exists() and skip_done and not overwrite:
@@ -314,7 +314,7 @@ def segment(
                     found = follow(segment_file(checkpoint, path, image, out, wanted))
                     rows.append(found.row)
                     pieces[path.name] = list(found.regions)
-                written[target] = path
+                written[target] = one.files[0]
                 say(f"{path.name}: {target}")
             except ProsmaError as error:
                 complain(error)
