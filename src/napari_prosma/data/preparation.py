@@ -78,7 +78,7 @@ def cut_axis(plan: Plan, geometry: Geometry) -> int:
     """
     if plan.dims != 2 or geometry.ndim != 3:
         return 0
-    return plan.slice_axis if plan.axes == 3 else slice_axis(geometry)
+    return slice_axis(geometry) if plan.axes == 2 else plan.slice_axis
 
 
 def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:

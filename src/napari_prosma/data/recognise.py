@@ -46,16 +46,6 @@ _CSV_SPLIT = ("split", "set", "subset", "partition")
 _CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 _LOSSY = (".jpg", ".jpeg")
 
 
@@ -452,12 +442,12 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
                 kind: (row.get(columns[kind]) or "").strip() if columns[kind] else ""
                 for kind in ("name", "group", "split", "patient")
             }
-            split = _SPLITS.get(told["split"].lower(), "")
+            split = split_in(told["split"])
             if told["split"] and not split and columns["split"].lower() == "split":
                 raise DataError(
                     f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
                 )
-            patient = "" if told["patient"].lower() in _SPLITS else told["patient"]
+            patient = "" if split_in(told["patient"]) else told["patient"]
             found.append(
                 Found(
                     told["name"] or stem(image), (paths[0],), tuple(paths[1:]), told["group"], split, patient
