@@ -164,6 +164,19 @@ def test_a_field_of_view_is_no_label(tmp_path: Path) -> None:
     assert any("mask/*_training_mask" in notice and "field of view" in notice for notice in data.notices)
 
 
+def test_a_field_of_view_is_no_label_of_a_split_without_labels_either(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"training/images/2{n}_training.png", noise(n))
+        save(tmp_path / f"training/1st_manual/2{n}_manual1.png", MASK)
+        save(tmp_path / f"training/mask/2{n}_training_mask.png", FIELD)
+        save(tmp_path / f"test/images/0{n}_test.png", noise(n + 9))
+        save(tmp_path / f"test/mask/0{n}_test_mask.png", FIELD)
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert [case.split for case in data.cases] == ["train"] * 3
+    assert any("3 files belong to no pair" in notice for notice in data.notices)
+
+
 def test_of_two_observers_the_first_is_taken_and_the_other_named(tmp_path: Path) -> None:
     for n in range(4):
         save(tmp_path / f"Image_0{n}L.png", noise(n))

@@ -294,8 +294,8 @@ def segment(
                 )
                 if target in written:
                     raise DataError(
-                        f"'{one.files[0]}' is left out: '{target}' already holds the labels of '{written[target]}'; "
-                        f"segment it into another --out"
+                        f"'{one.files[0]}' is left out: '{target}' already holds the labels of "
+                        f"'{written[target]}'; segment it into another --out"
                     )
                 if target.exists() and skip_done and not overwrite:
                     skipped.append(path.name)

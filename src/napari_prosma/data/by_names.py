@@ -93,7 +93,9 @@ def _paired(
             break
         found, used = _found_by_names(folder, judged, judge)
         rounds.append((judged, found))
-        left = [path for path in left if path not in used]
+        # What is no label of one set, such as fields of view, is none of the next.
+        aside = {role.folders[-1] for role in judged.aside if role.folders}
+        left = [path for path in left if path not in used and path.parent.name not in aside]
     if not rounds:
         return None
     found = _with_shared_classes([case for _, several in rounds for case in several])
@@ -110,10 +112,12 @@ def _paired(
             (sum(bool(case.labels) for case in cases), -sum(not case.labels for case in cases))
             for cases in (found, known.found)
         )
-        same_masks = {path for case in known.found for path in case.labels} & {
-            path for case in found for path in case.labels
+        theirs = {path for case in known.found for path in case.labels}
+        no_labels = {
+            path for judged, _ in rounds for role in judged.aside for path in judged.reading.files(role)
         }
-        if now < then or (now == then and same_masks):
+        same_masks = theirs & {path for case in found for path in case.labels}
+        if not theirs & no_labels and (now < then or (now == then and same_masks)):
             return None
     notices = [notice for judged, _ in rounds for notice in judged.notices]
     unused = [path for path in left if path in readable]
@@ -139,6 +143,7 @@ def _first_judged(
     A doubt is settled by a reading that explains as many files.
     """
     doubt: DataError | None = None
+    field: Judged | None = None
     most_left = len(files)
     for reading in islice(readings(folder, files), READINGS_TRIED):
         if len(reading.left) > most_left:
@@ -148,9 +153,11 @@ def _first_judged(
         except DataError as error:
             doubt, most_left = doubt or error, min(most_left, len(reading.left))
             continue
-        if judged is not None:
+        if judged is not None and reading.left and judge.shows_field(judged):
+            field = field or judged  # among what is left may be labels of a structure
+        elif judged is not None:
             return judged, None
-    return None, doubt
+    return field, doubt
 
 
 def _found_by_names(folder: Path, judged: Judged, judge: Judge) -> tuple[list[Found], set[Path]]:

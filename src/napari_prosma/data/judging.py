@@ -88,6 +88,11 @@ class Judged:
     classes: tuple[str, ...]
     notices: tuple[str, ...]
 
+    @property
+    def aside(self) -> tuple[Role, ...]:
+        """Roles that are not used."""
+        return tuple(role for role in self.reading.roles if role not in (*self.images, *self.labels))
+
 
 class Judge:
     """Opens files, each once, and says what the roles of a reading are."""
@@ -131,6 +136,18 @@ class Judge:
         said = f"{_listed(images)} as {several}, {_listed(labels)} as {'classes' if classes else 'labels'}"
         number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
         return Judged(reading, images, labels, classes, (f"{number} pairs: {said}", *notices))
+
+    def shows_field(self, judged: Judged) -> bool:
+        """Whether the labels of a reading are large and the same in every case, as fields of view are."""
+        looks = self._looks_of(judged.reading)
+        of_labels = [look for role in judged.labels for look in looks[role].values() if look.on.size]
+        if len(judged.labels) > 1 or len(of_labels) < _CASES_OPENED:
+            return False
+        first = of_labels[0].on
+        alike = all(
+            look.on.shape == first.shape and _overlap(first, look.on) >= _SAME_IN_ALL for look in of_labels
+        )
+        return alike and min(look.share for look in of_labels) >= _MOST_OF_IMAGE
 
     def look(self, path: Path) -> Look:
         """What a file shows."""

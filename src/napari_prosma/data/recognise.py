@@ -98,7 +98,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     if better is not None:
         return _finished(better, passed_over)
     if partly is not None and any(case.labels for case in partly.found):
-        unused = [name for name in partly.beside if any(images_in(folder / name))]
+        unused = [name for name in partly.beside if "/" not in name and images_in(folder / name)]
         passed_over += [f"the folder '{name}' is not used" for name in unused]
         return _finished(partly, passed_over)
     if errors:
@@ -324,8 +324,8 @@ def _folder_pairs(folder: Path) -> Recognised | None:
         masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
         if images is not None and masks is not None:
             pairs.append(("" if parent == folder else parent.name, images, masks))
-            if parent == folder:
-                beside = [child.name for child in named.values() if child not in (images, masks)]
+            others = (child for child in named.values() if child not in (images, masks))
+            beside += [child.relative_to(folder).as_posix() for child in others]
     found: list[Found] = []
     orphans: list[Path] = []
     for split, image_folder, mask_folder in pairs:
