@@ -433,11 +433,17 @@ def test_labels_that_are_there_are_not_replaced_unasked(model: Path, scan: Path,
 def test_images_of_one_name_do_not_replace_each_others_labels(
     model: Path, scan: Path, tmp_path: Path
 ) -> None:
-    other = save(tmp_path / "other" / "scan.png", np.zeros((20, 20), np.uint8))
-    result = prosma("segment", model, scan, other, "--out", tmp_path / "out", "--device", "cpu")
-    message = error_of(result)
-    assert f"'{scan}' and '{other}' would both be written as" in message
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    other = save(tmp_path / "other" / "scan.png", noise)
+    result = prosma("segment", model, scan, other, "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    names = [f"{path.parent.name}_scan_labels.png" for path in (scan, other)]
+    assert [np.asarray(PIL.Image.open(out / name)).shape for name in names] == [(48, 48), (20, 20)]
+    twice = save(other.with_suffix(".bmp"), noise)
+    message = error_of(prosma("segment", model, other, twice, "--out", tmp_path / "more", "--device", "cpu"))
+    assert f"'{other}' and '{twice}' would both be written as" in message
+    assert not (tmp_path / "more").exists()
 
 
 def test_one_image_given_twice_is_segmented_once(model: Path, scan: Path, tmp_path: Path) -> None:
@@ -565,6 +571,45 @@ def test_ctrl_c_between_two_events_keeps_the_last_checkpoint_too(
 # ---- going on -------------------------------------------------------------------------------------------
 
 
+def test_check_and_train_say_the_same_of_doubtful_values(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        mask = np.asarray(PIL.Image.open(path)) // 255
+        mask[:3] = 255
+        save(path, mask)
+    words = "255 beside 1 is taken for a border that nobody decided"
+    assert words in said(prosma("check", folder))
+    assert words in said(prosma("train", folder, "--out", tmp_path / "run", *QUICK))
+
+
+def test_files_are_taken_for_what_the_user_says(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        save(folder / "second" / path.name, 255 - np.asarray(PIL.Image.open(path)))
+    chosen = ("--images", "images/*", "--masks", "second/*")
+    words = "3 pairs: 'images/*' as images, 'second/*' as labels"
+    assert words in said(prosma("check", folder, *chosen))
+    trained = prosma("train", folder, "--out", tmp_path / "run", *QUICK, *chosen)
+    assert words in said(trained)
+    resumed = prosma("train", "--resume", tmp_path / "run")
+    assert words in said(resumed)
+
+
+def test_channels_in_files_of_their_own_are_learned_and_segmented(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "images").iterdir():
+        image = np.asarray(PIL.Image.open(path))
+        for place in ("set", "new"):
+            save(tmp_path / place / path.stem / "near.png", image)
+            save(tmp_path / place / path.stem / "far.png", 255 - image)
+        mask = np.asarray(PIL.Image.open(folder / "masks" / path.name))
+        save(tmp_path / "set" / path.stem / "mask.png", mask)
+    trained = prosma("train", tmp_path / "set", "--out", tmp_path / "run", *QUICK)
+    assert "'*/far', '*/near' as channels" in said(trained)
+    out = tmp_path / "labels"
+    result = prosma("segment", tmp_path / "run", tmp_path / "new", "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, said(result)
+    names = {f"{path.stem}_labels.png" for path in (folder / "images").iterdir()}
+    assert files_below(out) == names
+
+
 def test_a_run_is_resumed_by_its_folder_alone(folder: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert prosma("train", folder, "--out", whole, *QUICK).exit_code == 0
@@ -579,7 +624,6 @@ def test_a_run_is_resumed_by_its_folder_alone(folder: Path, tmp_path: Path) -> N
     ("words", "said"),
     [
         (("train",), "--resume RUN"),
-        (("train", "data", "--resume", "run"), "leave out data"),
         (("train", "--resume", "run", "--epochs", "5"), "leave out epochs"),
         (("train", "--resume", "no-such-run"), "holds no run.json; give the folder of a run"),
     ],

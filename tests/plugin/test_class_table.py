@@ -12,6 +12,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QLineEdit
 
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.plugin.class_table import rows_of, rule_of
 from napari_prosma.plugin.train_panel import TrainPanel
 from napari_prosma.training.checkpoint import load_checkpoint
 
@@ -134,3 +136,55 @@ def test_what_cannot_be_is_told_under_the_table(
     assert told in panel.source.class_table.message.plain_text()
     assert panel.source.class_table.message.is_error
     assert panel.source.data_set is before
+
+
+def test_one_click_makes_all_values_one_structure(
+    open_panel: Callable[[str], TrainPanel], qtbot: QtBot, press: Press, organs: Path
+) -> None:
+    panel = open_panel("Train")
+    look_at(panel, qtbot, organs)
+    press(panel.source.class_table.one_button)
+    assert "every value but 0 is foreground" in looked(panel, qtbot)
+    press(panel.source.class_table.reset_button)
+    assert "3 is label 3" in looked(panel, qtbot)
+
+
+def test_outlines_are_told_and_filled_by_one_click(
+    open_panel: Callable[[str], TrainPanel], qtbot: QtBot, press: Press, organs: Path
+) -> None:
+    for path in (organs / "masks").iterdir():
+        mask = np.zeros((48, 48), np.uint8)
+        mask[6:40, 8:42], mask[7:39, 9:41] = 255, 0
+        PIL.Image.fromarray(mask).save(path)
+    panel = open_panel("Train")
+    assert "outlines one element thin" in look_at(panel, qtbot, organs)
+    press(panel.source.class_table.filled)
+    assert "outlines are filled" in looked(panel, qtbot)
+    data = panel.source.data_set
+    assert data is not None
+    assert int(data.cases[0].read_label().sum()) == 34 * 34  # type: ignore[misc]
+
+
+def test_a_value_that_is_not_labelled_stays_so_when_a_class_is_renamed() -> None:
+    rule = LabelRule("values", ("background", "label 1"), (0, 1), unlabelled=255)
+    rows = rows_of(rule)
+    assert rows[0] == ("255", "not labelled")
+    renamed = rule_of(rule, [*rows[:2], ("1", "lesion")])
+    assert renamed == LabelRule("values", ("background", "lesion"), (0, 1), unlabelled=255)
+
+
+def test_files_can_be_told_by_patterns(
+    open_panel: Callable[[str], TrainPanel], qtbot: QtBot, organs: Path
+) -> None:
+    for path in (organs / "masks").iterdir():
+        (organs / "second").mkdir(exist_ok=True)
+        PIL.Image.fromarray(np.asarray(PIL.Image.open(path)) // 3).save(organs / "second" / path.name)
+    panel = open_panel("Train")
+    look_at(panel, qtbot, organs)
+    for line, pattern in (
+        (panel.source.images_pattern, "images/*"),
+        (panel.source.masks_pattern, "second/*"),
+    ):
+        line.setText(pattern)
+        line.editingFinished.emit()
+    assert "3 pairs: 'images/*' as images, 'second/*' as labels" in looked(panel, qtbot)

@@ -111,7 +111,7 @@ def test_the_blend_puts_values_where_they_came_from() -> None:
     tiling = tile(image.shape[1:], (16, 16), 4)
     blend = Blend(tiling, 1)
     padded = pad(torch.from_numpy(image), 2, 4)
-    for starts, cut in windows(padded, tiling, 2, 3):
+    for starts, cut in windows(padded, tiling, 3):
         for start, values in zip(starts, cut, strict=True):
             blend.add(start, values.reshape(1, *tiling.window))
     np.testing.assert_allclose(blend.result(), image, atol=1e-5)

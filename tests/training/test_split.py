@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import pytest
 
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError
-from napari_prosma.training.split import split_cases
+from napari_prosma.events import Event, Notice
+from napari_prosma.training.split import learnable, patients_in_names, split_cases
 
 
 def cases(count: int) -> list[Case]:
@@ -49,3 +52,117 @@ def test_folds_follow_the_seed() -> None:
 def test_fewer_cases_than_folds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"4 case.* cannot be cut into 5 folds"):
         split_cases(cases(4), 0.2, 0, (0, 5))
+
+
+def of(*told: tuple[str, str]) -> list[Case]:
+    """Cases with a split and a patient each."""
+    return [
+        Case(str(n), lambda: None, split=split, patient=patient)  # type: ignore[arg-type, return-value]
+        for n, (split, patient) in enumerate(told)
+    ]
+
+
+def test_validation_cases_of_the_data_set_validate() -> None:
+    told = of(("train", ""), ("val", ""), ("train", ""), ("val", ""))
+    assert split_cases(told, 0.2, 0) == ([0, 2], [1, 3])
+
+
+def test_where_all_are_for_training_a_share_is_drawn() -> None:
+    training, held_out = split_cases(of(*[("train", "")] * 10), 0.2, 0)
+    assert (len(training), len(held_out)) == (8, 2)
+
+
+def test_validation_cases_are_shared_out_among_folds() -> None:
+    told = of(*[("train", "")] * 4, *[("val", "")] * 2)
+    parts = [split_cases(told, 0.2, 0, (k, 3))[1] for k in range(3)]
+    assert sorted(n for part in parts for n in part) == list(range(6))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_patient_is_on_one_side(seed: int) -> None:
+    told = of(*(("", f"p{n // 3}") for n in range(15)))
+    training, held_out = split_cases(told, 0.2, seed)
+    assert {told[n].patient for n in training}.isdisjoint(told[n].patient for n in held_out)
+    assert len(held_out) == 3
+    for k in range(5):
+        training, held_out = split_cases(told, 0.2, seed, (k, 5))
+        assert {told[n].patient for n in training}.isdisjoint(told[n].patient for n in held_out)
+
+
+def test_one_patient_leaves_something_to_learn_from() -> None:
+    training, held_out = split_cases(of(*[("", "p")] * 5), 0.2, 0)
+    assert (len(training), len(held_out)) == (5, 0)
+
+
+def test_fewer_patients_than_folds_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"2 patient.* cannot be cut into 3 folds"):
+        split_cases(of(*(("", f"p{n % 2}") for n in range(8))), 0.2, 0, (0, 3))
+
+
+def test_a_patient_on_both_sides_of_a_given_split_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"1 patient\(s\) into training and into validation, such as 'p'"):
+        split_cases(of(("train", "p"), ("val", "p"), ("train", "q")), 0.2, 0)
+
+
+def drained(events: Generator[Event, None, list[Case]]) -> tuple[list[Case], list[str]]:
+    said = []
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value, said
+        if isinstance(event, Notice):
+            said.append(event.message)
+
+
+def test_test_cases_are_never_learned_from() -> None:
+    told = of(("train", ""), ("test", ""), ("val", ""), ("test", ""))
+    kept, said = drained(learnable(told, "given", "patients"))
+    assert [case.name for case in kept] == ["0", "2"]
+    assert "2 test cases are set apart" in said[0]
+    everything, said = drained(learnable(told, "random", "patients"))
+    assert (len(everything), {case.split for case in everything}, said) == (4, {""}, [])
+    with pytest.raises(ConfigError, match="all 2 cases are test cases"):
+        drained(learnable(of(("test", ""), ("test", "")), "given", "patients"))
+
+
+def named(*names: str) -> list[Case]:
+    return [Case(name, lambda: None) for name in names]  # type: ignore[arg-type, return-value]
+
+
+def test_patients_of_names_are_told_and_taken_on_request() -> None:
+    told = named(*(f"p{p}_f{f}" for p in range(4) for f in range(3)))
+    kept, said = drained(learnable(told, "given", "patients"))
+    assert {case.patient for case in kept} == {""}
+    assert "look like 4 patients" in said[0]
+    assert "--together names" in said[0]
+    kept, said = drained(learnable(told, "given", "names"))
+    assert {case.patient for case in kept} == {"p0", "p1", "p2", "p3"}
+    assert "4 patients" in said[0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("benign (1)", "benign (2)", "benign (3)"),
+        ("hippocampus_001", "hippocampus_003", "hippocampus_004"),
+        ("cju0qkwl35piu", "cju0qoxqj9q6s", "cju1dkndy2wsy"),
+        ("scan_1_2", "scan_2_2", "scan_3_2"),
+        ("a", "b", "c"),
+    ],
+)
+def test_names_that_tell_no_patients(names: tuple[str, ...]) -> None:
+    assert len(patients_in_names(named(*names))) == len(names)
+    assert drained(learnable(named(*names), "given", "patients"))[1] == []
+
+
+def test_near_duplicates_stay_together_on_request() -> None:
+    pictures = np.random.default_rng(0).random((3, 8, 8)).repeat(8, 1).repeat(8, 2)
+    noise = np.random.default_rng(1).random((6, 64, 64)) / 50
+    told = [
+        Case.from_arrays(f"c{n}", (pictures[n % 3] + noise[n]).astype(np.float32)[None]) for n in range(6)
+    ]
+    kept, said = drained(learnable(told, "given", "copies"))
+    assert [case.patient for case in kept[:3]] == [case.patient for case in kept[3:]]
+    assert len({case.patient for case in kept}) == 3
+    assert "6 of 6 images are nearly the same as another one (3 groups)" in said[0]

@@ -95,7 +95,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Images and masks: two folders, BUSI, GlaS, Kvasir-SEG, Decathlon, nnU-Net, a CSV of pairs.",
+            help="Images and masks whose names tell what belongs together, or a CSV of pairs.",
             show_default=False,
         ),
     ] = None,
@@ -251,7 +251,7 @@ def segment(
 
     with exit_codes():
         from napari_prosma.data.atomic import require_new
-        from napari_prosma.errors import ConfigError, ProsmaError
+        from napari_prosma.errors import ConfigError, DataError, ProsmaError
         from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
         from napari_prosma.segmentation.files import Wanted, cleanings_from_text, read_fitting, segment_file
         from napari_prosma.segmentation.scale_out import segment_to
@@ -270,7 +270,7 @@ def segment(
         skipped: list[str] = []
         written: list[Path] = []
         rows: list[dict[str, str | float]] = []
-        planned = plan_batch(_image_files(images), out, wanted, in_parts)
+        planned = plan_batch(_image_files(images), checkpoint.plan.channels, out, wanted, in_parts)
         record = Record(out)
         pieces = read_regions(out) if regions else {}
 
@@ -281,17 +281,22 @@ def segment(
         for each in planned:
             path = each.image
             try:
+                if in_parts and len(each.sources) > 1:
+                    raise DataError(
+                        f"'{path}' has its channels in {len(each.sources)} files, which cannot be read row "
+                        f"by row; leave out --stream and --scheduler, or join them to one file"
+                    )
                 if skip_done and not overwrite and each.files and each.files[0].exists():
                     record.require_of(each)
                     skipped.append(path.name)
                     continue
                 if not overwrite:
                     require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
-                image = None if in_parts else read_fitting(path, checkpoint)
+                image = None if in_parts else read_fitting(each.sources, checkpoint)
                 if image is None:
                     target = each.files[0]
                     run = segment_to(
-                        checkpoint, path, target, device=device, mirror=mirror, scheduler=scheduler
+                        checkpoint, each.sources[0], target, device=device, mirror=mirror, scheduler=scheduler
                     )
                     follow(run)
                 else:
@@ -532,6 +537,13 @@ def check(
     data: Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
     overwrite: Overwrite = False,
+    images: Annotated[
+        str | None, typer.Option(help="Which files are images, such as 'images/*'.", show_default="as found")
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="Which files are masks, such as 'masks/*'.", show_default="as found"),
+    ] = None,
 ) -> None:
     """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
 
@@ -549,8 +561,9 @@ def check(
 
         if out is not None and not overwrite:
             require_new([out], "choose another --out, or --overwrite it")
-        data_set = find_cases(data, require_labels=False)
-        say(data_set.summary)
+        data_set = find_cases(data, require_labels=False, images=images, masks=masks)
+        for line in (data_set.summary, *data_set.notices):
+            say(line)
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
         problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
         if problems:
@@ -742,11 +755,12 @@ def _data_of(config: TrainConfig) -> DataSet:
     from napari_prosma.errors import ConfigError
 
     assert config.data is not None
-    data_set = find_cases(config.data, labels=config.labels)
+    data_set = find_cases(config.data, labels=config.labels, images=config.images, masks=config.masks)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        data_set = find_cases(config.data, labels=data_set.labels.sparse(config.labelled))
+        rule = data_set.labels.sparse(config.labelled)
+        data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
     return data_set
 
 
@@ -764,7 +778,11 @@ def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
 
 
 def _image_files(paths: list[Path]) -> list[Path]:
-    """The image files of files, folders of images, and tables with a column ``image``."""
+    """The image files of files, folders of images, and tables with a column ``image``.
+
+    A folder that holds images in folders only, such as one per patient, gives all of these.
+    """
+    from napari_prosma.data.found import images_in, is_hidden
     from napari_prosma.data.readers import can_read
     from napari_prosma.errors import DataError
 
@@ -775,7 +793,11 @@ def _image_files(paths: list[Path]) -> list[Path]:
             continue
         # A folder that is itself an image: OME-Zarr, a DICOM series.
         is_folder = path.is_dir() and not can_read(path)
-        inside = sorted(p for p in path.iterdir() if can_read(p)) if is_folder else [path]
+        inside = [path]
+        if is_folder:
+            inside = sorted(p for p in path.iterdir() if not is_hidden(p.name) and can_read(p)) or images_in(
+                path
+            )
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
         files += inside

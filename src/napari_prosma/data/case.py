@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,12 @@ class Geometry:
             facts["stored affine (RAS+)"] = self.source.affine
         return facts
 
-    def plane(self) -> Geometry:
-        """Geometry of one slice: the last two axes, without the patient frame."""
-        return Geometry(self.spacing[-2:], self.origin[-2:], self.unit, self.axes[-2:])
+    def plane(self, axes: Sequence[int] = (-2, -1)) -> Geometry:
+        """Geometry of one slice along two axes, without the patient frame."""
+        first, second = axes
+        spacing = (self.spacing[first], self.spacing[second])
+        origin = (self.origin[first], self.origin[second])
+        return Geometry(spacing, origin, self.unit, (self.axes[first], self.axes[second]))
 
     def coarsened(self, factors: tuple[float, ...], shape: tuple[int, ...]) -> Geometry:
         """Geometry of a grid whose elements cover ``factors`` of ours each, over our array of ``shape``.
@@ -232,6 +235,10 @@ class Case:
         What the case is made of, image first; empty for layers.
     group : str, optional
         The folder or class it came from (``benign``, ``malignant``).
+    split : "train", "val", "test" or ""
+        What it was set apart for, where its data set says so.
+    patient : str, optional
+        Cases of one patient stay on one side of every split.
     """
 
     name: str
@@ -239,6 +246,8 @@ class Case:
     read_label: Callable[[], np.ndarray] | None = None
     files: tuple[Path, ...] = field(default=())
     group: str = ""
+    split: str = ""
+    patient: str = ""
 
     @classmethod
     def from_arrays(

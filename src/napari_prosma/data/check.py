@@ -13,17 +13,10 @@ import numpy as np
 from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.pairing import split_in
 from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 # Chosen on BUSI (finds the 202 known pairs of copies and 2 more) and Kvasir-SEG (its 4 pairs, none more).
 _THUMBNAIL_SIDE = 32
 _NEARLY_SAME = 0.97
@@ -115,6 +108,12 @@ def near_duplicates(checked: Sequence[Checked]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(names) for names in members.values() if len(names) > 1)
 
 
+def check_image(case: Case) -> Checked:
+    """What :func:`near_duplicates` needs of a case, from its image alone."""
+    image = case.read_image()
+    return Checked(case, (), _digest(image.array), _thumbnail(image), image.geometry)
+
+
 def _check(case: Case, data: DataSet) -> Checked:
     problems: list[Problem] = []
 
@@ -177,14 +176,19 @@ def _check_label(label: np.ndarray, data: DataSet, tell: _Tell) -> tuple[int, ..
 
 
 def _copies(checked: Sequence[Checked]) -> Iterator[Problem]:
-    splits = {one.case.name: _SPLITS.get(one.case.group.split("/")[0].lower()) for one in checked}
+    splits = {
+        one.case.name: one.case.split or split_in(*one.case.group.split("/")) or None for one in checked
+    }
     exact = [tuple(checked[n].case.name for n in same) for same in _by_digest(checked).values()]
     for names in exact:
         yield Problem(names[0], "warning", f"the same image as {_listed(names[1:])}", "keep one of them")
     for names in near_duplicates(checked):
         if names not in exact:
             yield Problem(
-                names[0], "warning", f"nearly the same image as {_listed(names[1:])}", "keep them in one fold"
+                names[0],
+                "warning",
+                f"nearly the same image as {_listed(names[1:])}",
+                "keep them in one fold: --together copies, or a column 'patient' in a table",
             )
         sides = {splits[name] for name in names} - {None}
         if len(sides) > 1:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 
 PLANAR_SIDE = 256
@@ -64,6 +65,8 @@ class Plan(BaseModel):
         Patches per training step.
     intensity : "zscore" or "ct"
         Per image and channel to mean 0 and spread 1; or clipped to ``clip``, then by ``mean`` and ``std``.
+    slice_axis : 0, 1 or 2
+        Axis of a volume across which a 2D network goes slice by slice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +84,7 @@ class Plan(BaseModel):
     clip: tuple[float, float] = (0.0, 0.0)
     mean: float = 0.0
     std: float = 1.0
+    slice_axis: Literal[0, 1, 2] = 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> Plan:
@@ -113,8 +117,12 @@ class Plan(BaseModel):
             if self.intensity == "zscore"
             else f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}], minus {self.mean:g}, by {self.std:g}"
         )
+        slices = ""
+        if self.dims == 2 and self.axes == len(AXES):
+            plane = " and ".join(axis for axis in AXES if axis != AXES[self.slice_axis])
+            slices = f" in slices across {AXES[self.slice_axis]} (plane of {plane})"
         return (
-            f"{self.dims}D, {self.channels} channel{'s' * (self.channels > 1)}, "
+            f"{self.dims}D{slices}, {self.channels} channel{'s' * (self.channels > 1)}, "
             f"classes {', '.join(self.class_names)}; spacing {grid}; patch "
             f"{' x '.join(map(str, self.patch))}, {self.batch} per step; intensity: {rule}"
         )
@@ -140,6 +148,7 @@ class CaseFacts:
     image_hash: str
     label_hash: str
     notices: tuple[str, ...] = ()
+    slice_axis: int = 0
 
 
 def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
@@ -181,6 +190,7 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         image_hash=content_hash(array),
         label_hash=content_hash(label),
         notices=image.notices,
+        slice_axis=slice_axis(image.geometry),
     )
 
 
@@ -228,6 +238,7 @@ def make_plan(
     patch: tuple[int, ...] | None = None,
     batch: int | None = None,
     intensity: Literal["zscore", "ct"] | None = None,
+    slice_axis: Literal[0, 1, 2] | None = None,
 ) -> Plan:
     """Plan for a data set of which ``facts`` are known; what is given is taken, the rest follows the rules.
 
@@ -243,8 +254,8 @@ def make_plan(
         Patch sizes are multiples of this.
     batch_elements : int
         About how many pixels or voxels fit into a training step.
-    spacing, patch, batch, intensity : optional
-        As in :class:`Plan`.
+    spacing, patch, batch, intensity, slice_axis : optional
+        As in :class:`Plan`; slices are those of the plane in which most volumes were acquired.
 
     Raises
     ------
@@ -255,8 +266,9 @@ def make_plan(
     axes, channels = len(facts[0].shape), facts[0].channels
     shapes = np.array([f.shape for f in facts], dtype=float)
     spacings = np.array([f.spacing for f in facts])
+    across = most_common_slice_axis(facts) if slice_axis is None else slice_axis
     if dims is None:
-        dims = 2 if axes == 2 or np.median(shapes[:, 0]) < divisor else 3
+        dims = 2 if axes == 2 or np.median(shapes[:, across]) < divisor else 3
     if dims > axes:
         raise DataError("2D images cannot train a 3D network; choose dims 2")
 
@@ -271,7 +283,8 @@ def make_plan(
             f"the images measure their size in different units ({', '.join(sorted(units))}), so they "
             f"cannot be brought to one spacing; train on one kind at a time"
         )
-    sizes = (shapes if target is None else shapes * spacings / np.array(target))[:, -dims:]
+    sizes = shapes if target is None else shapes * spacings / np.array(target)
+    sizes = sizes[:, [axis for axis in range(axes) if dims == axes or axis != across][-dims:]]
     window = patch
     if patch is None:
         patch = _patch(np.median(sizes, axis=0), divisor, batch_elements)
@@ -291,6 +304,7 @@ def make_plan(
         patch=patch,
         window=window or patch,
         batch=batch,
+        slice_axis=across if dims < axes else 0,
     )
     if intensity == "zscore":
         return plan
@@ -308,6 +322,13 @@ def make_plan(
     return Plan(**{**plan.model_dump(), **ct})
 
 
+def most_common_slice_axis(facts: Sequence[CaseFacts]) -> Literal[0, 1, 2]:
+    """Axis across which most of the volumes were acquired."""
+    counts = np.bincount([fact.slice_axis for fact in facts], minlength=len(AXES))
+    found: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
+    return found[int(np.argmax(counts))]
+
+
 def require_one_kind(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> None:
     """Refuse cases that one network cannot learn from together.
 
@@ -319,6 +340,11 @@ def require_one_kind(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> 
     if not facts:
         raise DataError("there is no labelled case to learn from; give at least one image with a label")
     first = facts[0]
+    if len(first.shape) not in (2, 3):
+        raise DataError(
+            f"the image of '{first.name}' has {len(first.shape)} axes {first.shape}, as a time series of "
+            f"volumes has, and a network sees 2 or 3; save every frame as an image of its own"
+        )
     for other in facts:
         if len(other.shape) != len(first.shape):
             raise DataError(

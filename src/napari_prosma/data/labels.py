@@ -18,6 +18,9 @@ _HALF = 127
 _SMOOTH_MASK_VALUES = 32
 _LOOKUP_MAX = 1 << 16
 _COLOUR_ABOVE = 0xFFFF
+_VOID = {255, 65535}
+"""Values that mean "not decided" in masks of small class numbers (Pascal VOC, Cityscapes)."""
+_VALUES_SHOWN = 8
 
 IGNORE = 255
 """Class index of what nobody labelled; no loss and no measure may count it."""
@@ -44,7 +47,9 @@ class LabelRule:
         For sparse labels: what is stored where nobody labelled, such as 0 between scribbles; becomes
         ``IGNORE``.
     labelled_slices_only : bool
-        For sparse labels: a slice (first spatial axis) without any label becomes ``IGNORE``.
+        For sparse labels: a slice without any label becomes ``IGNORE``.
+    filled : bool
+        The labels are outlines: what they enclose in a plane belongs to them.
     """
 
     kind: str
@@ -52,6 +57,7 @@ class LabelRule:
     values: tuple[int, ...] = ()
     unlabelled: int | None = None
     labelled_slices_only: bool = False
+    filled: bool = False
 
     @classmethod
     def of_names(cls, names: Mapping[int, str]) -> LabelRule:
@@ -68,12 +74,23 @@ class LabelRule:
     def of_values(
         cls, found: Iterable[int], lossy: bool = False, foreground: str = "foreground"
     ) -> LabelRule:
-        """Rule guessed from the values that occur; ``lossy`` says that they come from JPEG files."""
+        """Rule guessed from the values that occur; ``lossy`` says that they come from JPEG files.
+
+        A value below 0 is unlabelled where it is the only one, and so is 255 or 65535 beside small numbers.
+
+        Raises
+        ------
+        DataError
+            Several values below 0, or one and no 0, which nothing explains.
+        """
         values = {int(value) for value in found}
         binary = ("background", foreground)
         smooth = len(values) > _SMOOTH_MASK_VALUES and {0, 255} <= values and max(values) == 255
         if lossy or smooth:
             return cls("above", binary)
+        void = _void(values)
+        if void is not None:
+            return replace(cls.of_values(values - {void}, lossy, foreground), unlabelled=void)._by_values()
         if values - {0} <= _ON_VALUES:
             return cls("on", binary)
         kept = tuple(sorted(values | {0}))
@@ -82,6 +99,10 @@ class LabelRule:
         colours = kept[-1] > _COLOUR_ABOVE
         names = (f"#{value:06x}" if colours else f"label {value}" for value in kept[1:])
         return cls("values", ("background", *names), kept)
+
+    def _by_values(self) -> LabelRule:
+        """The same with 0 and 1 spelled out: 255 may mean something else beside them."""
+        return replace(self, kind="values", values=(0, 1)) if self.kind == "on" else self
 
     @property
     def is_sparse(self) -> bool:
@@ -110,14 +131,26 @@ class LabelRule:
         names = ("background", *self.class_names[2:])
         return replace(self, values=self.values[1:], class_names=names, unlabelled=0)
 
-    def apply(self, stored: np.ndarray, where: object) -> np.ndarray:
+    def apply(self, stored: np.ndarray, where: object, slice_axis: int = 0) -> np.ndarray:
         """Class indices of a stored label, uint8 or uint16, with ``IGNORE`` where it is unlabelled.
+
+        Parameters
+        ----------
+        stored : (*spatial)
+        where : path or name
+            Of the label, for errors.
+        slice_axis : int
+            Axis along which the slices of a volume lie.
 
         Raises
         ------
         DataError
             When a value has no class; ``where`` is named.
         """
+        classes = self._sparse(stored, where, slice_axis)
+        return _filled(classes, slice_axis) if self.filled else classes
+
+    def _sparse(self, stored: np.ndarray, where: object, slice_axis: int) -> np.ndarray:
         if not self.is_sparse:
             return self._classes(stored, where)
         if len(self.class_names) > IGNORE:
@@ -128,7 +161,10 @@ class LabelRule:
         if self.unlabelled is not None:
             left_out |= stored == self.unlabelled
         if self.labelled_slices_only:
-            left_out |= ~stored.any(axis=tuple(range(1, stored.ndim)), keepdims=True)
+            drawn = stored != 0 if self.unlabelled is None else (stored != 0) & (stored != self.unlabelled)
+            left_out |= ~drawn.any(
+                axis=tuple(n for n in range(stored.ndim) if n != slice_axis), keepdims=True
+            )
         background = self.values[0] if self.values else 0
         classes = self._classes(np.where(left_out, np.asarray(background, stored.dtype), stored), where)
         return np.where(left_out, np.uint8(IGNORE), classes)
@@ -142,6 +178,13 @@ class LabelRule:
             case "on":
                 on = stored != 0
                 self._require_known(stored[on], _ON_VALUES, where)
+                if {1, 255} <= set(present_values(stored[on]).tolist()):
+                    raise DataError(
+                        f"labels '{where}' hold both 1 and 255, while in this data set {self.in_words()}; if "
+                        f"255 marks a border that nobody decided, name the values with the classes "
+                        f"0=background,1={self.class_names[-1]},unlabelled=255, else with "
+                        f"any={self.class_names[-1]}"
+                    )
                 return on.astype(np.uint8)
             case _:
                 return self._indices(stored, where)
@@ -161,6 +204,8 @@ class LabelRule:
                 said = ", ".join(f"{value} is {name}" for value, name in pairs)
         if self.unlabelled is not None:
             said += f", {self.unlabelled} is unlabelled"
+        if self.filled:
+            said += ", outlines are filled"
         return said + (", slices without any label are unlabelled" if self.labelled_slices_only else "")
 
     def _indices(self, stored: np.ndarray, where: object) -> np.ndarray:
@@ -194,7 +239,7 @@ class LabelRule:
 
 BINARY = LabelRule("on", ("background", "foreground"))
 _BINARY_KINDS = ("on", "above", "any")
-_UNLABELLED, _SLICES = "unlabelled", "slices"
+_UNLABELLED, _SLICES, _FILLED = "unlabelled", "slices", "filled"
 
 
 def rule_to_text(rule: LabelRule) -> str:
@@ -205,6 +250,8 @@ def rule_to_text(rule: LabelRule) -> str:
         items.append(f"{_UNLABELLED}={rule.unlabelled}")
     if rule.labelled_slices_only:
         items.append(_SLICES)
+    if rule.filled:
+        items.append(_FILLED)
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(items)
     return line.getvalue()
@@ -215,8 +262,9 @@ def rule_from_text(text: str) -> LabelRule:
 
     Instead of the stored value of a single foreground class: ``on`` (1 or 255), ``above`` (brighter than 127)
     or ``any`` (all but 0), where the background may be left out, as in ``any=gland``. After the classes may
-    follow ``unlabelled=STORED`` for what is stored where nobody labelled, and ``slices`` if a slice without
-    any label is unlabelled. An item with a comma in its name stands in double quotes.
+    follow ``unlabelled=STORED`` for what is stored where nobody labelled, ``slices`` if a slice without any
+    label is unlabelled, and ``filled`` if the labels are outlines to be filled. An item with a comma in its
+    name stands in double quotes.
 
     Raises
     ------
@@ -225,7 +273,7 @@ def rule_from_text(text: str) -> LabelRule:
     """
     try:
         ((*items,),) = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-        pairs = [tuple(item.split("=", 1)) for item in items if item != _SLICES]
+        pairs = [tuple(item.split("=", 1)) for item in items if item not in (_SLICES, _FILLED)]
         classes = [(key.strip(), name) for key, name in pairs if key.strip() != _UNLABELLED]
         kind = classes[-1][0] if classes[-1][0] in _BINARY_KINDS else "values"
         if kind != "values" and len(classes) == 1:
@@ -240,6 +288,7 @@ def rule_from_text(text: str) -> LabelRule:
             values if kind == "values" else (),
             unlabelled[0] if unlabelled else None,
             _SLICES in items,
+            _FILLED in items,
         )
     except (ValueError, IndexError, csv.Error) as error:
         raise ConfigError(
@@ -253,12 +302,53 @@ def is_foreground(label: np.ndarray) -> np.ndarray:
     return (label > 0) & (label != IGNORE)
 
 
-def fullest_slice(label: np.ndarray) -> tuple[int, ...]:
-    """Index of the slice (y, x) with the most foreground, the middle one if there is none; () in 2D."""
-    counts = np.count_nonzero(is_foreground(label), axis=(-2, -1))
-    if not np.any(counts):
-        return tuple(n // 2 for n in label.shape[:-2])
-    return tuple(int(n) for n in np.unravel_index(np.argmax(counts), label.shape[:-2]))
+def _void(values: set[int]) -> int | None:
+    """The value that stands for what nobody decided, if there is one."""
+    negative = sorted(value for value in values if value < 0)
+    if len(negative) > 1 or (negative and 0 not in values):
+        shown = ", ".join(str(value) for value in sorted(values)[:_VALUES_SHOWN])
+        raise DataError(
+            f"the labels hold the values {shown}, and nothing tells what those below 0 mean; name every "
+            f"value with the classes, such as 0=background,1=lesion,unlabelled={negative[0]}"
+        )
+    if negative:
+        return negative[0]
+    others = values - {0, *_VOID}
+    if (
+        not others
+        or not values & _VOID
+        or max(others) > 2 * (len(others) + 1)
+        or others & _ON_VALUES == others
+    ):
+        return None
+    return max(values & _VOID)
+
+
+def _filled(classes: np.ndarray, slice_axis: int) -> np.ndarray:
+    """Every class with what it encloses in a plane; later classes over earlier ones."""
+    from scipy import ndimage
+
+    planes = classes[None] if classes.ndim == 2 else np.moveaxis(classes, slice_axis, 0)
+    filled = planes.copy()
+    for number in present_values(classes):
+        if number in (0, IGNORE):
+            continue
+        for plane, result in zip(planes, filled, strict=True):
+            inside = ndimage.binary_fill_holes(plane == number)
+            result[inside & (plane == 0)] = number
+    return filled[0] if classes.ndim == 2 else np.moveaxis(filled, 0, slice_axis)
+
+
+def fullest_slice(label: np.ndarray, axis: int = 0) -> tuple[int | slice, ...]:
+    """Index of the plane of a label (*spatial) with the most foreground, the middle one if there is none.
+
+    The plane lies across ``axis`` in a volume, and along the last two axes of anything else.
+    """
+    plane = tuple(n for n in range(3) if n != axis) if label.ndim == 3 else (label.ndim - 2, label.ndim - 1)
+    counts = np.count_nonzero(is_foreground(label), axis=plane)
+    most = np.unravel_index(np.argmax(counts), np.shape(counts)) if np.any(counts) else ()
+    chosen = iter(most or [n // 2 for n in np.shape(counts)])
+    return tuple(slice(None) if n in plane else int(next(chosen)) for n in range(label.ndim))
 
 
 def united(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -14,25 +14,25 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data import pictures
+from napari_prosma.data import pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
+from napari_prosma.data.found import Found
+from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
-from napari_prosma.data.recognise import Found, missing_masks, named_apart, pair_files, recognise
+from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
 
-_LOSSY = (".jpg", ".jpeg")
-_SAMPLED_PICTURES = 32
-_SAMPLED_VOLUMES = 8
-_FEWEST_INSTANCES = 5
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
     "folders": "Images and masks in two folders",
     "side by side": "Masks beside their images",
     "images": "Images",
     "CSV": "Pairs listed in a table",
+    "names": "Images and labels paired by their names",
 }
 
 
@@ -44,7 +44,7 @@ class DataSet:
     ----------
     layout : str
         ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``CSV``, ``folders`` (of images and of
-        masks), ``side by side``, ``images``.
+        masks), ``side by side``, ``images``, ``names`` (images and labels share names, whichever these are).
     folder : Path
     cases : tuple of Case
         Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.
@@ -80,6 +80,8 @@ def find_cases(
     folder: str | Path,
     require_labels: bool = True,
     labels: Mapping[int, str] | LabelRule | None = None,
+    images: str | None = None,
+    masks: str | None = None,
 ) -> DataSet:
     """Recognise the layout of a folder and give its cases; images and labels are read when asked for.
 
@@ -94,6 +96,9 @@ def find_cases(
         When False, images without a mask are cases without a label.
     labels : stored value -> class name, or LabelRule, optional
         Overrides which values of the masks are which class.
+    images, masks : patterns, optional
+        Which files are images and which are masks, such as ``images/*`` and ``1st_manual/*``, where these are
+        not the ones that were found. Pairs are those that share names.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def find_cases(
     finds some.
     """
     folder = Path(folder)
-    recognised = recognise(folder)
+    recognised = recognise(folder, images, masks)
     bare = [found for found in recognised.found if not found.labels]
     if bare and require_labels:
         raise DataError(missing_masks(folder, recognised.found, bare))
@@ -115,7 +120,11 @@ def find_cases(
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
-    rule = chosen or recognised.labels or _guessed_rule(found, len(header.shape), recognised.foreground)
+    doubts: tuple[str, ...] = ()
+    rule = chosen or recognised.labels
+    if rule is None:
+        files = [path for case in found for path in case.labels]
+        rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,
@@ -125,18 +134,18 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *damaged, *channel_notices, *label_notices),
+        notices=(*recognised.notices, *damaged, *channel_notices, *doubts, *label_notices),
         labels=rule,
     )
 
 
 def case_from_files(
-    image: str | Path,
+    image: str | Path | Sequence[str | Path],
     label: str | Path | Sequence[str | Path] | None = None,
     channels: int | None = None,
     labels: LabelRule | None = None,
 ) -> Case:
-    """Case of one image file and its label file or files.
+    """Case of one image file, or of the files of its channels, and its label file or files.
 
     Parameters
     ----------
@@ -150,10 +159,10 @@ def case_from_files(
     DataError
         When a file does not exist.
     """
-    image = Path(image)
+    images = tuple(map(Path, (image,) if isinstance(image, (str, Path)) else image))
     files = () if label is None else (label,) if isinstance(label, (str, Path)) else tuple(label)
-    found = Found(stem(image), (image,), tuple(Path(file) for file in files))
-    for file in (image, *found.labels):
+    found = Found(stem(images[0]), images, tuple(Path(file) for file in files))
+    for file in (*images, *found.labels):
         if not file.exists():
             raise DataError(f"'{file}' does not exist; check the path")
     return _case(found, channels, labels)
@@ -181,7 +190,15 @@ def check_foreground(data: DataSet) -> None:
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
     read = partial(_read_label, found, rule) if found.labels else None
     files = (*found.images, *found.labels)
-    return Case(found.name, partial(_read_image, found, channels), read, files, found.group)
+    return Case(
+        found.name,
+        partial(_read_image, found, channels),
+        read,
+        files,
+        found.group,
+        split=found.split,
+        patient=found.patient,
+    )
 
 
 def _read_image(found: Found, channels: int | None) -> Image:
@@ -204,14 +221,35 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
     header = read_header(found.image)
     label: np.ndarray | None = None
-    for path in found.labels:
-        stored, geometry = read_label(path)
-        _require_same_grid(found.image, header, path, stored.shape, geometry)
-        here = rule or LabelRule.of_values(present_values(stored), _is_lossy(path))
-        indices = here.apply(stored, path)
+    for number, path in enumerate(found.labels):
+        stored = _stored_label(found, header, path)
+        if found.classes:
+            marked = _guessed(stored, path).apply(stored, path) > 0
+            label = np.zeros(stored.shape, np.uint8) if label is None else label
+            label[marked] = found.classes[number]
+            continue
+        across = slice_axis(header.geometry)
+        indices = (rule or _guessed(stored, path)).apply(stored, path, across)
         label = indices if label is None else united(label, indices)
     assert label is not None
-    return label
+    if rule is None or not found.classes:
+        return label
+    return rule.apply(label, found.labels[0], slice_axis(header.geometry))
+
+
+def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
+    """Values of a label file on the image's grid; polygons are drawn on it."""
+    if found.polygons:
+        return polygons.read_label(path, found.image.name, header.shape, found.polygons)
+    stored, geometry = read_label(path)
+    _require_same_grid(found.image, header, path, stored.shape, geometry)
+    return stored
+
+
+def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
+    return (
+        LabelRule.of_values(present_values(stored), True) if is_lossy(path) else rule_of_arrays([stored])[0]
+    )
 
 
 def _require_same_grid(
@@ -267,7 +305,7 @@ def _channels(headers: Mapping[Path, Header]) -> tuple[int, tuple[str, ...]]:
     if not _is_picture(first):
         return header.channels, ()
     in_colour = [path for path, header in headers.items() if header.channels == 3]
-    sampled = _evenly(in_colour, _SAMPLED_PICTURES)
+    sampled = evenly(in_colour, SAMPLED_PICTURES)
     coloured = sum(_is_coloured(path) for path in sampled)
     share = coloured / max(len(sampled), 1) * len(in_colour) / len(headers)
     if share > 0.5:
@@ -288,37 +326,6 @@ def _is_coloured(path: Path) -> bool:
     return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
 
 
-def _guessed_rule(found: Sequence[Found], dims: int, foreground: str) -> LabelRule:
-    """Rule from a sample of the masks; from all of them where there are more than two classes."""
-    masks = [path for case in found for path in case.labels]
-    sampled = _evenly(masks, _SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
-    lossy = any(_is_lossy(path) for path in masks)
-    values = [_values(path) for path in sampled]
-    if dims == 2 and not lossy and _are_instances(values):
-        return LabelRule.instances(foreground)
-    seen = set().union(*values)
-    rule = LabelRule.of_values(seen, lossy, foreground)
-    if rule.kind == "values" or not seen - {0}:
-        rest = (_values(path) for path in set(masks) - set(sampled))
-        rule = LabelRule.of_values(seen.union(*rest), lossy, foreground)
-    return rule
-
-
-def _values(path: Path) -> set[int]:
-    """The values of a mask; none of one that cannot be read, which is said when its case is read."""
-    try:
-        return set(present_values(read_label(path)[0]).tolist())
-    except DataError:
-        return set()
-
-
-def _are_instances(values: Sequence[set[int]]) -> bool:
-    """Whether every mask counts 1, 2, ..., n with an n of its own, as instance ids do and classes do not."""
-    highest = {max(found, default=0) for found in values}
-    counted = all(found - {0} == set(range(1, max(found, default=0) + 1)) for found in values)
-    return counted and len(highest) > 2 and max(highest) >= _FEWEST_INSTANCES
-
-
 def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:
     parts = [f"{_TITLES.get(layout, layout)}: {len(found)} case{'s' if len(found) != 1 else ''}"]
     groups = Counter(case.group for case in found)
@@ -329,7 +336,7 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
     normal = sum(number for group, number in groups.items() if group.split("/")[-1] == "normal")
     if layout == "BUSI" and normal:
         parts.append(f"{normal} without a lesion")
-    if layout == "nnU-Net" and channels > 1:
+    if layout in ("nnU-Net", "names") and len(found[0].images) > 1:
         parts.append(f"{channels} channels")
     bare = sum(not case.labels for case in found)
     if bare and layout != "images":
@@ -347,16 +354,5 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _evenly(paths: Sequence[Path], number: int) -> list[Path]:
-    """At most ``number`` of the paths, spread evenly, first and last among them."""
-    if len(paths) <= number:
-        return list(paths)
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, number).round().astype(int)]
-
-
 def _is_picture(path: Path) -> bool:
     return path.name.lower().endswith(pictures.SUFFIXES)
-
-
-def _is_lossy(path: Path) -> bool:
-    return path.suffix.lower() in _LOSSY

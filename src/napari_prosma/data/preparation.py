@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.errors import DataError
 
 
@@ -38,7 +39,7 @@ def prepare(image: Image, plan: Plan) -> Image:
     if size != image.array.shape[1:]:
         factors = tuple(n / m for n, m in zip(image.array.shape[1:], size, strict=True))
         geometry = geometry.coarsened(factors, image.array.shape[1:])
-    return Image(normalise(array, plan), geometry)
+    return Image(normalise(array, plan, cut_axis(plan, image.geometry)), geometry)
 
 
 def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
@@ -59,9 +60,25 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
         return tuple(shape)
     factors = [1.0] * len(shape)
     held = spacing_for(geometry, plan)
-    for axis in range(-len(plan.spacing), 0):
-        factors[axis] = held[axis] / plan.spacing[axis]
+    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
+        factors[axis] = held[axis] / spacing
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+
+
+def resampled_axes(plan: Plan, geometry: Geometry) -> list[int]:
+    """Axes of an image that the plan's spacing is of: the last ones, or those of the plane of its slices."""
+    thin = thin_axes(geometry.ndim, len(plan.spacing or ()), cut_axis(plan, geometry))
+    return [axis for axis in range(geometry.ndim) if axis not in thin]
+
+
+def cut_axis(plan: Plan, geometry: Geometry) -> int:
+    """Axis across which a network of ``plan`` goes through an image slice by slice; 0 where it does not.
+
+    The plan's, or for a network of pictures the one across which the volume was acquired.
+    """
+    if plan.dims != 2 or geometry.ndim != 3:
+        return 0
+    return slice_axis(geometry) if plan.axes == 2 else plan.slice_axis
 
 
 def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
@@ -95,15 +112,17 @@ def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.nda
     return ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
 
 
-def normalise(array: np.ndarray, plan: Plan) -> np.ndarray:
+def normalise(array: np.ndarray, plan: Plan, across: int = 0) -> np.ndarray:
     """Intensity rule of the plan on (C, *spatial) float32; a constant channel becomes 0.
 
     An image with more axes than the training images, such as a stack for a model of 2D images, is normalised
-    slice by slice.
+    slice by slice, across the axis ``across``.
     """
     if plan.intensity == "ct":
         return ((array.clip(*plan.clip) - plan.mean) / plan.std).astype(np.float32)
     axes = tuple(range(-min(plan.axes or array.ndim - 1, array.ndim - 1), 0))
+    if across and len(axes) == array.ndim - 2:
+        axes = tuple(axis for axis in range(1, array.ndim) if axis != 1 + across)
     mean = array.mean(axis=axes, keepdims=True, dtype=np.float64)
     spread = array.std(axis=axes, keepdims=True, dtype=np.float64)
     return ((array - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)

@@ -23,6 +23,8 @@ SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
 _LUMA = np.array([19595, 38470, 7471])
 _LUMA_BITS = 16
+_NEARLY_WHOLE = 1e-3
+"""How far labels may be from whole numbers, relative to them, after a program scaled or resampled them."""
 
 
 def can_read(path: str | Path) -> bool:
@@ -114,20 +116,28 @@ def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
     """Label of a file as whole numbers (*spatial), as stored: 0/255 stays 0/255.
 
     Palette images give their indices, colours become ``0xRRGGBB``, JPEG masks their brightness. Masks of
-    real numbers from 0 to 1 are cut at 0.5, one-hot channels become the number of the channel.
+    real numbers from 0 to 1 are cut at 0.5, nearly whole ones are rounded, one-hot channels become the number
+    of the channel.
 
     Raises
     ------
     DataError
         As :func:`read_image`, and when the values are no whole numbers.
     """
+    stored, geometry, _ = read_label_with_note(path)
+    return stored, geometry
+
+
+def read_label_with_note(path: str | Path) -> tuple[np.ndarray, Geometry, str]:
+    """The same, with what was done to make whole numbers of it; an empty note where nothing was."""
     path = Path(path)
     module = _reader(path)
     if module is pictures:
-        return _guarded(path, pictures.read_label), Geometry.pixels(2)
+        return _guarded(path, pictures.read_label), Geometry.pixels(2), ""
     image = read_image(path)
+    stored, note = _whole_numbers(path, _one_channel(path, image.array))
     # Copied: whoever cuts a mapped file short would end this process, and Windows would not replace it.
-    return np.array(_whole_numbers(path, _one_channel(path, image.array))), image.geometry
+    return np.array(stored), image.geometry, note
 
 
 def as_channels(image: Image, channels: int) -> Image:
@@ -193,16 +203,20 @@ def _one_channel(path: Path, array: np.ndarray) -> np.ndarray:
     )
 
 
-def _whole_numbers(path: Path, array: np.ndarray) -> np.ndarray:
+def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
     if array.dtype == bool:
-        return array.astype(np.uint8)
+        return array.astype(np.uint8), ""
     if np.issubdtype(array.dtype, np.integer):
-        return array
+        return array, ""
     rounded = np.round(array)
     if np.array_equal(rounded, array):
-        return rounded.astype(np.int32)
+        return rounded.astype(np.int32), ""
+    if np.all(np.abs(array - rounded) <= _NEARLY_WHOLE * np.maximum(1, np.abs(rounded))):
+        return rounded.astype(
+            np.int32
+        ), "values of the labels are nearly whole, such as 1.00002, and were rounded"
     if array.min() >= 0 and array.max() <= 1:
-        return (array > 0.5).astype(np.uint8)
+        return (array > 0.5).astype(np.uint8), "labels with values between 0 and 1 are cut at 0.5"
     raise DataError(
         f"labels '{path}' hold values such as {array[rounded != array].flat[0]:g}, no class numbers; "
         "export a label map, not an image or a probability"

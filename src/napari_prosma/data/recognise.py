@@ -1,22 +1,26 @@
-"""What lies in a folder: which files are images, which are their masks. Names only; nothing is opened.
+"""What lies in a folder: which files are images, which are their masks.
 
-One function per layout, each giving what it recognised or None; :func:`recognise` asks them in turn.
+One function per known layout, each giving what it recognised or None by names alone; :func:`recognise` asks
+them in turn. What they cannot explain goes by what names share (``by_names``).
 """
 
 from __future__ import annotations
 
 import csv
-import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.data import dicom, ome_zarr
+from napari_prosma.data import polygons
+from napari_prosma.data.by_names import by_annotation_file, by_names, by_patterns
+from napari_prosma.data.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import from_cell
+from napari_prosma.data.pairing import split_in
 from napari_prosma.data.readers import can_read, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
@@ -39,36 +43,24 @@ _CSV_IMAGE = ("image", "images", "img", "image_path", "image_file")
 _CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_path", "mask_path")
 _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
+_CSV_SPLIT = ("split", "set", "subset", "partition")
+_CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
+_MOST_CLASSES = 3
+"""A column ``group`` of no more values than this names classes, such as benign and malignant."""
+_LOSSY = (".jpg", ".jpeg")
 
 
-@dataclass(frozen=True)
-class Found:
-    """One case before it can be read: image files (one per channel, usually one), label files, group."""
-
-    name: str
-    images: tuple[Path, ...]
-    labels: tuple[Path, ...]
-    group: str = ""
-
-    @property
-    def image(self) -> Path:
-        """The first image file."""
-        return self.images[0]
+_BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """What a layout recognised in a folder."""
-
-    layout: str
-    found: tuple[Found, ...]
-    labels: LabelRule | None = None
-    foreground: str = "foreground"
-    notices: tuple[str, ...] = ()
-
-
-def recognise(folder: Path) -> Recognised:
+def recognise(folder: Path, images: str | None = None, masks: str | None = None) -> Recognised:
     """The layout of a folder, or of a table (CSV) of pairs.
+
+    Parameters
+    ----------
+    folder : Path
+    images, masks : patterns such as ``images/*``, optional
+        Which files are what, where the user says so.
 
     Raises
     ------
@@ -80,16 +72,89 @@ def recognise(folder: Path) -> Recognised:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"'{folder}' {what}; give the folder that holds the images and their masks")
+    if images is not None or masks is not None:
+        if images is None or masks is None:
+            raise DataError("the patterns of images and masks belong together; give both, or neither")
+        return _finished(by_patterns(folder, images, masks), [])
     inner = _unpacked_within(folder)
     if inner is not None:
         return recognise(inner)
-    layouts: tuple[Callable[[Path], Recognised | None], ...]
-    layouts = (_nnunet, _decathlon, _folder_pairs, _csv_inside, _side_by_side)
-    for layout in layouts:
-        recognised = layout(folder)
-        if recognised is not None:
-            return recognised
+    passed_over: list[str] = []
+    errors: list[DataError] = []
+    partly: Recognised | None = None
+    for layout in (_nnunet, _decathlon, _folder_pairs, _csv_inside, _side_by_side):
+        try:
+            recognised = layout(folder)
+        except _NotThisLayout as error:
+            passed_over += [error.said] if error.said else []
+            errors.append(error)
+            continue
+        if recognised is None:
+            continue
+        if recognised.layout in _BY_TABLE or not _leaves_questions(folder, recognised):
+            return _finished(recognised, passed_over)
+        partly = recognised
+        break
+    better = by_names(folder, partly) or by_annotation_file(folder)
+    if better is not None:
+        return _finished(better, passed_over)
+    if partly is not None and any(case.labels for case in partly.found):
+        unused = [name for name in partly.beside if "/" not in name and images_in(folder / name)]
+        passed_over += [f"the folder '{name}' is not used" for name in unused]
+        return _finished(partly, passed_over)
+    if errors:
+        raise errors[0]
+    if partly is not None:
+        return _finished(partly, passed_over)
     raise DataError(_nothing_found(folder))
+
+
+class _NotThisLayout(DataError):
+    """A table that happens to have the name of a known layout's; ``said`` is a notice that it is not used."""
+
+    def __init__(self, text: str, said: str) -> None:
+        super().__init__(text)
+        self.said = said
+
+
+def _finished(recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
+    """With splits told from folders, and no picture twice."""
+    found, twice = _without_copies(recognised)
+    splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
+    if any(splits.values()):
+        found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
+    notices = (*passed_over, *recognised.notices, *twice)
+    return replace(recognised, found=tuple(found), notices=notices)
+
+
+def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...]]:
+    """Of images with one name, one place and one mask in two formats the one that lost nothing."""
+    of_mask = Counter(case.labels for case in recognised.found if case.labels)
+    if recognised.layout in _BY_TABLE or len(of_mask) == of_mask.total():
+        return list(recognised.found), ()
+    same: dict[tuple[object, ...], list[Found]] = defaultdict(list)
+    for case in recognised.found:
+        alone = (case.image,) if not case.labels or len(case.images) > 1 else ()
+        same[(case.image.parent, stem(case.image), case.labels, *alone)].append(case)
+    kept = [
+        min(cases, key=lambda case: (case.image.suffix.lower() in _LOSSY, case.image))
+        for cases in same.values()
+    ]
+    if len(kept) == len(recognised.found):
+        return kept, ()
+    first = next(cases for cases in same.values() if len(cases) > 1)
+    names = " and ".join(f"'{case.image.name}'" for case in first)
+    return kept, (
+        f"{len(recognised.found) - len(kept)} images lie there twice with one mask, such as {names}; one of "
+        "each is used",
+    )
+
+
+def _leaves_questions(folder: Path, recognised: Recognised) -> bool:
+    """Whether images without a mask, masks without an image or another folder of masks are left."""
+    if recognised.is_doubtful or any(not case.labels for case in recognised.found):
+        return True
+    return any((folder / name).is_dir() for name in recognised.beside)
 
 
 def pair_files(
@@ -98,8 +163,16 @@ def pair_files(
     """Each image with the label files that carry its name, plus a suffix such as ``_mask`` or ``_seg_2``."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     for label in labels:
-        by_name[_MASK_SUFFIX.sub("", stem(label))].append(Path(label))
-    return [(Path(image), tuple(sorted(by_name[_IMAGE_SUFFIX.sub("", stem(image))]))) for image in images]
+        by_name[_composed(_MASK_SUFFIX.sub("", stem(label)))].append(Path(label))
+    return [
+        (Path(image), tuple(sorted(by_name[_composed(_IMAGE_SUFFIX.sub("", stem(image)))])))
+        for image in images
+    ]
+
+
+def _composed(name: str) -> str:
+    """The name with every accent as part of its letter; macOS writes the two apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def named_apart(found: Sequence[Found]) -> list[Found]:
@@ -120,7 +193,8 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
     """What to say of images without a mask."""
     if len(bare) == len(found):
         return (
-            f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'; "
+            f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'"
+            f"{_seen_beside(folder)}; "
             "put masks of the same names in a folder 'masks' beside a folder 'images'"
         )
     image = bare[0].image
@@ -129,6 +203,26 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
         f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
         f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', or take the image away"
     )
+
+
+def _seen_beside(folder: Path) -> str:
+    """What else lies there and is no mask: annotations with what is wrong with them, other files by kind."""
+    others: dict[str, list[Path]] = defaultdict(list)
+    for path in files_in(folder):
+        if not can_read(path):
+            others[path.suffix.lower() or "without suffix"].append(path)
+    if not others:
+        return ""
+    kinds = ", ".join(
+        f"{len(paths)} {kind}" for kind, paths in sorted(others.items(), key=lambda one: -len(one[1]))[:4]
+    )
+    for paths in sorted(others.values(), key=len, reverse=True):
+        if polygons.may_be(paths[0]) and len(paths) > 1:
+            try:
+                polygons.read(paths[0])
+            except DataError as error:
+                return f" (beside them: {kinds}; of these {error})".replace("; ", ", ")
+    return f" (beside them: {kinds})"
 
 
 def _unpacked_within(folder: Path) -> Path | None:
@@ -150,9 +244,10 @@ def _decathlon(folder: Path) -> Recognised | None:
         names = {int(value): str(name) for value, name in content["labels"].items()}
         pairs = [(str(entry["image"]), str(entry["label"])) for entry in content["training"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
+        raise _NotThisLayout(
             f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
-            '{"0": "background", ...} and \'training\' [{"image": ..., "label": ...}, ...]'
+            '{"0": "background", ...} and \'training\' [{"image": ..., "label": ...}, ...]',
+            f"'{table.name}' is no Decathlon table and is not used",
         ) from error
     found = []
     for image, label in pairs:
@@ -168,12 +263,12 @@ def _nnunet(folder: Path) -> Recognised | None:
     if not images.is_dir():
         return None
     by_case: dict[str, list[Path]] = defaultdict(list)
-    for path in _readable(images):
+    for path in images_in(images):
         match = _NNUNET_CHANNEL.search(stem(path))
         if match is None:
             return None
         by_case[stem(path)[: match.start()]].append(path)
-    labels = {stem(path): path for path in _readable(masks)} if masks.is_dir() else {}
+    labels = {stem(path): path for path in images_in(masks)} if masks.is_dir() else {}
     if not by_case or (labels and not labels.keys() & by_case.keys()):
         return None
     found = [
@@ -223,17 +318,20 @@ def _nnunet_labels(table: Path, labels: Any) -> tuple[dict[str, int], tuple[str,
 def _folder_pairs(folder: Path) -> Recognised | None:
     """``images/`` and ``masks/`` under whatever name, in the folder itself or in each of its splits."""
     pairs = []
+    beside: list[str] = []
     for parent in (folder, *_subfolders(folder)):
         named = {child.name.lower(): child for child in _subfolders(parent)}
         images = next((named[name] for name in _IMAGE_FOLDERS if name in named), None)
         masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
         if images is not None and masks is not None:
             pairs.append(("" if parent == folder else parent.name, images, masks))
+            others = (child for child in named.values() if child not in (images, masks))
+            beside += [child.relative_to(folder).as_posix() for child in others]
     found: list[Found] = []
     orphans: list[Path] = []
     for split, image_folder, mask_folder in pairs:
-        images_of = {path: path.relative_to(image_folder).parent for path in _readable(image_folder)}
-        masks_of = {path: path.relative_to(mask_folder).parent for path in _readable(mask_folder)}
+        images_of = {path: path.relative_to(image_folder).parent for path in images_in(image_folder)}
+        masks_of = {path: path.relative_to(mask_folder).parent for path in images_in(mask_folder)}
         flat = len(set(masks_of.values())) == 1  # masks may lie flat though images lie in groups
         used: set[Path] = set()
         for group in sorted(set(images_of.values())):
@@ -248,13 +346,19 @@ def _folder_pairs(folder: Path) -> Recognised | None:
         return None
     if any((folder / name).is_file() for name in _KVASIR_BOXES):
         return Recognised("Kvasir-SEG", tuple(found), foreground="polyp", notices=_orphan_notices(orphans))
-    return Recognised("folders", tuple(found), notices=_orphan_notices(orphans))
+    return Recognised(
+        "folders",
+        tuple(found),
+        notices=_orphan_notices(orphans),
+        beside=tuple(beside),
+        is_doubtful=bool(orphans),
+    )
 
 
 def _side_by_side(folder: Path) -> Recognised | None:
     """``x.png`` with ``x_mask.png`` (and ``x_mask_1.png``), in the folder and its subfolders; BUSI, GlaS."""
     by_place: dict[Path, list[Path]] = defaultdict(list)
-    for path in _readable(folder):
+    for path in images_in(folder):
         by_place[path.parent].append(path)
     found: list[Found] = []
     orphans: list[Path] = []
@@ -268,9 +372,10 @@ def _side_by_side(folder: Path) -> Recognised | None:
         orphans += [path for path in masks if path not in used]
     if not found:
         if orphans:
-            raise DataError(
+            raise _NotThisLayout(
                 f"'{folder}' holds {len(orphans)} masks but no image, the first is '{orphans[0].name}'; "
-                f"put the images beside them, without '{_mask_ending(orphans[0])}' in their names"
+                f"put the images beside them, without '{_mask_ending(orphans[0])}' in their names",
+                "",
             )
         return None
     notices = _orphan_notices(orphans)
@@ -283,13 +388,39 @@ def _side_by_side(folder: Path) -> Recognised | None:
         ]
         return Recognised("GlaS", tuple(grouped), LabelRule.instances("gland"), notices=notices)
     layout = "side by side" if any(case.labels for case in found) else "images"
-    return Recognised(layout, tuple(found), notices=notices)
+    return Recognised(layout, tuple(found), notices=notices, is_doubtful=bool(orphans))
 
 
 def _csv_inside(folder: Path) -> Recognised | None:
     """A folder's only table that has a column of images and one of labels."""
     tables = [table for table in sorted(folder.glob("*.csv")) if _csv_columns(table) is not None]
-    return _csv(tables[0], folder) if len(tables) == 1 else None
+    if len(tables) != 1:
+        return None
+    if not _lists_files(tables[0]):
+        raise _NotThisLayout(
+            f"'{tables[0]}' has a column of labels, but none of them is a file; name files of masks in it",
+            f"'{tables[0].name}' lists no files of masks and is not used",
+        )
+    return _csv(tables[0], folder)
+
+
+def _lists_files(table: Path) -> bool:
+    """Whether a label of the table is a file, or at least named like one; diagnoses are not."""
+    columns = _csv_columns(table)
+    assert columns is not None
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        labels = [
+            (row.get(columns["label"]) or "").strip()
+            for row in csv.DictReader(file, delimiter=columns["delimiter"])
+        ]
+    return not any(labels) or any(
+        Path(name).suffix or (table.parent / _slashed(name)).exists() for name in labels if name
+    )
+
+
+def _slashed(name: str) -> str:
+    """A relative path written on Windows, as every system reads it."""
+    return name.replace("\\", "/")
 
 
 def _csv(table: Path, within: Path | None = None) -> Recognised:
@@ -300,7 +431,9 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
     found = []
     with open(table, newline="", encoding="utf-8-sig") as file:
         for line, row in enumerate(csv.DictReader(file, delimiter=columns["delimiter"]), 2):
-            image, label = (from_cell(row.get(columns[kind]) or "").strip() for kind in ("image", "label"))
+            image, label = (
+                _slashed(from_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
+            )
             if not image:
                 raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
             paths = [
@@ -308,11 +441,30 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
                 for name in (image, label)
                 if name
             ]
-            name = from_cell(row.get(columns["name"]) or "").strip() if columns["name"] else ""
-            group = from_cell(row.get(columns["group"]) or "").strip() if columns["group"] else ""
-            found.append(Found(name or stem(image), (paths[0],), tuple(paths[1:]), group))
+            told = {
+                kind: from_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
+                for kind in ("name", "group", "split", "patient")
+            }
+            split = split_in(told["split"])
+            if told["split"] and not split and columns["split"].lower() == "split":
+                raise DataError(
+                    f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
+                )
+            patient = "" if split_in(told["patient"]) else told["patient"]
+            found.append(
+                Found(
+                    told["name"] or stem(image), (paths[0],), tuple(paths[1:]), told["group"], split, patient
+                )
+            )
     _require_files(table, found)
-    return Recognised("CSV", tuple(found))
+    groups = sorted({case.patient for case in found} - {""})
+    if columns["patient"].lower() != "group" or not groups or len(groups) > _MOST_CLASSES:
+        return Recognised("CSV", tuple(found))
+    said = (
+        f"the column '{columns['patient']}' holds {', '.join(groups)}, taken for classes; if these are "
+        "patients, call it 'patient', and each stays on one side of every split"
+    )
+    return Recognised("CSV", tuple(replace(case, patient="") for case in found), notices=(said,))
 
 
 def _csv_columns(table: Path) -> dict[str, str] | None:
@@ -333,6 +485,8 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
         "label": column(_CSV_LABEL),
         "group": column(_CSV_GROUP),
         "name": column(_CSV_NAME),
+        "split": column(_CSV_SPLIT),
+        "patient": column(_CSV_PATIENT),
         "delimiter": delimiter,
     }
     return columns if columns["image"] and columns["label"] else None
@@ -388,24 +542,4 @@ def _nothing_found(folder: Path) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
-
-
-def _readable(folder: Path) -> list[Path]:
-    """Images under a folder, sorted; a folder with a DICOM series and an OME-Zarr count as one image each."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        whole = [
-            name
-            for name in folders
-            if not _is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or dicom.holds_series(here / name))
-        ]
-        found += [here / name for name in whole]
-        folders[:] = [name for name in folders if not _is_hidden(name) and name not in whole]
-        found += [here / name for name in files if not _is_hidden(name) and can_read(here / name)]
-    return sorted(found)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))

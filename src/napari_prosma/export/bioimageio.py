@@ -21,7 +21,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
-from napari_prosma.data.preparation import normalise, prepare
+from napari_prosma.data.preparation import cut_axis, normalise, prepare
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.export.onnx import (
     INPUT,
@@ -139,9 +139,10 @@ def _piece(plan: Plan, sample: Image | None, divisor: int) -> np.ndarray:
         sample, plan = _phantom(plan), plan.model_copy(update={"spacing": None})
     if _can_say_intensity(plan):
         plan = plan.model_copy(update=_AS_IT_IS)
-    array = prepare(sample, plan).array
+    prepared = prepare(sample, plan)
+    array, across = prepared.array, 1 + cut_axis(plan, sample.geometry)
     while array.ndim > plan.dims + 1:
-        array = array[:, array.shape[1] // 2]
+        array, across = array.take(array.shape[across] // 2, across), 1
     short = [max(0, divisor - n) for n in array.shape[1:]]
     array = np.pad(array, [(0, 0), *((0, n) for n in short)], mode="edge")
     cut = [slice(None)]

@@ -15,12 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.data.labels import fullest_slice
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.faithfulness import Row, same_classes
 from napari_prosma.inspection.maps import skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
-from napari_prosma.inspection.report import draw_image, draw_map
+from napari_prosma.inspection.report import draw_image, draw_map, shown_slice
 from napari_prosma.inspection.trace import SPARSE_GATES, inspect_gates, require_label
 from napari_prosma.nn.gates import Change
 from napari_prosma.training.checkpoint import Checkpoint
@@ -184,7 +183,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     rows, columns = max(1, len(shown)), len(levels) + 1
     figure = Figure(figsize=(0.6 + 2.5 * columns, 0.8 + 2.45 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    at = fullest_slice(first.segmentation.labels if first.label is None else first.label)
+    at = shown_slice(first)
     scores = {str(row["model"]): row.get("dice") for row in comparison.rows()}
     drawn = None
     for axes in grid.flat:

@@ -391,13 +391,13 @@ def _scores(window: Window, probabilities: np.ndarray, base: np.ndarray) -> Row:
 
 def _seen(window: Window, kept: SkipTrace) -> SkipTrace:
     """What lies over the image, without the padding."""
-    dims = window.model.spec.dims
-    return kept.cropped(tuple(-(-n // 2 ** (kept.level - 1)) for n in window.tiling.size[-dims:]))
+    size = window.tiling.seen(window.tiling.size)
+    return kept.cropped(tuple(-(-n // 2 ** (kept.level - 1)) for n in size))
 
 
 def _inside(window: Window, level: int, psi: torch.Tensor) -> np.ndarray:
     """Flat indices of the positions of a skip that lie over the image, not over its padding."""
-    size = window.tiling.size[-window.model.spec.dims :]
+    size = window.tiling.seen(window.tiling.size)
     inside = np.zeros(psi.shape[2:], bool)
     inside[tuple(slice(0, -(-n // 2 ** (level - 1))) for n in size)] = True
     return np.flatnonzero(inside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +15,13 @@ from matplotlib.image import AxesImage
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
 from napari_prosma.data.names import fitting_name, in_plot
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
+
+T = TypeVar("T")
 
 PANEL_KINDS = ("zeros in z", "without evidence", "psi", "psi dense", "energy kept", "second model")
 EXACTNESS = (
@@ -41,7 +45,7 @@ def gate_panel(record: GateRecord) -> Figure:
     rows, columns = max(1, len(kinds)), len(levels)
     figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
-    at = fullest_slice(record.segmentation.labels if record.label is None else record.label)
+    at = shown_slice(record)
     draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
     for row, kind in enumerate(kinds):
         drawn: list[tuple[Axes, AxesImage]] = []
@@ -184,10 +188,21 @@ def _dead(skip: SkipRecord) -> np.ndarray:
     return skip.field_peak <= skip.threshold
 
 
-def draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
-    """The image at the leading indices ``at``, with the outlines of prediction and label."""
+def shown_slice(record: GateRecord) -> tuple[int | slice, ...]:
+    """Index of the slice with the most foreground, in the plane in which a volume was acquired."""
+    label = record.segmentation.labels if record.label is None else record.label
+    return fullest_slice(label, slice_axis(record.image.geometry))
+
+
+def _in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]:
+    """What belongs to the two axes of the shown slice."""
+    return tuple(value for value, index in zip(values, at, strict=True) if isinstance(index, slice))
+
+
+def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> None:
+    """The slice ``at`` of the image, with the outlines of prediction and label."""
     plane = np.moveaxis(record.image.array, 0, -1)[at]
-    spacing = record.image.geometry.spacing[-2:]
+    spacing = _in_plane(record.image.geometry.spacing, at)
     if plane.shape[-1] in (3, 4) and plane.dtype == np.uint8:
         axes.imshow(plane, aspect=spacing[0] / spacing[1])
     else:
@@ -202,20 +217,29 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int, ...]) -> None:
                 axes.contour(label == index, levels=[0.5], colors=_CONTOUR[kind], linewidths=1.2)
         axes.plot([], [], color=_CONTOUR[kind], label=kind)
     axes.legend(loc="lower right", fontsize=7, framealpha=0.6)
-    where = f", slice {', '.join(map(str, at))}" if at else ""
+    numbers = [
+        f"{axis} {n}" if axis != "z" else str(n)
+        for axis, n in zip(record.image.geometry.axes, at, strict=True)
+        if isinstance(n, int)
+    ]
+    where = f", slice {', '.join(numbers)}" if numbers else ""
     axes.set_title(f"image{where}", fontsize=9)
     axes.set_axis_off()
 
 
-def draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int, ...]) -> AxesImage:
+def draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int | slice, ...]) -> AxesImage:
     """The slice of the map that covers the shown slice of the image, in the image's own proportions."""
     fine, coarse = record.image.geometry, layer.geometry
-    index = []
+    index: list[int | slice] = []
     for n, fine_at in enumerate(at):
+        if isinstance(fine_at, slice):
+            index.append(fine_at)
+            continue
         position = fine.origin[n] + fine_at * fine.spacing[n]
         nearest = round((position - coarse.origin[n]) / coarse.spacing[n])
         index.append(int(np.clip(nearest, 0, layer.data.shape[n] - 1)))
-    aspect = coarse.spacing[-2] / coarse.spacing[-1]
+    rows, columns = _in_plane(coarse.spacing, at)
+    aspect = rows / columns
     return axes.imshow(
         layer.data[tuple(index)],
         cmap=layer.colours,

@@ -24,7 +24,7 @@ from napari_prosma.segmentation.segment import (
     model_tiling,
     prepare_for,
 )
-from napari_prosma.segmentation.windows import Blend, Start, Tiling, pad, windows
+from napari_prosma.segmentation.windows import Blend, Start, Tiling, padded_for, windows
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 
@@ -148,12 +148,12 @@ def skip_channel(
     target = usable_device(device)
     model = held.build(target)
     assert isinstance(model, ProSMAUNet)
-    tiling = model_tiling(model, held.plan, prepared)
+    tiling = model_tiling(model, held.plan, prepared, image)
     factors = level_factors(model, level, tiling)
     maps = Blend(tiling, 2, factors)
     yield Started(len(tiling.starts), f"Channel {channel} of skip {level} of {name}", str(target))
-    padded = pad(torch.from_numpy(prepared.array), held.plan.dims, model.divisor)
-    for done, (starts, cut) in enumerate(windows(padded, tiling, held.plan.dims, 1), start=1):
+    padded = padded_for(prepared.array, tiling, model)
+    for done, (starts, cut) in enumerate(windows(padded, tiling, 1), start=1):
         trace = GateTrace()
         with torch.no_grad():
             model.decode(model.encode(cut.to(target)), trace, changes)
@@ -193,7 +193,7 @@ def _record(
     target = usable_device(device)
     model = checkpoint.build(target)
     assert isinstance(model, ProSMAUNet)
-    tiling = model_tiling(model, plan, prepared)
+    tiling = model_tiling(model, plan, prepared, image)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
     yield from map(Notice, image.notices)
     if checkpoint.steps < SETTLED_STEPS and checkpoint.spec.gate in SPARSE_GATES:
@@ -205,8 +205,8 @@ def _record(
         yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
     labels = Blend(tiling, checkpoint.spec.out_channels)
     gathered: dict[int, Gathered] = {}
-    padded = pad(torch.from_numpy(prepared.array), plan.dims, model.divisor)
-    for done, (starts, cut) in enumerate(windows(padded, tiling, plan.dims, 1), start=1):
+    padded = padded_for(prepared.array, tiling, model)
+    for done, (starts, cut) in enumerate(windows(padded, tiling, 1), start=1):
         trace = GateTrace()
         with torch.no_grad():
             logits = model.decode(model.encode(cut.to(target)), trace, changes).float().cpu()
@@ -233,8 +233,7 @@ def _record(
 
 def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
     """How much coarser the grid of a level is; axes that the network does not see stay as they are."""
-    dims = model.spec.dims
-    return (1,) * (len(tiling.size) - dims) + (2 ** (level - 1),) * dims
+    return tuple(1 if axis in tiling.thin else 2 ** (level - 1) for axis in range(len(tiling.size)))
 
 
 class Gathered:
@@ -277,15 +276,15 @@ class Gathered:
                 self._latent.add(start, torch.cat([z, shaped(kept.field)]))
             self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
         if kept.z is not None and kept.field is not None and self._counts is not None:
-            inside = self._inside(start, kept.z.ndim - 2)
+            inside = self._inside(start)
             self._counts.add(kept.field[inside], kept.z[inside])
         if kept.channel is not None:
             self._channels.append(kept.channel[0].float().cpu().numpy())
 
-    def _inside(self, start: Start, dims: int) -> tuple[slice, ...]:
+    def _inside(self, start: Start) -> tuple[slice, ...]:
         """Slices (B, C, *spatial) of the part of a window that lies over the image, not over its padding."""
         sizes = zip(start, self._tiling.size, self._factors, strict=True)
-        reach = [-(-n // f) - s // f for s, n, f in sizes][-dims:]
+        reach = self._tiling.seen([-(-n // f) - s // f for s, n, f in sizes])
         return (slice(None), slice(None), *(slice(0, n) for n in reach))
 
     def record(self, level: int, geometry: Geometry, reference: np.ndarray) -> SkipRecord:

@@ -184,7 +184,7 @@ class WhatIf:
         kept, skip = self._kept[level], self._skips[level]
 
         def shaped(features: torch.Tensor) -> np.ndarray:
-            inside = tuple(slice(0, n) for n in skip.energy_kept.shape[-self.window.model.spec.dims :])
+            inside = tuple(slice(0, n) for n in self.window.tiling.seen(skip.energy_kept.shape))
             return features[0, channel][inside].float().cpu().reshape(skip.energy_kept.shape).numpy()
 
         return ChannelMaps(level, channel, shaped(kept.skip), shaped(kept.gated), skip.geometry)

@@ -15,7 +15,7 @@ import torch
 
 from napari_prosma.data.case import Geometry, Image, SourceFrame
 from napari_prosma.data.labels import is_foreground
-from napari_prosma.data.preparation import prepare_label
+from napari_prosma.data.preparation import cut_axis, prepare_label
 from napari_prosma.inspection.trace import one_network, require_label
 from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.unet import Encoded, ProSMAUNet
@@ -117,25 +117,26 @@ def open_window(
     CheckpointError, ConfigError, DataError
     """
     held = one_network(checkpoint)
-    plan, dims = held.plan, held.plan.dims
+    plan = held.plan
     require_label(label, image, name)
     prepared = prepare_for(plan, image, name)
     target = usable_device(device)
     model = held.build(target)
     assert isinstance(model, ProSMAUNet)
     size, shape = prepared.array.shape[1:], image.array.shape[1:]
-    long = tile(size, plan.window, model.divisor)
+    across = cut_axis(plan, image.geometry)
+    long = tile(size, plan.window, model.divisor, across=across)
     centre = _centre(shape, label, region)
     start = []
     for axis, (n, w) in enumerate(zip(long.padded, long.window, strict=True)):
         at = centre[axis] * size[axis] / shape[axis] - w / 2
         # Starts are multiples of the divisor, so that the maps lie on the grids of the whole image's.
-        step = 1 if axis < len(size) - dims else model.divisor
+        step = 1 if axis in long.thin else model.divisor
         start.append(int(np.clip(round(at / step) * step, 0, n - w)))
     here = tuple(slice(s, min(s + w, n)) for s, w, n in zip(start, long.window, size, strict=True))
     array = prepared.array[(slice(None), *here)]
-    padded = pad(torch.from_numpy(np.ascontiguousarray(array)), dims, model.divisor)
-    cut = padded.reshape(1, padded.shape[0], *padded.shape[-dims:]).to(target)
+    padded = pad(torch.from_numpy(np.ascontiguousarray(array)), plan.dims, model.divisor, across)
+    cut = padded.reshape(1, padded.shape[0], *long.seen(padded.shape[1:])).to(target)
     with torch.no_grad():
         encoded = model.encode(cut)
     window = tuple(padded.shape[1:])
@@ -145,7 +146,7 @@ def open_window(
         model=model,
         image=Image(array, _cropped(prepared.geometry, size, start), image.notices),
         label=None if label is None else prepare_label(label, image.geometry, plan)[here],
-        tiling=Tiling(array.shape[1:], window, window, ((0,) * len(window),)),
+        tiling=Tiling(array.shape[1:], window, window, ((0,) * len(window),), long.thin),
         cut=cut,
         encoded=encoded,
         covers_image=array.shape[1:] == size,

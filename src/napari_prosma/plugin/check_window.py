@@ -96,7 +96,8 @@ class CheckWindow(QDialog):
             if event.problems:
                 self._show_problems()
         elif isinstance(event, Finished):
-            self.message.tell(_in_words(event.result, self.problems))
+            assert self._data is not None
+            self.message.tell("\n".join([_in_words(event.result, self.problems), *self._data.notices]))
 
     def _ended(self, ending: Ending) -> None:
         self.stop_button.setEnabled(False)

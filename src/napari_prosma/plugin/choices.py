@@ -53,6 +53,28 @@ INTENSITIES = {
 }
 """``Plan.intensity``; None = by its rules."""
 
+SLICES = {
+    None: Choice("as acquired", "Across the axis of the largest spacing, or the one that the file tells"),
+    "z": Choice("across z", "Axial slices of a patient; the first axis of other stacks"),
+    "y": Choice("across y", "Coronal slices of a patient"),
+    "x": Choice("across x", "Sagittal slices of a patient"),
+}
+"""``TrainConfig.slices``."""
+
+SPLITS = {
+    "given": Choice("as the data set says", "Its test cases are set apart, its validation cases validate"),
+    "random": Choice("drawn from all cases", "What folders or a table say of train, val and test is ignored"),
+}
+"""``TrainConfig.split``."""
+
+TOGETHER = {
+    "patients": Choice("patients of the data set", "As a table tells them in a column 'patient' or 'group'"),
+    "names": Choice("patients told by names", "Cases such as p3_f1 and p3_f2 are of the patient p3"),
+    "copies": Choice("nearly the same images", "Copies and near-duplicates, too; every image is compared"),
+    "none": Choice("nothing", "Every case by itself"),
+}
+"""``TrainConfig.together``."""
+
 MODALITIES = {
     "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
     "ultrasound": Choice(

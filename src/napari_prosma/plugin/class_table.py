@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QPushButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import DataError
@@ -49,10 +56,16 @@ class ClassTable(QWidget):
         self.reset_button = QPushButton("As found")
         self.reset_button.setToolTip("Name the classes again by what is found in the masks")
         self.reset_button.clicked.connect(lambda: self.changed.emit(None))
+        self.one_button = QPushButton("One structure")
+        self.one_button.setToolTip("Every number but 0 is the same structure, as where objects are numbered")
+        self.one_button.clicked.connect(self._make_one)
+        self.filled = QCheckBox("fill outlines")
+        self.filled.setToolTip("The masks are drawn as outlines: what they enclose belongs to the structure")
+        self.filled.clicked.connect(self._fill)
         self.message = Message()
         buttons = QHBoxLayout()
-        buttons.addWidget(self.add_button)
-        buttons.addWidget(self.reset_button)
+        for widget in (self.add_button, self.one_button, self.reset_button, self.filled):
+            buttons.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 0, 0, 0)
         layout.addWidget(self.table)
@@ -65,12 +78,23 @@ class ClassTable(QWidget):
         """Show the classes of a data set."""
         self._rule, self._shown = rule, rows_of(rule)
         self.message.tell("")
+        self.filled.setChecked(rule.filled)
         self.table.blockSignals(True)
         self.table.show_rows(self._shown)
         for number in range(len(self._shown)):
             if self._shown[number][NAME] in (UNLABELLED, BACKGROUND):
                 self._lock(number, NAME)
         self.table.blockSignals(False)
+
+    def _make_one(self) -> None:
+        assert self._rule is not None
+        names = self._rule.class_names
+        name = names[1] if len(names) == 2 else "foreground"
+        self.changed.emit(replace(LabelRule.instances(name), filled=self.filled.isChecked()))
+
+    def _fill(self, filled: bool) -> None:
+        assert self._rule is not None
+        self.changed.emit(replace(self._rule, filled=filled, labelled_slices_only=False))
 
     def _lock(self, row: int, column: int) -> None:
         item = self.table.item(row, column)
@@ -134,12 +158,16 @@ def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
     if [value for value, _ in kept] == [value for value, _ in rows_of(shown)] and shown.kind in _IN_WORDS:
         return replace(shown, class_names=(BACKGROUND, *names[1:]), labelled_slices_only=False)
     numbered: dict[int, str] = {}
+    unlabelled: int | None = None
     for value, name in kept:
         if not value.removeprefix("-").isdecimal():
             raise DataError(f"'{value}' is no value of a mask; give a whole number, such as 2")
         if int(value) in numbered:
             raise DataError(f"the value {value} stands twice; give every value one name")
+        if name == UNLABELLED and (unlabelled is None or int(value) == shown.unlabelled):
+            unlabelled = int(value)
+            continue
         numbered[int(value)] = name
     if len(numbered) < 2:
         raise DataError("no class is left to learn; keep the background and at least one more value")
-    return LabelRule.of_names(numbered)
+    return replace(LabelRule.of_names(numbered), unlabelled=unlabelled, filled=shown.filled)

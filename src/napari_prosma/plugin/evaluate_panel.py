@@ -44,9 +44,11 @@ from napari_prosma.plugin.layers import (
     hide_previews,
     image_layer,
     labels_layer,
+    spatial_shape,
 )
 from napari_prosma.plugin.loading import EVALUATION
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.placing import require_same_place
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
 
 if TYPE_CHECKING:
@@ -335,6 +337,8 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer) -> Pairs:
 
     Classes are named after the metadata of one of them, else after the values in both.
     """
+    if spatial_shape(predicted) == spatial_shape(truth):  # else it is said when they are measured
+        require_same_place(predicted, truth)
     arrays = [np.array(layer.data[0] if layer.multiscale else layer.data) for layer in (predicted, truth)]
     found = sorted({int(value) for array in arrays for value in present_values(array)})
     named = (tuple(layer.metadata.get(CLASS_NAMES, ())) for layer in (truth, predicted))

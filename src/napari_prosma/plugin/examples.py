@@ -118,6 +118,7 @@ def _pixmap(picture: np.ndarray) -> QPixmap:
 def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]:
     yield Started(0, "Reading")
     from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, make_plan, read_facts
+    from napari_prosma.data.planes import AXIS_OF
     from napari_prosma.training.augment import recipe_of
     from napari_prosma.training.batches import PreparedCases, example_patches
     from napari_prosma.training.config import TrainConfig
@@ -140,6 +141,7 @@ def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]
         patch=config.patch,
         batch=config.batch,
         intensity=config.intensity,
+        slice_axis=None if config.slices is None else AXIS_OF[config.slices],
     )
     recipe = recipe_of(config.modality, plan)
     images, labels = example_patches(

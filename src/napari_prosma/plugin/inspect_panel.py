@@ -41,6 +41,7 @@ from napari_prosma.plugin.layers import class_indices, hide_previews
 from napari_prosma.plugin.loading import INSPECTION
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.placing import onto_image
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import ChannelMaps, GateRecord
@@ -92,7 +93,7 @@ class InspectPanel(Panel):
         if not isinstance(layer, ImageLayer):
             raise ConfigError("open an image to look at first")
         drawn = self.label_layer.layer
-        label = _label_of(drawn) if isinstance(drawn, LabelsLayer) else None
+        label = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else None
         self._source = layer
         self._region = None if label is not None else region_on_screen(self.viewer, layer)
         return "ProSMA: inspection", partial(looking, path, layer, label, self._region)
@@ -332,9 +333,9 @@ class InspectPanel(Panel):
             self.save(Path(folder))
 
 
-def _label_of(layer: LabelsLayer) -> np.ndarray:
+def _label_of(layer: LabelsLayer, image: ImageLayer) -> np.ndarray:
     drawn = np.array(layer.data[0] if layer.multiscale else layer.data)
-    return class_indices(drawn, layer)[0]
+    return class_indices(onto_image(drawn, layer, image), layer)[0]
 
 
 def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:

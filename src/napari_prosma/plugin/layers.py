@@ -19,7 +19,9 @@ from napari.utils.transforms import Affine
 from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.data.case import Geometry, Image, Pyramid
-from napari_prosma.data.labels import LabelRule, Sparse, present_values
+from napari_prosma.data.label_doubts import rule_of_arrays
+from napari_prosma.data.labels import LabelRule, Sparse
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.sparse import sparse_rule
@@ -200,7 +202,7 @@ def geometry_of(layer: Layer) -> Geometry:
     kept = layer.metadata.get(GEOMETRY)
     skipped = 1 if layer.metadata.get(CHANNELS_FIRST) else 0
     scale, translate = layer.scale[skipped:], layer.translate[skipped:]
-    unit, factors = _unit_and_factors(layer.units[skipped:])
+    unit, factors = unit_and_factors(layer.units[skipped:])
     if (
         isinstance(kept, Geometry)
         and kept.unit == unit
@@ -261,7 +263,7 @@ def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = 
     if names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names):
         rule = LabelRule.of_names(dict(enumerate(names)))
     else:
-        rule = LabelRule.of_values(present_values(drawn))
+        rule, _ = rule_of_arrays([drawn])
     return sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")
 
 
@@ -270,7 +272,7 @@ def class_indices(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class indices of a labels layer's array, and their names; see :func:`label_rule`."""
     rule = label_rule(drawn, layer, labelled)
-    return rule.apply(drawn, layer.name), rule.class_names
+    return rule.apply(drawn, layer.name, slice_axis(geometry_of(layer))), rule.class_names
 
 
 def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
@@ -303,7 +305,7 @@ def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[s
     skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
     space = (slice(skipped, None),) * 2
     rotate, shear = source.rotate[space], Affine(shear=source.shear, ndim=source.ndim).linear_matrix[space]
-    _, factors = _unit_and_factors(source.units[skipped:])
+    _, factors = unit_and_factors(source.units[skipped:])
     spacing, origin = np.array(geometry.spacing) / factors, np.array(geometry.origin) / factors
     moved = origin - np.array(of_source.origin) / factors
     turned = Affine(rotate=rotate, shear=shear, ndim=source.ndim - skipped)
@@ -318,7 +320,7 @@ def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[s
     }
 
 
-def _unit_and_factors(units: Sequence[pint.Unit]) -> tuple[str, np.ndarray]:
+def unit_and_factors(units: Sequence[pint.Unit]) -> tuple[str, np.ndarray]:
     """Our unit for a layer's units, and per axis what one of them is in it (1 where it is no length)."""
     registry = pint.get_application_registry()
     lengths = [unit.is_compatible_with("mm") for unit in units]

@@ -16,9 +16,11 @@ from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.keep import keep_case, keep_label, safe_name
 from napari_prosma.data.labels import LabelRule, Sparse, is_foreground, present_values
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import image_of, is_gray, label_rule, spatial_shape
+from napari_prosma.plugin.layers import geometry_of, image_of, is_gray, label_rule, spatial_shape
+from napari_prosma.plugin.placing import onto_image
 from napari_prosma.training.run_claim import CASES
 from napari_prosma.training.steering import Changes, Steering
 
@@ -70,12 +72,14 @@ class LiveCase:
         self.shape = spatial_shape(image)
         self._kept = ""  # hash of the labels on disk
         self._label: np.ndarray | None = None
-        drawn = spatial_shape(labels)
-        if drawn != self.shape:
+        if len(self.shape) > 3:
             raise DataError(
-                f"labels layer '{labels.name}' has shape {drawn} but image layer '{image.name}' has "
-                f"{self.shape}; choose the labels that were drawn on this image"
+                f"image layer '{image.name}' has {len(self.shape)} axes {self.shape}, as a time series of "
+                f"volumes has, and a network sees 2 or 3; take the frames apart (right-click it, Split "
+                f"Stack) and learn from one of them"
             )
+        self._drawn_shape = spatial_shape(labels)
+        onto_image(self._drawn(), labels, image)
 
     def open(self, rule: LabelRule | None = None) -> Case:
         """The case as it is now, with nothing written; in the run's thread.
@@ -172,13 +176,17 @@ class LiveCase:
             raise DataError(
                 f"a layer to learn from ('{self.image.name}' or '{self.labels.name}') was closed; {after}"
             )
-        stored = np.array(self.labels.data[0] if self.labels.multiscale else self.labels.data)
-        if stored.shape != self.shape:
+        stored = np.array(self._drawn())
+        if stored.shape != self._drawn_shape:
             raise DataError(
                 f"the labels '{self.labels.name}' have another shape now, {stored.shape} instead of "
-                f"{self.shape}; {after}"
+                f"{self._drawn_shape}; {after}"
             )
-        return stored
+        return onto_image(stored, self.labels, self.image)
+
+    def _drawn(self) -> np.ndarray:
+        """The layer's own array; only a layer in a file is read."""
+        return np.asarray(self.labels.data[0] if self.labels.multiscale else self.labels.data)
 
     def _require_drawn(self, label: np.ndarray) -> None:
         """Labels that were all erased are no correction: the network would unlearn what it knows."""
@@ -190,7 +198,7 @@ class LiveCase:
     def _classes(self, stored: np.ndarray) -> np.ndarray:
         assert self.rule is not None
         try:
-            return self.rule.apply(stored, self.labels.name)
+            return self.rule.apply(stored, self.labels.name, slice_axis(geometry_of(self.image)))
         except DataError as error:
             known = {0, *self.rule.values} if self.rule.values else {0, 1, 255}
             new = sorted(set(present_values(stored).tolist()) - known)

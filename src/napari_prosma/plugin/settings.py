@@ -27,6 +27,9 @@ from napari_prosma.plugin.choices import (
     INTENSITIES,
     MODALITIES,
     PRECISIONS,
+    SLICES,
+    SPLITS,
+    TOGETHER,
     TRAINS,
     WIDTHS,
     Choice,
@@ -106,6 +109,9 @@ class Settings(QWidget):
             "patch": self.patch.sizes(),
             "batch": self.batch.value() or None,
             "intensity": self.intensity.currentData(),
+            "slices": self.slices.currentData(),
+            "split": self.split.currentData(),
+            "together": self.together.currentData(),
             "foreground_share": self.foreground_share.value() / 100,
             "class_weights": self.class_weights.currentData(),
             "average": self.average.value(),
@@ -235,6 +241,11 @@ class Settings(QWidget):
             least="by the minutes",
             suffix=" px",
         )
+        self.slices = combo(SLICES, None, "Across which axis a network of slices goes through volumes")
+        self.split = combo(SPLITS, "given", "Which cases are learned from, and which validate")
+        self.together = combo(
+            TOGETHER, "patients", "Which cases are either all learned from or all held out, in folds too"
+        )
         self.intensity = combo(
             INTENSITIES, None, "How gray values are brought to one scale before the network sees them"
         )
@@ -281,6 +292,9 @@ class Settings(QWidget):
             ("Images are", self.modality),
             ("", self.examples_button),
             ("Network sees", self.dims),
+            ("Slices", self.slices),
+            ("Split", self.split),
+            ("Keep together", self.together),
             ("Learning rate", self.rate),
             ("Spacing", self.spacing),
             ("Shrink to", self.side),

@@ -15,9 +15,11 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFormLayout,
     QHBoxLayout,
+    QLineEdit,
     QPushButton,
     QRadioButton,
     QVBoxLayout,
@@ -28,6 +30,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.keep import TABLE, safe_name
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
@@ -35,7 +38,7 @@ from napari_prosma.plugin.choosers import LayerChooser, PathField
 from napari_prosma.plugin.class_table import ClassTable
 from napari_prosma.plugin.fields import fold, group
 from napari_prosma.plugin.job import Ending, Job
-from napari_prosma.plugin.layers import class_indices
+from napari_prosma.plugin.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
 from napari_prosma.plugin.live import LiveCase, image_to_learn
 from napari_prosma.plugin.loading import loading
 from napari_prosma.plugin.panel import Message
@@ -83,6 +86,8 @@ class FolderData:
         settings: dict[str, Any] = {
             "data": self.wanted.folder.resolve(),
             "labelled": self.wanted.labelled or "all",
+            "images": self.wanted.images,
+            "masks": self.wanted.masks,
         }
         if self.wanted.rule is not None:
             settings |= {"labels": data.labels, "labelled": "all"}
@@ -277,7 +282,14 @@ class Source(QWidget):
         self.labels_layer = LayerChooser(self.viewer, LabelsLayer)
         self.labels_layer.setToolTip("Labels drawn on it: 0 is background, each other number a class")
         self.labels_layer.currentIndexChanged.connect(self._layers_changed)
+        self.channels_first = QCheckBox("first axis is channels")
+        self.channels_first.setToolTip(
+            "The image holds several channels of one picture or volume, such as sequences or stains, and the "
+            "labels are drawn on all of them; channels in layers of their own: Layers > Merge to Stack"
+        )
+        self.channels_first.clicked.connect(self._channels_told)
         self._form.addRow("Image", self.image_layer)
+        self._form.addRow("", self.channels_first)
         self._form.addRow("Labels", self.labels_layer)
 
     def _add_meaning(self) -> None:
@@ -294,6 +306,16 @@ class Source(QWidget):
         self.class_table.changed.connect(self._classes_changed)
         self.classes = fold("Classes", self.class_table)
         self.classes.hide()
+        self.images_pattern, self.masks_pattern = QLineEdit(), QLineEdit()
+        for line, example in ((self.images_pattern, "images/*"), (self.masks_pattern, "masks/*")):
+            line.setPlaceholderText(f"as found, or such as {example}")
+            line.setToolTip("Folder and name of the files, with * for what differs from case to case")
+            line.editingFinished.connect(self._patterns_entered)
+        files = QWidget()
+        patterns = QFormLayout(files)
+        patterns.addRow("Images", self.images_pattern)
+        patterns.addRow("Masks", self.masks_pattern)
+        self.files = fold("Files", files)
         self.check_button = QPushButton("Check data")
         self.check_button.setToolTip(
             "Look at every case for what is wrong with it, before time is lost on it"
@@ -301,6 +323,7 @@ class Source(QWidget):
         self.check_button.clicked.connect(self._check)
         self._form.addRow("Labels are", self.labelled)
         self._form.addRow(self.summary)
+        self._form.addRow(self.files)
         self._form.addRow(self.classes)
         self._form.addRow(self.check_button)
 
@@ -315,12 +338,32 @@ class Source(QWidget):
                 self._form.setRowVisible(row, by_folder)
         self.summary.tell("")
         self.classes.setVisible(by_folder and self.data_set is not None)
+        self.files.setVisible(by_folder)
         self.check_button.setVisible(by_folder)
         if by_folder:
             self._tell_folder()
         self._layers_changed()
 
+    def _channels_told(self, are_first: bool) -> None:
+        image = self.image_layer.layer
+        if isinstance(image, ImageLayer):
+            image.metadata[CHANNELS_FIRST] = are_first
+            self._layers_changed()
+
+    def _show_channels(self) -> None:
+        """Ask for channels where the image has an axis more than the labels."""
+        image, labels = self.image_layer.layer, self.labels_layer.layer
+        told = isinstance(image, ImageLayer) and bool(image.metadata.get(CHANNELS_FIRST))
+        more = (
+            isinstance(image, ImageLayer)
+            and isinstance(labels, LabelsLayer)
+            and len(spatial_shape(image)) == labels.ndim + 1
+        )
+        self.channels_first.setChecked(told)
+        self._form.setRowVisible(self.channels_first, self.from_layers.isChecked() and (more or told))
+
     def _layers_changed(self) -> None:
+        self._show_channels()
         layer = self.labels_layer.layer if self.from_layers.isChecked() else None
         self._strokes.watch(layer if isinstance(layer, LabelsLayer) else None)
         self._count_drawn()
@@ -335,6 +378,14 @@ class Source(QWidget):
     def _classes_changed(self, rule: LabelRule | None) -> None:
         if self._wanted is not None:
             self._look_at(replace(self._wanted, rule=rule))
+
+    def _patterns_entered(self) -> None:
+        """Files told by patterns, once both or none are there."""
+        images, masks = (line.text().strip() or None for line in (self.images_pattern, self.masks_pattern))
+        if self._wanted is None or (images is None) != (masks is None):
+            return
+        if (images, masks) != (self._wanted.images, self._wanted.masks):
+            self._look_at(replace(self._wanted, rule=None, images=images, masks=masks))
 
     def _check(self) -> None:
         folder, wanted = self.folder.path, self._wanted
@@ -376,6 +427,8 @@ class Source(QWidget):
 
     def _folder_entered(self, folder: Path) -> None:
         self.classes.hide()
+        self.images_pattern.clear()
+        self.masks_pattern.clear()
         self._look_at(Wanted(folder, self.labelled.currentData()))
 
     def _look_at(self, wanted: Wanted) -> None:
@@ -438,20 +491,22 @@ def _looking(wanted: Wanted) -> Iterator[Event]:
 
 def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
     drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    across = slice_axis(geometry_of(layer))
     if kind is None:
-        yield Finished(_complete_in_words(drawn))
+        yield Finished(_complete_in_words(drawn, across))
     else:
         label, _ = class_indices(drawn, layer, kind)
-        yield Finished(Coverage(kind).with_label(label).in_words())
+        yield Finished(Coverage(kind).with_label(label, across).in_words())
 
 
-def _complete_in_words(drawn: np.ndarray) -> str:
+def _complete_in_words(drawn: np.ndarray, across: int = 0) -> str:
     """What complete labels (*spatial) of a volume mean for the slices that nobody may have painted yet."""
-    painted = sum(bool(plane.any()) for plane in drawn)
-    if not 0 < painted < len(drawn) / 2:
+    slices = np.moveaxis(drawn, across, 0)
+    painted = sum(bool(plane.any()) for plane in slices)
+    if not 0 < painted < len(slices) / 2:
         return GO_ON_DRAWING
     return (
-        f"Only {painted} of {len(drawn)} slices hold labels: the others are learned as background. If they "
+        f"Only {painted} of {len(slices)} slices hold labels: the others are learned as background. If they "
         f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
     )
 
@@ -461,4 +516,5 @@ def kept_data(config: TrainConfig) -> FolderData:
     known = config.labels is not None and config.labels.is_sparse
     labelled = None if known or config.labelled == "all" else config.labelled
     assert config.data is not None
-    return FolderData(Wanted(config.data, labelled, config.labels), None)
+    wanted = Wanted(config.data, labelled, config.labels, config.images, config.masks)
+    return FolderData(wanted, None)

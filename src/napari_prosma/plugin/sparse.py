@@ -10,6 +10,8 @@ import numpy as np
 
 from napari_prosma.data.labels import IGNORE, LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.choices import Choice
 
@@ -43,11 +45,15 @@ class Wanted:
         None = the labels are complete.
     rule : LabelRule, optional
         Which stored value is which class if the labels were complete; None = as found.
+    images, masks : patterns, optional
+        Which files are what; None = as found.
     """
 
     folder: Path
     labelled: Sparse | None = None
     rule: LabelRule | None = None
+    images: str | None = None
+    masks: str | None = None
 
     def find(self, require_labels: bool = True) -> DataSet:
         """The cases of the folder, with labels that are meant so.
@@ -57,11 +63,12 @@ class Wanted:
         DataError
             As ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
         """
-        data = find_cases(self.folder, require_labels, self.rule)
+        data = find_cases(self.folder, require_labels, self.rule, self.images, self.masks)
         if self.labelled is None:
             return data
         _require_slices(self.labelled, data.dims, f"the images in '{self.folder}'")
-        return find_cases(self.folder, require_labels, data.labels.sparse(self.labelled))
+        rule = data.labels.sparse(self.labelled)
+        return find_cases(self.folder, require_labels, rule, self.images, self.masks)
 
 
 def sparse_rule(rule: LabelRule, labelled: Sparse | None, ndim: int, where: str) -> LabelRule:
@@ -87,11 +94,11 @@ class Coverage:
     total: int = 0
     cases: int = 0
 
-    def with_label(self, label: np.ndarray) -> Coverage:
-        """With one more label (*spatial) of class indices."""
+    def with_label(self, label: np.ndarray, across: int = 0) -> Coverage:
+        """With one more label (*spatial) of class indices, whose slices lie across an axis."""
         known = label != IGNORE
         if self.kind == "slices":
-            known = known.any(axis=tuple(range(1, label.ndim)))
+            known = known.any(axis=tuple(axis for axis in range(label.ndim) if axis != across))
         done, total = self.done + int(np.count_nonzero(known)), self.total + known.size
         return Coverage(self.kind, done, total, self.cases + 1)
 
@@ -110,9 +117,10 @@ def coverage(data: DataSet, kind: Sparse) -> Iterator[Coverage]:
     found = Coverage(kind)
     chosen = np.unique(np.linspace(0, len(data.cases) - 1, CASES_COUNTED).round().astype(int))
     for number in chosen:
-        read = data.cases[number].read_label
-        if read is not None:
-            found = found.with_label(read())
+        case = data.cases[number]
+        if case.read_label is not None:
+            across = slice_axis(read_header(case.files[0]).geometry) if case.files else 0
+            found = found.with_label(case.read_label(), across)
             yield found
 
 

@@ -25,6 +25,7 @@ from napari_prosma.plugin.fields import group
 from napari_prosma.plugin.job import Ending, Job
 from napari_prosma.plugin.layers import fitting_image, image_of
 from napari_prosma.plugin.panel import Message
+from napari_prosma.plugin.placing import onto_image
 from napari_prosma.plugin.results import Result
 
 CLASSES = "classes.json"
@@ -234,7 +235,7 @@ def _place(folder: Path, known: list[str], name: str, image: Image) -> tuple[str
 def _adding(folder: Path, result: Result) -> Iterator[Event]:
     yield Started(0, "Adding to the training set")
     image = fitting_image(image_of(result.source), result.channels, result.source.name)
-    labels = np.array(result.labels.data)
+    labels = onto_image(np.array(result.labels.data), result.labels, result.source)
     names = dict(enumerate(result.found.class_names))
     name, is_there = add_case(folder, result.found.name, image, labels, names)
     number = len(cases_in(folder))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
+from napari_prosma.data.image_sets import ImageSet, image_sets
 from napari_prosma.data.names import as_cell, fitting_name
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import read_rows, write_rows
@@ -25,34 +26,43 @@ _SAMPLE, _SAMPLES = 2**24, 3
 
 @dataclass(frozen=True)
 class Planned:
-    """An image file and all that will be written of it, its labels first; none if it cannot be read."""
+    """An image and all that will be written of it, its labels first; none if it cannot be read.
+
+    ``image`` is what it is called, ``sources`` the file of it, or those of its channels.
+    """
 
     image: Path
+    sources: tuple[Path, ...]
     files: tuple[Path, ...]
 
 
-def plan_batch(images: Sequence[Path], folder: Path, wanted: Wanted, in_parts: bool) -> list[Planned]:
-    """What will be written of each image; one that is given twice is segmented once.
+def plan_batch(
+    images: Sequence[Path], channels: int, folder: Path, wanted: Wanted, in_parts: bool
+) -> list[Planned]:
+    """What will be written of each image of ``channels``; one that is given twice is segmented once.
 
     Raises
     ------
+    DataError
+        Files of an image's channels are missing.
     ConfigError
         Files of two images would have the same name.
     """
-    found: dict[Path, Planned] = {}
-    takes: dict[str, Path] = {}
-    for image in images:
-        planned = Planned(image, _files(image, folder, wanted, in_parts))
-        if found.setdefault(image.resolve(), planned) is not planned:
-            continue
-        for path in planned.files:
-            other = takes.setdefault(_on_every_system(path.name), image)
-            if other != image:
+    files = {image.resolve(): image for image in reversed(images)}
+    planned = [
+        Planned(one.named, one.files, _files(one, folder, wanted, in_parts))
+        for one in image_sets([*reversed(files.values())], channels)
+    ]
+    takes: dict[str, Planned] = {}
+    for each in planned:
+        for path in each.files:
+            other = takes.setdefault(_on_every_system(path.name), each)
+            if other is not each:
                 raise ConfigError(
-                    f"'{other}' and '{image}' would both be written as '{path}'; segment them into different "
-                    f"folders, or rename one of them"
+                    f"'{other.sources[0]}' and '{each.sources[0]}' would both be written as '{path}'; "
+                    f"segment them into different folders, or rename one of them"
                 )
-    return list(found.values())
+    return planned
 
 
 class Record:
@@ -78,17 +88,19 @@ class Record:
         """
         labels = planned.files[0]
         known = self._known.get(labels.name)
-        if known is not None and known["fingerprint"] != fingerprint(planned.image):
-            same = Path(known["source"]) == planned.image.absolute()
+        source = planned.sources[0]
+        if known is not None and known["fingerprint"] != fingerprint(*planned.sources):
+            same = Path(known["source"]) == source.absolute()
             of = "as it was before it changed" if same else f"'{known['source']}'"
             raise DataError(
-                f"'{labels}' holds the labels of {of}, not of '{planned.image}'; choose another folder, or "
+                f"'{labels}' holds the labels of {of}, not of '{source}'; choose another folder, or "
                 f"overwrite them"
             )
 
     def add(self, planned: Planned) -> None:
         """The labels of this image are written."""
-        cells = (planned.files[0].name, str(planned.image.absolute()), fingerprint(planned.image))
+        source = str(planned.sources[0].absolute())
+        cells = (planned.files[0].name, source, fingerprint(*planned.sources))
         row = dict(zip(_COLUMNS, cells, strict=True))
         self._known[row["file"]] = row
         try:
@@ -122,11 +134,15 @@ def write_regions(folder: Path, found: Mapping[str, Sequence[Mapping[str, str | 
     return folder / REGIONS
 
 
-def fingerprint(image: Path) -> str:
-    """Hash by which an image file is known again wherever it lies: of its bytes, of a folder of its files."""
+def fingerprint(*images: Path) -> str:
+    """Hash by which an image is known again wherever it lies: of its files, of a folder of all in it."""
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    files = [image] if image.is_file() else sorted(path for path in image.rglob("*") if path.is_file())
-    for file in files:
+    files = [
+        (file, image)
+        for image in images
+        for file in ([image] if image.is_file() else sorted(p for p in image.rglob("*") if p.is_file()))
+    ]
+    for file, image in files:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(image).as_posix()} {size}\n".encode("utf-8", "surrogateescape"))
         with file.open("rb") as stored:
@@ -141,11 +157,11 @@ def fingerprint(image: Path) -> str:
     return digest.hexdigest()
 
 
-def _files(image: Path, folder: Path, wanted: Wanted, in_parts: bool) -> tuple[Path, ...]:
+def _files(one: ImageSet, folder: Path, wanted: Wanted, in_parts: bool) -> tuple[Path, ...]:
     if in_parts:
-        return (folder / fitting_name(stem(image), "_labels.ome.zarr"),)
+        return (folder / fitting_name(stem(one.named), "_labels.ome.zarr"),)
     try:
-        return outputs(image, read_header(image).geometry, folder, wanted)
+        return outputs(one.named, read_header(one.files[0]).geometry, folder, wanted)
     except DataError:  # told when it is its turn
         return ()
 

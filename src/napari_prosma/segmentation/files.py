@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
@@ -77,10 +78,11 @@ def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tup
     return tuple(folder / fitting_name(stem(path), ending) for ending in endings)
 
 
-def read_fitting(path: Path, checkpoint: Checkpoint) -> Image:
-    """The image of a file; colour becomes gray, and gray is repeated, as the model needs it."""
-    image = read_image(path)
-    with named(path.name):
+def read_fitting(files: Path | Sequence[Path], checkpoint: Checkpoint) -> Image:
+    """The image of a file or of the files of its channels; colour becomes gray, and gray is repeated."""
+    files = [files] if isinstance(files, Path) else list(files)
+    image = read_image(files[0]) if len(files) == 1 else case_from_files(files).read_image()
+    with named(files[0].name):
         return as_channels(image, checkpoint.plan.channels)
 
 

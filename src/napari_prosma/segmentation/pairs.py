@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+from napari_prosma.data.by_names import READINGS_TRIED
 from napari_prosma.data.case import Case
+from napari_prosma.data.image_sets import CHANNEL
+from napari_prosma.data.label_doubts import guessed_rule
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.layouts import case_from_files, find_cases
-from napari_prosma.data.readers import can_read, read_label, stem
+from napari_prosma.data.pairing import readings
+from napari_prosma.data.readers import can_read, read_header, read_label, stem
 from napari_prosma.data.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
 from napari_prosma.errors import DataError
 
@@ -57,8 +63,9 @@ def find_pairs(
     """
     predicted, truth = Path(predicted), Path(truth)
     predictions = _without_maps(_label_files(predicted))
-    cases, rule = _truths(truth, labels)
-    notices = [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
+    notices: list[str] = []
+    cases, rule = _truths(truth, labels, notices)
+    notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
     ours = _rule_of_predictions(rule, predictions)
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
@@ -90,8 +97,10 @@ def _without_maps(files: Sequence[Path]) -> list[Path]:
     return [path for path in files if not (_MAP.search(stem(path)) and _MAP.sub("", stem(path)) in labelled)]
 
 
-def _truths(truth: Path, labels: Mapping[int, str] | LabelRule | None) -> tuple[list[Case], LabelRule]:
-    """Cases with a label, and the rule they share."""
+def _truths(
+    truth: Path, labels: Mapping[int, str] | LabelRule | None, notices: list[str]
+) -> tuple[list[Case], LabelRule]:
+    """Cases with a label, and the rule they share; what is to be known of them goes to ``notices``."""
     if not _holds_labels_only(truth):
         data = find_cases(truth, require_labels=False, labels=labels)
         labelled = [case for case in data.cases if case.read_label is not None]
@@ -104,8 +113,8 @@ def _truths(truth: Path, labels: Mapping[int, str] | LabelRule | None) -> tuple[
     rule = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     if rule is None:
         files = [path for several in by_name.values() for path in several]
-        lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
-        rule = LabelRule.of_values(_values(files), lossy)
+        rule, doubts = guessed_rule(files, _axes_of(files))
+        notices.extend(doubts)
     cases = [
         replace(case_from_files(files[0], files, labels=rule), name=name) for name, files in by_name.items()
     ]
@@ -143,12 +152,16 @@ def _matched(
     predicted: Path, truth: Path, cases: Sequence[Case], predictions: Sequence[Path]
 ) -> list[tuple[Case, Path]]:
     by_name: dict[str, list[Path]] = defaultdict(list)
+    of_channel: dict[str, list[Path]] = defaultdict(list)
     for path in predictions:
         by_name[_case_name(path)].append(path)
+        if CHANNEL.search(_case_name(path)):
+            of_channel[CHANNEL.sub("", _case_name(path))].append(path)
     matched: list[tuple[Case, Path]] = []
     taken: dict[Path, Case] = {}
     for case in cases:
-        files = by_name.get(_case_name(case.files[0])) or by_name.get(case.name) or []
+        names = (_case_name(case.files[0]), case.name)
+        files = next(filter(None, (found.get(name) for found in (by_name, of_channel) for name in names)), [])
         # Beside 'scan_labels.png' a copy of the image 'scan.png' may lie.
         files = [path for path in files if _MASK_SUFFIX.search(stem(path))] or files
         if len(files) > 1:
@@ -161,12 +174,44 @@ def _matched(
         if files:
             taken[files[0]] = case
             matched.append((case, files[0]))
+    matched = matched or _matched_alike(predicted, truth, cases, predictions)
     if not matched:
         raise DataError(
             f"no prediction in '{predicted}' is named after a case in '{truth}': the first are "
             f"'{predictions[0].name}' and '{cases[0].files[-1].name}'; give them the same names"
         )
     return matched
+
+
+def _matched_alike(
+    predicted: Path, truth: Path, cases: Sequence[Case], predictions: Sequence[Path]
+) -> list[tuple[Case, Path]]:
+    """Pairs by what names share, where every prediction or every truth has one: ``pred_7`` and ``mask_7``."""
+    of = {case.files[-1]: case for case in cases}
+    folder = Path(os.path.commonpath([predicted.resolve(), truth.resolve()]))
+    files = [path.resolve() for path in (*of, *predictions)]
+    back = dict(zip(files, (*of, *predictions), strict=True))
+    for reading in islice(readings(folder, files), READINGS_TRIED):
+        pairs = [
+            sorted(map(back.__getitem__, found.values()), key=of.__contains__)
+            for found in reading.cases.values()
+        ]
+        matched = [
+            (of[pair[1]], pair[0]) for pair in pairs if len(pair) == 2 and pair[1] in of and pair[0] not in of
+        ]
+        if len(matched) == min(len(cases), len(predictions)):
+            return matched
+    return []
+
+
+def _axes_of(files: Sequence[Path]) -> int:
+    """Spatial axes of the first label that can be read."""
+    for path in files:
+        try:
+            return len(read_header(path).shape)
+        except DataError:
+            continue
+    return 2
 
 
 def _case_name(path: Path) -> str:

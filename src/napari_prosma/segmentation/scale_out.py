@@ -28,6 +28,8 @@ from napari_prosma.data.atomic import beside, replace, require_replaceable, writ
 from napari_prosma.data.case import Geometry, Image, Pyramid
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.names import fitting_name
+from napari_prosma.data.planes import AXES
+from napari_prosma.data.preparation import cut_axis
 from napari_prosma.data.readers import read_pyramid, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -118,6 +120,11 @@ def segment_to(
         pyramid = image if isinstance(image, Pyramid) else read_pyramid(image)
     flips, chosen = flips_of(checkpoint) if mirror else (), usable_device(device)
     with named(name):
+        if across := cut_axis(checkpoint.plan, pyramid.geometry):
+            raise DataError(
+                f"the model goes through slices across {AXES[across]}, but rows are written across z; "
+                f"segment the volume without --stream and --scheduler"
+            )
         prepared = Prepared(pyramid.levels[0], pyramid.geometry, checkpoint.plan, axis=0)
         yield from prepared.survey(name, hashed=True)
     yield from map(Notice, (*pyramid.notices, *prepared.notices))

@@ -13,7 +13,7 @@ import torch
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.preparation import prepare, resample
+from napari_prosma.data.preparation import cut_axis, prepare, resample
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.nn.build import Network
@@ -133,7 +133,7 @@ def segment(
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Segmentation]:
         tiling = window_tiling(prepared, window, model.divisor, overlap)
         network = yield from _as_fast_as_known(
-            model, plan, tiling, prepared.axis, target, batch, 2 ** len(flips)
+            model, plan, tiling, prepared.network_axis, target, batch, 2 ** len(flips)
         )
         yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
         result = _Result(prepared.image_shape, prepared.axis, len(kept), disagreement)
@@ -288,9 +288,13 @@ def prepare_for(plan: Plan, image: Image, name: str) -> Image:
         return prepare(image, plan)
 
 
-def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, overlap: float = OVERLAP) -> Tiling:
-    """Windows of the training patch's size, since the channel gates depend on what a window shows."""
-    return tile(prepared.array.shape[1:], plan.window, model.divisor, overlap)
+def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, image: Image) -> Tiling:
+    """Windows of the plan's size, since the channel gates depend on what a window shows.
+
+    Over ``prepared``, which is ``image`` on the plan's grid.
+    """
+    across = cut_axis(plan, image.geometry)
+    return tile(prepared.array.shape[1:], plan.window, model.divisor, OVERLAP, across)
 
 
 def finish(name: str, logits: np.ndarray, image: Image, plan: Plan) -> Segmentation:

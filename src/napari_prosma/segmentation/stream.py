@@ -19,7 +19,7 @@ from torch import Tensor
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import HASH_BYTES, Plan
-from napari_prosma.data.preparation import grid_size, normalise, spacing_for
+from napari_prosma.data.preparation import cut_axis, grid_size, normalise, resampled_axes, spacing_for
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.nn.build import Network
@@ -72,11 +72,11 @@ def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geo
     if plan.spacing is None or plan.unit == "pixel":
         return
     held = spacing_for(geometry, plan)
-    for axis in range(-len(plan.spacing), 0):
-        ratio = max(held[axis] / plan.spacing[axis], plan.spacing[axis] / held[axis])
+    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
+        ratio = max(held[axis] / spacing, spacing / held[axis])
         if ratio > FARTHEST_SPACING:
             raise DataError(
-                f"the model expects {plan.spacing[axis]:g} {plan.unit} along {geometry.axes[axis]} but the "
+                f"the model expects {spacing:g} {plan.unit} along {geometry.axes[axis]} but the "
                 f"image has {geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is "
                 f"probably wrong: correct the spacing"
             )
@@ -173,6 +173,8 @@ class Prepared:
     ----------
     shape, size : tuple of int
         Of the image and of the plan's grid over it, with ``axis`` first.
+    network_axis : int
+        The axis of the network that ``axis`` is; 0 where the network does not see it.
     digest : str
         Hash of the image, after a survey with ``hashed``.
 
@@ -194,10 +196,12 @@ class Prepared:
         self._array, self._plan = array, plan
         self.image_shape = tuple(array.shape[1:])
         self._size = grid_size(self.image_shape, geometry, plan)
+        whole = plan.dims == geometry.ndim  # else the axes that the network does not see come first
+        self._across = cut_axis(plan, geometry)
         if axis is None:
-            whole = plan.dims == geometry.ndim  # else the axes before the network's come first anyway
-            axis = int(np.argmax(self._size[:-1])) if whole else 0
+            axis = int(np.argmax(self._size[:-1])) if whole else self._across
         self.axis = axis
+        self.network_axis = axis if whole else 0
         self.shape, self.size = (_axis_first(sizes, axis) for sizes in (self.image_shape, self._size))
         self.notices: tuple[str, ...] = ()
         if array.dtype == np.float16:
@@ -217,7 +221,9 @@ class Prepared:
         """
         boxes = list(self._boxes())
         moments = (
-            None if self._plan.intensity == "ct" else _Moments(self._array.shape[0], self._size, self._plan)
+            None
+            if self._plan.intensity == "ct"
+            else _Moments(self._array.shape[0], self._size, self._plan, self._across)
         )
         resampled = moments is not None and self._size != self.image_shape
         grid_rows = list(self._pieces(0, self.size[0])) if resampled else []
@@ -347,20 +353,21 @@ class Prepared:
 class _Moments:
     """Mean and spread of an image from its parts (Chan, Golub and LeVeque 1979), per channel and group.
 
-    A group is what is normalised together: the last ``plan.axes`` axes.
+    A group is what is normalised together: the last ``plan.axes`` axes, or the slices across ``across``.
     """
 
-    def __init__(self, channels: int, size: Sequence[int], plan: Plan) -> None:
+    def __init__(self, channels: int, size: Sequence[int], plan: Plan, across: int = 0) -> None:
         self._lead = len(size) - min(plan.axes or len(size), len(size))
-        kept = [n if axis < max(1, self._lead) else 1 for axis, n in enumerate(size)]
+        self._groups = (across,) if self._lead <= 1 else tuple(range(self._lead))
+        kept = [n if axis in self._groups else 1 for axis, n in enumerate(size)]
         self._count, self._mean, self._squares = (np.zeros((channels, *kept)) for _ in range(3))
 
     def add(self, block: np.ndarray, box: tuple[slice, ...]) -> None:
         """Add ``block`` (C, *box)."""
-        axes = tuple(range(1 + max(1, self._lead), block.ndim))
+        axes = tuple(1 + axis for axis in range(block.ndim - 1) if axis not in self._groups)
         here = (
             slice(None),
-            *(s if axis < max(1, self._lead) else slice(None) for axis, s in enumerate(box)),
+            *(s if axis in self._groups else slice(None) for axis, s in enumerate(box)),
         )
         number = math.prod(block.shape[axis] for axis in axes)
         mean = block.mean(axis=axes, keepdims=True, dtype=np.float64)
@@ -373,9 +380,10 @@ class _Moments:
     def statistics(self) -> Statistics:
         count, mean, squares = self._count, self._mean, self._squares
         if self._lead == 0:
-            total = count.sum(axis=1, keepdims=True)
-            whole = (mean * count).sum(axis=1, keepdims=True) / total
-            squares = (squares + count * (mean - whole) ** 2).sum(axis=1, keepdims=True)
+            along = 1 + self._groups[0]
+            total = count.sum(axis=along, keepdims=True)
+            whole = (mean * count).sum(axis=along, keepdims=True) / total
+            squares = (squares + count * (mean - whole) ** 2).sum(axis=along, keepdims=True)
             count, mean = total, whole
         spread = np.sqrt(squares / count)
         return Statistics(mean, np.where(spread > 0, spread, 1))
@@ -480,7 +488,7 @@ def label_rows(
         model,
         prepared.rows,
         tiling,
-        axis=prepared.axis,
+        axis=prepared.network_axis,
         batch=batch,
         flips=flips,
         disagreement=disagreement,

@@ -5,7 +5,8 @@ windows are all done can be finished and let go, and because the gate maps are s
 windows as the labels, each on its own coarser grid.
 
 A network of fewer dimensions than the array (2D over a stack) sees windows one element thin along the first
-axes. All window starts are multiples of the network's divisor, so every coarser grid is tiled exactly.
+axes, or across the axis along which the slices of a volume lie. All window starts are multiples of the
+network's divisor, so every coarser grid is tiled exactly.
 
 Sums are held in float32. Measured against float64 on 1.6 million voxels of 14 classes, with windows that
 disagree, bfloat16 changed 5,842 labels (up to 0.03 between the two best logits), float16 changed 751 (up to
@@ -19,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, groupby, islice, product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_prosma.data.planes import thin_axes
 from napari_prosma.events import Notice
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
@@ -33,6 +35,7 @@ from napari_prosma.nn.unet import pad_to_multiple
 from napari_prosma.training.memory import ran_out_of_memory, release
 
 Start = tuple[int, ...]
+T = TypeVar("T")
 Rows = Callable[[int, int], np.ndarray]
 """``rows(start, stop)`` gives (C, stop - start, *rest) float32, valid until it is called again."""
 
@@ -53,12 +56,19 @@ class Tiling:
     window : (n,)
     starts : list of (n,)
         In the order of the array's elements, first axis slowest.
+    thin : axes
+        Along which windows are one element thin, since the network does not see them.
     """
 
     size: tuple[int, ...]
     padded: tuple[int, ...]
     window: tuple[int, ...]
     starts: tuple[Start, ...]
+    thin: tuple[int, ...] = ()
+
+    def seen(self, sizes: Sequence[T]) -> tuple[T, ...]:
+        """What belongs to the axes that the network sees."""
+        return tuple(size for axis, size in enumerate(sizes) if axis not in self.thin)
 
     def at(self, start: Start, factors: Sequence[int] | None = None) -> tuple[slice, ...]:
         """Slices of the window at ``start``, on a grid coarser by ``factors``."""
@@ -70,16 +80,26 @@ class Tiling:
         return [start for start in self.starts if start[0] < stop and start[0] + self.window[0] > first]
 
 
-def tile(size: Sequence[int], window: Sequence[int], divisor: int, overlap: float = 0.5) -> Tiling:
+def tile(
+    size: Sequence[int], window: Sequence[int], divisor: int, overlap: float = 0.5, across: int = 0
+) -> Tiling:
     """Tiling of an array of ``size`` by ``window``, whose axes are the array's last ones.
 
-    A window is no longer than the array rounded up to ``divisor``; neighbours overlap by about ``overlap``.
+    A volume is tiled by windows in planes across its axis ``across``. A window is no longer than the array
+    rounded up to ``divisor``; neighbours overlap by about ``overlap``.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must lie within 0 and 1, found {overlap}")
-    thin = len(size) - len(window)
-    padded, shrunk, starts = list(size[:thin]), [1] * thin, [list(range(n)) for n in size[:thin]]
-    for n, w in zip(size[thin:], window, strict=True):
+    thin = thin_axes(len(size), len(window), across)
+    padded, shrunk, starts = [], [], []
+    wanted = iter(window)
+    for axis, n in enumerate(size):
+        if axis in thin:
+            padded.append(n)
+            shrunk.append(1)
+            starts.append(list(range(n)))
+            continue
+        w = next(wanted)
         long = -(-n // divisor) * divisor
         w = min(-(-w // divisor) * divisor, long)
         step = max(divisor, int(w * (1 - overlap)) // divisor * divisor)
@@ -88,11 +108,16 @@ def tile(size: Sequence[int], window: Sequence[int], divisor: int, overlap: floa
         padded.append(long)
         shrunk.append(w)
         starts.append(sorted({round(k * spread / divisor) * divisor for k in range(count)}))
-    return Tiling(tuple(size), tuple(padded), tuple(shrunk), tuple(product(*starts)))
+    return Tiling(tuple(size), tuple(padded), tuple(shrunk), tuple(product(*starts)), thin)
 
 
-def pad(image: Tensor, dims: int, divisor: int) -> Tensor:
-    """Pad the last ``dims`` axes of (C, *size) to multiples of ``divisor``, as the network itself would."""
+def pad(image: Tensor, dims: int, divisor: int, across: int = 0) -> Tensor:
+    """Pad the last ``dims`` axes of (C, *size) to multiples of ``divisor``, as the network itself would.
+
+    Of a volume and a network of pictures, those but ``across``.
+    """
+    if across and image.ndim == dims + 2:
+        return pad(image.movedim(1 + across, 1), dims, divisor).movedim(1, 1 + across)
     before, spatial = image.shape[:-dims], image.shape[-dims:]
     padded = pad_to_multiple(image.reshape(image.shape[0], -1, *spatial), divisor)
     return padded.reshape(*before, *padded.shape[2:])
@@ -186,12 +211,18 @@ def move_up(held: Any, by: int) -> None:
         held[:, row : row + piece.shape[1]] = piece
 
 
-def windows(image: Tensor, tiling: Tiling, dims: int, batch: int) -> Iterator[tuple[list[Start], Tensor]]:
+def windows(image: Tensor, tiling: Tiling, batch: int) -> Iterator[tuple[list[Start], Tensor]]:
     """Batches (B, C, *window) of an image padded to the tiling, with the starts of their windows."""
     for first in range(0, len(tiling.starts), batch):
         starts = list(tiling.starts[first : first + batch])
         cut = [image[(slice(None), *tiling.at(start))] for start in starts]
-        yield starts, torch.stack([c.reshape(c.shape[0], *c.shape[-dims:]) for c in cut])
+        yield starts, torch.stack([c.reshape(c.shape[0], *tiling.seen(c.shape[1:])) for c in cut])
+
+
+def padded_for(array: np.ndarray, tiling: Tiling, network: Network | Ensemble) -> Tensor:
+    """An array (C, *grid) padded for the windows of ``tiling``."""
+    across = tiling.thin[0] if len(tiling.thin) == 1 else 0
+    return pad(torch.from_numpy(array), network.spec.dims, network.divisor, across)
 
 
 @torch.no_grad()
@@ -199,8 +230,8 @@ def predict(model: nn.Module, array: np.ndarray, tiling: Tiling, batch: int, ble
     """Add the logits of all windows of ``array`` (C, *grid) to ``blend``; yields how many are new."""
     unet = unwrap(model)
     device = next(model.parameters()).device
-    padded = pad(torch.from_numpy(array), unet.spec.dims, unet.divisor)
-    for starts, cut in windows(padded, tiling, unet.spec.dims, batch):
+    padded = padded_for(array, tiling, unet)
+    for starts, cut in windows(padded, tiling, batch):
         logits: Tensor = model(cut.to(device)).float().cpu()
         for start, values in zip(starts, logits, strict=True):
             blend.add(start, values.reshape(values.shape[0], *tiling.window))

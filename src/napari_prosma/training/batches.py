@@ -12,7 +12,8 @@ from torch import Tensor
 from napari_prosma.data.case import Case, Geometry
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.data.preparation import prepare, resample
+from napari_prosma.data.planes import thin_axes
+from napari_prosma.data.preparation import cut_axis, prepare, resample
 from napari_prosma.errors import DataError
 from napari_prosma.training.augment import Augmentation, Recipe
 
@@ -31,8 +32,8 @@ class PreparedCase:
 
     ``positions`` holds flat indices of some elements of each class, background first; the background's
     only where the label is sparse, since elsewhere it is everywhere. ``stored_shape`` (*spatial) is the
-    label's before it came onto the grid. The label of an image without one is ``IGNORE`` everywhere, a
-    single number in memory.
+    label's before it came onto the grid. A network of pictures goes through a volume ``across`` this axis.
+    The label of an image without one is ``IGNORE`` everywhere, a single number in memory.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PreparedCase:
     geometry: Geometry
     positions: tuple[np.ndarray, ...]
     stored_shape: tuple[int, ...]
+    across: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -165,7 +167,8 @@ class PreparedCases:
             positions = (np.empty(0, int),) * len(self._plan.class_names)
         else:
             (label, positions), shape = self._on_grid(stored, size), stored.shape
-        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, shape)
+        across = cut_axis(self._plan, image.geometry)
+        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, shape, across)
 
     def _on_grid(
         self, stored: np.ndarray, size: tuple[int, ...]
@@ -338,7 +341,7 @@ def draw_window(
     background, *classes = case.positions
     present = [found for found in classes if found.size]
     shape = case.label.shape
-    size = (1,) * (len(shape) - len(patch)) + patch
+    size = window_size(case, patch)
     centre = found = None
     if present and (rng.random() < foreground_share):
         found = present[rng.integers(len(present))]
@@ -358,13 +361,20 @@ def draw_window(
     return tuple(window)
 
 
+def window_size(case: PreparedCase, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Size of a window on the grid of a case: one element across its slices where a patch is a picture."""
+    thin = thin_axes(case.label.ndim, len(patch), case.across)
+    left = iter(patch)
+    return tuple(1 if axis in thin else next(left) for axis in range(case.label.ndim))
+
+
 def cut_patch(
     case: PreparedCase, window: tuple[slice, ...], patch: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Patch (C, *patch) of ``window``, with its label; mirrored where the case ends."""
     image, label = case.image[(slice(None), *window)], case.label[window]
     if case.label.ndim > len(patch):
-        image, label = image[:, 0], label[0]
+        image, label = image.take(0, 1 + case.across), label.take(0, case.across)
     missing = [(0, m - n) for n, m in zip(label.shape, patch, strict=True)]
     if any(m for _, m in missing):
         image = np.pad(image, [(0, 0), *missing], mode="symmetric")

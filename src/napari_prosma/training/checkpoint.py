@@ -337,6 +337,7 @@ def _require_holdable(path: Path, header: _Header, weights: Mapping[str, Tensor]
     held = sum(tensor.numel() for tensor in weights.values())
     require_count(path, "channels", max(*spec.widths, spec.in_channels, spec.out_channels), held)
     require_count(path, "elements of a patch", math.prod(header.plan.patch), MOST_ELEMENTS)
+    require_count(path, "elements of a window", math.prod(header.plan.window), MOST_ELEMENTS)
 
 
 def _expected(spec: ModelSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

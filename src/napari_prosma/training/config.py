@@ -140,6 +140,8 @@ class TrainConfig(BaseModel):
         How the labels of ``data`` are meant (see ``data.labels.LabelRule.sparse``).
     labels : LabelRule, optional
         Exactly which stored value of ``data`` is which class; by default found in the data.
+    images, masks : str, optional
+        Patterns that say which files of ``data`` are what, such as ``images/*``; by default found by names.
     modality : str
         What the images are, which decides how patches are changed at random; ``auto``: ``ct`` where the
         intensity rule is, else ``other``.
@@ -180,6 +182,8 @@ class TrainConfig(BaseModel):
         By default once through the training cases, at least 20.
     spacing, patch, batch, intensity : optional
         Values of the plan (see ``data.fingerprint.Plan``); by default they follow its rules.
+    slices : "z", "y" or "x", optional
+        Axis across which a 2D network goes through volumes; by default that of their acquisition.
     learning_rate : float, optional
         Of AdamW at its highest, with a cosine schedule down to a hundredth; by default the lower the more
         steps there are.
@@ -203,6 +207,11 @@ class TrainConfig(BaseModel):
         Share of the cases held out, at least one where there are two.
     fold : (k, n), optional
         Hold out the k-th (from 0) of n parts instead.
+    split : "given" or "random"
+        Whether ``train``, ``val`` and ``test`` of the data set are kept.
+    together : "patients", "names", "copies" or "none"
+        Which cases stay on one side: those of a patient that the data set names, or that names of cases
+        tell, or near-duplicates as well.
     objective : "supervised", "dim" or "dale"
         From the labels alone, with unlabelled images beside them (DiM), or with doubt in the labels (DALE).
     unlabelled : Path, optional
@@ -229,6 +238,8 @@ class TrainConfig(BaseModel):
     data: Path | None = None
     labelled: Literal["all", "slices", "scribbles"] = "all"
     labels: LabelRule | None = None
+    images: str | None = None
+    masks: str | None = None
     modality: Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"] = "auto"
     start_from: Path | None = None
     trains: Literal["all", "decoder", "gates and head"] = "all"
@@ -250,6 +261,7 @@ class TrainConfig(BaseModel):
     patch: tuple[PositiveInt, ...] | None = None
     batch: int | None = Field(default=None, ge=1)
     intensity: Literal["zscore", "ct"] | None = None
+    slices: Literal["z", "y", "x"] | None = None
     learning_rate: PositiveNumber | None = None
     weight_decay: float = Field(default=1e-4, ge=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
@@ -261,6 +273,8 @@ class TrainConfig(BaseModel):
     threshold_rate: float = Field(default=1.0, ge=0)
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
     fold: tuple[int, int] | None = None
+    split: Literal["given", "random"] = "given"
+    together: Literal["patients", "names", "copies", "none"] = "patients"
     objective: Literal["supervised", "dim", "dale"] = "supervised"
     unlabelled: Path | None = None
     dim: DimOptions = Field(default_factory=DimOptions)
@@ -310,7 +324,9 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _plan_or_its_values(self) -> TrainConfig:
         given = [
-            n for n in ("dims", "spacing", "patch", "batch", "intensity") if getattr(self, n) is not None
+            n
+            for n in ("dims", "spacing", "patch", "batch", "intensity", "slices")
+            if getattr(self, n) is not None
         ]
         if self.plan is not None and given:
             raise ValueError(f"a whole plan and its {', '.join(given)} were given; give one or the other")

@@ -27,12 +27,12 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.run_claim import claimed, is_run
-from napari_prosma.training.split import split_cases
+from napari_prosma.training.split import split_cases, with_patients_of_names, without_test_cases
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import ARCHITECTURE
 
 SUMMARY = "summary.csv"
-PLANNED = ("dims", "spacing", "patch", "batch", "intensity")
+PLANNED = ("dims", "spacing", "patch", "batch", "intensity", "slices")
 """Settings that a whole plan takes the place of."""
 STEERED = ("learning_rate", "epochs", "minutes")
 """Settings that may change while a run goes on."""
@@ -171,7 +171,9 @@ def _require_possible(config: TrainConfig, cases: Sequence[Case], folds: int) ->
             f"a cross-validation trains each of at least 2 folds, found {folds} folds and the fold "
             f"{config.fold}; leave out the fold, and choose how many there are"
         )
-    split_cases(cases, config.validation_fraction, config.seed, (0, folds))
+    kept = without_test_cases(cases, config.split)
+    kept = with_patients_of_names(kept) if config.together == "names" else kept
+    split_cases(kept, config.validation_fraction, config.seed, (0, folds))
     alone = [name for name in (BEST, LAST) if (config.run_dir / name).exists()]
     if alone:
         raise ConfigError(

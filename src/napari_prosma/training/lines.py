@@ -103,9 +103,10 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     lines += [f"from {home} import {name}" for name, home in used.items()]
     lines += ["", "config = TrainConfig("]
     lines += [f"    {name}={code}," for name, code in settings.items()]
-    lines += [")", "data = find_cases(config.data, labels=config.labels)"]
+    chosen = ", images=config.images, masks=config.masks" if config.images is not None else ""
+    lines += [")", f"data = find_cases(config.data, labels=config.labels{chosen})"]
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        lines.append("data = find_cases(config.data, labels=data.labels.sparse(config.labelled))")
+        lines.append(f"data = find_cases(config.data, labels=data.labels.sparse(config.labelled){chosen})")
     lines += [f"for event in {call}:", "    print(event)"]
     return "\n".join(lines) + "\n"
 

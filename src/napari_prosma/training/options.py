@@ -37,10 +37,20 @@ class Option:
 _DATA = (
     ("labelled", "--labelled", str, "all", "all, slices (only those with a label) or scribbles."),
     ("labels", "--classes", str, "as found", "Stored values, such as 0=background,1=liver, or on=lesion."),
+    ("images", "--images", str, "as found", "Which files are images, such as 'images/*'; with --masks."),
+    ("masks", "--masks", str, "as found", "Which files are their masks, such as '1st_manual/*'."),
     ("modality", "--modality", str, "auto", "ultrasound, ct, mr, endoscopy, histology, other or auto."),
     ("augment", "--no-augment", bool, "", "Learn from the patches as they are."),
     ("validation_fraction", "--validation", float, "0.2", "Share of the cases that is held out."),
     ("fold", "--fold", str, "", "Hold out one part of several instead: 1/5 is the first of five."),
+    ("split", "--split", str, "given", "given: keep train, val and test of the data set; random: do not."),
+    (
+        "together",
+        "--together",
+        str,
+        "patients",
+        "What stays on one side: patients of a table, names (patients told by names), copies, or none.",
+    ),
 )
 _SEEN = (
     ("dims", "--dims", int, "by the data", "2 = slice by slice, 3 = volumes."),
@@ -51,6 +61,7 @@ _SEEN = (
         "256, or less by the minutes",
         "Pixel images are shrunk until their median short side is this.",
     ),
+    ("slices", "--slices", str, "by the data", "Axis across which 2D goes through volumes: z, y or x."),
     ("spacing", "--spacing", str, "by the data", "Resample to this, such as 3,1,1 (z, y, x)."),
     ("patch", "--patch", str, "by the data", "Patch and window, such as 32,96,96."),
     ("batch", "--batch", int, "by the data", "Patches per step."),

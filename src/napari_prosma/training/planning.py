@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, CaseFacts, Plan, make_plan
+from napari_prosma.data.planes import AXES, AXIS_OF, thin_axes
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
@@ -135,7 +137,7 @@ def _made(
     if rung.entry == 1 or config.widths != AUTO:
         return found
     # The levels are one fewer where the deepest would be a few elements wide.
-    sizes = np.median([grid_of(fact, found[1])[-found[1].dims :] for fact in facts], axis=0)
+    sizes = np.median([_seen(grid_of(fact, found[1]), found[1]) for fact in facts], axis=0)
     if sizes.min() >= LEAST_DEEPEST * found[0].divisor:
         return found
     return planned(config.model_copy(update={**changes, "widths": widths[:-1]}))
@@ -155,6 +157,7 @@ def _plan_for(
         "patch": config.patch,
         "batch": config.batch,
         "intensity": config.intensity,
+        "slice_axis": None if config.slices is None else AXIS_OF[config.slices],
     }
     if source is None:
         return make_plan(facts, names, **rules), ()
@@ -213,6 +216,12 @@ def grid_of(fact: CaseFacts, plan: Plan) -> tuple[int, ...]:
     return grid_size(fact.shape, geometry, plan)
 
 
+def _seen(size: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
+    """Of the size of a grid what the network sees at once."""
+    thin = thin_axes(len(size), plan.dims, plan.slice_axis)
+    return tuple(n for axis, n in enumerate(size) if axis not in thin)
+
+
 def class_counts(facts: Sequence[CaseFacts], indices: Sequence[int], classes: int) -> np.ndarray:
     """Labelled elements of each class (classes,) in these cases."""
     counts = np.zeros(classes, np.int64)
@@ -224,6 +233,13 @@ def class_counts(facts: Sequence[CaseFacts], indices: Sequence[int], classes: in
 
 def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> Iterator[str]:
     """What the user should know of the data before the first step."""
+    planes = Counter(fact.slice_axis for fact in facts if len(fact.shape) == len(AXES))
+    if plan.dims == 2 and plan.axes == len(AXES) and len(planes) > 1:
+        said = ", ".join(f"{number} across {AXES[axis]}" for axis, number in planes.most_common())
+        yield (
+            f"The volumes were acquired in different planes ({said}), and all are cut across "
+            f"{AXES[plan.slice_axis]}; train on one kind at a time, or choose the slices"
+        )
     if not held_out:
         yield "No case is held out: the figures are those of a training case and say little."
     else:
@@ -237,7 +253,7 @@ def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> 
     small = [
         fact.name
         for fact in facts
-        if any(n < m for n, m in zip(grid_of(fact, plan)[-plan.dims :], plan.patch, strict=True))
+        if any(n < m for n, m in zip(_seen(grid_of(fact, plan), plan), plan.patch, strict=True))
     ]
     if small and len(facts) > 1:  # the patch was made from a single one, rounded up
         yield (

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.planes import thin_axes
 from napari_prosma.data.preparation import resample
 from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
 from napari_prosma.training.steering import View
@@ -27,15 +28,17 @@ Plane = tuple[int | None, ...]
 
 
 def plane_probabilities(
-    model: nn.Module, image: np.ndarray, plan: Plan, at: Plane
+    model: nn.Module, image: np.ndarray, plan: Plan, at: Plane, across: int = 0
 ) -> Generator[None, None, np.ndarray | None]:
     """Class probabilities (K, rows, columns) on one plane of ``image`` (C, *grid).
 
     Yields after every window; returns None where more than ``MOST_WINDOWS`` would be needed, as for a plane
-    across the slices of a long stack and a 2D network.
+    across the slices of a long stack and a 2D network, which lie across the axis ``across``.
     """
     network = unwrap(model)
-    thin = len(at) - plan.dims
+    thin = thin_axes(len(at), plan.dims, across)
+    wanted = iter(plan.window)
+    window = [1 if axis in thin else next(wanted) for axis in range(len(at))]
     cut: list[slice] = []
     inside: list[int | slice] = []
     for axis, (index, length) in enumerate(zip(at, image.shape[1:], strict=True)):
@@ -43,12 +46,12 @@ def plane_probabilities(
             cut.append(slice(None))
             inside.append(slice(None))
             continue
-        depth = 1 if axis < thin else min(plan.window[axis - thin], length)
+        depth = min(window[axis], length)
         start = int(np.clip(index - depth // 2, 0, length - depth))
         cut.append(slice(start, start + depth))
         inside.append(index - start)
     slab = np.ascontiguousarray(image[(slice(None), *cut)])
-    tiling = tile(slab.shape[1:], plan.window, network.divisor, OVERLAP)
+    tiling = tile(slab.shape[1:], plan.window, network.divisor, OVERLAP, across)
     if len(tiling.starts) > MOST_WINDOWS:
         return None
     blend = Blend(tiling, network.spec.out_channels)

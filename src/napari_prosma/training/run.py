@@ -29,6 +29,7 @@ from napari_prosma.data.fingerprint import (
 )
 from napari_prosma.data.labels import BINARY, IGNORE, fullest_slice
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
@@ -112,7 +113,7 @@ from napari_prosma.training.schedule import (
     set_relative_rates,
     usual_rate,
 )
-from napari_prosma.training.split import split_cases
+from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.statistics import passes, same_statistics, settle
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import architecture, baseline, set_training, take_over, trained_parts
@@ -205,6 +206,9 @@ def train(
     """
     began = time.monotonic()
     _require_writable(config.run_dir)
+    if resumed is not None:
+        config = as_it_began(config, resumed)
+    cases = yield from learnable(cases, config.split, config.together, config.fold is not None)
     if resumed is not None:
         _require_same_cases(resumed, cases, class_names)
     steering = steering or Steering()
@@ -1163,8 +1167,9 @@ class _Run:
             at = on_plane(view.at, shape, case.label.shape)
         else:
             view, case = None, self.prepared[self.shown]
-            at = (*fullest_slice(case.label), None, None)
-        found = yield from self._on_plane(case.image, at)
+            fullest = fullest_slice(case.label, slice_axis(case.geometry))
+            at = tuple(n if isinstance(n, int) else None for n in fullest)
+        found = yield from self._on_plane(case.image, at, case.across)
         now = self.clock.elapsed()
         self.rhythm.shown(began, now, view)
         if found is None:
@@ -1180,13 +1185,15 @@ class _Run:
             image=case.image[(slice(None), *inside)],
             labels=labels_of(found),
             truth=truth * (truth != IGNORE),
-            geometry=case.geometry.plane(),
+            geometry=case.geometry.plane([axis for axis, n in enumerate(at) if n is None]),
         )
 
-    def _on_plane(self, image: np.ndarray, at: Plane) -> Generator[Event, None, np.ndarray | None]:
+    def _on_plane(
+        self, image: np.ndarray, at: Plane, across: int
+    ) -> Generator[Event, None, np.ndarray | None]:
         is_new = self.transfer is None and self.step < SETTLED_STEPS
         model = by_own_statistics(self.kept) if is_new else self.evaluated
-        windows = plane_probabilities(model, image, self.plan, at)
+        windows = plane_probabilities(model, image, self.plan, at, across)
         while True:
             try:
                 next(windows)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
+from napari_prosma.data.planes import AXES
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.spec import OURS
@@ -97,6 +98,8 @@ def adapted_plan(
         if old.unit != "pixel":
             known = f"had a size in {old.unit} and some of these have none"
         notices.append(f"The images of the model {known}: spacing and patch are planned anew.")
+    if old.axes == len(AXES) and rules.get("slice_axis") is None:
+        rules["slice_axis"] = old.slice_axis
     plan = make_plan(facts, class_names, **rules)
     if old.intensity == plan.intensity or (old.intensity == "zscore" and "intensity" not in given):
         kept |= {name: getattr(old, name) for name in ("intensity", "clip", "mean", "std")}

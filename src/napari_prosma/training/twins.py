@@ -20,7 +20,7 @@ from napari_prosma.training.lines import quoted
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.run_folder import RUN, read_run
-from napari_prosma.training.split import split_cases
+from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.steering import Steering
 
 TWIN_GATES = ("attention", "dense", "prosma-exact")
@@ -131,7 +131,7 @@ def read_original(run: Path) -> Original:
             f"the run '{folder}' has had {last.epoch} of {config.epochs} epochs; finish it first with: "
             f"{quoted(['prosma', 'train', '--resume', str(folder)])}"
         )
-    return Original(folder, config, last)
+    return Original(folder, as_it_began(config, last), last)
 
 
 def train_twins(
@@ -181,6 +181,8 @@ def train_twins(
     folders = {gate: (folder or original.folder / TWINS) / gate for gate in wanted}
     configs = {gate: original.config_of_twin(gate, folders[gate]) for gate in wanted}
     kept = {gate: _kept(configs[gate], original) for gate in wanted}
+    config = original.config
+    cases = yield from learnable(cases, config.split, config.together, config.fold is not None)
     _require_same_split(original, cases, class_names)
     yield from _same_content(original, cases)
     if original.config.minutes is not None:

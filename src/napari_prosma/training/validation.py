@@ -25,7 +25,7 @@ from napari_prosma.segmentation.windows import (
     tile,
     unwrap,
 )
-from napari_prosma.training.batches import PreparedCase, PreparedCases
+from napari_prosma.training.batches import PreparedCase, PreparedCases, window_size
 from napari_prosma.training.planning import grid_of
 
 PREVIEW_CASES = 20
@@ -55,7 +55,8 @@ def validate(
     network = unwrap(model)
     for index in indices:
         case = cases[index]
-        tiling = labelled_part(tile(case.label.shape, plan.window, network.divisor), case.label)
+        tiling = tile(case.label.shape, plan.window, network.divisor, across=case.across)
+        tiling = labelled_part(tiling, case.label)
         blend = Blend(tiling, network.spec.out_channels)
         model.eval()
         for _ in predict(model, case.image, tiling, 1, blend):
@@ -79,10 +80,11 @@ def validation_windows(
     for index in indices:
         fact = facts[index]
         if fact.class_counts.sum() < math.prod(fact.shape):
-            label = cases[index].label
-            count += len(labelled_part(tile(label.shape, plan.window, divisor), label).starts)
+            case = cases[index]
+            tiling = tile(case.label.shape, plan.window, divisor, across=case.across)
+            count += len(labelled_part(tiling, case.label).starts)
         else:
-            count += len(tile(grid_of(fact, plan), plan.window, divisor).starts)
+            count += len(tile(grid_of(fact, plan), plan.window, divisor, across=plan.slice_axis).starts)
     return count
 
 
@@ -114,13 +116,14 @@ def gate_state(network: Network, case: PreparedCase, plan: Plan) -> dict[int, di
     """Numbers of every gated skip on one window of ``case``, around its foreground."""
     found = np.argwhere(is_foreground(case.label))
     centre = tuple(found[len(found) // 2]) if len(found) else tuple(n // 2 for n in case.label.shape)
-    size = (1,) * (case.label.ndim - plan.dims) + plan.window
+    size = window_size(case, plan.window)
     where: list[slice] = [slice(None)]
     for c, m, n in zip(centre, size, case.label.shape, strict=True):
         start = int(np.clip(c - m // 2, 0, max(0, n - m)))
         where.append(slice(start, start + m))
     window: np.ndarray = case.image[tuple(where)]
-    window = window.reshape(window.shape[0], *window.shape[-plan.dims :])
+    if case.label.ndim == plan.dims + 1:
+        window = window.take(0, 1 + case.across)
     device = next(network.parameters()).device
     trace = GateTrace()
     network.eval()

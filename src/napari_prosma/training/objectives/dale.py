@@ -537,7 +537,7 @@ class DALE(Supervised):
         mine, looks = setting.training[processes.rank :: processes.world], []
         for n, index in enumerate(mine, start=1):
             case = setting.cases[index]
-            tiling = tile(case.label.shape, setting.plan.window, network.divisor)
+            tiling = tile(case.label.shape, setting.plan.window, network.divisor, across=case.across)
             tiling = labelled_part(tiling, case.label)
             blend = Blend(tiling, network.spec.out_channels)
             model.eval()
@@ -552,8 +552,9 @@ class DALE(Supervised):
         is_volume = case.label.ndim > 2
         found = replace(found, slice=int((found.slice + 0.5) * on_image) if is_volume else 0)
         logits, label = torch.from_numpy(answer)[None], torch.from_numpy(case.label)[None, None]
-        planes = label.reshape(-1, 1, *case.label.shape[-self.setting.plan.dims :])
-        inside = boundary_band(planes, self._options.band).view_as(label)
+        slices = label.movedim(2 + case.across, 2)
+        planes = slices.reshape(-1, 1, *slices.shape[-self.setting.plan.dims :])
+        inside = boundary_band(planes, self._options.band).view(slices.shape).movedim(2, 2 + case.across)
         losses = pixel_losses(logits, label)[inside].double()
         band = (float(losses.numel()), float(losses.sum()), float(losses.square().sum()))
         return _Look(found, float(sample_losses(logits, label)), band)

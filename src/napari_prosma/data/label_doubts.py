@@ -1,0 +1,232 @@
+"""What the values of masks are taken for, by looking at some of them, and what is doubtful about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.readers import read_label, read_label_with_note
+from napari_prosma.errors import DataError
+
+SAMPLED_PICTURES = 32
+_SAMPLED_VOLUMES = 8
+_LOSSY = (".jpg", ".jpeg")
+_FEWEST_INSTANCES = 5
+_MANY_VALUES = 8
+_ONE_PICTURE = 20
+"""So many numbers from 1 on, each in one piece, are objects even where a single picture tells."""
+_IN_ONE_PIECE = 0.9
+_SIZE_DOES_NOT_FOLLOW = 0.5
+"""Share of the spread of sizes that is left among equal numbers: classes have their size, objects any."""
+_SOFT_VALUES, _INSIDE = 3, 0.05
+_HOLLOW = 2.0
+"""A closed outline encloses more than this times itself."""
+_MOST_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class LabelLook:
+    """What one mask shows.
+
+    Attributes
+    ----------
+    values : set of int
+    note : str
+        What was done to read it as whole numbers.
+    is_soft : bool
+        Between 0 and 255 there are only values at edges, as after resizing with interpolation.
+    is_hollow : bool
+        Its foreground is one element thin and encloses more than itself.
+    sizes : value -> elements; of many values only
+    whole : share of the values that lie in one piece; of many values only
+    """
+
+    values: frozenset[int] = frozenset()
+    note: str = ""
+    is_soft: bool = False
+    is_hollow: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
+    whole: float = 0.0
+
+
+def guessed_rule(
+    masks: Sequence[Path], dims: int, foreground: str = "foreground"
+) -> tuple[LabelRule, tuple[str, ...]]:
+    """Rule of masks, and what is to be known of them; all are read where there are more than two classes.
+
+    Raises
+    ------
+    DataError
+        As ``LabelRule.of_values``.
+    """
+    sampled = evenly(masks, SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
+    looks = [look_at(path) for path in sampled]
+    lossy = any(is_lossy(path) for path in masks)
+    rule, doubts = _rule_of(looks, dims, lossy, foreground)
+    seen = set().union(*(look.values for look in looks))
+    if rule.kind == "values" or not seen - {0}:
+        rest = (_values(path) for path in set(masks) - set(sampled))
+        seen = seen.union(*rest)
+        if not seen <= {*rule.values, rule.unlabelled}:
+            rule = LabelRule.of_values(seen, lossy, foreground)
+    return rule, doubts
+
+
+def rule_of_arrays(
+    arrays: Sequence[np.ndarray], foreground: str = "foreground"
+) -> tuple[LabelRule, tuple[str, ...]]:
+    """The same of labels in memory."""
+    looks = [_look(array, "") for array in arrays]
+    return _rule_of(looks, max(array.ndim for array in arrays), False, foreground)
+
+
+def _rule_of(
+    looks: Sequence[LabelLook], dims: int, lossy: bool, foreground: str
+) -> tuple[LabelRule, tuple[str, ...]]:
+    seen = set().union(*(look.values for look in looks))
+    doubts = list(dict.fromkeys(look.note for look in looks if look.note))
+    hollow = sum(look.is_hollow for look in looks)
+    if hollow and hollow >= sum(bool(look.values - {0}) for look in looks) / 2:
+        doubts.append(
+            "the labels are outlines one element thin, so that lines would be learned; if what they enclose "
+            "is meant, let them be filled (class table, or --classes with ,filled at the end)"
+        )
+    soft = [look for look in looks if look.is_soft]
+    if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
+        doubts.append("the masks have soft edges, as after resizing: what is brighter than half is taken")
+        return LabelRule("above", ("background", foreground)), tuple(doubts)
+    if not lossy and _are_objects(looks, dims):
+        return LabelRule.instances(foreground), tuple(doubts)
+    of_one = [look.values for look in looks if {1, 255} <= look.values]
+    if seen - {0} <= {1, 255} and of_one:
+        doubts.append("255 beside 1 is taken for a border that nobody decided, and nothing is learned there")
+        return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
+    rule = LabelRule.of_values(seen, lossy, foreground)
+    if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values":
+        doubts.append(
+            f"{len(rule.class_names) - 1} values are taken for as many classes; if they number objects, make "
+            "them one class (class table, or --classes any=NAME)"
+        )
+    return rule, tuple(doubts)
+
+
+def look_at(path: Path) -> LabelLook:
+    """A look at a mask; at one that cannot be read nothing, which is said when its case is read."""
+    try:
+        stored, _, note = read_label_with_note(path)
+    except DataError:
+        return LabelLook()
+    return _look(stored, note)
+
+
+def _look(stored: np.ndarray, note: str) -> LabelLook:
+    values = frozenset(int(value) for value in present_values(stored))
+    if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
+        return LabelLook(values, note)
+    several = len(values) > _FEWEST_INSTANCES
+    sizes, whole = (
+        _sizes(stored, values) if several and max(values) <= 0xFFFF and min(values) >= 0 else ((), 0.0)
+    )
+    soft = (
+        len(values) >= 2 + _SOFT_VALUES
+        and {0, 255} <= values
+        and max(values) == 255
+        and _has_soft_edges(stored)
+    )
+    return LabelLook(values, note, soft, len(values) <= 3 and is_hollow(stored != 0), sizes, whole)
+
+
+def is_hollow(on: np.ndarray) -> bool:
+    """Whether a foreground (*spatial) is a closed outline, one element thin, where it is largest."""
+    if on.ndim > 2:
+        counts = [
+            np.count_nonzero(on, axis=tuple(m for m in range(on.ndim) if m != n)) for n in range(on.ndim)
+        ]
+        return any(is_hollow(np.take(on, int(np.argmax(count)), axis=n)) for n, count in enumerate(counts))
+    if not on.any() or ndimage.binary_erosion(on, np.ones((3, 3))).any():
+        return False
+    return float(ndimage.binary_fill_holes(on).sum()) > (1 + _HOLLOW) * float(on.sum())
+
+
+def _has_soft_edges(stored: np.ndarray) -> bool:
+    """Whether values between 0 and 255 hardly ever lie among their own."""
+    between = (stored > 0) & (stored < 255)
+    alike = np.ones(stored.shape, bool)
+    for axis in (-2, -1):
+        same = np.diff(stored.astype(np.int32), axis=axis) == 0
+        before = [(0, 0)] * stored.ndim
+        after = list(before)
+        before[axis], after[axis] = (1, 0), (0, 1)
+        alike &= np.pad(same, before) & np.pad(same, after)
+    return float(alike[between].mean()) <= _INSIDE
+
+
+def _sizes(stored: np.ndarray, values: frozenset[int]) -> tuple[tuple[tuple[int, int], ...], float]:
+    """Elements of every value but 0, and the share of these values that lie in one piece."""
+    counts = np.bincount(stored.ravel())
+    boxes = ndimage.find_objects(stored.astype(np.int32))
+    pieces = [
+        ndimage.label(stored[boxes[value - 1]] == value, np.ones((3,) * stored.ndim))[1]
+        for value in sorted(values - {0})
+    ]
+    whole = float(np.mean(np.array(pieces) == 1)) if pieces else 0.0
+    return tuple((value, int(counts[value])) for value in sorted(values - {0})), whole
+
+
+def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
+    """Whether the values number objects rather than name classes."""
+    drawn = [look for look in looks if look.values - {0}]
+    if not drawn or min(min(look.values) for look in drawn) < 0:
+        return False
+    numbers = [look.values - {0} for look in drawn]
+    highest = [max(found) for found in numbers]
+    counted = all(found == set(range(1, top + 1)) for found, top in zip(numbers, highest, strict=True))
+    if dims == 2 and counted and len(set(highest)) > 2 and max(highest) >= _FEWEST_INSTANCES:
+        return True
+    several = [look for look in drawn if look.sizes]
+    if not several or max(highest) < _MANY_VALUES or min(look.whole for look in several) < _IN_ONE_PIECE:
+        return False
+    if len(drawn) == 1:
+        return dims == 2 and counted and highest[0] >= _ONE_PICTURE
+    return (
+        len(set(highest)) > 1
+        and _share_within([dict(look.sizes) for look in several]) > _SIZE_DOES_NOT_FOLLOW
+    )
+
+
+def _share_within(sizes: Sequence[dict[int, int]]) -> float:
+    """Share of the variance of log sizes that is left among equal values; 0 where none occurs twice."""
+    by_value: dict[int, list[float]] = {}
+    for found in sizes:
+        for value, size in found.items():
+            by_value.setdefault(value, []).append(float(np.log(size)))
+    shared = [np.array(several) for several in by_value.values() if len(several) > 1]
+    if len(shared) < _SOFT_VALUES:
+        return 0.0
+    total = float(np.var(np.concatenate(shared), ddof=1))
+    within = sum(float(((s - s.mean()) ** 2).sum()) for s in shared) / sum(len(s) - 1 for s in shared)
+    return within / total if total > 0 else 1.0
+
+
+def evenly(paths: Sequence[Path], number: int) -> list[Path]:
+    """At most ``number`` of the paths, spread evenly, first and last among them."""
+    if len(paths) <= number:
+        return list(paths)
+    return [paths[index] for index in np.linspace(0, len(paths) - 1, number).round().astype(int)]
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether its format changes values."""
+    return path.suffix.lower() in _LOSSY
+
+
+def _values(path: Path) -> set[int]:
+    try:
+        return set(present_values(read_label(path)[0]).tolist())
+    except DataError:
+        return set()

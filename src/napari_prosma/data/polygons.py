@@ -1,0 +1,433 @@
+"""Annotations that are no pictures: polygons of YOLO, COCO, LabelMe, CVAT, VIA, Supervisely and GeoJSON.
+
+A file holds the shapes of one image or of many; :func:`read_label` draws those of one as class numbers. An
+element is inside a polygon where its centre is.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.errors import DataError
+
+SUFFIXES = (".txt", ".json", ".geojson", ".xml")
+_MOST_BYTES = 256 * 2**20
+"""A larger file is not opened to see whether it holds annotations."""
+_BOX = 4
+"""Numbers of a bounding box behind its class."""
+_BOXES = "'{}' holds bounding boxes, which tell no outline of what is in them; export polygons or masks"
+_LEAST = 6
+"""Numbers of the smallest polygon, a triangle."""
+
+Ring = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An area of one class.
+
+    Attributes
+    ----------
+    name : str
+        Of the class.
+    rings : polygons of (x, y)
+        Outer edges; in pixels, or in shares of the width and height where ``relative``.
+    holes : polygons of (x, y)
+    relative : bool
+    runs : int, tuple of int, optional
+        Instead of rings: a mask as lengths of runs of 0 and 1 in turn, down its columns, and (height, width).
+    """
+
+    name: str
+    rings: tuple[Ring, ...] = ()
+    holes: tuple[Ring, ...] = ()
+    relative: bool = False
+    runs: tuple[tuple[int, ...], tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The shapes of a file by image name, "" for the only image of a file; and (height, width) where told."""
+
+    program: str
+    shapes: dict[str, tuple[Shape, ...]]
+    names: tuple[str, ...]
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def of(self, image: str) -> tuple[Shape, ...]:
+        """The shapes of an image, by its name with or without folders."""
+        return self.shapes.get(image, self.shapes.get("", ()))
+
+
+def may_be(path: Path) -> bool:
+    """Whether a file could hold annotations, by its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file holds annotations."""
+    try:
+        return bool(read(path).program)
+    except DataError:
+        return False
+
+
+def is_of_one_image(path: Path) -> bool:
+    """Whether a file holds the annotations of a single image, which has its name."""
+    return is_annotation(path) and "" in read(path).shapes
+
+
+def read(path: Path) -> Annotations:
+    """Annotations of a file.
+
+    Raises
+    ------
+    DataError
+        It holds none, or holds bounding boxes only.
+    """
+    found = path.stat()
+    return _read(path, found.st_mtime_ns, found.st_size)
+
+
+def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """Class numbers (y, x) of an image: shapes of ``names[k]`` become k, later ones over earlier ones.
+
+    Raises
+    ------
+    DataError
+        As :func:`read`, a class is not among ``names``, or the image is a volume.
+    """
+    if len(shape) != 2:
+        raise DataError(
+            f"'{path}' holds polygons, but its image is a volume of shape {tuple(shape)}; export masks"
+        )
+    found = read(path)
+    size = found.sizes.get(image, found.sizes.get(""))
+    if size is not None and size != tuple(shape):
+        raise DataError(
+            f"'{path}' was drawn on an image of {size[0]} x {size[1]} pixels, but '{image}' has {shape[0]} x "
+            f"{shape[1]}; take the image that was annotated, or export the annotations anew"
+        )
+    label = np.zeros(tuple(shape), np.uint16)
+    for one in found.of(image):
+        if one.name not in names:
+            raise DataError(
+                f"'{path}' holds the class '{one.name}', which the other files do not; export them anew"
+            )
+        label[_inside(one, label.shape, path)] = names.index(one.name)
+    return label
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, _: int, size: int) -> Annotations:
+    if size > _MOST_BYTES:
+        raise DataError(f"'{path}' is too large to be a file of annotations ({size >> 20} MB); leave it out")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".txt":
+            return _yolo(path, text)
+        if path.suffix.lower() == ".xml":
+            return _cvat(path, text)
+        return _json(path, json.loads(text))
+    except DataError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ElementTree.ParseError,
+    ) as error:
+        raise DataError(
+            f"'{path}' holds no annotations that can be read ({type(error).__name__}: {error}); export "
+            "masks, or as polygons of COCO, LabelMe, CVAT, VIA or YOLO"
+        ) from error
+
+
+def _yolo(path: Path, text: str) -> Annotations:
+    """A line per shape: number of the class, then x and y in shares of the image."""
+    shapes = []
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    names = _yolo_names(path)
+    for words in lines:
+        kind, numbers = int(words[0]), [float(word) for word in words[1:]]
+        if len(numbers) in (_BOX, _BOX + 1):
+            raise DataError(_BOXES.format(path))
+        if len(numbers) < _LEAST or len(numbers) % 2 or not all(-0.5 <= n <= 1.5 for n in numbers):
+            raise ValueError("its lines are not a class and points from 0 to 1")
+        name = names[kind] if kind < len(names) else f"class {kind}"
+        shapes.append(Shape(name, (_ring(numbers),), relative=True))
+    return Annotations("YOLO", {"": tuple(shapes)}, tuple(names) or tuple(sorted({s.name for s in shapes})))
+
+
+def _yolo_names(path: Path) -> list[str]:
+    """Class names in ``classes.txt`` or ``data.yaml`` beside the labels or above them."""
+    for folder in (path.parent, *path.parents[1:4]):
+        listed = folder / "classes.txt"
+        if listed.is_file() and listed != path:
+            return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        table = next(
+            (folder / name for name in ("data.yaml", "dataset.yaml") if (folder / name).is_file()), None
+        )
+        if table is not None:
+            return _names_of_yaml(table)
+    return []
+
+
+def _names_of_yaml(table: Path) -> list[str]:
+    import yaml
+
+    try:
+        names = yaml.safe_load(table.read_text(encoding="utf-8")).get("names", [])
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise DataError(f"'{table}' is damaged ({error}); it names the classes of the polygons") from error
+    return (
+        [str(names[k]) for k in sorted(names)] if isinstance(names, dict) else [str(name) for name in names]
+    )
+
+
+def _json(path: Path, content: Any) -> Annotations:
+    programs: tuple[Callable[[Path, Any], Annotations | None], ...]
+    programs = (_coco, _labelme, _supervisely, _geojson, _via)
+    for program in programs:
+        found = program(path, content)
+        if found is not None:
+            return found
+    raise ValueError("nothing in it is a polygon")
+
+
+def _coco(path: Path, content: Any) -> Annotations | None:
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        return None
+    files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    kinds = {kind["id"]: str(kind["name"]) for kind in content.get("categories", [])}
+    _require_once(path, files.values())
+    shapes: dict[str, list[Shape]] = {_base(name): [] for name in files.values()}
+    sizes = {
+        _base(image["file_name"]): (int(image["height"]), int(image["width"]))
+        for image in content["images"]
+        if image.get("height") and image.get("width")
+    }
+    boxes = 0
+    for one in content["annotations"]:
+        name = kinds.get(one["category_id"], f"class {one['category_id']}")
+        drawn = one.get("segmentation")
+        if not drawn:
+            boxes += 1
+            continue
+        if isinstance(drawn, dict):
+            runs = drawn["counts"]
+            runs = _unpacked(runs) if isinstance(runs, str) else runs
+            shape = Shape(
+                name, runs=(tuple(int(n) for n in runs), (int(drawn["size"][0]), int(drawn["size"][1])))
+            )
+        else:
+            shape = Shape(name, tuple(_ring(numbers) for numbers in drawn if len(numbers) >= _LEAST))
+        shapes[_base(files[one["image_id"]])].append(shape)
+    if boxes and not any(shapes.values()):
+        raise DataError(_BOXES.format(path))
+    used = {shape.name for several in shapes.values() for shape in several}
+    return Annotations("COCO", _frozen(shapes), tuple(name for name in kinds.values() if name in used), sizes)
+
+
+def _labelme(path: Path, content: Any) -> Annotations | None:
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        return None
+    shapes = []
+    for one in content["shapes"]:
+        points = tuple((float(x), float(y)) for x, y in one["points"])
+        kind = one.get("shape_type") or "polygon"
+        if kind == "rectangle" and len(points) == 2:
+            (x0, y0), (x1, y1) = points
+            points = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+        elif kind == "circle" and len(points) == 2:
+            points = _circle(points[0], float(np.hypot(*np.subtract(points[1], points[0]))))
+        elif kind != "polygon":
+            continue
+        shapes.append(Shape(str(one["label"]), (points,)))
+    size = content.get("imageHeight"), content.get("imageWidth")
+    return _of_one("LabelMe", shapes, size)
+
+
+def _supervisely(path: Path, content: Any) -> Annotations | None:
+    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
+        return None
+    shapes = []
+    for one in content["objects"]:
+        if one.get("geometryType", "polygon") != "polygon":
+            raise DataError(
+                f"'{path}' holds shapes that are no polygons ({one['geometryType']}); export masks"
+            )
+        points = one["points"]
+        holes = tuple(_points(ring) for ring in points.get("interior", []))
+        shapes.append(Shape(str(one["classTitle"]), (_points(points["exterior"]),), holes))
+    size = content.get("size") or {}
+    return _of_one("Supervisely", shapes, (size.get("height"), size.get("width")))
+
+
+def _geojson(path: Path, content: Any) -> Annotations | None:
+    features = content.get("features") if isinstance(content, dict) else content
+    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
+        return None
+    shapes = []
+    for feature in features:
+        geometry, about = feature["geometry"], feature.get("properties") or {}
+        named = about.get("classification") or {}
+        name = str(
+            named.get("name") if isinstance(named, dict) and named else about.get("name") or "foreground"
+        )
+        if geometry["type"] not in ("Polygon", "MultiPolygon"):
+            continue
+        several = geometry["coordinates"]
+        for rings in [several] if geometry["type"] == "Polygon" else several:
+            shapes.append(Shape(name, (_points(rings[0]),), tuple(_points(ring) for ring in rings[1:])))
+    return _of_one("GeoJSON", shapes)
+
+
+def _via(path: Path, content: Any) -> Annotations | None:
+    """VGG's annotator: an entry per image with ``regions``."""
+    entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else {}
+    if not entries or not all(
+        isinstance(e, dict) and "filename" in e and "regions" in e for e in entries.values()
+    ):
+        return None
+    shapes: dict[str, list[Shape]] = {}
+    for entry in entries.values():
+        of_image = shapes.setdefault(_base(str(entry["filename"])), [])
+        regions = entry["regions"]
+        for region in regions.values() if isinstance(regions, dict) else regions:
+            drawn, about = region["shape_attributes"], region.get("region_attributes") or {}
+            name = next(
+                (str(value) for value in about.values() if isinstance(value, str) and value), "foreground"
+            )
+            if drawn["name"] in ("polygon", "polyline"):
+                x, y = drawn["all_points_x"], drawn["all_points_y"]
+                of_image.append(Shape(name, (_points(zip(x, y, strict=True)),)))
+            elif drawn["name"] == "circle":
+                of_image.append(Shape(name, (_circle((drawn["cx"], drawn["cy"]), drawn["r"]),)))
+            elif drawn["name"] == "rect":
+                raise DataError(f"'{path}' holds bounding boxes; export polygons or masks")
+    return _of_many("VIA", shapes)
+
+
+def _cvat(path: Path, text: str) -> Annotations:
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("it declares entities, which annotations do not need")
+    root = ElementTree.fromstring(text)
+    if root.tag != "annotations" or root.find("image") is None:
+        if root.find("object/bndbox") is not None:
+            raise DataError(_BOXES.format(path))
+        raise ValueError("it holds no 'annotations' with images")
+    _require_once(path, [image.attrib["name"] for image in root.iter("image")])
+    shapes: dict[str, list[Shape]] = {}
+    for image in root.iter("image"):
+        of_image = shapes.setdefault(_base(image.attrib["name"]), [])
+        for one in sorted(image, key=lambda element: int(element.get("z_order", 0))):
+            if one.tag == "polygon":
+                points = (point.split(",") for point in one.attrib["points"].split(";"))
+                of_image.append(Shape(one.attrib["label"], (_points(points),)))
+            elif one.tag in ("box", "mask"):
+                raise DataError(
+                    f"'{path}' holds shapes of the kind '{one.tag}'; export polygons, or 'Segmentation mask'"
+                )
+    sizes = {
+        _base(image.attrib["name"]): (int(image.attrib["height"]), int(image.attrib["width"]))
+        for image in root.iter("image")
+        if "height" in image.attrib and "width" in image.attrib
+    }
+    return _of_many("CVAT", shapes, sizes)
+
+
+def _inside(one: Shape, shape: Sequence[int], path: Path) -> np.ndarray:
+    from skimage.draw import polygon2mask
+
+    if one.runs is not None:
+        counts, size = one.runs
+        if tuple(size) != tuple(shape) or sum(counts) != size[0] * size[1]:
+            raise DataError(
+                f"'{path}' holds a mask of {size}, but its image has {tuple(shape)}; export them anew"
+            )
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(size, order="F")
+    scale = np.array(shape[::-1], float) if one.relative else np.ones(2)
+    inside = np.zeros(tuple(shape), bool)
+    for rings, value in ((one.rings, True), (one.holes, False)):
+        for ring in rings:
+            # Programs measure from the outer edge of the first pixel, whose centre is at one half.
+            yx = (np.array(ring) * scale - 0.5)[:, ::-1]
+            inside[polygon2mask(tuple(shape), yx)] = value
+    return inside
+
+
+def _unpacked(text: str) -> list[int]:
+    """COCO's compressed runs: five bits a character and whether more follow; then differences."""
+    counts: list[int] = []
+    position = 0
+    while position < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            code = ord(text[position]) - 48
+            value |= (code & 0x1F) << shift
+            more, shift, position = bool(code & 0x20), shift + 5, position + 1
+            if not more and code & 0x10:
+                value |= -1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def _circle(centre: Sequence[float], radius: float) -> Ring:
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return tuple(
+        (centre[0] + radius * float(np.cos(a)), centre[1] + radius * float(np.sin(a))) for a in angles
+    )
+
+
+def _ring(numbers: Sequence[float]) -> Ring:
+    return tuple(zip(map(float, numbers[::2]), map(float, numbers[1::2]), strict=True))
+
+
+def _points(pairs: Iterable[Sequence[Any]]) -> Ring:
+    return tuple((float(x), float(y)) for x, y in pairs)
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _frozen(shapes: dict[str, list[Shape]]) -> dict[str, tuple[Shape, ...]]:
+    return {name: tuple(several) for name, several in shapes.items()}
+
+
+def _of_one(program: str, shapes: Sequence[Shape], size: tuple[Any, Any] = (None, None)) -> Annotations:
+    height, width = size
+    sizes = {"": (int(height), int(width))} if height and width else {}
+    return Annotations(program, {"": tuple(shapes)}, tuple(sorted({shape.name for shape in shapes})), sizes)
+
+
+def _of_many(
+    program: str, shapes: dict[str, list[Shape]], sizes: dict[str, tuple[int, int]] | None = None
+) -> Annotations:
+    names = sorted({shape.name for several in shapes.values() for shape in several})
+    return Annotations(program, _frozen(shapes), tuple(names), sizes or {})
+
+
+def _require_once(path: Path, names: Iterable[str]) -> None:
+    """Images in several folders may have one name, and nothing would tell their shapes apart."""
+    counts = Counter(_base(name) for name in names)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"'{path}' annotates {len(twice)} image names more than once, such as '{twice[0]}'; export every "
+            "folder of images to a file of its own"
+        )

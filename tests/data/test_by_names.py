@@ -1,0 +1,409 @@
+"""Images find their labels by what names share, whatever people call their files and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import pytest
+
+from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.pairing import split_in
+from napari_prosma.errors import DataError
+
+AFFINE = np.diag((-1.0, -1, 2, 1))
+
+
+def square(top: int, left: int, side: int) -> np.ndarray:
+    mask = np.zeros((24, 32), np.uint8)
+    mask[top : top + side, left : left + side] = 255
+    return mask
+
+
+MASK = square(4, 6, 10)
+INNER = square(7, 9, 3)
+ELSEWHERE = square(16, 20, 5)
+FIELD = square(1, 1, 22)
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (24, 32), dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name.endswith((".nii", ".nii.gz")):
+        nibabel.Nifti1Image(array, AFFINE).to_filename(path)
+    else:
+        PIL.Image.fromarray(array).save(path)
+
+
+def volume(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(100, 20, (8, 8, 6)).astype(np.int16)
+
+
+def organ(first: int = 2) -> np.ndarray:
+    label = np.zeros((8, 8, 6), np.uint8)
+    label[first : first + 2, 2:5, 1:4] = 1
+    return label
+
+
+def written(folder: Path, *, image: str, mask: str, count: int = 4) -> Path:
+    for n in range(count):
+        save(folder / image.format(n), volume(n) if ".nii" in image else noise(n))
+        save(folder / mask.format(n), organ() if ".nii" in mask else MASK)
+    return folder
+
+
+def foreground(data: DataSet) -> set[int]:
+    """How many elements of each label are foreground; every image is read as well."""
+    counts = set()
+    for case in data.cases:
+        assert case.read_label is not None
+        assert case.read_image().array.shape[1:] == case.read_label().shape
+        counts.add(int((case.read_label() > 0).sum()))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "first"),
+    [
+        ("case_{:03}/imaging.nii.gz", "case_{:03}/segmentation.nii.gz", "case_000"),
+        ("Challenge_Training_Input/I_{}.jpg", "Challenge_Training_GroundTruth/I_{}_segmentation.png", "I_0"),
+        ("Images/bus_{:04}-l.png", "Masks/mask_{:04}-l.png", "bus_0000-l"),
+        ("volume-{}.nii", "segmentation-{}.nii", "volume-0"),
+        ("Bilder/Patient{}.png", "Masken/Patient{}_Maske.png", "Patient0"),
+        ("cas{}.png", "cas{}_masque.png", "cas0"),
+        ("imagen_{}.png", "mascara_{}.png", "imagen_0"),
+        ("P {}/CT Thorax.nii.gz", "P {}/Lesion.nii.gz", "P 0"),
+        ("IMD{0}/IMD{0}_Dermoscopic_Image/IMD{0}.bmp", "IMD{0}/IMD{0}_lesion/IMD{0}_lesion.bmp", "IMD0"),
+        ("CT/{}/image.nii.gz", "CT/{}/Ground.nii.gz", "0"),
+        ("stare-images/im{:04}.png", "labels-ah/im{:04}.ah.png", "im0000"),
+        ("Bild{}.PNG", "BILD{}_MASK.png", "Bild0"),
+    ],
+)
+def test_pairs_are_found_under_any_names(tmp_path: Path, image: str, mask: str, first: str) -> None:
+    data = find_cases(written(tmp_path, image=image, mask=mask))
+    assert data.cases[0].name == first
+    assert len(data.cases) == 4
+    assert data.notices[0].startswith("4 pairs: ")
+    assert foreground(data) == {int((organ() if ".nii" in mask else MASK > 0).sum())}
+
+
+def test_the_pairs_are_told_in_words(tmp_path: Path) -> None:
+    data = find_cases(written(tmp_path, image="Bilder/{}.png", mask="Masken/{}_m.png"))
+    assert data.notices == ("4 pairs: 'Bilder/*' as images, 'Masken/*_m' as labels",)
+
+
+def test_files_of_one_case_become_channels(tmp_path: Path) -> None:
+    for n in range(3):
+        for k, kind in enumerate(("flair", "t1", "t1ce", "t2")):
+            save(tmp_path / f"B{n}/B{n}_{kind}.nii", volume(n) * 0 + volume(k))
+        save(tmp_path / f"B{n}/B{n}_seg.nii", organ())
+    data = find_cases(tmp_path)
+    assert "3 cases in 3 folders, 4 channels" in data.summary
+    assert "'*/*_flair', '*/*_t1', '*/*_t1ce', '*/*_t2' as channels" in data.notices[0]
+    image = data.cases[0].read_image().array
+    assert np.array_equal(image[1], np.flip(volume(1).T, axis=()) if image[1].shape == (6, 8, 8) else 0)
+
+
+def test_a_case_that_lacks_a_channel_is_named(tmp_path: Path) -> None:
+    for n in range(3):
+        for kind in ("a1", "b2"):
+            if (n, kind) != (1, "b2"):
+                save(tmp_path / f"B{n}/B{n}_{kind}.nii", volume(n))
+        save(tmp_path / f"B{n}/B{n}_seg.nii", organ())
+    with pytest.raises(DataError, match=r"B1_a1\.nii' has no '.*_b2' beside it.*add it"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["s{}/segmentations/{}.nii.gz", "s{}/{}.nii.gz"])
+def test_a_mask_per_class_gives_classes(tmp_path: Path, place: str) -> None:
+    for n in range(3):
+        save(tmp_path / f"s{n}/ct.nii.gz", volume(n))
+        save(tmp_path / place.format(n, "liver"), organ(1))
+        save(tmp_path / place.format(n, "spleen"), organ(5))
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "liver", "spleen")
+    label = data.cases[0].read_label()  # type: ignore[misc]
+    assert np.bincount(label.ravel())[1:].tolist() == [organ(1).sum(), organ(5).sum()]
+
+
+def test_of_nested_masks_the_inner_one_is_drawn_over_the_outer(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"Images/g{n}.png", noise(n))
+        save(tmp_path / f"Masks/g{n}_cup.png", INNER)
+        save(tmp_path / f"Masks/g{n}_disc.png", MASK)
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "disc", "cup")
+    label = data.cases[0].read_label()  # type: ignore[misc]
+    assert (label == 2).sum() == (INNER > 0).sum()
+    assert (label > 0).sum() == (MASK > 0).sum()
+
+
+def test_a_mask_per_object_is_one_label(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"{n}af/images/{n}af.png", noise(n))
+        for k in range(2 + n):
+            save(tmp_path / f"{n}af/masks/{7 * n + k:x}e1.png", square(2, 2 + 6 * k, 4))
+    data = find_cases(tmp_path)
+    assert len(data.class_names) == 2
+    assert [int(case.read_label().sum()) for case in data.cases] == [32, 48, 64]  # type: ignore[misc]
+
+
+def test_a_field_of_view_is_no_label(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"images/2{n}_training.png", noise(n))
+        save(tmp_path / f"1st_manual/2{n}_manual1.png", MASK)
+        save(tmp_path / f"mask/2{n}_training_mask.png", FIELD)
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert any("mask/*_training_mask" in notice and "field of view" in notice for notice in data.notices)
+
+
+def test_a_field_of_view_is_no_label_of_a_split_without_labels_either(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"training/images/2{n}_training.png", noise(n))
+        save(tmp_path / f"training/1st_manual/2{n}_manual1.png", MASK)
+        save(tmp_path / f"training/mask/2{n}_training_mask.png", FIELD)
+        save(tmp_path / f"test/images/0{n}_test.png", noise(n + 9))
+        save(tmp_path / f"test/mask/0{n}_test_mask.png", FIELD)
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert [case.split for case in data.cases] == ["train"] * 3
+    assert any("3 files belong to no pair" in notice for notice in data.notices)
+
+
+def test_of_two_observers_the_first_is_taken_and_the_other_named(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"Image_0{n}L.png", noise(n))
+        save(tmp_path / f"Image_0{n}L_1stHO.png", MASK)
+        save(tmp_path / f"Image_0{n}L_2ndHO.png", np.roll(MASK, 1, axis=0))
+    data = find_cases(tmp_path)
+    assert np.array_equal(data.cases[0].read_label() > 0, MASK > 0)  # type: ignore[misc]
+    assert any("2ndho" in notice and "list the pairs in a table" in notice for notice in data.notices)
+
+
+def test_classes_are_taken_rather_than_numbered_objects(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"JPEGImages/a{n}.jpg", noise(n))
+        save(tmp_path / f"SegmentationObject/a{n}.png", np.where(ELSEWHERE, 2, MASK // 255).astype(np.uint8))
+        save(tmp_path / f"SegmentationClass/a{n}.png", np.where(ELSEWHERE | MASK, 1, 0).astype(np.uint8))
+    data = find_cases(tmp_path)
+    assert data.cases[0].files[1].parent.name == "SegmentationClass"
+    assert any("'SegmentationObject/*'" in notice for notice in data.notices)
+
+
+def test_an_image_of_another_kind_is_passed_over(tmp_path: Path) -> None:
+    for n in range(3):
+        for frame in ("01", "12"):
+            save(tmp_path / f"p{n}/p{n}_frame{frame}.nii.gz", volume(n))
+            save(tmp_path / f"p{n}/p{n}_frame{frame}_gt.nii.gz", organ())
+        save(tmp_path / f"p{n}/p{n}_4d.nii.gz", np.stack([volume(n)] * 3, axis=-1))
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 6
+    assert any("3 files belong to no pair" in notice and "_4d" in notice for notice in data.notices)
+
+
+def test_what_another_program_wrote_beside_its_masks_is_passed_over(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"c{n}.tif", noise(n))
+        save(tmp_path / f"c{n}_cp_masks.tif", MASK // 255)
+        save(tmp_path / f"c{n}_flows.tif", np.stack([noise(n + k) for k in range(3)], axis=-1))
+        np.save(tmp_path / f"c{n}_seg.npy", np.array({"masks": 1}, dtype=object), allow_pickle=True)
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert data.channels == 1
+    assert any("*_flows" in notice for notice in data.notices)
+    assert any("*_seg" in notice and "cannot be read" in notice for notice in data.notices)
+
+
+def test_splits_with_names_of_their_own_are_read_one_by_one(tmp_path: Path) -> None:
+    for n, split in enumerate(("Training", "Validation", "Test")):
+        written(
+            tmp_path,
+            image=f"C_Task1-2_{split}_Input/I_{n}0{{}}.jpg",
+            mask=f"C_Task1_{split}_Truth/I_{n}0{{}}_s.png",
+            count=2,
+        )
+    data = find_cases(tmp_path)
+    assert sorted({case.split for case in data.cases}) == ["test", "train", "val"]
+    assert len(data.cases) == 6
+
+
+def test_images_of_two_splits_are_never_channels_of_one_case(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        written(tmp_path, image=f"{split}/{{}}.png", mask=f"{split}annot/{{}}.png", count=3)
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (6, 1)
+    assert {case.split for case in data.cases} == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("train", "train"),
+        ("Training_Input", "train"),
+        ("imagesTs", "test"),
+        ("labelsVa", "val"),
+        ("testing-set", "test"),
+        ("valid", "val"),
+        ("valve", ""),
+        ("testis", ""),
+        ("contrast", ""),
+        ("trainer", ""),
+    ],
+)
+def test_a_split_is_told_by_whole_words(folder: str, split: str) -> None:
+    assert split_in(folder) == split
+
+
+def test_numbered_images_of_one_label_are_refused(tmp_path: Path) -> None:
+    for n in range(3):
+        for k in range(1, 4):
+            save(tmp_path / f"s{n}/{k}.png", noise(10 * n + k))
+        save(tmp_path / f"s{n}/mask.png", MASK)
+    with pytest.raises(DataError, match=r"3 or more numbered images.*list the pairs in a table"):
+        find_cases(tmp_path)
+
+
+def test_two_kinds_of_labels_with_several_values_are_refused(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"{n}/scan.png", noise(n))
+        several = square(2, 2, 5) // 255 + square(2, 10, 5) // 255 * 2 + square(2, 20, 5) // 255 * 3
+        save(tmp_path / f"{n}/organs.png", several.astype(np.uint8))
+        save(tmp_path / f"{n}/vessels.png", np.roll(several, 10, axis=0).astype(np.uint8))
+    with pytest.raises(DataError, match=r"2 kinds of labels of several values.*organs.*vessels.*table"):
+        find_cases(tmp_path)
+
+
+def test_images_alone_are_not_paired_with_each_other(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"left/{n}.png", noise(n))
+        save(tmp_path / f"right/{n}.png", noise(n + 9))
+    with pytest.raises(DataError, match="6 images but no masks"):
+        find_cases(tmp_path)
+
+
+def test_one_image_and_one_mask_in_a_folder_are_a_pair(tmp_path: Path) -> None:
+    save(tmp_path / "scan.png", noise(0))
+    save(tmp_path / "drawn.png", MASK)
+    (case,) = find_cases(tmp_path).cases
+    assert [path.name for path in case.files] == ["scan.png", "drawn.png"]
+
+
+def test_a_folder_that_is_not_used_is_named(tmp_path: Path) -> None:
+    written(tmp_path, image="images/{}.png", mask="masks/{}.png", count=3)
+    for n in range(3):
+        save(tmp_path / f"overlays/{n}.png", np.stack([noise(n + k) for k in range(3)], axis=-1))
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert data.notices == ("the folder 'overlays' is not used",)
+
+
+def test_a_foreign_table_does_not_end_the_search(tmp_path: Path) -> None:
+    written(tmp_path, image="images/{}.png", mask="masks/{}.png", count=3)
+    (tmp_path / "dataset.json").write_text('{"name": "mine", "licence": "CC"}')
+    data = find_cases(tmp_path)
+    assert (data.layout, len(data.cases)) == ("folders", 3)
+    assert data.notices == ("'dataset.json' is no Decathlon table and is not used",)
+
+
+def test_a_table_of_diagnoses_is_passed_over(tmp_path: Path) -> None:
+    written(tmp_path, image="{}.png", mask="{}_mask.png", count=3)
+    (tmp_path / "labels.csv").write_text("image,label\n0.png,benign\n1.png,malignant\n2.png,benign\n")
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert data.notices == ("'labels.csv' lists no files of masks and is not used",)
+
+
+def test_a_table_written_on_windows_is_read_everywhere(tmp_path: Path) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png", count=2)
+    (tmp_path / "pairs.csv").write_text("image,label\nx\\0.png,x\\0y.png\nx\\1.png,x\\1y.png\n")
+    assert foreground(find_cases(tmp_path)) == {100}
+
+
+def test_names_are_equal_however_their_accents_are_stored(tmp_path: Path) -> None:
+    for n in range(2):
+        save(tmp_path / f"M\u00fcller{n}.png", noise(n))
+        save(tmp_path / f"Mu\u0308ller{n}_mask.png", MASK)
+    assert foreground(find_cases(tmp_path)) == {100}
+
+
+def test_a_picture_in_two_formats_is_one_case(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/{n}.png", noise(n))
+        save(tmp_path / f"images/{n}.jpg", noise(n))
+        save(tmp_path / f"masks/{n}.png", MASK)
+    data = find_cases(tmp_path)
+    assert [case.files[0].suffix for case in data.cases] == [".png"] * 3
+    assert "3 images lie there twice" in data.notices[0]
+
+
+def test_two_images_without_a_mask_are_two_cases(save_picture: Callable[..., Path], tmp_path: Path) -> None:
+    save_picture("a.png", noise(0))
+    save_picture("a.jpg", noise(0))
+    assert len(find_cases(tmp_path, require_labels=False).cases) == 2
+
+
+def test_the_user_can_say_which_files_are_what(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/{n}.png", noise(n))
+        save(tmp_path / f"rater1/{n}.png", MASK)
+        save(tmp_path / f"rater2/{n}.png", INNER)
+    data = find_cases(tmp_path, images="images/*", masks="rater2/*")
+    assert foreground(data) == {9}
+    assert data.notices[0] == "3 pairs: 'images/*' as images, 'rater2/*' as labels"
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "said"),
+    [
+        ("images/*", "none/*", r"no file in .* fits 'none/\*'"),
+        ("images/*", "*", r"fits both"),
+        ("images/*", None, r"belong together; give both, or neither"),
+        ("images/a*", "rater/*", r"share no names; list the pairs"),
+    ],
+)
+def test_patterns_that_do_not_work_say_why(tmp_path: Path, images: str, masks: str | None, said: str) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/a{n}.png", noise(n))
+        save(tmp_path / f"rater/{'xyz'[n]}.png", MASK)
+    with pytest.raises(DataError, match=said):
+        find_cases(tmp_path, images=images, masks=masks)
+
+
+@pytest.mark.parametrize("head", ["image,label,split", "image,label,subset"])
+def test_a_column_of_splits_is_kept(tmp_path: Path, head: str) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png", count=3)
+    rows = (f"x/{n}.png,x/{n}y.png,{split}" for n, split in enumerate(("Train", "validation", "test")))
+    (tmp_path / "pairs.csv").write_text("\n".join([head, *rows]))
+    assert [case.split for case in find_cases(tmp_path).cases] == ["train", "val", "test"]
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png", count=1)
+    (tmp_path / "pairs.csv").write_text("image,label,split\nx/0.png,x/0y.png,later\n")
+    with pytest.raises(DataError, match="line 2 into the split 'later'; write train, val or test"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "patients"),
+    [
+        ("group", "abcd", ["a", "b", "c", "d"]),
+        ("group", "aabb", ["", "", "", ""]),
+        ("patient", "aabb", ["a", "a", "b", "b"]),
+        ("Subject", "aabb", ["a", "a", "b", "b"]),
+    ],
+)
+def test_a_column_of_patients_is_kept(tmp_path: Path, column: str, values: str, patients: list[str]) -> None:
+    written(tmp_path, image="x/{}.png", mask="x/{}y.png")
+    rows = (f"x/{n}.png,x/{n}y.png,{value}" for n, value in enumerate(values))
+    (tmp_path / "pairs.csv").write_text("\n".join([f"image,label,{column}", *rows]))
+    data = find_cases(tmp_path)
+    assert [case.patient for case in data.cases] == patients
+    assert any("taken for classes" in notice for notice in data.notices) == (not patients[0])

@@ -1,0 +1,189 @@
+"""What the values of masks are taken for, and what is said of doubtful ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+
+from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays
+from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.errors import DataError
+
+Save = Callable[..., Path]
+
+
+def disc(shape: tuple[int, int] = (40, 48), radius: float = 10, value: int = 1) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    inside = (y - shape[0] / 2) ** 2 + (x - shape[1] / 2) ** 2 < radius**2
+    return np.where(inside, value, 0).astype(np.uint8)
+
+
+def outline(width: int = 48, height: int = 40) -> np.ndarray:
+    picture = PIL.Image.new("L", (width, height))
+    PIL.ImageDraw.Draw(picture).ellipse((8, 6, width - 8, height - 6), outline=255)
+    return np.asarray(picture)
+
+
+def cells(count: int, seed: int) -> np.ndarray:
+    """Numbered squares of any size; a few numbers are missing, as where cells were taken out."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((80, 80), np.uint16)
+    for n in range(count):
+        side = int(rng.integers(2, 9))
+        top, left = 10 * (n // 8), 10 * (n % 8)
+        if n % 7 != 3:
+            ids[top : top + side, left : left + side] = n + 1
+    return ids
+
+
+def data_of(save: Save, folder: Path, *masks: np.ndarray) -> Path:
+    for n, mask in enumerate(masks):
+        noise = np.random.default_rng(n).integers(0, 256, mask.shape).astype(np.uint8)
+        save(f"images/{n}.png", noise)
+        save(f"masks/{n}.png", mask)
+    return folder
+
+
+def test_255_beside_1_is_a_border_that_nobody_decided(save_picture: Save, tmp_path: Path) -> None:
+    mask = disc(radius=12, value=255)
+    mask[disc(radius=10) > 0] = 1
+    data = find_cases(data_of(save_picture, tmp_path, mask, mask))
+    assert data.labels == LabelRule("values", ("background", "foreground"), (0, 1), unlabelled=255)
+    assert "255 beside 1 is taken for a border" in data.notices[0]
+    label = data.cases[0].read_label()  # type: ignore[misc]
+    assert int((label == 1).sum()) == int((mask == 1).sum())
+    assert int((label == IGNORE).sum()) == int((mask == 255).sum())
+
+
+def test_1_and_255_in_different_masks_are_one_class(save_picture: Save, tmp_path: Path) -> None:
+    data = find_cases(data_of(save_picture, tmp_path, disc(), disc(value=255)))
+    assert (data.labels.kind, data.notices) == ("on", ())
+
+
+def test_a_late_mask_with_both_values_is_refused_with_what_to_do() -> None:
+    mask = disc(value=255)
+    mask[0, 0] = 1
+    with pytest.raises(DataError, match=r"both 1 and 255.*unlabelled=255, else with any=lesion"):
+        LabelRule("on", ("background", "lesion")).apply(mask, "m.png")
+
+
+@pytest.mark.parametrize("void", [255, 65535])
+def test_a_far_value_beside_class_numbers_is_unlabelled(void: int) -> None:
+    rule = LabelRule.of_values({0, 1, 2, 3, void})
+    assert (rule.values, rule.unlabelled) == ((0, 1, 2, 3), void)
+    assert LabelRule.of_values({0, 85, 170, 255}).unlabelled is None
+    assert LabelRule.of_values({0, 2, 255}).values == (0, 2)
+
+
+@pytest.mark.parametrize("values", [{-1, 0, 1}, {-1, 0, 1, 2}, {-100, 0, 1}])
+def test_a_value_below_0_is_unlabelled(values: set[int]) -> None:
+    rule = LabelRule.of_values(values)
+    assert rule.unlabelled == min(values)
+    assert rule.apply(np.array([0, 1, min(values)]), "a").tolist() == [0, 1, IGNORE]
+
+
+@pytest.mark.parametrize("values", [{-1, 1}, {-2, -1, 0, 1}])
+def test_values_below_0_that_nothing_explains_are_refused(values: set[int]) -> None:
+    with pytest.raises(DataError, match=r"nothing tells what those below 0 mean; name every value"):
+        LabelRule.of_values(values)
+
+
+def test_nearly_whole_numbers_are_rounded_and_told(tmp_path: Path) -> None:
+    for n in range(2):
+        for kind, array in (("images", np.random.default_rng(n).random((6, 7, 8))), ("labels", np.zeros(1))):
+            if kind == "labels":
+                array = np.zeros((6, 7, 8))
+                array[1:3, 2:5, 2:5], array[4, 2:5, 2:5] = 1.00002, 2.00004
+            (tmp_path / kind).mkdir(exist_ok=True)
+            nibabel.Nifti1Image(array.astype(np.float32), np.eye(4)).to_filename(tmp_path / kind / f"{n}.nii")
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "label 1", "label 2")
+    assert "nearly whole" in data.notices[0]
+
+
+def test_soft_edges_of_resized_masks_are_no_classes(save_picture: Save, tmp_path: Path) -> None:
+    masks = []
+    for n in range(4):
+        large = PIL.Image.fromarray(disc((80, 96), 20, 255)).rotate(4 * n)
+        masks.append(np.asarray(large.resize((48, 40), PIL.Image.Resampling.BILINEAR)))
+    data = find_cases(data_of(save_picture, tmp_path, *masks))
+    assert data.labels.kind == "above"
+    assert "soft edges" in data.notices[0]
+
+
+def test_classes_with_areas_of_their_own_are_no_soft_edges() -> None:
+    mask = disc(value=255)
+    for n, value in enumerate((60, 120, 180)):
+        mask[2:8, 4 + 9 * n : 11 + 9 * n] = value
+    rule, _ = rule_of_arrays([mask])
+    assert rule.values == (0, 60, 120, 180, 255)
+
+
+def test_numbered_objects_with_gaps_are_one_structure(save_picture: Save, tmp_path: Path) -> None:
+    data = find_cases(data_of(save_picture, tmp_path, *(cells(20 + 9 * n, n) for n in range(4))))
+    assert data.labels.kind == "any"
+
+
+def test_a_single_picture_of_many_numbered_objects_is_one_structure() -> None:
+    ids = np.zeros((80, 80), np.uint16)
+    for n in range(60):
+        ids[10 * (n // 8) : 10 * (n // 8) + 6, 10 * (n % 8) : 10 * (n % 8) + 6] = n + 1
+    assert rule_of_arrays([ids])[0].kind == "any"
+
+
+def test_organs_of_their_own_sizes_stay_classes() -> None:
+    """In one piece each and not in every volume, but every number has its size."""
+    volumes = []
+    for n in range(4):
+        organs = np.zeros((30, 30, 40), np.uint8)
+        for k in range(12 + n % 2):
+            side = 1 + k // 2
+            organs[2 : 2 + side, 3 : 3 + side, 3 * k : 3 * k + 2] = k + 1
+        volumes.append(organs)
+    rule, _ = rule_of_arrays(volumes)
+    assert (rule.kind, len(rule.class_names)) == ("values", 14)
+
+
+def test_many_values_are_told_with_how_to_join_them() -> None:
+    organs = np.arange(1, 26, dtype=np.uint8).repeat(12).reshape(25, 4, 3)
+    rule, doubts = rule_of_arrays([organs])
+    assert len(rule.class_names) == 26
+    assert "25 values are taken for as many classes" in doubts[0]
+
+
+def test_thin_outlines_are_told_and_can_be_filled(save_picture: Save, tmp_path: Path) -> None:
+    folder = data_of(save_picture, tmp_path, outline(), outline(46, 42))
+    data = find_cases(folder)
+    assert "outlines one element thin" in data.notices[0]
+    before = int(data.cases[0].read_label().sum())  # type: ignore[misc]
+    filled = find_cases(folder, labels=rule_from_text("on=head,filled"))
+    after = int(filled.cases[0].read_label().sum())  # type: ignore[misc]
+    assert after > 5 * before
+    assert "outlines are filled" in filled.labels.in_words()
+    assert rule_to_text(filled.labels) == "0=background,on=head,filled"
+
+
+def test_what_is_filled_or_thin_for_another_reason_is_no_outline() -> None:
+    assert is_hollow(outline() > 0)
+    assert not is_hollow(disc() > 0)
+    line = np.zeros((40, 48), bool)
+    line[20, 4:40] = True
+    assert not is_hollow(line)
+    volume = np.zeros((5, 40, 48), bool)
+    volume[2] = outline() > 0
+    assert is_hollow(volume)
+
+
+def test_a_mask_that_cannot_be_read_leaves_the_others_to_tell(save_picture: Save, tmp_path: Path) -> None:
+    good = save_picture("a.png", disc(value=2))
+    bad = tmp_path / "b.png"
+    bad.write_bytes(b"no picture")
+    rule, _ = guessed_rule([good, bad], 2)
+    assert rule.values == (0, 2)

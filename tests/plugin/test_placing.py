@@ -1,0 +1,101 @@
+"""Labels that lie elsewhere than their image are told, or cut to it where that is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.evaluate_panel import pairs_of_layers
+from napari_prosma.plugin.layers import CHANNELS_FIRST
+from napari_prosma.plugin.live import LiveCase
+from napari_prosma.plugin.placing import onto_image, steps_between
+
+SHAPE = (20, 24)
+IMAGE = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+
+
+def drawn(shape: tuple[int, ...] = SHAPE, **place: Any) -> LabelsLayer:
+    array = np.zeros(shape, np.uint8)
+    array[3:8, 4:10] = 1
+    return LabelsLayer(array, name="drawn", **place)
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "said"),
+    [
+        ({}, {"translate": (0, 5)}, r"0, 5 elements away"),
+        ({}, {"translate": (0.4, 0)}, r"0\.4, 0 elements away"),
+        ({}, {"scale": (2, 2)}, r"scaled by 2 x 2"),
+        ({}, {"rotate": 90}, r"turned or sheared"),
+        ({}, {"shear": (0.3,)}, r"turned or sheared"),
+        ({"scale": (-1, 1), "translate": (19, 0)}, {}, r"mirrored"),
+        ({}, {"affine": np.array([[1, 0, 7], [0, 1, 0], [0, 0, 1]])}, r"7, 0 elements away"),
+        ({"units": ("mm", "mm")}, {"units": ("um", "um")}, r"scaled by 0\.001 x 0\.001"),
+    ],
+)
+def test_labels_that_lie_elsewhere_are_refused_with_how(
+    image: dict[str, Any], labels: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=said):
+        LiveCase(ImageLayer(IMAGE, **image), drawn(**labels), None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{}, {"scale": (0.3, 0.2), "translate": (5, 6)}, {"rotate": 30, "scale": (2, 1)}, {"scale": (-1, 1)}],
+)
+def test_labels_in_the_place_of_their_image_are_taken(place: dict[str, Any], tmp_path: Path) -> None:
+    case = LiveCase(ImageLayer(IMAGE, **place), drawn(**place), None, tmp_path).open()
+    assert case.read_label is not None
+    assert int(case.read_label().sum()) == 30
+
+
+def test_units_that_say_the_same_are_the_same_place() -> None:
+    image = ImageLayer(IMAGE, scale=(0.5, 0.5), units=("mm", "mm"))
+    assert steps_between(drawn(scale=(500, 500), units=("um", "um")), image) == (0, 0)
+
+
+def test_labels_over_more_than_the_image_are_cut_to_it(tmp_path: Path) -> None:
+    labels = drawn((40, 50), translate=(-2, -1))
+    cut = onto_image(np.asarray(labels.data), labels, ImageLayer(IMAGE))
+    assert cut.shape == SHAPE
+    assert np.argwhere(cut).min(axis=0).tolist() == [1, 3]
+    case = LiveCase(ImageLayer(IMAGE), labels, None, tmp_path).open()
+    assert case.read_label is not None
+    assert int(case.read_label().sum()) == 30
+
+
+def test_labels_outside_the_image_are_not_lost_without_a_word() -> None:
+    labels = drawn((40, 50))
+    labels.data[30:33, 30:33] = 1
+    with pytest.raises(DataError, match="some labels lie outside the image"):
+        onto_image(np.asarray(labels.data), labels, ImageLayer(IMAGE))
+    beside = drawn((40, 50), translate=(100, 0))
+    with pytest.raises(DataError, match="beside it; select the image alone"):
+        onto_image(np.asarray(beside.data), beside, ImageLayer(IMAGE))
+
+
+def test_a_stack_of_channels_is_asked_for_and_taken(tmp_path: Path) -> None:
+    stack = ImageLayer(np.stack([IMAGE, IMAGE, IMAGE]), name="sequences")
+    with pytest.raises(DataError, match=r"first axis holds 3 channels"):
+        LiveCase(stack, drawn(), None, tmp_path)
+    stack.metadata[CHANNELS_FIRST] = True
+    case = LiveCase(stack, drawn(), None, tmp_path).open()
+    assert case.read_image().array.shape == (3, *SHAPE)
+
+
+def test_volumes_over_time_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 4 axes .*take the frames apart"):
+        LiveCase(ImageLayer(np.zeros((2, 3, 4, 5))), LabelsLayer(np.ones((2, 3, 4, 5), int)), None, tmp_path)
+
+
+def test_labels_in_two_places_are_not_measured_against_each_other() -> None:
+    with pytest.raises(DataError, match=r"lies elsewhere than labels layer 'drawn'"):
+        pairs_of_layers(drawn(translate=(3, 0)), drawn())
+    assert len(pairs_of_layers(drawn(scale=(2, 2)), drawn(scale=(2, 2))).pairs) == 1
