@@ -406,14 +406,20 @@ def _pixels(path: Path) -> np.ndarray:
     from pydicom.errors import InvalidDicomError
     from pydicom.pixels import apply_color_lut
 
+    from napari_prosma.data import dicom_codecs
+
+    dicom_codecs.register()
     try:
         data = dcmread(path)
         _require_plausible(path, data)
         array = data.pixel_array
         if _is_palette(data):
             array = apply_color_lut(array, data)
-    except (NotImplementedError, RuntimeError):
-        data, array = dcmread(path, stop_before_pixels=True), _decoded_by_gdcm(path)
+    except (NotImplementedError, RuntimeError) as error:
+        raise DataError(
+            f"'{path}' is damaged or packed in a way that is not known ({_packing(data)}); "
+            "export it uncompressed"
+        ) from error
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"'{path}' is cut short or damaged ({error}); export the series again") from error
     in_colour = array.ndim >= 3 and array.shape[-1] == 3 and (_is_palette(data) or data.SamplesPerPixel == 3)
@@ -432,24 +438,9 @@ def _require_plausible(path: Path, data: Dataset) -> None:
     require_room(path, promised)
 
 
-def _decoded_by_gdcm(path: Path) -> np.ndarray:
-    """Pixels of compressions that pydicom cannot decode alone (JPEG lossless, JPEG-LS, JPEG 2000)."""
-    import SimpleITK
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = SimpleITK.ReadImage(str(path), imageIO="GDCMImageIO")
-    except RuntimeError as error:
-        raise DataError(
-            f"'{path}' is damaged or compressed in an unknown way; export it uncompressed"
-        ) from error
-    array = SimpleITK.GetArrayFromImage(image)
-    rescale = _header(path)
-    if rescale is not None and image.HasMetaDataKey("0028|1052"):  # GDCM has rescaled already
-        slope = float(_first(rescale.get("RescaleSlope"), 1.0))
-        array = (array - float(_first(rescale.get("RescaleIntercept"), 0.0))) / slope
-    single = image.GetSize()[2] == 1 if image.GetDimension() == 3 else True
-    return array[0] if single and image.GetDimension() == 3 else array
+def _packing(data: Dataset) -> str:
+    syntax = data.file_meta.TransferSyntaxUID
+    return f"{syntax.name}, transfer syntax {syntax}"
 
 
 def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:

@@ -32,7 +32,7 @@ from napari_prosma.training.doubt import LABEL_CONFIDENCE
 
 FORMAT = 1
 RUN, METRICS, TENSORBOARD = "run.json", "metrics.csv", "tensorboard"
-_PACKAGES = ("torch", "numpy", "monai")
+_PACKAGES = ("torch", "numpy", "scipy")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
 """Columns of ``metrics.csv`` before the validation figures and those of the gates."""
 _GATE_COLUMN = re.compile(r"skip(\d+)/(.+)", re.DOTALL)
