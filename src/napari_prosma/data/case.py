@@ -96,7 +96,10 @@ class Geometry:
     unit : "mm", "um" or "pixel"
     axes : (n,) names
     source : SourceFrame, optional
-        Present where the file told where the patient lies.
+        Present where the file told where the patient lies; of the last three axes.
+    frame_seconds : float
+        Time between neighbouring frames of a time series; 0 where it is not known. Along the axis ``t``
+        itself elements are counted: its spacing is 1.
     """
 
     spacing: tuple[float, ...]
@@ -104,6 +107,7 @@ class Geometry:
     unit: str = "pixel"
     axes: tuple[str, ...] = ()
     source: SourceFrame | None = None
+    frame_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.axes:

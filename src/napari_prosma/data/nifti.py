@@ -118,7 +118,7 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
 def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
     """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
     proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, True, skip=proxy.offset)
     else:
         raw = np.asanyarray(proxy.get_unscaled())
@@ -191,7 +191,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        voxels.require_possible(path, promised, path.suffix == ".gz")
+        voxels.require_possible(path, promised, path.suffix.lower() == ".gz")
         yield stored
     except FileNotFoundError:
         raise

@@ -35,7 +35,8 @@ def stem(path: str | Path) -> str:
     fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
     if fitting:
         return name[: -len(max(fitting, key=len))]
-    return name if Path(path).is_dir() else Path(name).stem
+    numbered = Path(name).suffix[1:].isdigit()  # DICOM named by its UID, 1.2.840.113619.100, or IM.0001
+    return name if numbered or Path(path).is_dir() else Path(name).stem
 
 
 def read_header(path: str | Path) -> Header:
