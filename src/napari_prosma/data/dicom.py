@@ -327,7 +327,7 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
         grid, affine, said = _grid(stack, first.orientation, spacing, header)
         source = SourceFrame.canonical(affine)
         stored = (plane[1], plane[0], len(grid))
-        shape = tuple(stored[n] for n in source.order)
+        volume = tuple(stored[n] for n in source.order)
         described = dict(common)
         if len(stacks) > 1:
             described["description"] = f"{common['description']} ({number} of {len(stacks)})"
@@ -335,8 +335,8 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
             Series(
                 **described,
                 frames=grid,
-                shape=shape,
-                geometry=Geometry.patient(source, shape),
+                shape=volume,
+                geometry=Geometry.patient(source, volume),
                 notices=(*notices, *repeated, *said),
             )
         )
