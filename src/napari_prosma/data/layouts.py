@@ -17,7 +17,9 @@ import numpy as np
 from napari_prosma.data import pictures
 from napari_prosma.data.case import Case, Geometry, Header, Image
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
-from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
+from napari_prosma.data.placement import placed
+from napari_prosma.data.preparation import filled
+from napari_prosma.data.readers import as_channels, label_names, read_header, read_image, read_label, stem
 from napari_prosma.data.recognise import Found, missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
@@ -116,6 +118,8 @@ def find_cases(
     channels, channel_notices = _channels(headers)
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     rule = chosen or recognised.labels or _guessed_rule(found, len(header.shape), recognised.foreground)
+    if chosen is None and recognised.labels is None:
+        rule = rule.with_names(_told_names(found))
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,
@@ -180,8 +184,13 @@ def check_foreground(data: DataSet) -> None:
 
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
     read = partial(_read_label, found, rule) if found.labels else None
+    read_filled = partial(_read_filled, found, channels)
     files = (*found.images, *found.labels)
-    return Case(found.name, partial(_read_image, found, channels), read, files, found.group)
+    return Case(found.name, read_filled, read, files, found.group)
+
+
+def _read_filled(found: Found, channels: int | None) -> Image:
+    return filled(_read_image(found, channels))
 
 
 def _read_image(found: Found, channels: int | None) -> Image:
@@ -205,7 +214,7 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     header = read_header(found.image)
     label: np.ndarray | None = None
     for path in found.labels:
-        stored, geometry = read_label(path)
+        stored, geometry = placed(*read_label(path), header.shape, header.geometry)
         _require_same_grid(found.image, header, path, stored.shape, geometry)
         here = rule or LabelRule.of_values(present_values(stored), _is_lossy(path))
         indices = here.apply(stored, path)
@@ -302,6 +311,14 @@ def _guessed_rule(found: Sequence[Found], dims: int, foreground: str) -> LabelRu
         rest = (_values(path) for path in set(masks) - set(sampled))
         rule = LabelRule.of_values(seen.union(*rest), lossy, foreground)
     return rule
+
+
+def _told_names(found: Sequence[Found]) -> list[tuple[Path, dict[int, str]]]:
+    """What label files call their values: every volume, and a sample of the pictures, which seldom do."""
+    files = [path for case in found for path in case.labels]
+    asked = [path for path in files if not _is_picture(path)]
+    asked += _evenly([path for path in files if _is_picture(path)], _SAMPLED_PICTURES)
+    return [(path, label_names(path)) for path in asked]
 
 
 def _values(path: Path) -> set[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import ConfigError
@@ -72,7 +73,7 @@ def read_fitting(path: Path, checkpoint: Checkpoint) -> Image:
     """The image of a file; colour becomes gray, and gray is repeated, as the model needs it."""
     image = read_image(path)
     with named(path.name):
-        return as_channels(image, checkpoint.plan.channels)
+        return filled(as_channels(image, checkpoint.plan.channels))
 
 
 def segment_file(
