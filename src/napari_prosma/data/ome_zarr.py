@@ -214,9 +214,7 @@ def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group]:
 def _only_image(path: Path) -> tuple[Mapping[str, Any], zarr.Group]:
     """The image ``0`` of a collection that Bio-Formats writes, where it is the only one."""
     if (path / "1").is_dir():
-        raise DataError(
-            f"'{path}' is a collection of several images; give one of them, such as '{path / '0'}'"
-        )
+        raise DataError(f"'{path}' is a collection of images; give one of them, such as '{path / '0'}'")
     return _opened(path / "0")
 
 
