@@ -377,6 +377,13 @@ def test_a_space_without_a_patient_is_said(tmp_path: Path, space: str, said: str
     assert said in read_image(tmp_path / "a.nrrd").notices[0]
 
 
+def test_samples_may_lie_at_the_ends_of_an_axis_by_its_older_name(tmp_path: Path) -> None:
+    head = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 2\nendian: little\nencoding: raw\n"
+    ends = "centers: node node node\naxis mins: 0 0 0\naxis maxs: 3 4 5\n\n"
+    (tmp_path / "a.nrrd").write_bytes((head + ends).encode() + VOXELS.tobytes())
+    assert read_header(tmp_path / "a.nrrd").geometry.spacing == (5.0, 2.0, 1.0)
+
+
 def test_an_axis_of_time_in_nrrd_is_time(tmp_path: Path) -> None:
     series = np.arange(120, dtype=np.int16).reshape(4, 3, 2, 5)
     directions = np.vstack([FRAME["space directions"], [np.nan] * 3])

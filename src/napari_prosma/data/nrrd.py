@@ -211,10 +211,10 @@ def _spacing(fields: Mapping[str, Any], axis: int) -> float:
         return float(spacing[axis])
     low, high = (np.asarray(fields.get(f"axis {end}", ()), dtype=float) for end in ("mins", "maxs"))
     if axis < min(len(low), len(high)) and np.isfinite(high[axis] - low[axis]):
-        at_nodes = (
-            str((fields.get("centers") or fields.get("centerings") or [""] * 9)[axis]).lower() == "node"
-        )
-        return float(high[axis] - low[axis]) / (int(fields["sizes"][axis]) - at_nodes)
+        centers = fields.get("centerings", fields.get("centers", "")) or ["cell"] * len(fields["sizes"])
+        centers = centers.split() if isinstance(centers, str) else list(centers)
+        between = int(fields["sizes"][axis]) - (str(centers[axis]).lower() == "node")
+        return float(high[axis] - low[axis]) / max(1, between)
     return 1.0
 
 

@@ -116,10 +116,18 @@ def segment_file(
 
 
 def _sizes(path: Path, found: Segmentation) -> dict[str, str | float]:
+    """Size of every class; of a time series the mean over its frames, and in how many frames it occurs."""
     size, unit = element_size(found.geometry)
     row: dict[str, str | float] = {"image": path.name}
+    time = found.geometry.axes.index("t") if "t" in found.geometry.axes else None
     for k, name in enumerate(found.class_names[1:], 1):
-        row[f"{name} ({unit})"] = float(size * np.count_nonzero(found.labels == k))
+        if time is None:
+            row[f"{name} ({unit})"] = float(size * np.count_nonzero(found.labels == k))
+            continue
+        others = tuple(n for n in range(found.labels.ndim) if n != time)
+        per_frame = np.count_nonzero(found.labels == k, axis=others)
+        row[f"{name} ({unit} per frame)"] = float(size * per_frame.mean())
+        row[f"frames with {name}"] = float(np.count_nonzero(per_frame))
     return row
 
 
