@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.case import Image
+from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
@@ -112,20 +112,23 @@ def segment_file(
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         rows = region_rows(pieces, found.geometry, path.name)
-    yield Finished(Written(tuple(files), _sizes(path, found), tuple(rows)))
+    sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
+    yield Finished(Written(tuple(files), sizes, tuple(rows)))
 
 
-def _sizes(path: Path, found: Segmentation) -> dict[str, str | float]:
+def class_sizes(
+    image: str, labels: np.ndarray, geometry: Geometry, class_names: Sequence[str]
+) -> dict[str, str | float]:
     """Size of every class; of a time series the mean over its frames, and in how many frames it occurs."""
-    size, unit = element_size(found.geometry)
-    row: dict[str, str | float] = {"image": path.name}
-    time = found.geometry.axes.index("t") if "t" in found.geometry.axes else None
-    for k, name in enumerate(found.class_names[1:], 1):
+    size, unit = element_size(geometry)
+    row: dict[str, str | float] = {"image": image}
+    time = geometry.axes.index("t") if "t" in geometry.axes else None
+    for k, name in enumerate(class_names[1:], 1):
         if time is None:
-            row[f"{name} ({unit})"] = float(size * np.count_nonzero(found.labels == k))
+            row[f"{name} ({unit})"] = float(size * np.count_nonzero(labels == k))
             continue
-        others = tuple(n for n in range(found.labels.ndim) if n != time)
-        per_frame = np.count_nonzero(found.labels == k, axis=others)
+        others = tuple(n for n in range(labels.ndim) if n != time)
+        per_frame = np.count_nonzero(labels == k, axis=others)
         row[f"{name} ({unit} per frame)"] = float(size * per_frame.mean())
         row[f"frames with {name}"] = float(np.count_nonzero(per_frame))
     return row
