@@ -174,6 +174,24 @@ def test_frames_of_one_place_are_a_clip_in_the_order_of_their_times(tmp_path: Pa
     assert np.array_equal(image.array[0], planes())
 
 
+def test_echoes_of_one_slice_are_no_clip(tmp_path: Path) -> None:
+    for echo in (5, 9):
+        save_slice(tmp_path / f"{echo}.dcm", (0, 0, 5), planes(1)[0] + echo, EchoTime=echo)
+    assert [series.shape for series in find_series(tmp_path)] == [(1, ROWS, COLUMNS)] * 2
+
+
+def test_clips_of_one_series_stay_two(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_slice(
+            *(tmp_path / f"{number}.dcm", (0, 0, 0), planes(3) + number),
+            NumberOfFrames=3,
+            InstanceNumber=number,
+            ImagePositionPatient=None,
+            ImageOrientationPatient=None,
+        )
+    assert [series.shape for series in find_series(tmp_path)] == [(3, ROWS, COLUMNS)] * 2
+
+
 def test_rows_and_columns_that_are_skewed_are_refused(tmp_path: Path) -> None:
     for n, plane in enumerate(planes()):
         save_slice(tmp_path / f"{n}.dcm", (0, 0, n), plane, orientation=(1, 0, 0, 0.6, 0.8, 0))

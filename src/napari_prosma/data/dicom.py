@@ -18,6 +18,7 @@ import numpy as np
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
 from napari_prosma.data.dicom_frames import (
     KINDS,
+    NOT_OF_TIME,
     SUFFIXES,
     Frame,
     aspect,
@@ -153,7 +154,7 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
     if folder.is_file() and is_directory(folder):
         folder = folder.parent
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    groups: list[_Group] = []
+    groups: dict[tuple[Any, ...], list[_Group]] = defaultdict(list)
     left_out: dict[str, list[Path]] = defaultdict(list)
     seen: set[tuple[Any, ...]] = set()
     for path in files:
@@ -176,13 +177,18 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
             continue
         seen.add(copy)
         for frame in frames:
-            _put(groups, frame, header)
+            alike = groups[_key(header, frame)]
+            fitting = next((group for group in alike if group.takes(frame)), None)
+            if fitting is None:
+                alike.append(_Group(header, [frame]))
+            else:
+                fitting.frames.append(frame)
     left_out.pop("", None)
     if not groups:
         raise DataError(_nothing_found(folder, left_out))
     notice = tuple(f"left out as {why}: {_listed(paths)}" for why, paths in left_out.items())
     found: list[Series] = []
-    for group in groups:
+    for group in (group for alike in groups.values() for group in alike):
         found += _series(group, notice)
     return tuple(found)
 
@@ -191,32 +197,27 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
 class _Group:
     """Frames of one series that share size, orientation and spacing."""
 
-    key: tuple[Any, ...]
     header: Dataset
     frames: list[Frame]
 
-    def takes(self, key: tuple[Any, ...], frame: Frame) -> bool:
+    def takes(self, frame: Frame) -> bool:
         """Whether a frame belongs here: directions and spacing are compared with a tolerance."""
         first = self.frames[0]
-        return (
-            self.key == key
-            and _close(first.orientation, frame.orientation, _SAME_DIRECTION, 0)
-            and _close(first.spacing, frame.spacing, 0, _SAME_SPACING)
+        return _close(first.orientation, frame.orientation, _SAME_DIRECTION, 0) and _close(
+            first.spacing, frame.spacing, 0, _SAME_SPACING
         )
 
 
-def _put(groups: list[_Group], frame: Frame, header: Dataset) -> None:
-    key = (
+def _key(header: Dataset, frame: Frame) -> tuple[Any, ...]:
+    """What frames of one image have in common to the letter; a clip never goes beyond its file."""
+    is_clip = frame.position is None and int(header.get("NumberOfFrames") or 1) > 1
+    return (
         str(header.get("SeriesInstanceUID", "")),
         *(int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel") or 1)),
         _is_localizer(header),
         frame.position is None,
+        frame.path if is_clip else None,
     )
-    for group in groups:
-        if group.takes(key, frame):
-            group.frames.append(frame)
-            return
-    groups.append(_Group(key, header, [frame]))
 
 
 def _close(
@@ -321,7 +322,8 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
         )
     result = []
     stacks, repeated = _stacks(frames, first.orientation)
-    if len(stacks) > 1 and {len(stack) for stack in stacks} == {1}:
+    one_kind = len({frame.kinds[:NOT_OF_TIME] for frame in frames}) == 1
+    if one_kind and len(stacks) > 1 and {len(stack) for stack in stacks} == {1}:
         return [_over_time([stack[0] for stack in stacks], common, spacing, plane, notices)]
     for number, stack in enumerate(stacks, 1):
         grid, affine, said = _grid(stack, first.orientation, spacing, header)

@@ -54,6 +54,8 @@ KINDS = (
     *("ImageType", "EchoTime", "EchoNumbers", "DiffusionBValue"),
     *("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "ContentTime"),
 )
+NOT_OF_TIME = 4
+"""So many of the first ``KINDS`` say what was measured; the others say when."""
 _SEQUENCE_OF_KIND = {
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
     "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),

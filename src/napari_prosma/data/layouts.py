@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data import pictures
+from napari_prosma.data import nrrd, pictures
 from napari_prosma.data.case import Case, Geometry, Header, Image
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.placement import placed
@@ -314,11 +314,11 @@ def _guessed_rule(found: Sequence[Found], dims: int, foreground: str) -> LabelRu
 
 
 def _told_names(found: Sequence[Found]) -> list[tuple[Path, dict[int, str]]]:
-    """What label files call their values: every volume, and a sample of the pictures, which seldom do."""
+    """What label files call their values: all of 3D Slicer's, which a person numbered, else some."""
     files = [path for case in found for path in case.labels]
-    asked = [path for path in files if not _is_picture(path)]
-    asked += _evenly([path for path in files if _is_picture(path)], _SAMPLED_PICTURES)
-    return [(path, label_names(path)) for path in asked]
+    by_hand = [path for path in files if path.name.lower().endswith(nrrd.SUFFIXES)]
+    others = _evenly(sorted(set(files) - set(by_hand)), _SAMPLED_PICTURES)
+    return [(path, label_names(path)) for path in (*by_hand, *others)]
 
 
 def _values(path: Path) -> set[int]:
