@@ -271,6 +271,7 @@ def test_letters_turn_a_metaimage_that_has_no_matrix(tmp_path: Path) -> None:
     ("fields", "told"),
     [
         ({"HeaderSizePerSlice": 8}, "HeaderSizePerSlice"),
+        ({"DistanceUnits": "furlong"}, "furlong"),
         ({"NDims": 4, "DimSize": "4 3 2 1", "ElementSpacing": "1 1 1 1"}, "4 axes.*nii.gz"),
     ],
 )

@@ -188,9 +188,9 @@ def _stored(path: Path) -> _Stored:
     affine = np.eye(4)
     affine[:ndim, :ndim] = np.array(direction).reshape(ndim, ndim).T * spacing
     affine[:ndim, 3] = origin
-    unit = length(fields.get("DistanceUnits", "mm"))
-    if unit is None or unit[0] == "pixel":
-        unit = ("mm", 1.0)  # MetaImage writes "?" where nobody said
+    unit = length(fields.get("DistanceUnits", "mm"))  # "?" where nobody said: millimetres, as in ITK
+    if unit is None:
+        raise DataError(f"'{path}' has DistanceUnits '{fields['DistanceUnits']}', not known; save it in mm")
     to_mm = unit[1] / (_UM_PER_MM if unit[0] == "um" else 1.0)
     affine[:3] *= to_mm
     affine[ndim:, ndim:] = np.eye(4 - ndim)

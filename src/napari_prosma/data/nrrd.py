@@ -45,16 +45,10 @@ def read(path: Path) -> Image:
     array = _voxels(path, fields, end, tuple(int(n) for n in fields["sizes"]))
     behind = (*axes.channels, *axes.time)
     array = np.moveaxis(array, behind, range(-len(behind), 0))
-    if axes.time:
-        spatial_first = array if axes.channels else array[..., None, :]
-        channels = spatial_first.shape[3:-1]
-        flat = spatial_first.reshape(*spatial_first.shape[:3], *((-1,) if channels else ()), array.shape[-1])
-        if flat.shape[3] > 1:
-            raise DataError(f"'{path}' holds channels and time; save one channel of it")
-        return replace(voxels.image_of(flat[:, :, :, 0], header), notices=axes.notices)
     spatial = array.shape[: array.ndim - len(behind)]
-    flat = array.reshape(*spatial, -1, order="F")[..., : header.channels]
-    return replace(voxels.image_of(flat, header), notices=axes.notices)
+    flat = array.reshape(*spatial, -1, order="F")
+    kept = flat if axes.time else flat[..., : header.channels]  # without transparency
+    return replace(voxels.image_of(kept, header), notices=axes.notices)
 
 
 def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -194,6 +188,8 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
         channels -= 1
     shape = tuple(sizes[n] for n in spatial)
     header = voxels.header_of(shape, channels, np.diag((*to_ras, 1.0)) @ affine, path)
+    if time and channels > 1:
+        raise DataError(f"'{path}' holds channels and time; save one channel of it")
     if time:
         seconds = _spacing(fields, time[0]) * _seconds(fields, time[0])
         source = header.geometry.source

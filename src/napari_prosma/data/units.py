@@ -47,7 +47,7 @@ _SECONDS = {
     "hr": 3600.0,
     "hour": 3600.0,
 }
-_NO_LENGTHS = ("", "pixel", "px", "voxel", "?", "unknown", "reference frame")
+_NO_LENGTHS = ("", "pixel", "px", "voxel", "?", "???", "none", "unknown", "reference frame")
 _UM_PER_MM = 1000.0
 
 
