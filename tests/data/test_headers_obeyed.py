@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -179,6 +181,19 @@ def test_further_images_of_a_tiff_are_said(tmp_path: Path) -> None:
         file.write(np.zeros((3, 4), np.uint8))
         file.write(np.zeros((5, 6), np.uint16))
     assert read_image(tmp_path / "a.tif").notices == ("'a.tif' holds 2 images; the first is read",)
+
+
+def test_packed_pixels_without_their_library_name_the_line_that_installs_it(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", VOXELS[0], compression="lzw")
+    assert np.array_equal(read_image(path).array[0], VOXELS[0])
+    script = (
+        "import sys; sys.modules['imagecodecs'] = None\n"
+        f"from napari_prosma.data.readers import read_image; read_image({str(path)!r})"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stderr
+    assert (
+        "a.tif' is packed in a way that needs imagecodecs; install it with: pip install imagecodecs" in said
+    )
 
 
 # Pictures

@@ -32,6 +32,7 @@ _UNDERSTOOD = (
 _YCBCR = tifffile.PHOTOMETRIC.YCBCR
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _ORIENTATION = 274
+_UNPACKER = "imagecodecs"
 _UPRIGHT, _SIDEWAYS = 1, 5  # from 5 on, rows are stored as columns
 _MIRRORED_ROWS, _MIRRORED_COLUMNS = (3, 4, 7, 8), (2, 3, 6, 7)
 _CENTIMETRE, _INCH, _SCREEN_DPI = 3, 2, 72
@@ -337,4 +338,9 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     except FileNotFoundError:
         raise
     except (tifffile.TiffFileError, OSError, ValueError, IndexError, struct.error) as error:
+        if _UNPACKER in str(error):  # tifffile names what is not installed
+            raise DataError(
+                f"'{path}' is packed in a way that needs {_UNPACKER}; "
+                f"install it with: pip install {_UNPACKER}"
+            ) from error
         raise DataError(f"'{path}' is cut short or no TIFF image ({error}); export it again") from error
