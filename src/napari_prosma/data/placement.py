@@ -25,7 +25,7 @@ def placed(
     shape, image
         Of the image.
     """
-    if label.shape == shape or label.ndim != len(shape):
+    if label.shape == shape or label.ndim != len(shape) or np.any(np.greater(label.shape, shape)):
         return label, geometry
     start = _start(label.shape, geometry, shape, image)
     if start is None:
