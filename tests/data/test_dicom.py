@@ -183,7 +183,9 @@ def test_pixels_cut_short_are_named(series: Path) -> None:
 
 
 def test_dark_and_bright_are_as_meant(tmp_path: Path) -> None:
-    save_slice(tmp_path / "a.dcm", (0, 0, 0), planes(1)[0], PhotometricInterpretation="MONOCHROME1")
+    save_slice(
+        tmp_path / "a.dcm", (0, 0, 0), planes(1)[0], PhotometricInterpretation="MONOCHROME1", Modality="CR"
+    )
     array = read_image(tmp_path / "a.dcm").array
     assert array.shape == (1, ROWS, COLUMNS)
     assert array[0, 0, 0] == array.max()

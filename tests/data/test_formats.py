@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import sys
 from pathlib import Path
 
 import nibabel
@@ -486,3 +487,12 @@ def test_the_layer_metadata_names_directions_and_tilt() -> None:
     described = Geometry.patient(source, (2, 2, 2)).described()
     assert described["directions"] == {"z": "feet to head", "y": "front to back", "x": "right to left"}
     assert described["tilt in degrees"] == pytest.approx(5.711, abs=1e-3)
+
+
+def test_a_film_without_pyav_names_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    with pytest.raises(DataError, match=r'a\.mp4.*PyAV.*pip install "av>=13"'):
+        read_image(tmp_path / "a.mp4")

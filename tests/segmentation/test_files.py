@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_prosma.data.case import Geometry
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.segmentation.cleaning import Cleaning
-from napari_prosma.segmentation.files import cleanings_from_text, read_fitting
+from napari_prosma.segmentation.files import class_sizes, cleanings_from_text, read_fitting
 from napari_prosma.training.checkpoint import Checkpoint
 
 NAMES = ("background", "liver", "left: kidney")
@@ -38,3 +39,23 @@ def test_an_image_with_other_channels_is_named(
     tifffile.imwrite(tmp_path / "two.ome.tif", np.zeros((2, 16, 16), np.uint8), metadata={"axes": "CYX"})
     with pytest.raises(DataError, match=r"'two\.ome\.tif' cannot be segmented: .* where 3 are expected"):
         read_fitting(tmp_path / "two.ome.tif", make_checkpoint(channels=3))
+
+
+def test_the_size_in_a_time_series_is_told_per_frame() -> None:
+    clip = np.zeros((4, 3, 3), np.uint8)
+    clip[0, 0], clip[1] = 1, 1
+    geometry = Geometry((1.0, 2.0, 2.0), (0.0,) * 3, "mm", ("t", "y", "x"))
+    row = class_sizes("a.mp4", clip, geometry, NAMES[:2])
+    assert row == {"image": "a.mp4", "liver (mm^2 per frame)": 12.0, "frames with liver": 2.0}
+
+
+def test_nan_of_an_image_to_segment_is_its_lowest_value(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    image = np.full((16, 16), 3, np.float32)
+    image[0] = np.nan
+    image[1] = -2
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    found = read_fitting(tmp_path / "a.tif", make_checkpoint(channels=1))
+    assert np.all(found.array[0, 0] == -2)
+    assert "NaN" in found.notices[0]

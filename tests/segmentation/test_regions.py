@@ -150,6 +150,9 @@ def test_in_a_time_series_nothing_is_connected_through_time() -> None:
         (4, 16.0, "mm^2", 1),
     ]
     assert found[0].diameter == pytest.approx(math.hypot(2, 4))
+    rows = region_rows(found, geometry, "clip")
+    assert [row["frame"] for row in rows] == [0, 1]
+    assert not any(name.endswith(" t") for name in rows[0])
 
 
 def test_what_nobody_labelled_is_no_region() -> None:

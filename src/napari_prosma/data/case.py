@@ -59,7 +59,8 @@ class SourceFrame:
         return cls(rows, order, flipped, nifti_header, metaimage)
 
     def array_affine(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Index (z, y, x) of our array of ``shape`` to patient RAS+, 4 x 4."""
+        """Index (z, y, x) of our array of ``shape`` ([t,] z, y, x) to patient RAS+, 4 x 4."""
+        shape = shape[-len(self.order) :]
         to_stored = np.zeros((4, 4))
         to_stored[3, 3] = 1
         for axis, (stored, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
@@ -96,7 +97,10 @@ class Geometry:
     unit : "mm", "um" or "pixel"
     axes : (n,) names
     source : SourceFrame, optional
-        Present where the file told where the patient lies.
+        Present where the file told where the patient lies; of the last three axes.
+    frame_seconds : float
+        Time between neighbouring frames of a time series; 0 where it is not known. Along the axis ``t``
+        itself elements are counted: its spacing is 1.
     """
 
     spacing: tuple[float, ...]
@@ -104,6 +108,7 @@ class Geometry:
     unit: str = "pixel"
     axes: tuple[str, ...] = ()
     source: SourceFrame | None = None
+    frame_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.axes:
@@ -125,11 +130,13 @@ class Geometry:
 
     @classmethod
     def patient(cls, source: SourceFrame, shape: tuple[int, ...], unit: str = "mm") -> Geometry:
-        """Geometry of the array of ``shape`` (z, y, x) that ``source`` describes, in patient LPS."""
+        """Geometry of the array of ``shape`` ([t,] z, y, x) that ``source`` describes, in patient LPS."""
         affine = source.array_affine(shape)
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
         left, back, head = affine[:3, 3] * (-1, -1, 1) + 0.0  # no negative zero
-        return cls(spacing, (float(head), float(back), float(left)), unit, ("z", "y", "x"), source)
+        time = len(shape) - len(source.order)
+        origin = (0.0,) * time + (float(head), float(back), float(left))
+        return cls((1.0,) * time + spacing, origin, unit, ("t",) * time + ("z", "y", "x"), source)
 
     @property
     def tilt(self) -> float:
@@ -143,6 +150,8 @@ class Geometry:
     def described(self) -> dict[str, object]:
         """The geometry in words and plain numbers, for a layer's metadata."""
         facts: dict[str, object] = {"axes": self.axes, "spacing": self.spacing, "unit": self.unit}
+        if self.frame_seconds:
+            facts["seconds per frame"] = self.frame_seconds
         if self.source is not None:
             facts["directions"] = {"z": "feet to head", "y": "front to back", "x": "right to left"}
             facts["tilt in degrees"] = round(self.tilt, 3)
@@ -167,8 +176,8 @@ class Geometry:
         spacing = tuple(f * s for f, s in zip(factors, self.spacing, strict=True))
         source = None
         if self.source is not None:
-            to_ours = np.diag((*factors, 1.0))
-            to_ours[:3, 3] = shift
+            to_ours = np.diag((*factors[-3:], 1.0))
+            to_ours[:3, 3] = shift[-3:]
             affine = (self.source.array_affine(shape) @ to_ours)[:, [2, 1, 0, 3]]
             rows = tuple(tuple(float(value) for value in row) for row in affine)
             source = SourceFrame(rows, order=(2, 1, 0), flipped=(False, False, False))

@@ -1,4 +1,7 @@
-"""Ultrasound clips (AVI, MP4, MOV): (C, t, y, x), one channel where the film is gray."""
+"""Ultrasound clips (AVI, MP4, MOV): (C, t, y, x), one channel where the film is gray.
+
+PyAV reads them, which weighs 100 MB: it comes with the extra ``clips``.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm")
 _AXES = ("t", "y", "x")
 _GRAY_WITHIN = 12  # of 255: what colour compression does to a gray film
 _LOOKED_AT = 5
+_INSTALL = 'pip install "av>=13"'
 
 
 def read_header(path: Path) -> Header:
@@ -72,7 +76,10 @@ def _is_gray(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
-    import av
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(f"'{path}' is a film, which needs PyAV; install it with: {_INSTALL}") from error
 
     try:
         with av.open(str(path)) as film:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -103,6 +104,43 @@ class LabelRule:
     def _by_values(self) -> LabelRule:
         """The same with 0 and 1 spelled out: 255 may mean something else beside them."""
         return replace(self, kind="values", values=(0, 1)) if self.kind == "on" else self
+
+    def with_names(self, told: Iterable[tuple[object, Mapping[int, str]]]) -> LabelRule:
+        """The same with the names that label files tell of their values, where all of them agree.
+
+        Parameters
+        ----------
+        told : where, and stored value -> name there
+
+        Raises
+        ------
+        DataError
+            When a name has another value in another file: the values do not mean the same.
+        """
+        values = self.values or (0, *sorted(_ON_VALUES))
+        names: dict[int, dict[str, str]] = defaultdict(dict)
+        first: dict[str, tuple[int, object]] = {}
+        for where, table in told:
+            for value, name in table.items():
+                if value not in values[1:]:
+                    continue
+                plain = name.strip().casefold()
+                names[value].setdefault(plain, name)
+                known, there = first.setdefault(plain, (value, where))
+                if known != value and self.kind == "values":
+                    raise DataError(
+                        f"'{name}' is {known} in labels '{there}' but {value} in '{where}'; give the classes "
+                        "the same order in all files, or name every value with labels={0: 'background', ...}"
+                    )
+        agreed = {value: next(iter(found.values())) for value, found in names.items() if len(found) == 1}
+        if self.kind == "on" and len(set(agreed.values())) == 1:
+            return replace(self, class_names=("background", *set(agreed.values())))
+        if self.kind != "values":
+            return self
+        named = (
+            agreed.get(value, name) for value, name in zip(values[1:], self.class_names[1:], strict=True)
+        )
+        return replace(self, class_names=("background", *named))
 
     @property
     def is_sparse(self) -> bool:

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data import pictures, polygons
+from napari_prosma.data import nrrd, pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
 from napari_prosma.data.found import Found
 from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.placement import placed
 from napari_prosma.data.planes import slice_axis
-from napari_prosma.data.readers import as_channels, read_header, read_image, read_label, stem
+from napari_prosma.data.preparation import filled
+from napari_prosma.data.readers import as_channels, label_names, read_header, read_image, read_label, stem
 from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
 from napari_prosma.errors import DataError
 
@@ -125,6 +127,7 @@ def find_cases(
     if rule is None:
         files = [path for case in found for path in case.labels]
         rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
+        rule = rule.with_names(_told_names(files))
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,
@@ -189,16 +192,13 @@ def check_foreground(data: DataSet) -> None:
 
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
     read = partial(_read_label, found, rule) if found.labels else None
+    read_filled = partial(_read_filled, found, channels)
     files = (*found.images, *found.labels)
-    return Case(
-        found.name,
-        partial(_read_image, found, channels),
-        read,
-        files,
-        found.group,
-        split=found.split,
-        patient=found.patient,
-    )
+    return Case(found.name, read_filled, read, files, found.group, split=found.split, patient=found.patient)
+
+
+def _read_filled(found: Found, channels: int | None) -> Image:
+    return filled(_read_image(found, channels))
 
 
 def _read_image(found: Found, channels: int | None) -> Image:
@@ -241,7 +241,7 @@ def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
     if found.polygons:
         return polygons.read_label(path, found.image.name, header.shape, found.polygons)
-    stored, geometry = read_label(path)
+    stored, geometry = placed(*read_label(path), header.shape, header.geometry)
     _require_same_grid(found.image, header, path, stored.shape, geometry)
     return stored
 
@@ -324,6 +324,13 @@ def _is_coloured(path: Path) -> bool:
     except DataError:  # said when its case is read
         return False
     return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
+
+
+def _told_names(files: Sequence[Path]) -> list[tuple[Path, dict[int, str]]]:
+    """What label files call their values: all of 3D Slicer's, which a person numbered, else some."""
+    by_hand = [path for path in files if path.name.lower().endswith(nrrd.SUFFIXES)]
+    others = evenly(sorted(set(files) - set(by_hand)), SAMPLED_PICTURES)
+    return [(path, label_names(path)) for path in (*by_hand, *others)]
 
 
 def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image
 from napari_prosma.data.limits import require_inside
+from napari_prosma.data.units import length
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".mha", ".mhd")
@@ -34,6 +35,15 @@ _TYPES = {
 }
 _NAMES = {np.dtype(kind): name for name, kind in reversed(_TYPES.items())}
 _LONGEST_HEADER = 1 << 16
+_UM_PER_MM = 1000.0
+_FROM = {
+    "R": (1.0, 0.0, 0.0),
+    "L": (-1.0, 0.0, 0.0),
+    "A": (0.0, 1.0, 0.0),
+    "P": (0.0, -1.0, 0.0),
+    "I": (0.0, 0.0, 1.0),
+    "S": (0.0, 0.0, -1.0),
+}
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -47,6 +57,9 @@ class _Stored:
     offset: int
     compressed: bool
     header: Header
+    as_text: bool
+    slope: float
+    shift: float
 
 
 def read_header(path: Path) -> Header:
@@ -58,14 +71,25 @@ def read(path: Path) -> Image:
     """MetaImage as (C, z, y, x) or (C, y, x); uncompressed voxels are mapped, not read."""
     stored = _stored(path)
     channels = stored.header.channels
-    array = voxels.read_voxels(
-        stored.data, stored.offset, (channels, *stored.shape), stored.dtype, stored.compressed
-    )
+    shape = (channels, *stored.shape)
+    if stored.as_text:
+        array = voxels.read_numbers(stored.data, stored.offset, shape, stored.dtype)
+    else:
+        array = voxels.read_voxels(stored.data, stored.offset, shape, stored.dtype, stored.compressed)
+    if (stored.slope, stored.shift) != (1.0, 0.0):
+        array = (array * stored.slope + stored.shift).astype(np.float32)
     return voxels.image_of(np.moveaxis(array, 0, -1), stored.header)
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the classes, where :func:`write` wrote them into the comment."""
+    pairs = [item.partition(": ") for item in _fields(path)[0].get("Comment", "").split("; ")]
+    return {int(value): name for value, _, name in pairs if value.isdigit() and name}
 
 
 def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[str, ...] = ()) -> None:
     """Array (*spatial) or (C, *spatial) as one deflated .mha; the numbers of a source .mha are kept."""
+    voxels.require_no_time(path, geometry)
     if path.suffix.lower() == ".mhd":
         raise DataError(f"'{path.name}': results are written as one file; use .mha")
     stored, affine = voxels.stored_of(array, geometry)
@@ -128,24 +152,33 @@ def _stored(path: Path) -> _Stored:
     try:
         ndim = int(fields["NDims"])
         shape = tuple(int(n) for n in fields["DimSize"].split())
-        kind = np.dtype(_TYPES[fields["ElementType"]])
+        kind = np.dtype(_TYPES[fields["ElementType"].removesuffix("_ARRAY")])
         spacing = _floats(fields.get("ElementSpacing", fields.get("ElementSize", "1 " * ndim)))
         direction = _floats(
             fields.get("TransformMatrix")
             or fields.get("Rotation")
             or fields.get("Orientation")
-            or " ".join(str(n) for n in np.eye(ndim).ravel())
+            or _anatomical(fields.get("AnatomicalOrientation", ""), ndim)
         )
         origin = _floats(
             fields.get("Offset") or fields.get("Position") or fields.get("Origin") or "0 " * ndim
         )
         channels = int(fields.get("ElementNumberOfChannels", "1"))
         skipped = int(fields.get("HeaderSize", "0"))
+        slope = float(fields.get("ElementToIntensityFunctionSlope", "1"))
+        shift = float(fields.get("ElementToIntensityFunctionOffset", "0"))
         data_file = fields["ElementDataFile"]
     except (KeyError, ValueError) as error:
         raise DataError(
             f"'{path}' is no MetaImage that can be read ({type(error).__name__}: {error}); export it again"
         ) from error
+    if int(fields.get("HeaderSizePerSlice", "0")) > 0:
+        raise DataError(f"'{path}' has a header before every slice (HeaderSizePerSlice); save it as one .mha")
+    if ndim == 4:
+        raise DataError(
+            f"'{path}' has 4 axes, and MetaImage does not say what the fourth is; save a time series as "
+            ".nii.gz, or channels as ElementNumberOfChannels"
+        )
     lengths = (len(shape), len(spacing), len(origin), len(direction) // max(ndim, 1))
     if ndim not in (2, 3) or set(lengths) != {ndim} or min(shape, default=0) < 1 or channels < 1:
         raise DataError(
@@ -156,16 +189,37 @@ def _stored(path: Path) -> _Stored:
     affine = np.eye(4)
     affine[:ndim, :ndim] = np.array(direction).reshape(ndim, ndim).T * spacing
     affine[:ndim, 3] = origin
-    parts = (*spacing, *direction, *origin) if ndim == 3 else ()
+    unit = length(fields.get("DistanceUnits", "mm"))  # "?" where nobody said: millimetres, as in ITK
+    if unit is None:
+        raise DataError(f"'{path}' has DistanceUnits '{fields['DistanceUnits']}', not known; save it in mm")
+    to_mm = unit[1] / (_UM_PER_MM if unit[0] == "um" else 1.0)
+    affine[:3] *= to_mm
+    affine[ndim:, ndim:] = np.eye(4 - ndim)
+    parts = (*spacing, *direction, *origin) if ndim == 3 and to_mm == 1 else ()
     header = voxels.header_of(shape, channels, _LPS_TO_RAS @ affine, path, parts)
     data, offset = _data(path, data_file, end)
-    big = "True" in (fields.get("BinaryDataByteOrderMSB"), fields.get("ElementByteOrderMSB"))
-    compressed = fields.get("CompressedData", "False").lower() == "true"
+    big = _is_true(fields.get("BinaryDataByteOrderMSB")) or _is_true(fields.get("ElementByteOrderMSB"))
+    compressed = _is_true(fields.get("CompressedData"))
+    as_text = not _is_true(fields.get("BinaryData", "True"))
     if skipped == -1:
         offset = data.stat().st_size - int(np.prod(shape, dtype=object)) * channels * kind.itemsize
     else:
         offset += skipped
-    return _Stored(shape, kind.newbyteorder(">" if big else "<"), data, max(offset, 0), compressed, header)
+    kind = kind.newbyteorder(">" if big else "<")
+    return _Stored(shape, kind, data, max(offset, 0), compressed, header, as_text, slope, shift)
+
+
+def _is_true(text: str | None) -> bool:
+    """As MetaIO reads truth: by the first letter."""
+    return (text or "")[:1] in ("T", "t", "1")
+
+
+def _anatomical(letters: str, ndim: int) -> str:
+    """Direction cosines of letters that say where each axis comes from; ``RAI`` is the identity."""
+    direction = np.eye(ndim)
+    if ndim == len(letters) == 3 and set(letters) <= set(_FROM):
+        direction = np.array([_FROM[letter] for letter in letters])
+    return " ".join(str(n) for n in direction.ravel())
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

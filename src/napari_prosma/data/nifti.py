@@ -1,9 +1,13 @@
-"""NIfTI 1 and 2: volumes turned to (z, y, x) = (head, back, left), results written exactly over them."""
+"""NIfTI 1 and 2: volumes turned to (z, y, x) = (head, back, left), results written exactly over them.
+
+A fourth axis is time where the header says so; else it holds channels, as segmentation tools use it.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -28,8 +32,14 @@ SUFFIXES = (".nii", ".nii.gz")
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
 _COMMENT = 6
+_CLIP = ("t", "y", "x")
 _SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
+_MOST_CHANNELS = 8  # ITK states seconds and a step of 1 of every fourth axis; beyond these it is time anyway
+_UNWRITTEN_STEPS = (0.0, 1.0)
+_TIMES = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_SPECTRA = ("hz", "ppm", "rads")
+_TABLE_ENTRY = re.compile(r'<Label\b[^>]*\bKey="(\d+)"[^>]*>([^<]*)</Label>')
 
 
 def read_header(path: Path) -> Header:
@@ -39,14 +49,18 @@ def read_header(path: Path) -> Header:
 
 
 def read(path: Path) -> Image:
-    """Volume as (C, z, y, x) of the stored type; a fourth axis of the file becomes the channels.
+    """Volume as (C, z, y, x) of the stored type, or a time series as (1, t, z, y, x).
 
     An uncompressed file without scaling is mapped, not read.
     """
     with _opened(path) as stored:
         header = _header(path, stored)
-        image = voxels.image_of(_with_channels(_voxels(path, stored)), header)
-    return replace(image, notices=_disagreement(path, stored))
+        array = _with_channels(_voxels(path, stored))
+        if header.geometry.axes == _CLIP:
+            array = array[:, :, 0]
+        image = voxels.image_of(array, header)
+        notices = (*_said_of_time(header), *_disagreement(path, stored))
+    return replace(image, notices=notices)
 
 
 def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -79,6 +93,23 @@ def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     _write(path, array.astype(np.float32, copy=False), geometry, header)
 
 
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the classes: ours, or the table that Connectome Workbench and TotalSegmentator write."""
+    names = dict(_ours(path).get("labels", {}))
+    with _opened(path) as stored:
+        for extension in stored.header.extensions:
+            names |= dict(_TABLE_ENTRY.findall(_text(extension)))
+    return {int(value): str(name) for value, name in names.items()}
+
+
+def as_ours(stored: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Stored labels (i, j, k[, t]) as (*spatial) of ``geometry``; a view."""
+    if geometry.source is not None:
+        array = geometry.source.to_array(stored)
+        return np.moveaxis(array, -1, 0) if geometry.axes[0] == "t" else array
+    return stored[:, :, 0].T if geometry.axes == _CLIP else stored.T
+
+
 def _header(path: Path, stored: Nifti1Pair) -> Header:
     shape = (*stored.shape, 1, 1)[:3]
     unit, factor = {"micron": ("um", 1.0), "meter": ("mm", 1000.0)}.get(
@@ -89,14 +120,66 @@ def _header(path: Path, stored: Nifti1Pair) -> Header:
         source = SourceFrame.canonical(stored.affine, raw)
     except ValueError as error:
         raise DataError(f"'{path}' does not say where its voxels lie: {error}; repair its header") from error
-    ours = tuple(shape[n] for n in source.order)
-    geometry = Geometry.patient(source, ours, unit)
+    frames, seconds, kept = _time(path, stored)
+    ours = (*((frames,) if frames else ()), *(shape[n] for n in source.order))
+    geometry = replace(Geometry.patient(source, ours, unit), frame_seconds=seconds)
     if factor != 1:
         spacing = tuple(factor * s for s in geometry.spacing)
         geometry = replace(geometry, spacing=spacing, origin=tuple(factor * o for o in geometry.origin))
-    behind = int(np.prod(stored.shape[3:], dtype=int))
+    if kept == _CLIP and shape[2] == 1:
+        known = unit if stored.header.get_xyzt_units()[0] != "unknown" else "pixel"
+        spacing = (1.0, *(geometry.spacing[-2:] if known != "pixel" else (1.0, 1.0)))
+        geometry = Geometry(spacing, (0.0,) * 3, known, _CLIP, frame_seconds=seconds)
+        ours = (frames, shape[1], shape[0])
+    behind = 1 if frames else int(np.prod(stored.shape[3:], dtype=int))
     in_voxel = len(stored.get_data_dtype().fields or "1")
     return Header(min(behind * in_voxel, 3) if in_voxel > 1 else behind, ours, geometry)
+
+
+def _time(path: Path, stored: Nifti1Pair) -> tuple[int, float, tuple[str, ...]]:
+    """Frames of a time series (0 where there is no time), seconds between them, axes as we wrote them."""
+    axes = tuple(_ours_of(stored).get("axes", ()))
+    shape, unit = (*stored.shape, 1, 1), str(stored.header.get_xyzt_units()[1])
+    if stored.ndim < 4 or any(n > 1 for n in stored.shape[4:]) or not (shape[3] > 1 or axes):
+        return 0, 0.0, axes
+    if unit in _SPECTRA:
+        raise DataError(f"'{path}' has a fourth axis in {unit}, a spectrum; give one volume of it")
+    step = float(stored.header["pixdim"][4])
+    told = unit in _TIMES and (step not in _UNWRITTEN_STEPS or shape[3] > _MOST_CHANNELS)
+    if not told and "t" not in axes:
+        return 0, 0.0, axes
+    return shape[3], abs(step) * _TIMES.get(unit, 0.0), axes
+
+
+def _said_of_time(header: Header) -> tuple[str, ...]:
+    geometry = header.geometry
+    if geometry.axes[0] != "t":
+        return ()
+    each = f", {geometry.frame_seconds:g} s each" if geometry.frame_seconds else ""
+    return (f"a clip of {header.shape[0]} {'frames' if geometry.ndim == 3 else 'volumes'}{each}",)
+
+
+def _ours(path: Path) -> dict[str, Any]:
+    with _opened(path) as stored:
+        return _ours_of(stored)
+
+
+def _ours_of(stored: Nifti1Pair) -> dict[str, Any]:
+    """What :func:`write_labels` and its like wrote beside the header."""
+    found: dict[str, Any] = {}
+    for extension in stored.header.extensions:
+        if extension.get_code() == _COMMENT:
+            try:
+                content = json.loads(_text(extension))
+            except ValueError:  # another program's comment
+                continue
+            found |= content if isinstance(content, dict) else {}
+    return found
+
+
+def _text(extension: Any) -> str:
+    content = extension.get_content()
+    return content if isinstance(content, str) else bytes(content).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
@@ -106,6 +189,11 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
         qform = stored.header.get_qform(coded=True)[0]
     except ValueError as error:  # no rotation at all; nibabel has checked it where it is the one in use
         return (f"'{path.name}': its qform is damaged ({error}); the sform is used",)
+    if sform is None and qform is None:
+        return (
+            f"'{path.name}' does not say how the patient lies (its sform and qform codes are 0); "
+            "left and right may be exchanged",
+        )
     if sform is None or qform is None:
         return ()
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*stored.shape, 1, 1)[:3]], [1])).reshape(
@@ -123,7 +211,7 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
 def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
     """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
     proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, True, skip=proxy.offset)
     else:
         raw = np.asanyarray(proxy.get_unscaled())
@@ -146,26 +234,53 @@ def _with_channels(stored: np.ndarray) -> np.ndarray:
 
 
 def _header_like(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
+    from nibabel.nifti1 import Nifti1Extension
+
+    header = _header_of_source(geometry) or _new_header(geometry, shape)
+    if geometry.frame_seconds:
+        header["pixdim"][4] = geometry.frame_seconds / _TIMES.get(header.get_xyzt_units()[1], 1.0)
+    if "t" in geometry.axes:
+        axes = json.dumps({"axes": "".join(geometry.axes)})
+        header.extensions.append(Nifti1Extension(_COMMENT, axes.encode()))
+    return header
+
+
+def _header_of_source(geometry: Geometry) -> Nifti1Header | None:
+    """The header of the file that an image came from, without what belonged to its voxels alone."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    if geometry.source is not None and geometry.source.nifti_header:
-        raw = geometry.source.nifti_header
-        kind = Nifti1Header if len(raw) == Nifti1Header.sizeof_hdr else Nifti2Header
-        header = kind.from_fileobj(BytesIO(raw), check=False)
-        like = kind(endianness=header.endianness)
-        for name in ("pixdim", "qform_code", "sform_code", "xyzt_units"):
-            like[name] = header[name]
-        for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
-            like[name] = header[name]
-        for name in ("srow_x", "srow_y", "srow_z"):
-            like[name] = header[name]
-        like.set_data_shape(header.get_data_shape()[:3])
-        return like
+    if geometry.source is None or not geometry.source.nifti_header:
+        return None
+    raw = geometry.source.nifti_header
+    kind = Nifti1Header if len(raw) == Nifti1Header.sizeof_hdr else Nifti2Header
+    header = kind.from_fileobj(BytesIO(raw), check=False)
+    like = kind(endianness=header.endianness)
+    for name in ("pixdim", "qform_code", "sform_code", "xyzt_units"):
+        like[name] = header[name]
+    for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        like[name] = header[name]
+    for name in ("srow_x", "srow_y", "srow_z"):
+        like[name] = header[name]
+    like.set_data_shape(header.get_data_shape()[:3])
+    return like
+
+
+def _new_header(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
     header = (Nifti2Header if max(shape) > _MAX_NIFTI1_AXIS else Nifti1Header)()
-    affine = np.asarray(geometry.source.affine) if geometry.source else voxels.affine_of(geometry)
-    header.set_xyzt_units("micron" if geometry.unit == "um" else "mm" if geometry.unit == "mm" else "unknown")
-    stored = geometry.source.to_stored(np.empty(shape, bool)).shape if geometry.source else shape[::-1]
+    source = geometry.source
+    space = tuple(n for n, axis in enumerate(geometry.axes) if axis != "t")
+    flat = Geometry(tuple(geometry.spacing[n] for n in space), tuple(geometry.origin[n] for n in space))
+    affine = np.asarray(source.affine) if source else voxels.affine_of(flat)
+    lengths = {"um": "micron", "mm": "mm"}
+    header.set_xyzt_units(
+        lengths.get(geometry.unit, "unknown"), "sec" if geometry.frame_seconds else "unknown"
+    )
+    ours = tuple(shape[n] for n in space)
+    stored = source.to_stored(np.empty(ours, bool)).shape if source else ours[::-1]
     header.set_data_shape((*stored, 1, 1)[: max(3, len(stored))])
     header.set_sform(affine, code="scanner")
     header.set_qform(affine, code="scanner", strip_shears=True)
@@ -176,7 +291,10 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Head
     import nibabel
 
     stored, _ = voxels.stored_of(array, geometry)
-    shape = header.get_data_shape() + stored.shape[geometry.ndim :]
+    if geometry.axes == _CLIP:
+        stored = stored[:, :, None]
+    space = geometry.ndim if "t" not in geometry.axes else 3
+    shape = header.get_data_shape() + stored.shape[space:]
     header.set_data_dtype(stored.dtype)
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     kind(stored.reshape(shape), None, header).to_filename(path)
@@ -212,7 +330,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        require_possible(path, promised, "deflate" if path.suffix == ".gz" else "none")
+        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none")
         yield stored
     except FileNotFoundError:
         raise

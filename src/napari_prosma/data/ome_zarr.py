@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from napari_prosma.data.limits import (
     require_room,
 )
 from napari_prosma.data.texts import read_json
+from napari_prosma.data.units import common
+from napari_prosma.data.units import seconds as seconds_of
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,13 +29,6 @@ if TYPE_CHECKING:
     from napari_prosma.data.zarr_store import CheckedStore
 
 SUFFIXES = (".zarr",)
-_UNITS = {
-    "nanometer": ("um", 1e-3),
-    "micrometer": ("um", 1.0),
-    "millimeter": ("mm", 1.0),
-    "centimeter": ("mm", 10.0),
-    "meter": ("mm", 1000.0),
-}
 _UNIT_NAMES = {"um": "micrometer", "mm": "millimeter"}
 _CODECS = {
     *(
@@ -96,17 +92,18 @@ def read_pyramid(path: Path) -> Pyramid:
     """
     import dask.array
 
-    attributes, group, store = _opened(path)
+    attributes, group, store, folder = _opened(path)
     try:
         multiscale = attributes["multiscales"][0]
-        axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
-        units = ["" if isinstance(axis, str) else axis.get("unit", "") for axis in multiscale["axes"]]
         datasets = multiscale["datasets"]
         for dataset in datasets:
-            packed_by_blosc = _require_harmless(path, str(dataset["path"]))
+            packed_by_blosc = _require_harmless(folder, str(dataset["path"]))
             if packed_by_blosc is not None:
                 store.expect(str(dataset["path"]), packed_by_blosc)
         arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
+        told = multiscale.get("axes") or list("tczyx"[-arrays[0].ndim :])  # versions 0.1 and 0.2 tell none
+        axes = [str(axis if isinstance(axis, str) else axis["name"]).lower() for axis in told]
+        units = ["" if isinstance(axis, str) else axis.get("unit") or "" for axis in told]
         scales = [_transform(multiscale, dataset, "scale", len(axes), 1.0) for dataset in datasets]
         shifts = [_transform(multiscale, dataset, "translation", len(axes), 0.0) for dataset in datasets]
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -114,6 +111,9 @@ def read_pyramid(path: Path) -> Pyramid:
             f"'{path}' is no OME-Zarr image ({type(error).__name__}: {error}); "
             "give the folder with 'multiscales'"
         ) from error
+    unknown = [name for n, name in enumerate(axes) if name not in tuple("tczyx") and arrays[0].shape[n] > 1]
+    if unknown:
+        raise DataError(f"'{path}' has the axis '{unknown[0]}', which is not understood; save it as tczyx")
     kept = [n for n, name in enumerate(axes) if name in "zyx" or (name == "t" and arrays[0].shape[n] > 1)]
     if len(kept) > 2 and arrays[0].shape[kept[0]] == 1 and axes[kept[0]] == "z" and len(axes) > 3:
         kept = kept[1:]
@@ -128,20 +128,50 @@ def read_pyramid(path: Path) -> Pyramid:
     spacing = [scales[0][n] for n in kept]
     if min(spacing) <= 0:
         raise DataError(f"'{path}' has scale {spacing}; correct its coordinateTransformations")
-    unit, factor = _UNITS.get(next((units[n] for n in reversed(kept) if units[n]), ""), ("pixel", 1.0))
-    spatial_factor = [1.0 if axes[n] == "t" else factor for n in kept]
+    unit, factors, notices = _units({axes[n]: units[n] for n in kept if axes[n] != "t"}, path)
+    spatial_factor = [factors.get(axes[n], 1.0) for n in kept]
+    time = next((n for n in kept if axes[n] == "t"), None)
+    seconds = 0.0 if time is None else scales[0][time] * (seconds_of(units[time]) or 0.0)
+    if time is not None:
+        spacing[kept.index(time)] = 1.0
+        shifts[0][time] = 0.0
     shape = levels[0].shape[1:]
     geometry = Geometry(
         tuple(s * f for s, f in zip(spacing, spatial_factor, strict=True)),
         tuple(shifts[0][n] * f for n, f in zip(kept, spatial_factor, strict=True)),
         unit,
         tuple(axes[n] for n in kept),
+        frame_seconds=seconds,
     )
     frame = attributes.get(_FRAME)
     if frame is not None:
-        geometry = Geometry.patient(_frame(path, frame), shape, unit)
-    factors = tuple(tuple(scale[n] / scales[0][n] for n in kept) for scale in scales)
-    return Pyramid(tuple(levels), factors, geometry)
+        geometry = replace(Geometry.patient(_frame(path, frame), shape, unit), frame_seconds=seconds)
+    if len(attributes["multiscales"]) > 1:
+        notices += (f"'{path.name}' holds {len(attributes['multiscales'])} images; the first is read",)
+    steps = tuple(tuple(scale[n] / scales[0][n] for n in kept) for scale in scales)
+    return Pyramid(tuple(levels), steps, geometry, notices)
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the classes of an ``image-label``."""
+    attributes, *_ = _opened(path)
+    properties = attributes.get("image-label", {}).get("properties", ())
+    return {int(one["label-value"]): str(one["name"]) for one in properties if "name" in one}
+
+
+def _units(units: Mapping[str, str], path: Path) -> tuple[str, dict[str, float], tuple[str, ...]]:
+    """One unit for all axes of space, the factor of each, and what is to be said of it."""
+    named = {axis: unit for axis, unit in units.items() if unit}
+    found = common(named)
+    if found is None:
+        told = ", ".join(dict.fromkeys(f"'{unit}'" for unit in named.values()))
+        return "pixel", {}, (f"'{path.name}' has sizes in {told}, which is not understood; told in pixels",)
+    unit, factors = found
+    bare = [axis for axis in units if axis not in named]
+    if not named or not bare:
+        return unit, factors, ()
+    said = f"'{path.name}' names no unit of {', '.join(bare)}; taken as that of the other axes"
+    return unit, factors | dict.fromkeys(bare, next(iter(factors.values()))), (said,)
 
 
 def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequence[str] = ()) -> None:
@@ -151,7 +181,7 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
     has_channels = array.ndim > geometry.ndim
     axes = [
         *([{"name": "c", "type": "channel"}] if has_channels else []),
-        *({"name": axis, **_axis(axis, geometry.unit)} for axis in geometry.axes),
+        *({"name": axis, **_axis(axis, geometry)} for axis in geometry.axes),
     ]
     group = zarr.open_group(path, mode="w", zarr_format=2)
     attributes: dict[str, Any] = {}
@@ -168,7 +198,10 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
         )
         stored[...] = coarse
         steps = [1.0] * (array.ndim - 2) + [float(step)] * 2
-        spacing = [1.0] * has_channels + list(geometry.spacing)
+        spacing = [1.0] * has_channels + [
+            geometry.frame_seconds or size if axis == "t" else size
+            for axis, size in zip(geometry.axes, geometry.spacing, strict=True)
+        ]
         shift = [0.0] * has_channels + list(geometry.origin)
         transforms = [
             {"type": "scale", "scale": [a * b for a, b in zip(spacing, steps, strict=True)]},
@@ -193,7 +226,8 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
     group.attrs.update(attributes)
 
 
-def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore]:
+def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore, Path]:
+    """What an image says of itself, its group, its store, and the folder that these are of."""
     import zarr
     from zarr.errors import BaseZarrError
 
@@ -208,7 +242,12 @@ def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore]:
             f"'{path}' is no OME-Zarr group ({error}); give the folder with 'multiscales'"
         ) from error
     attributes: dict[str, Any] = dict(group.attrs)
-    return attributes.get("ome", attributes), group, store
+    described: dict[str, Any] = attributes.get("ome", attributes)
+    if "bioformats2raw.layout" not in described or "multiscales" in described:
+        return described, group, store, path
+    if (path / "1").is_dir():
+        raise DataError(f"'{path}' is a collection of images; give one of them, such as '{path / '0'}'")
+    return _opened(path / "0")
 
 
 def _require_harmless(path: Path, name: str) -> int | None:
@@ -274,6 +313,8 @@ def _transform(
                 scale = [float(value) for value in transform["scale"]]
                 found = [a * b for a, b in zip(found, scale, strict=True)] if place is multiscale else found
                 found = scale if kind == "scale" and place is dataset else found
+            elif transform["type"] not in ("identity", "translation"):
+                raise ValueError(f"a transformation of type {transform['type']}, which is not understood")
             elif transform["type"] == "translation" and kind == "translation":
                 found = [a + float(b) for a, b in zip(found, transform["translation"], strict=True)]
     return found
@@ -292,10 +333,11 @@ def _frame(path: Path, frame: Mapping[str, Any]) -> SourceFrame:
         raise DataError(f"'{path}' has a damaged patient frame ({error}); write it again") from error
 
 
-def _axis(axis: str, unit: str) -> dict[str, str]:
+def _axis(axis: str, geometry: Geometry) -> dict[str, str]:
     if axis == "t":
-        return {"type": "time"}
-    return {"type": "space", **({"unit": _UNIT_NAMES[unit]} if unit in _UNIT_NAMES else {})}
+        return {"type": "time", **({"unit": "second"} if geometry.frame_seconds else {})}
+    unit = _UNIT_NAMES.get(geometry.unit)
+    return {"type": "space", **({"unit": unit} if unit else {})}
 
 
 def _steps(plane: tuple[int, ...]) -> list[int]:

@@ -23,6 +23,8 @@ _PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}
 _EXIF_ORIENTATION = 0x0112
 _MAX_16_BIT = 65535
+_OPAQUE = 255
+_JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
 
 
 def read_header(path: Path) -> Header:
@@ -44,28 +46,61 @@ def read(path: Path) -> Image:
         elif upright.mode not in _GRAY_MODES:
             upright = upright.convert("RGB")
         array = _native(np.asarray(upright))
+        count = getattr(picture, "n_frames", 1) if picture.format not in _JPEG else 1
     array = array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
-    return Image(array, Geometry.pixels(2))
+    notices = (f"'{path.name}' is animated; the first of its {count} pictures is read",) if count > 1 else ()
+    return Image(array, Geometry.pixels(2), notices)
 
 
 def read_label(path: Path) -> np.ndarray:
     """Mask as (y, x) integers: 0/1 for one-bit, palette indices, gray values, ``0xRRGGBB`` for colour.
 
-    JPEG has no exact values, so a JPEG mask is its brightness whatever its mode.
+    JPEG has no exact values, so a JPEG mask is its brightness whatever its mode. Of a mask that was drawn on
+    a transparent layer see :func:`mask_of_colours`.
     """
     with _opened(path) as picture:
         upright = _upright(picture)
-        if picture.format == "JPEG" or upright.mode in ("LA", "La"):
+        alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
+        if picture.format in _JPEG or upright.mode in ("LA", "La"):
             upright = upright.convert("L")
         elif upright.mode == "PA":
             upright = upright.convert("P")
         elif upright.mode not in _GRAY_MODES and upright.mode != "P":
             upright = upright.convert("RGB")
         array = _native(np.asarray(upright))
-    if array.ndim == 3:
-        red, green, blue = np.moveaxis(array.astype(np.uint32), -1, 0)
-        return (red << 16) | (green << 8) | blue
+    if alpha is not None or array.ndim == 3:
+        return mask_of_colours(array if array.ndim == 3 else array[..., None], alpha)
     return array.astype(np.uint8) if array.dtype == bool else array
+
+
+def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Values of a mask in colour: ``0xRRGGBB`` of three samples, the value of one.
+
+    Where ``alpha`` differs from place to place, nothing was drawn where it is transparent, whatever colour
+    lies below; what was drawn in black alone is 255, for its shape is all that it says.
+
+    Parameters
+    ----------
+    colours : (*spatial, 1 or 3) integers
+    alpha : (*spatial), optional
+    """
+    values = colours[..., 0]
+    if colours.shape[-1] == 3:
+        to_bytes = 8 * (colours.dtype.itemsize - 1)
+        red, green, blue = np.moveaxis((colours >> to_bytes).astype(np.uint32), -1, 0)
+        values = (red << 16) | (green << 8) | blue
+    if alpha is None or alpha.min() == alpha.max():
+        return values
+    drawn = alpha > alpha.max() // 2
+    if not values[drawn].any():
+        return np.where(drawn, np.uint8(_OPAQUE), np.uint8(0))
+    return np.where(drawn, values, values.dtype.type(0))
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the classes, where :func:`write_labels` wrote them."""
+    with _opened(path) as picture:
+        return dict(enumerate(json.loads(picture.info.get("class_names", "[]"))))
 
 
 def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
@@ -111,7 +146,7 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 def _may_be_turned(picture: PIL.Image.Image) -> bool:
     """Whether the header speaks of a camera; asked first because Pillow decodes a PNG to look for EXIF."""
-    return picture.format == "JPEG" or "exif" in picture.info
+    return picture.format in _JPEG or "exif" in picture.info
 
 
 def _native(array: np.ndarray) -> np.ndarray:

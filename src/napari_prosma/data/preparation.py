@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -40,6 +42,22 @@ def prepare(image: Image, plan: Plan) -> Image:
         factors = tuple(n / m for n, m in zip(image.array.shape[1:], size, strict=True))
         geometry = geometry.coarsened(factors, image.array.shape[1:])
     return Image(normalise(array, plan, cut_axis(plan, image.geometry)), geometry)
+
+
+def filled(image: Image) -> Image:
+    """The image with NaN, as registration leaves it outside a patient, as the lowest value of its channel.
+
+    A notice says so. A channel without any number stays as it is.
+    """
+    if image.array.dtype.kind != "f" or not (missing := np.isnan(image.array)).any():
+        return image
+    array = np.array(image.array)
+    for channel, holes in zip(array, missing, strict=True):
+        numbers = np.isfinite(channel)
+        if numbers.any():
+            channel[holes] = channel[numbers].min()
+    said = f"{missing.mean():.2%} of the image are no numbers (NaN); taken as its lowest value"
+    return replace(image, array=array, notices=(*image.notices, said))
 
 
 def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:

@@ -38,7 +38,8 @@ def stem(path: str | Path) -> str:
     fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
     if fitting:
         return name[: -len(max(fitting, key=len))]
-    return name if Path(path).is_dir() else Path(name).stem
+    numbered = Path(name).suffix[1:].isdigit()  # DICOM named by its UID, 1.2.840.113619.100, or IM.0001
+    return name if numbered or Path(path).is_dir() else Path(name).stem
 
 
 def read_header(path: str | Path) -> Header:
@@ -134,10 +135,24 @@ def read_label_with_note(path: str | Path) -> tuple[np.ndarray, Geometry, str]:
     module = _reader(path)
     if module is pictures:
         return _guarded(path, pictures.read_label), Geometry.pixels(2), ""
-    image = read_image(path)
-    stored, note = _whole_numbers(path, _one_channel(path, image.array))
+    label, geometry = _stored_label(path, module)
+    channels = label if label.ndim > geometry.ndim else label[None]
+    stored, note = _whole_numbers(path, _one_channel(path, channels))
     # Copied: whoever cuts a mapped file short would end this process, and Windows would not replace it.
-    return np.array(stored), image.geometry, note
+    return np.array(stored), geometry, note
+
+
+def label_names(path: str | Path) -> dict[int, str]:
+    """Stored value -> class name, where the label file tells names; empty where it does not."""
+    path = Path(path)
+    module = _format(path)
+    if module is None or not hasattr(module, "label_names"):
+        return {}
+    try:
+        found: dict[int, str] = _guarded(path, module.label_names)
+    except DataError:  # said when the label itself is read
+        return {}
+    return found
 
 
 def as_channels(image: Image, channels: int) -> Image:
@@ -183,6 +198,17 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
 def _in_native_order(image: Image) -> Image:
     kind = image.array.dtype
     return image if kind.isnative else replace(image, array=image.array.astype(kind.newbyteorder("=")))
+
+
+def _stored_label(path: Path, module: ModuleType) -> tuple[np.ndarray, Geometry]:
+    """(*spatial) or (C, *spatial) as a format's own reader of labels has it, else as an image."""
+    if not hasattr(module, "read_label"):
+        image = read_image(path)
+        return image.array, image.geometry
+    label, geometry = _guarded(path, module.read_label)
+    if 0 in label.shape:
+        raise DataError(f"'{path}' is empty: its shape is {label.shape}; export it again")
+    return label.astype(label.dtype.newbyteorder("="), copy=False), geometry
 
 
 def _luma(array: np.ndarray) -> np.ndarray:

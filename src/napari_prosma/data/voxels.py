@@ -45,6 +45,41 @@ def read_voxels(
     return flat.reshape(shape, order="F")
 
 
+def read_numbers(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Array of ``shape``, first axis fastest, of numbers written in words.
+
+    Raises
+    ------
+    DataError
+        When there are fewer or more, or words that are no numbers.
+    """
+    count = int(np.prod(shape, dtype=object))
+    require_possible(path, count)  # a number takes a byte at least
+    with open(path, "rb") as file:
+        file.seek(offset)
+        words = file.read().split()
+    if len(words) != count:
+        raise DataError(f"'{path}' holds {len(words):,} numbers instead of {count:,}; export it again")
+    try:
+        numbers = np.array(words).astype(np.float64 if dtype.kind == "f" else np.int64)
+    except ValueError as error:
+        raise DataError(f"'{path}' holds words that are no numbers ({error}); export it again") from error
+    return numbers.astype(dtype.newbyteorder("=")).reshape(shape, order="F")
+
+
+def require_no_time(path: Path, geometry: Geometry) -> None:
+    """Refuse to write a time series into a format without an axis of time.
+
+    Raises
+    ------
+    DataError
+    """
+    if "t" in geometry.axes:
+        raise DataError(
+            f"'{path.name}': {path.suffix} has no axis of time; save the series as .nii.gz, .tif or .ome.zarr"
+        )
+
+
 def header_of(
     shape: tuple[int, ...],
     channels: int,
@@ -73,16 +108,21 @@ def header_of(
 
 
 def image_of(stored: np.ndarray, header: Header) -> Image:
-    """Image of stored voxels (i, j[, k], C), turned as ``header`` says; a view."""
-    if header.geometry.source is None:
-        return Image(
-            np.transpose(stored, (stored.ndim - 1, *range(stored.ndim - 2, -1, -1))), header.geometry
-        )
-    return Image(np.moveaxis(header.geometry.source.to_array(stored), -1, 0), header.geometry)
+    """Image of stored voxels (i, j[, k], C), turned as ``header`` says; a view. C may be time."""
+    geometry = header.geometry
+    if geometry.source is None:
+        array = np.transpose(stored, (stored.ndim - 1, *range(stored.ndim - 2, -1, -1)))
+    else:
+        array = np.moveaxis(geometry.source.to_array(stored), -1, 0)
+    return Image(array[None] if geometry.axes[0] == "t" else array, geometry)
 
 
 def stored_of(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Stored voxels (i, j[, k][, C]) and affine to RAS+ of our array (*spatial) or (C, *spatial)."""
+    if geometry.source is not None and geometry.axes[0] == "t":
+        # (t, z, y, x) or (C, t, z, y, x), whose time and channels go behind space
+        behind = np.moveaxis(array, range(array.ndim - 3), range(-1, -array.ndim + 2, -1))
+        return geometry.source.to_stored(behind), np.asarray(geometry.source.affine)
     spatial_first = np.moveaxis(array, 0, -1) if array.ndim > geometry.ndim else array
     if geometry.source is not None:
         return geometry.source.to_stored(spatial_first), np.asarray(geometry.source.affine)

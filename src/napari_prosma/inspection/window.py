@@ -172,7 +172,7 @@ def _cropped(geometry: Geometry, shape: tuple[int, ...], start: list[int]) -> Ge
     source = None
     if geometry.source is not None:
         to_ours = np.eye(4)
-        to_ours[:3, 3] = start
+        to_ours[:3, 3] = start[-3:]
         affine = (geometry.source.array_affine(shape) @ to_ours)[:, [2, 1, 0, 3]]
         rows = tuple(tuple(float(value) for value in row) for row in affine)
         source = SourceFrame(rows, order=(2, 1, 0), flipped=(False, False, False))

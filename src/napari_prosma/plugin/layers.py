@@ -193,7 +193,7 @@ def placement(geometry: Geometry) -> dict[str, Any]:
     return {
         "scale": geometry.spacing,
         "translate": geometry.origin,
-        "units": (geometry.unit,) * geometry.ndim,
+        "units": tuple("pixel" if axis == "t" else geometry.unit for axis in geometry.axes),
     }
 
 
@@ -210,10 +210,13 @@ def geometry_of(layer: Layer) -> Geometry:
         and np.array_equal(kept.origin, translate)
     ):
         return kept
+    followed = isinstance(kept, Geometry) and kept.ndim == len(scale)
     return Geometry(
         tuple(float(abs(s) * f) for s, f in zip(scale, factors, strict=True)),
         tuple(float(t * f) for t, f in zip(translate, factors, strict=True)),
         unit,
+        kept.axes if followed else (),
+        frame_seconds=kept.frame_seconds if followed else 0.0,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.names import fitting_name
+from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import ConfigError
@@ -83,7 +84,7 @@ def read_fitting(files: Path | Sequence[Path], checkpoint: Checkpoint) -> Image:
     files = [files] if isinstance(files, Path) else list(files)
     image = read_image(files[0]) if len(files) == 1 else case_from_files(files).read_image()
     with named(files[0].name):
-        return as_channels(image, checkpoint.plan.channels)
+        return filled(as_channels(image, checkpoint.plan.channels))
 
 
 def segment_file(
@@ -118,14 +119,25 @@ def segment_file(
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         rows = region_rows(pieces, found.geometry, path.name)
-    yield Finished(Written(files, _sizes(path, found), tuple(rows)))
+    sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
+    yield Finished(Written(files, sizes, tuple(rows)))
 
 
-def _sizes(path: Path, found: Segmentation) -> dict[str, str | float]:
-    size, unit = element_size(found.geometry)
-    row: dict[str, str | float] = {"image": path.name}
-    for k, name in enumerate(found.class_names[1:], 1):
-        row[f"{name} ({unit})"] = float(size * np.count_nonzero(found.labels == k))
+def class_sizes(
+    image: str, labels: np.ndarray, geometry: Geometry, class_names: Sequence[str]
+) -> dict[str, str | float]:
+    """Size of every class; of a time series the mean over its frames, and in how many frames it occurs."""
+    size, unit = element_size(geometry)
+    row: dict[str, str | float] = {"image": image}
+    time = geometry.axes.index("t") if "t" in geometry.axes else None
+    for k, name in enumerate(class_names[1:], 1):
+        if time is None:
+            row[f"{name} ({unit})"] = float(size * np.count_nonzero(labels == k))
+            continue
+        others = tuple(n for n in range(labels.ndim) if n != time)
+        per_frame = np.count_nonzero(labels == k, axis=others)
+        row[f"{name} ({unit} per frame)"] = float(size * per_frame.mean())
+        row[f"frames with {name}"] = float(np.count_nonzero(per_frame))
     return row
 
 

@@ -144,11 +144,16 @@ def longest_diameter(mask: np.ndarray, spacing: Sequence[float]) -> float:
 
 
 def region_rows(found: Sequence[Region], geometry: Geometry, case: str) -> list[dict[str, str | float]]:
-    """The regions of one case as rows of a table, units in the names of the columns."""
+    """The regions of one case as rows of a table, units in the names of the columns.
+
+    In a time series ``frame`` says which moment a region belongs to, from 0 on as in napari.
+    """
     rows = []
     for region in found:
         kind = "volume" if region.size_unit in ("ml", "um^3", "voxels") else "area"
         row: dict[str, str | float] = {"case": case, "class": region.class_name}
+        if _TIME in geometry.axes:
+            row["frame"] = region.at[geometry.axes.index(_TIME)]
         row[f"{kind} ({region.size_unit})"] = region.size
         row[f"longest diameter ({region.diameter_unit})"] = region.diameter
         for channel, mean in enumerate(region.intensity, 1):
@@ -157,6 +162,8 @@ def region_rows(found: Sequence[Region], geometry: Geometry, case: str) -> list[
             row["confidence"] = region.confidence
         row["elements"] = region.elements
         for axis, centre, box in zip(geometry.axes, region.centroid, region.box, strict=True):
+            if axis == _TIME:
+                continue
             row |= {f"centre {axis}": centre, f"first {axis}": box.start, f"last {axis}": box.stop - 1}
         rows.append(row)
     return rows

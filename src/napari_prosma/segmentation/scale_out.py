@@ -418,8 +418,7 @@ class Output:
         if self._suffix == ".nii":
             stored: Any = nibabel.load(self.path)
             mapped = np.memmap(self.path, np.uint8, "r+", stored.dataobj.offset, stored.shape, order="F")
-            source = self.geometry.source
-            return (mapped.T if source is None else source.to_array(mapped)), mapped.flush
+            return nifti.as_ours(mapped, self.geometry), mapped.flush
         import zarr
 
         return zarr.open_group(self.path, mode="r+")["0"], lambda: None

@@ -35,7 +35,7 @@ from napari_prosma.training.run_claim import RUN, claim, release
 
 FORMAT = 1
 METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
-_PACKAGES = ("torch", "numpy", "monai")
+_PACKAGES = ("torch", "numpy", "scipy")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
 """Columns of ``metrics.csv`` before the validation figures and those of the gates."""
 _GATE_COLUMN = re.compile(r"skip(\d+)/(.+)", re.DOTALL)
