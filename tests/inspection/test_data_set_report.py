@@ -23,16 +23,17 @@ from napari_prosma.inspection.citing import in_methods
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
+    ModelNumbers,
     SkipNumbers,
+    deviations_of,
     inspect_cases,
 )
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.html import About, write_data_set
-from napari_prosma.inspection.kinship import unlike_training
+from napari_prosma.inspection.kinship import not_an_ablation, unlike_training
 from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
-Row = dict[str, str | float]
 HOSTILE = "<script>alert(1)</script> & 'co'"
 
 
