@@ -147,7 +147,9 @@ def test_a_model_without_gates_says_so(
     press(panel.start_button)
     finish(panel)
     assert "has no gates" in panel.facts.plain_text()
-    assert "skip 1 without selection" in viewer.layers
+    assert "skip 1 without selection" not in viewer.layers
+    press(panel.choice.kind_boxes["without skip"])
+    assert "skip 1 without skip" in viewer.layers
 
 
 def test_a_label_layer_is_the_structure(
