@@ -22,6 +22,7 @@ from napari_prosma.inspection.data_set import (
     deviations_of,
     inspect_cases,
 )
+from napari_prosma.inspection.statistics import unusual_from
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -125,12 +126,13 @@ def test_the_case_far_from_the_median_comes_first_and_says_why(make_checkpoint: 
     cases.append(numbers("odd", psi_mean=0.54, retained_energy=0.05))
     deviations = deviations_of(cases)
     assert deviations["odd"] == Deviation(1, "retained_energy", 0.05, 0.3, pytest.approx(-25))
-    assert deviations["odd"].is_unusual
-    assert not any(deviations[f"case {n}"].is_unusual for n in range(9))
+    found = DataSetInspection({}, tuple(cases), deviations, {}, unusual_from=unusual_from(10, 2))
+    assert found.is_unusual("odd")
+    assert not any(found.is_unusual(f"case {n}") for n in range(9))
     assert (
         deviations["odd"]
         .in_words()
-        .startswith("Skip 1: energy kept is 0.05, 25.0 robust standard deviations below the median")
+        .startswith("Skip 1: energy kept is 5.0 %, 25.0 robust standard deviations below the median")
     )
     assert deviations_of(cases[:4]) == {}
     spread = [numbers(str(n), psi_mean=0.1 * n) for n in range(9)]  # median 0.4, median distance 0.2

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import html
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from napari_prosma.data.case import Case, Image
+from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.inspection import findings
+from napari_prosma.inspection.citing import in_methods
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
@@ -25,10 +30,10 @@ from napari_prosma.inspection.data_set import (
 )
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.html import About, write_data_set
+from napari_prosma.inspection.kinship import not_an_ablation, unlike_training
 from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
-Row = dict[str, str | float]
 HOSTILE = "<script>alert(1)</script> & 'co'"
 
 
@@ -123,18 +128,39 @@ def test_every_number_is_in_a_table_beside_the_page(written: tuple[Path, Trials]
     assert [r["case"] for r in rows["cases"]][-1] == "torn"
     assert {r["skip"] for r in rows["channels"]} == {"1", "2"}
     for test in written[1].rows:
-        for kind in ("svg", "png", "csv"):
+        for kind in ("svg", "csv"):
             assert (written[0] / "plots" / f"{test}.{kind}").is_file()
-    assert len(list((written[0] / "pictures").iterdir())) == 6
+    assert len(list((written[0] / "pictures").iterdir())) == 3
 
 
 def test_a_pictured_case_shows_the_masks_of_all_models(written: tuple[Path, Trials]) -> None:
     page = (written[0] / "report.html").read_text(encoding="utf-8")
     assert page.count('alt="masks of the models side by side of ') == 1
-    (drawing,) = (written[0] / "pictures").glob("*_side_by_side.svg")
-    said = drawing.read_text(encoding="utf-8")
-    for model in ("prosma, lambda = 0 (not retrained)", "no mask: plain"):
-        assert f"<!-- {model} -->" in said
+    (drawing,) = (written[0] / "pictures").glob("*_side_by_side.png")
+    content = base64.b64encode(drawing.read_bytes()).decode()
+    assert f"data:image/png;base64,{content}" in page  # encoded once
+
+
+def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
+    written: tuple[Path, Trials],
+) -> None:
+    kept = json.loads((written[0] / "inspection.json").read_text(encoding="utf-8"))
+    page = html.unescape((written[0] / "report.html").read_text(encoding="utf-8"))
+    assert len(kept["cases"]) == 6
+    assert {model: each["gate"] for model, each in kept["models"].items()} == {
+        "prosma": "prosma",
+        "plain": "none",
+    }
+    assert kept["models"]["prosma"]["seed"] == 7
+    assert kept["tests"] == json.loads(json.dumps(written[1].rows))
+    assert "somebody" not in json.dumps(kept)
+    for sentence in kept["sentences"].values():
+        assert sentence in page
+    methods = in_methods(kept)
+    assert methods in page
+    assert kept["models"]["prosma"]["weights"] in methods
+    assert "on 6 images, 6 with a label and 6 independent" in methods
+    assert re.search(r"\(4 shares\).* chance \(chance: mean of 2 draws\)", methods)
 
 
 def test_tests_that_were_done_are_not_done_again(
@@ -165,128 +191,159 @@ def test_a_gate_without_a_threshold_says_which_tests_do_not_apply(
 # ---- sentences ------------------------------------------------------------------------------------------
 
 
-def inspected(make_checkpoint: Make, **measures: tuple[float, float]) -> DataSetInspection:
-    """Six equal cases with two skips, whose measures are given per skip."""
+def inspected(make_checkpoint: Make, number: int, **measures: tuple[float, float]) -> DataSetInspection:
+    """So many equal cases with two skips, whose measures are given per skip."""
     skips = {
         level: SkipNumbers({name: values[level - 1] for name, values in measures.items()}) for level in (1, 2)
     }
-    cases = [CaseNumbers(str(n), "", "unseen", "label", {"m": ModelNumbers(skips)}, {}) for n in range(6)]
+    models = {"m": ModelNumbers(skips)}
+    cases = [CaseNumbers(str(n), "", "unseen", "label", models, {}) for n in range(number)]
     return DataSetInspection({"m": make_checkpoint()}, tuple(cases), deviations_of(cases), {})
 
 
-def test_a_mask_is_said_to_tell_apart_only_where_it_does(make_checkpoint: Make) -> None:
-    said = findings.telling_apart(inspected(make_checkpoint, psi_auc=(0.9, 0.52)))
-    assert said.startswith(
-        "In m psi is higher inside the foreground at 0.90 (skip 1), tells nothing at 0.52 (skip 2)"
+SAID = [
+    (
+        findings.telling_apart,
+        {"psi_auc": (0.9, 0.52)},
+        12,
+        r"AUC of psi (0.5 = chance): in m higher inside at skip 1 (0.90), skip 2 (0.52).",
+    ),
+    (
+        findings.telling_apart,
+        {"psi_auc": (0.9, 0.5)},
+        12,
+        r"AUC of psi (0.5 = chance): in m higher inside at skip 1 (0.90); not shown by these cases "
+        r"at skip 2 (0.50).",
+    ),
+    (
+        findings.telling_apart,
+        {"psi_auc": (0.9, 0.1)},
+        6,
+        r"AUC of psi (0.5 = chance): in m from 6 independent cases nothing is claimed at skip 1 "
+        r"(0.90), skip 2 (0.10).",
+    ),
+    (findings.telling_apart, {}, 12, "No mask could be held against a foreground."),
+    (
+        findings.telling_apart_in_errors,
+        {"psi_auc_in_errors": (0.2, 0.2)},
+        12,
+        r"Among the positions that the model gets wrong psi sides (AUC; 0.5 = neither): in m with "
+        r"the error at "
+        r"skip 1 (0.20), skip 2 (0.20).",
+    ),
+    (findings.telling_apart_in_errors, {}, 12, ""),
+    (
+        findings.focus,
+        {"relative_energy_inside": (2.0, 0.07)},
+        12,
+        r"Energy that psi passes inside the foreground, relative to its own mean: in m more at "
+        r"skip 1 (2.0 x); less "
+        r"at skip 2 (0.07 x).",
+    ),
+    (
+        findings.selecting,
+        {"selectivity": (0.065, 0.105)},
+        2,
+        r"The share of the gated skips that no constant per channel explains (selectivity) is 6 % "
+        r"(skip 1) to 10 % "
+        r"(skip 2) with m. The rest is a change of scale, which the next convolution undoes.",
+    ),
+    (
+        findings.energy_ratio,
+        {"retained_energy_ratio": (0.07, 1.5), "retained_energy": (0.06, 0.08)},
+        2,
+        r"With m 0.07 x (skip 1) to 1.5 x (skip 2) as much is kept inside as outside, 6 % (skip 1) "
+        r"to 8 % (skip 2) "
+        r"in all, where a gate that selects nothing keeps 6.25 %.",
+    ),
+    (findings.energy_ratio, {}, 2, "There is no foreground to compare with."),
+    (
+        findings.unusual,
+        {"psi_mean": (0.5, 0.5)},
+        7,
+        "7 cases are too few to say what is usual; 8 are needed.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("say", "measures", "cases", "right"), SAID)
+def test_the_sentence_is_right(
+    say: Callable[[DataSetInspection], str],
+    measures: dict[str, tuple[float, float]],
+    cases: int,
+    right: str,
+    make_checkpoint: Make,
+) -> None:
+    assert say(inspected(make_checkpoint, cases, **measures)) == right
+
+
+def test_agreement_with_the_own_prediction_is_called_so(make_checkpoint: Make) -> None:
+    found = inspected(make_checkpoint, 12, psi_auc=(0.9, 0.9))
+    guessed = replace(found, cases=tuple(replace(case, reference="prediction") for case in found.cases))
+    for say in (findings.telling_apart, findings.focus):
+        assert "no evidence" not in say(found)
+    assert findings.telling_apart(guessed).endswith("that is agreement with itself, no evidence.")
+
+
+def dice(value: float) -> ModelNumbers:
+    return ModelNumbers({}, {"dice": value})
+
+
+def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoint: Make) -> None:
+    first = replace(make_checkpoint(), place={"step": 100}, config={"learning_rate": 1e-3, "gate": "prosma"})
+    assert (
+        not_an_ablation(first, replace(make_checkpoint("dense"), place={"step": 95}, config=first.config))
+        == ()
     )
-    assert "lower inside at 0.20 (skip 1)" in findings.telling_apart(
-        inspected(make_checkpoint, psi_auc=(0.2, 0.5))
+    other = replace(
+        make_checkpoint("dense"),
+        place={"step": 40},
+        config={"learning_rate": 1e-2},
+        split={"training": ("a",)},
     )
-
-
-def test_energy_inside_and_outside_are_compared_skip_by_skip(make_checkpoint: Make) -> None:
-    found = inspected(make_checkpoint, retained_energy_inside=(0.4, 0.1), retained_energy_outside=(0.2, 0.3))
-    assert "more inside than outside at skip 1, less at skip 2" in findings.energy_inside(found)
-    assert "20 % (skip 1) to 30 % (skip 2)" in findings.energy_outside(found)
-
-
-def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
-    found = inspected(make_checkpoint, floor_pixel_fraction=(0.2, 0.2), gate_floor=(0.45, 0.45))
-    assert "not zero there but stands at the gate floor of 0.45" in findings.without_evidence(found)
-    exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
-    assert "psi is exactly zero there" in findings.without_evidence(exact)
+    assert not_an_ablation(first, other) == (
+        "other cases to learn from",
+        "40 steps instead of 100",
+        "another learning rate",
+    )
+    cases = [
+        CaseNumbers(str(n), "", "unseen", "label", {m: dice(v) for m, v in both.items()}, {})
+        for n, both in enumerate({"m": 0.8 + 0.001 * n, "d": 0.6 - 0.001 * n} for n in range(10))
+    ]
+    said = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}))
+    assert "m minus d: +0.209, 95 % interval +0.205 to +0.213, with these two trainings" in said
+    assert said.endswith(
+        "d is no ablation of m: other cases to learn from, 40 steps instead of 100, another learning rate."
+    )
+    few = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases[:3]), {}, {}))
+    assert "too few to tell them apart: 3 independent cases, 8 are needed" in few
+    same = dict.fromkeys(map(str, range(10)), "0")
+    one = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}, same))
+    assert "1 independent cases, 8 are needed" in one
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"), [(0.2, "psi is faithful here"), (-0.2, "psi misleads here"), (0.0, "do not show")]
+    ("geometry", "intensity", "said"),
+    [
+        (Geometry.pixels(2), "zscore", ""),
+        (Geometry.pixels(3), "zscore", "images of 2 axes, this one has 3"),
+        (Geometry((1.0, 1.0), (0.0, 0.0), "mm"), "zscore", "the unit none, this one has mm"),
+        (Geometry.pixels(2), "ct", "no value of this image is negative"),
+    ],
 )
-def test_deletion_is_called_faithful_only_where_it_beats_chance(gain: float, said: str) -> None:
-    rows: list[Row] = [
-        {"image": str(n), "order": order, "q": q, "dice": 0.6 + (gain + 0.02 * (-1) ** n) * (order == "psi")}
-        for n in range(8)
-        for order in ("psi", "random")
-        for q in (0.0, 0.5)
-    ]
-    assert said in findings.deletion_curve(rows)
-    few = [row for row in rows if row["image"] in ("0", "1")]
-    assert "too few cases to tell" in findings.deletion_curve(few)
+def test_an_image_of_another_kind_is_told(
+    geometry: Geometry, intensity: str, said: str, make_checkpoint: Make
+) -> None:
+    changes = {"axes": 2, "intensity": intensity, "spacing": (1.0, 1.0), "unit": "pixel"}
+    checkpoint = make_checkpoint()
+    checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update=changes))
+    image = Image(np.ones((1, *(4,) * geometry.ndim), np.float32), geometry)
+    found = unlike_training(checkpoint, image)
+    assert [said in sentence for sentence in found] == ([True] if said else [])
 
 
-def test_thresholds_that_change_nothing_are_said_to_change_nothing() -> None:
-    def rows(dice: Callable[[float], float]) -> list[Row]:
-        return [
-            {"image": "a", "skip": 1, "scale": s, "dice": dice(s), "z_zero_fraction": s / 4}
-            for s in (0.0, 1.0, 4.0)
-        ]
-
-    assert "make no difference" in findings.threshold_sweep(rows(lambda s: 0.8 + s / 1000))
-    assert "highest times 0, 0.900" in findings.threshold_sweep(rows(lambda s: 0.9 - s / 10))
-    assert "No other scale is better" in findings.threshold_sweep(rows(lambda s: 0.8 - abs(s - 1) / 10))
-
-
-def test_under_noise_models_are_told_apart_only_where_cases_show_it() -> None:
-    def rows(loss: float) -> list[Row]:
-        return [
-            {
-                "image": str(n), "model": model, "kind": "speckle", "strength": strength, "skip": 1,
-                "dice": 0.8 - strength * ({"a": 0.1, "b": loss}[model] + 0.01 * (-1) ** (n + (model == "b"))),
-            }
-            for n in range(8) for model in ("a", "b") for strength in (0.0, 1.0)
-        ]  # fmt: skip
-
-    assert "a loses less than b" in findings.noise_test(rows(0.3))
-    assert "a loses more than b" in findings.noise_test(rows(0.0))
-    assert "these cases do not show" in findings.noise_test(rows(0.1))
-
-
-def test_a_map_that_survives_a_random_decoder_is_told() -> None:
-    rows: list[Row] = [
-        {"image": "a", "randomised": "decoder", "skip": skip, "correlation": value}
-        for skip, value in ((1, 0.1), (2, 0.95))
-    ]
-    assert "At skip 2 the map hardly shows what the decoder learned" in findings.sanity_check(rows)
-
-
-def test_leaving_out_what_does_nothing_is_said_to_do_nothing() -> None:
-    rows: list[Row] = [
-        {"image": "a", "skip": skip, "part": part, "effect": 0.1, "dice_change": change}
-        for skip, part, change in (
-            (1, "psi", 0.001),
-            (2, "psi", -0.002),
-            (1, "whole", -0.3),
-            (2, "whole", 0.0),
-        )
-    ]
-    said = findings.leave_one_out(rows)
-    assert "skip 1 matters most when the whole skip is cut (Dice -0.300)" in said[0].lower() + said[1:]
-    assert "at no skip does it matter whether its mask is set to 1" in said
-
-
-def test_where_nothing_is_found_the_probabilities_are_told_and_not_a_dice_of_one() -> None:
-    rows: list[Row] = [
-        {"image": "a", "skip": 1, "part": "whole", "effect": 0.004, "dice": 1.0, "dice_change": 0.0}
-    ]
-    said = findings.leave_one_out(rows)
-    assert "mean change of the probabilities 0.004" in said
-    assert "Dice" not in said
-    assert said.startswith("At no skip does it matter")
-    found = findings.leave_one_out([{**rows[0], "agreement": 0.0}])
-    assert found.startswith("Skip 1 matters most")
-
-
-def test_an_overlap_with_the_own_result_is_not_called_a_dice_against_the_truth() -> None:
-    rows: list[Row] = [
-        {"image": "a", "skip": 1, "scale": s, "agreement": 1 - abs(s - 1) / 10, "z_zero_fraction": s / 4}
-        for s in (0.0, 1.0, 4.0)
-    ]
-    said = findings.threshold_sweep(rows)
-    assert "Dice against the unchanged result is 0.900" in said
-    assert "Without a label it cannot be told whether another scale is better." in said
-
-
-def test_one_case_alone_does_not_make_a_skip_matter() -> None:
-    rows: list[Row] = [
-        {"image": str(n), "skip": 1, "part": "whole", "effect": 0.1, "dice_change": -1.0 if n == 0 else 0.0}
-        for n in range(8)
-    ]
-    assert "these cases do not show at which skip it matters" in findings.leave_one_out(rows).lower()
+def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
+    found = inspected(make_checkpoint, 6, floor_pixel_fraction=(0.2, 0.2), gate_floor=(0.45, 0.45))
+    assert "not zero there but stands at the gate floor of 0.45" in findings.without_evidence(found)
+    exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
+    assert "psi is exactly zero there" in findings.without_evidence(exact)

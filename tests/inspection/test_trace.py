@@ -19,11 +19,12 @@ from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
 from napari_prosma.inspection.maps import KINDS, map_layers, skip_layer, z_layer
-from napari_prosma.inspection.measures import foreground_measures
+from napari_prosma.inspection.measures import MEASURES, auc
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES, GateTrace
 from napari_prosma.segmentation.segment import segment
+from napari_prosma.segmentation.windows import gaussian_weight, tile
 from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
@@ -219,15 +220,178 @@ def test_a_resampled_image_has_its_maps_on_the_networks_grid(make_checkpoint: Ma
     assert record.segmentation.labels.shape == (60, 80)
 
 
-def test_without_evidence_means_in_every_window(make_checkpoint: Make, noise: Callable) -> None:
-    record = inspected(make_checkpoint(threshold=2.5), noise(1, 90, 70))
+@pytest.mark.parametrize("size", [(90, 70), (33, 45)])
+def test_over_windows_z_is_the_u_of_one_window_thresholded(
+    size: tuple[int, int], make_checkpoint: Make, noise: Callable
+) -> None:
+    """No mean of windows: every entry obeys its threshold, and psi stands at its very floor."""
+    record = inspected(make_checkpoint(threshold=2.5), noise(1, *size))
     for skip in record.skips.values():
-        assert skip.without_evidence is not None
-        assert skip.zero_fraction is not None
         assert skip.z is not None
+        assert skip.u is not None
+        assert skip.threshold is not None
+        assert skip.psi is not None
+        assert skip.without_evidence is not None
+        threshold = skip.threshold[:, None, None]
+        np.testing.assert_allclose(skip.z, np.sign(skip.u) * np.maximum(np.abs(skip.u) - threshold, 0), 1e-5)
+        assert np.array_equal(skip.z == 0, np.abs(skip.u) <= threshold)
         assert skip.without_evidence.any()
         assert np.array_equal(skip.without_evidence, (skip.z == 0).all(axis=0))
-        np.testing.assert_allclose(skip.zero_fraction[skip.without_evidence], 1, atol=1e-6)
+        assert (skip.psi[skip.without_evidence] == np.float32(skip.floor)).all()
+
+
+def test_each_position_is_taken_from_the_window_whose_centre_is_nearest(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    """Against the network's own passes over all windows, chosen by distance, position by position."""
+    checkpoint, image = make_checkpoint(threshold=1.5), noise(1, 56, 72)
+    model = checkpoint.build()
+    seen = prepare(pixels(image), checkpoint.plan).array
+    tiling = tile((56, 72), checkpoint.plan.patch, model.divisor)
+    assert len(tiling.starts) > 4
+    record = inspected(checkpoint, image)
+    traces = {}
+    padded = torch.from_numpy(np.pad(seen, ((0, 0), (0, tiling.padded[0] - 56), (0, tiling.padded[1] - 72))))
+    for start in tiling.starts:
+        traces[start] = GateTrace()
+        with torch.no_grad():
+            model(padded[(slice(None), *tiling.at(start))][None], traces[start])
+    for level, skip in record.skips.items():
+        f, empty, weights = 2 ** (level - 1), np.zeros(skip.energy.shape), np.zeros(skip.energy.shape)
+        assert skip.u is not None
+        for at in np.ndindex(skip.energy.shape):
+            place = [(n + 0.5) * f for n in at]
+
+            def distance(start: tuple[int, ...], place: list[float] = place) -> float:
+                return max(abs(p - s - w / 2) for p, s, w in zip(place, start, tiling.window, strict=True))
+
+            covering = [
+                s
+                for s in tiling.starts
+                if all(a <= p < a + w for a, p, w in zip(s, place, tiling.window, strict=True))
+            ]
+            nearest = min(distance(start) for start in covering)
+            inside = {s: tuple(n - a // f for n, a in zip(at, s, strict=True)) for s in covering}
+            fields = [
+                traces[s].skips[level].field[(0, slice(None), *inside[s])].numpy()  # type: ignore[index]
+                for s in covering
+                if distance(s) == nearest
+            ]
+            assert any(np.allclose(skip.u[(slice(None), *at)], field, atol=1e-5) for field in fields), at
+            for start in covering:
+                z = traces[start].skips[level].z
+                assert z is not None
+                weight = np.prod(
+                    [
+                        float(gaussian_weight(w // f)[n])
+                        for n, w in zip(inside[start], tiling.window, strict=True)
+                    ]
+                )
+                weights[at] += weight
+                empty[at] += weight * bool((z[(0, slice(None), *inside[start])] == 0).all())
+        share = float((empty / weights).mean())
+        assert skip.measures["floor_pixel_fraction"] == pytest.approx(share, abs=1e-5)
+
+
+def test_a_flat_mask_over_many_windows_finds_nothing(make_checkpoint: Make, noise: Callable) -> None:
+    """Rounding of overlapping windows is not ranked."""
+    label = np.zeros((90, 70), np.uint8)
+    label[20:60, 10:40] = 1
+    for gate in ("prosma", "spatial"):
+        record = inspected(make_checkpoint(gate, threshold=1e6), noise(1, 90, 70), label=label)
+        for skip in record.skips.values():
+            assert skip.measures["psi_auc"] == 0.5
+            assert skip.measures["floor_pixel_fraction"] == 1
+    gathered = inspected(make_checkpoint("attention"), noise(1, 90, 70), label=label).skips[1]
+    assert gathered.psi is not None
+    jitter = 0.5 + 1e-7 * np.random.default_rng(0).standard_normal(gathered.psi.shape)
+    assert auc(jitter, label == 1, label == 0) == 0.5
+
+
+# ---- what the numbers are made of -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", sorted(GATES))
+def test_selectivity_and_relative_energy_are_those_of_the_raw_tensors(
+    gate: str, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(gate), noise(1, 32, 32)
+    label = np.zeros((32, 32), np.uint8)
+    label[8:24, 8:24] = 1
+    record = inspected(checkpoint, image, label=label)
+    for level, kept in traced(checkpoint, image).skips.items():
+        skip = record.skips[level]
+        x, gated = kept.skip[0].double().numpy(), kept.gated[0].double().numpy()
+        explained = 0.0
+        for before, after in zip(x, gated, strict=True):
+            constant = (before * after).sum() / (before**2).sum() if before.any() else 0.0
+            explained += ((constant * before) ** 2).sum()
+        expected = 1 - explained / (gated**2).sum()
+        assert skip.measures["selectivity"] == pytest.approx(expected, abs=1e-6)
+        if gate in ("none", "channel", "scale"):
+            assert skip.measures["selectivity"] == pytest.approx(0, abs=1e-6)
+            assert skip.relative_energy is None
+            continue
+        assert skip.measures["selectivity"] > 1e-4
+        assert kept.psi is not None
+        energy, psi = (x**2).sum(axis=0), kept.psi[0, 0].double().numpy()
+        mean = (psi**2 * energy).sum() / energy.sum()
+        np.testing.assert_allclose(skip.relative_energy, psi**2 / mean, rtol=1e-4)
+        inside = label[:: 2 ** (level - 1), :: 2 ** (level - 1)] == 1
+        within = (psi**2 * energy)[inside].sum() / energy[inside].sum() / mean
+        assert skip.measures["relative_energy_inside"] == pytest.approx(within, rel=1e-4)
+        layer = skip_layer(record, level, "relative energy")
+        assert layer is not None
+        np.testing.assert_allclose(layer.data, np.log2((psi**2 / mean).clip(0.25, 4)), atol=1e-3)
+        assert layer.limits == (-2, 2)
+
+
+def test_a_constant_per_channel_is_no_selection(make_checkpoint: Make, noise: Callable) -> None:
+    """Over many windows too: a gate that only scales has no selectivity, whatever it scales by."""
+    checkpoint = make_checkpoint("scale")
+    weights = {n: torch.linspace(-3, 3, len(t)) if "logit" in n else t for n, t in checkpoint.weights.items()}
+    record = inspected(replace(checkpoint, weights=weights), noise(1, 90, 70))
+    for skip in record.skips.values():
+        assert skip.measures["selectivity"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("gate", sorted(GATES))
+def test_a_gate_that_selects_nothing_stands_at_its_neutral_values(
+    gate: str, make_checkpoint: Make, noise: Callable
+) -> None:
+    """Readouts at zero: psi and c are one half everywhere."""
+    checkpoint = make_checkpoint(gate)
+    silent = ("project", "excite", "logit")
+    weights = {
+        n: torch.zeros_like(t) if n.startswith("gates.") and any(s in n for s in silent) else t
+        for n, t in checkpoint.weights.items()
+    }
+    if gate in ("prosma-exact", "attention"):  # psi = 1 - exp(-w|z|), and a norm before the sigmoid
+        return
+    label = np.zeros((32, 32), np.uint8)
+    label[8:24, 8:24] = 1
+    record = inspected(replace(checkpoint, weights=weights), noise(1, 32, 32), label=label)
+    for skip in record.skips.values():
+        for name, measure in MEASURES.items():
+            neutral = measure.neutral(GATES[gate])
+            if neutral is not None and name in skip.measures:
+                assert skip.measures[name] == pytest.approx(neutral, abs=1e-6), name
+
+
+def test_auc_among_errors_looks_only_where_label_and_prediction_differ(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), noise(1, 32, 32)
+    label = np.zeros((32, 32), np.uint8)
+    label[4:20, 6:26] = 1
+    record = inspected(checkpoint, image, label=label)
+    wrong = record.segmentation.labels != label
+    psi = record.skips[1].psi
+    assert psi is not None
+    pairs = [(a > b) + 0.5 * (a == b) for a in psi[wrong & (label == 1)] for b in psi[wrong & (label == 0)]]
+    assert pairs
+    assert record.skips[1].measures["psi_auc_in_errors"] == pytest.approx(np.mean(pairs), abs=1e-4)
+    assert "psi_auc_in_errors" not in inspected(checkpoint, image).skips[1].measures
 
 
 def test_a_stack_is_inspected_slice_by_slice(make_checkpoint: Make) -> None:
@@ -258,16 +422,16 @@ def test_every_gate_can_be_inspected(gate: str, make_checkpoint: Make, noise: Ca
     record = inspected(make_checkpoint(gate), noise(1, 40, 36))
     assert record.gate == gate
     for skip in record.skips.values():
-        has_mask = gate not in ("none", "channel")
+        has_mask = gate not in ("none", "channel", "scale")
         assert (skip.psi is not None) == has_mask
         assert (skip.z is not None) == (gate in (*SPARSE, "dense"))
         assert (skip.psi_dense is not None) == (skip.threshold is not None) == (gate in SPARSE)
-        assert (skip.channel is not None) == (gate in ("prosma", "prosma-exact", "dense", "channel"))
+        assert (skip.channel is not None) == (gate in ("prosma", "prosma-exact", "dense", "channel", "scale"))
         assert ("psi_mean" in skip.measures) == has_mask
         assert 0 < skip.measures["retained_energy"] <= 1 + 1e-6
         assert (gate == "none") == (skip.measures["retained_energy"] == pytest.approx(1))
     names = {layer.name for layer in map_layers(record, kinds=KINDS)}
-    assert ("skip 1 psi" in names) == (gate not in ("none", "channel"))
+    assert ("skip 1 psi" in names) == (gate not in ("none", "channel", "scale"))
     assert ("skip 1 psi dense" in names) == (gate in SPARSE)
     assert "skip 1 energy kept" in names
 
@@ -298,7 +462,8 @@ def test_foreground_measures_use_the_label_and_else_the_prediction(
         inside, outside = [], []
         for at in np.ndindex(skip.psi.shape):
             covered = label[tuple(slice(f * n, f * n + f) for n in at)]
-            (inside if covered.mean() >= 0.5 else outside).append(float(skip.psi[at]))
+            value = float(np.round(skip.psi[at], 5))  # so far psi is ranked
+            (inside if covered.mean() >= 0.5 else outside).append(value)
         assert skip.measures["psi_fg_bg_ratio"] == pytest.approx(np.mean(inside) / np.mean(outside), rel=1e-4)
         wins = (np.array(inside)[:, None] > np.array(outside)) + 0.5 * (
             np.array(inside)[:, None] == np.array(outside)
@@ -319,12 +484,12 @@ def test_without_foreground_or_background_there_is_no_contrast_to_tell(
 
 @given(arrays(np.float32, (4, 5), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])), arrays(bool, (4, 5)))
 def test_auc_is_the_share_of_pairs_that_are_ranked_rightly(psi: np.ndarray, inside: np.ndarray) -> None:
-    figures = foreground_measures(psi, inside, ~inside)
+    found = auc(psi, inside, ~inside)
     if inside.all() or not inside.any():
-        assert figures == {}
+        assert found is None
         return
     pairs = [(a > b) + 0.5 * (a == b) for a in psi[inside] for b in psi[~inside]]
-    assert figures["psi_auc"] == pytest.approx(np.mean(pairs))
+    assert found == pytest.approx(np.mean(pairs))
 
 
 def test_a_second_model_is_shown_beside_the_first(make_checkpoint: Make, noise: Callable) -> None:
@@ -366,7 +531,9 @@ def test_layers_have_fixed_limits_and_say_what_they_mean(make_checkpoint: Make, 
     layers = map_layers(record, kinds=KINDS)
     assert [layer.name.split()[1] for layer in layers] == ["2"] * len(KINDS) + ["1"] * len(KINDS)
     for layer in layers:
-        assert layer.limits == ((-1, 1) if "psi - dense" in layer.name else (0, 1)), layer.name
+        limits = {"psi - dense": (-1, 1), "relative energy": (-2, 2)}
+        kind = layer.name.split(" ", 2)[2]
+        assert layer.limits == limits.get(kind, (0, 1)), layer.name
         assert layer.data.min() >= layer.limits[0] - 1e-6
         assert layer.data.max() <= layer.limits[1] + 1e-5
         assert layer.meaning

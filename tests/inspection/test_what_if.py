@@ -108,7 +108,7 @@ def test_only_levels_from_the_coarsest_new_change_down_are_computed_again(
         ({}, ()),
         ({1: Change(2.0)}, (1,)),
         ({1: Change(2.0), 2: Change(0.5)}, (2, 1)),
-        ({1: Change(spatial=False), 2: Change(0.5)}, (1,)),
+        ({1: Change(psi=1.0), 2: Change(0.5)}, (1,)),
         ({1: Change(), 2: Change(0.5)}, (1,)),
         ({}, (2, 1)),
     ]
@@ -127,19 +127,19 @@ def test_only_levels_from_the_coarsest_new_change_down_are_computed_again(
 def test_every_part_can_be_set_to_one_and_a_skip_be_cut(make_checkpoint: Make, noise: Callable) -> None:
     tried = WhatIf(make_checkpoint(), pixels(noise(1, 32, 32)))
     usual = tried.apply({}).record.skips[2]
-    no_mask = tried.apply({2: Change(spatial=False)})
+    no_mask = tried.apply({2: Change(psi=1.0)})
     skip = no_mask.record.skips[2]
     assert skip.psi is not None
     assert (skip.psi == 1).all()
     np.testing.assert_array_equal(skip.z, usual.z)
     assert no_mask.difference.any()
-    skip = tried.apply({2: Change(channel=False)}).record.skips[2]
+    skip = tried.apply({2: Change(c=1.0)}).record.skips[2]
     assert skip.channel is not None
     assert (skip.channel == 1).all()
     np.testing.assert_array_equal(skip.psi, usual.psi)
-    both = tried.apply({2: Change(spatial=False, channel=False)}).record.skips[2]
+    both = tried.apply({2: Change(psi=1.0, c=1.0)}).record.skips[2]
     assert both.measures["retained_energy"] == pytest.approx(1)
-    cut = tried.apply({2: Change(whole=False)}).record.skips[2]
+    cut = tried.apply({2: Change(skip=(0.0,))}).record.skips[2]
     assert not cut.energy_kept.any()
     np.testing.assert_array_equal(cut.psi, usual.psi)
 
@@ -155,7 +155,7 @@ def test_a_lambda_that_empties_every_gate_is_shown(make_checkpoint: Make, noise:
 def test_difference_is_half_the_sum_over_the_classes(make_checkpoint: Make, noise: Callable) -> None:
     tried = WhatIf(make_checkpoint(classes=("background", "a", "b")), pixels(noise(1, 32, 32)))
     before = tried.apply({}).record.segmentation.probabilities
-    effect = tried.apply({2: Change(whole=False)})
+    effect = tried.apply({2: Change(skip=(0.0,))})
     after = effect.record.segmentation.probabilities
     expected = sum(abs(after[k] - before[k]) for k in range(3)) / 2
     np.testing.assert_allclose(effect.difference, expected, atol=1e-7)
@@ -166,7 +166,7 @@ def test_foreground_stays_the_unchanged_prediction_where_there_is_no_label(
     make_checkpoint: Make, noise: Callable
 ) -> None:
     tried = WhatIf(make_checkpoint(), pixels(noise(1, 32, 32)))
-    usual, cut = tried.apply({}), tried.apply({2: Change(whole=False), 1: Change(0.0)})
+    usual, cut = tried.apply({}), tried.apply({2: Change(skip=(0.0,)), 1: Change(0.0)})
     assert cut.dice is None
     assert cut.agreement < 1
     assert not np.array_equal(usual.record.segmentation.labels, cut.record.segmentation.labels)
@@ -247,7 +247,7 @@ def test_a_channel_before_and_after_its_gate_differs_by_c_and_psi(
     np.testing.assert_allclose(last.result.before, maps.before, atol=1e-6)
     np.testing.assert_allclose(last.result.after, maps.after, atol=1e-6)
     assert last.result.geometry == maps.geometry
-    tried.apply({2: Change(whole=False)})
+    tried.apply({2: Change(skip=(0.0,))})
     assert not tried.skip_channel(2, 5).after.any()
 
 
@@ -272,8 +272,8 @@ def test_what_cannot_be_is_refused(make_checkpoint: Make, noise: Callable) -> No
 def test_a_model_without_gates_has_skips_that_can_be_cut(make_checkpoint: Make, noise: Callable) -> None:
     checkpoint, image = make_checkpoint("none"), pixels(noise(1, 32, 32))
     tried = WhatIf(checkpoint, image)
-    assert not tried.apply({1: Change(2.0, spatial=False, channel=False)}).difference.any()
-    assert tried.apply({1: Change(whole=False)}).difference.any()
+    assert not tried.apply({1: Change(2.0, psi=1.0, c=1.0)}).difference.any()
+    assert tried.apply({1: Change(skip=(0.0,))}).difference.any()
     notices = [event for event in inspect_gates(checkpoint, image) if isinstance(event, Notice)]
     assert any("no gates" in notice.message for notice in notices)
 
@@ -293,7 +293,7 @@ def test_after_a_failure_everything_is_computed_again(make_checkpoint: Make, noi
 
 # ---- the whole image ------------------------------------------------------------------------------------
 
-CHANGES = {1: Change(threshold=2.5), 2: Change(spatial=False)}
+CHANGES = {1: Change(threshold=2.5), 2: Change(psi=1.0)}
 
 
 def over_all(checkpoint: Checkpoint, image: Image, changes: dict[int, Change], **options: object) -> Effect:
@@ -350,9 +350,9 @@ def test_that_nothing_is_found_either_way_is_told_apart_from_no_change(
     make_checkpoint: Make, noise: Callable
 ) -> None:
     checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
-    assert not WhatIf(checkpoint, image).apply({1: Change(whole=False)}).is_empty
+    assert not WhatIf(checkpoint, image).apply({1: Change(skip=(0.0,))}).is_empty
     checkpoint.weights["head.bias"] -= 1e3
-    blind = WhatIf(checkpoint, image).apply({1: Change(whole=False)})
+    blind = WhatIf(checkpoint, image).apply({1: Change(skip=(0.0,))})
     assert blind.is_empty
     assert blind.agreement == 1
     assert over_all(checkpoint, image, CHANGES).is_empty

@@ -51,7 +51,7 @@ def test_starting_below_a_level_gives_the_same_bits(gate: str) -> None:
     model, features = network(gate), {}
     encoded = model.encode(image())
     model.decode(encoded, None, {3: Change(0.5)}, None, features)
-    both = {3: Change(0.5), 1: Change(whole=False), 2: Change(2.0, channel=False)}
+    both = {3: Change(0.5), 1: Change(skip=(0.0,)), 2: Change(2.0, c=1.0)}
     whole = model.decode(encoded, None, both)
     trace = GateTrace()
     part = model.decode(encoded, trace, both, 3, dict(features))
@@ -103,10 +103,31 @@ def test_parts_are_set_to_one_and_a_cut_skip_sends_zeros() -> None:
         assert torch.equal(trace.skips[3].skip, kept.skip)
         return trace.skips[3].gated
 
-    assert torch.equal(changed(Change(spatial=False)), kept.skip * c)
-    assert torch.equal(changed(Change(channel=False)), kept.skip * kept.psi)
-    assert torch.equal(changed(Change(spatial=False, channel=False)), kept.skip)
-    assert not changed(Change(whole=False)).any()
+    assert torch.equal(changed(Change(psi=1.0)), kept.skip * c)
+    assert torch.equal(changed(Change(c=1.0)), kept.skip * kept.psi)
+    assert torch.equal(changed(Change(psi=1.0, c=1.0)), kept.skip)
+    assert not changed(Change(skip=(0.0,))).any()
+
+
+@torch.no_grad()
+def test_parts_are_set_to_a_number_and_a_skip_to_one_per_channel() -> None:
+    model, x = network(), image()
+    encoded, usual = model.encode(x), GateTrace()
+    model(x, usual)
+    kept = usual.skips[3]
+    assert kept.channel is not None
+    assert kept.psi is not None
+    trace = GateTrace()
+    model.decode(encoded, trace, {3: Change(psi=0.3, c=0.7)})
+    torch.testing.assert_close(trace.skips[3].gated, kept.skip * 0.7 * 0.3)
+    assert trace.skips[3].psi is not None
+    assert (trace.skips[3].psi == 0.3).all()
+    values = tuple(range(kept.skip.shape[1]))
+    model.decode(encoded, trace, {3: Change(skip=values)})
+    expected = torch.tensor(values, dtype=torch.float)[:, None, None].expand_as(kept.skip[0])
+    assert torch.equal(trace.skips[3].gated[0], expected)
+    with pytest.raises(ValueError, match="set to a number"):
+        Change(psi=float("nan"))
 
 
 @pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])

@@ -116,7 +116,7 @@ def test_they_agree_to_rounding_in_float32(settled_gate: MakeGate, dims: int, tr
 
 @torch.no_grad()
 @DIMS
-@pytest.mark.parametrize("change", [Change(1.7), Change(channel=False), Change(spatial=False, threshold=0.0)])
+@pytest.mark.parametrize("change", [Change(1.7), Change(c=1.0), Change(psi=1.0, threshold=0.0)])
 def test_a_changed_gate_is_the_written_one_changed(settled_gate: MakeGate, dims: int, change: Change) -> None:
     gate, skip, gating = settled_gate("prosma", dims)
     found = gate(skip, gating, change=change)

@@ -355,8 +355,9 @@ def test_gradients_of_the_whole_gate_are_those_of_finite_differences(
 # --- names, sizes, options ------------------------------------------------------------------------------
 
 
-def test_the_gates_have_their_seven_names() -> None:
-    assert set(GATES) == {"prosma", "spatial", "channel", "none", "attention", "dense", "prosma-exact"}
+def test_the_gates_have_their_eight_names() -> None:
+    names = {"prosma", "spatial", "channel", "none", "scale", "attention", "dense", "prosma-exact"}
+    assert set(GATES) == names
     with pytest.raises(ValueError, match="unknown gate 'prosmaa'; choose one of prosma,"):
         make_gate("prosmaa", 8, 8, 2)
 
@@ -370,6 +371,7 @@ def test_the_gates_have_their_seven_names() -> None:
         ("dense", {"field", "z", "psi", "channel", "floor"}),
         ("attention", {"psi"}),
         ("channel", {"channel"}),
+        ("scale", {"channel"}),
         ("none", set()),
     ],
 )
@@ -517,3 +519,24 @@ def test_a_summary_says_nothing_of_parts_that_are_missing(settled_gate: MakeGate
     assert traced(*settled_gate("channel")).summary() == {}
     assert set(traced(*settled_gate("attention")).summary()) == {"psi_mean", "psi_std"}
     assert "lambda_mean" not in traced(*settled_gate("dense")).summary()
+
+
+@pytest.mark.parametrize("name", list(GATES))
+def test_what_is_told_of_a_gate_is_what_it_does(settled_gate: MakeGate, name: str) -> None:
+    kind, seen = GATES[name], traced(*settled_gate(name))
+    assert kind.parts == (seen.psi is not None) + (seen.channel is not None)
+    assert kind.thresholds == (seen.threshold is not None)
+    assert kind.exact_zeros == (seen.floor == 0)
+    assert kind.neutral_energy == pytest.approx(0.5 ** (2 * kind.parts))
+
+
+def test_scale_is_a_constant_per_channel_that_sees_no_input(settled_gate: MakeGate) -> None:
+    gate, skip, gating = settled_gate("scale")
+    logit = gate.channel.logit  # type: ignore[union-attr]
+    assert not logit.detach().any()
+    assert torch.equal(gate(skip, gating), skip / 2)
+    with torch.no_grad():
+        logit.copy_(torch.linspace(-2, 2, len(logit)))
+    expected = skip * torch.sigmoid(logit)[:, None, None]
+    torch.testing.assert_close(gate(skip, gating), expected)
+    assert torch.equal(gate(skip, gating), gate(skip, torch.zeros_like(gating)))

@@ -19,7 +19,7 @@ from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[InspectPanel], None]
 SOON = 30_000
-AT_FIRST = ["skip 1 cut", "skip 1 zeros in z", "skip 1 psi"]
+AT_FIRST = ["skip 1 without selection", "skip 1 psi", "skip 1 relative energy"]
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def test_ticking_adds_and_unticking_removes_without_another_run(
     finish(panel)
     kept = viewer.layers["skip 1 psi"]
     press(panel.choice.kind_boxes["energy kept"])
-    press(panel.choice.kind_boxes["skip cut"])
+    press(panel.choice.kind_boxes["without selection"])
     names = {layer.name for layer in viewer.layers}
     assert names == {
-        *("breast", "breast segmentation", "skip 1 zeros in z", "skip 1 psi", "skip 1 energy kept"),
+        *("breast", "breast segmentation", "skip 1 psi", "skip 1 relative energy", "skip 1 energy kept"),
     }
     assert viewer.layers["skip 1 psi"] is kept
     viewer.layers.remove("skip 1 psi")
@@ -90,10 +90,13 @@ def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Fin
     assert panel.record is not None
     for level, skip in panel.record.skips.items():
         measures = skip.measures
-        assert shown["zeros in z, %"][level - 1] == f"{100 * measures['z_zero_fraction']:.1f}"
-        assert shown["gate floor"][level - 1] == f"{measures['gate_floor']:.2f}"
-        assert shown["energy kept, %"][level - 1] == f"{100 * measures['retained_energy']:.1f}"
+        assert shown["selectivity, %"][level] == f"{100 * measures['selectivity']:.1f}"
+        assert shown["zeros in z, %"][level] == f"{100 * measures['z_zero_fraction']:.1f}"
+        assert shown["gate floor"][level] == f"{measures['gate_floor']:.2f}"
+        assert shown["energy kept, %"][level] == f"{100 * measures['retained_energy']:.1f}"
+    assert shown["energy kept, %"][0] == "6.2"  # what a gate that selects nothing keeps
     told = panel.facts.plain_text()
+    assert "steps only" in told
     assert "Not zero: psi" in told
     assert f"{panel.record.skips[1].floor:.2f}" in told
     assert "Exactly zero: z" in told
@@ -102,7 +105,7 @@ def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Fin
     assert "removed" not in told
 
 
-def test_the_first_view_says_what_each_skip_kept_where_and_whether_it_mattered(
+def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth(
     panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
 ):
     panel.label_layer.choose(viewer.add_labels(np.where(lesion_image < 40, 1, 0), name="drawn"))
@@ -112,10 +115,15 @@ def test_the_first_view_says_what_each_skip_kept_where_and_whether_it_mattered(
     assert looked is not None
     for row, (level, skip) in enumerate(looked.record.skips.items()):
         assert rows.item(row, 0).text() == str(level)
-        assert rows.item(row, 1).text() == f"{skip.measures['retained_energy']:.0%}"
-        cut = looked.cuts[level]
-        assert rows.item(row, 3).text().endswith(f"({cut.dice - cut.dice_before:+.2f})")
-    assert panel.answer.sentence.plain_text().startswith("Skip 1 (full detail): of its energy")
+        assert rows.item(row, 1).text() == f"{100 * skip.measures['selectivity']:.1f} %"
+        tried = looked.tried[level]["selection"]
+        assert rows.item(row, 4).text() == f"{tried.dice_before - tried.dice + 0.0:+.2f}".replace(
+            "-0.00", "+0.00"
+        )
+    told = panel.answer.sentence.plain_text()
+    assert told.startswith(
+        f"Skip 1 (full detail): {looked.record.skips[1].measures['selectivity']:.1%} of what"
+    )
     panel.answer.table.selectRow(1)
     assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")
     assert [layer.name for layer in viewer.layers if "skip" in layer.name and layer.visible] == ["skip 2 psi"]
@@ -139,7 +147,9 @@ def test_a_model_without_gates_says_so(
     press(panel.start_button)
     finish(panel)
     assert "has no gates" in panel.facts.plain_text()
-    assert "skip 1 cut" in viewer.layers
+    assert "skip 1 without selection" not in viewer.layers
+    press(panel.choice.kind_boxes["without skip"])
+    assert "skip 1 without skip" in viewer.layers
 
 
 def test_a_label_layer_is_the_structure(

@@ -67,7 +67,7 @@ def test_maps_and_outline_follow_the_slider_and_come_back(
     settle()
     assert not np.array_equal(psi.data, trained)
     assert panel.what_if.told.plain_text().startswith("Dice against the label ")
-    press(panel.what_if.switches[1]["whole"])
+    choose(panel, 1, "skip at zero")
     settle()
     assert not np.array_equal(outline.data, drawn)
     press(panel.what_if.back_button)
@@ -75,7 +75,44 @@ def test_maps_and_outline_follow_the_slider_and_come_back(
     np.testing.assert_array_equal(psi.data, trained)
     np.testing.assert_array_equal(outline.data, drawn)
     assert viewer.layers["skip 1 psi"] is psi
-    assert panel.what_if.changes()[1].whole
+    assert panel.what_if.is_unchanged
+
+
+def choose(panel: InspectPanel, level: int, setting: str) -> None:
+    """As if the user had chosen what a gate is set to."""
+    box = panel.what_if.settings[level]
+    box.setCurrentIndex(box.findData(setting))
+
+
+def test_what_is_changed_is_marked_on_the_canvas_and_in_the_names(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, settle: Callable[[], None]
+):
+    psi = viewer.layers["skip 1 psi"]
+    choose(panel, 1, "psi at mean")
+    settle()
+    assert psi.name == "skip 1 psi (changed)"
+    assert np.ptp(psi.data) == pytest.approx(0, abs=1e-6)
+    assert "breast segmentation (changed)" in viewer.layers
+    assert "skip 1 without selection" in viewer.layers  # that was tried, not changed
+    said = canvas_text(viewer).text.replace("\n", " ")
+    assert said.startswith("Changed by What if (skip 1: psi at mean). skip 1 psi (changed)")
+    press(panel.choice.kind_boxes["energy kept"])
+    assert "skip 1 energy kept (changed)" in viewer.layers
+    press(panel.what_if.back_button)
+    settle()
+    assert psi.name == "skip 1 psi"
+    assert "breast segmentation" in viewer.layers
+    assert "Changed" not in canvas_text(viewer).text
+
+
+def test_one_is_told_to_be_louder_and_means_are_those_of_the_record(panel: InspectPanel):
+    box, means = panel.what_if.settings[1], panel.looked.record.skips[1].means
+    words = [box.itemText(n) for n in range(box.count())]
+    assert f"psi = 1 ({1 / means.psi:.1f} x louder)" in words
+    assert f"c = 1 ({1 / means.c:.1f} x louder)" in words
+    choose(panel, 1, "both at mean")
+    changed = panel.what_if.changes()[1]
+    assert (changed.psi, changed.c) == (means.psi, means.c)
 
 
 def test_support_of_the_deepest_skip_only_shrinks_as_its_slider_rises(
@@ -234,7 +271,7 @@ def test_channels_before_and_after_the_gate_follow_and_come_back(
     before, after = (viewer.layers[f"skip 1 channel 3 {when} the gate"] for when in ("before", "after"))
     expected = panel.what_if._what_if.skip_channel(1, 3)
     np.testing.assert_array_equal(after.data, expected.after)
-    press(panel.what_if.switches[1]["whole"])
+    choose(panel, 1, "skip at zero")
     settle()
     assert not after.data.any()
     assert before.data.any()
@@ -257,11 +294,12 @@ def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
     blind = make_checkpoint(patch=(64, 64))
     blind.weights["head.bias"] -= 10
     look_again(panel, qtbot, press, finish, blind, tmp_path / "blind.safetensors")
-    for row, (level, cut) in enumerate(panel.looked.cuts.items()):
+    for row, (level, tried) in enumerate(panel.looked.tried.items()):
         assert panel.answer.table.item(row, 0).text() == str(level)
-        assert panel.answer.table.item(row, 3).text() == f"none found, |dp| {cut.moved:.3f}"
+        moved = tried["selection"].moved
+        assert panel.answer.table.item(row, 4).text() == f"none found, |dp| {moved:.3f}"
     told = panel.answer.sentence.plain_text()
-    assert "Nothing is found here with this skip or without it" in told
+    assert "with psi at its mean nothing is found either way" in told.lower()
     assert "mattered" not in told
     panel.what_if.sliders[2].setValue(4.0)
     settle()
@@ -273,7 +311,7 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
     press(panel.trials.buttons["noise_test"])
     finish(panel)
     view = panel.outcomes.tabs.currentWidget()
-    assert view.finding.plain_text().startswith("Under gaussian noise")
+    assert view.finding.plain_text().startswith("Mean of Dice over gaussian noise")
     panel.outcomes.close()
 
 

@@ -353,10 +353,15 @@ def inspect(
     tests: Annotated[
         int, typer.Option(min=0, help="How many cases the gates are tested on: seconds to minutes each.")
     ] = 12,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="One figure for a journal, of one image: .svg, .pdf or .png.", show_default=False),
+    ] = None,
+    width: Annotated[str, typer.Option(help="Its columns: single, one and a half, or double.")] = "double",
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """See what the gates of a model let through on one image, or over a data set.
+    """See what the gates of a model select on one image, or over a data set.
 
     Of one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
     and every map on its own grid (NIfTI or TIFF).
@@ -383,6 +388,8 @@ def inspect(
         if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
                 raise ConfigError("--label is of one image; a data set brings its own labels")
+            if figure is not None:
+                raise ConfigError("--figure is of one image; give one image of the data set")
             if not overwrite:
                 require_new((out / name for name in REPORT), INSTEAD)
             _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
@@ -403,8 +410,12 @@ def inspect(
         record = follow(events)
         _print_measures(measures_table(record))
         if not overwrite:
-            require_new(report_files(record, out), INSTEAD)
+            require_new((*report_files(record, out), *([figure] if figure else ())), INSTEAD)
         written = write_report(record, out)
+        if figure is not None:
+            from napari_prosma.inspection.figure import gates_figure, save_figure
+
+            written.append(save_figure(gates_figure(record, width), figure))
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +136,12 @@ def _check(case: Case, data: DataSet) -> Checked:
             tell("error", *_in_two(error))
         else:
             classes = _check_label(label, data, tell)
-    return Checked(case, tuple(problems), _digest(image.array), _thumbnail(image), image.geometry, classes)
+    return replace(seen(case, image), problems=tuple(problems), classes=classes)
+
+
+def seen(case: Case, image: Image) -> Checked:
+    """What tells near-duplicates, of a case whose image is at hand."""
+    return Checked(case, (), _digest(image.array), _thumbnail(image), image.geometry)
 
 
 def _check_image(image: Image, data: DataSet, tell: _Tell) -> None:

@@ -8,7 +8,7 @@ trained for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +20,14 @@ from napari_prosma.inspection.faithfulness import Row, same_classes
 from napari_prosma.inspection.maps import skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
 from napari_prosma.inspection.report import draw_image, draw_map, shown_slice
-from napari_prosma.inspection.trace import SPARSE_GATES, inspect_gates, require_label
-from napari_prosma.nn.gates import Change
+from napari_prosma.inspection.trace import inspect_gates, require_label
+from napari_prosma.nn.gates import GATES, Change
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
 COUNTERFACTUAL = "{}, lambda = 0 (not retrained)"
 BINS = np.linspace(0, 1, 21)
 """Of the histograms of psi."""
-MEASURES = (
-    "z_zero_fraction",
-    "floor_pixel_fraction",
-    "psi_zero_fraction",
-    "gate_floor",
-    "psi_mean",
-    "psi_auc",
-    "psi_fg_bg_ratio",
-    "retained_energy",
-    "retained_energy_inside",
-    "retained_energy_outside",
-    "retained_energy_ratio",
-)
-"""Columns of the numbers, beside ``dice``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +64,7 @@ class Comparison:
                 )
                 known |= {key: float(value) for key, value in figures.items() if key.startswith("dice")}
             for level, skip in sorted(record.skips.items()):
-                held = {key: skip.measures[key] for key in MEASURES if key in skip.measures}
-                rows.append({**known, "skip": level, **held})
+                rows.append({**known, "skip": level, **skip.measures})
         return rows
 
     def psi(self, model: str, level: int) -> np.ndarray | None:
@@ -142,14 +127,22 @@ def compare(
     passes: list[tuple[str, Checkpoint, dict[int, Change]]] = []
     for model, checkpoint in models.items():
         passes.append((model, checkpoint, {}))
-        if counterfactual and checkpoint.spec.gate in SPARSE_GATES:
+        if counterfactual and GATES[checkpoint.spec.gate].thresholds:
             off = dict.fromkeys(checkpoint.spec.gated_levels, Change(threshold=0.0))
             passes.append((COUNTERFACTUAL.format(model), checkpoint, off))
     yield Started(len(passes), f"Comparing {len(models)} models on {name}", device)
     records: dict[str, GateRecord] = {}
-    reference = label
+    foreground: np.ndarray | None = None
     for done, (model, checkpoint, changes) in enumerate(passes, start=1):
-        events = inspect_gates(checkpoint, image, name=model, label=reference, device=device, changes=changes)
+        events = inspect_gates(
+            checkpoint,
+            image,
+            name=name,
+            label=label,
+            device=device,
+            changes=changes,
+            foreground=foreground,
+        )
         for event in events:
             if isinstance(event, Finished):
                 record = event.result
@@ -157,16 +150,11 @@ def compare(
                 yield Progress(done - 1, len(passes), f"{model}, window {event.done} of {event.total}")
             elif isinstance(event, Notice) and not changes:
                 yield Notice(f"{model}: {event.message}")
-        if reference is None:
-            reference = record.segmentation.labels
-        records[model] = _judged(record, name, label)
+        if foreground is None:
+            foreground = record.segmentation.labels
+        records[model] = record
         yield Progress(done, len(passes), model)
     yield Finished(Comparison(name, records, "prediction" if label is None else "label"))
-
-
-def _judged(record: GateRecord, name: str, label: np.ndarray | None) -> GateRecord:
-    """The record without the reference for a label where there is none."""
-    return replace(record, name=name, label=label, reference="prediction" if label is None else "label")
 
 
 # ---- the figures ------------------------------------------------------------------------------------------

@@ -16,30 +16,31 @@ from scipy.stats import spearmanr
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
+from napari_prosma.data.check import Checked, near_duplicates, seen
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.inspection.kinship import unlike_training
+from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
+from napari_prosma.inspection.statistics import FEWEST, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, one_network
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
-COMPARED: dict[str, str] = {
-    "z_zero_fraction": "share of zeros in z",
-    "floor_pixel_fraction": "share of positions without evidence",
-    "psi_mean": "mean of psi",
-    "psi_std": "spread of psi",
-    "retained_energy": "energy kept",
-    "channel_mean": "mean of c",
-}
+COMPARED = (
+    "selectivity",
+    "z_zero_fraction",
+    "floor_pixel_fraction",
+    "psi_mean",
+    "psi_std",
+    "retained_energy",
+    "channel_mean",
+)
 """Measures by which cases are called unusual: those that no label has a part in."""
-UNUSUAL = 3.5
-"""Robust standard deviations from the median (Iglewicz and Hoaglin 1993)."""
 _LEAST_SPREAD = 0.01
 """The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
-FEWEST = 5
-"""Cases that a median and a correlation need."""
 _HASH_BYTES = 10
 
 
@@ -74,6 +75,10 @@ class CaseNumbers:
         By name, the first one first.
     of : dict
         Hashes of the models, and the image's and label's files with size and time: what the numbers hang on.
+    digest : str
+        Hash of the image.
+    thumbnail : tuple of float
+        By which near-duplicates are found; empty for volumes.
     """
 
     name: str
@@ -82,6 +87,8 @@ class CaseNumbers:
     reference: str
     models: dict[str, ModelNumbers]
     of: dict[str, str]
+    digest: str = ""
+    thumbnail: tuple[float, ...] = ()
 
     @property
     def first(self) -> ModelNumbers:
@@ -104,17 +111,14 @@ class Deviation:
     median: float
     score: float
 
-    @property
-    def is_unusual(self) -> bool:
-        return abs(self.score) > UNUSUAL
-
     def in_words(self) -> str:
         """One plain sentence."""
+        measure = MEASURES[self.measure]
         side = "above" if self.score > 0 else "below"
         return (
-            f"Skip {self.level}: {COMPARED[self.measure]} is {self.value:.2f}, "
+            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, "
             f"{abs(self.score):.1f} robust standard deviations {side} the median of all cases, "
-            f"{self.median:.2f}."
+            f"{measure.in_words(self.median)}."
         )
 
 
@@ -176,12 +180,19 @@ class DataSetInspection:
         By name of case; empty where there are too few cases to say what is usual.
     failed : dict
         Why a case could not be inspected, by its name.
+    units : dict
+        By name of case, for those that have near-duplicates: the first of them. Together they are one
+        independent case.
+    unusual_from : float
+        Robust standard deviations from which on a case is called unusual (``statistics.unusual_from``).
     """
 
     checkpoints: dict[str, Checkpoint]
     cases: tuple[CaseNumbers, ...]
     deviations: dict[str, Deviation]
     failed: dict[str, str]
+    units: dict[str, str] = field(default_factory=dict)
+    unusual_from: float = np.inf
 
     @property
     def model(self) -> str:
@@ -193,8 +204,16 @@ class DataSetInspection:
 
     def values(self, model: str, level: int, measure: str) -> np.ndarray:
         """A measure of a skip over the cases that have it (n,)."""
-        skips = [case.models[model].skips.get(level) for case in self.cases]
-        return np.array([s.measures[measure] for s in skips if s is not None and measure in s.measures])
+        return np.array([*self.by_case(model, level, measure).values()])
+
+    def by_case(self, model: str, level: int, measure: str) -> dict[str, float]:
+        """A measure of a skip by the name of the case, where the case has it."""
+        skips = {case.name: case.models[model].skips.get(level) for case in self.cases}
+        return {n: s.measures[measure] for n, s in skips.items() if s is not None and measure in s.measures}
+
+    def is_unusual(self, case: str) -> bool:
+        """A measure of the case lies farther from the median than chance would have it."""
+        return case in self.deviations and abs(self.deviations[case].score) > self.unusual_from
 
     def spread(self, model: str, level: int, measure: str) -> Spread | None:
         """None where no case has the measure."""
@@ -323,7 +342,11 @@ def inspect_cases(
         )
     deviations = deviations_of(found)
     found.sort(key=lambda case: -abs(deviations[case.name].score) if deviations else 0)
-    yield Finished(DataSetInspection(checkpoints, tuple(found), deviations, failed))
+    measures = sum(len(set(COMPARED) & skip.measures.keys()) for skip in found[0].first.skips.values())
+    bound = unusual_from(len(found), max(1, measures)) if deviations else np.inf
+    yield Finished(
+        DataSetInspection(checkpoints, tuple(found), deviations, failed, near_duplicates_of(found), bound)
+    )
 
 
 def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.ndarray | None]:
@@ -333,17 +356,41 @@ def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.nda
 
 
 def record_of(
-    checkpoint: Checkpoint, image: Image, name: str, label: np.ndarray | None, device: str = "auto"
+    checkpoint: Checkpoint,
+    image: Image,
+    name: str,
+    label: np.ndarray | None,
+    device: str = "auto",
+    foreground: np.ndarray | None = None,
 ) -> Generator[Notice, None, GateRecord]:
     """The ``GateRecord`` of one image; only the notices of the run are passed on."""
     record: GateRecord | None = None
-    for event in inspect_gates(checkpoint, image, name=name, label=label, device=device):
+    events = inspect_gates(checkpoint, image, name=name, label=label, device=device, foreground=foreground)
+    for event in events:
         if isinstance(event, Finished):
             record = event.result
         elif isinstance(event, Notice):
             yield event
     assert record is not None
     return record
+
+
+def near_duplicates_of(cases: Sequence[CaseNumbers]) -> dict[str, str]:
+    """By name of a case that has near-duplicates: the first of them."""
+    looked_at = [
+        Checked(
+            Case(case.name, read_image=_not_read),
+            (),
+            case.digest,
+            np.array(case.thumbnail) if case.thumbnail else None,
+        )
+        for case in sorted(cases, key=lambda case: case.name)
+    ]
+    return {name: names[0] for names in near_duplicates(looked_at) for name in names}
+
+
+def _not_read() -> Image:
+    raise DataError("an image that was inspected is not read again")
 
 
 def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
@@ -387,9 +434,13 @@ def _case(
 ) -> Generator[Event, None, CaseNumbers]:
     first = next(iter(checkpoints.values()))
     image, label = read_fitting_case(case, first)
-    measured, models = label, {}
+    foreground, models = None, {}
+    for sentence in unlike_training(first, image):
+        if sentence not in said:
+            said.add(sentence)
+            yield Notice(f"'{case.name}': {sentence}")
     for model, checkpoint in checkpoints.items():
-        run = record_of(checkpoint, image, case.name, measured, device)
+        run = record_of(checkpoint, image, case.name, label, device, foreground)
         while True:
             try:
                 notice = next(run)
@@ -397,17 +448,20 @@ def _case(
                 record: GateRecord = end.value
                 break
             # The same words for every case are said once.
-            words = notice.message.replace(f"'{case.name}'", f"'{model}'")
+            words = f"{model}: {notice.message}"
             if words not in said:
                 said.add(words)
                 yield Notice(words)
         predicted = record.segmentation.labels
-        measured = predicted if measured is None else measured
+        foreground = predicted if foreground is None else foreground
         overlap = {} if label is None else case_metrics(predicted, label, checkpoint.plan.class_names)
         models[model] = ModelNumbers(_numbers(record), overlap)
     parts = [part for part in ("training", "validation") if case.name in first.split.get(part, ())]
     reference = "prediction" if label is None else "label"
-    return CaseNumbers(case.name, case.group, (*parts, "unseen")[0], reference, models, of)
+    looked_at = seen(case, image)
+    small = () if looked_at.thumbnail is None else tuple(np.round(looked_at.thumbnail, 4).tolist())
+    part = (*parts, "unseen")[0]
+    return CaseNumbers(case.name, case.group, part, reference, models, of, looked_at.digest, small)
 
 
 def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:

@@ -6,22 +6,27 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 
-from napari_prosma.inspection.data_set import COMPARED, UNUSUAL, DataSetInspection
+from napari_prosma.inspection.data_set import DataSetInspection
+from napari_prosma.inspection.measures import MEASURES, in_digits
+from napari_prosma.nn.gates import GATES
 
 COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
 """Of the models, in order; told apart with every common kind of colour blindness by place as well."""
 SIZE = (5.6, 3.4)
 
-PLOTTED: dict[str, tuple[str, float | None]] = {
-    "z_zero_fraction": ("zeros in z", None),
-    "floor_pixel_fraction": ("positions without evidence", None),
-    "psi_mean": ("mean of psi", None),
-    "psi_auc": ("AUC of psi against the foreground", 0.5),
-    "retained_energy_inside": ("energy kept inside the foreground", None),
-    "retained_energy_outside": ("energy kept outside the foreground", None),
-}
-"""Measures that get a plot: its title, and the value at which they say nothing. All lie within 0 and 1."""
+PLOTTED = (
+    "selectivity",
+    "relative_energy_inside",
+    "psi_auc",
+    "psi_auc_in_errors",
+    "z_zero_fraction",
+    "floor_pixel_fraction",
+    "psi_mean",
+    "retained_energy_ratio",
+)
+"""Measures that get a plot."""
 
 
 def colour_of(found: DataSetInspection, model: str) -> str:
@@ -30,7 +35,7 @@ def colour_of(found: DataSetInspection, model: str) -> str:
 
 def distribution(found: DataSetInspection, measure: str) -> Figure | None:
     """A box per skip and model, a dot per case; None where no gate has the measure."""
-    title, nothing = PLOTTED[measure]
+    what = MEASURES[measure]
     models = [
         model
         for model in found.checkpoints
@@ -46,10 +51,17 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
         for level in levels:
             place = level + (number - (len(models) - 1) / 2) * width
             _box(axes, place, found.values(model, level, measure), 0.8 * width, colour_of(found, model))
-    if nothing is not None:
-        axes.axhline(nothing, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_title(title, fontsize=10)
-    axes.set_ylim(-0.02, 1.02)
+    neutral = what.neutral(GATES[found.checkpoints[found.model].spec.gate])
+    if neutral is not None:
+        axes.axhline(neutral, color="0.4", linewidth=0.8, linestyle=":")
+    axes.set_title(what.name, fontsize=10)
+    if what.unit == "x":
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{in_digits(value)} x"))
+    elif measure == "selectivity":
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(-0.02, 1.02)
     axes.set_xticks(levels, [f"skip {level}" for level in levels])
     axes.set_xlim(levels[0] - 0.5, levels[-1] + 0.5)
     _legend(axes, found, models)
@@ -88,7 +100,7 @@ def unusual_against_dice(found: DataSetInspection) -> Figure | None:
         here = [(abs(found.deviations[name].score), value) for name, value in both if groups[name] == group]
         axes.plot(*np.array(here).T, "o", color=COLOURS[number % len(COLOURS)], markersize=4, alpha=0.75,
                   label=group or None)  # fmt: skip
-    axes.axvline(UNUSUAL, color="0.4", linewidth=0.8, linestyle=":")
+    axes.axvline(found.unusual_from, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_xlabel("largest deviation from the median, robust standard deviations", fontsize=8)
     axes.set_ylabel("Dice", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
@@ -149,6 +161,3 @@ def _legend(axes: Axes, found: DataSetInspection, models: list[str]) -> None:
         handles = [Patch(color=colour_of(found, model), label=model, alpha=0.6) for model in models]
         axes.legend(handles=handles, fontsize=7)
     axes.tick_params(labelsize=8)
-
-
-MEASURE_WORDS = {**COMPARED, **{name: title for name, (title, _) in PLOTTED.items()}}

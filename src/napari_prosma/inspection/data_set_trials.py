@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,16 +23,18 @@ from napari_prosma.inspection.faithfulness import (
     sanity_check,
     threshold_sweep,
 )
+from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.inspection.report import file_stem
 from napari_prosma.training.checkpoint import Checkpoint
 
 CASES = 12
 """Cases that are tested unless told otherwise: each takes some hundred passes through the decoder."""
-_OF_ONE = {
+SHARES, DRAWS = (0.0, 0.25, 0.5, 0.75), 2
+"""Of the deletion curve: fewer than of one image, because there are many."""
+_OF_ONE: dict[str, Callable[..., Iterator[Event]]] = {
     "leave_one_out": leave_one_out,
-    "deletion_curve": deletion_curve,
+    "deletion_curve": partial(deletion_curve, quantiles=SHARES, draws=DRAWS),
     "threshold_sweep": threshold_sweep,
-    "sanity_check": sanity_check,
 }
 
 
@@ -114,12 +117,15 @@ _TESTED = TypeAdapter(CaseTrials)
 
 def _tested(case: Case, models: Mapping[str, Checkpoint], of: dict[str, str], device: str) -> CaseTrials:
     first = next(iter(models.values()))
+    other = next((model for model in models.values() if is_another_training(first, model)), None)
     image, label = read_fitting_case(case, first)
     rows: dict[str, list[dict[str, str | int | float]]] = {}
     not_applied: dict[str, str] = {}
     for test in TESTS:
         if test == "noise_test":
             events = noise_test(models, image, name=case.name, label=label, device=device)
+        elif test == "sanity_check":
+            events = sanity_check(first, image, name=case.name, label=label, device=device, other=other)
         else:
             events = _OF_ONE[test](first, image, name=case.name, label=label, device=device)
         try:

@@ -1,33 +1,34 @@
-"""Which skip mattered, and is the picture of a mask faithful: five tests, each a run that ends in a table.
+"""What the selection of a gate is worth, and is the picture of a mask faithful: five tests, a table each.
 
 All look at one window of the image (``open_window``), on the network's grid. Where there is a label the Dice
 against it is told; always told is the *agreement*, the Dice against what the model predicts unchanged.
 
-The rows of several images can be put together: figures show means, with their spread over images and seeds.
+The rows of several images can be put together (``findings`` says what they show).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from torch import nn
+from torch import Tensor, nn
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.inspection.gathering import Sums
+from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
+from napari_prosma.inspection.record import Means
 from napari_prosma.inspection.trace import one_network, require_levels
 from napari_prosma.inspection.window import Window, open_window
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import Change, GateTrace, ProximalMask, SkipTrace
-from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.nn.gates import GATES, Change, GateTrace, SkipTrace
+from napari_prosma.nn.unet import Encoded, ProSMAUNet
 from napari_prosma.segmentation.windows import labels_of
 from napari_prosma.training.checkpoint import Checkpoint
 
@@ -35,22 +36,37 @@ Row = dict[str, str | float]
 Model = Checkpoint | Path | str
 
 TESTS: dict[str, str] = {
-    "leave_one_out": "Which skip mattered",
-    "deletion_curve": "Does deleting what the mask calls unimportant matter less than chance",
+    "leave_one_out": "What the selection of each skip is worth",
+    "deletion_curve": "Does psi rank positions better than what needs no gate",
     "threshold_sweep": "What the thresholds do",
-    "sanity_check": "Does the mask depend on what the decoder learned",
+    "sanity_check": "Does the mask depend on what was learned",
     "noise_test": "Masks and segmentations under noise",
 }
 """What each test asks."""
 QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-PARTS: dict[str, Change] = {
-    "psi": Change(spatial=False),
-    "c": Change(channel=False),
-    "whole": Change(whole=False),
+RANDOM_DRAWS = 10
+ALL_SKIPS = 0
+"""In the rows: all skips at once."""
+PARTS: dict[str, str] = {
+    "psi": "its mask psi at its mean",
+    "c": "its channel weights c at their mean",
+    "both": "psi and c at their means",
+    "skip mean": "the whole skip at its channel means",
+    "skip zero": "the whole skip at zero",
 }
-"""What is taken away: the mask or the channel weights (set to 1), or the skip itself (set to 0)."""
+"""What is taken away. Means keep the skip as loud as training knew it; zero is far from anything it saw."""
+CONTROLS: dict[str, str] = {
+    "energy": "energy of the encoder",
+    "redrawn": "psi of gates and decoder drawn anew",
+    "centre": "distance to the centre",
+    "highest": "highest psi first",
+    "random": "chance",
+}
+"""Orders that a faithful mask must beat: each could rank positions well without a learned gate."""
+MOST_AT_ONCE = 2**24
+"""Elements of a skip, over all images that go through the decoder together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +85,8 @@ class Table:
         Of ``leave_one_out``: where the prediction changed, 0 to 1, on ``geometry``.
     geometry : Geometry
         Of the window.
+
+    A row has ``window`` where that is a part of the image only: both sizes, in words.
     """
 
     test: str
@@ -80,10 +98,6 @@ class Table:
     @property
     def title(self) -> str:
         return TESTS[self.test]
-
-    def figure(self) -> Figure:
-        """Plot of the rows."""
-        return table_figure(self.test, self.rows)
 
 
 # ---- the tests --------------------------------------------------------------------------------------------
@@ -98,34 +112,75 @@ def leave_one_out(
     region: tuple[slice, ...] | None = None,
     device: str = "auto",
 ) -> Iterator[Event]:
-    """Take psi, c or the whole of one skip away at a time; ends in ``Finished`` with a ``Table``.
+    """Set parts of one skip, and of all at once, to their means; ends in ``Finished`` with a ``Table``.
 
-    Rows have ``skip``, ``part`` and ``effect``: how far the probabilities moved, the mean over the window of
-    half the sum over the classes of |dp|; ``agreement``, and with a label ``dice`` and ``dice_change``.
+    A mean cannot select, and it is as loud as what was trained: what is lost with it is what selecting is
+    worth. psi and c are set to their means weighted by the energy of the skip in the window.
+
+    Rows have ``skip`` (0 = all of them), ``part`` (a key of ``PARTS``) and ``effect``: how far the
+    probabilities moved, the mean over the window of half the sum over the classes of |dp|; ``agreement``, and
+    with a label ``dice`` and ``worth``, the Dice that is lost.
 
     Raises
     ------
     CheckpointError, ConfigError, DataError
     """
     window = open_window(checkpoint, image, name=name, label=label, region=region, device=device)
-    todo = [(level, part) for level in window.levels for part in _parts_of(window.model, level)]
-    yield Started(len(todo), f"Leaving out skips of {name}", _device_of(window))
+    trace = GateTrace()
+    base = window.probabilities(trace=trace)
+    means = {level: means_of(window, kept) for level, kept in trace.skips.items()}
+    changes = _replacements(means)
+    yield Started(len(changes), f"What selecting is worth for {name}", _device_of(window))
     yield from _no_gates(window)
-    base = window.probabilities()
     usual = _scores(window, base, base).get("dice")
     rows: list[Row] = []
     maps = {}
-    for done, (level, part) in enumerate(todo, start=1):
-        changed = window.probabilities({level: PARTS[part]})
+    for done, ((level, part), change) in enumerate(changes.items(), start=1):
+        changed = window.probabilities(change)
         difference = np.abs(changed - base).sum(axis=0) / 2
-        maps[f"skip {level} without {part}"] = difference
-        row: Row = {"image": name, "skip": level, "part": part, "effect": float(difference.mean())}
+        if level != ALL_SKIPS:
+            maps[f"skip {level}: {PARTS[part]}"] = difference
+        row: Row = {**_known(window), "skip": level, "part": part, "effect": float(difference.mean())}
         row |= _scores(window, changed, base)
         if usual is not None:
-            row["dice_change"] = float(row["dice"]) - float(usual)
+            row["worth"] = float(usual) - float(row["dice"])
         rows.append(row)
-        yield Progress(done, len(todo), name)
+        yield Progress(done, len(changes), name)
     yield Finished(Table("leave_one_out", name, tuple(rows), window.image.geometry, maps))
+
+
+def means_of(window: Window, kept: SkipTrace) -> Means:
+    """What a gate does on average in a window, without the padding."""
+    seen = _seen(window, kept)
+    sums = Sums(seen.skip.shape[1])
+    sums.add(seen, (slice(None),) * window.model.spec.dims)
+    return sums.means()
+
+
+def replacement(part: str, means: Means) -> Change | None:
+    """The change that puts a part (a key of ``PARTS``) at its mean; None where a gate has no such part."""
+    if part == "skip mean":
+        return Change(skip=means.skip)
+    if part == "skip zero":
+        return Change(skip=(0.0,))
+    if part == "both":
+        return None if means.psi is None or means.c is None else Change(psi=means.psi, c=means.c)
+    mean = means.psi if part == "psi" else means.c
+    if mean is None:
+        return None
+    return Change(psi=mean) if part == "psi" else Change(c=mean)
+
+
+def _replacements(means: Mapping[int, Means]) -> dict[tuple[int, str], dict[int, Change]]:
+    """Every part at its mean: at one skip, then at all of them."""
+    found: dict[tuple[int, str], dict[int, Change]] = {}
+    for part in PARTS:
+        each = {level: replacement(part, held) for level, held in sorted(means.items())}
+        there = {level: change for level, change in each.items() if change is not None}
+        found |= {(level, part): {level: change} for level, change in there.items()}
+        if len(there) > 1:
+            found[ALL_SKIPS, part] = there
+    return found
 
 
 def deletion_curve(
@@ -138,16 +193,18 @@ def deletion_curve(
     device: str = "auto",
     levels: Sequence[int] = (),
     quantiles: Sequence[float] = QUANTILES,
-    seeds: Sequence[int] = (0, 1, 2),
+    draws: int = RANDOM_DRAWS,
+    seed: int = 0,
 ) -> Iterator[Event]:
-    """Replace the skip positions with the lowest psi by their mean; ends in ``Finished`` with a ``Table``.
+    """Replace positions of a skip by its channel means, unimportant ones first; ends with a ``Table``.
 
-    Per skip the share ``q`` of positions with the lowest psi (of the untouched model) takes the mean skip
-    vector of these positions, in the chosen skips (default all) at once; then the decoder runs, so its gates
-    see the replaced skip. As a control the same number of positions is drawn at random, once per seed. Equal
-    values of psi, such as the floor, are ordered at random too. A faithful mask loses less than chance.
+    One skip at a time: the share ``q`` of its positions, in rising order of the untouched model's psi, takes
+    the skip's mean over the image, channel by channel; then the decoder runs, so its gates see the replaced
+    skip. Read backwards it is insertion: all is replaced, and the positions of highest psi come back first.
+    The controls (``CONTROLS``) order the same positions otherwise; equal values are ordered at random.
 
-    Rows have ``q``, ``order`` ("psi" or "random"), ``seed``, ``agreement`` and with a label ``dice``.
+    Rows have ``skip``, ``order`` ("psi" or a control), ``draw``, ``q``, ``agreement`` and with a label
+    ``dice``.
 
     Raises
     ------
@@ -156,34 +213,83 @@ def deletion_curve(
     """
     window = open_window(checkpoint, image, name=name, label=label, region=region, device=device)
     require_levels(window.checkpoint, dict.fromkeys(levels, Change()))
-    trace = GateTrace()
-    base = window.probabilities(trace=trace)
-    chosen = {level: kept for level, kept in trace.skips.items() if not levels or level in levels}
-    masks = {level: kept.psi for level, kept in chosen.items() if kept.psi is not None}
+    masks = _masks(window)
+    masks = {level: psi for level, psi in masks.items() if not levels or level in levels}
     _require(masks, window, "no mask psi whose low values could be deleted")
-    yield Started(2 * len(quantiles) * len(seeds), f"Deleting skip positions of {name}", _device_of(window))
+    redrawn = _masks(replace(window, model=_randomised(window, RANDOMISED["decoder and gates"], seed)))
+    features: dict[int, Tensor] = {}
+    with torch.no_grad():
+        base = window.shown(window.model.decode(window.encoded, features=features))
+    own = _scores(window, base, base)
+    total = len(masks) * (len(CONTROLS) + draws)
+    yield Started(total, f"Deleting skip positions of {name}", _device_of(window))
     rows: list[Row] = []
-    for seed in seeds:
+    done = 0
+    for level, psi in masks.items():
         rng = np.random.default_rng(seed)
-        chance = {
-            level: rng.permutation(len(_inside(window, level, psi))) for level, psi in sorted(masks.items())
-        }
-        ranked = {
-            level: _lowest_first(psi.flatten().cpu().numpy()[_inside(window, level, psi)], rng)
-            for level, psi in sorted(masks.items())
-        }
-        for order, ranks in (("psi", ranked), ("random", chance)):
-            for q in quantiles:
-                skips = list(window.encoded.skips)
-                for level, psi in masks.items():
-                    gone = ranks[level][: round(q * len(ranks[level]))]
-                    skips[level - 1] = _levelled(skips[level - 1], _inside(window, level, psi)[gone])
-                changed = window.probabilities(encoded=replace(window.encoded, skips=tuple(skips)))
-                row: Row = {"image": name, "skips": "+".join(map(str, sorted(masks)))}
-                row |= {"order": order, "seed": seed, "q": q}
-                rows.append(row | _scores(window, changed, base))
-                yield Progress(len(rows), 2 * len(quantiles) * len(seeds), name)
+        for order, draw, ranks in _orders(window, level, psi, redrawn[level], draws, rng):
+            known: Row = {**_known(window), "skip": level, "order": order, "draw": draw}
+            gone = {q: ranks[: round(q * len(ranks))] for q in quantiles}
+            some = {q: positions for q, positions in gone.items() if len(positions)}
+            found = zip(some, _without(window, level, [*some.values()], features), strict=True)
+            scores = {q: _scores(window, changed, base) for q, changed in found}
+            rows += [{**known, "q": q, **scores.get(q, own)} for q in quantiles]
+            done += 1
+            yield Progress(done, total, f"{name}, skip {level}")
     yield Finished(Table("deletion_curve", name, tuple(rows), window.image.geometry))
+
+
+def _orders(
+    window: Window, level: int, psi: np.ndarray, redrawn: np.ndarray, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Names of the orders, numbers of the draw, and ranks (n,) of the positions over the image."""
+    skip = window.encoded.skips[level - 1]
+    grid = _grid(window, level)
+    inside = (slice(None), *(slice(0, n) for n in grid))
+    energy = skip[0][inside].square().sum(dim=0).flatten().cpu().numpy()
+    axes = np.meshgrid(*[(np.arange(n) + 0.5) / n - 0.5 for n in grid], indexing="ij")
+    centre = -np.square(axes).sum(axis=0).ravel()
+    for order, values in (
+        ("psi", psi),
+        ("energy", energy),
+        ("redrawn", redrawn),
+        ("centre", centre),
+        ("highest", -psi),
+    ):
+        yield order, 0, np.lexsort((rng.random(len(values)), values))
+    for draw in range(draws):
+        yield "random", draw, rng.permutation(len(psi))
+
+
+@torch.no_grad()
+def _without(
+    window: Window, level: int, gone: Sequence[np.ndarray], features: Mapping[int, Tensor]
+) -> Iterator[np.ndarray]:
+    """Class probabilities (K, *size) with some positions of a skip at its channel means, per set.
+
+    Only the decoder from this level on is run, several images at once.
+    """
+    skips, grid = window.encoded.skips, _grid(window, level)
+    skip = skips[level - 1]
+    inside = (slice(None), slice(None), *(slice(0, n) for n in grid))
+    mean = skip[inside].flatten(2).mean(dim=2)[0, :, None]
+    is_deepest = level == len(skips)
+    batch = max(1, MOST_AT_ONCE // skip.numel())
+    for first in range(0, len(gone), batch):
+        part = gone[first : first + batch]
+        several = skip.expand(len(part), *skip.shape[1:]).clone()
+        for number, positions in enumerate(part):
+            flat = several[number][inside[1:]].flatten(1)
+            flat[:, torch.from_numpy(positions).to(skip.device)] = mean
+            several[number][inside[1:]] = flat.reshape(flat.shape[0], *grid)
+        finer = [other.expand(len(part), *other.shape[1:]) for other in skips[: level - 1]]
+        coarser = skips[level:]
+        start = window.encoded.bottleneck if is_deepest else features[level + 1]
+        start = start.expand(len(part), *start.shape[1:])
+        encoded = Encoded((*finer, several, *coarser), start, window.encoded.size)
+        begin = None if is_deepest else level + 1
+        logits = window.model.decode(encoded, None, None, begin, {level + 1: start})
+        yield from (window.shown(logits[n : n + 1]) for n in range(len(part)))
 
 
 def threshold_sweep(
@@ -210,8 +316,8 @@ def threshold_sweep(
     """
     window = open_window(checkpoint, image, name=name, label=label, region=region, device=device)
     require_levels(window.checkpoint, dict.fromkeys(levels, Change()))
-    gates = {level: window.model.gate(level).spatial for level in levels or window.levels}
-    swept = [k for k, mask in gates.items() if isinstance(mask, ProximalMask) and mask.theta is not None]
+    has = GATES[window.checkpoint.spec.gate].thresholds
+    swept = [k for k in levels or window.checkpoint.spec.gated_levels if has]
     _require(swept, window, "no thresholds that could be scaled")
     yield Started(len(scales), f"Scaling the thresholds for {name}", _device_of(window))
     base = window.probabilities()
@@ -223,7 +329,7 @@ def threshold_sweep(
         for level in swept:
             figures = _seen(window, trace.skips[level]).summary()
             named = {k: figures[k] for k in ("z_zero_fraction", "floor_pixel_fraction", "psi_mean")}
-            rows.append({"image": name, "skip": level, "scale": scale, **named, **scores})
+            rows.append({**_known(window), "skip": level, "scale": scale, **named, **scores})
         yield Progress(done, len(scales), name)
     yield Finished(Table("threshold_sweep", name, tuple(rows), window.image.geometry))
 
@@ -233,6 +339,8 @@ RANDOMISED: dict[str, tuple[str, ...]] = {
     "decoder and gates": ("up.", "decoder.", "gates."),
 }
 """Whose weights are drawn again in the sanity check."""
+ANOTHER = "another training"
+"""In the rows of the sanity check: not drawn again, but trained with another seed."""
 
 
 def sanity_check(
@@ -244,6 +352,7 @@ def sanity_check(
     region: tuple[slice, ...] | None = None,
     device: str = "auto",
     seeds: Sequence[int] = (0, 1, 2),
+    other: Model | None = None,
 ) -> Iterator[Event]:
     """Draw the decoder's weights again and see whether the masks change; ends with a ``Table``.
 
@@ -251,8 +360,11 @@ def sanity_check(
     what was drawn take the statistics of this very window; with those at the start the maps would be constant
     and the answer trivial.
 
-    Rows have ``randomised``, ``seed``, ``skip`` and ``correlation``: Spearman's, of psi with the trained
-    model's. It is missing where a psi is constant.
+    What a correlation means can be told beside that of two trainings only: no two of them agree to 1.
+    ``other`` is a model of the same gate that was trained with another seed.
+
+    Rows have ``randomised`` ("another training" for ``other``), ``seed``, ``skip`` and ``correlation``:
+    Spearman's, of psi with the trained model's. It is missing where a psi is constant.
 
     Raises
     ------
@@ -267,13 +379,26 @@ def sanity_check(
     rows: list[Row] = []
     for done, (parts, seed) in enumerate(todo, start=1):
         masks = _masks(replace(window, model=_randomised(window, RANDOMISED[parts], seed)))
-        for level, psi in trained.items():
-            row: Row = {"image": name, "randomised": parts, "seed": seed, "skip": level}
-            if np.ptp(psi) > 0 and np.ptp(masks[level]) > 0:
-                row["correlation"] = float(spearmanr(psi, masks[level]).statistic)
-            rows.append(row)
+        rows += _alike(window, trained, masks, parts, seed)
         yield Progress(done, len(todo), name)
+    if other is not None:
+        beside = open_window(other, image, name=name, label=label, region=region, device=device)
+        if beside.tiling != window.tiling:
+            raise ConfigError(
+                "the other training sees the image on another grid; give one with the same plan"
+            )
+        rows += _alike(window, trained, _masks(beside), ANOTHER, 0)
     yield Finished(Table("sanity_check", name, tuple(rows), window.image.geometry))
+
+
+def _alike(
+    window: Window, trained: Mapping[int, np.ndarray], masks: Mapping[int, np.ndarray], what: str, seed: int
+) -> Iterator[Row]:
+    for level, psi in trained.items():
+        row: Row = {**_known(window), "randomised": what, "seed": seed, "skip": level}
+        if level in masks and np.ptp(psi) > 0 and np.ptp(masks[level]) > 0:
+            row["correlation"] = float(spearmanr(psi, masks[level]).statistic)
+        yield row
 
 
 def noise_test(
@@ -284,14 +409,14 @@ def noise_test(
     label: np.ndarray | None = None,
     region: tuple[slice, ...] | None = None,
     device: str = "auto",
-    kind: str = "speckle",
+    kind: str = "auto",
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> Iterator[Event]:
     """The same rising noise for several models; ends in ``Finished`` with a ``Table``.
 
-    The noise n ~ N(0, 1) is added to the image before it is prepared: ``image * (1 + strength * n)`` for
-    "speckle", ``image + strength * std(image) * n`` for "gaussian".
+    It is added to the image before it is prepared, as ``noise.NOISES`` says; "auto" is what fits the first
+    model's modality.
 
     Rows have ``model``, ``gate``, ``kind``, ``strength``, ``skip``; ``psi_change``, the mean of |dpsi|, and
     ``psi_change_relative``, the same over the clean mask's std, by which masks of different models can be
@@ -301,17 +426,15 @@ def noise_test(
     Raises
     ------
     CheckpointError, ConfigError, DataError
-        No model, models of different classes, or noise of an unknown kind.
+        No model, models of different classes, or noise that these images cannot have.
     """
-    if kind not in ("speckle", "gaussian"):
-        raise ConfigError(f"noise is 'speckle' or 'gaussian', found {kind!r}")
     models = same_classes(checkpoints)
     values = np.asarray(image.array, dtype=np.float32)
-    noise = np.random.default_rng(seed).standard_normal(values.shape, dtype=np.float32)
-    if kind == "gaussian":
-        noise *= values.std(axis=tuple(range(1, values.ndim)), keepdims=True)
-    else:
-        noise *= values
+    if kind == "auto":
+        kind = noise_of(next(iter(models.values())))
+    for checkpoint in models.values():
+        require_noise(kind, checkpoint, values)
+    noisy_image = noisy_with(kind, values, seed)
     total = len(models) * len(strengths)
     rows: list[Row] = []
     geometry = image.geometry
@@ -324,11 +447,11 @@ def noise_test(
         trace = GateTrace()
         base = clean.probabilities(trace=trace)
         for done, strength in enumerate(strengths, start=1):
-            seen = Image(values + strength * noise, image.geometry)
+            seen = Image(noisy_image(strength), image.geometry)
             window = open_window(checkpoint, seen, name=name, label=label, region=region, device=device)
             noisy = GateTrace()
             scores = _scores(window, window.probabilities(trace=noisy), base)
-            known: Row = {"image": name, "model": model, "gate": checkpoint.spec.gate}
+            known: Row = {**_known(window), "model": model, "gate": checkpoint.spec.gate}
             known |= {"kind": kind, "strength": strength}
             for level in clean.levels:
                 moved = _moved(_seen(clean, trace.skips[level]), _seen(window, noisy.skips[level]))
@@ -365,8 +488,14 @@ def _device_of(window: Window) -> str:
     return str(window.cut.device)
 
 
+def _known(window: Window) -> Row:
+    """The image, and which part of it where it is a part."""
+    row: Row = {"image": window.name}
+    return row if window.covers_image else {**row, "window": window.in_words()}
+
+
 def _no_gates(window: Window, model: str = "The model") -> Iterator[Event]:
-    if window.checkpoint.spec.gate == "none":
+    if not GATES[window.checkpoint.spec.gate].parts:
         yield Notice(f"{model} has no gates: every skip passes whole, so there is no mask to look at.")
 
 
@@ -378,44 +507,20 @@ def _require(there: object, window: Window, lacking: str) -> None:
         )
 
 
-def _parts_of(model: ProSMAUNet, level: int) -> list[str]:
-    gate = model.gate(level)
-    there = {"psi": gate.spatial is not None, "c": gate.channel is not None, "whole": True}
-    return [part for part in PARTS if there[part]]
-
-
 def _scores(window: Window, probabilities: np.ndarray, base: np.ndarray) -> Row:
     labels = labels_of(probabilities)
     return {"agreement": window.agreement(labels, labels_of(base)), **(window.dice(labels) or {})}
 
 
+def _grid(window: Window, level: int) -> tuple[int, ...]:
+    """Size of a skip's grid over the image, without the padding."""
+    factor = window.model.spec.factor(level)
+    return tuple(-(-n // factor) for n in window.tiling.seen(window.tiling.size))
+
+
 def _seen(window: Window, kept: SkipTrace) -> SkipTrace:
     """What lies over the image, without the padding."""
-    size = window.tiling.seen(window.tiling.size)
-    return kept.cropped(tuple(-(-n // 2 ** (kept.level - 1)) for n in size))
-
-
-def _inside(window: Window, level: int, psi: torch.Tensor) -> np.ndarray:
-    """Flat indices of the positions of a skip that lie over the image, not over its padding."""
-    size = window.tiling.seen(window.tiling.size)
-    inside = np.zeros(psi.shape[2:], bool)
-    inside[tuple(slice(0, -(-n // 2 ** (level - 1))) for n in size)] = True
-    return np.flatnonzero(inside)
-
-
-def _lowest_first(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Order of rising values, ties at random."""
-    return np.lexsort((rng.random(len(values)), values))
-
-
-def _levelled(skip: torch.Tensor, gone: np.ndarray) -> torch.Tensor:
-    """Skip (1, C, *grid) whose vectors at the flat indices ``gone`` are their mean."""
-    if not len(gone):
-        return skip
-    flat = skip.flatten(2).clone()
-    at = torch.from_numpy(gone).to(skip.device)
-    flat[:, :, at] = flat[:, :, at].mean(dim=2, keepdim=True)
-    return flat.reshape(skip.shape)
+    return kept.cropped(_grid(window, kept.level))
 
 
 def _masks(window: Window) -> dict[int, np.ndarray]:
@@ -461,153 +566,3 @@ def _moved(clean: SkipTrace, noisy: SkipTrace) -> Row:
         if either and clean.threshold is not None:
             figures["zero_iou"] = int((before & after).sum()) / either
     return figures
-
-
-# ---- the figures ------------------------------------------------------------------------------------------
-
-_COLOURS = ("#3b6ea5", "#e09f3e", "#8a5a83", "#2a9d8f", "#c1121f", "#555555", "#8ab17d")
-
-
-def table_figure(test: str, rows: Sequence[Row]) -> Figure:
-    """Plot of the rows of one test (a key of ``TESTS``), of one image or of many.
-
-    Means over images and seeds; bars and bands are standard deviations.
-    """
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
-    _DRAWN[test](figure, rows)
-    images = len({row["image"] for row in rows})
-    figure.suptitle(f"{TESTS[test]} ({images} images)" if images > 1 else TESTS[test], fontsize=10)
-    return figure
-
-
-def _score_of(rows: Sequence[Row]) -> tuple[str, str]:
-    """The figure that says how good a segmentation is, and its name on an axis."""
-    if any("dice" in row for row in rows):
-        return "dice", "Dice against the label"
-    return "agreement", "Dice against the unchanged model"
-
-
-def _gathered(rows: Sequence[Row], by: str, value: str) -> tuple[list, np.ndarray, np.ndarray]:
-    """Values of ``by`` in order, with the mean and the spread of ``value`` over their rows."""
-    held: dict = {}
-    for row in rows:
-        if value in row:
-            held.setdefault(row[by], []).append(float(row[value]))
-    at = sorted(held)
-    return at, np.array([np.mean(held[x]) for x in at]), np.array([np.std(held[x]) for x in at])
-
-
-def _line(axes: Axes, rows: Sequence[Row], by: str, value: str, label: str, colour: str) -> None:
-    at, mean, spread = _gathered(rows, by, value)
-    if at:
-        axes.plot(at, mean, "o-", color=colour, label=label, markersize=3, linewidth=1.4)
-        axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-
-
-def _finish(axes: Axes, x: str, y: str, legend: bool = True) -> None:
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False)
-
-
-def _values(rows: Sequence[Row], key: str) -> list:
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
-def _draw_leave_one_out(figure: Figure, rows: Sequence[Row]) -> None:
-    left, right = figure.subplots(1, 2)
-    names = {"psi": "mask psi set to 1", "c": "channel weights c set to 1", "whole": "skip cut"}
-    parts = [part for part in names if part in _values(rows, "part")]
-    drop = "dice_change" if any("dice_change" in row for row in rows) else "agreement"
-    for n, part in enumerate(parts):
-        own = [row for row in rows if row["part"] == part]
-        for axes, value in ((left, "effect"), (right, drop)):
-            at, mean, spread = _gathered(own, "skip", value)
-            place = np.array(at) + (n - (len(parts) - 1) / 2) * 0.26
-            several = spread if spread.any() else None
-            axes.bar(place, mean, 0.26, yerr=several, color=_COLOURS[n], label=names[part])
-    skips = sorted(_values(rows, "skip"))
-    for axes in (left, right):
-        axes.set_xticks(skips, [f"skip {k}" for k in skips])
-    _finish(left, "1 = finest", "mean change of the probabilities")
-    words = "change of Dice" if drop == "dice_change" else "Dice against the unchanged model"
-    _finish(right, "1 = finest", words, legend=False)
-    right.axhline(0, color="0.4", linewidth=0.6)
-
-
-def _draw_deletion_curve(figure: Figure, rows: Sequence[Row]) -> None:
-    value, words = _score_of(rows)
-    axes = figure.subplots()
-    for order, label, colour in (
-        ("psi", "positions with the lowest psi", _COLOURS[0]),
-        ("random", "as many at random", _COLOURS[5]),
-    ):
-        _line(axes, [row for row in rows if row["order"] == order], "q", value, label, colour)
-    _finish(axes, "share of skip positions replaced by their mean", words)
-
-
-def _draw_threshold_sweep(figure: Figure, rows: Sequence[Row]) -> None:
-    left, right = figure.subplots(1, 2)
-    value, words = _score_of(rows)
-    for n, skip in enumerate(sorted(_values(rows, "skip"))):
-        own = [row for row in rows if row["skip"] == skip]
-        _line(left, own, "scale", "z_zero_fraction", f"skip {skip}", _COLOURS[n % len(_COLOURS)])
-    left.set_ylim(-0.02, 1.02)
-    _line(right, rows, "scale", value, "", _COLOURS[0])
-    for axes in (left, right):
-        axes.axvline(1, color="0.6", linewidth=0.8, linestyle="--")
-    _finish(left, "lambda x (dashed: as trained)", "share of exact zeros in z")
-    _finish(right, "lambda x (dashed: as trained)", words, legend=False)
-
-
-def _draw_sanity_check(figure: Figure, rows: Sequence[Row]) -> None:
-    axes = figure.subplots()
-    for n, parts in enumerate(_values(rows, "randomised")):
-        own = [row for row in rows if row["randomised"] == parts and "correlation" in row]
-        at = np.array([float(row["skip"]) for row in own]) + (n - 0.5) * 0.16
-        heights = [float(row["correlation"]) for row in own]
-        axes.plot(at, heights, "o", color=_COLOURS[n], markersize=5, alpha=0.7, label=f"{parts} randomised")
-    skips = sorted(_values(rows, "skip"))
-    axes.set_xticks(skips, [f"skip {k}" for k in skips])
-    axes.set_ylim(-1.05, 1.05)
-    axes.axhline(0, color="0.4", linewidth=0.6)
-    axes.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
-    _finish(axes, "dashed: the mask does not depend on them", "rank correlation with the trained psi")
-
-
-def _draw_noise_test(figure: Figure, rows: Sequence[Row]) -> None:
-    value, words = _score_of(rows)
-    panels = [
-        ("psi_change_relative", "mean |change of psi| / std of psi"),
-        ("zero_iou", "overlap (IoU) of the exact zeros of z"),
-        (value, words),
-    ]
-    shown = [(key, text) for key, text in panels if any(key in row for row in rows)]
-    kinds = ", ".join(str(kind) for kind in _values(rows, "kind"))
-    for axes, (key, text) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for n, model in enumerate(_values(rows, "model")):
-            own = [row for row in rows if row["model"] == model]
-            # Over the skips first: bands are spreads over images.
-            averaged = _over_skips(own, key)
-            _line(axes, averaged, "strength", key, str(model), _COLOURS[n % len(_COLOURS)])
-        _finish(axes, f"strength of the noise ({kinds})", text)
-
-
-def _over_skips(rows: Sequence[Row], key: str) -> list[Row]:
-    held: dict[tuple, list[float]] = {}
-    for row in rows:
-        if key in row:
-            held.setdefault((row["image"], row["kind"], row["strength"]), []).append(float(row[key]))
-    return [{"strength": strength, key: float(np.mean(v))} for (_, _, strength), v in held.items()]
-
-
-_DRAWN: dict[str, Callable[[Figure, Sequence[Row]], None]] = {
-    "leave_one_out": _draw_leave_one_out,
-    "deletion_curve": _draw_deletion_curve,
-    "threshold_sweep": _draw_threshold_sweep,
-    "sanity_check": _draw_sanity_check,
-    "noise_test": _draw_noise_test,
-}

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import platform
-from collections.abc import Callable, Generator, Iterator, Sequence
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
 
-from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
+from napari_prosma.inspection.citing import everything, in_methods, versions, without_folders
 from napari_prosma.inspection.compare import Comparison, compare, comparison_figure
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
@@ -31,28 +32,21 @@ from napari_prosma.inspection.data_set import (
     record_of,
 )
 from napari_prosma.inspection.data_set_trials import Trials
-from napari_prosma.inspection.faithfulness import Row, table_figure
+from napari_prosma.inspection.faithfulness import Row
+from napari_prosma.inspection.faithfulness_plots import table_figure
+from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
+from napari_prosma.inspection.trace import cautions
+from napari_prosma.inspection.trial_findings import TESTED
+from napari_prosma.nn.gates import GATES
 
-PAGE = "report.html"
+PAGE, NUMBERS = "report.html", "inspection.json"
 TEMPLATE = "data_set.html.jinja"
-DPI, SHRUNK = 150, 0.6  # of the files, and of the pictures of cases within the page
+DPI = 100  # of the pictures of cases
 IN_PAGE = {"gates": "image and gate maps", "side_by_side": "masks of the models side by side"}
 """Figures of a case that stand in the page too, with what they show."""
 PICTURES = 12
 """Cases that are drawn: those with the most unusual gating."""
-_TABLE = {
-    **plots.MEASURE_WORDS,
-    "psi_zero_fraction": "positions where psi is exactly zero",
-    "psi_fg_bg_ratio": "psi inside over outside",
-    "retained_energy_ratio": "energy kept inside over outside",
-    "gate_floor": "gate floor",
-    "dead_channel_fraction": "dead channels in a case",
-    "open_channel_fraction": "open channels in a case",
-    "lambda_over_std_mean": "lambda / std(u)",
-}
-"""Measures in the table of the page, in this order; the CSV files have all."""
-
 DEFINITIONS = (
     (
         "zeros in z",
@@ -71,9 +65,19 @@ DEFINITIONS = (
     ),
     ("positions without evidence", "Positions at which z is zero in every latent channel."),
     (
+        "selectivity",
+        "Share of the gated skip's energy that no constant per channel explains. 0 means that the gate only "
+        "rescales the skip, which the next convolution undoes.",
+    ),
+    (
+        "relative energy",
+        "psi squared over its own mean, weighted by the energy of the skip: what the mask passes somewhere "
+        "relative to what it passes on average. 1 is as on average.",
+    ),
+    (
         "energy kept",
-        "Sum of the squared values of the skip after the gate, over the same before it: what the decoder "
-        "really receives, channel weights c included.",
+        "Sum of the squared values of the skip after the gate, over the same before it. By itself it says "
+        "nothing: a gate that selects nothing keeps a quarter for each of psi and c.",
     ),
     (
         "Dice",
@@ -83,7 +87,9 @@ DEFINITIONS = (
     (
         "AUC",
         "The chance that psi is higher at a position of the foreground than at one of the background; 0.5 "
-        "tells nothing, below 0.5 psi is higher outside.",
+        "tells nothing, below 0.5 psi is higher outside. Against a model's own prediction it is "
+        "circular; among "
+        "the positions that the model gets wrong it is not.",
     ),
     (
         "dead, always open",
@@ -93,8 +99,13 @@ DEFINITIONS = (
     (
         "robust standard deviations",
         "Distance from the median over the cases, divided by 1.4826 times the median distance (at least by "
-        "0.01). Measures that depend on a label are left out, so that unusual gating can be held against "
+        "0.01). A case is called unusual beyond what one in twenty sets of ordinary cases reaches. "
+        "Measures that depend on a label are left out, so that unusual gating can be held against "
         "Dice.",
+    ),
+    (
+        "independent case",
+        "Near-duplicates count as one. Claims need eight, and an interval that excludes what they deny.",
     ),
     (
         "skip 1",
@@ -135,7 +146,7 @@ def write_data_set(
 
     The page needs nothing but itself. Beside it: ``measures.csv`` (a row per case, model and skip),
     ``summary.csv`` (per model, skip and measure), ``cases.csv`` (per case, unusual ones first),
-    ``channels.csv``, and every figure as SVG and PNG.
+    ``channels.csv``, ``inspection.json`` (every number and sentence), plots (SVG), cases (PNG).
 
     Parameters
     ----------
@@ -153,20 +164,19 @@ def write_data_set(
     for number, case in enumerate(drawn, start=1):
         figures = yield from _pictures(found, by_name[case.name], device)
         stem = folder / "pictures" / file_stem(case.name)
-        drawings = {
-            name: _save(figure, stem.with_name(f"{stem.name}_{name}")) for name, figure in figures.items()
+        encoded = {
+            name: _saved_picture(figure, stem.with_name(f"{stem.name}_{name}.png"))
+            for name, figure in figures.items()
         }
-        embedded_here = {
-            name: _embedded_png(drawings[name].with_suffix(".png")) for name in IN_PAGE if name in drawings
-        }
+        embedded_here = {name: _data_uri("image/png", encoded[name]) for name in IN_PAGE if name in encoded}
         shown.append({"case": case, "pictures": embedded_here, **_about_case(found, case)})
         yield Progress(number, len(drawn) + 1, case.name)
     overview = list(_overview(found))
-    tested = [] if tests is None else [_tested(test, rows) for test, rows in tests.rows.items()]
+    tested = [] if tests is None else [_tested(test, rows, found.units) for test, rows in tests.rows.items()]
     embedded: dict[str, dict[str, str]] = {}
     for plot in (*overview, *tested):
-        drawing = _save(plot.figure, folder / "plots" / plot.name)
-        picture = _data_uri("image/svg+xml", drawing.read_bytes())
+        drawing = _saved_plot(plot.figure, folder / "plots" / f"{plot.name}.svg")
+        picture = _data_uri("image/svg+xml", drawing)
         embedded[plot.name] = {"picture": picture, "says": plot.sentence}
         if plot.rows:
             write_table(folder / "plots" / f"{plot.name}.csv", plot.rows)
@@ -179,6 +189,10 @@ def write_data_set(
     for name, rows in tables.items():
         if rows:
             write_table(folder / f"{name}.csv", rows)
+    said = {plot.name: plot.sentence for plot in (*overview, *tested)}
+    kept = everything(found, tests, said)
+    with written_whole(folder / NUMBERS) as temporary:
+        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -190,7 +204,10 @@ def write_data_set(
         found=found,
         about=about,
         when=datetime.now().astimezone().isoformat(timespec="minutes"),
-        versions=_versions(),
+        versions=versions(),
+        methods=in_methods(kept),
+        numbers=NUMBERS,
+        cautions={m: cautions(c) for m, c in found.checkpoints.items()},
         models=[_about_model(found, name) for name in found.checkpoints],
         definitions=DEFINITIONS,
         in_page=IN_PAGE,
@@ -253,7 +270,7 @@ def case_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
         row: dict[str, str | float] = {"case": case.name, "group": case.group, "part": case.part}
         deviation = found.deviations.get(case.name)
         if deviation is not None:
-            row |= {"unusual": "yes" if deviation.is_unusual else "no", **vars(deviation)}
+            row |= {"unusual": "yes" if found.is_unusual(case.name) else "no", **vars(deviation)}
         for model, numbers in case.models.items():
             row |= {f"{figure} ({model})": value for figure, value in numbers.overlap.items()}
         rows.append(row)
@@ -286,15 +303,17 @@ def channel_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
 def _overview(found: DataSetInspection) -> Iterator[Plot]:
     made: dict[str, tuple[Figure | None, Callable[[DataSetInspection], str]]] = {
         "dice": (plots.overlap(found), findings.overlap),
+        "selectivity": (plots.distribution(found, "selectivity"), findings.selecting),
+        "relative_energy": (plots.distribution(found, "relative_energy_inside"), findings.focus),
+        "auc": (plots.distribution(found, "psi_auc"), findings.telling_apart),
+        "auc_in_errors": (
+            plots.distribution(found, "psi_auc_in_errors"),
+            findings.telling_apart_in_errors,
+        ),
         "zeros_in_z": (plots.distribution(found, "z_zero_fraction"), findings.zeros_in_z),
         "without_evidence": (plots.distribution(found, "floor_pixel_fraction"), findings.without_evidence),
         "psi": (plots.distribution(found, "psi_mean"), findings.mask_level),
-        "auc": (plots.distribution(found, "psi_auc"), findings.telling_apart),
-        "energy_inside": (plots.distribution(found, "retained_energy_inside"), findings.energy_inside),
-        "energy_outside": (
-            plots.distribution(found, "retained_energy_outside"),
-            findings.energy_outside,
-        ),
+        "energy_ratio": (plots.distribution(found, "retained_energy_ratio"), findings.energy_ratio),
         "channels": (plots.channel_states(found), findings.channels),
         "unusual": (
             plots.unusual_against_dice(found),
@@ -304,8 +323,8 @@ def _overview(found: DataSetInspection) -> Iterator[Plot]:
     return (Plot(name, figure, say(found)) for name, (figure, say) in made.items() if figure is not None)
 
 
-def _tested(test: str, rows: Sequence[Row]) -> Plot:
-    return Plot(test, table_figure(test, rows), findings.TESTED[test](rows), rows)
+def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
+    return Plot(test, table_figure(test, rows), TESTED[test](rows, units), rows)
 
 
 def _pictures(found: DataSetInspection, case: Case, device: str) -> Generator[Event, None, dict[str, Figure]]:
@@ -333,7 +352,7 @@ def _about_case(found: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
 def _about_model(found: DataSetInspection, name: str) -> dict[str, Any]:
     checkpoint = found.checkpoints[name]
     seen = set(checkpoint.split.get("training", ()))
-    config = {key: _without_folders(value) for key, value in checkpoint.config.items()}
+    config = {key: without_folders(value) for key, value in checkpoint.config.items()}
     return {
         "name": name,
         "gate": checkpoint.spec.gate,
@@ -349,48 +368,49 @@ def _about_model(found: DataSetInspection, name: str) -> dict[str, Any]:
     }
 
 
-def _without_folders(value: Any) -> Any:
-    """Where somebody keeps his files is nobody's business."""
-    is_path = isinstance(value, str) and PurePath(value).is_absolute()
-    return PurePath(value).name if is_path else value
-
-
 def _summary_tables(found: DataSetInspection) -> dict[str, dict[str, Any]]:
     """Per model the skips, and per measure the cells ``mean +- deviation``."""
     tables = {}
     for model in found.checkpoints:
         levels, rows = found.levels(model), {}
-        for measure, words in _TABLE.items():
-            spreads = [found.spread(model, level, measure) for level in levels]
+        kind = GATES[found.checkpoints[model].spec.gate]
+        for name, measure in MEASURES.items():
+            spreads = [found.spread(model, level, name) for level in levels]
             if any(spreads):
-                rows[words] = ["" if s is None else f"{s.mean:.2f} ± {s.deviation:.2f}" for s in spreads]
+                neutral = measure.neutral(kind)
+                cells = [
+                    "" if s is None else f"{measure.text(s.mean)} ± {measure.text(s.deviation)}"
+                    for s in spreads
+                ]
+                rows[measure.label] = ["" if neutral is None else measure.text(neutral), *cells]
         tables[model] = {"levels": levels, "rows": rows}
     return tables
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")}
-    return {"napari-prosma": __version__, "Python": platform.python_version(), **packages}
 
 
 # ---- pictures -------------------------------------------------------------------------------------------
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """As SVG, whose path is given back, and as PNG."""
-    for kind, metadata in (("png", None), ("svg", {"Date": None})):  # the same numbers give the same file
-        with written_whole(path.with_name(f"{path.name}.{kind}")) as temporary:
-            figure.savefig(temporary, dpi=DPI, format=kind, metadata=metadata)
-    return path.with_name(f"{path.name}.svg")
+def _saved_plot(figure: Figure, path: Path) -> bytes:
+    """Written as SVG, drawn once; the same numbers give the same bytes."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return _written(path, drawn.getvalue())
 
 
-def _embedded_png(path: Path) -> str:
-    """Smaller and with 256 colours: a quarter of the bytes, and nothing that is seen is lost."""
-    small = io.BytesIO()
-    with Pictures.open(path) as picture:
-        size = (round(picture.width * SHRUNK), round(picture.height * SHRUNK))
-        picture.convert("RGB").resize(size, Pictures.Resampling.LANCZOS).quantize(256).save(small, "png")
-    return _data_uri("image/png", small.getvalue())
+def _saved_picture(figure: Figure, path: Path) -> bytes:
+    """Written as PNG with 256 colours, drawn and encoded once: a quarter of the bytes."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    encoded = io.BytesIO()
+    Pictures.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256).save(encoded, "png")
+    return _written(path, encoded.getvalue())
+
+
+def _written(path: Path, content: bytes) -> bytes:
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return content
 
 
 def _data_uri(kind: str, content: bytes) -> str:

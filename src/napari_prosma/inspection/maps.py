@@ -19,13 +19,20 @@ KINDS: dict[str, str] = {
     "psi": "bright = the mask lets the skip's detail through, dark = it holds it back",
     "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
     "psi - dense": "what the threshold changed in the mask; red = it lets more through here, blue = less",
+    "relative energy": "what psi passes here over its own mean, 1/4 to 4 x as log2: red = more, blue = less",
     "energy kept": "share of the skip's squared values that gets through; bright = much, dark = little",
     "second model": "the mask of the second checkpoint, on the same scale",
 }
 """What can be shown per skip, with a sentence on what one sees."""
-DEFAULT_KINDS = ("zeros in z", "psi", "psi dense")
+DEFAULT_KINDS = ("relative energy", "zeros in z", "psi", "psi dense")
+MOST_DOUBLINGS = 2.0
+"""Relative energy is drawn as its logarithm to base 2, from a quarter to four times."""
 
-CUT_MEANING = "bright = without this skip the prediction changes here: where the skip matters"
+TRIED = {
+    "selection": "bright = with psi at its mean the prediction changes here: where selecting matters",
+    "skip": "bright = with the whole skip at its channel means the prediction changes here",
+}
+"""What is tried in the panel, and what its layer shows."""
 
 MASK_COLOURS, ZERO_COLOURS, DIFFERENCE_COLOURS, EFFECT_COLOURS = "viridis", "magma", "coolwarm", "inferno"
 
@@ -84,7 +91,7 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
     else:
         skip = record.skips[level]
         name, meaning = f"skip {level} {kind}", KINDS[kind]
-        if record.gate == "prosma-exact" and kind == "psi":
+        if skip.floor == 0 and kind == "psi":
             meaning += "; exactly zero where z is empty"
         elif skip.floor is not None and kind in ("without evidence", "psi"):
             meaning += f"; gate floor {skip.floor:.2f}"
@@ -92,15 +99,16 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
     data = _data(skip, kind)
     if data is None:
         return None
-    difference = kind == "psi - dense"
-    colours = DIFFERENCE_COLOURS if difference else ZERO_COLOURS if kind == "zeros in z" else MASK_COLOURS
+    colours = {"zeros in z": ZERO_COLOURS, "psi - dense": DIFFERENCE_COLOURS}
+    colours["relative energy"] = DIFFERENCE_COLOURS
+    limits = {"psi - dense": (-1.0, 1.0), "relative energy": (-MOST_DOUBLINGS, MOST_DOUBLINGS)}
     return MapLayer(
         name=name,
         data=data,
         geometry=skip.geometry,
         kind="labels" if kind == "without evidence" else "image",
-        limits=(-1.0, 1.0) if difference else (0.0, 1.0),
-        colours=colours,
+        limits=limits.get(kind, (0.0, 1.0)),
+        colours=colours.get(kind, MASK_COLOURS),
         meaning=meaning,
     )
 
@@ -146,22 +154,35 @@ def channel_layers(maps: ChannelMaps) -> list[MapLayer]:
     ]
 
 
-def cut_layer(level: int, difference: np.ndarray, geometry: Geometry) -> MapLayer:
-    """Layer of how far the probabilities move when a skip is cut, |dp| (*grid), on the network's grid."""
+def tried_layer(level: int, what: str, difference: np.ndarray, geometry: Geometry) -> MapLayer:
+    """Layer of |dp| (*grid): how far the probabilities move with a mean in place (a key of ``TRIED``)."""
     return MapLayer(
-        name=f"skip {level} cut",
+        name=tried_name(level, what),
         data=difference,
         geometry=geometry,
         kind="image",
         limits=(0.0, 1.0),
         colours=EFFECT_COLOURS,
-        meaning=CUT_MEANING,
+        meaning=TRIED[what],
     )
+
+
+def tried_name(level: int, what: str) -> str:
+    """Name of the layer."""
+    return f"skip {level} without {what}"
+
+
+def is_tried(name: str) -> bool:
+    """Whether that is the name of such a layer."""
+    first, _, what = name.rpartition(" without ")
+    return bool(first) and what in TRIED
 
 
 def _data(skip: SkipRecord, kind: str) -> np.ndarray | None:
     if kind == "psi - dense":
         return None if skip.psi is None or skip.psi_dense is None else skip.psi - skip.psi_dense
+    if kind == "relative energy":
+        return None if skip.relative_energy is None else _doublings(skip.relative_energy)
     if kind == "without evidence":
         return None if skip.without_evidence is None else skip.without_evidence.astype(np.uint8)
     held = {
@@ -172,3 +193,9 @@ def _data(skip: SkipRecord, kind: str) -> np.ndarray | None:
         "second model": skip.psi,
     }
     return held[kind]
+
+
+def _doublings(ratio: np.ndarray) -> np.ndarray:
+    """Logarithm to base 2, bounded, so that an exact zero can be drawn too."""
+    least = 2.0**-MOST_DOUBLINGS
+    return np.log2(ratio.clip(least, 1 / least)).astype(np.float32)

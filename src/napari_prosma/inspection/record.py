@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a gate does on average over one image: what its parts are set to, to see what selecting is worth.
+
+    Attributes
+    ----------
+    psi, c : float, optional
+        Weighted by the energy of the skip, over the positions and over the channels.
+    skip : tuple of float
+        Mean of the gated skip, per channel.
+    """
+
+    psi: float | None
+    c: float | None
+    skip: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class SkipRecord:
     """What one gate did to one image; maps lie on the skip's own grid (method of section 1.6).
@@ -21,20 +38,33 @@ class SkipRecord:
     ----------
     level : int
         Encoder level, 1 = finest.
+    factor : int
+        How much coarser its grid is than the network's input.
     geometry : Geometry
         Of the maps: coarser than the image by the skip's factor, with its true offset.
     zero_fraction : (*grid) in [0, 1], optional
-        Share of the latent channels in which z is exactly 0.
+        Share of the latent channels in which z is exactly 0; the weighted mean where windows overlap.
     without_evidence : (*grid) bool, optional
-        True where z is 0 in every channel, in every window that covers the position.
+        True where z is 0 in every channel, in the window whose centre is nearest.
     z, u : (C_a, *grid), optional
-        With their sign; the mean where windows overlap. Left out where they would be large.
+        With their sign, from the window whose centre is nearest. Left out where they would be large.
     psi, psi_dense : (*grid) in [0, 1], optional
-        The spatial mask, and the counterfactual with lambda = 0 and the same weights.
+        The spatial mask, and the counterfactual with lambda = 0 and the same weights; weighted means where
+        windows overlap, but psi is its very floor where ``without_evidence`` is.
+    energy : (*grid)
+        ``sum_c x^2``.
     energy_kept : (*grid) in [0, 1]
         ``sum_c x~^2 / sum_c x^2``; 0 where x is 0.
-    channel, channel_spread : (C_x,), optional
-        c, mean and standard deviation over windows.
+    relative_energy : (*grid), optional
+        ``psi^2`` over its mean, weighted by ``energy``: 1 = as on average; missing where there is no psi.
+    selectivity : float
+        Share of the energy of x~ that no constant per channel explains, each position from the window whose
+        centre is nearest.
+    empty_share : float, optional
+        Share of positions without evidence, the weighted mean over windows.
+    means : Means
+    channel, channel_spread, relative_channels : (C_x,), optional
+        c, mean and standard deviation over windows; ``c^2`` over its mean, weighted by the channels' energy.
     threshold, field_spread, channel_zeros, field_peak : (C_a,), optional
         lambda; std(u), zero fraction of z and max|u| per latent channel.
     floor : float, optional
@@ -42,13 +72,21 @@ class SkipRecord:
     inside, outside : (*grid) bool, optional
         Where at least half of what a position covers is foreground, and where background; the measures that
         compare the two are made with them.
+    wrong : (*grid) bool, optional
+        Where label and prediction differ; only with a label.
     measures : dict
         The numbers, by name.
     """
 
     level: int
+    factor: int
     geometry: Geometry
+    energy: np.ndarray
     energy_kept: np.ndarray
+    selectivity: float
+    means: Means
+    relative_energy: np.ndarray | None = None
+    empty_share: float | None = None
     zero_fraction: np.ndarray | None = None
     without_evidence: np.ndarray | None = None
     z: np.ndarray | None = None
@@ -57,6 +95,7 @@ class SkipRecord:
     psi_dense: np.ndarray | None = None
     channel: np.ndarray | None = None
     channel_spread: np.ndarray | None = None
+    relative_channels: np.ndarray | None = None
     threshold: np.ndarray | None = None
     field_spread: np.ndarray | None = None
     channel_zeros: np.ndarray | None = None
@@ -64,6 +103,7 @@ class SkipRecord:
     floor: float | None = None
     inside: np.ndarray | None = None
     outside: np.ndarray | None = None
+    wrong: np.ndarray | None = None
     measures: dict[str, float] = field(default_factory=dict)
 
 

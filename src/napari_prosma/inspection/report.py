@@ -20,10 +20,19 @@ from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
+from napari_prosma.nn.gates import GATES
 
 T = TypeVar("T")
 
-PANEL_KINDS = ("zeros in z", "without evidence", "psi", "psi dense", "energy kept", "second model")
+PANEL_KINDS = (
+    "relative energy",
+    "zeros in z",
+    "without evidence",
+    "psi",
+    "psi dense",
+    "energy kept",
+    "second model",
+)
 EXACTNESS = (
     "Exactly zero: entries of z. Not zero: psi, which stands at its floor where z is empty and lets that "
     "share of the skip pass."
@@ -61,7 +70,8 @@ def gate_panel(record: GateRecord) -> Figure:
             bar.ax.tick_params(labelsize=6)
             bar.set_label(kind, fontsize=8)
     sparse = any(skip.threshold is not None for skip in record.skips.values())
-    exact = EXACTNESS_OURS if record.gate == "prosma-exact" else EXACTNESS if sparse else NO_ZEROS
+    ours = GATES[record.gate].exact_zeros
+    exact = EXACTNESS_OURS if ours else EXACTNESS if sparse else NO_ZEROS
     figure.suptitle(f"{in_plot(record.name)}: what the gates let through ({record.gate})", fontsize=11)
     figure.supxlabel(exact, fontsize=7.5)
     return figure
@@ -263,6 +273,7 @@ def _title(record: GateRecord, level: int, kind: str) -> str:
         "psi": ("psi_mean", "psi mean {:.2f}"),
         "psi dense": ("psi_mean", "same weights, lambda = 0"),
         "energy kept": ("retained_energy", "energy kept {:.0%}"),
+        "relative energy": ("selectivity", "selectivity {:.0%}"),
     }
     name, text = extra[kind]
     title = f"skip {level}: {text.format(figures.get(name, float('nan')))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,27 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from napari_prosma.data.case import Geometry, Image
-from napari_prosma.data.labels import is_foreground
+from napari_prosma.data.case import Image
 from napari_prosma.data.preparation import prepare_label
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.measures import Counts, mostly, skip_measures
-from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
-from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
+from napari_prosma.inspection.gathering import Gathered
+from napari_prosma.inspection.record import ChannelMaps, GateRecord
+from napari_prosma.nn.gates import GATES, Change, GateTrace
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.segment import (
     finish,
     model_tiling,
     prepare_for,
 )
-from napari_prosma.segmentation.windows import Blend, Start, Tiling, padded_for, windows
+from napari_prosma.segmentation.windows import Blend, Tiling, padded_for, windows
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
 
-SPARSE_GATES = ("prosma", "spatial", "prosma-exact")
-Z_KEPT = 2**24
-"""Single channels of z and u are kept where all of a skip's z have no more elements than this (64 MiB)."""
 SETTLED_STEPS = 120
 """Steps after which the gates' running averages have caught up with what training sees (momentum 0.1)."""
 
@@ -44,6 +39,7 @@ def inspect_gates(
     twin: Checkpoint | Path | str | None = None,
     device: str = "auto",
     changes: Mapping[int, Change] | None = None,
+    foreground: np.ndarray | None = None,
 ) -> Iterator[Event]:
     """Segment an image and keep what the gates saw; the last event is ``Finished`` with a ``GateRecord``.
 
@@ -58,6 +54,8 @@ def inspect_gates(
     device : str
     changes : by level, optional
         What is done to gates of the first model, as in ``WhatIf``, here over the whole image.
+    foreground : (*spatial) class indices, optional
+        What is measured against where there is no label, such as another model's prediction.
 
     Raises
     ------
@@ -72,12 +70,12 @@ def inspect_gates(
             f"the second model knows the classes {', '.join(second.plan.class_names)}, the first "
             f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
         )
-    record = yield from _record(first, image, name, label, device, changes)
+    record = yield from _record(first, image, name, label, device, changes, foreground)
     if second is not None:
         # Both are measured against the same foreground, whichever it is.
-        measured = record.segmentation.labels if label is None else label
-        beside = yield from _record(second, image, f"{name}, second model", measured, device)
-        record = replace(record, twin=replace(beside, label=label, reference=record.reference))
+        seen = record.segmentation.labels if foreground is None else foreground
+        beside = yield from _record(second, image, f"{name}, second model", label, device, None, seen)
+        record = replace(record, twin=beside)
     yield Finished(record)
 
 
@@ -187,6 +185,7 @@ def _record(
     label: np.ndarray | None,
     device: str,
     changes: Mapping[int, Change] | None = None,
+    foreground: np.ndarray | None = None,
 ) -> Generator[Event, None, GateRecord]:
     plan = checkpoint.plan
     prepared = prepare_for(plan, image, name)
@@ -195,14 +194,7 @@ def _record(
     assert isinstance(model, ProSMAUNet)
     tiling = model_tiling(model, plan, prepared, image)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
-    yield from map(Notice, image.notices)
-    if checkpoint.steps < SETTLED_STEPS and checkpoint.spec.gate in SPARSE_GATES:
-        yield Notice(
-            f"The model for '{name}' was trained for {checkpoint.steps} steps only: until about "
-            f"{SETTLED_STEPS} the averages in its gates lag behind and show more zeros than training saw."
-        )
-    if checkpoint.spec.gate == "none":
-        yield Notice("The model has no gates: every skip passes whole, so there is no mask to show.")
+    yield from map(Notice, (*image.notices, *cautions(checkpoint)))
     labels = Blend(tiling, checkpoint.spec.out_channels)
     gathered: dict[int, Gathered] = {}
     padded = padded_for(prepared.array, tiling, model)
@@ -217,9 +209,13 @@ def _record(
             gathered[level].add(starts[0], kept)
         yield Progress(done, len(tiling.starts), name)
     segmentation = finish(name, labels.result(), image, plan)
-    reference = label if label is not None else segmentation.labels
-    on_grid = prepare_label(reference, image.geometry, plan)
-    skips = {level: gathered[level].record(level, prepared.geometry, on_grid) for level in sorted(gathered)}
+    own = segmentation.labels if foreground is None else foreground
+    on_grid = prepare_label(own if label is None else label, image.geometry, plan)
+    predicted = None if label is None else prepare_label(segmentation.labels, image.geometry, plan)
+    skips = {
+        level: gathered[level].record(level, prepared.geometry, on_grid, predicted)
+        for level in sorted(gathered)
+    }
     return GateRecord(
         name=name,
         gate=checkpoint.spec.gate,
@@ -231,91 +227,20 @@ def _record(
     )
 
 
+def cautions(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What has to be known of a model before its gates are read, in shell, panel and report."""
+    kind, found = GATES[checkpoint.spec.gate], []
+    if checkpoint.steps < SETTLED_STEPS and kind.thresholds and not checkpoint.place.get("settled"):
+        found.append(
+            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the "
+            f"averages in its gates lag behind and show more zeros than training saw."
+        )
+    if not kind.parts:
+        found.append("The model has no gates: every skip passes whole, so there is no mask to show.")
+    return tuple(found)
+
+
 def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
     """How much coarser the grid of a level is; axes that the network does not see stay as they are."""
-    return tuple(1 if axis in tiling.thin else 2 ** (level - 1) for axis in range(len(tiling.size)))
-
-
-class Gathered:
-    """The maps and counts of one skip while the windows go by."""
-
-    def __init__(self, first: SkipTrace, tiling: Tiling, factors: tuple[int, ...]) -> None:
-        self._tiling, self._factors = tiling, factors
-        self._names = [name for name in ("zero_fraction", "psi", "psi_dense") if _has(first, name)]
-        self._maps = Blend(tiling, len(self._names) + 2, factors)
-        grid = tuple(p // f for p, f in zip(tiling.padded, factors, strict=True))
-        keeps_z = first.z is not None and first.z.shape[1] * math.prod(grid) <= Z_KEPT
-        # u beside z: the one says how far the other is from passing.
-        self._latent = (
-            Blend(tiling, 2 * first.z.shape[1], factors) if keeps_z and first.z is not None else None
-        )
-        self._empty = None if first.z is None else np.ones(grid, bool)
-        self._counts = None if first.field is None or first.z is None else Counts(first.z.shape[1])
-        self._channels: list[np.ndarray] = []
-        self._threshold = None if first.threshold is None else first.threshold.cpu().numpy()
-        self._floor = first.floor
-
-    def add(self, start: Start, kept: SkipTrace) -> None:
-        window = tuple(w // f for w, f in zip(self._tiling.window, self._factors, strict=True))
-
-        def shaped(values: torch.Tensor) -> torch.Tensor:
-            return values[0].float().cpu().reshape(-1, *window)
-
-        maps = {
-            "psi": kept.psi,
-            "psi_dense": kept.psi_dense,
-            "zero_fraction": None if kept.z is None else (kept.z == 0).float().mean(dim=1, keepdim=True),
-        }
-        stacked = [shaped(maps[name]) for name in self._names]  # type: ignore[arg-type]
-        stacked.append(shaped(kept.gated.float().square().sum(dim=1, keepdim=True)))
-        stacked.append(shaped(kept.skip.float().square().sum(dim=1, keepdim=True)))
-        self._maps.add(start, torch.cat(stacked))
-        if kept.z is not None and self._empty is not None:
-            z = shaped(kept.z)
-            if self._latent is not None and kept.field is not None:
-                self._latent.add(start, torch.cat([z, shaped(kept.field)]))
-            self._empty[self._tiling.at(start, self._factors)] &= (z == 0).all(dim=0).numpy()
-        if kept.z is not None and kept.field is not None and self._counts is not None:
-            inside = self._inside(start)
-            self._counts.add(kept.field[inside], kept.z[inside])
-        if kept.channel is not None:
-            self._channels.append(kept.channel[0].float().cpu().numpy())
-
-    def _inside(self, start: Start) -> tuple[slice, ...]:
-        """Slices (B, C, *spatial) of the part of a window that lies over the image, not over its padding."""
-        sizes = zip(start, self._tiling.size, self._factors, strict=True)
-        reach = self._tiling.seen([-(-n // f) - s // f for s, n, f in sizes])
-        return (slice(None), slice(None), *(slice(0, n) for n in reach))
-
-    def record(self, level: int, geometry: Geometry, reference: np.ndarray) -> SkipRecord:
-        maps = self._maps.result()
-        named = dict(zip(self._names, maps, strict=False))
-        kept, whole = maps[-2], maps[-1]
-        inside = tuple(slice(0, n) for n in whole.shape)
-        channels = np.array(self._channels) if self._channels else None
-        counts = self._counts
-        z, u = (None, None) if self._latent is None else np.split(self._latent.result(), 2)
-        foreground = mostly(is_foreground(reference), self._factors)
-        record = SkipRecord(
-            level=level,
-            geometry=geometry.coarsened(tuple(float(f) for f in self._factors), reference.shape),
-            energy_kept=np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0),
-            without_evidence=None if self._empty is None else self._empty[inside],
-            z=z,
-            u=u,
-            channel=None if channels is None else channels.mean(axis=0),
-            channel_spread=None if channels is None else channels.std(axis=0),
-            threshold=self._threshold,
-            field_spread=None if counts is None else counts.spread(),
-            channel_zeros=None if counts is None else counts.zero_fraction(),
-            field_peak=None if counts is None else counts.peak(),
-            floor=self._floor,
-            inside=foreground,
-            outside=mostly(reference == 0, self._factors) & ~foreground,
-            **named,
-        )
-        return replace(record, measures=skip_measures(record, kept, whole))
-
-
-def _has(kept: SkipTrace, name: str) -> bool:
-    return (kept.z if name == "zero_fraction" else getattr(kept, name)) is not None
+    factor = model.spec.factor(level)
+    return tuple(1 if axis in tiling.thin else factor for axis in range(len(tiling.size)))

@@ -10,7 +10,7 @@ may grow. Only of the deepest gate that is changed can it be said that its suppo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -19,9 +19,9 @@ import torch
 
 from napari_prosma.data.case import Image
 from napari_prosma.events import Event, Finished
+from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import (
-    Gathered,
     inspect_gates,
     level_factors,
     require_channel,
@@ -143,11 +143,11 @@ class WhatIf:
         if self._before is None:
             self._before = probabilities
         foreground = labels_of(self._before) if window.label is None else window.label
+        labels, before = labels_of(probabilities), labels_of(self._before)
         self._kept |= trace.skips
         for level, kept in trace.skips.items():
-            self._skips[level] = self._record_of(level, kept, foreground)
+            self._skips[level] = self._record_of(level, kept, foreground, labels)
         self._applied = wanted
-        labels, before = labels_of(probabilities), labels_of(self._before)
         record = GateRecord(
             name=window.name,
             gate=window.checkpoint.spec.gate,
@@ -196,11 +196,14 @@ class WhatIf:
             return levels[-1]
         return max((n for n in levels if wanted.get(n) != applied.get(n)), default=0)
 
-    def _record_of(self, level: int, kept: SkipTrace, foreground: np.ndarray) -> SkipRecord:
+    def _record_of(
+        self, level: int, kept: SkipTrace, foreground: np.ndarray, found: np.ndarray
+    ) -> SkipRecord:
         tiling = self.window.tiling
         gathered = Gathered(kept, tiling, level_factors(self.window.model, level, tiling))
         gathered.add(tiling.starts[0], kept)
-        return gathered.record(level, self.window.image.geometry, foreground)
+        predicted = None if self.window.label is None else found
+        return gathered.record(level, self.window.image.geometry, foreground, predicted)
 
 
 def over_whole_image(
@@ -228,15 +231,20 @@ def over_whole_image(
     """
     begun = perf_counter()
     before, label = unchanged.segmentation, unchanged.label
-    foreground = before.labels if label is None else label
     events = inspect_gates(
-        checkpoint, unchanged.image, name=unchanged.name, label=foreground, device=device, changes=changes
+        checkpoint,
+        unchanged.image,
+        name=unchanged.name,
+        label=label,
+        foreground=before.labels,
+        device=device,
+        changes=changes,
     )
     for event in events:
         if not isinstance(event, Finished):
             yield event
             continue
-        record = replace(event.result, label=label, reference=unchanged.reference)
+        record: GateRecord = event.result
         now, classes = record.segmentation, before.class_names
         dice = {} if label is None else case_metrics(now.labels, label, classes)
         yield Finished(

@@ -45,8 +45,8 @@ class Window:
     cut : (1, C, *window)
         What goes into the network.
     encoded : Encoded
-    covers_image : bool
-        The image is no larger than the window.
+    whole : (n,)
+        Size of the whole image on the same grid.
     """
 
     name: str
@@ -57,7 +57,17 @@ class Window:
     tiling: Tiling
     cut: torch.Tensor
     encoded: Encoded
-    covers_image: bool
+    whole: tuple[int, ...]
+
+    @property
+    def covers_image(self) -> bool:
+        """The image is no larger than the window."""
+        return self.tiling.size == self.whole
+
+    def in_words(self) -> str:
+        """Such as ``32 x 48 x 32 of 33 x 53 x 37``, on the network's grid."""
+        here, whole = (" x ".join(map(str, size)) for size in (self.tiling.size, self.whole))
+        return f"{here} of {whole}"
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -149,7 +159,7 @@ def open_window(
         tiling=Tiling(array.shape[1:], window, window, ((0,) * len(window),), long.thin),
         cut=cut,
         encoded=encoded,
-        covers_image=array.shape[1:] == size,
+        whole=size,
     )
 
 

@@ -1,4 +1,4 @@
-"""The gates of the skip connections: seven names, one protocol.
+"""The gates of the skip connections: eight names, one protocol.
 
 A gate takes the skip ``x`` (B, C_x, *spatial) and the gating tensor ``t`` (B, C_g, *spatial) of the same
 grid and returns ``x * c * psi``. ``psi`` (B, 1, *spatial) comes from a *spatial part*, ``c`` (B, C_x) from a
@@ -11,10 +11,14 @@ prosma         proximal-sparse mask (equations 1 to 4)     squeeze (equation 5)
 spatial        proximal-sparse mask                        none
 channel        none                                        squeeze
 none           none                                        none
+scale          none                                        a constant per channel
 dense          the same with lambda = 0, trained so        squeeze
 prosma-exact   ours: psi exactly 0 where z is empty        squeeze
-attention      Attention U-Net's mask (Oktay et al. 2018)  none
+attention      additive attention (Oktay et al. 2018)      none
 =============  ==========================================  ===================
+
+What a gate is (exact zeros, thresholds, what it keeps when it selects nothing) stands beside its name in
+``GATES``; nothing else compares names.
 
 What a gate saw is kept in a ``SkipTrace``. The arithmetic with and without one is the same.
 """
@@ -86,22 +90,24 @@ class Change:
     ----------
     threshold : float
         Factor on every lambda of the gate, 0 or more; without effect where a gate has no lambda.
-    spatial : bool
-        False sets psi to 1.
-    channel : bool
-        False sets c to 1.
-    whole : bool
-        False cuts the skip: the decoder receives zeros.
+    psi, c : float, optional
+        What the part is set to everywhere; without effect where a gate has no such part.
+    skip : tuple of float, optional
+        What the decoder gets in place of the gated skip, a value per channel; a single one is for all, so
+        that (0,) cuts the skip.
     """
 
     threshold: float = 1.0
-    spatial: bool = True
-    channel: bool = True
-    whole: bool = True
+    psi: float | None = None
+    c: float | None = None
+    skip: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise ValueError(f"lambda can be scaled by 0 or more, found {self.threshold}")
+        values = [value for value in (self.psi, self.c, *(self.skip or ())) if value is not None]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"a part of a gate can be set to a number, found {values}")
 
 
 @dataclass
@@ -353,6 +359,20 @@ class ChannelMask(nn.Module):
         return c
 
 
+class ConstantScale(nn.Module):
+    """``c_j = sigmoid(b_j)``, b from 0: learned, and the same for every image (the null model of a gate)."""
+
+    def __init__(self, skip_channels: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(skip_channels))
+
+    def forward(self, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+        c = torch.sigmoid(self.logit).expand(len(gating), -1)
+        if kept is not None:
+            kept.channel = c.detach()
+        return c
+
+
 class Gate(nn.Module):
     """``x~ = x * c * psi``; a part that is None counts as 1."""
 
@@ -382,15 +402,15 @@ class Gate(nn.Module):
     ) -> Tensor:
         """``[x~, t]`` (B, C_x + C_g, *spatial) along the channels: what the decoder takes.
 
-        A part that ``change`` sets to 1 still leaves its u and z in the trace, beside a psi or c of 1.
+        A part that ``change`` sets still leaves its u and z in the trace, beside the psi or c it is set to.
         """
         kept = None if trace is None else SkipTrace(level, skip.detach(), skip.detach())
         change = Change() if change is None else change
         c = None if self.channel is None else self.channel(gating, kept)
-        if not change.channel and c is not None:
-            c = None
+        if change.c is not None and c is not None:
+            c = None if change.c == 1 else torch.full_like(c, change.c)
             if kept is not None and kept.channel is not None:
-                kept.channel = torch.ones_like(kept.channel)
+                kept.channel = torch.full_like(kept.channel, change.c)
         both = None
         if isinstance(self.spatial, ProximalMask) and change == Change():
             both = self.spatial.learned(skip, gating, c, kept)
@@ -406,12 +426,14 @@ class Gate(nn.Module):
         self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None, change: Change
     ) -> Tensor:
         psi = None if self.spatial is None else self.spatial(skip, gating, kept, change.threshold)
-        if not change.spatial and psi is not None:
-            psi = None
+        if change.psi is not None and psi is not None:
             if kept is not None and kept.psi is not None:
-                kept.psi = torch.ones_like(kept.psi)
-        if not change.whole:
-            return torch.cat([torch.zeros_like(skip), gating], dim=1)
+                kept.psi, kept.floor = torch.full_like(kept.psi, change.psi), None
+            psi = None if change.psi == 1 else torch.full_like(psi, change.psi)
+        if change.skip is not None:
+            value = torch.tensor(change.skip, dtype=skip.dtype, device=skip.device)
+            constant = value.view(1, -1, *[1] * (skip.ndim - 2)).expand_as(skip)
+            return torch.cat([constant, gating], dim=1)
         if psi is not None and fast.applies(skip):
             return fast.joined(skip, c, psi, gating)
         gated = skip if c is None else skip * c.view(*c.shape, *[1] * (skip.ndim - 2))
@@ -446,15 +468,51 @@ def _attention(x: int, g: int, dims: int, o: GateOptions) -> Gate:
     return Gate(AttentionMask(x, g, dims, o), None)
 
 
-GATES: dict[str, Callable[[int, int, int, GateOptions], Gate]] = {
-    "prosma": _prosma,
-    "spatial": _spatial,
-    "channel": _channel,
-    "none": _none,
-    "attention": _attention,
-    "dense": _dense,
-    "prosma-exact": _exact,
+def _scale(x: int, g: int, dims: int, o: GateOptions) -> Gate:
+    return Gate(None, ConstantScale(x))
+
+
+@dataclass(frozen=True)
+class GateKind:
+    """What a gate is, told once: texts and measures ask this, never a name.
+
+    Attributes
+    ----------
+    make : function
+        ``(skip_channels, gating_channels, dims, options)`` gives the :class:`Gate`.
+    meaning : str
+        Half a sentence for a table.
+    parts : int
+        How many of psi and c it has.
+    thresholds : bool
+        It learns lambda, so z has exact zeros.
+    exact_zeros : bool
+        psi itself is exactly zero where z is empty.
+    """
+
+    make: Callable[[int, int, int, GateOptions], Gate]
+    meaning: str
+    parts: int
+    thresholds: bool = False
+    exact_zeros: bool = False
+
+    @property
+    def neutral_energy(self) -> float:
+        """Energy kept where it selects nothing: every part stands at 1/2, and energy is its square."""
+        return 0.25**self.parts
+
+
+GATES: dict[str, GateKind] = {
+    "prosma": GateKind(_prosma, "the paper's: sparse mask and channel weights", 2, thresholds=True),
+    "spatial": GateKind(_spatial, "the sparse mask alone", 1, thresholds=True),
+    "channel": GateKind(_channel, "the channel weights alone", 1),
+    "none": GateKind(_none, "every skip passes whole", 0),
+    "scale": GateKind(_scale, "a learned constant per channel: the null model of every gate", 1),
+    "attention": GateKind(_attention, "additive attention as in LeeJunHyun's code", 1),
+    "dense": GateKind(_dense, "prosma with lambda = 0, trained so", 2),
+    "prosma-exact": GateKind(_exact, "ours: psi is zero where z is", 2, thresholds=True, exact_zeros=True),
 }
+"""Every gate by its name."""
 
 
 def make_gate(
@@ -463,4 +521,4 @@ def make_gate(
     """Gate ``name`` (a key of ``GATES``) for a skip of ``skip_channels`` in ``dims`` (2 or 3) dimensions."""
     if name not in GATES:
         raise ValueError(f"unknown gate {name!r}; choose one of {', '.join(GATES)}")
-    return GATES[name](skip_channels, gating_channels, dims, options or GateOptions())
+    return GATES[name].make(skip_channels, gating_channels, dims, options or GateOptions())

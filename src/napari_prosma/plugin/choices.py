@@ -32,7 +32,10 @@ GATES = {
     "spatial": Choice("its mask only", "The sparse mask over positions, no weights per channel"),
     "channel": Choice("its channels only", "A weight per channel, no mask over positions"),
     "none": Choice("plain U-Net", "Every skip passes whole; to compare with"),
-    "attention": Choice("Attention U-Net", "The mask of Oktay et al. 2018; to compare with"),
+    "scale": Choice(
+        "a constant", "A learned constant per channel, the same for every image; to compare with"
+    ),
+    "attention": Choice("additive attention", "The mask of LeeJunHyun's code; to compare with"),
     "dense": Choice("no threshold", "The paper's gate without its threshold; to compare with"),
     "prosma-exact": Choice("zero is zero", "Ours: where z is zero in every channel the mask is exactly zero"),
 }

@@ -1,26 +1,35 @@
-"""``Answer``: a row per skip that says what it let through, where, and whether it mattered."""
+"""``Answer``: a row per skip that says how much it selects, where, and what that is worth."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QVBoxLayout, QWidget
 
+from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect_looking import Looked
-from napari_prosma.plugin.inspect_words import matters_in_words, skip_in_words
+from napari_prosma.plugin.inspect_words import skip_in_words, worth_in_words
 from napari_prosma.plugin.panel import FigureTable, Message
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.record import SkipRecord
 
 COLUMNS = {
     "skip": "Finest first; click a row to see its maps",
-    "energy kept": "Share of the skip's squared values that reaches the decoder",
-    "in / out": "Energy kept inside the structure over that outside; above 1 the gate prefers it",
-    "it mattered": "Whether the result changes when this skip is cut, in the window around the "
-    "structure; in brackets: the change of Dice against the label. None found: there is no result with "
-    "the skip or without, so see how far the probabilities move (mean |dp|)",
+    "selectivity": MEASURES["selectivity"].meaning,
+    "rel. energy": MEASURES["relative_energy_inside"].meaning,
+    "in / out": MEASURES["retained_energy_ratio"].meaning,
+    "worth": "What the spatial selection is worth: the Dice against the label that is lost when psi is set "
+    "to its mean, in the window around the structure; without a label, how much of the result stays. "
+    "None found: "
+    "no structure is found with it or without, so see how far the probabilities move (mean |dp|)",
 }
+SHOWN = ("selectivity", "relative_energy_inside", "retained_energy_ratio")
 
 
 class Answer(QWidget):
-    """The first thing to read: what did each skip hold back, where, and did it matter?
+    """The first thing to read: how much does each gate select, where, and what is it worth?
 
     Signals
     -------
@@ -59,15 +68,8 @@ class Answer(QWidget):
         self._looked = looked
         rows = []
         for level, skip in sorted(looked.record.skips.items()):
-            ratio = skip.measures.get("retained_energy_ratio")
-            cut = looked.cuts[level]
-            told = matters_in_words(cut)
-            if cut.is_empty:
-                told += f", |dp| {cut.moved:.3f}"
-            elif cut.dice is not None and cut.dice_before is not None:
-                told += f" ({round(cut.dice - cut.dice_before, 2) + 0.0:+.2f})"  # never -0.00
-            kept = f"{skip.measures['retained_energy']:.0%}"
-            rows.append([str(level), kept, "" if ratio is None else f"{ratio:.1f}", told])
+            cells = [level_text(skip, name) for name in SHOWN]
+            rows.append([str(level), *cells, worth_in_words(looked.tried[level])])
         self.table.blockSignals(True)
         self.table.show_rows(rows)
         header = self.table.horizontalHeader()
@@ -89,4 +91,10 @@ class Answer(QWidget):
         if self._looked is None or not 0 <= row < len(self.levels):
             return
         level, record = self.levels[row], self._looked.record
-        self.sentence.tell(skip_in_words(record.skips[level], record.reference, self._looked.cuts[level]))
+        self.sentence.tell(skip_in_words(record.skips[level], record.reference, self._looked.tried[level]))
+
+
+def level_text(skip: SkipRecord, measure: str) -> str:
+    """A measure of a skip in a cell, with its unit; empty where there is none."""
+    value = skip.measures.get(measure)
+    return "" if value is None else MEASURES[measure].in_words(value)

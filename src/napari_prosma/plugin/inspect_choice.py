@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QGridLayout, QHBoxLayout, QWidget
 
-from napari_prosma.inspection.maps import CUT_MEANING, KINDS, MapLayer, cut_layer, map_layers
-from napari_prosma.plugin.inspect_words import level_in_words
+from napari_prosma.inspection.maps import KINDS, TRIED, MapLayer, map_layers, tried_layer
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord
-    from napari_prosma.plugin.inspect_looking import Cut
+    from napari_prosma.plugin.inspect_looking import Tried
 
-CUT = "skip cut"
 USUAL_LEVELS = (1, 2, 3, 4)
-SHOWN_AT_FIRST = ("psi", "zeros in z")
+SHOWN_AT_FIRST = ("psi", "relative energy")
 OFFERED = {
     **{kind: meaning for kind, meaning in KINDS.items() if kind != "second model"},
-    CUT: CUT_MEANING,
+    **{f"without {what}": meaning for what, meaning in TRIED.items()},
 }
 
 
@@ -46,7 +44,7 @@ class MapChoice(QWidget):
         for number, (kind, meaning) in enumerate(OFFERED.items()):
             box = QCheckBox(kind)
             box.setToolTip(meaning)
-            box.setChecked(kind in (*SHOWN_AT_FIRST, CUT))
+            box.setChecked(kind in (*SHOWN_AT_FIRST, "without selection"))
             box.toggled.connect(self._toggled)
             self.kind_boxes[kind] = box
             grid.addWidget(box, number // 2, number % 2)
@@ -62,7 +60,7 @@ class MapChoice(QWidget):
         self.level_boxes = {}
         for level in levels:
             box = QCheckBox(str(level))
-            box.setToolTip(f"Maps of skip {level}: {level_in_words(level)}")
+            box.setToolTip(f"Maps of skip {level}; 1 is the finest")
             box.setChecked(level == min(levels))
             box.toggled.connect(self._toggled)
             self.level_boxes[level] = box
@@ -73,14 +71,15 @@ class MapChoice(QWidget):
         if level in self.level_boxes:
             self.level_boxes[level].setChecked(True)
 
-    def wanted(self, record: GateRecord, cuts: dict[int, Cut]) -> list[MapLayer]:
+    def wanted(self, record: GateRecord, tried: dict[int, dict[str, Tried]]) -> list[MapLayer]:
         """Layers of what is ticked, coarse skips first, so that the finest lies on top."""
         levels = [level for level, box in self.level_boxes.items() if box.isChecked()]
         kinds = [kind for kind, box in self.kind_boxes.items() if box.isChecked()]
         layers: list[MapLayer] = []
         for level in sorted(levels, reverse=True):
-            if CUT in kinds and level in cuts:
-                layers.append(cut_layer(level, cuts[level].difference, cuts[level].geometry))
+            for what, outcome in tried.get(level, {}).items():
+                if f"without {what}" in kinds:
+                    layers.append(tried_layer(level, what, outcome.difference, outcome.geometry))
             layers += map_layers(record, [level], kinds)
         return layers
 

@@ -13,7 +13,7 @@ from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
-from napari_prosma.events import Event, Finished
+from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
 from napari_prosma.plugin.inspect_layers import (
     CAPTION_SIZE,
@@ -22,15 +22,13 @@ from napari_prosma.plugin.inspect_layers import (
     canvas_text,
 )
 from napari_prosma.plugin.inspect_looking import Looked
-from napari_prosma.plugin.inspect_trials import pixels_of
+from napari_prosma.plugin.inspect_trials import Drawn, pixels_of
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.layers import add_layer, keeping_selection, map_layer
 from napari_prosma.plugin.model_chooser import ModelChooser
 from napari_prosma.plugin.panel import Message
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from napari_prosma.inspection.compare import Comparison
     from napari_prosma.training.checkpoint import Checkpoint
 
@@ -44,10 +42,10 @@ NAME_SIZE = 7
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """A comparison, with its pictures drawn in the thread that made it."""
+    """A comparison, and what makes a model no ablation of the first one, by its name."""
 
     comparison: Comparison
-    figures: dict[str, tuple[np.ndarray, Figure]]
+    apart: dict[str, tuple[str, ...]]
 
 
 class ComparePart(QWidget):
@@ -57,9 +55,12 @@ class ComparePart(QWidget):
     -------
     wanted()
         The models are to be compared.
+    figures_wanted(Compared)
+        The comparison is to be drawn.
     """
 
     wanted = Signal()
+    figures_wanted = Signal(object)
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
@@ -84,8 +85,13 @@ class ComparePart(QWidget):
         self.leave_button = QPushButton("One view again")
         self.leave_button.setToolTip("Leave the side by side; the layers are as they were")
         self.leave_button.clicked.connect(self.views.leave)
+        self.figures_button = QPushButton("Figures")
+        self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
+        self.figures_button.clicked.connect(lambda: self.figures_wanted.emit(self._compared))
+        self.figures_button.setEnabled(False)
         row = QHBoxLayout()
         row.addWidget(self.compare_button)
+        row.addWidget(self.figures_button)
         row.addWidget(self.leave_button)
         form.addRow(row)
         form.addRow("Skip", self.skip_box)
@@ -104,12 +110,24 @@ class ComparePart(QWidget):
     def show_compared(self, compared: Compared, source: Layer) -> None:
         """Show the masks of the finest skip that any model has."""
         self._compared, self._source = compared, source
+        self.figures_button.setEnabled(True)
         self.skip_box.blockSignals(True)
         self.skip_box.clear()
         for level in compared.comparison.levels:
             self.skip_box.addItem(str(level), level)
         self.skip_box.blockSignals(False)
         self._show()
+
+    @property
+    def compared(self) -> Compared | None:
+        """What was compared last on the image that is looked at."""
+        return self._compared
+
+    def forget(self) -> None:
+        """Another image is looked at."""
+        self.views.leave()
+        self._compared = None
+        self.figures_button.setEnabled(False)
 
     def let_go(self) -> None:
         """Read no models any longer."""
@@ -122,7 +140,7 @@ class ComparePart(QWidget):
         comparison, level = self._compared.comparison, int(self.skip_box.currentData())
         layers = comparison_layers(comparison, level)
         self.views.show(layers, self._source, _heading(comparison, level))
-        self.told.tell(_floors(comparison, level))
+        self.told.tell("\n".join([*_strange(self._compared), _floors(comparison, level)]))
 
 
 class SideBySide:
@@ -251,23 +269,42 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
 
 def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
     """Events of a comparison; the last one is ``Finished`` with a ``Compared``."""
-    from napari_prosma.inspection.compare import compare, comparison_figure, histogram_figure
+    from napari_prosma.inspection.compare import compare
+    from napari_prosma.inspection.kinship import not_an_ablation
+    from napari_prosma.training.checkpoint import load_checkpoint
     from napari_prosma.training.device import cpu_threads
 
     own = looked.record.gate
-    models: dict[str, Checkpoint | Path | str] = {own: looked.checkpoint}
-    models |= {f"{name}, other run" if name == own else name: path for name, path in beside.items()}
+    models: dict[str, Checkpoint] = {own: looked.checkpoint}
+    for name, path in beside.items():
+        models[f"{name}, other run" if name == own else name] = load_checkpoint(path)
+    apart = {n: not_an_ablation(looked.checkpoint, model) for n, model in models.items() if n != own}
     with cpu_threads(spare_threads()):
         for event in compare(models, looked.image, looked.label, name=looked.record.name):
             if not isinstance(event, Finished):
                 yield event
                 continue
-            figures = {
-                "Masks": comparison_figure(event.result),
-                "psi inside and outside": histogram_figure(event.result),
-            }
-            drawn = {title: (pixels_of(figure), figure) for title, figure in figures.items()}
-            yield Finished(Compared(event.result, drawn))
+            yield Finished(Compared(event.result, {n: what for n, what in apart.items() if what}))
+
+
+def drawing(compared: Compared, told: str) -> Iterator[Event]:
+    """Events that end in ``Finished`` with the figures of a comparison, a tuple of ``Drawn``."""
+    from napari_prosma.inspection.compare import comparison_figure, histogram_figure
+
+    makers = {"Masks": comparison_figure, "psi inside and outside": histogram_figure}
+    yield Started(len(makers), "Drawing")
+    rows, drawn = tuple(compared.comparison.rows()), []
+    for done, (title, make) in enumerate(makers.items(), start=1):
+        figure = make(compared.comparison)
+        drawn.append(Drawn("comparison", title, pixels_of(figure), figure, rows, told))
+        yield Progress(done, len(makers), title)
+    yield Finished(tuple(drawn))
+
+
+def _strange(compared: Compared) -> list[str]:
+    """Which models are no ablations of the first one, and why."""
+    first = next(iter(compared.comparison.records))
+    return [f"{name} is no ablation of {first}: {', '.join(why)}." for name, why in compared.apart.items()]
 
 
 def _short(model: str) -> str:

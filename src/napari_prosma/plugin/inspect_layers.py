@@ -10,7 +10,7 @@ import napari
 import numpy as np
 from napari.layers import Layer
 
-from napari_prosma.inspection.maps import MapLayer
+from napari_prosma.inspection.maps import MapLayer, is_tried
 from napari_prosma.plugin.layers import (
     MEANING,
     LayerTuple,
@@ -29,6 +29,8 @@ LETTER = 0.9
 USUAL_WIDTH = 400
 """Of the canvas, where this napari does not tell."""
 OPACITY = 0.7
+CHANGED = "(changed)"
+"""Behind the name of a layer, while What if has changed a gate."""
 
 
 class InspectLayers:
@@ -43,6 +45,7 @@ class InspectLayers:
         self._shown: dict[str, Layer] = {}
         self._extra: dict[str, Layer] = {}
         self._outline: Layer | None = None
+        self._outline_name = self._changed = self._text = ""
         self._emitters = [
             viewer.layers.events.inserted,
             viewer.layers.events.removed,
@@ -61,6 +64,7 @@ class InspectLayers:
             if layer is not None and layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
         self._shown, self._extra, self._outline, self.source = {}, {}, None, source
+        self._changed = ""
 
     def show(self, wanted: Iterable[MapLayer], seen: Sequence[str] = ()) -> None:
         """Have these maps and no others; of those that are new, ``seen`` are visible."""
@@ -78,7 +82,20 @@ class InspectLayers:
                 else:
                     self._shown[name] = layer = self._add(layer_tuple)
                     layer.visible = name in seen
+        self._rename()
         self.tell()
+
+    def mark(self, changed: str) -> None:
+        """Say in the names of all maps and on the canvas how gates are changed; empty = as trained."""
+        self._changed = changed
+        self._rename()
+        self.tell()
+
+    def _rename(self) -> None:
+        outline = {} if self._outline is None else {self._outline_name: self._outline}
+        for name, layer in (*self._shown.items(), *self._extra.items(), *outline.items()):
+            if layer in self.viewer.layers and not is_tried(name):
+                layer.name = f"{name} {CHANGED}" if self._changed else name
 
     def add(self, drawn: Iterable[MapLayer]) -> None:
         """Open these besides and see the last of them; they stay, whatever else is shown.
@@ -116,6 +133,7 @@ class InspectLayers:
         if self._outline is None:
             with keeping_selection(self.viewer):
                 self._outline = add_layer(self.viewer, labels)
+            self._outline_name = self._outline.name
             self._outline.contour = 1
             self._outline.opacity = 1.0
         else:
@@ -138,12 +156,14 @@ class InspectLayers:
         text = as_caption(self.viewer, self._meaning(maps[-1])) if maps else ""
         overlay = canvas_text(self.viewer)
         # A text that somebody else put there is theirs.
-        if text or overlay.text.startswith("skip "):
+        if text or overlay.text == self._text:
+            self._text = text
             overlay.position, overlay.font_size = "bottom_left", CAPTION_SIZE
             overlay.text, overlay.visible = text, bool(text)
 
     def _meaning(self, layer: Layer) -> str:
         told = f"{layer.name}: {layer.metadata[MEANING]}"
+        told = f"Changed by What if ({self._changed}). {told}" if self._changed else told
         is_projected = self.viewer.dims.ndisplay == 3 and getattr(layer, "rendering", "") == "mip"
         return f"{told} (in 3D: the highest value along the line of sight)" if is_projected else told
 

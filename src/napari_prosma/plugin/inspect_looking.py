@@ -1,4 +1,4 @@
-"""The run behind the Inspect panel: maps of the whole image, then what becomes of it without each skip."""
+"""The run behind the Inspect panel: maps of the whole image, then what selecting is worth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.layers import fitting_image, image_of
 
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 Region = tuple[slice, ...]
 
 
+SELECTION, SKIP = "selection", "skip"
+
+
 @dataclass(frozen=True, eq=False)
-class Cut:
-    """The window without one skip.
+class Tried:
+    """The window with a mean in place of what one skip selects, or of the whole skip.
 
     Attributes
     ----------
@@ -39,19 +42,27 @@ class Cut:
         No structure is found in the window, with it or without.
     dice, dice_before : float, optional
         Against the label, without and with it.
+    window : str
+        Which part of the image that is, empty for all of it.
     """
 
     difference: np.ndarray
     geometry: Geometry
     agreement: float
     is_empty: bool
-    dice: float | None
-    dice_before: float | None
+    dice: float | None = None
+    dice_before: float | None = None
+    window: str = ""
 
     @property
     def moved(self) -> float:
         """Mean of ``difference``."""
         return float(self.difference.mean())
+
+    @property
+    def worth(self) -> float | None:
+        """Dice that is lost with the mean; None without a label."""
+        return None if self.dice is None or self.dice_before is None else self.dice_before - self.dice
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +79,7 @@ class Looked:
     label : (*spatial) class indices, optional
     what_if : WhatIf
         The window that changes are tried on.
-    cuts : by level
+    tried : by level, then "selection" (none where there is no psi) and "skip"
     """
 
     record: GateRecord
@@ -76,7 +87,7 @@ class Looked:
     image: Image
     label: np.ndarray | None
     what_if: WhatIf
-    cuts: dict[int, Cut]
+    tried: dict[int, dict[str, Tried]]
 
 
 def looking(
@@ -90,24 +101,27 @@ def looking(
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
+    from napari_prosma.inspection.kinship import unlike_training
     from napari_prosma.training.checkpoint import load_checkpoint
     from napari_prosma.training.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
     with cpu_threads(spare_threads()):
+        for sentence in unlike_training(checkpoint, image):
+            yield Notice(sentence)
         for event in inspect_gates(checkpoint, image, name=layer.name, label=label):
             if not isinstance(event, Finished):
                 yield event
                 continue
             record: GateRecord = event.result
-        yield Started(len(record.skips), "Trying it without each skip")
+        yield Started(len(record.skips), "Trying what the selection is worth")
         what_if = opened(checkpoint, image, layer.name, label, region)
-        cuts = {}
-        for done, (level, cut) in enumerate(_cuts(what_if, tuple(record.skips)), start=1):
-            cuts[level] = cut
-            yield Progress(done, len(record.skips), f"without skip {level}")
-    yield Finished(Looked(record, checkpoint, image, label, what_if, cuts))
+        tried: dict[int, dict[str, Tried]] = {}
+        for level, what, outcome in _trials(what_if, record):
+            tried.setdefault(level, {})[what] = outcome
+            yield Progress(len(tried), len(record.skips), f"skip {level}")
+    yield Finished(Looked(record, checkpoint, image, label, what_if, tried))
 
 
 def opened(
@@ -119,21 +133,28 @@ def opened(
     return WhatIf(checkpoint, image, name=name, label=label, region=region)
 
 
-def _cuts(what_if: WhatIf, levels: tuple[int, ...]) -> Iterator[tuple[int, Cut]]:
+def _trials(what_if: WhatIf, record: GateRecord) -> Iterator[tuple[int, str, Tried]]:
+    """The spatial selection of each skip at its mean, then the whole skip; the means are the image's."""
     from napari_prosma.nn.gates import Change
 
-    before = what_if.unchanged.dice
-    for level in levels:
-        effect = what_if.apply({level: Change(whole=False)})
-        yield (
-            level,
-            Cut(
-                effect.difference,
-                effect.record.image.geometry,
-                effect.agreement,
-                effect.is_empty,
-                (effect.dice or {}).get("dice"),
-                (before or {}).get("dice"),
-            ),
-        )
+    window, before = what_if.window, (what_if.unchanged.dice or {}).get("dice")
+    for level, skip in record.skips.items():
+        changes = {SKIP: Change(skip=skip.means.skip)}
+        if skip.means.psi is not None:
+            changes = {SELECTION: Change(psi=skip.means.psi), **changes}
+        for what, change in changes.items():
+            effect = what_if.apply({level: change})
+            yield (
+                level,
+                what,
+                Tried(
+                    effect.difference,
+                    effect.record.image.geometry,
+                    effect.agreement,
+                    effect.is_empty,
+                    (effect.dice or {}).get("dice"),
+                    before,
+                    "" if window.covers_image else window.in_words(),
+                ),
+            )
     what_if.apply({})

@@ -1,4 +1,4 @@
-"""The Inspect gates panel: what every gated skip connection held back, where, and whether it mattered."""
+"""The Inspect gates panel: what every gate selects, where, and what that is worth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from napari_prosma.plugin.fields import fold
 from napari_prosma.plugin.inspect_answer import Answer
 from napari_prosma.plugin.inspect_channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect_choice import SHOWN_AT_FIRST, MapChoice
-from napari_prosma.plugin.inspect_compare import Compared, ComparePart, comparing
+from napari_prosma.plugin.inspect_compare import Compared, ComparePart, comparing, drawing
 from napari_prosma.plugin.inspect_layers import InspectLayers
 from napari_prosma.plugin.inspect_looking import Looked, Region, looking
 from napari_prosma.plugin.inspect_pointer import PointerPart
@@ -102,7 +102,8 @@ class InspectPanel(Panel):
         if isinstance(event, Notice):
             self.status.tell(event.message)
         elif isinstance(event, Finished) and isinstance(event.result, list):
-            self.status.tell(f"Saved {len(event.result)} files in {event.result[0].parent}")
+            files = "1 file" if len(event.result) == 1 else f"{len(event.result)} files"
+            self.status.tell(f"Saved {files} in {event.result[0].parent}")
         elif isinstance(event, Finished):
             self._show_result(event.result)
 
@@ -152,6 +153,7 @@ class InspectPanel(Panel):
         layout.addWidget(fold("Channels", self.channels))
         self.compare = ComparePart(self.viewer)
         self.compare.wanted.connect(self._compare)
+        self.compare.figures_wanted.connect(self._draw_comparison)
         layout.addWidget(fold("Side by side", self.compare))
         self.trials = TrialsPart()
         self.trials.wanted.connect(self._try)
@@ -172,8 +174,16 @@ class InspectPanel(Panel):
         self.report_button = QPushButton("Save all…")
         self.report_button.setToolTip("Pictures, tables, labels and maps into a folder")
         self.report_button.clicked.connect(self._save_all)
+        self.figure_button = QPushButton("Figure…")
+        self.figure_button.setToolTip(
+            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its "
+            "gates, or the "
+            "models side by side where they were compared"
+        )
+        self.figure_button.clicked.connect(self._save_figure)
         row = QHBoxLayout()
         row.addWidget(self.csv_button)
+        row.addWidget(self.figure_button)
         row.addWidget(self.report_button)
         layout.addWidget(self.facts)
         layout.addWidget(self.table)
@@ -190,12 +200,12 @@ class InspectPanel(Panel):
         elif isinstance(result, Drawn):
             self._open(result)
             self.status.tell(f"{result.short_title}: done, see the window")
+        elif isinstance(result, tuple):
+            for drawn in result:
+                self._open(drawn)
+            self.status.tell(f"{len(result)} figures: done, see the window")
         elif isinstance(result, Compared) and self._source is not None:
-            rows = tuple(result.comparison.rows())
             self.compare.show_compared(result, self._source)
-            for title, (picture, figure) in result.figures.items():
-                told = self.compare.told.plain_text()
-                self._open(Drawn("comparison", title, picture, figure, rows, told))
             self.status.tell(f"{len(result.comparison.records)} masks side by side")
         else:
             self.layers.add(channel_layers(result))
@@ -208,7 +218,7 @@ class InspectPanel(Panel):
         self.looked = looked
         record = looked.record
         hide_previews(self.viewer)
-        self.compare.views.leave()
+        self.compare.forget()
         self.layers.start(self._source)
         self._latent, self._channels, self._shown_record = [], {}, record
         self.choice.offer(tuple(sorted(record.skips)))
@@ -218,7 +228,7 @@ class InspectPanel(Panel):
         self.what_if.show_looked(looked, self._source)
         self.channels.show_looked(looked)
         self.pointer.show_record(record, self._source, looked.image.geometry)
-        self.facts.tell("\n".join(_facts(record, self.model.facts)))
+        self.facts.tell("\n".join((*cautions_in_words(looked), *_facts(record, self.model.facts))))
         self._fill_table(record)
         self.result.show()
         self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
@@ -230,7 +240,7 @@ class InspectPanel(Panel):
         assert self.looked is not None
         assert self._source is not None
         self._shown_record = record
-        self.layers.show(self.choice.wanted(record, self.looked.cuts))
+        self.layers.show(self.choice.wanted(record, self.looked.tried))
         for level, channel in self._latent:
             self._refill_latent(record, level, channel)
         self.layers.outline(record.segmentation)
@@ -246,11 +256,13 @@ class InspectPanel(Panel):
     def _show_followed(self, followed: Followed) -> None:
         self._show_maps(followed.effect.record)
         self._refill_channels(followed.channels)
+        self.layers.mark(followed.changed)
 
     def _show_as_trained(self) -> None:
         if self.looked is not None:
             self._show_maps(self.looked.record)
             self._refill_channels(self._channels.values())
+            self.layers.mark("")
 
     def _refill_channels(self, channels: Iterable[ChannelMaps]) -> None:
         for maps in channels:
@@ -278,6 +290,9 @@ class InspectPanel(Panel):
             self.status.tell_error("choose at least one other model to compare with")
             return
         self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
+
+    def _draw_comparison(self, compared: Compared) -> None:
+        self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.told.plain_text()))
 
     def _try(self, test: str) -> None:
         assert self.looked is not None
@@ -307,7 +322,7 @@ class InspectPanel(Panel):
         if self.looked is None:
             return
         assert self._shown_record is not None
-        wanted = self.choice.wanted(self._shown_record, self.looked.cuts)
+        wanted = self.choice.wanted(self._shown_record, self.looked.tried)
         new = [drawn.name for drawn in wanted if drawn.name not in self.layers.names()]
         self.layers.show(wanted, seen=new[-1:] if self.layers.names() else ())
 
@@ -327,6 +342,19 @@ class InspectPanel(Panel):
         if folder:
             self.save_tables(Path(folder))
 
+    def save_figure(self, path: Path) -> None:
+        """Draw and write the figure, in the background."""
+        assert self.record is not None
+        compared = self.compare.compared
+        self.run("ProSMA: saving", partial(_saving_figure, self.record, compared, path))
+
+    def _save_figure(self) -> None:
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, "Save the figure", str(Path.home() / "gates.pdf"), "*.pdf;;*.svg;;*.png"
+        )
+        if chosen:
+            self.save_figure(Path(chosen))
+
     def _save_all(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Save everything in", str(Path.home()))
         if folder:
@@ -336,6 +364,14 @@ class InspectPanel(Panel):
 def _label_of(layer: LabelsLayer, image: ImageLayer) -> np.ndarray:
     drawn = np.array(layer.data[0] if layer.multiscale else layer.data)
     return class_indices(onto_image(drawn, layer, image), layer)[0]
+
+
+def cautions_in_words(looked: Looked) -> tuple[str, ...]:
+    """What has to be known of the model and of the image before the gates are read."""
+    from napari_prosma.inspection.kinship import unlike_training
+    from napari_prosma.inspection.trace import cautions
+
+    return (*cautions(looked.checkpoint), *unlike_training(looked.checkpoint, looked.image))
 
 
 def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
@@ -354,6 +390,14 @@ def _saving(record: GateRecord, folder: Path) -> Iterator[Event]:
     from napari_prosma.inspection.report import write_report
 
     yield Finished(write_report(record, folder))
+
+
+def _saving_figure(record: GateRecord, compared: Compared | None, path: Path) -> Iterator[Event]:
+    yield Started(0, "Drawing the figure")
+    from napari_prosma.inspection.figure import gates_figure, models_figure, save_figure
+
+    figure = gates_figure(record) if compared is None else models_figure(compared.comparison)
+    yield Finished([save_figure(figure, path)])
 
 
 def _saving_tables(record: GateRecord, folder: Path) -> Iterator[Event]:

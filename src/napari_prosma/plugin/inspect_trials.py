@@ -36,18 +36,21 @@ from napari_prosma.plugin.panel import FigureTable, Message
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from napari_prosma.training.checkpoint import Checkpoint
+
 DPI = 110
 WINDOW = QSize(1060, 760)
 SCROLL_BAR = 48
 SAVED_AS = "Table (*.csv);;Picture (*.png);;Vector picture (*.svg)"
 TRIALS = {
     "leave_one_out": (
-        "Which skip mattered",
-        "Take psi, c or the whole of one skip away at a time, and see what becomes of the result",
+        "What is selecting worth",
+        "Set psi, c, both or the whole of one skip to its mean, which cannot select, and see what is lost",
     ),
     "deletion_curve": (
         "Is the picture faithful",
-        "Delete what the mask calls unimportant, and as much at random: the first must harm less",
+        "Replace what the mask calls unimportant first, and the same by orders that need no gate: it must do "
+        "better than the best of them",
     ),
     "threshold_sweep": (
         "What the thresholds do",
@@ -55,7 +58,7 @@ TRIALS = {
     ),
     "sanity_check": (
         "Learned or not",
-        "Draw the decoder's weights again: a mask that stays the same does not show what was learned",
+        "Draw the decoder's weights again: how alike the masks are, beside those of another training",
     ),
     "noise_test": (
         "Noise",
@@ -64,7 +67,12 @@ TRIALS = {
 }
 """Test (a key of ``faithfulness.TESTS``): what its button says, and what it does."""
 NOISE = {
-    "speckle": Choice("speckle", "Grows with the image's own values, as in ultrasound"),
+    "auto": Choice("as its modality", "What fits the model: speckle, Rician, Hounsfield units or Gaussian"),
+    "speckle": Choice(
+        "speckle", "Grows with the image's own values and is as coarse as its grain: ultrasound"
+    ),
+    "rician": Choice("Rician", "That of magnitude images: MR"),
+    "hu": Choice("Hounsfield units", "Added to the values of CT"),
     "gaussian": Choice("Gaussian", "The same everywhere, as from a detector"),
 }
 """Kind of ``faithfulness.noise_test``: its name, and what it is."""
@@ -122,7 +130,7 @@ class TrialsPart(QWidget):
             self.buttons[test] = button
             if test != "noise_test":
                 layout.addWidget(button)
-        self.noise_box = combo(NOISE, "speckle", "The noise that is added")
+        self.noise_box = combo(NOISE, "auto", "The noise that is added")
         row = QHBoxLayout()
         row.addWidget(self.buttons["noise_test"], 1)
         row.addWidget(self.noise_box)
@@ -243,7 +251,8 @@ def trying(
     """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
     yield Started(0, TRIALS[test][0])
     from napari_prosma.inspection import faithfulness
-    from napari_prosma.inspection.findings import TESTED
+    from napari_prosma.inspection.faithfulness_plots import table_figure
+    from napari_prosma.inspection.trial_findings import TESTED
     from napari_prosma.training.device import cpu_threads
 
     place = {"name": looked.record.name, "label": looked.label, "region": region}
@@ -253,15 +262,26 @@ def trying(
             events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]
         else:
             run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)
-            events = run(looked.checkpoint, looked.image, **place)
+            other = _another_training(looked, beside) if test == "sanity_check" else {}
+            events = run(looked.checkpoint, looked.image, **place, **other)
         for event in events:
             if not isinstance(event, Finished):
                 yield event
                 continue
             table: faithfulness.Table = event.result
-            figure = table.figure()
-            finding = TESTED[test](table.rows)
+            figure = table_figure(test, table.rows)
+            finding = TESTED[test](table.rows, None)
             yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))
+
+
+def _another_training(looked: Looked, beside: Mapping[str, Path]) -> dict[str, Checkpoint]:
+    """Of the models side by side the first that has the same gate and another seed."""
+    from napari_prosma.inspection.kinship import is_another_training
+    from napari_prosma.training.checkpoint import load_checkpoint
+
+    models = map(load_checkpoint, beside.values())
+    found = next((model for model in models if is_another_training(looked.checkpoint, model)), None)
+    return {} if found is None else {"other": found}
 
 
 def pixels_of(figure: Figure) -> np.ndarray:

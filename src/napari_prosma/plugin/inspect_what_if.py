@@ -1,4 +1,4 @@
-"""``WhatIfPart``: sliders and switches of the gates; segmentation and maps follow while they are moved.
+"""``WhatIfPart``: sliders and settings of the gates; segmentation and maps follow while they are moved.
 
 A window follows at once. Where the image is larger, the whole of it follows when the hand rests.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -33,19 +34,27 @@ from napari_prosma.plugin.job import Ending, Job, spare_threads
 from napari_prosma.plugin.panel import Message
 
 if TYPE_CHECKING:
-    from napari_prosma.inspection.record import ChannelMaps, GateRecord
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord, Means
     from napari_prosma.inspection.what_if import Effect, WhatIf
     from napari_prosma.nn.gates import Change
 
 MOST = 4.0
 """Largest factor on lambda (method, section 5: the threshold sweep goes from 0 to 4)."""
+SHORTEST = 8  # letters of a setting that are seen however narrow the panel is
 REST_MS = 1000
 """So long nothing may have changed before the whole image is worked on."""
-PARTS = {
-    "psi": "The spatial mask; off: it counts as 1 everywhere",
-    "c": "The weights of the channels; off: they count as 1",
-    "whole": "The whole skip; off: the decoder gets nothing from it",
+AS_TRAINED = "as trained"
+SETTINGS = {
+    AS_TRAINED: "The gate as it is",
+    "psi at mean": "The mask cannot select: everywhere its mean, weighted by the energy of the skip",
+    "c at mean": "No channel is preferred: each has the mean weight",
+    "both at mean": "psi and c at their means",
+    "skip at mean": "The decoder gets the mean of each channel, everywhere",
+    "skip at zero": "The decoder gets nothing, which is far from anything it was trained with",
+    "psi = 1": "The skip as loud as no training knew it; shows what scale does, not what selecting is worth",
+    "c = 1": "The same with the weights of the channels",
 }
+"""What a gate can be set to, and what that means."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +68,14 @@ class Followed:
         There, against the label, as it was trained.
     channels : tuple of ChannelMaps
         Those that are looked at.
+    changed : str
+        What is changed, in words.
     """
 
     effect: Effect
     dice_before: float | None
     channels: tuple[ChannelMaps, ...]
+    changed: str = ""
 
     def in_words(self) -> str:
         """Dice, or overlap with the model's own result."""
@@ -71,7 +83,7 @@ class Followed:
 
 
 class WhatIfPart(QWidget):
-    """A slider and three switches per skip; the newest setting wins.
+    """A slider and a setting per skip; the newest wins.
 
     Signals
     -------
@@ -104,7 +116,7 @@ class WhatIfPart(QWidget):
         self.rest.setInterval(REST_MS)
         self.rest.timeout.connect(self._pass_whole)
         self.sliders: dict[int, QLabeledDoubleSlider] = {}
-        self.switches: dict[int, dict[str, QCheckBox]] = {}
+        self.settings: dict[int, QComboBox] = {}
         self.zeros: dict[int, QLabel] = {}
         self._grid = QGridLayout()
         self._grid.setColumnStretch(1, 1)
@@ -149,12 +161,12 @@ class WhatIfPart(QWidget):
             widget = None if item is None else item.widget()
             if widget is not None:
                 widget.deleteLater()
-        self.sliders, self.switches, self.zeros = {}, {}, {}
-        for column, title in enumerate(("skip", "threshold x", "zeros", *PARTS)):
+        self.sliders, self.settings, self.zeros = {}, {}, {}
+        for column, title in enumerate(("skip", "threshold x", "zeros", "the gate")):
             self._grid.addWidget(QLabel(title), 0, column)
         for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
             self._grid.addWidget(QLabel(str(level)), row, 0)
-            self._add_skip(row, level, skip.threshold is not None)
+            self._add_skip(row, level, skip.threshold is not None, skip.means)
         self._show_zeros(looked.record)
         self.whole_told.tell("")
         self.told.tell(
@@ -163,35 +175,41 @@ class WhatIfPart(QWidget):
         )
 
     def changes(self) -> dict[int, Change]:
-        """What the sliders and switches say."""
-        from napari_prosma.nn.gates import Change
-
+        """What the sliders and settings say."""
+        assert self._looked is not None
+        skips = self._looked.record.skips
         return {
-            level: Change(
-                threshold=slider.value(),
-                spatial=self.switches[level]["psi"].isChecked(),
-                channel=self.switches[level]["c"].isChecked(),
-                whole=self.switches[level]["whole"].isChecked(),
-            )
+            level: change_of(self._setting(level), slider.value(), skips[level].means)
             for level, slider in self.sliders.items()
         }
+
+    def _setting(self, level: int) -> str:
+        return str(self.settings[level].currentData())
+
+    def in_words(self) -> str:
+        """What is changed, such as ``skip 1: psi at mean; skip 2: threshold x 2``; empty where nothing is."""
+        said = []
+        for level, slider in self.sliders.items():
+            parts = [] if slider.value() == 1 else [f"threshold x {slider.value():g}"]
+            if self._setting(level) != AS_TRAINED:
+                parts.append(self.settings[level].currentText())
+            said += [f"skip {level}: {', '.join(parts)}"] if parts else []
+        return "; ".join(said)
 
     @property
     def is_unchanged(self) -> bool:
         """Everything is as it was trained."""
-        return all(slider.value() == 1 for slider in self.sliders.values()) and all(
-            box.isChecked() for boxes in self.switches.values() for box in boxes.values()
-        )
+        return not self.in_words()
 
     def reset(self) -> None:
         """As it was trained."""
         for level, slider in self.sliders.items():
-            for field in (slider, *self.switches[level].values()):
+            box = self.settings[level]
+            for field in (slider, box):
                 field.blockSignals(True)
             slider.setValue(1.0)
-            for box in self.switches[level].values():
-                box.setChecked(True)
-            for field in (slider, *self.switches[level].values()):
+            box.setCurrentIndex(0)
+            for field in (slider, box):
                 field.blockSignals(False)
         self._apply()
 
@@ -207,7 +225,7 @@ class WhatIfPart(QWidget):
         self.job.close()
         self.whole_job.close()
 
-    def _add_skip(self, row: int, level: int, has_threshold: bool) -> None:
+    def _add_skip(self, row: int, level: int, has_threshold: bool, means: Means) -> None:
         slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         slider.setRange(0.0, MOST)
         slider.setDecimals(2)
@@ -227,14 +245,16 @@ class WhatIfPart(QWidget):
         self.zeros[level] = QLabel()
         self.zeros[level].setToolTip("Share of exact zeros in z, in what the maps show")
         self._grid.addWidget(self.zeros[level], row, 2)
-        self.switches[level] = {}
-        for column, (part, tip) in enumerate(PARTS.items(), start=3):
-            box = QCheckBox()
-            box.setChecked(True)
-            box.setToolTip(tip)
-            box.toggled.connect(self._apply)
-            self.switches[level][part] = box
-            self._grid.addWidget(box, row, column)
+        box = QComboBox()
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(SHORTEST)
+        for setting, meaning in settings_of(means).items():
+            box.addItem(shown_setting(setting, means), setting)
+            box.setItemData(box.count() - 1, meaning, Qt.ItemDataRole.ToolTipRole)
+        box.setToolTip("What the gate is set to")
+        box.currentIndexChanged.connect(self._apply)
+        self.settings[level] = box
+        self._grid.addWidget(box, row, 3)
 
     def _try_here(self) -> None:
         self._move_window()
@@ -265,7 +285,13 @@ class WhatIfPart(QWidget):
             self._again = True
             return
         follow = partial(
-            _following, self._looked, self._what_if, self._region, self.changes(), self._channels
+            _following,
+            self._looked,
+            self._what_if,
+            self._region,
+            self.changes(),
+            self._channels,
+            self.in_words(),
         )
         self.job.start("ProSMA: what if", follow)
 
@@ -322,7 +348,7 @@ class WhatIfPart(QWidget):
             self._whole_again = True
             return
         self.whole_told.tell("The whole image follows")
-        passing = partial(_passing_whole, self._looked, self.changes(), self._channels)
+        passing = partial(_passing_whole, self._looked, self.changes(), self._channels, self.in_words())
         self.whole_job.start("ProSMA: what if, whole image", passing)
 
     def _whole_happened(self, event: Event) -> None:
@@ -353,12 +379,43 @@ class WhatIfPart(QWidget):
             label.setText("" if share is None else f"{share:.0%}")
 
 
+def settings_of(means: Means) -> dict[str, str]:
+    """What a gate with these parts can be set to, and what that means."""
+    lacking = {"psi at mean", "psi = 1", "both at mean"} if means.psi is None else set()
+    lacking |= {"c at mean", "c = 1", "both at mean"} if means.c is None else set()
+    return {setting: meaning for setting, meaning in SETTINGS.items() if setting not in lacking}
+
+
+def shown_setting(setting: str, means: Means) -> str:
+    """The setting, with how many times louder it makes the skip."""
+    mean = {"psi = 1": means.psi, "c = 1": means.c}.get(setting)
+    return f"{setting} ({1 / mean:.1f} x louder)" if mean else setting
+
+
+def change_of(setting: str, threshold: float, means: Means) -> Change:
+    """A key of ``SETTINGS`` and a factor on lambda, as a change of the gate."""
+    from napari_prosma.nn.gates import Change
+
+    parts: dict[str, dict[str, Any]] = {
+        AS_TRAINED: {},
+        "psi at mean": {"psi": means.psi},
+        "c at mean": {"c": means.c},
+        "both at mean": {"psi": means.psi, "c": means.c},
+        "skip at mean": {"skip": means.skip},
+        "skip at zero": {"skip": (0.0,)},
+        "psi = 1": {"psi": 1.0},
+        "c = 1": {"c": 1.0},
+    }
+    return Change(threshold, **parts[setting])
+
+
 def _following(
     looked: Looked,
     what_if: WhatIf | None,
     region: Region | None,
     changes: dict[int, Change],
     channels: tuple[tuple[int, int], ...],
+    changed: str,
 ) -> Iterator[Event]:
     from napari_prosma.training.device import cpu_threads
 
@@ -369,11 +426,11 @@ def _following(
         effect = what_if.apply(changes)
         maps = tuple(what_if.skip_channel(level, channel) for level, channel in channels)
         before = (what_if.unchanged.dice or {}).get("dice")
-        yield Finished((what_if, Followed(effect, before, maps)))
+        yield Finished((what_if, Followed(effect, before, maps, changed)))
 
 
 def _passing_whole(
-    looked: Looked, changes: dict[int, Change], channels: tuple[tuple[int, int], ...]
+    looked: Looked, changes: dict[int, Change], channels: tuple[tuple[int, int], ...], changed: str
 ) -> Iterator[Event]:
     """Events of the whole image under changes; the last one is ``Finished`` with a ``Followed``."""
     from napari_prosma.inspection.trace import skip_channel
@@ -396,5 +453,5 @@ def _passing_whole(
                     yield event
         for event in over_whole_image(looked.checkpoint, looked.record, changes):
             if isinstance(event, Finished):
-                event = Finished(Followed(event.result, before, tuple(maps)))
+                event = Finished(Followed(event.result, before, tuple(maps), changed))
             yield event

@@ -5,65 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from napari_prosma.inspection.measures import MEASURES, in_digits
+from napari_prosma.plugin.inspect_looking import SELECTION, SKIP
+
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import Effect
-    from napari_prosma.plugin.inspect_looking import Cut
-
-HARDLY, CLEARLY = 0.98, 0.9
-"""Overlap (Dice) of the result with and without a skip, from which on it hardly and below which it clearly
-mattered; ours, for the words only."""
-
-MEASURES = {
-    "z_zero_fraction": ("zeros in z, %", 100, "Share of the gate's inner signals z that are exactly zero"),
-    "floor_pixel_fraction": (
-        "without evidence, %",
-        100,
-        "Share of the positions where z is zero in every channel: the mask stands at the gate floor there",
-    ),
-    "gate_floor": ("gate floor", 1, "Value of the mask psi where z is zero in every channel"),
-    "psi_mean": ("psi, mean", 1, "Mean of the mask that multiplies the skip, from 0 to 1"),
-    "psi_std": ("psi, spread", 1, "How much the mask varies over the image"),
-    "psi_auc": (
-        "psi finds structure",
-        1,
-        "Chance that a position inside the structure has a higher mask than one outside; 0.5 = no better "
-        "than chance",
-    ),
-    "psi_fg_bg_ratio": ("psi inside/outside", 1, "Mean mask inside the structure over that outside"),
-    "retained_energy": (
-        "energy kept, %",
-        100,
-        "Share of the skip's squared values that reaches the decoder, channel weights included",
-    ),
-    "retained_energy_inside": ("energy kept inside, %", 100, "The same inside the structure"),
-    "retained_energy_outside": ("energy kept outside, %", 100, "The same outside the structure"),
-    "dead_channel_fraction": (
-        "silent channels, %",
-        100,
-        "Share of the inner channels that are zero everywhere in this image",
-    ),
-    "lambda_over_std_mean": (
-        "threshold / spread",
-        1,
-        "Mean of the thresholds lambda, each relative to the spread of the signal that it cuts",
-    ),
-}
-"""Measures of a skip in a user's words: name, factor, meaning."""
+    from napari_prosma.plugin.inspect_looking import Tried
 
 
-def level_in_words(level: int) -> str:
+def level_in_words(factor: int) -> str:
     """``full detail`` for the finest skip, else how much coarser its grid is."""
-    return "full detail" if level == 1 else f"{2 ** (level - 1)} x coarser"
+    return "full detail" if factor == 1 else f"{factor} x coarser"
 
 
-def matters_in_words(cut: Cut) -> str:
-    """Whether a skip mattered, from how much the result without it overlaps the model's own."""
-    if cut.is_empty:
-        return "none found"
-    if cut.agreement >= HARDLY:
-        return "hardly"
-    return "clearly" if cut.agreement < CLEARLY else "a little"
+def worth_in_words(tried: Mapping[str, Tried]) -> str:
+    """What the spatial selection of a skip is worth, in a cell."""
+    outcome = tried.get(SELECTION)
+    if outcome is None:
+        return "selects no positions"
+    if outcome.is_empty:
+        return f"none found, |dp| {outcome.moved:.3f}"
+    if outcome.worth is not None:
+        return f"{round(outcome.worth, 2) + 0.0:+.2f}"  # never -0.00
+    return f"{outcome.agreement:.0%} stays"
 
 
 def small_in_words(value: float) -> str:
@@ -71,43 +36,52 @@ def small_in_words(value: float) -> str:
     return "less than 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def skip_in_words(skip: SkipRecord, reference: str, cut: Cut | None) -> str:
-    """What a skip let through, where, and whether it mattered: one sentence each."""
+def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) -> str:
+    """How much a skip selects, where, and what that is worth: one sentence each."""
     measures = skip.measures
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.level)}): of its energy {measures['retained_energy']:.0%} "
-        f"reaches the decoder"
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what "
+        "reaches the "
+        f"decoder is selected (selectivity); a constant per channel explains the rest."
     ]
-    ratio = measures.get("retained_energy_ratio")
-    if ratio is not None:
-        sentences[0] += f", {_ratio_in_words(ratio)} the structure ({reference})."
-    else:
-        sentences[0] += "; there is no structure to compare with."
+    inside = measures.get("relative_energy_inside")
+    if inside is not None:
+        sentences.append(f"Inside the structure ({reference}) psi passes {_relative_in_words(inside)}.")
+        if reference == "prediction":
+            sentences.append("That is the model's own result, which psi helps to make, so it is no evidence.")
+    elif skip.psi is not None:
+        sentences.append("There is no structure to hold psi against.")
+    errors = measures.get("psi_auc_in_errors")
+    if errors is not None:
+        sentences.append(
+            "Among the positions that the model gets wrong, psi ranks the structure above the "
+            "rest with an AUC "
+            f"of {errors:.2f} (0.5 = chance)."
+        )
     if "z_zero_fraction" in measures:
         sentences.append(
             f"The threshold silenced {measures['z_zero_fraction']:.0%} of its inner signals z, and all of "
-            f"them at {measures['floor_pixel_fraction']:.0%} of the positions."
+            f"them at {measures['floor_pixel_fraction']:.1%} of the positions."
         )
-    if cut is not None:
-        sentences.append(_cut_in_words(cut))
-    return " ".join(sentences)
+    return " ".join([*sentences, *_tried_in_words(tried)])
 
 
 def exactness(record: GateRecord) -> list[str]:
     """What is exactly zero, what is not, and what prosma-exact changes: one line each."""
-    lines = []
-    skips = record.skips.values()
-    if record.gate == "none":
+    from napari_prosma.nn.gates import GATES
+
+    lines, kind = [], GATES[record.gate]
+    if not kind.parts:
         lines.append("This model has no gates: every skip passes whole, so there is no mask to show.")
-    elif any(skip.zero_fraction is not None for skip in skips):
+    elif kind.thresholds:
         lines.append("Exactly zero: z, the gate's inner signal, wherever its threshold cut it (zeros in z).")
     else:
         lines.append(f"Exactly zero: nothing; the gate '{record.gate}' has no threshold.")
     floors = {level: skip.floor for level, skip in record.skips.items() if skip.floor is not None}
-    if record.gate == "prosma-exact":
+    if kind.exact_zeros:
         lines.append("prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut.")
         return lines
-    if floors and record.gate != "dense":
+    if floors and kind.thresholds:
         told = ", ".join(f"{floor:.2f}" for _, floor in sorted(floors.items()))
         lines.append(
             "Not zero: psi, the mask that multiplies the skip; where z is empty it stands at the gate floor "
@@ -132,7 +106,11 @@ def effect_in_words(effect: Effect, dice_before: float | None) -> str:
 
 
 def table_of_measures(records: Mapping[str, GateRecord]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, rows and what each row means: a row per measure, a column per model and skip."""
+    """Header, rows and what each row means: a row per measure, with its neutral value, then each skip."""
+    from napari_prosma.nn.gates import GATES
+
+    gates = {record.gate for record in records.values()}
+    kind = GATES[gates.pop()] if len(gates) == 1 else None
     columns = [
         (f"{level} {name}".strip(), skip.measures)
         for name, record in records.items()
@@ -141,29 +119,40 @@ def table_of_measures(records: Mapping[str, GateRecord]) -> tuple[list[str], lis
     known = [name for name in MEASURES if any(name in measures for _, measures in columns)]
     rows = []
     for name in known:
-        words, factor, _ = MEASURES[name]
-        digits = 1 if factor == 100 else 2
-        rows.append([words, *(f"{m[name] * factor:.{digits}f}" if name in m else "" for _, m in columns)])
-    return ["skip", *(title for title, _ in columns)], rows, [MEASURES[name][2] for name in known]
+        measure = MEASURES[name]
+        neutral = "" if kind is None else _in_cell(name, measure.neutral(kind))
+        rows.append([measure.label, neutral, *(_in_cell(name, m.get(name)) for _, m in columns)])
+    header = ["skip", "neutral", *(title for title, _ in columns)]
+    return header, rows, [MEASURES[name].meaning for name in known]
 
 
-def _ratio_in_words(ratio: float) -> str:
-    if ratio >= 1.05:
-        return f"{ratio:.1f} x as much inside as outside"
-    if ratio <= 0.95:
-        return f"only {ratio:.1f} x as much inside as outside"
-    return "as much inside as outside"
+def _in_cell(name: str, value: float | None) -> str:
+    return "" if value is None else MEASURES[name].text(value)
 
 
-def _cut_in_words(cut: Cut) -> str:
-    if cut.is_empty:
-        return (
-            "Nothing is found here with this skip or without it; without it the probabilities move by "
-            f"{small_in_words(cut.moved)} on average."
-        )
-    told = f"It mattered {matters_in_words(cut)}"
-    if cut.agreement >= HARDLY:
-        told = "It hardly mattered"
-    if cut.dice is not None and cut.dice_before is not None:
-        return f"{told}: without it Dice goes from {cut.dice_before:.2f} to {cut.dice:.2f}."
-    return f"{told}: without it the result overlaps the model's own by {cut.agreement:.0%}."
+def _relative_in_words(ratio: float) -> str:
+    if round(ratio, 2) == 1:
+        return "as much as on average"
+    return f"{in_digits(ratio)} x {'as much as' if ratio > 1 else 'what it passes'} on average"
+
+
+_AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
+
+
+def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
+    """What becomes of the result with means in place of what is selected, and where that was tried."""
+    if not tried:
+        return []
+    place = next(iter(tried.values())).window
+    found = []
+    for what, outcome in tried.items():
+        if outcome.is_empty:
+            told = f"nothing is found either way; the probabilities move by {small_in_words(outcome.moved)}"
+        elif outcome.dice is not None and outcome.dice_before is not None:
+            told = f"Dice goes from {outcome.dice_before:.2f} to {outcome.dice:.2f}"
+        else:
+            told = f"{outcome.agreement:.0%} of the result stays"
+        found.append(f"with {_AT_ITS_MEAN[what]} {told}")
+    words = "; ".join(found)
+    words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."
+    return [words, "One image shows no more than itself."]

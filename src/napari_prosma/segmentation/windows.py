@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations, groupby, islice, product
+from itertools import combinations, groupby, islice, pairwise, product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -202,6 +202,33 @@ class Blend:
     def result(self) -> np.ndarray:
         """Mean (channels, *grid) of all rows, without the padding."""
         return self.upto(self._size[0]).cpu().numpy()
+
+
+class Nearest:
+    """Which window each element is taken from where a mean would say nothing: that of the nearest centre.
+
+    On a grid coarser by ``factors``, without the padding. Windows lie on a grid, so each has its own box.
+    """
+
+    def __init__(self, tiling: Tiling, factors: Sequence[int]) -> None:
+        self._factors = tuple(factors)
+        self._boxes: list[dict[int, slice]] = []
+        for axis, f in enumerate(self._factors):
+            starts = sorted({start[axis] // f for start in tiling.starts})
+            window, size = tiling.window[axis] // f, -(-tiling.size[axis] // f)
+            # Half way between two centres; an element in the very middle is the first window's.
+            ends = [(a + b + window + 1) // 2 for a, b in pairwise(starts)]
+            edges = [0, *(min(end, size) for end in ends), size]
+            self._boxes.append(
+                {s: slice(*between) for s, between in zip(starts, pairwise(edges), strict=True)}
+            )
+
+    def of(self, start: Start) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The elements of the window at ``start``: slices of the whole grid, and the same of the window."""
+        at = [s // f for s, f in zip(start, self._factors, strict=True)]
+        whole = tuple(boxes[s] for boxes, s in zip(self._boxes, at, strict=True))
+        within = tuple(slice(box.start - s, box.stop - s) for box, s in zip(whole, at, strict=True))
+        return whole, within
 
 
 def move_up(held: Any, by: int) -> None:

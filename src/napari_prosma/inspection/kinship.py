@@ -1,0 +1,80 @@
+"""Whether two models may be held against each other, and whether an image is what a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.data.case import Image
+from napari_prosma.training.checkpoint import Checkpoint
+
+_MAY_DIFFER = {
+    *("gate", "gate_options", "gated_levels", "run_dir", "device", "precision", "threads", "compile"),
+    *("tensorboard", "minutes", "epochs", "steps_per_epoch", "plan", "data", "labels"),
+    *("spacing", "patch", "batch", "intensity", "dims"),
+}
+"""Settings that say nothing by themselves: a plan's values and the number of steps are compared as such."""
+_NEAR = 0.9
+"""As many steps, but for what an epoch more or less makes."""
+
+
+def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
+    """What differs between two models besides the gate, in words; empty for an ablation."""
+    found = []
+    if first.split != other.split:
+        found.append("other cases to learn from")
+    if first.plan != other.plan:
+        found.append("another plan")
+    if first.spec.widths != other.spec.widths or first.spec.network != other.spec.network:
+        found.append("another network")
+    if min(first.steps, other.steps) < _NEAR * max(first.steps, other.steps):
+        found.append(f"{other.steps} steps instead of {first.steps}")
+    found += [
+        f"another {name.replace('_', ' ')}" for name in _settings_that_differ(first.config, other.config)
+    ]
+    return tuple(found)
+
+
+def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
+    """The same gate on the same grid, trained with another seed: how alike two masks can be."""
+    return (
+        first.spec == other.spec
+        and first.plan == other.plan
+        and first.config.get("seed") != other.config.get("seed")
+    )
+
+
+def _settings_that_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = [name for name in first if name in other and name not in _MAY_DIFFER and name != "widths"]
+    return [name for name in names if first[name] != other[name]]
+
+
+def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
+    """What shows that an image is not of the kind a model was trained on, a sentence each.
+
+    Number of axes, unit and range of the values: what a plan tells. A model knows no more of its images.
+    """
+    plan, found = checkpoint.plan, []
+    axes, unit = image.geometry.ndim, image.geometry.unit
+    if plan.axes and axes != plan.axes:
+        found.append(
+            f"The model was trained on images of {plan.axes} axes, this one has {axes}: what its gates show "
+            f"here is nothing they learned."
+        )
+    if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None:
+        here = "none" if unit == "pixel" else unit
+        there = "none" if plan.unit == "pixel" else plan.unit
+        found.append(
+            f"The model was trained on images with the unit {there}, this one has {here}: it may "
+            "be of another "
+            f"kind."
+        )
+    if plan.intensity == "ct" and float(np.min(image.array)) >= 0:
+        found.append(
+            "The model was trained on CT in Hounsfield units, but no value of this image is "
+            "negative: it is no "
+            "such CT."
+        )
+    return tuple(found)

@@ -1,0 +1,324 @@
+"""Plain sentences on the rows of the tests of ``faithfulness``: no more than the cases show.
+
+A claim needs an interval that excludes what it denies, over enough independent cases; nothing is claimed from
+fewer. Where the rows are of one window of an image, the sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous
+
+LITTLE = 0.01
+"""Dice whose loss is called none, where the whole interval lies within it."""
+Units = Mapping[str, str] | None
+_SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged result"}
+
+
+def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
+    """What the spatial selection, the channels' and the whole skips are worth in Dice."""
+    is_dice = any("worth" in row for row in rows)
+    worth = {
+        (int(row["skip"]), str(row["part"])): _per_unit(
+            [r for r in rows if r["skip"] == row["skip"] and r["part"] == row["part"]],
+            "worth" if is_dice else "agreement",
+            units,
+        )
+        for row in rows
+    }
+    intervals = simultaneous(_aligned(worth))
+    what = "Dice that is lost" if is_dice else "Dice against the unchanged result"
+    said = []
+    for part, words in PARTS.items():
+        own = {skip: each for (skip, of), each in intervals.items() if of == part}
+        if own:
+            said.append(f"with {words} {_worth_in_words(own, is_dice)}")
+    text = f"{_window_in_words(rows)}{what}: {'; '.join(said)}."
+    if not is_dice:
+        return f"{text} Without a label it cannot be told whether that is a loss."
+    count = next(iter(intervals.values())).units
+    if count < FEWEST:
+        return f"{text} {_too_few(count)}"
+    return text
+
+
+def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
+    groups: dict[str, list[int]] = {"": [], "a gain": [], "none": [], "not shown": []}
+    for skip, each in own.items():
+        if not is_dice or not each.is_known or each.is_above:
+            groups[""].append(skip)
+        elif each.is_within(LITTLE):
+            groups["none"].append(skip)
+        else:
+            groups["a gain" if each.is_below else "not shown"].append(skip)
+
+    def at(skip: int) -> str:
+        return "all skips" if skip == ALL_SKIPS else f"skip {skip}"
+
+    def figure(skip: int) -> str:
+        each = own[skip]
+        if not each.is_known:
+            return f"{each.mean:.3f} at {at(skip)}"
+        return f"{each.mean:.3f} at {at(skip)} ({each.low:+.3f} to {each.high:+.3f})"
+
+    parts = []
+    for what, skips in groups.items():
+        if skips:
+            told = ", ".join(map(figure, sorted(skips, key=lambda skip: skip or len(own) + 1)))
+            parts.append(f"{what}, {told}" if what else told)
+    return "; ".join(parts)
+
+
+def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
+    """Whether psi ranks the positions of a skip better than the best control does."""
+    score = _score(rows)
+    moved = [row for row in rows if float(row["q"]) > 0]
+    lead, against, figures = {}, {}, {}
+    for skip in _values(moved, "skip"):
+        areas = {
+            order: _per_unit([r for r in moved if r["skip"] == skip and r["order"] == order], score, units)
+            for order in _values(moved, "order")
+        }
+        means = {order: float(np.mean([*held.values()])) for order, held in areas.items() if order != "psi"}
+        best = max(means, key=lambda order: means[order])
+        against[skip] = best
+        lead[skip] = {case: value - areas[best][case] for case, value in areas["psi"].items()}
+        figures[skip] = f"{np.mean([*areas['psi'].values()]):.3f} against {means[best]:.3f}"
+    intervals = simultaneous(_aligned(lead))
+
+    def told(skips: Iterable[int]) -> str:
+        return ", ".join(
+            f"skip {skip} ({figures[skip]} of {CONTROLS[against[skip]]}"
+            + (f"; {intervals[skip].in_words()})" if intervals[skip].is_known else ")")
+            for skip in sorted(skips)
+        )
+
+    text = (
+        f"{_window_in_words(rows)}Unimportant positions replaced first, {_SCORES[score]} over all "
+        "shares, psi "
+        f"against the best control: "
+    )
+    count = next(iter(intervals.values())).units
+    if count < FEWEST:
+        return f"{text}{told(intervals)}. {_too_few(count)}"
+    groups = {
+        "psi is better at": [skip for skip, each in intervals.items() if each.is_above],
+        "psi is worse at": [skip for skip, each in intervals.items() if each.is_below],
+    }
+    rest = [skip for skip in intervals if not any(skip in held for held in groups.values())]
+    groups["psi is not shown to be better at"] = rest
+    parts = [f"{what} {told(skips)}" for what, skips in groups.items() if skips]
+    faithful = groups["psi is better at"]
+    verdict = (
+        f" Faithful at skip{'s' * (len(faithful) > 1)} {', '.join(map(str, sorted(faithful)))}."
+        if faithful
+        else " At no skip is it faithful beyond what needs no gate."
+    )
+    return f"{text}{'; '.join(parts)}.{verdict}"
+
+
+def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
+    """Whether the thresholds matter to the segmentation."""
+    score = _score(rows)
+    scales = sorted({float(row["scale"]) for row in rows})
+    at = {scale: [row for row in rows if float(row["scale"]) == scale] for scale in scales}
+    means = {scale: _mean(held, score) for scale, held in at.items()}
+    zeros = {scale: _mean(held, "z_zero_fraction") for scale, held in at.items()}
+    trained = min(scales, key=lambda scale: abs(scale - 1))
+    first, last = scales[0], scales[-1]
+    text = (
+        f"{_window_in_words(rows)}With the thresholds times {first:g} {_SCORES[score]} is "
+        f"{means[first]:.3f}, "
+        f"as trained {means[trained]:.3f} ({_percent(zeros[trained])} zeros in z), "
+        f"times {last:g} {means[last]:.3f} ({_percent(zeros[last])} zeros)."
+    )
+    own = _per_unit(at[trained], score, units)
+    change = {
+        scale: {case: value - own[case] for case, value in _per_unit(at[scale], score, units).items()}
+        for scale in scales
+        if scale != trained
+    }
+    if not change:
+        return text
+    intervals = simultaneous(_aligned(change))
+    count = next(iter(intervals.values())).units
+    if count < FEWEST:
+        return f"{text} {_too_few(count)}"
+    largest = max(intervals.values(), key=lambda each: max(abs(each.low), abs(each.high)))
+    if all(each.is_within(LITTLE) for each in intervals.values()):
+        return (
+            f"{text} Over this range the thresholds make no difference of {LITTLE:g} or more (largest: "
+            f"{largest.in_words()})."
+        )
+    worse = [scale for scale, each in intervals.items() if each.is_below]
+    better = [scale for scale, each in intervals.items() if each.is_above]
+    if score == "agreement":
+        return f"{text} Without a label it cannot be told whether another scale is better."
+    if better:
+        best = max(better, key=lambda scale: intervals[scale].mean)
+        return (
+            f"{text} It is higher times {best:g} ({intervals[best].in_words()}), where training did not go."
+        )
+    if worse:
+        told = ", ".join(f"{scale:g}" for scale in worse)
+        return f"{text} It is lower times {told}; no scale is shown to be better."
+    return (
+        f"{text} These cases show no difference, and do not show that there is none ({largest.in_words()})."
+    )
+
+
+def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
+    """Whether psi depends on what was learned, beside how alike two trainings are."""
+    known = [row for row in rows if "correlation" in row]
+    random = [row for row in known if row["randomised"] == "decoder"]
+    if not random:
+        return "psi was constant with a random decoder, so nothing can be compared."
+    skips = sorted({int(row["skip"]) for row in random})
+
+    def per_skip(what: str) -> dict[int, dict[str, float]]:
+        return {
+            skip: _per_unit(
+                [r for r in known if r["randomised"] == what and r["skip"] == skip], "correlation", units
+            )
+            for skip in skips
+        }
+
+    drawn, ceiling = per_skip("decoder"), per_skip(ANOTHER)
+    means = ", ".join(f"{np.mean([*drawn[skip].values()]):.2f} (skip {skip})" for skip in skips)
+    text = f"{_window_in_words(rows)}With a random decoder psi correlates with the trained one by {means}."
+    if not all(ceiling.values()):
+        return (
+            f"{text} What that means shows only beside the correlation of two trainings, which no "
+            "two have at 1: "
+            f"give a model of the same gate with another seed."
+        )
+    highest = ", ".join(f"{np.mean([*ceiling[skip].values()]):.2f} (skip {skip})" for skip in skips)
+    gap = {
+        skip: {
+            unit: ceiling[skip][unit] - value for unit, value in drawn[skip].items() if unit in ceiling[skip]
+        }
+        for skip in skips
+    }
+    intervals = simultaneous(_aligned(gap))
+    text += f" Two trainings correlate by {highest}."
+    count = next(iter(intervals.values())).units
+    if count < FEWEST:
+        return f"{text} {_too_few(count)}"
+    learned = [skip for skip, each in intervals.items() if each.is_above]
+    if not learned:
+        return f"{text} At no skip are two trainings shown to be more alike than that."
+    return (
+        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} they are more "
+        "alike, so there "
+        f"psi depends on what was learned."
+    )
+
+
+def noise_test(rows: Sequence[Row], units: Units = None) -> str:
+    """What is left of Dice over all strengths of the noise, model by model."""
+    score, kinds = _score(rows), ", ".join(map(str, _values(rows, "kind")))
+    strongest = max(float(row["strength"]) for row in rows)
+    losses: dict[str, dict[str, float]] = {}
+    said = []
+    for model in _values(rows, "model"):
+        own = [row for row in rows if row["model"] == model]
+        clean, area = {}, {}
+        for image in _values(own, "image"):
+            clean[image], area[image] = _area([row for row in own if row["image"] == image], score)
+        losses[model] = by_unit({image: clean[image] - area[image] for image in clean}, units)
+        start, left = np.mean([*clean.values()]), np.mean([*area.values()])
+        share = f" ({100 * left / start:.0f} %)" if start > 0 else ""
+        said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
+    text = (
+        f"{_window_in_words(rows)}Mean of {_SCORES[score]} over {kinds} noise of strength 0 to "
+        f"{strongest:g}, of "
+        f"that without noise: {', '.join(said)}."
+    )
+    first, *others = losses
+    if not others:
+        return text
+    differences = {
+        other: {unit: losses[first][unit] - losses[other][unit] for unit in losses[first]} for other in others
+    }
+    intervals = simultaneous(_aligned(differences))
+    for other, each in intervals.items():
+        if not each.is_known:
+            return f"{text} {_too_few(each.units)}"
+        if each.is_above or each.is_below:
+            text += f" {first} loses {'less' if each.is_below else 'more'} than {other} ({each.in_words()})"
+        else:
+            text += f" Whether {first} loses more or less than {other} is not shown ({each.in_words()})"
+        text += ", with these two trainings."
+    return text
+
+
+TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
+    "leave_one_out": leave_one_out,
+    "deletion_curve": deletion_curve,
+    "threshold_sweep": threshold_sweep,
+    "sanity_check": sanity_check,
+    "noise_test": noise_test,
+}
+
+
+# ---- what the sentences share -----------------------------------------------------------------------------
+
+
+def _too_few(units: int) -> str:
+    cases = "One independent case" if units == 1 else f"{units} independent cases"
+    return f"{cases} claim{'s' * (units == 1)} nothing; {FEWEST} are needed."
+
+
+def _window_in_words(rows: Sequence[Row]) -> str:
+    """That a part of the image was looked at, where it was."""
+    parts = sorted({str(row["window"]) for row in rows if "window" in row})
+    if not parts:
+        return ""
+    if len(_values(rows, "image")) == 1:
+        return f"In one window ({parts[0]}): "
+    return "In one window of each image: "
+
+
+def _per_unit(rows: Sequence[Row], value: str, units: Units) -> dict[str, float]:
+    """Means of a value, image by image and then unit by unit; images without it are left out."""
+    held: dict[str, list[float]] = {}
+    for row in rows:
+        if value in row and np.isfinite(float(row[value])):
+            held.setdefault(str(row["image"]), []).append(float(row[value]))
+    return by_unit({image: float(np.mean(values)) for image, values in held.items()}, units)
+
+
+def _aligned(samples: Mapping[Key, Mapping[str, float]]) -> dict[Key, np.ndarray]:
+    """The same units of all, in one order."""
+    shared = sorted(set.intersection(*(set(held) for held in samples.values())))
+    return {key: np.array([held[unit] for unit in shared]) for key, held in samples.items()}
+
+
+def _area(rows: Sequence[Row], score: str) -> tuple[float, float]:
+    """A score without noise, and its mean over the strengths by the trapezoid rule."""
+    strengths = sorted({float(row["strength"]) for row in rows})
+    values = [_mean([r for r in rows if float(r["strength"]) == strength], score) for strength in strengths]
+    span = strengths[-1] - strengths[0]
+    return values[0], float(trapezoid(values, strengths)) / span if span > 0 else values[0]
+
+
+def _score(rows: Sequence[Row]) -> str:
+    return "dice" if any("dice" in row for row in rows) else "agreement"
+
+
+def _mean(rows: Sequence[Row], value: str) -> float:
+    held = [float(row[value]) for row in rows if value in row]
+    return float(np.mean(held)) if held else float("nan")
+
+
+def _values(rows: Sequence[Row], key: str) -> list:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"

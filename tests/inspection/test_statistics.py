@@ -1,0 +1,65 @@
+"""Intervals over independent units: their coverage, several at once, and what is called unusual."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from napari_prosma.inspection.statistics import FEWEST, by_unit, interval, simultaneous, unusual_from
+
+
+def test_one_mean_has_students_interval():
+    values = np.array([0.1, 0.3, -0.2, 0.4, 0.0, 0.2, 0.1, 0.5, -0.1])
+    found = interval(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert found.units == 9
+
+
+@pytest.mark.parametrize("number", [0, 1, FEWEST - 1])
+def test_too_few_units_have_no_interval_and_claim_nothing(number: int):
+    found = interval(np.full(number, 7.0))
+    assert not found.is_known
+    assert not found.is_above
+    assert not found.is_below
+    assert not found.is_within(100)
+    assert f"no interval from {number} independent cases" in found.in_words()
+
+
+def test_the_largest_of_several_nothings_is_rarely_claimed():
+    """Of four skips that do nothing some one is claimed in one set of twenty, not in one of five."""
+    rng = np.random.default_rng(0)
+    claimed = single = 0
+    for _ in range(300):
+        samples = dict(enumerate(rng.standard_normal((4, 10))))
+        claimed += any(e.is_above or e.is_below for e in simultaneous(samples).values())
+        single += any(interval(v).is_above or interval(v).is_below for v in samples.values())
+    assert claimed / 300 < 0.08
+    assert single / 300 > 0.12
+
+
+def test_values_without_any_spread_are_told_as_they_are():
+    found = simultaneous({"none": np.zeros(10), "some": np.full(10, 0.2)})
+    assert not found["none"].is_above
+    assert found["some"].is_above
+
+
+def test_cases_of_one_unit_count_once():
+    values = {"a": 1.0, "b": 3.0, "c": 10.0}
+    assert by_unit(values, {"a": "a", "b": "a"}) == {"a": 2.0, "c": 10.0}
+    assert by_unit(values) == values
+
+
+@pytest.mark.parametrize("cases", [8, 30])
+def test_ordinary_sets_have_an_unusual_case_one_time_in_twenty(cases: int):
+    bound, rng, alarms = unusual_from(cases, 6), np.random.default_rng(5), 0
+    for _ in range(600):
+        values = rng.standard_normal((cases, 6))
+        apart = np.abs(values - np.median(values, axis=0))
+        alarms += (apart / (1.4826 * np.median(apart, axis=0))).max() > bound
+    assert 0.02 < alarms / 600 < 0.09
+
+
+def test_the_bound_for_many_cases_is_that_of_the_normal_distribution():
+    assert unusual_from(200, 5) == pytest.approx(unusual_from(201, 5), rel=0.1)

@@ -1,0 +1,258 @@
+"""What is said of the tests' rows: for each kind of rows the sentence that is right, word for word."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from napari_prosma.inspection.faithfulness import ALL_SKIPS, CONTROLS, Row
+from napari_prosma.inspection.trial_findings import TESTED
+
+NAN = float("nan")
+
+
+def spread(mean: float, cases: int, by: float = 0.01) -> list[float]:
+    """So many values around a mean, the same each time."""
+    return (mean + by * np.random.default_rng(1).standard_normal(cases)).tolist()
+
+
+def worths(part: str, means: dict[int, float], cases: int, **further: str | float) -> list[Row]:
+    return [
+        {"image": f"{n}", "skip": skip, "part": part, "worth": value, "dice": 0.8 - value, **further}
+        for skip, mean in means.items()
+        for n, value in enumerate(spread(mean, cases))
+    ]
+
+
+def deleted(psi: float, cases: int, skip: int = 1, **controls: float) -> list[Row]:
+    found: list[Row] = []
+    for order, mean in {"psi": psi, **dict.fromkeys(CONTROLS, 0.5), **controls}.items():
+        for n, value in enumerate(spread(mean, cases)):
+            known: Row = {"image": f"{n}", "skip": skip, "order": order, "draw": 0}
+            found += [{**known, "q": q, "dice": value} for q in (0.0, 0.5)]
+    return found
+
+
+def swept(change: float, cases: int, by: float = 0.0) -> list[Row]:
+    noise = spread(change, cases, by)
+    own = spread(0.7, cases)
+    return [
+        {"image": f"{n}", "skip": 1, "scale": scale, "dice": own[n] + moved[n], "z_zero_fraction": zeros}
+        for scale, moved, zeros in ((0.0, noise, 0.0), (1.0, [0.0] * cases, 0.5), (4.0, noise, 0.9))
+        for n in range(cases)
+    ]
+
+
+def correlated(random: float, other: float | None, cases: int) -> list[Row]:
+    found: list[Row] = []
+    for what, mean in {"decoder": random, "another training": other}.items():
+        if mean is not None:
+            found += [
+                {"image": f"{n}", "randomised": what, "seed": 0, "skip": 1, "correlation": value}
+                for n, value in enumerate(spread(mean, cases))
+            ]
+    return found
+
+
+def noisy(losses: dict[str, float], cases: int) -> list[Row]:
+    return [
+        {"image": f"{n}", "model": m, "skip": 1, "kind": "speckle", "strength": s, "dice": 0.8 - s * v}
+        for m, loss in losses.items()
+        for n, v in enumerate(spread(loss, cases))
+        for s in (0.0, 1.0)
+    ]
+
+
+SAID: list[tuple[str, str, list[Row], str]] = [
+    (
+        "three cases claim nothing, though one skip leads by far",
+        "leave_one_out",
+        worths("psi", {1: 0.01, 2: 0.4}, 3),
+        r"Dice that is lost: with its mask psi at its mean 0\.01\d at skip 1, 0\.40\d at skip 2\. "
+        r"3 independent cases claim nothing; 8 are needed\.",
+    ),
+    (
+        "one case",
+        "leave_one_out",
+        worths("psi", {1: 0.3}, 1),
+        r".*One independent case claims nothing; 8 are needed\.",
+    ),
+    (
+        "a loss, a gain, none and what is not shown",
+        "leave_one_out",
+        worths("psi", {1: 0.2, 2: -0.2, 3: 0.0}, 12)
+        + [{**r, "worth": float(r["worth"]) * 30} for r in worths("c", {1: 0.0}, 12)],
+        r"Dice that is lost: with its mask psi at its mean 0\.20\d at skip 1 \(\+0\.\d+ to "
+        r"\+0\.\d+\); a gain, "
+        r"-0\.19\d at skip 2 \(-0\.\d+ to -0\.\d+\); none, -?0\.00\d at skip 3 \(-0\.00\d to "
+        r"\+0\.0\d\d\); with its "
+        r"channel weights c at their mean not shown, 0\.0\d\d at skip 1 \(-0\.\d+ to \+0\.\d+\)\.",
+    ),
+    (
+        "all skips come last",
+        "leave_one_out",
+        worths("both", {ALL_SKIPS: 0.3, 1: 0.2}, 9),
+        r"Dice that is lost: with psi and c at their means 0\.20\d at skip 1 \(.*\), 0\.30\d at "
+        r"all skips \(.*\)\.",
+    ),
+    (
+        "one window of one image",
+        "leave_one_out",
+        worths("psi", {1: 0.3}, 1, window="32 x 48 x 32 of 33 x 53 x 37"),
+        r"In one window \(32 x 48 x 32 of 33 x 53 x 37\): Dice that is lost: .*",
+    ),
+    (
+        "one window of many images",
+        "leave_one_out",
+        worths("psi", {1: 0.3}, 9, window="32 x 32 of 64 x 64"),
+        r"In one window of each image: Dice that is lost: .*",
+    ),
+    (
+        "no label",
+        "leave_one_out",
+        [
+            {"image": f"{n}", "skip": 1, "part": "psi", "agreement": v, "effect": 0.1}
+            for n, v in enumerate(spread(0.6, 9))
+        ],
+        r"Dice against the unchanged result: with its mask psi at its mean 0\.60\d at skip 1 "
+        r"\(.*\)\. Without a "
+        r"label it cannot be told whether that is a loss\.",
+    ),
+    (
+        "faithful beyond the best control",
+        "deletion_curve",
+        deleted(0.9, 10, energy=0.8),
+        r".*psi is better at skip 1 \(0\.90\d against 0\.80\d of energy of the encoder; \+0\.100, "
+        r"95 % interval "
+        r".*\)\. Faithful at skip 1\.",
+    ),
+    (
+        "better than chance is not enough",
+        "deletion_curve",
+        deleted(0.7, 10, centre=0.8, random=0.1),
+        r".*psi is worse at skip 1 \(0\.70\d against 0\.80\d of distance to the centre; .*\)\. At "
+        r"no skip is it "
+        r"faithful beyond what needs no gate\.",
+    ),
+    (
+        "three cases",
+        "deletion_curve",
+        deleted(0.9, 3, random=0.1),
+        r".*skip 1 \(0\.90\d against 0\.50\d of .*\)\. 3 independent cases claim nothing; 8 are needed\.",
+    ),
+    (
+        "no difference, shown",
+        "threshold_sweep",
+        swept(0.0, 12),
+        r".*Over this range the thresholds make no difference of 0\.01 or more \(largest: "
+        r"\+0\.000, 95 % interval "
+        r"\+0\.000 to \+0\.000\)\.",
+    ),
+    (
+        "no difference, not shown",
+        "threshold_sweep",
+        swept(0.0, 12, 0.1),
+        r".*These cases show no difference, and do not show that there is none \(.*\)\.",
+    ),
+    (
+        "worse",
+        "threshold_sweep",
+        swept(-0.2, 12),
+        r".*It is lower times 0, 4; no scale is shown to be better\.",
+    ),
+    (
+        "better",
+        "threshold_sweep",
+        swept(0.2, 12),
+        r".*It is higher times [04] \(.*\), where training did not go\.",
+    ),
+    (
+        "no difference in three cases",
+        "threshold_sweep",
+        swept(0.0, 3),
+        r".*3 independent cases claim nothing; 8 are needed\.",
+    ),
+    (
+        "no other training",
+        "sanity_check",
+        correlated(0.3, None, 12),
+        r"With a random decoder psi correlates with the trained one by 0\.30 \(skip 1\)\. What "
+        r"that means shows only "
+        r"beside the correlation of two trainings, which no two have at 1: give a model of the "
+        r"same gate with "
+        r"another seed\.",
+    ),
+    (
+        "learned",
+        "sanity_check",
+        correlated(0.3, 0.7, 12),
+        r".*Two trainings correlate by 0\.70 \(skip 1\)\. At skip 1 they are more alike, so there "
+        r"psi depends on "
+        r"what was learned\.",
+    ),
+    (
+        "not learned",
+        "sanity_check",
+        correlated(0.7, 0.7, 12),
+        r".*At no skip are two trainings shown to be more alike than that\.",
+    ),
+    (
+        "constant",
+        "sanity_check",
+        [{"image": "0", "randomised": "decoder", "seed": 0, "skip": 1}],
+        r"psi was constant with a random decoder, so nothing can be compared\.",
+    ),
+    (
+        "NaN",
+        "sanity_check",
+        [
+            {"image": f"{n}", "randomised": "decoder", "seed": 0, "skip": 1, "correlation": value}
+            for n, value in enumerate((0.5, NAN))
+        ],
+        r".*by 0\.50 \(skip 1\)\..*",
+    ),
+    (
+        "loses less",
+        "noise_test",
+        noisy({"a": 0.1, "b": 0.5}, 12),
+        r"Mean of Dice over speckle noise of strength 0 to 1, of that without noise: 0\.749 of "
+        r"0\.800 \(94 %\) "
+        r"with a, 0\.549 of 0\.800 \(69 %\) with b\. a loses less than b \(.*\), with these two trainings\.",
+    ),
+    (
+        "not told apart",
+        "noise_test",
+        noisy({"a": 0.3, "b": 0.3}, 12),
+        r".*Whether a loses more or less than b is not shown \(.*\), with these two trainings\.",
+    ),
+    (
+        "too few",
+        "noise_test",
+        noisy({"a": 0.1, "b": 0.5}, 4),
+        r".*4 independent cases claim nothing; 8 are needed\.",
+    ),
+    ("one model", "noise_test", noisy({"a": 0.1}, 4), r".* with a\."),
+]
+
+
+@pytest.mark.parametrize(("test", "rows", "right"), [s[1:] for s in SAID], ids=[s[0] for s in SAID])
+def test_the_sentence_is_right(test: str, rows: list[Row], right: str) -> None:
+    said = TESTED[test](rows, None)
+    assert re.fullmatch(right, said, re.DOTALL), said
+    assert "nan" not in said
+
+
+@pytest.mark.parametrize("test", list(TESTED))
+def test_near_duplicates_are_too_few(test: str) -> None:
+    """Twelve images of three patients claim as little as three."""
+    rows = {
+        "leave_one_out": worths("psi", {1: 0.4}, 12),
+        "deletion_curve": deleted(0.9, 12),
+        "threshold_sweep": swept(-0.2, 12),
+        "sanity_check": correlated(0.3, 0.9, 12),
+        "noise_test": noisy({"a": 0.1, "b": 0.5}, 12),
+    }[test]
+    said = TESTED[test](rows, {f"{n}": f"patient {n % 3}" for n in range(12)})
+    assert said.endswith("3 independent cases claim nothing; 8 are needed.")

@@ -1,0 +1,120 @@
+"""The study of the gates: its plan, its split, and one tiny run from training to looking, restarted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.phantoms import ultrasound_case
+from napari_prosma.nn.gates import GATES
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.split import split_cases
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve small ultrasound images with their masks; two of them are the same."""
+    for kind in ("images", "masks"):
+        (tmp_path / "breast" / kind).mkdir(parents=True)
+    for number in range(12):
+        case = ultrasound_case(max(1, number), (48, 48))
+        assert case.read_label is not None
+        PIL.Image.fromarray(case.read_image().array[0]).save(tmp_path / f"breast/images/{number}.png")
+        mask = case.read_label() * np.uint8(255)
+        PIL.Image.fromarray(mask).save(tmp_path / f"breast/masks/{number}.png")
+    return tmp_path / "breast"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_every_block_varies_what_it_says() -> None:
+    import study
+
+    runs = study.plan_of(study.TRAINED)
+    counts = {block: sum(run.block == block for run in runs) for block in study.TRAINED}
+    assert counts == {"A": 25, "B": 15, "E": 3}
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.arm for run in runs if run.block == "A"} <= set(GATES)
+    for run in runs:
+        settings = {k: v for k, v in run.settings.items() if k != study.DECAYED}
+        config = TrainConfig.of(run_dir=Path("x"), **settings)
+        assert config.gate == (run.arm if run.block == "A" else "prosma")
+        assert (config.gate_options.norm == "none") == (run.block == "E")
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize("seed", [0, 3])
+def test_near_duplicates_are_on_one_side_and_the_run_validates_on_the_inner_part(seed: int) -> None:
+    import study
+
+    cases = [Case(str(n), lambda: None) for n in range(40)]  # type: ignore[arg-type, return-value]
+    clusters = [[str(n), str(n + 1), str(n + 2)] for n in range(0, 30, 3)]
+    parts = study.split_of(cases, clusters, seed)
+    names = {part: {case.name for case in held} for part, held in parts.items()}
+    assert set.union(*names.values()) == {str(n) for n in range(40)}
+    assert sum(map(len, names.values())) == 40
+    for cluster in clusters:
+        assert sum(bool(held & set(cluster)) for held in names.values()) == 1
+    assert 8 <= len(names["test"]) <= 10
+    ordered, fraction = study._in_order(parts["train"], parts["inner"], seed)
+    _, held_out = split_cases(ordered, fraction, seed)
+    assert {ordered[n].name for n in held_out} == names["inner"]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_tiny_study_trains_looks_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    import study
+
+    out = tmp_path / "study"
+    line = [str(folder), "--out", str(out), "--widths", "quick", "--side", "32", "--cases", "2"]
+    fast = ["--epochs", "1", "--steps", "1", "--seeds", "2", "--blocks", "A", "--part"]
+    for part in ("2", "3", "4"):  # attention, dense, prosma
+        study.main(["train", *line, *fast, part, "5"])
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    assert {path.stem for path in written} == {
+        "clusters",
+        *(f"A-{gate}-{seed}" for gate in ("attention", "dense", "prosma") for seed in (0, 1)),
+    }
+    assert json.loads((out / "clusters.json").read_text())["clusters"] == [["0", "1"]]
+    run = json.loads((out / "A-prosma-0.json").read_text())
+    assert run["config"]["gate"] == "prosma"
+    assert set(run["last"]["cases"]) == set(run["best"]["cases"]) == set(run["split"]["test"])
+    assert run["thresholds"]
+    study.main(["train", *line, *fast, "4", "5"])
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == written
+    study.main(["look", *line, "--part", "4", "6"])
+    look = json.loads((out / "look-A-prosma-0.json").read_text())
+    assert len(look["cases"]) == 2
+    assert {row["kind"] for row in look["rows"]["noise"]} == {"speckle"}
+    assert all(look["rows"].values())
+    assert {row["randomised"] for row in look["rows"]["seeds"]} >= {"decoder", "another training"}
+    assert "study" in sys.modules
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_decay_reaches_theta_alone_and_only_meanwhile() -> None:
+    import study
+    import torch
+
+    from napari_prosma.nn.build import build_model
+    from napari_prosma.nn.spec import ModelSpec
+    from napari_prosma.training import run
+
+    before = run.make_optimizer
+    network = build_model(ModelSpec(2, 1, 1, (4, 6, 8)))
+    with study.decayed_theta():
+        run.make_optimizer(network, TrainConfig.of(run_dir=Path("x")))
+    assert run.make_optimizer is before
+    theta = network.gate(1).spatial.theta  # type: ignore[union-attr, operator]
+    with torch.no_grad():
+        theta.fill_(-2.0)
+    (theta * 0).sum().backward()
+    assert torch.allclose(theta.grad, torch.full_like(theta, -2.0 * study.DECAY))
+    weight = network.head.weight
+    (weight * 0).sum().backward()
+    assert not weight.grad.any()
