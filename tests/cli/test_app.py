@@ -436,9 +436,14 @@ def test_images_of_one_name_do_not_replace_each_others_labels(
     out = tmp_path / "out"
     noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
     other = save(tmp_path / "other" / "scan.png", noise)
-    result = prosma("segment", model, scan, other, "--out", out, "--device", "cpu")
+    message = error_of(prosma("segment", model, scan, other, "--out", out, "--device", "cpu"))
+    assert f"'{scan}' and '{other}' would both be written as" in message
+    assert not out.exists()
+    first = save(tmp_path / "patients" / "a" / "scan.png", np.asarray(PIL.Image.open(scan)))
+    second = save(tmp_path / "patients" / "b" / "scan.png", noise)
+    result = prosma("segment", model, tmp_path / "patients", "--out", out, "--device", "cpu")
     assert result.exit_code == 0, said(result)
-    names = [f"{path.parent.name}_scan_labels.png" for path in (scan, other)]
+    names = [f"{path.parent.name}_scan_labels.png" for path in (first, second)]
     assert [np.asarray(PIL.Image.open(out / name)).shape for name in names] == [(48, 48), (20, 20)]
     twice = save(other.with_suffix(".bmp"), noise)
     message = error_of(prosma("segment", model, other, twice, "--out", tmp_path / "more", "--device", "cpu"))

@@ -187,3 +187,11 @@ def test_a_mask_that_cannot_be_read_leaves_the_others_to_tell(save_picture: Save
     bad.write_bytes(b"no picture")
     rule, _ = guessed_rule([good, bad], 2)
     assert rule.values == (0, 2)
+
+
+def test_values_as_large_as_an_atlas_has_them_take_no_memory() -> None:
+    """Counted up to, 600,000,000 would fill it."""
+    atlas = np.zeros((8, 8, 8), np.uint32)
+    atlas[2:4], atlas[5:7] = 600_000_000, 14_015
+    rule, _ = rule_of_arrays([atlas, atlas])
+    assert rule.values == (0, 14_015, 600_000_000)

@@ -270,7 +270,10 @@ def segment(
         skipped: list[str] = []
         written: list[Path] = []
         rows: list[dict[str, str | float]] = []
-        planned = plan_batch(_image_files(images), checkpoint.plan.channels, out, wanted, in_parts)
+        from_folder = any(path.is_dir() for path in images)
+        planned = plan_batch(
+            _image_files(images), checkpoint.plan.channels, out, wanted, in_parts, from_folder
+        )
         record = Record(out)
         pieces = read_regions(out) if regions else {}
 

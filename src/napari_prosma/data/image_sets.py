@@ -35,15 +35,17 @@ class ImageSet:
     named: Path
 
 
-def image_sets(files: Sequence[Path], channels: int) -> list[ImageSet]:
+def image_sets(files: Sequence[Path], channels: int, named_apart: bool = True) -> list[ImageSet]:
     """Images of ``channels`` channels among files: files that are channels of one image are joined.
 
-    Files of one name in several folders are called after their folder too.
+    With ``named_apart`` files of one name in several folders are called after their folder too.
     """
     sets = [ImageSet((path,), path) for path in files]
     if channels > 1 and len(files) > 1 and not _holds_channels(files[0], channels):
         joined = _numbered(files, channels) or _alike(files, channels)
         sets = sets if joined is None else joined
+    if not named_apart:
+        return sets
     counts = Counter(_result(one.named) for one in sets)
     return [
         ImageSet(one.files, one.named.with_name(f"{one.named.parent.name}_{one.named.name}"))

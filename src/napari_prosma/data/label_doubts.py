@@ -129,9 +129,7 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
     if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
         return LabelLook(values, note)
     several = len(values) > _FEWEST_INSTANCES
-    sizes, whole = (
-        _sizes(stored, values) if several and max(values) <= 0xFFFF and min(values) >= 0 else ((), 0.0)
-    )
+    sizes, whole = _sizes(stored) if several and max(values) <= 0xFFFF and min(values) >= 0 else ((), 0.0)
     soft = (
         len(values) >= 2 + _SOFT_VALUES
         and {0, 255} <= values
@@ -166,16 +164,16 @@ def _has_soft_edges(stored: np.ndarray) -> bool:
     return float(alike[between].mean()) <= _INSIDE
 
 
-def _sizes(stored: np.ndarray, values: frozenset[int]) -> tuple[tuple[tuple[int, int], ...], float]:
+def _sizes(stored: np.ndarray) -> tuple[tuple[tuple[int, int], ...], float]:
     """Elements of every value but 0, and the share of these values that lie in one piece."""
-    counts = np.bincount(stored.ravel())
-    boxes = ndimage.find_objects(stored.astype(np.int32))
-    pieces = [
-        ndimage.label(stored[boxes[value - 1]] == value, np.ones((3,) * stored.ndim))[1]
-        for value in sorted(values - {0})
-    ]
+    # By their order: a few values may be as large as 600,000,000.
+    found, order, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    order = order.reshape(stored.shape)
+    boxes = ndimage.find_objects(order.astype(np.int32) + 1)
+    drawn = [place for place, value in enumerate(found) if value]
+    pieces = [ndimage.label(order[boxes[place]] == place, np.ones((3,) * stored.ndim))[1] for place in drawn]
     whole = float(np.mean(np.array(pieces) == 1)) if pieces else 0.0
-    return tuple((value, int(counts[value])) for value in sorted(values - {0})), whole
+    return tuple((int(found[place]), int(counts[place])) for place in drawn), whole
 
 
 def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
@@ -185,7 +183,7 @@ def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
         return False
     numbers = [look.values - {0} for look in drawn]
     highest = [max(found) for found in numbers]
-    counted = all(found == set(range(1, top + 1)) for found, top in zip(numbers, highest, strict=True))
+    counted = all(min(found) == 1 and len(found) == top for found, top in zip(numbers, highest, strict=True))
     if dims == 2 and counted and len(set(highest)) > 2 and max(highest) >= _FEWEST_INSTANCES:
         return True
     several = [look for look in drawn if look.sizes]

@@ -37,9 +37,17 @@ class Planned:
 
 
 def plan_batch(
-    images: Sequence[Path], channels: int, folder: Path, wanted: Wanted, in_parts: bool
+    images: Sequence[Path],
+    channels: int,
+    folder: Path,
+    wanted: Wanted,
+    in_parts: bool,
+    named_apart: bool = False,
 ) -> list[Planned]:
     """What will be written of each image of ``channels``; one that is given twice is segmented once.
+
+    With ``named_apart``, as for all images of a folder, equal names of several folders are called after their
+    folder too.
 
     Raises
     ------
@@ -51,7 +59,7 @@ def plan_batch(
     files = {image.resolve(): image for image in reversed(images)}
     planned = [
         Planned(one.named, one.files, _files(one, folder, wanted, in_parts))
-        for one in image_sets([*reversed(files.values())], channels)
+        for one in image_sets([*reversed(files.values())], channels, named_apart)
     ]
     takes: dict[str, Planned] = {}
     for each in planned:
@@ -60,7 +68,7 @@ def plan_batch(
             if other is not each:
                 raise ConfigError(
                     f"'{other.sources[0]}' and '{each.sources[0]}' would both be written as '{path}'; "
-                    f"segment them into different folders, or rename one of them"
+                    f"segment them into different folders, rename one of them, or give the folder of both"
                 )
     return planned
 
