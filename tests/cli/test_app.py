@@ -594,8 +594,10 @@ def test_files_are_taken_for_what_the_user_says(folder: Path, tmp_path: Path) ->
     assert words in said(prosma("check", folder, *chosen))
     trained = prosma("train", folder, "--out", tmp_path / "run", *QUICK, *chosen)
     assert words in said(trained)
-    resumed = prosma("train", "--resume", tmp_path / "run")
-    assert words in said(resumed)
+    kept = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    kept["config"]["epochs"] += 1  # not finished yet
+    (tmp_path / "run" / "run.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert words in said(prosma("train", "--resume", tmp_path / "run"))
 
 
 def test_channels_in_files_of_their_own_are_learned_and_segmented(folder: Path, tmp_path: Path) -> None:

@@ -329,6 +329,6 @@ def test_another_training_stands_beside_the_redrawn_decoder(make_checkpoint: Mak
     table = found_by(sanity_check(checkpoint, image, seeds=(0,), other=checkpoint))
     alike = where(table, randomised="another training")
     assert [row["correlation"] for row in alike] == pytest.approx([1, 1])
-    other = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"patch": (16, 16)}))
+    other = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"window": (16, 16)}))
     with pytest.raises(ConfigError, match="another grid"):
         list(sanity_check(checkpoint, image, seeds=(0,), other=other))

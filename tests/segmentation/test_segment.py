@@ -184,7 +184,7 @@ def test_when_memory_runs_out_smaller_windows_are_taken_and_told(
         handle.remove()
     told = [event.message for event in events if isinstance(event, Notice)]
     assert ["16 x 32" in told[0], "16 x 16" in told[1], len(told)] == [True, True, 2]
-    plan = checkpoint.plan.model_copy(update={"patch": (16, 16)})
+    plan = checkpoint.plan.model_copy(update={"window": (16, 16)})
     smaller = list(segment(replace(checkpoint, plan=plan), image))[-1]
     assert isinstance(events[-1], Finished)
     assert isinstance(smaller, Finished)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,22 +177,34 @@ def test_a_usual_case_fits_one_window(tmp_path: Path) -> None:
 
 
 class Ticking:
-    """In the place of the module ``time``: every look at the clock takes a while, and more later on."""
+    """In the place of ``time``: a step takes a while, a look at the clock a moment, later on more."""
 
-    def __init__(self, tick: float = 0.02, slower_from: float = float("inf"), by: float = 10) -> None:
-        self.now, self._tick, self._slower_from, self._by = 1000.0, tick, 1000 + slower_from, by
+    def __init__(self, step: float = 0.25, slower_from: float = float("inf"), by: float = 10) -> None:
+        self.now, self._step, self._slower_from, self._by = 1000.0, step, 1000 + slower_from, by
 
     def monotonic(self) -> float:
-        self.now += self._tick * (self._by if self.now > self._slower_from else 1)
+        return self.let_pass(self._step / 100)
+
+    def step(self) -> None:
+        self.let_pass(self._step)
+
+    def let_pass(self, seconds: float) -> float:
+        self.now += seconds * (self._by if self.now > self._slower_from else 1)
         return self.now
 
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ticking]:
     def start(**how: float) -> Ticking:
-        clock = Ticking(**how)
+        clock, step = Ticking(**how), torch.optim.AdamW.step
+
+        def timed(*args: Any, **others: Any) -> Any:
+            clock.step()
+            return step(*args, **others)
+
         monkeypatch.setattr("napari_prosma.training.run.time", clock)
         monkeypatch.setattr("napari_prosma.training.schedule.time", clock)
+        monkeypatch.setattr(torch.optim.AdamW, "step", timed)
         return clock
 
     return start
@@ -212,16 +225,16 @@ def by_minutes(settings: Callable[..., TrainConfig], tmp_path: Path) -> Callable
     return make
 
 
-@pytest.mark.parametrize("slower_from", [float("inf"), 30.0])
+@pytest.mark.parametrize(("slower_from", "least"), [(float("inf"), 0.95), (30.0, 0.85)])
 def test_a_run_ends_in_its_time_annealed_and_with_a_model(
-    slower_from: float, by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
+    slower_from: float, least: float, by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:
-    """Also on a machine that gets ten times slower in the middle."""
+    """On a machine that gets ten times slower in the middle it may end before its time, never after it."""
     ticking(slower_from=slower_from)
     config = by_minutes(1)
     events = list(train(config, ultrasound))
     last, told = load_checkpoint(config.run_dir / LAST), [e for e in events if isinstance(e, EpochEnd)]
-    assert 0.93 * 60 < last.place["seconds"] < 1.03 * 60
+    assert least * 60 < last.place["seconds"] < 1.03 * 60
     assert told[-1].learning_rate < 0.05 * last.place["rate"]
     assert 1 <= len(told) <= 1 + validations(60)
     assert isinstance(events[-1], Finished)
@@ -243,7 +256,7 @@ def test_what_was_decided_is_kept_where_a_run_goes_on(
             break
     events.close()  # type: ignore[attr-defined]
     kept = load_checkpoint(config.run_dir / LAST)
-    assert kept.place["step"] == 3
+    assert kept.place["step"] in (3, 6)  # twice three where another batch was tried
     events = list(train(config, ultrasound, resumed=kept))
     assert not any(isinstance(e, Notice) and e.message.startswith("About") for e in events)
     last = load_checkpoint(config.run_dir / LAST)
@@ -257,7 +270,7 @@ def test_what_was_decided_is_kept_where_a_run_goes_on(
 def test_no_time_and_one_or_two_images_still_give_a_model(
     count: int, by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:
-    ticking(tick=1.0)
+    ticking(step=30.0)
     config = by_minutes(0.05)
     *_, finished = train(config, ultrasound[:count])
     assert isinstance(finished, Finished)

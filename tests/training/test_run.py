@@ -255,7 +255,7 @@ def test_every_gate_trains(gate: str, settings: Settings, tmp_path: Path) -> Non
     events = list(train(settings(tmp_path, gate=gate, epochs=1), [square("a"), square("b")]))
     assert load_checkpoint(tmp_path).spec.gate == gate
     gates = of_kind(events, EpochEnd)[-1].gates
-    assert bool(gates) == (gate not in ("none", "channel"))
+    assert bool(gates) == (gate not in ("none", "channel", "scale"))
 
 
 def test_volumes_of_three_classes_train_with_a_softmax_in_3d(settings: Settings, tmp_path: Path) -> None:

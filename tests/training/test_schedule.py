@@ -197,7 +197,7 @@ def test_a_step_that_gets_dearer_makes_a_window_dearer() -> None:
     costs.validated(windows=10, seconds=5.0)
     costs.added(2.0)
     assert (costs.of_windows(10), costs.extra) == (5, 2)
-    for _ in range(20):
+    for _ in range(9):
         costs.stepped(10.0)
     assert (costs.of_windows(10), costs.extra) == (50, 20)
     costs.stepped(4.0)

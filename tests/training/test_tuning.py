@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Started
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
 from napari_prosma.nn.ensemble import Ensemble
@@ -173,14 +173,14 @@ def test_a_damaged_file_is_as_none(file: Path, damage: Callable[[str], str]) -> 
     assert WORK.key in json.loads(file.read_text())
 
 
-def test_where_nothing_can_be_remembered_all_is_as_usual_and_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_where_nothing_can_be_remembered_all_is_as_usual_and_tuning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
-    with caplog.at_level(logging.WARNING):
-        assert known_way(WORK, 1) == known_way(WORK, 1) == USUAL
-    assert len([r for r in caplog.records if CACHE in r.message]) == 1
+    assert known_way(WORK, 1) == USUAL
+    with pytest.raises(DataError, match=r"tuning\.json"):
+        tuned(WORK)
 
 
 def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +222,10 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
 def test_a_run_goes_on_as_it_computed_also_on_another_machine(
     file: Path, config: TrainConfig, ultrasound: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = after(config.model_copy(update={"run_dir": config.run_dir / "usual"}), ultrasound, 3)
+    usual = after(config.model_copy(update={"run_dir": config.run_dir.with_name("usual")}), ultrasound, 3)
     work = works_of(usual, "cpu")[1]
     remember(file, work, unusual(work))
-    whole = after(config.model_copy(update={"run_dir": config.run_dir / "whole"}), ultrasound, 3)
+    whole = after(config.model_copy(update={"run_dir": config.run_dir.with_name("whole")}), ultrasound, 3)
     assert whole.place["layout"] != USUAL_LAYOUT[2]
     half = after(config, ultrasound, 1)
     monkeypatch.setenv(CACHE, "")

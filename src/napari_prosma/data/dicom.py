@@ -158,6 +158,7 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     groups: dict[tuple[Any, ...], list[_Group]] = defaultdict(list)
     left_out: dict[str, list[Path]] = defaultdict(list)
+    refused: list[DataError] = []
     seen: set[tuple[Any, ...]] = set()
     for path in files:
         if not is_dicom(path):
@@ -170,7 +171,11 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
         try:
             _require_plausible(path, header)
             frames = frames_of(path, header)
-        except (DataError, ValueError, TypeError, AttributeError, IndexError):
+        except DataError as error:
+            refused.append(error)
+            left_out["damaged file"].append(path)
+            continue
+        except (ValueError, TypeError, AttributeError, IndexError):
             left_out["damaged file"].append(path)
             continue
         first = frames[0]
@@ -187,6 +192,8 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
             else:
                 fitting.frames.append(frame)
     left_out.pop("", None)
+    if not groups and refused:
+        raise refused[0]
     if not groups:
         raise DataError(_nothing_found(folder, left_out))
     notice = tuple(f"left out as {why}: {_listed(paths)}" for why, paths in left_out.items())

@@ -487,8 +487,9 @@ class _Run:
             )
         )
         self.clock = Clock(config.epochs * self.steps, config.minutes, begin.began)
-        self.costs = Costs(self._window_in_steps(plan))
+        self.costs = _costs(plan)
         self.step, self.epoch, self.parts = 0, 0, 1
+        self.tried = TRIED_STEPS
         self.saved_step = 0
         self.losses: list[float] = []
         self.history: list[EpochEnd] = []
@@ -544,11 +545,6 @@ class _Run:
         judged = self._judged(affordable)
         least = VALIDATING * 3 * patches  # what must be looked at may take three times its share
         return max(steps, math.ceil(self._windows(judged) / least)), judged
-
-    @staticmethod
-    def _window_in_steps(plan: Plan) -> float:
-        """What the forward pass of a window is thought to cost."""
-        return math.prod(plan.window) / (PASSES * plan.batch * math.prod(plan.patch))
 
     @property
     def is_paced(self) -> bool:
@@ -964,7 +960,7 @@ class _Run:
             yield Notice(f"The computer slept for {_duration(seconds)}; that does not count")
         elif self.step > 1:
             self.costs.stepped(seconds)
-        if self.step == TRIED_STEPS:
+        if self.step == self.tried:
             yield from self._paced()
         if self.config.minutes is not None:
             self._reserve()
@@ -998,10 +994,10 @@ class _Run:
             if not is_other and other.plan.batch != self.plan.batch:
                 self.plan = with_batch(self.plan, other.plan.batch)
                 self.batches = self._batches(self.plan)
-                pace = replace(pace, plan=self.plan, step=other.step)
-                self.costs = Costs(self._window_in_steps(self.plan))
-                self.costs.stepped(other.step)
-        window *= pace.step / max(step, NO_TIME)
+                self.costs = _costs(self.plan)
+                self.pacing = replace(self.pacing, pace=other, again=None)
+                self.tried = self.step + TRIED_STEPS  # a step of other size is tried anew
+                return
         count = validations(left)
         affordable = VALIDATING * left / count / max(window, NO_TIME)
         self.judged = self._judged(affordable / self._windows(self.validation) * len(self.validation))
@@ -1028,10 +1024,7 @@ class _Run:
         windows = self._windows(self.judged)
         if len(self.judged) < len(self.validation):
             windows += self._windows(self.validation)
-        after = passes(self.plan) / PASSES * self.costs.step
-        self.clock.reserve(
-            self.costs.of_windows(windows) + max(self.costs.extra, after) + self.costs.step / 2
-        )
+        self.clock.reserve(self.costs.of_windows(windows) + self.costs.extra + self.costs.step / 2)
 
     def _of_objective(self, events: Iterator[Event]) -> Iterator[Event]:
         """What the objective does between steps, up to where it is stopped; its progress is not the run's."""
@@ -1226,6 +1219,12 @@ def _before_and_after(before: dict[str, float], after: dict[str, float]) -> str:
         if name.startswith("dice/")
     )
     return f"Dice of the model before and of the best of this run on the cases held out: {', '.join(said)}"
+
+
+def _costs(plan: Plan) -> Costs:
+    """What a window and the statistics of norms are thought to cost, as forward passes."""
+    window = math.prod(plan.window) / (PASSES * plan.batch * math.prod(plan.patch))
+    return Costs(window, passes(plan) / PASSES)
 
 
 def _duration(seconds: float) -> str:

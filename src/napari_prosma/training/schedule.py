@@ -22,7 +22,7 @@ WARM_UP = 0.03
 """Share of the run over which the learning rate rises to its full value."""
 MOST_RESERVED = 0.5
 """Share of the time that is left for what follows the last step at the most."""
-RECENT_STEPS = 20
+RECENT_STEPS = 9
 """The cost of a step is the median of so many."""
 
 
@@ -235,26 +235,32 @@ class Costs:
 
     Parameters
     ----------
-    window : float
-        Thought cost of a window, in steps, until one is measured.
+    window, extra : float
+        Thought cost of a window, and of what comes with a validation, in steps, until they are measured.
     """
 
-    def __init__(self, window: float) -> None:
+    def __init__(self, window: float, extra: float = 0.0) -> None:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._window, self._extra = window, 0.0
+        self._window, self._extra = window, extra
+        self._measured = self._added = False
 
     def stepped(self, seconds: float) -> None:
         """A step took so long."""
         self._steps.append(seconds)
 
     def validated(self, windows: int, seconds: float) -> None:
-        """So many windows took ``seconds``."""
+        """So many windows took ``seconds``: the fewest steps count, since what is beside it only adds."""
         if self._steps and windows:
-            self._window = seconds / windows / self.step
+            found = seconds / windows / self.step
+            self._window = min(self._window, found) if self._measured else found
+            self._measured = True
 
     def added(self, seconds: float) -> None:
         """What came with a validation, statistics of norms and checkpoints, took so long."""
-        self._extra = seconds / self.step if self._steps else 0.0
+        if self._steps:
+            found = seconds / self.step
+            self._extra = min(self._extra, found) if self._added else found
+            self._added = True
 
     @property
     def extra(self) -> float:
