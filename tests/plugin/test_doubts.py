@@ -339,6 +339,7 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     panel = open_panel("Train")
     panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("quick"))
     panel.settings.batch.setValue(2)
+    panel.settings.limit_unit.setCurrentText("epochs")
     panel.settings.limit.setValue(2)
     panel.source.folder.set_path(cases)
     panel.supervision.objective.setCurrentIndex(panel.supervision.objective.findData("dale"))
