@@ -19,7 +19,15 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from platformdirs import user_state_path
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtWidgets import QHBoxLayout, QMainWindow, QMessageBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QMainWindow,
+    QMessageBox,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.keep import safe_name
@@ -66,7 +74,8 @@ class Unsaved(QObject):
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__()
+        # Owned by Qt, which takes it away in its own thread: Python may collect it in that of a run.
+        super().__init__(QApplication.instance())
         self._viewer = weakref.ref(viewer)
         self._painted: dict[LabelsLayer, bool] = {}  # whether it is still to be kept aside
         self._watched: weakref.WeakSet[LabelsLayer] = weakref.WeakSet()
@@ -190,6 +199,7 @@ class Unsaved(QObject):
     def _window_gone(self) -> None:
         self._window = None
         self.discard()
+        self.deleteLater()
 
 
 def is_closed_by_script(window: QMainWindow, event: QEvent) -> bool:
