@@ -112,7 +112,7 @@ class TrainPanel(Panel):
         self.trouble = Message()
         self.waiting = WaitingRuns()
         self.moved = PathField("Choose the folder where the data of the run are now", "its data now")
-        self.moved.chosen.connect(lambda data: self.resume(self._moved_run, data))
+        self.moved.chosen.connect(self._resume_moved)  # a function would keep the panel alive
         self.moved_row = QWidget()
         row = QHBoxLayout(self.moved_row)
         row.setContentsMargins(0, 0, 0, 0)
@@ -409,6 +409,9 @@ class TrainPanel(Panel):
         """What a run learns or learned from, if both layers are still open."""
         live = self._layers_of.get(run_dir)
         return live if live is not None and {live.image, live.labels} <= set(self.viewer.layers) else None
+
+    def _resume_moved(self, data: Path) -> None:
+        self.resume(self._moved_run, data)
 
     def _is_kept_by_a_run(self, layer: LabelsLayer) -> bool:
         """Whether a run on this layer has kept on disk what it shows now."""
