@@ -87,7 +87,7 @@ class ComparePart(QWidget):
         self.leave_button.clicked.connect(self.views.leave)
         self.figures_button = QPushButton("Figures")
         self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
-        self.figures_button.clicked.connect(lambda: self.figures_wanted.emit(self._compared))
+        self.figures_button.clicked.connect(self._want_figures)
         self.figures_button.setEnabled(False)
         row = QHBoxLayout()
         row.addWidget(self.compare_button)
@@ -97,6 +97,9 @@ class ComparePart(QWidget):
         form.addRow("Skip", self.skip_box)
         self.told = Message()
         form.addRow(self.told)
+
+    def _want_figures(self) -> None:
+        self.figures_wanted.emit(self._compared)
 
     def beside(self) -> dict[str, Path]:
         """The other models by the name of their gate, or of their run where two have the same."""
