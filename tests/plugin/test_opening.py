@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_prosma.nn.gates import GATES
-from napari_prosma.nn.spec import WIDTHS
+from napari_prosma.nn.spec import AUTO, WIDTHS
 from napari_prosma.plugin import choices
 from napari_prosma.plugin.inspect_panel import SHOWN_AT_FIRST
 from napari_prosma.plugin.panel import Panel
@@ -37,7 +37,7 @@ def test_opening_a_panel_imports_nothing_slow():
 
 
 def test_choices_are_those_of_the_network():
-    assert list(choices.WIDTHS) == list(WIDTHS)
+    assert list(choices.WIDTHS) == [AUTO, *WIDTHS]
     assert set(choices.GATES) == set(GATES)
 
 

@@ -15,7 +15,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from napari_prosma.data import polygons
 from napari_prosma.data.pairing import Key, Reading, Role
@@ -276,6 +275,8 @@ def _are_parts(roles: Sequence[Role]) -> bool:
 
 def _is_no_label(looks: dict[Role, dict[Key, Look]], role: Role, other: Role) -> str:
     """Why a role marks nothing to learn beside another one: a field of view, or an outline of the other."""
+    from scipy import ndimage
+
     pairs = _both(looks, role, other)
     if not pairs:
         return ""
@@ -372,6 +373,8 @@ def _within(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _eroded(on: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.binary_erosion(on, np.ones((3,) * on.ndim) if on.ndim == 2 else None)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.readers import read_label, read_label_with_note
@@ -141,6 +140,8 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
 
 def is_hollow(on: np.ndarray) -> bool:
     """Whether a foreground (*spatial) is a closed outline, one element thin, where it is largest."""
+    from scipy import ndimage
+
     if on.ndim > 2:
         counts = [
             np.count_nonzero(on, axis=tuple(m for m in range(on.ndim) if m != n)) for n in range(on.ndim)
@@ -166,6 +167,8 @@ def _has_soft_edges(stored: np.ndarray) -> bool:
 
 def _sizes(stored: np.ndarray) -> tuple[tuple[tuple[int, int], ...], float]:
     """Elements of every value but 0, and the share of these values that lie in one piece."""
+    from scipy import ndimage
+
     # By their order: a few values may be as large as 600,000,000.
     found, order, counts = np.unique(stored, return_inverse=True, return_counts=True)
     order = order.reshape(stored.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.fingerprint import Plan
@@ -123,6 +122,8 @@ def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
 
 def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:
     """Resample (*spatial) to ``size`` with the outer edges kept in place; smoothed first where it shrinks."""
+    from scipy import ndimage  # panels open without it
+
     factors = [m / n for n, m in zip(array.shape, size, strict=True)]
     if order and min(factors) < 1:
         sigmas = [max(0.0, (1 / f - 1) / 2) for f in factors]

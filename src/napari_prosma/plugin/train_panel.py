@@ -112,6 +112,7 @@ class TrainPanel(Panel):
         self.trouble = Message()
         self.waiting = WaitingRuns()
         self.moved = PathField("Choose the folder where the data of the run are now", "its data now")
+        self.moved.line.setToolTip("The folder where the data of this run are now")
         self.moved.chosen.connect(self._resume_moved)  # a function would keep the panel alive
         self.moved_row = QWidget()
         row = QHBoxLayout(self.moved_row)
