@@ -444,6 +444,7 @@ class _Run:
         self.is_few = len(self.validation) < FEW_VALIDATED
         self.index = {case.name: n for n, case in enumerate(cases)}
         self.prepared = PreparedCases(cases, plan)
+        self.counted: dict[int, int] = {}
         self.steps, self.judged = self._epoch(len(training), place)
         self.expected = place.get("expected", self._thought_steps())
         optimizer = make_optimizer(self.network, config, self.taken, self.expected)
@@ -558,7 +559,12 @@ class _Run:
         )
 
     def _windows(self, indices: Sequence[int]) -> int:
-        return validation_windows(self.facts, self.prepared, indices, self.plan, self.network.spec.divisor)
+        """Windows of these cases; each is counted once, since every step asks."""
+        for index in set(indices) - self.counted.keys():
+            self.counted[index] = validation_windows(
+                self.facts, self.prepared, [index], self.plan, self.network.spec.divisor
+            )
+        return sum(self.counted[index] for index in indices)
 
     def _judged(self, count: float) -> list[int]:
         """So many of the validation cases, at least ``LEAST_JUDGED`` where there are."""
