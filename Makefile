@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 # In a terminal pip shows what it downloads; a log gets warnings and errors only.
 PIP := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
 PYTEST_FLAGS ?=
-# A file's tests stay in one process, so that what they share is made once.
-TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# A file's tests stay in one process, so that what they share is made once; a process that dies ends it all.
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 .PHONY: demo test lint types docs clean
 

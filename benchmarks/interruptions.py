@@ -31,9 +31,10 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import CheckpointSaved
-from napari_prosma.training import run as training
+from napari_prosma.training import loop
 from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
 
 EPOCHS, STEPS = 6, 4
 
@@ -56,7 +57,7 @@ def config_in(folder: Path) -> TrainConfig:
 def go_on(folder: Path, cases: Sequence[Case]) -> int:
     """Train to the end from whatever the folder holds; how many checkpoints were written."""
     kept = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
-    events = training.train(config_in(folder), cases, (), kept)
+    events = train(config_in(folder), cases, (), kept)
     return sum(isinstance(event, CheckpointSaved) for event in events)
 
 
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("interruptions.json"), help="where the JSON goes")
     options = parser.parse_args()
-    training.SAVE_EVERY = 0.05  # places within an epoch too
+    loop.SAVE_EVERY = 0.05  # places within an epoch too
     torch.set_num_threads(1)  # a child must not inherit threads that it does not have
     cases = [ultrasound_case(seed, (48, 48)) for seed in range(6)]
     result: dict[str, object] = {"machine": {"system": platform.platform(), "cores": os.cpu_count()}}

@@ -51,7 +51,7 @@ from napari_prosma.inspection.faithfulness import (
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training import run as run_module
+from napari_prosma.training import learner as learner_module
 from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.metrics import case_metrics
@@ -183,7 +183,7 @@ def _in_order(learned: Sequence[Case], inner: Sequence[Case], seed: int) -> tupl
 @contextmanager
 def decayed_theta() -> Iterator[None]:
     """Thresholds with L2 decay in their gradient, which Adam scales to full steps."""
-    made = run_module.make_optimizer
+    made = learner_module.make_optimizer
 
     def with_decay(network: torch.nn.Module, *rest: Any) -> torch.optim.Optimizer:
         for name, theta in network.named_parameters():
@@ -191,11 +191,11 @@ def decayed_theta() -> Iterator[None]:
                 theta.register_hook(lambda gradient, theta=theta: gradient + DECAY * theta.detach())
         return made(network, *rest)
 
-    run_module.make_optimizer = with_decay
+    learner_module.make_optimizer = with_decay
     try:
         yield
     finally:
-        run_module.make_optimizer = made
+        learner_module.make_optimizer = made
 
 
 def _thresholds(model: Checkpoint) -> dict[str, float]:

@@ -103,13 +103,13 @@ def test_decay_reaches_theta_alone_and_only_meanwhile() -> None:
 
     from napari_prosma.nn.build import build_model
     from napari_prosma.nn.spec import ModelSpec
-    from napari_prosma.training import run
+    from napari_prosma.training import learner
 
-    before = run.make_optimizer
+    before = learner.make_optimizer
     network = build_model(ModelSpec(2, 1, 1, (4, 6, 8)))
     with study.decayed_theta():
-        run.make_optimizer(network, TrainConfig.of(run_dir=Path("x")))
-    assert run.make_optimizer is before
+        learner.make_optimizer(network, TrainConfig.of(run_dir=Path("x")))
+    assert learner.make_optimizer is before
     theta = network.gate(1).spatial.theta  # type: ignore[union-attr, operator]
     with torch.no_grad():
         theta.fill_(-2.0)

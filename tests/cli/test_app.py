@@ -96,7 +96,7 @@ def scan(tmp_path: Path, ultrasound: list[Case]) -> Path:
 @pytest.fixture(autouse=True)
 def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch goes once through the cases and no further."""
-    monkeypatch.setattr("napari_prosma.training.run.LEAST_STEPS", 1)
+    monkeypatch.setattr("napari_prosma.training.tempo.LEAST_STEPS", 1)
 
 
 # ---- what works -----------------------------------------------------------------------------------------

@@ -564,7 +564,7 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert same(first, second)
     kept = _Kept()
-    monkeypatch.setattr("napari_prosma.training.run.make_objective", kept)
+    monkeypatch.setattr("napari_prosma.training.learner.make_objective", kept)
     begun = list(run_of_one_epoch(tmp_path / "one", 4))
     assert isinstance(begun[-1], Finished)
     for name, expected in kept.weights().items():
@@ -572,11 +572,11 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(
 
 
 def _one_of_two(folder: Path) -> None:
-    from napari_prosma.training import run
+    from napari_prosma.training import learner
 
     torch.set_num_threads(1)
     kept = _Kept()
-    run.make_objective = kept
+    learner.make_objective = kept
     list(run_of_one_epoch(folder / "two", 2))
     torch.save(kept.weights(), folder / f"{os.environ['RANK']}.pt")
 

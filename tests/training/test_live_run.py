@@ -25,7 +25,8 @@ from napari_prosma.events import (
     Resumed,
     Started,
 )
-from napari_prosma.training import run as run_module
+from napari_prosma.training import learner as learner_module
+from napari_prosma.training import loop as loop_module
 from napari_prosma.training.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.preview import Rhythm
@@ -258,7 +259,7 @@ def test_a_short_leash_on_the_gradient_shortens_the_first_step(settings: Setting
 def test_a_place_within_the_epoch_is_kept_from_time_to_time(
     settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
     run = train(settings(tmp_path, epochs=1, steps_per_epoch=5), ultrasound)
     kept = next(event for event in run if isinstance(event, CheckpointSaved))
     assert load_checkpoint(kept.path).place["step"] == 1
@@ -267,7 +268,7 @@ def test_a_place_within_the_epoch_is_kept_from_time_to_time(
 def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
     settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = run_module.build_model
+    make = learner_module.build_model
 
     def frugal(spec: object) -> torch.nn.Module:
         network = make(spec)  # type: ignore[arg-type]
@@ -279,7 +280,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
         network.register_forward_pre_hook(refuse)
         return network
 
-    monkeypatch.setattr(run_module, "build_model", frugal)
+    monkeypatch.setattr(learner_module, "build_model", frugal)
     events = list(train(settings(tmp_path, batch=8, epochs=1), ultrasound))
     said = [n.message for n in of_kind(events, Notice) if "Memory ran out" in n.message]
     assert ["in 2 parts" in said[0], "in 4 parts" in said[1]] == [True, True]
@@ -292,7 +293,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
 def test_memory_too_small_for_anything_is_told_in_our_words(
     settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = run_module.build_model
+    make = learner_module.build_model
 
     def greedy(spec: object) -> torch.nn.Module:
         network = make(spec)  # type: ignore[arg-type]
@@ -304,7 +305,7 @@ def test_memory_too_small_for_anything_is_told_in_our_words(
         network.register_forward_pre_hook(refuse)
         return network
 
-    monkeypatch.setattr(run_module, "build_model", greedy)
+    monkeypatch.setattr(learner_module, "build_model", greedy)
     with pytest.raises(ProsmaError, match="memory ran out in step 1 even with the smallest part"):
         list(train(settings(tmp_path, batch=4), ultrasound))
 

@@ -168,7 +168,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
         made.append(Recorder())
         return made[-1]
 
-    monkeypatch.setattr("napari_prosma.training.run.make_objective", make)
+    monkeypatch.setattr("napari_prosma.training.learner.make_objective", make)
     return made
 
 

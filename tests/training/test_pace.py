@@ -202,7 +202,8 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ticking]:
             clock.step()
             return step(*args, **others)
 
-        monkeypatch.setattr("napari_prosma.training.run.time", clock)
+        for part in ("run", "loop"):
+            monkeypatch.setattr(f"napari_prosma.training.{part}.time", clock)
         monkeypatch.setattr("napari_prosma.training.schedule.time", clock)
         monkeypatch.setattr(torch.optim.AdamW, "step", timed)
         return clock

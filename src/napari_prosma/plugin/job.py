@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -75,7 +74,7 @@ class Job(QObject):
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
-        parent.destroyed.connect(partial(_close, weakref.ref(self)))
+        parent.destroyed.connect(self._parent_gone)
 
     @property
     def is_running(self) -> bool:
@@ -147,6 +146,10 @@ class Job(QObject):
         if run.failure and self._shows(run.failure[0]):
             _tell(run.failure[0])
 
+    def _parent_gone(self) -> None:
+        """A method, not a function: Python may collect the parent, and would call a function cleared by then."""
+        self.close()
+
     def _receive(self, sender: list[Exception], event: Event | None) -> None:
         if self._run is None or self._run.failure is not sender:
             return
@@ -207,13 +210,6 @@ class Job(QObject):
         if done <= 0:
             return ""
         return progress.format_interval((self._bar.total - self._bar.n) * (time.monotonic() - began) / done)
-
-
-def _close(job: weakref.ref[Job], *_: object) -> None:
-    """Its parent is gone; by a weak reference, since at the end of a process it may be gone before."""
-    there = job()
-    if there is not None:
-        there.close()
 
 
 def spare_threads() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.planes import thin_axes
+from napari_prosma.data.labels import IGNORE, fullest_slice
+from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.data.preparation import resample
+from napari_prosma.events import Event, LivePreview, Preview, Progress
 from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.training.keeper import Keeper
 from napari_prosma.training.steering import View
 
 OVERLAP = 0.25
@@ -127,3 +130,63 @@ class Rhythm:
         """A preview of ``view`` was made between these times."""
         self._seen = view
         self._due = now + max(self.EVERY, (now - began) / self.SHARE)
+
+
+class Previewer:
+    """Shows what the model makes of the plane that the user looks at, else of a validation case."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper, self.steering, self.clock = keeper, keeper.steering, keeper.tempo.clock
+        self.index = {case.name: n for n, case in enumerate(keeper.data.cases)}
+        self._rhythm = Rhythm(self.clock.elapsed())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for one."""
+        return self._rhythm.is_due(self.clock.elapsed(), self.steering.view)
+
+    def show(self, epoch: int) -> Iterator[Event]:
+        """A preview, with its progress; none where nobody looks."""
+        keeper, state = self.keeper, self.keeper.state
+        if not keeper.processes.is_first or not self.steering.wants_previews:
+            return
+        view, began = self.steering.view, self.clock.elapsed()
+        if view is not None and view.case in self.index:
+            index = self.index[view.case]
+            case, shape = keeper.prepared[index], keeper.data.facts[index].shape
+            at = on_plane(view.at, shape, case.label.shape)
+        else:
+            view, case = None, keeper.prepared[keeper.shown]
+            fullest = fullest_slice(case.label, slice_axis(case.geometry))
+            at = tuple(n if isinstance(n, int) else None for n in fullest)
+        found = yield from self._on_plane(case.image, at, case.across)
+        self._rhythm.shown(began, self.clock.elapsed(), view)
+        if found is None:
+            return
+        if view is not None:
+            yield LivePreview(state.step, view.case, plane_labels(found, shape, view.at), view.at)
+            return
+        inside = tuple(slice(None) if n is None else n for n in at)
+        label = case.label[inside]
+        yield Preview(
+            epoch=epoch,
+            case=case.name,
+            image=case.image[(slice(None), *inside)],
+            labels=labels_of(found),
+            truth=label * (label != IGNORE),
+            geometry=case.geometry.plane([axis for axis, n in enumerate(at) if n is None]),
+        )
+
+    def _on_plane(
+        self, image: np.ndarray, at: Plane, across: int
+    ) -> Generator[Event, None, np.ndarray | None]:
+        learner, state = self.keeper.learner, self.keeper.state
+        is_new = learner.transfer is None and state.step < SETTLED_STEPS
+        model = by_own_statistics(learner.kept) if is_new else learner.evaluated
+        windows = plane_probabilities(model, image, state.plan, at, across)
+        while True:
+            try:
+                next(windows)
+            except StopIteration as end:
+                return end.value
+            yield Progress(self.clock.done(state.step), self.clock.total, "preview")

@@ -1,0 +1,249 @@
+"""``Keeper``: validates a run, and keeps its checkpoints and its best model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from napari_prosma.events import (
+    OBJECTIVE,
+    Baseline,
+    CheckpointSaved,
+    EpochEnd,
+    Event,
+    Finished,
+    Notice,
+    Progress,
+)
+from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
+from napari_prosma.training.learner import Learner
+from napari_prosma.training.memory import peak_memory
+from napari_prosma.training.planning import class_counts
+from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
+from napari_prosma.training.state import Beginning, RunData
+from napari_prosma.training.steering import Steering
+from napari_prosma.training.tempo import Tempo
+from napari_prosma.training.transfer import baseline
+from napari_prosma.training.validation import gate_state, shown_case, validate
+from napari_prosma.training.verdict import verdict
+
+FEW_VALIDATED = 5
+"""With fewer validation cases the last model is kept: which epoch is best on them is chance."""
+LATE = 1.02
+"""A validation ends where the time of the run is over by so much."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run left its model; ``score`` is the best mean Dice of the validation cases."""
+
+    run_dir: Path
+    best: Path
+    last: Path
+    score: float
+    epochs: int
+
+
+class Keeper:
+    """Says how good the network is, and writes what is kept of it.
+
+    Attributes
+    ----------
+    folder : RunFolder
+    shown : int
+        Index of the validation case that previews show.
+    """
+
+    def __init__(
+        self, data: RunData, learner: Learner, tempo: Tempo, begin: Beginning, steering: Steering
+    ) -> None:
+        self.state, self.data, self.learner, self.tempo = learner.state, data, learner, tempo
+        self.source: Checkpoint | None = begin.source
+        self.processes, self.prepared, self.steering = learner.processes, learner.prepared, steering
+        run_dir = self.state.config.run_dir
+        self.folder = RunFolder(run_dir, steering)
+        self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
+        self.is_few = len(data.validation) < FEW_VALIDATED
+        self.best_weights: dict[str, Tensor] = {}
+        self.shown = shown_case(self.prepared, data.validation)
+
+    def save(self, name: str) -> Path:
+        """Write a checkpoint; the last one holds what a run needs to go on."""
+        path = self.folder.path / name
+        with self.learner.settled():
+            if self.processes.is_first:
+                self.folder.require_there()
+                save_checkpoint(path, self.learner.checkpoint(name, self.tempo.place()))
+        self.state.saved_step = self.state.step
+        return path
+
+    def compare_with_source(self) -> Iterator[Event]:
+        """Figures of the model that a fine-tuning starts from, for the classes that both know."""
+        assert self.source is not None
+        figures = baseline(
+            self.source, self.prepared, self.data.validation, self.state.plan, self.learner.device
+        )
+        while True:
+            try:
+                case = next(figures)
+            except StopIteration as end:
+                self.state.baseline = end.value
+                break
+            yield Progress(0, self.tempo.clock.total, f"the model before, on {case}")
+        if not self.state.baseline:
+            return
+        yield Baseline(self.state.baseline)
+        split = self.data.split
+        seen = {*self.source.split["training"]} & {*split["validation"]}
+        if seen:
+            yield Notice(
+                f"The model before learned from {len(seen)} of the {len(split['validation'])} cases held "
+                f"out: its figures are better than it is, and so may be those of this one"
+            )
+
+    def keep_source(self) -> Iterator[Event]:
+        """Keep the model that this one starts from as long as none is better on the same cases."""
+        state, transfer = self.state, self.learner.transfer
+        whole = transfer is not None and not (transfer.new or transfer.adapted)
+        if not whole or "score" not in state.baseline:
+            return
+        state.least = state.best = state.baseline["score"]
+        state.metrics = state.baseline
+        with self.learner.as_it_is():
+            yield CheckpointSaved(self.save(BEST), "best", 0)
+
+    def validate(self, indices: Sequence[int], whose: str = "") -> Generator[Event, None, list[Overlap]]:
+        """Overlaps of these cases, or of the first of them where the time is over; none where stopped."""
+        clock, state = self.tempo.clock, self.state
+        began, mine = clock.elapsed(), indices[self.processes.rank :: self.processes.world]
+        found: list[list[Overlap]] = []
+        late = math.inf if state.config.minutes is None else LATE * 60 * state.config.minutes
+        for case, predicted in validate(self.learner.evaluated, self.prepared, mine, state.plan):
+            if predicted is not None:
+                found.append(overlaps_of(case.name, predicted, case.label, state.plan.class_names))
+            message = f"{whose or f'epoch {state.epoch + 1}, '}validating {case.name}"
+            yield Progress(clock.done(state.step), clock.total, message)
+            if self.processes.world == 1 and self.steering.was_stopped:
+                state.is_stopping = True
+                return []
+            if found and self.processes.world == 1 and clock.elapsed() > late:
+                yield Notice(f"The time is over: validated on {len(found)} of {len(mine)} cases")
+                break
+        if len(found) == len(mine):
+            self.tempo.costs.validated(self.tempo.windows.count(mine), clock.elapsed() - began)
+        return [overlap for case in self.processes.gathered(found) for overlap in case]
+
+    def end_epoch(self, found: Sequence[Overlap], seconds: float) -> tuple[EpochEnd, list[CheckpointSaved]]:
+        """Count the epoch and write its files, before anything is yielded: they belong together."""
+        state, learner = self.state, self.learner
+        figures = validation_figures(found)
+        loss, state.losses = float(np.mean(state.losses)) if state.losses else math.nan, []
+        state.epoch, state.metrics = state.epoch + 1, figures
+        state.step = max(state.step, state.epoch * state.steps)
+        ended = EpochEnd(
+            epoch=state.epoch,
+            epochs=state.config.epochs,
+            loss=loss,
+            learning_rate=self.tempo.rate(state.step - 1, learner.highest_rate),
+            seconds=seconds,
+            validation=figures | {OBJECTIVE + name: n for name, n in learner.objective.figures().items()},
+            gates=gate_state(learner.kept, self.prepared[self.shown], state.plan),
+            memory=peak_memory(learner.device),
+        )
+        state.history.append(ended)
+        saved = []
+        score, is_best = figures["score"], self._is_best(figures["score"])
+        if score > state.best:
+            state.best, state.improved = score, state.epoch
+        if is_best:
+            state.best_epoch = state.epoch
+            if len(state.judged) < len(self.data.validation):
+                self.best_weights = {name: t.clone() for name, t in learner.kept.state_dict().items()}
+            saved.append(CheckpointSaved(self.save(BEST), "best", state.epoch))
+        saved.append(CheckpointSaved(self.save(LAST), "last", state.epoch))
+        if self.processes.is_first:
+            self.folder.write_metrics(state.history)
+            if self.tensorboard is not None:
+                self.tensorboard.add(ended)
+        return ended, saved
+
+    def _is_best(self, score: float) -> bool:
+        """Whether a model is the one to keep; of few cases none can be told from the next, so the last is.
+
+        Never one that is worse than the model that the run started from.
+        """
+        return score >= self.state.least if self.is_few else score > self.state.best
+
+    def judge(self, found: Sequence[Overlap]) -> bool:
+        """Put a validation into words; whether they are new."""
+        state, facts, training = self.state, self.data.facts, self.data.training
+        names = state.plan.class_names
+        counts = class_counts(facts, training, len(names))
+        with_class = {
+            name: sum(len(facts[n].class_counts) > k and facts[n].class_counts[k] > 0 for n in training)
+            for k, name in enumerate(names)
+            if k
+        }
+        shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
+        before, state.verdict = (
+            state.verdict,
+            verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training)),
+        )
+        said = state.verdict
+        if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
+            state.verdict = before
+            return False
+        return True
+
+    def conclude(self) -> Iterator[Event]:
+        """The model that was kept on all validation cases, where only part of them was looked at so far."""
+        state, validation = self.state, self.data.validation
+        if state.best_epoch == 0 and state.baseline:
+            yield Notice("No epoch was better than the model that it started from, which is kept")
+            state.metrics = state.baseline
+            return
+        of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
+        state.metrics = of_best[-1] if of_best else state.metrics
+        if len(state.judged) == len(validation):
+            return
+        weights = self.best_weights or load_checkpoint(self.folder.path / BEST).weights
+        self.learner.kept.load_state_dict(weights)
+        state.epoch, last = state.best_epoch, state.epoch
+        try:
+            with self.learner.as_it_is():
+                found = yield from self.validate(validation, "the best model, ")
+                if found:
+                    state.metrics = state.metrics | validation_figures(found)
+                    self.judge(found)
+                    self.save(BEST)
+        finally:
+            state.epoch = last
+        yield Notice(
+            f"Dice of the model that is kept, on all {len(validation)} validation cases: "
+            f"{state.metrics['dice']:.3f}"
+        )
+
+    def result(self) -> Iterator[Event]:
+        """The last words of a run that ended by itself."""
+        state, folder = self.state, self.folder.path
+        if state.verdict is not None:
+            yield state.verdict
+        if state.baseline:
+            yield Notice(_before_and_after(state.baseline, state.metrics))
+        result = RunResult(folder, folder / BEST, folder / LAST, state.metrics["dice"], state.epoch)
+        yield Finished(result)
+
+
+def _before_and_after(before: dict[str, float], after: dict[str, float]) -> str:
+    said = (
+        f"{name.removeprefix('dice/')} {before[name]:.3f} -> {value:.3f}"
+        for name, value in after.items()
+        if name.startswith("dice/") and name in before
+    )
+    return f"Dice of the model before and of the best of this run on the cases held out: {', '.join(said)}"

@@ -1,0 +1,130 @@
+"""What a run reads before its first step: every case, and the unlabelled images, once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan, content_hash, read_facts
+from napari_prosma.data.labels import BINARY
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.preparation import grid_size
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.events import Event, Notice, Progress, Started
+from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.steering import Steering
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Cases without labels that fit the plan, and one hash over their contents in order."""
+
+    cases: tuple[Case, ...] = ()
+    fingerprint: str = ""
+
+
+def read_cases(cases: Sequence[Case], steering: Steering) -> Generator[Event, None, list[CaseFacts]]:
+    """Facts of every case, or of the first ones where it was stopped."""
+    facts: list[CaseFacts] = []
+    yield Started(len(cases), "Reading cases")
+    for fact in read_facts(cases):
+        facts.append(fact)
+        yield from map(Notice, fact.notices)
+        yield Progress(len(facts), len(cases), fact.name)
+        if steering.was_stopped:
+            break
+    return facts
+
+
+def _require_alike(case: Case, image: Image, labelled: CaseFacts, plan: Plan) -> None:
+    """Refuse an unlabelled image that the network of the labelled ones cannot take."""
+    named = f"the unlabelled image '{case.files[0] if case.files else case.name}'"
+    array = image.array
+    if (array.shape[0], array.ndim - 1) != (plan.channels, len(labelled.shape)):
+        raise DataError(
+            f"{named} has {array.shape[0]} channel(s) and {array.ndim - 1} axes but the labelled ones have "
+            f"{plan.channels} and {len(labelled.shape)}; convert it, or leave it out"
+        )
+    if not array.size or not np.all(np.isfinite(array)):
+        raise DataError(f"{named} is empty or holds NaN or infinite values; re-export it, or leave it out")
+    try:
+        grid_size(array.shape[1:], image.geometry, plan)
+    except DataError as error:
+        raise DataError(f"{named} cannot be brought to the spacing of the labelled ones: {error}") from error
+
+
+def read_unlabelled(
+    config: TrainConfig,
+    given: Sequence[Case],
+    facts: Sequence[CaseFacts],
+    plan: Plan,
+    steering: Steering,
+) -> Generator[Event, None, Unlabelled | None]:
+    """Look at every unlabelled image once, None where stopped; what is labelled as well is left out."""
+    if not given and config.unlabelled is not None:
+        data = find_cases(config.unlabelled, require_labels=False, labels=BINARY)  # none of them is read
+        yield from map(Notice, data.notices)
+        given = data.cases
+    if not given:
+        return Unlabelled()
+    labelled = {fact.image_hash: fact.name for fact in facts}
+    kept: list[Case] = []
+    hashes: list[str] = []
+    twice: list[str] = []
+    yield Started(len(given), "Reading unlabelled images")
+    for n, case in enumerate(given, start=1):
+        image = case.read_image()
+        _require_alike(case, image, facts[0], plan)
+        found = content_hash(image.array)
+        if found in labelled:
+            twice.append(case.name)
+        else:
+            kept.append(replace(case, read_label=None))
+            hashes.append(found)
+        yield from map(Notice, image.notices)
+        yield Progress(n, len(given), case.name)
+        if steering.was_stopped:
+            return None
+    if twice:
+        named = ", ".join(twice[:5]) + (", ..." if len(twice) > 5 else "")
+        said = f"{len(twice)} of the {len(given)} unlabelled images ({named}) are among the labelled cases"
+        if not kept:
+            raise DataError(f"{said}: none is left; give other images, or leave them out")
+        yield Notice(f"{said} and are left out of the unlabelled")
+    yield Notice(f"Unlabelled: {len(kept)} image{'s' * (len(kept) > 1)}")
+    fingerprint = hashlib.blake2b("".join(hashes).encode(), digest_size=HASH_BYTES).hexdigest()
+    return Unlabelled(tuple(kept), fingerprint)
+
+
+def require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    """Refuse to resume a run with other cases or classes than it began with."""
+    if not kept.place:
+        raise CheckpointError(f"'{kept.path}' is no last checkpoint of a run; give the run's folder")
+    if class_names and tuple(class_names) != kept.plan.class_names:
+        raise DataError(
+            f"the run began with the classes {', '.join(kept.plan.class_names)}, the data now have "
+            f"{', '.join(class_names)}; restore the data, or start a new run"
+        )
+    then, now = {name for part in kept.split.values() for name in part}, {case.name for case in cases}
+    if then != now:
+        changed = ", ".join(sorted(then ^ now)[:5])
+        raise DataError(
+            f"the cases are not those that the run began with (different: {changed}); restore the data, or "
+            f"start a new run"
+        )
+
+
+def require_writable(run_dir: Path) -> None:
+    """Better now than after the first epoch."""
+    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(
+            f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
+        )

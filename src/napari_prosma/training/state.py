@@ -1,0 +1,142 @@
+"""How far a run has come: what its last checkpoint keeps beside weights and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import CaseFacts, Plan
+from napari_prosma.events import EpochEnd, Verdict
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.training.checkpoint import LAST, Checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.planning import Pacing
+from napari_prosma.training.reading import Unlabelled
+from napari_prosma.training.run_folder import history_from_json, history_to_json
+from napari_prosma.training.tuning import Way
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """What a run learns from: its cases with their facts, which of them validate, and unlabelled ones."""
+
+    cases: Sequence[Case]
+    facts: Sequence[CaseFacts]
+    unlabelled: Unlabelled
+    training: Sequence[int]
+    validation: Sequence[int]
+    has_validation: bool
+
+    @property
+    def split(self) -> dict[str, list[str]]:
+        """Names of the cases that are learned from, and of those that validate."""
+        return {
+            "training": [self.cases[n].name for n in self.training],
+            "validation": [self.cases[n].name for n in self.validation],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What was decided before the first step.
+
+    ``source`` is the model that a fine-tuning starts from, ``pacing`` how network, plan and batch are chosen
+    anew once the cost of a step is known, ``began`` when the run began, by ``time.monotonic``.
+    """
+
+    plan: Plan
+    spec: ModelSpec
+    way: Way
+    source: Checkpoint | None
+    resumed: Checkpoint | None
+    pacing: Pacing | None
+    began: float
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the run that is resumed was left; empty for a new one."""
+        return {} if self.resumed is None else self.resumed.place
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes
+    ----------
+    config : TrainConfig
+        As changed while it goes on.
+    plan : Plan
+    steps : int
+        Per epoch.
+    judged : list of int
+        Validation cases that are looked at after every epoch.
+    expected : int
+        About how many steps there will be in all.
+    step, epoch : int
+        Finished ones.
+    parts : int
+        Into which a batch is cut where memory is short.
+    saved_step : int
+        Of the newest checkpoint.
+    losses : of the epoch so far
+    best, best_epoch, improved : the highest score, the epoch that is kept, and the last that scored higher
+    least : float
+        Score of the model that a fine-tuning started from.
+    is_stopping, is_finishing : bool
+        Asked to end at once, or to validate and end.
+    """
+
+    config: TrainConfig
+    plan: Plan
+    steps: int = 0
+    judged: Sequence[int] = ()
+    expected: int = 1
+    step: int = 0
+    epoch: int = 0
+    parts: int = 1
+    saved_step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[EpochEnd] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    best: float = -1.0
+    best_epoch: int = 0
+    improved: int = 0
+    least: float = -1.0
+    verdict: Verdict | None = None
+    is_stopping: bool = False
+    is_finishing: bool = False
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up where ``checkpoint`` was saved."""
+        place = checkpoint.place
+        self.step = self.saved_step = place["step"]
+        self.epoch, self.losses = checkpoint.epoch, list(place["losses"])
+        self.metrics, self.best = checkpoint.metrics, place["best"]
+        self.best_epoch = place.get("best_epoch", 0)
+        self.history = list(history_from_json(place.get("history", [])))
+        self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
+        self.least, self.improved = place.get("least", -1.0), place.get("improved", self.best_epoch)
+
+    def place(self, name: str) -> dict[str, Any]:
+        """Its part of ``Checkpoint.place`` in the file ``name``."""
+        place: dict[str, Any] = {
+            "step": self.step,
+            "steps": self.steps,
+            "losses": self.losses,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "improved": self.improved,
+            "parts": self.parts,
+            "baseline": self.baseline,
+            "least": self.least,
+            "expected": self.expected,
+        }
+        if self.verdict is not None:
+            place["verdict"] = [self.verdict.summary, *self.verdict.advice]
+        if name == LAST:
+            place["history"] = history_to_json(self.history)
+        return place

@@ -1,0 +1,237 @@
+"""``Tempo``: the time of a run: how long an epoch is, what validations cost, and when it is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from napari_prosma.data.fingerprint import CaseFacts, Plan
+from napari_prosma.events import Event, Notice
+from napari_prosma.training.batches import PreparedCases
+from napari_prosma.training.pace import (
+    PASSES,
+    TRIED_STEPS,
+    VALIDATING,
+    WRONG,
+    Pace,
+    operations,
+    validations,
+    with_batch,
+)
+from napari_prosma.training.processes import Processes
+from napari_prosma.training.schedule import Clock, Costs, schedule
+from napari_prosma.training.state import Beginning, RunData, RunState
+from napari_prosma.training.statistics import passes
+from napari_prosma.training.validation import judged_part, validation_windows
+
+LEAST_STEPS = 20
+"""An epoch has at least this many steps, so that a handful of cases is not validated all the time."""
+LEAST_JUDGED = 10
+"""A validation within a run looks at so many cases at least, where there are so many."""
+SLEPT_SECONDS, SLEPT_STEPS = 60.0, 20
+"""A step that took longer than both, the second in usual steps, slept with its computer."""
+NO_TIME = 1e-9
+"""Seconds, in the place of none in a division."""
+ENDS_SOON = 0.3
+"""An epoch that would be followed by less than this share of one goes on to the end."""
+
+
+class Tempo:
+    """Decides the steps of an epoch and the cases of a validation, and keeps the clock.
+
+    Where the minutes set the pace, both are decided once the first steps have told what a step costs.
+
+    Attributes
+    ----------
+    better : Pace, optional
+        With it the run should begin again: its first steps showed that it would come too far or not far
+        enough.
+    clock : Clock
+    costs : Costs
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        data: RunData,
+        begin: Beginning,
+        windows: ValidationWindows,
+        processes: Processes,
+    ) -> None:
+        self.state, self.validation, self.facts = state, data.validation, data.facts
+        self.windows, self.processes, self.pacing = windows, processes, begin.pacing
+        self.better: Pace | None = None
+        index = {case.name: n for n, case in enumerate(data.cases)}
+        state.steps, state.judged = self._first_epoch(len(data.training), begin.place, index)
+        state.expected = begin.place.get("expected", self._thought_steps())
+        self.clock = Clock(state.config.epochs * state.steps, state.config.minutes, begin.began)
+        self.costs = _costs(state.plan)
+        self._tried = TRIED_STEPS
+        if begin.place:
+            self.clock.count_on_from(begin.place["seconds"])
+            self.clock.learning_began = begin.place.get("learning_began", 0.0)
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether the length of its epochs follows from the minutes; what DiM and DALE do counts epochs."""
+        config = self.state.config
+        return (
+            self.pacing is not None
+            and config.is_timed
+            and config.steps_per_epoch is None
+            and config.objective == "supervised"
+        )
+
+    def place(self) -> dict[str, float]:
+        """Its part of ``Checkpoint.place``."""
+        return {"seconds": self.clock.elapsed(), "learning_began": self.clock.learning_began}
+
+    def rate(self, step: int, highest: float) -> float:
+        """Learning rate of a step."""
+        return highest * schedule(self.clock.fraction(step), self.state.config.warm_up)
+
+    def stepped(self, seconds: float) -> Iterator[Event]:
+        """A step took so long; the first ones tell how the run goes on."""
+        usual = self.costs.step
+        if usual and seconds > max(SLEPT_SECONDS, SLEPT_STEPS * usual):
+            self.clock.leave_out(seconds - usual)
+            yield Notice(f"The computer slept for {_duration(seconds)}; that does not count")
+        elif self.state.step > 1:
+            self.costs.stepped(seconds)
+        if self.state.step == self._tried:
+            yield from self._paced()
+        if self.state.config.minutes is not None:
+            self.reserve()
+
+    def reserve(self) -> None:
+        """Leave time for the last validation, with all that comes with it."""
+        windows = self.windows.count(self.state.judged)
+        if len(self.state.judged) < len(self.validation):
+            windows += self.windows.count(self.validation)
+        self.clock.reserve(self.costs.of_windows(windows) + self.costs.extra + self.costs.step / 2)
+
+    def ends_soon(self) -> bool:
+        """Whether so little time is left after this epoch that it had better be part of it."""
+        if not (self.is_paced and self.state.losses) or self.clock.is_over() or self.state.is_finishing:
+            return False
+        if self.processes.world > 1:  # each would have an answer of its own
+            return False
+        validating = self.costs.of_windows(self.windows.count(self.state.judged)) + self.costs.extra
+        return self.clock.left() - validating < ENDS_SOON * self.state.steps * self.costs.step
+
+    def _first_epoch(
+        self, learned: int, place: dict[str, Any], index: dict[str, int]
+    ) -> tuple[int, Sequence[int]]:
+        """Steps of an epoch, and the validation cases that are looked at after each.
+
+        Once through the training cases, at least ``LEAST_STEPS``; as many cases as a share of that time is
+        enough for, at least ``LEAST_JUDGED``, and more steps where these take longer.
+        """
+        plan, config = self.state.plan, self.state.config
+        if "judged" in place:
+            return place["steps"], [index[name] for name in place["judged"]]
+        if place or config.steps_per_epoch:
+            return place.get("steps") or config.steps_per_epoch or LEAST_STEPS, self.validation
+        if self.is_paced:
+            assert config.minutes is not None
+            steps = self._thought_steps() // validations(60 * config.minutes)
+            return max(TRIED_STEPS, steps), self.validation
+        steps = max(LEAST_STEPS, math.ceil(learned / (plan.batch * self.processes.world)))
+        windows = self.windows.count(self.validation)
+        patches = PASSES * plan.batch * math.prod(plan.patch) / math.prod(plan.window)
+        judged = self._judged(VALIDATING * patches * steps * len(self.validation) / max(windows, 1))
+        least = VALIDATING * 3 * patches  # what must be looked at may take three times its share
+        return max(steps, math.ceil(self.windows.count(judged) / least)), judged
+
+    def _judged(self, count: float) -> list[int]:
+        """So many of the validation cases, at least ``LEAST_JUDGED`` where there are."""
+        return judged_part(self.facts, self.validation, max(int(count), LEAST_JUDGED), self.state.config.seed)
+
+    def _thought_steps(self) -> int:
+        """About how many steps there will be."""
+        config = self.state.config
+        if self.pacing is not None and config.is_timed:
+            assert config.minutes is not None
+            return max(1, self.pacing.pace.steps(60 * config.minutes))
+        return min(config.epochs * self.state.steps, 10**6)
+
+    def _paced(self) -> Iterator[Event]:
+        """What the first steps tell: how many there will be, in which batches and validations."""
+        state, costs = self.state, self.costs
+        step, least, window = self.processes.of_first([costs.step, costs.least_step, costs.of_windows(1)])
+        if not self.is_paced:
+            count = state.config.epochs * state.steps
+            if not state.config.is_timed:
+                yield Notice(
+                    f"About {count} steps of {state.plan.batch} patches, {_duration(count * step)} for all "
+                    f"of them; with a limit in minutes network and steps are chosen to fit"
+                )
+            return
+        assert self.pacing is not None
+        (left,) = self.processes.of_first([max(self.clock.left(), 0.0)])
+        pace = replace(self.pacing.pace, plan=state.plan, step=step)
+        if self.pacing.again is not None and left > 0:
+            speed = PASSES * state.plan.batch * operations(pace.spec, state.plan.patch) / max(least, NO_TIME)
+            other, thought = self.pacing.again(left, speed), self.pacing.pace.step
+            is_other = (other.rung, other.plan.patch) != (pace.rung, state.plan.patch)
+            if is_other and max(least / thought, thought / max(least, NO_TIME)) > WRONG:
+                yield Notice(
+                    f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made anew"
+                )
+                self.better = other
+                return
+            if not is_other and other.plan.batch != state.plan.batch:
+                state.plan = with_batch(state.plan, other.plan.batch)
+                self.costs = _costs(state.plan)
+                self.pacing = replace(self.pacing, pace=other, again=None)
+                self._tried = state.step + TRIED_STEPS  # a step of other size is tried anew
+                return
+        count = validations(left)
+        affordable = VALIDATING * left / count / max(window, NO_TIME)
+        state.judged = self._judged(affordable / self.windows.count(self.validation) * len(self.validation))
+        validating = window * self.windows.count(state.judged)
+        count = max(1, min(count, int(3 * VALIDATING * left / max(validating, NO_TIME))))
+        steps = max(1, int((left - count * validating) / max(pace.step, NO_TIME)))
+        state.steps, state.expected = max(TRIED_STEPS, steps // count), steps
+        self.clock.set_steps(state.config.epochs * state.steps)
+        yield Notice(self._in_words(pace, steps, count))
+
+    def _in_words(self, pace: Pace, steps: int, count: int) -> str:
+        assert self.pacing is not None
+        plan, minutes, cases = self.state.plan, self.state.config.minutes, len(self.state.judged)
+        said = f"About {steps} steps of {plan.batch} patches of {' x '.join(map(str, plan.patch))}, and "
+        said += f"{count} validation{'s' * (count > 1)} on {cases} case{'s' * (cases > 1)}"
+        richer = self.pacing.richer(pace)
+        if richer is not None and minutes and richer > 60 * minutes:
+            said += f"; finer images or a wider network pay from about {_duration(richer)} on"
+        return said
+
+
+class ValidationWindows:
+    """How many windows a validation of some cases takes; each case is counted once, since every step asks."""
+
+    def __init__(self, facts: Sequence[CaseFacts], prepared: PreparedCases, plan: Plan, divisor: int) -> None:
+        self._of = facts, prepared
+        self._plan, self._divisor = plan, divisor
+        self._counted: dict[int, int] = {}
+
+    def count(self, indices: Sequence[int]) -> int:
+        """Windows of these cases."""
+        for index in set(indices) - self._counted.keys():
+            self._counted[index] = validation_windows(*self._of, [index], self._plan, self._divisor)
+        return sum(self._counted[index] for index in indices)
+
+
+def _costs(plan: Plan) -> Costs:
+    """What a window and the statistics of norms are thought to cost, as forward passes."""
+    window = math.prod(plan.window) / (PASSES * plan.batch * math.prod(plan.patch))
+    return Costs(window, passes(plan) / PASSES)
+
+
+def _duration(seconds: float) -> str:
+    """Such as ``40 s``, ``12 minutes`` or ``3.5 hours``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
