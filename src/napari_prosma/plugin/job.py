@@ -147,7 +147,7 @@ class Job(QObject):
             _tell(run.failure[0])
 
     def _parent_gone(self) -> None:
-        """A method, not a function: Python may collect the parent, and would call a function cleared by then."""
+        """A method: where Python collects the parent, a function may be cleared before it is called."""
         self.close()
 
     def _receive(self, sender: list[Exception], event: Event | None) -> None:
