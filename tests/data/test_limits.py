@@ -17,6 +17,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 import tifffile
 import zarr
@@ -77,6 +78,21 @@ def dicom_frames(path: Path) -> Path:
     return path / "a.dcm"
 
 
+def deflated_dicom(path: Path) -> Path:
+    """Some 600 kB that become 600 MB."""
+    save_slice(path / "a.dcm", (0, 0, 0), np.zeros((16, 16), np.int16))
+    data = pydicom.dcmread(path / "a.dcm")
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path / "a.dcm")
+    content = (path / "a.dcm").read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")  # of what is deflated, behind its file meta
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    plain = zlib.decompress(content[start:], -zlib.MAX_WBITS)
+    packed = packer.compress(plain) + b"".join(packer.compress(bytes(2**20)) for _ in range(600))
+    (path / "a.dcm").write_bytes(content[:start] + packed + packer.flush())
+    return path / "a.dcm"
+
+
 def zarr_of(path: Path, change: Callable[[dict[str, Any]], object], version: int = 2) -> Path:
     folder = write_labels(path / "a.ome.zarr", np.zeros((8, 8), np.uint8), Geometry.pixels(2))
     if version == 3:
@@ -95,7 +111,7 @@ def zarr_of(path: Path, change: Callable[[dict[str, Any]], object], version: int
 @pytest.mark.parametrize(
     "make",
     [
-        *(npz, ome_tiff, png, nifti_notes, dicom_frames),
+        *(npz, ome_tiff, png, nifti_notes, dicom_frames, deflated_dicom),
         lambda path: ome_tiff(path, 'SizeZ="2"', f'<TiffData IFD="0" PlaneCount="{HUGE}"/>'),
         lambda path: ome_tiff(path, 'SizeZ="2"', f'<TiffData IFD="0" FirstZ="{HUGE}"/>'),
         lambda path: zarr_of(path, lambda stored: stored.update(shape=[HUGE, HUGE])),
