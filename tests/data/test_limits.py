@@ -25,7 +25,7 @@ from dicom_files import save_slice
 
 from napari_prosma.data import zarr_store
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.data.readers import read_header, read_image, read_pyramid
+from napari_prosma.data.readers import SUFFIXES, read_header, read_image, read_label, read_pyramid
 from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
 
@@ -316,6 +316,18 @@ def test_pages_that_lead_back_are_not_followed_for_ever(tmp_path: Path, pages: i
     for read in (read_header, read_image):
         with pytest.raises(DataError, match="leads back to an earlier one"):
             read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes and devices among its files")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pipes_and_devices_are_not_read(tmp_path: Path, suffix: str) -> None:
+    """Reading one waits for ever, or fills the memory; a received folder may hold links to them."""
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for read in (read_header, read_image, read_pyramid, read_label):
+            with pytest.raises(DataError, match="device or a pipe"):
+                read(tmp_path / f"{name}{suffix}")
 
 
 def test_large_blank_pictures_are_no_attack(tmp_path: Path) -> None:

@@ -142,7 +142,15 @@ def read_header(path: Path) -> Dataset | None:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    damages = (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError)
+    damages = (
+        InvalidDicomError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+    )
     try:
         _require_bounded(path)
         return dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)

@@ -184,6 +184,8 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     Libraries raise nearly anything on such bytes (TypeError, ZeroDivisionError, AssertionError, ...); the
     first error stays attached.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"'{path}' is a device or a pipe, which may never end; give a file")
     try:
         return read(path)
     except DataError:
