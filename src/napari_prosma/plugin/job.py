@@ -20,6 +20,7 @@ from typing import Any
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import notification_manager, show_error
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt, QThreadPool, Signal
 from qtpy.QtWidgets import QApplication
 from superqt.utils import GeneratorWorker
@@ -75,7 +76,9 @@ class Job(QObject):
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
         self._delivering = False
-        parent.destroyed.connect(partial(_close, weakref.ref(self)))
+        self._parent = weakref.ref(parent)
+        _JOBS.add(self)
+        parent.destroyed.connect(_close_orphans)
 
     @property
     def is_running(self) -> bool:
@@ -209,11 +212,19 @@ class Job(QObject):
         return progress.format_interval((self._bar.total - self._bar.n) * (time.monotonic() - began) / done)
 
 
-def _close(job: weakref.ref[Job], *_: object) -> None:
-    """Its parent is gone; by a weak reference, since at the end of a process it may be gone before."""
-    there = job()
-    if there is not None:
-        there.close()
+_JOBS: weakref.WeakSet[Job] = weakref.WeakSet()
+
+
+def _close_orphans(*_: object) -> None:
+    """A parent is gone: end the run of its job.
+
+    A function of the module, since a closure or a partial may be cleared by the garbage collector before Qt
+    calls it for the last time, which ends the process.
+    """
+    for job in tuple(_JOBS):
+        parent = job._parent()
+        if job.is_running and (parent is None or not isalive(parent)):
+            job.close()
 
 
 def spare_threads() -> int:
