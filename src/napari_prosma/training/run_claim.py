@@ -216,14 +216,18 @@ def _is_ours(checkpoint: Path) -> bool:
 def _lock(folder: Path) -> None:
     lock, owner = folder / LOCK, _Owner.here()
     for _ in range(_TRIES):
+        is_made = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(lock, "x", encoding="utf-8") as file:
+                is_made = True
                 file.write(json.dumps(asdict(owner)))
             return
         except FileExistsError:
             _break(lock, owner)
         except OSError as error:
+            if is_made:  # on a disk that is full
+                lock.unlink(missing_ok=True)
             raise DataError(
                 f"cannot write to '{folder}' ({error.strerror}); choose a folder that can be written to"
             ) from error
