@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from zarr.abc.store import ByteRequest
@@ -24,7 +25,7 @@ from napari_prosma.data.limits import MOST_OF_A_CHUNK, MOST_SHRINKS
 
 _BLOSC = struct.Struct("<4B3i")
 """Header of Blosc: versions, flags, size of an element; then bytes unpacked, of a block, packed."""
-_OPEN = {"gzip": gzip.open, "bz2": bz2.open, "lzma": lzma.open}
+_OPEN: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "lzma": lzma.open}
 _WIDEST_FILTER = 8
 """Bytes that a filter, such as a delta of bytes kept as int64, can make of one."""
 _ZSTD_MAGIC, _ZSTD_DICTIONARY, _ZSTD_SIZE = b"\x28\xb5\x2f\xfd", (0, 1, 2, 4), (0, 2, 4, 8)
