@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import itertools
 import re
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from dicom_files import save_slice
 
+from napari_prosma.data import readers
 from napari_prosma.data.case import Geometry, SourceFrame
 from napari_prosma.data.readers import can_read, read_header, read_image, read_label, read_pyramid, stem
 from napari_prosma.data.writers import write_labels, write_map
@@ -184,16 +187,40 @@ def test_class_names_are_slicer_segments_in_nrrd(tmp_path: Path) -> None:
     assert fields["Segment0_LabelValue"] == "1"
 
 
-def test_raw_voxels_are_mapped_not_read(tmp_path: Path) -> None:
-    SimpleITK.WriteImage(itk_volume(np.eye(3)), str(tmp_path / "a.mha"), useCompression=False)
-    nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "a.nii")
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros(SHAPE, np.int16))
-    np.save(tmp_path / "a.npy", np.zeros(SHAPE))
-    for name in ("a.mha", "a.nii", "a.tif", "a.npy"):
-        base = read_image(tmp_path / name).array
-        while base is not None and not isinstance(base, np.memmap):
-            base = base.base
-        assert isinstance(base, np.memmap), name
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_files_are_let_go_of_unless_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows would not replace a mapped file; one that is cut short would end the process."""
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 99, (6, 300, 40)).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(tmp_path / "a.mha"), useCompression=False)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(tmp_path / "raw.nhdr"))
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    tifffile.imwrite(tmp_path / "a.tif", voxels)
+    np.save(tmp_path / "a.npy", voxels)
+    mappable = ["a.mha", "raw.nhdr", "a.nii", "a.tif", "a.npy"]
+    np.savez(tmp_path / "a.npz", voxels)
+    for name in ("b.nii.gz", "b.nrrd", "b.ome.tif", "b.ome.zarr"):
+        write_labels(tmp_path / name, voxels, Geometry((1.0,) * 3, (0.0,) * 3, "mm"))
+    write_labels(tmp_path / "b.png", voxels[0].astype(np.uint8), Geometry.pixels(2))
+    save_slice(tmp_path / "c.dcm", (0, 0, 0), voxels[0])
+    readable = [path for path in sorted(tmp_path.iterdir()) if path.suffix != ".raw"]
+    assert len(readable) == 12
+
+    def mapped() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return sorted({line.rpartition("/")[2] for line in lines if str(tmp_path) in line})
+
+    held = [read(path) for path in readable for read in (read_header, read_image, read_pyramid)]
+    labels = [read_label(path) for path in readable if path.suffix != ".dcm"]
+    assert not mapped()
+    assert len(held) + len(labels) == 12 * 3 + 11
+    monkeypatch.setattr(readers, "MOST_COPIED", voxels.nbytes - 1)
+    large = [read_image(tmp_path / name) for name in mappable]
+    assert mapped() == ["a.mha", "a.nii", "a.npy", "a.tif", "raw.raw"]
+    assert all(image.array.sum() == voxels.sum() for image in large)
+    del large
+    gc.collect()
+    assert not mapped()
 
 
 def test_a_zarr_pyramid_is_lazy_and_keeps_frame_units_and_levels(tmp_path: Path) -> None:

@@ -17,13 +17,15 @@ from typing import Any
 import numcodecs
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 import tifffile
 import zarr
 from dicom_files import save_slice
 
+from napari_prosma.data import zarr_store
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.data.readers import read_header, read_image, read_pyramid
+from napari_prosma.data.readers import SUFFIXES, read_header, read_image, read_label, read_pyramid
 from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
 
@@ -76,6 +78,21 @@ def dicom_frames(path: Path) -> Path:
     return path / "a.dcm"
 
 
+def deflated_dicom(path: Path) -> Path:
+    """Some 600 kB that become 600 MB."""
+    save_slice(path / "a.dcm", (0, 0, 0), np.zeros((16, 16), np.int16))
+    data = pydicom.dcmread(path / "a.dcm")
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path / "a.dcm")
+    content = (path / "a.dcm").read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")  # of what is deflated, behind its file meta
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    plain = zlib.decompress(content[start:], -zlib.MAX_WBITS)
+    packed = packer.compress(plain) + b"".join(packer.compress(bytes(2**20)) for _ in range(600))
+    (path / "a.dcm").write_bytes(content[:start] + packed + packer.flush())
+    return path / "a.dcm"
+
+
 def zarr_of(path: Path, change: Callable[[dict[str, Any]], object], version: int = 2) -> Path:
     folder = write_labels(path / "a.ome.zarr", np.zeros((8, 8), np.uint8), Geometry.pixels(2))
     if version == 3:
@@ -94,7 +111,7 @@ def zarr_of(path: Path, change: Callable[[dict[str, Any]], object], version: int
 @pytest.mark.parametrize(
     "make",
     [
-        *(npz, ome_tiff, png, nifti_notes, dicom_frames),
+        *(npz, ome_tiff, png, nifti_notes, dicom_frames, deflated_dicom),
         lambda path: ome_tiff(path, 'SizeZ="2"', f'<TiffData IFD="0" PlaneCount="{HUGE}"/>'),
         lambda path: ome_tiff(path, 'SizeZ="2"', f'<TiffData IFD="0" FirstZ="{HUGE}"/>'),
         lambda path: zarr_of(path, lambda stored: stored.update(shape=[HUGE, HUGE])),
@@ -147,26 +164,83 @@ def test_an_array_that_may_run_code_is_refused_by_us(
         read_pyramid(zarr_of(tmp_path, change, version))
 
 
-@pytest.mark.parametrize("version", [2, 3])
-@pytest.mark.parametrize("place", [4, 8, 12])
-def test_a_chunk_that_lies_about_its_size_is_no_crash(tmp_path: Path, place: int, version: int) -> None:
-    """Blosc reads as far as the chunk says; in a process of its own this ended napari."""
-    folder = tmp_path / "a.ome.zarr"
+def packed_zarr(folder: Path, codec: str, in_shards: bool = False) -> Image:
+    """A square of numbers as OME-Zarr, its one chunk or each of four chunks of its shard packed."""
     image = Image(np.arange(64**2, dtype=np.uint16).reshape(1, 64, 64), Geometry.pixels(2))
     write_image(folder, image)
-    group = zarr.open_group(folder, mode="r+")
-    attributes = dict(group.attrs)
-    group = zarr.open_group(folder, mode="w", zarr_format=version)  # type: ignore[arg-type]
+    attributes = dict(zarr.open_group(folder, mode="r").attrs)
+    group = zarr.open_group(folder, mode="w", zarr_format=3 if codec in PACKED_3 else 2)
     group.attrs.update(attributes)
-    packed = [zarr.codecs.BloscCodec()] if version == 3 else numcodecs.Blosc()
-    array = group.create_array("0", shape=(64, 64), chunks=(64, 64), dtype="u2", compressors=packed)
-    array[...] = image.array[0]
-    assert np.array_equal(read_image(folder).array, image.array)
+    sizes = {"chunks": (32, 32), "shards": (64, 64)} if in_shards else {"chunks": (64, 64)}
+    packer = PACKED_3.get(codec) or PACKED_2[codec]
+    group.create_array("0", shape=(64, 64), dtype="u2", compressors=[packer], **sizes)[...] = image.array[0]  # type: ignore[arg-type]
+    return image
+
+
+PACKED_2 = {
+    "blosc-2": numcodecs.Blosc(),
+    "zlib": numcodecs.Zlib(),
+    "lz4": numcodecs.LZ4(),
+    "bz2": numcodecs.BZ2(),
+    "lzma": numcodecs.LZMA(),
+}
+PACKED_3 = {
+    "blosc": zarr.codecs.BloscCodec(),
+    "zstd": zarr.codecs.ZstdCodec(),
+    "gzip": zarr.codecs.GzipCodec(),
+}
+
+
+def file_of_chunk(folder: Path) -> Path:
     (chunk,) = (file for file in (folder / "0").rglob("*") if file.is_file() and file.name[0] not in ".z")
+    return chunk
+
+
+@pytest.mark.parametrize(("codec", "in_shards"), [("blosc-2", False), ("blosc", False), ("blosc", True)])
+@pytest.mark.parametrize("place", [4, 8, 12])
+def test_a_chunk_that_lies_about_its_size_is_no_crash(
+    tmp_path: Path, place: int, codec: str, in_shards: bool
+) -> None:
+    """Blosc reads as far as the chunk says; in a process of its own this ended napari."""
+    folder = tmp_path / "a.ome.zarr"
+    image = packed_zarr(folder, codec, in_shards)
+    assert np.array_equal(read_image(folder).array, image.array)
+    chunk = file_of_chunk(folder)
     content = bytearray(chunk.read_bytes())
     content[place : place + 4] = struct.pack("<i", 2**29)
     chunk.write_bytes(content)
-    with pytest.raises(DataError, match="damaged chunk"):
+    with pytest.raises(DataError, match=r"damaged chunk.*damaged: it says"):
+        read_image(folder)
+    lazy = read_pyramid(folder).levels[0]
+    with pytest.raises(ValueError, match="damaged"):
+        lazy[:, :8, :8].compute()  # of a shard, the part that is asked for
+
+
+@pytest.mark.parametrize(
+    ("codec", "in_shards"),
+    [
+        *((codec, False) for codec in ("zlib", "lz4", "bz2", "lzma", "zstd", "gzip")),
+        *(("zstd", True), ("gzip", True)),
+    ],
+)
+def test_a_chunk_that_unpacks_to_more_than_a_chunk_is_refused(
+    tmp_path: Path, codec: str, in_shards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a.ome.zarr"
+    image = packed_zarr(folder, codec, in_shards)
+    assert np.array_equal(read_image(folder).array, image.array)
+    monkeypatch.setattr(zarr_store, "MOST_OF_A_CHUNK", 1)  # as if inflating twice were always worth it
+    assert np.array_equal(read_image(folder).array, image.array)
+    bomb = bytes(numcodecs.get_codec({"id": codec}).encode(bytes(10**6)))
+    if in_shards:
+        index = np.full((4, 2), 2**64 - 1, "<u8")
+        index[0] = 0, len(bomb)
+        bomb += index.tobytes()
+        stored = json.loads((folder / "0" / "zarr.json").read_text())
+        stored["codecs"][0]["configuration"]["index_codecs"].pop()  # its checksum
+        (folder / "0" / "zarr.json").write_text(json.dumps(stored))
+    file_of_chunk(folder).write_bytes(bomb)
+    with pytest.raises(DataError, match="holds more than"):
         read_image(folder)
 
 
@@ -223,6 +297,37 @@ def test_an_ome_tiff_in_two_files_of_one_folder_is_read(tmp_path: Path) -> None:
     )
     image = read_image(ome_tiff(tmp_path, 'SizeZ="2"', data))
     assert image.array[0, :, 0, 0].tolist() == [0, 77]
+
+
+@pytest.mark.parametrize("pages", [3, 150])
+def test_pages_that_lead_back_are_not_followed_for_ever(tmp_path: Path, pages: int) -> None:
+    """The last page of a TIFF names the first as the next one; tifffile looks at the first hundred only."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for size in range(pages):
+            file.write(np.zeros((8, 8 + size), np.uint8), metadata=None)
+    with tifffile.TiffFile(path) as stored:
+        first, last = stored.pages.first.offset, stored.pages[-1]
+        after = last.offset + 2 + 12 * len(last.tags)
+    content = bytearray(path.read_bytes())
+    assert content[after : after + 4] == b"\0" * 4
+    content[after : after + 4] = struct.pack("<I", first)
+    path.write_bytes(content)
+    for read in (read_header, read_image):
+        with pytest.raises(DataError, match="leads back to an earlier one"):
+            read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes and devices among its files")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pipes_and_devices_are_not_read(tmp_path: Path, suffix: str) -> None:
+    """Reading one waits for ever, or fills the memory; a received folder may hold links to them."""
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for read in (read_header, read_image, read_pyramid, read_label):
+            with pytest.raises(DataError, match="device or a pipe"):
+                read(tmp_path / f"{name}{suffix}")
 
 
 def test_large_blank_pictures_are_no_attack(tmp_path: Path) -> None:

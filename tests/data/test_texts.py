@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from napari_prosma.data import texts
 from napari_prosma.data.limits import require_inside
 from napari_prosma.data.names import as_cell, from_cell, printable
-from napari_prosma.data.texts import DEEPEST, parse_json, read_json, read_rows, write_rows
+from napari_prosma.data.texts import DEEPEST, parse_json, read_json, read_rows, read_yaml, write_rows
 from napari_prosma.errors import DataError
 
 
@@ -40,6 +43,32 @@ def test_brackets_within_text_are_no_levels() -> None:
     text = {"note": '[{"' * 3 * DEEPEST, "values": [[1, 2]]}
     assert parse_json(json.dumps(text), "it") == text
     assert parse_json(json.dumps(text).encode("utf-8-sig"), "it") == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 2000 + "]" * 2000,
+        "a: " + "{a: " * 2000 + "}" * 2000,
+        "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]",
+        "names: !!python/object/apply:os.getcwd []",
+        "names: [",
+        "\x00",
+    ],
+    ids=["brackets", "braces", "aliases", "code", "cut", "no text"],
+)
+def test_yaml_that_unfolds_or_runs_code_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(DataError, match=r"a\.yaml'"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
+@pytest.mark.parametrize("read", [read_json, read_yaml, read_rows])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(DataError, match="a pipe"):
+        read(tmp_path / "a")
 
 
 def test_what_is_far_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import napari
 import pytest
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
@@ -80,17 +77,6 @@ def test_a_run_ends_with_the_window_that_it_belongs_to(qtbot: QtBot) -> None:
     parent.deleteLater()
     qtbot.waitUntil(lambda: bool(closed_in), timeout=SOON)
     assert closed_in[0] != threading.get_ident()
-
-
-def test_panels_that_were_closed_are_collected(viewer: napari.Viewer, folder: Path, qtbot: QtBot) -> None:
-    """A function that Python had cleared before its window called it ended the process."""
-    for _ in range(3):
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-prosma", "Train")
-        panel.source.folder.set_path(folder)
-        qtbot.wait(500)
-        viewer.window.remove_dock_widget(dock)
-        qtbot.wait(100)
-        gc.collect()
 
 
 def test_events_come_in_order_in_the_main_thread(job: Job, qtbot: QtBot):

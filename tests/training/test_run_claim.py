@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from napari_prosma.data.case import Case
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Finished
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import cross_validate
@@ -89,6 +89,31 @@ def test_a_lock_of_another_machine_is_never_broken(tmp_path: Path, field: str) -
     with pytest.raises(ConfigError, match=r"delete '.*run\.lock'"), claimed(tmp_path, object()):
         pass
     assert (tmp_path / LOCK).is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of this kind")
+def test_a_full_disk_leaves_no_lock_that_names_nobody(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(DataError, match="cannot write to"), claimed(tmp_path, object()):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the time of a beginning tells starts apart")
+def test_a_lock_of_before_the_machine_started_anew_is_broken(tmp_path: Path) -> None:
+    """Process numbers and their ticks may come again then."""
+    with claimed(tmp_path, object()):
+        owner = json.loads((tmp_path / LOCK).read_text())
+    ticks, _, _ = owner["began"].partition(" ")
+    (tmp_path / LOCK).write_text(json.dumps({**owner, "began": f"{ticks} another start", "token": "0"}))
+    with claimed(tmp_path, object()):
+        assert json.loads((tmp_path / LOCK).read_text())["began"] == owner["began"]
 
 
 def test_a_number_of_a_process_that_was_given_again_is_no_owner(tmp_path: Path) -> None:

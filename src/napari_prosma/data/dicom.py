@@ -163,12 +163,12 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
     for path in files:
         if not is_dicom(path):
             continue
-        header = read_file_header(path)
-        why = why_no_image(header)
-        if why is not None or header is None:
-            left_out[why or ""].append(path)
-            continue
         try:
+            header = read_file_header(path)
+            why = why_no_image(header)
+            if why is not None or header is None:
+                left_out[why or ""].append(path)
+                continue
             _require_plausible(path, header)
             frames = frames_of(path, header)
         except DataError as error:

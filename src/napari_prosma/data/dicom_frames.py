@@ -7,6 +7,7 @@ that cannot be taken for slices, is refused with its kind in words.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_prosma.data.limits import MOST_SHRINKS, require_count
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of a file that begins with its data set, little-endian
 _FILES_OPENED, _NAMES_LOOKED_AT = 8, 10_000
+_BLOCK, _MOST_INFLATED = 2**20, 2**29
+"""Bytes of a step, and of a whole deflated file, which pydicom holds twice."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _WITHOUT_INVERSION = ("CT", "PT")  # their values are quantities, however white is stored
 _MM_PER_CM = 10.0
@@ -128,14 +132,48 @@ def is_directory(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Dataset | None:
-    """The header of a file as far as it matters here; None where it is damaged or no DICOM."""
+    """The header of a file as far as it matters here; None where it is damaged or no DICOM.
+
+    Raises
+    ------
+    DataError
+        It is deflated and holds more than such a file can.
+    """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    damages = (
+        InvalidDicomError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+    )
     try:
+        _require_bounded(path)
         return dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError):
+    except (*damages, zlib.error):
         return None
+
+
+def _require_bounded(path: Path) -> None:
+    """Refuse a deflated file that is far larger than it looks: pydicom inflates all of it for its header."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if path.stat().st_size * MOST_SHRINKS["deflate"] <= _MOST_INFLATED:
+        return
+    with open(path, "rb") as file:
+        read_preamble(file, force=True)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, _, __: tag.group != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while waiting := inflater.unconsumed_tail or file.read(_BLOCK):
+            inflated += len(inflater.decompress(waiting, _BLOCK))
+            require_count(path, "bytes once inflated", inflated, _MOST_INFLATED)
 
 
 def why_no_image(header: Dataset | None) -> str | None:

@@ -26,28 +26,18 @@ from napari_prosma.errors import DataError
 if TYPE_CHECKING:
     import zarr
 
-    from napari_prosma.data.zarr_store import CheckedStore
+    from napari_prosma.data.zarr_store import CheckedStore, Packing
 
 SUFFIXES = (".zarr",)
 _UNIT_NAMES = {"um": "micrometer", "mm": "millimeter"}
-_CODECS = {
-    *(
-        "blosc",
-        "zlib",
-        "gzip",
-        "zstd",
-        "lz4",
-        "lzma",
-        "bz2",
-        "shuffle",
-        "delta",
-        "fixedscaleoffset",
-        "crc32c",
-    ),
+_PACKERS = {"blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2"}
+_CODECS = _PACKERS | {
     *("bytes", "transpose", "sharding_indexed", "bitround", "quantize", "packbits", "crc32", "adler32"),
+    *("shuffle", "delta", "fixedscaleoffset", "crc32c"),
 }
 """Codecs of Zarr 2 and 3 that turn bytes into numbers and nothing else."""
-_DEEPEST_SHARD = 2
+_INDEX_CODECS, _INDEX_ENTRY, _CRC = {"bytes", "crc32c"}, 16, 4
+"""Of shards: codecs that keep the size of an index, bytes for every chunk in it and for its checksum."""
 _FRAME = "patient_frame"
 _VERSION = "0.4"
 _CHUNK = 128
@@ -97,9 +87,9 @@ def read_pyramid(path: Path) -> Pyramid:
         multiscale = attributes["multiscales"][0]
         datasets = multiscale["datasets"]
         for dataset in datasets:
-            packed_by_blosc = _require_harmless(folder, str(dataset["path"]))
-            if packed_by_blosc is not None:
-                store.expect(str(dataset["path"]), packed_by_blosc)
+            packing = _require_harmless(folder, str(dataset["path"]))
+            if packing is not None:
+                store.expect(str(dataset["path"]), packing)
         arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
         told = multiscale.get("axes") or list("tczyx"[-arrays[0].ndim :])  # versions 0.1 and 0.2 tell none
         axes = [str(axis if isinstance(axis, str) else axis["name"]).lower() for axis in told]
@@ -250,12 +240,14 @@ def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore, Pa
     return _opened(path / "0")
 
 
-def _require_harmless(path: Path, name: str) -> int | None:
+def _require_harmless(path: Path, name: str) -> Packing | None:
     """Refuse an array, by its own metadata and before any library sees it, that is no plain numbers.
 
     Codecs of objects run code while they decode, so those that are not known here are refused, whichever
-    numcodecs is installed. Gives the bytes of an unpacked chunk if chunks are packed by Blosc.
+    numcodecs is installed. Gives how chunks are packed, if they are.
     """
+    from napari_prosma.data.zarr_store import Packing
+
     folder = require_inside(path, path, name)
     old, new = folder / ".zarray", folder / "zarr.json"
     try:
@@ -285,21 +277,52 @@ def _require_harmless(path: Path, name: str) -> int | None:
     )
     chunk = itemsize * math.prod(min(n, size) for n, size in zip(shape, chunks, strict=True))
     require_count(folder, "bytes in a chunk", chunk, MOST_OF_A_CHUNK)
-    is_plain_blosc = "blosc" in codecs and "sharding_indexed" not in codecs
-    return itemsize * math.prod(chunks) if is_plain_blosc else None
+    packers = [str(codec).removeprefix("numcodecs.") for codec in codecs]
+    packers = [codec for codec in packers if codec in _PACKERS]
+    shards = (
+        [] if old.is_file() else [one for one in stored["codecs"] if "sharding_indexed" in _codecs([one])]
+    )
+    if len(packers) > 1 or (shards and len(stored["codecs"]) > 1):
+        raise DataError(f"'{folder}' is packed more than once ({', '.join(codecs)}); save it again")
+    if not packers:
+        return None
+    packing = Packing(packers[0], itemsize * math.prod(chunks))
+    return _in_shards(folder, packing, shards[0]["configuration"], chunks, itemsize) if shards else packing
 
 
-def _codecs(listed: Any, deep: int = 0) -> Iterator[str]:
+def _in_shards(
+    folder: Path, packing: Packing, shard: Mapping[str, Any], chunks: Sequence[int], itemsize: int
+) -> Packing:
+    """How the chunks within the shards of an array are packed."""
+    try:
+        inner = [int(size) for size in shard["chunk_shape"]]
+        index = [*_codecs(shard["index_codecs"])]
+        is_even = all(size > 0 and outer % size == 0 for outer, size in zip(chunks, inner, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"'{folder}' has shards that cannot be read ({error}); export it again") from error
+    if not is_even or not set(index) <= _INDEX_CODECS:
+        raise DataError(
+            f"'{folder}' has shards {chunks} of chunks {inner} with an index by {index}; export it again"
+        )
+    count = math.prod(chunks) // math.prod(inner)
+    return replace(
+        packing,
+        unpacked=itemsize * math.prod(inner),
+        in_shard=count,
+        index_bytes=_INDEX_ENTRY * count + _CRC * index.count("crc32c"),
+        index_first=shard.get("index_location") == "start",
+    )
+
+
+def _codecs(listed: Any) -> Iterator[str]:
     """Names of codecs of Zarr 3, those within shards too."""
     for codec in listed:
         name = codec if isinstance(codec, str) else codec["name"]
         yield name
-        if name == "sharding_indexed" and deep < _DEEPEST_SHARD:
-            inner = codec["configuration"]
-            for key in ("codecs", "index_codecs"):
-                yield from _codecs(inner.get(key, ()), deep + 1)
-        elif name == "sharding_indexed":
-            yield "shards within shards"
+        if name == "sharding_indexed":
+            parts = codec["configuration"]
+            within = [*_codecs(parts["codecs"]), *_codecs(parts["index_codecs"])]
+            yield from ["shards within shards"] if name in within else within
 
 
 def _transform(

@@ -6,7 +6,6 @@ element is inside a polygon where its centre is.
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_prosma.data.texts import parse_json, read_yaml
 from napari_prosma.errors import DataError
 
 SUFFIXES = (".txt", ".json", ".geojson", ".xml")
@@ -137,7 +137,7 @@ def _read(path: Path, _: int, size: int) -> Annotations:
             return _yolo(path, text)
         if path.suffix.lower() == ".xml":
             return _cvat(path, text)
-        return _json(path, json.loads(text))
+        return _json(path, parse_json(text, f"'{path}'"))
     except DataError:
         raise
     except (
@@ -186,12 +186,10 @@ def _yolo_names(path: Path) -> list[str]:
 
 
 def _names_of_yaml(table: Path) -> list[str]:
-    import yaml
-
-    try:
-        names = yaml.safe_load(table.read_text(encoding="utf-8")).get("names", [])
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise DataError(f"'{table}' is damaged ({error}); it names the classes of the polygons") from error
+    told = read_yaml(table)
+    if not isinstance(told, dict):
+        raise DataError(f"'{table}' is damaged; it should name the classes of the polygons")
+    names = told.get("names", [])
     return (
         [str(names[k]) for k in sorted(names)] if isinstance(names, dict) else [str(name) for name in names]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,8 @@ SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
 _LUMA = np.array([19595, 38470, 7471])
 _LUMA_BITS = 16
+MOST_COPIED = 2**30
+"""Bytes of an image that is read although its file could be mapped."""
 _NEARLY_WHOLE = 1e-3
 """How far labels may be from whole numbers, relative to them, after a program scaled or resampled them."""
 
@@ -61,7 +64,7 @@ def read_image(path: str | Path) -> Image:
     PNG, JPEG and BMP give (C, y, x); TIFF and OME-Zarr (C, [t,] [z,] y, x); AVI and MP4 (C, t, y, x). NIfTI,
     NRRD, MetaImage and the folder of a DICOM series give (C, z, y, x) with z to the head, y to the back and x
     to the patient's left, where ``geometry.source`` keeps how the file had it. NumPy files are taken as they
-    are. Uncompressed voxels are mapped, not read.
+    are. Uncompressed voxels of more than ``MOST_COPIED`` bytes are mapped until the array is let go.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def read_image(path: str | Path) -> Image:
     image: Image = _guarded(path, _reader(path).read)
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
-    return _in_native_order(image)
+    return _let_go(_in_native_order(image))
 
 
 def read_images(path: str | Path) -> list[tuple[str, Image]]:
@@ -98,7 +101,7 @@ def read_images(path: str | Path) -> list[tuple[str, Image]]:
 def read_pyramid(path: str | Path) -> Pyramid:
     """Image that is read where it is looked at: the levels of an OME-Zarr, else one level.
 
-    One level is mapped where the format allows (NIfTI, NRRD, MetaImage, TIFF and NumPy, uncompressed).
+    One level that is large is mapped where the format allows, as by :func:`read_image`.
 
     Raises
     ------
@@ -138,8 +141,7 @@ def read_label_with_note(path: str | Path) -> tuple[np.ndarray, Geometry, str]:
     label, geometry = _stored_label(path, module)
     channels = label if label.ndim > geometry.ndim else label[None]
     stored, note = _whole_numbers(path, _one_channel(path, channels))
-    # Copied: whoever cuts a mapped file short would end this process, and Windows would not replace it.
-    return np.array(stored), geometry, note
+    return np.array(stored), geometry, note  # never mapped, for the reasons of _let_go
 
 
 def label_names(path: str | Path) -> dict[int, str]:
@@ -182,6 +184,8 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     Libraries raise nearly anything on such bytes (TypeError, ZeroDivisionError, AssertionError, ...); the
     first error stays attached.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"'{path}' is a device or a pipe, which may never end; give a file")
     try:
         return read(path)
     except DataError:
@@ -198,6 +202,18 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
 def _in_native_order(image: Image) -> Image:
     kind = image.array.dtype
     return image if kind.isnative else replace(image, array=image.array.astype(kind.newbyteorder("=")))
+
+
+def _let_go(image: Image) -> Image:
+    """The same image, its file let go of unless it is large.
+
+    Windows lets nobody replace a file that is mapped, and whoever cuts it short would end this process.
+    """
+    base: object = image.array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    is_copied = isinstance(base, mmap) and image.array.nbytes <= MOST_COPIED
+    return replace(image, array=np.array(image.array)) if is_copied else image
 
 
 def _stored_label(path: Path, module: ModuleType) -> tuple[np.ndarray, Geometry]:

@@ -1,4 +1,4 @@
-"""JSON and CSV that anybody may have written: read within limits, refused in one line; CSV written safely."""
+"""JSON, YAML and CSV that anybody may have written: read within limits; CSV written safely."""
 
 from __future__ import annotations
 
@@ -55,6 +55,27 @@ def parse_json(text: bytes | str, what: str) -> Any:
         raise DataError(f"{what} is damaged ({error}); restore it") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """The values in a YAML file.
+
+    Raises
+    ------
+    DataError
+        It is missing, too large, no YAML, or made to unfold without end.
+    """
+    import yaml
+
+    text, level = _content(path), 0
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or level > DEEPEST:
+                raise DataError(f"'{path}' repeats or nests its values without need; write them out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"'{path}' is damaged ({error}); restore it") from error
+
+
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file that :func:`write_rows` or somebody else wrote, by the names of its columns.
 
@@ -98,6 +119,8 @@ def write_rows(
 
 def _content(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"'{path}' is a folder, a device or a pipe where a file should be; remove it")
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise DataError(f"'{path}' has {size:,} bytes, far too many for what it should hold; restore it")

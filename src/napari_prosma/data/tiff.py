@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
@@ -233,6 +234,21 @@ def _require_plausible(path: Path, series: tifffile.TiffPageSeries) -> None:
     require_room(path, series.nbytes)
 
 
+def _require_an_end(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse pages of which one leads back to an earlier one: tifffile would read them for ever."""
+    handle, kind = file.filehandle, file.tiff
+    order: Literal["little", "big"] = "little" if file.byteorder == "<" else "big"
+    place, seen = file.pages.first.offset, set[int]()
+    while 0 < place < handle.size:
+        if place in seen:
+            raise DataError(f"'{path}' has a page that leads back to an earlier one; export it again")
+        seen.add(place)
+        handle.seek(place)
+        tags = int.from_bytes(handle.read(kind.tagnosize), order)
+        handle.seek(place + kind.tagnosize + tags * kind.tagsize)
+        place = int.from_bytes(handle.read(kind.offsetsize), order)
+
+
 def _require_sound_ome(path: Path, xml: str) -> None:
     """Refuse OME-XML that names files elsewhere, or more planes than its files have room for."""
     try:
@@ -365,6 +381,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     try:
         with tifffile.TiffFile(path) as file:
+            _require_an_end(path, file)
             if file.is_ome:
                 _require_sound_ome(path, file.ome_metadata or "")
             yield file

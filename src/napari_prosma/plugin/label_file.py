@@ -175,8 +175,7 @@ def open_label(data: DataSet, name: str) -> LabelFile:
             f"there is no labelled case '{name}' in '{data.folder}' any longer; put it back, or train anew"
         )
     read = [read_label(path) for path in files.labels]
-    # A file without compression is mapped: whoever wrote into it would change what we compare with.
-    stored = tuple(np.array(array) for array, _ in read)
+    stored = tuple(array for array, _ in read)
     label, is_scribbles = case.read_label(), data.labels.unlabelled is not None
     shown = stored[0] if is_scribbles else np.where(label == IGNORE, 0, label)
     fixed = next((said for said in map(_why_fixed, files.labels) if said), "")

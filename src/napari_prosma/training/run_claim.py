@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -215,14 +216,18 @@ def _is_ours(checkpoint: Path) -> bool:
 def _lock(folder: Path) -> None:
     lock, owner = folder / LOCK, _Owner.here()
     for _ in range(_TRIES):
+        is_made = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(lock, "x", encoding="utf-8") as file:
+                is_made = True
                 file.write(json.dumps(asdict(owner)))
             return
         except FileExistsError:
             _break(lock, owner)
         except OSError as error:
+            if is_made:  # on a disk that is full
+                lock.unlink(missing_ok=True)
             raise DataError(
                 f"cannot write to '{folder}' ({error.strerror}); choose a folder that can be written to"
             ) from error
@@ -266,17 +271,21 @@ def _break(lock: Path, taker: _Owner) -> None:
 def _beginning_of(process: int) -> str:
     """When a process began, as text that stays the same while it runs; empty = there is none."""
     try:
-        if sys.platform == "linux":  # in ticks since the machine's start: clocks may be set
+        if sys.platform == "linux":  # in ticks since this start of the machine: clocks may be set
             said = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            return "" if said[0] == "Z" else said[19]
+            start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            return "" if said[0] == "Z" else f"{said[19]} {start}"
         return f"{psutil.Process(process).create_time():.0f}"
     except (OSError, psutil.NoSuchProcess):
         return ""
 
 
 def _namespace() -> str:
-    """Where numbers of processes count: containers have their own."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
+    """Where numbers of processes count: on this machine, of however many of the same name, or a container."""
+    number = uuid.getnode()
+    machine = "" if number >> 40 & 1 else f"{number:x}"  # else drawn anew in every process
+    with suppress(OSError):
+        machine = Path("/etc/machine-id").read_text().strip() or machine
+    with suppress(OSError):
+        machine += f" {os.readlink('/proc/self/ns/pid')}"
+    return machine
