@@ -14,6 +14,7 @@ import pytest
 from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays
 from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.readers import read_label_with_note
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]
@@ -195,3 +196,12 @@ def test_values_as_large_as_an_atlas_has_them_take_no_memory() -> None:
     atlas[2:4], atlas[5:7] = 600_000_000, 14_015
     rule, _ = rule_of_arrays([atlas, atlas])
     assert rule.values == (0, 14_015, 600_000_000)
+
+
+def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
+    label = np.ones((4, 5, 6), np.float32)
+    label[0], label[1] = np.nan, 0
+    nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "label.nii.gz")
+    stored, _, note = read_label_with_note(tmp_path / "label.nii.gz")
+    assert np.count_nonzero(stored) == 60
+    assert note == "25.00% of the labels are no numbers (NaN); taken as background"

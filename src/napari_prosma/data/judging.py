@@ -24,6 +24,7 @@ from napari_prosma.errors import DataError
 _LABEL_WORDS = re.compile(
     r"mas[kq]|label|segm|[_-]seg|anno|truth|(?<![a-z])gt(?![a-z])|manual|contour|outline|target|roi|polygon"
 )
+_OBJECT_WORDS = re.compile(r"object|instance|(?<![a-z])inst(?![a-z])")
 """Decide only where the contents do not."""
 _CASES_OPENED, _MANY_ROLES = 3, 8
 _ELEMENTS = 1 << 21
@@ -306,7 +307,10 @@ def _without_repeats(
             continue
         values = {role: max(look.values for look in looks[role].values()) for role in (first, second)}
         colours = {role: max(look.channels for look in looks[role].values()) for role in (first, second)}
-        taken, other = sorted((first, second), key=lambda role: (values[role], colours[role], role))
+        numbers = {role: _OBJECT_WORDS.search(role.pattern.casefold()) is not None for role in kept}
+        taken, other = sorted(
+            (first, second), key=lambda role: (numbers[role], values[role], colours[role], role)
+        )
         left.remove(other)
         notices.append(
             f"{_counted(reading, other)} mark the same as '{taken.pattern}' and are not used; to use them "

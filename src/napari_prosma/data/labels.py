@@ -21,6 +21,10 @@ _LOOKUP_MAX = 1 << 16
 _COLOUR_ABOVE = 0xFFFF
 _VOID = {255, 65535}
 """Values that mean "not decided" in masks of small class numbers (Pascal VOC, Cityscapes)."""
+_CLASS_NUMBERS = 34
+"""Largest class number of those data sets; a lone gray that a person chose is brighter."""
+_VOID_COLOUR = 0xE0E0C0
+"""The same in Pascal VOC's colours."""
 _VALUES_SHOWN = 8
 
 IGNORE = 255
@@ -351,11 +355,13 @@ def _void(values: set[int]) -> int | None:
         )
     if negative:
         return negative[0]
+    if _VOID_COLOUR in values and len(values - {0}) > 1:
+        return _VOID_COLOUR
     others = values - {0, *_VOID}
     if (
         not others
         or not values & _VOID
-        or max(others) > 2 * (len(others) + 1)
+        or max(others) > max(2 * (len(others) + 1), _CLASS_NUMBERS)
         or others & _ON_VALUES == others
     ):
         return None

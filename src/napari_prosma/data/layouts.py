@@ -16,6 +16,7 @@ import numpy as np
 
 from napari_prosma.data import nrrd, pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
+from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.found import Found
 from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
@@ -128,6 +129,8 @@ def find_cases(
         files = [path for case in found for path in case.labels]
         rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
         rule = rule.with_names(_told_names(files))
+        rule, told = named_by_tables(rule, folder, files)
+        doubts = (*doubts, *told)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,

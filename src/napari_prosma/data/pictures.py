@@ -103,6 +103,16 @@ def label_names(path: Path) -> dict[int, str]:
         return dict(enumerate(json.loads(picture.info.get("class_names", "[]"))))
 
 
+def palette(path: Path) -> dict[int, int]:
+    """Stored value -> ``0xRRGGBB`` that a mask with a palette shows it in; empty for other pictures."""
+    with _opened(path) as picture:
+        colours = (picture.getpalette() or []) if picture.mode == "P" else []
+    return {
+        n: (red << 16) | (green << 8) | blue
+        for n, (red, green, blue) in enumerate(zip(*(colours[k::3] for k in range(3)), strict=True))
+    }
+
+
 def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     """Class indices (y, x) as gray PNG values, the names as text under ``class_names``."""
     _require_plane(path, labels)

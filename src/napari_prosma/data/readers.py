@@ -234,6 +234,10 @@ def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
         return array.astype(np.uint8), ""
     if np.issubdtype(array.dtype, np.integer):
         return array, ""
+    if (missing := np.isnan(array)).any() and not missing.all():
+        stored, note = _whole_numbers(path, np.where(missing, array.dtype.type(0), array))
+        said = f"{missing.mean():.2%} of the labels are no numbers (NaN); taken as background"
+        return stored, "; ".join(filter(None, (said, note)))
     rounded = np.round(array)
     if np.array_equal(rounded, array):
         return rounded.astype(np.int32), ""

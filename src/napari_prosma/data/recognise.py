@@ -22,6 +22,7 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.pairing import split_in
 from napari_prosma.data.readers import can_read, stem
+from napari_prosma.data.split_lists import SPLIT_COLUMNS, with_listed_splits
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -43,7 +44,6 @@ _CSV_IMAGE = ("image", "images", "img", "image_path", "image_file")
 _CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_path", "mask_path")
 _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
-_CSV_SPLIT = ("split", "set", "subset", "partition")
 _CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
@@ -75,7 +75,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     if images is not None or masks is not None:
         if images is None or masks is None:
             raise DataError("the patterns of images and masks belong together; give both, or neither")
-        return _finished(by_patterns(folder, images, masks), [])
+        return _finished(folder, by_patterns(folder, images, masks), [])
     inner = _unpacked_within(folder)
     if inner is not None:
         return recognise(inner)
@@ -92,20 +92,20 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
         if recognised is None:
             continue
         if recognised.layout in _BY_TABLE or not _leaves_questions(folder, recognised):
-            return _finished(recognised, passed_over)
+            return _finished(folder, recognised, passed_over)
         partly = recognised
         break
     better = by_names(folder, partly) or by_annotation_file(folder)
     if better is not None:
-        return _finished(better, passed_over)
+        return _finished(folder, better, passed_over)
     if partly is not None and any(case.labels for case in partly.found):
         unused = [name for name in partly.beside if "/" not in name and images_in(folder / name)]
         passed_over += [f"the folder '{name}' is not used" for name in unused]
-        return _finished(partly, passed_over)
+        return _finished(folder, partly, passed_over)
     if errors:
         raise errors[0]
     if partly is not None:
-        return _finished(partly, passed_over)
+        return _finished(folder, partly, passed_over)
     raise DataError(_nothing_found(folder))
 
 
@@ -117,13 +117,14 @@ class _NotThisLayout(DataError):
         self.said = said
 
 
-def _finished(recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
-    """With splits told from folders, and no picture twice."""
+def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
+    """With splits told from folders and lists, and no picture twice."""
     found, twice = _without_copies(recognised)
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
-    notices = (*passed_over, *recognised.notices, *twice)
+    found, listed = with_listed_splits(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 
 
@@ -485,7 +486,7 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
         "label": column(_CSV_LABEL),
         "group": column(_CSV_GROUP),
         "name": column(_CSV_NAME),
-        "split": column(_CSV_SPLIT),
+        "split": column(SPLIT_COLUMNS),
         "patient": column(_CSV_PATIENT),
         "delimiter": delimiter,
     }

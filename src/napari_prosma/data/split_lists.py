@@ -1,0 +1,140 @@
+"""Splits told in files beside the images: ``train.txt`` of names, JSON by split, tables with a column."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from napari_prosma.data.found import Found, files_in
+from napari_prosma.data.pairing import normal, split_in
+from napari_prosma.data.readers import stem
+
+_LISTS = (".txt", ".lst", ".list", ".json", ".csv", ".tsv")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_MOST_BYTES = 1 << 24
+_KNOWN = 0.5
+"""Share of the names of a list that have to be cases here."""
+
+
+def with_listed_splits(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases with the splits that lists in ``folder`` put them into, and a notice of which lists these are.
+
+    Lists that lie in several folders and contradict each other, as those of folds do, are not used.
+    """
+    if len(found) < 2 or all(case.split for case in found):
+        return list(found), ()
+    cases_of: dict[str, set[int]] = defaultdict(set)
+    for number, case in enumerate(found):
+        for name in _names(folder, case):
+            cases_of[name].add(number)
+    own = {stem(path) for case in found for path in (*case.images, *case.labels)}
+    by_place: dict[Path, dict[Path, dict[int, set[str]]]] = defaultdict(dict)
+    for path in files_in(folder):
+        if path.suffix.lower() in _LISTS and stem(path) not in own and path.stat().st_size <= _MOST_BYTES:
+            splits = _splits_in(path, cases_of)
+            if splits:
+                by_place[path.parent][path] = splits
+    chosen = [(place, _united(lists)) for place, lists in by_place.items()]
+    if not chosen:
+        return list(found), ()
+    # ImageSets/Segmentation of Pascal VOC lies beside ImageSets/Main, which is of another task.
+    chosen.sort(key=lambda one: (-len(one[1]), "seg" not in one[0].name.lower(), one[0]))
+    place, splits = chosen[0]
+    alike = [
+        other for where, other in chosen[1:] if "seg" in where.name.lower() or "seg" not in place.name.lower()
+    ]
+    first = next(iter(by_place[place])).relative_to(folder).as_posix()
+    twice = next((n for n, several in splits.items() if len(several) > 1), None)
+    if twice is None and any(len(o) == len(splits) for o in alike):
+        twice = next((n for o in alike for n in o if n in splits and o[n] != splits[n]), None)
+    if twice is not None:
+        return list(found), (
+            f"lists such as '{first}' put '{found[twice].name}' into several splits and are not used; a "
+            "column 'split' in a CSV of pairs says which counts",
+        )
+    told = [
+        case if case.split or number not in splits else replace(case, split=next(iter(splits[number])))
+        for number, case in enumerate(found)
+    ]
+    counts = Counter(case.split or "in none" for case in told)
+    said = ", ".join(
+        f"{counts[split]} {split}" for split in ("train", "val", "test", "in none") if counts[split]
+    )
+    return told, (f"splits are those of lists such as '{first}': {said}",)
+
+
+def _names(folder: Path, case: Found) -> set[str]:
+    """What a list may call a case: its name, its files with or without folders, or a folder of its own."""
+    names = {case.name}
+    for path in (case.image, *case.labels[:1]):
+        inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+        names |= {stem(path), (inside.parent / stem(path)).as_posix(), *inside.parts[:-1]}
+    return {normal(name) for name in names}
+
+
+def _united(lists: Mapping[Path, Mapping[int, set[str]]]) -> dict[int, set[str]]:
+    united: dict[int, set[str]] = defaultdict(set)
+    for splits in lists.values():
+        for number, several in splits.items():
+            united[number] |= several
+    return dict(united)
+
+
+def _splits_in(path: Path, cases_of: Mapping[str, set[int]]) -> dict[int, set[str]]:
+    """Splits of cases, by their number, that a file tells; none where it is no such list."""
+    try:
+        entries = list(_entries(path))
+    except (OSError, ValueError, RecursionError, csv.Error):  # whatever it is, it lists no splits
+        return {}
+    splits: dict[int, set[str]] = defaultdict(set)
+    known = 0
+    for name, split in entries:
+        numbers = next((cases_of[key] for key in _keys(name) if key in cases_of), set())
+        known += bool(numbers)
+        for number in numbers:
+            splits[number].add(split)
+    return dict(splits) if entries and known >= _KNOWN * len(entries) else {}
+
+
+def _keys(name: str) -> Iterator[str]:
+    path = Path(normal(name.strip().strip('"').replace("\\", "/")).removeprefix("./"))
+    yield path.as_posix()
+    yield (path.parent / stem(path)).as_posix()
+    yield stem(path)
+    yield path.name
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and split, entry by entry."""
+    split = split_in(path.stem)
+    if path.suffix.lower() == ".json":
+        if split or "split" in path.stem.lower():
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            lists = content.items() if isinstance(content, dict) else [(path.stem, content)]
+            for key, names in lists:
+                for name in names if split_in(str(key)) and isinstance(names, list) else ():
+                    if isinstance(name, str):
+                        yield name, split_in(str(key))
+        return
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    heading = lines[0] if lines else ""
+    delimiter = max(",;\t", key=heading.count)
+    columns = [name.strip().strip('"') for name in heading.split(delimiter)]
+    told = next((name for name in columns if name.lower() in SPLIT_COLUMNS), None)
+    if told is not None and len(columns) > 1:
+        rows = [
+            row
+            for row in csv.DictReader(text.splitlines(), columns, delimiter=delimiter)
+            if split_in(row[told] or "")
+        ]
+        named = max(columns, key=lambda name: len({row[name] for row in rows}) if name != told else -1)
+        yield from ((row[named] or "", split_in(row[told] or "")) for row in rows)
+    elif split:
+        for line in lines:
+            whole = line.split(delimiter if path.suffix.lower() in (".csv", ".tsv") else None)
+            yield whole[0] if len(whole) > 1 and not Path(line).suffix else line, split
