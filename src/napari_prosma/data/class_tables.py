@@ -95,7 +95,7 @@ def _read(path: Path) -> ClassTable | None:
         if path.suffix.lower() == ".json":
             return _of_entries(path, _json_entries(json.loads(text)))
         rows = [_cells(line) for line in text.splitlines() if line.strip() and line.lstrip()[0] not in "#/"]
-    except (OSError, ValueError, RecursionError):  # no table of classes, whatever else it is
+    except (OSError, ValueError, TypeError, RecursionError):  # no table of classes, whatever else it is
         return None
     if len({bool(numbers) for _, numbers, _ in rows[1:]}) > 1:
         return None
@@ -134,7 +134,11 @@ def _entry(name: str, numbers: list[int], before: int) -> tuple[str, int | None,
 
 def _json_entries(content: Any) -> list[tuple[str, int | None, int | None]]:
     """``{"1": "liver"}``, ``{"liver": 1}``, ``{"liver": [255, 0, 0]}`` or a list of names or of objects."""
-    if isinstance(content, dict) and len(content) == 1 and isinstance(*content.values(), (dict, list)):
+    if (
+        isinstance(content, dict)
+        and len(content) == 1
+        and isinstance(next(iter(content.values())), (dict, list))
+    ):
         (content,) = content.values()
     entries: list[tuple[str, int | None, int | None]] = []
     if isinstance(content, dict):
@@ -142,8 +146,7 @@ def _json_entries(content: Any) -> list[tuple[str, int | None, int | None]]:
             if isinstance(value, str) and _NUMBER.fullmatch(key):
                 entries.append((value, int(float(key)), None))
             else:
-                numbers = list(bytes.fromhex(value[1:])) if _is_hex(value) else value
-                entries.append(_entry(key, [int(n) for n in _listed(numbers)], 0))
+                entries.append(_entry(key, _numbers_of(value), 0))
         return entries
     for number, one in enumerate(content if isinstance(content, list) else ()):
         if isinstance(one, str):
@@ -151,18 +154,17 @@ def _json_entries(content: Any) -> list[tuple[str, int | None, int | None]]:
         elif isinstance(one, dict) and isinstance(one.get("name"), str):
             value = one.get("id", one.get("value"))
             colour = one.get("color", one.get("colour"))
-            numbers = list(bytes.fromhex(colour[1:])) if _is_hex(colour) else _listed(colour or [])
-            shown = _entry("", [int(n) for n in numbers], 0)[2] if len(numbers) >= 3 else None
+            numbers = _numbers_of(colour) if colour else []
+            shown = _entry("", numbers, 0)[2] if len(numbers) >= 3 else None
             entries.append((one["name"], value if isinstance(value, int) else None, shown))
     return entries
 
 
-def _is_hex(value: Any) -> bool:
-    return isinstance(value, str) and _HEX.fullmatch(value) is not None
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _numbers_of(value: Any) -> list[int]:
+    """A value, or a colour as a list or as ``#800000``."""
+    if isinstance(value, str) and _HEX.fullmatch(value):
+        return list(bytes.fromhex(value[1:]))
+    return [int(n) for n in (value if isinstance(value, list) else [value])]
 
 
 def _of_entries(path: Path, entries: Sequence[tuple[str, int | None, int | None]]) -> ClassTable | None:

@@ -122,6 +122,12 @@ def find_cases(
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
+    if _labels_have_no_time(header, found[0]):
+        channels, header = header.shape[0], _of_channels(header, header.shape[0])
+        channel_notices = (
+            f"the {channels} volumes along the fourth axis are taken for channels, since the labels have no "
+            "frames",
+        )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     doubts: tuple[str, ...] = ()
     rule = chosen or recognised.labels
@@ -194,7 +200,7 @@ def check_foreground(data: DataSet) -> None:
 
 
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
-    read = partial(_read_label, found, rule) if found.labels else None
+    read = partial(_read_label, found, rule, channels) if found.labels else None
     read_filled = partial(_read_filled, found, channels)
     files = (*found.images, *found.labels)
     return Case(found.name, read_filled, read, files, found.group, split=found.split, patient=found.patient)
@@ -220,9 +226,9 @@ def _read_image(found: Found, channels: int | None) -> Image:
         raise DataError(f"'{found.image}': {error}") from error
 
 
-def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
+def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
-    header = read_header(found.image)
+    header = _of_channels(read_header(found.image), channels)
     label: np.ndarray | None = None
     for number, path in enumerate(found.labels):
         stored = _stored_label(found, header, path)
@@ -238,6 +244,20 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     if rule is None or not found.classes:
         return label
     return rule.apply(label, found.labels[0], slice_axis(header.geometry))
+
+
+def _labels_have_no_time(header: Header, case: Found) -> bool:
+    """Whether the image of a case is a series of volumes, and its label one volume."""
+    if header.geometry.axes[0] != "t" or header.geometry.ndim != 4 or not case.labels or case.polygons:
+        return False
+    return read_header(case.labels[0]).shape == header.shape[1:]
+
+
+def _of_channels(header: Header, channels: int | None) -> Header:
+    """The header with time read as channels, as :func:`as_channels` reads the image."""
+    if header.channels > 1 or header.geometry.axes[0] != "t" or header.shape[:-3] != (channels,):
+        return header
+    return Header(header.shape[0], header.shape[1:], header.geometry.still())
 
 
 def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii", ".nii.gz")
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
-_COMMENT = 6
+_COMMENT, _TIME_SERIES = 6, 2001
+"""Codes of NIfTI: of an extension, of an intent."""
 _CLIP = ("t", "y", "x")
 _SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
@@ -146,6 +147,7 @@ def _time(path: Path, stored: Nifti1Pair) -> tuple[int, float, tuple[str, ...]]:
         raise DataError(f"'{path}' has a fourth axis in {unit}, a spectrum; give one volume of it")
     step = float(stored.header["pixdim"][4])
     told = unit in _TIMES and (step not in _UNWRITTEN_STEPS or shape[3] > _MOST_CHANNELS)
+    told |= int(stored.header["intent_code"]) == _TIME_SERIES
     if not told and "t" not in axes:
         return 0, 0.0, axes
     return shape[3], abs(step) * _TIMES.get(unit, 0.0), axes

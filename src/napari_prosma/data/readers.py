@@ -158,6 +158,8 @@ def label_names(path: str | Path) -> dict[int, str]:
 def as_channels(image: Image, channels: int) -> Image:
     """The same image with 1 channel (ITU-R 601 luma of RGB) or with 3 (gray repeated).
 
+    Of a series of so many volumes each is a channel: headers often call an axis time that holds sequences.
+
     Raises
     ------
     DataError
@@ -166,6 +168,10 @@ def as_channels(image: Image, channels: int) -> Image:
     array = image.array
     if len(array) == channels:
         return image
+    if len(array) == 1 and image.geometry.axes[0] == "t" and array.shape[1:-3] == (channels,):
+        return Image(
+            array[0], image.geometry.still(), tuple(n for n in image.notices if not n.startswith("a clip of"))
+        )
     if len(array) == 1 and channels == 3:
         return replace(image, array=np.broadcast_to(array, (3, *array.shape[1:])))
     if len(array) == 3 and channels == 1:
