@@ -407,3 +407,54 @@ def test_a_column_of_patients_is_kept(tmp_path: Path, column: str, values: str, 
     data = find_cases(tmp_path)
     assert [case.patient for case in data.cases] == patients
     assert any("taken for classes" in notice for notice in data.notices) == (not patients[0])
+
+
+def test_images_in_parts_of_a_set_are_no_channels(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"subset{n % 2}" / f"1.3.6.{n}.nii", volume(n))
+        save(tmp_path / "seg-lungs" / f"1.3.6.{n}.nii", organ())
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (4, 1)
+    assert foreground(data) == {18}
+
+
+def test_folders_of_patients_are_found_from_either_end(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"rawdata/sub-{n:02}/anat/sub-{n:02}_FLAIR.nii.gz", volume(n))
+        save(tmp_path / f"derivatives/manual/sub-{n:02}/anat/sub-{n:02}_FLAIR_lesion.nii.gz", organ())
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == [f"sub-{n:02}_FLAIR" for n in range(4)]
+    assert foreground(data) == {18}
+
+
+def test_files_that_go_on_otherwise_than_labelled_ones_are_named_and_not_used(tmp_path: Path) -> None:
+    for n in range(3):
+        for phase in ("ed", "es"):
+            save(tmp_path / f"p{n}" / f"p{n}_{phase}.nii", volume(n))
+            save(tmp_path / f"p{n}" / f"p{n}_{phase}_gt.nii", organ())
+        save(tmp_path / f"p{n}" / f"p{n}_sequence.nii", volume(n + 9))
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 6
+    assert "3 files '*_sequence' lie beside labelled images, without masks, and are not used" in data.notices
+    save(tmp_path / "p0" / "p7_ed.nii", volume(3))
+    with pytest.raises(DataError, match=r"p7_ed.nii"):
+        find_cases(tmp_path)
+
+
+def test_a_test_set_without_masks_is_named_and_not_used(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "training_set" / f"{n}_HC.png", noise(n))
+        save(tmp_path / "training_set" / f"{n}_HC_Annotation.png", MASK)
+        save(tmp_path / "test_set" / f"{n}_HC.png", noise(n + 9))
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 3
+    assert "3 test images have no masks and are not used" in data.notices
+    assert len(find_cases(tmp_path, require_labels=False).cases) == 6
+
+
+def test_classes_of_pascal_voc_are_taken_and_its_objects_named(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "JPEGImages" / f"{n}.png", noise(n))
+        save(tmp_path / "SegmentationClass" / f"{n}.png", MASK // 255 * 15)
+        save(tmp_path / "SegmentationAObject" / f"{n}.png", MASK // 255)
+    assert "15 is foreground" in find_cases(tmp_path).labels.in_words()

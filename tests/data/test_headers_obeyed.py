@@ -557,7 +557,9 @@ def test_volumes_with_one_label_are_channels_whatever_the_header_says_of_time(
         (tmp_path / "dataset.json").write_text(json.dumps(table))
     data = find_cases(tmp_path)
     assert (data.channels, data.dims) == (4, 3)
-    assert "taken for channels, since the labels have no frames" in " ".join(data.notices)
+    assert "the 4 volumes of an image are taken for channels, since the labels are volumes" in " ".join(
+        data.notices
+    )
     for case in data.cases:
         image, read = case.read_image(), case.read_label
         assert read is not None

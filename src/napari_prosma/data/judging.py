@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -126,6 +126,9 @@ class Judge:
         of_case = reading.cases.values()
         if not any(any(r in files for r in images) and any(r in files for r in labels) for files in of_case):
             return None
+        if masks is None and len(images) > 1:
+            reading, images = _with_alternatives(reading, images)
+            of_case, looks = reading.cases.values(), self._looks_of(reading)
         notices: list[str] = []
         labels, classes = _chosen_labels(reading, looks, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
@@ -169,6 +172,30 @@ class Judge:
             for key in keys:
                 looks[role][key] = self.look(reading.cases[key][role])
         return looks
+
+
+def _with_alternatives(reading: Reading, images: tuple[Role, ...]) -> tuple[Reading, tuple[Role, ...]]:
+    """Images that differ by a folder and never lie in one case are one role: ``part1/*``, ``part2/*``."""
+    first = images[0]
+    names = {(role.before, role.after, role.whole, len(role.folders)) for role in images}
+    differ = [
+        n
+        for n, parts in enumerate(zip(*(role.folders for role in images), strict=False))
+        if len({*parts}) > 1
+    ]
+    if (
+        len(names) > 1
+        or len(differ) != 1
+        or any(sum(role in files for role in images) > 1 for files in reading.cases.values())
+    ):
+        return reading, images
+    folders = tuple("*" if n == differ[0] else name for n, name in enumerate(first.folders))
+    one = replace(first, folders=folders)
+    cases = {
+        key: {one if role in images else role: path for role, path in files.items()}
+        for key, files in reading.cases.items()
+    }
+    return replace(reading, cases=cases), (one,)
 
 
 def _look(path: Path) -> Look:

@@ -98,7 +98,7 @@ class LabelRule:
             return replace(cls.of_values(values - {void}, lossy, foreground), unlabelled=void)._by_values()
         if values - {0} <= _ON_VALUES:
             return cls("on", binary)
-        kept = tuple(sorted(values | {0}))
+        kept = (0, *sorted(values - {0}))
         if len(kept) == 2:
             return cls("values", binary, kept)
         colours = kept[-1] > _COLOUR_ABOVE
@@ -354,7 +354,8 @@ def _void(values: set[int]) -> int | None:
             f"value with the classes, such as 0=background,1=lesion,unlabelled={negative[0]}"
         )
     if negative:
-        return negative[0]
+        # Alone beside 0 it is what was drawn: 255 of a mask that was stored with a sign.
+        return negative[0] if len(values) > 2 else None
     if _VOID_COLOUR in values and len(values - {0}) > 1:
         return _VOID_COLOUR
     others = values - {0, *_VOID}

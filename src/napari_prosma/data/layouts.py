@@ -23,8 +23,16 @@ from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values,
 from napari_prosma.data.placement import placed
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
-from napari_prosma.data.readers import as_channels, label_names, read_header, read_image, read_label, stem
-from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
+from napari_prosma.data.readers import (
+    as_channels,
+    label_names,
+    may_hold_channels,
+    read_header,
+    read_image,
+    read_label,
+    stem,
+)
+from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise, without_others
 from napari_prosma.errors import DataError
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
@@ -115,18 +123,19 @@ def find_cases(
     """
     folder = Path(folder)
     recognised = recognise(folder, images, masks)
-    bare = [found for found in recognised.found if not found.labels]
+    kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
+    bare = [found for found in kept if not found.labels]
     if bare and require_labels:
-        raise DataError(missing_masks(folder, recognised.found, bare))
-    found = sorted(named_apart(recognised.found), key=lambda case: _natural(case.name))
+        raise DataError(missing_masks(folder, kept, bare))
+    found = sorted(named_apart(kept), key=lambda case: _natural(case.name))
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
-    if _labels_have_no_time(header, found[0]):
+    if _labels_have_an_axis_less(header, found):
         channels, header = header.shape[0], _of_channels(header, header.shape[0])
         channel_notices = (
-            f"the {channels} volumes along the fourth axis are taken for channels, since the labels have no "
-            "frames",
+            f"the {channels} {'volumes' if len(header.shape) == 3 else 'pages'} of an image are taken for "
+            f"channels, since the labels are {'volumes' if len(header.shape) == 3 else 'planes'}",
         )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     doubts: tuple[str, ...] = ()
@@ -146,7 +155,7 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *damaged, *channel_notices, *doubts, *label_notices),
+        notices=(*recognised.notices, *others, *damaged, *channel_notices, *doubts, *label_notices),
         labels=rule,
     )
 
@@ -246,16 +255,17 @@ def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> n
     return rule.apply(label, found.labels[0], slice_axis(header.geometry))
 
 
-def _labels_have_no_time(header: Header, case: Found) -> bool:
-    """Whether the image of a case is a series of volumes, and its label one volume."""
-    if header.geometry.axes[0] != "t" or header.geometry.ndim != 4 or not case.labels or case.polygons:
+def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
+    """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
+    labelled = [case for case in found if case.labels and not case.polygons]
+    if not labelled or not may_hold_channels(header.channels, header.geometry):
         return False
-    return read_header(case.labels[0]).shape == header.shape[1:]
+    return read_header(labelled[0].labels[0]).shape == header.shape[1:]
 
 
 def _of_channels(header: Header, channels: int | None) -> Header:
-    """The header with time read as channels, as :func:`as_channels` reads the image."""
-    if header.channels > 1 or header.geometry.axes[0] != "t" or header.shape[:-3] != (channels,):
+    """The header with the first axis read as channels, as :func:`as_channels` reads the image."""
+    if header.shape[0] != channels or not may_hold_channels(header.channels, header.geometry):
         return header
     return Header(header.shape[0], header.shape[1:], header.geometry.still())
 
@@ -264,7 +274,7 @@ def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
     if found.polygons:
         return polygons.read_label(path, found.image.name, header.shape, found.polygons)
-    stored, geometry = placed(*read_label(path), header.shape, header.geometry)
+    stored, geometry = placed(*read_label(path, len(header.shape)), header.shape, header.geometry)
     _require_same_grid(found.image, header, path, stored.shape, geometry)
     return stored
 

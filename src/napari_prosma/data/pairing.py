@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, product, zip_longest
 from pathlib import Path
 
 from napari_prosma.data import polygons
@@ -103,10 +103,15 @@ def readings(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
     shortest roles.
     """
     parts = {path: _folders(folder, path) for path in files}
-    depth = min(_DEEPEST, max((len(names) for names in parts.values()), default=0))
+    lengths = {len(names) for names in parts.values()}
+    depth = min(_DEEPEST, max(lengths, default=0))
+    aligned = [parts]
+    if len(lengths) > 1:  # from the end: ``raw/p1/x.nii`` beside ``derived/masks/p1/x.nii``
+        most = max(lengths)
+        aligned.append({path: ("",) * (most - len(names)) + names for path, names in parts.items()})
     ranked: dict[tuple[object, ...], Reading] = {}
-    for of_case in product((False, True), repeat=depth):
-        for found in _cut(parts, of_case):
+    for names, of_case in product(aligned, product((False, True), repeat=depth)):
+        for found in _cut(names, of_case):
             several = sum(len(joined) > 1 for joined in found.cases.values())
             if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
                 length = sum(len(role.pattern) for role in found.roles)
@@ -134,9 +139,9 @@ def _cut(parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...]) -> It
 
 def _place(names: tuple[str, ...], of_case: tuple[bool, ...]) -> tuple[Key, tuple[str, ...]]:
     """Of a file's folders those that are its case's, and those that are its role's."""
-    key = tuple(normal(name) for name, own in zip(names, of_case, strict=False) if own)
-    role = (_WHOLE_NAME if own else _without(key, name) for name, own in zip(names, of_case, strict=False))
-    return key, (*role, *(_without(key, name) for name in names[len(of_case) :]))
+    owned = [(name, own) for name, own in zip_longest(names, of_case[: len(names)], fillvalue=False) if name]
+    key = tuple(normal(str(name)) for name, own in owned if own)
+    return key, tuple(_WHOLE_NAME if own else _without(key, str(name)) for name, own in owned)
 
 
 def _without(key: Key, name: str) -> str:

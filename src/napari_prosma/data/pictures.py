@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP: images of (C, y, x) in pixels, masks in every mode that annotation tools write."""
+"""PNG, JPEG, BMP, GIF, WebP and PNM: images of (C, y, x), masks in every mode that annotation tools write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_prosma.data.case import Geometry, Header, Image
 from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm")
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 _PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}

@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ _CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_
 _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
+_WORDS = re.compile(r"[\W_]*[^\W_]+")
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
@@ -190,6 +192,37 @@ def named_apart(found: Sequence[Found]) -> list[Found]:
     return list(found)
 
 
+def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases without images that nobody meant to label, and notices of these.
+
+    So are a test set in which no image has a mask, and files whose names go on where those of a labelled
+    image end otherwise: the clip ``p1_sequence`` beside the frame ``p1_ed``.
+    """
+    kept, notices = list(found), []
+    if not any(case.split == "test" and case.labels for case in found):
+        tests = [case for case in kept if case.split == "test"]
+        if tests and len(tests) < len(kept):
+            kept = [case for case in kept if case.split != "test"]
+            notices.append(f"{len(tests)} test images have no masks and are not used")
+    words = {case.image: _WORDS.findall(stem(case.image)) or [""] for case in kept}
+    endings = {words[case.image][-1] for case in kept if case.labels}
+    begun = {
+        (case.image.parent, start) for case in kept if case.labels for start in accumulate(words[case.image])
+    }
+    others: dict[str, list[Found]] = defaultdict(list)
+    for case in kept:
+        *start, ending = words[case.image]
+        is_other = ending not in endings and not ending.strip("_-. ").isdecimal()
+        if not case.labels and is_other and (case.image.parent, "".join(start)) in begun:
+            others[ending].append(case)
+    for ending, cases in others.items():
+        kept = [case for case in kept if case not in cases]
+        notices.append(
+            f"{len(cases)} files '*{ending}' lie beside labelled images, without masks, and are not used"
+        )
+    return kept, tuple(notices)
+
+
 def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -> str:
     """What to say of images without a mask."""
     if len(bare) == len(found):
@@ -243,7 +276,11 @@ def _decathlon(folder: Path) -> Recognised | None:
     content = _json(table)
     try:
         names = {int(value): str(name) for value, name in content["labels"].items()}
-        pairs = [(str(entry["image"]), str(entry["label"])) for entry in content["training"]]
+        pairs = [
+            (str(entry["image"]), str(entry["label"]), split)
+            for part, split in (("training", ""), ("validation", "val"))
+            for entry in (content[part] if part == "training" else content.get(part, ()))
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _NotThisLayout(
             f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
@@ -251,9 +288,9 @@ def _decathlon(folder: Path) -> Recognised | None:
             f"'{table.name}' is no Decathlon table and is not used",
         ) from error
     found = []
-    for image, label in pairs:
+    for image, label, split in pairs:
         paths = [_inside(folder, table, name) for name in (image, label)]
-        found.append(Found(stem(image), (paths[0],), (paths[1],)))
+        found.append(Found(stem(image), (paths[0],), (paths[1],), split=split))
     _require_files(table, found)
     return Recognised("Decathlon", tuple(found), LabelRule.of_names(names))
 
