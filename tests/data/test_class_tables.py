@@ -142,6 +142,15 @@ def test_lists_of_folds_are_named_and_not_used(tmp_path: Path) -> None:
     assert any("into several splits and are not used" in notice for notice in data.notices)
 
 
+def test_patients_are_those_of_a_table_beside_the_images(tmp_path: Path) -> None:
+    (tmp_path / "clinical.csv").write_text(
+        "file,age,patient_id\np0.png,41,A\np1.png,42,A\np2.png,40,B\np3.png,44,C\n"
+    )
+    data = pairs(tmp_path)
+    assert [case.patient for case in data.cases] == ["A", "A", "B", "C"]
+    assert "patients are those of 'clinical.csv': 3 of 4 cases" in data.notices
+
+
 def test_the_list_of_a_whole_set_or_of_other_names_is_no_split(tmp_path: Path) -> None:
     (tmp_path / "trainval.txt").write_text("p0\np1\np2\np3\n")
     (tmp_path / "test.txt").write_text("q7\nq8\n")

@@ -23,7 +23,12 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.pairing import split_in
 from napari_prosma.data.readers import can_read, stem
-from napari_prosma.data.split_lists import SPLIT_COLUMNS, with_listed_splits
+from napari_prosma.data.split_lists import (
+    PATIENT_COLUMNS,
+    SPLIT_COLUMNS,
+    with_listed_patients,
+    with_listed_splits,
+)
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -45,7 +50,7 @@ _CSV_IMAGE = ("image", "images", "img", "image_path", "image_file")
 _CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_path", "mask_path")
 _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
-_CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
+_CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
@@ -125,8 +130,9 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
-    found, listed = with_listed_splits(folder, found)
-    notices = (*passed_over, *recognised.notices, *twice, *listed)
+    found, splits_told = with_listed_splits(folder, found)
+    found, patients_told = with_listed_patients(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *splits_told, *patients_told)
     return replace(recognised, found=tuple(found), notices=notices)
 
 

@@ -1,9 +1,10 @@
-"""Splits told in files beside the images: ``train.txt`` of names, JSON by split, tables with a column."""
+"""Splits and patients told in files beside the images: ``train.txt``, JSON by split, tables with a column."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from napari_prosma.data.readers import stem
 
 _LISTS = (".txt", ".lst", ".list", ".json", ".csv", ".tsv")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 _MOST_BYTES = 1 << 24
 _KNOWN = 0.5
 """Share of the names of a list that have to be cases here."""
@@ -27,10 +29,7 @@ def with_listed_splits(folder: Path, found: Sequence[Found]) -> tuple[list[Found
     """
     if len(found) < 2 or all(case.split for case in found):
         return list(found), ()
-    cases_of: dict[str, set[int]] = defaultdict(set)
-    for number, case in enumerate(found):
-        for name in _names(folder, case):
-            cases_of[name].add(number)
+    cases_of = _by_name(folder, found)
     own = {stem(path) for case in found for path in (*case.images, *case.labels)}
     by_place: dict[Path, dict[Path, dict[int, set[str]]]] = defaultdict(dict)
     for path in files_in(folder):
@@ -67,6 +66,41 @@ def with_listed_splits(folder: Path, found: Sequence[Found]) -> tuple[list[Found
     return told, (f"splits are those of lists such as '{first}': {said}",)
 
 
+def with_listed_patients(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases with the patients that a table in ``folder`` tells of them, and a notice of which."""
+    if len(found) < 2 or any(case.patient for case in found):
+        return list(found), ()
+    cases_of = _by_name(folder, found)
+    for path in files_in(folder):
+        if path.suffix.lower() not in (".csv", ".tsv") or path.stat().st_size > _MOST_BYTES:
+            continue
+        try:
+            rows = _rows(path.read_text(encoding="utf-8-sig"), PATIENT_COLUMNS)
+        except (OSError, ValueError, csv.Error):  # no table, whatever else it is
+            continue
+        patients = {n: patient for name, patient in rows for n in _cases(name, cases_of) if patient}
+        known = sum(bool(_cases(name, cases_of)) for name, _ in rows)
+        if rows and known >= _KNOWN * len(rows):
+            told = [replace(case, patient=patients.get(n, "")) for n, case in enumerate(found)]
+            where = path.relative_to(folder).as_posix()
+            number = len(set(patients.values()))
+            return told, (f"patients are those of '{where}': {number} of {len(patients)} cases",)
+    return list(found), ()
+
+
+def _by_name(folder: Path, found: Sequence[Found]) -> dict[str, set[int]]:
+    """Numbers of cases by whatever a list may call them."""
+    cases_of: dict[str, set[int]] = defaultdict(set)
+    for number, case in enumerate(found):
+        for name in _names(folder, case):
+            cases_of[name].add(number)
+    return dict(cases_of)
+
+
+def _cases(name: str, cases_of: Mapping[str, set[int]]) -> set[int]:
+    return next((cases_of[key] for key in _keys(name) if key in cases_of), set())
+
+
 def _names(folder: Path, case: Found) -> set[str]:
     """What a list may call a case: its name, its files with or without folders, or a folder of its own."""
     names = {case.name}
@@ -93,7 +127,7 @@ def _splits_in(path: Path, cases_of: Mapping[str, set[int]]) -> dict[int, set[st
     splits: dict[int, set[str]] = defaultdict(set)
     known = 0
     for name, split in entries:
-        numbers = next((cases_of[key] for key in _keys(name) if key in cases_of), set())
+        numbers = _cases(name, cases_of)
         known += bool(numbers)
         for number in numbers:
             splits[number].add(split)
@@ -122,19 +156,25 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
         return
     text = path.read_text(encoding="utf-8-sig")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [(name, split_in(told)) for name, told in _rows(text, SPLIT_COLUMNS)]
+    if rows:
+        yield from ((name, told) for name, told in rows if told)
+    elif split:
+        for line in lines:
+            whole = re.split(r"[,;\t]" if path.suffix.lower() in (".csv", ".tsv") else r"\s+", line)
+            yield whole[0] if len(whole) > 1 and not Path(line).suffix else line, split
+
+
+def _rows(text: str, wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """Of a table with a column of these names: in every line the name of a case, and what the column says."""
+    lines = [line for line in text.splitlines() if line.strip()]
     heading = lines[0] if lines else ""
     delimiter = max(",;\t", key=heading.count)
     columns = [name.strip().strip('"') for name in heading.split(delimiter)]
-    told = next((name for name in columns if name.lower() in SPLIT_COLUMNS), None)
-    if told is not None and len(columns) > 1:
-        rows = [
-            row
-            for row in csv.DictReader(text.splitlines(), columns, delimiter=delimiter)
-            if split_in(row[told] or "")
-        ]
-        named = max(columns, key=lambda name: len({row[name] for row in rows}) if name != told else -1)
-        yield from ((row[named] or "", split_in(row[told] or "")) for row in rows)
-    elif split:
-        for line in lines:
-            whole = line.split(delimiter if path.suffix.lower() in (".csv", ".tsv") else None)
-            yield whole[0] if len(whole) > 1 and not Path(line).suffix else line, split
+    told = next((name for name in columns if name.lower() in wanted), None)
+    if told is None or len(columns) < 2:
+        return []
+    rows = list(csv.DictReader(lines[1:], columns, delimiter=delimiter))
+    others = [name for name in columns if name != told]
+    named = max(others, key=lambda name: len({row[name] for row in rows}))
+    return [((row[named] or "").strip(), (row[told] or "").strip()) for row in rows]
