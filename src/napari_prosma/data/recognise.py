@@ -23,12 +23,7 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.pairing import split_in
 from napari_prosma.data.readers import can_read, stem
-from napari_prosma.data.split_lists import (
-    PATIENT_COLUMNS,
-    SPLIT_COLUMNS,
-    with_listed_patients,
-    with_listed_splits,
-)
+from napari_prosma.data.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -130,9 +125,8 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
-    found, splits_told = with_listed_splits(folder, found)
-    found, patients_told = with_listed_patients(folder, found)
-    notices = (*passed_over, *recognised.notices, *twice, *splits_told, *patients_told)
+    found, listed = with_listed(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 
 

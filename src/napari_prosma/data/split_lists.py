@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from napari_prosma.data.found import Found, files_in
 from napari_prosma.data.pairing import normal, split_in
 from napari_prosma.data.readers import stem
 
-_LISTS = (".txt", ".lst", ".list", ".json", ".csv", ".tsv")
+_LISTS, _TABLES = (".txt", ".lst", ".list", ".json"), (".csv", ".tsv")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 _MOST_BYTES = 1 << 24
@@ -22,34 +22,47 @@ _KNOWN = 0.5
 """Share of the names of a list that have to be cases here."""
 
 
-def with_listed_splits(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
-    """Cases with the splits that lists in ``folder`` put them into, and a notice of which lists these are.
-
-    Lists that lie in several folders and contradict each other, as those of folds do, are not used.
-    """
-    if len(found) < 2 or all(case.split for case in found):
+def with_listed(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases with the splits and the patients that files in ``folder`` tell of them, and notices of which."""
+    files = [
+        path
+        for path in files_in(folder)
+        if path.suffix.lower() in (*_TABLES, *_LISTS)
+        and (path.suffix.lower() in _TABLES or "split" in path.stem.lower() or split_in(path.stem))
+        and path.stat().st_size <= _MOST_BYTES
+    ]
+    if len(found) < 2 or not files:
         return list(found), ()
-    cases_of = _by_name(folder, found)
     own = {stem(path) for case in found for path in (*case.images, *case.labels)}
+    files = [path for path in files if stem(path) not in own]
+    cases_of: dict[str, set[int]] = defaultdict(set)
+    for number, case in enumerate(found):
+        for name in _names(folder, case):
+            cases_of[name].add(number)
+    told, splits_told = _with_splits(folder, found, files, cases_of)
+    told, patients_told = _with_patients(folder, told, files, cases_of)
+    return told, (*splits_told, *patients_told)
+
+
+def _with_splits(
+    folder: Path, found: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
+) -> tuple[list[Found], tuple[str, ...]]:
+    """Lists that lie in several folders and contradict each other, as those of folds do, are not used."""
     by_place: dict[Path, dict[Path, dict[int, set[str]]]] = defaultdict(dict)
-    for path in files_in(folder):
-        if path.suffix.lower() in _LISTS and stem(path) not in own and path.stat().st_size <= _MOST_BYTES:
-            splits = _splits_in(path, cases_of)
-            if splits:
-                by_place[path.parent][path] = splits
-    chosen = [(place, _united(lists)) for place, lists in by_place.items()]
-    if not chosen:
+    for path in files if any(not case.split for case in found) else ():
+        splits = _splits_in(path, cases_of)
+        if splits:
+            by_place[path.parent][path] = splits
+    if not by_place:
         return list(found), ()
     # ImageSets/Segmentation of Pascal VOC lies beside ImageSets/Main, which is of another task.
-    chosen.sort(key=lambda one: (-len(one[1]), "seg" not in one[0].name.lower(), one[0]))
-    place, splits = chosen[0]
-    alike = [
-        other for where, other in chosen[1:] if "seg" in where.name.lower() or "seg" not in place.name.lower()
-    ]
+    of_task = [place for place in by_place if "seg" in place.name.lower()] or list(by_place)
+    united = {place: _united(by_place[place].values()) for place in of_task}
+    place = max(of_task, key=lambda place: len(united[place]))
+    splits = united[place]
     first = next(iter(by_place[place])).relative_to(folder).as_posix()
-    twice = next((n for n, several in splits.items() if len(several) > 1), None)
-    if twice is None and any(len(o) == len(splits) for o in alike):
-        twice = next((n for o in alike for n in o if n in splits and o[n] != splits[n]), None)
+    others = [other for other in united.values() if len(other) == len(splits)]
+    twice = next((n for o in others for n in o if len(o[n]) > 1 or o[n] != splits.get(n, o[n])), None)
     if twice is not None:
         return list(found), (
             f"lists such as '{first}' put '{found[twice].name}' into several splits and are not used; a "
@@ -60,19 +73,17 @@ def with_listed_splits(folder: Path, found: Sequence[Found]) -> tuple[list[Found
         for number, case in enumerate(found)
     ]
     counts = Counter(case.split or "in none" for case in told)
-    said = ", ".join(
-        f"{counts[split]} {split}" for split in ("train", "val", "test", "in none") if counts[split]
-    )
+    said = ", ".join(f"{counts[part]} {part}" for part in ("train", "val", "test", "in none") if counts[part])
     return told, (f"splits are those of lists such as '{first}': {said}",)
 
 
-def with_listed_patients(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
-    """Cases with the patients that a table in ``folder`` tells of them, and a notice of which."""
-    if len(found) < 2 or any(case.patient for case in found):
+def _with_patients(
+    folder: Path, found: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
+) -> tuple[list[Found], tuple[str, ...]]:
+    if any(case.patient for case in found):
         return list(found), ()
-    cases_of = _by_name(folder, found)
-    for path in files_in(folder):
-        if path.suffix.lower() not in (".csv", ".tsv") or path.stat().st_size > _MOST_BYTES:
+    for path in files:
+        if path.suffix.lower() not in _TABLES:
             continue
         try:
             rows = _rows(path.read_text(encoding="utf-8-sig"), PATIENT_COLUMNS)
@@ -82,19 +93,9 @@ def with_listed_patients(folder: Path, found: Sequence[Found]) -> tuple[list[Fou
         known = sum(bool(_cases(name, cases_of)) for name, _ in rows)
         if rows and known >= _KNOWN * len(rows):
             told = [replace(case, patient=patients.get(n, "")) for n, case in enumerate(found)]
-            where = path.relative_to(folder).as_posix()
-            number = len(set(patients.values()))
+            where, number = path.relative_to(folder).as_posix(), len(set(patients.values()))
             return told, (f"patients are those of '{where}': {number} of {len(patients)} cases",)
     return list(found), ()
-
-
-def _by_name(folder: Path, found: Sequence[Found]) -> dict[str, set[int]]:
-    """Numbers of cases by whatever a list may call them."""
-    cases_of: dict[str, set[int]] = defaultdict(set)
-    for number, case in enumerate(found):
-        for name in _names(folder, case):
-            cases_of[name].add(number)
-    return dict(cases_of)
 
 
 def _cases(name: str, cases_of: Mapping[str, set[int]]) -> set[int]:
@@ -110,9 +111,9 @@ def _names(folder: Path, case: Found) -> set[str]:
     return {normal(name) for name in names}
 
 
-def _united(lists: Mapping[Path, Mapping[int, set[str]]]) -> dict[int, set[str]]:
+def _united(lists: Iterable[Mapping[int, set[str]]]) -> dict[int, set[str]]:
     united: dict[int, set[str]] = defaultdict(set)
-    for splits in lists.values():
+    for splits in lists:
         for number, several in splits.items():
             united[number] |= several
     return dict(united)
@@ -146,13 +147,11 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
     """Name and split, entry by entry."""
     split = split_in(path.stem)
     if path.suffix.lower() == ".json":
-        if split or "split" in path.stem.lower():
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-            lists = content.items() if isinstance(content, dict) else [(path.stem, content)]
-            for key, names in lists:
-                for name in names if split_in(str(key)) and isinstance(names, list) else ():
-                    if isinstance(name, str):
-                        yield name, split_in(str(key))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        for key, names in content.items() if isinstance(content, dict) else [(path.stem, content)]:
+            for name in names if split_in(str(key)) and isinstance(names, list) else ():
+                if isinstance(name, str):
+                    yield name, split_in(str(key))
         return
     text = path.read_text(encoding="utf-8-sig")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -161,7 +160,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
         yield from ((name, told) for name, told in rows if told)
     elif split:
         for line in lines:
-            whole = re.split(r"[,;\t]" if path.suffix.lower() in (".csv", ".tsv") else r"\s+", line)
+            whole = re.split(r"[,;\t]" if path.suffix.lower() in _TABLES else r"\s+", line)
             yield whole[0] if len(whole) > 1 and not Path(line).suffix else line, split
 
 
