@@ -418,12 +418,30 @@ def test_images_in_parts_of_a_set_are_no_channels(tmp_path: Path) -> None:
     assert foreground(data) == {18}
 
 
-def test_folders_of_patients_are_found_from_either_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        (
+            "rawdata/sub-{0}/anat/sub-{0}_FLAIR.nii.gz",
+            "derivatives/manual/sub-{0}/anat/sub-{0}_lesion.nii.gz",
+        ),
+        ("sub-{0}/ses-1/dwi/sub-{0}_dwi.nii.gz", "derivatives/sub-{0}/ses-1/sub-{0}_msk.nii.gz"),
+    ],
+)
+def test_folders_of_patients_are_found_at_any_depth(image: str, mask: str, tmp_path: Path) -> None:
+    data = find_cases(written(tmp_path, image=image, mask=mask))
+    assert len(data.cases) == 4
+    assert foreground(data) == {18}
+
+
+def test_a_preview_beside_the_masks_is_no_image_of_them(tmp_path: Path) -> None:
     for n in range(4):
-        save(tmp_path / f"rawdata/sub-{n:02}/anat/sub-{n:02}_FLAIR.nii.gz", volume(n))
-        save(tmp_path / f"derivatives/manual/sub-{n:02}/anat/sub-{n:02}_FLAIR_lesion.nii.gz", organ())
+        save(tmp_path / f"rawdata/v{n}/v{n}_ct.nii.gz", volume(n))
+        save(tmp_path / f"derivatives/v{n}/v{n}_msk.nii.gz", organ())
+        save(tmp_path / f"derivatives/v{n}/v{n}_snp.png", noise(n))
+        (tmp_path / f"derivatives/v{n}/v{n}_ctd.json").write_text("[]")
     data = find_cases(tmp_path)
-    assert [case.name for case in data.cases] == [f"sub-{n:02}_FLAIR" for n in range(4)]
+    assert [case.name for case in data.cases] == [f"v{n}_ct" for n in range(4)]
     assert foreground(data) == {18}
 
 
@@ -458,3 +476,21 @@ def test_classes_of_pascal_voc_are_taken_and_its_objects_named(tmp_path: Path) -
         save(tmp_path / "SegmentationClass" / f"{n}.png", MASK // 255 * 15)
         save(tmp_path / "SegmentationAObject" / f"{n}.png", MASK // 255)
     assert "15 is foreground" in find_cases(tmp_path).labels.in_words()
+
+
+def test_test_sets_below_a_folder_of_their_own_are_not_missed(tmp_path: Path) -> None:
+    for n, place in enumerate(("TrainDataset", "TestDataset/CVC-300", "TestDataset/ETIS")):
+        for k in range(2):
+            save(tmp_path / place / "images" / f"{k}.png", noise(2 * n + k))
+            save(tmp_path / place / "masks" / f"{k}.png", MASK)
+    data = find_cases(tmp_path)
+    assert sorted(case.split for case in data.cases) == ["test"] * 4 + ["train"] * 2
+    assert len({case.name for case in data.cases}) == 6
+
+
+def test_a_folder_that_the_names_of_its_files_repeat_is_no_role(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / "Training" / "Images" / f"eye_{n:03}.png", noise(n))
+        for name, mask in (("disc", MASK), ("cup", INNER)):
+            save(tmp_path / "Training" / "GT" / f"eye_{n:03}" / "Map" / f"eye_{n:03}_{name}.png", mask)
+    assert find_cases(tmp_path).class_names == ("background", "disc", "cup")

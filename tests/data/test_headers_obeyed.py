@@ -568,6 +568,17 @@ def test_volumes_with_one_label_are_channels_whatever_the_header_says_of_time(
         assert read().sum() == 2
 
 
+def test_a_header_with_its_voxels_in_another_file_is_read(tmp_path: Path) -> None:
+    voxels = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    nibabel.Nifti1Pair(voxels, np.diag([-1.0, -1, 2, 1])).to_filename(tmp_path / "a.hdr")
+    image = read_image(tmp_path / "a.hdr")
+    assert image.geometry.spacing == (2.0, 1.0, 1.0)
+    np.testing.assert_array_equal(image.array[0], voxels.T)
+    nibabel.AnalyzeImage(voxels, np.eye(4)).to_filename(tmp_path / "b.hdr")
+    with pytest.raises(DataError, match="a volume of Analyze, which does not tell left from right"):
+        read_image(tmp_path / "b.hdr")
+
+
 def test_a_spectrum_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ppm, a spectrum"):
         read_image(four_axes(tmp_path / "a.nii", "ppm", 1))

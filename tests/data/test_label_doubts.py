@@ -15,7 +15,7 @@ import tifffile
 from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays
 from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
 from napari_prosma.data.layouts import find_cases
-from napari_prosma.data.readers import read_label_with_note
+from napari_prosma.data.readers import read_label, read_label_with_note
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]
@@ -197,6 +197,14 @@ def test_values_as_large_as_an_atlas_has_them_take_no_memory() -> None:
     atlas[2:4], atlas[5:7] = 600_000_000, 14_015
     rule, _ = rule_of_arrays([atlas, atlas])
     assert rule.values == (0, 14_015, 600_000_000)
+
+
+def test_a_red_mask_in_jpeg_is_as_bright_as_a_white_one(tmp_path: Path) -> None:
+    red = np.zeros((40, 48, 3), np.uint8)
+    red[..., 0] = disc(value=255)
+    PIL.Image.fromarray(red).save(tmp_path / "red.jpg", quality=95, subsampling=0)
+    stored, _ = read_label(tmp_path / "red.jpg")
+    assert np.count_nonzero((stored > 127) != (red[..., 0] > 0)) <= 8
 
 
 def test_a_negative_value_alone_is_what_was_drawn() -> None:

@@ -132,12 +132,14 @@ class Judge:
         notices: list[str] = []
         labels, classes = _chosen_labels(reading, looks, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
+        number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
+        if not number:
+            return None
         for role in reading.roles:
             if all(look.kind == "unreadable" for look in looks[role].values()):
                 notices.append(f"{_counted(reading, role)} cannot be read as images and are not used")
         several = "images" if len(images) == 1 else "channels"
         said = f"{_listed(images)} as {several}, {_listed(labels)} as {'classes' if classes else 'labels'}"
-        number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
         return Judged(reading, images, labels, classes, (f"{number} pairs: {said}", *notices))
 
     def shows_field(self, judged: Judged) -> bool:

@@ -28,7 +28,8 @@ from napari_prosma.errors import DataError
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header, Nifti1Pair
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz", ".hdr")
+"""A header ``.hdr`` has its voxels in ``.img`` beside it."""
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
 _COMMENT, _TIME_SERIES = 6, 2001
@@ -328,11 +329,17 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         _require_short_extensions(path)
         stored = nibabel.load(path)
         if not isinstance(stored, Nifti1Pair):
-            raise ImageFileError(f"it is {type(stored).__name__}")
+            raise DataError(
+                f"'{path}' is a volume of Analyze, which does not tell left from right; convert it to "
+                "NIfTI with the program that wrote it"
+                if path.suffix.lower() == ".hdr"
+                else f"'{path}' is no NIfTI volume ({type(stored).__name__}); export it again"
+            )
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none")
+        held = path.with_suffix(".img").stat().st_size if path.suffix.lower() == ".hdr" else None
+        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none", held)
         yield stored
     except FileNotFoundError:
         raise

@@ -55,13 +55,15 @@ def read(path: Path) -> Image:
 def read_label(path: Path) -> np.ndarray:
     """Mask as (y, x) integers: 0/1 for one-bit, palette indices, gray values, ``0xRRGGBB`` for colour.
 
-    JPEG has no exact values, so a JPEG mask is its brightness whatever its mode. Of a mask that was drawn on
-    a transparent layer see :func:`mask_of_colours`.
+    JPEG has no exact values, so a JPEG mask is its brightest channel whatever its mode. Of a mask that was
+    drawn on a transparent layer see :func:`mask_of_colours`.
     """
     with _opened(path) as picture:
         upright = _upright(picture)
         alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
-        if picture.format in _JPEG or upright.mode in ("LA", "La"):
+        if picture.format in _JPEG and upright.mode != "L":
+            return np.asarray(upright.convert("RGB")).max(axis=-1)
+        if upright.mode in ("LA", "La"):
             upright = upright.convert("L")
         elif upright.mode == "PA":
             upright = upright.convert("P")

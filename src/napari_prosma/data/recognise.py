@@ -47,6 +47,8 @@ _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
+_DEEPEST_SPLIT = 2
+"""So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
 _LOSSY = (".jpg", ".jpeg", ".jfif")
@@ -357,14 +359,17 @@ def _folder_pairs(folder: Path) -> Recognised | None:
     """``images/`` and ``masks/`` under whatever name, in the folder itself or in each of its splits."""
     pairs = []
     beside: list[str] = []
-    for parent in (folder, *_subfolders(folder)):
+    parents = [folder]
+    for parent in parents:
         named = {child.name.lower(): child for child in _subfolders(parent)}
         images = next((named[name] for name in _IMAGE_FOLDERS if name in named), None)
         masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
         if images is not None and masks is not None:
-            pairs.append(("" if parent == folder else parent.name, images, masks))
+            pairs.append(("" if parent == folder else parent.relative_to(folder).as_posix(), images, masks))
             others = (child for child in named.values() if child not in (images, masks))
             beside += [child.relative_to(folder).as_posix() for child in others]
+        elif parent == folder or len(parent.relative_to(folder).parts) < _DEEPEST_SPLIT:
+            parents += named.values()
     found: list[Found] = []
     orphans: list[Path] = []
     for split, image_folder, mask_folder in pairs:
