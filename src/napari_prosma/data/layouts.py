@@ -258,14 +258,15 @@ def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> n
 def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
     """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
     labelled = [case for case in found if case.labels and not case.polygons]
-    if not labelled or not may_hold_channels(header.channels, header.geometry):
+    if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
         return False
     return read_header(labelled[0].labels[0]).shape == header.shape[1:]
 
 
 def _of_channels(header: Header, channels: int | None) -> Header:
     """The header with the first axis read as channels, as :func:`as_channels` reads the image."""
-    if header.shape[0] != channels or not may_hold_channels(header.channels, header.geometry):
+    may_be = channels != 1 and may_hold_channels(header.channels, header.geometry)
+    if header.shape[0] != channels or not may_be:
         return header
     return Header(header.shape[0], header.shape[1:], header.geometry.still())
 
