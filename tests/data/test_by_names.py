@@ -407,3 +407,90 @@ def test_a_column_of_patients_is_kept(tmp_path: Path, column: str, values: str, 
     data = find_cases(tmp_path)
     assert [case.patient for case in data.cases] == patients
     assert any("taken for classes" in notice for notice in data.notices) == (not patients[0])
+
+
+def test_images_in_parts_of_a_set_are_no_channels(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"subset{n % 2}" / f"1.3.6.{n}.nii", volume(n))
+        save(tmp_path / "seg-lungs" / f"1.3.6.{n}.nii", organ())
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (4, 1)
+    assert foreground(data) == {18}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        (
+            "rawdata/sub-{0}/anat/sub-{0}_FLAIR.nii.gz",
+            "derivatives/manual/sub-{0}/anat/sub-{0}_lesion.nii.gz",
+        ),
+        ("sub-{0}/ses-1/dwi/sub-{0}_dwi.nii.gz", "derivatives/sub-{0}/ses-1/sub-{0}_msk.nii.gz"),
+    ],
+)
+def test_folders_of_patients_are_found_at_any_depth(image: str, mask: str, tmp_path: Path) -> None:
+    data = find_cases(written(tmp_path, image=image, mask=mask))
+    assert len(data.cases) == 4
+    assert foreground(data) == {18}
+
+
+def test_a_preview_beside_the_masks_is_no_image_of_them(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / f"rawdata/v{n}/v{n}_ct.nii.gz", volume(n))
+        save(tmp_path / f"derivatives/v{n}/v{n}_msk.nii.gz", organ())
+        save(tmp_path / f"derivatives/v{n}/v{n}_snp.png", noise(n))
+        (tmp_path / f"derivatives/v{n}/v{n}_ctd.json").write_text("[]")
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == [f"v{n}_ct" for n in range(4)]
+    assert foreground(data) == {18}
+
+
+def test_files_that_go_on_otherwise_than_labelled_ones_are_named_and_not_used(tmp_path: Path) -> None:
+    for n in range(3):
+        for phase in ("ed", "es"):
+            save(tmp_path / f"p{n}" / f"p{n}_{phase}.nii", volume(n))
+            save(tmp_path / f"p{n}" / f"p{n}_{phase}_gt.nii", organ())
+        save(tmp_path / f"p{n}" / f"p{n}_sequence.nii", volume(n + 9))
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 6
+    assert "3 files '*_sequence' lie beside labelled images, without masks, and are not used" in data.notices
+    save(tmp_path / "p0" / "p7_ed.nii", volume(3))
+    with pytest.raises(DataError, match=r"p7_ed.nii"):
+        find_cases(tmp_path)
+
+
+def test_a_test_set_without_masks_is_named_and_not_used(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "training_set" / f"{n}_HC.png", noise(n))
+        save(tmp_path / "training_set" / f"{n}_HC_Annotation.png", MASK)
+        save(tmp_path / "test_set" / f"{n}_HC.png", noise(n + 9))
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 3
+    assert "3 test images have no masks and are not used" in data.notices
+    assert len(find_cases(tmp_path, require_labels=False).cases) == 6
+
+
+def test_classes_of_pascal_voc_are_taken_and_its_objects_named(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "JPEGImages" / f"{n}.png", noise(n))
+        save(tmp_path / "SegmentationClass" / f"{n}.png", MASK // 255 * 15)
+        save(tmp_path / "SegmentationAObject" / f"{n}.png", MASK // 255)
+    assert "15 is foreground" in find_cases(tmp_path).labels.in_words()
+
+
+def test_test_sets_below_a_folder_of_their_own_are_not_missed(tmp_path: Path) -> None:
+    for n, place in enumerate(("TrainDataset", "TestDataset/CVC-300", "TestDataset/ETIS")):
+        for k in range(2):
+            save(tmp_path / place / "images" / f"{k}.png", noise(2 * n + k))
+            save(tmp_path / place / "masks" / f"{k}.png", MASK)
+    data = find_cases(tmp_path)
+    assert sorted(case.split for case in data.cases) == ["test"] * 4 + ["train"] * 2
+    assert len({case.name for case in data.cases}) == 6
+
+
+def test_a_folder_that_the_names_of_its_files_repeat_is_no_role(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / "Training" / "Images" / f"eye_{n:03}.png", noise(n))
+        for name, mask in (("disc", MASK), ("cup", INNER)):
+            save(tmp_path / "Training" / "GT" / f"eye_{n:03}" / "Map" / f"eye_{n:03}_{name}.png", mask)
+    assert find_cases(tmp_path).class_names == ("background", "disc", "cup")

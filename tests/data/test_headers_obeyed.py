@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -526,6 +527,56 @@ def test_a_fourth_axis_is_time_where_the_header_says_so(
         assert image.geometry.frame_seconds == pytest.approx(seconds)
         assert image.notices[0].startswith(f"a clip of {number} volumes")
     assert read_header(tmp_path / "a.nii.gz").shape == image.array.shape[1:]
+
+
+def test_the_intent_of_a_time_series_makes_it_one(tmp_path: Path) -> None:
+    path = four_axes(tmp_path / "a.nii", "unknown", 0)
+    image = nibabel.load(path)
+    assert isinstance(image, nibabel.Nifti1Image)
+    image.header["intent_code"] = 2001
+    nibabel.Nifti1Image(np.zeros((4, 3, 2, 4), np.int16), None, image.header).to_filename(tmp_path / "b.nii")
+    assert read_image(tmp_path / "b.nii").array.shape == (1, 4, 2, 3, 4)
+
+
+@pytest.mark.parametrize("with_table", [True, False])
+def test_volumes_with_one_label_are_channels_whatever_the_header_says_of_time(
+    with_table: bool, tmp_path: Path
+) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for n in range(3):
+        four_axes(tmp_path / "imagesTr" / f"p{n}.nii.gz", "sec", 3.6)
+        label = np.zeros((4, 3, 2), np.uint8)
+        label[1, 1] = 1
+        nibabel.Nifti1Image(label, np.diag([-1.0, -1, 2, 1])).to_filename(
+            tmp_path / "labelsTr" / f"p{n}.nii.gz"
+        )
+    if with_table:
+        training = [{"image": f"imagesTr/p{n}.nii.gz", "label": f"labelsTr/p{n}.nii.gz"} for n in range(3)]
+        table = {"labels": {"0": "background", "1": "prostate"}, "training": training}
+        (tmp_path / "dataset.json").write_text(json.dumps(table))
+    data = find_cases(tmp_path)
+    assert (data.channels, data.dims) == (4, 3)
+    assert "the 4 volumes of an image are taken for channels, since the labels are volumes" in " ".join(
+        data.notices
+    )
+    for case in data.cases:
+        image, read = case.read_image(), case.read_label
+        assert read is not None
+        assert image.array.shape[1:] == read().shape == (2, 3, 4)
+        assert (image.geometry.spacing, image.geometry.axes) == ((2.0, 1.0, 1.0), ("z", "y", "x"))
+        assert read().sum() == 2
+
+
+def test_a_header_with_its_voxels_in_another_file_is_read(tmp_path: Path) -> None:
+    voxels = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    nibabel.Nifti1Pair(voxels, np.diag([-1.0, -1, 2, 1])).to_filename(tmp_path / "a.hdr")
+    image = read_image(tmp_path / "a.hdr")
+    assert image.geometry.spacing == (2.0, 1.0, 1.0)
+    np.testing.assert_array_equal(image.array[0], voxels.T)
+    nibabel.AnalyzeImage(voxels, np.eye(4)).to_filename(tmp_path / "b.hdr")
+    with pytest.raises(DataError, match="a volume of Analyze, which does not tell left from right"):
+        read_image(tmp_path / "b.hdr")
 
 
 def test_a_spectrum_is_refused(tmp_path: Path) -> None:

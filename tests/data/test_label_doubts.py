@@ -10,10 +10,12 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
+import tifffile
 
 from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays
 from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.readers import read_label, read_label_with_note
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]
@@ -195,3 +197,60 @@ def test_values_as_large_as_an_atlas_has_them_take_no_memory() -> None:
     atlas[2:4], atlas[5:7] = 600_000_000, 14_015
     rule, _ = rule_of_arrays([atlas, atlas])
     assert rule.values == (0, 14_015, 600_000_000)
+
+
+def test_a_red_mask_in_jpeg_is_as_bright_as_a_white_one(tmp_path: Path) -> None:
+    red = np.zeros((40, 48, 3), np.uint8)
+    red[..., 0] = disc(value=255)
+    PIL.Image.fromarray(red).save(tmp_path / "red.jpg", quality=95, subsampling=0)
+    stored, _ = read_label(tmp_path / "red.jpg")
+    assert np.count_nonzero((stored > 127) != (red[..., 0] > 0)) <= 8
+
+
+def test_a_negative_value_alone_is_what_was_drawn() -> None:
+    assert LabelRule.of_values({-1, 0}).in_words() == "0 is background, -1 is foreground"
+
+
+@pytest.mark.parametrize("on", [1, 255])
+@pytest.mark.parametrize("with_background", [True, False])
+def test_channels_of_classes_become_their_numbers(with_background: bool, on: int, tmp_path: Path) -> None:
+    first, second = disc(radius=10), np.roll(disc(radius=4), 20, axis=1)
+    first[second > 0] = 0
+    channels = [first, second]
+    if with_background:
+        channels.insert(0, 1 - first - second)
+    for n in range(3):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        PIL.Image.fromarray(np.random.default_rng(n).integers(0, 255, first.shape, np.uint8)).save(
+            tmp_path / "images" / f"{n}.png"
+        )
+        np.save(tmp_path / "masks" / f"{n}.npy", np.stack(channels) * np.uint8(on))
+    read = find_cases(tmp_path).cases[0].read_label
+    assert read is not None
+    np.testing.assert_array_equal(read(), first + 2 * second)
+
+
+@pytest.mark.parametrize("pages", [3, 4])
+def test_pages_over_a_mask_of_one_plane_are_channels(pages: int, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for n in range(3):
+        stack = np.random.default_rng(n).integers(0, 255, (pages, 40, 48), np.uint8)
+        tifffile.imwrite(tmp_path / "images" / f"{n}.tif", stack, photometric="minisblack")
+        PIL.Image.fromarray(disc(value=255)).save(tmp_path / "masks" / f"{n}.png")
+    data = find_cases(tmp_path)
+    assert (data.channels, data.dims) == (pages, 2)
+    assert data.cases[0].read_image().array.shape == (pages, 40, 48)
+    assert (
+        f"the {pages} pages of an image are taken for channels, since the labels are planes" in data.notices
+    )
+
+
+def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
+    label = np.ones((4, 5, 6), np.float32)
+    label[0], label[1] = np.nan, 0
+    nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "label.nii.gz")
+    stored, _, note = read_label_with_note(tmp_path / "label.nii.gz")
+    assert np.count_nonzero(stored) == 60
+    assert note == "25.00% of the labels are no numbers (NaN); taken as background"

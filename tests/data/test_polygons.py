@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +90,40 @@ def write(folder: Path, kind: str) -> None:
             content = {"size": {"height": 20, "width": 30}, "objects": [shape]}
             for name in names:
                 (folder / "ds" / "ann" / f"{name}.json").write_text(json.dumps(content))
+        case "VIA as a table":
+            drawn = {"name": "polygon", "all_points_x": [5, 15, 15, 5], "all_points_y": [4, 4, 14, 14]}
+            with (folder / "via.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["filename", "region_shape_attributes", "region_attributes"])
+                for name in images(folder):
+                    rows.writerow([name, json.dumps(drawn), '{"kind": "cyst"}'])
+        case "CVAT masks":
+            inner = "".join(
+                f'<image name="{name}" width="30" height="20"><mask label="cyst" rle="0, 100" '
+                'left="5" top="4" width="10" height="10"/></image>'
+                for name in images(folder / "images")
+            )
+            (folder / "annotations.xml").write_text(f"<annotations>{inner}</annotations>")
+        case "Supervisely masks":
+            names = images(folder / "ds" / "img")
+            (folder / "ds" / "ann").mkdir()
+            file = io.BytesIO()
+            PIL.Image.fromarray(np.ones((10, 10), bool)).save(file, "PNG")
+            stored = {"data": base64.b64encode(zlib.compress(file.getvalue())).decode(), "origin": [5, 4]}
+            shape = {"classTitle": "cyst", "geometryType": "bitmap", "bitmap": stored}
+            content = {"size": {"height": 20, "width": 30}, "objects": [shape]}
+            for name in names:
+                (folder / "ds" / "ann" / f"{name}.json").write_text(json.dumps(content))
+        case "Label Studio":
+            value = {"points": [[x / 0.3, y / 0.2] for x, y in BOX], "polygonlabels": ["cyst"]}
+            tasks = [
+                {
+                    "data": {"image": f"/data/upload/1/0a1b2c3d-{name}"},
+                    "annotations": [{"result": [{"type": "polygonlabels", "value": value}]}],
+                }
+                for name in images(folder)
+            ]
+            (folder / "export.json").write_text(json.dumps(tasks))
         case _:
             for name in images(folder):
                 feature = {
@@ -94,7 +134,13 @@ def write(folder: Path, kind: str) -> None:
                 (folder / name).with_suffix(".geojson").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("kind", ["YOLO", "COCO", "LabelMe", "CVAT", "VIA", "Supervisely", "GeoJSON"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("YOLO", "COCO", "LabelMe", "CVAT", "VIA", "Supervisely", "GeoJSON"),
+        *("VIA as a table", "CVAT masks", "Supervisely masks", "Label Studio"),
+    ],
+)
 def test_polygons_of_every_tool_become_labels(tmp_path: Path, kind: str) -> None:
     write(tmp_path, kind)
     data = find_cases(tmp_path)
@@ -170,3 +216,57 @@ def test_a_file_that_declares_entities_is_no_annotation(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_text('<!DOCTYPE x [<!ENTITY a "b">]><annotations><image name="&a;"/></annotations>')
     assert not polygons.is_annotation(path)
+
+
+def roi(kind: int, points: list[tuple[int, int]], subpixel: bool = False) -> bytes:
+    """A ROI as ImageJ stores it, over the box from (5, 4) to (15, 14)."""
+    head = b"Iout" + struct.pack(">HBB4hH", 227, kind, 0, 4, 5, 14, 15, len(points))
+    head = head.ljust(50, b"\0") + struct.pack(">h", 128 if subpixel else 0)
+    x, y = ([place[n] for place in points] for n in range(2))
+    number = len(points)
+    body = struct.pack(f">{2 * number}h", *x, *y)
+    real = struct.pack(f">{2 * number}f", *(n + 5 for n in x), *(n + 4 for n in y)) if subpixel else b""
+    return head.ljust(64, b"\0") + body + real
+
+
+CORNERS = [(0, 0), (10, 0), (10, 10), (0, 10)]
+
+
+@pytest.mark.parametrize(
+    "stored", [roi(0, CORNERS), roi(7, CORNERS), roi(0, CORNERS, True), roi(1, [])], ids=str
+)
+@pytest.mark.parametrize("in_archive", [True, False])
+def test_areas_of_imagej_become_labels(in_archive: bool, stored: bytes, tmp_path: Path) -> None:
+    for name in images(tmp_path):
+        path = (tmp_path / name).with_suffix(".zip" if in_archive else ".roi")
+        if in_archive:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("0001-0002.roi", stored)
+        else:
+            path.write_bytes(stored)
+    read = find_cases(tmp_path).cases[0].read_label
+    assert read is not None
+    assert np.array_equal(read(), INSIDE)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "area"),
+    [
+        ({"name": "ellipse", "cx": 15, "cy": 10, "rx": 8, "ry": 4, "theta": 0}, 100),
+        ({"name": "circle", "cx": 15, "cy": 10, "r": 5}, 78),
+    ],
+)
+def test_ellipses_are_areas(drawn: dict[str, object], area: int, tmp_path: Path) -> None:
+    region = {"shape_attributes": drawn, "region_attributes": {"kind": "cyst"}}
+    entries = {name: {"filename": name, "regions": [region]} for name in images(tmp_path)}
+    (tmp_path / "via.json").write_text(json.dumps(entries))
+    read = find_cases(tmp_path).cases[0].read_label
+    assert read is not None
+    assert int(read().sum()) == pytest.approx(area, abs=4)
+
+
+def test_lines_of_imagej_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.roi"
+    path.write_bytes(roi(3, CORNERS))
+    with pytest.raises(DataError, match="holds lines or points, which tell no area"):
+        polygons.read(path)

@@ -188,9 +188,21 @@ def test_nothing_drawn_is_told_in_plain_words(live: LiveCase, drawn: LabelsLayer
         live.open()
 
 
-def test_nan_in_the_image_is_told_before_anything_is_written(live: LiveCase, scan: ImageLayer):
+def test_nan_in_the_image_is_filled_and_told(live: LiveCase, scan: ImageLayer):
     scan.data[2, 3, 3] = np.nan
-    with pytest.raises(DataError, match="the image 'scan' holds NaN"):
+    (case,) = LayerData(live).begin().cases
+    image = case.read_image()
+    assert image.array[0, 2, 3, 3] == np.nanmin(scan.data)
+    assert image.notices == ("0.21% of the image are no numbers (NaN); taken as its lowest value",)
+    assert np.isnan(scan.data[2, 3, 3])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_cannot_be_filled_is_told_before_anything_is_written(
+    value: float, live: LiveCase, scan: ImageLayer
+):
+    scan.data[:] = value
+    with pytest.raises(DataError, match="the image 'scan' holds infinite values or nothing but NaN"):
         LayerData(live).begin()
     assert not live.folder.exists()
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import napari
 import numpy as np
 import pytest
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.evaluate_panel import pairs_of_layers
-from napari_prosma.plugin.layers import CHANNELS_FIRST
+from napari_prosma.plugin.layers import CHANNELS_FIRST, image_of
 from napari_prosma.plugin.live import LiveCase
 from napari_prosma.plugin.placing import onto_image, steps_between
 
+Press = Callable[[QAbstractButton], None]
 SHAPE = (20, 24)
 IMAGE = np.random.default_rng(0).random(SHAPE).astype(np.float32)
 
@@ -99,3 +103,57 @@ def test_labels_in_two_places_are_not_measured_against_each_other() -> None:
     with pytest.raises(DataError, match=r"lies elsewhere than labels layer 'drawn'"):
         pairs_of_layers(drawn(translate=(3, 0)), drawn())
     assert len(pairs_of_layers(drawn(scale=(2, 2)), drawn(scale=(2, 2))).pairs) == 1
+
+
+def in_layers(viewer: napari.Viewer, **other: Any) -> list[ImageLayer]:
+    place: dict[str, Any] = {"scale": (2, 3), "translate": (1, 5), "rotate": 30, "affine": np.diag((2, 1, 1))}
+    return [
+        viewer.add_image(IMAGE + n, name=name, **{**place, **(other if n else {})})
+        for n, name in enumerate(("T1", "FLAIR"))
+    ]
+
+
+@pytest.mark.parametrize("room", ["Train", "Segment"])
+def test_layers_that_are_selected_become_the_channels_of_one_image(
+    room: str, viewer: napari.Viewer, open_panel: Callable[[str], Any], press: Press, tmp_path: Path
+) -> None:
+    layers = in_layers(viewer)
+    panel = open_panel(room)
+    if room == "Train":
+        press(panel.source.from_layers)
+    button = (panel.source if room == "Train" else panel).join_button
+    viewer.layers.selection = set(layers)
+    press(button)
+    joined = viewer.layers["T1 + FLAIR"]
+    if room == "Train":
+        assert panel.source.image_layer.layer is joined
+    else:
+        assert panel.images.ticked() == [joined]
+    np.testing.assert_array_equal(image_of(joined).array, [layer.data for layer in layers])
+    np.testing.assert_allclose(joined.data_to_world((1, 4, 7))[1:], layers[0].data_to_world((4, 7)))
+    labels = drawn(scale=(2, 3), translate=(1, 5), rotate=30, affine=np.diag((2, 1, 1)))
+    assert LiveCase(joined, labels, None, tmp_path).open().read_image().array.shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("selected", "other", "said"),
+    [
+        (2, {"translate": (1, 9)}, "image layer 'FLAIR' lies elsewhere than image layer 'T1'"),
+        (1, {}, "select the image layers that are channels of one image"),
+    ],
+)
+def test_layers_that_are_no_channels_of_one_image_are_not_joined(
+    selected: int,
+    other: dict[str, Any],
+    said: str,
+    viewer: napari.Viewer,
+    open_panel: Callable[[str], Any],
+    press: Press,
+) -> None:
+    in_layers(viewer, **other)
+    panel = open_panel("Train")
+    press(panel.source.from_layers)
+    viewer.layers.selection = {*list(viewer.layers)[:selected]}
+    press(panel.source.join_button)
+    assert said in panel.source.summary.plain_text()
+    assert len(viewer.layers) == 2

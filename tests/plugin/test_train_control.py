@@ -227,7 +227,7 @@ def test_a_layer_that_is_closed_leaves_a_run_that_goes_on_and_says_so(
     ("spoil", "told"),
     [
         ("empty", "nothing is drawn on 'strokes' yet"),
-        ("nan", "the image 'breast 7' holds NaN"),
+        ("nan", "the image 'breast 7' holds infinite values or nothing but NaN"),
         ("read-only", "choose a folder that"),
     ],
 )

@@ -231,8 +231,8 @@ def _polygon_names(labels: Sequence[Path]) -> tuple[str, ...]:
 
 
 def by_annotation_file(folder: Path) -> Recognised | None:
-    """Images whose polygons stand in one file for all of them, or for each split: COCO, CVAT, VIA."""
-    tables = [path for path in files_in(folder) if path.name.lower().endswith((".json", ".xml"))]
+    """Images whose polygons stand in one file for all of them, or for each split."""
+    tables = [path for path in files_in(folder) if path.name.lower().endswith((".json", ".xml", ".csv"))]
     read = [(table, polygons.read(table)) for table in tables if polygons.is_annotation(table)]
     read = [(table, found) for table, found in read if "" not in found.shapes and found.names]
     if not read:

@@ -158,6 +158,12 @@ class Geometry:
             facts["stored affine (RAS+)"] = self.source.affine
         return facts
 
+    def still(self) -> Geometry:
+        """Geometry of one frame of a time series."""
+        return replace(
+            self, spacing=self.spacing[1:], origin=self.origin[1:], axes=self.axes[1:], frame_seconds=0.0
+        )
+
     def plane(self, axes: Sequence[int] = (-2, -1)) -> Geometry:
         """Geometry of one slice along two axes, without the patient frame."""
         first, second = axes

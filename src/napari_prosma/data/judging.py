@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +24,7 @@ from napari_prosma.errors import DataError
 _LABEL_WORDS = re.compile(
     r"mas[kq]|label|segm|[_-]seg|anno|truth|(?<![a-z])gt(?![a-z])|manual|contour|outline|target|roi|polygon"
 )
+_OBJECT_WORDS = re.compile(r"object|instance|(?<![a-z])inst(?![a-z])")
 """Decide only where the contents do not."""
 _CASES_OPENED, _MANY_ROLES = 3, 8
 _ELEMENTS = 1 << 21
@@ -125,15 +126,20 @@ class Judge:
         of_case = reading.cases.values()
         if not any(any(r in files for r in images) and any(r in files for r in labels) for files in of_case):
             return None
+        if masks is None and len(images) > 1:
+            reading, images = _with_alternatives(reading, images)
+            of_case, looks = reading.cases.values(), self._looks_of(reading)
         notices: list[str] = []
         labels, classes = _chosen_labels(reading, looks, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
+        number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
+        if not number:
+            return None
         for role in reading.roles:
             if all(look.kind == "unreadable" for look in looks[role].values()):
                 notices.append(f"{_counted(reading, role)} cannot be read as images and are not used")
         several = "images" if len(images) == 1 else "channels"
         said = f"{_listed(images)} as {several}, {_listed(labels)} as {'classes' if classes else 'labels'}"
-        number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
         return Judged(reading, images, labels, classes, (f"{number} pairs: {said}", *notices))
 
     def shows_field(self, judged: Judged) -> bool:
@@ -168,6 +174,30 @@ class Judge:
             for key in keys:
                 looks[role][key] = self.look(reading.cases[key][role])
         return looks
+
+
+def _with_alternatives(reading: Reading, images: tuple[Role, ...]) -> tuple[Reading, tuple[Role, ...]]:
+    """Images that differ by a folder and never lie in one case are one role: ``part1/*``, ``part2/*``."""
+    first = images[0]
+    names = {(role.before, role.after, role.whole, len(role.folders)) for role in images}
+    differ = [
+        n
+        for n, parts in enumerate(zip(*(role.folders for role in images), strict=False))
+        if len({*parts}) > 1
+    ]
+    if (
+        len(names) > 1
+        or len(differ) != 1
+        or any(sum(role in files for role in images) > 1 for files in reading.cases.values())
+    ):
+        return reading, images
+    folders = tuple("*" if n == differ[0] else name for n, name in enumerate(first.folders))
+    one = replace(first, folders=folders)
+    cases = {
+        key: {one if role in images else role: path for role, path in files.items()}
+        for key, files in reading.cases.items()
+    }
+    return replace(reading, cases=cases), (one,)
 
 
 def _look(path: Path) -> Look:
@@ -306,7 +336,10 @@ def _without_repeats(
             continue
         values = {role: max(look.values for look in looks[role].values()) for role in (first, second)}
         colours = {role: max(look.channels for look in looks[role].values()) for role in (first, second)}
-        taken, other = sorted((first, second), key=lambda role: (values[role], colours[role], role))
+        numbers = {role: _OBJECT_WORDS.search(role.pattern.casefold()) is not None for role in kept}
+        taken, other = sorted(
+            (first, second), key=lambda role: (numbers[role], values[role], colours[role], role)
+        )
         left.remove(other)
         notices.append(
             f"{_counted(reading, other)} mark the same as '{taken.pattern}' and are not used; to use them "

@@ -14,7 +14,7 @@ from napari_prosma.errors import DataError
 
 SAMPLED_PICTURES = 32
 _SAMPLED_VOLUMES = 8
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 _FEWEST_INSTANCES = 5
 _MANY_VALUES = 8
 _ONE_PICTURE = 20
@@ -64,12 +64,12 @@ def guessed_rule(
         As ``LabelRule.of_values``.
     """
     sampled = evenly(masks, SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
-    looks = [look_at(path) for path in sampled]
+    looks = [look_at(path, dims) for path in sampled]
     lossy = any(is_lossy(path) for path in masks)
     rule, doubts = _rule_of(looks, dims, lossy, foreground)
     seen = set().union(*(look.values for look in looks))
     if rule.kind == "values" or not seen - {0}:
-        rest = (_values(path) for path in set(masks) - set(sampled))
+        rest = (_values(path, dims) for path in set(masks) - set(sampled))
         seen = seen.union(*rest)
         if not seen <= {*rule.values, rule.unlabelled}:
             rule = LabelRule.of_values(seen, lossy, foreground)
@@ -114,10 +114,10 @@ def _rule_of(
     return rule, tuple(doubts)
 
 
-def look_at(path: Path) -> LabelLook:
+def look_at(path: Path, dims: int | None = None) -> LabelLook:
     """A look at a mask; at one that cannot be read nothing, which is said when its case is read."""
     try:
-        stored, _, note = read_label_with_note(path)
+        stored, _, note = read_label_with_note(path, dims)
     except DataError:
         return LabelLook()
     return _look(stored, note)
@@ -226,8 +226,8 @@ def is_lossy(path: Path) -> bool:
     return path.suffix.lower() in _LOSSY
 
 
-def _values(path: Path) -> set[int]:
+def _values(path: Path, dims: int) -> set[int]:
     try:
-        return set(present_values(read_label(path)[0]).tolist())
+        return set(present_values(read_label(path, dims)[0]).tolist())
     except DataError:
         return set()

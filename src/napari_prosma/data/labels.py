@@ -21,6 +21,10 @@ _LOOKUP_MAX = 1 << 16
 _COLOUR_ABOVE = 0xFFFF
 _VOID = {255, 65535}
 """Values that mean "not decided" in masks of small class numbers (Pascal VOC, Cityscapes)."""
+_CLASS_NUMBERS = 34
+"""Largest class number of those data sets; a lone gray that a person chose is brighter."""
+_VOID_COLOUR = 0xE0E0C0
+"""The same in Pascal VOC's colours."""
 _VALUES_SHOWN = 8
 
 IGNORE = 255
@@ -94,7 +98,7 @@ class LabelRule:
             return replace(cls.of_values(values - {void}, lossy, foreground), unlabelled=void)._by_values()
         if values - {0} <= _ON_VALUES:
             return cls("on", binary)
-        kept = tuple(sorted(values | {0}))
+        kept = (0, *sorted(values - {0}))
         if len(kept) == 2:
             return cls("values", binary, kept)
         colours = kept[-1] > _COLOUR_ABOVE
@@ -350,12 +354,15 @@ def _void(values: set[int]) -> int | None:
             f"value with the classes, such as 0=background,1=lesion,unlabelled={negative[0]}"
         )
     if negative:
-        return negative[0]
+        # Alone beside 0 it is what was drawn: 255 of a mask that was stored with a sign.
+        return negative[0] if len(values) > 2 else None
+    if _VOID_COLOUR in values and len(values - {0}) > 1:
+        return _VOID_COLOUR
     others = values - {0, *_VOID}
     if (
         not others
         or not values & _VOID
-        or max(others) > 2 * (len(others) + 1)
+        or max(others) > max(2 * (len(others) + 1), _CLASS_NUMBERS)
         or others & _ON_VALUES == others
     ):
         return None

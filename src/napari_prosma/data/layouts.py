@@ -16,14 +16,23 @@ import numpy as np
 
 from napari_prosma.data import nrrd, pictures, polygons
 from napari_prosma.data.case import Case, Geometry, Header, Image
+from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.found import Found
 from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.placement import placed
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
-from napari_prosma.data.readers import as_channels, label_names, read_header, read_image, read_label, stem
-from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise
+from napari_prosma.data.readers import (
+    as_channels,
+    label_names,
+    may_hold_channels,
+    read_header,
+    read_image,
+    read_label,
+    stem,
+)
+from napari_prosma.data.recognise import missing_masks, named_apart, pair_files, recognise, without_others
 from napari_prosma.errors import DataError
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
@@ -114,13 +123,20 @@ def find_cases(
     """
     folder = Path(folder)
     recognised = recognise(folder, images, masks)
-    bare = [found for found in recognised.found if not found.labels]
+    kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
+    bare = [found for found in kept if not found.labels]
     if bare and require_labels:
-        raise DataError(missing_masks(folder, recognised.found, bare))
-    found = sorted(named_apart(recognised.found), key=lambda case: _natural(case.name))
+        raise DataError(missing_masks(folder, kept, bare))
+    found = sorted(named_apart(kept), key=lambda case: _natural(case.name))
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
+    if _labels_have_an_axis_less(header, found):
+        channels, header = header.shape[0], _of_channels(header, header.shape[0])
+        channel_notices = (
+            f"the {channels} {'volumes' if len(header.shape) == 3 else 'pages'} of an image are taken for "
+            f"channels, since the labels are {'volumes' if len(header.shape) == 3 else 'planes'}",
+        )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     doubts: tuple[str, ...] = ()
     rule = chosen or recognised.labels
@@ -128,6 +144,8 @@ def find_cases(
         files = [path for case in found for path in case.labels]
         rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
         rule = rule.with_names(_told_names(files))
+        rule, told = named_by_tables(rule, folder, files)
+        doubts = (*doubts, *told)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     return DataSet(
         layout=recognised.layout,
@@ -137,7 +155,7 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *damaged, *channel_notices, *doubts, *label_notices),
+        notices=(*recognised.notices, *others, *damaged, *channel_notices, *doubts, *label_notices),
         labels=rule,
     )
 
@@ -191,7 +209,7 @@ def check_foreground(data: DataSet) -> None:
 
 
 def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
-    read = partial(_read_label, found, rule) if found.labels else None
+    read = partial(_read_label, found, rule, channels) if found.labels else None
     read_filled = partial(_read_filled, found, channels)
     files = (*found.images, *found.labels)
     return Case(found.name, read_filled, read, files, found.group, split=found.split, patient=found.patient)
@@ -217,9 +235,9 @@ def _read_image(found: Found, channels: int | None) -> Image:
         raise DataError(f"'{found.image}': {error}") from error
 
 
-def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
+def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
-    header = read_header(found.image)
+    header = _of_channels(read_header(found.image), channels)
     label: np.ndarray | None = None
     for number, path in enumerate(found.labels):
         stored = _stored_label(found, header, path)
@@ -237,11 +255,27 @@ def _read_label(found: Found, rule: LabelRule | None) -> np.ndarray:
     return rule.apply(label, found.labels[0], slice_axis(header.geometry))
 
 
+def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
+    """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
+    labelled = [case for case in found if case.labels and not case.polygons]
+    if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
+        return False
+    return read_header(labelled[0].labels[0]).shape == header.shape[1:]
+
+
+def _of_channels(header: Header, channels: int | None) -> Header:
+    """The header with the first axis read as channels, as :func:`as_channels` reads the image."""
+    may_be = channels != 1 and may_hold_channels(header.channels, header.geometry)
+    if header.shape[0] != channels or not may_be:
+        return header
+    return Header(header.shape[0], header.shape[1:], header.geometry.still())
+
+
 def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
     if found.polygons:
         return polygons.read_label(path, found.image.name, header.shape, found.polygons)
-    stored, geometry = placed(*read_label(path), header.shape, header.geometry)
+    stored, geometry = placed(*read_label(path, len(header.shape)), header.shape, header.geometry)
     _require_same_grid(found.image, header, path, stored.shape, geometry)
     return stored
 

@@ -22,16 +22,19 @@ import numpy as np
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
 from napari_prosma.data.limits import require_possible
+from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import DataError
 
 # nibabel is imported where it is used: with pydicom it takes 0.15 s, which every panel would wait for.
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header, Nifti1Pair
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz", ".hdr")
+"""A header ``.hdr`` has its voxels in ``.img`` beside it."""
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
-_COMMENT = 6
+_COMMENT, _TIME_SERIES = 6, 2001
+"""Codes of NIfTI: of an extension, of an intent."""
 _CLIP = ("t", "y", "x")
 _SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
@@ -146,6 +149,7 @@ def _time(path: Path, stored: Nifti1Pair) -> tuple[int, float, tuple[str, ...]]:
         raise DataError(f"'{path}' has a fourth axis in {unit}, a spectrum; give one volume of it")
     step = float(stored.header["pixdim"][4])
     told = unit in _TIMES and (step not in _UNWRITTEN_STEPS or shape[3] > _MOST_CHANNELS)
+    told |= int(stored.header["intent_code"]) == _TIME_SERIES
     if not told and "t" not in axes:
         return 0, 0.0, axes
     return shape[3], abs(step) * _TIMES.get(unit, 0.0), axes
@@ -170,8 +174,8 @@ def _ours_of(stored: Nifti1Pair) -> dict[str, Any]:
     for extension in stored.header.extensions:
         if extension.get_code() == _COMMENT:
             try:
-                content = json.loads(_text(extension))
-            except ValueError:  # another program's comment
+                content = parse_json(_text(extension), "a comment")
+            except DataError:  # of another program
                 continue
             found |= content if isinstance(content, dict) else {}
     return found
@@ -326,11 +330,17 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
         _require_short_extensions(path)
         stored = nibabel.load(path)
         if not isinstance(stored, Nifti1Pair):
-            raise ImageFileError(f"it is {type(stored).__name__}")
+            raise DataError(
+                f"'{path}' is a volume of Analyze, which does not tell left from right; convert it to "
+                "NIfTI with the program that wrote it"
+                if path.suffix.lower() == ".hdr"
+                else f"'{path}' is no NIfTI volume ({type(stored).__name__}); export it again"
+            )
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
-        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none")
+        held = path.with_suffix(".img").stat().st_size if path.suffix.lower() == ".hdr" else None
+        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none", held)
         yield stored
     except FileNotFoundError:
         raise

@@ -11,13 +11,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, product, zip_longest
 from pathlib import Path
 
 from napari_prosma.data import polygons
 from napari_prosma.data.readers import stem
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+_NUMBERED = re.compile(r"\d")
 _PIECES_BEFORE, _PIECES_AFTER = 6, 8
 """Longest beginning and end of a name that may be a role, in pieces."""
 _DEEPEST = 4
@@ -30,7 +31,7 @@ _WITHIN = 0.8
 _WHOLE_NAME = "*"
 _SPLIT = re.compile(
     r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?))"
-    r"(?:sets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
+    r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
     re.IGNORECASE,
 )
 _SPLIT_ENDING = re.compile(r"(?<=[a-z])(?:(Tr)|(Va|Val)|(Ts|Te))$")
@@ -103,16 +104,34 @@ def readings(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
     shortest roles.
     """
     parts = {path: _folders(folder, path) for path in files}
-    depth = min(_DEEPEST, max((len(names) for names in parts.values()), default=0))
+    aligned = [parts, *_aligned(parts)]
+    depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
     ranked: dict[tuple[object, ...], Reading] = {}
-    for of_case in product((False, True), repeat=depth):
-        for found in _cut(parts, of_case):
+    for names, of_case in product(aligned, product((False, True), repeat=depth)):
+        for found in _cut(names, of_case):
             several = sum(len(joined) > 1 for joined in found.cases.values())
             if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
                 length = sum(len(role.pattern) for role in found.roles)
                 rank = (-several, len(found.left), length, sum(of_case), tuple(found.roles))
                 ranked.setdefault(rank, found)
     yield from (ranked[rank] for rank in sorted(ranked))
+
+
+def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str, ...]]]:
+    """The folders with those of one name at one depth: ``p1/dwi`` beside ``derivatives/p1``."""
+    deepest: dict[str, int] = {}
+    moved = False
+    for names in parts.values():
+        for depth, name in enumerate(names):
+            moved |= deepest.setdefault(name, depth) != depth
+            deepest[name] = max(deepest[name], depth)
+    if not moved:
+        return []
+    shifts = {
+        names: max((deepest[name] - depth for depth, name in enumerate(names)), default=0)
+        for names in set(parts.values())
+    }
+    return [{path: ("",) * shifts[names] + names for path, names in parts.items()}]
 
 
 def _are_of_two_splits(*roles: Role) -> bool:
@@ -126,17 +145,23 @@ def _folders(folder: Path, path: Path) -> tuple[str, ...]:
 
 def _cut(parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...]) -> Iterator[Reading]:
     """Readings where the folders at some depths are the case's and those at the others the role's."""
-    places = {path: _place(names, of_case) for path, names in parts.items()}
+    places = {path: _place(names, of_case, normal(stem(path))) for path, names in parts.items()}
     if any(of_case) or len(parts) <= 2:
         yield _by_whole_names(places)
     yield from _by_shared_stems(places)
 
 
-def _place(names: tuple[str, ...], of_case: tuple[bool, ...]) -> tuple[Key, tuple[str, ...]]:
-    """Of a file's folders those that are its case's, and those that are its role's."""
-    key = tuple(normal(name) for name, own in zip(names, of_case, strict=False) if own)
-    role = (_WHOLE_NAME if own else _without(key, name) for name, own in zip(names, of_case, strict=False))
-    return key, (*role, *(_without(key, name) for name in names[len(of_case) :]))
+def _place(names: tuple[str, ...], of_case: tuple[bool, ...], file: str) -> tuple[Key, tuple[str, ...]]:
+    """Of a file's folders those that are its case's, and those that are its role's.
+
+    A folder with a number that the file's name repeats, as in ``GT/p07/p07_cup``, is neither.
+    """
+    owned = [(name, own) for name, own in zip_longest(names, of_case[: len(names)], fillvalue=False) if name]
+    key = tuple(normal(str(name)) for name, own in owned if own)
+    repeated = {name for name, _ in owned if _NUMBERED.search(str(name)) and normal(str(name)) in file}
+    return key, tuple(
+        _WHOLE_NAME if own or name in repeated else _without(key, str(name)) for name, own in owned
+    )
 
 
 def _without(key: Key, name: str) -> str:

@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP: images of (C, y, x) in pixels, masks in every mode that annotation tools write."""
+"""PNG, JPEG, BMP, GIF, WebP and PNM: images of (C, y, x), masks in every mode that annotation tools write."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 from napari_prosma.data.atomic import WRITING
 from napari_prosma.data.case import Geometry, Header, Image
 from napari_prosma.data.limits import require_possible
+from napari_prosma.data.texts import parse_names
 from napari_prosma.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm")
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 _PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}
@@ -55,13 +56,15 @@ def read(path: Path) -> Image:
 def read_label(path: Path) -> np.ndarray:
     """Mask as (y, x) integers: 0/1 for one-bit, palette indices, gray values, ``0xRRGGBB`` for colour.
 
-    JPEG has no exact values, so a JPEG mask is its brightness whatever its mode. Of a mask that was drawn on
-    a transparent layer see :func:`mask_of_colours`.
+    JPEG has no exact values, so a JPEG mask is its brightest channel whatever its mode. Of a mask that was
+    drawn on a transparent layer see :func:`mask_of_colours`.
     """
     with _opened(path) as picture:
         upright = _upright(picture)
         alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
-        if picture.format in _JPEG or upright.mode in ("LA", "La"):
+        if picture.format in _JPEG and upright.mode != "L":
+            return np.asarray(upright.convert("RGB")).max(axis=-1)
+        if upright.mode in ("LA", "La"):
             upright = upright.convert("L")
         elif upright.mode == "PA":
             upright = upright.convert("P")
@@ -100,7 +103,17 @@ def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray
 def label_names(path: Path) -> dict[int, str]:
     """Names of the classes, where :func:`write_labels` wrote them."""
     with _opened(path) as picture:
-        return dict(enumerate(json.loads(picture.info.get("class_names", "[]"))))
+        return parse_names(str(picture.info.get("class_names", "")))
+
+
+def palette(path: Path) -> dict[int, int]:
+    """Stored value -> ``0xRRGGBB`` that a mask with a palette shows it in; empty for other pictures."""
+    with _opened(path) as picture:
+        colours = (picture.getpalette() or []) if picture.mode == "P" else []
+    return {
+        n: (red << 16) | (green << 8) | blue
+        for n, (red, green, blue) in enumerate(zip(*(colours[k::3] for k in range(3)), strict=True))
+    }
 
 
 def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:

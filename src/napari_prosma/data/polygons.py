@@ -1,4 +1,4 @@
-"""Annotations that are no pictures: polygons of YOLO, COCO, LabelMe, CVAT, VIA, Supervisely and GeoJSON.
+"""Annotations that are no pictures: the files of YOLO, COCO, LabelMe, CVAT, VIA, ImageJ and the like.
 
 A file holds the shapes of one image or of many; :func:`read_label` draws those of one as class numbers. An
 element is inside a polygon where its centre is.
@@ -6,7 +6,14 @@ element is inside a polygon where its centre is.
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import re
+import struct
 import xml.etree.ElementTree as ElementTree
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +26,18 @@ import numpy as np
 from napari_prosma.data.texts import parse_json, read_yaml
 from napari_prosma.errors import DataError
 
-SUFFIXES = (".txt", ".json", ".geojson", ".xml")
+SUFFIXES = (".txt", ".json", ".geojson", ".xml", ".roi", ".zip")
 _MOST_BYTES = 256 * 2**20
 """A larger file is not opened to see whether it holds annotations."""
 _BOX = 4
 """Numbers of a bounding box behind its class."""
 _BOXES = "'{}' holds bounding boxes, which tell no outline of what is in them; export polygons or masks"
+_RECTANGLE, _OVAL, _AREAS = 1, 2, (0, 7, 8)
+"""Kinds of ImageJ's ROIs; areas are polygons, freehand and traced ones."""
+_SUBPIXEL, _WITH_SUBPIXEL = 128, 222
+"""Option, and the version from which on, ImageJ's points are real numbers."""
+_IMPORTED = re.compile(r"[0-9a-f]{8}-.")
+_MASK_BOX = ("left", "top", "width", "height")
 _LEAST = 6
 """Numbers of the smallest polygon, a triangle."""
 
@@ -45,6 +58,8 @@ class Shape:
     relative : bool
     runs : int, tuple of int, optional
         Instead of rings: a mask as lengths of runs of 0 and 1 in turn, down its columns, and (height, width).
+    drawn : (y, x) bool, and the place of its first element as (x, y), optional
+        Instead of rings: a mask that may cover a part of the image.
     """
 
     name: str
@@ -52,6 +67,7 @@ class Shape:
     holes: tuple[Ring, ...] = ()
     relative: bool = False
     runs: tuple[tuple[int, ...], tuple[int, int]] | None = None
+    drawn: tuple[np.ndarray, tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,12 +147,17 @@ def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str
 def _read(path: Path, _: int, size: int) -> Annotations:
     if size > _MOST_BYTES:
         raise DataError(f"'{path}' is too large to be a file of annotations ({size >> 20} MB); leave it out")
+    suffix = path.suffix.lower()
     try:
+        if suffix in (".roi", ".zip"):
+            return _imagej(path)
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".txt":
+        if suffix == ".txt":
             return _yolo(path, text)
-        if path.suffix.lower() == ".xml":
+        if suffix == ".xml":
             return _cvat(path, text)
+        if suffix == ".csv":
+            return _via_table(path, text)
         return _json(path, parse_json(text, f"'{path}'"))
     except DataError:
         raise
@@ -148,6 +169,9 @@ def _read(path: Path, _: int, size: int) -> Annotations:
         AttributeError,
         IndexError,
         ElementTree.ParseError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
     ) as error:
         raise DataError(
             f"'{path}' holds no annotations that can be read ({type(error).__name__}: {error}); export "
@@ -197,7 +221,7 @@ def _names_of_yaml(table: Path) -> list[str]:
 
 def _json(path: Path, content: Any) -> Annotations:
     programs: tuple[Callable[[Path, Any], Annotations | None], ...]
-    programs = (_coco, _labelme, _supervisely, _geojson, _via)
+    programs = (_coco, _labelme, _supervisely, _geojson, _label_studio, _via)
     for program in programs:
         found = program(path, content)
         if found is not None:
@@ -250,7 +274,7 @@ def _labelme(path: Path, content: Any) -> Annotations | None:
             (x0, y0), (x1, y1) = points
             points = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
         elif kind == "circle" and len(points) == 2:
-            points = _circle(points[0], float(np.hypot(*np.subtract(points[1], points[0]))))
+            points = _ellipse(points[0], (float(np.hypot(*np.subtract(points[1], points[0]))),) * 2)
         elif kind != "polygon":
             continue
         shapes.append(Shape(str(one["label"]), (points,)))
@@ -263,6 +287,9 @@ def _supervisely(path: Path, content: Any) -> Annotations | None:
         return None
     shapes = []
     for one in content["objects"]:
+        if one.get("geometryType") == "bitmap":
+            shapes.append(Shape(str(one["classTitle"]), drawn=_bitmap(one["bitmap"])))
+            continue
         if one.get("geometryType", "polygon") != "polygon":
             raise DataError(
                 f"'{path}' holds shapes that are no polygons ({one['geometryType']}); export masks"
@@ -272,6 +299,50 @@ def _supervisely(path: Path, content: Any) -> Annotations | None:
         shapes.append(Shape(str(one["classTitle"]), (_points(points["exterior"]),), holes))
     size = content.get("size") or {}
     return _of_one("Supervisely", shapes, (size.get("height"), size.get("width")))
+
+
+def _bitmap(stored: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    """Supervisely's mask: a packed PNG, drawn where it is not transparent or not black."""
+    import PIL.Image
+
+    packed = zlib.decompressobj()
+    data = packed.decompress(base64.b64decode(stored["data"]), _MOST_BYTES)
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        bands = picture.getbands()
+        array = np.asarray(picture.getchannel("A") if "A" in bands else picture.convert("L"))
+    x, y = stored["origin"]
+    return array > 0, (int(x), int(y))
+
+
+def _label_studio(path: Path, content: Any) -> Annotations | None:
+    """A list of tasks, each an image with the shapes of the first person; points in percent."""
+    if not isinstance(content, list) or not all(isinstance(t, dict) and "annotations" in t for t in content):
+        return None
+    shapes: dict[str, list[Shape]] = {}
+    others: set[str] = set()
+    for task in content:
+        image = next(str(value) for value in task["data"].values() if "." in str(value))
+        of_image = shapes.setdefault(_base(image), [])
+        for one in task["annotations"][0]["result"] if task["annotations"] else ():
+            if one["type"] not in ("polygonlabels", "ellipselabels"):
+                others.add(one["type"])
+                continue
+            value = one["value"]
+            name = str(value[one["type"]][0])
+            if one["type"] == "polygonlabels":
+                ring = _points((x / 100, y / 100) for x, y in value["points"])
+            else:
+                width, height = one["original_width"], one["original_height"]
+                sizes = value["radiusX"] * width, value["radiusY"] * height
+                middle = value["x"] * width, value["y"] * height
+                points = _ellipse(middle, sizes, value.get("rotation", 0))
+                ring = _points((x / width / 100, y / height / 100) for x, y in points)
+            of_image.append(Shape(name, (ring,), relative=True))
+    if others and not any(shapes.values()):
+        raise DataError(f"'{path}' holds {', '.join(sorted(others))}; export polygons, or masks as PNG")
+    # An import puts eight digits before the names of files.
+    shapes |= {name[9:]: several for name, several in shapes.items() if _IMPORTED.match(name)}
+    return _of_many("Label Studio", shapes)
 
 
 def _geojson(path: Path, content: Any) -> Annotations | None:
@@ -305,18 +376,77 @@ def _via(path: Path, content: Any) -> Annotations | None:
         of_image = shapes.setdefault(_base(str(entry["filename"])), [])
         regions = entry["regions"]
         for region in regions.values() if isinstance(regions, dict) else regions:
-            drawn, about = region["shape_attributes"], region.get("region_attributes") or {}
-            name = next(
-                (str(value) for value in about.values() if isinstance(value, str) and value), "foreground"
-            )
-            if drawn["name"] in ("polygon", "polyline"):
-                x, y = drawn["all_points_x"], drawn["all_points_y"]
-                of_image.append(Shape(name, (_points(zip(x, y, strict=True)),)))
-            elif drawn["name"] == "circle":
-                of_image.append(Shape(name, (_circle((drawn["cx"], drawn["cy"]), drawn["r"]),)))
-            elif drawn["name"] == "rect":
-                raise DataError(f"'{path}' holds bounding boxes; export polygons or masks")
+            of_image.append(_via_shape(path, region["shape_attributes"], region.get("region_attributes")))
     return _of_many("VIA", shapes)
+
+
+def _via_table(path: Path, text: str) -> Annotations:
+    """The same as a table, a line per region."""
+    shapes: dict[str, list[Shape]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        name = row.get("filename", row.get("#filename"))
+        of_image = shapes.setdefault(_base(str(name)), [])
+        drawn = parse_json(row["region_shape_attributes"], f"'{path}'")
+        if drawn:
+            about = parse_json(row["region_attributes"], f"'{path}'")
+            of_image.append(_via_shape(path, drawn, about))
+    if not shapes:
+        raise ValueError("it has no regions")
+    return _of_many("VIA", shapes)
+
+
+def _via_shape(path: Path, drawn: Any, about: Any) -> Shape:
+    named = (str(value) for value in (about or {}).values() if isinstance(value, str) and value)
+    name = next(named, "foreground")
+    match drawn["name"]:
+        case "polygon" | "polyline":
+            return Shape(name, (_points(zip(drawn["all_points_x"], drawn["all_points_y"], strict=True)),))
+        case "circle":
+            return Shape(name, (_ellipse((drawn["cx"], drawn["cy"]), (drawn["r"], drawn["r"])),))
+        case "ellipse":
+            middle, turn = (drawn["cx"], drawn["cy"]), np.degrees(float(drawn.get("theta", 0)))
+            return Shape(name, (_ellipse(middle, (drawn["rx"], drawn["ry"]), turn),))
+        case "rect":
+            raise DataError(_BOXES.format(path))
+        case other:
+            raise DataError(f"'{path}' holds shapes of the kind '{other}'; export polygons or masks")
+
+
+def _imagej(path: Path) -> Annotations:
+    """ROIs of ImageJ, one in a file or several in an archive: polygons, freehand areas, ovals, rectangles."""
+    if path.suffix.lower() == ".roi":
+        stored = [path.read_bytes()]
+    else:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if not entries or any(not e.filename.lower().endswith(".roi") for e in entries):
+                raise ValueError("it is no archive of ROIs")
+            if sum(entry.file_size for entry in entries) > _MOST_BYTES:
+                raise ValueError("its ROIs are too large")
+            stored = [archive.read(entry) for entry in entries]
+    return _of_one("ImageJ", [Shape("foreground", (_roi(path, data),)) for data in stored])
+
+
+def _roi(path: Path, data: bytes) -> Ring:
+    if data[:4] != b"Iout":
+        raise ValueError("it does not begin as a ROI")
+    version, kind = struct.unpack_from(">HB", data, 4)
+    top, left, bottom, right, number = struct.unpack_from(">4hH", data, 8)
+    (options,) = struct.unpack_from(">h", data, 50)
+    if kind == _RECTANGLE:
+        return _points([(left, top), (right, top), (right, bottom), (left, bottom)])
+    if kind == _OVAL:
+        middle, sizes = ((left + right) / 2, (top + bottom) / 2), ((right - left) / 2, (bottom - top) / 2)
+        return _ellipse(middle, sizes)
+    if kind not in _AREAS or not number:
+        raise DataError(
+            f"'{path}' holds lines or points, which tell no area; draw polygons or freehand areas"
+        )
+    if options & _SUBPIXEL and version >= _WITH_SUBPIXEL:
+        found = struct.unpack_from(f">{2 * number}f", data, 64 + 4 * number)
+        return _points(zip(found[:number], found[number:], strict=True))
+    found = struct.unpack_from(f">{2 * number}h", data, 64)
+    return _points((left + x, top + y) for x, y in zip(found[:number], found[number:], strict=True))
 
 
 def _cvat(path: Path, text: str) -> Annotations:
@@ -335,10 +465,19 @@ def _cvat(path: Path, text: str) -> Annotations:
             if one.tag == "polygon":
                 points = (point.split(",") for point in one.attrib["points"].split(";"))
                 of_image.append(Shape(one.attrib["label"], (_points(points),)))
-            elif one.tag in ("box", "mask"):
-                raise DataError(
-                    f"'{path}' holds shapes of the kind '{one.tag}'; export polygons, or 'Segmentation mask'"
+            elif one.tag == "ellipse":
+                middle, radii = (
+                    [float(one.attrib[k]) for k in pair] for pair in (("cx", "cy"), ("rx", "ry"))
                 )
+                ring = _ellipse(middle, radii, float(one.get("rotation", 0)))
+                of_image.append(Shape(one.attrib["label"], (ring,)))
+            elif one.tag == "mask":
+                left, top, width, height = (int(float(one.attrib[k])) for k in _MASK_BOX)
+                counts = [int(n) for n in one.attrib["rle"].split(",")]
+                values = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+                of_image.append(Shape(one.attrib["label"], drawn=(values, (left, top))))
+            elif one.tag == "box":
+                raise DataError(_BOXES.format(path))
     sizes = {
         _base(image.attrib["name"]): (int(image.attrib["height"]), int(image.attrib["width"]))
         for image in root.iter("image")
@@ -358,8 +497,13 @@ def _inside(one: Shape, shape: Sequence[int], path: Path) -> np.ndarray:
             )
         values = np.arange(len(counts)) % 2 == 1
         return np.repeat(values, counts).reshape(size, order="F")
-    scale = np.array(shape[::-1], float) if one.relative else np.ones(2)
     inside = np.zeros(tuple(shape), bool)
+    if one.drawn is not None:
+        values, (left, top) = one.drawn
+        there = inside[max(top, 0) : top + values.shape[0], max(left, 0) : left + values.shape[1]]
+        there |= values[max(-top, 0) :, max(-left, 0) :][: there.shape[0], : there.shape[1]]
+        return inside
+    scale = np.array(shape[::-1], float) if one.relative else np.ones(2)
     for rings, value in ((one.rings, True), (one.holes, False)):
         for ring in rings:
             # Programs measure from the outer edge of the first pixel, whose centre is at one half.
@@ -384,10 +528,15 @@ def _unpacked(text: str) -> list[int]:
     return counts
 
 
-def _circle(centre: Sequence[float], radius: float) -> Ring:
-    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    return tuple(
-        (centre[0] + radius * float(np.cos(a)), centre[1] + radius * float(np.sin(a))) for a in angles
+def _ellipse(centre: Sequence[float], radii: Sequence[float], degrees: float = 0.0) -> Ring:
+    angles, turn = np.linspace(0, 2 * np.pi, 64, endpoint=False), np.radians(degrees)
+    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    return _points(
+        zip(
+            centre[0] + x * np.cos(turn) - y * np.sin(turn),
+            centre[1] + x * np.sin(turn) + y * np.cos(turn),
+            strict=True,
+        )
     )
 
 

@@ -116,23 +116,24 @@ def read_pyramid(path: str | Path) -> Pyramid:
     return Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry, image.notices)
 
 
-def read_label(path: str | Path) -> tuple[np.ndarray, Geometry]:
+def read_label(path: str | Path, dims: int | None = None) -> tuple[np.ndarray, Geometry]:
     """Label of a file as whole numbers (*spatial), as stored: 0/255 stays 0/255.
 
     Palette images give their indices, colours become ``0xRRGGBB``, JPEG masks their brightness. Masks of
     real numbers from 0 to 1 are cut at 0.5, nearly whole ones are rounded, one-hot channels become the number
-    of the channel.
+    of the channel: from 1, or from 0 where one of them is on everywhere. ``dims`` are the axes of the image;
+    with one more the first may hold channels.
 
     Raises
     ------
     DataError
         As :func:`read_image`, and when the values are no whole numbers.
     """
-    stored, geometry, _ = read_label_with_note(path)
+    stored, geometry, _ = read_label_with_note(path, dims)
     return stored, geometry
 
 
-def read_label_with_note(path: str | Path) -> tuple[np.ndarray, Geometry, str]:
+def read_label_with_note(path: str | Path, dims: int | None = None) -> tuple[np.ndarray, Geometry, str]:
     """The same, with what was done to make whole numbers of it; an empty note where nothing was."""
     path = Path(path)
     module = _reader(path)
@@ -140,6 +141,9 @@ def read_label_with_note(path: str | Path) -> tuple[np.ndarray, Geometry, str]:
         return _guarded(path, pictures.read_label), Geometry.pixels(2), ""
     label, geometry = _stored_label(path, module)
     channels = label if label.ndim > geometry.ndim else label[None]
+    has_one_more = geometry.ndim == (dims or 0) + 1 and may_hold_channels(len(channels), geometry)
+    if has_one_more and _is_one_hot(channels[0]):
+        channels, geometry = channels[0], geometry.still()
     stored, note = _whole_numbers(path, _one_channel(path, channels))
     return np.array(stored), geometry, note  # never mapped, for the reasons of _let_go
 
@@ -160,6 +164,9 @@ def label_names(path: str | Path) -> dict[int, str]:
 def as_channels(image: Image, channels: int) -> Image:
     """The same image with 1 channel (ITU-R 601 luma of RGB) or with 3 (gray repeated).
 
+    Of a series of so many volumes, or of so many pages that lie nowhere in space, each is a channel: headers
+    often call an axis time or depth that holds sequences or stains.
+
     Raises
     ------
     DataError
@@ -168,6 +175,10 @@ def as_channels(image: Image, channels: int) -> Image:
     array = image.array
     if len(array) == channels:
         return image
+    if may_hold_channels(len(array), image.geometry) and array.shape[1] == channels:
+        kept = tuple(notice for notice in image.notices if not notice.startswith("a clip of"))
+        pages = () if image.geometry.axes[0] == "t" else (f"the {channels} pages are taken for channels",)
+        return Image(array[0], image.geometry.still(), (*kept, *pages))
     if len(array) == 1 and channels == 3:
         return replace(image, array=np.broadcast_to(array, (3, *array.shape[1:])))
     if len(array) == 3 and channels == 1:
@@ -175,6 +186,13 @@ def as_channels(image: Image, channels: int) -> Image:
     raise DataError(
         f"found an image with {len(array)} channels where {channels} are expected; "
         "give images of one kind, or convert this one"
+    )
+
+
+def may_hold_channels(channels: int, geometry: Geometry) -> bool:
+    """Whether the first axis of an image is time before volumes, or pages that do not lie in space."""
+    return channels == 1 and (
+        (geometry.ndim == 4 and geometry.axes[0] == "t") or (geometry.ndim == 3 and geometry.source is None)
     )
 
 
@@ -237,12 +255,19 @@ def _luma(array: np.ndarray) -> np.ndarray:
 def _one_channel(path: Path, array: np.ndarray) -> np.ndarray:
     if len(array) == 1:
         return array[0]
-    if np.all(np.isin(array, (0, 1))) and np.all(array.sum(axis=0) <= 1):
-        numbers = np.arange(1, len(array) + 1).reshape(-1, *(1,) * (array.ndim - 1))
-        return np.max(array * numbers, axis=0)
+    if _is_one_hot(array):
+        on = array != 0
+        first = 0 if on.any(axis=0).all() else 1
+        return np.where(on.any(axis=0), on.argmax(axis=0) + first, 0)
     raise DataError(
         f"labels '{path}' have {len(array)} channels that are not one-hot; save one channel of class numbers"
     )
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    """Whether (C, *spatial) holds 0 and one other value, which at most one channel has in a place."""
+    on = array != 0
+    return bool((array[on] == array.max()).all() and (on.sum(axis=0) <= 1).all() and array.max() in (1, 255))
 
 
 def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
@@ -250,6 +275,10 @@ def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
         return array.astype(np.uint8), ""
     if np.issubdtype(array.dtype, np.integer):
         return array, ""
+    if (missing := np.isnan(array)).any() and not missing.all():
+        stored, note = _whole_numbers(path, np.where(missing, array.dtype.type(0), array))
+        said = f"{missing.mean():.2%} of the labels are no numbers (NaN); taken as background"
+        return stored, "; ".join(filter(None, (said, note)))
     rounded = np.round(array)
     if np.array_equal(rounded, array):
         return rounded.astype(np.int32), ""

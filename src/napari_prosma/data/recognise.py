@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.pairing import split_in
 from napari_prosma.data.readers import can_read, stem
+from napari_prosma.data.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -43,11 +45,13 @@ _CSV_IMAGE = ("image", "images", "img", "image_path", "image_file")
 _CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_path", "mask_path")
 _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
-_CSV_SPLIT = ("split", "set", "subset", "partition")
-_CSV_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "group")
+_CSV_PATIENT = (*PATIENT_COLUMNS, "group")
+_WORDS = re.compile(r"[\W_]*[^\W_]+")
+_DEEPEST_SPLIT = 2
+"""So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
@@ -75,7 +79,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     if images is not None or masks is not None:
         if images is None or masks is None:
             raise DataError("the patterns of images and masks belong together; give both, or neither")
-        return _finished(by_patterns(folder, images, masks), [])
+        return _finished(folder, by_patterns(folder, images, masks), [])
     inner = _unpacked_within(folder)
     if inner is not None:
         return recognise(inner)
@@ -92,20 +96,20 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
         if recognised is None:
             continue
         if recognised.layout in _BY_TABLE or not _leaves_questions(folder, recognised):
-            return _finished(recognised, passed_over)
+            return _finished(folder, recognised, passed_over)
         partly = recognised
         break
     better = by_names(folder, partly) or by_annotation_file(folder)
     if better is not None:
-        return _finished(better, passed_over)
+        return _finished(folder, better, passed_over)
     if partly is not None and any(case.labels for case in partly.found):
         unused = [name for name in partly.beside if "/" not in name and images_in(folder / name)]
         passed_over += [f"the folder '{name}' is not used" for name in unused]
-        return _finished(partly, passed_over)
+        return _finished(folder, partly, passed_over)
     if errors:
         raise errors[0]
     if partly is not None:
-        return _finished(partly, passed_over)
+        return _finished(folder, partly, passed_over)
     raise DataError(_nothing_found(folder))
 
 
@@ -117,13 +121,14 @@ class _NotThisLayout(DataError):
         self.said = said
 
 
-def _finished(recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
-    """With splits told from folders, and no picture twice."""
+def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
+    """With splits told from folders and lists, and no picture twice."""
     found, twice = _without_copies(recognised)
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
-    notices = (*passed_over, *recognised.notices, *twice)
+    found, listed = with_listed(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 
 
@@ -189,6 +194,37 @@ def named_apart(found: Sequence[Found]) -> list[Found]:
     return list(found)
 
 
+def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases without images that nobody meant to label, and notices of these.
+
+    So are a test set in which no image has a mask, and files whose names go on where those of a labelled
+    image end otherwise: the clip ``p1_sequence`` beside the frame ``p1_ed``.
+    """
+    kept, notices = list(found), []
+    if not any(case.split == "test" and case.labels for case in found):
+        tests = [case for case in kept if case.split == "test"]
+        if tests and len(tests) < len(kept):
+            kept = [case for case in kept if case.split != "test"]
+            notices.append(f"{len(tests)} test images have no masks and are not used")
+    words = {case.image: _WORDS.findall(stem(case.image)) or [""] for case in kept}
+    endings = {words[case.image][-1] for case in kept if case.labels}
+    begun = {
+        (case.image.parent, start) for case in kept if case.labels for start in accumulate(words[case.image])
+    }
+    others: dict[str, list[Found]] = defaultdict(list)
+    for case in kept:
+        *start, ending = words[case.image]
+        is_other = ending not in endings and not ending.strip("_-. ").isdecimal()
+        if not case.labels and is_other and (case.image.parent, "".join(start)) in begun:
+            others[ending].append(case)
+    for ending, cases in others.items():
+        kept = [case for case in kept if case not in cases]
+        notices.append(
+            f"{len(cases)} files '*{ending}' lie beside labelled images, without masks, and are not used"
+        )
+    return kept, tuple(notices)
+
+
 def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -> str:
     """What to say of images without a mask."""
     if len(bare) == len(found):
@@ -242,7 +278,11 @@ def _decathlon(folder: Path) -> Recognised | None:
     content = _json(table)
     try:
         names = {int(value): str(name) for value, name in content["labels"].items()}
-        pairs = [(str(entry["image"]), str(entry["label"])) for entry in content["training"]]
+        pairs = [
+            (str(entry["image"]), str(entry["label"]), split)
+            for part, split in (("training", ""), ("validation", "val"))
+            for entry in (content[part] if part == "training" else content.get(part, ()))
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _NotThisLayout(
             f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
@@ -250,9 +290,9 @@ def _decathlon(folder: Path) -> Recognised | None:
             f"'{table.name}' is no Decathlon table and is not used",
         ) from error
     found = []
-    for image, label in pairs:
+    for image, label, split in pairs:
         paths = [_inside(folder, table, name) for name in (image, label)]
-        found.append(Found(stem(image), (paths[0],), (paths[1],)))
+        found.append(Found(stem(image), (paths[0],), (paths[1],), split=split))
     _require_files(table, found)
     return Recognised("Decathlon", tuple(found), LabelRule.of_names(names))
 
@@ -319,14 +359,17 @@ def _folder_pairs(folder: Path) -> Recognised | None:
     """``images/`` and ``masks/`` under whatever name, in the folder itself or in each of its splits."""
     pairs = []
     beside: list[str] = []
-    for parent in (folder, *_subfolders(folder)):
+    parents = [folder]
+    for parent in parents:
         named = {child.name.lower(): child for child in _subfolders(parent)}
         images = next((named[name] for name in _IMAGE_FOLDERS if name in named), None)
         masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
         if images is not None and masks is not None:
-            pairs.append(("" if parent == folder else parent.name, images, masks))
+            pairs.append(("" if parent == folder else parent.relative_to(folder).as_posix(), images, masks))
             others = (child for child in named.values() if child not in (images, masks))
             beside += [child.relative_to(folder).as_posix() for child in others]
+        elif parent == folder or len(parent.relative_to(folder).parts) < _DEEPEST_SPLIT:
+            parents += named.values()
     found: list[Found] = []
     orphans: list[Path] = []
     for split, image_folder, mask_folder in pairs:
@@ -485,7 +528,7 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
         "label": column(_CSV_LABEL),
         "group": column(_CSV_GROUP),
         "name": column(_CSV_NAME),
-        "split": column(_CSV_SPLIT),
+        "split": column(SPLIT_COLUMNS),
         "patient": column(_CSV_PATIENT),
         "delimiter": delimiter,
     }

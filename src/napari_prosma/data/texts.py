@@ -55,6 +55,16 @@ def parse_json(text: bytes | str, what: str) -> Any:
         raise DataError(f"{what} is damaged ({error}); restore it") from error
 
 
+def parse_names(text: str) -> dict[int, str]:
+    """Class names by index, as a label file of ours holds them as JSON; none where it is something else."""
+    try:
+        names = parse_json(text, "names")
+    except DataError:
+        return {}
+    is_ours = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return dict(enumerate(names)) if is_ours else {}
+
+
 def read_yaml(path: Path) -> Any:
     """The values in a YAML file.
 

@@ -18,6 +18,7 @@ import tifffile
 from napari_prosma.data.case import Geometry, Header, Image
 from napari_prosma.data.limits import require_count, require_inside, require_possible, require_room
 from napari_prosma.data.pictures import mask_of_colours
+from napari_prosma.data.texts import parse_names
 from napari_prosma.data.units import common, seconds
 from napari_prosma.errors import DataError
 
@@ -110,7 +111,7 @@ def label_names(path: Path) -> dict[int, str]:
             text = (found.text or "") if found is not None else ""
             names = text.partition("class_names: ")[2].split(",") if text.startswith("class_names: ") else []
         else:
-            names = json.loads(str((file.imagej_metadata or {}).get("class_names", "[]")))
+            return parse_names(str((file.imagej_metadata or {}).get("class_names", "")))
     return dict(enumerate(names))
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import napari
+from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QSizePolicy, QToolButton, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QWidget,
+)
 
-from napari_prosma.plugin.layers import is_input
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.layers import add_layer, is_input
+from napari_prosma.plugin.placing import joined_channels
 
 
 class LayerChooser(QComboBox):
@@ -71,6 +83,42 @@ class LayerChooser(QComboBox):
     def layers(self) -> list[Layer]:
         """What can be chosen: layers of this kind that are neither previews nor maps of our own."""
         return [layer for layer in self._viewer.layers if isinstance(layer, self._kind) and is_input(layer)]
+
+
+class JoinButton(QPushButton):
+    """Makes one image of image layers that are its channels: those selected in the layer list.
+
+    Signals
+    -------
+    joined(layer)
+    refused(str)
+        Why they are no channels of one image.
+    """
+
+    joined = Signal(object)
+    refused = Signal(str)
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__("Join channels")
+        self._viewer = viewer
+        self.setToolTip(
+            "Make one image of the image layers that are selected in the layer list, such as sequences or "
+            "stains in layers of their own: each becomes a channel, from the bottom of the list up"
+        )
+        self.clicked.connect(self._join)
+
+    def _join(self) -> None:
+        chosen = [
+            layer
+            for layer in self._viewer.layers
+            if layer in self._viewer.layers.selection and isinstance(layer, ImageLayer) and is_input(layer)
+        ]
+        try:
+            layer = add_layer(self._viewer, joined_channels(chosen))
+        except DataError as error:
+            self.refused.emit(str(error))
+        else:
+            self.joined.emit(layer)
 
 
 class PathField(QWidget):

@@ -22,6 +22,7 @@ from napari_prosma.data.case import Geometry, Image, Pyramid
 from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.sparse import sparse_rule
@@ -231,7 +232,7 @@ def image_of(layer: ImageLayer) -> Image:
 
 
 def fitting_image(image: Image, channels: int, name: str) -> Image:
-    """The image with as many channels as a model expects: colour becomes gray, gray is repeated.
+    """The image with as many channels as a model expects: colour becomes gray, gray is repeated; NaN filled.
 
     Raises
     ------
@@ -239,7 +240,7 @@ def fitting_image(image: Image, channels: int, name: str) -> Image:
         When neither is possible.
     """
     try:
-        return as_channels(image, channels)
+        return filled(as_channels(image, channels))
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
 

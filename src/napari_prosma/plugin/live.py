@@ -17,6 +17,7 @@ from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.keep import keep_case, keep_label, safe_name
 from napari_prosma.data.labels import LabelRule, Sparse, is_foreground, present_values
 from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.layers import geometry_of, image_of, is_gray, label_rule, spatial_shape
@@ -92,13 +93,14 @@ class LiveCase:
         Raises
         ------
         DataError
-            Nothing is drawn, the labels are not what ``labelled`` says, or the image holds NaN.
+            Nothing is drawn, the labels are not what ``labelled`` says, or the image holds infinite values
+            or no number at all.
         """
         image, stored = self.read_image(), self._stored()
         if not all(np.isfinite(plane).all() for channel in image.array for plane in channel):
             raise DataError(
-                f"the image '{self.image.name}' holds NaN or infinite values; replace them, or open the "
-                f"image as it was before it was computed with"
+                f"the image '{self.image.name}' holds infinite values or nothing but NaN; replace them, "
+                f"or open the image as it was before it was computed with"
             )
         self.rule = rule if rule is not None else label_rule(stored, self.labels, self.labelled)
         self._label = self._classes(stored)
@@ -209,8 +211,8 @@ class LiveCase:
 
 
 def image_to_learn(layer: ImageLayer) -> Image:
-    """Image of a layer; RGB that is gray has one channel."""
-    image = image_of(layer)
+    """Image of a layer, NaN filled; RGB that is gray has one channel."""
+    image = filled(image_of(layer))
     if layer.rgb and len(image.array) == 3 and is_gray(image.array):
         return as_channels(image, 1)
     return image

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import CHANNELS_FIRST, spatial_shape, unit_and_factors
+from napari_prosma.plugin.layers import (
+    CHANNELS_FIRST,
+    GEOMETRY,
+    LayerTuple,
+    geometry_of,
+    image_of,
+    place_like,
+    spatial_shape,
+    unit_and_factors,
+)
 
 _SAME_PLACE = 0.05
 """Of an element: far below what shows, far above rounding."""
 _REMEDY = (
     "move it back, or, if they fit element by element, give it the image's place: right-click the image, "
-    "Copy to Clipboard > All, then right-click the labels and apply it"
+    "Copy to Clipboard > All, then right-click the other layer and apply it"
 )
 
 
@@ -72,15 +83,62 @@ def require_same_place(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> 
         raise DataError(_elsewhere(first, second))
 
 
-def steps_between(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> tuple[int, ...] | None:
+def joined_channels(layers: Sequence[ImageLayer]) -> LayerTuple:
+    """Image layers of one grid as the channels of one image, in their order; the pixels are copied.
+
+    Raises
+    ------
+    DataError
+        Fewer than two layers, or one lies elsewhere than the first.
+    """
+    if len(layers) < 2:
+        raise DataError(
+            "select the image layers that are channels of one image in the layer list (Shift or Ctrl and a "
+            "click for several), then join them"
+        )
+    first = layers[0]
+    for other in layers[1:]:
+        if spatial_shape(other) != spatial_shape(first):
+            raise DataError(
+                f"image layer '{other.name}' has shape {spatial_shape(other)} but image layer '{first.name}' "
+                f"has {spatial_shape(first)}; channels of one image need one grid: resample one of them"
+            )
+        moved = steps_between(other, first)
+        if moved is None or any(moved):
+            raise DataError(_elsewhere(other, first))
+    geometry = geometry_of(first)
+    place = place_like(first, geometry, geometry)
+    attributes = {
+        "name": " + ".join(layer.name for layer in layers),
+        "metadata": {GEOMETRY: geometry, CHANNELS_FIRST: True},
+        "units": ("pixel", *place["units"]),
+        "scale": (1.0, *place["scale"]),
+        "translate": (0.0, *place["translate"]),
+        "rotate": _with_channel_axis(place["rotate"]),
+        "shear": _with_channel_axis(place["shear"]),
+        "affine": _with_channel_axis(place["affine"].affine_matrix),
+    }
+    return np.concatenate([image_of(layer).array for layer in layers]), attributes, "image"
+
+
+def _with_channel_axis(matrix: np.ndarray) -> np.ndarray:
+    wider = np.eye(len(matrix) + 1)
+    wider[1:, 1:] = matrix
+    return wider
+
+
+def steps_between(
+    first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer
+) -> tuple[int, ...] | None:
     """How many elements of ``second`` lie before the first one of ``first``; None if no whole number."""
-    if first.ndim != second.ndim - _channels(second):
+    if first.ndim - _channels(first) != second.ndim - _channels(second):
         return None
     between = _between(first, second)
     shift = np.round(between[:-1, -1])
     expected = np.eye(len(between))
     expected[:-1, -1] = shift
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in spatial_shape(first)])).reshape(first.ndim, -1)
+    shape = spatial_shape(first)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(len(shape), -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     apart = np.abs((between - expected) @ corners)[:-1]
     return tuple(int(n) for n in shift) if apart.max() <= _SAME_PLACE else None
@@ -104,23 +162,23 @@ def _to_world(layer: LabelsLayer | ImageLayer) -> np.ndarray:
     return matrix
 
 
-def _between(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> np.ndarray:
+def _between(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer) -> np.ndarray:
     """Index of ``first`` to index of ``second``; where both know lengths, their units count too."""
     (one, ours), (other, theirs) = (
         unit_and_factors(layer.units[_channels(layer) :]) for layer in (first, second)
     )
-    in_unit = np.ones(first.ndim)
+    in_unit = np.ones(first.ndim - _channels(first))
     if "pixel" not in (one, other):
         in_unit = ours / theirs * {("mm", "um"): 1000.0, ("um", "mm"): 0.001}.get((one, other), 1.0)
     return np.linalg.solve(_to_world(second), np.diag([*in_unit, 1.0]) @ _to_world(first))
 
 
-def _elsewhere(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> str:
-    kind = "image" if isinstance(second, ImageLayer) else "labels"
-    if first.ndim != second.ndim - _channels(second):
+def _elsewhere(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer) -> str:
+    axes = [layer.ndim - _channels(layer) for layer in (first, second)]
+    if axes[0] != axes[1]:
         return (
-            f"labels layer '{first.name}' has {first.ndim} axes but {kind} layer '{second.name}' has "
-            f"{second.ndim - _channels(second)}; choose layers of one image"
+            f"{_kind(first)} layer '{first.name}' has {axes[0]} axes but {_kind(second)} layer "
+            f"'{second.name}' has {axes[1]}; choose layers of one image"
         )
     between = _between(first, second)
     linear = between[:-1, :-1]
@@ -136,9 +194,13 @@ def _elsewhere(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> str:
     if not said:
         said.append(_by(between[:-1, -1]))
     return (
-        f"labels layer '{first.name}' lies elsewhere than {kind} layer '{second.name}': "
+        f"{_kind(first)} layer '{first.name}' lies elsewhere than {_kind(second)} layer '{second.name}': "
         f"{' and '.join(said)}; {_REMEDY}"
     )
+
+
+def _kind(layer: LabelsLayer | ImageLayer) -> str:
+    return "image" if isinstance(layer, ImageLayer) else "labels"
 
 
 def _by(moved: np.ndarray | tuple[int, ...]) -> str:

@@ -27,7 +27,7 @@ from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.choices import newest_run
-from napari_prosma.plugin.choosers import LayerChooser
+from napari_prosma.plugin.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.cleaning_box import CleaningBox
 from napari_prosma.plugin.job import Ending
 from napari_prosma.plugin.layer_ticks import LayerTicks
@@ -227,6 +227,10 @@ class SegmentPanel(Panel):
             "steadier, and two to four times slower"
         )
         form.addRow(self.images)
+        self.join_button = JoinButton(self.viewer)
+        self.join_button.joined.connect(lambda layer: self.images.tick([layer]))
+        self.join_button.refused.connect(lambda why: self.status.tell_error(why))
+        form.addRow(self.join_button)
         boxes = QGridLayout()
         for place, box in enumerate((self.probabilities, self.uncertainty, self.disagreement, self.mirror)):
             boxes.addWidget(box, *divmod(place, 2))

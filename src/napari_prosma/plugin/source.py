@@ -34,7 +34,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
-from napari_prosma.plugin.choosers import LayerChooser, PathField
+from napari_prosma.plugin.choosers import JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.class_table import ClassTable
 from napari_prosma.plugin.fields import fold, group
 from napari_prosma.plugin.job import Ending, Job
@@ -285,10 +285,14 @@ class Source(QWidget):
         self.channels_first = QCheckBox("first axis is channels")
         self.channels_first.setToolTip(
             "The image holds several channels of one picture or volume, such as sequences or stains, and the "
-            "labels are drawn on all of them; channels in layers of their own: Layers > Merge to Stack"
+            "labels are drawn on all of them"
         )
         self.channels_first.clicked.connect(self._channels_told)
+        self.join_button = JoinButton(self.viewer)
+        self.join_button.joined.connect(self.image_layer.choose)
+        self.join_button.refused.connect(lambda why: self.summary.tell_error(why))
         self._form.addRow("Image", self.image_layer)
+        self._form.addRow("", self.join_button)
         self._form.addRow("", self.channels_first)
         self._form.addRow("Labels", self.labels_layer)
 
@@ -332,7 +336,7 @@ class Source(QWidget):
         for row in range(self._form.rowCount()):
             item = self._form.itemAt(row, QFormLayout.ItemRole.FieldRole)
             widget = item.widget() if item is not None else None
-            if widget in (self.image_layer, self.labels_layer):
+            if widget in (self.image_layer, self.join_button, self.labels_layer):
                 self._form.setRowVisible(row, not by_folder)
             elif widget is self.folder:
                 self._form.setRowVisible(row, by_folder)
