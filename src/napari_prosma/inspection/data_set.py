@@ -5,7 +5,6 @@ Every finished case is kept as a small file, so that an inspection that was stop
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from napari_prosma.data.check import Checked, near_duplicates, seen
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.kinship import unlike_training
+from napari_prosma.inspection.citing import content_of
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
@@ -41,7 +40,6 @@ COMPARED = (
 """Measures by which cases are called unusual: those that no label has a part in."""
 _LEAST_SPREAD = 0.01
 """The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
-_HASH_BYTES = 10
 
 
 @dataclass(frozen=True)
@@ -413,14 +411,6 @@ def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
     return largest if len(largest) == len(cases) else {}
 
 
-def content_of(checkpoint: Checkpoint) -> str:
-    """Hash of a model's weights, 20 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
-    for name, tensor in sorted(checkpoint.weights.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def what_models_hold(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """:func:`content_of` every model, by its name."""
     return {name: content_of(checkpoint) for name, checkpoint in checkpoints.items()}
@@ -435,10 +425,6 @@ def _case(
     first = next(iter(checkpoints.values()))
     image, label = read_fitting_case(case, first)
     foreground, models = None, {}
-    for sentence in unlike_training(first, image):
-        if sentence not in said:
-            said.add(sentence)
-            yield Notice(f"'{case.name}': {sentence}")
     for model, checkpoint in checkpoints.items():
         run = record_of(checkpoint, image, case.name, label, device, foreground)
         while True:

@@ -448,7 +448,7 @@ def noise_test(
         base = clean.probabilities(trace=trace)
         for done, strength in enumerate(strengths, start=1):
             seen = Image(noisy_image(strength), image.geometry)
-            window = open_window(checkpoint, seen, name=name, label=label, region=region, device=device)
+            window = open_window(checkpoint, seen, name=name, label=label, region=region, model=clean.model)
             noisy = GateTrace()
             scores = _scores(window, window.probabilities(trace=noisy), base)
             known: Row = {**_known(window), "model": model, "gate": checkpoint.spec.gate}

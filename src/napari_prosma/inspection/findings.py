@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
-from napari_prosma.inspection.kinship import not_an_ablation
+from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.measures import in_digits
 from napari_prosma.inspection.statistics import FEWEST, Interval, by_unit, interval, simultaneous
 from napari_prosma.nn.gates import GATES
@@ -157,7 +157,7 @@ def overlap(found: DataSetInspection) -> str:
     words = [
         f"the mean Dice over {len(own)} labelled cases is {np.mean([*own.values()]):.3f} with {found.model}"
     ]
-    strange = []
+    strange: list[str] = []
     for other, checkpoint in list(found.checkpoints.items())[1:]:
         theirs = found.overlaps(other)
         differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
@@ -167,10 +167,8 @@ def overlap(found: DataSetInspection) -> str:
             "with these "
             f"two trainings)"
         )
-        apart = not_an_ablation(found.checkpoints[found.model], checkpoint)
-        if apart:
-            strange.append(f"{other} is no ablation of {found.model}: {', '.join(apart)}.")
-    return " ".join([_sentence(words), *strange])
+        strange.append(ablation_in_words(found.model, found.checkpoints[found.model], other, checkpoint))
+    return " ".join(filter(None, [_sentence(words), *strange]))
 
 
 def compared_in_words(difference: Interval) -> str:

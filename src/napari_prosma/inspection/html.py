@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,12 +21,18 @@ from napari_prosma.data.case import Case
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
-from napari_prosma.inspection.citing import everything, in_methods, versions, without_folders
+from napari_prosma.inspection.citing import (
+    content_of,
+    everything,
+    in_methods,
+    versions,
+    without_folders,
+    write_numbers,
+)
 from napari_prosma.inspection.compare import Comparison, compare, comparison_figure
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
-    content_of,
     read_fitting_case,
     record_of,
 )
@@ -36,6 +41,7 @@ from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
+from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trace import cautions
 from napari_prosma.inspection.trial_findings import TESTED
 from napari_prosma.nn.gates import GATES
@@ -116,11 +122,12 @@ DEFINITIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A figure with a plain sentence on what it shows, and its numbers if no other table has them."""
+    """A figure with a plain sentence on what it shows, its intervals, and rows that no other table has."""
 
     name: str
     figure: Figure
     sentence: str
+    intervals: list[dict[str, Any]]
     rows: Sequence[dict[str, str | float]] = ()
 
 
@@ -190,9 +197,8 @@ def write_data_set(
         if rows:
             write_table(folder / f"{name}.csv", rows)
     said = {plot.name: plot.sentence for plot in (*overview, *tested)}
-    kept = everything(found, tests, said)
-    with written_whole(folder / NUMBERS) as temporary:
-        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    intervals = {plot.name: plot.intervals for plot in (*overview, *tested)}
+    kept = write_numbers(everything(found, tests, said, intervals), folder / NUMBERS)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -320,11 +326,17 @@ def _overview(found: DataSetInspection) -> Iterator[Plot]:
             lambda inspected: inspected.association().in_words(),
         ),
     }
-    return (Plot(name, figure, say(found)) for name, (figure, say) in made.items() if figure is not None)
+    for name, (figure, say) in made.items():
+        if figure is not None:
+            with noting() as intervals:
+                sentence = say(found)
+            yield Plot(name, figure, sentence, intervals)
 
 
 def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
-    return Plot(test, table_figure(test, rows), TESTED[test](rows, units), rows)
+    with noting() as intervals:
+        sentence = TESTED[test](rows, units)
+    return Plot(test, table_figure(test, rows), sentence, intervals, rows)
 
 
 def _pictures(found: DataSetInspection, case: Case, device: str) -> Generator[Event, None, dict[str, Figure]]:

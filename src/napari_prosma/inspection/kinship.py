@@ -37,6 +37,12 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     return tuple(found)
 
 
+def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Checkpoint) -> str:
+    """In what the other model differs besides its gate, a sentence; empty for an ablation of the first."""
+    apart = not_an_ablation(first, other)
+    return f"{other_name} is no ablation of {name}: {', '.join(apart)}." if apart else ""
+
+
 def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
     """The same gate on the same grid, trained with another seed: how alike two masks can be."""
     return (

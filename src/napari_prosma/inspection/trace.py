@@ -14,14 +14,11 @@ from napari_prosma.data.preparation import prepare_label
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Gathered
+from napari_prosma.inspection.kinship import ablation_in_words, unlike_training
 from napari_prosma.inspection.record import ChannelMaps, GateRecord
 from napari_prosma.nn.gates import GATES, Change, GateTrace
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.segment import (
-    finish,
-    model_tiling,
-    prepare_for,
-)
+from napari_prosma.segmentation.segment import finish, model_tiling, prepare_for
 from napari_prosma.segmentation.windows import Blend, Tiling, padded_for, windows
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
@@ -71,6 +68,8 @@ def inspect_gates(
             f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
         )
     record = yield from _record(first, image, name, label, device, changes, foreground)
+    if second is not None and (words := ablation_in_words("the model", first, "The second model", second)):
+        yield Notice(words)
     if second is not None:
         # Both are measured against the same foreground, whichever it is.
         seen = record.segmentation.labels if foreground is None else foreground
@@ -194,7 +193,7 @@ def _record(
     assert isinstance(model, ProSMAUNet)
     tiling = model_tiling(model, plan, prepared, image)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
-    yield from map(Notice, (*image.notices, *cautions(checkpoint)))
+    yield from map(Notice, (*image.notices, *cautions(checkpoint, image)))
     labels = Blend(tiling, checkpoint.spec.out_channels)
     gathered: dict[int, Gathered] = {}
     padded = padded_for(prepared.array, tiling, model)
@@ -218,6 +217,7 @@ def _record(
     }
     return GateRecord(
         name=name,
+        checkpoint=checkpoint,
         gate=checkpoint.spec.gate,
         image=image,
         skips=skips,
@@ -227,8 +227,8 @@ def _record(
     )
 
 
-def cautions(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What has to be known of a model before its gates are read, in shell, panel and report."""
+def cautions(checkpoint: Checkpoint, image: Image | None = None) -> tuple[str, ...]:
+    """What has to be known of a model, and of an image, before gates are read: in shell, panel and report."""
     kind, found = GATES[checkpoint.spec.gate], []
     if checkpoint.steps < SETTLED_STEPS and kind.thresholds and not checkpoint.place.get("settled"):
         found.append(
@@ -237,7 +237,7 @@ def cautions(checkpoint: Checkpoint) -> tuple[str, ...]:
         )
     if not kind.parts:
         found.append("The model has no gates: every skip passes whole, so there is no mask to show.")
-    return tuple(found)
+    return (*found, *(() if image is None else unlike_training(checkpoint, image)))
 
 
 def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:
