@@ -156,6 +156,13 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert "somebody" not in json.dumps(kept)
     for sentence in kept["sentences"].values():
         assert sentence in page
+    assert kept["intervals"].keys() == kept["sentences"].keys()
+    worth = {tuple(each["of"]): each for each in kept["intervals"]["leave_one_out"]}
+    for (skip, part), each in worth.items():
+        rows = [r for r in kept["tests"]["leave_one_out"] if (r["skip"], r["part"]) == (skip, part)]
+        assert each["mean"] == pytest.approx(np.mean([row["worth"] for row in rows]))
+        assert each["low"] is None  # too few cases
+    assert kept["association"]["cases"] == 0
     methods = in_methods(kept)
     assert methods in page
     assert kept["models"]["prosma"]["weights"] in methods

@@ -137,15 +137,11 @@ def in_methods(kept: Mapping[str, Any]) -> str:
     text = (
         f"Gates were inspected with napari-prosma {kept['versions']['napari-prosma']} (PyTorch "
         f"{kept['versions']['torch']}) on {len(cases)} images, {labelled} with a label and {units} "
-        "independent of "
-        f"each other, near-duplicates counted as one. Models: {models}. Selectivity is the share "
-        "of the gated "
-        f"skip's energy that no constant per channel explains; relative energy is psi squared over its mean, "
-        f"weighted by the energy of the skip. Intervals are Student's at {100 * LEVEL:g} %, "
-        "simultaneous over "
-        "skips and parts by the largest studentised mean under random signs; nothing is claimed "
-        "from fewer than "
-        f"{FEWEST} independent cases."
+        f"independent of each other, near-duplicates counted as one. Models: {models}. Selectivity is the "
+        "share of the gated skip's energy that no constant per channel explains; relative energy is psi "
+        "squared over its mean, weighted by the energy of the skip. Intervals are Student's at "
+        f"{100 * LEVEL:g} %, simultaneous over skips and parts by the largest studentised mean under random "
+        f"signs; nothing is claimed from fewer than {FEWEST} independent cases."
     )
     if kept["tests"]:
         tested = {row["image"] for rows in kept["tests"].values() for row in rows}
@@ -154,10 +150,8 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         draws = len({row["draw"] for row in deleted if row["order"] == "random"})
         noise = {row["kind"] for row in kept["tests"].get("noise_test", ())}
         text += (
-            f" On {len(tested)} of the images parts of the gates were set to their means, and "
-            "positions of each "
-            f"skip were replaced by its channel means in rising order of psi ({shares} "
-            "shares), against "
+            f" On {len(tested)} of the images parts of the gates were set to their means, and positions of "
+            f"each skip were replaced by its channel means in rising order of psi ({shares} shares), against "
             f"{', '.join(CONTROLS.values())} (chance: mean of {draws} draws)."
         )
         if noise:

@@ -190,12 +190,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
         draw_image(grid[row, 0], record, at)
         score = scores.get(model)
         title = model if score is None else f"{model}\nDice {score:.3f}"
-        grid[row, 0].set_title(title, fontsize=8)
+        grid[row, 0].set_title(title, fontsize=8, y=1)
         for column, level in enumerate(levels, start=1):
             layer = skip_layer(record, level, "psi") if level in record.skips else None
             if layer is not None:
                 drawn = draw_map(grid[row, column], layer, record, at)
-                grid[row, column].set_title(_title(record.skips[level]), fontsize=7.5)
+                grid[row, column].set_title(_title(record.skips[level]), fontsize=7.5, y=1)
     if drawn is not None:
         bar = figure.colorbar(drawn, cax=figure.add_subplot(cells[:, -1]))
         bar.set_label("psi (same scale everywhere)", fontsize=8)

@@ -114,9 +114,8 @@ class Deviation:
         measure = MEASURES[self.measure]
         side = "above" if self.score > 0 else "below"
         return (
-            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, "
-            f"{abs(self.score):.1f} robust standard deviations {side} the median of all cases, "
-            f"{measure.in_words(self.median)}."
+            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, {abs(self.score):.1f} "
+            f"robust standard deviations {side} the median of all cases, {measure.in_words(self.median)}."
         )
 
 

@@ -107,7 +107,7 @@ def _figure(
         draw_image(axes, record, at)
         axes.legend_.remove()
         title = axes.get_title() if row == 0 else ""
-        axes.set_title(title, fontsize=letters, pad=2)
+        axes.set_title(title, fontsize=letters, y=1, pad=2)
         for outline in axes.collections:
             outline.set_linewidth(_OUTLINE)
         words = textwrap.fill(name, max(8, int(high / (_LETTER * letters))))
@@ -125,7 +125,7 @@ def _figure(
             layer = skip_layer(record, level, kind) if level in record.skips else None
             axes = placed(column, row)
             axes.set_axis_off()
-            axes.set_title(f"skip {level}" if row == 0 else "", fontsize=letters, pad=2)
+            axes.set_title(f"skip {level}" if row == 0 else "", fontsize=letters, y=1, pad=2)
             if layer is not None:
                 drawn = draw_map(axes, layer, record, at)
                 kinds[kind] = (kinds.get(kind, (row,))[0], row, drawn)

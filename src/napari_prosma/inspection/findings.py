@@ -163,9 +163,8 @@ def overlap(found: DataSetInspection) -> str:
         differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
         said = compared_in_words(interval(np.array([*differences.values()])))
         words.append(
-            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, "
-            "with these "
-            f"two trainings)"
+            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, with "
+            "these two trainings)"
         )
         strange.append(ablation_in_words(found.model, found.checkpoints[found.model], other, checkpoint))
     return " ".join(filter(None, [_sentence(words), *strange]))
@@ -240,9 +239,8 @@ def _of_its_own(found: DataSetInspection) -> str:
     """That a model cannot be held against itself, where it is."""
     if any(case.reference == "prediction" for case in found.cases):
         return (
-            f" Where there is no label the foreground is what {found.model} predicts, which psi "
-            "helps to make: "
-            f"that is agreement with itself, no evidence."
+            f" Where there is no label the foreground is what {found.model} predicts, which psi helps to "
+            "make: that is agreement with itself, no evidence."
         )
     return ""
 

@@ -93,9 +93,8 @@ DEFINITIONS = (
     (
         "AUC",
         "The chance that psi is higher at a position of the foreground than at one of the background; 0.5 "
-        "tells nothing, below 0.5 psi is higher outside. Against a model's own prediction it is "
-        "circular; among "
-        "the positions that the model gets wrong it is not.",
+        "tells nothing, below 0.5 psi is higher outside. Against a model's own prediction it is circular; "
+        "among the positions that the model gets wrong it is not.",
     ),
     (
         "dead, always open",
@@ -105,9 +104,8 @@ DEFINITIONS = (
     (
         "robust standard deviations",
         "Distance from the median over the cases, divided by 1.4826 times the median distance (at least by "
-        "0.01). A case is called unusual beyond what one in twenty sets of ordinary cases reaches. "
-        "Measures that depend on a label are left out, so that unusual gating can be held against "
-        "Dice.",
+        "0.01). A case is called unusual beyond what one in twenty sets of ordinary cases reaches. Measures "
+        "that depend on a label are left out, so that unusual gating can be held against Dice.",
     ),
     (
         "independent case",

@@ -16,6 +16,7 @@ _MAY_DIFFER = {
     *("spacing", "patch", "batch", "intensity", "dims"),
 }
 """Settings that say nothing by themselves: a plan's values and the number of steps are compared as such."""
+_NEVER_NEGATIVE = ("ultrasound", "endoscopy")
 _NEAR = 0.9
 """As many steps, but for what an epoch more or less makes."""
 
@@ -73,14 +74,18 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
         here = "none" if unit == "pixel" else unit
         there = "none" if plan.unit == "pixel" else plan.unit
         found.append(
-            f"The model was trained on images with the unit {there}, this one has {here}: it may "
-            "be of another "
-            f"kind."
+            f"The model was trained on images with the unit {there}, this one has {here}: it may be of "
+            "another kind."
         )
     if plan.intensity == "ct" and float(np.min(image.array)) >= 0:
         found.append(
-            "The model was trained on CT in Hounsfield units, but no value of this image is "
-            "negative: it is no "
-            "such CT."
+            "The model was trained on CT in Hounsfield units, but no value of this image is negative: it is "
+            "no such CT."
+        )
+    modality = checkpoint.config.get("modality")
+    if modality in _NEVER_NEGATIVE and (lowest := float(np.min(image.array))) < 0:
+        found.append(
+            f"The model was trained on {modality}, whose values are not negative, but this image has values "
+            f"down to {lowest:g}: it may be of another kind."
         )
     return tuple(found)

@@ -69,7 +69,7 @@ def gate_panel(record: GateRecord) -> Figure:
             layer = skip_layer(record, level, kind)
             if layer is not None:
                 drawn = draw_map(axes, layer, record, at)
-            axes.set_title(_title(record, level, kind), fontsize=7.5)
+            axes.set_title(_title(record, level, kind), fontsize=7.5, y=1)
         if drawn is not None:
             bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[row, -1]))
             bar.ax.tick_params(labelsize=6)
@@ -85,7 +85,8 @@ def gate_panel(record: GateRecord) -> Figure:
 def room(figure: Figure, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
     """Where the pictures of a figure are, with margins in inches.
 
-    Known beforehand: a layout that is searched for takes longer than all that is drawn.
+    Known beforehand: a layout that is searched for takes longer than all that is drawn, and so does a title
+    without a ``y`` of its own.
     """
     wide, high = figure.get_size_inches()
     sides = {"left": left / wide, "right": 1 - right / wide, "bottom": bottom / high, "top": 1 - top / high}
@@ -100,7 +101,7 @@ def channel_plot(record: GateRecord) -> Figure:
     axes = figure.subplots(2, len(levels), squeeze=False, gridspec_kw=margins)
     for column, level in enumerate(levels):
         skip, (above, below) = record.skips[level], axes[:, column]
-        above.set_title(f"skip {level}", fontsize=9)
+        above.set_title(f"skip {level}", fontsize=9, y=1)
         if skip.channel is not None:
             order = np.argsort(skip.channel)
             spread = None if skip.channel_spread is None else skip.channel_spread[order]
@@ -252,7 +253,7 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> N
         if isinstance(n, int)
     ]
     where = f", slice {', '.join(numbers)}" if numbers else ""
-    axes.set_title(f"image{where}", fontsize=9)
+    axes.set_title(f"image{where}", fontsize=9, y=1)
     axes.set_axis_off()
 
 

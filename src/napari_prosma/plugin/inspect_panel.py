@@ -150,7 +150,7 @@ class InspectPanel(Panel):
         self.what_if.back.connect(self._show_as_trained)
         layout.addWidget(fold("What if", self.what_if))
         self.pointer = PointerPart(self.viewer)
-        layout.addWidget(fold("Under the mouse", self.pointer))
+        layout.addWidget(fold("Values at cursor", self.pointer))
         self.channels = ChannelsPart()
         self.channels.channel_chosen.connect(self._open_channel)
         self.channels.latent_chosen.connect(self._open_latent)
@@ -161,7 +161,7 @@ class InspectPanel(Panel):
         layout.addWidget(fold("Side by side", self.compare))
         self.trials = TrialsPart()
         self.trials.wanted.connect(self._try)
-        layout.addWidget(fold("Is it true?", self.trials))
+        layout.addWidget(fold("Faithfulness tests", self.trials))
         layout.addWidget(fold("All numbers, and what is exactly zero", self._numbers()))
         self.result.hide()
         self.form.addWidget(self.result)
@@ -180,9 +180,8 @@ class InspectPanel(Panel):
         self.report_button.clicked.connect(self._save_all)
         self.figure_button = QPushButton("Figure…")
         self.figure_button.setToolTip(
-            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its "
-            "gates, or the "
-            "models side by side where they were compared"
+            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its gates, or "
+            "the models side by side where they were compared"
         )
         self.figure_button.clicked.connect(self._save_figure)
         row = QHBoxLayout()

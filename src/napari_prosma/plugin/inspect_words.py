@@ -40,9 +40,8 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     """How much a skip selects, where, and what that is worth: one sentence each."""
     measures = skip.measures
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what "
-        "reaches the "
-        f"decoder is selected (selectivity); a constant per channel explains the rest."
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what reaches "
+        "the decoder is selected (selectivity); a constant per channel explains the rest."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
@@ -54,9 +53,8 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
-            "Among the positions that the model gets wrong, psi ranks the structure above the "
-            "rest with an AUC "
-            f"of {errors:.2f} (0.5 = chance)."
+            "Among the positions that the model gets wrong, psi ranks the structure above the rest with an "
+            f"AUC of {errors:.2f} (0.5 = chance)."
         )
     if "z_zero_fraction" in measures:
         sentences.append(
