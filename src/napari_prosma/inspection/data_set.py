@@ -24,7 +24,7 @@ from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
 from napari_prosma.inspection.statistics import FEWEST, unusual_from
-from napari_prosma.inspection.trace import inspect_gates, one_network
+from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
@@ -459,14 +459,8 @@ def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:
 
 
 def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
-    first = next(iter(checkpoints.values()))
-    for name, checkpoint in checkpoints.items():
-        one_network(checkpoint)
-        if checkpoint.plan.class_names != first.plan.class_names:
-            raise DataError(
-                f"the twin '{name}' knows the classes {', '.join(checkpoint.plan.class_names)}, the model "
-                f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
-            )
+    first, *others = same_classes(checkpoints).values()
+    for name, checkpoint in zip([*checkpoints][1:], others, strict=True):
         if checkpoint.plan.channels != first.plan.channels:
             raise CheckpointError(
                 f"the twin '{name}' takes images of {checkpoint.plan.channels} channels, the model of "

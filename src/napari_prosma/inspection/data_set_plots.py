@@ -17,18 +17,6 @@ COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
 """Of the models, in order; told apart with every common kind of colour blindness by place as well."""
 SIZE = (5.6, 3.4)
 
-PLOTTED = (
-    "selectivity",
-    "relative_energy_inside",
-    "psi_auc",
-    "psi_auc_in_errors",
-    "z_zero_fraction",
-    "floor_pixel_fraction",
-    "psi_mean",
-    "retained_energy_ratio",
-)
-"""Measures that get a plot."""
-
 
 def colour_of(found: DataSetInspection, model: str) -> str:
     return COLOURS[list(found.checkpoints).index(model) % len(COLOURS)]

@@ -58,15 +58,11 @@ def inspect_gates(
     ------
     CheckpointError, ConfigError, DataError
     """
-    first = one_network(checkpoint)
-    second = None if twin is None else one_network(twin)
+    both = {"first": checkpoint} | ({} if twin is None else {"second": twin})
+    models = same_classes(both)
+    first, second = models["first"], models.get("second")
     require_label(label, image, name)
     require_levels(first, changes or {})
-    if second is not None and second.plan.class_names != first.plan.class_names:
-        raise DataError(
-            f"the second model knows the classes {', '.join(second.plan.class_names)}, the first "
-            f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
-        )
     record = yield from _record(first, image, name, label, device, changes, foreground)
     if second is not None and (words := ablation_in_words("the model", first, "The second model", second)):
         yield Notice(words)
@@ -90,6 +86,27 @@ def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     held.require_one_network("inspected")
     held.require_our_gates()
     return held
+
+
+def same_classes(checkpoints: Mapping[str, Checkpoint | Path | str]) -> dict[str, Checkpoint]:
+    """The models, read where they are paths.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+        One cannot be read or is an ensemble; there is none; they know different classes.
+    """
+    if not checkpoints:
+        raise ConfigError("choose at least one model")
+    models = {name: one_network(checkpoint) for name, checkpoint in checkpoints.items()}
+    first, known = next((name, model.plan.class_names) for name, model in models.items())
+    for name, model in models.items():
+        if model.plan.class_names != known:
+            raise DataError(
+                f"model '{name}' knows the classes {', '.join(model.plan.class_names)}, '{first}' "
+                f"{', '.join(known)}; compare models trained on the same labels"
+            )
+    return models
 
 
 def require_label(label: np.ndarray | None, image: Image, name: str) -> None:

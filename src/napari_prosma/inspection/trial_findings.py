@@ -12,6 +12,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.measures import in_percent
 from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous
 
 LITTLE = 0.01
@@ -140,8 +141,8 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     first, last = scales[0], scales[-1]
     text = (
         f"{_window_in_words(rows)}With the thresholds times {first:g} {_SCORES[score]} is "
-        f"{means[first]:.3f}, as trained {means[trained]:.3f} ({_percent(zeros[trained])} zeros in z), times "
-        f"{last:g} {means[last]:.3f} ({_percent(zeros[last])} zeros)."
+        f"{means[first]:.3f}, as trained {means[trained]:.3f} ({in_percent(zeros[trained])} zeros in z), "
+        f"times {last:g} {means[last]:.3f} ({in_percent(zeros[last])} zeros)."
     )
     own = _per_unit(at[trained], score, units)
     change = {
@@ -340,7 +341,3 @@ def _mean(rows: Sequence[Row], value: str) -> float:
 
 def _values(rows: Sequence[Row], key: str) -> list:
     return list(dict.fromkeys(row[key] for row in rows))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"

@@ -141,11 +141,6 @@ class TrialsPart(QWidget):
         """Kind of noise, as ``noise_test`` knows it."""
         return str(self.noise_box.currentData())
 
-    def set_running(self, running: bool) -> None:
-        """One test at a time."""
-        for button in self.buttons.values():
-            button.setEnabled(not running)
-
 
 class OutcomeWindow(QDialog):
     """The outcomes so far, a tab each; the newest is seen."""
