@@ -148,7 +148,7 @@ def open_window(
     here = tuple(slice(s, min(s + w, n)) for s, w, n in zip(start, long.window, size, strict=True))
     array = prepared.array[(slice(None), *here)]
     padded = pad(torch.from_numpy(np.ascontiguousarray(array)), plan.dims, model.divisor, across)
-    cut = padded.reshape(1, padded.shape[0], *long.seen(padded.shape[1:])).to(model.head.weight.device)
+    cut = padded.reshape(1, padded.shape[0], *long.seen(padded.shape[1:])).to(next(model.parameters()).device)
     with torch.no_grad():
         encoded = model.encode(cut)
     window = tuple(padded.shape[1:])

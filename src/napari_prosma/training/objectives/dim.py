@@ -37,7 +37,7 @@ SMALLEST = 1e-8
 NO_LENGTH = 1e-12
 """Added to the length of a gradient, by which it is divided."""
 LEAST_SHARE = 1e-3
-"""Share of the loss below which the divergence moves nothing that the task does not move a thousand times."""
+"""Share of the loss below which the divergence is said not to act."""
 
 
 # ---- how far two distributions are apart ------------------------------------------------------------------
