@@ -105,7 +105,8 @@ def _figure(
     for row, (name, (kind, record)) in enumerate(rows.items()):
         axes = placed(0, row)
         draw_image(axes, record, at)
-        axes.legend_.remove()
+        if axes.legend_ is not None:
+            axes.legend_.remove()
         title = axes.get_title() if row == 0 else ""
         axes.set_title(title, fontsize=letters, y=1, pad=2)
         for outline in axes.collections:

@@ -286,10 +286,11 @@ def _measured(rows: Sequence[Row], value: str) -> list[Row]:
 
 def _complete(rows: Sequence[Row], value: str, *respects: str) -> list[Row]:
     """Rows with a value, of the images that have one in every respect: else means are of other images."""
-    known, held = _measured(rows, value), {}
+    known = _measured(rows, value)
+    held: dict[str | float, set[tuple]] = {}
     for row in known:
         held.setdefault(row["image"], set()).add(tuple(row.get(name) for name in respects))
-    whole = set().union(*held.values())
+    whole: set[tuple] = set().union(*held.values())
     return [row for row in known if held[row["image"]] == whole]
 
 
