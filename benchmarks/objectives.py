@@ -42,7 +42,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Geometry, Image
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.preparation import prepare
-from napari_prosma.events import EpochEnd, Progress
+from napari_prosma.events import OBJECTIVE, EpochEnd, Progress
 from napari_prosma.segmentation.windows import labels_of, probabilities_of
 from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
@@ -426,6 +426,20 @@ def summary(experiment: str, arm: str, runs: Sequence[dict[str, Any]]) -> dict[s
         row["difference per seed"] = [here[seed]["dice"] - plain[seed]["dice"] for seed in both]
         cost = "processor seconds per step"
         row["cost of a step"] = mean(here[seed][cost] / plain[seed][cost] for seed in both)
+    told = {
+        name
+        for run in here.values()
+        for epoch in run["figures"]
+        for name in epoch
+        if name.startswith(OBJECTIVE)
+    }
+    if told:
+        row["means over the epochs"] = {
+            name.removeprefix(OBJECTIVE): spread(
+                [mean(e[name] for e in run["figures"] if name in e) for run in here.values()]
+            )
+            for name in sorted(told)
+        }
     curves = [run["area under the curve"] for run in here.values() if "area under the curve" in run]
     if curves:
         row["area under the curve"] = {name: spread([c[name] for c in curves]) for name in curves[0]}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import study_page
 from paper_planar import BATCH
 from paper_tables import PRINTED, PRINTED_TABLE3, bound, page_rows
 
@@ -188,7 +189,6 @@ def figures() -> dict[str, str]:
         found[f"6: noise, {gate}"] = said("busi", "noise_test", rf"(\S+) to (\S+) with {gate} ", "{0} to {1}")
     interval = r" \(difference \+(\S+), 95 % interval \+?(\S+) to \+(\S+)\)"
     words = "{0}, 95 % interval {1} to {2}"
-    low_first = "{0} at skip 3 (95 % interval {2} to {1})"
     spreads = {name: of_gates(name, "channel_mean", 3, of="deviation") for name in ("busi", "hippocampus")}
     return found | {
         "2: prosma minus attention, hippocampus": difference("hippocampus", "attention"),
@@ -198,12 +198,6 @@ def figures() -> dict[str, str]:
         ),
         "9: mean channel, busi": spreads["busi"],
         "9: mean channel, hippocampus": f"{spreads['hippocampus'].split(' to ')[1]} at most",
-        "9: without channel weights": said(
-            "busi",
-            "leave_one_out",
-            r"weights are 1 \(Dice -(\S+), 95 % interval -(\S+) to -(\S+)\)",
-            low_first,
-        ),
     }
 
 
@@ -268,6 +262,7 @@ BLOCKS: dict[str, Callable[[], Rows]] = {
     "speed": speed,
     "clusters": clusters,
     "kvasir": kvasir,
+    "study": study_page.section,
 }
 
 

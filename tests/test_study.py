@@ -96,6 +96,64 @@ def test_a_tiny_study_trains_looks_and_goes_on(folder: Path, tmp_path: Path) -> 
     assert "study" in sys.modules
 
 
+def written_study(folder: Path, dice: dict[str, float], seeds: int) -> None:
+    """Files as the study writes them, of made numbers: every seed is a little higher than the one before."""
+    for arm, level in dice.items():
+        for seed in range(seeds):
+            value = level + 0.01 * seed + 0.001 * (arm == "dense") * (-1) ** seed
+            measured = {"epoch": 100, "cases": {"a": {"dice": value}, "b": {"dice": value}}}
+            run = {"block": "A", "arm": arm, "seed": seed, "last": measured, "best": measured}
+            (folder / f"A-{arm}-{seed}.json").write_text(json.dumps(run))
+            rows: dict[str, list] = {
+                "measures": [{"image": "a", "skip": 1, "selectivity": 0.1}],
+                "means": [{"image": "a", "skip": 0, "part": "psi", "worth": 0.2 + 0.01 * seed}],
+                "noise": [{"image": "a", "strength": s, "dice": value * (1 - s / 2)} for s in (0.0, 1.0)],
+                "deletion": [
+                    {"image": "a", "skip": 1, "order": order, "q": 0.5, "dice": d}
+                    for order, d in {"psi": 0.7 + 0.01 * seed, "energy": 0.6, "random": 0.3}.items()
+                ],
+                "seeds": [{"skip": 1, "randomised": "another training", "correlation": 0.4}, {"skip": 1}],
+            }
+            look = {"arm": arm, "seed": seed, "rows": rows}
+            (folder / f"look-A-{arm}-{seed}.json").write_text(json.dumps(look))
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> None:
+    import study_page
+
+    written_study(tmp_path, {"prosma": 0.7, "dense": 0.7, "none": 0.5}, seeds=5)
+    found = study_page.summary(tmp_path)
+    dense, none = (row for row in found["arms"] if row["arm"] != "prosma")
+    assert none["prosma minus it"]["mean"] == pytest.approx(0.2)
+    assert none["last"] == pytest.approx(0.52)
+    # Student's interval over five seeds, for two comparisons at once.
+    values = [-0.001, 0.001, -0.001, 0.001, -0.001]
+    reach = 3.4954 * np.std(values, ddof=1) / np.sqrt(5)
+    assert dense["prosma minus it"]["low"] == pytest.approx(np.mean(values) - reach, rel=1e-3)
+    said = " ".join(study_page.sentences(found))
+    assert "Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200)." in said
+    assert "Dice is not told apart between `prosma` and `dense`" in said
+    assert "The share of Dice that noise leaves is not told apart between `prosma` and `dense`" in said
+    assert "With its masks psi at their means at all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
+    lines = list(study_page.in_lines(found))
+    assert "| `none` | 5 | 0.520 | 0.520 | +0.200 (+0.200 to +0.200) |" in lines
+    assert any(line.startswith("| `prosma` | 1 | 10.0 % | +0.120 (") for line in lines)
+    assert not any("nan" in line for line in lines)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_one_seed_claims_nothing_and_no_file_is_said(tmp_path: Path) -> None:
+    import study_page
+
+    written_study(tmp_path, {"prosma": 0.7, "none": 0.1}, seeds=1)
+    said = " ".join(study_page.sentences(study_page.summary(tmp_path)))
+    assert "Dice of `prosma` and `none`: 1 seeds in common, which claim nothing." in said
+    assert "higher" not in said
+    assert "loses 0.200 Dice in one training, which claims nothing" in said
+    assert list(study_page.section(tmp_path)) == [study_page.NOTHING]
+
+
 @pytest.mark.usefixtures("benchmarks")
 def test_decay_reaches_theta_alone_and_only_meanwhile() -> None:
     import study

@@ -173,3 +173,30 @@ def test_models_with_other_skips_are_shown_but_not_subtracted(
     found = list(compare({"a": models["prox"], "b": coarse}, image))[-1].result  # type: ignore[attr-defined]
     assert found.difference("a", "b", 1) is None
     assert isinstance(comparison_figure(found), Figure)
+
+
+def test_models_that_are_no_ablation_of_the_first_are_told(
+    models: dict[str, Checkpoint], image: Image
+) -> None:
+    other = replace(models["dense"], split={"training": ("somewhere else",)})
+    events = list(compare({"prox": models["prox"], "dense": other}, image))
+    said = "dense is no ablation of prox: other cases to learn from"
+    assert any(event.message.startswith(said) for event in events if isinstance(event, Notice))
+    assert events[-1].result.cautions[0].startswith(said)  # type: ignore[attr-defined]
+    twins = list(inspect_gates(models["prox"], image, twin=other))
+    assert any(
+        event.message.startswith("The second model is no ablation of the model: other cases")
+        for event in twins
+        if isinstance(event, Notice)
+    )
+    alone = list(compare({"prox": models["prox"]}, image))
+    assert alone[-1].result.cautions == ()  # type: ignore[attr-defined]
+
+
+def test_an_image_of_another_kind_is_told_by_whoever_looks_at_it(
+    models: dict[str, Checkpoint], image: Image
+) -> None:
+    trained = replace(models["prox"], config={"modality": "ultrasound"})
+    for events in (inspect_gates(trained, image), compare({"prox": trained}, image)):
+        told = [event.message for event in events if isinstance(event, Notice)]
+        assert sum("trained on ultrasound, whose values are not negative" in words for words in told) == 1

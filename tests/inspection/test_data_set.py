@@ -177,7 +177,7 @@ def test_twins_of_other_classes_are_refused(
     ultrasound: list[Case], make_checkpoint: Make, tmp_path: Path
 ) -> None:
     twin = {"other": make_checkpoint(classes=("background", "a", "b"))}
-    with pytest.raises(DataError, match=r"'other' knows the classes background, a, b, the model background"):
+    with pytest.raises(DataError, match=r"'other' knows the classes background, a, b, 'model' background"):
         list(inspect_cases(make_checkpoint(), ultrasound, tmp_path, twins=twin))
     with pytest.raises(DataError, match="no case"):
         list(inspect_cases(make_checkpoint(), [], tmp_path))

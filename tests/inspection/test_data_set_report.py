@@ -93,6 +93,15 @@ def test_the_page_loads_nothing_from_elsewhere_and_its_tags_are_closed(written: 
     assert "url(" not in page
 
 
+def test_on_paper_no_heading_and_no_line_about_a_case_stands_without_what_follows(
+    written: tuple[Path, Trials],
+) -> None:
+    page = (written[0] / "report.html").read_text(encoding="utf-8")
+    (rules,) = re.findall(r"([^{}]+)\{ break-after: avoid; \}", page)
+    kept = {rule.strip() for rule in rules.split(",")}
+    assert kept >= {"h2", "h3", "h2 + p", ".case > p", "dt", "summary"}
+
+
 def test_names_are_no_markup_and_folders_of_a_person_are_not_told(written: tuple[Path, Trials]) -> None:
     page = (written[0] / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
@@ -156,6 +165,13 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert "somebody" not in json.dumps(kept)
     for sentence in kept["sentences"].values():
         assert sentence in page
+    assert kept["intervals"].keys() == kept["sentences"].keys()
+    worth = {tuple(each["of"]): each for each in kept["intervals"]["leave_one_out"]}
+    for (skip, part), each in worth.items():
+        rows = [r for r in kept["tests"]["leave_one_out"] if (r["skip"], r["part"]) == (skip, part)]
+        assert each["mean"] == pytest.approx(np.mean([row["worth"] for row in rows]))
+        assert each["low"] is None  # too few cases
+    assert kept["association"]["cases"] == 0
     methods = in_methods(kept)
     assert methods in page
     assert kept["models"]["prosma"]["weights"] in methods
@@ -258,6 +274,47 @@ SAID = [
     ),
     (findings.energy_ratio, {}, 2, "There is no foreground to compare with."),
     (
+        findings.zeros_in_z,
+        {"z_zero_fraction": (0.6, 0.41)},
+        2,
+        "In m 41 % (skip 2) to 60 % (skip 1) of the entries of z are exactly zero. This says how sparse z "
+        "is, not how much of a skip is cut.",
+    ),
+    (
+        findings.zeros_in_z,
+        {},
+        2,
+        "The gate of m has no threshold, so nothing in it is exactly zero. This says how sparse z is, not "
+        "how much of a skip is cut.",
+    ),
+    (
+        findings.mask_level,
+        {"psi_mean": (0.5, 0.5), "psi_std": (0.2, 0.001)},
+        2,
+        "In m psi is 0.50 on average, and nearly flat at skip 2.",
+    ),
+    (findings.mask_level, {}, 2, "The gate of m has no spatial mask."),
+    (
+        findings.without_evidence,
+        {},
+        2,
+        "The gate of m has no threshold, so no position is without evidence.",
+    ),
+    (findings.channels, {}, 2, "The gate of m has no threshold, so no latent channel can be dead."),
+    (findings.overlap, {}, 2, "No case has a label, so how good the segmentations are is not known."),
+    (
+        findings.telling_apart,
+        {"psi_auc": (float("nan"), 0.9)},
+        12,
+        "AUC of psi (0.5 = chance): in m higher inside at skip 2 (0.90).",
+    ),
+    (
+        findings.focus,
+        {"relative_energy_inside": (0.0, 0.0)},
+        12,
+        "No mask could be held against a foreground.",
+    ),
+    (
         findings.unusual,
         {"psi_mean": (0.5, 0.5)},
         7,
@@ -275,6 +332,19 @@ def test_the_sentence_is_right(
     make_checkpoint: Make,
 ) -> None:
     assert say(inspected(make_checkpoint, cases, **measures)) == right
+
+
+def test_a_channel_is_dead_or_open_only_if_it_is_so_in_every_case(make_checkpoint: Make) -> None:
+    zeros = ((1.0, 1.0, 0.0, 0.0, 0.5), (1.0, 0.9, 0.0, 0.1, 0.7))
+    cases = [
+        CaseNumbers(str(n), "", "unseen", "label", {"m": ModelNumbers({1: SkipNumbers({}, z)})}, {})
+        for n, z in enumerate(zeros)
+    ]
+    said = findings.channels(DataSetInspection({"m": make_checkpoint()}, tuple(cases), {}, {}))
+    assert said == (
+        "5 latent channels of m over 2 cases: 1 zero everywhere in all of them (dead), 1 zero nowhere in any "
+        "(always open)."
+    )
 
 
 def test_agreement_with_the_own_prediction_is_called_so(make_checkpoint: Make) -> None:

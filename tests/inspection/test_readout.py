@@ -1,15 +1,13 @@
-"""What every gate did at one position, and which latent channels never or always speak."""
+"""What every gate did at one position."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.inspection.measures import channel_states
 from napari_prosma.inspection.readout import readout
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
@@ -90,30 +88,6 @@ def test_what_a_gate_does_not_have_is_not_read(
     assert first.through == first.stopped == ()
     assert (first.psi is None) == (gate in ("none", "channel"))
     assert 0 <= first.energy_kept <= 1 + 1e-6
-
-
-def test_a_channel_is_dead_or_open_only_if_it_is_so_on_every_image(record: GateRecord) -> None:
-    skip = record.skips[1]
-    assert skip.channel_zeros is not None
-
-    def with_zeros(*zeros: float) -> GateRecord:
-        first = replace(skip, channel_zeros=np.array([*zeros, *skip.channel_zeros[len(zeros) :]]))
-        return replace(record, skips={1: first})
-
-    states = channel_states(iter([with_zeros(1, 1, 0, 0, 0.5), with_zeros(1, 0.9, 0, 0.1, 0.7)]))
-    assert states.keys() == {1}
-    assert states[1].dead == (0,)
-    assert states[1].open == (2,)
-    assert states[1].images == 2
-    np.testing.assert_allclose(states[1].zero_fraction[:5], (1, 0.95, 0, 0.05, 0.6))
-    assert channel_states([]) == {}
-
-
-def test_a_gate_without_a_threshold_has_no_dead_channels(
-    make_checkpoint: Make, noise: Callable, last_of: LastOf
-) -> None:
-    image = Image(noise(1, 32, 32), Geometry.pixels(2))
-    assert channel_states([last_of(inspect_gates(make_checkpoint("dense"), image))]) == {}
 
 
 def test_energy_inside_and_outside_are_shares_of_their_own_sums(

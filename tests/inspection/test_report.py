@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from napari_prosma.data.case import Geometry, Image
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
+from napari_prosma.inspection.citing import content_of, of_one_image
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import (
     channel_plot,
@@ -101,6 +103,25 @@ def test_measures_are_written_with_one_row_per_skip_and_model(planar: GateRecord
         rows[0]
     )
     assert rows[2]["z_zero_fraction"] == ""
+
+
+def test_one_json_says_which_model_and_image_the_numbers_are_of(planar: GateRecord, tmp_path: Path) -> None:
+    write_report(planar, tmp_path, {"sentences": {"1": "said"}, "tried": {"dice": float("nan")}})
+    (path,) = tmp_path.glob("*_inspection.json")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert {name: each["gate"] for name, each in kept["models"].items()} == {
+        "model": planar.gate,
+        **({} if planar.twin is None else {"second model": planar.twin.gate}),
+    }
+    assert kept["models"]["model"]["weights"] == content_of(planar.checkpoint)
+    assert kept["image"]["shape"] == list(planar.image.array.shape)
+    changed = replace(planar, image=replace(planar.image, array=planar.image.array + 1))
+    assert of_one_image(changed, {})["image"]["content"] != kept["image"]["content"]
+    for level, skip in planar.skips.items():
+        assert kept["measures"]["model"][str(level)] == pytest.approx(skip.measures)
+    assert kept["versions"].keys() >= {"napari-prosma", "torch", "Python"}
+    assert kept["sentences"] == {"1": "said"}
+    assert kept["tried"] == {"dice": None}
 
 
 def test_channel_table_has_every_channel_and_its_threshold_in_spreads(planar: GateRecord) -> None:

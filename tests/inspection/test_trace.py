@@ -505,9 +505,7 @@ def test_a_second_model_is_shown_beside_the_first(make_checkpoint: Make, noise: 
 
 def test_a_second_model_of_other_classes_is_refused(make_checkpoint: Make, noise: Callable) -> None:
     twin = make_checkpoint(classes=("background", "kidney"))
-    with pytest.raises(
-        DataError, match=r"second model knows the classes background, kidney, the first .*lesion"
-    ):
+    with pytest.raises(DataError, match=r"'second' knows the classes background, kidney, 'first' .*lesion"):
         next(inspect_gates(make_checkpoint(), pixels(noise(1, 32, 32)), twin=twin))
 
 

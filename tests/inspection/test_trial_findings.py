@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, CONTROLS, Row
-from napari_prosma.inspection.trial_findings import TESTED
+from napari_prosma.inspection.trial_findings import NOTHING, TESTED
 
 NAN = float("nan")
 
@@ -244,15 +244,52 @@ def test_the_sentence_is_right(test: str, rows: list[Row], right: str) -> None:
     assert "nan" not in said
 
 
+ROWS = {
+    "leave_one_out": worths("psi", {1: 0.4}, 12),
+    "deletion_curve": deleted(0.9, 12),
+    "threshold_sweep": swept(-0.2, 12),
+    "sanity_check": correlated(0.3, 0.9, 12),
+    "noise_test": noisy({"a": 0.1, "b": 0.5}, 12),
+}
+VALUE = {
+    "leave_one_out": "worth",
+    "deletion_curve": "dice",
+    "threshold_sweep": "dice",
+    "sanity_check": "correlation",
+    "noise_test": "dice",
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("test", list(TESTED))
+@pytest.mark.parametrize("kind", ["no rows", "NaN", "no value"])
+def test_what_was_not_measured_is_not_told(test: str, kind: str) -> None:
+    rows: list[Row] = {
+        "no rows": [],
+        "NaN": [{**row, VALUE[test]: NAN} for row in ROWS[test]],
+        "no value": [{k: v for k, v in row.items() if k != VALUE[test]} for row in ROWS[test]],
+    }[kind]
+    said = TESTED[test](rows, None)
+    assert said in (NOTHING, "psi was constant with a random decoder, so nothing can be compared.")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("test", list(TESTED))
+@pytest.mark.parametrize("place", [0, -1])
+def test_an_image_that_was_measured_in_part_counts_nowhere(test: str, place: int) -> None:
+    """Otherwise a mean of twelve images stands beside one of eleven."""
+    rows = [*ROWS[test]]
+    gone = rows[place]["image"]
+    rows[place] = {**rows[place], VALUE[test]: NAN}
+    left = [row for row in rows if row["image"] != gone]
+    if test == "sanity_check":  # where a mask is constant there is no correlation, elsewhere there is
+        assert "nan" not in TESTED[test](rows, None)
+    else:
+        assert TESTED[test](rows, None) == TESTED[test](left, None)
+
+
 @pytest.mark.parametrize("test", list(TESTED))
 def test_near_duplicates_are_too_few(test: str) -> None:
     """Twelve images of three patients claim as little as three."""
-    rows = {
-        "leave_one_out": worths("psi", {1: 0.4}, 12),
-        "deletion_curve": deleted(0.9, 12),
-        "threshold_sweep": swept(-0.2, 12),
-        "sanity_check": correlated(0.3, 0.9, 12),
-        "noise_test": noisy({"a": 0.1, "b": 0.5}, 12),
-    }[test]
-    said = TESTED[test](rows, {f"{n}": f"patient {n % 3}" for n in range(12)})
+    said = TESTED[test](ROWS[test], {f"{n}": f"patient {n % 3}" for n in range(12)})
     assert said.endswith("3 independent cases claim nothing; 8 are needed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,45 @@ def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Fin
     assert "prosma-exact" in told
     assert "Structure in the measures: the prediction." in told
     assert "removed" not in told
+
+
+def test_what_has_to_be_known_first_stands_above_the_table(
+    panel: InspectPanel,
+    press: Press,
+    finish: Finish,
+    make_checkpoint: Callable[..., Checkpoint],
+    qtbot: QtBot,
+    tmp_path: Path,
+):
+    press(panel.start_button)
+    finish(panel)
+    assert panel.cautions.isHidden()
+    save_checkpoint(tmp_path / "plain.safetensors", make_checkpoint("none"))
+    panel.model.set_path(tmp_path / "plain.safetensors")
+    qtbot.waitUntil(lambda: panel.model.facts is not None and panel.model.facts.gate == "none", timeout=SOON)
+    press(panel.start_button)
+    finish(panel)
+    assert not panel.cautions.isHidden()
+    assert "The model has no gates" in panel.cautions.plain_text()
+    layout = panel.result.layout()
+    assert layout is not None
+    assert layout.indexOf(panel.cautions) < layout.indexOf(panel.answer)
+
+
+def test_all_that_is_saved_has_the_sentences_and_their_numbers_in_one_file(
+    panel: InspectPanel, press: Press, finish: Finish, tmp_path: Path
+):
+    press(panel.start_button)
+    finish(panel)
+    assert panel.looked is not None
+    panel.save(tmp_path)
+    finish(panel)
+    (path,) = tmp_path.glob("*_inspection.json")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert kept["sentences"]["1"] == panel.answer.sentence.plain_text()
+    tried = panel.looked.tried[1]["selection"]
+    assert kept["tried"]["1"]["selection"]["agreement"] == pytest.approx(tried.agreement)
+    assert kept["tests"] == []
 
 
 def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -430,7 +431,9 @@ def test_twins_stand_side_by_side_on_one_scale(
     press(panel.compare.compare_button)
     assert "choose at least one other model" in panel.status.plain_text()
     for twin, gate in zip(panel.compare.twins, ("attention", "dense"), strict=False):
-        save_checkpoint(tmp_path / f"{gate}.safetensors", make_checkpoint(gate, patch=(64, 64)))
+        made = make_checkpoint(gate, patch=(64, 64))
+        made = replace(made, split={"training": ("elsewhere",)}) if gate == "dense" else made
+        save_checkpoint(tmp_path / f"{gate}.safetensors", made)
         twin.set_path(tmp_path / f"{gate}.safetensors")
         qtbot.waitUntil(lambda twin=twin: twin.facts is not None, timeout=SOON)
     press(panel.compare.compare_button)
@@ -443,6 +446,7 @@ def test_twins_stand_side_by_side_on_one_scale(
     assert len({layer.colormap.name for layer in masks}) == 1
     assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
     assert f"floor {panel.looked.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
+    assert "dense is no ablation of prosma: other cases to learn from" in panel.compare.told.plain_text()
     assert panel.outcomes.tabs.count() == 0, "figures are drawn where they are asked for"
     press(panel.compare.leave_button)
     assert not canvas_grid(viewer).enabled

@@ -38,6 +38,9 @@ from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 
 WIDTHS = (4, 6, 8)
+FIGURES = {
+    *("divergence", "divergence share", "sharpness", "consistency", "teacher share", "teacher sure"),
+}
 PLAIN_TEACHER = DimOptions(rho=0, beta=0, ramp=2)
 
 
@@ -435,10 +438,28 @@ def test_every_part_has_its_figure_whatever_the_gate(processes: Processes, gate:
     steps = Steps(processes, gate=gate, options=DimOptions(adaptive=True, rho=0.5))
     assert math.isfinite(steps.step())
     figures = steps.objective.figures()
-    assert set(figures) == {"divergence", "sharpness", "consistency", "teacher sure"}
+    assert set(figures) == FIGURES
     assert all(math.isfinite(value) for value in figures.values())
     assert figures["divergence"] > 0
     assert steps.objective.figures() == {}
+
+
+@pytest.mark.parametrize("beta", [1e-6, 1e3])
+def test_a_divergence_that_is_too_small_to_act_is_told(processes: Processes, beta: float) -> None:
+    steps = Steps(processes, options=DimOptions(beta=beta))
+    loss = steps.step()
+    figures = steps.objective.figures()
+    weighted = beta * figures["divergence"]
+    assert figures["divergence share"] == pytest.approx(weighted / (loss + weighted))
+    told = [event.message for event in steps.objective.ends() if isinstance(event, Notice)]
+    assert told == (
+        []
+        if beta > 1
+        else [
+            "The divergence was less than 0.1 % of the loss in the last epoch: it did not act. Raise its "
+            "weight (beta, now 1e-06), or read this run as one without it"
+        ]
+    )
 
 
 # ---- a run ----------------------------------------------------------------------------------------------
@@ -472,7 +493,7 @@ def test_a_run_that_was_left_at_an_odd_step_goes_on_bit_for_bit(
     assert same(one.state, other.state)
     assert any(name.startswith("objective.teacher.") for name in one.state)
     ends = [event for event in whole if isinstance(event, EpochEnd)]
-    assert set(ends[0].objective) == {"divergence", "sharpness", "consistency", "teacher sure"}
+    assert set(ends[0].objective) == FIGURES
     assert ends[-1].objective == next(e for e in rest if isinstance(e, EpochEnd)).objective
     assert not any("changed since" in e.message for e in rest if isinstance(e, Notice))
 
@@ -500,7 +521,7 @@ def test_volumes_of_several_classes_that_are_labelled_in_part_are_learned(
     events = list(train(config, cases, unlabelled=others))
     (end,) = [event for event in events if isinstance(event, EpochEnd)]
     assert math.isfinite(end.loss)
-    assert set(end.objective) == {"divergence", "sharpness", "consistency", "teacher sure"}
+    assert set(end.objective) == FIGURES
     assert all(math.isfinite(value) for value in end.objective.values())
 
 

@@ -303,8 +303,7 @@ def _readme(checkpoint: Checkpoint, name: str, description: str) -> str:
         f"## Before the network\n\n- Grid: {_grid_in_words(plan)}.{resampling}\n- Intensity: {rule}",
         f"## Large images\n\nThe network was trained on patches of {' x '.join(map(str, plan.patch))}. "
         f"{seen} depends on the whole window: run windows of {' x '.join(map(str, plan.window))} that "
-        f"overlap by half, and blend them, "
-        f"as `prosma segment` does.",
+        "overlap by half, and blend them, as `prosma segment` does.",
         f"## Validation\n{figures or chr(10) + 'No figures were kept with this model.'}",
         "Not a medical device.",
     ]

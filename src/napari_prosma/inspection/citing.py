@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
 
 from napari_prosma import __version__
-from napari_prosma.inspection.data_set import DataSetInspection, content_of
-from napari_prosma.inspection.data_set_trials import Trials
-from napari_prosma.inspection.faithfulness import CONTROLS
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.inspection.faithfulness import CONTROLS, Row
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL
+from napari_prosma.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.data_set import DataSetInspection
+    from napari_prosma.inspection.data_set_trials import Trials
+    from napari_prosma.inspection.record import GateRecord
 
 SEED = 0
 """Of every random draw of an inspection: orders, redrawn weights, noise and signs."""
+_HASH_BYTES = 10
 
 
 def versions() -> dict[str, str]:
@@ -36,28 +44,71 @@ def without_folders(value: Any) -> Any:
     return PurePath(value).name if is_path else value
 
 
-def everything(found: DataSetInspection, tests: Trials | None, said: Mapping[str, str]) -> dict[str, Any]:
-    """Models, cases, rows of the tests and sentences of an inspection, ready for JSON.
+def content_of(checkpoint: Checkpoint) -> str:
+    """Hash of a model's weights, 20 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    for name, tensor in sorted(checkpoint.weights.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _model(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "gate": checkpoint.spec.gate,
+        "weights": content_of(checkpoint),
+        "seed": checkpoint.config.get("seed"),
+        "steps": checkpoint.steps,
+        "epoch": checkpoint.epoch,
+        "config": {key: without_folders(value) for key, value in checkpoint.config.items()},
+        "split": checkpoint.split,
+    }
+
+
+def of_one_image(record: GateRecord, further: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`everything` holds of many cases, of one: models, hash of the image, measures."""
+    records = {"model": record} | ({} if record.twin is None else {"second model": record.twin})
+    array = np.ascontiguousarray(record.image.array)
+    return {
+        "versions": versions(),
+        "seed": SEED,
+        "models": {name: _model(each.checkpoint) for name, each in records.items()},
+        "image": {
+            "name": record.name,
+            "shape": array.shape,
+            "content": hashlib.blake2b(array.tobytes(), digest_size=_HASH_BYTES).hexdigest(),
+        },
+        "foreground": record.reference,
+        "measures": {
+            name: {str(level): skip.measures for level, skip in each.skips.items()}
+            for name, each in records.items()
+        },
+        **further,
+    }
+
+
+def write_numbers(kept: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write what an inspection holds as JSON, NaN as null; what was written."""
+    plain = dict(to_jsonable_python(kept, inf_nan_mode="null", fallback=str))
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    return plain
+
+
+def everything(
+    found: DataSetInspection,
+    tests: Trials | None,
+    said: Mapping[str, str],
+    intervals: Mapping[str, list[Row]],
+) -> dict[str, Any]:
+    """Models, cases, rows of the tests, sentences and their intervals, of an inspection of many cases.
 
     ``of`` of a case holds the hash of every model's weights and size and time of the case's files.
     """
-    models = {
-        name: {
-            "gate": each.spec.gate,
-            "weights": content_of(each),
-            "seed": each.config.get("seed"),
-            "steps": each.steps,
-            "epoch": each.epoch,
-            "config": {key: without_folders(value) for key, value in each.config.items()},
-            "split": each.split,
-        }
-        for name, each in found.checkpoints.items()
-    }
     cases = [{k: v for k, v in asdict(case).items() if k != "thumbnail"} for case in found.cases]
-    kept: dict[str, Any] = {
+    return {
         "versions": versions(),
         "seed": SEED,
-        "models": models,
+        "models": {name: _model(each) for name, each in found.checkpoints.items()},
         "cases": cases,
         "near_duplicates": found.units,
         "unusual_from": found.unusual_from if np.isfinite(found.unusual_from) else None,
@@ -69,8 +120,9 @@ def everything(found: DataSetInspection, tests: Trials | None, said: Mapping[str
         },
         "tests": {} if tests is None else tests.rows,
         "sentences": dict(said),
+        "intervals": dict(intervals),
+        "association": asdict(found.association()),
     }
-    return dict(to_jsonable_python(kept, inf_nan_mode="null", fallback=str))
 
 
 def in_methods(kept: Mapping[str, Any]) -> str:
@@ -85,15 +137,11 @@ def in_methods(kept: Mapping[str, Any]) -> str:
     text = (
         f"Gates were inspected with napari-prosma {kept['versions']['napari-prosma']} (PyTorch "
         f"{kept['versions']['torch']}) on {len(cases)} images, {labelled} with a label and {units} "
-        "independent of "
-        f"each other, near-duplicates counted as one. Models: {models}. Selectivity is the share "
-        "of the gated "
-        f"skip's energy that no constant per channel explains; relative energy is psi squared over its mean, "
-        f"weighted by the energy of the skip. Intervals are Student's at {100 * LEVEL:g} %, "
-        "simultaneous over "
-        "skips and parts by the largest studentised mean under random signs; nothing is claimed "
-        "from fewer than "
-        f"{FEWEST} independent cases."
+        f"independent of each other, near-duplicates counted as one. Models: {models}. Selectivity is the "
+        "share of the gated skip's energy that no constant per channel explains; relative energy is psi "
+        "squared over its mean, weighted by the energy of the skip. Intervals are Student's at "
+        f"{100 * LEVEL:g} %, simultaneous over skips and parts by the largest studentised mean under random "
+        f"signs; nothing is claimed from fewer than {FEWEST} independent cases."
     )
     if kept["tests"]:
         tested = {row["image"] for rows in kept["tests"].values() for row in rows}
@@ -102,10 +150,8 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         draws = len({row["draw"] for row in deleted if row["order"] == "random"})
         noise = {row["kind"] for row in kept["tests"].get("noise_test", ())}
         text += (
-            f" On {len(tested)} of the images parts of the gates were set to their means, and "
-            "positions of each "
-            f"skip were replaced by its channel means in rising order of psi ({shares} "
-            "shares), against "
+            f" On {len(tested)} of the images parts of the gates were set to their means, and positions of "
+            f"each skip were replaced by its channel means in rising order of psi ({shares} shares), against "
             f"{', '.join(CONTROLS.values())} (chance: mean of {draws} draws)."
         )
         if noise:

@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 
 from napari_prosma.data.case import Geometry, Image
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.faithfulness import Row, same_classes
+from napari_prosma.inspection.faithfulness import Row
+from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.maps import skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
-from napari_prosma.inspection.report import draw_image, draw_map, shown_slice
-from napari_prosma.inspection.trace import inspect_gates, require_label
+from napari_prosma.inspection.report import BAR, draw_image, draw_map, room, shown_slice
+from napari_prosma.inspection.trace import inspect_gates, require_label, same_classes
 from napari_prosma.nn.gates import GATES, Change
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
@@ -41,11 +42,14 @@ class Comparison:
         In the order given; after a model with thresholds its counterfactual with lambda = 0.
     reference : "label" or "prediction"
         Foreground is the label, or what the first model predicts.
+    cautions : tuple of str
+        In what models differ from the first besides their gates.
     """
 
     name: str
     records: dict[str, GateRecord]
     reference: str
+    cautions: tuple[str, ...] = ()
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -131,6 +135,9 @@ def compare(
             off = dict.fromkeys(checkpoint.spec.gated_levels, Change(threshold=0.0))
             passes.append((COUNTERFACTUAL.format(model), checkpoint, off))
     yield Started(len(passes), f"Comparing {len(models)} models on {name}", device)
+    (own, first), *others = models.items()
+    cautions = tuple(filter(None, (ablation_in_words(own, first, *other) for other in others)))
+    yield from map(Notice, cautions)
     records: dict[str, GateRecord] = {}
     foreground: np.ndarray | None = None
     for done, (model, checkpoint, changes) in enumerate(passes, start=1):
@@ -154,7 +161,7 @@ def compare(
             foreground = record.segmentation.labels
         records[model] = record
         yield Progress(done, len(passes), model)
-    yield Finished(Comparison(name, records, "prediction" if label is None else "label"))
+    yield Finished(Comparison(name, records, "prediction" if label is None else "label", cautions))
 
 
 # ---- the figures ------------------------------------------------------------------------------------------
@@ -169,8 +176,11 @@ def comparison_figure(comparison: Comparison) -> Figure:
     without = [m for m in comparison.records if m not in shown]
     levels, first = comparison.levels, next(iter(comparison.records.values()))
     rows, columns = max(1, len(shown)), len(levels) + 1
-    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.8 + 2.45 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(0.8 + 2.5 * columns, 1.0 + 2.45 * rows))
+    cells = figure.add_gridspec(
+        rows, columns + 1, width_ratios=[*[1] * columns, BAR], **room(figure, 0.1, 0.6, 0.8, 0.3)
+    )
+    grid = np.array([[figure.add_subplot(cells[r, c]) for c in range(columns)] for r in range(rows)])
     at = shown_slice(first)
     scores = {str(row["model"]): row.get("dice") for row in comparison.rows()}
     drawn = None
@@ -180,14 +190,14 @@ def comparison_figure(comparison: Comparison) -> Figure:
         draw_image(grid[row, 0], record, at)
         score = scores.get(model)
         title = model if score is None else f"{model}\nDice {score:.3f}"
-        grid[row, 0].set_title(title, fontsize=8)
+        grid[row, 0].set_title(title, fontsize=8, y=1)
         for column, level in enumerate(levels, start=1):
             layer = skip_layer(record, level, "psi") if level in record.skips else None
             if layer is not None:
                 drawn = draw_map(grid[row, column], layer, record, at)
-                grid[row, column].set_title(_title(record.skips[level]), fontsize=7.5)
+                grid[row, column].set_title(_title(record.skips[level]), fontsize=7.5, y=1)
     if drawn is not None:
-        bar = figure.colorbar(drawn, ax=grid[:, 1:].ravel().tolist(), fraction=0.03, pad=0.01)
+        bar = figure.colorbar(drawn, cax=figure.add_subplot(cells[:, -1]))
         bar.set_label("psi (same scale everywhere)", fontsize=8)
         bar.ax.tick_params(labelsize=6)
     figure.suptitle(f"{comparison.name}: the masks side by side", fontsize=11)

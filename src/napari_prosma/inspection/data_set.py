@@ -5,7 +5,6 @@ Every finished case is kept as a small file, so that an inspection that was stop
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,12 @@ from napari_prosma.data.check import Checked, near_duplicates, seen
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.kinship import unlike_training
+from napari_prosma.inspection.citing import content_of
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
 from napari_prosma.inspection.statistics import FEWEST, unusual_from
-from napari_prosma.inspection.trace import inspect_gates, one_network
+from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.metrics import case_metrics
 
@@ -41,7 +40,6 @@ COMPARED = (
 """Measures by which cases are called unusual: those that no label has a part in."""
 _LEAST_SPREAD = 0.01
 """The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
-_HASH_BYTES = 10
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,8 @@ class Deviation:
         measure = MEASURES[self.measure]
         side = "above" if self.score > 0 else "below"
         return (
-            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, "
-            f"{abs(self.score):.1f} robust standard deviations {side} the median of all cases, "
-            f"{measure.in_words(self.median)}."
+            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, {abs(self.score):.1f} "
+            f"robust standard deviations {side} the median of all cases, {measure.in_words(self.median)}."
         )
 
 
@@ -413,14 +410,6 @@ def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
     return largest if len(largest) == len(cases) else {}
 
 
-def content_of(checkpoint: Checkpoint) -> str:
-    """Hash of a model's weights, 20 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
-    for name, tensor in sorted(checkpoint.weights.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def what_models_hold(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """:func:`content_of` every model, by its name."""
     return {name: content_of(checkpoint) for name, checkpoint in checkpoints.items()}
@@ -435,10 +424,6 @@ def _case(
     first = next(iter(checkpoints.values()))
     image, label = read_fitting_case(case, first)
     foreground, models = None, {}
-    for sentence in unlike_training(first, image):
-        if sentence not in said:
-            said.add(sentence)
-            yield Notice(f"'{case.name}': {sentence}")
     for model, checkpoint in checkpoints.items():
         run = record_of(checkpoint, image, case.name, label, device, foreground)
         while True:
@@ -474,14 +459,8 @@ def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:
 
 
 def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
-    first = next(iter(checkpoints.values()))
-    for name, checkpoint in checkpoints.items():
-        one_network(checkpoint)
-        if checkpoint.plan.class_names != first.plan.class_names:
-            raise DataError(
-                f"the twin '{name}' knows the classes {', '.join(checkpoint.plan.class_names)}, the model "
-                f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
-            )
+    first, *others = same_classes(checkpoints).values()
+    for name, checkpoint in zip([*checkpoints][1:], others, strict=True):
         if checkpoint.plan.channels != first.plan.channels:
             raise CheckpointError(
                 f"the twin '{name}' takes images of {checkpoint.plan.channels} channels, the model of "

@@ -10,23 +10,12 @@ from matplotlib.ticker import FuncFormatter
 
 from napari_prosma.inspection.data_set import DataSetInspection
 from napari_prosma.inspection.measures import MEASURES, in_digits
+from napari_prosma.inspection.report import room
 from napari_prosma.nn.gates import GATES
 
 COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
 """Of the models, in order; told apart with every common kind of colour blindness by place as well."""
 SIZE = (5.6, 3.4)
-
-PLOTTED = (
-    "selectivity",
-    "relative_energy_inside",
-    "psi_auc",
-    "psi_auc_in_errors",
-    "z_zero_fraction",
-    "floor_pixel_fraction",
-    "psi_mean",
-    "retained_energy_ratio",
-)
-"""Measures that get a plot."""
 
 
 def colour_of(found: DataSetInspection, model: str) -> str:
@@ -44,8 +33,7 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
     if not models:
         return None
     levels = sorted({level for model in models for level in found.levels(model)})
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty()
     width = 0.8 / len(models)
     for number, model in enumerate(models):
         for level in levels:
@@ -54,7 +42,7 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
     neutral = what.neutral(GATES[found.checkpoints[found.model].spec.gate])
     if neutral is not None:
         axes.axhline(neutral, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_title(what.name, fontsize=10)
+    axes.set_title(what.name, fontsize=10, y=1)
     if what.unit == "x":
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{in_digits(value)} x"))
@@ -73,8 +61,7 @@ def overlap(found: DataSetInspection) -> Figure | None:
     dice = {model: found.overlaps(model) for model in found.checkpoints}
     if not dice[found.model]:
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty()
     models = list(dice)
     for case in dice[found.model]:
         axes.plot(range(len(models)), [dice[m][case] for m in models], color="0.8", linewidth=0.6, zorder=0)
@@ -83,7 +70,7 @@ def overlap(found: DataSetInspection) -> Figure | None:
     axes.set_xticks(range(len(models)), models)
     axes.set_xlim(-0.5, len(models) - 0.5)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title("Dice of each case", fontsize=10)
+    axes.set_title("Dice of each case", fontsize=10, y=1)
     return figure
 
 
@@ -93,8 +80,7 @@ def unusual_against_dice(found: DataSetInspection) -> Figure | None:
     both = [(name, value) for name, value in dice.items() if name in found.deviations]
     if not both:
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty()
     groups = {case.name: case.group for case in found.cases}
     for number, group in enumerate(sorted({groups[name] for name, _ in both})):
         here = [(abs(found.deviations[name].score), value) for name, value in both if groups[name] == group]
@@ -104,7 +90,7 @@ def unusual_against_dice(found: DataSetInspection) -> Figure | None:
     axes.set_xlabel("largest deviation from the median, robust standard deviations", fontsize=8)
     axes.set_ylabel("Dice", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title("unusual gating against Dice", fontsize=10)
+    axes.set_title("unusual gating against Dice", fontsize=10, y=1)
     if any(groups[name] for name, _ in both):
         axes.legend(fontsize=7)
     axes.tick_params(labelsize=8)
@@ -117,8 +103,7 @@ def channel_states(found: DataSetInspection) -> Figure | None:
     states = {level: zeros for level, zeros in states.items() if zeros.size}
     if not states:
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty()
     for level, zeros in states.items():
         mean = np.sort(zeros.mean(axis=0))
         order = np.argsort(zeros.mean(axis=0))
@@ -129,11 +114,16 @@ def channel_states(found: DataSetInspection) -> Figure | None:
         axes.bar(place, np.maximum(mean, 0.012), width=0.8 / len(mean), color=colours)
     axes.set_xticks(list(states), [f"skip {level}" for level in states])
     axes.set_ylim(0, 1.02)
-    axes.set_title("zeros of every latent channel, mean over the cases, sorted", fontsize=10)
+    axes.set_title("zeros of every latent channel, mean over the cases, sorted", fontsize=10, y=1)
     names = {"dead in every case": "#c1121f", "always open": "#5c946e", "in between": "#3b6ea5"}
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
     axes.legend(handles=handles, fontsize=7, loc="upper left")
     return figure
+
+
+def _empty() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE)
+    return figure, figure.subplots(gridspec_kw=room(figure, 0.6, 0.1, 0.3, 0.5))
 
 
 def _box(axes: Axes, place: float, values: np.ndarray, width: float, colour: str) -> None:

@@ -19,12 +19,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Sums
 from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
-from napari_prosma.inspection.trace import one_network, require_levels
+from napari_prosma.inspection.trace import require_levels, same_classes
 from napari_prosma.inspection.window import Window, open_window
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, Change, GateTrace, SkipTrace
@@ -448,7 +448,7 @@ def noise_test(
         base = clean.probabilities(trace=trace)
         for done, strength in enumerate(strengths, start=1):
             seen = Image(noisy_image(strength), image.geometry)
-            window = open_window(checkpoint, seen, name=name, label=label, region=region, device=device)
+            window = open_window(checkpoint, seen, name=name, label=label, region=region, model=clean.model)
             noisy = GateTrace()
             scores = _scores(window, window.probabilities(trace=noisy), base)
             known: Row = {**_known(window), "model": model, "gate": checkpoint.spec.gate}
@@ -458,27 +458,6 @@ def noise_test(
                 rows.append({**known, "skip": level, **moved, **scores})
             yield Progress(number * len(strengths) + done, total, f"{name}, {model}")
     yield Finished(Table("noise_test", name, tuple(rows), geometry))
-
-
-def same_classes(checkpoints: Mapping[str, Model]) -> dict[str, Checkpoint]:
-    """The models, read where they are paths.
-
-    Raises
-    ------
-    CheckpointError, ConfigError, DataError
-        One cannot be read or is an ensemble; there is none; they know different classes.
-    """
-    if not checkpoints:
-        raise ConfigError("choose at least one model")
-    models = {name: one_network(checkpoint) for name, checkpoint in checkpoints.items()}
-    first, known = next((name, model.plan.class_names) for name, model in models.items())
-    for name, model in models.items():
-        if model.plan.class_names != known:
-            raise DataError(
-                f"model '{name}' knows the classes {', '.join(model.plan.class_names)}, '{first}' "
-                f"{', '.join(known)}; compare models trained on the same labels"
-            )
-    return models
 
 
 # ---- what the tests share ---------------------------------------------------------------------------------

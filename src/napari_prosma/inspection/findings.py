@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
-from napari_prosma.inspection.kinship import not_an_ablation
-from napari_prosma.inspection.measures import in_digits
+from napari_prosma.inspection.kinship import ablation_in_words
+from napari_prosma.inspection.measures import in_digits, in_percent
 from napari_prosma.inspection.statistics import FEWEST, Interval, by_unit, interval, simultaneous
 from napari_prosma.nn.gates import GATES
 
@@ -22,7 +22,7 @@ def selecting(found: DataSetInspection) -> str:
     for model in found.checkpoints:
         spreads = _spreads(found, model, "selectivity")
         if GATES[found.checkpoints[model].spec.gate].parts:
-            said.append(f"{_range(spreads, _percent)} with {model}")
+            said.append(f"{_range(spreads, in_percent)} with {model}")
         else:
             said.append(f"0 % with {model}, which has no gates")
     return (
@@ -53,7 +53,7 @@ def zeros_in_z(found: DataSetInspection) -> str:
     for model in found.checkpoints:
         spreads = _spreads(found, model, "z_zero_fraction")
         if spreads:
-            said.append(f"in {model} {_range(spreads, _percent)} of the entries of z are exactly zero")
+            said.append(f"in {model} {_range(spreads, in_percent)} of the entries of z are exactly zero")
         else:
             said.append(f"the gate of {model} has no threshold, so nothing in it is exactly zero")
     return f"{_sentence(said)} This says how sparse z is, not how much of a skip is cut."
@@ -73,7 +73,7 @@ def without_evidence(found: DataSetInspection) -> str:
         if kind.exact_zeros
         else f"psi is not zero there but stands at the gate floor of {floor}, and that share passes"
     )
-    return f"In {model} z is empty at {_range(spreads, _percent)} of the positions; {there}."
+    return f"In {model} z is empty at {_range(spreads, in_percent)} of the positions; {there}."
 
 
 def mask_level(found: DataSetInspection) -> str:
@@ -123,7 +123,7 @@ def energy_ratio(found: DataSetInspection) -> str:
         spreads = _spreads(found, model, "retained_energy_ratio")
         if spreads:
             neutral = GATES[found.checkpoints[model].spec.gate].neutral_energy
-            kept = _range(_spreads(found, model, "retained_energy"), _percent)
+            kept = _range(_spreads(found, model, "retained_energy"), in_percent)
             ratio = _range(spreads, lambda value: f"{in_digits(value)} x")
             said.append(
                 f"with {model} {ratio} as much is kept inside as outside, {kept} in all, where a gate that "
@@ -157,20 +157,17 @@ def overlap(found: DataSetInspection) -> str:
     words = [
         f"the mean Dice over {len(own)} labelled cases is {np.mean([*own.values()]):.3f} with {found.model}"
     ]
-    strange = []
+    strange: list[str] = []
     for other, checkpoint in list(found.checkpoints.items())[1:]:
         theirs = found.overlaps(other)
         differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
         said = compared_in_words(interval(np.array([*differences.values()])))
         words.append(
-            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, "
-            "with these "
-            f"two trainings)"
+            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, with "
+            "these two trainings)"
         )
-        apart = not_an_ablation(found.checkpoints[found.model], checkpoint)
-        if apart:
-            strange.append(f"{other} is no ablation of {found.model}: {', '.join(apart)}.")
-    return " ".join([_sentence(words), *strange])
+        strange.append(ablation_in_words(found.model, found.checkpoints[found.model], other, checkpoint))
+    return " ".join(filter(None, [_sentence(words), *strange]))
 
 
 def compared_in_words(difference: Interval) -> str:
@@ -204,13 +201,14 @@ def _against(
     found: DataSetInspection, model: str, measure: str, signed: Callable[[np.ndarray], np.ndarray]
 ) -> dict[int, Interval]:
     """Intervals over the skips of a measure whose sign says something, over the units that have it."""
-    samples = {}
+    samples: dict[int, dict[str, float]] = {}
     for level in found.levels(model):
         values = found.by_case(model, level, measure)
         if values:
             with np.errstate(divide="ignore"):
                 held = dict(zip(values, signed(np.array([*values.values()])).tolist(), strict=True))
-            samples[level] = {case: value for case, value in held.items() if np.isfinite(value)}
+            finite = {case: value for case, value in held.items() if np.isfinite(value)}
+            samples |= {level: finite} if finite else {}
     shared = set.intersection(*(set(held) for held in samples.values())) if samples else set()
     arrays = {
         level: np.array([*by_unit({c: v for c, v in held.items() if c in shared}, found.units).values()])
@@ -242,9 +240,8 @@ def _of_its_own(found: DataSetInspection) -> str:
     """That a model cannot be held against itself, where it is."""
     if any(case.reference == "prediction" for case in found.cases):
         return (
-            f" Where there is no label the foreground is what {found.model} predicts, which psi "
-            "helps to make: "
-            f"that is agreement with itself, no evidence."
+            f" Where there is no label the foreground is what {found.model} predicts, which psi helps to "
+            "make: that is agreement with itself, no evidence."
         )
     return ""
 
@@ -252,10 +249,6 @@ def _of_its_own(found: DataSetInspection) -> str:
 def _spreads(found: DataSetInspection, model: str, measure: str) -> dict[int, Spread]:
     spreads = {level: found.spread(model, level, measure) for level in found.levels(model)}
     return {level: spread for level, spread in spreads.items() if spread is not None}
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
 
 
 def _range(spreads: dict[int, Spread], form: Callable[[float], str]) -> str:

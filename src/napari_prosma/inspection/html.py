@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,12 +21,18 @@ from napari_prosma.data.case import Case
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
-from napari_prosma.inspection.citing import everything, in_methods, versions, without_folders
+from napari_prosma.inspection.citing import (
+    content_of,
+    everything,
+    in_methods,
+    versions,
+    without_folders,
+    write_numbers,
+)
 from napari_prosma.inspection.compare import Comparison, compare, comparison_figure
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
-    content_of,
     read_fitting_case,
     record_of,
 )
@@ -36,6 +41,7 @@ from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
+from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trace import cautions
 from napari_prosma.inspection.trial_findings import TESTED
 from napari_prosma.nn.gates import GATES
@@ -47,80 +53,16 @@ IN_PAGE = {"gates": "image and gate maps", "side_by_side": "masks of the models 
 """Figures of a case that stand in the page too, with what they show."""
 PICTURES = 12
 """Cases that are drawn: those with the most unusual gating."""
-DEFINITIONS = (
-    (
-        "zeros in z",
-        "Share of the gate's inner signals z that are exactly zero, because they stay within their threshold "
-        "lambda. Only z has exact zeros.",
-    ),
-    (
-        "psi",
-        "The spatial mask, from 0 to 1, that multiplies the skip. It is not exactly zero, except with "
-        "prosma-exact.",
-    ),
-    (
-        "gate floor",
-        "The value of psi where all of z is zero. That share of the skip passes there: it is turned down, "
-        "not removed. It is 0 with prosma-exact, where the skip itself is cut.",
-    ),
-    ("positions without evidence", "Positions at which z is zero in every latent channel."),
-    (
-        "selectivity",
-        "Share of the gated skip's energy that no constant per channel explains. 0 means that the gate only "
-        "rescales the skip, which the next convolution undoes.",
-    ),
-    (
-        "relative energy",
-        "psi squared over its own mean, weighted by the energy of the skip: what the mask passes somewhere "
-        "relative to what it passes on average. 1 is as on average.",
-    ),
-    (
-        "energy kept",
-        "Sum of the squared values of the skip after the gate, over the same before it. By itself it says "
-        "nothing: a gate that selects nothing keeps a quarter for each of psi and c.",
-    ),
-    (
-        "Dice",
-        "Overlap of the segmentation with the label, from 0 to 1; 1 where the structure is in neither. One "
-        "missed or invented lesion makes it 0.",
-    ),
-    (
-        "AUC",
-        "The chance that psi is higher at a position of the foreground than at one of the background; 0.5 "
-        "tells nothing, below 0.5 psi is higher outside. Against a model's own prediction it is "
-        "circular; among "
-        "the positions that the model gets wrong it is not.",
-    ),
-    (
-        "dead, always open",
-        "A latent channel whose z is zero everywhere, or nowhere, in every case. Other images may wake a "
-        "dead one.",
-    ),
-    (
-        "robust standard deviations",
-        "Distance from the median over the cases, divided by 1.4826 times the median distance (at least by "
-        "0.01). A case is called unusual beyond what one in twenty sets of ordinary cases reaches. "
-        "Measures that depend on a label are left out, so that unusual gating can be held against "
-        "Dice.",
-    ),
-    (
-        "independent case",
-        "Near-duplicates count as one. Claims need eight, and an interval that excludes what they deny.",
-    ),
-    (
-        "skip 1",
-        "The finest skip connection, on the image's own grid; each further one is coarser by a factor of 2.",
-    ),
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A figure with a plain sentence on what it shows, and its numbers if no other table has them."""
+    """A figure with a plain sentence on what it shows, its intervals, and rows that no other table has."""
 
     name: str
     figure: Figure
     sentence: str
+    intervals: list[dict[str, Any]]
     rows: Sequence[dict[str, str | float]] = ()
 
 
@@ -190,9 +132,8 @@ def write_data_set(
         if rows:
             write_table(folder / f"{name}.csv", rows)
     said = {plot.name: plot.sentence for plot in (*overview, *tested)}
-    kept = everything(found, tests, said)
-    with written_whole(folder / NUMBERS) as temporary:
-        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    intervals = {plot.name: plot.intervals for plot in (*overview, *tested)}
+    kept = write_numbers(everything(found, tests, said, intervals), folder / NUMBERS)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -209,7 +150,6 @@ def write_data_set(
         numbers=NUMBERS,
         cautions={m: cautions(c) for m, c in found.checkpoints.items()},
         models=[_about_model(found, name) for name in found.checkpoints],
-        definitions=DEFINITIONS,
         in_page=IN_PAGE,
         plots={plot.name: embedded[plot.name] for plot in overview},
         tests=tests,
@@ -320,11 +260,17 @@ def _overview(found: DataSetInspection) -> Iterator[Plot]:
             lambda inspected: inspected.association().in_words(),
         ),
     }
-    return (Plot(name, figure, say(found)) for name, (figure, say) in made.items() if figure is not None)
+    for name, (figure, say) in made.items():
+        if figure is not None:
+            with noting() as intervals:
+                sentence = say(found)
+            yield Plot(name, figure, sentence, intervals)
 
 
 def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
-    return Plot(test, table_figure(test, rows), TESTED[test](rows, units), rows)
+    with noting() as intervals:
+        sentence = TESTED[test](rows, units)
+    return Plot(test, table_figure(test, rows), sentence, intervals, rows)
 
 
 def _pictures(found: DataSetInspection, case: Case, device: str) -> Generator[Event, None, dict[str, Figure]]:

@@ -16,6 +16,7 @@ _MAY_DIFFER = {
     *("spacing", "patch", "batch", "intensity", "dims"),
 }
 """Settings that say nothing by themselves: a plan's values and the number of steps are compared as such."""
+_NEVER_NEGATIVE = ("ultrasound", "endoscopy")
 _NEAR = 0.9
 """As many steps, but for what an epoch more or less makes."""
 
@@ -35,6 +36,12 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
         f"another {name.replace('_', ' ')}" for name in _settings_that_differ(first.config, other.config)
     ]
     return tuple(found)
+
+
+def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Checkpoint) -> str:
+    """In what the other model differs besides its gate, a sentence; empty for an ablation of the first."""
+    apart = not_an_ablation(first, other)
+    return f"{other_name} is no ablation of {name}: {', '.join(apart)}." if apart else ""
 
 
 def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
@@ -67,14 +74,18 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
         here = "none" if unit == "pixel" else unit
         there = "none" if plan.unit == "pixel" else plan.unit
         found.append(
-            f"The model was trained on images with the unit {there}, this one has {here}: it may "
-            "be of another "
-            f"kind."
+            f"The model was trained on images with the unit {there}, this one has {here}: it may be of "
+            "another kind."
         )
     if plan.intensity == "ct" and float(np.min(image.array)) >= 0:
         found.append(
-            "The model was trained on CT in Hounsfield units, but no value of this image is "
-            "negative: it is no "
-            "such CT."
+            "The model was trained on CT in Hounsfield units, but no value of this image is negative: it is "
+            "no such CT."
+        )
+    modality = checkpoint.config.get("modality")
+    if modality in _NEVER_NEGATIVE and (lowest := float(np.min(image.array))) < 0:
+        found.append(
+            f"The model was trained on {modality}, whose values are not negative, but this image has values "
+            f"down to {lowest:g}: it may be of another kind."
         )
     return tuple(found)

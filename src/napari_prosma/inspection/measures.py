@@ -7,14 +7,14 @@ selects nothing keeps its neutral value. ``selectivity`` says whether it does mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:  # a panel lists the measures before torch is loaded
-    from napari_prosma.inspection.record import GateRecord, SkipRecord
+    from napari_prosma.inspection.record import SkipRecord
     from napari_prosma.nn.gates import GateKind
 
 TIES = 5
@@ -73,6 +73,11 @@ class Measure:
 def in_digits(value: float) -> str:
     """A factor to two digits, so that small ones do not become 0."""
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def in_percent(value: float) -> str:
+    """A share as whole percent."""
+    return f"{100 * value:.0f} %"
 
 
 def _mean(array: np.ndarray | None) -> float | None:
@@ -320,47 +325,3 @@ def skip_measures(record: SkipRecord) -> dict[str, float]:
     """Numbers of one skip, by the names of ``MEASURES``; what it does not have is left out."""
     figures = {name: measure.of(record) for name, measure in MEASURES.items()}
     return {name: value for name, value in figures.items() if value is not None}
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelStates:
-    """The latent channels of one skip over some images.
-
-    Attributes
-    ----------
-    zero_fraction : (C_a,)
-        Share of exact zeros in z, the mean over the images.
-    dead, open : tuple of int
-        Channels of z that are zero everywhere, and nowhere, in every one of the images. A dead one is so on
-        these images only; another image may wake it.
-    images : int
-        How many there were.
-    """
-
-    zero_fraction: np.ndarray
-    dead: tuple[int, ...]
-    open: tuple[int, ...]
-    images: int
-
-
-def channel_states(records: Iterable[GateRecord]) -> dict[int, ChannelStates]:
-    """Per skip: which latent channels are dead or always open over all images (trap of section 1.5).
-
-    Takes one record at a time, so a generator over a data set needs the memory of one image. Skips without a
-    threshold are left out.
-    """
-    zeros: dict[int, list[np.ndarray]] = {}
-    for record in records:
-        for level, skip in record.skips.items():
-            if skip.threshold is not None and skip.channel_zeros is not None:
-                zeros.setdefault(level, []).append(skip.channel_zeros)
-    states = {}
-    for level, per_image in sorted(zeros.items()):
-        stacked = np.stack(per_image)
-        states[level] = ChannelStates(
-            zero_fraction=stacked.mean(axis=0),
-            dead=tuple(int(k) for k in np.flatnonzero((stacked == 1).all(axis=0))),
-            open=tuple(int(k) for k in np.flatnonzero((stacked == 0).all(axis=0))),
-            images=len(stacked),
-        )
-    return states

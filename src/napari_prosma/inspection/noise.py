@@ -44,9 +44,8 @@ def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None
     is_ct = checkpoint.plan.intensity == "ct"
     if is_ct and kind != "hu":
         raise ConfigError(
-            f"the model was trained on CT in Hounsfield units, whose zero is water: {kind} noise "
-            "means nothing "
-            f"there; choose the noise 'hu'"
+            f"the model was trained on CT in Hounsfield units, whose zero is water: {kind} noise means "
+            "nothing there; choose the noise 'hu'"
         )
     if not is_ct and kind == "hu":
         raise ConfigError(
@@ -54,9 +53,8 @@ def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None
         )
     if kind in ("speckle", "rician") and values.min() < 0:
         raise ConfigError(
-            f"{kind} noise is that of images without negative values, found {values.min():g}; "
-            "choose the noise "
-            f"'gaussian', or give the image as the machine stored it"
+            f"{kind} noise is that of images without negative values, found {values.min():g}; choose the "
+            "noise 'gaussian', or give the image as the machine stored it"
         )
 
 

@@ -11,6 +11,7 @@ from napari_prosma.data.case import Geometry, Image
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.segment import Segmentation
+    from napari_prosma.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ class GateRecord:
     Attributes
     ----------
     name, gate : str
+    checkpoint : Checkpoint
+        The model.
     image : Image
         As it was given.
     skips : by level, 1 = finest
@@ -149,6 +152,7 @@ class GateRecord:
 
     name: str
     gate: str
+    checkpoint: Checkpoint
     image: Image
     skips: dict[int, SkipRecord]
     segmentation: Segmentation

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from napari_prosma.data.names import fitting_name, in_plot
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.inspection.citing import of_one_image, write_numbers
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
 from napari_prosma.nn.gates import GATES
@@ -39,9 +40,12 @@ EXACTNESS = (
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
+BAR = 0.04
+"""Width of a colour bar beside a map."""
 _LONGEST_ENDING = 80
 """Bytes of a file's name that are kept for what stands behind the name of the image."""
-_CONTOUR = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
+OUTLINES = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
+"""Colours, in the order in which they are drawn."""
 
 
 def gate_panel(record: GateRecord) -> Figure:
@@ -52,21 +56,22 @@ def gate_panel(record: GateRecord) -> Figure:
     levels = sorted(record.skips)
     kinds = [k for k in PANEL_KINDS if any(skip_layer(record, level, k) for level in levels)]
     rows, columns = max(1, len(kinds)), len(levels)
-    figure = Figure(figsize=(3.4 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)), layout="constrained")
-    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.45, *[1] * columns])
+    figure = Figure(figsize=(3.9 + 2.5 * columns, 0.9 + max(2.2 * rows, 3.4)))
+    ratios = [1.45, *[1] * columns, BAR]
+    grid = figure.add_gridspec(rows, columns + 2, width_ratios=ratios, **room(figure, 0.1, 0.6, 0.75, 0.3))
     at = shown_slice(record)
     draw_image(figure.add_subplot(grid[: min(2, rows), 0]), record, at)
     for row, kind in enumerate(kinds):
-        drawn: list[tuple[Axes, AxesImage]] = []
+        drawn: AxesImage | None = None
         for column, level in enumerate(levels):
             axes = figure.add_subplot(grid[row, column + 1])
             axes.set_axis_off()
             layer = skip_layer(record, level, kind)
             if layer is not None:
-                drawn.append((axes, draw_map(axes, layer, record, at)))
-            axes.set_title(_title(record, level, kind), fontsize=7.5)
-        if drawn:
-            bar = figure.colorbar(drawn[-1][1], ax=[axes for axes, _ in drawn], fraction=0.04, pad=0.01)
+                drawn = draw_map(axes, layer, record, at)
+            axes.set_title(_title(record, level, kind), fontsize=7.5, y=1)
+        if drawn is not None:
+            bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[row, -1]))
             bar.ax.tick_params(labelsize=6)
             bar.set_label(kind, fontsize=8)
     sparse = any(skip.threshold is not None for skip in record.skips.values())
@@ -77,14 +82,26 @@ def gate_panel(record: GateRecord) -> Figure:
     return figure
 
 
+def room(figure: Figure, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
+    """Where the pictures of a figure are, with margins in inches.
+
+    Known beforehand: a layout that is searched for takes longer than all that is drawn, and so does a title
+    without a ``y`` of its own.
+    """
+    wide, high = figure.get_size_inches()
+    sides = {"left": left / wide, "right": 1 - right / wide, "bottom": bottom / high, "top": 1 - top / high}
+    return {**sides, "wspace": 0.05, "hspace": 0.2}
+
+
 def channel_plot(record: GateRecord) -> Figure:
     """Per skip: c of every channel, sorted, and lambda / std(u) of every latent channel, sorted."""
     levels = sorted(record.skips)
-    figure = Figure(figsize=(2.4 * len(levels) + 0.6, 4.2), layout="constrained")
-    axes = figure.subplots(2, len(levels), squeeze=False)
+    figure = Figure(figsize=(2.4 * len(levels) + 0.6, 4.2))
+    margins = {**room(figure, 0.6, 0.1, 0.6, 0.3), "wspace": 0.25, "hspace": 0.3}
+    axes = figure.subplots(2, len(levels), squeeze=False, gridspec_kw=margins)
     for column, level in enumerate(levels):
         skip, (above, below) = record.skips[level], axes[:, column]
-        above.set_title(f"skip {level}", fontsize=9)
+        above.set_title(f"skip {level}", fontsize=9, y=1)
         if skip.channel is not None:
             order = np.argsort(skip.channel)
             spread = None if skip.channel_spread is None else skip.channel_spread[order]
@@ -160,17 +177,19 @@ def write_tables(record: GateRecord, folder: Path) -> list[Path]:
     return [write_table(folder / f"{stem}_{name}.csv", rows) for name, rows in tables.items()]
 
 
-def write_report(record: GateRecord, folder: Path) -> list[Path]:
-    """Everything about one image into ``folder``: pictures, tables, labels and maps.
+def write_report(record: GateRecord, folder: Path, further: Mapping[str, Any] | None = None) -> list[Path]:
+    """Everything about one image into ``folder``: pictures, tables, one JSON, labels and maps.
 
     Maps are NIfTI where the image knows a physical size in three axes, else TIFF; each on its own grid.
+    ``further`` stands in the JSON too, such as sentences and what they were made from.
     """
     found, files = record.segmentation, report_files(record, folder)
-    pictures, labels, maps = files[:2], files[4], files[5:]
+    pictures, numbers, labels, maps = files[:2], files[4], files[5], files[6:]
     for path, figure in zip(pictures, (gate_panel(record), channel_plot(record)), strict=True):
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
     write_tables(record, folder)
+    write_numbers(of_one_image(record, further or {}), numbers)
     write_labels(labels, found.labels, found.geometry, found.class_names)
     for path, layer in zip(maps, map_layers(record, kinds=KINDS), strict=True):
         write_map(path, np.asarray(layer.data, np.float32), layer.geometry)
@@ -178,10 +197,11 @@ def write_report(record: GateRecord, folder: Path) -> list[Path]:
 
 
 def report_files(record: GateRecord, folder: Path) -> list[Path]:
-    """The files of :func:`write_report`: two pictures, two tables, the labels, then the maps."""
+    """The files of :func:`write_report`: two pictures, two tables, the JSON, the labels, then the maps."""
     is_volume = record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm"
     suffix = ".nii.gz" if is_volume else ".tif"
-    endings = ["gates.png", "channels.png", "measures.csv", "channels.csv", f"labels{suffix}"]
+    endings = ["gates.png", "channels.png", "measures.csv", "channels.csv", "inspection.json"]
+    endings.append(f"labels{suffix}")
     endings += [f"{file_stem(layer.name)}{suffix}" for layer in map_layers(record, kinds=KINDS)]
     return [folder / f"{file_stem(record.name)}_{ending}" for ending in endings]
 
@@ -204,7 +224,7 @@ def shown_slice(record: GateRecord) -> tuple[int | slice, ...]:
     return fullest_slice(label, slice_axis(record.image.geometry))
 
 
-def _in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]:
+def in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]:
     """What belongs to the two axes of the shown slice."""
     return tuple(value for value, index in zip(values, at, strict=True) if isinstance(index, slice))
 
@@ -212,7 +232,7 @@ def _in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]
 def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> None:
     """The slice ``at`` of the image, with the outlines of prediction and label."""
     plane = np.moveaxis(record.image.array, 0, -1)[at]
-    spacing = _in_plane(record.image.geometry.spacing, at)
+    spacing = in_plane(record.image.geometry.spacing, at)
     if plane.shape[-1] in (3, 4) and plane.dtype == np.uint8:
         axes.imshow(plane, aspect=spacing[0] / spacing[1])
     else:
@@ -224,8 +244,8 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> N
     for kind, label in outlines.items():
         for index in range(1, len(record.segmentation.class_names)):
             if (label == index).any():
-                axes.contour(label == index, levels=[0.5], colors=_CONTOUR[kind], linewidths=1.2)
-        axes.plot([], [], color=_CONTOUR[kind], label=kind)
+                axes.contour(label == index, levels=[0.5], colors=OUTLINES[kind], linewidths=1.2)
+        axes.plot([], [], color=OUTLINES[kind], label=kind)
     axes.legend(loc="lower right", fontsize=7, framealpha=0.6)
     numbers = [
         f"{axis} {n}" if axis != "z" else str(n)
@@ -233,7 +253,7 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> N
         if isinstance(n, int)
     ]
     where = f", slice {', '.join(numbers)}" if numbers else ""
-    axes.set_title(f"image{where}", fontsize=9)
+    axes.set_title(f"image{where}", fontsize=9, y=1)
     axes.set_axis_off()
 
 
@@ -248,16 +268,33 @@ def draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int | sl
         position = fine.origin[n] + fine_at * fine.spacing[n]
         nearest = round((position - coarse.origin[n]) / coarse.spacing[n])
         index.append(int(np.clip(nearest, 0, layer.data.shape[n] - 1)))
-    rows, columns = _in_plane(coarse.spacing, at)
-    aspect = rows / columns
-    return axes.imshow(
-        layer.data[tuple(index)],
+    plane = layer.data[tuple(index)]
+    places = zip(
+        *(in_plane(each, at) for each in (fine.origin, fine.spacing, coarse.origin, coarse.spacing)),
+        plane.shape,
+        in_plane(record.image.array.shape[1:], at),
+        strict=True,
+    )
+    # In elements of the image: a coarse map may reach beyond it, and is cut where the image ends.
+    edges, ends = [], []
+    for origin, step, first, wide, number, size in places:
+        start = (first - wide / 2 - origin) / step
+        edges.append((start, start + number * wide / step))
+        ends.append((-0.5, size - 0.5))
+    (top, bottom), (left, right) = edges
+    rows, columns = in_plane(fine.spacing, at)
+    drawn = axes.imshow(
+        plane,
         cmap=layer.colours,
         vmin=layer.limits[0],
         vmax=layer.limits[1],
         interpolation="nearest",
-        aspect=aspect,
+        aspect=rows / columns,
+        extent=(left, right, bottom, top),
     )
+    axes.set_xlim(*ends[1])
+    axes.set_ylim(*reversed(ends[0]))
+    return drawn
 
 
 def _title(record: GateRecord, level: int, kind: str) -> str:

@@ -7,9 +7,11 @@ largest studentised mean under random signs (Westfall and Young 1993), never nar
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -21,6 +23,7 @@ FLIPS = 4096
 _SIMULATED = 2000
 _LARGE = 200  # cases from which on the median and its spread are as good as known
 Key = TypeVar("Key", bound=Hashable)
+_NOTED: ContextVar[list[dict[str, Any]] | None] = ContextVar("_NOTED", default=None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def simultaneous(samples: Mapping[Key, np.ndarray]) -> dict[Key, Interval]:
     number = table.shape[1]
     means = table.mean(axis=1) if number else np.full(len(keys), np.nan)
     if number < FEWEST:
-        return {k: Interval(float(m), np.nan, np.nan, number) for k, m in zip(keys, means, strict=True)}
+        return _noted(
+            {k: Interval(float(m), np.nan, np.nan, number) for k, m in zip(keys, means, strict=True)}
+        )
     spreads = table.std(axis=1, ddof=1)
     critical = float(stats.t.isf((1 - LEVEL) / 2, number - 1))
     varies = spreads > 0
@@ -77,10 +82,30 @@ def simultaneous(samples: Mapping[Key, np.ndarray]) -> dict[Key, Interval]:
         largest = _largest_by_chance((table - means[:, None])[varies])
         critical = max(critical, float(np.quantile(largest, LEVEL)))
     reach = critical * spreads / np.sqrt(number)
-    return {
-        key: Interval(float(m), float(m - r), float(m + r), number)
-        for key, m, r in zip(keys, means, reach, strict=True)
-    }
+    return _noted(
+        {
+            key: Interval(float(m), float(m - r), float(m + r), number)
+            for key, m, r in zip(keys, means, reach, strict=True)
+        }
+    )
+
+
+@contextmanager
+def noting() -> Iterator[list[dict[str, Any]]]:
+    """Every interval that is made meanwhile, in the list: what a sentence rests on."""
+    kept: list[dict[str, Any]] = []
+    token = _NOTED.set(kept)
+    try:
+        yield kept
+    finally:
+        _NOTED.reset(token)
+
+
+def _noted(intervals: dict[Key, Interval]) -> dict[Key, Interval]:
+    kept = _NOTED.get()
+    if kept is not None:
+        kept += [{"of": key, **asdict(each)} for key, each in intervals.items()]
+    return intervals
 
 
 def _largest_by_chance(residuals: np.ndarray) -> np.ndarray:

@@ -14,14 +14,11 @@ from napari_prosma.data.preparation import prepare_label
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Gathered
+from napari_prosma.inspection.kinship import ablation_in_words, unlike_training
 from napari_prosma.inspection.record import ChannelMaps, GateRecord
 from napari_prosma.nn.gates import GATES, Change, GateTrace
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.segment import (
-    finish,
-    model_tiling,
-    prepare_for,
-)
+from napari_prosma.segmentation.segment import finish, model_tiling, prepare_for
 from napari_prosma.segmentation.windows import Blend, Tiling, padded_for, windows
 from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.device import usable_device
@@ -61,16 +58,14 @@ def inspect_gates(
     ------
     CheckpointError, ConfigError, DataError
     """
-    first = one_network(checkpoint)
-    second = None if twin is None else one_network(twin)
+    both = {"first": checkpoint} | ({} if twin is None else {"second": twin})
+    models = same_classes(both)
+    first, second = models["first"], models.get("second")
     require_label(label, image, name)
     require_levels(first, changes or {})
-    if second is not None and second.plan.class_names != first.plan.class_names:
-        raise DataError(
-            f"the second model knows the classes {', '.join(second.plan.class_names)}, the first "
-            f"{', '.join(first.plan.class_names)}; compare models trained on the same labels"
-        )
     record = yield from _record(first, image, name, label, device, changes, foreground)
+    if second is not None and (words := ablation_in_words("the model", first, "The second model", second)):
+        yield Notice(words)
     if second is not None:
         # Both are measured against the same foreground, whichever it is.
         seen = record.segmentation.labels if foreground is None else foreground
@@ -91,6 +86,27 @@ def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     held.require_one_network("inspected")
     held.require_our_gates()
     return held
+
+
+def same_classes(checkpoints: Mapping[str, Checkpoint | Path | str]) -> dict[str, Checkpoint]:
+    """The models, read where they are paths.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+        One cannot be read or is an ensemble; there is none; they know different classes.
+    """
+    if not checkpoints:
+        raise ConfigError("choose at least one model")
+    models = {name: one_network(checkpoint) for name, checkpoint in checkpoints.items()}
+    first, known = next((name, model.plan.class_names) for name, model in models.items())
+    for name, model in models.items():
+        if model.plan.class_names != known:
+            raise DataError(
+                f"model '{name}' knows the classes {', '.join(model.plan.class_names)}, '{first}' "
+                f"{', '.join(known)}; compare models trained on the same labels"
+            )
+    return models
 
 
 def require_label(label: np.ndarray | None, image: Image, name: str) -> None:
@@ -194,7 +210,7 @@ def _record(
     assert isinstance(model, ProSMAUNet)
     tiling = model_tiling(model, plan, prepared, image)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
-    yield from map(Notice, (*image.notices, *cautions(checkpoint)))
+    yield from map(Notice, (*image.notices, *cautions(checkpoint, image)))
     labels = Blend(tiling, checkpoint.spec.out_channels)
     gathered: dict[int, Gathered] = {}
     padded = padded_for(prepared.array, tiling, model)
@@ -218,6 +234,7 @@ def _record(
     }
     return GateRecord(
         name=name,
+        checkpoint=checkpoint,
         gate=checkpoint.spec.gate,
         image=image,
         skips=skips,
@@ -227,8 +244,8 @@ def _record(
     )
 
 
-def cautions(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What has to be known of a model before its gates are read, in shell, panel and report."""
+def cautions(checkpoint: Checkpoint, image: Image | None = None) -> tuple[str, ...]:
+    """What has to be known of a model, and of an image, before gates are read: in shell, panel and report."""
     kind, found = GATES[checkpoint.spec.gate], []
     if checkpoint.steps < SETTLED_STEPS and kind.thresholds and not checkpoint.place.get("settled"):
         found.append(
@@ -237,7 +254,7 @@ def cautions(checkpoint: Checkpoint) -> tuple[str, ...]:
         )
     if not kind.parts:
         found.append("The model has no gates: every skip passes whole, so there is no mask to show.")
-    return tuple(found)
+    return (*found, *(() if image is None else unlike_training(checkpoint, image)))
 
 
 def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:

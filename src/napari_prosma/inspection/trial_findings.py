@@ -12,6 +12,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.measures import in_percent
 from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous
 
 LITTLE = 0.01
@@ -23,6 +24,9 @@ _SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged result"}
 def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
     """What the spatial selection, the channels' and the whole skips are worth in Dice."""
     is_dice = any("worth" in row for row in rows)
+    rows = _complete(rows, "worth" if is_dice else "agreement", "skip", "part")
+    if not rows:
+        return NOTHING
     worth = {
         (int(row["skip"]), str(row["part"])): _per_unit(
             [r for r in rows if r["skip"] == row["skip"] and r["part"] == row["part"]],
@@ -77,7 +81,9 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
 def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     """Whether psi ranks the positions of a skip better than the best control does."""
     score = _score(rows)
-    moved = [row for row in rows if float(row["q"]) > 0]
+    moved = _complete([r for r in rows if float(r["q"]) > 0], score, "skip", "order", "draw", "q")
+    if not moved:
+        return NOTHING
     lead, against, figures = {}, {}, {}
     for skip in _values(moved, "skip"):
         areas = {
@@ -99,9 +105,8 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
         )
 
     text = (
-        f"{_window_in_words(rows)}Unimportant positions replaced first, {_SCORES[score]} over all "
-        "shares, psi "
-        f"against the best control: "
+        f"{_window_in_words(rows)}Unimportant positions replaced first, {_SCORES[score]} over all shares, "
+        "psi against the best control: "
     )
     count = next(iter(intervals.values())).units
     if count < FEWEST:
@@ -125,6 +130,9 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
 def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     """Whether the thresholds matter to the segmentation."""
     score = _score(rows)
+    rows = _complete(rows, score, "scale", "skip")
+    if not rows:
+        return NOTHING
     scales = sorted({float(row["scale"]) for row in rows})
     at = {scale: [row for row in rows if float(row["scale"]) == scale] for scale in scales}
     means = {scale: _mean(held, score) for scale, held in at.items()}
@@ -133,9 +141,8 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     first, last = scales[0], scales[-1]
     text = (
         f"{_window_in_words(rows)}With the thresholds times {first:g} {_SCORES[score]} is "
-        f"{means[first]:.3f}, "
-        f"as trained {means[trained]:.3f} ({_percent(zeros[trained])} zeros in z), "
-        f"times {last:g} {means[last]:.3f} ({_percent(zeros[last])} zeros)."
+        f"{means[first]:.3f}, as trained {means[trained]:.3f} ({in_percent(zeros[trained])} zeros in z), "
+        f"times {last:g} {means[last]:.3f} ({in_percent(zeros[last])} zeros)."
     )
     own = _per_unit(at[trained], score, units)
     change = {
@@ -174,7 +181,7 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
 
 def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     """Whether psi depends on what was learned, beside how alike two trainings are."""
-    known = [row for row in rows if "correlation" in row]
+    known = _measured(rows, "correlation")
     random = [row for row in known if row["randomised"] == "decoder"]
     if not random:
         return "psi was constant with a random decoder, so nothing can be compared."
@@ -193,9 +200,8 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     text = f"{_window_in_words(rows)}With a random decoder psi correlates with the trained one by {means}."
     if not all(ceiling.values()):
         return (
-            f"{text} What that means shows only beside the correlation of two trainings, which no "
-            "two have at 1: "
-            f"give a model of the same gate with another seed."
+            f"{text} What that means shows only beside the correlation of two trainings, which no two have "
+            "at 1: give a model of the same gate with another seed."
         )
     highest = ", ".join(f"{np.mean([*ceiling[skip].values()]):.2f} (skip {skip})" for skip in skips)
     gap = {
@@ -213,15 +219,18 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     if not learned:
         return f"{text} At no skip are two trainings shown to be more alike than that."
     return (
-        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} they are more "
-        "alike, so there "
-        f"psi depends on what was learned."
+        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} they are more alike, so "
+        "there psi depends on what was learned."
     )
 
 
 def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     """What is left of Dice over all strengths of the noise, model by model."""
-    score, kinds = _score(rows), ", ".join(map(str, _values(rows, "kind")))
+    score = _score(rows)
+    rows = _complete(rows, score, "model", "kind", "strength", "skip")
+    if not rows:
+        return NOTHING
+    kinds = ", ".join(map(str, _values(rows, "kind")))
     strongest = max(float(row["strength"]) for row in rows)
     losses: dict[str, dict[str, float]] = {}
     said = []
@@ -236,8 +245,7 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
     text = (
         f"{_window_in_words(rows)}Mean of {_SCORES[score]} over {kinds} noise of strength 0 to "
-        f"{strongest:g}, of "
-        f"that without noise: {', '.join(said)}."
+        f"{strongest:g}, of that without noise: {', '.join(said)}."
     )
     first, *others = losses
     if not others:
@@ -268,6 +276,23 @@ TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
 
 # ---- what the sentences share -----------------------------------------------------------------------------
 
+NOTHING = "No image was measured in every respect, so nothing is said."
+
+
+def _measured(rows: Sequence[Row], value: str) -> list[Row]:
+    """The rows that have a value, and a number for it."""
+    return [row for row in rows if value in row and np.isfinite(float(row[value]))]
+
+
+def _complete(rows: Sequence[Row], value: str, *respects: str) -> list[Row]:
+    """Rows with a value, of the images that have one in every respect: else means are of other images."""
+    known = _measured(rows, value)
+    held: dict[str | float, set[tuple]] = {}
+    for row in known:
+        held.setdefault(row["image"], set()).add(tuple(row.get(name) for name in respects))
+    whole: set[tuple] = set().union(*held.values())
+    return [row for row in known if held[row["image"]] == whole]
+
 
 def _too_few(units: int) -> str:
     cases = "One independent case" if units == 1 else f"{units} independent cases"
@@ -287,9 +312,8 @@ def _window_in_words(rows: Sequence[Row]) -> str:
 def _per_unit(rows: Sequence[Row], value: str, units: Units) -> dict[str, float]:
     """Means of a value, image by image and then unit by unit; images without it are left out."""
     held: dict[str, list[float]] = {}
-    for row in rows:
-        if value in row and np.isfinite(float(row[value])):
-            held.setdefault(str(row["image"]), []).append(float(row[value]))
+    for row in _measured(rows, value):
+        held.setdefault(str(row["image"]), []).append(float(row[value]))
     return by_unit({image: float(np.mean(values)) for image, values in held.items()}, units)
 
 
@@ -318,7 +342,3 @@ def _mean(rows: Sequence[Row], value: str) -> float:
 
 def _values(rows: Sequence[Row], key: str) -> list:
     return list(dict.fromkeys(row[key] for row in rows))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"

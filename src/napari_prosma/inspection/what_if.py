@@ -21,12 +21,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.events import Event, Finished
 from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
-from napari_prosma.inspection.trace import (
-    inspect_gates,
-    level_factors,
-    require_channel,
-    require_levels,
-)
+from napari_prosma.inspection.trace import inspect_gates, level_factors, require_channel, require_levels
 from napari_prosma.inspection.window import open_window
 from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
 from napari_prosma.segmentation.segment import Segmentation
@@ -150,6 +145,7 @@ class WhatIf:
         self._applied = wanted
         record = GateRecord(
             name=window.name,
+            checkpoint=window.checkpoint,
             gate=window.checkpoint.spec.gate,
             image=window.image,
             skips=dict(sorted(self._skips.items())),

@@ -111,6 +111,7 @@ def open_window(
     label: np.ndarray | None = None,
     region: tuple[slice, ...] | None = None,
     device: str = "auto",
+    model: ProSMAUNet | None = None,
 ) -> Window:
     """Prepare and encode one window of an image.
 
@@ -130,9 +131,10 @@ def open_window(
     plan = held.plan
     require_label(label, image, name)
     prepared = prepare_for(plan, image, name)
-    target = usable_device(device)
-    model = held.build(target)
-    assert isinstance(model, ProSMAUNet)
+    if model is None:
+        built = held.build(usable_device(device))
+        assert isinstance(built, ProSMAUNet)
+        model = built
     size, shape = prepared.array.shape[1:], image.array.shape[1:]
     across = cut_axis(plan, image.geometry)
     long = tile(size, plan.window, model.divisor, across=across)
@@ -146,7 +148,7 @@ def open_window(
     here = tuple(slice(s, min(s + w, n)) for s, w, n in zip(start, long.window, size, strict=True))
     array = prepared.array[(slice(None), *here)]
     padded = pad(torch.from_numpy(np.ascontiguousarray(array)), plan.dims, model.divisor, across)
-    cut = padded.reshape(1, padded.shape[0], *long.seen(padded.shape[1:])).to(target)
+    cut = padded.reshape(1, padded.shape[0], *long.seen(padded.shape[1:])).to(next(model.parameters()).device)
     with torch.no_grad():
         encoded = model.encode(cut)
     window = tuple(padded.shape[1:])

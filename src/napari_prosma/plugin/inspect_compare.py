@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +39,6 @@ LEGEND = (12, 60)
 NAME_SIZE = 7
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A comparison, and what makes a model no ablation of the first one, by its name."""
-
-    comparison: Comparison
-    apart: dict[str, tuple[str, ...]]
-
-
 class ComparePart(QWidget):
     """Which models, which skip, and the views.
 
@@ -55,7 +46,7 @@ class ComparePart(QWidget):
     -------
     wanted()
         The models are to be compared.
-    figures_wanted(Compared)
+    figures_wanted(Comparison)
         The comparison is to be drawn.
     """
 
@@ -65,7 +56,7 @@ class ComparePart(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.views = SideBySide(viewer)
-        self._compared: Compared | None = None
+        self._compared: Comparison | None = None
         self._source: Layer | None = None
         self.twins = [ModelChooser("another model of the same structures") for _ in range(TWINS)]
         form = QFormLayout(self)
@@ -110,19 +101,19 @@ class ComparePart(QWidget):
                 named[gate if gate not in named else f"{gate}, {twin.path.name}"] = twin.path
         return named
 
-    def show_compared(self, compared: Compared, source: Layer) -> None:
+    def show_compared(self, compared: Comparison, source: Layer) -> None:
         """Show the masks of the finest skip that any model has."""
         self._compared, self._source = compared, source
         self.figures_button.setEnabled(True)
         self.skip_box.blockSignals(True)
         self.skip_box.clear()
-        for level in compared.comparison.levels:
+        for level in compared.levels:
             self.skip_box.addItem(str(level), level)
         self.skip_box.blockSignals(False)
         self._show()
 
     @property
-    def compared(self) -> Compared | None:
+    def compared(self) -> Comparison | None:
         """What was compared last on the image that is looked at."""
         return self._compared
 
@@ -140,10 +131,10 @@ class ComparePart(QWidget):
     def _show(self) -> None:
         if self._compared is None or self._source is None or self.skip_box.currentIndex() < 0:
             return
-        comparison, level = self._compared.comparison, int(self.skip_box.currentData())
+        comparison, level = self._compared, int(self.skip_box.currentData())
         layers = comparison_layers(comparison, level)
         self.views.show(layers, self._source, _heading(comparison, level))
-        self.told.tell("\n".join([*_strange(self._compared), _floors(comparison, level)]))
+        self.told.tell("\n".join([*comparison.cautions, _floors(comparison, level)]))
 
 
 class SideBySide:
@@ -271,9 +262,8 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
 
 
 def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
-    """Events of a comparison; the last one is ``Finished`` with a ``Compared``."""
+    """Events of a comparison; the last one is ``Finished`` with a ``Comparison``."""
     from napari_prosma.inspection.compare import compare
-    from napari_prosma.inspection.kinship import not_an_ablation
     from napari_prosma.training.checkpoint import load_checkpoint
     from napari_prosma.training.device import cpu_threads
 
@@ -281,33 +271,22 @@ def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
     models: dict[str, Checkpoint] = {own: looked.checkpoint}
     for name, path in beside.items():
         models[f"{name}, other run" if name == own else name] = load_checkpoint(path)
-    apart = {n: not_an_ablation(looked.checkpoint, model) for n, model in models.items() if n != own}
     with cpu_threads(spare_threads()):
-        for event in compare(models, looked.image, looked.label, name=looked.record.name):
-            if not isinstance(event, Finished):
-                yield event
-                continue
-            yield Finished(Compared(event.result, {n: what for n, what in apart.items() if what}))
+        yield from compare(models, looked.image, looked.label, name=looked.record.name)
 
 
-def drawing(compared: Compared, told: str) -> Iterator[Event]:
+def drawing(compared: Comparison, told: str) -> Iterator[Event]:
     """Events that end in ``Finished`` with the figures of a comparison, a tuple of ``Drawn``."""
     from napari_prosma.inspection.compare import comparison_figure, histogram_figure
 
     makers = {"Masks": comparison_figure, "psi inside and outside": histogram_figure}
     yield Started(len(makers), "Drawing")
-    rows, drawn = tuple(compared.comparison.rows()), []
+    rows, drawn = tuple(compared.rows()), []
     for done, (title, make) in enumerate(makers.items(), start=1):
-        figure = make(compared.comparison)
+        figure = make(compared)
         drawn.append(Drawn("comparison", title, pixels_of(figure), figure, rows, told))
         yield Progress(done, len(makers), title)
     yield Finished(tuple(drawn))
-
-
-def _strange(compared: Compared) -> list[str]:
-    """Which models are no ablations of the first one, and why."""
-    first = next(iter(compared.comparison.records))
-    return [f"{name} is no ablation of {first}: {', '.join(why)}." for name, why in compared.apart.items()]
 
 
 def _short(model: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Geometry, Image
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.job import spare_threads
 from napari_prosma.plugin.layers import fitting_image, image_of
 
@@ -101,15 +101,12 @@ def looking(
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
-    from napari_prosma.inspection.kinship import unlike_training
     from napari_prosma.training.checkpoint import load_checkpoint
     from napari_prosma.training.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
     with cpu_threads(spare_threads()):
-        for sentence in unlike_training(checkpoint, image):
-            yield Notice(sentence)
         for event in inspect_gates(checkpoint, image, name=layer.name, label=label):
             if not isinstance(event, Finished):
                 yield event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,14 @@ from napari_prosma.plugin.fields import fold
 from napari_prosma.plugin.inspect_answer import Answer
 from napari_prosma.plugin.inspect_channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect_choice import SHOWN_AT_FIRST, MapChoice
-from napari_prosma.plugin.inspect_compare import Compared, ComparePart, comparing, drawing
+from napari_prosma.plugin.inspect_compare import ComparePart, comparing, drawing
 from napari_prosma.plugin.inspect_layers import InspectLayers
 from napari_prosma.plugin.inspect_looking import Looked, Region, looking
 from napari_prosma.plugin.inspect_pointer import PointerPart
 from napari_prosma.plugin.inspect_trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect_view import region_on_screen
 from napari_prosma.plugin.inspect_what_if import Followed, WhatIfPart
-from napari_prosma.plugin.inspect_words import exactness, table_of_measures
+from napari_prosma.plugin.inspect_words import exactness, numbers_of, table_of_measures
 from napari_prosma.plugin.layers import class_indices, hide_previews
 from napari_prosma.plugin.loading import INSPECTION
 from napari_prosma.plugin.model_chooser import ModelChooser, ModelFacts
@@ -44,6 +44,7 @@ from napari_prosma.plugin.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.placing import onto_image
 
 if TYPE_CHECKING:
+    from napari_prosma.inspection.compare import Comparison
     from napari_prosma.inspection.record import ChannelMaps, GateRecord
 
 __all__ = ["SHOWN_AT_FIRST", "InspectPanel"]
@@ -122,9 +123,10 @@ class InspectPanel(Panel):
         self.label_layer.let_go()
 
     def save(self, folder: Path) -> None:
-        """Write pictures, tables and maps into ``folder``, in the background."""
-        assert self.record is not None
-        self.run("ProSMA: saving", partial(_saving, self.record, folder))
+        """Write pictures, tables, maps and every number into ``folder``, in the background."""
+        assert self.looked is not None
+        further = {**numbers_of(self.looked), "tests": self.outcomes.numbers()}
+        self.run("ProSMA: saving", partial(_saving, self.looked.record, folder, further))
 
     def save_tables(self, folder: Path) -> None:
         """Write the measures and the channels as CSV files into ``folder``, in the background."""
@@ -135,6 +137,8 @@ class InspectPanel(Panel):
         self.result = QWidget()
         layout = QVBoxLayout(self.result)
         layout.setContentsMargins(0, 0, 0, 0)
+        self.cautions = Message()
+        layout.addWidget(self.cautions)
         self.answer = Answer()
         self.answer.chosen.connect(self._look_at)
         layout.addWidget(self.answer)
@@ -146,7 +150,7 @@ class InspectPanel(Panel):
         self.what_if.back.connect(self._show_as_trained)
         layout.addWidget(fold("What if", self.what_if))
         self.pointer = PointerPart(self.viewer)
-        layout.addWidget(fold("Under the mouse", self.pointer))
+        layout.addWidget(fold("Values at cursor", self.pointer))
         self.channels = ChannelsPart()
         self.channels.channel_chosen.connect(self._open_channel)
         self.channels.latent_chosen.connect(self._open_latent)
@@ -157,7 +161,7 @@ class InspectPanel(Panel):
         layout.addWidget(fold("Side by side", self.compare))
         self.trials = TrialsPart()
         self.trials.wanted.connect(self._try)
-        layout.addWidget(fold("Is it true?", self.trials))
+        layout.addWidget(fold("Faithfulness tests", self.trials))
         layout.addWidget(fold("All numbers, and what is exactly zero", self._numbers()))
         self.result.hide()
         self.form.addWidget(self.result)
@@ -176,9 +180,8 @@ class InspectPanel(Panel):
         self.report_button.clicked.connect(self._save_all)
         self.figure_button = QPushButton("Figure…")
         self.figure_button.setToolTip(
-            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its "
-            "gates, or the "
-            "models side by side where they were compared"
+            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its gates, or "
+            "the models side by side where they were compared"
         )
         self.figure_button.clicked.connect(self._save_figure)
         row = QHBoxLayout()
@@ -204,9 +207,10 @@ class InspectPanel(Panel):
             for drawn in result:
                 self._open(drawn)
             self.status.tell(f"{len(result)} figures: done, see the window")
-        elif isinstance(result, Compared) and self._source is not None:
+        elif hasattr(result, "records"):
+            assert self._source is not None
             self.compare.show_compared(result, self._source)
-            self.status.tell(f"{len(result.comparison.records)} masks side by side")
+            self.status.tell(f"{len(result.records)} masks side by side")
         else:
             self.layers.add(channel_layers(result))
             self._channels[result.level, result.channel] = result
@@ -228,7 +232,8 @@ class InspectPanel(Panel):
         self.what_if.show_looked(looked, self._source)
         self.channels.show_looked(looked)
         self.pointer.show_record(record, self._source, looked.image.geometry)
-        self.facts.tell("\n".join((*cautions_in_words(looked), *_facts(record, self.model.facts))))
+        self.cautions.tell_error("\n".join(cautions_in_words(looked)))
+        self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
         self.result.show()
         self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
@@ -291,7 +296,7 @@ class InspectPanel(Panel):
             return
         self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
 
-    def _draw_comparison(self, compared: Compared) -> None:
+    def _draw_comparison(self, compared: Comparison) -> None:
         self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.told.plain_text()))
 
     def _try(self, test: str) -> None:
@@ -368,10 +373,9 @@ def _label_of(layer: LabelsLayer, image: ImageLayer) -> np.ndarray:
 
 def cautions_in_words(looked: Looked) -> tuple[str, ...]:
     """What has to be known of the model and of the image before the gates are read."""
-    from napari_prosma.inspection.kinship import unlike_training
     from napari_prosma.inspection.trace import cautions
 
-    return (*cautions(looked.checkpoint), *unlike_training(looked.checkpoint, looked.image))
+    return cautions(looked.checkpoint, looked.image)
 
 
 def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
@@ -385,18 +389,18 @@ def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
     return [*lines, f"Structure in the measures: the {record.reference}."]
 
 
-def _saving(record: GateRecord, folder: Path) -> Iterator[Event]:
+def _saving(record: GateRecord, folder: Path, further: Mapping[str, Any]) -> Iterator[Event]:
     yield Started(0, "Saving")
     from napari_prosma.inspection.report import write_report
 
-    yield Finished(write_report(record, folder))
+    yield Finished(write_report(record, folder, further))
 
 
-def _saving_figure(record: GateRecord, compared: Compared | None, path: Path) -> Iterator[Event]:
+def _saving_figure(record: GateRecord, compared: Comparison | None, path: Path) -> Iterator[Event]:
     yield Started(0, "Drawing the figure")
     from napari_prosma.inspection.figure import gates_figure, models_figure, save_figure
 
-    figure = gates_figure(record) if compared is None else models_figure(compared.comparison)
+    figure = gates_figure(record) if compared is None else models_figure(compared)
     yield Finished([save_figure(figure, path)])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QSize, Qt, Signal
@@ -141,11 +141,6 @@ class TrialsPart(QWidget):
         """Kind of noise, as ``noise_test`` knows it."""
         return str(self.noise_box.currentData())
 
-    def set_running(self, running: bool) -> None:
-        """One test at a time."""
-        for button in self.buttons.values():
-            button.setEnabled(not running)
-
 
 class OutcomeWindow(QDialog):
     """The outcomes so far, a tab each; the newest is seen."""
@@ -162,9 +157,14 @@ class OutcomeWindow(QDialog):
         assert screen is not None
         self.resize(WINDOW.boundedTo(0.9 * screen.availableSize()))
 
+    def numbers(self) -> list[dict[str, Any]]:
+        """Of the outcomes that are open: image, test, what it says, and the rows that this rests on."""
+        tabs = [self.tabs.widget(n) for n in range(self.tabs.count())]
+        return [view.numbers() for view in tabs if isinstance(view, OutcomeView)]
+
     def add(self, drawn: Drawn, name: str) -> None:
         """Show an outcome about an image."""
-        index = self.tabs.addTab(OutcomeView(drawn), drawn.short_title)
+        index = self.tabs.addTab(OutcomeView(drawn, name), drawn.short_title)
         self.tabs.setTabToolTip(index, f"{drawn.title}: {name}")
         self.tabs.setCurrentIndex(index)
         self.show()
@@ -174,9 +174,9 @@ class OutcomeWindow(QDialog):
 class OutcomeView(QWidget):
     """A plot with its sentence and its table, to read and to save."""
 
-    def __init__(self, drawn: Drawn) -> None:
+    def __init__(self, drawn: Drawn, name: str) -> None:
         super().__init__()
-        self._drawn = drawn
+        self._drawn, self._name = drawn, name
         height, width, _ = drawn.picture.shape
         image = QImage(drawn.picture.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
         self._pixmap = QPixmap.fromImage(image)
@@ -203,6 +203,11 @@ class OutcomeView(QWidget):
         layout = QVBoxLayout(self)
         layout.addWidget(self._scroll, 1)
         layout.addLayout(beside)
+
+    def numbers(self) -> dict[str, Any]:
+        """Of which image and test, its sentence, and its rows."""
+        drawn = self._drawn
+        return {"image": self._name, "test": drawn.test, "says": drawn.finding, "rows": drawn.rows}
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Qt's hook: the plot is as wide as the window, but no larger than it was drawn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_prosma.inspection.measures import MEASURES, in_digits
 from napari_prosma.plugin.inspect_looking import SELECTION, SKIP
@@ -11,7 +11,7 @@ from napari_prosma.plugin.inspect_looking import SELECTION, SKIP
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import Effect
-    from napari_prosma.plugin.inspect_looking import Tried
+    from napari_prosma.plugin.inspect_looking import Looked, Tried
 
 
 def level_in_words(factor: int) -> str:
@@ -40,9 +40,8 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     """How much a skip selects, where, and what that is worth: one sentence each."""
     measures = skip.measures
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what "
-        "reaches the "
-        f"decoder is selected (selectivity); a constant per channel explains the rest."
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what reaches "
+        "the decoder is selected (selectivity); a constant per channel explains the rest."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
@@ -54,9 +53,8 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
-            "Among the positions that the model gets wrong, psi ranks the structure above the "
-            "rest with an AUC "
-            f"of {errors:.2f} (0.5 = chance)."
+            "Among the positions that the model gets wrong, psi ranks the structure above the rest with an "
+            f"AUC of {errors:.2f} (0.5 = chance)."
         )
     if "z_zero_fraction" in measures:
         sentences.append(
@@ -64,6 +62,27 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
             f"them at {measures['floor_pixel_fraction']:.1%} of the positions."
         )
     return " ".join([*sentences, *_tried_in_words(tried)])
+
+
+def numbers_of(looked: Looked) -> dict[str, Any]:
+    """What the sentences say of every skip, and the numbers of what was tried, for the JSON."""
+    record = looked.record
+    return {
+        "sentences": {
+            str(level): skip_in_words(skip, record.reference, looked.tried[level])
+            for level, skip in record.skips.items()
+        },
+        "tried": {
+            str(level): {
+                what: {
+                    name: getattr(each, name)
+                    for name in ("moved", "agreement", "dice", "dice_before", "worth", "is_empty", "window")
+                }
+                for what, each in tried.items()
+            }
+            for level, tried in looked.tried.items()
+        },
+    }
 
 
 def exactness(record: GateRecord) -> list[str]:

@@ -45,7 +45,7 @@ _LONGEST_NAME = 14
 _SKIP_NAMED_FROM = 1.2
 """Inches of a panel's axes from which the word skip stands beside the title, and not on it."""
 _SHARES = (0.0, 0.5, 1.0)
-_ARE_SHARES = ("confidence", "fuzzy", "teacher sure")
+_ARE_SHARES = ("confidence", "divergence share", "fuzzy", "teacher share", "teacher sure")
 """Figures of objectives that lie between 0 and 1; the others are drawn relative to their largest value."""
 
 

@@ -36,6 +36,8 @@ SMALLEST = 1e-8
 """Probabilities are no smaller than this in a divergence."""
 NO_LENGTH = 1e-12
 """Added to the length of a gradient, by which it is divided."""
+LEAST_SHARE = 1e-3
+"""Share of the loss below which the divergence is said not to act."""
 
 
 # ---- how far two distributions are apart ------------------------------------------------------------------
@@ -186,6 +188,7 @@ class DiM(Supervised):
         self._steps = 0
         self._sums: dict[str, tuple[float, int]] = {}
         self._noted: list[tuple[str, float]] = []
+        self._acts = True
         self._teacher: nn.Module | None = None
         self._features: Tensor | None = None
         self._wants_features = False
@@ -227,10 +230,16 @@ class DiM(Supervised):
                     above = self._losses(model, batch, views, taught)
                     backward(self._whole(above))
             self._note("sharpness", float(above.task.detach() - here.task.detach()))
-        if here.consistency is not None:
-            self._note("consistency", float(here.consistency.detach()))
-        if here.divergence is not None:
-            self._note("divergence", float(here.divergence.detach()))
+        whole = float(self._whole(here).detach())
+        for name, part, weight in (
+            ("consistency", here.consistency, self._mu),
+            ("divergence", here.divergence, options.beta),
+        ):
+            if part is not None:
+                value = float(part.detach())
+                self._note(name, value)
+                share = "teacher share" if name == "consistency" else "divergence share"
+                self._note(share, weight * value / max(whole, SMALLEST))
         return float(here.task.detach())
 
     def abandoned(self) -> None:
@@ -249,12 +258,24 @@ class DiM(Supervised):
     def figures(self) -> dict[str, float]:
         """Means over the steps since the last call.
 
-        ``divergence`` at w, ``sharpness`` (how much the task loss rises uphill), ``consistency`` (the loss
-        against the teacher), ``teacher sure`` (share of the pixels where it is).
+        ``divergence`` at w and ``divergence share``, that of the loss which it makes up with its weight;
+        ``sharpness`` (how much the task loss rises uphill), ``consistency`` (the loss against the teacher),
+        ``teacher share`` (that of the loss which the teacher makes up with its weight), ``teacher sure``
+        (share of the pixels where it is).
         """
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
+        self._acts = means.get("divergence share", LEAST_SHARE) >= LEAST_SHARE
         return means
+
+    def ends(self) -> Iterator[Event]:
+        """Say where the divergence did nothing in the last epoch, though it has a weight."""
+        if not self._acts and self._options.beta:
+            yield Notice(
+                f"The divergence was less than {100 * LEAST_SHARE:g} % of the loss in the last epoch: it did "
+                f"not act. Raise its weight (beta, now {self._options.beta:g}), or read this run as one "
+                f"without it"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {f"sum.{name}": torch.tensor(kept, dtype=torch.float64) for name, kept in self._sums.items()}

@@ -1,0 +1,240 @@
+"""The study of the gates in one file, and as the section of ``docs/results.md``.
+
+    python benchmarks/study_page.py study
+
+Reads the files that ``study.py`` wrote into a folder, writes ``benchmarks/results/study.json``, and the
+section of the page with it. The unit is a training: a number of a run is its mean over the test images, and
+an interval is Student's over the seeds. Several comparisons of one table hold at once (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.integrate import trapezoid
+
+RESULTS = Path(__file__).parent / "results"
+FILE = "study.json"
+PROSMA = "prosma"
+LEVEL = 0.95
+ALL_SKIPS = 0
+NOTHING = "No file of the study is here yet."
+
+Json = dict[str, Any]
+
+
+# ---- from the runs to numbers -----------------------------------------------------------------------------
+
+
+def summary(folder: Path) -> Json:
+    """What the runs of a folder show; arms and tests that are not there are left out."""
+    files = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    runs = [held for held in files.values() if "arm" in held and "last" in held]
+    looks = [held for name, held in files.items() if name.startswith("look-")]
+    dice = {(run["block"], run["arm"]): by_seed(runs, run["block"], run["arm"]) for run in runs}
+    own = dice.get(("A", PROSMA), {})
+    per_block = {block: [key for key in dice if key[0] == block and key != ("A", PROSMA)] for block in "ABE"}
+    arms = []
+    for block, keys in per_block.items():
+        for _, arm in [("A", PROSMA)] * (block == "A" and bool(own)) + keys:
+            seeds = dice[block, arm]
+            row = {"block": block, "arm": arm, "seeds": len(seeds)}
+            row |= {which: mean([each[which] for each in seeds.values()]) for which in ("last", "best")}
+            if (block, arm) != ("A", PROSMA):
+                row["prosma minus it"] = paired(own, seeds, "last", len(keys))
+            arms.append(row)
+    return {
+        "epochs": sorted({run["last"]["epoch"] for run in runs}),
+        "runs": len(runs),
+        "arms": arms,
+        "noise": noise(looks),
+        "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks)],
+    }
+
+
+def by_seed(runs: Sequence[Json], block: str, arm: str) -> dict[int, dict[str, float]]:
+    """Mean Dice over the test images of the last epoch and of the best on the inner part, per seed."""
+    return {
+        run["seed"]: {
+            which: mean([case["dice"] for case in run[which]["cases"].values()]) for which in ("last", "best")
+        }
+        for run in runs
+        if (run["block"], run["arm"]) == (block, arm)
+    }
+
+
+def paired(
+    first: Mapping[int, Mapping[str, float]],
+    other: Mapping[int, Mapping[str, float]],
+    what: str,
+    at_once: int,
+) -> Json:
+    shared = sorted(first.keys() & other.keys())
+    return interval([first[seed][what] - other[seed][what] for seed in shared], at_once)
+
+
+def interval(values: Sequence[float], at_once: int = 1) -> Json:
+    """Mean over the seeds with Student's interval, which holds for so many means at once."""
+    number = len(values)
+    found: Json = {"mean": mean(values), "seeds": number, "low": None, "high": None}
+    if number > 1:
+        chance = (1 - LEVEL) / 2 / max(1, at_once)
+        reach = float(stats.t.isf(chance, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
+        found |= {"low": found["mean"] - reach, "high": found["mean"] + reach}
+    return found
+
+
+def noise(looks: Sequence[Json]) -> list[Json]:
+    """Mean Dice over all strengths over that without noise, per arm; the others beside prosma's."""
+    left: dict[str, dict[int, dict[str, float]]] = {}
+    for look in looks:
+        clean, area = [], []
+        for image in dict.fromkeys(row["image"] for row in look["rows"]["noise"]):
+            curve = {r["strength"]: r["dice"] for r in look["rows"]["noise"] if r["image"] == image}
+            strengths = sorted(curve)
+            clean.append(curve[strengths[0]])
+            span = strengths[-1] - strengths[0]
+            area.append(float(trapezoid([curve[s] for s in strengths], strengths)) / span)
+        if mean(clean) > 0:
+            left.setdefault(look["arm"], {})[look["seed"]] = {"left": mean(area) / mean(clean)}
+    own, others = left.get(PROSMA, {}), max(1, len(left) - 1)
+    return [
+        {"arm": arm, "left": interval([each["left"] for each in seeds.values()])}
+        | ({} if arm == PROSMA else {"prosma minus it": paired(own, seeds, "left", others)})
+        for arm, seeds in left.items()
+    ]
+
+
+def gates(looks: Sequence[Json], arm: str) -> Json:
+    """Per skip selectivity and how alike two seeds are; what selecting is worth; psi against its controls."""
+    own = [look for look in looks if look["arm"] == arm]
+
+    def over_seeds(rows: str, value: str, **wanted: Any) -> list[float]:
+        means = [
+            mean([r[value] for r in look["rows"][rows] if value in r and wanted.items() <= r.items()])
+            for look in own
+        ]
+        return [each for each in means if np.isfinite(each)]
+
+    skips = sorted({row["skip"] for look in own for row in look["rows"]["measures"]})
+    per_skip = []
+    for skip in skips:
+        orders = {row["order"] for look in own for row in look["rows"]["deletion"] if row["skip"] == skip}
+        lead = None
+        if "psi" in orders:
+            curves = {order: over_seeds("deletion", "dice", skip=skip, order=order) for order in orders}
+            best = max(orders - {"psi"}, key=lambda order: mean(curves[order]))
+            lead = {
+                "control": best,
+                **interval([a - b for a, b in zip(curves["psi"], curves[best], strict=True)], len(skips)),
+            }
+        alike = over_seeds("seeds", "correlation", skip=skip, randomised="another training")
+        per_skip.append(
+            {
+                "skip": skip,
+                "selectivity": mean(over_seeds("measures", "selectivity", skip=skip)),
+                "psi minus the best control": lead,
+                "correlation of two seeds": mean(alike) if alike else None,
+            }
+        )
+    worth = {
+        part: interval(values)
+        for part in ("psi", "c", "both")
+        if (values := over_seeds("means", "worth", skip=ALL_SKIPS, part=part))
+    }
+    return {"arm": arm, "seeds": len(own), "skips": per_skip, "worth": worth}
+
+
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+# ---- from numbers to the page -----------------------------------------------------------------------------
+
+
+def section(results: Path = RESULTS) -> Iterator[str]:
+    """The lines of the section; one that says so where there is no file."""
+    if not (results / FILE).is_file():
+        yield NOTHING
+        return
+    yield from in_lines(json.loads((results / FILE).read_text()))
+
+
+def in_lines(found: Json) -> Iterator[str]:
+    epochs = " and ".join(map(str, found["epochs"]))
+    yield f"{found['runs']} runs, {epochs} epochs (`benchmarks/results/{FILE}`)."
+    yield from ("", *(f"- {line}" for line in sentences(found)), "")
+    yield "| gate or setting | seeds | Dice, last epoch | best on the inner part | prosma minus it |"
+    yield "|---|---|---|---|---|"
+    for row in found["arms"]:
+        difference = row.get("prosma minus it")
+        told = "" if difference is None else in_words(difference)
+        yield f"| `{row['arm']}` | {row['seeds']} | {row['last']:.3f} | {row['best']:.3f} | {told} |"
+    if found["gates"]:
+        yield from (
+            "",
+            "| gate | skip | selectivity | psi minus the best control | correlation of two seeds |",
+        )
+        yield "|---|---|---|---|---|"
+    for gate in found["gates"]:
+        for skip in gate["skips"]:
+            lead, alike = skip["psi minus the best control"], skip["correlation of two seeds"]
+            beside = "" if lead is None else f"{in_words(lead)}, {lead['control']}"
+            yield (
+                f"| `{gate['arm']}` | {skip['skip']} | {100 * skip['selectivity']:.1f} % | {beside} | "
+                f"{'' if alike is None else f'{alike:.2f}'} |"
+            )
+
+
+def sentences(found: Json) -> Iterator[str]:
+    """What the study answers, a sentence per question."""
+    for row in found["arms"]:
+        if row["block"] == "A" and "prosma minus it" in row:
+            yield compared("Dice", row["arm"], row["prosma minus it"])
+    for row in found["noise"]:
+        if "prosma minus it" in row:
+            yield compared("The share of Dice that noise leaves", row["arm"], row["prosma minus it"])
+    names = {"psi": "its masks psi", "c": "its channel weights c", "both": "psi and c"}
+    for gate in found["gates"]:
+        for part, worth in gate["worth"].items():
+            start = f"With {names[part]} at their means at all skips, `{gate['arm']}`"
+            if worth["low"] is None:
+                yield f"{start} loses {worth['mean']:.3f} Dice in one training, which claims nothing."
+            elif worth["low"] > 0:
+                yield f"{start} loses Dice: {in_words(worth)}."
+            else:
+                yield f"{start} is not shown to lose Dice: {in_words(worth)}."
+
+
+def compared(what: str, arm: str, difference: Json) -> str:
+    """Whether prosma is told apart from another gate, and how."""
+    if difference["low"] is None:
+        return f"{what} of `prosma` and `{arm}`: {difference['seeds']} seeds in common, which claim nothing."
+    if difference["low"] > 0 or difference["high"] < 0:
+        side = "higher" if difference["low"] > 0 else "lower"
+        return f"{what} is {side} with `prosma` than with `{arm}`: {in_words(difference)}."
+    return f"{what} is not told apart between `prosma` and `{arm}`: {in_words(difference)}."
+
+
+def in_words(found: Json) -> str:
+    if found["low"] is None:
+        return f"{found['mean']:+.3f}, no interval"
+    return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    (folder,) = sys.argv[1:] if arguments is None else arguments
+    (RESULTS / FILE).write_text(json.dumps(summary(Path(folder)), indent=1) + "\n")
+    import paper_page
+
+    paper_page.main()
+
+
+if __name__ == "__main__":
+    main()
