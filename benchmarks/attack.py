@@ -47,16 +47,17 @@ from measuring import circumstances
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.data.readers import read_header, read_image, read_label
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Finished
+from napari_prosma.geometry import Geometry, SourceFrame
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

@@ -31,7 +31,7 @@ import torch
 from measuring import circumstances, saved_bytes, timed
 from torch import Tensor
 
-from napari_prosma.nn.fast import reference
+from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gates import make_gate
 from napari_prosma.nn.spec import WIDTHS
 

@@ -25,7 +25,7 @@ from napari_prosma.inspection import findings
 from napari_prosma.inspection.data_set import DataSetInspection, chosen_cases, evenly, inspect_cases
 from napari_prosma.inspection.data_set_trials import run_trials
 from napari_prosma.inspection.html import About, case_rows, summary_rows, write_data_set
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 
 SHOWN = (
     "z_zero_fraction",

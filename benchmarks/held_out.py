@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Finished
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import load_checkpoint
-from napari_prosma.training.metrics import case_metrics
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import CheckpointSaved
+from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training import loop
-from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

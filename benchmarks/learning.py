@@ -39,11 +39,11 @@ from measuring import circumstances
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.events import Finished, Notice
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.metrics import dice_and_iou
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 

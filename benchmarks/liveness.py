@@ -36,8 +36,8 @@ from qtpy.QtWidgets import QApplication
 from start import wait_until_calm
 
 from napari_prosma.data.phantoms import sample_folder, ultrasound_case
-from napari_prosma.plugin.live_preview import LIVE
-from napari_prosma.plugin.segmenting import LayerSegmented
+from napari_prosma.plugin.segment.segmenting import LayerSegmented
+from napari_prosma.plugin.train.live_preview import LIVE
 
 INTERVAL_MS = 5
 LONG = 0.1

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.fast import reference
+from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
 SETTINGS: dict[str, tuple[int, ...]] = {"2d": (4, 1, 256, 256), "3d": (1, 1, 64, 64, 64)}

@@ -39,15 +39,16 @@ from skimage.transform import resize
 
 from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.preparation import prepare
 from napari_prosma.events import OBJECTIVE, EpochEnd, Progress
-from napari_prosma.segmentation.windows import labels_of, probabilities_of
-from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.model.windows import labels_of, probabilities_of
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import look_first
-from napari_prosma.training.metrics import case_metrics
 from napari_prosma.training.run import train
 from napari_prosma.training.split import split_cases
 

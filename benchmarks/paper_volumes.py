@@ -22,15 +22,15 @@ from torch import Tensor
 
 from napari_prosma.data.fingerprint import Plan, make_plan, read_facts
 from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import DataError
+from napari_prosma.model.applying import finish
+from napari_prosma.model.windows import Blend, predict, tile
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.segmentation.segment import finish
-from napari_prosma.segmentation.windows import Blend, predict, tile
 from napari_prosma.training.batches import Batch, Batches, PreparedCases
 from napari_prosma.training.losses import dice_cross_entropy
-from napari_prosma.training.metrics import dice_and_iou
 
 EPOCHS, RATE = 600, 1e-4
 EVERY = 10

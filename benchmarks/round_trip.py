@@ -27,8 +27,8 @@ from napari_prosma.data.readers import read_label
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import EpochEnd, Finished
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

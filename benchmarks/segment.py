@@ -38,16 +38,17 @@ import numpy as np
 import psutil
 import torch
 
-from napari_prosma.data import ome_zarr
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.formats import ome_zarr
 from napari_prosma.events import Finished
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import labels_of, tile
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.stream import label_rows
-from napari_prosma.segmentation.windows import labels_of, tile
-from napari_prosma.training.checkpoint import Checkpoint
 
 SHAPE, WINDOW, OVERLAP = (160, 256, 256), (96, 96, 96), 0.5
 CLASSES = (2, 14)

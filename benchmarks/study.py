@@ -40,6 +40,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
 from napari_prosma.data.check import check_each, near_duplicates
 from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Event, Finished
 from napari_prosma.inspection.data_set import content_of, read_fitting_case
 from napari_prosma.inspection.faithfulness import (
@@ -49,12 +50,11 @@ from napari_prosma.inspection.faithfulness import (
     sanity_check,
 )
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training import learner as learner_module
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.metrics import case_metrics
 from napari_prosma.training.run import train
 from napari_prosma.training.split import split_cases
 

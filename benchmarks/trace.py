@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from measuring import circumstances, timed
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, Change, GateTrace
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
-from napari_prosma.training.checkpoint import Checkpoint
 
 SIZES: dict[str, tuple[int, ...]] = {"2d": (256, 256), "3d": (32, 48, 48)}
 

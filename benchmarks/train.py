@@ -55,9 +55,9 @@ from napari_prosma.data.fingerprint import Plan, make_plan, read_facts
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import CT_CLASSES, ULTRASOUND_CLASSES, ct_case, ultrasound_case
 from napari_prosma.events import Progress
+from napari_prosma.model.augment import Augmentation
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.training.augment import Augmentation
 from napari_prosma.training.batches import Batches, PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objectives import Setting, make_objective

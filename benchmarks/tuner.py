@@ -3,7 +3,7 @@
     python benchmarks/tuner.py --out tuner.json
     python benchmarks/tuner.py --settings "3d tiny" --rounds 15 --out tuner.json
 
-In each setting the tuner measures as it does at the first use on a machine (``training.tuning``). Then every
+In each setting the tuner measures as it does at the first use on a machine (``model.tuning``). Then every
 fixed choice takes its turn in each round. A choice's time is that of its fastest round, since what else the
 machine does only adds; choices are told relative to the best. The goal is a pick within 3 % of it. Beside
 them stands bfloat16 for the forward pass on the CPU, which the tuner does not choose. What the file holds of
@@ -24,10 +24,10 @@ import torch
 from measuring import circumstances
 
 from napari_prosma.events import Finished
+from napari_prosma.model.passes import Work, pass_of
+from napari_prosma.model.tuning import CACHE, Measured, tune
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
-from napari_prosma.training.passes import Work, pass_of
-from napari_prosma.training.tuning import CACHE, Measured, tune
 
 GOAL = 1.03
 SETTINGS: dict[str, tuple[str, tuple[int, ...]]] = {

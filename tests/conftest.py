@@ -15,10 +15,10 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.events import Event, Finished
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import AttentionMask, GateOptions, ProximalMask
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

@@ -1,6 +1,15 @@
-"""The arrows between the parts of the package: who may import whom, and what an import costs.
+"""The floors of the house: who may import whom, and what an import costs.
 
-``plugin, cli -> export, inspection, segmentation, training -> data, nn``; ``nn`` and ``data`` know nobody.
+An arrow points to a lower floor only, and rooms on one floor do not see each other::
+
+    6  cli  plugin/{contributions, shared, train, segment, evaluate, inspect, doubts}
+    5  app
+    4  export  inspection  segmentation  training
+    3  model
+    2  data  nn
+    1  errors  events  geometry
+
+Within ``plugin/`` every room sees ``shared`` only; what lies in no room, such as the demo, sees all rooms.
 """
 
 from __future__ import annotations
@@ -8,7 +17,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,17 +27,23 @@ import napari_prosma
 PACKAGE = Path(napari_prosma.__file__).parent
 NAME = PACKAGE.name
 
-FOR_ALL = {"errors", "events"}
-MIDDLE = {"training", "segmentation", "inspection", "export"}
-MAY_IMPORT = {
-    "nn": {"nn"},
-    "data": {"data"},
-    **{part: {"nn", "data"} | MIDDLE for part in MIDDLE},
-    "cli": {"nn", "data", "cli"} | MIDDLE,
-    "plugin": {"nn", "data", "plugin"} | MIDDLE,
+FOR_ALL = {"errors", "events", "geometry"}
+LOW = {"data", "nn", "model"}
+NEIGHBOURS = {"export", "inspection", "segmentation", "training"}
+ROOMS = {
+    f"plugin/{room}"
+    for room in ("contributions", "shared", "train", "segment", "evaluate", "inspect", "doubts")
+}
+BELOW_PLUGIN = LOW | NEIGHBOURS | {"app"}
+MAY_IMPORT: dict[str, set[str]] = {
+    **dict.fromkeys(("errors", "events", "geometry", "data", "nn"), set[str]()),
+    "model": {"data", "nn"},
+    **dict.fromkeys(NEIGHBOURS, LOW),
+    "app": LOW | NEIGHBOURS,
+    "cli": BELOW_PLUGIN,
+    **dict.fromkeys(ROOMS, BELOW_PLUGIN | {"plugin/shared"}),
+    "plugin": BELOW_PLUGIN | ROOMS,
     "__main__": {"cli"},
-    "errors": set(),
-    "events": {"data"},
 }
 WINDOWS = {"qtpy", "napari", "magicgui", "superqt", "vispy", "PyQt5", "PyQt6", "PySide2", "PySide6"}
 
@@ -52,13 +67,18 @@ def imported_names(source: str, package: str) -> Iterator[str]:
 
 
 def part_of(name: str) -> str | None:
-    """Part of the package that the dotted ``name`` lies in; None for names of others."""
+    """Room of the package that the dotted ``name`` lies in; None for names of others."""
     first, _, rest = name.partition(".")
     if first != NAME:
         return None
-    head = rest.split(".")[0]
     # A public name taken from the package itself comes from its home.
-    return napari_prosma._HOMES.get(head, head).split(".")[0]
+    return room_of(napari_prosma._HOMES.get(rest.split(".")[0], rest).split("."))
+
+
+def room_of(parts: Sequence[str]) -> str:
+    """Room of a module, by its dotted name in parts."""
+    room = "/".join(parts[:2])
+    return room if room in ROOMS else parts[0]
 
 
 def breaches(source: str, part: str, package: str) -> list[str]:
@@ -67,10 +87,9 @@ def breaches(source: str, part: str, package: str) -> list[str]:
     for name in imported_names(source, package):
         ours, outside = part_of(name), name.split(".")[0]
         if ours is not None:
-            allowed = MAY_IMPORT[part] | FOR_ALL | {"", "__version__"}
-            if ours not in allowed:
+            if ours not in MAY_IMPORT[part] | FOR_ALL | {part, "", "__version__"}:
                 found.append(f"{part} may not import {name}")
-        elif outside in WINDOWS and part != "plugin":
+        elif outside in WINDOWS and part.split("/")[0] != "plugin":
             found.append(f"{outside} outside plugin/")
         elif outside == "torch" and part == "data":
             found.append("torch in data/")
@@ -86,14 +105,12 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 def test_modules_import_only_downwards(path: Path) -> None:
     relative = path.relative_to(PACKAGE)
     package = ".".join([NAME, *relative.parts[:-1]])
-    assert breaches(path.read_text(encoding="utf-8"), relative.with_suffix("").parts[0], package) == []
+    part = room_of(relative.with_suffix("").parts)
+    assert breaches(path.read_text(encoding="utf-8"), part, package) == []
 
 
-def test_there_are_modules_to_check() -> None:
-    assert {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES} <= set(MAY_IMPORT)
-    assert {"nn", "data", "errors", "events"} <= {
-        path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES
-    }
+def test_every_room_is_there() -> None:
+    assert {room_of(path.relative_to(PACKAGE).with_suffix("").parts) for path in MODULES} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +125,20 @@ def test_there_are_modules_to_check() -> None:
         ("data", "def late():\n    from torch import Tensor"),
         ("data", "from napari_prosma.nn import spec"),
         ("training", "from napari_prosma.cli import app"),
-        ("segmentation", "from napari_prosma.plugin.job import start"),
-        ("inspection", "import importlib\nimportlib.import_module('napari_prosma.plugin.layers')"),
+        ("segmentation", "from napari_prosma.plugin.shared.job import start"),
+        ("inspection", "import importlib\nimportlib.import_module('napari_prosma.plugin.shared.layers')"),
         ("inspection", "from qtpy.QtWidgets import QWidget"),
         ("cli", "import napari"),
         ("cli", "from napari_prosma.plugin import layers"),
         ("errors", "from napari_prosma.nn import prox"),
         ("events", "import torch\nfrom napari_prosma.nn.gates import GateTrace"),
+        ("events", "from napari_prosma.data.case import Case"),
+        ("model", "from napari_prosma.training.config import TrainConfig"),
+        ("training", "from napari_prosma.segmentation.segment import segment"),
+        ("inspection", "from napari_prosma import segment"),
+        ("app", "from napari_prosma.cli import app"),
+        ("plugin/train", "from napari_prosma.plugin.doubts.dock import DoubtedLabels"),
+        ("plugin/shared", "from napari_prosma.plugin.train.panel import TrainPanel"),
     ],
 )
 def test_a_breach_of_the_arrows_is_seen(part: str, source: str) -> None:
@@ -127,10 +151,14 @@ def test_a_breach_of_the_arrows_is_seen(part: str, source: str) -> None:
         ("nn", "import torch\nfrom napari_prosma.nn.prox import soft_threshold\nfrom . import prox"),
         ("data", "import numpy\nfrom napari_prosma.errors import DataError"),
         ("training", "from napari_prosma.nn.unet import ProSMAUNet\nfrom napari_prosma import __version__"),
-        ("inspection", "from napari_prosma.training.checkpoint import load_checkpoint"),
+        ("inspection", "from napari_prosma.model.checkpoint import load_checkpoint"),
+        ("plugin/train", "from napari_prosma.app.runs import left_run"),
         ("cli", "from napari_prosma import train, segment"),
-        ("plugin", "import napari\nfrom qtpy import QtCore\nfrom napari_prosma.inspection import maps"),
-        ("events", "from napari_prosma.data.case import Geometry"),
+        (
+            "plugin/inspect",
+            "import napari\nfrom qtpy import QtCore\nfrom napari_prosma.inspection import maps",
+        ),
+        ("events", "from napari_prosma.geometry import Geometry"),
     ],
 )
 def test_an_arrow_that_points_down_is_allowed(part: str, source: str) -> None:
@@ -160,8 +188,9 @@ def test_reading_the_manifest_loads_neither_torch_nor_qt() -> None:
 
 def test_the_data_part_loads_no_torch() -> None:
     """The arrow by name is not enough: nothing that data/ imports from others may load torch either."""
-    modules = [path for path in MODULES if path.parent == PACKAGE / "data" and path.stem != "__init__"]
-    names = ", ".join(f"{NAME}.data.{path.stem}" for path in modules)
+    modules = [path for path in MODULES if path.is_relative_to(PACKAGE / "data") and path.stem != "__init__"]
+    dotted = (".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in modules)
+    names = ", ".join(f"{NAME}.{name}" for name in dotted)
     assert loaded_by(f"import {names}", "torch", *WINDOWS) == set()
 
 
@@ -172,7 +201,8 @@ def test_loading_is_told_apart_from_not_loading() -> None:
 @pytest.mark.parametrize("name", sorted(napari_prosma._HOMES))
 def test_public_names_have_a_home(name: str) -> None:
     """Read from the source, so that a name whose home was renamed is seen without importing torch."""
-    home = PACKAGE.joinpath(*napari_prosma._HOMES[name].split(".")).with_suffix(".py")
+    place = PACKAGE.joinpath(*napari_prosma._HOMES[name].split("."))
+    home = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     tree = ast.parse(home.read_text(encoding="utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     assert name in defined

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry
+from napari_prosma.geometry import Geometry
 
 UNLIMITED_EPOCHS = 100_000
 """``epochs`` of a run that is limited by its minutes alone."""

@@ -28,9 +28,9 @@ from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.texts import read_rows
 from napari_prosma.events import Event
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation import files
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 RUN_FILES = {"best.safetensors", "last.safetensors", "run.json", "metrics.csv"}
 QUICK = ("--widths", "4,6,8", "--epochs", "1", "--device", "cpu", "--side", "32")

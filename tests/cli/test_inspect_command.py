@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
-from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 
 Make = Callable[..., Checkpoint]
 

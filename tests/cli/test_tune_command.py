@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
 from napari_prosma.events import Event
-from napari_prosma.training.checkpoint import load_checkpoint
-from napari_prosma.training.tuning import CACHE, works_of
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.model.tuning import CACHE, works_of
 
 
 def test_tune_remembers_both_uses_of_a_model(

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from napari_prosma.data.layouts import DataSet, find_cases
-from napari_prosma.data.pairing import split_in
+from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.errors import DataError
 
 AFFINE = np.diag((-1.0, -1, 2, 1))

@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.check import Problem, check_cases, check_each, near_duplicates, write_table
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.phantoms import ultrasound_case
+from napari_prosma.geometry import Geometry
 
 Save = Callable[..., Path]
 

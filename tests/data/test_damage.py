@@ -17,10 +17,10 @@ import SimpleITK
 import tifffile
 from dicom_files import save_slice
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.readers import read_header, read_image, read_images, read_label, read_pyramid
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 VOXELS = np.random.default_rng(0).integers(0, 4, (6, 7, 8)).astype(np.uint8)
 READERS: tuple[Callable[[Path], object], ...] = (

@@ -12,7 +12,7 @@ from dicom_files import AXIAL, save_slice
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from napari_prosma.data.dicom import find_series
+from napari_prosma.data.formats.dicom import find_series
 from napari_prosma.data.readers import can_read, read_header, read_image, read_images
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.uid import SegmentationStorage
 
-from napari_prosma.data.dicom import find_series
+from napari_prosma.data.formats.dicom import find_series
 from napari_prosma.data.readers import can_read, read_header, read_image, read_label, stem
 from napari_prosma.errors import DataError
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import (
     CaseFacts,
     Plan,
@@ -20,6 +20,7 @@ from napari_prosma.data.fingerprint import (
 )
 from napari_prosma.data.phantoms import CT_CLASSES, ct_case
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 NAMES = ("background", "lesion")
 

@@ -17,10 +17,10 @@ import tifffile
 from dicom_files import save_slice
 
 from napari_prosma.data import readers
-from napari_prosma.data.case import Geometry, SourceFrame
 from napari_prosma.data.readers import can_read, read_header, read_image, read_label, read_pyramid, stem
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry, SourceFrame
 
 SHAPE = (4, 5, 6)  # stored i, j, k
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))

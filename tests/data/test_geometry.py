@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Geometry, SourceFrame
 from napari_prosma.data.readers import read_header, read_image, read_label
 from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.geometry import Geometry, SourceFrame
 
 SHAPE = (4, 5, 6)
 SPATIAL_FIELDS = (

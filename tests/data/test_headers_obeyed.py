@@ -15,13 +15,14 @@ import pytest
 import tifffile
 import zarr
 
-from napari_prosma.data import nifti
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.data.formats import nifti
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.readers import label_names, read_header, read_image, read_label
 from napari_prosma.data.units import common, length, seconds
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # (z, y, x)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_prosma.data.image_sets import ImageSet, image_sets
+from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_prosma.data import nifti
-from napari_prosma.data.case import Case, Geometry, Image, SourceFrame
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
+from napari_prosma.data.formats import nifti
 from napari_prosma.data.keep import TABLE, keep_case, keep_label, safe_name
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.readers import read_image, read_label
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry, SourceFrame
 
 RULE = LabelRule("values", ("background", "liver"), (1, 2), unlabelled=0)
 TILTED = np.array([[0.7, 0.01, 0, -3.3], [-0.02, 0.8, 0.1, 1 / 3], [0, 0.1, 2.5, 77], [0, 0, 0, 1]])

@@ -23,11 +23,12 @@ import tifffile
 import zarr
 from dicom_files import save_slice
 
-from napari_prosma.data import zarr_store
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.data.formats import zarr_store
 from napari_prosma.data.readers import SUFFIXES, read_header, read_image, read_label, read_pyramid
 from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 HUGE = 300_000_000
 MOST_GROWTH = 2**28

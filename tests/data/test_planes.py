@@ -8,12 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Geometry, SourceFrame
 from napari_prosma.data.fingerprint import Plan, make_plan, read_facts
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.data.preparation import cut_axis, grid_size, normalise
+from napari_prosma.geometry import Geometry, SourceFrame
 
 SAGITTAL = np.array([[0, 0, 4.0, 0], [0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1]])
 """Stored (rows, columns, slices): 0.5 mm in the plane, slices from right to left every 4 mm."""

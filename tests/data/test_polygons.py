@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from napari_prosma.data import polygons
+from napari_prosma.data.formats import polygons
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import DataError
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import grid_size, normalise, prepare, prepare_label, resample
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry, SourceFrame
 
 
 def plan(dims: int = 2, channels: int = 1, **changes: object) -> Plan:

@@ -11,9 +11,10 @@ import PIL.Image
 import pytest
 import tifffile
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.readers import as_channels, can_read, read_header, read_image, read_label, stem
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 Save = Callable[..., Path]
 

@@ -9,11 +9,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from napari_prosma.data import pictures
-from napari_prosma.data.case import Geometry
+from napari_prosma.data.formats import pictures
 from napari_prosma.data.readers import read_image, read_label
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 PLANE, SOLID = Geometry.pixels(2), Geometry((2.0, 0.5, 0.5), (1.0, 2.0, 3.0), "mm")
 ALL = [("a.png", PLANE), ("a.tif", PLANE), ("a.tif", SOLID), ("a.ome.tif", SOLID), ("a.nii.gz", SOLID)]

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event
 from napari_prosma.export import bioimageio
 from napari_prosma.export.bioimageio import export_bioimageio
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 

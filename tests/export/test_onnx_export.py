@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import normalise
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event
 from napari_prosma.export import onnx
 from napari_prosma.export.onnx import PARITY, AnySize, export_onnx, probabilities_of
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 

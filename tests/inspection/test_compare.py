@@ -10,9 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.compare import (
     BINS,
     Comparison,
@@ -21,7 +22,7 @@ from napari_prosma.inspection.compare import (
     histogram_figure,
 )
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 OFF = "prox, lambda = 0 (not retrained)"

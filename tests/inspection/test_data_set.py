@@ -24,7 +24,7 @@ from napari_prosma.inspection.data_set import (
 )
 from napari_prosma.inspection.statistics import unusual_from
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 

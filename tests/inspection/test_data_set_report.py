@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection import findings
 from napari_prosma.inspection.citing import in_methods
 from napari_prosma.inspection.data_set import (
@@ -31,7 +32,7 @@ from napari_prosma.inspection.data_set import (
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.html import About, write_data_set
 from napari_prosma.inspection.kinship import not_an_ablation, unlike_training
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 HOSTILE = "<script>alert(1)</script> & 'co'"

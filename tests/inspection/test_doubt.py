@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.app.doubts import CASES, REGIONS, doubt_map, doubted_regions, find_doubts
+from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice
-from napari_prosma.inspection.doubt import CASES, REGIONS, doubt_map, doubted_regions, find_doubts
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 MakeCheckpoint = Callable[..., Checkpoint]
 MM = Geometry((0.5, 0.25), (0.0, 0.0), "mm")

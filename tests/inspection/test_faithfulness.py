@@ -10,10 +10,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import (
     ALL_SKIPS,
     CONTROLS,
@@ -28,8 +29,8 @@ from napari_prosma.inspection.faithfulness import (
 )
 from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import Change, GateTrace
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 RUNS: dict[str, Callable[..., Iterator[Event]]] = {

@@ -12,15 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Finished
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.compare import compare
 from napari_prosma.inspection.figure import WIDTHS, gates_figure, models_figure, save_figure
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import draw_map, shown_slice
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 

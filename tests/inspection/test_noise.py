@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from napari_prosma.errors import ConfigError
 from napari_prosma.inspection.noise import HU, noise_of, noisy_with, point_spread, require_noise
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 

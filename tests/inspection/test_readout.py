@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.readout import readout
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 LastOf = Callable[..., GateRecord]

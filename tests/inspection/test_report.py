@@ -16,10 +16,11 @@ import tifffile
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.citing import content_of, of_one_image
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import (
@@ -31,8 +32,8 @@ from napari_prosma.inspection.report import (
     write_tables,
 )
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import GATES
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 OBLIQUE_AND_FLIPPED = np.array(

@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.maps import KINDS, map_layers, skip_layer, z_layer
 from napari_prosma.inspection.measures import MEASURES, auc
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import gaussian_weight, tile
 from napari_prosma.nn.gates import GATES, GateTrace
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.segmentation.windows import gaussian_weight, tile
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 SPARSE = ("prosma", "spatial", "prosma-exact")

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Finished, Notice
+from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import inspect_gates, skip_channel
 from napari_prosma.inspection.what_if import Effect, WhatIf, over_whole_image
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import Change
-from napari_prosma.training.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
 MAPS = ("zero_fraction", "without_evidence", "z", "u", "psi", "psi_dense", "energy_kept", "inside")

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ultrasound_case
-from napari_prosma.plugin.panel import Panel
+from napari_prosma.plugin.shared.panel import Panel
 
 SIDE = 64
 CASES = 6

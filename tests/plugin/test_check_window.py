@@ -15,8 +15,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.plugin.check_window import CheckWindow
-from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.plugin.train.check_window import CheckWindow
+from napari_prosma.plugin.train.panel import TrainPanel
 
 Press = Callable[[QAbstractButton], None]
 SOON = 30_000

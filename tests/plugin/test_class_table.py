@@ -13,9 +13,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QLineEdit
 
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.plugin.class_table import rows_of, rule_of
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.train.class_table import rows_of, rule_of
+from napari_prosma.plugin.train.panel import TrainPanel
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]

@@ -15,11 +15,11 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
 from napari_prosma.data.layouts import find_cases
-from napari_prosma.plugin.doubted_case import ORIGINALS, CaseRead
-from napari_prosma.plugin.doubts_dock import DoubtedLabels
-from napari_prosma.plugin.layers import is_input
-from napari_prosma.plugin.live import LiveCase
-from napari_prosma.plugin.train_panel import TrainPanel
+from napari_prosma.plugin.doubts.dock import DoubtedLabels
+from napari_prosma.plugin.doubts.doubted_case import ORIGINALS, CaseRead
+from napari_prosma.plugin.shared.layers import is_input
+from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.training.doubt import DoubtedLabel, look_first, write_label_confidence
 
 Press = Callable[[QAbstractButton], None]
@@ -38,7 +38,7 @@ def doubted_run(run: Path, cases: Path, made: Path) -> Path:
     import torch
 
     from napari_prosma.data.fingerprint import read_facts
-    from napari_prosma.training.checkpoint import load_checkpoint
+    from napari_prosma.model.checkpoint import load_checkpoint
     from napari_prosma.training.config import TrainConfig
     from napari_prosma.training.run_folder import RunFolder
 

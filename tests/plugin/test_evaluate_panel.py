@@ -18,8 +18,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.data.case import Geometry
-from napari_prosma.plugin.evaluate_panel import EvaluatePanel, pairs_of_layers, worst_place
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.evaluate.panel import EvaluatePanel, pairs_of_layers, worst_place
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[EvaluatePanel], None]

@@ -14,9 +14,9 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.plugin.inspect_layers import canvas_text
-from napari_prosma.plugin.inspect_panel import InspectPanel
-from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.plugin.inspect.layers import canvas_text
+from napari_prosma.plugin.inspect.panel import InspectPanel
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[InspectPanel], None]

@@ -16,11 +16,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_prosma.events import Event, Progress
-from napari_prosma.plugin.inspect_channels import DEAD, OPEN
-from napari_prosma.plugin.inspect_layers import canvas_grid, canvas_text
-from napari_prosma.plugin.inspect_panel import InspectPanel
-from napari_prosma.plugin.inspect_pointer import PointerPart
-from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.plugin.inspect.channels import DEAD, OPEN
+from napari_prosma.plugin.inspect.layers import canvas_grid, canvas_text
+from napari_prosma.plugin.inspect.panel import InspectPanel
+from napari_prosma.plugin.inspect.pointer import PointerPart
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[InspectPanel], None]

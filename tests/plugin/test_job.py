@@ -13,7 +13,7 @@ from qtpy.QtCore import QObject
 
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Progress, Started
-from napari_prosma.plugin.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending, Job
 
 SOON = 10_000
 

@@ -15,7 +15,7 @@ from napari_prosma.data.phantoms import ct_case
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.label_file import LabelFile, open_label
+from napari_prosma.plugin.shared.label_file import LabelFile, open_label
 
 SIDE = 12
 

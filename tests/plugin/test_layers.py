@@ -11,12 +11,16 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.maps import MapLayer
-from napari_prosma.plugin.layers import (
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.plugin.contributions.reader import get_reader
+from napari_prosma.plugin.contributions.writer import write_image_layer, write_labels_layer
+from napari_prosma.plugin.shared.layers import (
     CHANNELS_FIRST,
     class_indices,
     fitting_image,
@@ -27,9 +31,6 @@ from napari_prosma.plugin.layers import (
     map_layer,
     result_layer,
 )
-from napari_prosma.plugin.reader import get_reader
-from napari_prosma.plugin.writer import write_image_layer, write_labels_layer
-from napari_prosma.segmentation.segment import Segmentation
 
 
 def segmentation(labels: np.ndarray, geometry: Geometry) -> Segmentation:

@@ -18,11 +18,11 @@ from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import DataError
 from napari_prosma.events import LivePreview
-from napari_prosma.plugin.layers import IS_PREVIEW
-from napari_prosma.plugin.live import LiveCase, LiveSteering
-from napari_prosma.plugin.live_preview import LIVE, LiveLoop, drawn_values, plane_on_screen
-from napari_prosma.plugin.source import LayerData
-from napari_prosma.plugin.strokes import Strokes
+from napari_prosma.plugin.shared.layers import IS_PREVIEW
+from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
+from napari_prosma.plugin.shared.strokes import Strokes
+from napari_prosma.plugin.train.live_preview import LIVE, LiveLoop, drawn_values, plane_on_screen
+from napari_prosma.plugin.train.source import LayerData
 from napari_prosma.training.steering import Steering, View
 
 SHAPE = (4, 12, 10)

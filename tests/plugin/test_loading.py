@@ -15,10 +15,10 @@ from pytestqt.qtbot import QtBot
 from vispy.visuals.line.dash_atlas import DashAtlas, _make_pattern
 
 from napari_prosma.events import Started
-from napari_prosma.plugin import loading
-from napari_prosma.plugin.layers import load_layers
-from napari_prosma.plugin.panel import Panel
-from napari_prosma.plugin.segment_panel import SegmentPanel
+from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.shared import loading
+from napari_prosma.plugin.shared.layers import load_layers
+from napari_prosma.plugin.shared.panel import Panel
 
 SOON = 30_000
 
@@ -106,7 +106,7 @@ def test_what_was_imported_is_not_searched_for_garbage_at_once(slow_module: str)
 
 MAPPING = """
 import sys, threading, time
-from napari_prosma.plugin.loading import map_torch
+from napari_prosma.plugin.shared.loading import map_torch
 thread = threading.Thread(target=map_torch)
 thread.start()
 time.sleep(0.05)

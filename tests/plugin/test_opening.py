@@ -21,9 +21,9 @@ from superqt import QCollapsible
 
 from napari_prosma.nn.gates import GATES
 from napari_prosma.nn.spec import AUTO, WIDTHS
-from napari_prosma.plugin import choices
-from napari_prosma.plugin.inspect_panel import SHOWN_AT_FIRST
-from napari_prosma.plugin.panel import Panel
+from napari_prosma.plugin.inspect.panel import SHOWN_AT_FIRST
+from napari_prosma.plugin.shared import choices
+from napari_prosma.plugin.shared.panel import Panel
 
 
 def test_opening_a_panel_imports_nothing_slow():

@@ -12,12 +12,13 @@ import pytest
 from napari.layers import Image as ImageLayer
 from pydicom.data import get_testdata_file
 
-from napari_prosma.data import metaimage, nifti, nrrd, ome_zarr
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
+from napari_prosma.data.formats import metaimage, nifti, nrrd, ome_zarr
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import geometry_of
-from napari_prosma.plugin.writer import write_image_layer, write_labels_layer
+from napari_prosma.geometry import Geometry, SourceFrame
+from napari_prosma.plugin.contributions.writer import write_image_layer, write_labels_layer
+from napari_prosma.plugin.shared.layers import geometry_of
 
 PLUGIN = "napari-prosma"
 SHAPE = (6, 7, 8)

@@ -14,10 +14,10 @@ from napari.layers import Labels as LabelsLayer
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.evaluate_panel import pairs_of_layers
-from napari_prosma.plugin.layers import CHANNELS_FIRST, image_of
-from napari_prosma.plugin.live import LiveCase
-from napari_prosma.plugin.placing import onto_image, steps_between
+from napari_prosma.plugin.evaluate.panel import pairs_of_layers
+from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, image_of
+from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.shared.placing import onto_image, steps_between
 
 Press = Callable[[QAbstractButton], None]
 SHAPE = (20, 24)

@@ -11,14 +11,14 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
-from napari_prosma.data.case import Geometry
-from napari_prosma.plugin.cleaning_box import CleaningBox, as_text
-from napari_prosma.plugin.layers import add_layer
-from napari_prosma.plugin.results import Result, labels_to_paint
-from napari_prosma.plugin.segment_panel import SegmentPanel
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.plugin.segment.cleaning_box import CleaningBox, as_text
+from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.segment.results import Result, labels_to_paint
+from napari_prosma.plugin.shared.layers import add_layer
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 from napari_prosma.segmentation.files import cleanings_from_text
-from napari_prosma.segmentation.segment import Segmentation
 
 Press = Callable[[QAbstractButton], None]
 SOON = 10_000

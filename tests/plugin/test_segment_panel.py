@@ -13,7 +13,7 @@ from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.plugin.segment_panel import SegmentPanel
+from napari_prosma.plugin.segment.panel import SegmentPanel
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[SegmentPanel], None]

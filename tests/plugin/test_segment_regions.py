@@ -13,12 +13,12 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.data.case import Geometry
-from napari_prosma.plugin.layers import add_layer
-from napari_prosma.plugin.regions_dock import MARK, RegionsTable
-from napari_prosma.plugin.results import Result, labels_to_paint
-from napari_prosma.plugin.segment_panel import SegmentPanel
-from napari_prosma.segmentation.segment import Segmentation
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.segment.regions_dock import MARK, RegionsTable
+from napari_prosma.plugin.segment.results import Result, labels_to_paint
+from napari_prosma.plugin.shared.layers import add_layer
 
 Press = Callable[[QAbstractButton], None]
 SOON = 10_000

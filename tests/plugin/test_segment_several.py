@@ -16,8 +16,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 from safetensors.torch import save_file
 
-from napari_prosma.plugin.segment_panel import SegmentPanel
-from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
+from napari_prosma.plugin.segment.panel import SegmentPanel
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[SegmentPanel], None]

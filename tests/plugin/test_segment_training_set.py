@@ -11,15 +11,16 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.errors import ConfigError
-from napari_prosma.plugin.results import Result
-from napari_prosma.plugin.segment_panel import SegmentPanel
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.plugin.training_set import add_case, class_names_of, training_set_of
-from napari_prosma.segmentation.segment import Segmentation
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.segment.training_set import add_case, class_names_of, training_set_of
+from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

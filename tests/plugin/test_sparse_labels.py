@@ -17,9 +17,9 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox
 
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.layers import class_indices
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.shared.layers import class_indices
+from napari_prosma.plugin.train.panel import TrainPanel
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]

@@ -16,10 +16,10 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.data.layouts import find_cases
-from napari_prosma.plugin.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
-from napari_prosma.plugin.source import LayerData
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.shared.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
+from napari_prosma.plugin.train.panel import TrainPanel
+from napari_prosma.plugin.train.source import LayerData
 from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
 
 Press = Callable[[QAbstractButton], None]

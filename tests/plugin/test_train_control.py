@@ -18,12 +18,12 @@ from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QDialog, QMessageBox, QToolButton
 
 from napari_prosma.events import Baseline, EpochEnd, Event, Started
-from napari_prosma.plugin.leaving import GO_ON, STOP
-from napari_prosma.plugin.live_preview import LIVE
-from napari_prosma.plugin.run_controls import PlannedRun
-from napari_prosma.plugin.settings import UNLIMITED_EPOCHS
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.train.leaving import GO_ON, STOP
+from napari_prosma.plugin.train.live_preview import LIVE
+from napari_prosma.plugin.train.panel import TrainPanel
+from napari_prosma.plugin.train.run_controls import PlannedRun
+from napari_prosma.plugin.train.settings import UNLIMITED_EPOCHS
 from napari_prosma.training.lines import UNLIMITED_EPOCHS as OF_LINES
 from napari_prosma.training.run_claim import RUN
 from napari_prosma.training.run_folder import read_run

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
 from napari_prosma.events import Event, Started
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gates import GATES as OF_NETWORK
-from napari_prosma.plugin.choices import (
+from napari_prosma.plugin.shared.choices import (
     CLASS_WEIGHTS,
     DEVICES,
     GATES,
@@ -26,11 +27,10 @@ from napari_prosma.plugin.choices import (
     PRECISIONS,
     TRAINS,
 )
-from napari_prosma.plugin.examples import COUNT, picture
-from napari_prosma.plugin.layers import CLASS_COLOURS
-from napari_prosma.plugin.run_controls import PlannedRun
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.plugin.shared.layers import CLASS_COLOURS
+from napari_prosma.plugin.train.examples import COUNT, picture
+from napari_prosma.plugin.train.panel import TrainPanel
+from napari_prosma.plugin.train.run_controls import PlannedRun
 from napari_prosma.training.config import TrainConfig
 
 Press = Callable[[QAbstractButton], None]

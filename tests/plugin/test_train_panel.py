@@ -15,10 +15,10 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.events import EpochEnd
-from napari_prosma.plugin.live_preview import LIVE
-from napari_prosma.plugin.preview import IMAGE, PREDICTION, TRUTH
-from napari_prosma.plugin.train_panel import TrainPanel
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.train.live_preview import LIVE
+from napari_prosma.plugin.train.panel import TrainPanel
+from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH
 from napari_prosma.training.config import TrainConfig
 
 Press = Callable[[QAbstractButton], None]

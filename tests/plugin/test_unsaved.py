@@ -18,10 +18,11 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
-from napari_prosma.data.case import Geometry, Image
-from napari_prosma.plugin.layers import add_layer, geometry_of, image_layer
-from napari_prosma.plugin.panel_text import as_rich
-from napari_prosma.plugin.unsaved import LEAVE, STAY, aside_folder, unsaved_of
+from napari_prosma.data.case import Image
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.layers import add_layer, geometry_of, image_layer
+from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.unsaved import LEAVE, STAY, aside_folder, unsaved_of
 
 SOON = 10_000
 
@@ -129,7 +130,7 @@ def test_after_a_crash_what_was_painted_is_brought_back(
 def test_what_is_brought_back_lies_in_the_frame_of_its_image(
     viewer: napari.Viewer, open_panel: Callable[[str], Any], tmp_path: Path
 ):
-    from napari_prosma.plugin.unsaved import _keeping
+    from napari_prosma.plugin.shared.unsaved import _keeping
 
     geometry = Geometry((2.0, 0.5, 0.5), (1.0, 2.0, 3.0), "mm")
     image = Image(np.zeros((1, 4, 6, 8), np.float32), geometry)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.errors import ConfigError
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.windows import labels_of
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
-from napari_prosma.segmentation.windows import labels_of
 
 PIXELS = Geometry.pixels(2)
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from napari_prosma.data.case import Case, Geometry, SourceFrame
+from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation, Measures, evaluate, measure
 from napari_prosma.segmentation.pairs import Pair, Pairs
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.cleaning import Cleaning
 from napari_prosma.segmentation.files import class_sizes, cleanings_from_text, read_fitting
-from napari_prosma.training.checkpoint import Checkpoint
 
 NAMES = ("background", "liver", "left: kidney")
 

@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
+from napari_prosma.geometry import Geometry
 from napari_prosma.segmentation.evaluate import evaluate
 from napari_prosma.segmentation.pairs import Pairs, find_pairs
 

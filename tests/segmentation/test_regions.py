@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 from napari_prosma.segmentation.regions import element_size, longest_diameter, region_rows, regions
 
 NAMES = ("background", "liver", "lesion")

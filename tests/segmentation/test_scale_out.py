@@ -17,16 +17,17 @@ import torch
 from distributed import Client, LocalCluster
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from napari_prosma.data import nifti, ome_zarr
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
+from napari_prosma.data.formats import nifti, ome_zarr
 from napari_prosma.data.readers import read_image, read_label, read_pyramid
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry, SourceFrame
+from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation import scale_out
 from napari_prosma.segmentation.scale_out import Output, segment_to
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint, save_checkpoint
 
 Make = Callable[..., Checkpoint]
 SHAPE = (90, 11, 14)

@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.preparation import prepare
 from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.segment import Segmentation, segment
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.segmentation.segment import segment
 
 Make = Callable[..., Checkpoint]
 

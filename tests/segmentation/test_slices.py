@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.batches import PreparedCases, draw_patch
-from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.preview import plane_probabilities
 from napari_prosma.training.validation import gate_state, validate
 

@@ -12,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.preparation import prepare, resample
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Progress, Started
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import require_fit
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import Blend, labels_of, predict, probabilities_of, tile
 from napari_prosma.segmentation import stream
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.segmentation.stream import Background, Prepared, needed_rows, require_fit, resample_rows
-from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.segmentation.stream import Background, Prepared, needed_rows, resample_rows
 
 
 def plan(dims: int = 3, channels: int = 1, **values: object) -> Plan:

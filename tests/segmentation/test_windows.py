@@ -15,11 +15,8 @@ from lightning_fabric import Fabric
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_prosma.events import Notice
-from napari_prosma.nn.build import build_model
-from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
-from napari_prosma.segmentation.windows import (
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import (
     Blend,
     Slab,
     Tiling,
@@ -34,7 +31,10 @@ from napari_prosma.segmentation.windows import (
     unwrap,
     windows,
 )
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.nn.build import build_model
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 
 sizes = st.integers(1, 90)
 

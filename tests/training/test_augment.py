@@ -12,8 +12,8 @@ from torch import Tensor
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.training import augment
-from napari_prosma.training.augment import RECIPES, Augmentation, Change, Recipe, recipe_of
+from napari_prosma.model import augment
+from napari_prosma.model.augment import RECIPES, Augmentation, Change, Recipe, recipe_of
 from napari_prosma.training.config import TrainConfig
 
 SHAPES = {2: (32, 32), 3: (16, 16, 16)}

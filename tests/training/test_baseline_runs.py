@@ -13,11 +13,11 @@ from napari_prosma.data.case import Case
 from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import EpochEnd, Event, Notice
 from napari_prosma.inspection.trace import one_network
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.model.windows import unwrap
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, OURS
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.segmentation.windows import unwrap
-from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.lines import config_from_options, shell_line
 from napari_prosma.training.run import RunResult, train

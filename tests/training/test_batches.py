@@ -12,7 +12,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
-from napari_prosma.training.augment import RECIPES, Augmentation
+from napari_prosma.model.augment import RECIPES, Augmentation
 from napari_prosma.training.batches import (
     Batch,
     Batches,

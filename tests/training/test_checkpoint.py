@@ -18,20 +18,20 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event
-from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.checkpoint import (
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import (
     FORMAT,
     Checkpoint,
     ensemble_of,
     load_checkpoint,
     save_checkpoint,
 )
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 
 Make = Callable[..., Checkpoint]

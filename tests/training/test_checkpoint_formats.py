@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 from napari_prosma.data.case import Case
 from napari_prosma.events import EpochEnd, Finished
+from napari_prosma.model.checkpoint import FORMAT, load_checkpoint
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import FORMAT, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

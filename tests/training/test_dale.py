@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.app.doubts import compare_with_label
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import case_facts, make_plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import CheckpointError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
-from napari_prosma.inspection.doubt import compare_with_label
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import load_checkpoint, split_prefix
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, ModelSpec
 from napari_prosma.training.batches import Batch, Batches, PreparedCases
-from napari_prosma.training.checkpoint import load_checkpoint, split_prefix
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import (
     LABEL_CONFIDENCE,

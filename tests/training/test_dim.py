@@ -24,11 +24,11 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.events import EpochEnd, Event, Finished, Notice
+from napari_prosma.model.augment import recipe_of
+from napari_prosma.model.checkpoint import LAST, load_checkpoint, split_prefix
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, ModelSpec
-from napari_prosma.training.augment import recipe_of
 from napari_prosma.training.batches import Batches, PreparedCases, UnlabelledBatches
-from napari_prosma.training.checkpoint import LAST, load_checkpoint, split_prefix
 from napari_prosma.training.config import DimOptions, TrainConfig
 from napari_prosma.training.losses import dice_cross_entropy
 from napari_prosma.training.objectives import Objective, Setting, make_objective

@@ -12,7 +12,7 @@ import torch
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Baseline, EpochEnd, Event, Notice, Progress
-from napari_prosma.training.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 

@@ -16,8 +16,8 @@ from napari_prosma.data.case import Case
 from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import CrossValidation, cross_validate
 from napari_prosma.training.steering import Steering

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from napari_prosma.cli.app import app
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.keep import TABLE, keep_case
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gates import GATES, GateOptions
-from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
 from napari_prosma.training.lines import (
     UNLIMITED_EPOCHS,

@@ -25,9 +25,9 @@ from napari_prosma.events import (
     Resumed,
     Started,
 )
+from napari_prosma.model.checkpoint import LAST, load_checkpoint
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training import loop as loop_module
-from napari_prosma.training.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.metrics import case_metrics, dice_and_iou, mean_metrics
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.batches import Batch, PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import balanced_weights, chosen_weights, dice_cross_entropy
-from napari_prosma.training.metrics import case_metrics, dice_and_iou, mean_metrics
 from napari_prosma.training.objectives import Setting, make_objective
 from napari_prosma.training.processes import Processes
 

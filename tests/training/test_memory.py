@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_prosma.data.fingerprint import BATCH_LIMITS
-from napari_prosma.training.memory import ROOMY, largest_batch, ran_out_of_memory
+from napari_prosma.model.memory import ROOMY, largest_batch, ran_out_of_memory
 
 
 def test_memory_that_runs_out_is_told_from_other_errors() -> None:

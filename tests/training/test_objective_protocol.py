@@ -13,15 +13,16 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
-from napari_prosma.training.augment import RECIPES
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.augment import RECIPES
+from napari_prosma.model.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
-from napari_prosma.training.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objectives.supervised import Supervised
 from napari_prosma.training.run import train

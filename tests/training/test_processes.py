@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_prosma.training.checkpoint import LAST, load_checkpoint
+from napari_prosma.model.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.run_folder import read_metrics
 
 OPTIONS = [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import (
@@ -25,10 +25,11 @@ from napari_prosma.events import (
     Progress,
     Started,
 )
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.schedule import make_optimizer, schedule

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_prosma import __version__
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan, case_facts, content_hash
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import EpochEnd
+from napari_prosma.geometry import Geometry
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run_folder import (
     METRICS,

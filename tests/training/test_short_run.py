@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Preview
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES
 from napari_prosma.nn.spec import NETWORKS, OURS, ModelSpec
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.metrics import dice_and_iou
 from napari_prosma.training.run import train
 from napari_prosma.training.statistics import same_statistics, settle
 

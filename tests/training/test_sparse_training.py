@@ -12,11 +12,11 @@ import torch
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan, case_facts
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import EpochEnd, Preview
 from napari_prosma.training.batches import PreparedCases, draw_patch
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import dice_cross_entropy
-from napari_prosma.training.metrics import case_metrics
 from napari_prosma.training.run import train
 
 NAMES = ("background", "lesion")

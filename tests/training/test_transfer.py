@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan, read_facts
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint, ensemble_of
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import PreparedCases
-from napari_prosma.training.checkpoint import Checkpoint, ensemble_of
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.figures import overlaps_of, validation_figures
 from napari_prosma.training.schedule import make_optimizer

@@ -13,20 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Started
-from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
-from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.segmentation.segment import Segmentation, segment
-from napari_prosma.segmentation.windows import unwrap
-from napari_prosma.training import tuning
-from napari_prosma.training.checkpoint import LAST, Checkpoint, load_checkpoint
-from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.passes import Work
-from napari_prosma.training.run import train
-from napari_prosma.training.tuning import (
+from napari_prosma.geometry import Geometry
+from napari_prosma.model import tuning
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.passes import Work
+from napari_prosma.model.tuning import (
     CACHE,
     Measured,
     Way,
@@ -35,6 +30,13 @@ from napari_prosma.training.tuning import (
     tune,
     works_of,
 )
+from napari_prosma.model.windows import unwrap
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, lay_out
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.segmentation.segment import segment
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
 
 CPU = torch.device("cpu")
 WORK = Work("forward", ModelSpec(2, 1, 1, (4, 6, 8)), (1, 1, 16, 16), CPU)

@@ -20,7 +20,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd, Finished, Notice
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 from napari_prosma.training.twins import Twins, read_original, train_twins

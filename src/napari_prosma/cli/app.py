@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from napari_prosma.data.layouts import DataSet
-    from napari_prosma.training.checkpoint import Checkpoint
+    from napari_prosma.model.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
 app = typer.Typer(
@@ -176,11 +176,12 @@ def twins(
     from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.app.runs import cases_of
         from napari_prosma.training.steering import Steering
         from napari_prosma.training.twins import read_original, train_twins
 
         original = read_original(run)
-        data_set = _data_of(original.config)
+        data_set = cases_of(original.config)
         steering = Steering(wants_previews=False)
         wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
         try:
@@ -252,10 +253,10 @@ def segment(
     with exit_codes():
         from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError, DataError, ProsmaError
+        from napari_prosma.model.checkpoint import load_checkpoint
         from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
         from napari_prosma.segmentation.files import Wanted, cleanings_from_text, read_fitting, segment_file
         from napari_prosma.segmentation.scale_out import segment_to
-        from napari_prosma.training.checkpoint import load_checkpoint
 
         in_parts = stream or scheduler is not None
         if in_parts and (probabilities or uncertainty or regions or clean):
@@ -384,7 +385,7 @@ def inspect(
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.readers import can_read
         from napari_prosma.errors import ConfigError
-        from napari_prosma.training.checkpoint import load_checkpoint
+        from napari_prosma.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
         twins = _twins(twin or ())
@@ -443,10 +444,10 @@ def doubts(
     from napari_prosma.cli.follow import console, exit_codes, follow, say
 
     with exit_codes():
+        from napari_prosma.app.doubts import CASES, case_rows, doubt_files, find_doubts
         from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
-        from napari_prosma.inspection.doubt import CASES, case_rows, doubt_files, find_doubts
-        from napari_prosma.training.checkpoint import load_checkpoint
+        from napari_prosma.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(model)
         place = data or checkpoint.config.get("data")
@@ -644,9 +645,9 @@ def tune(
     from napari_prosma.cli.follow import exit_codes, follow, say
 
     with exit_codes():
-        from napari_prosma.training.checkpoint import load_checkpoint
-        from napari_prosma.training.tuning import cache_file, works_of
-        from napari_prosma.training.tuning import tune as run
+        from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.model.tuning import cache_file, works_of
+        from napari_prosma.model.tuning import tune as run
 
         works = works_of(None if model is None else load_checkpoint(model), device)
         for work, measured in follow(run(works, compiled)).items():
@@ -672,7 +673,7 @@ def demo(
         from napari_prosma.data.phantoms import sample_folder
         from napari_prosma.inspection.report import measures_table, write_report
         from napari_prosma.inspection.trace import inspect_gates
-        from napari_prosma.training.checkpoint import load_checkpoint
+        from napari_prosma.model.checkpoint import load_checkpoint
         from napari_prosma.training.config import TrainConfig
         from napari_prosma.training.run import train as run
 
@@ -703,31 +704,21 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 
 def _resume(run_dir: Path, data: Path | None, unlabelled: Path | None) -> None:
+    from napari_prosma.app.runs import left_run
     from napari_prosma.cli.follow import say
-    from napari_prosma.errors import ConfigError
-    from napari_prosma.training.checkpoint import LAST, load_checkpoint
-    from napari_prosma.training.config import TrainConfig
-    from napari_prosma.training.run_folder import RUN, read_run, with_data
+    from napari_prosma.training.run_folder import with_data
 
-    kept = load_checkpoint(run_dir / LAST) if (run_dir / LAST).exists() else None
-    if kept is None or (run_dir / RUN).exists():
-        config = read_run(run_dir).config
-    else:
-        config = TrainConfig.of(**{**kept.config, "run_dir": run_dir})
-    if kept is not None and kept.epoch >= config.epochs:
-        say(
-            f"this run is already finished ({kept.epoch} of {config.epochs} epochs); its model is in "
-            f"'{run_dir}'"
-        )
+    left = left_run(run_dir)
+    if left.is_finished:
+        say(left.in_words())
         return
-    if config.data is None:
-        raise ConfigError(f"the run '{run_dir}' did not learn from a folder; start a new run with its model")
-    _run(with_data(config, data, unlabelled), None, kept)
+    _run(with_data(left.config, data, unlabelled), None, left.checkpoint)
 
 
 def _run(
     config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None, overwrite: bool = False
 ) -> None:
+    from napari_prosma.app.runs import cases_of
     from napari_prosma.cli.follow import follow, say
     from napari_prosma.data.layouts import check_foreground
     from napari_prosma.training.lines import quoted
@@ -735,7 +726,7 @@ def _run(
     from napari_prosma.training.run_folder import RUN
     from napari_prosma.training.steering import Steering
 
-    data_set = _data_of(config)
+    data_set = cases_of(config)
     for line in (data_set.summary, *data_set.notices):
         say(line)
     check_foreground(data_set)
@@ -763,24 +754,9 @@ def _run(
         say(f"best validation Dice {result.score:.3f}: {result.best}")
 
 
-def _data_of(config: TrainConfig) -> DataSet:
-    """The cases that a configuration learns from."""
-    from napari_prosma.data.layouts import find_cases
-    from napari_prosma.errors import ConfigError
-
-    assert config.data is not None
-    data_set = find_cases(config.data, labels=config.labels, images=config.images, masks=config.masks)
-    if config.labelled == "slices" and data_set.dims == 2:
-        raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
-    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        rule = data_set.labels.sparse(config.labelled)
-        data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
-    return data_set
-
-
 def _refuse_to_replace(config: TrainConfig, overwrite: bool) -> None:
     from napari_prosma.errors import ConfigError
-    from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST
+    from napari_prosma.model.checkpoint import BEST, ENSEMBLE, LAST
     from napari_prosma.training.run_claim import require_own_folder
 
     require_own_folder(config.run_dir, config.data)
@@ -796,7 +772,7 @@ def _image_files(paths: list[Path]) -> list[Path]:
 
     A folder that holds images in folders only, such as one per patient, gives all of these.
     """
-    from napari_prosma.data.found import images_in, is_hidden
+    from napari_prosma.data.layouts.found import images_in, is_hidden
     from napari_prosma.data.readers import can_read
     from napari_prosma.errors import DataError
 
@@ -828,7 +804,7 @@ def _listed(table: Path) -> list[Path]:
 def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
     """Models by name; the name is the gate where none was given."""
     from napari_prosma.errors import ConfigError
-    from napari_prosma.training.checkpoint import load_checkpoint
+    from napari_prosma.model.checkpoint import load_checkpoint
 
     twins: dict[str, Checkpoint] = {}
     for text in given:

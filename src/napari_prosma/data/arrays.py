@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry, Header, Image
+from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 SUFFIXES = (".npy", ".npz")
 _COLOURS = (3, 4)

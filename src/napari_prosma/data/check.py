@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.case import Case, Geometry, Image
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
-from napari_prosma.data.pairing import split_in
+from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 # Chosen on BUSI (finds the 202 known pairs of copies and 2 more) and Kvasir-SEG (its 4 pairs, none more).
 _THUMBNAIL_SIDE = 32

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.data import pictures
-from napari_prosma.data.found import files_in
+from napari_prosma.data.formats import pictures
 from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.layouts.found import files_in
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import DataError
 

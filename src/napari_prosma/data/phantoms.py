@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from napari_prosma.data import nifti, pictures
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Case, Geometry, Image, SourceFrame
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.formats import nifti, pictures
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry, SourceFrame
 
 ULTRASOUND_CLASSES = ("background", "lesion")
 CT_CLASSES = ("background", "spleen", "lesion")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry
+from napari_prosma.geometry import Geometry
 
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from napari_prosma.data.case import Geometry
+from napari_prosma.geometry import Geometry
 
 AXES = ("z", "y", "x")
 """Names of the axes of a volume."""

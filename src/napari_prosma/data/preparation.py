@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 
 def prepare(image: Image, plan: Plan) -> Image:

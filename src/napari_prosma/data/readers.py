@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from napari_prosma.data import arrays, clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data import arrays
 from napari_prosma.data.atomic import restore
-from napari_prosma.data.case import Geometry, Header, Image, Pyramid
+from napari_prosma.data.case import Header, Image, Pyramid
+from napari_prosma.data.formats import clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 _FORMATS: tuple[ModuleType, ...] = (
     *(pictures, tiff, nifti, dicom, nrrd, metaimage, ome_zarr, arrays, clips),

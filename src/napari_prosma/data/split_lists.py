@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from napari_prosma.data.found import Found, files_in
-from napari_prosma.data.pairing import normal, split_in
+from napari_prosma.data.layouts.found import Found, files_in
+from napari_prosma.data.layouts.pairing import normal, split_in
 from napari_prosma.data.readers import stem
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import DataError

@@ -7,9 +7,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry, Header, Image, SourceFrame
+from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry, SourceFrame
 
 _BLOCK = 1 << 18
 _GZIP, _ZLIB = 31, 15

@@ -8,10 +8,11 @@ from types import ModuleType
 
 import numpy as np
 
-from napari_prosma.data import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.data.formats import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
 _BY_SUFFIX = (nifti, tiff, nrrd, metaimage, ome_zarr, pictures)

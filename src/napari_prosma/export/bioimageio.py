@@ -32,8 +32,8 @@ from napari_prosma.export.onnx import (
     probabilities_of,
     require_packages,
 )
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.nn.spec import OURS
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from bioimageio.spec.model.v0_5 import ModelDescr

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import ConfigError, ProsmaError
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 
 PARITY = 1e-4
 """Largest difference of a probability from PyTorch's."""

@@ -20,7 +20,7 @@ from napari_prosma.inspection.faithfulness import CONTROLS, Row
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.data_set import DataSetInspection

@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.maps import skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
 from napari_prosma.inspection.report import BAR, draw_image, draw_map, room, shown_slice
 from napari_prosma.inspection.trace import inspect_gates, require_label, same_classes
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import GATES, Change
-from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.metrics import case_metrics
 
 COUNTERFACTUAL = "{}, lambda = 0 (not retrained)"
 BINS = np.linspace(0, 1, 21)

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.check import Checked, near_duplicates, seen
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
@@ -25,8 +26,7 @@ from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
 from napari_prosma.inspection.statistics import FEWEST, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, same_classes
-from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.metrics import case_metrics
+from napari_prosma.model.checkpoint import Checkpoint
 
 COMPARED = (
     "selectivity",

@@ -25,7 +25,7 @@ from napari_prosma.inspection.faithfulness import (
 )
 from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.inspection.report import file_stem
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 CASES = 12
 """Cases that are tested unless told otherwise: each takes some hundred passes through the decoder."""

@@ -18,19 +18,20 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.gathering import Sums
 from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
 from napari_prosma.inspection.trace import require_levels, same_classes
 from napari_prosma.inspection.window import Window, open_window
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import labels_of
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, Change, GateTrace, SkipTrace
 from napari_prosma.nn.unet import Encoded, ProSMAUNet
-from napari_prosma.segmentation.windows import labels_of
-from napari_prosma.training.checkpoint import Checkpoint
 
 Row = dict[str, str | float]
 Model = Checkpoint | Path | str

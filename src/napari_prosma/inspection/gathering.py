@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.labels import is_foreground
+from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import skip_measures
 from napari_prosma.inspection.record import Means, SkipRecord
+from napari_prosma.model.windows import Blend, Nearest, Start, Tiling
 from napari_prosma.nn.gates import SkipTrace
-from napari_prosma.segmentation.windows import Blend, Nearest, Start, Tiling
 
 Z_KEPT = 2**24
 """Single channels of z and u are kept where all of a skip's z have no more elements than this (64 MiB)."""

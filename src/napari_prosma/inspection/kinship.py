@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data.case import Image
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 _MAY_DIFFER = {
     *("gate", "gate_options", "gated_levels", "run_dir", "device", "precision", "threads", "compile"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry
+from napari_prosma.geometry import Geometry
 
 if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
     from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord

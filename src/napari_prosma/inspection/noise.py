@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from napari_prosma.errors import ConfigError
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 
 HU = 100.0
 """Standard deviation of the noise of strength 1 in CT, about that of a very low dose."""

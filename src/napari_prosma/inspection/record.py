@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
+from napari_prosma.geometry import Geometry
 
 if TYPE_CHECKING:
-    from napari_prosma.segmentation.segment import Segmentation
-    from napari_prosma.training.checkpoint import Checkpoint
+    from napari_prosma.model.applying import Segmentation
+    from napari_prosma.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

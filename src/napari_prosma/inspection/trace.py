@@ -16,12 +16,12 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.kinship import ablation_in_words, unlike_training
 from napari_prosma.inspection.record import ChannelMaps, GateRecord
+from napari_prosma.model.applying import finish, model_tiling, prepare_for
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.model.device import usable_device
+from napari_prosma.model.windows import Blend, Tiling, padded_for, windows
 from napari_prosma.nn.gates import GATES, Change, GateTrace
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation.segment import finish, model_tiling, prepare_for
-from napari_prosma.segmentation.windows import Blend, Tiling, padded_for, windows
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
-from napari_prosma.training.device import usable_device
 
 SETTLED_STEPS = 120
 """Steps after which the gates' running averages have caught up with what training sees (momentum 0.1)."""

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Event, Finished
 from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import inspect_gates, level_factors, require_channel, require_levels
 from napari_prosma.inspection.window import open_window
+from napari_prosma.model.applying import Segmentation
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.windows import labels_of
 from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
-from napari_prosma.segmentation.segment import Segmentation
-from napari_prosma.segmentation.windows import labels_of
-from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.metrics import case_metrics
 
 UNCHANGED = Change()
 

@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from napari_prosma.data.case import Geometry, Image, SourceFrame
+from napari_prosma.data.case import Image
 from napari_prosma.data.labels import is_foreground
+from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.preparation import cut_axis, prepare_label
+from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.inspection.trace import one_network, require_label
+from napari_prosma.model.applying import prepare_for
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.device import usable_device
+from napari_prosma.model.windows import Tiling, pad, probabilities_of, tile
 from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.unet import Encoded, ProSMAUNet
-from napari_prosma.segmentation.segment import prepare_for
-from napari_prosma.segmentation.windows import Tiling, pad, probabilities_of, tile
-from napari_prosma.training.checkpoint import Checkpoint
-from napari_prosma.training.device import usable_device
-from napari_prosma.training.metrics import case_metrics
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_prosma.nn import fast, fast_learning
 from napari_prosma.nn.blocks import CONV, NORM
+from napari_prosma.nn.fast import forward as fast
+from napari_prosma.nn.fast import learning as fast_learning
 from napari_prosma.nn.prox import soft_threshold, threshold_logit
 
 

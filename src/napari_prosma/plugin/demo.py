@@ -14,10 +14,10 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.data.layouts import case_from_files
-from napari_prosma.plugin.inspect_panel import InspectPanel
-from napari_prosma.plugin.job import Ending
-from napari_prosma.plugin.layers import add_layer, image_layer, labels_layer
-from napari_prosma.training.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.inspect.panel import InspectPanel
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.layers import add_layer, image_layer, labels_layer
 
 WINDOW = (1400, 900)
 

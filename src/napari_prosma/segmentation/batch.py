@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
-from napari_prosma.data.image_sets import ImageSet, image_sets
+from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
 from napari_prosma.data.names import as_cell, fitting_name
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import read_rows, write_rows

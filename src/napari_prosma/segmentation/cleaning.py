@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.labels import present_values
 from napari_prosma.errors import ConfigError
+from napari_prosma.geometry import Geometry
 from napari_prosma.segmentation.regions import element_size, touching
 
 # The median of |x| for x ~ N(0, 1) in as many dimensions: a disk (2) or ball (3) whose radius is this many

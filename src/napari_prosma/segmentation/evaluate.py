@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.geometry import Geometry
 from napari_prosma.segmentation.pairs import Pair, Pairs
-from napari_prosma.training.metrics import dice_and_iou
 
 TOLERANCE_MM = 1.0
 HD_PERCENTILE = 95

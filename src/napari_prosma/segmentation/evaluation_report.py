@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.names import in_plot
-from napari_prosma.inspection.report import write_table
+from napari_prosma.data.texts import write_rows
 from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
 
 _COLOUR, _DOT = "#4ea8de", "#1d3557"
@@ -106,8 +106,8 @@ def box_plots(evaluation: Evaluation) -> Figure:
 def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """``measures.csv`` (a row per case and class), ``summary.csv`` (a row per class) and ``boxes.png``."""
     measures, summary, boxes = (folder / name for name in FILES)
-    write_table(measures, measure_rows(evaluation))
-    write_table(summary, summary_rows(evaluation))
+    write_rows(measures, measure_rows(evaluation))
+    write_rows(summary, summary_rows(evaluation))
     with written_whole(boxes) as temporary:
         box_plots(evaluation).savefig(temporary, dpi=130, format="png")
     return [measures, summary, boxes]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.preparation import filled
@@ -17,11 +17,13 @@ from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import Segmentation, named
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 from napari_prosma.segmentation.confidence import entropy
 from napari_prosma.segmentation.regions import element_size, region_rows, regions
-from napari_prosma.segmentation.segment import Segmentation, named, segment
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.segmentation.segment import segment
 
 EVERY_CLASS = "*"
 

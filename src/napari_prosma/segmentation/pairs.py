@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from napari_prosma.data.by_names import READINGS_TRIED
 from napari_prosma.data.case import Case
-from napari_prosma.data.image_sets import CHANNEL
 from napari_prosma.data.label_doubts import guessed_rule
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.layouts import case_from_files, find_cases
-from napari_prosma.data.pairing import readings
+from napari_prosma.data.layouts.by_names import READINGS_TRIED
+from napari_prosma.data.layouts.image_sets import CHANNEL
+from napari_prosma.data.layouts.pairing import readings
+from napari_prosma.data.layouts.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
 from napari_prosma.data.readers import can_read, read_header, read_label, stem
-from napari_prosma.data.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
 from napari_prosma.errors import DataError
 
 _MAP = re.compile(r"_(probabilities|uncertainty)$")

@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 from napari_prosma.segmentation.confidence import entropy
 
 _MM3_PER_ML = 1000.0

@@ -23,10 +23,10 @@ import nibabel
 import numpy as np
 import torch
 
-from napari_prosma.data import nifti, ome_zarr
 from napari_prosma.data.atomic import beside, replace, require_replaceable, written_whole
-from napari_prosma.data.case import Geometry, Image, Pyramid
+from napari_prosma.data.case import Image, Pyramid
 from napari_prosma.data.fingerprint import HASH_BYTES
+from napari_prosma.data.formats import nifti, ome_zarr
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.planes import AXES
 from napari_prosma.data.preparation import cut_axis
@@ -34,7 +34,11 @@ from napari_prosma.data.readers import read_pyramid, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.segmentation.segment import OVERLAP, flips_of, named, require_settings, windows_that_fit
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import OVERLAP, named
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.model.device import cpu_threads, usable_device
+from napari_prosma.segmentation.segment import flips_of, require_settings, windows_that_fit
 from napari_prosma.segmentation.stream import (
     Background,
     Labelled,
@@ -44,8 +48,6 @@ from napari_prosma.segmentation.stream import (
     needed_rows,
     window_tiling,
 )
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
-from napari_prosma.training.device import cpu_threads, usable_device
 
 if TYPE_CHECKING:
     from distributed import Client

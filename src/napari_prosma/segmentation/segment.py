@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from napari_prosma.data.case import Geometry, Image
+from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.preparation import cut_axis, prepare, resample
-from napari_prosma.errors import ConfigError, DataError, ProsmaError
+from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.model.applying import OVERLAP, Segmentation, named
+from napari_prosma.model.augment import recipe_of
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.model.device import usable_device
+from napari_prosma.model.memory import ran_out_of_memory, release
+from napari_prosma.model.passes import Work
+from napari_prosma.model.tuning import computing, known_way
+from napari_prosma.model.windows import Tiling
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.segmentation.stream import (
-    Background,
-    Labelled,
-    Prepared,
-    label_rows,
-    require_fit,
-    window_tiling,
-)
-from napari_prosma.segmentation.windows import Tiling, labels_of, probabilities_of, tile
-from napari_prosma.training.augment import recipe_of
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
-from napari_prosma.training.device import usable_device
-from napari_prosma.training.memory import ran_out_of_memory, release
-from napari_prosma.training.passes import Work
-from napari_prosma.training.tuning import computing, known_way
+from napari_prosma.segmentation.stream import Background, Labelled, Prepared, label_rows, window_tiling
 
 T = TypeVar("T")
-OVERLAP = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Labels of one image.
-
-    Attributes
-    ----------
-    name : str
-    labels : (*spatial) uint8
-        Class indices, 0 = background.
-    probabilities : (K, *spatial) float32
-        Per class, background first; they sum to 1. Fewer where fewer were asked for.
-    geometry : Geometry
-        The image's.
-    class_names : tuple of str
-        Background first.
-    kept : tuple of int, optional
-        Which class each of ``probabilities`` belongs to; None = all, in order.
-    disagreement : (*spatial) float32, optional
-        How much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
-    """
-
-    name: str
-    labels: np.ndarray
-    probabilities: np.ndarray
-    geometry: Geometry
-    class_names: tuple[str, ...]
-    kept: tuple[int, ...] | None = None
-    disagreement: np.ndarray | None = None
 
 
 def segment(
@@ -87,7 +47,7 @@ def segment(
     on the CPU and smaller windows are tried in this order, with a notice of each.
 
     Many windows are computed in the memory layout that is faster on this machine, which is measured once and
-    remembered (``training.tuning``), so that the same image gives the same result each time.
+    remembered (``model.tuning``), so that the same image gives the same result each time.
 
     Parameters
     ----------
@@ -270,43 +230,3 @@ def _classes(plan: Plan, wanted: Sequence[int] | None) -> tuple[int, ...]:
     if not set(classes) <= set(range(number)):
         raise ConfigError(f"the model knows the classes 0 to {number - 1}, asked for {list(classes)}")
     return classes
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Errors about an image name it."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"'{name}' cannot be segmented: {error}") from error
-
-
-def prepare_for(plan: Plan, image: Image, name: str) -> Image:
-    """The whole image on the plan's grid; errors name the image."""
-    with named(name):
-        require_fit(plan, image.array.shape, image.array.dtype, image.geometry)
-        return prepare(image, plan)
-
-
-def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, image: Image) -> Tiling:
-    """Windows of the plan's size, since the channel gates depend on what a window shows.
-
-    Over ``prepared``, which is ``image`` on the plan's grid.
-    """
-    across = cut_axis(plan, image.geometry)
-    return tile(prepared.array.shape[1:], plan.window, model.divisor, OVERLAP, across)
-
-
-def finish(name: str, logits: np.ndarray, image: Image, plan: Plan) -> Segmentation:
-    """Probabilities brought back to the image's grid, then labels."""
-    probabilities = probabilities_of(logits)
-    size = image.array.shape[1:]
-    if probabilities.shape[1:] != size:
-        probabilities = np.stack([resample(p, size) for p in probabilities])
-    return Segmentation(
-        name=name,
-        labels=labels_of(probabilities),
-        probabilities=probabilities,
-        geometry=image.geometry,
-        class_names=plan.class_names,
-    )

@@ -17,14 +17,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import HASH_BYTES, Plan
-from napari_prosma.data.preparation import cut_axis, grid_size, normalise, resampled_axes, spacing_for
+from napari_prosma.data.preparation import cut_axis, grid_size, normalise
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
-from napari_prosma.nn.build import Network
-from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.segmentation.windows import (
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.applying import require_fit
+from napari_prosma.model.windows import (
     Slab,
     Tiling,
     labels_of,
@@ -33,53 +32,18 @@ from napari_prosma.segmentation.windows import (
     sweep,
     tile,
 )
+from napari_prosma.nn.build import Network
+from napari_prosma.nn.ensemble import Ensemble
 
 PIECE = 2**25
 """Bytes of an image, as float32, that are read and prepared at once."""
 RESULT_PIECE = 2**18
 """Elements that become labels at once; few enough to stay in the processor's cache."""
-FARTHEST_SPACING = 30.0
-"""A spacing this many times finer or coarser than the model's is taken for a wrong unit."""
 TRUNCATE = 4.0
 """Reach of SciPy's Gaussian filter, in standard deviations."""
 
 
 # ---- does the image fit -----------------------------------------------------------------------------------
-
-
-def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geometry) -> None:
-    """Refuse an image (C, *spatial) that the model was not made for, before any of it is read.
-
-    Raises
-    ------
-    DataError
-        Other channels, fewer axes, an empty axis, no numbers, or a spacing far from the model's.
-    """
-    if shape[0] != plan.channels:
-        raise DataError(
-            f"the model expects {plan.channels} channel(s) but the image has {shape[0]}; convert the "
-            f"image or train a model for it"
-        )
-    if geometry.ndim < plan.dims:
-        raise DataError(
-            f"the model is {plan.dims}D but the image has {geometry.ndim} axes; give it a volume, or train a "
-            f"2D model"
-        )
-    if 0 in shape:
-        raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
-    if dtype.kind not in "biuf":
-        raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
-    if plan.spacing is None or plan.unit == "pixel":
-        return
-    held = spacing_for(geometry, plan)
-    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
-        ratio = max(held[axis] / spacing, spacing / held[axis])
-        if ratio > FARTHEST_SPACING:
-            raise DataError(
-                f"the model expects {spacing:g} {plan.unit} along {geometry.axes[axis]} but the "
-                f"image has {geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is "
-                f"probably wrong: correct the spacing"
-            )
 
 
 # ---- resampling some rows ---------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_prosma.data.case import Case, Geometry
+from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.planes import thin_axes
 from napari_prosma.data.preparation import cut_axis, prepare, resample
 from napari_prosma.errors import DataError
-from napari_prosma.training.augment import Augmentation, Recipe
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.augment import Augmentation, Recipe
 
 CPU = torch.device("cpu")
 CACHE_BYTES = 4 * 2**30

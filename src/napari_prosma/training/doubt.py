@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import CheckpointError, DataError
-from napari_prosma.segmentation.windows import labels_of
+from napari_prosma.model.windows import labels_of
 
 LABEL_CONFIDENCE = "label_confidence.csv"
 """In the folder of a run that learned with DALE."""

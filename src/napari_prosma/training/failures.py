@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from napari_prosma.errors import ProsmaError
+from napari_prosma.model.checkpoint import LAST
+from napari_prosma.model.memory import ran_out_of_memory
 from napari_prosma.training.batches import Batch
-from napari_prosma.training.checkpoint import LAST
-from napari_prosma.training.memory import ran_out_of_memory
 from napari_prosma.training.state import RunState
 
 

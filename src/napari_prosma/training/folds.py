@@ -13,7 +13,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice
-from napari_prosma.training.checkpoint import (
+from napari_prosma.model.checkpoint import (
     BEST,
     ENSEMBLE,
     FOLD,

@@ -20,10 +20,10 @@ from napari_prosma.events import (
     Notice,
     Progress,
 )
-from napari_prosma.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.model.memory import peak_memory
 from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
 from napari_prosma.training.learner import Learner
-from napari_prosma.training.memory import peak_memory
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
 from napari_prosma.training.state import Beginning, RunData

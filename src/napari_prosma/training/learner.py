@@ -13,14 +13,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.events import Event, Notice
+from napari_prosma.model.augment import Augmentation, recipe_of
+from napari_prosma.model.checkpoint import LAST, Checkpoint, split_prefix
+from napari_prosma.model.memory import release
+from napari_prosma.model.tuning import Way
 from napari_prosma.nn.build import Network, build_model, lay_out
 from napari_prosma.nn.thresholds import start_thresholds
-from napari_prosma.training.augment import Augmentation, recipe_of
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
-from napari_prosma.training.checkpoint import LAST, Checkpoint, split_prefix
 from napari_prosma.training.failures import first_line, require_finite, smaller_parts
 from napari_prosma.training.losses import chosen_weights
-from napari_prosma.training.memory import release
 from napari_prosma.training.objectives import Setting, make_objective
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.processes import Processes
@@ -34,7 +35,6 @@ from napari_prosma.training.schedule import (
 from napari_prosma.training.state import Beginning, RunData, RunState
 from napari_prosma.training.statistics import passes, same_statistics, settle
 from napari_prosma.training.transfer import set_training, take_over, trained_parts
-from napari_prosma.training.tuning import Way
 from napari_prosma.training.validation import InPrecision
 
 RUNNING = "running"

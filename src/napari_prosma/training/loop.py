@@ -17,8 +17,8 @@ from napari_prosma.events import (
     Resumed,
     Started,
 )
+from napari_prosma.model.checkpoint import LAST
 from napari_prosma.training.batches import PreparedCases
-from napari_prosma.training.checkpoint import LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.keeper import Keeper
 from napari_prosma.training.learner import Learner

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from napari_prosma.data.case import Geometry
 from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, CaseFacts, Plan, make_plan
 from napari_prosma.data.planes import AXES, AXIS_OF, thin_axes
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.device import usable_device
+from napari_prosma.model.memory import largest_batch, memory_shares
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import AUTO, OURS, WIDTHS, ModelSpec
-from napari_prosma.training.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.device import usable_device
-from napari_prosma.training.memory import largest_batch, memory_shares
 from napari_prosma.training.objectives import make_objective
 from napari_prosma.training.pace import (
     LADDER,

@@ -15,7 +15,7 @@ from napari_prosma.data.labels import IGNORE, fullest_slice
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.data.preparation import resample
 from napari_prosma.events import Event, LivePreview, Preview, Progress
-from napari_prosma.segmentation.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.model.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
 from napari_prosma.training.keeper import Keeper
 from napari_prosma.training.steering import View
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from napari_prosma.errors import ConfigError
+from napari_prosma.model.device import best_precision, usable_device
 from napari_prosma.nn.build import Network
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.device import best_precision, usable_device
 from napari_prosma.training.losses import summed_over_processes
 
 

@@ -17,7 +17,7 @@ from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Notice, Progress, Started
-from napari_prosma.training.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.steering import Steering
 

@@ -10,15 +10,16 @@ from dataclasses import replace
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan, balance_in_words, require_fit
 from napari_prosma.events import Event, Notice
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
+from napari_prosma.model.device import best_precision, cpu_threads
+from napari_prosma.model.passes import Work
+from napari_prosma.model.tuning import Way, known_way
 from napari_prosma.nn.build import LAYOUTS
 from napari_prosma.nn.spec import OURS, ModelSpec
-from napari_prosma.training.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.device import best_precision, cpu_threads
 from napari_prosma.training.failures import gpu_errors
 from napari_prosma.training.keeper import RunResult
 from napari_prosma.training.loop import Loop
-from napari_prosma.training.passes import Work
 from napari_prosma.training.planning import pacing_for, require_norm_statistics, with_fitting_batch
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.reading import (
@@ -33,7 +34,6 @@ from napari_prosma.training.state import Beginning, RunData
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tempo import LEAST_STEPS
 from napari_prosma.training.transfer import architecture
-from napari_prosma.training.tuning import Way, known_way
 
 __all__ = ["RunResult", "train"]
 
@@ -50,7 +50,7 @@ def train(
 
     On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
     step draws depends on the seed and the step alone, and it keeps its memory layout, which a long run takes
-    by a measurement on this machine (``training.tuning``).
+    by a measurement on this machine (``model.tuning``).
 
     Under ``torchrun`` every process calls this alike; they learn as one with the batches of all, and the
     first one writes.

@@ -28,7 +28,7 @@ from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError
 from napari_prosma.events import EpochEnd
-from napari_prosma.training.checkpoint import BEST, LAST
+from napari_prosma.model.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
 from napari_prosma.training.run_claim import RUN, claim, release

@@ -17,7 +17,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice, Progress, Started
 
 if TYPE_CHECKING:
-    from napari_prosma.training.checkpoint import Checkpoint
+    from napari_prosma.model.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
 Together = Literal["patients", "names", "copies", "none"]

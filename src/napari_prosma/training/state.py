@@ -9,13 +9,13 @@ from typing import Any
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.events import EpochEnd, Verdict
+from napari_prosma.model.checkpoint import LAST, Checkpoint
+from napari_prosma.model.tuning import Way
 from napari_prosma.nn.spec import ModelSpec
-from napari_prosma.training.checkpoint import LAST, Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.planning import Pacing
 from napari_prosma.training.reading import Unlabelled
 from napari_prosma.training.run_folder import history_from_json, history_to_json
-from napari_prosma.training.tuning import Way
 
 
 @dataclass(frozen=True, eq=False)

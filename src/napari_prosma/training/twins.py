@@ -11,9 +11,9 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import read_facts
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.model.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.gates import GATES
 from napari_prosma.nn.spec import AUTO
-from napari_prosma.training.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import FREE, PLANNED
 from napari_prosma.training.lines import quoted

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.data.labels import IGNORE, is_foreground
 from napari_prosma.events import Notice
-from napari_prosma.nn.build import Network
-from napari_prosma.nn.gates import GateTrace
-from napari_prosma.segmentation.windows import (
+from napari_prosma.model.windows import (
     Blend,
     Tiling,
     labels_of,
@@ -25,6 +23,8 @@ from napari_prosma.segmentation.windows import (
     tile,
     unwrap,
 )
+from napari_prosma.nn.build import Network
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.training.batches import PreparedCase, PreparedCases, window_size
 from napari_prosma.training.planning import grid_of
 

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.events import Event, Notice, Progress
+from napari_prosma.model.checkpoint import split_prefix
+from napari_prosma.model.windows import Blend, log_probabilities, predict, probabilities_of, tile
 from napari_prosma.nn.baselines.volume_unet import VolumeUNet
 from napari_prosma.nn.build import Network
-from napari_prosma.segmentation.windows import Blend, log_probabilities, predict, probabilities_of, tile
 from napari_prosma.training.batches import Batch, PreparedCase
-from napari_prosma.training.checkpoint import split_prefix
 from napari_prosma.training.doubt import (
     LABEL_CONFIDENCE,
     Disagreement,

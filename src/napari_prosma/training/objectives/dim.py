@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.events import Event, Notice
+from napari_prosma.model.checkpoint import split_prefix
 from napari_prosma.nn.baselines.nested_unet import NestedUNet
 from napari_prosma.nn.baselines.rolling_unet import RollingUNet
 from napari_prosma.nn.baselines.token_unet import TokenUNet
@@ -27,7 +28,6 @@ from napari_prosma.nn.baselines.unet import UNet
 from napari_prosma.nn.baselines.volume_unet import VolumeUNet
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import Batch, Views
-from napari_prosma.training.checkpoint import split_prefix
 from napari_prosma.training.objectives import Setting
 from napari_prosma.training.objectives.supervised import Supervised
 from napari_prosma.training.statistics import same_statistics

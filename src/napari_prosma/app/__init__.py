@@ -1,0 +1,1 @@
+"""What panels and shell do alike."""

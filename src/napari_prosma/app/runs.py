@@ -1,0 +1,85 @@
+"""Runs, as panel and shell go on with them: which cases they learn from, and where they were left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.errors import ConfigError
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.keeper import RunResult
+from napari_prosma.training.run_folder import RUN, read_run
+
+
+@dataclass(frozen=True, eq=False)
+class LeftRun:
+    """A run as it was left.
+
+    Attributes
+    ----------
+    config : TrainConfig
+    checkpoint : Checkpoint, optional
+        The last one; None where it was left before the first.
+    """
+
+    config: TrainConfig
+    checkpoint: Checkpoint | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to learn."""
+        return self.checkpoint is not None and self.checkpoint.epoch >= self.config.epochs
+
+    def in_words(self) -> str:
+        """Of one that is finished."""
+        assert self.checkpoint is not None
+        return (
+            f"This run is already finished ({self.checkpoint.epoch} of {self.config.epochs} epochs); its "
+            f"model is in '{self.config.run_dir}'"
+        )
+
+    def result(self) -> RunResult:
+        """Of one that is finished."""
+        assert self.checkpoint is not None
+        folder, kept = self.config.run_dir, self.checkpoint
+        return RunResult(folder, folder / BEST, folder / LAST, kept.place["best"], kept.epoch)
+
+
+def left_run(folder: Path) -> LeftRun:
+    """The run in a folder; its last checkpoint knows its configuration, too, where ``run.json`` is missing.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is none of a run, or damaged.
+    """
+    kept = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
+    if kept is None or (folder / RUN).exists():
+        return LeftRun(read_run(folder).config, kept)
+    return LeftRun(TrainConfig.of(**{**kept.config, "run_dir": folder}), kept)
+
+
+def cases_of(config: TrainConfig) -> DataSet:
+    """The cases of ``config.data``, with labels that mean what the configuration says.
+
+    Raises
+    ------
+    ConfigError
+        The run did not learn from a folder, or 2D images are to be labelled by slices.
+    DataError
+        As ``find_cases``.
+    """
+    if config.data is None:
+        raise ConfigError(
+            f"the run '{config.run_dir}' was started from Python, so nobody knows where its cases are; go on "
+            f"with it there, or start a new run with its model"
+        )
+    data_set = find_cases(config.data, labels=config.labels, images=config.images, masks=config.masks)
+    if config.labelled == "slices" and data_set.dims == 2:
+        raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
+    if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
+        rule = data_set.labels.sparse(config.labelled)
+        data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
+    return data_set

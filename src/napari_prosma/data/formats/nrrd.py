@@ -1,0 +1,245 @@
+"""NRRD (.nrrd, .nhdr, .seg.nrrd): header by pynrrd, voxels mapped or inflated here, so that nothing grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_prosma.data import voxels
+from napari_prosma.data.case import Header, Image
+from napari_prosma.data.limits import require_inside
+from napari_prosma.data.units import length
+from napari_prosma.data.units import seconds as seconds_of
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+
+SUFFIXES = (".nrrd", ".nhdr")
+_TO_RAS = {
+    "left-posterior-superior": (-1.0, -1.0, 1.0),
+    "lps": (-1.0, -1.0, 1.0),
+    "right-anterior-superior": (1.0, 1.0, 1.0),
+    "ras": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (-1.0, 1.0, 1.0),
+    "las": (-1.0, 1.0, 1.0),
+}
+_TO_RAS |= {f"{name}{'t' if len(name) == 3 else '-time'}": signs for name, signs in _TO_RAS.items()}
+_WITHOUT_PATIENT = ("scanner-xyz", "sx", "3d-right-handed", "3dr", "3d-left-handed", "3dl")
+_SPACE = ("domain", "space")
+_ALPHA_LAST = ("rgba-color", "4-color")
+_COMPLEX = ("complex",)
+_UM_PER_MM = 1000.0
+
+
+def read_header(path: Path) -> Header:
+    """Header of an NRRD; no voxel is read."""
+    fields, _ = _fields(path)
+    return _header(path, fields)[0]
+
+
+def read(path: Path) -> Image:
+    """NRRD as (C, [t,] z, y, x) or (C, y, x); raw voxels are mapped, not read."""
+    fields, end = _fields(path)
+    header, axes = _header(path, fields)
+    array = _voxels(path, fields, end, tuple(int(n) for n in fields["sizes"]))
+    behind = (*axes.channels, *axes.time)
+    array = np.moveaxis(array, behind, range(-len(behind), 0))
+    spatial = array.shape[: array.ndim - len(behind)]
+    flat = array.reshape(*spatial, -1, order="F")
+    kept = flat if axes.time else flat[..., : header.channels]  # without transparency
+    return replace(voxels.image_of(kept, header), notices=axes.notices)
+
+
+def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Labels (*spatial); of 3D Slicer's overlapping segments, which lie in layers, the later one is on top.
+
+    A segment in one layer keeps its value; of several layers each segment gets its number, from 1 on.
+    """
+    image = read(path)
+    segments = _segments(_fields(path)[0])
+    array = image.array
+    if len(array) == 1 or not segments:
+        return (array[0] if len(array) == 1 else array), image.geometry
+    label = np.zeros(array.shape[1:], np.uint16)
+    for number, segment in enumerate(segments, 1):
+        if segment.layer >= len(array):
+            raise DataError(f"'{path}' lacks the layer of its segment '{segment.name}'; save it again")
+        label[array[segment.layer] == segment.value] = number
+    return label, image.geometry
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of 3D Slicer's segments by the values that :func:`read_label` gives."""
+    fields, _ = _fields(path)
+    segments = _segments(fields)
+    if len({segment.layer for segment in segments}) > 1:
+        return {number: segment.name for number, segment in enumerate(segments, 1)}
+    return {segment.value: segment.name for segment in segments}
+
+
+def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[str, ...] = ()) -> None:
+    """Array (*spatial) or (C, *spatial), gzipped; class names as 3D Slicer's segments."""
+    import nrrd
+
+    voxels.require_no_time(path, geometry)
+    if path.suffix.lower() != ".nrrd":
+        raise DataError(f"'{path.name}': results are written as one file; use .nrrd")
+    stored, affine = voxels.stored_of(array, geometry)
+    ndim = geometry.ndim
+    lps = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
+    directions = (lps[:ndim, :ndim].T + 0.0).tolist()
+    kinds = ["domain"] * ndim
+    if stored.ndim > ndim:
+        stored = np.moveaxis(stored, -1, 0)
+        directions, kinds = [[np.nan] * ndim, *directions], ["list", *kinds]
+    fields: dict[str, Any] = {
+        **({"space": "left-posterior-superior"} if ndim == 3 else {"space dimension": ndim}),
+        "space directions": np.array(directions),
+        "space origin": lps[:ndim, 3] + 0.0,
+        "kinds": kinds,
+        "encoding": "gzip",
+    }
+    for index, name in enumerate(class_names[1:]):
+        fields[f"Segment{index}_ID"] = f"Segment_{index + 1}"
+        fields[f"Segment{index}_Name"] = name
+        fields[f"Segment{index}_LabelValue"] = str(index + 1)
+        fields[f"Segment{index}_Layer"] = "0"
+    nrrd.write(str(path), np.asfortranarray(stored), fields, compression_level=4, index_order="F")
+
+
+def _fields(path: Path) -> tuple[Mapping[str, Any], int]:
+    import nrrd
+
+    try:
+        with open(path, "rb") as file:
+            return nrrd.read_header(file), file.tell()
+    except (nrrd.NRRDError, OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
+        raise DataError(f"'{path}' is cut short or no NRRD ({error}); export it again") from error
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Which stored axes are channels and which one is time; what is to be said of the header."""
+
+    channels: tuple[int, ...]
+    time: tuple[int, ...]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    name: str
+    value: int
+    layer: int
+
+
+def _segments(fields: Mapping[str, Any]) -> list[_Segment]:
+    """3D Slicer's segments in their order; before version 4.11 each had a layer of its own, with 1 in it."""
+    found: list[_Segment] = []
+    while f"Segment{len(found)}_ID" in fields:
+        number = len(found)
+        prefix = f"Segment{number}_"
+        found.append(
+            _Segment(
+                str(fields.get(f"{prefix}Name", fields[f"{prefix}ID"])),
+                int(fields.get(f"{prefix}LabelValue", 1)),
+                int(fields.get(f"{prefix}Layer", number)),
+            )
+        )
+    return found
+
+
+def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
+    """Header, and which stored axes are not space."""
+    sizes = tuple(int(n) for n in fields.get("sizes", ()))
+    kinds = [str(kind).lower() for kind in fields.get("kinds", ["domain"] * len(sizes))]
+    directions = np.atleast_2d(np.asarray(fields.get("space directions", np.empty((0, 0))), dtype=float))
+    if directions.size:
+        outside = [n for n, row in enumerate(directions) if not np.isfinite(row).all() or kinds[n] == "time"]
+    else:
+        outside = [n for n, kind in enumerate(kinds) if kind not in _SPACE and kind not in ("???", "none")]
+    time = tuple(n for n in outside if kinds[n] == "time")
+    channel_axes = tuple(n for n in outside if n not in time)
+    spatial = tuple(n for n in range(len(sizes)) if n not in outside)
+    if any(kinds[n] in _COMPLEX for n in channel_axes):
+        raise DataError(f"'{path}' holds complex numbers; save their magnitude")
+    if len(spatial) not in (2, 3) or min(sizes) < 1 or len(time) > (len(spatial) == 3):
+        raise DataError(f"'{path}' has axes of sizes {sizes}; volumes have 3 and pictures 2: export it again")
+    affine = np.eye(4)
+    if directions.size:
+        across = directions[np.ix_(spatial, range(min(directions.shape[1], 3)))].T
+        affine[: across.shape[0], : across.shape[1]] = across
+    else:
+        affine[range(len(spatial)), range(len(spatial))] = [_spacing(fields, n) for n in spatial]
+    origin = np.asarray(fields.get("space origin", ()), dtype=float)[:3]
+    affine[: len(origin), 3] = origin
+    said = list(fields.get("space units", ()) or [fields["units"][n] for n in spatial if "units" in fields])
+    affine[:3] *= np.array([*(_to_mm(path, unit) for unit in said[:3]), 1.0, 1.0, 1.0])[:3, None]
+    space = str(fields.get("space", "lps")).lower()
+    notices: tuple[str, ...] = ()
+    if space in _WITHOUT_PATIENT:
+        notices = (f"'{path.name}' does not say how the patient lies (its space is {space}); taken as LPS",)
+    elif space not in _TO_RAS:
+        raise DataError(f"'{path}' lies in the space '{space}', which is not known; save it again as LPS")
+    to_ras = _TO_RAS.get(space, (-1.0, -1.0, 1.0))
+    channels = int(np.prod([sizes[n] for n in channel_axes], dtype=int))
+    if len(channel_axes) == 1 and kinds[channel_axes[0]] in _ALPHA_LAST:
+        channels -= 1
+    shape = tuple(sizes[n] for n in spatial)
+    header = voxels.header_of(shape, channels, np.diag((*to_ras, 1.0)) @ affine, path)
+    if time and channels > 1:
+        raise DataError(f"'{path}' holds channels and time; save one channel of it")
+    if time:
+        seconds = _spacing(fields, time[0]) * _seconds(fields, time[0])
+        source = header.geometry.source
+        assert source is not None
+        ours = (sizes[time[0]], *header.shape)
+        header = Header(1, ours, replace(Geometry.patient(source, ours), frame_seconds=seconds))
+        notices += (f"a clip of {ours[0]} volumes" + (f", {seconds:g} s each" if seconds else ""),)
+    return header, _Axes(channel_axes, time, notices)
+
+
+def _spacing(fields: Mapping[str, Any], axis: int) -> float:
+    """Distance along an axis: as told, or from where its first and last sample or their edges lie."""
+    spacing = np.asarray(fields.get("spacings", ()), dtype=float)
+    if axis < len(spacing) and np.isfinite(spacing[axis]):
+        return float(spacing[axis])
+    low, high = (np.asarray(fields.get(f"axis {end}", ()), dtype=float) for end in ("mins", "maxs"))
+    if axis < min(len(low), len(high)) and np.isfinite(high[axis] - low[axis]):
+        centers = fields.get("centerings", fields.get("centers", "")) or ["cell"] * len(fields["sizes"])
+        centers = centers.split() if isinstance(centers, str) else list(centers)
+        between = int(fields["sizes"][axis]) - (str(centers[axis]).lower() == "node")
+        return float(high[axis] - low[axis]) / max(1, between)
+    return 1.0
+
+
+def _to_mm(path: Path, unit: str) -> float:
+    found = length(str(unit).strip('"'))
+    if found is None:
+        raise DataError(f"'{path}' has lengths in '{unit}', which is not understood; save it in mm")
+    return found[1] / _UM_PER_MM if found[0] == "um" else found[1]
+
+
+def _seconds(fields: Mapping[str, Any], axis: int) -> float:
+    """Seconds per unit of an axis of time; 0 where the file does not say."""
+    units = list(fields.get("units", ()))
+    return (seconds_of(str(units[axis]).strip('"')) or 0.0) if axis < len(units) else 0.0
+
+
+def _voxels(path: Path, fields: Mapping[str, Any], end: int, sizes: tuple[int, ...]) -> np.ndarray:
+    from nrrd.reader import _determine_datatype
+
+    encoding = str(fields.get("encoding", "raw")).lower()
+    name = fields.get("data file", fields.get("datafile"))
+    data, offset = path, end
+    if name is not None:
+        data, offset = require_inside(path, path.parent, str(name)), 0
+        if not data.is_file():
+            raise DataError(f"'{path}' needs '{name}' beside it, which does not exist; copy both files")
+    skips = int(fields.get("byte skip", fields.get("byteskip", 0))), int(fields.get("line skip", 0))
+    if encoding not in ("raw", "gzip", "gz") or any(skips):
+        raise DataError(f"'{path}' has encoding '{encoding}' or skips; save it as raw or gzip")
+    return voxels.read_voxels(data, offset, sizes, np.dtype(_determine_datatype(fields)), encoding != "raw")

@@ -1,0 +1,185 @@
+"""PNG, JPEG, BMP, GIF, WebP and PNM: images of (C, y, x), masks in every mode that annotation tools write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from napari_prosma.data.atomic import WRITING
+from napari_prosma.data.case import Header, Image
+from napari_prosma.data.limits import require_possible
+from napari_prosma.data.texts import parse_names
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm")
+_GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
+_PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
+_SIDEWAYS = {5, 6, 7, 8}
+_EXIF_ORIENTATION = 0x0112
+_MAX_16_BIT = 65535
+_OPAQUE = 255
+_JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
+
+
+def read_header(path: Path) -> Header:
+    """Header of a picture; nothing is decoded."""
+    with _opened(path) as picture:
+        width, height = picture.size
+        if _may_be_turned(picture) and picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
+            width, height = height, width
+        channels = 1 if picture.mode in _GRAY_MODES else 3
+    return Header(channels, (height, width), Geometry.pixels(2))
+
+
+def read(path: Path) -> Image:
+    """Picture as (C, y, x): 1 channel for gray modes, else 3; transparency is dropped."""
+    with _opened(path) as picture:
+        upright = _upright(picture)
+        if upright.mode in ("1", "LA", "La"):
+            upright = upright.convert("L")
+        elif upright.mode not in _GRAY_MODES:
+            upright = upright.convert("RGB")
+        array = _native(np.asarray(upright))
+        count = getattr(picture, "n_frames", 1) if picture.format not in _JPEG else 1
+    array = array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    notices = (f"'{path.name}' is animated; the first of its {count} pictures is read",) if count > 1 else ()
+    return Image(array, Geometry.pixels(2), notices)
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Mask as (y, x) integers: 0/1 for one-bit, palette indices, gray values, ``0xRRGGBB`` for colour.
+
+    JPEG has no exact values, so a JPEG mask is its brightest channel whatever its mode. Of a mask that was
+    drawn on a transparent layer see :func:`mask_of_colours`.
+    """
+    with _opened(path) as picture:
+        upright = _upright(picture)
+        alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
+        if picture.format in _JPEG and upright.mode != "L":
+            return np.asarray(upright.convert("RGB")).max(axis=-1)
+        if upright.mode in ("LA", "La"):
+            upright = upright.convert("L")
+        elif upright.mode == "PA":
+            upright = upright.convert("P")
+        elif upright.mode not in _GRAY_MODES and upright.mode != "P":
+            upright = upright.convert("RGB")
+        array = _native(np.asarray(upright))
+    if alpha is not None or array.ndim == 3:
+        return mask_of_colours(array if array.ndim == 3 else array[..., None], alpha)
+    return array.astype(np.uint8) if array.dtype == bool else array
+
+
+def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Values of a mask in colour: ``0xRRGGBB`` of three samples, the value of one.
+
+    Where ``alpha`` differs from place to place, nothing was drawn where it is transparent, whatever colour
+    lies below; what was drawn in black alone is 255, for its shape is all that it says.
+
+    Parameters
+    ----------
+    colours : (*spatial, 1 or 3) integers
+    alpha : (*spatial), optional
+    """
+    values = colours[..., 0]
+    if colours.shape[-1] == 3:
+        to_bytes = 8 * (colours.dtype.itemsize - 1)
+        red, green, blue = np.moveaxis((colours >> to_bytes).astype(np.uint32), -1, 0)
+        values = (red << 16) | (green << 8) | blue
+    if alpha is None or alpha.min() == alpha.max():
+        return values
+    drawn = alpha > alpha.max() // 2
+    if not values[drawn].any():
+        return np.where(drawn, np.uint8(_OPAQUE), np.uint8(0))
+    return np.where(drawn, values, values.dtype.type(0))
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the classes, where :func:`write_labels` wrote them."""
+    with _opened(path) as picture:
+        return parse_names(str(picture.info.get("class_names", "")))
+
+
+def palette(path: Path) -> dict[int, int]:
+    """Stored value -> ``0xRRGGBB`` that a mask with a palette shows it in; empty for other pictures."""
+    with _opened(path) as picture:
+        colours = (picture.getpalette() or []) if picture.mode == "P" else []
+    return {
+        n: (red << 16) | (green << 8) | blue
+        for n, (red, green, blue) in enumerate(zip(*(colours[k::3] for k in range(3)), strict=True))
+    }
+
+
+def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Class indices (y, x) as gray PNG values, the names as text under ``class_names``."""
+    _require_plane(path, labels)
+    text = PngInfo()
+    if class_names:
+        text.add_itxt("class_names", json.dumps(list(class_names), ensure_ascii=False))
+    PIL.Image.fromarray(labels).save(path, format="PNG", pnginfo=text)
+
+
+def write_map(path: Path, array: np.ndarray) -> None:
+    """Map (y, x) with values from 0 to 1 as a 16-bit gray PNG, 65535 = 1."""
+    _require_plane(path, array)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"PNG holds maps from 0 to 1, but this one runs from {low:g} to {high:g}; use .tif or .nii.gz"
+        )
+    PIL.Image.fromarray(np.round(array * _MAX_16_BIT).astype(np.uint16)).save(path, format="PNG")
+
+
+def _require_plane(path: Path, array: np.ndarray) -> None:
+    if path.suffix.lower() != ".png":
+        raise DataError(
+            f"'{_wanted_name(path)}': results are not written as {path.suffix}, which loses values; use .png"
+        )
+    if array.ndim != 2:
+        raise DataError(
+            f"'{_wanted_name(path)}': PNG holds one plane, but the result has shape {array.shape}; "
+            "use .tif or .nii.gz"
+        )
+
+
+def _wanted_name(path: Path) -> str:
+    """The user's name for a file that :func:`written_whole` lets us write under a temporary one."""
+    return path.name.split("-", 2)[-1] if path.name.startswith(WRITING) else path.name
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    return PIL.ImageOps.exif_transpose(picture) if _may_be_turned(picture) else picture
+
+
+def _may_be_turned(picture: PIL.Image.Image) -> bool:
+    """Whether the header speaks of a camera; asked first because Pillow decodes a PNG to look for EXIF."""
+    return picture.format in _JPEG or "exif" in picture.info
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    try:
+        with PIL.Image.open(path) as picture:
+            bits = 1 if picture.mode in ("1", "P", "L") else 8
+            packing = _PACKINGS.get(picture.format or "", "other")
+            require_possible(path, picture.width * picture.height * bits // 8, packing)
+            yield picture
+    except FileNotFoundError:
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise DataError(f"'{path}' claims to be larger than any real picture ({error}); remove it") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(
+            f"'{path}' is damaged or no {path.suffix[1:].upper()} image ({error}); export it again"
+        ) from error

@@ -1,0 +1,406 @@
+"""A folder of images and masks -> cases, its layout recognised by looking.
+
+``find_cases(folder)`` reads names and headers, and as many masks as it takes to know which values occur.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Case, Header, Image
+from napari_prosma.data.class_tables import named_by_tables
+from napari_prosma.data.formats import nrrd, pictures, polygons
+from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
+from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.layouts.found import Found
+from napari_prosma.data.layouts.recognise import (
+    missing_masks,
+    named_apart,
+    pair_files,
+    recognise,
+    without_others,
+)
+from napari_prosma.data.placement import placed
+from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.preparation import filled
+from napari_prosma.data.readers import (
+    as_channels,
+    label_names,
+    may_hold_channels,
+    read_header,
+    read_image,
+    read_label,
+    stem,
+)
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+
+__all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
+
+_SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
+_TITLES = {
+    "folders": "Images and masks in two folders",
+    "side by side": "Masks beside their images",
+    "images": "Images",
+    "CSV": "Pairs listed in a table",
+    "names": "Images and labels paired by their names",
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Cases that belong together, and what they have in common.
+
+    Attributes
+    ----------
+    layout : str
+        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``CSV``, ``folders`` (of images and of
+        masks), ``side by side``, ``images``, ``names`` (images and labels share names, whichever these are).
+    folder : Path
+    cases : tuple of Case
+        Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.
+    class_names : names
+        ``background`` first.
+    channels, dims : int
+        Channels and spatial axes of every image.
+    summary : str
+        What was found, in one sentence.
+    notices : sentences
+        What was decided on the user's behalf, such as colour read as gray.
+    labels : LabelRule
+        Which stored value is which class; change it with ``find_cases(folder, labels=...)``.
+    """
+
+    layout: str
+    folder: Path
+    cases: tuple[Case, ...]
+    class_names: tuple[str, ...]
+    channels: int
+    dims: int
+    summary: str
+    notices: tuple[str, ...] = ()
+    labels: LabelRule = BINARY
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the background among them."""
+        return len(self.class_names)
+
+
+def find_cases(
+    folder: str | Path,
+    require_labels: bool = True,
+    labels: Mapping[int, str] | LabelRule | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+) -> DataSet:
+    """Recognise the layout of a folder and give its cases; images and labels are read when asked for.
+
+    Parameters
+    ----------
+    folder : path
+        Holding ``dataset.json`` (Decathlon), ``imagesTr/case_0000.nii.gz`` (nnU-Net), a folder of images
+        beside a folder of masks (once, or once per split; Kvasir-SEG), masks beside their images (``x.png``,
+        ``x_mask.png``; BUSI, GlaS), or a CSV with columns ``image`` and ``label``; or that CSV itself. A
+        folder with a DICOM series counts as one image.
+    require_labels : bool
+        When False, images without a mask are cases without a label.
+    labels : stored value -> class name, or LabelRule, optional
+        Overrides which values of the masks are which class.
+    images, masks : patterns, optional
+        Which files are images and which are masks, such as ``images/*`` and ``1st_manual/*``, where these are
+        not the ones that were found. Pairs are those that share names.
+
+    Raises
+    ------
+    DataError
+        When the folder is missing, holds nothing to read, or an image lacks its mask.
+
+    Notes
+    -----
+    Whether any mask holds foreground is told by :func:`check_foreground`, which reads masks until it
+    finds some.
+    """
+    folder = Path(folder)
+    recognised = recognise(folder, images, masks)
+    kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
+    bare = [found for found in kept if not found.labels]
+    if bare and require_labels:
+        raise DataError(missing_masks(folder, kept, bare))
+    found = sorted(named_apart(kept), key=lambda case: _natural(case.name))
+    headers, damaged = _headers(found)
+    header = next(iter(headers.values()))
+    channels, channel_notices = _channels(headers)
+    if _labels_have_an_axis_less(header, found):
+        channels, header = header.shape[0], _of_channels(header, header.shape[0])
+        channel_notices = (
+            f"the {channels} {'volumes' if len(header.shape) == 3 else 'pages'} of an image are taken for "
+            f"channels, since the labels are {'volumes' if len(header.shape) == 3 else 'planes'}",
+        )
+    chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
+    doubts: tuple[str, ...] = ()
+    rule = chosen or recognised.labels
+    if rule is None:
+        files = [path for case in found for path in case.labels]
+        rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
+        rule = rule.with_names(_told_names(files))
+        rule, told = named_by_tables(rule, folder, files)
+        doubts = (*doubts, *told)
+    label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
+    return DataSet(
+        layout=recognised.layout,
+        folder=folder,
+        cases=tuple(_case(case, channels, rule) for case in found),
+        class_names=rule.class_names,
+        channels=channels,
+        dims=len(header.shape),
+        summary=_summary(recognised.layout, found, rule, channels),
+        notices=(*recognised.notices, *others, *damaged, *channel_notices, *doubts, *label_notices),
+        labels=rule,
+    )
+
+
+def case_from_files(
+    image: str | Path | Sequence[str | Path],
+    label: str | Path | Sequence[str | Path] | None = None,
+    channels: int | None = None,
+    labels: LabelRule | None = None,
+) -> Case:
+    """Case of one image file, or of the files of its channels, and its label file or files.
+
+    Parameters
+    ----------
+    channels : int, optional
+        Read the image with that many channels (see :func:`as_channels`); None keeps what the file holds.
+    labels : LabelRule, optional
+        Which stored value is which class; None looks at the label when it is read.
+
+    Raises
+    ------
+    DataError
+        When a file does not exist.
+    """
+    images = tuple(map(Path, (image,) if isinstance(image, (str, Path)) else image))
+    files = () if label is None else (label,) if isinstance(label, (str, Path)) else tuple(label)
+    found = Found(stem(images[0]), images, tuple(Path(file) for file in files))
+    for file in (*images, *found.labels):
+        if not file.exists():
+            raise DataError(f"'{file}' does not exist; check the path")
+    return _case(found, channels, labels)
+
+
+def check_foreground(data: DataSet) -> None:
+    """Read labels until one holds foreground.
+
+    Raises
+    ------
+    DataError
+        When no label of the data set does, or no case has a label.
+    """
+    labelled = [case for case in data.cases if case.read_label is not None]
+    for case in labelled:
+        assert case.read_label is not None
+        if np.any(np.isin(case.read_label(), (0, IGNORE), invert=True)):
+            return
+    raise DataError(
+        f"none of the {len(labelled)} masks in '{data.folder}' holds any foreground, so there is nothing to "
+        "learn; check that the masks were exported with their values"
+    )
+
+
+def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
+    read = partial(_read_label, found, rule, channels) if found.labels else None
+    read_filled = partial(_read_filled, found, channels)
+    files = (*found.images, *found.labels)
+    return Case(found.name, read_filled, read, files, found.group, split=found.split, patient=found.patient)
+
+
+def _read_filled(found: Found, channels: int | None) -> Image:
+    return filled(_read_image(found, channels))
+
+
+def _read_image(found: Found, channels: int | None) -> Image:
+    images = [read_image(path) for path in found.images]
+    if len(images) > 1:
+        first = images[0]
+        header = Header(1, first.array.shape[1:], first.geometry)
+        for path, image in zip(found.images[1:], images[1:], strict=True):
+            _require_same_grid(found.image, header, path, image.array.shape[1:], image.geometry)
+        return Image(np.concatenate([image.array for image in images]), first.geometry, first.notices)
+    if channels is None:
+        return images[0]
+    try:
+        return as_channels(images[0], channels)
+    except DataError as error:
+        raise DataError(f"'{found.image}': {error}") from error
+
+
+def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
+    """Class indices of a case, its label files united; where they overlap the higher class wins."""
+    header = _of_channels(read_header(found.image), channels)
+    label: np.ndarray | None = None
+    for number, path in enumerate(found.labels):
+        stored = _stored_label(found, header, path)
+        if found.classes:
+            marked = _guessed(stored, path).apply(stored, path) > 0
+            label = np.zeros(stored.shape, np.uint8) if label is None else label
+            label[marked] = found.classes[number]
+            continue
+        across = slice_axis(header.geometry)
+        indices = (rule or _guessed(stored, path)).apply(stored, path, across)
+        label = indices if label is None else united(label, indices)
+    assert label is not None
+    if rule is None or not found.classes:
+        return label
+    return rule.apply(label, found.labels[0], slice_axis(header.geometry))
+
+
+def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
+    """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
+    labelled = [case for case in found if case.labels and not case.polygons]
+    if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
+        return False
+    return read_header(labelled[0].labels[0]).shape == header.shape[1:]
+
+
+def _of_channels(header: Header, channels: int | None) -> Header:
+    """The header with the first axis read as channels, as :func:`as_channels` reads the image."""
+    may_be = channels != 1 and may_hold_channels(header.channels, header.geometry)
+    if header.shape[0] != channels or not may_be:
+        return header
+    return Header(header.shape[0], header.shape[1:], header.geometry.still())
+
+
+def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
+    """Values of a label file on the image's grid; polygons are drawn on it."""
+    if found.polygons:
+        return polygons.read_label(path, found.image.name, header.shape, found.polygons)
+    stored, geometry = placed(*read_label(path, len(header.shape)), header.shape, header.geometry)
+    _require_same_grid(found.image, header, path, stored.shape, geometry)
+    return stored
+
+
+def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
+    return (
+        LabelRule.of_values(present_values(stored), True) if is_lossy(path) else rule_of_arrays([stored])[0]
+    )
+
+
+def _require_same_grid(
+    image: Path, header: Header, other: Path, shape: tuple[int, ...], geometry: Geometry
+) -> None:
+    if shape != header.shape:
+        raise DataError(
+            f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "
+            "crop or re-export one of them"
+        )
+    ours, theirs = header.geometry.source, geometry.source
+    if ours is None or theirs is None:
+        return
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(len(shape), -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    apart = (ours.array_affine(shape) - theirs.array_affine(shape)) @ corners
+    distance = float(np.linalg.norm(apart[:3], axis=0).max())
+    if distance > _SAME_PLACE * min(header.geometry.spacing):
+        raise DataError(
+            f"labels '{other}' lie {distance:.3g} {header.geometry.unit} away from image '{image}': their "
+            "affines differ; export the labels from the same image, or copy its header if you know they fit"
+        )
+
+
+def _headers(found: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...]]:
+    """Headers by image file, and a notice of those that cannot be read: of all pictures, of one volume.
+
+    Raises
+    ------
+    DataError
+        When no image can be read; the first is named.
+    """
+    headers: dict[Path, Header] = {}
+    errors: list[DataError] = []
+    for case in found:
+        try:
+            header = read_header(case.image)
+        except DataError as error:
+            errors.append(error)
+            continue
+        several = len(case.images) > 1
+        headers[case.image] = replace(header, channels=len(case.images)) if several else header
+        if several or not _is_picture(case.image):
+            break
+    if not headers:
+        raise errors[0]
+    return headers, ((f"{len(errors)} images cannot be read, the first: {errors[0]}",) if errors else ())
+
+
+def _channels(headers: Mapping[Path, Header]) -> tuple[int, tuple[str, ...]]:
+    """Channels for all images of a data set: gray unless most pictures are in colour."""
+    first, header = next(iter(headers.items()))
+    if not _is_picture(first):
+        return header.channels, ()
+    in_colour = [path for path, header in headers.items() if header.channels == 3]
+    sampled = evenly(in_colour, SAMPLED_PICTURES)
+    coloured = sum(_is_coloured(path) for path in sampled)
+    share = coloured / max(len(sampled), 1) * len(in_colour) / len(headers)
+    if share > 0.5:
+        gray = len(headers) - len(in_colour)
+        return 3, (f"{gray} gray images are given three equal channels",) if gray else ()
+    if not coloured:
+        return 1, ()
+    about = "" if len(sampled) == len(in_colour) else "about "
+    number = round(share * len(headers))
+    return 1, (f"{about}{number} of {len(headers)} images are in colour; read as gray (ITU-R 601 luma)",)
+
+
+def _is_coloured(path: Path) -> bool:
+    try:
+        array = read_image(path).array
+    except DataError:  # said when its case is read
+        return False
+    return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
+
+
+def _told_names(files: Sequence[Path]) -> list[tuple[Path, dict[int, str]]]:
+    """What label files call their values: all of 3D Slicer's, which a person numbered, else some."""
+    by_hand = [path for path in files if path.name.lower().endswith(nrrd.SUFFIXES)]
+    others = evenly(sorted(set(files) - set(by_hand)), SAMPLED_PICTURES)
+    return [(path, label_names(path)) for path in (*by_hand, *others)]
+
+
+def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:
+    parts = [f"{_TITLES.get(layout, layout)}: {len(found)} case{'s' if len(found) != 1 else ''}"]
+    groups = Counter(case.group for case in found)
+    if layout == "GlaS":
+        parts += [f"{number} {group}" for group, number in sorted(groups.items())]
+    elif len(groups) > 1:
+        parts[0] += f" in {len(groups)} " + ("groups" if layout == "CSV" else "folders")
+    normal = sum(number for group, number in groups.items() if group.split("/")[-1] == "normal")
+    if layout == "BUSI" and normal:
+        parts.append(f"{normal} without a lesion")
+    if layout in ("nnU-Net", "names") and len(found[0].images) > 1:
+        parts.append(f"{channels} channels")
+    bare = sum(not case.labels for case in found)
+    if bare and layout != "images":
+        parts.append(f"{bare} without a mask")
+    several = sum(len(case.labels) > 1 for case in found)
+    if several:
+        parts.append(f"{several} with several masks")
+    if len(rule.class_names) > 2:
+        parts.append(f"classes {', '.join(rule.class_names[1:])}")
+    return ", ".join(parts)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts ``image 2`` before ``image 10``."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _is_picture(path: Path) -> bool:
+    return path.name.lower().endswith(pictures.SUFFIXES)

@@ -1,0 +1,93 @@
+"""What is found in a folder before anything is read: its images, and the cases that they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_prosma.data.formats import dicom, ome_zarr
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.readers import can_read
+
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One case before it can be read.
+
+    Attributes
+    ----------
+    name : str
+    images : paths
+        One per channel, usually one.
+    labels : paths
+    group : str
+        Folder or class.
+    split : "train", "val", "test" or ""
+    patient : str
+        Cases with the same one belong on one side of every split.
+    classes : class numbers, by label file
+        Where every file is the mask of one class; else empty.
+    polygons : class names, background first
+        Where the labels are polygons; else empty.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    group: str = ""
+    split: str = ""
+    patient: str = ""
+    classes: tuple[int, ...] = ()
+    polygons: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Path:
+        """The first image file."""
+        return self.images[0]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a layout recognised in a folder."""
+
+    layout: str
+    found: tuple[Found, ...]
+    labels: LabelRule | None = None
+    foreground: str = "foreground"
+    notices: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    """Folders beside those of images and masks, whose files could be masks too."""
+    is_doubtful: bool = False
+    """Whether masks are left without an image."""
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images under a folder, sorted; a folder with a DICOM series and an OME-Zarr count as one image each."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        whole = [
+            name
+            for name in folders
+            if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or dicom.holds_series(here / name))
+        ]
+        found += [here / name for name in whole]
+        folders[:] = [name for name in folders if not is_hidden(name) and name not in whole]
+        found += [here / name for name in files if not is_hidden(name) and can_read(here / name)]
+    return sorted(found)
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Every file under a folder but hidden ones."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(place) / name for name in sorted(names) if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a system made the file: ``._scan.png`` of macOS, ``.DS_Store``, ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS

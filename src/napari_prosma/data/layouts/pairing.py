@@ -1,0 +1,264 @@
+"""Images and their labels found by what the names of files share, whatever anybody called them.
+
+Every name is cut into a *role* (``images/bus_*-l``, ``*_seg``) and a *key* that says which case it is
+(``0007``). The cut that puts most files beside others of the same key is the likeliest.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product, zip_longest
+from pathlib import Path
+
+from napari_prosma.data.formats import polygons
+from napari_prosma.data.readers import stem
+
+_PIECE = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+_NUMBERED = re.compile(r"\d")
+_PIECES_BEFORE, _PIECES_AFTER = 6, 8
+"""Longest beginning and end of a name that may be a role, in pieces."""
+_DEEPEST = 4
+"""Folders below this one belong to the name."""
+_CROWDED = 48
+"""A key with more roles than this is a word that all names share."""
+_PAIRS_TRIED = 24
+_WITHIN = 0.8
+"""Share of the files of a role that stand beside the role it is joined to."""
+_WHOLE_NAME = "*"
+_SPLIT = re.compile(
+    r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?))"
+    r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
+    re.IGNORECASE,
+)
+_SPLIT_ENDING = re.compile(r"(?<=[a-z])(?:(Tr)|(Va|Val)|(Ts|Te))$")
+"""As in nnU-Net's ``imagesTr``."""
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, order=True)
+class Role:
+    """What the names of one kind of file have in common.
+
+    Attributes
+    ----------
+    folders : names of folders, "*" where they are the case's
+    before, after : beginning and end of the name
+    whole : whether the name says nothing of the case, as ``imaging.nii.gz``
+    """
+
+    folders: tuple[str, ...]
+    before: str = ""
+    after: str = ""
+    whole: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """As a person would write it: ``images/bus_*``."""
+        name = self.before if self.whole else f"{self.before}*{self.after}"
+        return "/".join((*self.folders, name))
+
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the names: for every key the file of each role, and the files that fit nowhere."""
+
+    cases: Mapping[Key, Mapping[Role, Path]]
+    left: tuple[Path, ...]
+
+    @property
+    def roles(self) -> list[Role]:
+        """Every role, in order."""
+        return sorted({role for files in self.cases.values() for role in files})
+
+    def files(self, role: Role) -> list[Path]:
+        """The files of a role."""
+        return [files[role] for files in self.cases.values() if role in files]
+
+
+def normal(name: str) -> str:
+    """The name as people compare it: composed letters, without case."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def split_in(*folders: str) -> str:
+    """``train``, ``val`` or ``test`` by the name of a folder: ``Training_Input``, ``test``, ``imagesTs``."""
+    for folder in folders:
+        words = (_SPLIT.fullmatch(word) for word in re.split(r"[\W_]+", folder))
+        found = next(filter(None, words), None) or _SPLIT_ENDING.search(folder)
+        if found is not None:
+            return next(split for split, group in zip(_SPLITS, found.groups(), strict=True) if group)
+    return ""
+
+
+def readings(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
+    """Ways to read the names of ``files`` in ``folder``, the likeliest first.
+
+    The likeliest makes most cases of more than one file; then leaves the fewest files over; then has the
+    shortest roles.
+    """
+    parts = {path: _folders(folder, path) for path in files}
+    aligned = [parts, *_aligned(parts)]
+    depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
+    ranked: dict[tuple[object, ...], Reading] = {}
+    for names, of_case in product(aligned, product((False, True), repeat=depth)):
+        for found in _cut(names, of_case):
+            several = sum(len(joined) > 1 for joined in found.cases.values())
+            if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
+                length = sum(len(role.pattern) for role in found.roles)
+                rank = (-several, len(found.left), length, sum(of_case), tuple(found.roles))
+                ranked.setdefault(rank, found)
+    yield from (ranked[rank] for rank in sorted(ranked))
+
+
+def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str, ...]]]:
+    """The folders with those of one name at one depth: ``p1/dwi`` beside ``derivatives/p1``."""
+    deepest: dict[str, int] = {}
+    moved = False
+    for names in parts.values():
+        for depth, name in enumerate(names):
+            moved |= deepest.setdefault(name, depth) != depth
+            deepest[name] = max(deepest[name], depth)
+    if not moved:
+        return []
+    shifts = {
+        names: max((deepest[name] - depth for depth, name in enumerate(names)), default=0)
+        for names in set(parts.values())
+    }
+    return [{path: ("",) * shifts[names] + names for path, names in parts.items()}]
+
+
+def _are_of_two_splits(*roles: Role) -> bool:
+    """Whether files of these roles are no case: ``train/1.png`` and ``test/1.png`` are two."""
+    return len({split_in(*role.folders) for role in roles} - {""}) > 1
+
+
+def _folders(folder: Path, path: Path) -> tuple[str, ...]:
+    return path.relative_to(folder).parts[:-1]
+
+
+def _cut(parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...]) -> Iterator[Reading]:
+    """Readings where the folders at some depths are the case's and those at the others the role's."""
+    places = {path: _place(names, of_case, normal(stem(path))) for path, names in parts.items()}
+    if any(of_case) or len(parts) <= 2:
+        yield _by_whole_names(places)
+    yield from _by_shared_stems(places)
+
+
+def _place(names: tuple[str, ...], of_case: tuple[bool, ...], file: str) -> tuple[Key, tuple[str, ...]]:
+    """Of a file's folders those that are its case's, and those that are its role's.
+
+    A folder with a number that the file's name repeats, as in ``GT/p07/p07_cup``, is neither.
+    """
+    owned = [(name, own) for name, own in zip_longest(names, of_case[: len(names)], fillvalue=False) if name]
+    key = tuple(normal(str(name)) for name, own in owned if own)
+    repeated = {name for name, _ in owned if _NUMBERED.search(str(name)) and normal(str(name)) in file}
+    return key, tuple(
+        _WHOLE_NAME if own or name in repeated else _without(key, str(name)) for name, own in owned
+    )
+
+
+def _without(key: Key, name: str) -> str:
+    """A name with what the case's folders are called taken out."""
+    for own in sorted(key, key=len, reverse=True):
+        if own in normal(name):
+            return normal(name).replace(own, _WHOLE_NAME)
+    return name
+
+
+def _by_whole_names(places: Mapping[Path, tuple[Key, tuple[str, ...]]]) -> Reading:
+    """``case_7/imaging.nii.gz`` beside ``case_7/segmentation.nii.gz``; the case's name may be part of it."""
+    roles = {
+        path: Role(folders, _without(key, normal(_name(path))), whole=True)
+        for path, (key, folders) in places.items()
+    }
+    counts = Counter(roles.values())
+    cases: dict[Key, dict[Role, Path]] = defaultdict(dict)
+    left: list[Path] = []
+    for path, (key, folders) in places.items():
+        role = roles[path]
+        if counts[role] == 1 and folders[-1:] not in ((), (_WHOLE_NAME,)):
+            # Files with names of their own in a folder of their case, such as a mask per object: numbered.
+            number = 1 + sum(other.folders == folders for other in cases[key])
+            role = Role(folders, str(number), whole=True)
+        if cases[key].setdefault(role, path) is not path:
+            left.append(path)
+    return Reading(cases, tuple(left))
+
+
+def _by_shared_stems(places: Mapping[Path, tuple[Key, tuple[str, ...]]]) -> Iterator[Reading]:
+    """Readings by what remains of the names when their beginnings and ends are taken off."""
+    cuts: dict[Role, dict[Key, Path]] = defaultdict(dict)
+    for path, (key, folders) in places.items():
+        name, ending = normal(stem(path)), _name(path)[len(stem(path)) :]
+        for before, middle, after in _splits(name):
+            cuts[Role(folders, before, after + ending)].setdefault((*key, middle), path)
+    if len(places) > _CROWDED:  # a beginning or an end that hardly any file has is part of a name
+        cuts = {role: files for role, files in cuts.items() if len(files) > 1}
+    roles_of: dict[Key, list[Role]] = defaultdict(list)
+    for role, files in cuts.items():
+        for key in files:
+            roles_of[key].append(role)
+    together: Counter[tuple[Role, Role]] = Counter()
+    for roles in roles_of.values():
+        if 1 < len(roles) <= _CROWDED:
+            together.update(combinations(sorted(roles), 2))
+    best = sorted(together, key=lambda pair: (-together[pair], _length(pair), pair))[:_PAIRS_TRIED]
+    beside: dict[Role, list[Role]] = defaultdict(list)
+    for first, second in together:
+        beside[first].append(second)
+        beside[second].append(first)
+    for first, second in best:
+        if not _are_of_two_splits(first, second):
+            others = [role for role in beside[first] if not _are_of_two_splits(role, first, second)]
+            yield _joined((first, second), others, cuts, places)
+
+
+def _joined(
+    pair: tuple[Role, Role],
+    others: Sequence[Role],
+    cuts: Mapping[Role, Mapping[Key, Path]],
+    places: Mapping[Path, tuple[Key, tuple[str, ...]]],
+) -> Reading:
+    """The reading of two roles, and of every further one whose files stand beside those of the first."""
+    anchor = cuts[pair[0]]
+    further = sorted(set(others) - {pair[1]}, key=lambda role: (-len(cuts[role]), _length((role,)), role))
+    owner: dict[Path, tuple[Role, Key]] = {}
+    for role in (pair[1], *further):
+        files = cuts[role]
+        here = {key: path for key, path in files.items() if key in anchor and path not in owner}
+        if here and (role == pair[1] or len(here) >= _WITHIN * len(files)):
+            owner |= {path: (role, key) for key, path in here.items()}
+    owner |= {path: (pair[0], key) for key, path in anchor.items() if path not in owner}
+    cases: dict[Key, dict[Role, Path]] = defaultdict(dict)
+    for path, (role, key) in owner.items():
+        cases[key][role] = path
+    return Reading(cases, tuple(path for path in places if path not in owner))
+
+
+def _name(path: Path) -> str:
+    """Name without the format, but of annotations with it: ``x.json`` is not ``x.png``."""
+    return path.name if polygons.may_be(path) else stem(path)
+
+
+def _splits(name: str) -> Iterator[tuple[str, str, str]]:
+    """A name cut into a beginning, a middle with a letter or digit at both ends, and an end."""
+    pieces = _PIECE.findall(name)
+    solid = [piece[0].isalnum() for piece in pieces]
+    for first in range(min(len(pieces), _PIECES_BEFORE + 1)):
+        if first and not solid[first]:
+            continue
+        for last in range(max(first + 1, len(pieces) - _PIECES_AFTER), len(pieces) + 1):
+            if last < len(pieces) and not solid[last - 1]:
+                continue
+            yield "".join(pieces[:first]), "".join(pieces[first:last]), "".join(pieces[last:])
+
+
+def _length(roles: Sequence[Role]) -> int:
+    return sum(len(role.before) + len(role.after) for role in roles)

@@ -1,0 +1,588 @@
+"""What lies in a folder: which files are images, which are their masks.
+
+One function per known layout, each giving what it recognised or None by names alone; :func:`recognise` asks
+them in turn. What they cannot explain goes by what names share (``by_names``).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from napari_prosma.data.formats import polygons
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
+from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
+from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.names import from_cell
+from napari_prosma.data.readers import can_read, stem
+from napari_prosma.data.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
+from napari_prosma.data.texts import read_json
+from napari_prosma.errors import DataError
+
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "inputs", "input", "scans", "volumes")
+_MASK_FOLDERS = (
+    *("masks", "mask", "labels", "label", "labelstr", "segmentations", "segmentation", "segs", "seg"),
+    *("annotations", "annotation", "ground_truth", "groundtruth", "gt", "targets", "target", "labelcol"),
+)
+_MASK_SUFFIX = re.compile(
+    r"[ _.-](?:masks?|labels?|seg|segmentation|gt|groundtruth|ground_truth|anno|annotation)(?:[ _-]?\d+)?$",
+    re.IGNORECASE,
+)
+_IMAGE_SUFFIX = re.compile(r"[ _.-](?:image|img)$", re.IGNORECASE)
+_BUSI_IMAGE = re.compile(r"(?:benign|malignant|normal) \(\d+\)", re.IGNORECASE)
+_GLAS_IMAGE = re.compile(r"(train|testA|testB)_\d+")
+_KVASIR_BOXES = ("kavsir_bboxes.json", "kvasir_bboxes.json")
+_NNUNET_CHANNEL = re.compile(r"_(\d{4})$")
+_CSV_IMAGE = ("image", "images", "img", "image_path", "image_file")
+_CSV_LABEL = ("label", "labels", "mask", "masks", "seg", "segmentation", "label_path", "mask_path")
+_CSV_GROUP = ("group", "split", "fold", "set", "class")
+_CSV_NAME = ("name", "case", "id")
+_CSV_PATIENT = (*PATIENT_COLUMNS, "group")
+_WORDS = re.compile(r"[\W_]*[^\W_]+")
+_DEEPEST_SPLIT = 2
+"""So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
+_MOST_CLASSES = 3
+"""A column ``group`` of no more values than this names classes, such as benign and malignant."""
+_LOSSY = (".jpg", ".jpeg", ".jfif")
+
+
+_BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
+
+
+def recognise(folder: Path, images: str | None = None, masks: str | None = None) -> Recognised:
+    """The layout of a folder, or of a table (CSV) of pairs.
+
+    Parameters
+    ----------
+    folder : Path
+    images, masks : patterns such as ``images/*``, optional
+        Which files are what, where the user says so.
+
+    Raises
+    ------
+    DataError
+        When it is missing, empty, or holds no image that can be read.
+    """
+    if folder.is_file() and folder.suffix.lower() == ".csv":
+        return _csv(folder)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"'{folder}' {what}; give the folder that holds the images and their masks")
+    if images is not None or masks is not None:
+        if images is None or masks is None:
+            raise DataError("the patterns of images and masks belong together; give both, or neither")
+        return _finished(folder, by_patterns(folder, images, masks), [])
+    inner = _unpacked_within(folder)
+    if inner is not None:
+        return recognise(inner)
+    passed_over: list[str] = []
+    errors: list[DataError] = []
+    partly: Recognised | None = None
+    for layout in (_nnunet, _decathlon, _folder_pairs, _csv_inside, _side_by_side):
+        try:
+            recognised = layout(folder)
+        except _NotThisLayout as error:
+            passed_over += [error.said] if error.said else []
+            errors.append(error)
+            continue
+        if recognised is None:
+            continue
+        if recognised.layout in _BY_TABLE or not _leaves_questions(folder, recognised):
+            return _finished(folder, recognised, passed_over)
+        partly = recognised
+        break
+    better = by_names(folder, partly) or by_annotation_file(folder)
+    if better is not None:
+        return _finished(folder, better, passed_over)
+    if partly is not None and any(case.labels for case in partly.found):
+        unused = [name for name in partly.beside if "/" not in name and images_in(folder / name)]
+        passed_over += [f"the folder '{name}' is not used" for name in unused]
+        return _finished(folder, partly, passed_over)
+    if errors:
+        raise errors[0]
+    if partly is not None:
+        return _finished(folder, partly, passed_over)
+    raise DataError(_nothing_found(folder))
+
+
+class _NotThisLayout(DataError):
+    """A table that happens to have the name of a known layout's; ``said`` is a notice that it is not used."""
+
+    def __init__(self, text: str, said: str) -> None:
+        super().__init__(text)
+        self.said = said
+
+
+def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) -> Recognised:
+    """With splits told from folders and lists, and no picture twice."""
+    found, twice = _without_copies(recognised)
+    splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
+    if any(splits.values()):
+        found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
+    found, listed = with_listed(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *listed)
+    return replace(recognised, found=tuple(found), notices=notices)
+
+
+def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...]]:
+    """Of images with one name, one place and one mask in two formats the one that lost nothing."""
+    of_mask = Counter(case.labels for case in recognised.found if case.labels)
+    if recognised.layout in _BY_TABLE or len(of_mask) == of_mask.total():
+        return list(recognised.found), ()
+    same: dict[tuple[object, ...], list[Found]] = defaultdict(list)
+    for case in recognised.found:
+        alone = (case.image,) if not case.labels or len(case.images) > 1 else ()
+        same[(case.image.parent, stem(case.image), case.labels, *alone)].append(case)
+    kept = [
+        min(cases, key=lambda case: (case.image.suffix.lower() in _LOSSY, case.image))
+        for cases in same.values()
+    ]
+    if len(kept) == len(recognised.found):
+        return kept, ()
+    first = next(cases for cases in same.values() if len(cases) > 1)
+    names = " and ".join(f"'{case.image.name}'" for case in first)
+    return kept, (
+        f"{len(recognised.found) - len(kept)} images lie there twice with one mask, such as {names}; one of "
+        "each is used",
+    )
+
+
+def _leaves_questions(folder: Path, recognised: Recognised) -> bool:
+    """Whether images without a mask, masks without an image or another folder of masks are left."""
+    if recognised.is_doubtful or any(not case.labels for case in recognised.found):
+        return True
+    return any((folder / name).is_dir() for name in recognised.beside)
+
+
+def pair_files(
+    images: Iterable[str | Path], labels: Iterable[str | Path]
+) -> list[tuple[Path, tuple[Path, ...]]]:
+    """Each image with the label files that carry its name, plus a suffix such as ``_mask`` or ``_seg_2``."""
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for label in labels:
+        by_name[_composed(_MASK_SUFFIX.sub("", stem(label)))].append(Path(label))
+    return [
+        (Path(image), tuple(sorted(by_name[_composed(_IMAGE_SUFFIX.sub("", stem(image)))])))
+        for image in images
+    ]
+
+
+def _composed(name: str) -> str:
+    """The name with every accent as part of its letter; macOS writes the two apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def named_apart(found: Sequence[Found]) -> list[Found]:
+    """Cases with unique names: the group goes before a name that occurs twice, then the format after it."""
+    for rename in (
+        lambda case: f"{case.group.replace('/', '_')}_{case.name}" if case.group else case.name,
+        lambda case: case.image.name,
+        lambda case: "_".join(case.image.parts[-3:]),
+    ):
+        counts: dict[str, int] = defaultdict(int)
+        for case in found:
+            counts[case.name] += 1
+        found = [replace(case, name=rename(case)) if counts[case.name] > 1 else case for case in found]
+    return list(found)
+
+
+def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases without images that nobody meant to label, and notices of these.
+
+    So are a test set in which no image has a mask, and files whose names go on where those of a labelled
+    image end otherwise: the clip ``p1_sequence`` beside the frame ``p1_ed``.
+    """
+    kept, notices = list(found), []
+    if not any(case.split == "test" and case.labels for case in found):
+        tests = [case for case in kept if case.split == "test"]
+        if tests and len(tests) < len(kept):
+            kept = [case for case in kept if case.split != "test"]
+            notices.append(f"{len(tests)} test images have no masks and are not used")
+    words = {case.image: _WORDS.findall(stem(case.image)) or [""] for case in kept}
+    endings = {words[case.image][-1] for case in kept if case.labels}
+    begun = {
+        (case.image.parent, start) for case in kept if case.labels for start in accumulate(words[case.image])
+    }
+    others: dict[str, list[Found]] = defaultdict(list)
+    for case in kept:
+        *start, ending = words[case.image]
+        is_other = ending not in endings and not ending.strip("_-. ").isdecimal()
+        if not case.labels and is_other and (case.image.parent, "".join(start)) in begun:
+            others[ending].append(case)
+    for ending, cases in others.items():
+        kept = [case for case in kept if case not in cases]
+        notices.append(
+            f"{len(cases)} files '*{ending}' lie beside labelled images, without masks, and are not used"
+        )
+    return kept, tuple(notices)
+
+
+def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -> str:
+    """What to say of images without a mask."""
+    if len(bare) == len(found):
+        return (
+            f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'"
+            f"{_seen_beside(folder)}; "
+            "put masks of the same names in a folder 'masks' beside a folder 'images'"
+        )
+    image = bare[0].image
+    shown = image.relative_to(folder) if image.is_relative_to(folder) else image
+    return (
+        f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
+        f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', or take the image away"
+    )
+
+
+def _seen_beside(folder: Path) -> str:
+    """What else lies there and is no mask: annotations with what is wrong with them, other files by kind."""
+    others: dict[str, list[Path]] = defaultdict(list)
+    for path in files_in(folder):
+        if not can_read(path):
+            others[path.suffix.lower() or "without suffix"].append(path)
+    if not others:
+        return ""
+    kinds = ", ".join(
+        f"{len(paths)} {kind}" for kind, paths in sorted(others.items(), key=lambda one: -len(one[1]))[:4]
+    )
+    for paths in sorted(others.values(), key=len, reverse=True):
+        if polygons.may_be(paths[0]) and len(paths) > 1:
+            try:
+                polygons.read(paths[0])
+            except DataError as error:
+                return f" (beside them: {kinds}; of these {error})".replace("; ", ", ")
+    return f" (beside them: {kinds})"
+
+
+def _unpacked_within(folder: Path) -> Path | None:
+    """The only subfolder, where that is what an archive was unpacked to: ``Task09/Task09/dataset.json``."""
+    subfolders = _subfolders(folder)
+    if len(subfolders) != 1 or (folder / "dataset.json").exists() or subfolders[0].name == "imagesTr":
+        return None
+    inner = subfolders[0]
+    is_data_set = (inner / "dataset.json").is_file() or (inner / "imagesTr").is_dir()
+    return inner if is_data_set else None
+
+
+def _decathlon(folder: Path) -> Recognised | None:
+    table = folder / "dataset.json"
+    if not table.is_file():
+        return None
+    content = _json(table)
+    try:
+        names = {int(value): str(name) for value, name in content["labels"].items()}
+        pairs = [
+            (str(entry["image"]), str(entry["label"]), split)
+            for part, split in (("training", ""), ("validation", "val"))
+            for entry in (content[part] if part == "training" else content.get(part, ()))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _NotThisLayout(
+            f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
+            '{"0": "background", ...} and \'training\' [{"image": ..., "label": ...}, ...]',
+            f"'{table.name}' is no Decathlon table and is not used",
+        ) from error
+    found = []
+    for image, label, split in pairs:
+        paths = [_inside(folder, table, name) for name in (image, label)]
+        found.append(Found(stem(image), (paths[0],), (paths[1],), split=split))
+    _require_files(table, found)
+    return Recognised("Decathlon", tuple(found), LabelRule.of_names(names))
+
+
+def _nnunet(folder: Path) -> Recognised | None:
+    """``imagesTr/case_0000.nii.gz``, one file per channel, and ``labelsTr/case.nii.gz``."""
+    images, masks, table = folder / "imagesTr", folder / "labelsTr", folder / "dataset.json"
+    if not images.is_dir():
+        return None
+    by_case: dict[str, list[Path]] = defaultdict(list)
+    for path in images_in(images):
+        match = _NNUNET_CHANNEL.search(stem(path))
+        if match is None:
+            return None
+        by_case[stem(path)[: match.start()]].append(path)
+    labels = {stem(path): path for path in images_in(masks)} if masks.is_dir() else {}
+    if not by_case or (labels and not labels.keys() & by_case.keys()):
+        return None
+    found = [
+        Found(name, tuple(files), (labels[name],) if name in labels else ())
+        for name, files in sorted(by_case.items())
+    ]
+    counts = {len(case.images) for case in found}
+    if len(counts) > 1:
+        fewest = min(found, key=lambda case: len(case.images))
+        raise DataError(
+            f"'{fewest.name}' in '{images}' has {len(fewest.images)} channel files where others have "
+            f"{max(counts)}; add the missing '{fewest.name}_0001...' or take the case away"
+        )
+    if not table.is_file():
+        return Recognised("nnU-Net", tuple(found))
+    names, notices = _nnunet_labels(table, _json(table).get("labels", {}))
+    ignored = names.pop("ignore", None)
+    rule = LabelRule.of_names({value: name for name, value in names.items()}) if names else None
+    if rule is not None and ignored is not None:
+        rule = replace(rule, unlabelled=ignored)
+    return Recognised("nnU-Net", tuple(found), rule, notices=notices)
+
+
+def _nnunet_labels(table: Path, labels: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Name -> value; of regions (lists of values) each value becomes a class of its own."""
+    names: dict[str, int] = {}
+    regions = 0
+    try:
+        for name, value in labels.items():
+            if isinstance(value, str):  # nnU-Net 1: value -> name
+                name, value = value, int(name)
+            if isinstance(value, (list, tuple)):
+                regions += 1
+                for one in value:
+                    if int(one) not in names.values():
+                        names[f"label {int(one)}"] = int(one)
+            else:
+                names[str(name)] = int(value)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"'{table}' has damaged 'labels' ({error}); they map names to whole numbers"
+        ) from error
+    said = f"{regions} regions of '{table.name}' are not used; each value is a class of its own"
+    return names, ((said,) if regions else ())
+
+
+def _folder_pairs(folder: Path) -> Recognised | None:
+    """``images/`` and ``masks/`` under whatever name, in the folder itself or in each of its splits."""
+    pairs = []
+    beside: list[str] = []
+    parents = [folder]
+    for parent in parents:
+        named = {child.name.lower(): child for child in _subfolders(parent)}
+        images = next((named[name] for name in _IMAGE_FOLDERS if name in named), None)
+        masks = next((named[name] for name in _MASK_FOLDERS if name in named), None)
+        if images is not None and masks is not None:
+            pairs.append(("" if parent == folder else parent.relative_to(folder).as_posix(), images, masks))
+            others = (child for child in named.values() if child not in (images, masks))
+            beside += [child.relative_to(folder).as_posix() for child in others]
+        elif parent == folder or len(parent.relative_to(folder).parts) < _DEEPEST_SPLIT:
+            parents += named.values()
+    found: list[Found] = []
+    orphans: list[Path] = []
+    for split, image_folder, mask_folder in pairs:
+        images_of = {path: path.relative_to(image_folder).parent for path in images_in(image_folder)}
+        masks_of = {path: path.relative_to(mask_folder).parent for path in images_in(mask_folder)}
+        flat = len(set(masks_of.values())) == 1  # masks may lie flat though images lie in groups
+        used: set[Path] = set()
+        for group in sorted(set(images_of.values())):
+            grouped = [path for path, place in images_of.items() if place == group]
+            fitting = [path for path, place in masks_of.items() if flat or place == group]
+            name = "/".join(part for part in (split, *group.parts) if part)
+            for image, labels in pair_files(grouped, fitting):
+                used.update(labels)
+                found.append(Found(stem(image), (image,), labels, name))
+        orphans += [path for path in masks_of if path not in used]
+    if not found:
+        return None
+    if any((folder / name).is_file() for name in _KVASIR_BOXES):
+        return Recognised("Kvasir-SEG", tuple(found), foreground="polyp", notices=_orphan_notices(orphans))
+    return Recognised(
+        "folders",
+        tuple(found),
+        notices=_orphan_notices(orphans),
+        beside=tuple(beside),
+        is_doubtful=bool(orphans),
+    )
+
+
+def _side_by_side(folder: Path) -> Recognised | None:
+    """``x.png`` with ``x_mask.png`` (and ``x_mask_1.png``), in the folder and its subfolders; BUSI, GlaS."""
+    by_place: dict[Path, list[Path]] = defaultdict(list)
+    for path in images_in(folder):
+        by_place[path.parent].append(path)
+    found: list[Found] = []
+    orphans: list[Path] = []
+    for place, files in sorted(by_place.items()):
+        masks = [path for path in files if _MASK_SUFFIX.search(stem(path))]
+        images = [path for path in files if path not in set(masks)]
+        group = place.relative_to(folder).as_posix() if place != folder else ""
+        pairs = pair_files(images, masks)
+        found += [Found(stem(image), (image,), labels, group) for image, labels in pairs]
+        used = {label for _, labels in pairs for label in labels}
+        orphans += [path for path in masks if path not in used]
+    if not found:
+        if orphans:
+            raise _NotThisLayout(
+                f"'{folder}' holds {len(orphans)} masks but no image, the first is '{orphans[0].name}'; "
+                f"put the images beside them, without '{_mask_ending(orphans[0])}' in their names",
+                "",
+            )
+        return None
+    notices = _orphan_notices(orphans)
+    if all(_BUSI_IMAGE.fullmatch(case.name) for case in found):
+        return Recognised("BUSI", tuple(found), foreground="lesion", notices=notices)
+    parts = [_GLAS_IMAGE.fullmatch(case.name) for case in found]
+    if all(parts):
+        grouped = [
+            replace(case, group=part.group(1)) for case, part in zip(found, parts, strict=True) if part
+        ]
+        return Recognised("GlaS", tuple(grouped), LabelRule.instances("gland"), notices=notices)
+    layout = "side by side" if any(case.labels for case in found) else "images"
+    return Recognised(layout, tuple(found), notices=notices, is_doubtful=bool(orphans))
+
+
+def _csv_inside(folder: Path) -> Recognised | None:
+    """A folder's only table that has a column of images and one of labels."""
+    tables = [table for table in sorted(folder.glob("*.csv")) if _csv_columns(table) is not None]
+    if len(tables) != 1:
+        return None
+    if not _lists_files(tables[0]):
+        raise _NotThisLayout(
+            f"'{tables[0]}' has a column of labels, but none of them is a file; name files of masks in it",
+            f"'{tables[0].name}' lists no files of masks and is not used",
+        )
+    return _csv(tables[0], folder)
+
+
+def _lists_files(table: Path) -> bool:
+    """Whether a label of the table is a file, or at least named like one; diagnoses are not."""
+    columns = _csv_columns(table)
+    assert columns is not None
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        labels = [
+            (row.get(columns["label"]) or "").strip()
+            for row in csv.DictReader(file, delimiter=columns["delimiter"])
+        ]
+    return not any(labels) or any(
+        Path(name).suffix or (table.parent / _slashed(name)).exists() for name in labels if name
+    )
+
+
+def _slashed(name: str) -> str:
+    """A relative path written on Windows, as every system reads it."""
+    return name.replace("\\", "/")
+
+
+def _csv(table: Path, within: Path | None = None) -> Recognised:
+    """Pairs listed in a table; paths count from the table, and stay in the folder where it was found."""
+    columns = _csv_columns(table)
+    if columns is None:
+        raise DataError(f"'{table}' has no columns 'image' and 'label'; name them in its first line")
+    found = []
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        for line, row in enumerate(csv.DictReader(file, delimiter=columns["delimiter"]), 2):
+            image, label = (
+                _slashed(from_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
+            )
+            if not image:
+                raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
+            paths = [
+                _inside(within, table, name) if within is not None else table.parent / name
+                for name in (image, label)
+                if name
+            ]
+            told = {
+                kind: from_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
+                for kind in ("name", "group", "split", "patient")
+            }
+            split = split_in(told["split"])
+            if told["split"] and not split and columns["split"].lower() == "split":
+                raise DataError(
+                    f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
+                )
+            patient = "" if split_in(told["patient"]) else told["patient"]
+            found.append(
+                Found(
+                    told["name"] or stem(image), (paths[0],), tuple(paths[1:]), told["group"], split, patient
+                )
+            )
+    _require_files(table, found)
+    groups = sorted({case.patient for case in found} - {""})
+    if columns["patient"].lower() != "group" or not groups or len(groups) > _MOST_CLASSES:
+        return Recognised("CSV", tuple(found))
+    said = (
+        f"the column '{columns['patient']}' holds {', '.join(groups)}, taken for classes; if these are "
+        "patients, call it 'patient', and each stays on one side of every split"
+    )
+    return Recognised("CSV", tuple(replace(case, patient="") for case in found), notices=(said,))
+
+
+def _csv_columns(table: Path) -> dict[str, str] | None:
+    """The table's own names of our columns, and its delimiter; None without images and labels."""
+    try:
+        with open(table, encoding="utf-8-sig") as file:
+            first = file.readline().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    delimiter = max(",;\t", key=first.count)
+    names = {name.strip().strip('"').lower(): name.strip().strip('"') for name in first.split(delimiter)}
+
+    def column(candidates: tuple[str, ...]) -> str:
+        return next((names[name] for name in candidates if name in names), "")
+
+    columns = {
+        "image": column(_CSV_IMAGE),
+        "label": column(_CSV_LABEL),
+        "group": column(_CSV_GROUP),
+        "name": column(_CSV_NAME),
+        "split": column(SPLIT_COLUMNS),
+        "patient": column(_CSV_PATIENT),
+        "delimiter": delimiter,
+    }
+    return columns if columns["image"] and columns["label"] else None
+
+
+def _json(table: Path) -> Mapping[str, Any]:
+    content = read_json(table)
+    if not isinstance(content, dict):
+        raise DataError(f"'{table}' holds no table of names; download it again")
+    return content
+
+
+def _inside(folder: Path, table: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"'{table}' points outside its folder ('{name}'); give paths within '{folder}'")
+    return path
+
+
+def _require_files(table: Path, found: Sequence[Found]) -> None:
+    missing = [path for case in found for path in (*case.images, *case.labels) if not path.exists()]
+    if missing:
+        raise DataError(
+            f"'{table}' lists {len(missing)} files that do not exist, the first is '{missing[0]}'; "
+            "complete the data set or take the entries out"
+        )
+    if not found:
+        raise DataError(f"'{table}' lists no case; add entries")
+
+
+def _orphan_notices(orphans: Sequence[Path]) -> tuple[str, ...]:
+    if not orphans:
+        return ()
+    return (f"{len(orphans)} masks have no image and are left out, the first is '{orphans[0].name}'",)
+
+
+def _mask_ending(path: Path) -> str:
+    match = _MASK_SUFFIX.search(stem(path))
+    return match.group() if match else ""
+
+
+def _nothing_found(folder: Path) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not files:
+        return f"'{folder}' is empty; put images in '{folder}/images' and their masks in '{folder}/masks'"
+    counts: dict[str, int] = defaultdict(int)
+    for path in files:
+        counts[path.suffix.lower() or "without suffix"] += 1
+    kinds = ", ".join(
+        f"{number} {kind}" for kind, number in sorted(counts.items(), key=lambda kind: -kind[1])[:4]
+    )
+    return f"'{folder}' holds no image that can be read (found: {kinds}); give a folder of images and masks"
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))

@@ -1,0 +1,1 @@
+"""What training, segmentation and inspection stand on: checkpoints, devices, memory, windows."""

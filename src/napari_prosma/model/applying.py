@@ -1,0 +1,127 @@
+"""A plan and its model applied to an image: what fits, on which grid, in which windows, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_prosma.data.case import Image
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.preparation import cut_axis, prepare, resample, resampled_axes, spacing_for
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.model.windows import Tiling, labels_of, probabilities_of, tile
+from napari_prosma.nn.build import Network
+from napari_prosma.nn.ensemble import Ensemble
+
+OVERLAP = 0.5
+FARTHEST_SPACING = 30.0
+"""A spacing this many times finer or coarser than the model's is taken for a wrong unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Labels of one image.
+
+    Attributes
+    ----------
+    name : str
+    labels : (*spatial) uint8
+        Class indices, 0 = background.
+    probabilities : (K, *spatial) float32
+        Per class, background first; they sum to 1. Fewer where fewer were asked for.
+    geometry : Geometry
+        The image's.
+    class_names : tuple of str
+        Background first.
+    kept : tuple of int, optional
+        Which class each of ``probabilities`` belongs to; None = all, in order.
+    disagreement : (*spatial) float32, optional
+        How much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
+    """
+
+    name: str
+    labels: np.ndarray
+    probabilities: np.ndarray
+    geometry: Geometry
+    class_names: tuple[str, ...]
+    kept: tuple[int, ...] | None = None
+    disagreement: np.ndarray | None = None
+
+
+def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geometry) -> None:
+    """Refuse an image (C, *spatial) that the model was not made for, before any of it is read.
+
+    Raises
+    ------
+    DataError
+        Other channels, fewer axes, an empty axis, no numbers, or a spacing far from the model's.
+    """
+    if shape[0] != plan.channels:
+        raise DataError(
+            f"the model expects {plan.channels} channel(s) but the image has {shape[0]}; convert the "
+            f"image or train a model for it"
+        )
+    if geometry.ndim < plan.dims:
+        raise DataError(
+            f"the model is {plan.dims}D but the image has {geometry.ndim} axes; give it a volume, or train a "
+            f"2D model"
+        )
+    if 0 in shape:
+        raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
+    if dtype.kind not in "biuf":
+        raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
+    if plan.spacing is None or plan.unit == "pixel":
+        return
+    held = spacing_for(geometry, plan)
+    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
+        ratio = max(held[axis] / spacing, spacing / held[axis])
+        if ratio > FARTHEST_SPACING:
+            raise DataError(
+                f"the model expects {spacing:g} {plan.unit} along {geometry.axes[axis]} but the "
+                f"image has {geometry.spacing[axis]:g} {geometry.unit}, {ratio:.0f} times off; its unit is "
+                f"probably wrong: correct the spacing"
+            )
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Errors about an image name it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"'{name}' cannot be segmented: {error}") from error
+
+
+def prepare_for(plan: Plan, image: Image, name: str) -> Image:
+    """The whole image on the plan's grid; errors name the image."""
+    with named(name):
+        require_fit(plan, image.array.shape, image.array.dtype, image.geometry)
+        return prepare(image, plan)
+
+
+def model_tiling(model: Network | Ensemble, plan: Plan, prepared: Image, image: Image) -> Tiling:
+    """Windows of the plan's size, since the channel gates depend on what a window shows.
+
+    Over ``prepared``, which is ``image`` on the plan's grid.
+    """
+    across = cut_axis(plan, image.geometry)
+    return tile(prepared.array.shape[1:], plan.window, model.divisor, OVERLAP, across)
+
+
+def finish(name: str, logits: np.ndarray, image: Image, plan: Plan) -> Segmentation:
+    """Probabilities brought back to the image's grid, then labels."""
+    probabilities = probabilities_of(logits)
+    size = image.array.shape[1:]
+    if probabilities.shape[1:] != size:
+        probabilities = np.stack([resample(p, size) for p in probabilities])
+    return Segmentation(
+        name=name,
+        labels=labels_of(probabilities),
+        probabilities=probabilities,
+        geometry=image.geometry,
+        class_names=plan.class_names,
+    )

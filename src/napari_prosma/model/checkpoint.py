@@ -1,0 +1,375 @@
+"""One file that holds a model whole: weights by safetensors, everything else as JSON in its header.
+
+Opening one runs no code. It is written under a temporary name, flushed and renamed: whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.limits import require_count
+from napari_prosma.data.texts import parse_json
+from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.nn.build import Network, build_model
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import OURS, ModelSpec
+
+FORMAT = 2
+"""1: one network. 2: also ensembles, and a run's weights beside their average."""
+STATE, RAW, MEMBERS = "state", "raw", "members"
+"""Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks
+of an ensemble."""
+MOST_MEMBERS, MOST_LEVELS, MOST_ELEMENTS = 100, 16, 2**31
+"""Of an ensemble; of a network, each of whose levels halves the image; of a patch."""
+_LENGTH, _CHECKSUM_BYTES = 8, 16
+"""Bytes of a safetensors file that say how long its header is; bytes of our checksum."""
+BEST, LAST, ENSEMBLE = "best.safetensors", "last.safetensors", "ensemble.safetensors"
+FOLD = "fold"
+"""Folders of the folds of a cross-validation are called ``fold1``, ``fold2``, ..."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model with everything needed to use it.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    plan : Plan
+        What was done to the images; done again in segmentation.
+    weights : tensors by name
+        Of an ensemble: those of its k-th network under ``members.<k>.``, from 0.
+    config : dict
+        The whole ``TrainConfig`` as JSON values.
+    epoch : int
+        Epochs finished when it was written.
+    metrics : dict
+        Validation figures of that epoch.
+    split : dict
+        Names of the ``training`` and ``validation`` cases.
+    state : tensors by name
+        Of the optimizer (``optimizer.``) and the objective (``objective.``), and the weights that are trained
+        where ``weights`` are their average (``raw.``); empty but in the last checkpoint of a run.
+    place : dict
+        Where the run stands: ``step``, ``losses`` of the epoch so far, ``best``, ``seconds``, and whatever
+        else it keeps.
+    path : Path, optional
+        Where it was read from.
+    """
+
+    spec: ModelSpec
+    plan: Plan
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    split: dict[str, list[str]] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    place: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def members(self) -> int:
+        """Networks in it: more than one in an ensemble."""
+        return len(_members(self.weights)) or 1
+
+    @property
+    def steps(self) -> int:
+        """Training steps that shaped it, those of a model it was started from included."""
+        seen = (t for name, t in self.weights.items() if name.endswith("num_batches_tracked"))
+        return max([self.place.get("step", 0), *map(int, seen)])
+
+    def build(self, device: torch.device | str = "cpu") -> Network | Ensemble:
+        """The network with these weights, in evaluation mode."""
+        model = _skeleton(self.spec, self.weights)
+        # Copied, not assigned: in memory the weights lie as in training, in a file contiguous, and the two
+        # round differently.
+        model.to_empty(device=device).load_state_dict(self.weights)
+        return model.eval()
+
+    def require_one_network(self, use: str) -> None:
+        """Refuse an ensemble, which cannot be ``use`` ("inspected", ...).
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if self.members > 1:
+            fold = f"'{self.path.parent / f'{FOLD}1'}'" if self.path else f"{FOLD}1 in its run folder"
+            raise CheckpointError(
+                f"'{self.path or 'the model'}' is an ensemble of {self.members} networks and cannot be {use} "
+                f"as one; choose one of its folds, such as {fold}"
+            )
+
+    def require_our_gates(self) -> None:
+        """Refuse a network of another paper, which has no gates of ours to look into.
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if self.spec.network != OURS:
+            raise CheckpointError(
+                f"'{self.path or 'the model'}' holds the network {self.spec.network!r}, which has none of "
+                f"the gates that can be inspected; choose a model of {OURS} (to compare with attention, one "
+                f"with its gate 'attention')"
+            )
+
+
+def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkpoint:
+    """One checkpoint that answers with the mean probability of several models of one plan.
+
+    Its figures are their mean; every one of their cases was trained on by some.
+
+    Raises
+    ------
+    CheckpointError
+        They differ in architecture or plan, or are ensembles themselves.
+    """
+    first = members[0]
+    for member in members:
+        member.require_one_network("part of another")
+        if (member.spec, member.plan) != (first.spec, first.plan):
+            raise CheckpointError(
+                f"'{first.path}' and '{member.path}' differ in their network or plan; an ensemble needs "
+                f"models trained with the same settings"
+            )
+    figures = {name: [m.metrics[name] for m in members if name in m.metrics] for name in first.metrics}
+    names = {name for member in members for part in member.split.values() for name in part}
+    return Checkpoint(
+        spec=first.spec,
+        plan=first.plan,
+        weights={
+            f"{MEMBERS}.{k}.{name}": tensor
+            for k, member in enumerate(members)
+            for name, tensor in member.weights.items()
+        },
+        config=config,
+        epoch=max(member.epoch for member in members),
+        metrics={name: sum(values) / len(values) for name, values in figures.items()},
+        split={"training": sorted(names), "validation": []},
+    )
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write whole or not at all; what stood at ``path`` stays valid until the new file is complete.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be made or written to, or is full.
+    """
+    header = {
+        "format": FORMAT,
+        "spec": asdict(checkpoint.spec),
+        "plan": checkpoint.plan.model_dump(mode="json"),
+        "config": checkpoint.config,
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "split": checkpoint.split,
+        "place": checkpoint.place,
+    }
+    state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (checkpoint.weights | state).items()}
+    text = json.dumps(header)
+    content = save(tensors, metadata={"prosma": text, "checksum": _checksum(text, tensors)})
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint; of a run folder its best one, of a cross-validation's folder its ensemble.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, cut short, not ours, of a newer format, or with a tensor of the wrong name or shape.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [path / name for name in (ENSEMBLE, BEST, LAST) if (path / name).is_file()]
+        if not inside and (path / f"{FOLD}1").is_dir():
+            raise CheckpointError(
+                f"the cross-validation in '{path}' is not finished and has no {ENSEMBLE} yet; go on with it, "
+                f"or choose one of its folds, such as '{path / f'{FOLD}1'}'"
+            )
+        if not inside:
+            raise CheckpointError(
+                f"folder '{path}' holds no checkpoint ({BEST} or {LAST}); train a model into it"
+            )
+        path = inside[0]
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint '{path}' does not exist; give a .safetensors file or a run folder")
+    try:
+        # Read, not mapped: Windows would not let a run replace it, and whoever cuts it short would end us.
+        content = path.read_bytes()
+        metadata = _metadata(path, content)
+        weights = load(content)
+    except (SafetensorError, DataError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
+            f"{LAST}, or copy it again"
+        ) from error
+    if metadata.get("checksum", "") not in ("", _checksum(metadata["prosma"], weights)):
+        raise CheckpointError(
+            f"'{path}' is no longer what was written (its checksum differs): the disk or a copy changed it; "
+            f"copy it again, or choose another checkpoint"
+        )
+    return _assemble(path, metadata["prosma"], weights)
+
+
+def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with ``prefix`` and a dot, under the rest of their name."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
+def _metadata(path: Path, content: bytes) -> dict[str, str]:
+    """What the header says beside the tensors, as far as the file can hold them."""
+    length = int.from_bytes(content[:_LENGTH], "little")
+    header = parse_json(content[_LENGTH : _LENGTH + length], f"the header of '{path}'")
+    metadata = header.pop("__metadata__", {})
+    if "prosma" not in metadata:
+        raise CheckpointError(
+            f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"
+        )
+    return metadata
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything that a file holds: it tells a flipped bit, not an enemy."""
+    digest = hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class _Place(BaseModel):
+    """What a run must find in ``place`` to go on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: NonNegativeInt
+    losses: list[float]
+    best: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Header(BaseModel):
+    """The JSON of a file, in every format so far; what an older one lacks has a default."""
+
+    format: PositiveInt
+    spec: ModelSpec
+    plan: Plan
+    config: dict[str, Any]
+    epoch: NonNegativeInt
+    metrics: dict[str, float]
+    split: dict[str, list[str]]
+    place: _Place | None = None
+
+
+def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
+    try:
+        read = parse_json(text, f"the header of '{path}'")
+        if read["format"] > FORMAT:
+            raise CheckpointError(
+                f"'{path}' was written by a newer version (format {read['format']}, this one reads "
+                f"{FORMAT}); update napari-prosma"
+            )
+        header = _Header.model_validate({**read, "place": read.get("place") or None})
+        checkpoint = Checkpoint(
+            spec=header.spec,
+            plan=header.plan,
+            weights={name: t for name, t in tensors.items() if not name.startswith(f"{STATE}.")},
+            config=header.config,
+            epoch=header.epoch,
+            metrics=header.metrics,
+            split=header.split,
+            state=split_prefix(tensors, STATE),
+            place=header.place.model_dump() if header.place else {},
+            path=path,
+        )
+        _require_holdable(path, header, checkpoint.weights)
+        expected = _expected(header.spec, checkpoint.weights)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        wrong = (
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            if isinstance(error, ValidationError)
+            else error
+        )
+        raise CheckpointError(
+            f"the header of '{path}' is damaged ({wrong}); choose another checkpoint"
+        ) from error
+    spec, plan = checkpoint.spec, checkpoint.plan
+    if (spec.dims, spec.in_channels, spec.out_channels) != (plan.dims, plan.channels, plan.out_channels):
+        raise CheckpointError(
+            f"the header of '{path}' is damaged (its network and its plan disagree); choose another file"
+        )
+    _require_same(path, checkpoint.weights, expected)
+    raw = {name: t for name, t in checkpoint.state.items() if name.startswith(f"{RAW}.")}
+    if raw:
+        _require_same(path, raw, {f"{RAW}.{name}": t for name, t in expected.items()})
+    return checkpoint
+
+
+def _require_holdable(path: Path, header: _Header, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a network of more levels or members than there are tensors for, before it is built."""
+    spec, members = header.spec, len(_members(weights)) or 1
+    require_count(path, "networks", members, MOST_MEMBERS)
+    require_count(path, "levels of a network", len(spec.widths), min(MOST_LEVELS, len(weights) // members))
+    held = sum(tensor.numel() for tensor in weights.values())
+    require_count(path, "channels", max(*spec.widths, spec.in_channels, spec.out_channels), held)
+    require_count(path, "elements of a patch", math.prod(header.plan.patch), MOST_ELEMENTS)
+    require_count(path, "elements of a window", math.prod(header.plan.window), MOST_ELEMENTS)
+
+
+def _expected(spec: ModelSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names, shapes and types of the weights: of an ensemble those of one network, once per member."""
+    with torch.device("meta"):
+        one = build_model(spec).state_dict()
+    members = sorted(_members(weights))
+    return {f"{MEMBERS}.{k}.{name}": t for k in members for name, t in one.items()} if members else one
+
+
+def _members(weights: Mapping[str, Tensor]) -> set[str]:
+    """Numbers of the networks of an ensemble, as they stand in the names; none of a single network."""
+    return {name.split(".")[1] for name in weights if name.startswith(f"{MEMBERS}.")}
+
+
+def _skeleton(spec: ModelSpec, weights: Mapping[str, Tensor]) -> Network | Ensemble:
+    """The network that such weights belong to, without any memory of its own."""
+    with torch.device("meta"):
+        count = len(_members(weights))
+        return Ensemble([build_model(spec) for _ in range(count)]) if count else build_model(spec)
+
+
+def _require_same(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names, shapes or types are not those of the network."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise CheckpointError(f"'{path}' lacks the tensor '{name}'; choose another checkpoint")
+        if name not in expected:
+            raise CheckpointError(f"'{path}' holds a tensor '{name}' that its network lacks; choose another")
+        held, needed = found[name], expected[name]
+        if (held.shape, held.dtype) != (needed.shape, needed.dtype):
+            raise CheckpointError(
+                f"in '{path}' the tensor '{name}' is {held.dtype} of shape {tuple(held.shape)}, its "
+                f"network needs {needed.dtype} of {tuple(needed.shape)}; choose another checkpoint"
+            )

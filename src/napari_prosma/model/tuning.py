@@ -1,0 +1,263 @@
+"""How a network computes fastest on this machine: measured on request, on the real shapes, then remembered.
+
+Nothing is measured before a run or a segmentation: that took longer than a short run gained by it, and found
+the slower layout beside a busy neighbour. ``prosma tune`` measures when the user wants it.
+
+Layouts and compiled code agree to rounding, not to the last bit, and the same image should give the same mask
+each time: as long as what is remembered stays, nothing is chosen that could be chosen otherwise next time.
+The number type is no choice: bfloat16 changes masks, and on the CPU its gradients are NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from threading import RLock
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from platformdirs import user_cache_path
+from pydantic import BaseModel, PositiveFloat, ValidationError
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.texts import read_json
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.device import Precision, best_precision, usable_device
+from napari_prosma.model.memory import ran_out_of_memory, release
+from napari_prosma.model.passes import Work, pass_of, with_signs
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, lay_out
+from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.spec import ModelSpec
+
+CACHE = "PROSMA_CACHE"
+"""Environment variable: the folder to remember in; empty = nothing is remembered."""
+LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 2, 5, 2.0
+"""So many times the layouts take turns; after so many seconds no further round begins."""
+USUAL_COMPILING = 60
+"""Seconds, for the bar."""
+TYPICAL: dict[int, tuple[int, ...]] = {2: (4, 1, 256, 256), 3: (2, 1, 64, 64, 64)}
+"""Batches that a plan makes of gray images without further wishes (``data.fingerprint.BATCH_ELEMENTS``)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network computes: its layout, and the seconds that compiling it takes; 0 = it is not compiled."""
+
+    layout: Layout
+    compiling: float = 0.0
+
+
+def usual_way(spec: ModelSpec) -> Way:
+    """The way where nothing is measured."""
+    return Way(USUAL_LAYOUT[spec.dims])
+
+
+class Measured(BaseModel, frozen=True, extra="forbid"):
+    """The faster layout, and seconds of a pass: by layout, and ``compiled``, which took ``compiling``."""
+
+    layout: Layout
+    seconds: dict[Layout, PositiveFloat]
+    compiled: PositiveFloat | None = None
+    compiling: PositiveFloat = 1.0
+
+    def way(self, passes: float, seconds: float) -> Way:
+        """Fastest way for this much work; compiling must give back the time that it takes."""
+        if self.compiled is None:
+            return Way(self.layout)
+        plain = self.seconds[self.layout]
+        saved = min(passes, seconds / plain) * (plain - self.compiled)
+        return Way(self.layout, self.compiling if saved > self.compiling else 0.0)
+
+    def in_words(self) -> str:
+        """Such as ``channels-last (contiguous 312 ms, channels-last 201 ms)``."""
+        found = [f"{name} {1e3 * seconds:.0f} ms" for name, seconds in self.seconds.items()]
+        if self.compiled is not None:
+            found.append(f"compiled in {self.compiling:.0f} s {1e3 * self.compiled:.0f} ms")
+        return f"{self.layout} ({', '.join(found) or 'could not be measured here'})"
+
+
+_WRITING = RLock()
+"""Two panels may measure at a time."""
+
+
+def known_way(work: Work, passes: float, seconds: float = math.inf) -> Way:
+    """What :func:`tune` found for such work on this machine, else the usual way: nothing is measured here.
+
+    Parameters
+    ----------
+    work : Work
+    passes : float
+        How many there will be at least.
+    seconds : float
+        How long they may take at most.
+    """
+    file = cache_file()
+    if file is None:
+        return usual_way(work.spec)
+    try:
+        measured = _remembered(file).get(work.key)
+    except DataError as error:
+        _say_once(str(error))
+        return usual_way(work.spec)
+    return usual_way(work.spec) if measured is None else measured.way(passes, seconds)
+
+
+def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
+    """Measure anew and remember; the last event is ``Finished`` with ``Measured`` by ``Work``.
+
+    With ``compiled`` each is also tried compiled, which takes a minute or more.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    file, found = cache_file(), dict[Work, Measured]()
+    for work in works:
+        measured = yield from measure(work)
+        if measured is None:
+            yield Notice(f"{work.in_words()} could not be measured here")
+            continue
+        found[work] = (yield from _compiled(work, measured)) if compiled else measured
+        if file is not None:
+            _remember(file, {work.key: found[work]})
+    yield Finished(found)
+
+
+def works_of(checkpoint: Checkpoint | None, device: str) -> list[Work]:
+    """Segmentation with a model and training as it was trained, or the same of new networks in 2D and 3D."""
+    target, works, wanted = usable_device(device), list[Work](), "auto"
+    batches = [(ModelSpec(dims, 1, 1), shape, shape[2:]) for dims, shape in TYPICAL.items()]
+    if checkpoint is not None:
+        plan, wanted = checkpoint.plan, checkpoint.config.get("precision", wanted)
+        batches = [(checkpoint.spec, (plan.batch, plan.channels, *plan.patch), plan.window)]
+    precision = best_precision(target) if wanted == "auto" else cast(Precision, wanted)
+    for spec, shape, seen in batches:
+        window = (-(-n // spec.divisor) * spec.divisor for n in seen)
+        works.append(Work("forward", spec, (1, shape[1], *window), target))
+        works.append(Work("step", spec, shape, target, precision))
+    return works
+
+
+def measure(work: Work) -> Generator[Event, None, Measured | None]:
+    """Seconds of passes over noise, the layouts in turns; None where memory runs out or one is not known."""
+    total, done, began = len(LAYOUTS) * (1 + MOST_ROUNDS), 0, perf_counter()
+    yield Started(total, f"Measuring {work.in_words()}", str(work.device))
+    taken: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
+    try:
+        passes = {layout: pass_of(work, layout) for layout in LAYOUTS}
+        for turn in range(1 + MOST_ROUNDS):
+            for layout, run in passes.items():
+                taken[layout].append(run())
+                done += 1
+                yield Progress(done, total, layout)
+            if turn == 0:
+                began, taken = perf_counter(), {layout: [] for layout in LAYOUTS}  # the first are slower
+            elif turn >= LEAST_ROUNDS and perf_counter() - began > SECONDS:
+                break
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error) and work.device.type != "cpu":
+            raise
+        release(work.device)
+        return None
+    return Measured(layout=_faster(work, taken), seconds={name: min(each) for name, each in taken.items()})
+
+
+def computing(model: Network | Ensemble, work: Work, way: Way) -> Generator[Event, None, Network | Ensemble]:
+    """``model`` as it computes that way; it is compiled by a first pass over zeros."""
+    lay_out(model, work.spec.dims, way.layout)
+    if not way.compiling:
+        return model
+    yield Started(math.ceil(way.compiling), f"Compiling, about {way.compiling:.0f} s", str(work.device))
+    networks = list(model.members) if isinstance(model, Ensemble) else [model]
+    members = [cast(Network, torch.compile(network)) for network in networks]
+    compiled = Ensemble(members) if isinstance(model, Ensemble) else members[0]
+    zeros = torch.zeros(work.shape, device=work.device)
+    try:
+        yield from with_signs(torch.no_grad()(lambda: compiled(zeros)), way.compiling)
+    except Exception as error:  # whatever the compiler of this machine says
+        yield Notice(_not_compiled(error))
+        return model
+    return compiled
+
+
+def cache_file() -> Path | None:
+    """The file to remember in; None where the user wants none."""
+    folder = os.environ.get(CACHE)
+    if folder == "":
+        return None
+    return (Path(folder) if folder else user_cache_path("napari-prosma", appauthor=False)) / "tuning.json"
+
+
+def _compiled(work: Work, found: Measured) -> Generator[Event, None, Measured]:
+    """``found`` with what compiling brings."""
+    run = pass_of(work, found.layout, compiled=True)
+    yield Started(USUAL_COMPILING, f"Compiling {work.in_words()}", str(work.device))
+    try:
+        compiling = yield from with_signs(run, USUAL_COMPILING)
+        fastest = min(run() for _ in range(MOST_ROUNDS))
+    except Exception as error:  # whatever the compiler of this machine says
+        yield Notice(_not_compiled(error))
+        return found
+    return found.model_copy(update={"compiled": fastest, "compiling": compiling})
+
+
+def _not_compiled(error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return f"The network could not be compiled ({said[:200]}); it computes as it is"
+
+
+def _faster(work: Work, taken: dict[Layout, list[float]]) -> Layout:
+    """The usual layout unless another wins by its best and its median: what disturbs comes and goes."""
+    usual = USUAL_LAYOUT[work.spec.dims]
+    for layout, seconds in taken.items():
+        if all(of(seconds) < of(taken[usual]) for of in (min, median)):
+            return layout
+    return usual
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    """What the file holds, of other versions too; a missing or damaged one nothing."""
+    if not file.exists():
+        return {}
+    try:
+        found = read_json(file)
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # it may hold what must not be written over
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remembered(file: Path) -> dict[str, Measured]:
+    """The entries that can be read; others are measured anew."""
+    found = {}
+    for key, entry in _entries(file).items():
+        with suppress(ValidationError):
+            found[key] = Measured.model_validate(entry)
+    return found
+
+
+def _remember(file: Path, new: dict[str, Measured]) -> None:
+    """Write ``new`` beside what the file holds."""
+    told = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in new.items()}
+    with _WRITING, written_whole(file) as temporary:
+        temporary.write_text(json.dumps(_entries(file) | told, indent=1), encoding="utf-8")
+
+
+@cache
+def _say_once(reason: str) -> None:
+    logging.getLogger(__name__).warning(
+        "%s. What was measured is not used; %s names another folder", reason, CACHE
+    )

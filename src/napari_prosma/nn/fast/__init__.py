@@ -1,0 +1,1 @@
+"""The gates computed quickly, with the same numbers."""

@@ -1,0 +1,1 @@
+"""Reader, writer and samples that the manifest names."""

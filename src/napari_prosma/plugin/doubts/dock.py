@@ -1,0 +1,480 @@
+"""``DoubtedLabels``: *Look at these first*, the labels that a run doubts most; a click opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QHeaderView,
+    QMessageBox,
+    QProgressBar,
+    QPushButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.doubts.doubted_case import (
+    ORIGINALS,
+    CaseRead,
+    Written,
+    listing,
+    opening_case,
+    saving,
+)
+from napari_prosma.plugin.shared.choosers import choose_run
+from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.label_file import LabelFile
+from napari_prosma.plugin.shared.layers import (
+    add_layer,
+    camera_of,
+    go_to,
+    hide_previews,
+    keeping_selection,
+    map_layer,
+)
+from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.unsaved import note_saved
+
+if TYPE_CHECKING:
+    from napari_prosma.app.doubts import Compared
+    from napari_prosma.training.doubt import DoubtedLabel
+
+HEIGHT = 190
+MOST_ROWS = 1000
+"""Rows that are shown; the file has all."""
+COLOURS = "magma"
+MEANING = (
+    "How much probability the model gives to anything but the label: 0 it agrees, 1 it is sure of another"
+)
+_OPENED = "doubted label"
+"""Key of a layer's metadata: the case that it shows. So it outlives the list, as corrections do."""
+_CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
+_INDEX = Qt.ItemDataRole.UserRole
+_HEADINGS = {
+    "case": "Most doubtful first; only cases that are learned from, not those held out",
+    "counts": "How much the label counted at last: 1 as much as any",
+    "differs": "Share of what the label or the model marks that only one of the two does",
+    "class": "The class with the largest such share",
+    "slice": "Where the doubt is largest, from 0",
+}
+
+
+@dataclass(eq=False)
+class _Open:
+    """A case of a folder that a run learned from, whose layers are open."""
+
+    run_dir: Path
+    file: LabelFile
+    image: ImageLayer
+    labels: LabelsLayer
+
+    def is_corrected(self) -> bool:
+        return not np.array_equal(self.labels.data, self.file.shown)
+
+
+class DoubtedLabels(QWidget):
+    """The list of a run, kept up while it goes on.
+
+    Signals
+    -------
+    corrected(Path, str)
+        The label of a case of the run in this folder was saved.
+    """
+
+    TITLE = "Look at these first"
+    corrected = Signal(object, str)
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.rows: list[DoubtedLabel] = []
+        self.run_dir: Path | None = None
+        self._live: LiveCase | None = None
+        self._data: DataSet | None = None
+        self._map: Layer | None = None
+        self._asked: DoubtedLabel | None = None
+        self._next: DoubtedLabel | None = None
+        self._read_again = False
+        self._whole_zoom = 0.0
+        self._may_write: set[Path] = set()
+        self.listing, self.opening, self.saving = (Job(self, notify=False) for _ in range(3))
+        self.listing.happened.connect(self._listed)
+        self.listing.ended.connect(self._listing_ended)
+        self.opening.happened.connect(self._opened)
+        self.opening.ended.connect(self._opening_ended)
+        self.saving.happened.connect(self._saved)
+        self.saving.ended.connect(self._saving_ended)
+        self.message = Message()
+        self.busy = QProgressBar()
+        self.busy.setRange(0, 0)
+        self.busy.setTextVisible(False)
+        self.busy.setMaximumHeight(8)
+        self.busy.hide()
+        self.table = FigureTable()
+        self.table.setToolTip(
+            "Click a row, or press Enter on it, to open the case where its label is doubted"
+        )
+        self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
+        self.table.setColumnCount(len(_HEADINGS))
+        for column, (title, tip) in enumerate(_HEADINGS.items()):
+            heading = QTableWidgetItem(title)
+            heading.setToolTip(tip)
+            self.table.setHorizontalHeaderItem(column, heading)
+        self.table.cellClicked.connect(self._row_chosen)
+        self.table.cellActivated.connect(self._row_chosen)
+        self.save_button = QPushButton("Save labels")
+        self.save_button.setToolTip("Write what you corrected over the label files it came from")
+        self.save_button.clicked.connect(self.save)
+        self.run_button = QPushButton("Another run…")
+        self.run_button.setToolTip("The list of another run: choose its folder")
+        self.run_button.clicked.connect(self._choose_run)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.message, 1)
+        buttons.addWidget(self.save_button)
+        buttons.addWidget(self.run_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.table, 1)
+        layout.addWidget(self.busy)
+        layout.addLayout(buttons)
+        self._show_buttons()
+
+    def show_run(self, run_dir: Path, live: LiveCase | None = None) -> None:
+        """Read the list of a run, anew if it is the same; ``live`` are the layers that it learns from."""
+        if run_dir != self.run_dir:
+            self.opening.stop()
+            self.rows, self._data, self._asked, self._next = [], None, None, None
+            self.message.tell("")
+            self._fill()
+        self.run_dir, self._live = run_dir, live
+        if self.listing.is_running:
+            self._read_again = True
+        else:
+            self.listing.start("ProSMA: reading doubted labels", partial(listing, run_dir))
+
+    def open(self, row: DoubtedLabel) -> None:
+        """Open a case, go where its label is doubted most, and ask the model about all of it."""
+        assert self.run_dir is not None
+        if self.opening.is_running:
+            self._next = row
+            self.opening.stop()
+            return
+        self._asked = row
+        live = self._live_case(row.case)
+        source, labels = self._layers_of(row.case)
+        if labels is not None:
+            self._go_to_slice(labels, row)
+        self.message.tell(f"Opening '{row.case}', and asking the model about it")
+        self.busy.show()
+        self.opening.start(
+            f"ProSMA: looking at the label of {row.case}",
+            partial(
+                opening_case,
+                self.run_dir,
+                row.case,
+                self._data,
+                live,
+                source is None or labels is None,
+            ),
+        )
+
+    def save(self) -> None:
+        """Write every corrected label over its files, in the background; asks once per run."""
+        corrected = self.corrections()
+        if not corrected:
+            self.message.tell("Nothing was corrected: the label files are as they are shown")
+            return
+        for run_dir in dict.fromkeys(each.run_dir for each in corrected):
+            if run_dir not in self._may_write:
+                if not self._agrees([each for each in corrected if each.run_dir == run_dir], run_dir):
+                    self.message.tell("Nothing was saved")
+                    return
+                self._may_write.add(run_dir)
+        work = [(each.run_dir, each.file, np.array(each.labels.data)) for each in corrected]
+        self.message.tell("Saving")
+        self.saving.start("ProSMA: saving labels", partial(saving, work))
+        self._show_buttons()
+
+    def corrections(self) -> list[_Open]:
+        """Cases whose labels layer holds what was not saved yet, of whichever run."""
+        return [each for each in self._open().values() if each.is_corrected()]
+
+    def close_down(self) -> None:
+        """Stop what runs; labels that are being written are waited for."""
+        self._stop_looking()
+        self.saving.close()
+
+    def sizeHint(self) -> QSize:
+        """As high as a few rows, so that the image keeps its room."""
+        return QSize(600, HEIGHT)
+
+    def event(self, event: QEvent | None) -> bool:
+        # napari's close button takes the list out of its dock without closing it: it may be docked again.
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._stop_looking()
+        return super().event(event)
+
+    def _stop_looking(self) -> None:
+        self.listing.close(SHORT_WAIT)
+        self.opening.close(SHORT_WAIT)
+        self.busy.hide()
+
+    # ---- the list -----------------------------------------------------------------------------------------
+
+    def _listed(self, event: Event) -> None:
+        if not isinstance(event, Finished):
+            return
+        run_dir, rows = event.result
+        if run_dir == self.run_dir and rows != self.rows:
+            self.rows = rows
+            self._fill()
+            less = sum(row.confidence < 1 for row in rows)
+            if self._asked is None or self._asked.case not in {row.case for row in rows}:
+                said = f"{less} of {len(rows)} labels count less than the others"
+                if not less:
+                    said = f"none of {len(rows)} labels counts less; those that differ most come first"
+                self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
+
+    def _listing_ended(self, ending: Ending) -> None:
+        if self._read_again and self.run_dir is not None:
+            self._read_again = False
+            self.show_run(self.run_dir, self._live)
+        elif ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _fill(self) -> None:
+        chosen = self._asked.case if self._asked is not None else ""
+        self.table.blockSignals(True)
+        self.table.setSortingEnabled(False)
+        self.table.setRowCount(min(len(self.rows), MOST_ROWS))
+        for number, row in enumerate(self.rows[:MOST_ROWS]):
+            figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
+            for column, value in enumerate((row.case, *figures)):
+                item = QTableWidgetItem()
+                item.setData(Qt.ItemDataRole.DisplayRole, value)
+                item.setData(_INDEX, number)
+                self.table.setItem(number, column, item)
+            if row.case == chosen:
+                self.table.selectRow(number)
+        self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
+        self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setStretchLastSection(True)
+        self.table.setMaximumHeight(UNLIMITED)
+        self.table.blockSignals(False)
+
+    def _row_chosen(self, row: int, column: int = 0) -> None:
+        item = self.table.item(row, _CASE)
+        if item is not None:
+            self.open(self.rows[item.data(_INDEX)])
+
+    def _choose_run(self) -> None:
+        folder = choose_run(self)
+        if folder is not None:
+            self.show_run(folder)
+
+    # ---- a case -------------------------------------------------------------------------------------------
+
+    def _opened(self, event: Event) -> None:
+        if isinstance(event, CaseRead):
+            if event.run_dir != self.run_dir:
+                return
+            self._data = event.data
+            if event.layers:
+                self._show_case(event)
+        elif isinstance(event, Finished):
+            self._show_map(event.result)
+
+    def _opening_ended(self, ending: Ending) -> None:
+        self.busy.hide()
+        following, self._next = self._next, None
+        if following is not None:
+            self.open(following)
+        elif ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _show_case(self, read: CaseRead) -> None:
+        """Its image and its label, in place of the last case unless that has corrections to save."""
+        assert self._asked is not None
+        assert read.file is not None
+        hide_previews(self.viewer)
+        self._remove_map()
+        asked, corrected = (read.run_dir, read.file.case.name), self.corrections()
+        for layer in list(self.viewer.layers):
+            each = layer.metadata.get(_OPENED)
+            if each is None or layer not in (each.image, each.labels):
+                continue
+            if each in corrected:
+                layer.visible = False
+            else:
+                self.viewer.layers.remove(layer)
+        image = add_layer(self.viewer, read.layers[0])
+        assert isinstance(image, ImageLayer)
+        opened = self._open().get(asked)
+        if opened is not None:  # corrected, and its image was closed
+            opened.image, labels = image, opened.labels
+            self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
+        else:
+            added = add_layer(self.viewer, read.layers[1])
+            assert isinstance(added, LabelsLayer)
+            labels = added
+            labels.editable = not read.file.fixed
+            opened = _Open(read.run_dir, read.file, image, labels)
+        image.metadata[_OPENED] = labels.metadata[_OPENED] = opened
+        if not read.file.is_scribbles:
+            names, worst = read.file.rule.class_names, self._asked.worst_class
+            labels.selected_label = max(1, names.index(worst)) if worst in names else 1
+        self.viewer.reset_view()
+        self._whole_zoom = camera_of(self.viewer).zoom
+        self._go_to_slice(labels, self._asked)
+        self._show_buttons()
+
+    def _show_map(self, compared: Compared) -> None:
+        from napari_prosma.inspection.maps import MapLayer
+
+        name = compared.doubt.case
+        source, labels = self._layers_of(name)
+        if self._asked is None or self._asked.case != name or source is None or labels is None:
+            return
+        self._remove_map()
+        drawn = MapLayer(
+            f"{name} doubt", compared.map, compared.geometry, "image", (0.0, 1.0), COLOURS, MEANING
+        )
+        data, attributes, kind = map_layer(drawn, source)
+        with keeping_selection(self.viewer):
+            self._map = add_layer(self.viewer, (data, {**attributes, "blending": "additive"}, kind))
+            self.viewer.layers.move(len(self.viewer.layers) - 1, self.viewer.layers.index(labels))
+        regions = compared.doubt.regions
+        figures = compared.doubt.figures
+        if not regions:
+            self.message.tell(f"'{name}': the model agrees with the label everywhere")
+            return
+        self._go_to(labels, regions[0].at)
+        parts = f"in {len(regions)} places; this is the largest" if len(regions) > 1 else "here"
+        said = f"'{name}': model and label differ by {figures.error_ratio:.0%}, {parts}. "
+        if self._live_case(name) is not None:
+            said += "Correct the layer: the run follows"
+        else:
+            fixed = self._open()[self._key(name)].file.fixed
+            said += fixed or f"Correct '{labels.name}' where it is wrong, then Save labels"
+        self.message.tell(said)
+
+    def _open(self) -> dict[tuple[Path, str], _Open]:
+        """The cases whose labels layer is in the viewer, by run and name."""
+        opened = [(layer, layer.metadata.get(_OPENED)) for layer in self.viewer.layers]
+        return {
+            (each.run_dir, each.file.case.name): each
+            for layer, each in opened
+            if each is not None and layer == each.labels  # plugins see proxies of layers
+        }
+
+    def _key(self, name: str) -> tuple[Path, str]:
+        assert self.run_dir is not None
+        return self.run_dir, name
+
+    def _live_case(self, name: str) -> LiveCase | None:
+        """What the run learns from, if it is this case and both layers are still open."""
+        live = self._live
+        if live is None or live.name != name or not {live.image, live.labels} <= set(self.viewer.layers):
+            return None
+        return live
+
+    def _layers_of(self, name: str) -> tuple[ImageLayer | None, LabelsLayer | None]:
+        """Image and labels of a case of this run, each where it is open."""
+        found = self._live_case(name) or self._open().get(self._key(name))
+        if found is None:
+            return None, None
+        image, labels = found.image, found.labels
+        return (
+            image if image in self.viewer.layers else None,
+            labels if labels in self.viewer.layers else None,
+        )
+
+    def _go_to_slice(self, labels: LabelsLayer, row: DoubtedLabel) -> None:
+        middle = [n // 2 for n in labels.data.shape]
+        if labels.ndim > 2:
+            middle[0] = min(row.slice, labels.data.shape[0] - 1)
+        for layer in self._layers_of(row.case):
+            if layer is not None:
+                layer.visible = True
+        self._go_to(labels, middle)
+        self.viewer.layers.selection.active = labels
+
+    def _go_to(self, labels: LabelsLayer, index: Sequence[int]) -> None:
+        """Show the slice of an element; in the middle, unless the whole image is on screen."""
+        camera = camera_of(self.viewer)
+        whole, centre = camera.zoom == self._whole_zoom, camera.center
+        go_to(self.viewer, labels, index)
+        if whole:
+            camera.center = centre
+
+    def _remove_map(self) -> None:
+        drawn, self._map = self._map, None
+        if drawn is not None and drawn in self.viewer.layers:
+            self.viewer.layers.remove(drawn)
+
+    # ---- saving -------------------------------------------------------------------------------------------
+
+    def _agrees(self, corrected: list[_Open], run_dir: Path) -> bool:
+        paths = [path for each in corrected for path in each.file.paths]
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setWindowTitle("Save labels")
+        box.setText(f"Write over the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        box.setInformativeText(
+            as_rich(
+                f"{paths[0]}{more}\n\nEach file as it was is kept in {run_dir / ORIGINALS}. You are asked "
+                f"once for this run."
+            )
+        )
+        write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(box.addButton("Leave them", QMessageBox.ButtonRole.RejectRole))
+        box.exec()
+        return box.clickedButton() is write
+
+    def _saved(self, event: Event) -> None:
+        if isinstance(event, Written):
+            name = event.file.case.name
+            saved = self._open().get((event.run_dir, name))
+            if saved is not None:
+                saved.file = event.file
+                if not saved.is_corrected():
+                    note_saved(saved.labels)
+            self.corrected.emit(event.run_dir, name)
+        elif isinstance(event, Finished):
+            self.message.tell(
+                f"Saved the labels of {event.result}. A run on them that goes on learns them at once; else "
+                f"train again"
+            )
+
+    def _saving_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        self._show_buttons()
+
+    def _show_buttons(self) -> None:
+        self.save_button.setVisible(bool(self._open()))
+        self.save_button.setEnabled(not self.saving.is_running)

@@ -1,0 +1,429 @@
+"""The Evaluate panel: predictions against the truth, worst cases first, each a click away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QPushButton,
+    QRadioButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_from_text
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice, Started
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
+from napari_prosma.plugin.shared.fields import BY_THE_DATA, number
+from napari_prosma.plugin.shared.job import Ending, Job, spare_threads
+from napari_prosma.plugin.shared.layers import (
+    CLASS_NAMES,
+    LayerTuple,
+    add_layer,
+    class_colours,
+    geometry_of,
+    go_to,
+    hide_previews,
+    image_layer,
+    labels_layer,
+    spatial_shape,
+)
+from napari_prosma.plugin.shared.loading import EVALUATION
+from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.shared.placing import require_same_place
+from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
+
+if TYPE_CHECKING:
+    from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
+
+WORST_SHOWN = 3
+TOLERANCE_MM = 1.0
+PLOTS_HEIGHT = 320
+_CLASS_COLUMN = 1
+
+
+class EvaluatePanel(Panel):
+    """Measure predictions against the truth, and open the cases that went wrong."""
+
+    needs = EVALUATION
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, "Evaluate")
+        self.start_button.setToolTip("Dice, IoU, surface Dice and 95% Hausdorff distance of every case")
+        self.evaluation: Evaluation | None = None
+        self._measuring = False
+        self.opening = Job(self, notify=False)
+        self.opening.happened.connect(self._opened)
+        self.opening.ended.connect(self._opening_ended)
+        self._compared: tuple[Layer, ...] = ()
+        self._shown: dict[str, Layer] = {}
+        self._shown_case: CaseMeasures | None = None
+        self._next_row: int | None = None
+        self._plots: QWidget | None = None
+        self._add_source(self.add_group("Predictions against the truth"))
+        self.form.addStretch(1)
+        self._add_outcome()
+        self.lay_out()
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        find = self._from_folders() if self.from_folders.isChecked() else self._from_layers()
+        self.notices.tell("")
+        self._measuring = True
+        return "ProSMA: evaluation", partial(_evaluating, find, self.tolerance.value())
+
+    def happened(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.notices.tell("\n".join(filter(None, (self.notices.plain_text(), event.message))))
+        elif isinstance(event, Finished) and isinstance(event.result, list):
+            self.status.tell(f"Saved {len(event.result)} files in {event.result[0].parent}")
+        elif isinstance(event, Finished):
+            self._show(event.result)
+
+    def ended(self, ending: Ending) -> None:
+        if self._measuring and ending.error is not None:
+            self.evaluation = None  # an earlier one is not that of what is chosen now
+        self.outcome.setVisible(self.evaluation is not None)
+
+    def close_down(self) -> None:
+        super().close_down()
+        self.opening.close()
+        self.predicted_layer.let_go()
+        self.truth_layer.let_go()
+
+    def open_row(self, row: int, column: int = 0) -> None:
+        """Open the case of a row of the table where it is worst; why not, for one that was not measured."""
+        assert self.evaluation is not None
+        if self.opening.is_running:
+            self._next_row = row
+            return
+        measured = [(case, name) for case in self.evaluation.cases for name in case.classes]
+        if row >= len(measured):
+            name, why = list(self.evaluation.failed.items())[row - len(measured)]
+            self.status.tell_error(f"{name}: {why}")
+            return
+        case, class_name = measured[row]
+        names = ("background", *self.evaluation.class_names)
+        is_open = bool(self._compared) or (
+            case is self._shown_case and all(layer in self.viewer.layers for layer in self._shown.values())
+        )
+        self.status.tell(f"Opening {case.pair.name}")
+        self.opening.start("ProSMA: opening a case", partial(_opening, case, names, class_name, not is_open))
+
+    def save(self, folder: Path) -> None:
+        """Write the tables and the box plots into ``folder``, in the background."""
+        assert self.evaluation is not None
+        self._measuring = False
+        self.run("ProSMA: saving", partial(_saving, self.evaluation, folder))
+
+    # ---- the form -----------------------------------------------------------------------------------------
+
+    def _add_source(self, form: QFormLayout) -> None:
+        self._form = form
+        self.from_folders, self.from_layers = QRadioButton("Folders"), QRadioButton("Open layers")
+        self.from_folders.setToolTip("Files of labels, paired by their names")
+        self.from_layers.setToolTip("Two labels layers of this viewer")
+        row = QHBoxLayout()
+        for button in (self.from_folders, self.from_layers):
+            row.addWidget(button)
+        form.addRow("Compare", row)
+        self.predicted = PathField("Folder of predicted labels")
+        self.predicted.line.setToolTip("What 'Segment' or 'prosma segment' wrote; one file will do")
+        self.truth = PathField("Folder of the truth")
+        self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
+        self.classes = QLineEdit()
+        self.classes.setPlaceholderText(BY_THE_DATA)
+        self.classes.setToolTip("Stored values of the truth, such as 0=background,1=liver")
+        self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
+        self.predicted_layer.setToolTip("The labels to measure")
+        self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
+        self.truth_layer.setToolTip("The labels that are right")
+        self.tolerance = number(
+            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces this close count as the same in the surface Dice"
+        )
+        self.tolerance.setSuffix(" mm")
+        self._folder_rows = {
+            "Prediction": self.predicted,
+            "Truth": self.truth,
+            "Classes": self.classes,
+        }
+        self._layer_rows = {"Prediction": self.predicted_layer, "Truth": self.truth_layer}
+        for rows in (self._folder_rows, self._layer_rows):
+            for title, field in rows.items():
+                form.addRow(title, field)
+        form.addRow("Tolerance", self.tolerance)
+        both_open = len(self.truth_layer.layers()) > 1
+        (self.from_layers if both_open else self.from_folders).setChecked(True)
+        self.from_folders.toggled.connect(self._source_changed)
+        self._source_changed()
+        if both_open:
+            self.truth_layer.choose(self.truth_layer.layers()[-2])
+
+    def _source_changed(self) -> None:
+        of_folders = self.from_folders.isChecked()
+        for field in self._folder_rows.values():
+            self._form.setRowVisible(field, of_folders)
+        for field in self._layer_rows.values():
+            self._form.setRowVisible(field, not of_folders)
+
+    def _from_folders(self) -> Callable[[], Pairs]:
+        predicted, truth, classes = self.predicted.path, self.truth.path, self.classes.text().strip()
+        if predicted is None or truth is None:
+            raise ConfigError("choose the folder of the predictions, and that of the truth")
+        self._compared = ()
+        return partial(find_pairs, predicted, truth, rule_from_text(classes) if classes else None)
+
+    def _from_layers(self) -> Callable[[], Pairs]:
+        predicted, truth = self.predicted_layer.layer, self.truth_layer.layer
+        if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
+            raise ConfigError("open the predicted labels and the true ones first")
+        if predicted is truth:
+            raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the truth")
+        self._compared = (predicted, truth)
+        return partial(pairs_of_layers, predicted, truth)
+
+    # ---- the outcome --------------------------------------------------------------------------------------
+
+    def _add_outcome(self) -> None:
+        self.notices = Message()
+        self.outcome = QWidget()
+        layout = QVBoxLayout(self.outcome)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.summary = Message()
+        self.table = FigureTable(rows_shown=8)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.setToolTip("Click a row to open its case where it is worst")
+        self.table.cellClicked.connect(self.open_row)
+        self.table.cellActivated.connect(self.open_row)
+        self.plots_button = QPushButton("Box plots")
+        self.plots_button.setToolTip("How each measure is spread over the cases, class by class")
+        self.plots_button.clicked.connect(self._show_plots)
+        self.save_button = QPushButton("Save all…")
+        self.save_button.setToolTip("The measures and their summary as CSV, and the box plots, into a folder")
+        self.save_button.clicked.connect(self._save)
+        row = QHBoxLayout()
+        for button in (self.plots_button, self.save_button):
+            row.addWidget(button)
+        for part in (self.summary, self.table):
+            layout.addWidget(part)
+        layout.addLayout(row)
+        self.outcome.hide()
+        self.below.addWidget(self.notices)
+        self.below.addWidget(self.outcome)
+
+    def _show(self, evaluation: Evaluation) -> None:
+        self.evaluation, self._shown_case = evaluation, None
+        units = " or ".join(sorted({"mm" if c.unit == "mm" else "px" for c in evaluation.cases}))
+        titles = {
+            "Case": "Lowest mean Dice first",
+            "Class": "",
+            "Dice": "Overlap: 1 is perfect",
+            "IoU": "Overlap over union: 1 is perfect",
+            "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
+            f"HD95 {units}": "Distance that 95% of both surfaces keep; ∞ where one of the two has none",
+        }
+        self.table.setColumnCount(len(titles))
+        for column, (title, tip) in enumerate(titles.items()):
+            heading = QTableWidgetItem(title)
+            heading.setToolTip(tip)
+            self.table.setHorizontalHeaderItem(column, heading)
+        rows = [
+            [case.pair.name, name, *map(_share, (m.dice, m.iou, m.surface_dice)), _distance(m.hd95)]
+            for case in evaluation.cases
+            for name, m in case.classes.items()
+        ]
+        failed = [[name, "", "failed", "", "", ""] for name in evaluation.failed]
+        self.table.show_rows([*rows, *failed])
+        self.table.setColumnHidden(_CLASS_COLUMN, len(evaluation.class_names) == 1)
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for row, name in enumerate(row[0] for row in (*rows, *failed)):
+            item = self.table.item(row, 0)
+            assert item is not None
+            item.setToolTip(evaluation.failed.get(name, name))
+        self.summary.tell("\n".join(_mean_lines(evaluation)))
+        worst = (f"{case.pair.name} {case.dice:.3f}" for case in evaluation.cases[:WORST_SHOWN])
+        said = f"lowest Dice: {', '.join(worst)}"
+        if evaluation.failed:
+            self.status.tell_error(f"{said}\nnot measured: {', '.join(evaluation.failed)}")
+        else:
+            self.status.tell(said)
+
+    def _show_plots(self) -> None:
+        assert self.evaluation is not None
+        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+        from napari_prosma.segmentation.evaluation_report import box_plots
+
+        if self._plots is not None and self._plots.parent() is not None:
+            self.viewer.window.remove_dock_widget(self._plots)
+        self._plots = FigureCanvasQTAgg(box_plots(self.evaluation))
+        self._plots.setMinimumHeight(PLOTS_HEIGHT)
+        self.viewer.window.add_dock_widget(self._plots, name="Evaluation", area="bottom")
+
+    def _save(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Save tables and box plots in", str(Path.home()))
+        if folder:
+            self.save(Path(folder))
+
+    # ---- a case as layers ---------------------------------------------------------------------------------
+
+    def _opened(self, event: Event) -> None:
+        if not isinstance(event, Finished):
+            return
+        opened: _Opened = event.result
+        if opened.layers:
+            hide_previews(self.viewer)
+            for layer in self._shown.values():
+                if layer in self.viewer.layers:
+                    self.viewer.layers.remove(layer)
+            self._shown = {made[1]["name"]: add_layer(self.viewer, made) for made in opened.layers}
+            for layer in self._shown.values():
+                # Made anew for every case: what was drawn on them would be lost without a word.
+                layer.editable = False
+            *_, truth = self._shown.values()
+            truth.contour = 1
+            self._shown_case = opened.case
+            self.viewer.reset_view()
+        looked_at = [
+            layer for layer in (self._compared or self._shown.values()) if layer in self.viewer.layers
+        ]
+        if opened.worst is None:
+            self.status.tell(f"{opened.case.pair.name}: prediction and truth are the same")
+        elif looked_at:
+            go_to(self.viewer, looked_at[-1], opened.worst)
+            self.status.tell(f"{opened.case.pair.name}, where {opened.class_name} is worst")
+
+    def _opening_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.status.tell_error(str(ending.error))
+        row, self._next_row = self._next_row, None
+        if row is not None and self.evaluation is not None:
+            self.open_row(row)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A case as layers, the truth last, unless it is open already; and the element where it is worst."""
+
+    case: CaseMeasures
+    class_name: str
+    layers: tuple[LayerTuple, ...]
+    worst: tuple[int, ...] | None
+
+
+def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer) -> Pairs:
+    """Two labels layers as a pair; copies, since they may be drawn on while they are measured.
+
+    Classes are named after the metadata of one of them, else after the values in both.
+    """
+    if spatial_shape(predicted) == spatial_shape(truth):  # else it is said when they are measured
+        require_same_place(predicted, truth)
+    arrays = [np.array(layer.data[0] if layer.multiscale else layer.data) for layer in (predicted, truth)]
+    found = sorted({int(value) for array in arrays for value in present_values(array)})
+    named = (tuple(layer.metadata.get(CLASS_NAMES, ())) for layer in (truth, predicted))
+    names = next((n for n in named if n and found[0] >= 0 and found[-1] < len(n)), None)
+    rule = LabelRule.of_values(found) if names is None else LabelRule.of_names(dict(enumerate(names)))
+    ours, theirs = (
+        Case.from_arrays(layer.name, array[None], rule.apply(array, layer.name), geometry_of(layer))
+        for layer, array in zip((predicted, truth), arrays, strict=True)
+    )
+    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names)
+
+
+def worst_place(
+    predicted: np.ndarray, truth: np.ndarray, label: int, geometry: Geometry
+) -> tuple[int, ...] | None:
+    """Index of the element that lies deepest in what one class got wrong; None where nothing is wrong.
+
+    Parameters
+    ----------
+    predicted, truth : (*spatial)
+        Class indices; elements that the truth leaves unlabelled are not wrong.
+    label : int
+    geometry : Geometry
+        Its spacing says how deep an element lies.
+    """
+    from scipy import ndimage
+
+    wrong = ((predicted == label) != (truth == label)) & (truth != IGNORE)
+    (box,) = ndimage.find_objects(wrong.astype(np.uint8)) or [None]
+    if box is None:
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(wrong[box], 1), sampling=geometry.spacing)
+    deepest = np.unravel_index(np.argmax(depth), depth.shape)
+    return tuple(int(n) - 1 + s.start for n, s in zip(deepest, box, strict=True))
+
+
+def _evaluating(find: Callable[[], Pairs], tolerance: float) -> Iterator[Event]:
+    yield Started(0, "Finding pairs")
+    from napari_prosma.model.device import cpu_threads
+    from napari_prosma.segmentation.evaluate import evaluate
+
+    with cpu_threads(spare_threads()):
+        yield from evaluate(find(), tolerance)
+
+
+def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_layers: bool) -> Iterator[Event]:
+    name, pair = case.pair.name, case.pair
+    yield Started(0, f"Opening {name}")
+    assert pair.predicted.read_label is not None
+    assert pair.truth.read_label is not None
+    predicted, truth = pair.predicted.read_label(), pair.truth.read_label()
+    held = pair.truth.read_image()
+    layers: list[LayerTuple] = []
+    if as_layers:
+        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the truth came without its image
+            layers.append(image_layer(held, name))
+        labels, attributes, kind = labels_layer(predicted, held.geometry, f"{name} prediction", names)
+        layers.append((labels, {**attributes, "opacity": 0.5}, kind))
+        labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} truth", names)
+        layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours("white")}, kind))
+    worst = worst_place(predicted, truth, names.index(class_name), held.geometry)
+    yield Finished(_Opened(case, class_name, tuple(layers), worst))
+
+
+def _saving(evaluation: Evaluation, folder: Path) -> Iterator[Event]:
+    yield Started(0, "Saving")
+    from napari_prosma.segmentation.evaluation_report import write_evaluation
+
+    yield Finished(write_evaluation(evaluation, folder))
+
+
+def _mean_lines(evaluation: Evaluation) -> list[str]:
+    count = len(evaluation.cases)
+    lines = [f"{count} case{'s' * (count != 1)}; means over them:"]
+    for name in evaluation.class_names:
+        each = [case.classes[name] for case in evaluation.cases]
+        dice, iou = (float(np.mean([getattr(m, key) for m in each])) for key in ("dice", "iou"))
+        lines.append(f"{name}: Dice {dice:.3f}, IoU {iou:.3f}")
+    return lines
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _distance(value: float) -> str:
+    return "" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.1f}"

@@ -1,0 +1,99 @@
+"""``Answer``: a row per skip that says how much it selects, where, and what that is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QVBoxLayout, QWidget
+
+from napari_prosma.inspection.measures import MEASURES
+from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.words import skip_in_words, worth_in_words
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.record import SkipRecord
+
+COLUMNS = {
+    "skip": "Finest first; click a row to see its maps",
+    "selectivity": MEASURES["selectivity"].meaning,
+    "rel. energy": MEASURES["relative_energy_inside"].meaning,
+    "in / out": MEASURES["retained_energy_ratio"].meaning,
+    "worth": "What the spatial selection is worth: the Dice against the label that is lost when psi is set "
+    "to its mean, in the window around the structure; without a label, how much of the result stays. None "
+    "found: no structure is found with it or without, so see how far the probabilities move (mean |dp|)",
+}
+SHOWN = ("selectivity", "relative_energy_inside", "retained_energy_ratio")
+
+
+class Answer(QWidget):
+    """The first thing to read: how much does each gate select, where, and what is it worth?
+
+    Signals
+    -------
+    chosen(int)
+        The level of the row that was clicked.
+    """
+
+    chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked: Looked | None = None
+        self.table = FigureTable()
+        self.table.setColumnCount(len(COLUMNS))
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        for column, tip in enumerate(COLUMNS.values()):
+            item = self.table.horizontalHeaderItem(column)
+            assert item is not None
+            item.setToolTip(tip)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.itemSelectionChanged.connect(self._selected)
+        self.sentence = Message()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.table)
+        layout.addWidget(self.sentence)
+
+    @property
+    def levels(self) -> list[int]:
+        """Of the rows."""
+        return [] if self._looked is None else sorted(self._looked.record.skips)
+
+    def show_looked(self, looked: Looked) -> None:
+        """Fill the table and choose the finest skip; nobody is told."""
+        self._looked = looked
+        rows = []
+        for level, skip in sorted(looked.record.skips.items()):
+            cells = [level_text(skip, name) for name in SHOWN]
+            rows.append([str(level), *cells, worth_in_words(looked.tried[level])])
+        self.table.blockSignals(True)
+        self.table.show_rows(rows)
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(len(COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
+        self.table.selectRow(0)
+        self.table.blockSignals(False)
+        self._tell()
+
+    def _selected(self) -> None:
+        self._tell()
+        row = self.table.currentRow()
+        if self._looked is not None and 0 <= row < len(self.levels):
+            self.chosen.emit(self.levels[row])
+
+    def _tell(self) -> None:
+        row = self.table.currentRow()
+        if self._looked is None or not 0 <= row < len(self.levels):
+            return
+        level, record = self.levels[row], self._looked.record
+        self.sentence.tell(skip_in_words(record.skips[level], record.reference, self._looked.tried[level]))
+
+
+def level_text(skip: SkipRecord, measure: str) -> str:
+    """A measure of a skip in a cell, with its unit; empty where there is none."""
+    value = skip.measures.get(measure)
+    return "" if value is None else MEASURES[measure].in_words(value)

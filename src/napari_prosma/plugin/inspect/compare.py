@@ -1,0 +1,314 @@
+"""``ComparePart``: the masks of several models side by side, in linked views on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+
+from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
+from napari_prosma.plugin.inspect.layers import (
+    CAPTION_SIZE,
+    as_caption,
+    canvas_grid,
+    canvas_text,
+)
+from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.trials import Drawn, pixels_of
+from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.layers import add_layer, keeping_selection, map_layer
+from napari_prosma.plugin.shared.model_chooser import ModelChooser
+from napari_prosma.plugin.shared.panel import Message
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.compare import Comparison
+    from napari_prosma.model.checkpoint import Checkpoint
+
+TWINS = 3
+"""Models beside the first: attention, dense and prosma-exact."""
+GAP = 0.02
+LEGEND = (12, 60)
+"""Width and height of a colour bar in one of many views."""
+NAME_SIZE = 7
+
+
+class ComparePart(QWidget):
+    """Which models, which skip, and the views.
+
+    Signals
+    -------
+    wanted()
+        The models are to be compared.
+    figures_wanted(Comparison)
+        The comparison is to be drawn.
+    """
+
+    wanted = Signal()
+    figures_wanted = Signal(object)
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.views = SideBySide(viewer)
+        self._compared: Comparison | None = None
+        self._source: Layer | None = None
+        self.twins = [ModelChooser("another model of the same structures") for _ in range(TWINS)]
+        form = QFormLayout(self)
+        form.setContentsMargins(6, 0, 0, 0)
+        for number, twin in enumerate(self.twins, start=2):
+            twin.field.line.setToolTip(
+                "A model trained on the same data with another gate, such as attention, dense or "
+                "prosma-exact; a line 'prosma twins RUN' trains them"
+            )
+            form.addRow(f"Model {number}", twin)
+        self.compare_button = QPushButton("Compare")
+        self.compare_button.setToolTip("Look at the image with all these models")
+        self.compare_button.clicked.connect(self.wanted.emit)
+        self.skip_box = QComboBox()
+        self.skip_box.setToolTip("The skip whose masks stand side by side")
+        self.skip_box.currentIndexChanged.connect(self._show)
+        self.leave_button = QPushButton("One view again")
+        self.leave_button.setToolTip("Leave the side by side; the layers are as they were")
+        self.leave_button.clicked.connect(self.views.leave)
+        self.figures_button = QPushButton("Figures")
+        self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
+        self.figures_button.clicked.connect(self._want_figures)
+        self.figures_button.setEnabled(False)
+        row = QHBoxLayout()
+        row.addWidget(self.compare_button)
+        row.addWidget(self.figures_button)
+        row.addWidget(self.leave_button)
+        form.addRow(row)
+        form.addRow("Skip", self.skip_box)
+        self.told = Message()
+        form.addRow(self.told)
+
+    def _want_figures(self) -> None:
+        self.figures_wanted.emit(self._compared)
+
+    def beside(self) -> dict[str, Path]:
+        """The other models by the name of their gate, or of their run where two have the same."""
+        named: dict[str, Path] = {}
+        for twin in self.twins:
+            if twin.path is not None:
+                gate = twin.facts.gate if twin.facts is not None else twin.path.name
+                named[gate if gate not in named else f"{gate}, {twin.path.name}"] = twin.path
+        return named
+
+    def show_compared(self, compared: Comparison, source: Layer) -> None:
+        """Show the masks of the finest skip that any model has."""
+        self._compared, self._source = compared, source
+        self.figures_button.setEnabled(True)
+        self.skip_box.blockSignals(True)
+        self.skip_box.clear()
+        for level in compared.levels:
+            self.skip_box.addItem(str(level), level)
+        self.skip_box.blockSignals(False)
+        self._show()
+
+    @property
+    def compared(self) -> Comparison | None:
+        """What was compared last on the image that is looked at."""
+        return self._compared
+
+    def forget(self) -> None:
+        """Another image is looked at."""
+        self.views.leave()
+        self._compared = None
+        self.figures_button.setEnabled(False)
+
+    def let_go(self) -> None:
+        """Read no models any longer."""
+        for twin in self.twins:
+            twin.let_go()
+
+    def _show(self) -> None:
+        if self._compared is None or self._source is None or self.skip_box.currentIndex() < 0:
+            return
+        comparison, level = self._compared, int(self.skip_box.currentData())
+        layers = comparison_layers(comparison, level)
+        self.views.show(layers, self._source, _heading(comparison, level))
+        self.told.tell("\n".join([*comparison.cautions, _floors(comparison, level)]))
+
+
+class SideBySide:
+    """A view per layer, moved and zoomed together; what else is open is hidden meanwhile."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = viewer
+        self._layers: list[Layer] = []
+        self._seen: dict[Layer, bool] = {}
+        self._shape: tuple[int, ...] | None = None
+        self._text = ""
+
+    @property
+    def is_shown(self) -> bool:
+        return bool(self._layers)
+
+    def show(self, wanted: list[MapLayer], source: Layer, heading: str) -> None:
+        """The image, then these maps, in reading order."""
+        self._take_away()
+        viewer, grid = self._viewer, canvas_grid(self._viewer)
+        if not self._seen:
+            self._seen = {layer: layer.visible for layer in viewer.layers}
+        for layer in viewer.layers:
+            layer.visible = layer is source
+        with keeping_selection(viewer):
+            for made in wanted:
+                layer = add_layer(viewer, map_layer(made, source))
+                layer.opacity = 1.0
+                if hasattr(layer, "name_overlay"):  # since napari 0.7
+                    layer.name_overlay.visible, layer.name_overlay.font_size = True, NAME_SIZE
+                    # One legend per scale is enough.
+                    is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
+                    layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
+                    layer.colorbar.font_size = NAME_SIZE
+                self._layers.append(layer)
+        if self._shape is None:
+            self._shape = tuple(grid.shape)
+        grid.shape = widest_grid(viewer, source, len(wanted) + 1)
+        grid.stride, grid.spacing, grid.enabled = 1, GAP, True
+        overlay = canvas_text(viewer)
+        self._text = as_caption(viewer, heading)
+        overlay.text, overlay.visible = self._text, True
+        overlay.position, overlay.font_size = "bottom_left", CAPTION_SIZE
+        viewer.reset_view()
+
+    def leave(self) -> None:
+        """As it was before."""
+        if not self._layers:
+            return
+        self._take_away()
+        grid = canvas_grid(self._viewer)
+        grid.enabled, grid.shape, self._shape = False, self._shape, None
+        if canvas_text(self._viewer).text == self._text:
+            canvas_text(self._viewer).text = ""
+        for layer, visible in self._seen.items():
+            if layer in self._viewer.layers:
+                layer.visible = visible
+        self._seen = {}
+        self._viewer.reset_view()
+
+    def _take_away(self) -> None:
+        for layer in self._layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._layers = []
+
+
+def widest_grid(viewer: napari.Viewer, layer: Layer, views: int) -> tuple[int, int]:
+    """Rows and columns in which so many pictures of a layer are largest."""
+    if not hasattr(viewer, "canvas"):
+        return (-1, -1)
+    shown = list(viewer.dims.displayed)[-2:]
+    extent = np.ptp(np.asarray(layer.extent.world), axis=0)
+    high, wide = (float(extent[axis - viewer.dims.ndim]) or 1.0 for axis in shown)
+    height, width = viewer.canvas.size
+
+    def size(columns: int) -> float:
+        rows = -(-views // columns)
+        return min(width / columns / wide, (height / rows - 2 * NAME_SIZE) / high)
+
+    columns = max(range(1, views + 1), key=size)
+    return -(-views // columns), columns
+
+
+def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
+    """The masks of one skip, all from 0 to 1, then the first model's minus each of the others'."""
+    from napari_prosma.inspection.compare import COUNTERFACTUAL
+
+    layers = []
+    for model, record in comparison.records.items():
+        skip = record.skips.get(level)
+        if skip is not None and skip.psi is not None:
+            floor = "" if skip.floor is None else f", floor {skip.floor:.2f}"
+            layers.append(
+                MapLayer(
+                    name=f"psi {_short(model)}",
+                    data=skip.psi,
+                    geometry=skip.geometry,
+                    kind="image",
+                    limits=(0.0, 1.0),
+                    colours=MASK_COLOURS,
+                    meaning=f"mask of skip {level} of {model}{floor}; every mask from 0 to 1",
+                )
+            )
+    first, *others = comparison.records
+    counterfactuals = [COUNTERFACTUAL.format(model) for model in comparison.records]
+    for other in others:
+        # The counterfactual of a twin says nothing about the first model.
+        if other in counterfactuals and other != COUNTERFACTUAL.format(first):
+            continue
+        found = comparison.difference(first, other, level)
+        if found is not None:
+            layers.append(
+                MapLayer(
+                    name=f"{first} - {_short(other).removeprefix(f'{first}, ')}",
+                    data=found[0],
+                    geometry=found[1],
+                    kind="image",
+                    limits=(-1.0, 1.0),
+                    colours=DIFFERENCE_COLOURS,
+                    meaning=f"red = {first} lets more through at skip {level}, blue = {other} does",
+                )
+            )
+    return layers
+
+
+def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
+    """Events of a comparison; the last one is ``Finished`` with a ``Comparison``."""
+    from napari_prosma.inspection.compare import compare
+    from napari_prosma.model.checkpoint import load_checkpoint
+    from napari_prosma.model.device import cpu_threads
+
+    own = looked.record.gate
+    models: dict[str, Checkpoint] = {own: looked.checkpoint}
+    for name, path in beside.items():
+        models[f"{name}, other run" if name == own else name] = load_checkpoint(path)
+    with cpu_threads(spare_threads()):
+        yield from compare(models, looked.image, looked.label, name=looked.record.name)
+
+
+def drawing(compared: Comparison, told: str) -> Iterator[Event]:
+    """Events that end in ``Finished`` with the figures of a comparison, a tuple of ``Drawn``."""
+    from napari_prosma.inspection.compare import comparison_figure, histogram_figure
+
+    makers = {"Masks": comparison_figure, "psi inside and outside": histogram_figure}
+    yield Started(len(makers), "Drawing")
+    rows, drawn = tuple(compared.rows()), []
+    for done, (title, make) in enumerate(makers.items(), start=1):
+        figure = make(compared)
+        drawn.append(Drawn("comparison", title, pixels_of(figure), figure, rows, told))
+        yield Progress(done, len(makers), title)
+    yield Finished(tuple(drawn))
+
+
+def _short(model: str) -> str:
+    """For a name; that the counterfactual was not retrained is said in its meaning."""
+    return model.replace(" = 0 (not retrained)", " 0")
+
+
+def _heading(comparison: Comparison, level: int) -> str:
+    first = next(iter(comparison.records))
+    return f"Skip {level}: bright = passes, dark = held back; red = {first} lets more through"
+
+
+def _floors(comparison: Comparison, level: int) -> str:
+    lines = [f"Skip {level}; AUC = the chance that psi is higher inside the structure; 0.5 tells nothing."]
+    for model, record in comparison.records.items():
+        skip = record.skips.get(level)
+        if skip is None or skip.psi is None:
+            lines.append(f"{model}: no mask")
+            continue
+        floor = "no floor" if skip.floor is None else f"floor {skip.floor:.2f}"
+        zeros = skip.measures.get("psi_zero_fraction", 0.0)
+        auc = skip.measures.get("psi_auc")
+        finds = "" if auc is None else f", AUC {auc:.2f}"
+        lines.append(f"{model}: {floor}, psi exactly zero at {zeros:.0%}{finds}")
+    return "\n".join(lines)

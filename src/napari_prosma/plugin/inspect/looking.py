@@ -1,0 +1,158 @@
+"""The run behind the Inspect panel: maps of the whole image, then what selecting is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+
+from napari_prosma.data.case import Image
+from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.layers import fitting_image, image_of
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.record import GateRecord
+    from napari_prosma.inspection.what_if import WhatIf
+    from napari_prosma.model.checkpoint import Checkpoint
+
+Region = tuple[slice, ...]
+
+
+SELECTION, SKIP = "selection", "skip"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """The window with a mean in place of what one skip selects, or of the whole skip.
+
+    Attributes
+    ----------
+    difference : (*window) in [0, 1]
+        How far the probabilities moved.
+    geometry : Geometry
+        Of the window.
+    agreement : float
+        Dice of the result with and without it.
+    is_empty : bool
+        No structure is found in the window, with it or without.
+    dice, dice_before : float, optional
+        Against the label, without and with it.
+    window : str
+        Which part of the image that is, empty for all of it.
+    """
+
+    difference: np.ndarray
+    geometry: Geometry
+    agreement: float
+    is_empty: bool
+    dice: float | None = None
+    dice_before: float | None = None
+    window: str = ""
+
+    @property
+    def moved(self) -> float:
+        """Mean of ``difference``."""
+        return float(self.difference.mean())
+
+    @property
+    def worth(self) -> float | None:
+        """Dice that is lost with the mean; None without a label."""
+        return None if self.dice is None or self.dice_before is None else self.dice_before - self.dice
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """All that the panel shows of one image, and what it needs to go on.
+
+    Attributes
+    ----------
+    record : GateRecord
+        Of the whole image.
+    checkpoint : Checkpoint
+    image : Image
+        With the channels that the model expects.
+    label : (*spatial) class indices, optional
+    what_if : WhatIf
+        The window that changes are tried on.
+    tried : by level, then "selection" (none where there is no psi) and "skip"
+    """
+
+    record: GateRecord
+    checkpoint: Checkpoint
+    image: Image
+    label: np.ndarray | None
+    what_if: WhatIf
+    tried: dict[int, dict[str, Tried]]
+
+
+def looking(
+    path: Path, layer: ImageLayer, label: np.ndarray | None, region: Region | None
+) -> Iterator[Event]:
+    """Events of an inspection; the last one is ``Finished`` with a ``Looked``.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+    """
+    yield Started(0, "Loading the model")
+    from napari_prosma import inspect_gates
+    from napari_prosma.model.checkpoint import load_checkpoint
+    from napari_prosma.model.device import cpu_threads
+
+    checkpoint = load_checkpoint(path)
+    image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
+    with cpu_threads(spare_threads()):
+        for event in inspect_gates(checkpoint, image, name=layer.name, label=label):
+            if not isinstance(event, Finished):
+                yield event
+                continue
+            record: GateRecord = event.result
+        yield Started(len(record.skips), "Trying what the selection is worth")
+        what_if = opened(checkpoint, image, layer.name, label, region)
+        tried: dict[int, dict[str, Tried]] = {}
+        for level, what, outcome in _trials(what_if, record):
+            tried.setdefault(level, {})[what] = outcome
+            yield Progress(len(tried), len(record.skips), f"skip {level}")
+    yield Finished(Looked(record, checkpoint, image, label, what_if, tried))
+
+
+def opened(
+    checkpoint: Checkpoint, image: Image, name: str, label: np.ndarray | None, region: Region | None
+) -> WhatIf:
+    """A window of the image, encoded; for a thread."""
+    from napari_prosma.inspection.what_if import WhatIf
+
+    return WhatIf(checkpoint, image, name=name, label=label, region=region)
+
+
+def _trials(what_if: WhatIf, record: GateRecord) -> Iterator[tuple[int, str, Tried]]:
+    """The spatial selection of each skip at its mean, then the whole skip; the means are the image's."""
+    from napari_prosma.nn.gates import Change
+
+    window, before = what_if.window, (what_if.unchanged.dice or {}).get("dice")
+    for level, skip in record.skips.items():
+        changes = {SKIP: Change(skip=skip.means.skip)}
+        if skip.means.psi is not None:
+            changes = {SELECTION: Change(psi=skip.means.psi), **changes}
+        for what, change in changes.items():
+            effect = what_if.apply({level: change})
+            yield (
+                level,
+                what,
+                Tried(
+                    effect.difference,
+                    effect.record.image.geometry,
+                    effect.agreement,
+                    effect.is_empty,
+                    (effect.dice or {}).get("dice"),
+                    before,
+                    "" if window.covers_image else window.in_words(),
+                ),
+            )
+    what_if.apply({})

@@ -1,0 +1,411 @@
+"""The Inspect gates panel: what every gate selects, where, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QPushButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice, Started
+from napari_prosma.inspection.maps import channel_layers, z_layer
+from napari_prosma.plugin.inspect.answer import Answer
+from napari_prosma.plugin.inspect.channels import ChannelsPart, reading_channel
+from napari_prosma.plugin.inspect.choice import SHOWN_AT_FIRST, MapChoice
+from napari_prosma.plugin.inspect.compare import ComparePart, comparing, drawing
+from napari_prosma.plugin.inspect.layers import InspectLayers
+from napari_prosma.plugin.inspect.looking import Looked, Region, looking
+from napari_prosma.plugin.inspect.pointer import PointerPart
+from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
+from napari_prosma.plugin.inspect.view import region_on_screen
+from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
+from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
+from napari_prosma.plugin.shared.choices import newest_run
+from napari_prosma.plugin.shared.choosers import LayerChooser
+from napari_prosma.plugin.shared.fields import fold
+from napari_prosma.plugin.shared.layers import class_indices, hide_previews
+from napari_prosma.plugin.shared.loading import INSPECTION
+from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
+from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.shared.placing import onto_image
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.compare import Comparison
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord
+
+__all__ = ["SHOWN_AT_FIRST", "InspectPanel"]
+
+
+class InspectPanel(Panel):
+    """Show what the gates of a model did to an image."""
+
+    needs = INSPECTION
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, "Inspect")
+        self.start_button.setToolTip("Segment the image and keep what every gate did on the way")
+        self.looked: Looked | None = None
+        self._source: ImageLayer | None = None
+        self._region: Region | None = None
+        self._shown_record: GateRecord | None = None
+        self._latent: list[tuple[int, int]] = []
+        self._channels: dict[tuple[int, int], ChannelMaps] = {}  # as trained, of the whole image
+        self.layers = InspectLayers(napari_viewer)
+        self.outcomes = OutcomeWindow(self)
+        form = self.add_group("Model")
+        self.model = ModelChooser()
+        self.model.described.connect(self._described)
+        form.addRow(self.model)
+        form = self.add_group("Image")
+        self.image_layer = LayerChooser(napari_viewer, ImageLayer)
+        self.image_layer.setToolTip("The open image to look at")
+        self.label_layer = LayerChooser(napari_viewer, LabelsLayer, none="the model's own result")
+        self.label_layer.setToolTip("What counts as structure in the measures")
+        form.addRow("Layer", self.image_layer)
+        form.addRow("Structure", self.label_layer)
+        self._add_result()
+        self.form.addStretch(1)
+        self.lay_out()
+        newest = newest_run()
+        if newest is not None:
+            self.model.field.show_path(newest)
+
+    @property
+    def record(self) -> GateRecord | None:
+        """Of the image that was looked at last."""
+        return None if self.looked is None else self.looked.record
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        path, layer = self.model.required_path(), self.image_layer.layer
+        if not isinstance(layer, ImageLayer):
+            raise ConfigError("open an image to look at first")
+        drawn = self.label_layer.layer
+        label = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else None
+        self._source = layer
+        self._region = None if label is not None else region_on_screen(self.viewer, layer)
+        return "ProSMA: inspection", partial(looking, path, layer, label, self._region)
+
+    def happened(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.status.tell(event.message)
+        elif isinstance(event, Finished) and isinstance(event.result, list):
+            files = "1 file" if len(event.result) == 1 else f"{len(event.result)} files"
+            self.status.tell(f"Saved {files} in {event.result[0].parent}")
+        elif isinstance(event, Finished):
+            self._show_result(event.result)
+
+    def prepared(self) -> None:
+        self.model.read()
+
+    def close_down(self) -> None:
+        self.model.let_go()
+        self.compare.let_go()
+        self.what_if.close_down()
+        self.outcomes.close()
+        super().close_down()
+        self.pointer.let_go()
+        self.layers.let_go()
+        self.image_layer.let_go()
+        self.label_layer.let_go()
+
+    def save(self, folder: Path) -> None:
+        """Write pictures, tables, maps and every number into ``folder``, in the background."""
+        assert self.looked is not None
+        further = {**numbers_of(self.looked), "tests": self.outcomes.numbers()}
+        self.run("ProSMA: saving", partial(_saving, self.looked.record, folder, further))
+
+    def save_tables(self, folder: Path) -> None:
+        """Write the measures and the channels as CSV files into ``folder``, in the background."""
+        assert self.record is not None
+        self.run("ProSMA: saving", partial(_saving_tables, self.record, folder))
+
+    def _add_result(self) -> None:
+        self.result = QWidget()
+        layout = QVBoxLayout(self.result)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.cautions = Message()
+        layout.addWidget(self.cautions)
+        self.answer = Answer()
+        self.answer.chosen.connect(self._look_at)
+        layout.addWidget(self.answer)
+        self.choice = MapChoice()
+        self.choice.changed.connect(self._update_layers)
+        layout.addWidget(fold("Maps as layers", self.choice))
+        self.what_if = WhatIfPart(self.viewer)
+        self.what_if.followed.connect(self._show_followed)
+        self.what_if.back.connect(self._show_as_trained)
+        layout.addWidget(fold("What if", self.what_if))
+        self.pointer = PointerPart(self.viewer)
+        layout.addWidget(fold("Values at cursor", self.pointer))
+        self.channels = ChannelsPart()
+        self.channels.channel_chosen.connect(self._open_channel)
+        self.channels.latent_chosen.connect(self._open_latent)
+        layout.addWidget(fold("Channels", self.channels))
+        self.compare = ComparePart(self.viewer)
+        self.compare.wanted.connect(self._compare)
+        self.compare.figures_wanted.connect(self._draw_comparison)
+        layout.addWidget(fold("Side by side", self.compare))
+        self.trials = TrialsPart()
+        self.trials.wanted.connect(self._try)
+        layout.addWidget(fold("Faithfulness tests", self.trials))
+        layout.addWidget(fold("All numbers, and what is exactly zero", self._numbers()))
+        self.result.hide()
+        self.form.addWidget(self.result)
+
+    def _numbers(self) -> QWidget:
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.facts = Message()
+        self.table = FigureTable(rows_shown=8)
+        self.csv_button = QPushButton("Save tables…")
+        self.csv_button.setToolTip("Measures and channels of every skip as two CSV files")
+        self.csv_button.clicked.connect(self._save_tables)
+        self.report_button = QPushButton("Save all…")
+        self.report_button.setToolTip("Pictures, tables, labels and maps into a folder")
+        self.report_button.clicked.connect(self._save_all)
+        self.figure_button = QPushButton("Figure…")
+        self.figure_button.setToolTip(
+            "One figure for a journal, two columns wide, as SVG, PDF or PNG: the image with its gates, or "
+            "the models side by side where they were compared"
+        )
+        self.figure_button.clicked.connect(self._save_figure)
+        row = QHBoxLayout()
+        row.addWidget(self.csv_button)
+        row.addWidget(self.figure_button)
+        row.addWidget(self.report_button)
+        layout.addWidget(self.facts)
+        layout.addWidget(self.table)
+        layout.addLayout(row)
+        return content
+
+    def _described(self, facts: ModelFacts | None) -> None:
+        if facts is not None:
+            self.choice.offer(facts.levels)
+
+    def _show_result(self, result: Any) -> None:
+        if isinstance(result, Looked):
+            self._show_looked(result)
+        elif isinstance(result, Drawn):
+            self._open(result)
+            self.status.tell(f"{result.short_title}: done, see the window")
+        elif isinstance(result, tuple):
+            for drawn in result:
+                self._open(drawn)
+            self.status.tell(f"{len(result)} figures: done, see the window")
+        elif hasattr(result, "records"):
+            assert self._source is not None
+            self.compare.show_compared(result, self._source)
+            self.status.tell(f"{len(result.records)} masks side by side")
+        else:
+            self.layers.add(channel_layers(result))
+            self._channels[result.level, result.channel] = result
+            self.what_if.follow_channels(list(self._channels))
+            self.status.tell(f"Channel {result.channel} of skip {result.level}, before and after the gate")
+
+    def _show_looked(self, looked: Looked) -> None:
+        assert self._source is not None
+        self.looked = looked
+        record = looked.record
+        hide_previews(self.viewer)
+        self.compare.forget()
+        self.layers.start(self._source)
+        self._latent, self._channels, self._shown_record = [], {}, record
+        self.choice.offer(tuple(sorted(record.skips)))
+        self._update_layers()
+        self.layers.outline(record.segmentation)
+        self.answer.show_looked(looked)
+        self.what_if.show_looked(looked, self._source)
+        self.channels.show_looked(looked)
+        self.pointer.show_record(record, self._source, looked.image.geometry)
+        self.cautions.tell_error("\n".join(cautions_in_words(looked)))
+        self.facts.tell("\n".join(_facts(record, self.model.facts)))
+        self._fill_table(record)
+        self.result.show()
+        self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
+        if self.answer.levels:
+            self._look_at(self.answer.levels[0])
+
+    def _show_maps(self, record: GateRecord) -> None:
+        """The maps, the outline and the readout are those of another record of the same image."""
+        assert self.looked is not None
+        assert self._source is not None
+        self._shown_record = record
+        self.layers.show(self.choice.wanted(record, self.looked.tried))
+        for level, channel in self._latent:
+            self._refill_latent(record, level, channel)
+        self.layers.outline(record.segmentation)
+        self.pointer.show_record(record, self._source, self.looked.image.geometry)
+
+    def _refill_latent(self, record: GateRecord, level: int, channel: int) -> None:
+        try:
+            self.layers.refill(z_layer(record, level, channel))
+        except ValueError:
+            # z of a window may be kept where that of the whole image would be too large.
+            self.layers.drop(f"skip {level} z channel {channel}")
+
+    def _show_followed(self, followed: Followed) -> None:
+        self._show_maps(followed.effect.record)
+        self._refill_channels(followed.channels)
+        self.layers.mark(followed.changed)
+
+    def _show_as_trained(self) -> None:
+        if self.looked is not None:
+            self._show_maps(self.looked.record)
+            self._refill_channels(self._channels.values())
+            self.layers.mark("")
+
+    def _refill_channels(self, channels: Iterable[ChannelMaps]) -> None:
+        for maps in channels:
+            for drawn in channel_layers(maps):
+                self.layers.refill(drawn)
+
+    def _open_channel(self, level: int, channel: int) -> None:
+        assert self.looked is not None
+        self._begin_further("ProSMA: a channel", partial(reading_channel, self.looked, level, channel))
+
+    def _open_latent(self, level: int, channel: int) -> None:
+        assert self._shown_record is not None
+        try:
+            self.layers.add([z_layer(self._shown_record, level, channel)])
+        except ValueError:
+            self.status.tell_error(
+                f"z of skip {level} is too large to be kept for this image; look at a smaller part of it"
+            )
+        else:
+            self._latent.append((level, channel))
+
+    def _compare(self) -> None:
+        beside = self.compare.beside()
+        if self.looked is None or not beside:
+            self.status.tell_error("choose at least one other model to compare with")
+            return
+        self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
+
+    def _draw_comparison(self, compared: Comparison) -> None:
+        self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.told.plain_text()))
+
+    def _try(self, test: str) -> None:
+        assert self.looked is not None
+        events = partial(trying, test, self.looked, self._region, self.compare.beside(), self.trials.noise)
+        self._begin_further(f"ProSMA: {TRIALS[test][0]}", events)
+
+    def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
+        """A run on what was looked at; one at a time."""
+        if self.job.is_running:
+            self.status.tell("Something is still running: wait for it, or press Stop")
+        else:
+            self.run(title, make_events)
+
+    def _open(self, drawn: Drawn) -> None:
+        assert self.looked is not None
+        self.outcomes.add(drawn, self.looked.record.name)
+
+    def _look_at(self, level: int) -> None:
+        """Show the maps of one skip, its mask on top."""
+        self.choice.tick(level)
+        seen = f"skip {level} psi"
+        names = self.layers.names()
+        self.layers.see_only([seen] if seen in names else [f"skip {level} energy kept"])
+
+    def _update_layers(self) -> None:
+        """Add the maps that are ticked and missing, take away those that are not ticked."""
+        if self.looked is None:
+            return
+        assert self._shown_record is not None
+        wanted = self.choice.wanted(self._shown_record, self.looked.tried)
+        new = [drawn.name for drawn in wanted if drawn.name not in self.layers.names()]
+        self.layers.show(wanted, seen=new[-1:] if self.layers.names() else ())
+
+    def _fill_table(self, record: GateRecord) -> None:
+        header, rows, meanings = table_of_measures({"": record})
+        self.table.setColumnCount(len(header))
+        self.table.setHorizontalHeaderLabels(header)
+        self.table.show_rows(rows)
+        for row, meaning in enumerate(meanings):
+            for column in range(len(header)):
+                item = self.table.item(row, column)
+                assert isinstance(item, QTableWidgetItem)
+                item.setToolTip(meaning)
+
+    def _save_tables(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Save the tables in", str(Path.home()))
+        if folder:
+            self.save_tables(Path(folder))
+
+    def save_figure(self, path: Path) -> None:
+        """Draw and write the figure, in the background."""
+        assert self.record is not None
+        compared = self.compare.compared
+        self.run("ProSMA: saving", partial(_saving_figure, self.record, compared, path))
+
+    def _save_figure(self) -> None:
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, "Save the figure", str(Path.home() / "gates.pdf"), "*.pdf;;*.svg;;*.png"
+        )
+        if chosen:
+            self.save_figure(Path(chosen))
+
+    def _save_all(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Save everything in", str(Path.home()))
+        if folder:
+            self.save(Path(folder))
+
+
+def _label_of(layer: LabelsLayer, image: ImageLayer) -> np.ndarray:
+    drawn = np.array(layer.data[0] if layer.multiscale else layer.data)
+    return class_indices(onto_image(drawn, layer, image), layer)[0]
+
+
+def cautions_in_words(looked: Looked) -> tuple[str, ...]:
+    """What has to be known of the model and of the image before the gates are read."""
+    from napari_prosma.inspection.trace import cautions
+
+    return cautions(looked.checkpoint, looked.image)
+
+
+def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
+    """What has to be known of the numbers, one plain line each."""
+    lines = []
+    if model is not None and model.epoch == 0:
+        lines.append("This model was not trained: its gates say nothing yet.")
+    lines += exactness(record)
+    if any(skip.psi_dense is not None for skip in record.skips.values()):
+        lines.append("psi dense is a counterfactual: the same weights without threshold, not retrained.")
+    return [*lines, f"Structure in the measures: the {record.reference}."]
+
+
+def _saving(record: GateRecord, folder: Path, further: Mapping[str, Any]) -> Iterator[Event]:
+    yield Started(0, "Saving")
+    from napari_prosma.inspection.report import write_report
+
+    yield Finished(write_report(record, folder, further))
+
+
+def _saving_figure(record: GateRecord, compared: Comparison | None, path: Path) -> Iterator[Event]:
+    yield Started(0, "Drawing the figure")
+    from napari_prosma.inspection.figure import gates_figure, models_figure, save_figure
+
+    figure = gates_figure(record) if compared is None else models_figure(compared)
+    yield Finished([save_figure(figure, path)])
+
+
+def _saving_tables(record: GateRecord, folder: Path) -> Iterator[Event]:
+    yield Started(0, "Saving")
+    from napari_prosma.inspection.report import write_tables
+
+    yield Finished(write_tables(record, folder))

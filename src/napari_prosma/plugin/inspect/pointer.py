@@ -1,0 +1,189 @@
+"""``PointerPart``: what every gate did at the position under the mouse; a click keeps it as a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.texts import write_rows
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.record import GateRecord
+from napari_prosma.plugin.shared.layers import CHANNELS_FIRST
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.readout import Readout
+
+COLUMNS = ("position", "skip", "psi", "floor", "energy kept", "support", "let through", "stopped")
+STILL = 3.0
+"""Pixels of the canvas that a click may move and still be a click."""
+
+
+class PointerPart(QWidget):
+    """The readout under the mouse, and a table of what was pinned."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._record: GateRecord | None = None
+        self._source: ImageLayer | None = None
+        self._geometry: Geometry | None = None
+        self.rows: list[list[str]] = []
+        self.follow_box = QCheckBox("read out under the mouse")
+        self.follow_box.setToolTip("Show below what every gate did where the mouse is")
+        self.pin_box = QCheckBox("a click pins it")
+        self.pin_box.setToolTip("Clicks add rows below; panning and painting go on as ever")
+        self.follow_box.toggled.connect(self._toggle)
+        self.pin_box.toggled.connect(self._toggle)
+        self.told = Message()
+        self.table = FigureTable(rows_shown=8)
+        self.table.setColumnCount(len(COLUMNS))
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.hide()
+        self.save_button = QPushButton("Save rows…")
+        self.save_button.setToolTip("Keep the pinned positions as a CSV file")
+        self.save_button.clicked.connect(self._save)
+        self.clear_button = QPushButton("Clear")
+        self.clear_button.setToolTip("Forget the pinned positions")
+        self.clear_button.clicked.connect(self.clear)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.save_button)
+        buttons.addWidget(self.clear_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 0, 0, 0)
+        layout.addWidget(self.follow_box)
+        layout.addWidget(self.pin_box)
+        layout.addWidget(self.told)
+        layout.addWidget(self.table)
+        layout.addLayout(buttons)
+        self.follow_box.setChecked(True)
+
+    def show_record(self, record: GateRecord, source: ImageLayer, geometry: Geometry) -> None:
+        """Read out these maps from now on; ``geometry`` is that of the whole image in the layer."""
+        self._record, self._source, self._geometry = record, source, geometry
+        self.told.tell("Move the mouse over the image." if self.follow_box.isChecked() else "")
+
+    def clear(self) -> None:
+        """Forget the pinned positions."""
+        self.rows = []
+        self.table.hide()
+
+    def let_go(self) -> None:
+        """Follow the mouse no longer."""
+        self.follow_box.setChecked(False)
+        self.pin_box.setChecked(False)
+
+    def at(self, world: tuple[float, ...]) -> list[Readout]:
+        """What the gates did at a position of the viewer; empty beyond the image."""
+        from napari_prosma.inspection.readout import readout
+
+        record, layer, whole = self._record, self._source, self._geometry
+        if record is None or layer is None or whole is None or layer not in self._viewer.layers:
+            return []
+        element = np.asarray(layer.world_to_data(np.asarray(world)[-layer.ndim :]), float)
+        if layer.metadata.get(CHANNELS_FIRST):
+            element = element[1:]
+        place = np.array(whole.origin) + element * np.array(whole.spacing)
+        grid = record.image.geometry
+        found = (place - np.array(grid.origin)) / np.array(grid.spacing)
+        return readout(record, [float(n) for n in found])
+
+    def _toggle(self) -> None:
+        for box, callbacks, callback in (
+            (self.follow_box, self._viewer.mouse_move_callbacks, self._moved),
+            (self.pin_box, self._viewer.mouse_drag_callbacks, self._pressed),
+        ):
+            if box.isChecked() and callback not in callbacks:
+                callbacks.append(callback)
+            elif not box.isChecked() and callback in callbacks:
+                callbacks.remove(callback)
+        if not self.follow_box.isChecked():
+            self.told.tell("")
+
+    def _moved(self, viewer: napari.Viewer, event: Any) -> None:
+        if self._viewer.dims.ndisplay == 3:
+            self.told.tell("In 3D there is no single position under the mouse; switch to slices.")
+            return
+        found = self.at(event.position)
+        self.told.tell("\n".join(map(in_words, found)) or "Not over the image.")
+
+    def _pressed(self, viewer: napari.Viewer, event: Any) -> Iterator[None]:
+        begun = np.array(event.pos, float)
+        active = self._viewer.layers.selection.active
+        is_tool = active is not None and str(active.mode) not in ("pan_zoom", "transform")
+        yield
+        while event.type == "mouse_move":
+            yield
+        moved = np.abs(np.array(event.pos, float) - begun).max()
+        if event.button == 1 and not is_tool and moved <= STILL and self._viewer.dims.ndisplay == 2:
+            self._pin(event.position)
+
+    def _pin(self, world: tuple[float, ...]) -> None:
+        found = self.at(world)
+        self.rows += [row_of(world, each) for each in found]
+        if found:
+            self.table.show_rows(self.rows)
+            self.table.scrollToBottom()
+
+    def _save(self) -> None:
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, "Save the rows", str(Path.home() / "positions.csv"), "*.csv"
+        )
+        if not chosen:
+            return
+        try:
+            write_rows(Path(chosen), (dict(zip(COLUMNS, row, strict=True)) for row in self.rows), COLUMNS)
+        except DataError as error:
+            self.told.tell_error(str(error))
+
+
+def in_words(found: Readout) -> str:
+    """One skip at one position, as a line."""
+    said = [f"skip {found.level}:"]
+    if found.psi is not None:
+        at_floor = " = its floor, no evidence" if found.without_evidence else ""
+        said.append(f"psi {found.psi:.2f}{at_floor},")
+    said.append(f"energy kept {found.energy_kept:.0%}")
+    if found.support is not None:
+        said.append(f", {found.support:.0%} of z open")
+    if found.through:
+        said.append("; through " + " ".join(str(value.channel) for value in found.through))
+    if found.stopped:
+        said.append("; stopped " + " ".join(str(value.channel) for value in found.stopped))
+    return " ".join(said).replace(" ,", ",").replace(" ;", ";")
+
+
+def row_of(world: tuple[float, ...], found: Readout) -> list[str]:
+    """One skip at one position, as cells of the table."""
+
+    def told(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    return [
+        ", ".join(f"{n:.1f}" for n in world),
+        str(found.level),
+        told(found.psi),
+        told(found.floor),
+        told(found.energy_kept),
+        told(found.support),
+        " ".join(f"{value.channel} ({value.z:+.2f})" for value in found.through),
+        " ".join(f"{value.channel} ({value.u:+.2f})" for value in found.stopped),
+    ]

@@ -1,0 +1,303 @@
+"""``TrialsPart``: which skip mattered, whether the picture is faithful, what noise does: runs with a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QImage, QPixmap, QResizeEvent
+from qtpy.QtWidgets import (
+    QDialog,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.inspect.looking import Looked, Region
+from napari_prosma.plugin.shared.choices import Choice
+from napari_prosma.plugin.shared.fields import combo
+from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from napari_prosma.model.checkpoint import Checkpoint
+
+DPI = 110
+WINDOW = QSize(1060, 760)
+SCROLL_BAR = 48
+SAVED_AS = "Table (*.csv);;Picture (*.png);;Vector picture (*.svg)"
+TRIALS = {
+    "leave_one_out": (
+        "What is selecting worth",
+        "Set psi, c, both or the whole of one skip to its mean, which cannot select, and see what is lost",
+    ),
+    "deletion_curve": (
+        "Is the picture faithful",
+        "Replace what the mask calls unimportant first, and the same by orders that need no gate: it must do "
+        "better than the best of them",
+    ),
+    "threshold_sweep": (
+        "What the thresholds do",
+        "Multiply all thresholds by 0 to 4: zeros in z, and the result",
+    ),
+    "sanity_check": (
+        "Learned or not",
+        "Draw the decoder's weights again: how alike the masks are, beside those of another training",
+    ),
+    "noise_test": (
+        "Noise",
+        "Add rising noise, for this model and those side by side: masks, zeros and the result",
+    ),
+}
+"""Test (a key of ``faithfulness.TESTS``): what its button says, and what it does."""
+NOISE = {
+    "auto": Choice("as its modality", "What fits the model: speckle, Rician, Hounsfield units or Gaussian"),
+    "speckle": Choice(
+        "speckle", "Grows with the image's own values and is as coarse as its grain: ultrasound"
+    ),
+    "rician": Choice("Rician", "That of magnitude images: MR"),
+    "hu": Choice("Hounsfield units", "Added to the values of CT"),
+    "gaussian": Choice("Gaussian", "The same everywhere, as from a detector"),
+}
+"""Kind of ``faithfulness.noise_test``: its name, and what it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A test's outcome, drawn in the thread that made it.
+
+    Attributes
+    ----------
+    test : str
+    title : str
+    picture : (height, width, 4) uint8
+    figure : Figure
+        For saving.
+    rows : tuple of dict
+    finding : str
+        What it says, in plain words.
+    """
+
+    test: str
+    title: str
+    picture: np.ndarray
+    figure: Figure
+    rows: tuple[Mapping[str, str | float], ...]
+    finding: str = ""
+
+    @property
+    def short_title(self) -> str:
+        """For a tab."""
+        return TRIALS[self.test][0] if self.test in TRIALS else self.title
+
+
+class TrialsPart(QWidget):
+    """A button per test.
+
+    Signals
+    -------
+    wanted(str)
+        A key of ``TRIALS``.
+    """
+
+    wanted = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buttons: dict[str, QPushButton] = {}
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 0, 0, 0)
+        for test, (words, tip) in TRIALS.items():
+            button = QPushButton(words)
+            button.setToolTip(tip)
+            button.clicked.connect(partial(self.wanted.emit, test))
+            self.buttons[test] = button
+            if test != "noise_test":
+                layout.addWidget(button)
+        self.noise_box = combo(NOISE, "auto", "The noise that is added")
+        row = QHBoxLayout()
+        row.addWidget(self.buttons["noise_test"], 1)
+        row.addWidget(self.noise_box)
+        layout.addLayout(row)
+
+    @property
+    def noise(self) -> str:
+        """Kind of noise, as ``noise_test`` knows it."""
+        return str(self.noise_box.currentData())
+
+
+class OutcomeWindow(QDialog):
+    """The outcomes so far, a tab each; the newest is seen."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("What the tests found")
+        self.tabs = QTabWidget()
+        self.tabs.setTabsClosable(True)
+        self.tabs.tabCloseRequested.connect(self.tabs.removeTab)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.tabs)
+        screen = self.screen()
+        assert screen is not None
+        self.resize(WINDOW.boundedTo(0.9 * screen.availableSize()))
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """Of the outcomes that are open: image, test, what it says, and the rows that this rests on."""
+        tabs = [self.tabs.widget(n) for n in range(self.tabs.count())]
+        return [view.numbers() for view in tabs if isinstance(view, OutcomeView)]
+
+    def add(self, drawn: Drawn, name: str) -> None:
+        """Show an outcome about an image."""
+        index = self.tabs.addTab(OutcomeView(drawn, name), drawn.short_title)
+        self.tabs.setTabToolTip(index, f"{drawn.title}: {name}")
+        self.tabs.setCurrentIndex(index)
+        self.show()
+        self.raise_()
+
+
+class OutcomeView(QWidget):
+    """A plot with its sentence and its table, to read and to save."""
+
+    def __init__(self, drawn: Drawn, name: str) -> None:
+        super().__init__()
+        self._drawn, self._name = drawn, name
+        height, width, _ = drawn.picture.shape
+        image = QImage(drawn.picture.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+        self._pixmap = QPixmap.fromImage(image)
+        self.picture = QLabel()
+        self._scroll = QScrollArea()
+        self._scroll.setWidget(self.picture)
+        self.finding = Message()
+        self.finding.tell(drawn.finding)
+        columns = list(dict.fromkeys(name for row in drawn.rows for name in row))
+        self.table = FigureTable(rows_shown=6)
+        self.table.setColumnCount(len(columns))
+        self.table.setHorizontalHeaderLabels(columns)
+        self.table.show_rows([[_cell(row.get(name, "")) for name in columns] for row in drawn.rows])
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.save_button = QPushButton("Save…")
+        self.save_button.setToolTip("The table as CSV, or the plot as PNG or SVG, by the name of the file")
+        self.save_button.clicked.connect(self._save)
+        self.told = Message()
+        beside = QVBoxLayout()
+        for widget in (self.finding, self.table, self.save_button, self.told):
+            beside.addWidget(widget)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._scroll, 1)
+        layout.addLayout(beside)
+
+    def numbers(self) -> dict[str, Any]:
+        """Of which image and test, its sentence, and its rows."""
+        drawn = self._drawn
+        return {"image": self._name, "test": drawn.test, "says": drawn.finding, "rows": drawn.rows}
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Qt's hook: the plot is as wide as the window, but no larger than it was drawn."""
+        super().resizeEvent(event)
+        width = min(self._pixmap.width(), self.width() - SCROLL_BAR)
+        smooth = Qt.TransformationMode.SmoothTransformation
+        self.picture.setPixmap(self._pixmap.scaledToWidth(max(1, width), smooth))
+        self.picture.adjustSize()
+
+    def save(self, path: Path) -> None:
+        """CSV of the rows, or the plot as what the name ends in.
+
+        Raises
+        ------
+        DataError
+            The file cannot be written.
+        """
+        from napari_prosma.inspection.report import write_table
+
+        if path.suffix.lower() == ".csv":
+            write_table(path, [dict(row) for row in self._drawn.rows])
+            return
+        with written_whole(path) as temporary:
+            self._drawn.figure.savefig(temporary, dpi=2 * DPI, format=path.suffix[1:].lower() or "png")
+
+    def _save(self) -> None:
+        start = str(Path.home() / f"{self._drawn.test}.csv")
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the outcome", start, SAVED_AS)
+        if not chosen:
+            return
+        path = Path(chosen)
+        if path.suffix.lower() not in (".csv", ".png", ".svg"):
+            self.told.tell_error(f"'{path.name}' should end in .csv, .png or .svg; choose such a name")
+            return
+        try:
+            self.save(path)
+        except DataError as error:
+            self.told.tell_error(str(error))
+        else:
+            self.told.tell(f"Saved as {path}")
+
+
+def trying(
+    test: str, looked: Looked, region: Region | None, beside: Mapping[str, Path], noise: str
+) -> Iterator[Event]:
+    """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
+    yield Started(0, TRIALS[test][0])
+    from napari_prosma.inspection import faithfulness
+    from napari_prosma.inspection.faithfulness_plots import table_figure
+    from napari_prosma.inspection.trial_findings import TESTED
+    from napari_prosma.model.device import cpu_threads
+
+    place = {"name": looked.record.name, "label": looked.label, "region": region}
+    with cpu_threads(spare_threads()):
+        if test == "noise_test":
+            models = {looked.record.gate: looked.checkpoint, **beside}
+            events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]
+        else:
+            run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)
+            other = _another_training(looked, beside) if test == "sanity_check" else {}
+            events = run(looked.checkpoint, looked.image, **place, **other)
+        for event in events:
+            if not isinstance(event, Finished):
+                yield event
+                continue
+            table: faithfulness.Table = event.result
+            figure = table_figure(test, table.rows)
+            finding = TESTED[test](table.rows, None)
+            yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))
+
+
+def _another_training(looked: Looked, beside: Mapping[str, Path]) -> dict[str, Checkpoint]:
+    """Of the models side by side the first that has the same gate and another seed."""
+    from napari_prosma.inspection.kinship import is_another_training
+    from napari_prosma.model.checkpoint import load_checkpoint
+
+    models = map(load_checkpoint, beside.values())
+    found = next((model for model in models if is_another_training(looked.checkpoint, model)), None)
+    return {} if found is None else {"other": found}
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    """A figure as (height, width, 4) uint8, in any thread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,457 @@
+"""``WhatIfPart``: sliders and settings of the gates; segmentation and maps follow while they are moved.
+
+A window follows at once. Where the image is larger, the whole of it follows when the hand rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import napari
+from napari.layers import Image as ImageLayer
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QLabeledDoubleSlider
+
+from napari_prosma.events import Event, Finished, Progress
+from napari_prosma.plugin.inspect.looking import Looked, Region, opened
+from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
+from napari_prosma.plugin.inspect.words import effect_in_words
+from napari_prosma.plugin.shared.job import Ending, Job, spare_threads
+from napari_prosma.plugin.shared.panel import Message
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.record import ChannelMaps, GateRecord, Means
+    from napari_prosma.inspection.what_if import Effect, WhatIf
+    from napari_prosma.nn.gates import Change
+
+MOST = 4.0
+"""Largest factor on lambda (method, section 5: the threshold sweep goes from 0 to 4)."""
+SHORTEST = 8  # letters of a setting that are seen however narrow the panel is
+REST_MS = 1000
+"""So long nothing may have changed before the whole image is worked on."""
+AS_TRAINED = "as trained"
+SETTINGS = {
+    AS_TRAINED: "The gate as it is",
+    "psi at mean": "The mask cannot select: everywhere its mean, weighted by the energy of the skip",
+    "c at mean": "No channel is preferred: each has the mean weight",
+    "both at mean": "psi and c at their means",
+    "skip at mean": "The decoder gets the mean of each channel, everywhere",
+    "skip at zero": "The decoder gets nothing, which is far from anything it was trained with",
+    "psi = 1": "The skip as loud as no training knew it; shows what scale does, not what selecting is worth",
+    "c = 1": "The same with the weights of the channels",
+}
+"""What a gate can be set to, and what that means."""
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """What came of a setting, in the window or in the whole image.
+
+    Attributes
+    ----------
+    effect : Effect
+    dice_before : float, optional
+        There, against the label, as it was trained.
+    channels : tuple of ChannelMaps
+        Those that are looked at.
+    changed : str
+        What is changed, in words.
+    """
+
+    effect: Effect
+    dice_before: float | None
+    channels: tuple[ChannelMaps, ...]
+    changed: str = ""
+
+    def in_words(self) -> str:
+        """Dice, or overlap with the model's own result."""
+        return effect_in_words(self.effect, self.dice_before)
+
+
+class WhatIfPart(QWidget):
+    """A slider and a setting per skip; the newest wins.
+
+    Signals
+    -------
+    followed(Followed)
+        What comes of the setting, or of the newest one while it was still worked on.
+    back()
+        The model is as it was trained.
+    """
+
+    followed = Signal(object)
+    back = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._source: ImageLayer | None = None
+        self._looked: Looked | None = None
+        self._what_if: WhatIf | None = None
+        self._region: Region | None = None
+        self._again = self._whole_again = False
+        self._channels: tuple[tuple[int, int], ...] = ()
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._happened)
+        self.job.ended.connect(self._ended)
+        self.whole_job = Job(self, notify=False)
+        self.whole_job.happened.connect(self._whole_happened)
+        self.whole_job.ended.connect(self._whole_ended)
+        self.rest = QTimer(self)
+        self.rest.setSingleShot(True)
+        self.rest.setInterval(REST_MS)
+        self.rest.timeout.connect(self._pass_whole)
+        self.sliders: dict[int, QLabeledDoubleSlider] = {}
+        self.settings: dict[int, QComboBox] = {}
+        self.zeros: dict[int, QLabel] = {}
+        self._grid = QGridLayout()
+        self._grid.setColumnStretch(1, 1)
+        self.back_button = QPushButton("Back to the model")
+        self.back_button.setToolTip("All thresholds x 1 and all parts on, as it was trained")
+        self.back_button.clicked.connect(self.reset)
+        self.here_button = QPushButton("Try it here")
+        self.here_button.setToolTip(
+            "Try changes in a window around the middle of the screen; by default around the structure, or "
+            "where the slice is. The window is as large as the patches that the model was trained on"
+        )
+        self.here_button.clicked.connect(self._try_here)
+        self.whole_box = QCheckBox("then the whole image")
+        self.whole_box.setChecked(True)
+        self.whole_box.setToolTip(
+            "A window follows the sliders at once; when they rest, the whole image follows in the "
+            "background. Untick it to stop that"
+        )
+        self.whole_box.toggled.connect(self._whole_toggled)
+        self.told, self.whole_told = Message(), Message()
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.back_button)
+        buttons.addWidget(self.here_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 0, 0, 0)
+        layout.addLayout(self._grid)
+        layout.addLayout(buttons)
+        layout.addWidget(self.told)
+        layout.addWidget(self.whole_box)
+        layout.addWidget(self.whole_told)
+
+    def show_looked(self, looked: Looked, source: ImageLayer) -> None:
+        """Offer the skips of a model, all as trained."""
+        self.close_down()
+        self._looked, self._source = looked, source
+        self._what_if, self._again = looked.what_if, False
+        self._channels = ()
+        self.here_button.setHidden(looked.what_if.window.covers_image)
+        self.whole_box.setHidden(looked.what_if.window.covers_image)
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            widget = None if item is None else item.widget()
+            if widget is not None:
+                widget.deleteLater()
+        self.sliders, self.settings, self.zeros = {}, {}, {}
+        for column, title in enumerate(("skip", "threshold x", "zeros", "the gate")):
+            self._grid.addWidget(QLabel(title), 0, column)
+        for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
+            self._grid.addWidget(QLabel(str(level)), row, 0)
+            self._add_skip(row, level, skip.threshold is not None, skip.means)
+        self._show_zeros(looked.record)
+        self.whole_told.tell("")
+        self.told.tell(
+            "Move a slider: the support of that skip only shrinks as its threshold rises (theorem 1). Finer "
+            "skips see other signals then, so theirs may grow."
+        )
+
+    def changes(self) -> dict[int, Change]:
+        """What the sliders and settings say."""
+        assert self._looked is not None
+        skips = self._looked.record.skips
+        return {
+            level: change_of(self._setting(level), slider.value(), skips[level].means)
+            for level, slider in self.sliders.items()
+        }
+
+    def _setting(self, level: int) -> str:
+        return str(self.settings[level].currentData())
+
+    def in_words(self) -> str:
+        """What is changed, such as ``skip 1: psi at mean; skip 2: threshold x 2``; empty where nothing is."""
+        said = []
+        for level, slider in self.sliders.items():
+            parts = [] if slider.value() == 1 else [f"threshold x {slider.value():g}"]
+            if self._setting(level) != AS_TRAINED:
+                parts.append(self.settings[level].currentText())
+            said += [f"skip {level}: {', '.join(parts)}"] if parts else []
+        return "; ".join(said)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Everything is as it was trained."""
+        return not self.in_words()
+
+    def reset(self) -> None:
+        """As it was trained."""
+        for level, slider in self.sliders.items():
+            box = self.settings[level]
+            for field in (slider, box):
+                field.blockSignals(True)
+            slider.setValue(1.0)
+            box.setCurrentIndex(0)
+            for field in (slider, box):
+                field.blockSignals(False)
+        self._apply()
+
+    def follow_channels(self, channels: Sequence[tuple[int, int]]) -> None:
+        """Feature channels (skip, channel) that are to follow from now on."""
+        self._channels = tuple(channels)
+        if not self.is_unchanged:
+            self._apply()
+
+    def close_down(self) -> None:
+        """Follow no longer."""
+        self.rest.stop()
+        self.job.close()
+        self.whole_job.close()
+
+    def _add_skip(self, row: int, level: int, has_threshold: bool, means: Means) -> None:
+        slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        slider.setRange(0.0, MOST)
+        slider.setDecimals(2)
+        slider.setSingleStep(0.1)  # type: ignore[arg-type]
+        slider.setValue(1.0)
+        slider.setEnabled(has_threshold)
+        slider.setToolTip(
+            f"Multiplies the thresholds lambda of skip {level}: 0 = no threshold, 1 = as trained"
+            if has_threshold
+            else "This gate has no threshold"
+        )
+        for number in slider.findChildren(QLineEdit):
+            number.setToolTip(slider.toolTip())
+        slider.valueChanged.connect(self._apply)
+        self.sliders[level] = slider
+        self._grid.addWidget(slider, row, 1)
+        self.zeros[level] = QLabel()
+        self.zeros[level].setToolTip("Share of exact zeros in z, in what the maps show")
+        self._grid.addWidget(self.zeros[level], row, 2)
+        box = QComboBox()
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(SHORTEST)
+        for setting, meaning in settings_of(means).items():
+            box.addItem(shown_setting(setting, means), setting)
+            box.setItemData(box.count() - 1, meaning, Qt.ItemDataRole.ToolTipRole)
+        box.setToolTip("What the gate is set to")
+        box.currentIndexChanged.connect(self._apply)
+        self.settings[level] = box
+        self._grid.addWidget(box, row, 3)
+
+    def _try_here(self) -> None:
+        self._move_window()
+        self._apply()
+
+    def _move_window(self) -> None:
+        """Put the window around the middle of the screen."""
+        if self._source is not None and self._source in self._viewer.layers:
+            self._region, self._what_if = region_on_screen(self._viewer, self._source), None
+
+    @property
+    def _is_in_slice(self) -> bool:
+        """The slices that are shown cut the window, so that there is something to see of it."""
+        if self._what_if is None or self._looked is None or self._source not in self._viewer.layers:
+            return True
+        part = self._what_if.window.image
+        whole = self._looked.image.geometry
+        return is_in_slice(self._viewer, self._source, whole, part.geometry, part.array.shape[1:])
+
+    def _apply(self) -> None:
+        if self._looked is None:
+            return
+        if not self._is_in_slice:
+            self._move_window()
+        # What is not of the newest setting is not worth waiting for.
+        self._stop_whole()
+        if self.job.is_running:
+            self._again = True
+            return
+        follow = partial(
+            _following,
+            self._looked,
+            self._what_if,
+            self._region,
+            self.changes(),
+            self._channels,
+            self.in_words(),
+        )
+        self.job.start("ProSMA: what if", follow)
+
+    def _happened(self, event: Event) -> None:
+        if not isinstance(event, Finished):
+            return
+        assert self._looked is not None
+        self._what_if, followed = event.result
+        if self.is_unchanged:
+            self.told.tell("As it was trained")
+            self._show_zeros(self._looked.record)
+            self.back.emit()
+            return
+        said = followed.in_words()
+        self.told.tell(said[0].upper() + said[1:] if self._is_whole else f"In the window: {said}")
+        self._show_zeros(followed.effect.record)
+        self.followed.emit(followed)
+
+    def _ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.told.tell_error(str(ending.error))
+        if self._again:
+            self._again = False
+            self._apply()
+        elif ending.error is None and self.whole_box.isChecked() and self._has_rest:
+            self.rest.start()
+
+    @property
+    def _is_whole(self) -> bool:
+        """What follows at once is the whole image."""
+        return self._what_if is not None and self._what_if.window.covers_image
+
+    @property
+    def _has_rest(self) -> bool:
+        """The setting changes more than the window shows."""
+        return self._what_if is not None and not self._is_whole and not self.is_unchanged
+
+    def _whole_toggled(self, wanted: bool) -> None:
+        if not wanted:
+            self._stop_whole()
+        elif self._has_rest and not self.job.is_running:
+            self._pass_whole()
+
+    def _stop_whole(self) -> None:
+        self.rest.stop()
+        self._whole_again = False
+        self.whole_job.stop()
+        self.whole_told.tell("")
+
+    def _pass_whole(self) -> None:
+        """The whole image with the setting as it is."""
+        assert self._looked is not None
+        if self.whole_job.is_running:
+            self._whole_again = True
+            return
+        self.whole_told.tell("The whole image follows")
+        passing = partial(_passing_whole, self._looked, self.changes(), self._channels, self.in_words())
+        self.whole_job.start("ProSMA: what if, whole image", passing)
+
+    def _whole_happened(self, event: Event) -> None:
+        # A setting that came after it stopped it: what it still says is of the old one.
+        if self.whole_job.is_stopping:
+            return
+        if isinstance(event, Progress):
+            left = self.whole_job.time_left()
+            self.whole_told.tell(
+                f"The whole image follows: window {event.done} of {event.total}"
+                + (f", {left} left" if left else "")
+            )
+        elif isinstance(event, Finished):
+            self.whole_told.tell(f"In the whole image: {event.result.in_words()}")
+            self._show_zeros(event.result.effect.record)
+            self.followed.emit(event.result)
+
+    def _whole_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.whole_told.tell_error(str(ending.error))
+        if self._whole_again:
+            self._whole_again = False
+            self._pass_whole()
+
+    def _show_zeros(self, record: GateRecord) -> None:
+        for level, label in self.zeros.items():
+            share = record.skips[level].measures.get("z_zero_fraction")
+            label.setText("" if share is None else f"{share:.0%}")
+
+
+def settings_of(means: Means) -> dict[str, str]:
+    """What a gate with these parts can be set to, and what that means."""
+    lacking = {"psi at mean", "psi = 1", "both at mean"} if means.psi is None else set()
+    lacking |= {"c at mean", "c = 1", "both at mean"} if means.c is None else set()
+    return {setting: meaning for setting, meaning in SETTINGS.items() if setting not in lacking}
+
+
+def shown_setting(setting: str, means: Means) -> str:
+    """The setting, with how many times louder it makes the skip."""
+    mean = {"psi = 1": means.psi, "c = 1": means.c}.get(setting)
+    return f"{setting} ({1 / mean:.1f} x louder)" if mean else setting
+
+
+def change_of(setting: str, threshold: float, means: Means) -> Change:
+    """A key of ``SETTINGS`` and a factor on lambda, as a change of the gate."""
+    from napari_prosma.nn.gates import Change
+
+    parts: dict[str, dict[str, Any]] = {
+        AS_TRAINED: {},
+        "psi at mean": {"psi": means.psi},
+        "c at mean": {"c": means.c},
+        "both at mean": {"psi": means.psi, "c": means.c},
+        "skip at mean": {"skip": means.skip},
+        "skip at zero": {"skip": (0.0,)},
+        "psi = 1": {"psi": 1.0},
+        "c = 1": {"c": 1.0},
+    }
+    return Change(threshold, **parts[setting])
+
+
+def _following(
+    looked: Looked,
+    what_if: WhatIf | None,
+    region: Region | None,
+    changes: dict[int, Change],
+    channels: tuple[tuple[int, int], ...],
+    changed: str,
+) -> Iterator[Event]:
+    from napari_prosma.model.device import cpu_threads
+
+    with cpu_threads(spare_threads()):
+        if what_if is None:
+            record = looked.record
+            what_if = opened(looked.checkpoint, looked.image, record.name, looked.label, region)
+        effect = what_if.apply(changes)
+        maps = tuple(what_if.skip_channel(level, channel) for level, channel in channels)
+        before = (what_if.unchanged.dice or {}).get("dice")
+        yield Finished((what_if, Followed(effect, before, maps, changed)))
+
+
+def _passing_whole(
+    looked: Looked, changes: dict[int, Change], channels: tuple[tuple[int, int], ...], changed: str
+) -> Iterator[Event]:
+    """Events of the whole image under changes; the last one is ``Finished`` with a ``Followed``."""
+    from napari_prosma.data.metrics import case_metrics
+    from napari_prosma.inspection.trace import skip_channel
+    from napari_prosma.inspection.what_if import over_whole_image
+    from napari_prosma.model.device import cpu_threads
+
+    own, before = looked.record.segmentation, None
+    if looked.label is not None:
+        before = case_metrics(own.labels, looked.label, own.class_names).get("dice")
+    with cpu_threads(spare_threads()):
+        maps = []
+        for level, channel in channels:
+            for event in skip_channel(
+                looked.checkpoint, looked.image, level, channel, name=looked.record.name, changes=changes
+            ):
+                if isinstance(event, Finished):
+                    maps.append(event.result)
+                else:
+                    yield event
+        for event in over_whole_image(looked.checkpoint, looked.record, changes):
+            if isinstance(event, Finished):
+                event = Finished(Followed(event.result, before, tuple(maps), changed))
+            yield event

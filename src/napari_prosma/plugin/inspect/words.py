@@ -1,0 +1,177 @@
+"""What an inspection says in plain sentences: of a skip, of what is zero exactly, of a what-if."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari_prosma.inspection.measures import MEASURES, in_digits
+from napari_prosma.plugin.inspect.looking import SELECTION, SKIP
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.record import GateRecord, SkipRecord
+    from napari_prosma.inspection.what_if import Effect
+    from napari_prosma.plugin.inspect.looking import Looked, Tried
+
+
+def level_in_words(factor: int) -> str:
+    """``full detail`` for the finest skip, else how much coarser its grid is."""
+    return "full detail" if factor == 1 else f"{factor} x coarser"
+
+
+def worth_in_words(tried: Mapping[str, Tried]) -> str:
+    """What the spatial selection of a skip is worth, in a cell."""
+    outcome = tried.get(SELECTION)
+    if outcome is None:
+        return "selects no positions"
+    if outcome.is_empty:
+        return f"none found, |dp| {outcome.moved:.3f}"
+    if outcome.worth is not None:
+        return f"{round(outcome.worth, 2) + 0.0:+.2f}"  # never -0.00
+    return f"{outcome.agreement:.0%} stays"
+
+
+def small_in_words(value: float) -> str:
+    """A share that may be tiny, to three decimals."""
+    return "less than 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) -> str:
+    """How much a skip selects, where, and what that is worth: one sentence each."""
+    measures = skip.measures
+    sentences = [
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what reaches "
+        "the decoder is selected (selectivity); a constant per channel explains the rest."
+    ]
+    inside = measures.get("relative_energy_inside")
+    if inside is not None:
+        sentences.append(f"Inside the structure ({reference}) psi passes {_relative_in_words(inside)}.")
+        if reference == "prediction":
+            sentences.append("That is the model's own result, which psi helps to make, so it is no evidence.")
+    elif skip.psi is not None:
+        sentences.append("There is no structure to hold psi against.")
+    errors = measures.get("psi_auc_in_errors")
+    if errors is not None:
+        sentences.append(
+            "Among the positions that the model gets wrong, psi ranks the structure above the rest with an "
+            f"AUC of {errors:.2f} (0.5 = chance)."
+        )
+    if "z_zero_fraction" in measures:
+        sentences.append(
+            f"The threshold silenced {measures['z_zero_fraction']:.0%} of its inner signals z, and all of "
+            f"them at {measures['floor_pixel_fraction']:.1%} of the positions."
+        )
+    return " ".join([*sentences, *_tried_in_words(tried)])
+
+
+def numbers_of(looked: Looked) -> dict[str, Any]:
+    """What the sentences say of every skip, and the numbers of what was tried, for the JSON."""
+    record = looked.record
+    return {
+        "sentences": {
+            str(level): skip_in_words(skip, record.reference, looked.tried[level])
+            for level, skip in record.skips.items()
+        },
+        "tried": {
+            str(level): {
+                what: {
+                    name: getattr(each, name)
+                    for name in ("moved", "agreement", "dice", "dice_before", "worth", "is_empty", "window")
+                }
+                for what, each in tried.items()
+            }
+            for level, tried in looked.tried.items()
+        },
+    }
+
+
+def exactness(record: GateRecord) -> list[str]:
+    """What is exactly zero, what is not, and what prosma-exact changes: one line each."""
+    from napari_prosma.nn.gates import GATES
+
+    lines, kind = [], GATES[record.gate]
+    if not kind.parts:
+        lines.append("This model has no gates: every skip passes whole, so there is no mask to show.")
+    elif kind.thresholds:
+        lines.append("Exactly zero: z, the gate's inner signal, wherever its threshold cut it (zeros in z).")
+    else:
+        lines.append(f"Exactly zero: nothing; the gate '{record.gate}' has no threshold.")
+    floors = {level: skip.floor for level, skip in record.skips.items() if skip.floor is not None}
+    if kind.exact_zeros:
+        lines.append("prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut.")
+        return lines
+    if floors and kind.thresholds:
+        told = ", ".join(f"{floor:.2f}" for _, floor in sorted(floors.items()))
+        lines.append(
+            "Not zero: psi, the mask that multiplies the skip; where z is empty it stands at the gate floor "
+            f"({told}, finest skip first) and that share passes."
+        )
+        lines.append("Only a model with the gate prosma-exact has psi exactly zero there.")
+    return lines
+
+
+def effect_in_words(effect: Effect, dice_before: float | None) -> str:
+    """What came of a what-if: Dice against the label, or overlap with the model's own result."""
+    dice = None if effect.dice is None else effect.dice.get("dice")
+    if effect.is_empty:
+        moved = small_in_words(effect.moved)
+        found = f"nothing is found either way; the probabilities move by {moved} on average"
+    elif dice is not None and dice_before is not None:
+        found = f"Dice against the label {dice_before:.3f} → {dice:.3f}"
+    else:
+        found = f"overlap with the model's own result {effect.agreement:.3f}"
+    took = f"{1000 * effect.seconds:.0f} ms" if effect.seconds < 1 else f"{effect.seconds:.0f} s"
+    return f"{found} ({took})"
+
+
+def table_of_measures(records: Mapping[str, GateRecord]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, rows and what each row means: a row per measure, with its neutral value, then each skip."""
+    from napari_prosma.nn.gates import GATES
+
+    gates = {record.gate for record in records.values()}
+    kind = GATES[gates.pop()] if len(gates) == 1 else None
+    columns = [
+        (f"{level} {name}".strip(), skip.measures)
+        for name, record in records.items()
+        for level, skip in sorted(record.skips.items())
+    ]
+    known = [name for name in MEASURES if any(name in measures for _, measures in columns)]
+    rows = []
+    for name in known:
+        measure = MEASURES[name]
+        neutral = "" if kind is None else _in_cell(name, measure.neutral(kind))
+        rows.append([measure.label, neutral, *(_in_cell(name, m.get(name)) for _, m in columns)])
+    header = ["skip", "neutral", *(title for title, _ in columns)]
+    return header, rows, [MEASURES[name].meaning for name in known]
+
+
+def _in_cell(name: str, value: float | None) -> str:
+    return "" if value is None else MEASURES[name].text(value)
+
+
+def _relative_in_words(ratio: float) -> str:
+    if round(ratio, 2) == 1:
+        return "as much as on average"
+    return f"{in_digits(ratio)} x {'as much as' if ratio > 1 else 'what it passes'} on average"
+
+
+_AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
+
+
+def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
+    """What becomes of the result with means in place of what is selected, and where that was tried."""
+    if not tried:
+        return []
+    place = next(iter(tried.values())).window
+    found = []
+    for what, outcome in tried.items():
+        if outcome.is_empty:
+            told = f"nothing is found either way; the probabilities move by {small_in_words(outcome.moved)}"
+        elif outcome.dice is not None and outcome.dice_before is not None:
+            told = f"Dice goes from {outcome.dice_before:.2f} to {outcome.dice:.2f}"
+        else:
+            told = f"{outcome.agreement:.0%} of the result stays"
+        found.append(f"with {_AT_ITS_MEAN[what]} {told}")
+    words = "; ".join(found)
+    words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."
+    return [words, "One image shows no more than itself."]

@@ -1,0 +1,231 @@
+"""``CleaningBox``: a result is cleaned class by class, and its labels layer follows the hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QLineEdit, QWidget
+from superqt import QLabeledDoubleSlider
+
+from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.shared.fields import number
+from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.panel import Message
+
+if TYPE_CHECKING:
+    from napari_prosma.segmentation.cleaning import Cleaning
+
+EVERY, EVERY_CLASS = "every class", "*"
+"""In words, and for a shell (``segmentation.files.EVERY_CLASS``, which would load torch)."""
+LEAST_THRESHOLD, MIDDLE = 0.01, 0.5
+LARGEST = 1e6
+"""Of a size or a radius that can be typed."""
+
+
+class CleaningBox(QGroupBox):
+    """What is done to the labels of a result after the network."""
+
+    def __init__(self) -> None:
+        super().__init__("Clean the result")
+        self.setCheckable(True)
+        self.setChecked(False)
+        self.setToolTip(
+            "Untick to have the labels as the model left them; what you painted stays as painted either way"
+        )
+        self._result: Result | None = None
+        self._waiting: Result | None = None
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._happened)
+        self.job.ended.connect(self._ended)
+        form = QFormLayout(self)
+        form.setContentsMargins(6, 4, 6, 6)
+        self.classes = QComboBox()
+        self.classes.setToolTip("The class that the settings below belong to")
+        self.by_threshold = QCheckBox("Threshold")
+        self.by_threshold.setToolTip("Take what reaches this probability; unticked: as the model decides")
+        self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self.threshold.setRange(LEAST_THRESHOLD, 1)
+        self.threshold.setDecimals(2)
+        self.threshold.setValue(MIDDLE)
+        self.threshold.setToolTip("Least probability of the class: lower finds more, higher less")
+        for field in self.threshold.findChildren(QLineEdit):
+            field.setToolTip(self.threshold.toolTip())
+        self.smoothing = number(
+            0, LARGEST, 0, 2, 0.5, "Radius below which bumps and notches vanish", least="off"
+        )
+        self.minimum_size = number(0, LARGEST, 0, 3, 1, "Smaller pieces are removed", least="off")
+        self.largest_only = QCheckBox("largest piece only")
+        self.largest_only.setToolTip("Of the class, all pieces but the largest are removed")
+        self.fill_holes = QCheckBox("fill holes")
+        self.fill_holes.setToolTip("Background that the class encloses on all sides becomes the class")
+        self.message = Message()
+        boxes = QWidget()
+        row = QHBoxLayout(boxes)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.largest_only)
+        row.addWidget(self.fill_holes)
+        form.addRow("Class", self.classes)
+        form.addRow(self.by_threshold, self.threshold)
+        form.addRow("Smoothing", self.smoothing)
+        form.addRow("Smallest piece", self.minimum_size)
+        form.addRow(boxes)
+        form.addRow(self.message)
+        self._form = form
+        self.classes.currentIndexChanged.connect(self._show_class)
+        self.toggled.connect(self._switched)
+        self.by_threshold.toggled.connect(self._threshold_set)
+        self.threshold.valueChanged.connect(self._threshold_set)
+        self.smoothing.valueChanged.connect(partial(self._set, "smoothing"))
+        self.minimum_size.valueChanged.connect(partial(self._set, "minimum_size"))
+        self.largest_only.toggled.connect(partial(self._set, "largest_only"))
+        self.fill_holes.toggled.connect(partial(self._set, "fill_holes"))
+        self.show_result(None)
+
+    def show_result(self, result: Result | None) -> None:
+        """Offer the cleaning of this result, as it was left; of the same one again: with the class chosen."""
+        chosen = self.classes.currentIndex() if result is self._result else 0
+        self._result = result
+        self.setEnabled(result is not None)
+        self.message.tell("")
+        self.blockSignals(True)
+        self.setChecked(result is not None and result.is_cleaned)
+        self.blockSignals(False)
+        self._enable()
+        if result is None:
+            return
+        from napari_prosma.segmentation.regions import element_size  # with scipy, as a result has loaded
+
+        names = result.found.class_names[1:]
+        self.classes.blockSignals(True)
+        self.classes.clear()
+        if len(names) > 1:
+            self.classes.addItem(EVERY, range(1, len(names) + 1))
+        for k, name in enumerate(names, 1):
+            self.classes.addItem(name, (k,))
+        self.classes.setCurrentIndex(max(0, chosen))
+        self.classes.blockSignals(False)
+        self._form.setRowVisible(self.classes, len(names) > 1)
+        geometry = result.found.geometry
+        unit = {"pixel": "pixels"}.get(geometry.unit, geometry.unit)
+        self.smoothing.setSuffix(f" {unit}")
+        element, size_unit = element_size(geometry)
+        self.minimum_size.setSuffix(f" {size_unit.replace('^2', '²').replace('^3', '³')}")
+        self.minimum_size.setSingleStep(float(f"{10 * element:.1g}"))
+        self._show_class()
+        self._tell()
+
+    def close_down(self) -> None:
+        """Stop what runs."""
+        self.job.close(SHORT_WAIT)
+
+    def _chosen(self) -> tuple[int, ...]:
+        return tuple(self.classes.currentData() or ())
+
+    def _show_class(self) -> None:
+        """The settings of the class that is chosen; of every class: those of the first."""
+        if self._result is None or not self._chosen():
+            return
+        cleaning = self._result.cleaning(self._chosen()[0])
+        fields = (
+            *(self.by_threshold, self.threshold, self.smoothing, self.minimum_size),
+            *(self.largest_only, self.fill_holes),
+        )
+        for field in fields:
+            field.blockSignals(True)
+        self.by_threshold.setChecked(cleaning.threshold is not None)
+        self.threshold.setValue(cleaning.threshold if cleaning.threshold is not None else MIDDLE)
+        self.smoothing.setValue(cleaning.smoothing)
+        self.minimum_size.setValue(cleaning.minimum_size)
+        self.largest_only.setChecked(cleaning.largest_only)
+        self.fill_holes.setChecked(cleaning.fill_holes)
+        for field in fields:
+            field.blockSignals(False)
+        self._enable()
+
+    def _enable(self) -> None:
+        has_probabilities = self._result is not None and self._result.probabilities is not None
+        self.by_threshold.setEnabled(self.isChecked() and has_probabilities)
+        self.threshold.setEnabled(self.isChecked() and has_probabilities and self.by_threshold.isChecked())
+
+    def _threshold_set(self) -> None:
+        self._enable()
+        self._set("threshold", self.threshold.value() if self.by_threshold.isChecked() else None)
+
+    def _set(self, setting: str, value: float | bool | None) -> None:
+        if self._result is None:
+            return
+        for k in self._chosen():
+            before = self._result.cleaning(k)
+            self._result.cleanings[k] = replace(before, **{setting: value})  # type: ignore[arg-type]
+        self._tell()
+        self._clean(self._result)
+
+    def _switched(self, on: bool) -> None:
+        assert self._result is not None
+        self._result.is_cleaned = on
+        self._enable()
+        self._tell()
+        self._clean(self._result)
+
+    def _tell(self) -> None:
+        """The same for a shell, to be copied."""
+        if self._result is None or not self.isChecked():
+            self.message.tell("")
+            return
+        names = self._result.found.class_names
+        asked = [self._result.cleaning(k) for k in range(1, len(names))]
+        texts = list(map(as_text, names[1:], asked))
+        if len(texts) > 1 and len(set(asked)) == 1:
+            texts = [as_text(EVERY_CLASS, asked[0])]
+        from napari_prosma.training.lines import quoted  # with torch, which a result has loaded
+
+        options = quoted([word for text in texts if text for word in ("--clean", text)])
+        self.message.tell(f"In a shell: prosma segment … {options}" if options else "")
+
+    def _clean(self, result: Result) -> None:
+        if self.job.is_running:
+            self._waiting = result  # the newest settings are read when its turn comes
+        else:
+            self._waiting = None
+            self.job.start("ProSMA: cleaning", partial(_cleaning, result))
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            result, made = event.result
+            if not result.show(made) and self._waiting is None:
+                self._waiting = result
+
+    def _ended(self, ending: Ending) -> None:
+        if self._waiting is not None:
+            self._clean(self._waiting)
+        elif ending.error is not None:
+            self.message.tell_error(str(ending.error))
+
+
+def as_text(class_name: str, cleaning: Cleaning) -> str:
+    """The cleaning as ``prosma segment --clean`` takes it; empty where it leaves the class as it is."""
+    words = []
+    if cleaning.threshold is not None:
+        words.append(f"threshold={cleaning.threshold:.12g}")
+    if cleaning.smoothing:
+        words.append(f"smooth={cleaning.smoothing:.12g}")
+    if cleaning.minimum_size:
+        words.append(f"min={cleaning.minimum_size:.12g}")
+    if cleaning.largest_only:
+        words.append("largest")
+    if cleaning.fill_holes:
+        words.append("holes")
+    return f"{class_name}:{' '.join(words)}" if words else ""
+
+
+def _cleaning(result: Result) -> Iterator[Event]:
+    from napari_prosma.segmentation.cleaning import Cleaning
+
+    chosen = result.cleanings.copy() if result.is_cleaned else {}
+    made = result.clean({k: cleaning for k, cleaning in chosen.items() if cleaning != Cleaning()})
+    yield Finished((result, made))

@@ -1,0 +1,367 @@
+"""The Segment panel: a trained model and image layers become labels, to clean, correct and learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+)
+
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.writers import write_labels
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice, Started
+from napari_prosma.plugin.segment.cleaning_box import CleaningBox
+from napari_prosma.plugin.segment.results import (
+    DISAGREEMENT,
+    PROBABILITY,
+    UNCERTAINTY,
+    Outputs,
+    Result,
+    labels_to_paint,
+    maps_of,
+)
+from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
+from napari_prosma.plugin.segment.training_set import TrainingSet
+from napari_prosma.plugin.shared.choices import newest_run
+from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.layer_ticks import LayerTicks
+from napari_prosma.plugin.shared.layers import (
+    CLASS_NAMES,
+    add_layer,
+    geometry_of,
+    hide_previews,
+    keeping_selection,
+)
+from napari_prosma.plugin.shared.loading import SEGMENTATION
+from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
+from napari_prosma.plugin.shared.panel import Message, Panel, open_panel
+from napari_prosma.plugin.shared.panel_text import as_rich
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.segment.regions_dock import RegionsTable
+
+MOST_LINES = 5
+SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
+
+
+class ResultChooser(LayerChooser):
+    """The results of a panel that are still open, by their labels layers."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self.results: dict[Layer, Result] = {}
+        super().__init__(viewer, LabelsLayer)
+        self.setPlaceholderText("nothing was segmented yet")
+
+    @property
+    def result(self) -> Result | None:
+        """The chosen one."""
+        layer = self.layer
+        return None if layer is None else self.results.get(layer)
+
+    def layers(self) -> list[Layer]:
+        """Labels layers that were made by this panel."""
+        self.results = {layer: made for layer, made in self.results.items() if layer in self._viewer.layers}
+        return [layer for layer in super().layers() if layer in self.results]
+
+    def add(self, result: Result, chosen: bool = True) -> None:
+        """One more result."""
+        self.results[result.labels] = result
+        self.refresh()
+        if chosen:
+            self.choose(result.labels)
+
+
+class SegmentPanel(Panel):
+    """Segment image layers with a trained model; look at, clean, correct and keep what it found."""
+
+    needs = SEGMENTATION
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, "Segment")
+        self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
+        self.regions: RegionsTable | None = None
+        self._in_view: Result | None = None
+        self._saved: LabelsLayer | None = None
+        self._found: list[str] = []
+        self._failed: list[str] = []
+        self._notices: list[str] = []
+        self._number = self._of = 0
+        self._layer_name = ""
+        self.model = ModelChooser()
+        self.add_group("Model").addRow(self.model)
+        self._add_images()
+        self._add_results()
+        self.cleaning = CleaningBox()
+        self.form.addWidget(self.cleaning)
+        self.training_set = TrainingSet()
+        self.training_set.fine_tune.connect(self._fine_tune)
+        self.form.addWidget(self.training_set)
+        self.form.addStretch(1)
+        self.batch_bar = QProgressBar()
+        self.batch_bar.setTextVisible(False)
+        self.batch_bar.setMaximumHeight(8)
+        self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
+        self.batch_bar.hide()
+        self.summary = Message()
+        self.below.addWidget(self.summary)
+        self.lay_out()
+        layout = self.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.insertWidget(layout.indexOf(self.progress_bar) + 1, self.batch_bar)
+        self.results.currentIndexChanged.connect(self._result_chosen)
+        self.viewer.layers.selection.events.active.connect(self._layer_selected)
+        self.model.described.connect(self._model_described)
+        self._result_chosen()
+        newest = newest_run()
+        if newest is not None:
+            self.model.field.show_path(newest)
+
+    @property
+    def result(self) -> Result | None:
+        """The result that is looked at."""
+        return self.results.result
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        path, layers = self.model.required_path(), self.images.ticked()
+        if not self.images.layers():
+            raise ConfigError("open an image to segment first")
+        if not layers:
+            raise ConfigError("tick the images to segment")
+        outputs = Outputs(
+            mirror=self.mirror.isChecked(),
+            probabilities=self.probabilities.isChecked(),
+            uncertainty=self.uncertainty.isChecked(),
+            disagreement=self.disagreement.isChecked(),
+        )
+        self._found, self._failed, self._notices = [], [], []
+        self._number, self._of = 0, len(layers)
+        self.summary.tell("")
+        self.status.setToolTip("")
+        self.batch_bar.setRange(0, len(layers))
+        self.batch_bar.setValue(0)
+        self.batch_bar.setVisible(len(layers) > 1)
+        is_open = self.viewer.layers.__contains__
+        return "ProSMA: segmentation", partial(segment_layers, path, layers, outputs, is_open)
+
+    def happened(self, event: Event) -> None:
+        match event:
+            case Notice():
+                several = self._of > 1 and self._number > 0
+                where = f"{self._layer_name}: " if several else ""
+                self._notices.append(f"{where}{event.message}")
+            case LayerStarted():
+                self._number, self._layer_name = event.number, event.layer.name
+                self.batch_bar.setValue(event.number - 1)
+            case LayerSegmented():
+                self._show(event)
+            case LayerFailed():
+                self._failed.append(event.reason)
+            case Finished() if isinstance(event.result, Path):
+                self.unsaved.saved(self._saved)
+                self.status.tell(f"Saved as {event.result}")
+            case Finished():
+                self._sum_up()
+
+    def ended(self, ending: Ending) -> None:
+        self.batch_bar.hide()
+        self._result_chosen()
+        if ending.stopped and self._of > 1:
+            done = len(self._found)
+            self.status.tell("\n".join([f"Stopped after {done} of {self._of} images", *_first(self._found)]))
+
+    def remark(self) -> str:
+        return f"image {self._number} of {self._of}" if self._of > 1 and self._number else ""
+
+    def prepared(self) -> None:
+        self.model.read()
+
+    def close_down(self) -> None:
+        self.model.let_go()
+        super().close_down()
+        self.cleaning.close_down()
+        self.training_set.close_down()
+        if self.regions is not None:
+            self.regions.close_down()
+        self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
+        self.images.let_go()
+        self.results.let_go()
+
+    def save(self, path: Path) -> None:
+        """Write the result as it is now, in the background."""
+        assert self.result is not None
+        self._of, self._saved = 0, self.result.labels
+        self.save_button.setEnabled(False)
+        self.run("ProSMA: saving", partial(_saving, path, self.result.labels))
+
+    def _add_images(self) -> None:
+        form = self.add_group("Images")
+        self.images = LayerTicks(self.viewer)
+        self.probabilities = QCheckBox("show probabilities")
+        self.probabilities.setToolTip(f"A layer per structure. {PROBABILITY}")
+        self.uncertainty = QCheckBox("show uncertainty")
+        self.uncertainty.setToolTip(UNCERTAINTY)
+        self.disagreement = QCheckBox("show disagreement")
+        self.disagreement.setToolTip(
+            f"{DISAGREEMENT}. A model that is no ensemble passes every window mirrored for it"
+        )
+        self.mirror = QCheckBox("mirrored passes")
+        self.mirror.setToolTip(
+            "Pass every window also mirrored, the ways that the model's training did, and take the mean: "
+            "steadier, and two to four times slower"
+        )
+        form.addRow(self.images)
+        self.join_button = JoinButton(self.viewer)
+        self.join_button.joined.connect(lambda layer: self.images.tick([layer]))
+        self.join_button.refused.connect(lambda why: self.status.tell_error(why))
+        form.addRow(self.join_button)
+        boxes = QGridLayout()
+        for place, box in enumerate((self.probabilities, self.uncertainty, self.disagreement, self.mirror)):
+            boxes.addWidget(box, *divmod(place, 2))
+        form.addRow(boxes)
+
+    def _add_results(self) -> None:
+        form = self.add_group("Result")
+        self.results = ResultChooser(self.viewer)
+        self.results.setToolTip("The result that all below is about; follows the layer that is selected")
+        self.regions_button = QPushButton("Regions…")
+        self.regions_button.setToolTip(
+            "A table of the connected pieces: volume or area, diameter, intensity, confidence; a click goes "
+            "to the piece"
+        )
+        self.regions_button.clicked.connect(self._open_regions)
+        self.save_button = QPushButton("Save result…")
+        self.save_button.setToolTip(
+            "Write the labels as they are now, your corrections included, exactly over their image"
+        )
+        self.save_button.clicked.connect(self._save)
+        row = QHBoxLayout()
+        row.addWidget(self.regions_button)
+        row.addWidget(self.save_button)
+        form.addRow(self.results)
+        form.addRow(row)
+
+    def _show(self, made: LayerSegmented) -> None:
+        """Add what was made of a layer, which may have been closed at the last moment."""
+        if made.layer not in self.viewer.layers:
+            self._failed.append(f"'{made.layer.name}' was closed, so its result is not shown")
+            return
+        hide_previews(self.viewer)
+        # Of several, only the first comes into the hand: it may be painted on while the others are made.
+        is_first = not self._found
+        with nullcontext() if is_first else keeping_selection(self.viewer):
+            maps = tuple(
+                add_layer(self.viewer, layer)
+                for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs)
+            )
+            labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
+        assert isinstance(labels, LabelsLayer)
+        result = Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data, maps)
+        self.results.add(result, chosen=is_first)
+        if not is_first:
+            _set_visible(result, False)
+        self._found.append(_in_words(made))
+        self.batch_bar.setValue(self._number)
+
+    def _sum_up(self) -> None:
+        said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []
+        text = "\n".join([*said, *_first(self._found), *_first(list(dict.fromkeys(self._notices)))])
+        if self._failed:
+            self.status.tell_error("\n".join(_first(self._failed)))
+            self.status.setToolTip(as_rich("\n".join(self._failed)))
+            self.summary.tell(text)
+        else:
+            self.status.tell(text)
+
+    def _result_chosen(self) -> None:
+        result = self.result
+        if result is not None and result is not self._in_view:
+            for other in self.results.results.values():
+                if other is not result:
+                    _set_visible(other, False)
+            _set_visible(result, True)
+        self._in_view = result
+        for button in (self.save_button, self.regions_button):
+            button.setEnabled(result is not None and not self.job.is_running)
+        self.cleaning.show_result(result)
+        self.training_set.show_result(result)
+        if self.regions is not None:
+            self.regions.show_result(result)
+
+    def _layer_selected(self) -> None:
+        layer = self.viewer.layers.selection.active
+        if layer in self.results.results:
+            self.results.choose(layer)
+
+    def _model_described(self, facts: ModelFacts | None) -> None:
+        if facts is not None and self.result is None:
+            self.training_set.suggest(facts.path)
+
+    def _open_regions(self) -> None:
+        from napari_prosma.plugin.segment.regions_dock import RegionsTable
+
+        if self.regions is None:
+            self.regions = RegionsTable(self.viewer)
+            self.regions.closed.connect(self._regions_closed)
+            self.viewer.window.add_dock_widget(self.regions, name="Regions", area="bottom")
+        self.regions.show_result(self.result)
+
+    def _regions_closed(self) -> None:
+        self.regions = None
+
+    def _fine_tune(self, folder: Path, labels: LabelRule) -> None:
+        model = self.model.path if self.result is None else self.result.model
+        widget: Any = open_panel(self.viewer, "Train")
+        widget.fine_tune(model, folder, labels, None if self.result is None else self.result.dims)
+
+    def _save(self) -> None:
+        assert self.result is not None
+        layer = self.result.labels
+        suffix = ".nii.gz" if layer.ndim > 2 else ".png"
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in layer.name)
+        start = str(Path.home() / f"{name}{suffix}")
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save result", start, SAVED_AS)
+        if chosen:
+            self.save(Path(chosen))
+
+
+def _first(lines: list[str]) -> list[str]:
+    """As many lines as there is room for below the buttons."""
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"… and {more} more"]
+
+
+def _set_visible(result: Result, visible: bool) -> None:
+    """Show a result over its image, or hide both: results often lie at the same place."""
+    result.source.visible = result.labels.visible = visible
+    for layer in result.maps if not visible else result.maps[-1:]:
+        layer.visible = visible
+
+
+def _in_words(made: LayerSegmented) -> str:
+    unit = "pixels" if made.found.labels.ndim == 2 else "voxels"
+    sizes = zip(made.found.class_names[1:], made.counts[1:], strict=True)
+    return f"Found in {made.found.name}, in {unit}: {', '.join(f'{name} {size:,}' for name, size in sizes)}"
+
+
+def _saving(path: Path, layer: LabelsLayer) -> Iterator[Event]:
+    yield Started(0, "Saving")
+    # A copy, since the hand may go on painting while it is written.
+    labels = np.array(layer.data[0] if layer.multiscale else layer.data)
+    yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))

@@ -1,0 +1,260 @@
+"""``RegionsTable``: the connected pieces of a result as a table; a click on a row goes to the piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import napari
+import numpy as np
+from napari.layers import Shapes
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
+
+from napari_prosma.data.keep import safe_name
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.layers import IS_PREVIEW, camera_of, fitting_image, go_to, image_of
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.strokes import Strokes
+from napari_prosma.segmentation.regions import Region, element_size, region_rows, regions
+
+MARK = "region"
+"""Name of the layer with the box around the region that was clicked."""
+MARK_COLOUR, MARK_WIDTH = "#ffffff", 2
+"""The width in pixels of the screen."""
+HEIGHT = 170
+MOST_ROWS = 1000
+"""Rows that are shown; the file has all."""
+_INDEX = Qt.ItemDataRole.UserRole
+
+
+class RegionsTable(QWidget):
+    """Follows the labels layer of one result, corrections included.
+
+    Signals
+    -------
+    closed()
+        The table left its dock.
+    """
+
+    closed = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.found: list[Region] = []
+        self._result: Result | None = None
+        self._mark: Shapes | None = None
+        self._again = False
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._happened)
+        self.job.ended.connect(self._ended)
+        self._strokes = Strokes(viewer, self)
+        self._strokes.rested.connect(self.measure)
+        self.message = Message()
+        self.table = FigureTable()
+        self.table.setToolTip(
+            "Click a row to go to the piece, or press Enter on it; click a title to sort by it"
+        )
+        self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
+        self.table.cellActivated.connect(self._go_to_row)
+        self.table.cellClicked.connect(self._go_to_row)
+        self.save_button = QPushButton("Save as CSV…")
+        self.save_button.setToolTip("Keep the table, with places and boxes, as a CSV file")
+        self.save_button.setEnabled(False)
+        self.save_button.clicked.connect(self._save)
+        row = QHBoxLayout()
+        row.addWidget(self.message, 1)
+        row.addWidget(self.save_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(row)
+
+    def show_result(self, result: Result | None) -> None:
+        """Measure the regions of this result, and again after every correction; None = of none."""
+        if result is self._result:
+            return
+        self._result = result
+        self._strokes.watch(None if result is None else result.labels)
+        self._remove_mark()
+        self._show(None, [])
+        self.message.tell("")
+        self.measure()
+
+    def measure(self) -> None:
+        """Measure anew in a thread; of several wishes the last one wins."""
+        if self.job.is_running:
+            self._again = True
+        elif self._result is not None:
+            self._again = False
+            self.job.start("ProSMA: measuring regions", partial(_measuring, self._result))
+
+    def go_to(self, region: Region) -> None:
+        """Bring a region into view and mark it: its class is the one to paint with, a box is around it."""
+        if self._result is None or self._result.labels not in self.viewer.layers:
+            return
+        layer = self._result.labels
+        go_to(self.viewer, layer, region.at)
+        layer.selected_label = region.label
+        self._draw_mark(region)
+        self.viewer.layers.selection.active = layer
+
+    def save(self, path: Path) -> None:
+        """Write every region as a row of a CSV file.
+
+        Raises
+        ------
+        DataError
+            The file cannot be written.
+        """
+        from napari_prosma.inspection.report import write_table
+
+        assert self._result is not None
+        found = self._result.found
+        write_table(path, region_rows(self.found, found.geometry, found.name))
+
+    def close_down(self) -> None:
+        """Stop what runs, and let go of the viewer."""
+        self.job.close(SHORT_WAIT)
+        self._strokes.watch(None)
+        self._remove_mark()
+
+    def sizeHint(self) -> QSize:
+        """As high as a few rows, so that the image keeps its room."""
+        return QSize(600, HEIGHT)
+
+    def event(self, event: QEvent | None) -> bool:
+        # napari's close button takes the table out of its dock without closing it.
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.close_down()
+            self.closed.emit()
+        return super().event(event)
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            result, found = event.result
+            if result is self._result:
+                self._show(result, found)
+
+    def _ended(self, ending: Ending) -> None:
+        if self._again:
+            self.measure()
+        elif ending.error is not None:
+            self._show(None, [])
+            self.message.tell_error(str(ending.error))
+
+    def _show(self, result: Result | None, found: list[Region]) -> None:
+        self.found = found
+        if self._mark is not None:
+            self._mark.visible = False  # of the region as it was
+        self.save_button.setEnabled(bool(found))
+        self.table.blockSignals(True)
+        self.table.setSortingEnabled(False)
+        titles = [] if result is None else _titles(result, found)
+        self.table.setColumnCount(len(titles))
+        self.table.setHorizontalHeaderLabels(titles)
+        self.table.setRowCount(min(len(found), MOST_ROWS))
+        for row, region in enumerate(found[:MOST_ROWS]):
+            for column, value in enumerate(_cells(region)):
+                item = QTableWidgetItem()
+                item.setData(Qt.ItemDataRole.DisplayRole, value)  # numbers are sorted as numbers
+                item.setData(_INDEX, row)
+                self.table.setItem(row, column, item)
+        self.table.setSortingEnabled(True)
+        self.table.setCurrentCell(-1, -1)
+        self.table.blockSignals(False)
+        self.table.setMaximumHeight(UNLIMITED)
+        if result is not None:
+            more = f"; the first {MOST_ROWS} are shown, the file has all" if len(found) > MOST_ROWS else ""
+            number = f"{len(found):,} region{'s' * (len(found) != 1)}"
+            self.message.tell(f"{number} in '{result.labels.name}'{more}")
+
+    def _go_to_row(self, row: int, column: int = 0) -> None:
+        item = self.table.item(row, 0)
+        if item is not None:
+            self.go_to(self.found[item.data(_INDEX)])
+
+    def _draw_mark(self, region: Region) -> None:
+        """A rectangle around the region in the plane on screen."""
+        assert self._result is not None
+        layer, dims = self._result.labels, self.viewer.dims
+        shown = [axis - (dims.ndim - layer.ndim) for axis in dims.displayed[-2:]]
+        low = [each.start - 0.5 for each in region.box]
+        high = [each.stop - 0.5 for each in region.box]
+        corners = np.tile(np.asarray(region.at, float), (4, 1))
+        for corner, ends in zip(corners, ((low, low), (low, high), (high, high), (high, low)), strict=True):
+            for axis, end in zip(shown, ends, strict=True):
+                corner[axis] = end[axis]
+        if self._mark is None or self._mark not in self.viewer.layers:
+            self._mark = self.viewer.add_shapes(
+                ndim=layer.ndim,
+                name=MARK,
+                scale=layer.scale,
+                translate=layer.translate,
+                rotate=layer.rotate,
+                shear=layer.shear,
+                affine=layer.affine,
+                units=layer.units,
+                opacity=1,
+                metadata={IS_PREVIEW: True},
+            )
+        self._mark.data = []
+        pixel = 1 / (camera_of(self.viewer).zoom * min(abs(layer.scale[axis]) for axis in shown))
+        self._mark.add_rectangles(
+            [corners], edge_width=MARK_WIDTH * pixel, edge_color=MARK_COLOUR, face_color="transparent"
+        )
+        self._mark.visible = True
+
+    def _remove_mark(self) -> None:
+        mark, self._mark = self._mark, None
+        if mark is not None and mark in self.viewer.layers:
+            self.viewer.layers.remove(mark)
+
+    def _save(self) -> None:
+        assert self._result is not None
+        start = str(Path.home() / f"{safe_name(self._result.found.name)} regions.csv")
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the regions", start, "*.csv")
+        if not chosen:
+            return
+        try:
+            self.save(Path(chosen))
+        except DataError as error:
+            self.message.tell_error(str(error))
+        else:
+            self.message.tell(f"Saved as {chosen}")
+
+
+def _titles(result: Result, found: list[Region]) -> list[str]:
+    _, unit = element_size(result.found.geometry)
+    kind = "volume" if unit in ("ml", "um^3", "voxels") else "area"
+    titles = ["class", f"{kind} ({unit.replace('^2', '²').replace('^3', '³')})"]
+    titles.append(f"longest diameter ({result.found.geometry.unit})")
+    channels = len(found[0].intensity) if found else 0
+    titles += ["mean intensity"] if channels == 1 else [f"mean of channel {n + 1}" for n in range(channels)]
+    if found and found[0].confidence is not None:
+        titles.append("confidence")
+    return titles
+
+
+def _cells(region: Region) -> list[str | float]:
+    figures = [region.size, region.diameter, *region.intensity]
+    if region.confidence is not None:
+        figures.append(region.confidence)
+    return [region.class_name, *(float(f"{figure:.4g}") for figure in figures)]
+
+
+def _measuring(result: Result) -> Iterator[Event]:
+    yield Started(0, "Measuring regions")
+    drawn = np.array(result.labels.data)
+    found = result.found
+    image = fitting_image(image_of(result.source), result.channels, result.source.name)
+    yield Finished(
+        (result, regions(drawn, found.geometry, found.class_names, image.array, result.probabilities))
+    )

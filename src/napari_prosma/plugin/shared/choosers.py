@@ -1,0 +1,189 @@
+"""Fields of the panels: a layer of the viewer, a folder, a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import napari
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QWidget,
+)
+
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.shared.choices import runs_folder
+from napari_prosma.plugin.shared.layers import add_layer, is_input
+from napari_prosma.plugin.shared.placing import joined_channels
+
+
+class LayerChooser(QComboBox):
+    """The viewer's layers of one kind, kept up to date.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    kind : type of layer
+    none : str
+        Text of the entry for "no layer"; empty = there is none.
+    """
+
+    def __init__(self, viewer: napari.Viewer, kind: type[Layer], none: str = "") -> None:
+        super().__init__()
+        self._viewer, self._kind, self._none = viewer, kind, none
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        if not none:
+            self.setPlaceholderText("none is open")
+        for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            emitter.connect(self.refresh)
+        viewer.layers.events.renamed.connect(self.refresh)
+        self.refresh()
+
+    @property
+    def layer(self) -> Layer | None:
+        """The chosen layer, if it is still open."""
+        layer = self.currentData()
+        return layer if layer in self._viewer.layers else None
+
+    def choose(self, layer: Layer) -> None:
+        self.setCurrentIndex(self.layers().index(layer) + bool(self._none))
+
+    def refresh(self) -> None:
+        """Fill anew; the choice stays while its layer is open, else the newest layer is chosen."""
+        chosen, layers = self.currentData(), self.layers()
+        self.blockSignals(True)
+        self.clear()
+        if self._none:
+            self.addItem(self._none, None)
+        for layer in layers:
+            self.addItem(layer.name, layer)
+        if chosen in layers:
+            self.choose(chosen)
+        elif self._none:
+            self.setCurrentIndex(0)
+        elif layers:
+            self.choose(layers[-1])
+        self.blockSignals(False)
+        if self.currentData() is not chosen:
+            self.currentIndexChanged.emit(self.currentIndex())
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        events = self._viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.renamed):
+            emitter.disconnect(self.refresh)
+
+    def layers(self) -> list[Layer]:
+        """What can be chosen: layers of this kind that are neither previews nor maps of our own."""
+        return [layer for layer in self._viewer.layers if isinstance(layer, self._kind) and is_input(layer)]
+
+
+class JoinButton(QPushButton):
+    """Makes one image of image layers that are its channels: those selected in the layer list.
+
+    Signals
+    -------
+    joined(layer)
+    refused(str)
+        Why they are no channels of one image.
+    """
+
+    joined = Signal(object)
+    refused = Signal(str)
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__("Join channels")
+        self._viewer = viewer
+        self.setToolTip(
+            "Make one image of the image layers that are selected in the layer list, such as sequences or "
+            "stains in layers of their own: each becomes a channel, from the bottom of the list up"
+        )
+        self.clicked.connect(self._join)
+
+    def _join(self) -> None:
+        chosen = [
+            layer
+            for layer in self._viewer.layers
+            if layer in self._viewer.layers.selection and isinstance(layer, ImageLayer) and is_input(layer)
+        ]
+        try:
+            layer = add_layer(self._viewer, joined_channels(chosen))
+        except DataError as error:
+            self.refused.emit(str(error))
+        else:
+            self.joined.emit(layer)
+
+
+class PathField(QWidget):
+    """A path to type or to browse for.
+
+    Signals
+    -------
+    chosen(Path)
+        The path was entered or browsed for.
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self, title: str, placeholder: str = "", file_filter: str = "") -> None:
+        super().__init__()
+        self._title, self._filter = title, file_filter
+        self.line = QLineEdit()
+        self.line.setPlaceholderText(placeholder)
+        self.line.editingFinished.connect(self._entered)
+        self.browse_button = QToolButton()
+        self.browse_button.setText("…")
+        self.browse_button.setToolTip(title)
+        self.browse_button.clicked.connect(self._browse)
+        self._told: Path | None = None
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addWidget(self.line, 1)
+        layout.addWidget(self.browse_button)
+        self.setFocusProxy(self.line)
+
+    @property
+    def path(self) -> Path | None:
+        text = self.line.text().strip()
+        return Path(text).expanduser() if text else None
+
+    def set_path(self, path: Path) -> None:
+        """As if the user had entered it."""
+        self.line.setText(str(path))
+        self._entered()
+
+    def show_path(self, path: Path) -> None:
+        """Show it without telling anybody."""
+        self.line.setText(str(path))
+        self._told = path
+
+    def _entered(self) -> None:
+        if self.path is not None and self.path != self._told:
+            self._told = self.path
+            self.chosen.emit(self.path)
+
+    def _browse(self) -> None:
+        start = str(self.path or Path.home())
+        if self._filter:
+            found, _ = QFileDialog.getOpenFileName(self, self._title, start, self._filter)
+        else:
+            found = QFileDialog.getExistingDirectory(self, self._title, start)
+        if found:
+            self._told = None
+            self.set_path(Path(found))
+
+
+def choose_run(parent: QWidget) -> Path | None:
+    """The folder of a run that the user chooses."""
+    start = runs_folder() if runs_folder().is_dir() else Path.home()
+    folder = QFileDialog.getExistingDirectory(parent, "Labels that the run in this folder doubts", str(start))
+    return Path(folder) if folder else None

@@ -1,0 +1,344 @@
+"""Layers of the viewer <-> images, cases, segmentations and maps, with their place in space kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+import pint
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
+from napari.layers.utils.layer_utils import calc_data_range
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.events import Event
+from napari.utils.transforms import Affine
+from vispy.visuals.line.dash_atlas import DashAtlas
+
+from napari_prosma.data.case import Image, Pyramid
+from napari_prosma.data.label_doubts import rule_of_arrays
+from napari_prosma.data.labels import LabelRule, Sparse
+from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.preparation import filled
+from napari_prosma.data.readers import as_channels
+from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.sparse import sparse_rule
+
+if TYPE_CHECKING:
+    from napari_prosma.inspection.maps import MapLayer
+    from napari_prosma.model.applying import Segmentation
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+
+GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_first"
+"""Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
+PLACE = "place"
+"""Key of what the geometry says in words and plain numbers: axes, spacing, anatomical directions."""
+CLASS_COLOURS = (
+    *("#00c2ff", "#ffb703", "#ff4d8d", "#70e000", "#b388ff", "#ff7b00"),
+    *("#00e5c3", "#f15bb5", "#c6ff00", "#4361ee", "#ffd6a5", "#9b5de5"),
+)
+IS_PREVIEW = "preview"
+"""Key of the layers that follow a training run; they are no input for anything."""
+MEANING = "meaning"
+"""Key of the maps that were made of an image: what one shows, in a sentence. They are no images to choose."""
+
+
+SOFT_TISSUE = (-160.0, 240.0)
+"""Contrast limits of a CT, in Hounsfield units: the usual window of the abdomen, width 400 at level 40."""
+_AIR = -900
+"""A volume of whole numbers that reach so low is in Hounsfield units."""
+
+
+def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
+    """Open a layer in the viewer."""
+    added = Layer.create(*layer)
+    widen_range(added)
+    return viewer.add_layer(added)
+
+
+def widen_ranges() -> None:
+    """:func:`widen_range` for layers that the viewer itself makes of what a reader or a sample gives it."""
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        viewer.layers.events.inserted.connect(_inserted)  # only once, however often it is called
+
+
+def _inserted(event: Event) -> None:
+    widen_range(event.value)
+
+
+def widen_range(layer: Layer) -> None:
+    """Let the contrast of a CT be set beyond its window, to which napari confines a layer made with one."""
+    if isinstance(layer, ImageLayer) and tuple(layer.contrast_limits_range) == SOFT_TISSUE:
+        low, high = calc_data_range(layer.data[-1] if layer.multiscale else layer.data)
+        layer.contrast_limits_range = min(low, SOFT_TISSUE[0]), max(high, SOFT_TISSUE[1])
+
+
+@contextmanager
+def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
+    """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
+    selection = viewer.layers.selection
+    active, selected = selection.active, set(selection)
+    yield
+    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
+    if active in viewer.layers:
+        viewer.layers.selection.active = active
+
+
+def is_input(layer: Layer) -> bool:
+    """Whether something can be made of a layer: it is no preview and no map of ours."""
+    return not layer.metadata.get(IS_PREVIEW) and MEANING not in layer.metadata
+
+
+def hide_previews(viewer: napari.Viewer) -> None:
+    """Make way for a result: what followed a training run is hidden, not removed."""
+    for layer in viewer.layers:
+        if layer.metadata.get(IS_PREVIEW):
+            layer.visible = False
+
+
+def go_to(viewer: napari.Viewer, layer: Layer, index: Sequence[int]) -> None:
+    """Show the slice of an element of a layer, with the element in the middle."""
+    point = layer.data_to_world(index)
+    first = viewer.dims.ndim - layer.ndim
+    viewer.dims.set_point(range(first, viewer.dims.ndim), point)
+    shown = [point[axis - first] for axis in viewer.dims.displayed if axis >= first]
+    camera_of(viewer).center = (0.0,) * (3 - len(shown)) + tuple(shown)
+
+
+def camera_of(viewer: napari.Viewer) -> Any:
+    """napari's camera, which its version 0.9 moved."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+def know_units() -> None:
+    """Fill pint's registry of units (0.1 s), which two threads may not do at once.
+
+    For the main thread, before any other thread makes layers.
+    """
+    pint.get_application_registry().Unit("pixel")
+
+
+def load_layers() -> None:
+    """Load what napari loads with its first layers (units, colours, scipy, dashes), which takes a second.
+
+    For a thread: layers that are in no viewer touch no window.
+    """
+    plane = np.zeros((2, 2), np.uint8)
+    ImageLayer(plane + 0.0, contrast_limits=(0, 1))
+    LabelsLayer(plane, colormap=class_colours())
+    DashAtlas()  # kept by vispy, of which the first labels layer has lines
+
+
+def image_layer(image: Image, name: str) -> LayerTuple:
+    """Layer of an image: colours as RGB, further channels as a first axis with a slider."""
+    return pyramid_layer(Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry), name)
+
+
+def pyramid_layer(pyramid: Pyramid, name: str) -> LayerTuple:
+    """The same of an image that is read where it is looked at; several levels as one multiscale layer."""
+    finest, geometry = pyramid.levels[0], pyramid.geometry
+    metadata: dict[str, Any] = {GEOMETRY: geometry, PLACE: geometry.described()}
+    attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": metadata}
+    levels = list(pyramid.levels)
+    if len(finest) == 1:
+        levels = [level[0] for level in levels]
+        if _is_in_hounsfield_units(levels[-1]):
+            attributes["contrast_limits"] = SOFT_TISSUE
+    elif len(finest) == 3 and finest.dtype == np.uint8:
+        axes = (*range(1, finest.ndim), 0)
+        levels, attributes["rgb"] = [level.transpose(axes) for level in levels], True
+    else:
+        metadata[CHANNELS_FIRST] = True
+        attributes["scale"] = (1.0, *attributes["scale"])
+        attributes["translate"] = (0.0, *attributes["translate"])
+        attributes["units"] = ("pixel", *attributes["units"])
+    if len(levels) == 1:
+        return levels[0], attributes, "image"
+    return levels, {**attributes, "multiscale": True}, "image"
+
+
+def _is_in_hounsfield_units(volume: Any) -> bool:
+    """Whether it looks like a CT, by its middle slice: of a volume in a file no more is read."""
+    if volume.ndim != 3 or not volume.size or volume.dtype.kind not in "if":
+        return False
+    middle = np.asarray(volume[len(volume) // 2])
+    return bool(middle.min() <= _AIR and np.all(middle % 1 == 0))
+
+
+def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names: Sequence[str]) -> LayerTuple:
+    """Layer of class indices (*spatial); the class under the cursor is named in the status bar."""
+    attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
+    if class_names:
+        attributes["metadata"][CLASS_NAMES] = tuple(class_names)
+        if len(class_names) <= len(CLASS_COLOURS) + 1:
+            attributes["colormap"] = class_colours()
+        attributes["features"] = {"index": list(range(len(class_names))), "class": list(class_names)}
+    return labels, attributes, "labels"
+
+
+def class_colours(every: str | None = None) -> DirectLabelColormap:
+    """Colours that stand out on gray images: one per class, or ``every`` for all of them."""
+    colours: dict[int | None, str] = {0: "transparent", None: every or CLASS_COLOURS[0]}
+    for k, colour in enumerate(CLASS_COLOURS, start=1):
+        colours[k] = every or colour
+    return DirectLabelColormap(color_dict=colours)
+
+
+def placement(geometry: Geometry) -> dict[str, Any]:
+    """``scale``, ``translate`` and ``units`` of a layer on this grid."""
+    return {
+        "scale": geometry.spacing,
+        "translate": geometry.origin,
+        "units": tuple("pixel" if axis == "t" else geometry.unit for axis in geometry.axes),
+    }
+
+
+def geometry_of(layer: Layer) -> Geometry:
+    """Where a layer lies; with its file's own frame while scale and translation are still the file's."""
+    kept = layer.metadata.get(GEOMETRY)
+    skipped = 1 if layer.metadata.get(CHANNELS_FIRST) else 0
+    scale, translate = layer.scale[skipped:], layer.translate[skipped:]
+    unit, factors = unit_and_factors(layer.units[skipped:])
+    if (
+        isinstance(kept, Geometry)
+        and kept.unit == unit
+        and np.array_equal(kept.spacing, scale)
+        and np.array_equal(kept.origin, translate)
+    ):
+        return kept
+    followed = isinstance(kept, Geometry) and kept.ndim == len(scale)
+    return Geometry(
+        tuple(float(abs(s) * f) for s, f in zip(scale, factors, strict=True)),
+        tuple(float(t * f) for t, f in zip(translate, factors, strict=True)),
+        unit,
+        kept.axes if followed else (),
+        frame_seconds=kept.frame_seconds if followed else 0.0,
+    )
+
+
+def image_of(layer: ImageLayer) -> Image:
+    """Image (C, *spatial) of a layer; RGB gives three channels, a multiscale layer its finest level."""
+    array = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if layer.rgb:
+        array = np.moveaxis(array[..., :3], -1, 0)
+    elif not layer.metadata.get(CHANNELS_FIRST):
+        array = array[None]
+    return Image(array, geometry_of(layer))
+
+
+def fitting_image(image: Image, channels: int, name: str) -> Image:
+    """The image with as many channels as a model expects: colour becomes gray, gray is repeated; NaN filled.
+
+    Raises
+    ------
+    DataError
+        When neither is possible.
+    """
+    try:
+        return filled(as_channels(image, channels))
+    except DataError as error:
+        raise DataError(f"'{name}': {error}") from error
+
+
+def spatial_shape(layer: ImageLayer | LabelsLayer) -> tuple[int, ...]:
+    """Shape without channels, of the finest level of a multiscale layer; nothing is read."""
+    shape = tuple(layer.data[0].shape if layer.multiscale else layer.data.shape)
+    if isinstance(layer, ImageLayer) and layer.rgb:
+        return shape[:-1]
+    return shape[1:] if layer.metadata.get(CHANNELS_FIRST) else shape
+
+
+def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None) -> LabelRule:
+    """Which value of a labels layer's array is which class, named by its metadata where they fit.
+
+    Scribbles have their own numbers (the smallest is the background), to which no names are known.
+
+    Raises
+    ------
+    DataError
+        When the labels are not what ``labelled`` says.
+    """
+    names = tuple(layer.metadata.get(CLASS_NAMES, ()))
+    if names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names):
+        rule = LabelRule.of_names(dict(enumerate(names)))
+    else:
+        rule, _ = rule_of_arrays([drawn])
+    return sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")
+
+
+def class_indices(
+    drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices of a labels layer's array, and their names; see :func:`label_rule`."""
+    rule = label_rule(drawn, layer, labelled)
+    return rule.apply(drawn, layer.name, slice_axis(geometry_of(layer))), rule.class_names
+
+
+def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
+    """The labels over the layer they were made from."""
+    place = place_like(source, found.geometry, found.geometry)
+    labels, attributes, kind = labels_layer(
+        found.labels, found.geometry, f"{found.name} segmentation", found.class_names
+    )
+    return labels, {**attributes, **place, "opacity": 0.5}, kind
+
+
+def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
+    """Layer of a gate's map at its true scale and offset over the image layer; never resampled."""
+    attributes: dict[str, Any] = {
+        "name": drawn.name,
+        **place_like(source, drawn.geometry, geometry_of(source)),
+        "metadata": {GEOMETRY: drawn.geometry, MEANING: drawn.meaning},
+        "opacity": 0.6,
+    }
+    if drawn.kind == "labels":
+        return drawn.data, attributes, "labels"
+    attributes["colormap"] = drawn.colours
+    attributes["contrast_limits"] = drawn.limits
+    attributes["interpolation2d"] = "nearest"
+    return drawn.data, attributes, "image"
+
+
+def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
+    """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too."""
+    skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
+    space = (slice(skipped, None),) * 2
+    rotate, shear = source.rotate[space], Affine(shear=source.shear, ndim=source.ndim).linear_matrix[space]
+    _, factors = unit_and_factors(source.units[skipped:])
+    spacing, origin = np.array(geometry.spacing) / factors, np.array(geometry.origin) / factors
+    moved = origin - np.array(of_source.origin) / factors
+    turned = Affine(rotate=rotate, shear=shear, ndim=source.ndim - skipped)
+    sign = np.sign(source.scale[skipped:])
+    return {
+        "units": source.units[skipped:],
+        "scale": spacing * sign,
+        "translate": source.translate[skipped:] + turned.linear_matrix @ (moved * sign),
+        "rotate": rotate,
+        "shear": shear,
+        "affine": source.affine.set_slice(range(skipped, source.ndim)),
+    }
+
+
+def unit_and_factors(units: Sequence[pint.Unit]) -> tuple[str, np.ndarray]:
+    """Our unit for a layer's units, and per axis what one of them is in it (1 where it is no length)."""
+    registry = pint.get_application_registry()
+    lengths = [unit.is_compatible_with("mm") for unit in units]
+    if not lengths[-1] or not lengths[-2]:
+        return "pixel", np.ones(len(units))
+    ours = "um" if units[-1] == registry.Unit("um") else "mm"
+    factors = [
+        float((1 * unit).to(ours).magnitude) if is_length else 1.0
+        for unit, is_length in zip(units, lengths, strict=True)
+    ]
+    return ours, np.array(factors)
+
+
+def is_gray(array: np.ndarray) -> bool:
+    """Whether the three channels of a colour image (3, *spatial) are the same."""
+    return np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2])

@@ -1,0 +1,326 @@
+"""``Panel``: what the panels share: a scrolling form, the buttons of a run, and a clean end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import napari
+from npe2 import PluginManager
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.errors import ProsmaError
+from napari_prosma.events import Event, Progress, Started
+from napari_prosma.plugin.shared.fields import group
+from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.loading import loading
+from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
+
+ERROR_COLOUR = "#ff6b6b"
+PANEL_WIDTH = 350
+ROW_HEIGHT = 21
+
+
+class Message(QLabel):
+    """Text that wraps, can be copied, and turns red when it is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.hide()
+
+    def tell(self, text: str) -> None:
+        self._show(text, "")
+
+    def tell_error(self, text: str) -> None:
+        self._show(text, f"color: {ERROR_COLOUR};")
+
+    @property
+    def is_error(self) -> bool:
+        return bool(self.styleSheet())
+
+    def _show(self, text: str, style: str) -> None:
+        # Paths have no spaces to wrap at: allow a break after each separator.
+        self.setStyleSheet(style)
+        self.setText(text.replace("/", "/\u200b").replace("\\", "\\\u200b"))
+        self.setVisible(bool(text))
+
+    def plain_text(self) -> str:
+        """The text without the places where it may wrap."""
+        return self.text().replace("\u200b", "")
+
+
+def open_panel(viewer: napari.Viewer, name: str) -> QWidget:
+    """One of our panels by its display name, in front of those that share its place."""
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-prosma", name, tabify=True)
+    dock.show()
+    dock.raise_()
+    return widget
+
+
+def from_manifest(command: str, *arguments: Any) -> Any:
+    """What a command of our manifest makes; so one room opens what another holds without knowing it."""
+    return PluginManager.instance().commands.execute(f"napari-prosma.{command}", arguments)
+
+
+def epochs_in_words(epochs: int) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
+
+
+class FigureTable(QTableWidget):
+    """A table to read: no row numbers, as high as its first few rows."""
+
+    def __init__(self, rows_shown: int = 4) -> None:
+        super().__init__()
+        self._rows_shown = rows_shown
+        self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
+        assert self._row_header is not None
+        assert self._column_header is not None
+        self._row_header.hide()
+        self._row_header.setDefaultSectionSize(ROW_HEIGHT)
+        self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setTabKeyNavigation(False)
+        self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
+
+    def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        """Fill the table and show it."""
+        assert self._column_header is not None
+        self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                self.setItem(number, column, QTableWidgetItem(text))
+        shown = min(len(rows), self._rows_shown)
+        self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
+        self.show()
+
+
+class Panel(QWidget):
+    """A form above the buttons and the progress of one run.
+
+    A panel adds its fields by ``add_group``, calls ``lay_out``, and implements ``begin`` (called by the
+    start button), ``happened`` for each event and ``ended``. What its runs need is loaded behind it as soon
+    as it was painted, with a busy sign; ``prepared`` is called then.
+    """
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Modules that are slow to import, by what the user is told."""
+
+    def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.job = Job(self)
+        self.job.happened.connect(self._happened)
+        self.job.held.connect(self._held)
+        self.job.ended.connect(self._ended)
+        self.unsaved = unsaved_of(viewer)
+        self.bring_back = BringBack(viewer)
+        self._was_painted = False
+        self.preparing = Job(self, notify=False)
+        self.preparing.happened.connect(self._tell_preparing)
+        self.preparing.ended.connect(self._preparing_ended)
+
+        self.start_button = QPushButton(start_text)
+        self.pause_button = QPushButton("Pause")
+        self.stop_button = QPushButton("Stop")
+        self.start_button.clicked.connect(self._begin)
+        self.pause_button.clicked.connect(self._pause_or_resume)
+        self.stop_button.clicked.connect(self._stop)
+        self.pause_button.setVisible(pausable)
+        self.pause_button.setToolTip("Hold the work after the step it is in; press again to go on")
+        self.stop_button.setToolTip("End the work after the step it is in and keep what there is")
+        self.progress_bar = QProgressBar()
+        self.progress_bar.setTextVisible(False)
+        self.progress_bar.setMaximumHeight(8)
+        self.status = Message()
+        self.preparation = Message()
+        self._progress = ""
+
+        self.scroll_area = QScrollArea()
+        self.form = QVBoxLayout()
+        self.form.setContentsMargins(0, 0, 4, 0)
+        self.below = QVBoxLayout()
+
+    def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
+        """Title and events of a run with the settings as they are; the events are made in the thread.
+
+        Raises
+        ------
+        ProsmaError
+            When something has to be chosen first.
+        """
+        raise NotImplementedError
+
+    def happened(self, event: Event) -> None:
+        """An event of the run, in the main thread."""
+
+    def ended(self, ending: Ending) -> None:
+        """The run is over; the panel can start another one."""
+
+    def prepared(self) -> None:
+        """What runs need is loaded, behind a panel that the user sees."""
+
+    def close_down(self) -> None:
+        """Stop what runs, wait until it is saved, and let go of the viewer."""
+        self.bring_back.let_go()
+        self.preparing.close(0)  # an import cannot be stopped, and has nothing to save
+        self.job.close()
+
+    def event(self, event: QEvent | None) -> bool:
+        # napari's close button takes the panel out of its dock without closing it.
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.close_down()
+        if event is not None and event.type() == QEvent.Type.Paint and not self._was_painted:
+            self._was_painted = True
+            dock = self.parentWidget()
+            self.unsaved.guard(dock.parentWidget() if dock is not None else None)
+            QTimer.singleShot(0, self._prepare)
+        return super().event(event)
+
+    def run(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
+        """Run events in the panel's job."""
+        self.preparation.tell("")
+        self.status.tell("Starting")
+        self.job.start(title, make_events)
+        self._show_running(True)
+
+    def add_group(self, title: str) -> QFormLayout:
+        """A titled form."""
+        box, layout = group(title)
+        self.form.addWidget(box)
+        return layout
+
+    def lay_out(self, buttons: Sequence[QPushButton] = ()) -> None:
+        """Put everything in its place; called last, so that the tab key goes from top to bottom.
+
+        ``buttons`` stand below the form, by default those of every run.
+        """
+        content = QWidget()
+        content.setLayout(self.form)
+        self.scroll_area.setWidget(content)
+        self.scroll_area.setWidgetResizable(True)
+        self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        row = QHBoxLayout()
+        for button in buttons or (self.start_button, self.pause_button, self.stop_button):
+            row.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.bring_back)
+        layout.addWidget(self.scroll_area, 1)
+        layout.addLayout(row)
+        layout.addWidget(self.progress_bar)
+        layout.addWidget(self.status)
+        layout.addWidget(self.preparation)
+        layout.addLayout(self.below)
+        self.setMinimumWidth(PANEL_WIDTH)
+        self._show_running(False)
+
+    def _prepare(self) -> None:
+        self._was_painted = self.isVisible()
+        if self._was_painted:  # else it was closed or hidden at once
+            self.preparing.start("ProSMA: getting ready", partial(loading, self.needs))
+            self._show_running(self.job.is_running)
+
+    def _tell_preparing(self, event: Event) -> None:
+        if isinstance(event, Started) and not self.job.is_running:
+            self.preparation.tell(f"{event.message}…")
+
+    def _preparing_ended(self, ending: Ending) -> None:
+        self.preparation.tell("")
+        if not self.job.is_running:
+            self._show_running(False)
+        if ending.error is None and not ending.stopped:
+            self.prepared()
+
+    def _begin(self) -> None:
+        try:
+            title, make_events = self.begin()
+        except ProsmaError as error:
+            self.status.tell_error(str(error))
+            return
+        self.run(title, make_events)
+
+    def _stop(self) -> None:
+        self.job.stop()
+        self.status.tell("Stopping after this step")
+        self.pause_button.setEnabled(False)
+        self.stop_button.setEnabled(False)
+
+    def _pause_or_resume(self) -> None:
+        self.pause_button.setEnabled(False)
+        if self.is_held:
+            self.job.resume()
+        else:
+            self.job.pause()
+            self.status.tell("Pausing after this step")
+
+    def _held(self, held: bool) -> None:
+        self.is_held = held
+        self.pause_button.setText("Go on" if held else "Pause")
+        if not self.job.is_stopping:
+            self.pause_button.setEnabled(True)
+            self.status.tell("Paused" if held else "Going on")
+
+    def remark(self) -> str:
+        """What is said beside the progress; empty = nothing."""
+        return ""
+
+    def tell_progress(self) -> None:
+        """Say anew how far the run is."""
+        if not self.job.is_stopping and self.stop_button.isEnabled():
+            said = (self._progress, f"{left} left" if (left := self.job.time_left()) else "", self.remark())
+            self.status.tell(", ".join(filter(None, said)))
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.progress_bar.setRange(0, event.total)
+            self.progress_bar.setValue(0)
+            self._progress = event.message
+            self.tell_progress()
+        elif isinstance(event, Progress):
+            self.progress_bar.setRange(0, event.total)
+            self.progress_bar.setValue(event.done)
+            self._progress = event.message
+            if self.pause_button.isEnabled():
+                self.tell_progress()
+        self.happened(event)
+
+    def _ended(self, ending: Ending) -> None:
+        self._show_running(False)
+        if ending.error is not None:
+            self.status.tell_error(str(ending.error) or type(ending.error).__name__)
+        elif ending.stopped:
+            self.status.tell("Stopped")
+        self.ended(ending)
+
+    def _show_running(self, running: bool) -> None:
+        self.start_button.setEnabled(not running)
+        self.pause_button.setEnabled(running)
+        self.is_held = False
+        self.pause_button.setText("Pause")
+        self.stop_button.setEnabled(running)
+        self.progress_bar.setRange(0, 0 if running or self.preparing.is_running else 1)
+        self.progress_bar.setValue(0)

@@ -1,0 +1,332 @@
+"""``Unsaved``: labels that were painted and that no file holds: kept aside, asked about, brought back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from platformdirs import user_state_path
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QMainWindow,
+    QMessageBox,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.keep import safe_name
+from napari_prosma.data.texts import parse_json
+from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.events import Event
+from napari_prosma.plugin.shared.job import SHORT_WAIT, Job
+from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
+from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.training.run_claim import claim, release
+
+INTERVAL_MS = 20_000
+"""Between two looks at what was painted; writing it takes some seconds at most."""
+LEAVE, STAY = "Close without saving", "Stay"
+_PLACE = ("scale", "translate", "rotate", "shear", "affine")
+_NAMED = 5
+_OF: weakref.WeakKeyDictionary[napari.Viewer, Unsaved] = weakref.WeakKeyDictionary()
+
+
+def unsaved_of(viewer: napari.Viewer) -> Unsaved:
+    """The one of a viewer, made when it is first asked for."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins see proxies
+    if viewer not in _OF:
+        _OF[viewer] = Unsaved(viewer)
+    return _OF[viewer]
+
+
+def note_saved(data: object) -> None:
+    """A file holds these labels now, the very array of a layer or of its copy."""
+    for each in list(_OF.values()):
+        each.saved(data)
+
+
+def aside_folder() -> Path:
+    """Where painted labels are kept, in a folder per process."""
+    return user_state_path("napari-prosma", appauthor=False) / "unsaved"
+
+
+class Unsaved(QObject):
+    """Follows the labels layers of a viewer.
+
+    What the hand paints is kept aside every 20 s until it is saved or its layer is closed, so that a crash
+    costs no more than that; before napari is closed the user is asked.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        # Owned by Qt, which takes it away in its own thread: Python may collect it in that of a run.
+        super().__init__(QApplication.instance())
+        self._viewer = weakref.ref(viewer)
+        self._painted: dict[LabelsLayer, bool] = {}  # whether it is still to be kept aside
+        self._watched: weakref.WeakSet[LabelsLayer] = weakref.WeakSet()
+        self._elsewhere: list[weakref.WeakMethod[Callable[[LabelsLayer], bool]]] = []
+        self._claimed: Path | None = None
+        self._window: weakref.ref[QMainWindow] | None = None
+        self.is_answered = False
+        self.keeping = Job(self, notify=False)
+        self._timer = QTimer(self)
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.timeout.connect(self.keep)
+        for layer in viewer.layers:
+            self._watch(layer)
+        viewer.layers.events.inserted.connect(lambda event: self._watch(event.value))
+        viewer.layers.events.removed.connect(lambda event: self._forget(event.value))
+
+    def guard(self, window: QWidget | None) -> None:
+        """Ask before this window of napari is closed."""
+        if isinstance(window, QMainWindow) and self._window is None:
+            self._window = weakref.ref(window)  # it holds the viewer
+            window.installEventFilter(self)
+            window.destroyed.connect(self._window_gone)
+
+    def kept_by(self, holds: Callable[[LabelsLayer], bool]) -> None:
+        """``holds``, a method, tells of a layer whether somebody else, such as a run, keeps what it shows."""
+        self._elsewhere.append(weakref.WeakMethod(holds))
+
+    def layers(self) -> list[LabelsLayer]:
+        """Those that hold what no file holds."""
+        viewer = self._viewer()
+        there = () if viewer is None else viewer.layers
+        painted = [layer for layer in self._painted if layer in there]
+        holders = [holds for held in self._elsewhere if (holds := held()) is not None]
+        return [layer for layer in painted if not any(holds(layer) for holds in holders)]
+
+    def in_words(self) -> str:
+        """For a question; empty = nothing is unsaved."""
+        names = [f"'{layer.name}'" for layer in self.layers()]
+        if not names:
+            return ""
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"What was painted on {', '.join(names[:_NAMED])}{more} is not saved."
+
+    def saved(self, data: object) -> None:
+        """A file holds this layer, or the layer of this array, as it is."""
+        for layer in [each for each in self._painted if data is each or data is each.data]:
+            del self._painted[layer]
+
+    def keep(self) -> None:
+        """Keep aside what was painted since the last time, in a thread."""
+        if self.keeping.is_running:
+            return
+        work = []
+        for layer in self.layers():
+            if self._painted[layer]:
+                self._painted[layer] = False
+                data = np.array(layer.data[0] if layer.multiscale else layer.data)
+                place = {name: np.asarray(getattr(layer, name)).tolist() for name in _PLACE}
+                work.append((f"{safe_name(layer.name)}.npz", data, {"name": layer.name, **place}))
+        if work:
+            self.keeping.start("ProSMA: keeping what was painted", partial(_keeping, self._folder(), work))
+
+    def discard(self) -> None:
+        """The user wants none of it any more."""
+        self._timer.stop()
+        self.keeping.close(SHORT_WAIT)
+        self._painted.clear()
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            release(claimed)
+            shutil.rmtree(claimed, ignore_errors=True)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Qt's hook; True = the event goes no further."""
+        if event is None or event.type() != QEvent.Type.Close or self.is_answered:
+            return False
+        window = None if self._window is None else self._window()
+        assert window is not None
+        if self.layers() and not is_closed_by_script(window, event) and not self._agrees(window):
+            event.ignore()
+            return True
+        return False
+
+    def _agrees(self, window: QMainWindow) -> bool:
+        box = QMessageBox(window)
+        box.setIcon(QMessageBox.Icon.Warning)
+        box.setWindowTitle("Painted labels are not saved")
+        box.setText("Painted labels are not saved.")
+        box.setInformativeText(as_rich(self.in_words()))
+        leave = box.addButton(LEAVE, QMessageBox.ButtonRole.DestructiveRole)
+        stay = box.addButton(STAY, QMessageBox.ButtonRole.RejectRole)
+        box.setDefaultButton(stay)
+        box.setEscapeButton(stay)
+        box.exec()
+        return box.clickedButton() is leave
+
+    def _watch(self, layer: object) -> None:
+        if isinstance(layer, LabelsLayer) and layer not in self._watched:
+            self._watched.add(layer)
+            held = weakref.ref(layer)
+
+            def painted(event: object = None) -> None:
+                drawn = held()
+                if drawn is not None:
+                    self._painted[drawn] = True
+                    if not self._timer.isActive():
+                        self._timer.start()
+
+            layer.events.paint.connect(painted)
+
+    def _forget(self, layer: object) -> None:
+        if isinstance(layer, LabelsLayer):
+            self._painted.pop(layer, None)
+
+    def _folder(self) -> Path:
+        if self._claimed is None:
+            folder = aside_folder() / f"{os.getpid()}-{id(self):x}"
+            self._claimed = claim(folder, self, goes_on=True)
+        return self._claimed
+
+    def _window_gone(self) -> None:
+        self._window = None
+        self.discard()
+        self.deleteLater()
+
+
+def is_closed_by_script(window: QMainWindow, event: QEvent) -> bool:
+    """``Viewer.close`` hides the canvas before it closes the window; a script is not asked."""
+    centre = window.centralWidget()
+    inside = [] if centre is None else [w for w in centre.children() if isinstance(w, QWidget)]
+    return not event.spontaneous() and all(widget.isHidden() for widget in inside)
+
+
+# ---- after a crash ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """What a process that is gone had kept aside: files, in a folder that is ours by now."""
+
+    claimed: Path
+    files: tuple[Path, ...]
+
+    def forget(self) -> None:
+        """Remove it."""
+        release(self.claimed)
+        shutil.rmtree(self.claimed, ignore_errors=True)
+
+
+def left_by_a_crash() -> list[Left]:
+    """What can be brought back."""
+    found: list[Left] = []
+    for folder in sorted(aside_folder().glob("*/")):
+        with suppress(ConfigError, DataError):  # of a napari that runs
+            left = Left(claim(folder, found, goes_on=True), tuple(sorted(folder.glob("*.npz"))))
+            if left.files:
+                found.append(left)
+            else:
+                left.forget()
+    return found
+
+
+class BringBack(QWidget):
+    """Offers what was painted before napari ended without a word."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        from napari_prosma.plugin.shared.panel import Message
+
+        super().__init__()
+        self._viewer = viewer
+        self.left: list[Left] = []
+        self.message = Message()
+        self.back_button, self.forget_button = QPushButton("Bring back"), QPushButton("Forget")
+        self.back_button.setToolTip("Add them as layers; open their image first")
+        self.back_button.clicked.connect(self.bring_back)
+        self.forget_button.setToolTip("Remove what was kept aside")
+        self.forget_button.clicked.connect(self.forget)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.back_button)
+        buttons.addWidget(self.forget_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.message)
+        layout.addLayout(buttons)
+        self.look()
+
+    def look(self) -> None:
+        """Look for what a crash left."""
+        self.left += left_by_a_crash()
+        names = [path.stem for left in self.left for path in left.files]
+        self.setVisible(bool(names))
+        if names:
+            said = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+            self.message.tell(f"napari ended while painted labels were not saved: {said}. They were kept")
+
+    def bring_back(self) -> None:
+        """Add it as layers that are not saved yet."""
+        failed = []
+        for left in self.left:
+            for path in left.files:
+                try:
+                    self._add(path)
+                except DataError as error:
+                    failed.append(str(error))
+        if failed:
+            self.message.tell_error("; ".join(failed))
+            return
+        unsaved_of(self._viewer).keep()
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove it."""
+        left, self.left = self.left, []
+        for each in left:
+            each.forget()
+        self.hide()
+
+    def let_go(self) -> None:
+        """Leave it for the next time."""
+        left, self.left = self.left, []
+        for each in left:
+            release(each.claimed)
+
+    def _add(self, path: Path) -> None:
+        data, said = _read(path)
+        name = str(said.get("name", path.stem))
+        for image in self._viewer.layers:
+            frame = image.metadata.get(GEOMETRY) if isinstance(image, ImageLayer) else None
+            if (
+                frame is not None
+                and spatial_shape(image) == data.shape
+                and list(frame.spacing) == said["scale"]
+            ):
+                layer = add_layer(self._viewer, labels_layer(data, frame, name, ()))
+                break
+        else:
+            place = {key: said[key] for key in _PLACE if key in said}
+            layer = self._viewer.add_labels(data, name=name, **place)
+        layer.events.paint(value=[])  # as if it had just been painted: no file holds it
+
+
+def _keeping(folder: Path, work: Sequence[tuple[str, np.ndarray, dict[str, Any]]]) -> Iterator[Event]:
+    for name, data, said in work:
+        with written_whole(folder / name) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, data=data, said=np.array(json.dumps(said)))
+    yield from ()
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["data"], parse_json(str(kept["said"]), f"'{path}'")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"'{path}' is damaged ({error}) and cannot be brought back") from error

@@ -1,0 +1,201 @@
+"""The window of Check data: what is wrong with a data set, case by case, and its cases to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import napari
+from qtpy.QtCore import QSize
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QDialog, QFileDialog, QHBoxLayout, QHeaderView, QPushButton, QVBoxLayout, QWidget
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.check import Problem, check_each, compare, write_table
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.sparse import Wanted
+
+WINDOW = QSize(820, 420)
+_CASE, _SEVERITY = 0, 1
+
+
+class CheckWindow(QDialog):
+    """Looks at every case of a folder; a double click on a row opens its case as layers."""
+
+    def __init__(self, viewer: napari.Viewer, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self.problems: tuple[Problem, ...] = ()
+        self._data: DataSet | None = None
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._happened)
+        self.job.ended.connect(self._ended)
+        self.opening = Job(self, notify=False)
+        self.opening.happened.connect(self._opened)
+        self.opening.ended.connect(self._opening_ended)
+
+        self.message = Message()
+        self.table = FigureTable()
+        self.table.setColumnCount(4)
+        self.table.setHorizontalHeaderLabels(["Case", "Severity", "Found", "Remedy"])
+        self.table.setWordWrap(True)
+        self.table.setToolTip("Double-click a row to open the image and the label of its case")
+        self.table.cellDoubleClicked.connect(self._open)
+        self.save_button = QPushButton("Save table…")
+        self.save_button.setToolTip("Keep the table as a CSV file")
+        self.save_button.clicked.connect(self._save)
+        self.stop_button = QPushButton("Stop")
+        self.stop_button.setToolTip("Look at no further case")
+        self.stop_button.clicked.connect(self.job.stop)
+        buttons = QHBoxLayout()
+        buttons.addStretch(1)
+        buttons.addWidget(self.stop_button)
+        buttons.addWidget(self.save_button)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.message)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(buttons)
+        self.resize(WINDOW)
+
+    def check(self, wanted: Wanted) -> None:
+        """Look at a folder whose labels are meant so."""
+        self.job.close()
+        self.problems, self._data = (), None
+        self.setWindowTitle(f"Check of {wanted.folder.name}")
+        self._show_problems()
+        self.stop_button.setEnabled(True)
+        self.save_button.setEnabled(False)
+        self.job.start("ProSMA: checking a data set", partial(_checking, wanted))
+        self.show()
+        self.raise_()
+
+    def close_down(self) -> None:
+        """Stop what runs."""
+        self.job.close()
+        self.opening.close()
+        self.close()
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:
+        self.job.stop()
+        super().closeEvent(event)
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, (Started, Progress)):
+            self.message.tell(event.message)
+        elif isinstance(event, _Looked):
+            self._data = event.data
+            self.problems = (*self.problems, *event.problems)
+            if event.problems:
+                self._show_problems()
+        elif isinstance(event, Finished):
+            assert self._data is not None
+            self.message.tell("\n".join([_in_words(event.result, self.problems), *self._data.notices]))
+
+    def _ended(self, ending: Ending) -> None:
+        self.stop_button.setEnabled(False)
+        self.save_button.setEnabled(bool(self.problems))
+        if ending.error is not None:
+            self.message.tell_error(str(ending.error))
+        elif ending.stopped:
+            self.message.tell(f"Stopped; {_counted(self.problems)} so far")
+
+    def _show_problems(self) -> None:
+        rows = [(p.case or "all", p.severity, p.found, p.remedy) for p in self.problems]
+        self.table.show_rows(rows)
+        self.table.setMinimumHeight(0)
+        self.table.setMaximumHeight(UNLIMITED)
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(_SEVERITY, QHeaderView.ResizeMode.ResizeToContents)
+        self.table.resizeRowsToContents()
+
+    def _open(self, row: int, column: int = 0) -> None:
+        name = self.problems[row].case
+        case = next((case for case in self._data.cases if case.name == name), None) if self._data else None
+        if case is None or self._data is None or self.opening.is_running:
+            return
+        self.message.tell(f"Opening '{name}'")
+        self.opening.start("ProSMA: opening a case", partial(_opening, case, self._data.class_names))
+
+    def _opened(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            for made in event.result:
+                add_layer(self.viewer, made)
+            self.message.tell("")
+        elif isinstance(event, Notice):
+            self.message.tell_error(event.message)
+
+    def _opening_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.message.tell_error(str(ending.error))
+
+    def _save(self) -> None:
+        name = f"{self._data.folder.name if self._data else 'data'} check.csv"
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "*.csv")
+        if not chosen:
+            return
+        try:
+            write_table(self.problems, Path(chosen))
+        except OSError as error:
+            self.message.tell_error(f"'{chosen}' cannot be written ({error.strerror}); choose another place")
+        else:
+            self.message.tell(f"Saved as {chosen}")
+
+
+@dataclass(frozen=True)
+class _Looked(Event):
+    """One case, or the set as a whole, was looked at."""
+
+    data: DataSet
+    problems: tuple[Problem, ...]
+
+
+def _checking(wanted: Wanted) -> Iterator[Event]:
+    yield Started(0, f"Looking at '{wanted.folder.name}'")
+    data = wanted.find(require_labels=False)
+    number = len(data.cases)
+    yield Started(number, f"Checking {number} cases")
+    checked = []
+    for one in check_each(data):
+        checked.append(one)
+        yield _Looked(data, one.problems)
+        yield Progress(len(checked), number, f"Checked {len(checked)} of {number} cases")
+    yield _Looked(data, compare(data, checked))
+    yield Finished(number)
+
+
+def _opening(case: Case, class_names: tuple[str, ...]) -> Iterator[Event]:
+    yield Started(0, f"Opening '{case.name}'")
+    image = case.read_image()
+    layers: list[LayerTuple] = [image_layer(image, case.name)]
+    trouble: list[Event] = []
+    if case.read_label is not None:
+        try:
+            label = case.read_label()
+        except DataError as error:
+            trouble.append(Notice(str(error)))
+        else:
+            geometry = image.geometry
+            layers.append(labels_layer(label, geometry, f"{case.name} label", class_names))
+    yield Finished(layers)
+    yield from trouble
+
+
+def _in_words(cases: int, problems: tuple[Problem, ...]) -> str:
+    if not problems:
+        return f"{cases} cases checked: nothing is wrong"
+    return f"{cases} cases checked: {_counted(problems)}. Double-click a row to open its case"
+
+
+def _counted(problems: tuple[Problem, ...]) -> str:
+    counts = {kind: sum(p.severity == kind for p in problems) for kind in ("error", "warning", "note")}
+    said = [f"{number} {kind}{'s' * (number != 1)}" for kind, number in counts.items() if number]
+    return ", ".join(said) or "nothing was found"

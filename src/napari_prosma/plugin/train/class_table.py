@@ -1,0 +1,173 @@
+"""Which stored value of the masks is which class: a table to read and to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QPushButton,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.errors import DataError
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+
+VALUE, NAME = 0, 1
+UNLABELLED, BACKGROUND = "not labelled", "background"
+_ROWS_SHOWN = 5
+_IN_WORDS = {"on": ("0", "1 or 255"), "above": ("up to 127", "128 and above"), "any": ("0", "all others")}
+
+
+class ClassTable(QWidget):
+    """Stored values and class names; every change that makes sense is told at once.
+
+    Signals
+    -------
+    changed(LabelRule or None)
+        The classes as the user wants them if the labels were complete; None = as found.
+    """
+
+    changed = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = FigureTable(_ROWS_SHOWN)
+        self.table.setEditTriggers(
+            FigureTable.EditTrigger.DoubleClicked
+            | FigureTable.EditTrigger.EditKeyPressed
+            | FigureTable.EditTrigger.AnyKeyPressed
+        )
+        self.table.setColumnCount(2)
+        self.table.setHorizontalHeaderLabels(["Value in the mask", "Class"])
+        self.table.setToolTip(
+            "Which number in the mask files is which class. Double-click to rename a class or to change its "
+            "number; clear the number to take the class out."
+        )
+        self.table.itemChanged.connect(self._edited)
+        self.add_button = QPushButton("Add a value")
+        self.add_button.setToolTip("Name one more number of the mask files")
+        self.add_button.clicked.connect(self._add)
+        self.reset_button = QPushButton("As found")
+        self.reset_button.setToolTip("Name the classes again by what is found in the masks")
+        self.reset_button.clicked.connect(lambda: self.changed.emit(None))
+        self.one_button = QPushButton("One structure")
+        self.one_button.setToolTip("Every number but 0 is the same structure, as where objects are numbered")
+        self.one_button.clicked.connect(self._make_one)
+        self.filled = QCheckBox("fill outlines")
+        self.filled.setToolTip("The masks are drawn as outlines: what they enclose belongs to the structure")
+        self.filled.clicked.connect(self._fill)
+        self.message = Message()
+        buttons = QHBoxLayout()
+        for widget in (self.add_button, self.one_button, self.reset_button, self.filled):
+            buttons.addWidget(widget)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 0, 0, 0)
+        layout.addWidget(self.table)
+        layout.addLayout(buttons)
+        layout.addWidget(self.message)
+        self._rule: LabelRule | None = None
+        self._shown: list[tuple[str, str]] = []
+
+    def show_rule(self, rule: LabelRule) -> None:
+        """Show the classes of a data set."""
+        self._rule, self._shown = rule, rows_of(rule)
+        self.message.tell("")
+        self.filled.setChecked(rule.filled)
+        self.table.blockSignals(True)
+        self.table.show_rows(self._shown)
+        for number in range(len(self._shown)):
+            if self._shown[number][NAME] in (UNLABELLED, BACKGROUND):
+                self._lock(number, NAME)
+        self.table.blockSignals(False)
+
+    def _make_one(self) -> None:
+        assert self._rule is not None
+        names = self._rule.class_names
+        name = names[1] if len(names) == 2 else "foreground"
+        self.changed.emit(replace(LabelRule.instances(name), filled=self.filled.isChecked()))
+
+    def _fill(self, filled: bool) -> None:
+        assert self._rule is not None
+        self.changed.emit(replace(self._rule, filled=filled, labelled_slices_only=False))
+
+    def _lock(self, row: int, column: int) -> None:
+        item = self.table.item(row, column)
+        assert item is not None
+        item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
+        item.setToolTip("Given by the smallest number")
+
+    def _add(self) -> None:
+        self.table.blockSignals(True)
+        rows = self._texts()
+        self.table.show_rows([*rows, ("", "")])
+        self.table.blockSignals(False)
+        self.table.setCurrentCell(len(rows), VALUE)
+        item = self.table.item(len(rows), VALUE)
+        self.table.scrollToItem(item)
+        self.table.editItem(item)
+
+    def _texts(self) -> list[tuple[str, str]]:
+        def text(row: int, column: int) -> str:
+            item: QTableWidgetItem | None = self.table.item(row, column)
+            return item.text().strip() if item is not None else ""
+
+        return [(text(row, VALUE), text(row, NAME)) for row in range(self.table.rowCount())]
+
+    def _edited(self) -> None:
+        assert self._rule is not None
+        rows = self._texts()
+        if any(value and not name for value, name in rows) or rows == self._shown:
+            return
+        try:
+            rule = rule_of(self._rule, rows)
+        except DataError as error:
+            self.message.tell_error(str(error))
+        else:
+            self.message.tell("")
+            self.changed.emit(rule)
+
+
+def rows_of(rule: LabelRule) -> list[tuple[str, str]]:
+    """Stored values, in words, and class names of a rule."""
+    if rule.kind in _IN_WORDS:
+        return list(zip(_IN_WORDS[rule.kind], rule.class_names, strict=True))
+    unlabelled = [] if rule.unlabelled is None else [(str(rule.unlabelled), UNLABELLED)]
+    stored = (str(value) for value in rule.values)
+    return [*unlabelled, *zip(stored, rule.class_names, strict=True)]
+
+
+def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
+    """The rule, for complete labels, of a table that showed ``shown`` before it was changed.
+
+    Raises
+    ------
+    DataError
+        A value is no whole number or stands twice, a name stands twice, or no class is left.
+    """
+    kept = [(value, name) for value, name in rows if value]
+    names = [name for _, name in kept]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DataError(f"two values are called '{twice.pop()}'; give every value a name of its own")
+    if [value for value, _ in kept] == [value for value, _ in rows_of(shown)] and shown.kind in _IN_WORDS:
+        return replace(shown, class_names=(BACKGROUND, *names[1:]), labelled_slices_only=False)
+    numbered: dict[int, str] = {}
+    unlabelled: int | None = None
+    for value, name in kept:
+        if not value.removeprefix("-").isdecimal():
+            raise DataError(f"'{value}' is no value of a mask; give a whole number, such as 2")
+        if int(value) in numbered:
+            raise DataError(f"the value {value} stands twice; give every value one name")
+        if name == UNLABELLED and (unlabelled is None or int(value) == shown.unlabelled):
+            unlabelled = int(value)
+            continue
+        numbered[int(value)] = name
+    if len(numbered) < 2:
+        raise DataError("no class is left to learn; keep the background and at least one more value")
+    return replace(LabelRule.of_names(numbered), unlabelled=unlabelled, filled=shown.filled)

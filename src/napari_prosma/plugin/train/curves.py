@@ -1,0 +1,100 @@
+"""The curves of a training run, drawn in a thread while the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize, QTimer
+from qtpy.QtGui import QImage, QPixmap, QResizeEvent
+from qtpy.QtWidgets import QLabel, QSizePolicy
+
+from napari_prosma.events import EpochEnd, Event, Finished
+from napari_prosma.plugin.shared.job import Job
+from napari_prosma.plugin.shared.layers import CLASS_COLOURS
+
+HEIGHT, LEAST_WIDTH = 360, 200
+OBJECTIVE_HEIGHT = 110
+"""More where the objective has figures of its own."""
+AFTER_RESIZE_MS = 150
+
+
+class Curves(QLabel):
+    """Loss, Dice, learning rate, and what the gates do, as wide as the panel."""
+
+    def __init__(self, theme: str) -> None:
+        super().__init__()
+        self._theme = theme
+        self._history: Sequence[EpochEnd] = ()
+        self._again = False
+        self.setFixedHeight(HEIGHT)
+        self.setMinimumWidth(LEAST_WIDTH)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setToolTip(
+            "Loss (lower is better), Dice of the cases held out (1 is perfect), the gates, and what the "
+            "objective tells of few or doubtful labels"
+        )
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._drawn)
+        self.job.ended.connect(self._ended)
+        self._resized = QTimer(self)
+        self._resized.setSingleShot(True)
+        self._resized.setInterval(AFTER_RESIZE_MS)
+        self._resized.timeout.connect(self._draw)
+        self.hide()
+
+    def show_epochs(self, history: Sequence[EpochEnd]) -> None:
+        """Draw these epochs, soon; without any there is nothing to see."""
+        self._history = tuple(history)
+        self.setVisible(bool(history))
+        self.setFixedHeight(HEIGHT + OBJECTIVE_HEIGHT * any(e.objective for e in self._history))
+        self._draw()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Qt's hook."""
+        super().resizeEvent(event)
+        self._resized.start()
+
+    def close_down(self) -> None:
+        """Draw no more."""
+        self._resized.stop()
+        self.job.close()
+
+    def _draw(self) -> None:
+        if not self._history:
+            return
+        if self.job.is_running:
+            self._again = True
+            return
+        theme = get_theme(self._theme)
+        colours = theme.background.as_hex(), theme.text.as_hex()
+        drawing = partial(_drawing, self._history, self.size(), self.devicePixelRatioF(), colours)
+        self.job.start("ProSMA: drawing curves", drawing)
+
+    def _drawn(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            pixels: np.ndarray = event.result
+            height, width, _ = pixels.shape
+            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+            image.setDevicePixelRatio(self.devicePixelRatioF())
+            self.setPixmap(QPixmap.fromImage(image))
+
+    def _ended(self) -> None:
+        if self._again:
+            self._again = False
+            self._draw()
+
+
+def _drawing(
+    history: Sequence[EpochEnd], size: QSize, scale: float, colours: tuple[str, str]
+) -> Iterator[Event]:
+    from napari_prosma.training.curves import Colours, picture_of
+
+    background, text = colours
+    yield Finished(
+        picture_of(
+            history, (size.width(), size.height()), scale, Colours(background, text, tuple(CLASS_COLOURS))
+        )
+    )

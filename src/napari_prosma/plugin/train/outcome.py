@@ -1,0 +1,204 @@
+"""What a training run tells: its curves and figures, its log, and what to do with the model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import napari
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+
+from napari_prosma.errors import ProsmaError
+from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
+from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.train.curves import Curves
+
+SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
+GIB = 2**30
+GATE_FIGURES = {"z_zero_fraction": ("zeros in z", ".0%"), "lambda_mean": ("mean λ", ".2f")}
+"""Of each skip, in words and how it is written."""
+
+
+class Outcome(QWidget):
+    """Curves, figures of the last epoch, tables per class and per skip, log, and buttons for what is next.
+
+    Signals
+    -------
+    next_panel(str)
+        Name of the panel that shall open with the model.
+    look_first()
+        The labels that the run doubts shall be listed.
+    """
+
+    next_panel = Signal(str)
+    look_first = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.history: list[EpochEnd] = []
+        self._baseline: dict[str, float] = {}
+        self._device = ""
+        self.curves = Curves(viewer.theme)
+        self.verdict = Message()
+        self.verdict.setToolTip("What the model finds on the validation cases, and what to do next")
+        self.figures = Message()
+        self.table = FigureTable()
+        self.table.setToolTip("Overlap with the true labels of the cases held out: 0 none, 1 perfect")
+        self.gates = FigureTable()
+        self.gates.setToolTip(
+            "zeros in z: share of the gate's inner signals that the threshold lambda set to exactly zero. It "
+            "is no share of the image that was removed."
+        )
+        self.log = QPlainTextEdit()
+        self.log.setReadOnly(True)
+        self.log.setMaximumHeight(84)
+        self.log.setMaximumBlockCount(500)
+        self.log.setTabChangesFocus(True)
+        self.log.setToolTip("What was decided for this run, and what to watch")
+        self.next_buttons = QWidget()
+        row = QHBoxLayout(self.next_buttons)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.save_button = QPushButton("Save curves…")
+        self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
+        self.save_button.clicked.connect(self._save_curves)
+        for text, panel in (("Segment with it", "Segment"), ("Look at its gates", "Inspect gates")):
+            button = QPushButton(text)
+            button.setToolTip(f"Open the panel '{panel}' with this model")
+            button.clicked.connect(partial(self._open_next, panel))
+            row.addWidget(button)
+        self.look_button = QPushButton("Look at these first…")
+        self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
+        self.look_button.clicked.connect(self.look_first)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in (
+            self.verdict,
+            self.figures,
+            self.table,
+            self.gates,
+            self.curves,
+            self.save_button,
+            self.look_button,
+            self.log,
+            self.next_buttons,
+        ):
+            layout.addWidget(widget)
+            widget.hide()
+
+    def close_down(self) -> None:
+        """Draw no more."""
+        self.curves.close_down()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are over."""
+        return self.history[-1].epoch if self.history else 0
+
+    def start(self) -> None:
+        """A run begins: nothing is known of it."""
+        self.history, self._baseline = [], {}
+        self.log.clear()
+        self.log.show()
+        for widget in (self.table, self.gates, self.save_button, self.look_button, self.next_buttons):
+            widget.hide()
+        self.figures.tell("")
+        self.verdict.tell("")
+        self.curves.show_epochs(())
+
+    def run_on(self, device: str) -> None:
+        """What computes."""
+        self._device = device
+
+    def say(self, line: str) -> None:
+        """A line in the log."""
+        self.log.appendPlainText(line)
+
+    def judge(self, verdict: Verdict) -> None:
+        """What the model finds, and what to do next: a line each."""
+        self.verdict.tell("\n".join([verdict.summary, *(f"→ {line}" for line in verdict.advice)]))
+
+    def compare_with(self, baseline: Baseline) -> None:
+        """Figures from before the first step, to be shown beside."""
+        self._baseline = baseline.figures
+        self._show_classes(baseline.figures)
+
+    def add(self, *epochs: EpochEnd) -> None:
+        """One more epoch, or all those of a run that goes on."""
+        self.history.extend(epochs)
+        if not self.history:
+            return
+        self.curves.show_epochs(self.history)
+        self.save_button.show()
+        self.next_buttons.show()
+        last = self.history[-1]
+        self._show_figures(last)
+        self._show_classes(last.validation)
+        self._show_gates(last)
+
+    def save_curves(self, path: Path) -> None:
+        """Write the curves as .png or .svg, or their numbers as .csv.
+
+        Raises
+        ------
+        ProsmaError
+            The file cannot be written.
+        """
+        from napari_prosma.training.curves import save_curves
+
+        save_curves(self.history, path)
+        self.figures.tell(f"{self.figures.plain_text()}\nCurves saved as {path}")
+
+    def _show_figures(self, epoch: EpochEnd) -> None:
+        title = f"Epoch {epoch.epoch}"
+        if epoch.epochs < UNLIMITED_EPOCHS:
+            title += f" of {epoch.epochs}"
+        parts = [
+            f"{title}: loss {epoch.loss:.3f}",
+            f"learning rate {epoch.learning_rate:.2g}",
+            f"{epoch.seconds:.1f} s per epoch",
+            f"device: {self._device}",
+        ]
+        if epoch.memory:
+            parts.append(f"{epoch.memory / GIB:.1f} GB of its memory")
+        self.figures.tell(", ".join(parts))
+
+    def _show_classes(self, figures: dict[str, float]) -> None:
+        """Dice and IoU of each class, beside those from before a fine-tuning."""
+        names = [name.removeprefix("dice/") for name in figures if name.startswith("dice/")]
+        before = self._baseline
+        compared = ("Dice", "before", "IoU", "before") if before else ("Dice", "IoU")
+        self.table.setColumnCount(1 + len(compared))
+        self.table.setHorizontalHeaderLabels(["Class", *compared])
+
+        def cells(name: str, measure: str) -> list[str]:
+            key = f"{measure}/{name}"
+            was = [f"{before[key]:.3f}" if key in before else "-"] if before else []
+            return [f"{figures[key]:.3f}", *was]
+
+        self.table.show_rows([[name, *cells(name, "dice"), *cells(name, "iou")] for name in names])
+
+    def _show_gates(self, epoch: EpochEnd) -> None:
+        rows = []
+        for measure, (words, form) in GATE_FIGURES.items():
+            if any(measure in state for state in epoch.gates.values()):
+                cells = (
+                    format(state[measure], form) if measure in state else "" for state in epoch.gates.values()
+                )
+                rows.append([words, *cells])
+        self.gates.setColumnCount(1 + len(epoch.gates))
+        self.gates.setHorizontalHeaderLabels(["skip", *map(str, epoch.gates)])
+        if rows:
+            self.gates.show_rows(rows)
+
+    def _save_curves(self) -> None:
+        start = str(Path.home() / "curves.png")
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the curves", start, SAVED_AS)
+        if chosen:
+            try:
+                self.save_curves(Path(chosen))
+            except ProsmaError as error:
+                self.figures.tell_error(str(error))
+
+    def _open_next(self, panel: str) -> None:
+        self.next_panel.emit(panel)

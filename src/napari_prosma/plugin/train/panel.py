@@ -1,0 +1,513 @@
+"""The Train panel: a folder, or layers of the viewer, becomes a trained network while the user watches."""
+
+from __future__ import annotations
+
+import gc
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import napari
+from napari.layers import Image
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QWidget
+
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.names import fitting_name
+from napari_prosma.errors import ConfigError, DataMovedError, ProsmaError
+from napari_prosma.events import (
+    Baseline,
+    EpochEnd,
+    Event,
+    Finished,
+    LivePreview,
+    Notice,
+    Preview,
+    Resumed,
+    Started,
+    Verdict,
+)
+from napari_prosma.plugin.shared.choices import new_run_folder, runs_folder
+from napari_prosma.plugin.shared.choosers import PathField, choose_run
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
+from napari_prosma.plugin.shared.loading import TRAINING, loading
+from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.train.examples import Examples
+from napari_prosma.plugin.train.leaving import Leaving
+from napari_prosma.plugin.train.live_preview import LiveLoop
+from napari_prosma.plugin.train.outcome import Outcome
+from napari_prosma.plugin.train.preview import PreviewLayers
+from napari_prosma.plugin.train.repeat import Repeat
+from napari_prosma.plugin.train.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
+from napari_prosma.plugin.train.settings import Settings
+from napari_prosma.plugin.train.source import Data, LayerData, Source
+from napari_prosma.plugin.train.supervision import Supervision
+from napari_prosma.training.run_claim import RUN, claimed, require_own_folder
+from napari_prosma.training.steering import Steering
+
+_RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
+"""What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
+_SPARE = 40
+"""Bytes of a folder's name that are kept for the date and what makes it unlike others."""
+START, NEXT = "Start training", "Train next"
+USUAL_WAIT = 15.0
+"""Seconds to the first live preview, until one was measured."""
+
+
+class TrainPanel(Panel):
+    """Train a segmentation network on a folder, or on an image layer and the labels drawn on it."""
+
+    needs = TRAINING
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, START, pausable=True)
+        self._run: PlannedRun | None = None
+        self._after_stop: Callable[[], None] | None = None
+        self._moved_run = Path()
+        self._steering = Steering()
+        self._suggested: Path | None = None
+        self._last_dir = Path()
+        self._scrolled = -1
+        self._layers_of: dict[Path, LiveCase] = {}
+        self._pressed = 0.0
+        self._usual_wait = USUAL_WAIT
+        self._waits_for_preview = False
+        self.previews = PreviewLayers(napari_viewer, self)
+        self.live = LiveLoop(napari_viewer, self)
+        self.leaving = Leaving(self)
+        self.unsaved.kept_by(self._is_kept_by_a_run)
+
+        self.source = Source(napari_viewer)
+        self.supervision = Supervision(napari_viewer)
+        self.settings = Settings()
+        self.repeat = Repeat(self.planned_data)
+        self.examples: Examples | None = None
+        self.doubts: Any = None
+        self.source.changed.connect(self._suggest_run)
+        self.source.changed.connect(self._source_changed)
+        self.source.from_layers.toggled.connect(self.settings.suggest)
+        self.settings.suggest(self.source.from_layers.isChecked())
+        for changed in (self.source.changed, self.supervision.changed, self.settings.changed):
+            changed.connect(self.repeat.form_changed)
+        self.outcome = Outcome(napari_viewer)
+        self.outcome.next_panel.connect(self._open_next)
+        self.outcome.look_first.connect(lambda: self.look_first(self._last_dir))
+        self.supervision.look_first.connect(self._look_first_of_a_run)
+        for part in (self.source, self.supervision, self.settings, self.repeat, self.outcome):
+            self.form.addWidget(part)
+        self.settings.examples_button.clicked.connect(self._show_examples)
+        self.form.addStretch(1)
+
+        self.controls = RunControls()
+        self.controls.changed.connect(self._change)
+        self.trouble = Message()
+        self.waiting = WaitingRuns()
+        self.moved = PathField("Choose the folder where the data of the run are now", "its data now")
+        self.moved.line.setToolTip("The folder where the data of this run are now")
+        self.moved.chosen.connect(self._resume_moved)  # a function would keep the panel alive
+        self.moved_row = QWidget()
+        row = QHBoxLayout(self.moved_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Its data are in"))
+        row.addWidget(self.moved, 1)
+        self.moved_row.hide()
+        for widget in (self.trouble, self.moved_row, self.controls, self.waiting):
+            self.below.addWidget(widget)
+        self.finish_button = QPushButton("Finish now")
+        self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
+        self.finish_button.clicked.connect(self._finish)
+        self.resume_button = QPushButton("Resume…")
+        self.resume_button.setToolTip("Go on with a run that was stopped or cut off: choose its folder")
+        self.resume_button.clicked.connect(self._resume)
+        self.lay_out(
+            (self.start_button, self.resume_button, self.pause_button, self.finish_button, self.stop_button)
+        )
+        self._tick = QTimer(self)
+        self._tick.setInterval(1000)
+        self._tick.timeout.connect(self._count_down)
+        self._suggest_run()
+        self._source_changed()
+
+    def planned_data(self) -> tuple[dict[str, Any], Data]:
+        """What the form says: settings of ``TrainConfig``, and the data.
+
+        Raises
+        ------
+        ProsmaError
+            Something has to be chosen first, or is not understood.
+        """
+        run_dir = self.settings.run_field.path
+        if run_dir is None:
+            raise ConfigError("choose a folder to keep the run in")
+        data = self.source.data(run_dir)
+        if isinstance(data, LayerData):
+            data = replace(data, unlabelled=self.supervision.ticked())
+        self.settings.require_fit(self.source.axes)
+        return self.settings.values() | self.supervision.values(), data
+
+    def planned(self) -> PlannedRun:
+        """The run that the form describes.
+
+        Raises
+        ------
+        ProsmaError
+            As ``planned_data``, or the folder is that of another run.
+        """
+        field = self.settings.run_field
+        if self._run is not None and field.path == self._run.run_dir == self._suggested:
+            self._suggested = self._new_folder()  # the field named the folder of the run that goes on
+            field.show_path(self._suggested)
+        settings, data = self.planned_data()
+        run_dir = settings["run_dir"]
+        if any(run_dir.glob("*.safetensors")):
+            raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
+        require_own_folder(run_dir, settings.get("data"))
+        if run_dir in self._run_folders():
+            raise ConfigError(f"'{run_dir}' is the folder of a run that goes on or waits; choose another one")
+        length = (
+            f"{settings['minutes']:g} minutes" if settings["minutes"] else epochs_in_words(settings["epochs"])
+        )
+        return PlannedRun(
+            f"{self.source.name}, {self.settings.size_preset.currentText().split(':')[0]}, {length}",
+            run_dir,
+            partial(_training, settings, data),
+            data.live if isinstance(data, LayerData) else None,
+        )
+
+    def resume(self, folder: Path, data: Path | None = None) -> None:
+        """Go on with the run in a folder, now or after those that wait; with its layers if they are open.
+
+        ``data`` is where its data are now, if they were moved.
+        """
+        self.moved_row.hide()
+        if folder in self._run_folders():
+            self.status.tell_error(f"'{folder}' is the folder of a run that goes on or waits")
+            return
+        live = self._open_layers_of(folder)
+        self._submit(
+            PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live, data), live)
+        )
+
+    def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule, dims: int | None) -> None:
+        """Fill the form, to go on from a model with the cases in a folder, whose labels mean this."""
+        self.source.take_folder(folder, labels)
+        self.settings.go_on_from(model, dims)
+
+    def look_first(self, run_dir: Path) -> None:
+        """The labels that a run doubts most, in a dock below the image."""
+        if self.doubts is None:
+            self.doubts = from_manifest("suspicious_labels", self.viewer)
+            self.doubts.corrected.connect(self._label_corrected)
+        if self.doubts.parent() is None:  # closed, it still knows what was corrected
+            self.viewer.window.add_dock_widget(self.doubts, name=self.doubts.TITLE, area="bottom")
+        self.doubts.show_run(run_dir, self._open_layers_of(run_dir))
+
+    def what_leaving_means(self) -> str:
+        """For the question before the panel or napari is closed."""
+        assert self._run is not None
+        waiting = len(self.waiting.runs)
+        forgotten = f" What waits ({waiting}) is forgotten." if waiting else ""
+        if not (self._run.run_dir / RUN).is_file():
+            return f"It has not begun to learn yet: if you stop it, no model is kept.{forgotten}"
+        return (
+            f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… goes on with it "
+            f"later.{forgotten}"
+        )
+
+    def stop_then(self, then: Callable[[], None]) -> None:
+        """End the run after the step it is in, say so meanwhile, and call ``then`` once its place is kept."""
+        self.waiting.clear()
+        self._after_stop = then
+        self._stop()
+        self.status.tell("Stopping after this step and keeping the model, then this closes")
+
+    def happened(self, event: Event) -> None:
+        match event:
+            case Notice():
+                self.outcome.say(event.message)
+                self._show_trouble()
+            case Configured():
+                self.controls.show_config(event.config)
+            case Started() if event.total:
+                self.outcome.run_on(event.device)
+            case Resumed():
+                self.outcome.add(*event.history)
+            case Baseline():
+                self.outcome.compare_with(event)
+            case Verdict():
+                self.outcome.judge(event)
+            case EpochEnd():
+                self.outcome.add(event)
+                self._look_at_outcome()
+                self._look_for_doubts()
+            case LivePreview():
+                self.live.show(event)
+                self._preview_came()
+                self._show_trouble()
+            case Preview() if self._run is not None and self._run.live is None:
+                self.previews.show(event)
+            case Finished():
+                best = f"best Dice {event.result.score:.3f}, " if event.result.epochs else ""
+                self.status.tell(
+                    f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in "
+                    f"{event.result.run_dir}"
+                )
+                self._look_for_doubts()  # the run has looked once more, at its end
+
+    def ended(self, ending: Ending) -> None:
+        assert self._run is not None
+        run, self._run = self._run, None
+        self.leaving.stop()
+        self.live.stop()
+        self._tick.stop()
+        self.controls.hide()
+        self.trouble.tell("")
+        if ending.stopped:
+            kept = any(run.run_dir.glob("*.safetensors"))
+            after = f" after {epochs_in_words(self.outcome.epochs)}" if self.outcome.epochs else ""
+            what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
+            self.status.tell(f"Stopped{after}{what}" + ("; Resume… goes on with it" if kept else ""))
+        self._suggest_run()
+        then, self._after_stop = self._after_stop, None
+        if then is not None:
+            QTimer.singleShot(0, then)
+            return
+        if isinstance(ending.error, DataMovedError):
+            self._moved_run = run.run_dir
+            self.moved_row.show()
+        following = self.waiting.take_first()
+        if following is not None:
+            said = f"{run.name}: {self.status.plain_text()}"
+            self._start(following)
+            self.outcome.say(said)
+
+    def remark(self) -> str:
+        if not self._waits_for_preview:
+            return ""
+        left = self._usual_wait - (time.monotonic() - self._pressed)
+        return f"first preview in about {left:.0f} s" if left > 1 else "first preview any moment"
+
+    def close_down(self) -> None:
+        self.waiting.clear()
+        self.source.close_down()
+        self.supervision.close_down()
+        self.settings.let_go()
+        self.repeat.close_down()
+        if self.examples is not None:
+            self.examples.close_down()
+        if self.doubts is not None:
+            self.doubts.close_down()
+        self.outcome.close_down()
+        self.previews.stop()
+        self.live.stop()
+        self._tick.stop()
+        self.leaving.stop()
+        super().close_down()
+
+    def _begin(self) -> None:
+        try:
+            run = self.planned()
+        except ProsmaError as error:
+            self.status.tell_error(str(error))
+            return
+        self._submit(run)
+
+    def _submit(self, run: PlannedRun) -> None:
+        if self.job.is_running:
+            self.waiting.add(run)
+        else:
+            self._start(run)
+        self._suggest_run()
+
+    def _start(self, run: PlannedRun) -> None:
+        self._run = run
+        self._steering = Steering() if run.live is None else LiveSteering(run.live)
+        self._last_dir = run.run_dir
+        self._pressed = time.monotonic()
+        self._waits_for_preview = run.live is not None
+        self.outcome.start()
+        self._scrolled = -1
+        self.previews.start()
+        self.trouble.tell("")
+        if run.live is not None:
+            self._layers_of[run.run_dir] = run.live
+            self.live.start(run.live, self._steering)
+            self._tick.start()
+        self.leaving.start()
+        self.run("ProSMA: training", partial(run.make_events, self._steering))
+
+    def _finish(self) -> None:
+        self._steering.finish()
+        self.finish_button.setEnabled(False)
+        if self.is_held:
+            self.job.resume()
+        self.status.tell("Finishing: validating, then keeping the best")
+
+    def _resume(self) -> None:
+        start = runs_folder() if runs_folder().is_dir() else Path.home()
+        folder = QFileDialog.getExistingDirectory(self, "Go on with the run in this folder", str(start))
+        if folder:
+            self.resume(Path(folder))
+
+    def _change(self, name: str, value: float) -> None:
+        self._steering.change(**{name: value})
+        words = {"learning_rate": "learning rate", "epochs": "epochs", "minutes": "minutes"}[name]
+        told = f"{value:g}" if value else "by the steps"
+        self.outcome.say(f"Changed while running: {words} {told}")
+
+    def _look_at_outcome(self) -> None:
+        """Bring the figures of a first epoch into view, once; then the user scrolls."""
+        if self._scrolled < 0:
+            self._scrolled = self.outcome.y()
+            bar = self.scroll_area.verticalScrollBar()
+            assert bar is not None
+            QTimer.singleShot(0, partial(bar.setValue, self._scrolled))  # once the layout has made room
+
+    def _source_changed(self) -> None:
+        source = self.source
+        image = source.image_layer.layer
+        self.supervision.learn_from(
+            source.from_layers.isChecked(), image if isinstance(image, Image) else None, source.data_set
+        )
+
+    def _look_for_doubts(self) -> None:
+        """Open the list of doubted labels when a run has one for the first time, then keep it up."""
+        from napari_prosma.training.doubt import LABEL_CONFIDENCE
+
+        run_dir = self._last_dir
+        if not (run_dir / LABEL_CONFIDENCE).is_file():
+            return
+        is_first = self.outcome.look_button.isHidden()
+        self.outcome.look_button.show()
+        doubts = self.doubts
+        is_up = doubts is not None and doubts.parent() is not None and doubts.run_dir == run_dir
+        if is_up or (is_first and not (doubts is not None and doubts.corrections())):
+            self.look_first(run_dir)
+
+    def _look_first_of_a_run(self) -> None:
+        folder = choose_run(self)
+        if folder is not None:
+            self.look_first(folder)
+
+    def _label_corrected(self, run_dir: Path, case: str) -> None:
+        if self._run is not None and self._run.run_dir == run_dir:
+            self._steering.relabel(case)
+
+    def _open_layers_of(self, run_dir: Path) -> LiveCase | None:
+        """What a run learns or learned from, if both layers are still open."""
+        live = self._layers_of.get(run_dir)
+        return live if live is not None and {live.image, live.labels} <= set(self.viewer.layers) else None
+
+    def _resume_moved(self, data: Path) -> None:
+        self.resume(self._moved_run, data)
+
+    def _is_kept_by_a_run(self, layer: LabelsLayer) -> bool:
+        """Whether a run on this layer has kept on disk what it shows now."""
+        return any(live.labels is layer and live.keeps(layer.data) for live in self._layers_of.values())
+
+    def _show_examples(self) -> None:
+        if self.examples is None:
+            self.examples = Examples(self.planned_data, self)
+        self.examples.draw()
+
+    def _show_trouble(self) -> None:
+        live = self._run.live if self._run is not None else None
+        if live is not None and live.trouble:
+            self.trouble.tell_error(live.trouble)
+        else:
+            self.trouble.tell("")
+
+    def _preview_came(self) -> None:
+        if self._waits_for_preview:
+            self._waits_for_preview = False
+            self._tick.stop()
+            self._usual_wait = time.monotonic() - self._pressed
+            self.outcome.say(f"First preview after {self._usual_wait:.0f} s")
+
+    def _count_down(self) -> None:
+        if not self.is_held:
+            self.tell_progress()
+
+    def _run_folders(self) -> set[Path]:
+        runs = [*self.waiting.runs, *([self._run] if self._run is not None else [])]
+        return {run.run_dir for run in runs}
+
+    def _suggest_run(self) -> None:
+        field = self.settings.run_field
+        if field.path not in (None, self._suggested):
+            return
+        self._suggested = self._run.run_dir if self._run is not None else self._new_folder()
+        field.show_path(self._suggested)
+
+    def _new_folder(self) -> Path:
+        name = _RUN_DATE.sub("", self.source.name)
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
+        return new_run_folder(fitting_name(safe, spare=_SPARE), self._run_folders())
+
+    def _open_next(self, panel: str) -> None:
+        widget: Any = open_panel(self.viewer, panel)
+        widget.model.set_path(self._last_dir)
+
+    def _show_running(self, running: bool) -> None:
+        super()._show_running(running)
+        self.start_button.setEnabled(True)
+        self.start_button.setText(NEXT if running else START)
+        self.start_button.setToolTip(
+            "Train on the data above when the run that goes on has ended"
+            if running
+            else "Learn from the data above; the best model is kept in the run folder"
+        )
+        self.resume_button.setVisible(not running)
+        self.finish_button.setEnabled(running)
+        for button in (self.pause_button, self.finish_button, self.stop_button):
+            button.setVisible(running)
+
+
+def _training(settings: dict[str, Any], data: Data, steering: Steering) -> Iterator[Event]:
+    yield from loading()
+    from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.run import train
+
+    config = TrainConfig.of(**settings)
+    # Python's search for garbage would go through all that napari and torch hold, with every thread halted
+    # meanwhile (0.2 s and more); what is there now is left out until the run ends.
+    gc.freeze()
+    try:
+        yield Started(0, "Reading the labels")
+        with claimed(config.run_dir, steering, config.data):
+            opened = data.begin()
+            config = config.model_copy(update=opened.settings)
+            yield Configured(config)
+            yield from train(
+                config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
+            )
+    finally:
+        gc.unfreeze()
+
+
+def _resuming(folder: Path, live: LiveCase | None, moved: Path | None, steering: Steering) -> Iterator[Event]:
+    yield from loading()
+    from napari_prosma.app.runs import cases_of, left_run
+    from napari_prosma.training.run import train
+    from napari_prosma.training.run_folder import with_data
+
+    left = left_run(folder)
+    if left.is_finished:
+        yield Notice(left.in_words())
+        yield Finished(left.result())
+        return
+    config = left.config if live is not None else with_data(left.config, moved)
+    gc.freeze()
+    try:
+        with claimed(folder, steering, goes_on=True):
+            data = cases_of(config) if live is None else LayerData(live, config.labels).begin()
+            yield Configured(config)
+            yield from train(config, data.cases, data.class_names, left.checkpoint, steering=steering)
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,138 @@
+"""*Repeat it*: the shell line and the Python lines of what the form is about to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QFontDatabase
+from qtpy.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QLabel,
+    QPlainTextEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.errors import ProsmaError
+from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.shared.fields import fold
+from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.train.source import Data
+
+FOLLOW_MS = 300
+HEIGHT = 84
+
+
+class Repeat(QWidget):
+    """A fold with the lines, kept up with the form while it is open.
+
+    Parameters
+    ----------
+    planned : () -> (settings of TrainConfig, Data)
+        What the form says; raises a ``ProsmaError`` where something is missing.
+    """
+
+    def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]]) -> None:
+        super().__init__()
+        self._planned = planned
+        self._again = False
+        self.job = Job(self, notify=False)
+        self.job.happened.connect(self._told)
+        self.job.ended.connect(self._ended)
+        self.message = Message()
+        self.shell, shell_row = _lines("In a shell", "Copy the line for a shell")
+        self.python, python_row = _lines("In Python", "Copy the lines for Python")
+        content = QWidget()
+        inside = QVBoxLayout(content)
+        inside.setContentsMargins(6, 0, 0, 0)
+        inside.addWidget(self.message)
+        inside.addWidget(shell_row)
+        inside.addWidget(python_row)
+        self.fold = fold("Repeat it", content)
+        self.fold.toggled.connect(self.form_changed)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.fold)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(FOLLOW_MS)
+        self._later.timeout.connect(self._tell)
+
+    def form_changed(self) -> None:
+        """Say anew, soon, what the form does."""
+        if self.fold.isExpanded():
+            self._later.start()
+
+    def close_down(self) -> None:
+        """Stop what runs."""
+        self._later.stop()
+        self.job.close()
+
+    def _tell(self) -> None:
+        if self.job.is_running:
+            self._again = True
+            return
+        try:
+            settings, data = self._planned()
+        except ProsmaError as error:
+            self._show("", "")
+            self.message.tell_error(str(error))
+            return
+        self.job.start("ProSMA: writing down the run", partial(_telling, settings, data))
+
+    def _told(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.message.tell("")
+            self._show(*event.result)
+
+    def _ended(self, ending: Ending) -> None:
+        if self._again:
+            self._again = False
+            self._later.start()
+        elif ending.error is not None:
+            self._show("", "")
+            self.message.tell_error(str(ending.error))
+
+    def _show(self, shell: str, python: str) -> None:
+        self.shell.setPlainText(shell)
+        self.python.setPlainText(python)
+
+
+def _lines(title: str, tip: str) -> tuple[QPlainTextEdit, QWidget]:
+    text = QPlainTextEdit()
+    text.setReadOnly(True)
+    text.setMaximumHeight(HEIGHT)
+    text.setTabChangesFocus(True)
+    text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+    button = QPushButton("Copy")
+    button.setToolTip(tip)
+    button.clicked.connect(lambda: _copy(text.toPlainText()))
+    head = QHBoxLayout()
+    head.addWidget(QLabel(title), 1)
+    head.addWidget(button)
+    row = QWidget()
+    layout = QVBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.addLayout(head)
+    layout.addWidget(text)
+    return text, row
+
+
+def _copy(text: str) -> None:
+    clipboard = QApplication.clipboard()
+    assert clipboard is not None
+    clipboard.setText(text)
+
+
+def _telling(settings: dict[str, Any], data: Data) -> Iterator[Event]:
+    from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.lines import python_lines, shell_line
+
+    config = TrainConfig.of(**settings).model_copy(update=data.look().settings)
+    yield Finished((shell_line(config), python_lines(config)))

@@ -1,0 +1,514 @@
+"""What the Train panel learns from: a folder, or an image layer and the labels drawn on it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QRadioButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.data.case import Case
+from napari_prosma.data.keep import TABLE, safe_name
+from napari_prosma.data.labels import LabelRule, Sparse
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.writers import write_image
+from napari_prosma.errors import ConfigError
+from napari_prosma.events import Event, Finished, Notice, Started
+from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser, PathField
+from napari_prosma.plugin.shared.fields import fold, group
+from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
+from napari_prosma.plugin.shared.live import LiveCase, image_to_learn
+from napari_prosma.plugin.shared.loading import loading
+from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.sparse import LABELLED, Coverage, Wanted, coverage
+from napari_prosma.plugin.shared.strokes import Strokes
+from napari_prosma.plugin.train.class_table import ClassTable
+from napari_prosma.training.run_claim import UNLABELLED
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.train.check_window import CheckWindow
+
+
+GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Cases to learn from, and the settings of a ``TrainConfig`` by which they are found again.
+
+    ``unlabelled`` are further ones that are no files of the user's; else the run finds them.
+    """
+
+    cases: tuple[Case, ...]
+    class_names: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    unlabelled: tuple[Case, ...] = ()
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """A folder as the form says; ``known`` is what was found in it already."""
+
+    wanted: Wanted
+    known: DataSet | None
+
+    def look(self) -> Opened:
+        """Find its cases; in a thread.
+
+        Raises
+        ------
+        DataError
+            As ``find_cases``.
+        """
+        data = self.known if self.known is not None else self.wanted.find()
+        settings: dict[str, Any] = {
+            "data": self.wanted.folder.resolve(),
+            "labelled": self.wanted.labelled or "all",
+            "images": self.wanted.images,
+            "masks": self.wanted.masks,
+        }
+        if self.wanted.rule is not None:
+            settings |= {"labels": data.labels, "labelled": "all"}
+        return Opened(data.cases, data.class_names, settings)
+
+    def begin(self) -> Opened:
+        """The same, for a run that begins: it keeps which value is which class, also where that was found."""
+        data = self.known if self.known is not None else self.wanted.find()
+        opened = replace(self, known=data).look()
+        return replace(opened, settings={**opened.settings, "labels": data.labels})
+
+
+@dataclass(frozen=True)
+class LayerData:
+    """Two layers, which a run follows, and further images that are open.
+
+    ``labels`` is the rule of a run that goes on.
+    """
+
+    live: LiveCase
+    labels: LabelRule | None = None
+    unlabelled: tuple[ImageLayer, ...] = ()
+
+    def look(self) -> Opened:
+        """The layers as they are now, with nothing written; in a thread.
+
+        Raises
+        ------
+        DataError
+            As ``LiveCase.open``.
+        """
+        case = self.live.open(self.labels)
+        assert self.live.rule is not None
+        kept = {"data": self.live.folder.absolute() / TABLE, "labels": self.live.rule}
+        if self.unlabelled:
+            kept["unlabelled"] = self._folder
+        return Opened((case,), self.live.rule.class_names, kept, self._bare())
+
+    def begin(self) -> Opened:
+        """The same, for a run that begins: they are kept in its folder, and every correction from now on.
+
+        Raises
+        ------
+        DataError
+            As ``LiveCase.open`` and ``LiveCase.keep``.
+        """
+        opened = self.look()
+        self.live.keep()
+        for case in opened.unlabelled:
+            write_image(self._folder / f"{case.name}.ome.zarr", case.read_image())
+        return opened
+
+    @property
+    def _folder(self) -> Path:
+        """Where unlabelled images are kept, so that the run can be resumed."""
+        return self.live.folder.with_name(UNLABELLED).absolute()
+
+    def _bare(self) -> tuple[Case, ...]:
+        # Numbered, so that they are found in the same order when the run is resumed.
+        return tuple(
+            Case(f"{number}-{safe_name(layer.name)}", partial(image_to_learn, layer))
+            for number, layer in enumerate(self.unlabelled, start=1)
+        )
+
+
+Data = FolderData | LayerData
+
+
+class Source(QWidget):
+    """The group *Learn from*.
+
+    Signals
+    -------
+    changed()
+        Another folder, other layers, or other classes.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.data_set: DataSet | None = None
+        self.check_window: CheckWindow | None = None
+        self._wanted: Wanted | None = None
+        self._scanning: Wanted | None = None
+        self._findings: list[str] = []
+        self.scan = Job(self, notify=False)
+        self.scan.happened.connect(self._scanned)
+        self.scan.ended.connect(self._scan_ended)
+        self.counting = Job(self, notify=False)
+        self.counting.happened.connect(self._counted)
+        self.counting.ended.connect(self._counting_ended)
+        self._count_again = False
+        self._strokes = Strokes(viewer, self)
+        self._strokes.rested.connect(self._count_drawn)
+        box, self._form = group("Learn from")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(box)
+        self._add_choice()
+        self._add_folder()
+        self._add_layers()
+        self._add_meaning()
+        drawn_on = any(isinstance(layer, LabelsLayer) for layer in self.labels_layer.layers())
+        (self.from_layers if drawn_on else self.from_folder).setChecked(True)
+        self.from_folder.toggled.connect(self._kind_changed)
+        self._kind_changed()
+
+    @property
+    def name(self) -> str:
+        """What the run is named after."""
+        if self.from_folder.isChecked():
+            return self.folder.path.name if self.folder.path is not None else "run"
+        return self.image_layer.layer.name if self.image_layer.layer is not None else "run"
+
+    @property
+    def axes(self) -> int | None:
+        """Spatial axes of the images to learn from, where they are known."""
+        if self.from_folder.isChecked():
+            return self.data_set.dims if self.data_set is not None else None
+        layer = self.labels_layer.layer
+        return layer.ndim if layer is not None else None
+
+    def data(self, run_dir: Path) -> Data:
+        """What the form says, for a run that is kept in ``run_dir``.
+
+        Raises
+        ------
+        ConfigError
+            Something has to be chosen first.
+        DataError
+            The labels do not lie on the image.
+        """
+        if self.from_layers.isChecked():
+            image, labels = self.image_layer.layer, self.labels_layer.layer
+            if not isinstance(image, ImageLayer):
+                raise ConfigError("open an image first, or learn from a folder")
+            if not isinstance(labels, LabelsLayer):
+                raise ConfigError("draw labels on the image first: add a labels layer, paint the structure")
+            return LayerData(LiveCase(image, labels, self.labelled.currentData(), run_dir))
+        folder, wanted = self.folder.path, self._wanted
+        if folder is None:
+            raise ConfigError("choose the folder of images and masks to learn from")
+        if wanted is None or wanted.folder != folder:
+            return FolderData(Wanted(folder, self.labelled.currentData()), None)
+        return FolderData(wanted, self.data_set)
+
+    def take_folder(self, folder: Path, labels: LabelRule) -> None:
+        """Learn from this folder, whose complete labels mean this."""
+        self.from_folder.setChecked(True)
+        self.labelled.setCurrentIndex(self.labelled.findData(None))
+        self.folder.show_path(folder)
+        self.classes.hide()
+        self._look_at(Wanted(folder, rule=labels))
+
+    def close_down(self) -> None:
+        """Stop what runs, and let go of the viewer."""
+        self.scan.close()
+        self.counting.close()
+        if self.check_window is not None:
+            self.check_window.close_down()
+        self.image_layer.let_go()
+        self.labels_layer.let_go()
+        self._strokes.watch(None)
+
+    def _add_choice(self) -> None:
+        self.from_folder = QRadioButton("a folder")
+        self.from_folder.setToolTip("Many images, each with a mask that marks the structure")
+        self.from_layers = QRadioButton("open layers")
+        self.from_layers.setToolTip(
+            "One image that is open in napari, and labels drawn on it; you can go on drawing while it trains"
+        )
+        choice = QHBoxLayout()
+        choice.addWidget(self.from_folder)
+        choice.addWidget(self.from_layers)
+        self._form.addRow(choice)
+
+    def _add_folder(self) -> None:
+        self.folder = PathField("Choose the folder of images and masks", "images and masks")
+        self.folder.line.setToolTip(
+            "A folder with 'images' and 'masks' in it, or masks beside their images (x.png, x_mask.png), or "
+            "a data set of the Medical Segmentation Decathlon"
+        )
+        self.folder.chosen.connect(self._folder_entered)
+        self._form.addRow("Folder", self.folder)
+
+    def _add_layers(self) -> None:
+        self.image_layer = LayerChooser(self.viewer, ImageLayer)
+        self.image_layer.setToolTip("The image to learn from")
+        self.image_layer.currentIndexChanged.connect(self._layers_changed)
+        self.labels_layer = LayerChooser(self.viewer, LabelsLayer)
+        self.labels_layer.setToolTip("Labels drawn on it: 0 is background, each other number a class")
+        self.labels_layer.currentIndexChanged.connect(self._layers_changed)
+        self.channels_first = QCheckBox("first axis is channels")
+        self.channels_first.setToolTip(
+            "The image holds several channels of one picture or volume, such as sequences or stains, and the "
+            "labels are drawn on all of them"
+        )
+        self.channels_first.clicked.connect(self._channels_told)
+        self.join_button = JoinButton(self.viewer)
+        self.join_button.joined.connect(self.image_layer.choose)
+        self.join_button.refused.connect(lambda why: self.summary.tell_error(why))
+        self._form.addRow("Image", self.image_layer)
+        self._form.addRow("", self.join_button)
+        self._form.addRow("", self.channels_first)
+        self._form.addRow("Labels", self.labels_layer)
+
+    def _add_meaning(self) -> None:
+        self.labelled = QComboBox()
+        for index, (kind, meant) in enumerate(LABELLED.items()):
+            self.labelled.addItem(meant.words, kind)
+            self.labelled.setItemData(index, meant.meaning, Qt.ItemDataRole.ToolTipRole)
+        self.labelled.setToolTip(
+            "Whether everything was labelled: only in what is labelled the network is told what is right"
+        )
+        self.labelled.currentIndexChanged.connect(self._labelled_changed)
+        self.summary = Message()
+        self.class_table = ClassTable()
+        self.class_table.changed.connect(self._classes_changed)
+        self.classes = fold("Classes", self.class_table)
+        self.classes.hide()
+        self.images_pattern, self.masks_pattern = QLineEdit(), QLineEdit()
+        for line, example in ((self.images_pattern, "images/*"), (self.masks_pattern, "masks/*")):
+            line.setPlaceholderText(f"as found, or such as {example}")
+            line.setToolTip("Folder and name of the files, with * for what differs from case to case")
+            line.editingFinished.connect(self._patterns_entered)
+        files = QWidget()
+        patterns = QFormLayout(files)
+        patterns.addRow("Images", self.images_pattern)
+        patterns.addRow("Masks", self.masks_pattern)
+        self.files = fold("Files", files)
+        self.check_button = QPushButton("Check data")
+        self.check_button.setToolTip(
+            "Look at every case for what is wrong with it, before time is lost on it"
+        )
+        self.check_button.clicked.connect(self._check)
+        self._form.addRow("Labels are", self.labelled)
+        self._form.addRow(self.summary)
+        self._form.addRow(self.files)
+        self._form.addRow(self.classes)
+        self._form.addRow(self.check_button)
+
+    def _kind_changed(self) -> None:
+        by_folder = self.from_folder.isChecked()
+        for row in range(self._form.rowCount()):
+            item = self._form.itemAt(row, QFormLayout.ItemRole.FieldRole)
+            widget = item.widget() if item is not None else None
+            if widget in (self.image_layer, self.join_button, self.labels_layer):
+                self._form.setRowVisible(row, not by_folder)
+            elif widget is self.folder:
+                self._form.setRowVisible(row, by_folder)
+        self.summary.tell("")
+        self.classes.setVisible(by_folder and self.data_set is not None)
+        self.files.setVisible(by_folder)
+        self.check_button.setVisible(by_folder)
+        if by_folder:
+            self._tell_folder()
+        self._layers_changed()
+
+    def _channels_told(self, are_first: bool) -> None:
+        image = self.image_layer.layer
+        if isinstance(image, ImageLayer):
+            image.metadata[CHANNELS_FIRST] = are_first
+            self._layers_changed()
+
+    def _show_channels(self) -> None:
+        """Ask for channels where the image has an axis more than the labels."""
+        image, labels = self.image_layer.layer, self.labels_layer.layer
+        told = isinstance(image, ImageLayer) and bool(image.metadata.get(CHANNELS_FIRST))
+        more = (
+            isinstance(image, ImageLayer)
+            and isinstance(labels, LabelsLayer)
+            and len(spatial_shape(image)) == labels.ndim + 1
+        )
+        self.channels_first.setChecked(told)
+        self._form.setRowVisible(self.channels_first, self.from_layers.isChecked() and (more or told))
+
+    def _layers_changed(self) -> None:
+        self._show_channels()
+        layer = self.labels_layer.layer if self.from_layers.isChecked() else None
+        self._strokes.watch(layer if isinstance(layer, LabelsLayer) else None)
+        self._count_drawn()
+        self.changed.emit()
+
+    def _labelled_changed(self) -> None:
+        if self._wanted is not None:
+            self._look_at(replace(self._wanted, labelled=self.labelled.currentData()))
+        self._count_drawn()
+        self.changed.emit()
+
+    def _classes_changed(self, rule: LabelRule | None) -> None:
+        if self._wanted is not None:
+            self._look_at(replace(self._wanted, rule=rule))
+
+    def _patterns_entered(self) -> None:
+        """Files told by patterns, once both or none are there."""
+        images, masks = (line.text().strip() or None for line in (self.images_pattern, self.masks_pattern))
+        if self._wanted is None or (images is None) != (masks is None):
+            return
+        if (images, masks) != (self._wanted.images, self._wanted.masks):
+            self._look_at(replace(self._wanted, rule=None, images=images, masks=masks))
+
+    def _check(self) -> None:
+        folder, wanted = self.folder.path, self._wanted
+        if folder is None:
+            self.summary.tell_error("choose the folder of images and masks to check")
+            return
+        if self.check_window is None:
+            from napari_prosma.plugin.train.check_window import CheckWindow
+
+            self.check_window = CheckWindow(self.viewer, self)
+        if wanted is None or wanted.folder != folder:
+            wanted = Wanted(folder, self.labelled.currentData())
+        self.check_window.check(wanted)
+
+    def _count_drawn(self) -> None:
+        """Tell how much of the layer is labelled; counted in a thread, since a volume takes a while."""
+        if self.from_folder.isChecked():
+            return
+        layer, kind = self.labels_layer.layer, self.labelled.currentData()
+        if self.counting.is_running:
+            self._count_again = True
+        elif not isinstance(layer, LabelsLayer):
+            self.summary.tell("")
+        elif kind is None and layer.ndim < 3:
+            self.summary.tell(GO_ON_DRAWING)
+        else:
+            self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
+
+    def _counted(self, event: Event) -> None:
+        if isinstance(event, Finished) and self.from_layers.isChecked() and not self._count_again:
+            self.summary.tell(event.result)
+
+    def _counting_ended(self, ending: Ending) -> None:
+        if self._count_again:
+            self._count_again = False
+            self._count_drawn()
+        elif ending.error is not None and self.from_layers.isChecked():
+            self.summary.tell_error(str(ending.error))
+
+    def _folder_entered(self, folder: Path) -> None:
+        self.classes.hide()
+        self.images_pattern.clear()
+        self.masks_pattern.clear()
+        self._look_at(Wanted(folder, self.labelled.currentData()))
+
+    def _look_at(self, wanted: Wanted) -> None:
+        self.data_set, self._wanted = None, wanted
+        self._findings = []
+        if self.scan.is_running:
+            self.scan.stop()
+        else:
+            self._scanning = wanted
+            self.scan.start("ProSMA: looking at a folder", partial(_looking, wanted))
+        self.changed.emit()
+
+    def _scanned(self, event: Event) -> None:
+        if isinstance(event, Started) and self.data_set is None:
+            self._findings = [event.message]
+        elif isinstance(event, Found) and event.wanted is self._wanted:
+            self.data_set = data = event.data
+            kind = {1: "gray", 3: "colour"}.get(data.channels, f"{data.channels} channels")
+            said = f"labels: {data.labels.in_words()}"
+            notices = [notice for notice in data.notices if notice != said]
+            self._findings = [f"{data.summary}; {data.dims}D, {kind}", *notices, f"L{said[1:]}"]
+            self.class_table.show_rule(data.labels)
+            self.classes.setVisible(self.from_folder.isChecked())
+            self.changed.emit()
+        elif isinstance(event, Notice) and self.data_set is not None:
+            self._findings.append(event.message)
+        self._tell_folder()
+
+    def _tell_folder(self) -> None:
+        if self.from_folder.isChecked() and self._wanted is not None and self._findings:
+            self.summary.tell("\n".join(self._findings))
+
+    def _scan_ended(self, ending: Ending) -> None:
+        if self._wanted is not None and self._wanted is not self._scanning:
+            self._look_at(self._wanted)
+        elif ending.error is not None:
+            self._findings = []
+            self.summary.tell_error(str(ending.error))
+
+
+@dataclass(frozen=True)
+class Found(Event):
+    """What a folder holds."""
+
+    wanted: Wanted
+    data: DataSet
+
+
+def _looking(wanted: Wanted) -> Iterator[Event]:
+    """Recognise a folder, then load what training needs while the user reads."""
+    yield Started(0, f"Looking at '{wanted.folder.name}'")
+    data = wanted.find()
+    yield Found(wanted, data)
+    if wanted.labelled is not None:
+        yield Started(0, "Counting what is labelled")
+        counted = deque(coverage(data, wanted.labelled), maxlen=1)
+        yield from (Notice(found.in_words(len(data.cases))) for found in counted)
+    yield from loading()
+
+
+def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
+    drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    across = slice_axis(geometry_of(layer))
+    if kind is None:
+        yield Finished(_complete_in_words(drawn, across))
+    else:
+        label, _ = class_indices(drawn, layer, kind)
+        yield Finished(Coverage(kind).with_label(label, across).in_words())
+
+
+def _complete_in_words(drawn: np.ndarray, across: int = 0) -> str:
+    """What complete labels (*spatial) of a volume mean for the slices that nobody may have painted yet."""
+    slices = np.moveaxis(drawn, across, 0)
+    painted = sum(bool(plane.any()) for plane in slices)
+    if not 0 < painted < len(slices) / 2:
+        return GO_ON_DRAWING
+    return (
+        f"Only {painted} of {len(slices)} slices hold labels: the others are learned as background. If they "
+        f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
+    )
