@@ -27,8 +27,8 @@ from napari_prosma.plugin.shared.panel import Panel
 
 
 def test_opening_a_panel_imports_nothing_slow():
-    panels = ("train_panel", "check_window", "segment_panel", "inspect_panel", "evaluate_panel")
-    modules = (*panels, "reader", "writer", "samples")
+    panels = ("train.panel", "train.check_window", "segment.panel", "inspect.panel", "evaluate.panel")
+    modules = (*panels, *(f"contributions.{name}" for name in ("reader", "writer", "samples")))
     imports = ", ".join(f"napari_prosma.plugin.{name}" for name in modules)
     costly = "('torch', 'monai', 'matplotlib', 'scipy.ndimage', 'scipy.spatial')"
     program = f"import sys, {imports}\nprint([name for name in {costly} if name in sys.modules])"
