@@ -21,9 +21,9 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.readers import can_read, stem
-from napari_prosma.data.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
