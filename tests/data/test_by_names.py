@@ -494,3 +494,19 @@ def test_a_folder_that_the_names_of_its_files_repeat_is_no_role(tmp_path: Path) 
         for name, mask in (("disc", MASK), ("cup", INNER)):
             save(tmp_path / "Training" / "GT" / f"eye_{n:03}" / "Map" / f"eye_{n:03}_{name}.png", mask)
     assert find_cases(tmp_path).class_names == ("background", "disc", "cup")
+
+
+def test_image_and_mask_of_one_name_in_two_formats_are_a_pair(tmp_path: Path) -> None:
+    written(tmp_path, image="p{}.jpg", mask="p{}.png")
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["p0", "p1", "p2", "p3"]
+    assert all(case.files[0].suffix == ".jpg" for case in data.cases)
+    assert find_cases(tmp_path, images="*.jpg", masks="*.png").cases[0].name == "p0"
+
+
+def test_images_that_lie_there_in_two_formats_are_no_pairs(tmp_path: Path) -> None:
+    for n in range(3):
+        for name in (f"p{n}.jpg", f"p{n}.png"):
+            save(tmp_path / name, noise(n))
+    with pytest.raises(DataError, match="no masks"):
+        find_cases(tmp_path)
