@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from dicom_files import save_slice
 
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.layouts.pairing import split_in
@@ -510,3 +511,36 @@ def test_images_that_lie_there_in_two_formats_are_no_pairs(tmp_path: Path) -> No
             save(tmp_path / name, noise(n))
     with pytest.raises(DataError, match="no masks"):
         find_cases(tmp_path)
+
+
+def series_with_masks(image: Path, masks: Path) -> None:
+    for n in range(5):
+        save_slice(image / f"{n}.dcm", (0, 0, 2 * n), noise(n).astype(np.int16), uid=f"1.{image.parent.name}")
+        save(masks / f"{n}.png", square(4, 6 + n, 10))
+
+
+def test_a_mask_per_slice_of_a_series_is_no_class(tmp_path: Path) -> None:
+    for n in range(1, 3):
+        series_with_masks(tmp_path / f"{n}" / "DICOM", tmp_path / f"{n}" / "Ground")
+    with pytest.raises(DataError, match=r"is a volume, but its masks are pictures, such as '1\.png'"):
+        find_cases(tmp_path)
+
+
+def test_pictures_that_fit_no_image_are_named(tmp_path: Path) -> None:
+    series_with_masks(tmp_path / "images" / "7", tmp_path / "masks" / "7")
+    with pytest.raises(DataError, match=r"no masks.*5 more that fit none of them, such as 'masks/7/0\.png'"):
+        find_cases(tmp_path)
+
+
+def test_labels_that_do_not_say_where_they_lie_are_doubted(tmp_path: Path) -> None:
+    import tifffile
+
+    said = "do not say where they lie"
+    for n in range(2):
+        save(tmp_path / "images" / f"{n}.nii.gz", volume(n))
+        save(tmp_path / "masks" / f"{n}.nii.gz", organ())
+    assert not any(said in notice for notice in find_cases(tmp_path).notices)
+    for n in range(2):
+        (tmp_path / "masks" / f"{n}.nii.gz").unlink()
+        tifffile.imwrite(tmp_path / "masks" / f"{n}.tif", organ().T)
+    assert any(said in notice for notice in find_cases(tmp_path).notices)

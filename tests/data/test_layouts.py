@@ -14,6 +14,7 @@ from dicom_files import save_slice
 
 from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
+from napari_prosma.data.readers import read_label
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]
@@ -630,3 +631,24 @@ def test_a_table_of_another_encoding_beside_images_is_not_used(
     data = find_cases(tmp_path)
     assert [case.name for case in data.cases] == ["a"]
     assert "'diagnoses.csv' cannot be read as CSV and is not used" in data.notices
+
+
+def test_a_mask_of_images_in_two_folders_is_told(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for patient in ("p1", "p2"):
+        save_picture(f"images/{patient}/001.png", np.roll(scan, len(patient)))
+    save_picture("masks/001.png", lesion)
+    said = (
+        "1 masks serve several images, such as '001.png' that of 'images/p1/001.png' and 'images/p2/001.png'"
+    )
+    assert said in find_cases(tmp_path).notices
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e12])
+def test_labels_that_no_number_of_a_class_can_be_are_refused(value: float, tmp_path: Path) -> None:
+    stored = np.zeros((4, 5), np.float32)
+    stored[1, 1] = value
+    np.save(tmp_path / "a.npy", stored)
+    with pytest.raises(DataError, match="infinite or huge"):
+        read_label(tmp_path / "a.npy")

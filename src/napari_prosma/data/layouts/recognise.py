@@ -130,8 +130,23 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
     found, listed = with_listed(folder, found)
-    notices = (*passed_over, *recognised.notices, *twice, *listed)
+    shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *shared, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
+
+
+def _shared_masks(folder: Path, found: Sequence[Found]) -> tuple[str, ...]:
+    """What to say of masks that several images have: of one name in several folders, say."""
+    images_of: dict[Path, list[Path]] = defaultdict(list)
+    for case in found:
+        for label in () if case.polygons else case.labels:
+            images_of[label].append(case.image)
+    several = {label: images for label, images in images_of.items() if len(images) > 1}
+    if not several:
+        return ()
+    label, images = next(iter(several.items()))
+    shown = " and ".join(f"'{image.relative_to(folder).as_posix()}'" for image in images[:2])
+    return (f"{len(several)} masks serve several images, such as '{label.name}' that of {shown}",)
 
 
 def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...]]:
@@ -232,7 +247,7 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
     if len(bare) == len(found):
         return (
             f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'"
-            f"{_seen_beside(folder)}; "
+            f"{_not_used(folder, found)}{_seen_beside(folder)}; "
             "put masks of the same names in a folder 'masks' beside a folder 'images'"
         )
     image = bare[0].image
@@ -241,6 +256,15 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
         f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
         f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', or take the image away"
     )
+
+
+def _not_used(folder: Path, found: Sequence[Found]) -> str:
+    """What could be masks but fits no image, such as a mask per slice of a series."""
+    images = {path for case in found for path in case.images}
+    left = [path for path in images_in(folder) if path not in images]
+    if not left:
+        return ""
+    return f" ({len(left)} more that fit none of them, such as '{left[0].relative_to(folder).as_posix()}')"
 
 
 def _seen_beside(folder: Path) -> str:
