@@ -154,8 +154,8 @@ def find_cases(
         rule, told = named_by_tables(rule, folder, files)
         doubts = (*doubts, *told)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
-    if recognised.layout != "CSV":  # in a table a person says which label is that of an image
-        label_notices += _said_of_place(header, found)
+    # In a table a person says which label is that of an image.
+    placed_notices = () if recognised.layout == "CSV" else _said_of_place(header, found)
     return DataSet(
         layout=recognised.layout,
         folder=folder,
@@ -164,7 +164,15 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *others, *damaged, *channel_notices, *doubts, *label_notices),
+        notices=(
+            *recognised.notices,
+            *others,
+            *damaged,
+            *channel_notices,
+            *doubts,
+            *placed_notices,
+            *label_notices,
+        ),
         labels=rule,
     )
 

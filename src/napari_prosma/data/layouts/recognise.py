@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_prosma.data.formats import polygons
+from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
@@ -53,9 +54,6 @@ _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_LOSSY = (".jpg", ".jpeg", ".jfif")
-
-
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
 
 
@@ -158,10 +156,7 @@ def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...
     for case in recognised.found:
         alone = (case.image,) if not case.labels or len(case.images) > 1 else ()
         same[(case.image.parent, stem(case.image), case.labels, *alone)].append(case)
-    kept = [
-        min(cases, key=lambda case: (case.image.suffix.lower() in _LOSSY, case.image))
-        for cases in same.values()
-    ]
+    kept = [min(cases, key=lambda case: (is_lossy(case.image), case.image)) for cases in same.values()]
     if len(kept) == len(recognised.found):
         return kept, ()
     first = next(cases for cases in same.values() if len(cases) > 1)
