@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from dicom_files import save_slice
 
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.layouts.pairing import split_in
@@ -494,3 +495,52 @@ def test_a_folder_that_the_names_of_its_files_repeat_is_no_role(tmp_path: Path) 
         for name, mask in (("disc", MASK), ("cup", INNER)):
             save(tmp_path / "Training" / "GT" / f"eye_{n:03}" / "Map" / f"eye_{n:03}_{name}.png", mask)
     assert find_cases(tmp_path).class_names == ("background", "disc", "cup")
+
+
+def test_image_and_mask_of_one_name_in_two_formats_are_a_pair(tmp_path: Path) -> None:
+    written(tmp_path, image="p{}.jpg", mask="p{}.png")
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["p0", "p1", "p2", "p3"]
+    assert all(case.files[0].suffix == ".jpg" for case in data.cases)
+    assert find_cases(tmp_path, images="*.jpg", masks="*.png").cases[0].name == "p0"
+
+
+def test_images_that_lie_there_in_two_formats_are_no_pairs(tmp_path: Path) -> None:
+    for n in range(3):
+        for name in (f"p{n}.jpg", f"p{n}.png"):
+            save(tmp_path / name, noise(n))
+    with pytest.raises(DataError, match="no masks"):
+        find_cases(tmp_path)
+
+
+def series_with_masks(image: Path, masks: Path) -> None:
+    for n in range(5):
+        save_slice(image / f"{n}.dcm", (0, 0, 2 * n), noise(n).astype(np.int16), uid=f"1.{image.parent.name}")
+        save(masks / f"{n}.png", square(4, 6 + n, 10))
+
+
+def test_a_mask_per_slice_of_a_series_is_no_class(tmp_path: Path) -> None:
+    for n in range(1, 3):
+        series_with_masks(tmp_path / f"{n}" / "DICOM", tmp_path / f"{n}" / "Ground")
+    with pytest.raises(DataError, match=r"is a volume, but its masks are pictures, such as '1\.png'"):
+        find_cases(tmp_path)
+
+
+def test_pictures_that_fit_no_image_are_named(tmp_path: Path) -> None:
+    series_with_masks(tmp_path / "images" / "7", tmp_path / "masks" / "7")
+    with pytest.raises(DataError, match=r"no masks.*5 more that fit none of them, such as 'masks/7/0\.png'"):
+        find_cases(tmp_path)
+
+
+def test_labels_that_do_not_say_where_they_lie_are_doubted(tmp_path: Path) -> None:
+    import tifffile
+
+    said = "do not say where they lie"
+    for n in range(2):
+        save(tmp_path / "images" / f"{n}.nii.gz", volume(n))
+        save(tmp_path / "masks" / f"{n}.nii.gz", organ())
+    assert not any(said in notice for notice in find_cases(tmp_path).notices)
+    for n in range(2):
+        (tmp_path / "masks" / f"{n}.nii.gz").unlink()
+        tifffile.imwrite(tmp_path / "masks" / f"{n}.tif", organ().T)
+    assert any(said in notice for notice in find_cases(tmp_path).notices)

@@ -85,6 +85,9 @@ def test_colours_are_named_in_masks_of_colour_and_of_a_palette(
         ("class_names.txt", "cat\ndog\nhorse\nbird\n"),
         ("labels.csv", "id,diagnosis\nA1,melanoma\nA2,naevus\n"),
         ("labels.json", "[1, 2"),
+        ("labels.csv", "file,label\na.png,1\nb.png,2\nc.png,1\n"),
+        ("labels.txt", "9" * 400 + " polyp\n2 tool\n"),
+        ("classes.json", '[{"name": "polyp"}, "tool"]'),
     ],
 )
 def test_a_table_of_something_else_names_nothing(name: str, text: str, tmp_path: Path) -> None:
@@ -140,6 +143,30 @@ def test_lists_of_folds_are_named_and_not_used(tmp_path: Path) -> None:
     data = pairs(tmp_path)
     assert {case.split for case in data.cases} == {""}
     assert any("into several splits and are not used" in notice for notice in data.notices)
+
+
+def test_lists_in_several_folders_complete_each_other(tmp_path: Path) -> None:
+    for name, text in {"train/train.txt": "p0\np1\n", "test/test.txt": "p3\n"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    assert [case.split for case in pairs(tmp_path).cases] == ["train", "train", "", "test"]
+
+
+def test_cases_that_are_test_beside_all_folds_stay_test(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("p3\n")
+    for fold, (train, val) in enumerate((("p0\np1\n", "p2\n"), ("p1\np2\n", "p0\n"))):
+        (tmp_path / f"fold{fold}").mkdir()
+        (tmp_path / f"fold{fold}" / "train.txt").write_text(train)
+        (tmp_path / f"fold{fold}" / "val.txt").write_text(val)
+    data = pairs(tmp_path)
+    assert [case.split for case in data.cases] == ["", "", "", "test"]
+    assert any("not used but for the 1 cases that are test" in notice for notice in data.notices)
+
+
+def test_links_that_lead_nowhere_are_passed_over(tmp_path: Path) -> None:
+    for name in ("train.txt", "classes.json", "info.csv"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    assert len(pairs(tmp_path).cases) == 4
 
 
 def test_patients_are_those_of_a_table_beside_the_images(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dicom_files import save_slice
 
 from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
+from napari_prosma.data.readers import read_label
 from napari_prosma.errors import DataError
 
 Save = Callable[..., Path]
@@ -390,6 +391,7 @@ def test_glas_instances_become_glands_and_can_be_counted(
     assert data.class_names == ("background", "gland")
     assert np.array_equal(labels_of(tmp_path)["train_1"], ids > 0)
     assert [case.group for case in data.cases] == ["testA", "testB", "train", "train"]
+    assert [case.split for case in data.cases] == ["test", "test", "train", "train"]
     assert count_instances(np.asarray(PIL.Image.open(path))) == 3
 
 
@@ -592,3 +594,61 @@ def test_united_sparse_labels_keep_what_either_says() -> None:
 )
 def test_present_values_are_those_of_unique(array: np.ndarray) -> None:
     assert present_values(array).tolist() == np.unique(array).tolist()
+
+
+def test_masks_of_one_group_are_not_those_of_another(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for patient in ("p1", "p2"):
+        save_picture(f"images/{patient}/001.png", np.roll(scan, len(patient)))
+    save_picture("masks/p1/001.png", lesion)
+    data = find_cases(tmp_path, require_labels=False)
+    assert [case.read_label is None for case in data.cases] == [False, True]
+
+
+def test_blanks_around_the_names_of_columns_are_no_part_of_them(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    save_picture("a.png", scan)
+    save_picture("b.png", lesion)
+    (tmp_path / "pairs.csv").write_text("image, label\na.png, b.png\n")
+    assert len(find_cases(tmp_path / "pairs.csv").cases) == 1
+
+
+@pytest.mark.parametrize("text", ["image,label\n\xe4.png,b.png\n", "image,label\n" + "x" * 200_000])
+def test_a_table_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"pairs\.csv' is no table"):
+        find_cases(tmp_path / "pairs.csv")
+
+
+def test_a_table_of_another_encoding_beside_images_is_not_used(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    save_picture("a.png", scan)
+    save_picture("a_mask.png", lesion)
+    (tmp_path / "diagnoses.csv").write_bytes("image,label\na.png,gutartig für uns\n".encode("latin-1"))
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["a"]
+    assert "'diagnoses.csv' cannot be read as CSV and is not used" in data.notices
+
+
+def test_a_mask_of_images_in_two_folders_is_told(
+    save_picture: Save, scan: np.ndarray, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    for patient in ("p1", "p2"):
+        save_picture(f"images/{patient}/001.png", np.roll(scan, len(patient)))
+    save_picture("masks/001.png", lesion)
+    said = (
+        "1 masks serve several images, such as '001.png' that of 'images/p1/001.png' and 'images/p2/001.png'"
+    )
+    assert said in find_cases(tmp_path).notices
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e12])
+def test_labels_that_no_number_of_a_class_can_be_are_refused(value: float, tmp_path: Path) -> None:
+    stored = np.zeros((4, 5), np.float32)
+    stored[1, 1] = value
+    np.save(tmp_path / "a.npy", stored)
+    with pytest.raises(DataError, match="infinite or huge"):
+        read_label(tmp_path / "a.npy")

@@ -270,3 +270,112 @@ def test_lines_of_imagej_are_refused(tmp_path: Path) -> None:
     path.write_bytes(roi(3, CORNERS))
     with pytest.raises(DataError, match="holds lines or points, which tell no area"):
         polygons.read(path)
+
+
+def test_a_combined_selection_of_imagej_is_not_taken_for_the_box_around_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.roi"
+    stored = bytearray(roi(1, []))
+    stored[36:40] = struct.pack(">i", 12)
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match="combined selection"):
+        polygons.read(path)
+
+
+def test_masks_of_labelme_are_drawn_where_they_lie(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.ones((10, 10), np.uint8)).save(file, "PNG")
+    one = {"label": "cyst", "shape_type": "mask", "points": [[5, 4], [14, 13]]}
+    one["mask"] = base64.b64encode(file.getvalue()).decode()
+    (tmp_path / "0.json").write_text(json.dumps({"shapes": [one]}))
+    label = polygons.read_label(tmp_path / "0.json", "0.png", SHAPE, ("background", "cyst"))
+    assert np.array_equal(label, INSIDE)
+
+
+def test_an_image_of_points_alone_is_not_taken_for_empty(tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    path.write_text(json.dumps({"shapes": [{"label": "cyst", "shape_type": "point", "points": [[1, 1]]}]}))
+    with pytest.raises(DataError, match=r"holds no area \(point\)"):
+        polygons.read(path)
+
+
+def test_boxes_among_the_polygons_of_coco_are_not_lost(tmp_path: Path) -> None:
+    content = coco(["0.png", "1.png"])
+    content["annotations"][1]["segmentation"] = []  # type: ignore[index]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="bounding boxes"):
+        polygons.read(tmp_path / "a.json")
+
+
+def label_studio(*tasks: tuple[str, list[dict[str, object]]]) -> str:
+    return json.dumps([{"data": {"image": name}, "annotations": done} for name, done in tasks])
+
+
+def test_tasks_that_nobody_annotated_are_not_taken_for_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    done: list[dict[str, object]] = [{"result": []}]
+    skipped: list[dict[str, object]] = [{"result": [], "was_cancelled": True}]
+    path.write_text(label_studio(("0.png", done), ("1.png", []), ("2.png", skipped)))
+    assert polygons.read(path).shapes.keys() == {"0.png"}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["cyst"]}},
+        {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5, "height": 5}},
+    ],
+)
+def test_areas_beside_polygons_are_not_lost(result: dict[str, object], tmp_path: Path) -> None:
+    value = {"points": [[0, 0], [9, 0], [9, 9]], "polygonlabels": ["cyst"]}
+    done: list[dict[str, object]] = [{"result": [{"type": "polygonlabels", "value": value}, result]}]
+    path = tmp_path / "a.json"
+    path.write_text(label_studio(("0.png", done)))
+    with pytest.raises(DataError, match=str(result["type"])):
+        polygons.read(path)
+
+
+def test_two_images_of_one_name_in_a_via_project_are_refused(tmp_path: Path) -> None:
+    entry = {"filename": "0.png", "regions": []}
+    path = tmp_path / "via.json"
+    path.write_text(json.dumps({"0.png1": entry, "0.png2": entry}))
+    with pytest.raises(DataError, match="more than once"):
+        polygons.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "filename\n" + "x" * 200_000),
+        ("a.json", '[{"data": {"image": "none"}, "annotations": [{"result": []}]}]'),
+        ("a.txt", "-1 0 0 1 0 1 1"),
+        (
+            "a.xml",
+            '<annotations><image name="a"><mask label="b" rle="0" left="inf" top="0"/></image></annotations>',
+        ),
+    ],
+)
+def test_what_no_parser_expects_is_no_annotation(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert not polygons.is_annotation(path)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]],
+        {"size": list(SHAPE), "counts": [-1, 601]},
+        {"size": [10**6, 10**6], "counts": [0, 10**12]},
+    ],
+)
+def test_shapes_that_cannot_be_drawn_name_their_file(segmentation: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(coco(["0.png"], segmentation)))
+    with pytest.raises(DataError, match=r"a\.json"):
+        polygons.read_label(path, "0.png", SHAPE, ("background", "cyst"))
+
+
+def test_classes_of_yolo_have_the_numbers_that_their_table_gives(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names:\n  1: cyst\n  3: duct\n")
+    (tmp_path / "0.txt").write_text("1 0 0 1 0 1 1\n3 0 0 1 0 1 1\n")
+    assert [shape.name for shape in polygons.read(tmp_path / "0.txt").shapes[""]] == ["cyst", "duct"]

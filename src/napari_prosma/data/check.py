@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Case, Image
+from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.layouts.pairing import split_in
@@ -111,8 +111,7 @@ def near_duplicates(checked: Sequence[Checked]) -> tuple[tuple[str, ...], ...]:
 
 def check_image(case: Case) -> Checked:
     """What :func:`near_duplicates` needs of a case, from its image alone."""
-    image = case.read_image()
-    return Checked(case, (), _digest(image.array), _thumbnail(image), image.geometry)
+    return seen(case, case.read_image())
 
 
 def _check(case: Case, data: DataSet) -> Checked:
@@ -142,7 +141,7 @@ def _check(case: Case, data: DataSet) -> Checked:
 
 def seen(case: Case, image: Image) -> Checked:
     """What tells near-duplicates, of a case whose image is at hand."""
-    return Checked(case, (), _digest(image.array), _thumbnail(image), image.geometry)
+    return Checked(case, (), content_hash(image.array), _thumbnail(image), image.geometry)
 
 
 def _check_image(image: Image, data: DataSet, tell: _Tell) -> None:
@@ -259,14 +258,6 @@ def _thumbnail(image: Image) -> np.ndarray | None:
     cells = cells - cells.mean()
     norm = float(np.linalg.norm(cells))
     return cells / norm if norm > 0 else None
-
-
-def _digest(array: np.ndarray) -> str:
-    """Same for equal images; taken plane by plane, so that a mapped volume is not copied."""
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
-    for index in np.ndindex(*array.shape[:-2]):
-        digest.update(np.ascontiguousarray(array[index]).data)
-    return digest.hexdigest()
 
 
 def _in_two(error: DataError) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def named_by_tables(
     if rule.kind not in ("on", "values") or not masks or not folder.is_dir():
         return rule, ()
     values = rule.values[1:] or (1,)
-    colours = pictures.palette(masks[0]) if masks[0].name.lower().endswith(pictures.SUFFIXES) else {}
+    colours = _palette(masks[0])
     for table in islice(_tables(folder, {*masks}), _TABLES_READ):
         names = {value: table.name_of(value, colours.get(value), max(values)) for value in values}
         if not any(names.values()) and len(values) == 1:  # 1, 255 or white alone: the only class there is
@@ -82,6 +82,13 @@ def named_by_tables(
     return rule, ()
 
 
+def _palette(mask: Path) -> dict[int, int]:
+    try:
+        return pictures.palette(mask) if mask.name.lower().endswith(pictures.SUFFIXES) else {}
+    except DataError:  # said when its case is read
+        return {}
+
+
 def _tables(folder: Path, masks: Collection[Path]) -> Iterator[ClassTable]:
     for path in files_in(folder):
         if path not in masks and _FILE.fullmatch(path.name) and path.stat().st_size <= _MOST_BYTES:
@@ -96,7 +103,7 @@ def _read(path: Path) -> ClassTable | None:
         if path.suffix.lower() == ".json":
             return _of_entries(path, _json_entries(parse_json(text, path.name)))
         rows = [_cells(line) for line in text.splitlines() if line.strip() and line.lstrip()[0] not in "#/"]
-    except (OSError, ValueError, TypeError, DataError):  # no table of classes, whatever else it is
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, DataError):  # whatever else it is
         return None
     if len({bool(numbers) for _, numbers, _ in rows[1:]}) > 1:
         return None
@@ -173,6 +180,9 @@ def _of_entries(path: Path, entries: Sequence[tuple[str, int | None, int | None]
         entries = entries[1:]  # LabelMe's first name, which is no value
     entries = [(name.strip().strip("_") or name, value, colour) for name, value, colour in entries]
     if len(entries) < 1 or not all(any(letter.isalpha() for letter in name) for name, _, _ in entries):
+        return None
+    values = [value for _, value, _ in entries if value is not None]
+    if len(set(values)) < len(values):  # of images, say, and the class that each shows
         return None
     return ClassTable(
         path,

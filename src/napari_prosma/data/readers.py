@@ -28,6 +28,8 @@ _LUMA = np.array([19595, 38470, 7471])
 _LUMA_BITS = 16
 MOST_COPIED = 2**30
 """Bytes of an image that is read although its file could be mapped."""
+_LARGEST = np.iinfo(np.int32).max - 128
+"""Of a label of real numbers: float32 has no number between it and the largest of int32."""
 _NEARLY_WHOLE = 1e-3
 """How far labels may be from whole numbers, relative to them, after a program scaled or resampled them."""
 
@@ -281,6 +283,10 @@ def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
         stored, note = _whole_numbers(path, np.where(missing, array.dtype.type(0), array))
         said = f"{missing.mean():.2%} of the labels are no numbers (NaN); taken as background"
         return stored, "; ".join(filter(None, (said, note)))
+    if not np.abs(array).max() <= _LARGEST:
+        raise DataError(
+            f"labels '{path}' hold NaN, infinite or huge values, no class numbers; export a label map"
+        )
     rounded = np.round(array)
     if np.array_equal(rounded, array):
         return rounded.astype(np.int32), ""

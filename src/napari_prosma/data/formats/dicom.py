@@ -362,7 +362,8 @@ def _by_number(frames: Sequence[Frame], header: Dataset) -> tuple[tuple[Frame, .
     if int(header.get("NumberOfFrames") or 1) > 1:
         return ordered, 1.0, ()
     said = "the slices do not say where they lie; they are in the order of their numbers"
-    return ordered, float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1), (said,)
+    step = abs(float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1))
+    return ordered, step, (said,)
 
 
 def _over_time(

@@ -105,10 +105,13 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its name or its first bytes."""
     if path.suffix.lower() in SUFFIXES:
         return True
-    if path.suffix and not path.suffix[1:].isdigit():
+    if (path.suffix and not path.suffix[1:].isdigit()) or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start = file.read(_MAGIC_AT + len(_MAGIC))
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_MAGIC_AT + len(_MAGIC))
+    except OSError:  # said when it is read
+        return False
     return start[_MAGIC_AT:] == _MAGIC or _is_bare_data_set(start)
 
 

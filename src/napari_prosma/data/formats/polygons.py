@@ -10,16 +10,18 @@ import base64
 import csv
 import io
 import re
+import stat
 import struct
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,12 +38,27 @@ _RECTANGLE, _OVAL, _AREAS = 1, 2, (0, 7, 8)
 """Kinds of ImageJ's ROIs; areas are polygons, freehand and traced ones."""
 _SUBPIXEL, _WITH_SUBPIXEL = 128, 222
 """Option, and the version from which on, ImageJ's points are real numbers."""
+_COMBINED = 36
+"""Where ImageJ stores the length of a selection of several parts or with holes; 0 of a plain one."""
+_LONGEST_RUN = 60
+"""Bits of a number in COCO's compressed runs."""
+_PNG = b"\x89PNG"
 _IMPORTED = re.compile(r"[0-9a-f]{8}-.")
 _MASK_BOX = ("left", "top", "width", "height")
 _LEAST = 6
 """Numbers of the smallest polygon, a triangle."""
 
 Ring = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Lengths of runs in a box of (height, width) at (x, y), down its columns (``F``) or along its rows."""
+
+    counts: tuple[int, ...]
+    size: tuple[int, int]
+    place: tuple[int, int] = (0, 0)
+    order: Literal["F", "C"] = "F"
 
 
 @dataclass(frozen=True)
@@ -56,18 +73,18 @@ class Shape:
         Outer edges; in pixels, or in shares of the width and height where ``relative``.
     holes : polygons of (x, y)
     relative : bool
-    runs : int, tuple of int, optional
-        Instead of rings: a mask as lengths of runs of 0 and 1 in turn, down its columns, and (height, width).
-    drawn : (y, x) bool, and the place of its first element as (x, y), optional
-        Instead of rings: a mask that may cover a part of the image.
+    runs : Runs, optional
+        Instead of rings: a mask as lengths of runs of 0 and 1 in turn.
+    drawn : bytes of a PNG, and the place of its first element as (x, y), optional
+        Instead of rings: a mask that may cover a part of the image, on where neither transparent nor black.
     """
 
     name: str
     rings: tuple[Ring, ...] = ()
     holes: tuple[Ring, ...] = ()
     relative: bool = False
-    runs: tuple[tuple[int, ...], tuple[int, int]] | None = None
-    drawn: tuple[np.ndarray, tuple[int, int]] | None = None
+    runs: Runs | None = None
+    drawn: tuple[bytes, tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +127,11 @@ def read(path: Path) -> Annotations:
     DataError
         It holds none, or holds bounding boxes only.
     """
-    found = path.stat()
-    return _read(path, found.st_mtime_ns, found.st_size)
+    with _ours(path):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        return _read(path, found.st_mtime_ns, found.st_size)
 
 
 def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
@@ -120,7 +140,7 @@ def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str
     Raises
     ------
     DataError
-        As :func:`read`, a class is not among ``names``, or the image is a volume.
+        As :func:`read`, a class is not among ``names``, a shape cannot be drawn, or the image is a volume.
     """
     if len(shape) != 2:
         raise DataError(
@@ -139,7 +159,8 @@ def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str
             raise DataError(
                 f"'{path}' holds the class '{one.name}', which the other files do not; export them anew"
             )
-        label[_inside(one, label.shape, path)] = names.index(one.name)
+        with _ours(path):
+            label[_inside(one, label.shape)] = names.index(one.name)
     return label
 
 
@@ -148,31 +169,26 @@ def _read(path: Path, _: int, size: int) -> Annotations:
     if size > _MOST_BYTES:
         raise DataError(f"'{path}' is too large to be a file of annotations ({size >> 20} MB); leave it out")
     suffix = path.suffix.lower()
+    if suffix in (".roi", ".zip"):
+        return _imagej(path)
+    text = path.read_text(encoding="utf-8-sig")
+    if suffix == ".txt":
+        return _yolo(path, text)
+    if suffix == ".xml":
+        return _cvat(path, text)
+    if suffix == ".csv":
+        return _via_table(path, text)
+    return _json(path, parse_json(text, f"'{path}'"))
+
+
+@contextmanager
+def _ours(path: Path) -> Iterator[None]:
+    """Whatever numbers and texts that nobody checked lead to, as an error that names the file."""
     try:
-        if suffix in (".roi", ".zip"):
-            return _imagej(path)
-        text = path.read_text(encoding="utf-8-sig")
-        if suffix == ".txt":
-            return _yolo(path, text)
-        if suffix == ".xml":
-            return _cvat(path, text)
-        if suffix == ".csv":
-            return _via_table(path, text)
-        return _json(path, parse_json(text, f"'{path}'"))
+        yield
     except DataError:
         raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        ElementTree.ParseError,
-        struct.error,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:
         raise DataError(
             f"'{path}' holds no annotations that can be read ({type(error).__name__}: {error}); export "
             "masks, or as polygons of COCO, LabelMe, CVAT, VIA or YOLO"
@@ -190,33 +206,36 @@ def _yolo(path: Path, text: str) -> Annotations:
             raise DataError(_BOXES.format(path))
         if len(numbers) < _LEAST or len(numbers) % 2 or not all(-0.5 <= n <= 1.5 for n in numbers):
             raise ValueError("its lines are not a class and points from 0 to 1")
-        name = names[kind] if kind < len(names) else f"class {kind}"
+        if kind < 0:
+            raise ValueError("a class has a negative number")
+        name = names.get(kind, f"class {kind}")
         shapes.append(Shape(name, (_ring(numbers),), relative=True))
-    return Annotations("YOLO", {"": tuple(shapes)}, tuple(names) or tuple(sorted({s.name for s in shapes})))
+    told = dict.fromkeys([*names.values(), *sorted({shape.name for shape in shapes})])
+    return Annotations("YOLO", {"": tuple(shapes)}, tuple(told))
 
 
-def _yolo_names(path: Path) -> list[str]:
-    """Class names in ``classes.txt`` or ``data.yaml`` beside the labels or above them."""
+def _yolo_names(path: Path) -> dict[int, str]:
+    """Class names by number in ``classes.txt`` or ``data.yaml`` beside the labels or above them."""
     for folder in (path.parent, *path.parents[1:4]):
         listed = folder / "classes.txt"
         if listed.is_file() and listed != path:
-            return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = listed.read_text(encoding="utf-8-sig").splitlines()
+            return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
         table = next(
             (folder / name for name in ("data.yaml", "dataset.yaml") if (folder / name).is_file()), None
         )
         if table is not None:
             return _names_of_yaml(table)
-    return []
+    return {}
 
 
-def _names_of_yaml(table: Path) -> list[str]:
+def _names_of_yaml(table: Path) -> dict[int, str]:
     told = read_yaml(table)
     if not isinstance(told, dict):
         raise DataError(f"'{table}' is damaged; it should name the classes of the polygons")
     names = told.get("names", [])
-    return (
-        [str(names[k]) for k in sorted(names)] if isinstance(names, dict) else [str(name) for name in names]
-    )
+    numbered = names.items() if isinstance(names, dict) else enumerate(names)
+    return {int(number): str(name) for number, name in sorted(numbered)}
 
 
 def _json(path: Path, content: Any) -> Annotations:
@@ -241,32 +260,33 @@ def _coco(path: Path, content: Any) -> Annotations | None:
         for image in content["images"]
         if image.get("height") and image.get("width")
     }
-    boxes = 0
+    boxes = False
     for one in content["annotations"]:
         name = kinds.get(one["category_id"], f"class {one['category_id']}")
         drawn = one.get("segmentation")
         if not drawn:
-            boxes += 1
+            boxes = True
             continue
         if isinstance(drawn, dict):
             runs = drawn["counts"]
             runs = _unpacked(runs) if isinstance(runs, str) else runs
-            shape = Shape(
-                name, runs=(tuple(int(n) for n in runs), (int(drawn["size"][0]), int(drawn["size"][1])))
-            )
+            height, width = drawn["size"]
+            shape = Shape(name, runs=Runs(tuple(int(n) for n in runs), (int(height), int(width))))
         else:
             shape = Shape(name, tuple(_ring(numbers) for numbers in drawn if len(numbers) >= _LEAST))
         shapes[_base(files[one["image_id"]])].append(shape)
-    if boxes and not any(shapes.values()):
+    if boxes:
         raise DataError(_BOXES.format(path))
     used = {shape.name for several in shapes.values() for shape in several}
-    return Annotations("COCO", _frozen(shapes), tuple(name for name in kinds.values() if name in used), sizes)
+    names = tuple(name for name in dict.fromkeys([*kinds.values(), *sorted(used)]) if name in used)
+    return Annotations("COCO", _frozen(shapes), names, sizes)
 
 
 def _labelme(path: Path, content: Any) -> Annotations | None:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         return None
     shapes = []
+    others = set()
     for one in content["shapes"]:
         points = tuple((float(x), float(y)) for x, y in one["points"])
         kind = one.get("shape_type") or "polygon"
@@ -275,9 +295,15 @@ def _labelme(path: Path, content: Any) -> Annotations | None:
             points = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
         elif kind == "circle" and len(points) == 2:
             points = _ellipse(points[0], (float(np.hypot(*np.subtract(points[1], points[0]))),) * 2)
+        elif kind == "mask":
+            drawn = base64.b64decode(one["mask"]), (int(points[0][0]), int(points[0][1]))
+            shapes.append(Shape(str(one["label"]), drawn=drawn))
+            continue
         elif kind != "polygon":
+            others.add(kind)
             continue
         shapes.append(Shape(str(one["label"]), (points,)))
+    _require_areas(path, shapes, others)
     size = content.get("imageHeight"), content.get("imageWidth")
     return _of_one("LabelMe", shapes, size)
 
@@ -288,7 +314,9 @@ def _supervisely(path: Path, content: Any) -> Annotations | None:
     shapes = []
     for one in content["objects"]:
         if one.get("geometryType") == "bitmap":
-            shapes.append(Shape(str(one["classTitle"]), drawn=_bitmap(one["bitmap"])))
+            x, y = one["bitmap"]["origin"]
+            packed = base64.b64decode(one["bitmap"]["data"])
+            shapes.append(Shape(str(one["classTitle"]), drawn=(packed, (int(x), int(y)))))
             continue
         if one.get("geometryType", "polygon") != "polygon":
             raise DataError(
@@ -301,19 +329,6 @@ def _supervisely(path: Path, content: Any) -> Annotations | None:
     return _of_one("Supervisely", shapes, (size.get("height"), size.get("width")))
 
 
-def _bitmap(stored: Any) -> tuple[np.ndarray, tuple[int, int]]:
-    """Supervisely's mask: a packed PNG, drawn where it is not transparent or not black."""
-    import PIL.Image
-
-    packed = zlib.decompressobj()
-    data = packed.decompress(base64.b64decode(stored["data"]), _MOST_BYTES)
-    with PIL.Image.open(io.BytesIO(data)) as picture:
-        bands = picture.getbands()
-        array = np.asarray(picture.getchannel("A") if "A" in bands else picture.convert("L"))
-    x, y = stored["origin"]
-    return array > 0, (int(x), int(y))
-
-
 def _label_studio(path: Path, content: Any) -> Annotations | None:
     """A list of tasks, each an image with the shapes of the first person; points in percent."""
     if not isinstance(content, list) or not all(isinstance(t, dict) and "annotations" in t for t in content):
@@ -321,13 +336,18 @@ def _label_studio(path: Path, content: Any) -> Annotations | None:
     shapes: dict[str, list[Shape]] = {}
     others: set[str] = set()
     for task in content:
-        image = next(str(value) for value in task["data"].values() if "." in str(value))
-        of_image = shapes.setdefault(_base(image), [])
-        for one in task["annotations"][0]["result"] if task["annotations"] else ():
+        done = [one for one in task["annotations"] if not one.get("was_cancelled")]
+        if not done:  # nobody looked at it, or whoever did skipped it
+            continue
+        image = _base(next(value for value in task["data"].values() if "." in str(value)))
+        _require_once(path, [*shapes, image])
+        of_image = shapes.setdefault(image, [])
+        for one in done[0]["result"]:
+            value = one.get("value", {})
             if one["type"] not in ("polygonlabels", "ellipselabels"):
-                others.add(one["type"])
+                if value.keys() & {"height", "rle"}:  # a rectangle or a brush, which are areas too
+                    others.add(one["type"])
                 continue
-            value = one["value"]
             name = str(value[one["type"]][0])
             if one["type"] == "polygonlabels":
                 ring = _points((x / 100, y / 100) for x, y in value["points"])
@@ -338,10 +358,15 @@ def _label_studio(path: Path, content: Any) -> Annotations | None:
                 points = _ellipse(middle, sizes, value.get("rotation", 0))
                 ring = _points((x / width / 100, y / height / 100) for x, y in points)
             of_image.append(Shape(name, (ring,), relative=True))
-    if others and not any(shapes.values()):
+    if others:
         raise DataError(f"'{path}' holds {', '.join(sorted(others))}; export polygons, or masks as PNG")
     # An import puts eight digits before the names of files.
-    shapes |= {name[9:]: several for name, several in shapes.items() if _IMPORTED.match(name)}
+    bare = Counter(name[9:] for name in shapes if _IMPORTED.match(name))
+    shapes |= {
+        name[9:]: several
+        for name, several in list(shapes.items())
+        if bare[name[9:]] == 1 and _IMPORTED.match(name) and name[9:] not in shapes
+    }
     return _of_many("Label Studio", shapes)
 
 
@@ -350,6 +375,7 @@ def _geojson(path: Path, content: Any) -> Annotations | None:
     if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
         return None
     shapes = []
+    others = set()
     for feature in features:
         geometry, about = feature["geometry"], feature.get("properties") or {}
         named = about.get("classification") or {}
@@ -357,10 +383,12 @@ def _geojson(path: Path, content: Any) -> Annotations | None:
             named.get("name") if isinstance(named, dict) and named else about.get("name") or "foreground"
         )
         if geometry["type"] not in ("Polygon", "MultiPolygon"):
+            others.add(geometry["type"])
             continue
         several = geometry["coordinates"]
         for rings in [several] if geometry["type"] == "Polygon" else several:
             shapes.append(Shape(name, (_points(rings[0]),), tuple(_points(ring) for ring in rings[1:])))
+    _require_areas(path, shapes, others)
     return _of_one("GeoJSON", shapes)
 
 
@@ -371,6 +399,7 @@ def _via(path: Path, content: Any) -> Annotations | None:
         isinstance(e, dict) and "filename" in e and "regions" in e for e in entries.values()
     ):
         return None
+    _require_once(path, [str(entry["filename"]) for entry in entries.values()])
     shapes: dict[str, list[Shape]] = {}
     for entry in entries.values():
         of_image = shapes.setdefault(_base(str(entry["filename"])), [])
@@ -383,9 +412,12 @@ def _via(path: Path, content: Any) -> Annotations | None:
 def _via_table(path: Path, text: str) -> Annotations:
     """The same as a table, a line per region."""
     shapes: dict[str, list[Shape]] = {}
-    for row in csv.DictReader(text.splitlines()):
-        name = row.get("filename", row.get("#filename"))
-        of_image = shapes.setdefault(_base(str(name)), [])
+    rows = list(csv.DictReader(text.splitlines()))
+    names = [str(row.get("filename", row.get("#filename"))) for row in rows]
+    told_apart = {(name, row.get("file_size")) for name, row in zip(names, rows, strict=True)}
+    _require_once(path, [name for name, _ in told_apart])
+    for name, row in zip(names, rows, strict=True):
+        of_image = shapes.setdefault(_base(name), [])
         drawn = parse_json(row["region_shape_attributes"], f"'{path}'")
         if drawn:
             about = parse_json(row["region_attributes"], f"'{path}'")
@@ -432,7 +464,12 @@ def _roi(path: Path, data: bytes) -> Ring:
         raise ValueError("it does not begin as a ROI")
     version, kind = struct.unpack_from(">HB", data, 4)
     top, left, bottom, right, number = struct.unpack_from(">4hH", data, 8)
-    (options,) = struct.unpack_from(">h", data, 50)
+    (combined,), (options,) = struct.unpack_from(">i", data, _COMBINED), struct.unpack_from(">h", data, 50)
+    if kind == _RECTANGLE and combined > 0:
+        raise DataError(
+            f"'{path}' holds a combined selection, of which only the box around it would be read; split it "
+            "(Edit, Selection, Split) or save a mask (Edit, Selection, Create Mask)"
+        )
     if kind == _RECTANGLE:
         return _points([(left, top), (right, top), (right, bottom), (left, bottom)])
     if kind == _OVAL:
@@ -473,9 +510,9 @@ def _cvat(path: Path, text: str) -> Annotations:
                 of_image.append(Shape(one.attrib["label"], (ring,)))
             elif one.tag == "mask":
                 left, top, width, height = (int(float(one.attrib[k])) for k in _MASK_BOX)
-                counts = [int(n) for n in one.attrib["rle"].split(",")]
-                values = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
-                of_image.append(Shape(one.attrib["label"], drawn=(values, (left, top))))
+                counts = tuple(int(n) for n in one.attrib["rle"].split(","))
+                runs = Runs(counts, (height, width), (left, top), "C")
+                of_image.append(Shape(one.attrib["label"], runs=runs))
             elif one.tag == "box":
                 raise DataError(_BOXES.format(path))
     sizes = {
@@ -486,21 +523,15 @@ def _cvat(path: Path, text: str) -> Annotations:
     return _of_many("CVAT", shapes, sizes)
 
 
-def _inside(one: Shape, shape: Sequence[int], path: Path) -> np.ndarray:
+def _inside(one: Shape, shape: tuple[int, ...]) -> np.ndarray:
     from skimage.draw import polygon2mask
 
-    if one.runs is not None:
-        counts, size = one.runs
-        if tuple(size) != tuple(shape) or sum(counts) != size[0] * size[1]:
-            raise DataError(
-                f"'{path}' holds a mask of {size}, but its image has {tuple(shape)}; export them anew"
-            )
-        values = np.arange(len(counts)) % 2 == 1
-        return np.repeat(values, counts).reshape(size, order="F")
-    inside = np.zeros(tuple(shape), bool)
-    if one.drawn is not None:
-        values, (left, top) = one.drawn
-        there = inside[max(top, 0) : top + values.shape[0], max(left, 0) : left + values.shape[1]]
+    inside = np.zeros(shape, bool)
+    if one.runs is not None or one.drawn is not None:
+        values, (left, top) = _unpacked_runs(one.runs, shape) if one.runs else _unpacked_png(one, shape)
+        there = inside[
+            max(top, 0) : max(top + values.shape[0], 0), max(left, 0) : max(left + values.shape[1], 0)
+        ]
         there |= values[max(-top, 0) :, max(-left, 0) :][: there.shape[0], : there.shape[1]]
         return inside
     scale = np.array(shape[::-1], float) if one.relative else np.ones(2)
@@ -508,8 +539,36 @@ def _inside(one: Shape, shape: Sequence[int], path: Path) -> np.ndarray:
         for ring in rings:
             # Programs measure from the outer edge of the first pixel, whose centre is at one half.
             yx = (np.array(ring) * scale - 0.5)[:, ::-1]
-            inside[polygon2mask(tuple(shape), yx)] = value
+            if not np.isfinite(yx).all():
+                raise ValueError("a point lies nowhere")
+            inside[polygon2mask(shape, yx)] = value
     return inside
+
+
+def _unpacked_runs(runs: Runs, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]]:
+    _require_fitting(runs.size, shape, is_whole=runs.order == "F")
+    if min(runs.counts) < 0 or sum(runs.counts) != runs.size[0] * runs.size[1]:
+        raise ValueError("the runs of a mask do not add up to its size")
+    values = np.repeat(np.arange(len(runs.counts)) % 2 == 1, runs.counts)
+    return values.reshape(runs.size, order=runs.order), runs.place
+
+
+def _unpacked_png(one: Shape, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]]:
+    import PIL.Image
+
+    assert one.drawn is not None
+    data, place = one.drawn
+    if not data.startswith(_PNG):  # Supervisely packs it once more
+        data = zlib.decompressobj().decompress(data, _MOST_BYTES)
+    with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        _require_fitting(picture.size[::-1], shape)
+        bands = picture.getbands()
+        return np.asarray(picture.getchannel("A") if "A" in bands else picture.convert("L")) > 0, place
+
+
+def _require_fitting(size: tuple[int, int], shape: tuple[int, ...], is_whole: bool = False) -> None:
+    if size != shape if is_whole else size[0] > shape[0] or size[1] > shape[1]:
+        raise ValueError(f"a mask has {size[0]} x {size[1]} pixels, but its image {shape[0]} x {shape[1]}")
 
 
 def _unpacked(text: str) -> list[int]:
@@ -520,6 +579,8 @@ def _unpacked(text: str) -> list[int]:
         value, shift, more = 0, 0, True
         while more:
             code = ord(text[position]) - 48
+            if shift > _LONGEST_RUN:
+                raise ValueError("a run is too long")
             value |= (code & 0x1F) << shift
             more, shift, position = bool(code & 0x20), shift + 5, position + 1
             if not more and code & 0x10:
@@ -577,4 +638,12 @@ def _require_once(path: Path, names: Iterable[str]) -> None:
         raise DataError(
             f"'{path}' annotates {len(twice)} image names more than once, such as '{twice[0]}'; export every "
             "folder of images to a file of its own"
+        )
+
+
+def _require_areas(path: Path, shapes: Sequence[Shape], others: Iterable[str]) -> None:
+    """Lines and points beside areas are passed over; an image of nothing else is not taken for empty."""
+    if others and not shapes:
+        raise DataError(
+            f"'{path}' holds no area ({', '.join(sorted(map(str, others)))}); export polygons or masks"
         )

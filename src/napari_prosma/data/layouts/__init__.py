@@ -154,6 +154,8 @@ def find_cases(
         rule, told = named_by_tables(rule, folder, files)
         doubts = (*doubts, *told)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
+    # In a table a person says which label is that of an image.
+    placed_notices = () if recognised.layout == "CSV" else _said_of_place(header, found)
     return DataSet(
         layout=recognised.layout,
         folder=folder,
@@ -162,7 +164,15 @@ def find_cases(
         channels=channels,
         dims=len(header.shape),
         summary=_summary(recognised.layout, found, rule, channels),
-        notices=(*recognised.notices, *others, *damaged, *channel_notices, *doubts, *label_notices),
+        notices=(
+            *recognised.notices,
+            *others,
+            *damaged,
+            *channel_notices,
+            *doubts,
+            *placed_notices,
+            *label_notices,
+        ),
         labels=rule,
     )
 
@@ -268,6 +278,23 @@ def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
     if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
         return False
     return read_header(labelled[0].labels[0]).shape == header.shape[1:]
+
+
+def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
+    """What to say of labels that fit volumes by their shape alone."""
+    first = next((case.labels[0] for case in found if case.labels and not case.polygons), None)
+    if first is None or header.geometry.source is None:
+        return ()
+    try:
+        label = read_header(first)
+    except DataError:  # said when its case is read
+        return ()
+    if label.geometry.source is not None or label.shape != header.shape:
+        return ()
+    return (
+        f"labels such as '{first.name}' do not say where they lie; their axes are taken to run to the head, "
+        "to the back and to the left of the patient",
+    )
 
 
 def _of_channels(header: Header, channels: int | None) -> Header:

@@ -26,7 +26,8 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     files = images_in(folder)
     readable = set(files)
     text = [path for path in files_in(folder) if polygons.may_be(path) and path not in readable]
-    return _paired(folder, [*files, *text], readable, known)
+    files += text
+    return _paired(folder, files, readable, known) or _paired(folder, files, readable, known, by_format=True)
 
 
 def by_patterns(folder: Path, images: str, masks: str) -> Recognised:
@@ -53,7 +54,10 @@ def by_patterns(folder: Path, images: str, masks: str) -> Recognised:
         raise DataError(
             f"'{both[0]}' fits both '{images}' and '{masks}'; write patterns that tell them apart"
         )
-    found = _paired(folder, sorted(sides[0] | sides[1]), set(readable), None, sides[1])
+    files, images_there = sorted(sides[0] | sides[1]), set(readable)
+    found = _paired(folder, files, images_there, None, sides[1]) or _paired(
+        folder, files, images_there, None, sides[1], by_format=True
+    )
     if found is None:
         raise DataError(
             f"the {len(sides[0])} images '{images}' and the {len(sides[1])} masks '{masks}' share no names; "
@@ -80,11 +84,12 @@ def _paired(
     readable: Collection[Path],
     known: Recognised | None,
     masks: Collection[Path] | None = None,
+    by_format: bool = False,
 ) -> Recognised | None:
     judge = Judge()
     rounds: list[tuple[Judged, list[Found]]] = []
     while len(rounds) < _ROUNDS:
-        judged, doubt = _first_judged(judge, folder, left, masks)
+        judged, doubt = _first_judged(judge, folder, left, masks, by_format)
         if judged is None and doubt is not None and not rounds:
             if known is not None and all(case.labels for case in known.found):
                 return None  # its names say what is meant
@@ -136,7 +141,7 @@ def _with_shared_classes(found: Sequence[Found]) -> list[Found]:
 
 
 def _first_judged(
-    judge: Judge, folder: Path, files: Sequence[Path], masks: Collection[Path] | None
+    judge: Judge, folder: Path, files: Sequence[Path], masks: Collection[Path] | None, by_format: bool
 ) -> tuple[Judged | None, DataError | None]:
     """The likeliest reading that holds images and labels, or the doubt that a likelier one left.
 
@@ -145,7 +150,7 @@ def _first_judged(
     doubt: DataError | None = None
     field: Judged | None = None
     most_left = len(files)
-    for reading in islice(readings(folder, files), READINGS_TRIED):
+    for reading in islice(readings(folder, files, by_format), READINGS_TRIED):
         if len(reading.left) > most_left:
             continue
         try:

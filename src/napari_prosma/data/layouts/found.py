@@ -82,10 +82,11 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Every file under a folder but hidden ones."""
+    """Every file under a folder but hidden ones, pipes, devices and links that lead nowhere."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(place) / name for name in sorted(names) if not is_hidden(name))
+        here = (Path(place) / name for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in here if path.is_file())
 
 
 def is_hidden(name: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_prosma.data.formats import polygons
 from napari_prosma.data.layouts.pairing import Key, Reading, Role
-from napari_prosma.data.readers import read_image, stem
+from napari_prosma.data.readers import read_header, read_image, stem
 from napari_prosma.errors import DataError
 
 _LABEL_WORDS = re.compile(
@@ -129,6 +129,7 @@ class Judge:
         if masks is None and len(images) > 1:
             reading, images = _with_alternatives(reading, images)
             of_case, looks = reading.cases.values(), self._looks_of(reading)
+        _require_one_kind_of_axes(reading, looks, images, labels)
         notices: list[str] = []
         labels, classes = _chosen_labels(reading, looks, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
@@ -265,6 +266,27 @@ def _told_apart(looks: dict[Role, dict[Key, Look]]) -> tuple[tuple[Role, ...], t
         images = [role for role in labels if role not in worded and kinds[role] == "label"]
         labels = [role for role in labels if role not in images]
     return tuple(images), tuple(labels)
+
+
+def _require_one_kind_of_axes(
+    reading: Reading,
+    looks: dict[Role, dict[Key, Look]],
+    images: tuple[Role, ...],
+    labels: tuple[Role, ...],
+) -> None:
+    """Refuse pictures as labels of volumes of a patient: a mask per slice is neither class nor object."""
+    axes = [
+        {len(look.shape) for role in roles for look in looks[role].values() if look.shape}
+        for roles in (images, labels)
+    ]
+    if axes != [{3}, {2}]:
+        return
+    image, label = reading.files(images[0])[0], reading.files(labels[0])[0]
+    if read_header(image).geometry.source is not None:  # else its pages may be channels
+        raise DataError(
+            f"'{image}' is a volume, but its masks are pictures, such as '{label.name}'; save those of its "
+            "slices as one label volume that lies where the image does (.nii.gz, .nrrd)"
+        )
 
 
 def _chosen_labels(

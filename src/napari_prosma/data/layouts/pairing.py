@@ -63,6 +63,8 @@ class Role:
 
 
 Key = tuple[str, ...]
+Places = Mapping[Path, tuple[Key, tuple[str, ...], str]]
+"""Of every file the folders that are its case's, those that are its role's, and its name."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def split_in(*folders: str) -> str:
     return ""
 
 
-def readings(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
+def readings(folder: Path, files: Sequence[Path], by_format: bool = False) -> Iterator[Reading]:
     """Ways to read the names of ``files`` in ``folder``, the likeliest first.
+
+    With ``by_format`` the format is part of the name, so that ``1.jpg`` and ``1.png`` are two roles.
 
     The likeliest makes most cases of more than one file; then leaves the fewest files over; then has the
     shortest roles.
@@ -108,7 +112,7 @@ def readings(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
     ranked: dict[tuple[object, ...], Reading] = {}
     for names, of_case in product(aligned, product((False, True), repeat=depth)):
-        for found in _cut(names, of_case):
+        for found in _cut(names, of_case, by_format):
             several = sum(len(joined) > 1 for joined in found.cases.values())
             if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
                 length = sum(len(role.pattern) for role in found.roles)
@@ -143,9 +147,14 @@ def _folders(folder: Path, path: Path) -> tuple[str, ...]:
     return path.relative_to(folder).parts[:-1]
 
 
-def _cut(parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...]) -> Iterator[Reading]:
+def _cut(
+    parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...], by_format: bool
+) -> Iterator[Reading]:
     """Readings where the folders at some depths are the case's and those at the others the role's."""
-    places = {path: _place(names, of_case, normal(stem(path))) for path, names in parts.items()}
+    places: Places = {
+        path: (*_place(names, of_case, normal(stem(path))), path.name if by_format else _name(path))
+        for path, names in parts.items()
+    }
     if any(of_case) or len(parts) <= 2:
         yield _by_whole_names(places)
     yield from _by_shared_stems(places)
@@ -172,16 +181,16 @@ def _without(key: Key, name: str) -> str:
     return name
 
 
-def _by_whole_names(places: Mapping[Path, tuple[Key, tuple[str, ...]]]) -> Reading:
+def _by_whole_names(places: Places) -> Reading:
     """``case_7/imaging.nii.gz`` beside ``case_7/segmentation.nii.gz``; the case's name may be part of it."""
     roles = {
-        path: Role(folders, _without(key, normal(_name(path))), whole=True)
-        for path, (key, folders) in places.items()
+        path: Role(folders, _without(key, normal(name)), whole=True)
+        for path, (key, folders, name) in places.items()
     }
     counts = Counter(roles.values())
     cases: dict[Key, dict[Role, Path]] = defaultdict(dict)
     left: list[Path] = []
-    for path, (key, folders) in places.items():
+    for path, (key, folders, _) in places.items():
         role = roles[path]
         if counts[role] == 1 and folders[-1:] not in ((), (_WHOLE_NAME,)):
             # Files with names of their own in a folder of their case, such as a mask per object: numbered.
@@ -192,12 +201,12 @@ def _by_whole_names(places: Mapping[Path, tuple[Key, tuple[str, ...]]]) -> Readi
     return Reading(cases, tuple(left))
 
 
-def _by_shared_stems(places: Mapping[Path, tuple[Key, tuple[str, ...]]]) -> Iterator[Reading]:
+def _by_shared_stems(places: Places) -> Iterator[Reading]:
     """Readings by what remains of the names when their beginnings and ends are taken off."""
     cuts: dict[Role, dict[Key, Path]] = defaultdict(dict)
-    for path, (key, folders) in places.items():
-        name, ending = normal(stem(path)), _name(path)[len(stem(path)) :]
-        for before, middle, after in _splits(name):
+    for path, (key, folders, name) in places.items():
+        ending = name[len(stem(path)) :]
+        for before, middle, after in _splits(normal(stem(path))):
             cuts[Role(folders, before, after + ending)].setdefault((*key, middle), path)
     if len(places) > _CROWDED:  # a beginning or an end that hardly any file has is part of a name
         cuts = {role: files for role, files in cuts.items() if len(files) > 1}
@@ -224,7 +233,7 @@ def _joined(
     pair: tuple[Role, Role],
     others: Sequence[Role],
     cuts: Mapping[Role, Mapping[Key, Path]],
-    places: Mapping[Path, tuple[Key, tuple[str, ...]]],
+    places: Places,
 ) -> Reading:
     """The reading of two roles, and of every further one whose files stand beside those of the first."""
     anchor = cuts[pair[0]]

@@ -7,6 +7,7 @@ them in turn. What they cannot explain goes by what names share (``by_names``).
 from __future__ import annotations
 
 import csv
+import io
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_prosma.data.formats import polygons
+from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.names import from_cell
 from napari_prosma.data.readers import can_read, stem
-from napari_prosma.data.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -47,13 +49,11 @@ _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
+_LONGEST_HEADING = 1 << 16
 _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_LOSSY = (".jpg", ".jpeg", ".jfif")
-
-
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
 
 
@@ -128,8 +128,23 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
     found, listed = with_listed(folder, found)
-    notices = (*passed_over, *recognised.notices, *twice, *listed)
+    shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
+    notices = (*passed_over, *recognised.notices, *twice, *shared, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
+
+
+def _shared_masks(folder: Path, found: Sequence[Found]) -> tuple[str, ...]:
+    """What to say of masks that several images have: of one name in several folders, say."""
+    images_of: dict[Path, list[Path]] = defaultdict(list)
+    for case in found:
+        for label in () if case.polygons else case.labels:
+            images_of[label].append(case.image)
+    several = {label: images for label, images in images_of.items() if len(images) > 1}
+    if not several:
+        return ()
+    label, images = next(iter(several.items()))
+    shown = " and ".join(f"'{image.relative_to(folder).as_posix()}'" for image in images[:2])
+    return (f"{len(several)} masks serve several images, such as '{label.name}' that of {shown}",)
 
 
 def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...]]:
@@ -141,10 +156,7 @@ def _without_copies(recognised: Recognised) -> tuple[list[Found], tuple[str, ...
     for case in recognised.found:
         alone = (case.image,) if not case.labels or len(case.images) > 1 else ()
         same[(case.image.parent, stem(case.image), case.labels, *alone)].append(case)
-    kept = [
-        min(cases, key=lambda case: (case.image.suffix.lower() in _LOSSY, case.image))
-        for cases in same.values()
-    ]
+    kept = [min(cases, key=lambda case: (is_lossy(case.image), case.image)) for cases in same.values()]
     if len(kept) == len(recognised.found):
         return kept, ()
     first = next(cases for cases in same.values() if len(cases) > 1)
@@ -230,7 +242,7 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
     if len(bare) == len(found):
         return (
             f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'"
-            f"{_seen_beside(folder)}; "
+            f"{_not_used(folder, found)}{_seen_beside(folder)}; "
             "put masks of the same names in a folder 'masks' beside a folder 'images'"
         )
     image = bare[0].image
@@ -239,6 +251,15 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
         f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
         f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', or take the image away"
     )
+
+
+def _not_used(folder: Path, found: Sequence[Found]) -> str:
+    """What could be masks but fits no image, such as a mask per slice of a series."""
+    images = {path for case in found for path in case.images}
+    left = [path for path in images_in(folder) if path not in images]
+    if not left:
+        return ""
+    return f" ({len(left)} more that fit none of them, such as '{left[0].relative_to(folder).as_posix()}')"
 
 
 def _seen_beside(folder: Path) -> str:
@@ -375,7 +396,9 @@ def _folder_pairs(folder: Path) -> Recognised | None:
     for split, image_folder, mask_folder in pairs:
         images_of = {path: path.relative_to(image_folder).parent for path in images_in(image_folder)}
         masks_of = {path: path.relative_to(mask_folder).parent for path in images_in(mask_folder)}
-        flat = len(set(masks_of.values())) == 1  # masks may lie flat though images lie in groups
+        places = set(masks_of.values())
+        # Masks may lie flat though images lie in groups, but those of one group are not of another.
+        flat = len(places) == 1 and places.isdisjoint(images_of.values())
         used: set[Path] = set()
         for group in sorted(set(images_of.values())):
             grouped = [path for path, place in images_of.items() if place == group]
@@ -427,7 +450,9 @@ def _side_by_side(folder: Path) -> Recognised | None:
     parts = [_GLAS_IMAGE.fullmatch(case.name) for case in found]
     if all(parts):
         grouped = [
-            replace(case, group=part.group(1)) for case, part in zip(found, parts, strict=True) if part
+            replace(case, group=part.group(1), split=part.group(1).rstrip("AB"))
+            for case, part in zip(found, parts, strict=True)
+            if part
         ]
         return Recognised("GlaS", tuple(grouped), LabelRule.instances("gland"), notices=notices)
     layout = "side by side" if any(case.labels for case in found) else "images"
@@ -439,7 +464,13 @@ def _csv_inside(folder: Path) -> Recognised | None:
     tables = [table for table in sorted(folder.glob("*.csv")) if _csv_columns(table) is not None]
     if len(tables) != 1:
         return None
-    if not _lists_files(tables[0]):
+    try:
+        lists_files = _lists_files(tables[0])
+    except DataError as error:
+        raise _NotThisLayout(
+            str(error), f"'{tables[0].name}' cannot be read as CSV and is not used"
+        ) from error
+    if not lists_files:
         raise _NotThisLayout(
             f"'{tables[0]}' has a column of labels, but none of them is a file; name files of masks in it",
             f"'{tables[0].name}' lists no files of masks and is not used",
@@ -451,14 +482,21 @@ def _lists_files(table: Path) -> bool:
     """Whether a label of the table is a file, or at least named like one; diagnoses are not."""
     columns = _csv_columns(table)
     assert columns is not None
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        labels = [
-            (row.get(columns["label"]) or "").strip()
-            for row in csv.DictReader(file, delimiter=columns["delimiter"])
-        ]
+    labels = [(row[columns["label"]] or "").strip() for row in _rows_of(table, columns["delimiter"])]
     return not any(labels) or any(
         Path(name).suffix or (table.parent / _slashed(name)).exists() for name in labels if name
     )
+
+
+def _rows_of(table: Path, delimiter: str) -> list[dict[str, str]]:
+    """Rows by the names of the columns, without the blanks around these."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows.fieldnames = [name.strip().strip('"') for name in rows.fieldnames or ()]
+        return list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{table}' is no table ({error}); save it as CSV in UTF-8") from error
 
 
 def _slashed(name: str) -> str:
@@ -472,33 +510,30 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
     if columns is None:
         raise DataError(f"'{table}' has no columns 'image' and 'label'; name them in its first line")
     found = []
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        for line, row in enumerate(csv.DictReader(file, delimiter=columns["delimiter"]), 2):
-            image, label = (
-                _slashed(from_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
+    for line, row in enumerate(_rows_of(table, columns["delimiter"]), 2):
+        image, label = (
+            _slashed(from_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
+        )
+        if not image:
+            raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
+        paths = [
+            _inside(within, table, name) if within is not None else table.parent / name
+            for name in (image, label)
+            if name
+        ]
+        told = {
+            kind: from_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
+            for kind in ("name", "group", "split", "patient")
+        }
+        split = split_in(told["split"])
+        if told["split"] and not split and columns["split"].lower() == "split":
+            raise DataError(
+                f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
             )
-            if not image:
-                raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
-            paths = [
-                _inside(within, table, name) if within is not None else table.parent / name
-                for name in (image, label)
-                if name
-            ]
-            told = {
-                kind: from_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
-                for kind in ("name", "group", "split", "patient")
-            }
-            split = split_in(told["split"])
-            if told["split"] and not split and columns["split"].lower() == "split":
-                raise DataError(
-                    f"'{table}' puts line {line} into the split '{told['split']}'; write train, val or test"
-                )
-            patient = "" if split_in(told["patient"]) else told["patient"]
-            found.append(
-                Found(
-                    told["name"] or stem(image), (paths[0],), tuple(paths[1:]), told["group"], split, patient
-                )
-            )
+        patient = "" if split_in(told["patient"]) else told["patient"]
+        found.append(
+            Found(told["name"] or stem(image), (paths[0],), tuple(paths[1:]), told["group"], split, patient)
+        )
     _require_files(table, found)
     groups = sorted({case.patient for case in found} - {""})
     if columns["patient"].lower() != "group" or not groups or len(groups) > _MOST_CLASSES:
@@ -513,9 +548,9 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
 def _csv_columns(table: Path) -> dict[str, str] | None:
     """The table's own names of our columns, and its delimiter; None without images and labels."""
     try:
-        with open(table, encoding="utf-8-sig") as file:
-            first = file.readline().strip()
-    except (OSError, UnicodeDecodeError):
+        with open(table, encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline(_LONGEST_HEADING).strip()
+    except OSError:
         return None
     delimiter = max(",;\t", key=first.count)
     names = {name.strip().strip('"').lower(): name.strip().strip('"') for name in first.split(delimiter)}
@@ -544,7 +579,7 @@ def _json(table: Path) -> Mapping[str, Any]:
 
 def _inside(folder: Path, table: Path, name: str) -> Path:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"'{table}' points outside its folder ('{name}'); give paths within '{folder}'")
     return path
 

@@ -48,7 +48,7 @@ def with_listed(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tupl
 def _with_splits(
     folder: Path, found: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
 ) -> tuple[list[Found], tuple[str, ...]]:
-    """Lists that lie in several folders and contradict each other, as those of folds do, are not used."""
+    """The longest lists count before others; as long ones that contradict each other, of folds, do not."""
     by_place: dict[Path, dict[Path, dict[int, set[str]]]] = defaultdict(dict)
     for path in files if any(not case.split for case in found) else ():
         splits = _splits_in(path, cases_of)
@@ -60,14 +60,19 @@ def _with_splits(
     of_task = [place for place in by_place if "seg" in place.name.lower()] or list(by_place)
     united = {place: _united(by_place[place].values()) for place in of_task}
     place = max(of_task, key=lambda place: len(united[place]))
-    splits = united[place]
     first = next(iter(by_place[place])).relative_to(folder).as_posix()
-    others = [other for other in united.values() if len(other) == len(splits)]
-    twice = next((n for o in others for n in o if len(o[n]) > 1 or o[n] != splits.get(n, o[n])), None)
+    splits = _united(united.values())
+    if sum(len(other) == len(united[place]) for other in united.values()) == 1:
+        splits |= united[place]
+    twice = next((number for number, several in splits.items() if len(several) > 1), None)
     if twice is not None:
-        return list(found), (
-            f"lists such as '{first}' put '{found[twice].name}' into several splits and are not used; a "
-            "column 'split' in a CSV of pairs says which counts",
+        # What every list that names it calls a test case is one, whatever the folds are.
+        tests = {number for number, several in splits.items() if several == {"test"}}
+        told = [replace(c, split=c.split or "test") if n in tests else c for n, c in enumerate(found)]
+        kept = f" but for the {len(tests)} cases that are test in all of them" if tests else ""
+        return told, (
+            f"lists such as '{first}' put '{found[twice].name}' into several splits and are not used{kept}; "
+            "a column 'split' in a CSV of pairs says which counts",
         )
     told = [
         case if case.split or number not in splits else replace(case, split=next(iter(splits[number])))
