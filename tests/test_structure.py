@@ -36,7 +36,7 @@ ROOMS = {
 }
 BELOW_PLUGIN = LOW | NEIGHBOURS | {"app"}
 MAY_IMPORT: dict[str, set[str]] = {
-    **dict.fromkeys(("errors", "events", "geometry", "data", "nn"), set[str]()),
+    **{room: set[str]() for room in ("errors", "events", "geometry", "data", "nn")},
     "model": {"data", "nn"},
     **dict.fromkeys(NEIGHBOURS, LOW),
     "app": LOW | NEIGHBOURS,
