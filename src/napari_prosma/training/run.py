@@ -20,7 +20,7 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.failures import gpu_errors
 from napari_prosma.training.keeper import RunResult
 from napari_prosma.training.loop import Loop
-from napari_prosma.training.planning import pacing_for, require_norm_statistics, with_fitting_batch
+from napari_prosma.training.planning import pacing_for, pacing_of, require_norm_statistics, with_fitting_batch
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.reading import (
     read_cases,
@@ -99,6 +99,8 @@ def train(
             pacing = None
             if resumed is not None:
                 plan, spec = resumed.plan, resumed.spec
+                if not resumed.place.get("paced", True):
+                    pacing = pacing_of(spec, plan, processes.device)
             else:
                 left = math.inf
                 if config.is_timed:
