@@ -22,7 +22,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from napari_prosma import __version__
-from napari_prosma.cli.app import _labelled_as, app
+from napari_prosma.app.runs import labelled_as
+from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
@@ -206,7 +207,7 @@ def test_labels_of_a_model_of_scribbles_are_scribbles_only_where_they_look_like_
     for kept in (rule, None):
         config = {"labelled": "scribbles", "labels": kept}
         checkpoint = replace(make_checkpoint(classes=names), config=config)
-        data_set, _ = _labelled_as(checkpoint, tmp_path / "data")
+        data_set, _ = labelled_as(checkpoint, tmp_path / "data")
         read = data_set.cases[0].read_label
         assert read is not None
         assert set(np.unique(read())) == ({0, 1} if stored == (0, 1) else {0, 1, IGNORE})
@@ -221,7 +222,7 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
     save(tmp_path / "data" / "masks" / "a.png", mask)
     names = ("background", "foreground")
     rule = asdict(LabelRule("values", names, (0, 1), unlabelled=255))
-    data_set, _ = _labelled_as(
+    data_set, _ = labelled_as(
         replace(make_checkpoint(classes=names), config={"labels": rule}), tmp_path / "data"
     )
     read = data_set.cases[0].read_label
