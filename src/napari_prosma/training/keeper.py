@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.events import (
     OBJECTIVE,
     Baseline,
@@ -22,7 +23,7 @@ from napari_prosma.events import (
 )
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.model.memory import peak_memory
-from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
+from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.learner import Learner
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
