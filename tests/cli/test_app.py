@@ -148,7 +148,7 @@ def test_labels_are_doubted_by_a_run_and_by_its_model(folder: Path, tmp_path: Pa
     listed = figures_of(run / "label_confidence.csv", "absolute_error")
     assert listed.keys() == names
 
-    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    result = prosma("suspicious", run, "--out", tmp_path / "doubts", "--device", "cpu")
     assert result.exit_code == 0, said(result)
     assert {"doubted_cases.csv", "doubted_regions.csv"} < files_below(tmp_path / "doubts")
     assert all(name in said(result) for name in names)
@@ -187,7 +187,7 @@ def test_slices_that_nobody_labelled_are_not_doubted(
     if not rule_is_kept:  # as a run from Python has it
         kept = load_checkpoint(run)
         save_checkpoint(run / "best.safetensors", replace(kept, config={**kept.config, "labels": None}))
-    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    result = prosma("suspicious", run, "--out", tmp_path / "doubts", "--device", "cpu")
     assert result.exit_code == 0, said(result)
     doubted = tifffile.imread(tmp_path / "doubts" / "v0_doubt.tif")
     assert [bool(plane.any()) for plane in doubted] == [False, True, True, True, True, False]
@@ -231,7 +231,7 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
 
 
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
-    told = error_of(prosma("doubts", model, "--out", tmp_path / "doubts"))
+    told = error_of(prosma("suspicious", model, "--out", tmp_path / "doubts"))
     assert "does not say what it learned from; give a folder" in told
     assert not (tmp_path / "doubts").exists()
 
@@ -266,6 +266,16 @@ def test_version_and_help() -> None:
         assert result.exit_code == 0
         assert "Usage" in said(result)
     assert "Example" in said(prosma("train", "--help"))
+
+
+@pytest.mark.parametrize(("old", "new"), [("twins", "ablate"), ("doubts", "suspicious")])
+def test_commands_under_their_old_names_do_the_same_with_a_notice(old: str, new: str, tmp_path: Path) -> None:
+    assert f" {old} " not in said(prosma("--help"))
+    line = (tmp_path / "missing", *(() if old == "twins" else ("--out", tmp_path / "out")))
+    told, same = prosma(old, *line), prosma(new, *line)
+    assert told.exit_code == same.exit_code == 2
+    assert f"prosma {old} is now called prosma {new}" in told.stderr
+    assert same.stderr in told.stderr
 
 
 def test_the_shell_starts_without_torch() -> None:

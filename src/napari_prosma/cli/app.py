@@ -5,17 +5,20 @@ Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated
 
 import typer
 
 from napari_prosma import __version__
 from napari_prosma.cli.data import check, fetch
-from napari_prosma.cli.inspect import doubts, inspect
+from napari_prosma.cli.follow import notice
+from napari_prosma.cli.inspect import inspect, suspicious
 from napari_prosma.cli.model import export, tune
 from napari_prosma.cli.segment import evaluate, image_files, segment
 from napari_prosma.cli.tables import table
-from napari_prosma.cli.train import demo, require_new_run, train, twins
+from napari_prosma.cli.train import ablate, demo, require_new_run, train
 
 app = typer.Typer(
     help="Train ProSMA-UNet on your own annotations, segment images with it, and see what each of its gated "
@@ -40,8 +43,23 @@ def _version(
 
 _image_files, _refuse_to_replace, _table = image_files, require_new_run, table
 
-for _command in (train, twins, segment, inspect, doubts, evaluate, export, check, fetch, tune, demo):
+for _command in (train, ablate, segment, inspect, suspicious, evaluate, export, check, fetch, tune, demo):
     app.command()(_command)
+
+
+def _keep_old_name(old: str, command: Callable[..., None]) -> None:
+    """Let ``prosma old`` do the same for one release, with a notice."""
+
+    @wraps(command)
+    def renamed(*given: object, **options: object) -> None:
+        notice(f"prosma {old} is now called prosma {command.__name__}; the old name will go")
+        command(*given, **options)
+
+    app.command(old, hidden=True)(renamed)
+
+
+_keep_old_name("twins", ablate)
+_keep_old_name("doubts", suspicious)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``prosma inspect`` and ``doubts``."""
+"""``prosma inspect`` and ``suspicious``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_prosma.cli.tables import print_measures, table
 if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
 
-DOUBTS_SHOWN = 10
+SUSPICIOUS_SHOWN = 10
 REPORT = ("report.html", "measures.csv", "summary.csv", "cases.csv", "channels.csv")
 
 
@@ -32,7 +32,7 @@ def inspect(
     twin: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=MODEL: another model to compare, such as one of prosma twins; may be repeated.",
+            help="NAME=MODEL: another model to compare, such as one of prosma ablate; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -111,7 +111,7 @@ def inspect(
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
 
 
-def doubts(
+def suspicious(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the maps and tables.", show_default=False)],
     data: Annotated[
@@ -121,12 +121,12 @@ def doubts(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Show where a model doubts labels: wrong ones, or cases unlike the others.
+    """List suspicious labels: wrong ones, or cases unlike the others.
 
-    Writes OUT/doubted_cases.csv and OUT/doubted_regions.csv, the most doubtful first, and CASE_doubt, a map
+    Writes OUT/doubted_cases.csv and OUT/doubted_regions.csv, the most suspicious first, and CASE_doubt, a map
     of |p - y| (0 = the model agrees). A run with --objective dale leaves a list of its own.
 
-    [bold]Example:[/] prosma doubts runs/busi Dataset_BUSI_with_GT --out doubts
+    [bold]Example:[/] prosma suspicious runs/busi Dataset_BUSI_with_GT --out suspicious
     """
     with exit_codes():
         from napari_prosma.app.doubts import CASES, case_rows, doubt_files, find_doubts
@@ -147,7 +147,7 @@ def doubts(
         if not overwrite:
             require_new(doubt_files(out, (case.name for case in data_set.cases)), INSTEAD)
         found = follow(find_doubts(checkpoint, data_set.cases, out, device))
-        console.print(table(case_rows(found[:DOUBTS_SHOWN], checkpoint)))
+        console.print(table(case_rows(found[:SUSPICIOUS_SHOWN], checkpoint)))
         say(str(out / CASES))
 
 

@@ -1,4 +1,4 @@
-"""``prosma train``, ``twins`` and ``demo``."""
+"""``prosma train``, ``ablate`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_prosma.training.config import TrainConfig
 
 DEMO_EPOCHS = 8
-TWIN_GATES = "attention,dense,prosma-exact"
+OTHER_GATES = "attention,dense,prosma-exact"
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,20 +116,19 @@ def train(
         _run(config, folds, overwrite=overwrite)
 
 
-def twins(
+def ablate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
-    gates: Annotated[str, typer.Option(help="Gates of the twins, with commas.")] = TWIN_GATES,
+    gates: Annotated[str, typer.Option(help="The other gates, with commas.")] = OTHER_GATES,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for a run folder per gate.", show_default="twins in the run's folder"),
     ] = None,
 ) -> None:
-    """Train twins of a run: the same configuration, data, split and seed with other gates.
+    """Gate ablation of a run: train the same configuration, data, split and seed with other gates.
 
-    The same line goes on with twins that were stopped. At the end it prints the line that shows run and
-    twins side by side.
+    The same line resumes what was stopped. At the end it prints the line that shows the runs side by side.
 
-    [bold]Example:[/] prosma twins runs/busi --gates attention,dense
+    [bold]Example:[/] prosma ablate runs/busi --gates attention,dense
     """
     with exit_codes():
         from napari_prosma.app.runs import cases_of

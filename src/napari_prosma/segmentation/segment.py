@@ -46,8 +46,8 @@ def segment(
     rule, a notice says how many they were); their labels are 0. When memory runs out, smaller batches, sums
     on the CPU and smaller windows are tried in this order, with a notice of each.
 
-    Many windows are computed in the memory layout that is faster on this machine, which is measured once and
-    remembered (``model.tuning``), so that the same image gives the same result each time.
+    The memory layout is the usual one unless ``model.tuning`` found another to be faster on this machine; no
+    segmentation measures, so that the same image gives the same result each time.
 
     Parameters
     ----------

@@ -141,7 +141,7 @@ class Loop:
         clock = tempo.clock
         while state.epoch < state.config.epochs and not state.is_stopping:
             (is_over,) = self.processes.of_first([tempo.is_over()])
-            if state.epoch and is_over:
+            if state.epoch and is_over and not state.losses:  # steps that were left are validated
                 return
             began = clock.elapsed()
             yield from self._steps()

@@ -49,8 +49,8 @@ def train(
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
     On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
-    step draws depends on the seed and the step alone, and it keeps its memory layout, which a long run takes
-    by a measurement on this machine (``model.tuning``).
+    step draws depends on the seed and the step alone, and it keeps its memory layout, which is the usual one
+    unless ``model.tuning`` found another to be faster on this machine.
 
     Under ``torchrun`` every process calls this alike; they learn as one with the batches of all, and the
     first one writes.

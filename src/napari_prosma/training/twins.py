@@ -56,12 +56,19 @@ class Original:
         changes |= dict.fromkeys(PLANNED)
         changes["steps_per_epoch"] = self.last.place.get("steps") or self.last.steps // self.last.epoch
         if self.config.minutes is not None:
-            changes |= {"minutes": None, "epochs": self.last.epoch}
+            per_epoch = max(1, round(self._learned / self.last.epoch))  # not all have as many
+            changes |= {"minutes": None, "epochs": self.last.epoch, "steps_per_epoch": per_epoch}
             if self.config.widths == AUTO:
                 changes |= {"widths": self.last.spec.widths, "entry": self.last.spec.entry}
             if self.config.learning_rate is None:
                 changes["learning_rate"] = self.last.place.get("rate")
         return TrainConfig.of(**{**dict(self.config), **changes})
+
+    @property
+    def _learned(self) -> int:
+        """Steps that the optimizer made; an epoch that the time ended counts whole in ``place``."""
+        counts = [int(t) for name, t in self.last.state.items() if name.endswith(".step")]
+        return max(counts, default=self.last.steps)
 
 
 @dataclass(frozen=True)
