@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_prosma.app.runs import left_run
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -522,3 +523,14 @@ def test_a_replaced_run_does_not_keep_the_best_of_the_other(
     assert first_step
     run.close()  # type: ignore[attr-defined]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.safetensors", "run.json"]
+
+
+def test_a_finished_run_that_is_opened_again_has_the_result_it_ended_with(
+    trained: tuple[Path, list[Event]],
+) -> None:
+    folder, events = trained
+    left = left_run(folder)
+    assert left.is_finished
+    assert isinstance(events[-1], Finished)
+    assert left.result() == events[-1].result
+    assert left.result().score == load_checkpoint(folder).metrics["dice"]

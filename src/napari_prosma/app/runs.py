@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import ConfigError
-from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.keeper import RunResult
 from napari_prosma.training.run_folder import RUN, read_run
@@ -46,8 +46,7 @@ class LeftRun:
     def result(self) -> RunResult:
         """Of one that is finished."""
         assert self.checkpoint is not None
-        folder, kept = self.config.run_dir, self.checkpoint
-        return RunResult(folder, folder / BEST, folder / LAST, kept.place["best"], kept.epoch)
+        return RunResult.of(self.config.run_dir, self.checkpoint)
 
 
 def left_run(folder: Path) -> LeftRun:

@@ -50,6 +50,13 @@ class RunResult:
     score: float
     epochs: int
 
+    @classmethod
+    def of(cls, folder: Path, last: Checkpoint) -> RunResult:
+        """That of a run which ended before, by its last checkpoint."""
+        best = folder / BEST
+        metrics = (load_checkpoint(best) if best.is_file() else last).metrics
+        return cls(folder, best, folder / LAST, metrics["dice"], last.epoch)
+
 
 class Keeper:
     """Says how good the network is, and writes what is kept of it.
@@ -192,14 +199,11 @@ class Keeper:
             if k
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
-        before, state.verdict = (
-            state.verdict,
-            verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training)),
-        )
-        said = state.verdict
+        said = verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training))
+        before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
-            state.verdict = before
             return False
+        state.verdict = said
         return True
 
     def conclude(self) -> Iterator[Event]:
