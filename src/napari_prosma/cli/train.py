@@ -65,7 +65,7 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the run in this folder, with its own settings.", show_default=False),
+        typer.Option(help="Resume the run in this folder, with its own settings.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     folds: Annotated[
@@ -154,7 +154,7 @@ def ablate(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
-    epochs: Annotated[int, typer.Option(help="Rounds of training.")] = DEMO_EPOCHS,
+    epochs: Annotated[int, typer.Option(help="Number of epochs.")] = DEMO_EPOCHS,
 ) -> None:
     """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
 
