@@ -201,7 +201,7 @@ class Learner:
 
     def _made_easier(self, drawn: Batch, error: Exception) -> str:
         """Change how steps are made so that the failed one may pass, and say so; else raise."""
-        eased = smaller_parts(error, drawn, self.state) if self.processes.world == 1 else None
+        eased = smaller_parts(error, drawn, self.state, self.processes.world == 1)
         if eased is not None:
             return eased
         if self.is_compiled:
