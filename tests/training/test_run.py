@@ -32,6 +32,7 @@ from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.schedule import make_optimizer, schedule
 
@@ -207,6 +208,7 @@ def test_closing_a_run_before_its_first_step_writes_nothing(
 
 def test_pausing_does_not_count_against_the_minutes(settings: Settings, tmp_path: Path) -> None:
     limit = 3.0
+    Processes(settings(tmp_path))  # what is imported for the first time would take a part of it
     run = train(settings(tmp_path, minutes=limit / 60, epochs=10_000), [square("a"), square("b")])
     steps = (event for event in run if isinstance(event, Progress) and "loss" in event.message)
     next(steps)

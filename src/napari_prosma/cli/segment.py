@@ -129,7 +129,7 @@ def segment(
             except ProsmaError as error:
                 complain(error)
                 failed.append(path.name)
-            except KeyboardInterrupt:
+            except BaseException:
                 keep_regions()  # of what has labels by now, which --skip-done will leave out
                 raise
         if len(rows) > 1:
