@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--twins", type=Path, help="folder with a run folder per gate, as of prosma twins")
+    parser.add_argument("--twins", type=Path, help="folder with a run folder per gate, as of prosma ablate")
     parser.add_argument("--twin", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--cases", type=int, help="at most so many of the held-out ones; by default all")
     parser.add_argument("--tests", type=int, default=12, help="on so many of them; 0 = none")

@@ -22,7 +22,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from napari_prosma import __version__
-from napari_prosma.cli.app import _labelled_as, app
+from napari_prosma.app.runs import labelled_as
+from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
@@ -147,7 +148,7 @@ def test_labels_are_doubted_by_a_run_and_by_its_model(folder: Path, tmp_path: Pa
     listed = figures_of(run / "label_confidence.csv", "absolute_error")
     assert listed.keys() == names
 
-    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    result = prosma("suspicious", run, "--out", tmp_path / "doubts", "--device", "cpu")
     assert result.exit_code == 0, said(result)
     assert {"doubted_cases.csv", "doubted_regions.csv"} < files_below(tmp_path / "doubts")
     assert all(name in said(result) for name in names)
@@ -186,7 +187,7 @@ def test_slices_that_nobody_labelled_are_not_doubted(
     if not rule_is_kept:  # as a run from Python has it
         kept = load_checkpoint(run)
         save_checkpoint(run / "best.safetensors", replace(kept, config={**kept.config, "labels": None}))
-    result = prosma("doubts", run, "--out", tmp_path / "doubts", "--device", "cpu")
+    result = prosma("suspicious", run, "--out", tmp_path / "doubts", "--device", "cpu")
     assert result.exit_code == 0, said(result)
     doubted = tifffile.imread(tmp_path / "doubts" / "v0_doubt.tif")
     assert [bool(plane.any()) for plane in doubted] == [False, True, True, True, True, False]
@@ -206,7 +207,7 @@ def test_labels_of_a_model_of_scribbles_are_scribbles_only_where_they_look_like_
     for kept in (rule, None):
         config = {"labelled": "scribbles", "labels": kept}
         checkpoint = replace(make_checkpoint(classes=names), config=config)
-        data_set, _ = _labelled_as(checkpoint, tmp_path / "data")
+        data_set, _ = labelled_as(checkpoint, tmp_path / "data")
         read = data_set.cases[0].read_label
         assert read is not None
         assert set(np.unique(read())) == ({0, 1} if stored == (0, 1) else {0, 1, IGNORE})
@@ -221,7 +222,7 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
     save(tmp_path / "data" / "masks" / "a.png", mask)
     names = ("background", "foreground")
     rule = asdict(LabelRule("values", names, (0, 1), unlabelled=255))
-    data_set, _ = _labelled_as(
+    data_set, _ = labelled_as(
         replace(make_checkpoint(classes=names), config={"labels": rule}), tmp_path / "data"
     )
     read = data_set.cases[0].read_label
@@ -230,7 +231,7 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
 
 
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
-    told = error_of(prosma("doubts", model, "--out", tmp_path / "doubts"))
+    told = error_of(prosma("suspicious", model, "--out", tmp_path / "doubts"))
     assert "does not say what it learned from; give a folder" in told
     assert not (tmp_path / "doubts").exists()
 
@@ -265,6 +266,16 @@ def test_version_and_help() -> None:
         assert result.exit_code == 0
         assert "Usage" in said(result)
     assert "Example" in said(prosma("train", "--help"))
+
+
+@pytest.mark.parametrize(("old", "new"), [("twins", "ablate"), ("doubts", "suspicious")])
+def test_commands_under_their_old_names_do_the_same_with_a_notice(old: str, new: str, tmp_path: Path) -> None:
+    assert f" {old} " not in said(prosma("--help"))
+    line = (tmp_path / "missing", *(() if old == "twins" else ("--out", tmp_path / "out")))
+    told, same = prosma(old, *line), prosma(new, *line)
+    assert told.exit_code == same.exit_code == 2
+    assert f"prosma {old} is now called prosma {new}" in told.stderr
+    assert same.stderr in told.stderr
 
 
 def test_the_shell_starts_without_torch() -> None:

@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 
 from napari_prosma.cli import follow
-from napari_prosma.cli.app import _table
 from napari_prosma.cli.follow import exit_codes, say
+from napari_prosma.cli.tables import table
 from napari_prosma.errors import DataError
 
 
 def shown(rows: list[dict[str, str | float]]) -> str:
     out = io.StringIO()
-    Console(file=out, width=200).print(_table(rows))
+    Console(file=out, width=200).print(table(rows))
     return out.getvalue()
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 
-from napari_prosma.segmentation.confidence import disagreement, entropy
+from napari_prosma.segmentation.confidence import entropy
 
 
 def of_columns(*columns: tuple[float, ...]) -> np.ndarray:
@@ -27,30 +26,6 @@ def test_entropy_counts_as_a_share_of_the_largest_that_so_many_classes_can_have(
     np.testing.assert_allclose(entropy(of_columns(quarter, (0.5, 0.5, 0, 0))), [1, 0.5], atol=1e-6)
 
 
-def test_answers_that_are_sure_and_contradict_one_another_disagree_wholly() -> None:
-    """All the entropy of the mean comes from the choice of the answer: log 2 of log 2."""
-    one, other = of_columns((1, 0), (1, 0)), of_columns((0, 1), (1, 0))
-    np.testing.assert_allclose(disagreement([one, other]), [1, 0], atol=1e-6)
-
-
-def test_answers_that_are_unsure_alike_do_not_disagree() -> None:
-    same = of_columns((0.5, 0.5), (0.3, 0.7))
-    np.testing.assert_allclose(disagreement([same] * 3), 0, atol=1e-6)
-
-
-def test_disagreement_by_hand() -> None:
-    """Mean (0.5, 0.5) has 1 bit; each answer has H(0.1) = 0.469 bit."""
-    found = disagreement(iter([of_columns((0.1, 0.9)), of_columns((0.9, 0.1))]))
-    np.testing.assert_allclose(found, 1 - 0.4689956, atol=1e-6)
-
-
-def test_disagreement_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        disagreement([])
-
-
 def test_rounding_never_leads_out_of_0_to_1() -> None:
-    """Seven equal float32 probabilities give a sum just above log 7; equal answers differ by rounding."""
+    """Seven equal float32 probabilities give a sum just above log 7."""
     assert entropy(np.full((7, 1), 1 / 7, np.float32)).max() <= 1
-    raw = np.random.default_rng(0).random((3, 500)).astype(np.float32)
-    assert disagreement([raw / raw.sum(axis=0)] * 3).min() >= 0

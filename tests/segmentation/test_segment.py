@@ -139,6 +139,26 @@ def test_mirrored_passes_go_along_the_axes_that_training_mirrored(
     assert 0 < found.disagreement.max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("classes", "config"),
+    [(("background", "left kidney"), {}), (("background", "kidney"), {"augment": False})],
+)
+def test_nothing_is_passed_mirrored_that_training_never_mirrored(
+    classes: tuple[str, ...], config: dict, make_checkpoint: Make, noise: Callable, run: Callable
+) -> None:
+    checkpoint = make_checkpoint(classes=classes)
+    checkpoint, array = replace(checkpoint, config=checkpoint.config | config), noise(1, 28, 32)
+    assert np.array_equal(
+        run(checkpoint, array, mirror=True).probabilities, run(checkpoint, array).probabilities
+    )
+    told = [
+        e.message
+        for e in segment(checkpoint, Image(array, Geometry.pixels(2)), mirror=True)
+        if isinstance(e, Notice)
+    ]
+    assert any("No window was passed mirrored" in message for message in told)
+
+
 def test_only_the_probabilities_that_are_asked_for_are_made(
     make_checkpoint: Make, noise: Callable, run: Callable
 ) -> None:

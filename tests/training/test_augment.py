@@ -304,7 +304,9 @@ def test_a_patch_depends_on_its_own_generator_alone() -> None:
     assert not torch.equal(alone[0], other[0])
 
 
-@pytest.mark.parametrize("name", ["left kidney", "Kidney_R_right", "LEFT", "kidney-left"])
+@pytest.mark.parametrize(
+    "name", ["left kidney", "Kidney_R_right", "LEFT", "kidney-left", "LeftKidney", "ventrículo derecho"]
+)
 @pytest.mark.parametrize("modality", ["auto", "ultrasound", "histology"])
 def test_nothing_is_mirrored_where_a_class_has_a_side(name: str, modality: str) -> None:
     plan = Plan(dims=2, channels=1, class_names=("background", name), patch=(16, 16), batch=2)
@@ -314,6 +316,16 @@ def test_nothing_is_mirrored_where_a_class_has_a_side(name: str, modality: str) 
     for seed in range(40):
         movement = augmentation._movement(np.random.default_rng(seed))
         assert movement is None or np.linalg.det(movement[:, :2]) > 0
+
+
+def test_l_and_r_are_sides_where_both_occur() -> None:
+    def mirrors(*names: str) -> bool:
+        plan = Plan(dims=2, channels=1, class_names=("background", *names), patch=(16, 16), batch=2)
+        return recipe_of("endoscopy", plan).left_right
+
+    assert not mirrors("hippocampus_L", "hippocampus_R")
+    assert mirrors("grade L", "grade M")
+    assert mirrors("liver", "spleen")
 
 
 @pytest.mark.parametrize("name", ["kidney", "bright spot", "cleft", "upright"])

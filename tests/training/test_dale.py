@@ -405,6 +405,33 @@ def test_phase_a_draws_from_the_clear_cases_and_phase_b_from_all(
     assert Watched.drawn[0] == Watched.drawn[2] > clear
 
 
+def test_labels_are_judged_by_statistics_of_the_weights_not_by_averages_that_lag(
+    dale: Dale, phantoms: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, dict[str, torch.Tensor]]] = []
+
+    def note(when: str, objective: DALE) -> None:
+        buffers = objective.setting.network.named_buffers()
+        seen.append((when, {name: t.clone() for name, t in buffers if "running" in name}))
+
+    class Listening(DALE):
+        def _compared(self, *given: object) -> object:
+            note("judged", self)
+            return super()._compared(*given)  # type: ignore[arg-type]
+
+        def step(self, *given: object) -> float:
+            note("step", self)
+            return super().step(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("napari_prosma.training.objectives.dale.DALE", Listening)
+    list(train(dale(tmp_path / "run", epochs=2), phantoms))
+    first = [when for when, _ in seen].index("judged")
+    judged = seen[first][1]
+    averages = next(buffers for when, buffers in seen[first:] if when == "step")
+    assert judged
+    assert not any(torch.equal(t, averages[name]) for name, t in judged.items())
+
+
 def corrupted(case: Case, kind: str) -> Case:
     assert case.read_label is not None
     label, image = case.read_label(), case.read_image()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
+from napari_prosma.data.metrics import Overlap, overlaps_of
+from napari_prosma.training.figures import validation_figures
 
 NAMES = ("background", "liver", "tumour")
 

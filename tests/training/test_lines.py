@@ -170,6 +170,7 @@ def test_a_run_without_a_folder_of_cases_has_no_line(lines: Any) -> None:
         ({"plan": "nowhere.json"}, r"run\.json of a run"),
         ({"plan": "{"}, "cannot be read"),
         ({"plan": "[]"}, "cannot be read"),
+        ({"plan": '{"a":' * 200_000}, "more than 100 levels"),
         ({"plan": '{"dims": 2}'}, "plan.channels"),
         ({"gradient_clip": "-1"}, "gradient_clip"),
         ({"learning_rate": "fast"}, "learning_rate"),

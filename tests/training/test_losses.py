@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.data.metrics import case_metrics, dice_and_iou, mean_metrics
+from napari_prosma.data.metrics import case_metrics, dice_and_iou
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
@@ -198,7 +198,3 @@ def test_the_figures_of_a_case_are_means_over_the_foreground_classes() -> None:
     assert set(figures) == {"dice", "iou", "dice/one", "iou/one", "dice/two", "iou/two"}
     assert figures["dice"] == pytest.approx((figures["dice/one"] + figures["dice/two"]) / 2)
     assert figures["iou"] == pytest.approx((1 / 2 + 1 / 2) / 2)
-
-
-def test_means_are_taken_over_the_cases_that_have_a_figure() -> None:
-    assert mean_metrics([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": 2.0, "b": 2.0}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_prosma.app.runs import left_run
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -31,6 +32,7 @@ from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.schedule import make_optimizer, schedule
 
@@ -206,6 +208,7 @@ def test_closing_a_run_before_its_first_step_writes_nothing(
 
 def test_pausing_does_not_count_against_the_minutes(settings: Settings, tmp_path: Path) -> None:
     limit = 3.0
+    Processes(settings(tmp_path))  # what is imported for the first time would take a part of it
     run = train(settings(tmp_path, minutes=limit / 60, epochs=10_000), [square("a"), square("b")])
     steps = (event for event in run if isinstance(event, Progress) and "loss" in event.message)
     next(steps)
@@ -522,3 +525,14 @@ def test_a_replaced_run_does_not_keep_the_best_of_the_other(
     assert first_step
     run.close()  # type: ignore[attr-defined]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.safetensors", "run.json"]
+
+
+def test_a_finished_run_that_is_opened_again_has_the_result_it_ended_with(
+    trained: tuple[Path, list[Event]],
+) -> None:
+    folder, events = trained
+    left = left_run(folder)
+    assert left.is_finished
+    assert isinstance(events[-1], Finished)
+    assert left.result() == events[-1].result
+    assert left.result().score == load_checkpoint(folder).metrics["dice"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan, read_facts
+from napari_prosma.data.metrics import overlaps_of
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import Checkpoint, ensemble_of
@@ -20,7 +21,7 @@ from napari_prosma.nn.build import build_model
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.figures import overlaps_of, validation_figures
+from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.schedule import make_optimizer
 from napari_prosma.training.transfer import (
     adapted_plan,

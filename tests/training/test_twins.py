@@ -171,7 +171,7 @@ def test_gates_that_make_no_twin_are_refused(
 
 
 def test_a_line_of_a_shell_trains_twins_and_says_how_to_look_at_them(run: Path) -> None:
-    result = CliRunner().invoke(app, ["twins", str(run), "--gates", "dense"])
+    result = CliRunner().invoke(app, ["ablate", str(run), "--gates", "dense"])
     assert result.exit_code == 0, result.stdout + result.stderr
     assert (run / "twins" / "dense" / "best.safetensors").is_file()
     said = " ".join(result.stdout.split())

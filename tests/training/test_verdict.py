@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from napari_prosma.data.metrics import Overlap
 from napari_prosma.events import EpochEnd, Verdict
-from napari_prosma.training.figures import Overlap
 from napari_prosma.training.verdict import verdict
 
 MANY = {"liver": 50, "tumour": 50}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import ConfigError
-from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.keeper import RunResult
 from napari_prosma.training.run_folder import RUN, read_run
@@ -43,8 +46,7 @@ class LeftRun:
     def result(self) -> RunResult:
         """Of one that is finished."""
         assert self.checkpoint is not None
-        folder, kept = self.config.run_dir, self.checkpoint
-        return RunResult(folder, folder / BEST, folder / LAST, kept.place["best"], kept.epoch)
+        return RunResult.of(self.config.run_dir, self.checkpoint)
 
 
 def left_run(folder: Path) -> LeftRun:
@@ -83,3 +85,29 @@ def cases_of(config: TrainConfig) -> DataSet:
         rule = data_set.labels.sparse(config.labelled)
         data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
     return data_set
+
+
+def labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str, ...]]:
+    """The data set with the classes of the model, and notices; without labels where they are others."""
+    names = checkpoint.plan.class_names
+    data_set = find_cases(data, require_labels=False)
+    if kept := checkpoint.config.get("labels"):
+        rule = TypeAdapter(LabelRule).validate_python(kept)
+        # Scribbles have a number of their own for the background: labels of the very same classes are none.
+        is_complete = data_set.class_names == names and rule.unlabelled == 0
+        if data_set.class_names != names or (rule.is_sparse and not is_complete):
+            data_set = find_cases(data, require_labels=False, labels=rule)
+    labelled = checkpoint.config.get("labelled", "all")
+    if not data_set.labels.is_sparse and (
+        (labelled == "slices" and data_set.dims == 3)
+        or (labelled == "scribbles" and data_set.num_classes > len(names))
+    ):
+        data_set = find_cases(data, require_labels=False, labels=data_set.labels.sparse(labelled))
+    if data_set.num_classes == len(names):
+        return data_set, data_set.notices
+    bare = tuple(replace(case, read_label=None) for case in data_set.cases)
+    unused = (
+        f"the labels ({', '.join(data_set.class_names)}) are not those of the model ({', '.join(names)}) and "
+        f"are not used"
+    )
+    return replace(data_set, cases=bare), (*data_set.notices, unused)

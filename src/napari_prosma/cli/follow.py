@@ -68,6 +68,11 @@ def say(text: str) -> None:
     console.print(as_it_is(text))
 
 
+def notice(text: str) -> None:
+    """Print a line to stderr, where it is no part of the answer."""
+    _errors.print(as_it_is(text))
+
+
 def complain(error: ProsmaError) -> None:
     """Print an error's own words to stderr."""
     _complain(str(error))

@@ -1,39 +1,87 @@
-"""Overlap of a predicted label with the true one, per image and class."""
+"""Overlap of a predicted label with the annotated one, per image and class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from napari_prosma.data.labels import IGNORE
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """One class in one case, in elements of the case's grid that somebody labelled.
+
+    Attributes
+    ----------
+    case : str
+    class_name : str
+    there : int
+        Elements of the class in the label.
+    found : int
+        In the prediction.
+    both : int
+    """
+
+    case: str
+    class_name: str
+    there: int
+    found: int
+    both: int
+
+    @property
+    def dice(self) -> float:
+        """NaN where the class is neither in the label nor in the prediction."""
+        return 2 * self.both / (self.there + self.found) if self.there + self.found else math.nan
+
+    @property
+    def iou(self) -> float:
+        """As :attr:`dice`."""
+        either = self.there + self.found - self.both
+        return self.both / either if either else math.nan
+
+
+def overlaps_of(
+    case: str, predicted: np.ndarray, label: np.ndarray, class_names: Sequence[str]
+) -> list[Overlap]:
+    """One per foreground class, of index arrays (*grid); none of a case without any label."""
+    counted = label != IGNORE
+    predicted, label = predicted[counted], label[counted]
+    if not label.size:
+        return []
+    return [_overlap(case, name, predicted == k, label == k) for k, name in enumerate(class_names) if k > 0]
+
+
+def _overlap(case: str, name: str, found: np.ndarray, there: np.ndarray) -> Overlap:
+    """Of two masks."""
+    counts = (np.count_nonzero(mask) for mask in (there, found, there & found))
+    return Overlap(case, name, *map(int, counts))
+
+
 def dice_and_iou(predicted: np.ndarray, truth: np.ndarray, label: int) -> tuple[float, float]:
     """Dice and IoU of class ``label`` in two index arrays of one shape; 1 where the class is in neither."""
-    p, t = predicted == label, truth == label
-    both, either = np.count_nonzero(p & t), np.count_nonzero(p | t)
-    if either == 0:
-        return 1.0, 1.0
-    return 2 * both / (both + either), both / either
+    return _or_right(_overlap("", "", predicted == label, truth == label))
 
 
-def mean_metrics(per_case: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over cases of every figure that occurs; the order of the names is kept."""
-    names = list(dict.fromkeys(name for case in per_case for name in case))
-    return {name: float(np.mean([case[name] for case in per_case if name in case])) for name in names}
+def _or_right(overlap: Overlap) -> tuple[float, float]:
+    return (overlap.dice, overlap.iou) if overlap.there + overlap.found else (1.0, 1.0)
 
 
-def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: tuple[str, ...]) -> dict[str, float]:
+def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``.
 
-    What is ``IGNORE`` in ``truth`` is not counted; nothing is said of a case without any label.
+    What is ``IGNORE`` in ``truth`` is not counted; nothing is said of a case without any label. A class that
+    is in neither counts as right.
     """
-    counted = truth != IGNORE
-    predicted, truth = predicted[counted], truth[counted]
-    if truth.size == 0:
+    of_class = {o.class_name: _or_right(o) for o in overlaps_of("", predicted, truth, class_names)}
+    if not of_class:
         return {}
-    per_class = {name: dice_and_iou(predicted, truth, k) for k, name in enumerate(class_names) if k > 0}
-    figures = {
-        "dice": float(np.mean([dice for dice, _ in per_class.values()])),
-        "iou": float(np.mean([iou for _, iou in per_class.values()])),
-    }
-    for name, (dice, iou) in per_class.items():
-        figures[f"dice/{name}"], figures[f"iou/{name}"] = dice, iou
+    dice, iou = zip(*of_class.values(), strict=True)
+    figures = {"dice": fmean(dice), "iou": fmean(iou)}
+    for name in of_class:
+        figures[f"dice/{name}"], figures[f"iou/{name}"] = of_class[name]
     return figures

@@ -235,18 +235,27 @@ RECIPES = {
 """By ``TrainConfig.modality``. Movements and strengths of ``other`` are about nnU-Net's and MONAI's."""
 
 
-_SIDED = re.compile(r"(?<![a-z])(left|right|links|rechts|gauche|droite?)(?![a-z])", re.IGNORECASE)
+_SIDED = re.compile(
+    r"(?<![a-z])(left|right|links|rechts|gauche|droite?|izquierd[oa]|derech[oa]|esquerd[oa]|direit[oa]|"
+    r"sinistr[oai]|destr[oai]|sinister|dexter)(?![a-z])",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def recipe_of(modality: str, plan: Plan) -> Recipe:
     """Recipe of a modality; ``auto`` is ``ct`` where the plan's intensity rule is, else ``other``.
 
-    Nothing is mirrored where a class is named left or right: a mirrored left kidney is no left kidney.
+    Nothing is mirrored where a class is named left or right, or some L and others R: a mirrored left kidney
+    is no left kidney.
     """
     if modality == "auto":
         modality = "ct" if plan.intensity == "ct" else "other"
     recipe = RECIPES[modality]
-    if not any(_SIDED.search(name) for name in plan.class_names):
+    names = [_CAMEL.sub(" ", name) for name in plan.class_names]
+    letters = {found.casefold() for name in names for found in _LETTER.findall(name)}
+    if not any(map(_SIDED.search, names)) and letters != {"l", "r"}:
         return recipe
     why = f"{recipe.why} But a class is named left or right, so nothing is mirrored."
     return replace(recipe, why=why, left_right=False, up_down=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
-from napari_prosma.data.names import as_cell, fitting_name
+from napari_prosma.data.names import fitting_name
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError, DataError
@@ -84,8 +83,11 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / SEGMENTED
+        self._known = self._read()
+
+    def _read(self) -> dict[str, dict[str, str]]:
         rows = read_rows(self._path, _COLUMNS) if self._path.exists() else []
-        self._known = {row["file"]: row for row in rows}
+        return {row["file"]: row for row in rows}
 
     def require_of(self, planned: Planned) -> None:
         """Refuse labels that were made of another image; those that nothing is known of are let pass.
@@ -110,15 +112,8 @@ class Record:
         source = str(planned.sources[0].absolute())
         cells = (planned.files[0].name, source, fingerprint(*planned.sources))
         row = dict(zip(_COLUMNS, cells, strict=True))
-        self._known[row["file"]] = row
-        try:
-            is_new = not self._path.exists()
-            with self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([_COLUMNS] * is_new + [tuple(map(as_cell, cells))])
-        except OSError as error:
-            raise DataError(
-                f"cannot write '{self._path}' ({error.strerror}); make room on the disk"
-            ) from error
+        self._known = self._read() | {row["file"]: row}  # another process may write here, too
+        write_rows(self._path, self._known.values(), _COLUMNS)
 
 
 def read_regions(folder: Path) -> dict[str, list[dict[str, str | float]]]:

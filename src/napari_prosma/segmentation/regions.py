@@ -179,6 +179,7 @@ def _found(
     element, size_unit = element_size(geometry)
     spacing = spatial(geometry.spacing, geometry)
     near = touching(geometry)
+    time = tuple(n for n, axis in enumerate(geometry.axes) if axis == _TIME)
     for label, box in enumerate(ndimage.find_objects(labels, max_label=len(class_names) - 1), 1):
         if box is None:
             continue
@@ -197,7 +198,7 @@ def _found(
                 elements=len(indices),
                 size=len(indices) * element,
                 size_unit=size_unit,
-                diameter=longest_diameter(mask.reshape(mask.shape[-len(spacing) :]), spacing),
+                diameter=longest_diameter(mask.squeeze(time), spacing),
                 diameter_unit=geometry.unit,
                 intensity=()
                 if image is None

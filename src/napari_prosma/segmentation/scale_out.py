@@ -38,7 +38,7 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import OVERLAP, named
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.device import cpu_threads, usable_device
-from napari_prosma.segmentation.segment import flips_of, require_settings, windows_that_fit
+from napari_prosma.segmentation.segment import flips_of, mirrored_in_words, require_settings, windows_that_fit
 from napari_prosma.segmentation.stream import (
     Background,
     Labelled,
@@ -130,6 +130,8 @@ def segment_to(
         prepared = Prepared(pyramid.levels[0], pyramid.geometry, checkpoint.plan, axis=0)
         yield from prepared.survey(name, hashed=True)
     yield from map(Notice, (*pyramid.notices, *prepared.notices))
+    if mirror and not flips:
+        yield Notice(mirrored_in_words(checkpoint))
     require_replaceable(target)
     output = Output(target, prepared.shape, pyramid.geometry, checkpoint.plan.class_names)
     unfinished = Unfinished(output, key_of(checkpoint, prepared.digest, overlap=overlap, flips=flips))

@@ -46,8 +46,8 @@ def segment(
     rule, a notice says how many they were); their labels are 0. When memory runs out, smaller batches, sums
     on the CPU and smaller windows are tried in this order, with a notice of each.
 
-    Many windows are computed in the memory layout that is faster on this machine, which is measured once and
-    remembered (``model.tuning``), so that the same image gives the same result each time.
+    The memory layout is the usual one unless ``model.tuning`` found another to be faster on this machine; no
+    segmentation measures, so that the same image gives the same result each time.
 
     Parameters
     ----------
@@ -81,6 +81,11 @@ def segment(
     flips = flips_of(checkpoint) if mirror else ()
     require_settings(overlap, batch)
     if disagreement and not flips and checkpoint.members == 1:
+        if mirror:
+            raise ConfigError(
+                "there is nothing to disagree, since the training of this model mirrored nothing; choose an "
+                "ensemble"
+            )
         raise ConfigError("there is nothing to disagree: choose mirrored passes too, or an ensemble")
     kept = _classes(plan, probabilities)
     with named(name):
@@ -89,6 +94,8 @@ def segment(
     target = usable_device(device)
     model = checkpoint.build(target)
     yield from map(Notice, (*image.notices, *prepared.notices))
+    if mirror and not flips:
+        yield Notice(mirrored_in_words(checkpoint))
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Segmentation]:
         tiling = window_tiling(prepared, window, model.divisor, overlap)
@@ -206,9 +213,19 @@ def _in_words(window: tuple[int, ...]) -> str:
 
 
 def flips_of(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Axes, counted from the last, that the checkpoint's training mirrored."""
+    """Axes, counted from the last, that the checkpoint's training mirrored; none where classes have sides."""
+    if not checkpoint.config.get("augment", True):
+        return ()
     recipe = recipe_of(str(checkpoint.config.get("modality", "auto")), checkpoint.plan)
-    return (-1, -2) if recipe.up_down else (-1,)
+    return tuple(axis for axis, mirrored in ((-1, recipe.left_right), (-2, recipe.up_down)) if mirrored)
+
+
+def mirrored_in_words(checkpoint: Checkpoint) -> str:
+    """What mirrored passes do with this model."""
+    ways = " and ".join({-1: "left-right", -2: "up-down"}[axis] for axis in flips_of(checkpoint))
+    if not ways:
+        return "No window was passed mirrored: the training of this model mirrored nothing."
+    return f"Every window was also passed mirrored ({ways}), as the model's training did."
 
 
 def require_settings(overlap: float, batch: int) -> None:

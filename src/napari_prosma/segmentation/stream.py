@@ -43,9 +43,6 @@ TRUNCATE = 4.0
 """Reach of SciPy's Gaussian filter, in standard deviations."""
 
 
-# ---- does the image fit -----------------------------------------------------------------------------------
-
-
 # ---- resampling some rows ---------------------------------------------------------------------------------
 
 

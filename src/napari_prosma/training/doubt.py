@@ -133,7 +133,7 @@ def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
     if not path.is_file():
         raise CheckpointError(
             f"'{run_dir}' holds no {LABEL_CONFIDENCE}; train with the objective dale, or let any model doubt "
-            f"labels with: prosma doubts"
+            f"labels with: prosma suspicious"
         )
     try:
         rows = _ROWS.validate_python(read_rows(path))

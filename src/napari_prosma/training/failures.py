@@ -16,20 +16,21 @@ from napari_prosma.training.batches import Batch
 from napari_prosma.training.state import RunState
 
 
-def smaller_parts(error: Exception, batch: Batch, state: RunState) -> str | None:
+def smaller_parts(error: Exception, batch: Batch, state: RunState, is_alone: bool) -> str | None:
     """Cut batches into twice as many parts where memory ran out, and say so; None for another error.
 
     Raises
     ------
     ProsmaError
-        A part is a single patch already.
+        A part is a single patch already, or the process is not alone: the others would wait for ever.
     """
     if not ran_out_of_memory(error):
         return None
-    if 2 * state.parts > len(batch.names):
+    if not is_alone or 2 * state.parts > len(batch.names):
+        tried, smaller = (" even with the smallest part of a batch", "") if is_alone else ("", " batch,")
         raise ProsmaError(
-            f"memory ran out in step {state.step + 1} even with the smallest part of a batch; choose a "
-            f"smaller patch or network, or close other programs"
+            f"memory ran out in step {state.step + 1}{tried}; choose a smaller{smaller} patch or network, or "
+            f"close other programs"
         ) from error
     state.parts *= 2
     return (

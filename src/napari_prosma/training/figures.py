@@ -1,4 +1,4 @@
-"""What a validation found: per case and class, and the figures that are made of it.
+"""The figures of a validation, made of what it found per case and class.
 
 A case without a structure says nothing of Dice: it counts apart, as a place where nothing should be found.
 """
@@ -7,69 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-
-from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.metrics import Overlap
 
 LEAST_FOR_SMALL = 6
 """The smallest third of the structures is told apart where there are so many of them."""
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """One class in one case, in elements of the case's grid that somebody labelled.
-
-    Attributes
-    ----------
-    case : str
-    class_name : str
-    there : int
-        Elements of the class in the label.
-    found : int
-        In the prediction.
-    both : int
-    """
-
-    case: str
-    class_name: str
-    there: int
-    found: int
-    both: int
-
-    @property
-    def dice(self) -> float:
-        """NaN where the class is neither in the label nor in the prediction."""
-        return 2 * self.both / (self.there + self.found) if self.there + self.found else math.nan
-
-    @property
-    def iou(self) -> float:
-        """As :attr:`dice`."""
-        either = self.there + self.found - self.both
-        return self.both / either if either else math.nan
-
-
-def overlaps_of(
-    case: str, predicted: np.ndarray, label: np.ndarray, class_names: Sequence[str]
-) -> list[Overlap]:
-    """One per foreground class, of index arrays (*grid); none of a case without any label."""
-    counted = label != IGNORE
-    predicted, label = predicted[counted], label[counted]
-    if not label.size:
-        return []
-    return [
-        Overlap(
-            case,
-            name,
-            int(np.count_nonzero(label == k)),
-            int(np.count_nonzero(predicted == k)),
-            int(np.count_nonzero((label == k) & (predicted == k))),
-        )
-        for k, name in enumerate(class_names)
-        if k > 0
-    ]
 
 
 def validation_figures(overlaps: Sequence[Overlap]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.events import (
     OBJECTIVE,
     Baseline,
@@ -22,7 +23,7 @@ from napari_prosma.events import (
 )
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.model.memory import peak_memory
-from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
+from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.learner import Learner
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
@@ -48,6 +49,13 @@ class RunResult:
     last: Path
     score: float
     epochs: int
+
+    @classmethod
+    def of(cls, folder: Path, last: Checkpoint) -> RunResult:
+        """That of a run which ended before, by its last checkpoint."""
+        best = folder / BEST
+        metrics = (load_checkpoint(best) if best.is_file() else last).metrics
+        return cls(folder, best, folder / LAST, metrics["dice"], last.epoch)
 
 
 class Keeper:
@@ -191,14 +199,11 @@ class Keeper:
             if k
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
-        before, state.verdict = (
-            state.verdict,
-            verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training)),
-        )
-        said = state.verdict
+        said = verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training))
+        before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
-            state.verdict = before
             return False
+        state.verdict = said
         return True
 
     def conclude(self) -> Iterator[Event]:

@@ -90,7 +90,6 @@ class Learner:
                 PreparedCases(data.unlabelled.cases, plan, prepared), plan, config.seed, recipe, self.device
             )
         self._planned: tuple[Plan, int] | None = None
-        self.judging = self._batches(plan, STATISTICS)
         self.follow()
         counts = class_counts(data.facts, data.training, len(plan.class_names))
         self.objective = make_objective(config.objective)
@@ -125,7 +124,7 @@ class Learner:
         """Take up the plan and the number of steps of the state, where they were changed."""
         plan, expected = self.state.plan, self.state.expected
         if self._planned is None or self._planned[0] is not plan:
-            self.batches = self._batches(plan)
+            self.batches, self.judging = self._batches(plan), self._batches(plan, STATISTICS)
         if self._planned is not None and self._planned[1] != expected:
             set_relative_rates(self.optimizer, self.state.config, expected)
         self._planned = plan, expected
@@ -202,7 +201,7 @@ class Learner:
 
     def _made_easier(self, drawn: Batch, error: Exception) -> str:
         """Change how steps are made so that the failed one may pass, and say so; else raise."""
-        eased = smaller_parts(error, drawn, self.state) if self.processes.world == 1 else None
+        eased = smaller_parts(error, drawn, self.state, self.processes.world == 1)
         if eased is not None:
             return eased
         if self.is_compiled:
@@ -212,19 +211,20 @@ class Learner:
         raise error
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
-        """Within, the norms of the network that is kept have statistics of their own, not averages that lag.
+    def settled(self, network: Network | None = None) -> Iterator[None]:
+        """Within, the norms of a network, by default the one that is kept, have no averages that lag.
 
-        They follow from the weights alone, and the averages come back: a run that is resumed learns as one
-        that was never saved.
+        Their statistics follow from the weights alone, and the averages come back: a run that is resumed
+        learns as one that was never saved.
         """
         if self.running is not None:
             yield
             return
-        set_training(self.kept, self.state.config.trains)
-        with same_statistics(self.kept) as self.running:
+        network = network or self.kept
+        set_training(network, self.state.config.trains)
+        with same_statistics(network) as self.running:
             try:
-                settle(self.kept, self._seen(), self.processes.fabric.autocast)
+                settle(network, self._seen(), self.processes.fabric.autocast)
                 yield
             finally:
                 self.running = None

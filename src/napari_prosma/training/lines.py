@@ -6,7 +6,6 @@ so that what is printed and what is parsed cannot disagree.
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from pydantic import BaseModel
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import rule_from_text, rule_to_text
-from napari_prosma.errors import ConfigError
+from napari_prosma.data.texts import parse_json, read_json
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.nn.gates import GateOptions
 from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
@@ -230,10 +230,9 @@ def _plan_text(plan: Plan) -> str:
 
 def _plan(text: str) -> dict[str, Any]:
     """A plan as JSON, or the file of one or of a run."""
-    is_json = text.lstrip().startswith("{")
     try:
-        content = json.loads(text if is_json else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(text, "it") if text.lstrip().startswith("{") else read_json(Path(text))
+    except (DataError, ValueError) as error:
         raise ConfigError(
             f"the plan '{text}' cannot be read ({error}); give a JSON file, such as the run.json of a run"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 from napari_prosma.data.fingerprint import content_hash
@@ -139,8 +140,8 @@ class Loop:
         state, tempo, keeper = self.state, self.tempo, self.keeper
         clock = tempo.clock
         while state.epoch < state.config.epochs and not state.is_stopping:
-            (is_over,) = self.processes.of_first([clock.is_over()])
-            if state.epoch and is_over:
+            (is_over,) = self.processes.of_first([tempo.is_over()])
+            if state.epoch and is_over and not state.losses:  # steps that were left are validated
                 return
             began = clock.elapsed()
             yield from self._steps()
@@ -177,19 +178,22 @@ class Loop:
         state, tempo, learner = self.state, self.tempo, self.learner
         clock = tempo.clock
         if state.step == state.epoch * state.steps:
-            yield from self._of_objective(learner.objective.epoch_begins(state.epoch))
+            looks = learner.objective.looks(state.epoch)
+            with learner.settled(learner.network) if looks else nullcontext():
+                yield from self._of_objective(learner.objective.epoch_begins(state.epoch))
         while state.step < (state.epoch + 1) * state.steps or tempo.ends_soon():
             yield from self._heed()
             now = clock.elapsed()
             first = (
                 tempo.rate(state.step, learner.highest_rate),
-                clock.is_over() or state.is_finishing,
+                clock.is_over(),
+                state.is_finishing,
                 state.is_stopping,
                 now >= self.next_save,
             )
-            rate, finishing, stopping, saving = self.processes.of_first(first)
+            rate, is_over, finishing, stopping, saving = self.processes.of_first(first)
             state.is_finishing, state.is_stopping = bool(finishing), bool(stopping)
-            if state.is_stopping or (state.is_finishing and state.losses):
+            if state.is_stopping or ((is_over or state.is_finishing) and state.losses):
                 return
             if saving and state.losses:
                 saved = CheckpointSaved(self.keeper.save(LAST), "last", state.epoch)

@@ -41,7 +41,7 @@ _DATA = (
     ("masks", "--masks", str, "as found", "Which files are their masks, such as '1st_manual/*'."),
     ("modality", "--modality", str, "auto", "ultrasound, ct, mr, endoscopy, histology, other or auto."),
     ("augment", "--no-augment", bool, "", "Learn from the patches as they are."),
-    ("validation_fraction", "--validation", float, "0.2", "Share of the cases that is held out."),
+    ("validation_fraction", "--validation", float, "0.2", "Share of the cases that are validation cases."),
     ("fold", "--fold", str, "", "Hold out one part of several instead: 1/5 is the first of five."),
     ("split", "--split", str, "given", "given: keep train, val and test of the data set; random: do not."),
     (
@@ -113,10 +113,10 @@ _FINE_TUNING = (
     ),
 )
 _LEARNING = (
-    ("epochs", "--epochs", int, "100", "Rounds of training."),
+    ("epochs", "--epochs", int, "100", "Number of epochs."),
     ("minutes", "--minutes", float, "no limit", "Stop after this time; the schedule is stretched over it."),
-    ("steps_per_epoch", "--steps-per-epoch", int, "by the data", "Steps of a round."),
-    ("patience", "--patience", int, "never", "End after so many rounds without a better validation Dice."),
+    ("steps_per_epoch", "--steps-per-epoch", int, "by the data", "Steps per epoch."),
+    ("patience", "--patience", int, "never", "End after so many epochs without a better validation Dice."),
     ("learning_rate", "--learning-rate", float, "by the steps", "AdamW's, at its highest."),
     ("weight_decay", "--weight-decay", float, "0.0001", "AdamW's."),
     ("warm_up", "--warm-up", float, "0.03", "Share of the run over which the learning rate rises."),
@@ -133,7 +133,7 @@ _OBJECTIVE = (
         "--objective",
         str,
         "supervised",
-        "supervised, dim (few labels and many bare images), or dale (doubtful labels).",
+        "supervised, dim (few labels and many unlabelled images), or dale (noisy labels).",
     ),
     ("unlabelled", "--unlabelled", str, "", "dim: folder of further images; labels in it are not read."),
     ("dim", "--dim-option", list, "", "NAME=VALUE within dim, such as rho=0.1; may be repeated."),
@@ -155,7 +155,7 @@ OPTIONS = tuple(
         "Network": _NETWORK,
         "Fine-tuning": _FINE_TUNING,
         "Learning": _LEARNING,
-        "Few or doubtful labels": _OBJECTIVE,
+        "Few or noisy labels": _OBJECTIVE,
         "Machine": _MACHINE,
     }.items()
     for field, name, kind, default, words in options

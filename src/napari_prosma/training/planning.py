@@ -101,6 +101,12 @@ def pacing_for(
     return Pacing(pace, choose, richer, made[pace.rung][2])
 
 
+def pacing_of(spec: ModelSpec, plan: Plan, device: torch.device) -> Pacing:
+    """That of a run which is resumed before its pace was decided: its network and plan stay."""
+    step = step_seconds(spec, plan, nominal_speed(device, torch.get_num_threads()))
+    return Pacing(Pace(Rung(spec.entry, spec.widths), spec, plan, step), None, lambda pace: None)
+
+
 def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
     """Networks to choose from: those of the ladder that fit what was asked for, cheapest first."""
     asked = Rung(config.entry_stride, config.width_per_level, config.side or PLANAR_SIDE)

@@ -20,7 +20,7 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.failures import gpu_errors
 from napari_prosma.training.keeper import RunResult
 from napari_prosma.training.loop import Loop
-from napari_prosma.training.planning import pacing_for, require_norm_statistics, with_fitting_batch
+from napari_prosma.training.planning import pacing_for, pacing_of, require_norm_statistics, with_fitting_batch
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.reading import (
     read_cases,
@@ -49,8 +49,8 @@ def train(
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
     On the CPU a run that goes on from its last checkpoint ends bit for bit as if it had never stopped: what a
-    step draws depends on the seed and the step alone, and it keeps its memory layout, which a long run takes
-    by a measurement on this machine (``model.tuning``).
+    step draws depends on the seed and the step alone, and it keeps its memory layout, which is the usual one
+    unless ``model.tuning`` found another to be faster on this machine.
 
     Under ``torchrun`` every process calls this alike; they learn as one with the batches of all, and the
     first one writes.
@@ -99,6 +99,8 @@ def train(
             pacing = None
             if resumed is not None:
                 plan, spec = resumed.plan, resumed.spec
+                if not resumed.place.get("paced", True):
+                    pacing = pacing_of(spec, plan, processes.device)
             else:
                 left = math.inf
                 if config.is_timed:

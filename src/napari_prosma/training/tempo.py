@@ -34,6 +34,8 @@ SLEPT_SECONDS, SLEPT_STEPS = 60.0, 20
 """A step that took longer than both, the second in usual steps, slept with its computer."""
 NO_TIME = 1e-9
 """Seconds, in the place of none in a division."""
+LEAST_LEFT = 0.03
+"""Share of the time of a run, below which what is left of it is not worth another epoch."""
 ENDS_SOON = 0.3
 """An epoch that would be followed by less than this share of one goes on to the end."""
 
@@ -68,7 +70,8 @@ class Tempo:
         state.expected = begin.place.get("expected", self._thought_steps())
         self.clock = Clock(state.config.epochs * state.steps, state.config.minutes, begin.began)
         self.costs = _costs(state.plan)
-        self._tried = TRIED_STEPS
+        self._tried = begin.place.get("step", 0) + TRIED_STEPS
+        self._is_decided: bool = begin.place.get("paced", bool(begin.place))
         if begin.place:
             self.clock.count_on_from(begin.place["seconds"])
             self.clock.learning_began = begin.place.get("learning_began", 0.0)
@@ -86,7 +89,11 @@ class Tempo:
 
     def place(self) -> dict[str, float]:
         """Its part of ``Checkpoint.place``."""
-        return {"seconds": self.clock.elapsed(), "learning_began": self.clock.learning_began}
+        return {
+            "seconds": self.clock.elapsed(),
+            "learning_began": self.clock.learning_began,
+            "paced": self._is_decided,
+        }
 
     def rate(self, step: int, highest: float) -> float:
         """Learning rate of a step."""
@@ -100,7 +107,7 @@ class Tempo:
             yield Notice(f"The computer slept for {_duration(seconds)}; that does not count")
         elif self.state.step > 1:
             self.costs.stepped(seconds)
-        if self.state.step == self._tried:
+        if not self._is_decided and self.state.step >= self._tried:
             yield from self._paced()
         if self.state.config.minutes is not None:
             self.reserve()
@@ -111,6 +118,10 @@ class Tempo:
         if len(self.state.judged) < len(self.validation):
             windows += self.windows.count(self.validation)
         self.clock.reserve(self.costs.of_windows(windows) + self.costs.extra + self.costs.step / 2)
+
+    def is_over(self) -> bool:
+        """Whether too little time is left for another epoch; what validations cost may have become known."""
+        return self.clock.left() < LEAST_LEFT * self.clock.total
 
     def ends_soon(self) -> bool:
         """Whether so little time is left after this epoch that it had better be part of it."""
@@ -162,6 +173,7 @@ class Tempo:
         state, costs = self.state, self.costs
         step, least, window = self.processes.of_first([costs.step, costs.least_step, costs.of_windows(1)])
         if not self.is_paced:
+            self._is_decided = True
             count = state.config.epochs * state.steps
             if not state.config.is_timed:
                 yield Notice(
@@ -196,6 +208,7 @@ class Tempo:
         steps = max(1, int((left - count * validating) / max(pace.step, NO_TIME)))
         state.steps, state.expected = max(TRIED_STEPS, steps // count), steps
         self.clock.set_steps(state.config.epochs * state.steps)
+        self._is_decided = True
         yield Notice(self._in_words(pace, steps, count))
 
     def _in_words(self, pace: Pace, steps: int, count: int) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
+from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.data.planes import AXES
 from napari_prosma.errors import ConfigError
 from napari_prosma.model.checkpoint import Checkpoint
@@ -19,7 +20,7 @@ from napari_prosma.model.windows import unwrap
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.spec import OURS
 from napari_prosma.training.batches import PreparedCases
-from napari_prosma.training.figures import Overlap, overlaps_of, validation_figures
+from napari_prosma.training.figures import validation_figures
 
 LEARNS = {
     "all": ("entry", "encoder", "up", "gates", "decoder", "head"),

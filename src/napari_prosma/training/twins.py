@@ -11,7 +11,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import read_facts
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.model.checkpoint import BEST, ENSEMBLE, LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.gates import GATES
 from napari_prosma.nn.spec import AUTO
 from napari_prosma.training.config import TrainConfig
@@ -56,12 +56,19 @@ class Original:
         changes |= dict.fromkeys(PLANNED)
         changes["steps_per_epoch"] = self.last.place.get("steps") or self.last.steps // self.last.epoch
         if self.config.minutes is not None:
-            changes |= {"minutes": None, "epochs": self.last.epoch}
+            per_epoch = max(1, round(self._learned / self.last.epoch))  # not all have as many
+            changes |= {"minutes": None, "epochs": self.last.epoch, "steps_per_epoch": per_epoch}
             if self.config.widths == AUTO:
                 changes |= {"widths": self.last.spec.widths, "entry": self.last.spec.entry}
             if self.config.learning_rate is None:
                 changes["learning_rate"] = self.last.place.get("rate")
         return TrainConfig.of(**{**dict(self.config), **changes})
+
+    @property
+    def _learned(self) -> int:
+        """Steps that the optimizer made; an epoch that the time ended counts whole in ``place``."""
+        counts = [int(t) for name, t in self.last.state.items() if name.endswith(".step")]
+        return max(counts, default=self.last.steps)
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def train_twins(
             f"The run was limited to {original.config.minutes:g} minutes; its twins train as many steps as "
             f"it had: {original.last.epoch} epochs of {steps}."
         )
-    scores = {own: _best(original.folder, original.last)}
+    scores = {own: RunResult.of(original.folder, original.last).score}
     # Held open over all twins, as over the folds of a cross-validation.
     with Processes(configs[wanted[0]]) as processes:
         for number, gate in enumerate(wanted, start=1):
@@ -199,7 +206,7 @@ def train_twins(
             last, config = kept[gate], configs[gate]
             if last is not None and _is_over(config, last):
                 yield Notice(f"{which} was trained before.")
-                scores[gate] = _best(config.run_dir, last)
+                scores[gate] = RunResult.of(config.run_dir, last).score
                 continue
             yield Notice(f"{which}{'' if last is None else ' goes on'}.")
             result = yield from _train(config, cases, class_names, last, steering)
@@ -219,11 +226,6 @@ def _is_over(config: TrainConfig, last: Checkpoint) -> bool:
         return not place["losses"] and place["seconds"] >= _NEAR * 60 * config.minutes
     waited = last.epoch - place.get("best_epoch", last.epoch)
     return config.patience is not None and waited >= config.patience
-
-
-def _best(folder: Path, last: Checkpoint) -> float:
-    path = folder / BEST
-    return (load_checkpoint(path) if path.is_file() else last).metrics["dice"]
 
 
 def _kept(wanted: TrainConfig, original: Original) -> Checkpoint | None:

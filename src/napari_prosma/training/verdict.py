@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from napari_prosma.data.metrics import Overlap
 from napari_prosma.events import EpochEnd, Verdict
-from napari_prosma.training.figures import LEAST_FOR_SMALL, Overlap
+from napari_prosma.training.figures import LEAST_FOR_SMALL
 
 NOTHING = 0.05
 """A class whose mean Dice is lower than this is not found."""

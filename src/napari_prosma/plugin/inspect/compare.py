@@ -64,7 +64,7 @@ class ComparePart(QWidget):
         for number, twin in enumerate(self.twins, start=2):
             twin.field.line.setToolTip(
                 "A model trained on the same data with another gate, such as attention, dense or "
-                "prosma-exact; a line 'prosma twins RUN' trains them"
+                "prosma-exact; a line 'prosma ablate RUN' trains them"
             )
             form.addRow(f"Model {number}", twin)
         self.compare_button = QPushButton("Compare")

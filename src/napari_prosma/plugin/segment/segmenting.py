@@ -84,7 +84,9 @@ def segment_layers(
 
     checkpoint = load_checkpoint(path)
     if outputs.mirror or (outputs.disagreement and checkpoint.members == 1):
-        yield from _mirrored(checkpoint)
+        from napari_prosma.segmentation.segment import mirrored_in_words
+
+        yield Notice(mirrored_in_words(checkpoint))
     failures: list[str] = []
     with cpu_threads(spare_threads()):
         for number, layer in enumerate(layers, 1):
@@ -97,14 +99,6 @@ def segment_layers(
     if len(failures) == len(layers):
         raise DataError("\n".join(failures))
     yield Finished(None)
-
-
-def _mirrored(checkpoint: Checkpoint) -> Iterator[Event]:
-    """Say along which axes, as the training of the model allows."""
-    from napari_prosma.segmentation.segment import flips_of
-
-    ways = "left-right and up-down" if len(flips_of(checkpoint)) > 1 else "left-right"
-    yield Notice(f"Every window was also passed mirrored ({ways}), as the model's training did.")
 
 
 def _segment_layer(

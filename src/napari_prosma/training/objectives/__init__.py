@@ -77,6 +77,9 @@ class Objective(Protocol):
             The objective has no use for what was given.
         """
 
+    def looks(self, epoch: int) -> bool:
+        """Whether :meth:`epoch_begins` judges by ``Setting.network``, whose norms are settled for that."""
+
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Called before the first step of ``epoch`` (from 0), not where a run goes on within it.
 

@@ -296,16 +296,19 @@ class DALE(Supervised):
 
     # ---- what the run asks --------------------------------------------------------------------------------
 
+    def looks(self, epoch: int) -> bool:
+        since = self._since_warm_up(epoch)
+        return since >= 0 and since % self._options.every == 0
+
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Look at the training cases every so many epochs, and decide how much each label counts."""
         if epoch == 0:
             yield from self._notices()
-        since = self._since_warm_up(epoch)
-        if since >= 0 and since % self._options.every == 0:
+        if self.looks(epoch):
             yield from self._look_again()
         self._held["epoch"] = torch.tensor(epoch)
         self._held["aligned"].zero_()
-        if since >= 0:
+        if self._since_warm_up(epoch) >= 0:
             self._weigh()
             self._write_list()
 

@@ -36,6 +36,10 @@ class Supervised:
             setting.plan.out_channels, setting.class_weights, setting.processes.total
         )
 
+    def looks(self, epoch: int) -> bool:
+        """Nothing is judged."""
+        return False
+
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Nothing is decided."""
         return iter(())

@@ -1,0 +1,21 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
+Model = Annotated[
+    Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
+]
+INSTEAD = "choose another --out, or --overwrite it"
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave the argument ``name``."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,205 @@
+"""``prosma inspect`` and ``suspicious``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite
+from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
+from napari_prosma.cli.tables import print_measures, table
+
+if TYPE_CHECKING:
+    from napari_prosma.model.checkpoint import Checkpoint
+
+SUSPICIOUS_SHOWN = 10
+REPORT = ("report.html", "measures.csv", "summary.csv", "cases.csv", "channels.csv")
+
+
+def inspect(
+    model: Model,
+    data: Annotated[
+        Path, typer.Argument(help="One image, or a data set in any known layout.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and maps.", show_default=False)],
+    label: Annotated[
+        Path | None,
+        typer.Option(help="The true label of one image, for the measures.", show_default="the prediction"),
+    ] = None,
+    twin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MODEL: another model to compare, such as one of prosma ablate; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only the cases that the model's training held out.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many cases, evenly chosen.", show_default="all"),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="How many unusual cases are drawn.")] = 12,
+    tests: Annotated[
+        int, typer.Option(min=0, help="How many cases the gates are tested on: seconds to minutes each.")
+    ] = 12,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="One figure for a journal, of one image: .svg, .pdf or .png.", show_default=False),
+    ] = None,
+    width: Annotated[str, typer.Option(help="Its columns: single, one and a half, or double.")] = "double",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """See what the gates of a model select on one image, or over a data set.
+
+    Of one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
+    and every map on its own grid (NIfTI or TIFF).
+
+    Of a data set: report.html, one file for a reader or a supplement, with the cases of unusual gating first;
+    measures.csv, summary.csv, cases.csv, channels.csv; and every plot as SVG, PNG and CSV. A bad case does
+    not end it, and the same line goes on with what was stopped.
+
+    [bold]Examples:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
+
+    prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
+    """
+    with exit_codes():
+        from napari_prosma.data.atomic import require_new
+        from napari_prosma.data.layouts import case_from_files
+        from napari_prosma.data.readers import can_read
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        twins = _twins(twin or ())
+        if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
+            if label is not None:
+                raise ConfigError("--label is of one image; a data set brings its own labels")
+            if figure is not None:
+                raise ConfigError("--figure is of one image; give one image of the data set")
+            if not overwrite:
+                require_new((out / name for name in REPORT), INSTEAD)
+            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
+            return
+        if held_out or limit is not None or len(twins) > 1:
+            raise ConfigError(
+                f"'{data}' is one image; --held-out, --limit and several twins need a folder of images"
+            )
+        from napari_prosma.inspection.report import measures_table, report_files, write_report
+        from napari_prosma.inspection.trace import inspect_gates
+
+        case = case_from_files(data, label, channels=checkpoint.plan.channels)
+        truth = None if case.read_label is None else case.read_label()
+        beside = next(iter(twins.values()), None)
+        events = inspect_gates(
+            checkpoint, case.read_image(), name=case.name, label=truth, twin=beside, device=device
+        )
+        record = follow(events)
+        print_measures(measures_table(record))
+        if not overwrite:
+            require_new((*report_files(record, out), *([figure] if figure else ())), INSTEAD)
+        written = write_report(record, out)
+        if figure is not None:
+            from napari_prosma.inspection.figure import gates_figure, save_figure
+
+            written.append(save_figure(gates_figure(record, width), figure))
+        say(f"{len(written)} files in {out}; the picture is {written[0]}")
+
+
+def suspicious(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the maps and tables.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="By default what the model learned from.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """List suspicious labels: wrong ones, or cases unlike the others.
+
+    Writes OUT/doubted_cases.csv and OUT/doubted_regions.csv, the most suspicious first, and CASE_doubt, a map
+    of |p - y| (0 = the model agrees). A run with --objective dale leaves a list of its own.
+
+    [bold]Example:[/] prosma suspicious runs/busi Dataset_BUSI_with_GT --out suspicious
+    """
+    with exit_codes():
+        from napari_prosma.app.doubts import CASES, case_rows, doubt_files, find_doubts
+        from napari_prosma.app.runs import labelled_as
+        from napari_prosma.data.atomic import require_new
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        place = data or checkpoint.config.get("data")
+        if place is None:
+            raise ConfigError(
+                f"'{model}' does not say what it learned from; give a folder of labelled images"
+            )
+        data_set, notices = labelled_as(checkpoint, Path(place))
+        for line in (data_set.summary, *notices):
+            say(line)
+        if not overwrite:
+            require_new(doubt_files(out, (case.name for case in data_set.cases)), INSTEAD)
+        found = follow(find_doubts(checkpoint, data_set.cases, out, device))
+        console.print(table(case_rows(found[:SUSPICIOUS_SHOWN], checkpoint)))
+        say(str(out / CASES))
+
+
+def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
+    """Models by name; the name is the gate where none was given."""
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.model.checkpoint import load_checkpoint
+
+    twins: dict[str, Checkpoint] = {}
+    for text in given:
+        name, _, path = ("", "", text) if Path(text).exists() else text.rpartition("=")
+        twin = load_checkpoint(path)
+        name = name or twin.spec.gate
+        if name in twins:
+            raise ConfigError(f"two twins are called '{name}'; give them names: --twin NAME=MODEL")
+        twins[name] = twin
+    return twins
+
+
+def _inspect_data_set(
+    checkpoint: Checkpoint,
+    data: Path,
+    out: Path,
+    twins: dict[str, Checkpoint],
+    held_out: bool,
+    limit: int | None,
+    pictures: int,
+    tests: int,
+    device: str,
+) -> None:
+    from napari_prosma.app.runs import labelled_as
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.inspection.data_set import chosen_cases, evenly, inspect_cases
+    from napari_prosma.inspection.data_set_trials import run_trials
+    from napari_prosma.inspection.html import About, write_data_set
+
+    name = checkpoint.spec.gate
+    if name in twins:
+        raise ConfigError(f"the model itself is called '{name}'; give the twin another name: NAME=MODEL")
+    data_set, notices = labelled_as(checkpoint, data)
+    cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
+    for line in (data_set.summary, *notices):
+        say(line)
+    found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, device=device))
+    about = About(data.resolve().name, data_set.summary, notices)
+    sound = [case for case in cases if case.name not in found.failed]
+    tested = None
+    if tests:
+        chosen = evenly(sound, tests)
+        tested = follow(run_trials(checkpoint, chosen, out, name=name, twins=twins, device=device))
+    page = follow(write_data_set(found, cases, out, about, tested, pictures, device))
+    say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
+    if found.failed:
+        say(f"left out: {', '.join(found.failed)}")
+        raise typer.Exit(BAD_INPUT)

@@ -1,0 +1,73 @@
+"""``prosma export`` and ``tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_prosma.cli.arguments import Device, Model, Overwrite
+from napari_prosma.cli.follow import exit_codes, follow, say
+
+
+def export(
+    model: Model,
+    onnx: Annotated[Path | None, typer.Option(help="Write an ONNX file.", show_default=False)] = None,
+    bioimageio: Annotated[
+        Path | None, typer.Option(help="Write a bioimage.io package (.zip).", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model for other programs; what is written was held against PyTorch before.
+
+    [bold]Example:[/] prosma export runs/busi --onnx busi.onnx --bioimageio busi.zip
+    """
+    with exit_codes():
+        from napari_prosma.data.atomic import require_new
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.export.bioimageio import export_bioimageio
+        from napari_prosma.export.onnx import export_onnx
+
+        wanted = [(export_onnx, onnx), (export_bioimageio, bioimageio)]
+        if not any(path for _, path in wanted):
+            raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
+        if not overwrite:
+            require_new(
+                (path for _, path in wanted if path is not None), "choose another name, or --overwrite it"
+            )
+        for write, path in wanted:
+            if path is not None:
+                say(str(write(model, path)))
+
+
+def tune(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A checkpoint (.safetensors) or a run folder.", show_default="the default networks"
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also try to compile the network: minutes, and slower on many.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure how a network computes fastest on this machine, and remember it for later runs.
+
+    Measures the memory layouts for the windows and batches of a model; with --compile also whether compiling
+    gives back its time, as in later runs. Another way gives the same numbers to rounding. PROSMA_CACHE names
+    another folder to remember in than the user's cache; where it is empty, nothing is remembered.
+
+    [bold]Example:[/] prosma tune runs/busi
+    """
+    with exit_codes():
+        from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.model.tuning import cache_file, works_of
+        from napari_prosma.model.tuning import tune as run
+
+        works = works_of(None if model is None else load_checkpoint(model), device)
+        for work, measured in follow(run(works, compiled)).items():
+            say(f"{work.in_words()}: {measured.in_words()}")
+        file = cache_file()
+        say("PROSMA_CACHE is empty: nothing is remembered" if file is None else f"remembered in {file}")

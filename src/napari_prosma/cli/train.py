@@ -1,0 +1,261 @@
+"""``prosma train``, ``ablate`` and ``demo``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_prosma.cli.arguments import was_given
+from napari_prosma.cli.follow import exit_codes, follow, say
+from napari_prosma.cli.tables import print_measures
+from napari_prosma.training.options import OPTIONS
+
+if TYPE_CHECKING:
+    from napari_prosma.model.checkpoint import Checkpoint
+    from napari_prosma.training.config import TrainConfig
+
+DEMO_EPOCHS = 8
+OTHER_GATES = "attention,dense,prosma-exact"
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting of a run, in place of its ``**options``."""
+    own = [
+        p
+        for p in signature(command, eval_str=True).parameters.values()
+        if p.kind is not Parameter.VAR_KEYWORD
+    ]
+    added = []
+    for option in OPTIONS:
+        shown = {
+            "help": option.help,
+            "rich_help_panel": option.group,
+            "show_default": option.default or False,
+        }
+        kind: Any = {bool: bool, list: list[str] | None}.get(option.kind, option.kind | None)
+        # A flag that turns something off, such as --no-augment, is on until it is given.
+        default = (option.name.startswith("--no-")) if option.kind is bool else None
+        name = f" /{option.name}" if default else option.name
+        annotation = Annotated[kind, typer.Option(name, **shown)]
+        added.append(Parameter(option.field, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
+    return command
+
+
+@_with_options
+def train(
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Images and masks whose names tell what belongs together, or a CSV of pairs.",
+            show_default=False,
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--out", help="Run folder for the checkpoints.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Resume the run in this folder, with its own settings.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Train so many networks, each holding out another part.", show_default=False),
+    ] = None,
+    **options: object,
+) -> None:
+    """Train on a folder of annotated images.
+
+    Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors, RUN/run.json (settings,
+    versions, a hash of every case) and RUN/metrics.csv. Ctrl-C stops and keeps the place.
+
+    [bold]Examples:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
+
+    prosma train --resume runs/busi
+
+    prosma train my_scans --out runs/mine --from runs/busi
+
+    prosma train labelled_scans --out runs/few --objective dim --unlabelled other_scans
+
+    torchrun --nproc-per-node 2 -m napari_prosma train Dataset_BUSI_with_GT --out runs/busi
+    """
+    with exit_codes():
+        from napari_prosma.errors import ConfigError
+        from napari_prosma.training.lines import config_from_options
+
+        if resume is not None:
+            may_move = ("resume", "data", "unlabelled")
+            others = [n for n in context.params if was_given(context, n) and n not in may_move]
+            if others:
+                raise ConfigError(
+                    f"--resume takes the settings from the run; leave out {', '.join(others)} and give its "
+                    f"folder, and the folder of the data if they were moved"
+                )
+            moved = options.get("unlabelled")
+            _resume(resume.parent if resume.is_file() else resume, data, Path(str(moved)) if moved else None)
+            return
+        if data is None or run_dir is None:
+            raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
+        given = {name: value for name, value in options.items() if was_given(context, name)}
+        # Whole paths, so that the run can be resumed from another working directory.
+        if "unlabelled" in given:
+            given["unlabelled"] = str(Path(str(given["unlabelled"])).resolve())
+        config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
+        if folds is None:
+            require_new_run(config, overwrite)
+        _run(config, folds, overwrite=overwrite)
+
+
+def ablate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    gates: Annotated[str, typer.Option(help="The other gates, with commas.")] = OTHER_GATES,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a run folder per gate.", show_default="twins in the run's folder"),
+    ] = None,
+) -> None:
+    """Gate ablation of a run: train the same configuration, data, split and seed with other gates.
+
+    The same line resumes what was stopped. At the end it prints the line that shows the runs side by side.
+
+    [bold]Example:[/] prosma ablate runs/busi --gates attention,dense
+    """
+    with exit_codes():
+        from napari_prosma.app.runs import cases_of
+        from napari_prosma.training.steering import Steering
+        from napari_prosma.training.twins import read_original, train_twins
+
+        original = read_original(run)
+        data_set = cases_of(original.config)
+        steering = Steering(wants_previews=False)
+        wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
+        try:
+            events = train_twins(
+                original, data_set.cases, data_set.class_names, wanted, out and out.resolve(), steering
+            )
+            found = follow(events, steering)
+        except KeyboardInterrupt:
+            say("go on with the same line")
+            raise
+        say(found.in_words())
+        say(f"side by side: {found.inspect_line()}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
+    window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
+    epochs: Annotated[int, typer.Option(help="Number of epochs.")] = DEMO_EPOCHS,
+) -> None:
+    """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
+
+    One to two minutes on two CPU cores. Without a display the picture is written to a PNG.
+    """
+    with exit_codes():
+        from napari_prosma.data.layouts import find_cases
+        from napari_prosma.data.phantoms import sample_folder
+        from napari_prosma.inspection.report import measures_table, write_report
+        from napari_prosma.inspection.trace import inspect_gates
+        from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.training.config import TrainConfig
+        from napari_prosma.training.run import train as run
+
+        data_set = find_cases(sample_folder() / "ultrasound")
+        say(data_set.summary)
+        config = TrainConfig.of(run_dir=out / "run", widths="quick", epochs=epochs, device="cpu")
+        result = follow(run(config, data_set.cases, data_set.class_names))
+        checkpoint = load_checkpoint(result.best)
+        held_out = checkpoint.split["validation"][0]
+        case = next(case for case in data_set.cases if case.name == held_out)
+        assert case.read_label is not None
+        events = inspect_gates(
+            checkpoint, case.read_image(), name=case.name, label=case.read_label(), device="cpu"
+        )
+        record = follow(events)
+        print_measures(measures_table(record))
+        picture = write_report(record, out / "gates")[0]
+        say(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
+        if window and _can_open_window():
+            say("opening napari ...")
+            viewer = [sys.executable, "-m", "napari_prosma.plugin.demo", str(result.best)]
+            raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
+
+
+def require_new_run(config: TrainConfig, overwrite: bool) -> None:
+    """Refuse a folder that is not ours, and one with a model that may not be overwritten."""
+    from napari_prosma.errors import ConfigError
+    from napari_prosma.model.checkpoint import BEST, ENSEMBLE, LAST
+    from napari_prosma.training.run_claim import require_own_folder
+
+    require_own_folder(config.run_dir, config.data)
+    there = [name for name in (BEST, LAST, ENSEMBLE) if (config.run_dir / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(
+            f"'{config.run_dir}' already holds {' and '.join(there)}; choose another --out, or --overwrite it"
+        )
+
+
+def _resume(run_dir: Path, data: Path | None, unlabelled: Path | None) -> None:
+    from napari_prosma.app.runs import left_run
+    from napari_prosma.training.run_folder import with_data
+
+    left = left_run(run_dir)
+    if left.is_finished:
+        say(left.in_words())
+        return
+    _run(with_data(left.config, data, unlabelled), None, left.checkpoint)
+
+
+def _run(
+    config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None, overwrite: bool = False
+) -> None:
+    from napari_prosma.app.runs import cases_of
+    from napari_prosma.data.layouts import check_foreground
+    from napari_prosma.training.lines import quoted
+    from napari_prosma.training.run import train
+    from napari_prosma.training.run_folder import RUN
+    from napari_prosma.training.steering import Steering
+
+    data_set = cases_of(config)
+    for line in (data_set.summary, *data_set.notices):
+        say(line)
+    check_foreground(data_set)
+    config = config.model_copy(update={"labels": data_set.labels})
+    steering = Steering(wants_previews=False)
+    try:
+        if folds is not None:
+            from napari_prosma.training.folds import cross_validate
+
+            events = cross_validate(config, data_set.cases, data_set.class_names, folds, steering, overwrite)
+        else:
+            events = train(config, data_set.cases, data_set.class_names, resumed, steering)
+        result = follow(events, steering)
+    except KeyboardInterrupt:
+        if folds is not None:
+            say("go on with the same line, without --overwrite")
+        else:
+            kept = (config.run_dir / RUN).exists()
+            line = quoted(["prosma", "train", "--resume", str(config.run_dir)])
+            say(f"go on with: {line}" if kept else "nothing was kept yet")
+        raise
+    if folds is not None:
+        say(result.in_words())
+    else:
+        say(f"best validation Dice {result.score:.3f}: {result.best}")
+
+
+def _can_open_window() -> bool:
+    if find_spec("napari") is None or find_spec("qtpy") is None:
+        return False
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
