@@ -34,7 +34,7 @@ from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import BY_THE_DATA, number
-from napari_prosma.plugin.shared.job import Ending, Job, spare_threads
+from napari_prosma.plugin.shared.job import Ending, spare_threads
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     LayerTuple,
@@ -48,6 +48,7 @@ from napari_prosma.plugin.shared.layers import (
     spatial_shape,
 )
 from napari_prosma.plugin.shared.loading import EVALUATION
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.shared.placing import require_same_place
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
@@ -71,13 +72,12 @@ class EvaluatePanel(Panel):
         self.start_button.setToolTip("Dice, IoU, surface Dice and 95% Hausdorff distance of every case")
         self.evaluation: Evaluation | None = None
         self._measuring = False
-        self.opening = Job(self, notify=False)
+        self.opening = NewestJob(self)
         self.opening.happened.connect(self._opened)
         self.opening.ended.connect(self._opening_ended)
         self._compared: tuple[Layer, ...] = ()
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None
-        self._next_row: int | None = None
         self._plots: QWidget | None = None
         self._add_source(self.add_group("Predictions against the truth"))
         self.form.addStretch(1)
@@ -112,15 +112,15 @@ class EvaluatePanel(Panel):
     def open_row(self, row: int, column: int = 0) -> None:
         """Open the case of a row of the table where it is worst; why not, for one that was not measured."""
         assert self.evaluation is not None
-        if self.opening.is_running:
-            self._next_row = row
-            return
         measured = [(case, name) for case in self.evaluation.cases for name in case.classes]
         if row >= len(measured):
             name, why = list(self.evaluation.failed.items())[row - len(measured)]
             self.status.tell_error(f"{name}: {why}")
             return
-        case, class_name = measured[row]
+        self.opening.ask(partial(self._begin_opening, *measured[row]))
+
+    def _begin_opening(self, case: CaseMeasures, class_name: str) -> None:
+        assert self.evaluation is not None
         names = ("background", *self.evaluation.class_names)
         is_open = bool(self._compared) or (
             case is self._shown_case and all(layer in self.viewer.layers for layer in self._shown.values())
@@ -318,9 +318,6 @@ class EvaluatePanel(Panel):
     def _opening_ended(self, ending: Ending) -> None:
         if ending.error is not None:
             self.status.tell_error(str(ending.error))
-        row, self._next_row = self._next_row, None
-        if row is not None and self.evaluation is not None:
-            self.open_row(row)
 
 
 @dataclass(frozen=True, eq=False)

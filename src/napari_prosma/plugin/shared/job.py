@@ -173,13 +173,17 @@ class Job(QObject):
             self._show_progress(event)
 
     def _end(self) -> None:
+        self.ended.emit(self._finish())
+
+    def _finish(self) -> Ending:
+        """Make room for the next run."""
         assert self._run is not None
         run, self._run = self._run, None
         self._show_progress(None)
         error = run.failure[0] if run.failure else None
         if error is not None and self._shows(error):
             _tell(error)
-        self.ended.emit(Ending(run.worker.abort_requested and error is None, error))
+        return Ending(run.worker.abort_requested and error is None, error)
 
     def _shows(self, error: Exception) -> bool:
         return self._notify or not isinstance(error, ProsmaError)
