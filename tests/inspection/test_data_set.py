@@ -168,7 +168,7 @@ def test_what_is_said_of_dice_follows_the_numbers(make_checkpoint: Make, slope: 
 def test_few_labels_say_nothing(make_checkpoint: Make) -> None:
     cases = [numbers(str(n), dice=0.1 * n if n < 4 else None, psi_mean=0.1 * n) for n in range(8)]
     assert inspection(cases, make_checkpoint()).association().in_words() == (
-        "Whether unusual gating goes with low Dice cannot be told from 4 labelled cases."
+        "Whether unusual gating goes with low Dice cannot be told from 4 independent cases."
     )
     assert isinstance(inspection(cases, make_checkpoint()).association(), Association)
 

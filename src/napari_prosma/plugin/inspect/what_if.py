@@ -148,10 +148,10 @@ class WhatIfPart(QWidget):
         layout.addWidget(self.whole_box)
         layout.addWidget(self.whole_told)
 
-    def show_looked(self, looked: Looked, source: ImageLayer) -> None:
+    def show_looked(self, looked: Looked) -> None:
         """Offer the skips of a model, all as trained."""
         self.close_down()
-        self._looked, self._source = looked, source
+        self._looked, self._source = looked, looked.source
         self._what_if = looked.what_if
         self._channels = ()
         self.here_button.setHidden(looked.what_if.window.covers_image)

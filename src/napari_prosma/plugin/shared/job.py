@@ -102,8 +102,8 @@ class Job(QObject):
         # What a worker still says after its panel was closed must not reach the run that came after.
         worker.yielded.connect(lambda event: self._receive(failure, event))
         worker.finished.connect(lambda: self._receive(failure, None))
-        worker.paused.connect(lambda: self.held.emit(True))
-        worker.resumed.connect(lambda: self.held.emit(False))
+        worker.paused.connect(lambda: self._hold(failure, True))
+        worker.resumed.connect(lambda: self._hold(failure, False))
         worker.warned.connect(_log_warning)
         run.worker.start()
 
@@ -163,6 +163,10 @@ class Job(QObject):
                 self._deliver(self._inbox.popleft())
         finally:
             self._delivering = False
+
+    def _hold(self, sender: list[Exception], held: bool) -> None:
+        if self._run is not None and self._run.failure is sender:
+            self.held.emit(held)
 
     def _deliver(self, event: Event | None) -> None:
         if event is None:

@@ -62,7 +62,7 @@ class Repeat(QWidget):
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(FOLLOW_MS)
-        self._later.timeout.connect(partial(self.job.ask, self._tell))
+        self._later.timeout.connect(self._ask)
 
     def form_changed(self) -> None:
         """Say anew, soon, what the form does."""
@@ -73,6 +73,9 @@ class Repeat(QWidget):
         """Stop what runs."""
         self._later.stop()
         self.job.close()
+
+    def _ask(self) -> None:
+        self.job.ask(self._tell)
 
     def _tell(self) -> None:
         try:
