@@ -1,4 +1,4 @@
-"""The Evaluate panel: predictions against the truth, worst cases first, each a click away."""
+"""The Evaluate panel: predictions against the reference, worst cases first, each a click away."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _CLASS_COLUMN = 1
 
 
 class EvaluatePanel(Panel):
-    """Measure predictions against the truth, and open the cases that went wrong."""
+    """Measure predictions against the reference, and open the cases that went wrong."""
 
     needs = EVALUATION
 
@@ -79,7 +79,7 @@ class EvaluatePanel(Panel):
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None
         self._plots: QWidget | None = None
-        self._add_source(self.add_group("Predictions against the truth"))
+        self._add_source(self.add_group("Predictions against the reference"))
         self.form.addStretch(1)
         self._add_outcome()
         self.lay_out()
@@ -147,11 +147,11 @@ class EvaluatePanel(Panel):
         form.addRow("Compare", row)
         self.predicted = PathField("Folder of predicted labels")
         self.predicted.line.setToolTip("What 'Segment' or 'prosma segment' wrote; one file will do")
-        self.truth = PathField("Folder of the truth")
+        self.truth = PathField("Folder of the reference")
         self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
         self.classes = QLineEdit()
         self.classes.setPlaceholderText(BY_THE_DATA)
-        self.classes.setToolTip("Stored values of the truth, such as 0=background,1=liver")
+        self.classes.setToolTip("Stored values of the reference, such as 0=background,1=liver")
         self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
         self.predicted_layer.setToolTip("The labels to measure")
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
@@ -162,10 +162,10 @@ class EvaluatePanel(Panel):
         self.tolerance.setSuffix(" mm")
         self._folder_rows = {
             "Prediction": self.predicted,
-            "Truth": self.truth,
+            "Reference": self.truth,
             "Classes": self.classes,
         }
-        self._layer_rows = {"Prediction": self.predicted_layer, "Truth": self.truth_layer}
+        self._layer_rows = {"Prediction": self.predicted_layer, "Reference": self.truth_layer}
         for rows in (self._folder_rows, self._layer_rows):
             for title, field in rows.items():
                 form.addRow(title, field)
@@ -187,7 +187,7 @@ class EvaluatePanel(Panel):
     def _from_folders(self) -> Callable[[], Pairs]:
         predicted, truth, classes = self.predicted.path, self.truth.path, self.classes.text().strip()
         if predicted is None or truth is None:
-            raise ConfigError("choose the folder of the predictions, and that of the truth")
+            raise ConfigError("choose the folder of the predictions, and that of the reference")
         self._compared = ()
         return partial(find_pairs, predicted, truth, rule_from_text(classes) if classes else None)
 
@@ -196,7 +196,7 @@ class EvaluatePanel(Panel):
         if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
             raise ConfigError("open the predicted labels and the true ones first")
         if predicted is truth:
-            raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the truth")
+            raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")
         self._compared = (predicted, truth)
         return partial(pairs_of_layers, predicted, truth)
 
@@ -310,7 +310,7 @@ class EvaluatePanel(Panel):
             layer for layer in (self._compared or self._shown.values()) if layer in self.viewer.layers
         ]
         if opened.worst is None:
-            self.status.tell(f"{opened.case.pair.name}: prediction and truth are the same")
+            self.status.tell(f"{opened.case.pair.name}: prediction and reference are the same")
         elif looked_at:
             go_to(self.viewer, looked_at[-1], opened.worst)
             self.status.tell(f"{opened.case.pair.name}, where {opened.class_name} is worst")
@@ -322,7 +322,7 @@ class EvaluatePanel(Panel):
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A case as layers, the truth last, unless it is open already; and the element where it is worst."""
+    """A case as layers, the reference last, unless it is open already; and the element where it is worst."""
 
     case: CaseMeasures
     class_name: str
@@ -357,7 +357,7 @@ def worst_place(
     Parameters
     ----------
     predicted, truth : (*spatial)
-        Class indices; elements that the truth leaves unlabelled are not wrong.
+        Class indices; elements that the reference leaves unlabelled are not wrong.
     label : int
     geometry : Geometry
         Its spacing says how deep an element lies.
@@ -391,11 +391,11 @@ def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_lay
     held = pair.truth.read_image()
     layers: list[LayerTuple] = []
     if as_layers:
-        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the truth came without its image
+        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the reference came without its image
             layers.append(image_layer(held, name))
         labels, attributes, kind = labels_layer(predicted, held.geometry, f"{name} prediction", names)
         layers.append((labels, {**attributes, "opacity": 0.5}, kind))
-        labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} truth", names)
+        labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} reference", names)
         layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours("white")}, kind))
     worst = worst_place(predicted, truth, names.index(class_name), held.geometry)
     yield Finished(_Opened(case, class_name, tuple(layers), worst))

@@ -210,8 +210,8 @@ class Settings(QWidget):
             least="by the steps",
         )
         form.addRow("Start from", self.start_from)
-        form.addRow("What learns", self.trains)
-        form.addRow("Rate of the old", self.taken_rate)
+        form.addRow("Trainable layers", self.trains)
+        form.addRow("Pretrained LR factor", self.taken_rate)
 
     def _add_advanced(self, form: QFormLayout) -> None:
         self.gate = combo(
