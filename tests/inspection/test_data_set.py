@@ -21,6 +21,7 @@ from napari_prosma.inspection.data_set import (
     SkipNumbers,
     deviations_of,
     inspect_cases,
+    units_of,
 )
 from napari_prosma.inspection.statistics import unusual_from
 from napari_prosma.inspection.trace import inspect_gates
@@ -181,3 +182,9 @@ def test_twins_of_other_classes_are_refused(
         list(inspect_cases(make_checkpoint(), ultrasound, tmp_path, twins=twin))
     with pytest.raises(DataError, match="no case"):
         list(inspect_cases(make_checkpoint(), [], tmp_path))
+
+
+def test_images_of_one_patient_and_their_copies_are_one_independent_case() -> None:
+    contents = {"a": "one", "b": "one", "c": "two", "d": "three"}
+    cases = [CaseNumbers(n, "", "unseen", "label", {}, {}, digest) for n, digest in contents.items()]
+    assert units_of(cases, {"b": "p", "c": "p", "d": "q"}) == dict.fromkeys("abc", "a")
