@@ -125,6 +125,7 @@ class Unsaved(QObject):
 
     def saved(self, data: object) -> None:
         """A file holds this layer, or the layer of this array, as it is."""
+        data = getattr(data, "__wrapped__", data)  # plugins see proxies
         for layer in [each for each in self._painted if data is each or data is each.data]:
             del self._painted[layer]
 
