@@ -21,6 +21,7 @@ from napari_prosma.inspection.data_set import (
     SkipNumbers,
     deviations_of,
     inspect_cases,
+    units_of,
 )
 from napari_prosma.inspection.statistics import unusual_from
 from napari_prosma.inspection.trace import inspect_gates
@@ -168,7 +169,7 @@ def test_what_is_said_of_dice_follows_the_numbers(make_checkpoint: Make, slope: 
 def test_few_labels_say_nothing(make_checkpoint: Make) -> None:
     cases = [numbers(str(n), dice=0.1 * n if n < 4 else None, psi_mean=0.1 * n) for n in range(8)]
     assert inspection(cases, make_checkpoint()).association().in_words() == (
-        "Whether unusual gating goes with low Dice cannot be told from 4 labelled cases."
+        "Whether unusual gating goes with low Dice cannot be told from 4 independent cases."
     )
     assert isinstance(inspection(cases, make_checkpoint()).association(), Association)
 
@@ -181,3 +182,9 @@ def test_twins_of_other_classes_are_refused(
         list(inspect_cases(make_checkpoint(), ultrasound, tmp_path, twins=twin))
     with pytest.raises(DataError, match="no case"):
         list(inspect_cases(make_checkpoint(), [], tmp_path))
+
+
+def test_images_of_one_patient_and_their_copies_are_one_independent_case() -> None:
+    contents = {"a": "one", "b": "one", "c": "two", "d": "three"}
+    cases = [CaseNumbers(n, "", "unseen", "label", {}, {}, digest) for n, digest in contents.items()]
+    assert units_of(cases, {"b": "p", "c": "p", "d": "q"}) == dict.fromkeys("abc", "a")

@@ -188,7 +188,7 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "learned",
         "sanity_check",
         correlated(0.3, 0.7, 12),
-        r".*Two trainings correlate by 0\.70 \(skip 1\)\. At skip 1 they are more alike, so there "
+        r".*Two trainings correlate by 0\.70 \(skip 1\)\. At skip 1 these two are more alike, so there "
         r"psi depends on "
         r"what was learned\.",
     ),

@@ -1,4 +1,4 @@
-"""*Look at these first*: the labels that a run doubts, opened by a click, corrected and saved."""
+"""*Suspicious labels*: the labels that a run doubts, opened by a click, corrected and saved."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def doubted(run: Path, cases: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def dock(viewer: napari.Viewer, doubted: Path, qtbot: QtBot) -> DoubtedLabels:
     made = DoubtedLabels(viewer)
-    viewer.window.add_dock_widget(made, name="Look at these first", area="bottom")
+    viewer.window.add_dock_widget(made, name="Suspicious labels", area="bottom")
     made.show_run(doubted)
     qtbot.waitUntil(lambda: made.table.rowCount() == 3 and not made.listing.is_running, timeout=SOON)
     return made
@@ -194,7 +194,7 @@ def test_another_list_knows_what_was_corrected(
     viewer.window.remove_dock_widget(dock)
     dock.deleteLater()
     other = DoubtedLabels(viewer)
-    viewer.window.add_dock_widget(other, name="Look at these first", area="bottom")
+    viewer.window.add_dock_widget(other, name="Suspicious labels", area="bottom")
     other.show_run(doubted)
     qtbot.waitUntil(lambda: other.table.rowCount() == 3 and not other.listing.is_running, timeout=SOON)
     click(other, 0, qtbot)

@@ -98,12 +98,12 @@ def test_a_click_opens_the_case_at_its_worst_place(
 ):
     evaluate(panel, press, finish, *scans)
     click(panel, qtbot, 0)
-    assert [layer.name for layer in viewer.layers] == ["bad", "bad prediction", "bad truth"]
-    truth, prediction = viewer.layers["bad truth"].data, viewer.layers["bad prediction"].data
+    assert [layer.name for layer in viewer.layers] == ["bad", "bad prediction", "bad reference"]
+    truth, prediction = viewer.layers["bad reference"].data, viewer.layers["bad prediction"].data
     assert truth.sum() == prediction.sum() == volume(10, 12, 14).sum()
-    np.testing.assert_allclose(viewer.layers["bad truth"].scale, viewer.layers["bad"].scale)
+    np.testing.assert_allclose(viewer.layers["bad reference"].scale, viewer.layers["bad"].scale)
     # The place in the middle of the view is one that the prediction has wrong.
-    layer = viewer.layers["bad truth"]
+    layer = viewer.layers["bad reference"]
     point = np.array(viewer.dims.point)
     for axis in viewer.dims.displayed:
         point[axis] = viewer.camera.center[axis]
@@ -127,8 +127,8 @@ def test_another_case_takes_the_place_of_the_one_that_was_open(
     click(panel, qtbot, 0)
     assert list(viewer.layers)[1:] == shown
     click(panel, qtbot, 1)
-    assert [layer.name for layer in viewer.layers] == ["mine", "good", "good prediction", "good truth"]
-    assert panel.status.plain_text() == "good: prediction and truth are the same"
+    assert [layer.name for layer in viewer.layers] == ["mine", "good", "good prediction", "good reference"]
+    assert panel.status.plain_text() == "good: prediction and reference are the same"
 
 
 def test_a_case_without_an_image_opens_its_labels(
@@ -142,7 +142,7 @@ def test_a_case_without_an_image_opens_its_labels(
     predicted, data = scans
     evaluate(panel, press, finish, predicted, data / "masks")
     click(panel, qtbot, 0)
-    assert [layer.name for layer in viewer.layers] == ["bad prediction", "bad truth"]
+    assert [layer.name for layer in viewer.layers] == ["bad prediction", "bad reference"]
 
 
 def test_a_pair_that_cannot_be_measured_is_a_row_that_says_why(

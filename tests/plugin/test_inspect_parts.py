@@ -493,3 +493,17 @@ def test_the_canvas_says_what_is_seen_until_the_panel_is_closed(panel: InspectPa
     panel.close_down()
     assert viewer.mouse_move_callbacks == []
     viewer.layers.remove("skip 1 psi")
+
+
+def test_maps_stay_with_their_image_while_another_one_is_asked_for(
+    panel: InspectPanel, viewer: napari.Viewer, settle: Callable[[], None], tmp_path: Path
+):
+    mine = panel.looked.source
+    panel.label_layer.setCurrentIndex(0)
+    panel.image_layer.choose(viewer.add_image(np.zeros((64, 64)), name="other", translate=(100, 100)))
+    panel.begin()
+    panel.what_if.sliders[2].setValue(4.0)
+    settle()
+    assert panel.pointer._source is mine
+    gate = panel.looked.record.gate
+    assert list(panel.looked.models({gate: tmp_path})) == [gate, f"{gate}, other run"]

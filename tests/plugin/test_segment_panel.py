@@ -36,7 +36,7 @@ def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
     told = panel.model.text.plain_text()
     assert "2D, gray; finds lesion" in told
     assert "gate: prosma; trained for 1 epoch" in told
-    assert "on 2 cases held out" in told
+    assert "on 2 validation cases" in told
 
 
 def test_what_is_no_model_is_told_in_red(panel: SegmentPanel, qtbot: QtBot, run: Path, tmp_path: Path):
@@ -220,3 +220,29 @@ def test_layers_that_come_and_go_are_followed(panel: SegmentPanel, viewer: napar
     assert names(panel) == ["renamed", "second"]
     viewer.layers.remove(second)
     assert panel.images.ticked() == [first]
+
+
+def test_what_is_painted_while_the_result_is_written_is_not_taken_for_saved(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    tmp_path: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    press(panel.start_button)
+    finish(panel)
+    labels = viewer.layers["breast segmentation"]
+    labels.selected_label, labels.brush_size = 1, 3
+    labels.paint((5, 5), 1 - int(labels.data[5, 5]))
+    panel.save(tmp_path / "first.png")
+    finish(panel)
+    assert panel.unsaved.layers() == []
+    panel.save(tmp_path / "second.png")
+    labels.paint((20, 20), 1 - int(labels.data[20, 20]))
+    finish(panel)
+    assert panel.unsaved.layers() == [labels]

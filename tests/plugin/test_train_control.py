@@ -17,6 +17,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QDialog, QMessageBox, QToolButton
 
+from napari_prosma.errors import DataError
 from napari_prosma.events import Baseline, EpochEnd, Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.plugin.train.leaving import GO_ON, STOP
@@ -129,7 +130,7 @@ def test_finish_now_validates_and_keeps_the_best_even_out_of_a_pause(
     press(panel.start_button)
     learning(panel, qtbot)
     press(panel.pause_button)
-    qtbot.waitUntil(lambda: panel.pause_button.text() == "Go on", timeout=SOON)
+    qtbot.waitUntil(lambda: panel.pause_button.text() == "Continue", timeout=SOON)
     press(panel.finish_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 1 epoch, best Dice")
@@ -146,7 +147,7 @@ def test_a_stopped_run_goes_on_from_its_folder_with_its_history(
     qtbot.waitUntil(lambda: panel.outcome.epochs == 1, timeout=LONG)
     press(panel.stop_button)
     finish(panel)
-    assert "Resume… goes on with it" in panel.status.plain_text()
+    assert "Resume… continues it" in panel.status.plain_text()
     panel.resume(run_dir)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 3 epochs")
@@ -397,7 +398,7 @@ def test_leaving_a_run_that_has_not_begun_promises_nothing(panel: TrainPanel, pr
     assert "no model is kept" in panel.what_leaving_means()
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / RUN).touch()
-    assert "Resume… goes on with it" in panel.what_leaving_means()
+    assert "Resume… continues it" in panel.what_leaving_means()
 
 
 def test_a_run_that_is_stopped_in_its_first_epoch_keeps_its_place(
@@ -410,7 +411,7 @@ def test_a_run_that_is_stopped_in_its_first_epoch_keeps_its_place(
     qtbot.waitUntil((run_dir / RUN).is_file, timeout=LONG)
     press(panel.stop_button)
     finish(panel)
-    assert "Resume… goes on with it" in panel.status.plain_text()
+    assert "Resume… continues it" in panel.status.plain_text()
     assert load_checkpoint(run_dir / "last.safetensors").epoch == 0
 
 
@@ -431,6 +432,26 @@ def test_closing_answers_at_once_while_a_step_takes_long(panel: TrainPanel, qtbo
     assert not closed
     qtbot.waitUntil(lambda: bool(closed), timeout=SOON)
     assert not panel.job.is_running
+
+
+def test_what_cannot_be_kept_does_not_close(panel: TrainPanel, qtbot: QtBot):
+    closed: list[bool] = []
+
+    def unkept(steering: Steering) -> Iterator[Event]:
+        try:
+            for _ in range(10**4):
+                yield Started(1, "a step")
+                time.sleep(0.01)
+        finally:
+            raise DataError("the disk is full")
+
+    panel._start(PlannedRun("unkept", panel.settings.run_field.path, unkept))
+    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 1, timeout=SOON)
+    panel.stop_then(lambda: closed.append(True))
+    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
+    qtbot.wait(100)
+    assert not closed
+    assert panel.status.plain_text() == "the disk is full"
 
 
 def test_two_windows_never_suggest_one_folder(panel: TrainPanel, folder: Path):

@@ -152,3 +152,46 @@ def test_a_clean_end_leaves_nothing_aside(viewer: napari.Viewer, painted: Labels
 def test_names_are_no_markup_in_tips():
     assert as_rich("scan <img src=x>\n'a'") == "<span>scan &lt;img src=x&gt;<br>&#x27;a&#x27;</span>"
     assert as_rich("plain\nlines") == "plain\nlines"
+
+
+def kept_files() -> list[str]:
+    return sorted(path.name for path in aside_folder().glob("*/*.npz"))
+
+
+def test_what_was_saved_is_kept_aside_no_longer(
+    viewer: napari.Viewer, painted: LabelsLayer, qtbot: QtBot, tmp_path: Path
+):
+    unsaved = unsaved_of(viewer)
+    unsaved.keep()
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    assert len(kept_files()) == 1
+    painted.save(str(tmp_path / "strokes.tif"), plugin="napari-prosma")
+    unsaved.keep()
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    assert kept_files() == []
+
+
+def test_layers_whose_names_are_alike_on_disk_have_two_files(
+    viewer: napari.Viewer, open_panel: Callable[[str], Any], qtbot: QtBot
+):
+    layers = [viewer.add_labels(np.zeros((8, 8), np.uint8), name=name) for name in ("a/b", "a:b")]
+    open_panel("Segment")
+    unsaved = unsaved_of(viewer)
+    for layer in layers:
+        layer.paint((2, 2), 1)
+    unsaved.keep()
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    assert len(kept_files()) == 2
+
+
+def test_an_image_of_the_same_shape_elsewhere_is_not_the_one_that_was_painted_on(
+    viewer: napari.Viewer, open_panel: Callable[[str], Any]
+):
+    from napari_prosma.plugin.shared.unsaved import _keeping
+
+    image = Image(np.zeros((1, 6, 8), np.float32), Geometry((0.5, 0.5), (2.0, 3.0), "mm"))
+    add_layer(viewer, image_layer(image, "scan"))
+    said = {"name": "labels", "scale": [0.5, 0.5], "translate": [20.0, 3.0]}
+    list(_keeping(aside_folder() / "gone", [("labels.npz", np.ones((6, 8), np.uint8), said)]))
+    open_panel("Segment").bring_back.bring_back()
+    assert tuple(viewer.layers["labels"].translate) == (20.0, 3.0)

@@ -110,7 +110,7 @@ def everything(
         "seed": SEED,
         "models": {name: _model(each) for name, each in found.checkpoints.items()},
         "cases": cases,
-        "near_duplicates": found.units,
+        "units": found.units,
         "unusual_from": found.unusual_from if np.isfinite(found.unusual_from) else None,
         "deviations": {name: asdict(each) for name, each in found.deviations.items()},
         "left_out": found.failed,
@@ -127,8 +127,8 @@ def everything(
 
 def in_methods(kept: Mapping[str, Any]) -> str:
     """A paragraph for a methods section, made from what ``everything`` holds."""
-    cases, duplicates = kept["cases"], kept["near_duplicates"]
-    units = len({duplicates.get(case["name"], case["name"]) for case in cases})
+    cases, together = kept["cases"], kept["units"]
+    units = len({together.get(case["name"], case["name"]) for case in cases})
     labelled = sum(case["reference"] == "label" for case in cases)
     models = ", ".join(
         f"{name} (gate {each['gate']}, {each['steps']} steps, seed {each['seed']}, weights {each['weights']})"
@@ -137,11 +137,12 @@ def in_methods(kept: Mapping[str, Any]) -> str:
     text = (
         f"Gates were inspected with napari-prosma {kept['versions']['napari-prosma']} (PyTorch "
         f"{kept['versions']['torch']}) on {len(cases)} images, {labelled} with a label and {units} "
-        f"independent of each other, near-duplicates counted as one. Models: {models}. Selectivity is the "
-        "share of the gated skip's energy that no constant per channel explains; relative energy is psi "
-        "squared over its mean, weighted by the energy of the skip. Intervals are Student's at "
-        f"{100 * LEVEL:g} %, simultaneous over skips and parts by the largest studentised mean under random "
-        f"signs; nothing is claimed from fewer than {FEWEST} independent cases."
+        "independent of each other, near-duplicates and images of one patient counted as one. "
+        f"Models: {models}. Selectivity is the share of the gated skip's energy that no constant per channel "
+        "explains; relative energy is psi squared over its mean, weighted by the energy of the skip. "
+        f"Intervals are Student's at {100 * LEVEL:g} %, simultaneous over skips and parts by the "
+        f"largest studentised mean under random signs; nothing is claimed from fewer than {FEWEST} "
+        "independent cases."
     )
     if kept["tests"]:
         tested = {row["image"] for rows in kept["tests"].values() for row in rows}

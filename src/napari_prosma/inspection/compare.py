@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.metrics import case_metrics
+from napari_prosma.data.names import in_plot
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import Row
@@ -190,7 +191,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     for row, (model, record) in enumerate(shown.items()):
         draw_image(grid[row, 0], record, at)
         score = scores.get(model)
-        title = model if score is None else f"{model}\nDice {score:.3f}"
+        title = in_plot(model) if score is None else f"{in_plot(model)}\nDice {score:.3f}"
         grid[row, 0].set_title(title, fontsize=8, y=1)
         for column, level in enumerate(levels, start=1):
             layer = skip_layer(record, level, "psi") if level in record.skips else None
@@ -201,9 +202,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
         bar = figure.colorbar(drawn, cax=figure.add_subplot(cells[:, -1]))
         bar.set_label("psi (same scale everywhere)", fontsize=8)
         bar.ax.tick_params(labelsize=6)
-    figure.suptitle(f"{comparison.name}: the masks side by side", fontsize=11)
+    figure.suptitle(f"{in_plot(comparison.name)}: the masks side by side", fontsize=11)
     if without:
-        figure.supxlabel(f"no mask: {', '.join(without)}", fontsize=8)
+        figure.supxlabel(f"no mask: {', '.join(map(in_plot, without))}", fontsize=8)
     return figure
 
 
@@ -229,11 +230,11 @@ def histogram_figure(comparison: Comparison) -> Figure:
             floor = comparison.records[model].skips[level].floor
             if floor is not None:
                 axes.axvline(floor, color="0.4", linewidth=0.8, linestyle="--", label="floor")
-        grid[row, 0].set_ylabel(model.replace(" (", "\n("), fontsize=7)
+        grid[row, 0].set_ylabel(in_plot(model).replace(" (", "\n("), fontsize=7)
     if models:
         grid[0, 0].legend(fontsize=6, frameon=False)
     figure.supxlabel(f"psi (foreground: {comparison.reference})", fontsize=8)
-    figure.suptitle(f"{comparison.name}: share of positions by psi", fontsize=10)
+    figure.suptitle(f"{in_plot(comparison.name)}: share of positions by psi", fontsize=10)
     return figure
 
 

@@ -24,7 +24,7 @@ from napari_prosma.inspection.citing import content_of
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.report import file_stem
-from napari_prosma.inspection.statistics import FEWEST, unusual_from
+from napari_prosma.inspection.statistics import FEWEST, by_unit, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -121,7 +121,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Association:
-    """Whether unusual gating goes with low Dice: Spearman's rho over the cases with a label.
+    """Whether unusual gating goes with low Dice: Spearman's rho over the independent cases with a label.
 
     ``low`` and ``high`` bound its 95 % interval (Fieller, Hartley and Pearson 1957); all three are NaN where
     there are too few cases, or nothing varies.
@@ -136,10 +136,11 @@ class Association:
         """What may be said, and no more."""
         if not np.isfinite(self.rho):
             return (
-                f"Whether unusual gating goes with low Dice cannot be told from {self.cases} labelled cases."
+                f"Whether unusual gating goes with low Dice cannot be told from {self.cases} independent "
+                "cases."
             )
         figures = f"Spearman's rho {self.rho:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
-        over = f"over the {self.cases} that have a label ({figures})"
+        over = f"over the {self.cases} independent ones that have a label ({figures})"
         if self.high < 0:
             return (
                 f"The more unusual the gating of a case, the lower its Dice, {over}. That is no proof of why."
@@ -178,8 +179,8 @@ class DataSetInspection:
     failed : dict
         Why a case could not be inspected, by its name.
     units : dict
-        By name of case, for those that have near-duplicates: the first of them. Together they are one
-        independent case.
+        By name of case, for those that are near-duplicates or of one patient: the first of them. Together
+        they are one independent case.
     unusual_from : float
         Robust standard deviations from which on a case is called unusual (``statistics.unusual_from``).
     """
@@ -236,8 +237,9 @@ class DataSetInspection:
 
     def association(self) -> Association:
         """Of the size of the largest deviation with the first model's Dice."""
-        dice = self.overlaps(self.model)
-        both = [(abs(self.deviations[n].score), d) for n, d in dice.items() if n in self.deviations]
+        dice = {n: d for n, d in self.overlaps(self.model).items() if n in self.deviations}
+        far = by_unit({name: abs(self.deviations[name].score) for name in dice}, self.units)
+        both = [(far[unit], value) for unit, value in by_unit(dice, self.units).items()]
         scores, values = np.array(both).reshape(-1, 2).T
         nothing = Association(len(both), np.nan, np.nan, np.nan)
         if len(both) < FEWEST or np.ptp(scores) == 0 or np.ptp(values) == 0:
@@ -341,9 +343,8 @@ def inspect_cases(
     found.sort(key=lambda case: -abs(deviations[case.name].score) if deviations else 0)
     measures = sum(len(set(COMPARED) & skip.measures.keys()) for skip in found[0].first.skips.values())
     bound = unusual_from(len(found), max(1, measures)) if deviations else np.inf
-    yield Finished(
-        DataSetInspection(checkpoints, tuple(found), deviations, failed, near_duplicates_of(found), bound)
-    )
+    units = units_of(found, {case.name: case.patient for case in cases if case.patient})
+    yield Finished(DataSetInspection(checkpoints, tuple(found), deviations, failed, units, bound))
 
 
 def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.ndarray | None]:
@@ -372,8 +373,11 @@ def record_of(
     return record
 
 
-def near_duplicates_of(cases: Sequence[CaseNumbers]) -> dict[str, str]:
-    """By name of a case that has near-duplicates: the first of them."""
+def units_of(cases: Sequence[CaseNumbers], patients: Mapping[str, str]) -> dict[str, str]:
+    """By name of a case that has near-duplicates, or others of its patient: the first of them all.
+
+    ``patients`` by name of case, where they are known.
+    """
     looked_at = [
         Checked(
             Case(case.name, read_image=_not_read),
@@ -383,7 +387,15 @@ def near_duplicates_of(cases: Sequence[CaseNumbers]) -> dict[str, str]:
         )
         for case in sorted(cases, key=lambda case: case.name)
     ]
-    return {name: names[0] for names in near_duplicates(looked_at) for name in names}
+    of_patients: dict[str, set[str]] = {}
+    for case in cases:
+        if case.name in patients:
+            of_patients.setdefault(patients[case.name], set()).add(case.name)
+    units: list[set[str]] = []
+    for names in (*map(set, near_duplicates(looked_at)), *of_patients.values()):
+        touched = [unit for unit in units if unit & names]
+        units = [*(unit for unit in units if not unit & names), names.union(*touched)]
+    return {name: min(unit) for unit in units if len(unit) > 1 for name in unit}
 
 
 def _not_read() -> Image:

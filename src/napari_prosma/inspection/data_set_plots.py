@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
+from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.data_set import DataSetInspection
 from napari_prosma.inspection.measures import MEASURES, in_digits
 from napari_prosma.inspection.report import room
@@ -67,7 +68,7 @@ def overlap(found: DataSetInspection) -> Figure | None:
         axes.plot(range(len(models)), [dice[m][case] for m in models], color="0.8", linewidth=0.6, zorder=0)
     for place, model in enumerate(models):
         _box(axes, place, np.array([*dice[model].values()]), 0.4, colour_of(found, model))
-    axes.set_xticks(range(len(models)), models)
+    axes.set_xticks(range(len(models)), list(map(in_plot, models)))
     axes.set_xlim(-0.5, len(models) - 0.5)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title("Dice of each case", fontsize=10, y=1)
@@ -85,7 +86,7 @@ def unusual_against_dice(found: DataSetInspection) -> Figure | None:
     for number, group in enumerate(sorted({groups[name] for name, _ in both})):
         here = [(abs(found.deviations[name].score), value) for name, value in both if groups[name] == group]
         axes.plot(*np.array(here).T, "o", color=COLOURS[number % len(COLOURS)], markersize=4, alpha=0.75,
-                  label=group or None)  # fmt: skip
+                  label=in_plot(group) or None)  # fmt: skip
     axes.axvline(found.unusual_from, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_xlabel("largest deviation from the median, robust standard deviations", fontsize=8)
     axes.set_ylabel("Dice", fontsize=8)
@@ -148,6 +149,6 @@ def _box(axes: Axes, place: float, values: np.ndarray, width: float, colour: str
 
 def _legend(axes: Axes, found: DataSetInspection, models: list[str]) -> None:
     if len(models) > 1:
-        handles = [Patch(color=colour_of(found, model), label=model, alpha=0.6) for model in models]
+        handles = [Patch(color=colour_of(found, model), label=in_plot(model), alpha=0.6) for model in models]
         axes.legend(handles=handles, fontsize=7)
     axes.tick_params(labelsize=8)

@@ -304,7 +304,7 @@ def threshold_sweep(
     levels: Sequence[int] = (),
     scales: Sequence[float] = SCALES,
 ) -> Iterator[Event]:
-    """Multiply lambda of the chosen gates (default all) by each of ``scales``; ends with a ``Table``.
+    """Multiply lambda of the chosen gates (default all) by ``scales`` and by 1; ends with a ``Table``.
 
     Rows have ``scale``, ``skip``, ``z_zero_fraction``, ``floor_pixel_fraction``, ``psi_mean``, and the
     ``agreement`` and with a label ``dice`` of the whole model at this scale. Only of the deepest gate must
@@ -320,6 +320,7 @@ def threshold_sweep(
     has = GATES[window.checkpoint.spec.gate].thresholds
     swept = [k for k in levels or window.checkpoint.spec.gated_levels if has]
     _require(swept, window, "no thresholds that could be scaled")
+    scales = sorted({*scales, 1.0})  # all others are compared with it
     yield Started(len(scales), f"Scaling the thresholds for {name}", _device_of(window))
     base = window.probabilities()
     rows: list[Row] = []

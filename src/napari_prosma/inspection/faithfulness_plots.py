@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, TESTS, Row
 
 _COLOURS = ("#3b6ea5", "#e09f3e", "#8a5a83", "#2a9d8f", "#c1121f", "#555555", "#8ab17d")
@@ -145,7 +146,7 @@ def _draw_noise_test(figure: Figure, rows: Sequence[Row]) -> None:
             own = [row for row in rows if row["model"] == model]
             # Over the skips first: bands are spreads over images.
             averaged = _over_skips(own, key)
-            _line(axes, averaged, "strength", key, str(model), _COLOURS[n % len(_COLOURS)])
+            _line(axes, averaged, "strength", key, in_plot(str(model)), _COLOURS[n % len(_COLOURS)])
         _finish(axes, f"strength of the noise ({kinds})", text)
 
 

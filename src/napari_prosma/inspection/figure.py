@@ -12,6 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.names import in_plot
 from napari_prosma.errors import ConfigError
 from napari_prosma.inspection.compare import Comparison
 from napari_prosma.inspection.maps import MOST_DOUBLINGS, skip_layer
@@ -111,7 +112,7 @@ def _figure(
         axes.set_title(title, fontsize=letters, y=1, pad=2)
         for outline in axes.collections:
             outline.set_linewidth(_OUTLINE)
-        words = textwrap.fill(name, max(8, int(high / (_LETTER * letters))))
+        words = textwrap.fill(in_plot(name), max(8, int(high / (_LETTER * letters))))
         axes.text(
             -2 * gap / cell,
             0.5,

@@ -219,8 +219,8 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     if not learned:
         return f"{text} At no skip are two trainings shown to be more alike than that."
     return (
-        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} they are more alike, so "
-        "there psi depends on what was learned."
+        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} these two are more "
+        "alike, so there psi depends on what was learned."
     )
 
 

@@ -1,4 +1,4 @@
-"""``DoubtedLabels``: *Look at these first*, the labels that a run doubts most; a click opens one."""
+"""``DoubtedLabels``: the suspicious labels, those that a run doubts most; a click opens one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from napari_prosma.plugin.doubts.doubted_case import (
 )
 from napari_prosma.plugin.shared.choosers import choose_run
 from napari_prosma.plugin.shared.fields import UNLIMITED
-from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.label_file import LabelFile
 from napari_prosma.plugin.shared.layers import (
     add_layer,
@@ -48,6 +48,7 @@ from napari_prosma.plugin.shared.layers import (
     map_layer,
 )
 from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.unsaved import note_saved
@@ -68,7 +69,7 @@ _OPENED = "doubted label"
 _CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
 _INDEX = Qt.ItemDataRole.UserRole
 _HEADINGS = {
-    "case": "Most doubtful first; only cases that are learned from, not those held out",
+    "case": "Most doubtful first; only cases that are learned from, not validation cases",
     "counts": "How much the label counted at last: 1 as much as any",
     "differs": "Share of what the label or the model marks that only one of the two does",
     "class": "The class with the largest such share",
@@ -98,7 +99,7 @@ class DoubtedLabels(QWidget):
         The label of a case of the run in this folder was saved.
     """
 
-    TITLE = "Look at these first"
+    TITLE = "Suspicious labels"
     corrected = Signal(object, str)
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -110,11 +111,10 @@ class DoubtedLabels(QWidget):
         self._data: DataSet | None = None
         self._map: Layer | None = None
         self._asked: DoubtedLabel | None = None
-        self._next: DoubtedLabel | None = None
-        self._read_again = False
         self._whole_zoom = 0.0
         self._may_write: set[Path] = set()
-        self.listing, self.opening, self.saving = (Job(self, notify=False) for _ in range(3))
+        self.listing, self.opening = NewestJob(self), NewestJob(self)
+        self.saving = Job(self, notify=False)
         self.listing.happened.connect(self._listed)
         self.listing.ended.connect(self._listing_ended)
         self.opening.happened.connect(self._opened)
@@ -160,23 +160,21 @@ class DoubtedLabels(QWidget):
     def show_run(self, run_dir: Path, live: LiveCase | None = None) -> None:
         """Read the list of a run, anew if it is the same; ``live`` are the layers that it learns from."""
         if run_dir != self.run_dir:
-            self.opening.stop()
-            self.rows, self._data, self._asked, self._next = [], None, None, None
+            self.opening.close(0)
+            self.busy.hide()
+            self.rows, self._data, self._asked = [], None, None
             self.message.tell("")
             self._fill()
         self.run_dir, self._live = run_dir, live
-        if self.listing.is_running:
-            self._read_again = True
-        else:
-            self.listing.start("ProSMA: reading doubted labels", partial(listing, run_dir))
+        reading = partial(listing, run_dir)
+        self.listing.ask(partial(self.listing.start, "ProSMA: reading suspicious labels", reading))
 
     def open(self, row: DoubtedLabel) -> None:
         """Open a case, go where its label is doubted most, and ask the model about all of it."""
+        self.opening.ask(partial(self._begin_opening, row))
+
+    def _begin_opening(self, row: DoubtedLabel) -> None:
         assert self.run_dir is not None
-        if self.opening.is_running:
-            self._next = row
-            self.opening.stop()
-            return
         self._asked = row
         live = self._live_case(row.case)
         source, labels = self._layers_of(row.case)
@@ -233,8 +231,8 @@ class DoubtedLabels(QWidget):
         return super().event(event)
 
     def _stop_looking(self) -> None:
-        self.listing.close(SHORT_WAIT)
-        self.opening.close(SHORT_WAIT)
+        self.listing.close()
+        self.opening.close()
         self.busy.hide()
 
     # ---- the list -----------------------------------------------------------------------------------------
@@ -254,10 +252,7 @@ class DoubtedLabels(QWidget):
                 self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
 
     def _listing_ended(self, ending: Ending) -> None:
-        if self._read_again and self.run_dir is not None:
-            self._read_again = False
-            self.show_run(self.run_dir, self._live)
-        elif ending.error is not None:
+        if ending.error is not None:
             self.message.tell_error(str(ending.error))
         self._show_buttons()
 
@@ -308,10 +303,7 @@ class DoubtedLabels(QWidget):
 
     def _opening_ended(self, ending: Ending) -> None:
         self.busy.hide()
-        following, self._next = self._next, None
-        if following is not None:
-            self.open(following)
-        elif ending.error is not None:
+        if ending.error is not None:
             self.message.tell_error(str(ending.error))
         self._show_buttons()
 

@@ -1,4 +1,4 @@
-"""The Evaluate panel: predictions against the truth, worst cases first, each a click away."""
+"""The Evaluate panel: predictions against the reference, worst cases first, each a click away."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import BY_THE_DATA, number
-from napari_prosma.plugin.shared.job import Ending, Job, spare_threads
+from napari_prosma.plugin.shared.job import Ending, spare_threads
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     LayerTuple,
@@ -48,6 +48,7 @@ from napari_prosma.plugin.shared.layers import (
     spatial_shape,
 )
 from napari_prosma.plugin.shared.loading import EVALUATION
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.shared.placing import require_same_place
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
@@ -62,7 +63,7 @@ _CLASS_COLUMN = 1
 
 
 class EvaluatePanel(Panel):
-    """Measure predictions against the truth, and open the cases that went wrong."""
+    """Measure predictions against the reference, and open the cases that went wrong."""
 
     needs = EVALUATION
 
@@ -71,15 +72,14 @@ class EvaluatePanel(Panel):
         self.start_button.setToolTip("Dice, IoU, surface Dice and 95% Hausdorff distance of every case")
         self.evaluation: Evaluation | None = None
         self._measuring = False
-        self.opening = Job(self, notify=False)
+        self.opening = NewestJob(self)
         self.opening.happened.connect(self._opened)
         self.opening.ended.connect(self._opening_ended)
         self._compared: tuple[Layer, ...] = ()
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None
-        self._next_row: int | None = None
         self._plots: QWidget | None = None
-        self._add_source(self.add_group("Predictions against the truth"))
+        self._add_source(self.add_group("Predictions against the reference"))
         self.form.addStretch(1)
         self._add_outcome()
         self.lay_out()
@@ -112,15 +112,15 @@ class EvaluatePanel(Panel):
     def open_row(self, row: int, column: int = 0) -> None:
         """Open the case of a row of the table where it is worst; why not, for one that was not measured."""
         assert self.evaluation is not None
-        if self.opening.is_running:
-            self._next_row = row
-            return
         measured = [(case, name) for case in self.evaluation.cases for name in case.classes]
         if row >= len(measured):
             name, why = list(self.evaluation.failed.items())[row - len(measured)]
             self.status.tell_error(f"{name}: {why}")
             return
-        case, class_name = measured[row]
+        self.opening.ask(partial(self._begin_opening, *measured[row]))
+
+    def _begin_opening(self, case: CaseMeasures, class_name: str) -> None:
+        assert self.evaluation is not None
         names = ("background", *self.evaluation.class_names)
         is_open = bool(self._compared) or (
             case is self._shown_case and all(layer in self.viewer.layers for layer in self._shown.values())
@@ -147,11 +147,11 @@ class EvaluatePanel(Panel):
         form.addRow("Compare", row)
         self.predicted = PathField("Folder of predicted labels")
         self.predicted.line.setToolTip("What 'Segment' or 'prosma segment' wrote; one file will do")
-        self.truth = PathField("Folder of the truth")
+        self.truth = PathField("Folder of the reference")
         self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
         self.classes = QLineEdit()
         self.classes.setPlaceholderText(BY_THE_DATA)
-        self.classes.setToolTip("Stored values of the truth, such as 0=background,1=liver")
+        self.classes.setToolTip("Stored values of the reference, such as 0=background,1=liver")
         self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
         self.predicted_layer.setToolTip("The labels to measure")
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
@@ -162,10 +162,10 @@ class EvaluatePanel(Panel):
         self.tolerance.setSuffix(" mm")
         self._folder_rows = {
             "Prediction": self.predicted,
-            "Truth": self.truth,
+            "Reference": self.truth,
             "Classes": self.classes,
         }
-        self._layer_rows = {"Prediction": self.predicted_layer, "Truth": self.truth_layer}
+        self._layer_rows = {"Prediction": self.predicted_layer, "Reference": self.truth_layer}
         for rows in (self._folder_rows, self._layer_rows):
             for title, field in rows.items():
                 form.addRow(title, field)
@@ -187,7 +187,7 @@ class EvaluatePanel(Panel):
     def _from_folders(self) -> Callable[[], Pairs]:
         predicted, truth, classes = self.predicted.path, self.truth.path, self.classes.text().strip()
         if predicted is None or truth is None:
-            raise ConfigError("choose the folder of the predictions, and that of the truth")
+            raise ConfigError("choose the folder of the predictions, and that of the reference")
         self._compared = ()
         return partial(find_pairs, predicted, truth, rule_from_text(classes) if classes else None)
 
@@ -196,7 +196,7 @@ class EvaluatePanel(Panel):
         if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
             raise ConfigError("open the predicted labels and the true ones first")
         if predicted is truth:
-            raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the truth")
+            raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")
         self._compared = (predicted, truth)
         return partial(pairs_of_layers, predicted, truth)
 
@@ -310,7 +310,7 @@ class EvaluatePanel(Panel):
             layer for layer in (self._compared or self._shown.values()) if layer in self.viewer.layers
         ]
         if opened.worst is None:
-            self.status.tell(f"{opened.case.pair.name}: prediction and truth are the same")
+            self.status.tell(f"{opened.case.pair.name}: prediction and reference are the same")
         elif looked_at:
             go_to(self.viewer, looked_at[-1], opened.worst)
             self.status.tell(f"{opened.case.pair.name}, where {opened.class_name} is worst")
@@ -318,14 +318,11 @@ class EvaluatePanel(Panel):
     def _opening_ended(self, ending: Ending) -> None:
         if ending.error is not None:
             self.status.tell_error(str(ending.error))
-        row, self._next_row = self._next_row, None
-        if row is not None and self.evaluation is not None:
-            self.open_row(row)
 
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A case as layers, the truth last, unless it is open already; and the element where it is worst."""
+    """A case as layers, the reference last, unless it is open already; and the element where it is worst."""
 
     case: CaseMeasures
     class_name: str
@@ -360,7 +357,7 @@ def worst_place(
     Parameters
     ----------
     predicted, truth : (*spatial)
-        Class indices; elements that the truth leaves unlabelled are not wrong.
+        Class indices; elements that the reference leaves unlabelled are not wrong.
     label : int
     geometry : Geometry
         Its spacing says how deep an element lies.
@@ -394,11 +391,11 @@ def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_lay
     held = pair.truth.read_image()
     layers: list[LayerTuple] = []
     if as_layers:
-        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the truth came without its image
+        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the reference came without its image
             layers.append(image_layer(held, name))
         labels, attributes, kind = labels_layer(predicted, held.geometry, f"{name} prediction", names)
         layers.append((labels, {**attributes, "opacity": 0.5}, kind))
-        labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} truth", names)
+        labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} reference", names)
         layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours("white")}, kind))
     worst = worst_place(predicted, truth, names.index(class_name), held.geometry)
     yield Finished(_Opened(case, class_name, tuple(layers), worst))

@@ -138,11 +138,11 @@ class ChannelsPart(QWidget):
         self.weights = BarPlot(
             "Weight c of every feature channel; click one to see it before and after the gate"
         )
-        self.weights.clicked.connect(lambda channel: self.channel_chosen.emit(self.level, channel))
+        self.weights.clicked.connect(self._choose_channel)
         self.thresholds = BarPlot(
             "Threshold lambda of every inner channel, in units of its signal's spread; click one to see its z"
         )
-        self.thresholds.clicked.connect(lambda channel: self.latent_chosen.emit(self.level, channel))
+        self.thresholds.clicked.connect(self._choose_latent)
         self.weights_told, self.thresholds_told = Message(), Message()
         form = QFormLayout(self)
         form.setContentsMargins(6, 0, 0, 0)
@@ -165,6 +165,12 @@ class ChannelsPart(QWidget):
         self.skip_box.blockSignals(False)
         self._show()
 
+    def _choose_channel(self, channel: int) -> None:
+        self.channel_chosen.emit(self.level, channel)
+
+    def _choose_latent(self, channel: int) -> None:
+        self.latent_chosen.emit(self.level, channel)
+
     def _show(self) -> None:
         if self._looked is None or self.skip_box.currentIndex() < 0:
             return
@@ -176,7 +182,8 @@ class ChannelsPart(QWidget):
             if weights
             else "This gate has no channel weights."
         )
-        self.thresholds.show_bars(thresholds, max((bar.value for bar in thresholds), default=1.0) * 1.05)
+        highest = max((bar.value for bar in thresholds), default=1.0)
+        self.thresholds.show_bars(thresholds, 1.05 * highest or 1.0)
         dead = sum(bar.colour == DEAD for bar in thresholds)
         always_open = sum(bar.colour == OPEN for bar in thresholds)
         self.thresholds_told.tell(

@@ -29,7 +29,6 @@ from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.compare import Comparison
-    from napari_prosma.model.checkpoint import Checkpoint
 
 TWINS = 3
 """Models beside the first: attention, dense and prosma-exact."""
@@ -93,12 +92,12 @@ class ComparePart(QWidget):
         self.figures_wanted.emit(self._compared)
 
     def beside(self) -> dict[str, Path]:
-        """The other models by the name of their gate, or of their run where two have the same."""
+        """The other models by the name of their gate, with their number where two have the same."""
         named: dict[str, Path] = {}
-        for twin in self.twins:
+        for number, twin in enumerate(self.twins, start=2):
             if twin.path is not None:
                 gate = twin.facts.gate if twin.facts is not None else twin.path.name
-                named[gate if gate not in named else f"{gate}, {twin.path.name}"] = twin.path
+                named[gate if gate not in named else f"{gate}, model {number}"] = twin.path
         return named
 
     def show_compared(self, compared: Comparison, source: Layer) -> None:
@@ -264,15 +263,10 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
 def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
     """Events of a comparison; the last one is ``Finished`` with a ``Comparison``."""
     from napari_prosma.inspection.compare import compare
-    from napari_prosma.model.checkpoint import load_checkpoint
     from napari_prosma.model.device import cpu_threads
 
-    own = looked.record.gate
-    models: dict[str, Checkpoint] = {own: looked.checkpoint}
-    for name, path in beside.items():
-        models[f"{name}, other run" if name == own else name] = load_checkpoint(path)
     with cpu_threads(spare_threads()):
-        yield from compare(models, looked.image, looked.label, name=looked.record.name)
+        yield from compare(looked.models(beside), looked.image, looked.label, name=looked.record.name)
 
 
 def drawing(compared: Comparison, told: str) -> Iterator[Event]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,10 @@ class Looked:
     what_if : WhatIf
         The window that changes are tried on.
     tried : by level, then "selection" (none where there is no psi) and "skip"
+    source : napari Image layer
+        That the image came from.
+    region : slices, optional
+        What was on screen, where the window is put; None with a label.
     """
 
     record: GateRecord
@@ -89,6 +93,14 @@ class Looked:
     label: np.ndarray | None
     what_if: WhatIf
     tried: dict[int, dict[str, Tried]]
+    source: ImageLayer
+    region: Region | None
+
+    def models(self, beside: Mapping[str, Path]) -> dict[str, Checkpoint | Path]:
+        """This model, named after its gate, and others, none of which takes its name."""
+        own = self.record.gate
+        others = {f"{name}, other run" if name == own else name: path for name, path in beside.items()}
+        return {own: self.checkpoint, **others}
 
 
 def looking(
@@ -119,7 +131,7 @@ def looking(
         for level, what, outcome in _trials(what_if, record):
             tried.setdefault(level, {})[what] = outcome
             yield Progress(len(tried), len(record.skips), f"skip {level}")
-    yield Finished(Looked(record, checkpoint, image, label, what_if, tried))
+    yield Finished(Looked(record, checkpoint, image, label, what_if, tried, layer, region))
 
 
 def opened(

@@ -28,7 +28,7 @@ from napari_prosma.plugin.inspect.channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect.choice import SHOWN_AT_FIRST, MapChoice
 from napari_prosma.plugin.inspect.compare import ComparePart, comparing, drawing
 from napari_prosma.plugin.inspect.layers import InspectLayers
-from napari_prosma.plugin.inspect.looking import Looked, Region, looking
+from napari_prosma.plugin.inspect.looking import Looked, looking
 from napari_prosma.plugin.inspect.pointer import PointerPart
 from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect.view import region_on_screen
@@ -59,8 +59,6 @@ class InspectPanel(Panel):
         super().__init__(napari_viewer, "Inspect")
         self.start_button.setToolTip("Segment the image and keep what every gate did on the way")
         self.looked: Looked | None = None
-        self._source: ImageLayer | None = None
-        self._region: Region | None = None
         self._shown_record: GateRecord | None = None
         self._latent: list[tuple[int, int]] = []
         self._channels: dict[tuple[int, int], ChannelMaps] = {}  # as trained, of the whole image
@@ -95,9 +93,8 @@ class InspectPanel(Panel):
             raise ConfigError("open an image to look at first")
         drawn = self.label_layer.layer
         label = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else None
-        self._source = layer
-        self._region = None if label is not None else region_on_screen(self.viewer, layer)
-        return "ProSMA: inspection", partial(looking, path, layer, label, self._region)
+        region = None if label is not None else region_on_screen(self.viewer, layer)
+        return "ProSMA: inspection", partial(looking, path, layer, label, region)
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -208,8 +205,8 @@ class InspectPanel(Panel):
                 self._open(drawn)
             self.status.tell(f"{len(result)} figures: done, see the window")
         elif hasattr(result, "records"):
-            assert self._source is not None
-            self.compare.show_compared(result, self._source)
+            assert self.looked is not None
+            self.compare.show_compared(result, self.looked.source)
             self.status.tell(f"{len(result.records)} masks side by side")
         else:
             self.layers.add(channel_layers(result))
@@ -218,20 +215,19 @@ class InspectPanel(Panel):
             self.status.tell(f"Channel {result.channel} of skip {result.level}, before and after the gate")
 
     def _show_looked(self, looked: Looked) -> None:
-        assert self._source is not None
         self.looked = looked
         record = looked.record
         hide_previews(self.viewer)
         self.compare.forget()
-        self.layers.start(self._source)
+        self.layers.start(looked.source)
         self._latent, self._channels, self._shown_record = [], {}, record
         self.choice.offer(tuple(sorted(record.skips)))
         self._update_layers()
         self.layers.outline(record.segmentation)
         self.answer.show_looked(looked)
-        self.what_if.show_looked(looked, self._source)
+        self.what_if.show_looked(looked)
         self.channels.show_looked(looked)
-        self.pointer.show_record(record, self._source, looked.image.geometry)
+        self.pointer.show_record(record, looked.source, looked.image.geometry)
         self.cautions.tell_error("\n".join(cautions_in_words(looked)))
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
@@ -243,13 +239,12 @@ class InspectPanel(Panel):
     def _show_maps(self, record: GateRecord) -> None:
         """The maps, the outline and the readout are those of another record of the same image."""
         assert self.looked is not None
-        assert self._source is not None
         self._shown_record = record
         self.layers.show(self.choice.wanted(record, self.looked.tried))
         for level, channel in self._latent:
             self._refill_latent(record, level, channel)
         self.layers.outline(record.segmentation)
-        self.pointer.show_record(record, self._source, self.looked.image.geometry)
+        self.pointer.show_record(record, self.looked.source, self.looked.image.geometry)
 
     def _refill_latent(self, record: GateRecord, level: int, channel: int) -> None:
         try:
@@ -301,7 +296,7 @@ class InspectPanel(Panel):
 
     def _try(self, test: str) -> None:
         assert self.looked is not None
-        events = partial(trying, test, self.looked, self._region, self.compare.beside(), self.trials.noise)
+        events = partial(trying, test, self.looked, self.compare.beside(), self.trials.noise)
         self._begin_further(f"ProSMA: {TRIALS[test][0]}", events)
 
     def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
@@ -391,8 +386,10 @@ def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
 
 def _saving(record: GateRecord, folder: Path, further: Mapping[str, Any]) -> Iterator[Event]:
     yield Started(0, "Saving")
-    from napari_prosma.inspection.report import write_report
+    from napari_prosma.data.atomic import require_new
+    from napari_prosma.inspection.report import report_files, write_report
 
+    require_new(report_files(record, folder), "choose another folder")
     yield Finished(write_report(record, folder, further))
 
 
@@ -406,6 +403,8 @@ def _saving_figure(record: GateRecord, compared: Comparison | None, path: Path) 
 
 def _saving_tables(record: GateRecord, folder: Path) -> Iterator[Event]:
     yield Started(0, "Saving")
-    from napari_prosma.inspection.report import write_tables
+    from napari_prosma.data.atomic import require_new
+    from napari_prosma.inspection.report import report_files, write_tables
 
+    require_new(report_files(record, folder)[2:4], "choose another folder")
     yield Finished(write_tables(record, folder))

@@ -1,4 +1,4 @@
-"""``PointerPart``: what every gate did at the position under the mouse; a click keeps it as a row."""
+"""``PointerPart``: what every gate did at the cursor; a click keeps it as a row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STILL = 3.0
 
 
 class PointerPart(QWidget):
-    """The readout under the mouse, and a table of what was pinned."""
+    """The values at the cursor, and a table of what was pinned."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class PointerPart(QWidget):
         self._source: ImageLayer | None = None
         self._geometry: Geometry | None = None
         self.rows: list[list[str]] = []
-        self.follow_box = QCheckBox("read out under the mouse")
-        self.follow_box.setToolTip("Show below what every gate did where the mouse is")
+        self.follow_box = QCheckBox("show values at cursor")
+        self.follow_box.setToolTip("Show below what every gate did at the position of the cursor")
         self.pin_box = QCheckBox("a click pins it")
         self.pin_box.setToolTip("Clicks add rows below; panning and painting go on as ever")
         self.follow_box.toggled.connect(self._toggle)
@@ -120,7 +120,7 @@ class PointerPart(QWidget):
 
     def _moved(self, viewer: napari.Viewer, event: Any) -> None:
         if self._viewer.dims.ndisplay == 3:
-            self.told.tell("In 3D there is no single position under the mouse; switch to slices.")
+            self.told.tell("In 3D there is no single position at the cursor; switch to slices.")
             return
         found = self.at(event.position)
         self.told.tell("\n".join(map(in_words, found)) or "Not over the image.")

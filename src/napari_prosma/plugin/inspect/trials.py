@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.plugin.inspect.looking import Looked, Region
+from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.shared.choices import Choice
 from napari_prosma.plugin.shared.fields import combo
 from napari_prosma.plugin.shared.job import spare_threads
@@ -250,9 +250,7 @@ class OutcomeView(QWidget):
             self.told.tell(f"Saved as {path}")
 
 
-def trying(
-    test: str, looked: Looked, region: Region | None, beside: Mapping[str, Path], noise: str
-) -> Iterator[Event]:
+def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:
     """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
     yield Started(0, TRIALS[test][0])
     from napari_prosma.inspection import faithfulness
@@ -260,10 +258,10 @@ def trying(
     from napari_prosma.inspection.trial_findings import TESTED
     from napari_prosma.model.device import cpu_threads
 
-    place = {"name": looked.record.name, "label": looked.label, "region": region}
+    place = {"name": looked.record.name, "label": looked.label, "region": looked.region}
     with cpu_threads(spare_threads()):
         if test == "noise_test":
-            models = {looked.record.gate: looked.checkpoint, **beside}
+            models = looked.models(beside)
             events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]
         else:
             run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)

@@ -30,7 +30,8 @@ from napari_prosma.events import Event, Finished, Progress
 from napari_prosma.plugin.inspect.looking import Looked, Region, opened
 from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect.words import effect_in_words
-from napari_prosma.plugin.shared.job import Ending, Job, spare_threads
+from napari_prosma.plugin.shared.job import Ending, spare_threads
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
@@ -103,12 +104,11 @@ class WhatIfPart(QWidget):
         self._looked: Looked | None = None
         self._what_if: WhatIf | None = None
         self._region: Region | None = None
-        self._again = self._whole_again = False
         self._channels: tuple[tuple[int, int], ...] = ()
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
-        self.whole_job = Job(self, notify=False)
+        self.whole_job = NewestJob(self)
         self.whole_job.happened.connect(self._whole_happened)
         self.whole_job.ended.connect(self._whole_ended)
         self.rest = QTimer(self)
@@ -148,11 +148,11 @@ class WhatIfPart(QWidget):
         layout.addWidget(self.whole_box)
         layout.addWidget(self.whole_told)
 
-    def show_looked(self, looked: Looked, source: ImageLayer) -> None:
+    def show_looked(self, looked: Looked) -> None:
         """Offer the skips of a model, all as trained."""
         self.close_down()
-        self._looked, self._source = looked, source
-        self._what_if, self._again = looked.what_if, False
+        self._looked, self._source = looked, looked.source
+        self._what_if = looked.what_if
         self._channels = ()
         self.here_button.setHidden(looked.what_if.window.covers_image)
         self.whole_box.setHidden(looked.what_if.window.covers_image)
@@ -281,9 +281,10 @@ class WhatIfPart(QWidget):
             self._move_window()
         # What is not of the newest setting is not worth waiting for.
         self._stop_whole()
-        if self.job.is_running:
-            self._again = True
-            return
+        self.job.ask(self._follow, interrupt=False)
+
+    def _follow(self) -> None:
+        assert self._looked is not None
         follow = partial(
             _following,
             self._looked,
@@ -313,10 +314,7 @@ class WhatIfPart(QWidget):
     def _ended(self, ending: Ending) -> None:
         if ending.error is not None:
             self.told.tell_error(str(ending.error))
-        if self._again:
-            self._again = False
-            self._apply()
-        elif ending.error is None and self.whole_box.isChecked() and self._has_rest:
+        elif self.whole_box.isChecked() and self._has_rest:
             self.rest.start()
 
     @property
@@ -337,16 +335,15 @@ class WhatIfPart(QWidget):
 
     def _stop_whole(self) -> None:
         self.rest.stop()
-        self._whole_again = False
         self.whole_job.stop()
         self.whole_told.tell("")
 
     def _pass_whole(self) -> None:
         """The whole image with the setting as it is."""
+        self.whole_job.ask(self._begin_whole)
+
+    def _begin_whole(self) -> None:
         assert self._looked is not None
-        if self.whole_job.is_running:
-            self._whole_again = True
-            return
         self.whole_told.tell("The whole image follows")
         passing = partial(_passing_whole, self._looked, self.changes(), self._channels, self.in_words())
         self.whole_job.start("ProSMA: what if, whole image", passing)
@@ -369,9 +366,6 @@ class WhatIfPart(QWidget):
     def _whole_ended(self, ending: Ending) -> None:
         if ending.error is not None:
             self.whole_told.tell_error(str(ending.error))
-        if self._whole_again:
-            self._whole_again = False
-            self._pass_whole()
 
     def _show_zeros(self, record: GateRecord) -> None:
         for level, label in self.zeros.items():

@@ -14,7 +14,8 @@ from superqt import QLabeledDoubleSlider
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.fields import number
-from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class CleaningBox(QGroupBox):
             "Untick to have the labels as the model left them; what you painted stays as painted either way"
         )
         self._result: Result | None = None
-        self._waiting: Result | None = None
-        self.job = Job(self, notify=False)
+        self._stale: list[Result] = []
+        self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
         form = QFormLayout(self)
@@ -121,7 +122,7 @@ class CleaningBox(QGroupBox):
 
     def close_down(self) -> None:
         """Stop what runs."""
-        self.job.close(SHORT_WAIT)
+        self.job.close()
 
     def _chosen(self) -> tuple[int, ...]:
         return tuple(self.classes.currentData() or ())
@@ -188,22 +189,24 @@ class CleaningBox(QGroupBox):
         self.message.tell(f"In a shell: prosma segment … {options}" if options else "")
 
     def _clean(self, result: Result) -> None:
-        if self.job.is_running:
-            self._waiting = result  # the newest settings are read when its turn comes
-        else:
-            self._waiting = None
-            self.job.start("ProSMA: cleaning", partial(_cleaning, result))
+        """One result after the other; of each the newest settings are read when its turn comes."""
+        if result not in self._stale:
+            self._stale.append(result)
+        self.job.ask(self._begin, interrupt=False)
+
+    def _begin(self) -> None:
+        self.job.start("ProSMA: cleaning", partial(_cleaning, self._stale.pop(0)))
+        if self._stale:
+            self.job.ask(self._begin, interrupt=False)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Finished):
             result, made = event.result
-            if not result.show(made) and self._waiting is None:
-                self._waiting = result
+            if not result.show(made):
+                self._clean(result)
 
     def _ended(self, ending: Ending) -> None:
-        if self._waiting is not None:
-            self._clean(self._waiting)
-        elif ending.error is not None:
+        if ending.error is not None:
             self.message.tell_error(str(ending.error))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtWidgets import (
@@ -98,7 +99,7 @@ class SegmentPanel(Panel):
         self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
         self.regions: RegionsTable | None = None
         self._in_view: Result | None = None
-        self._saved: LabelsLayer | None = None
+        self._saved: tuple[LabelsLayer, np.ndarray] | None = None
         self._found: list[str] = []
         self._failed: list[str] = []
         self._notices: list[str] = []
@@ -174,7 +175,11 @@ class SegmentPanel(Panel):
             case LayerFailed():
                 self._failed.append(event.reason)
             case Finished() if isinstance(event.result, Path):
-                self.unsaved.saved(self._saved)
+                assert self._saved is not None
+                layer, written = self._saved
+                if np.array_equal(_drawn(layer), written):  # the hand may have gone on painting
+                    self.unsaved.saved(layer)
+                self._saved = None
                 self.status.tell(f"Saved as {event.result}")
             case Finished():
                 self._sum_up()
@@ -206,9 +211,10 @@ class SegmentPanel(Panel):
     def save(self, path: Path) -> None:
         """Write the result as it is now, in the background."""
         assert self.result is not None
-        self._of, self._saved = 0, self.result.labels
+        layer = self.result.labels
+        self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
         self.save_button.setEnabled(False)
-        self.run("ProSMA: saving", partial(_saving, path, self.result.labels))
+        self.run("ProSMA: saving", partial(_saving, path, *self._saved))
 
     def _add_images(self) -> None:
         form = self.add_group("Images")
@@ -228,13 +234,16 @@ class SegmentPanel(Panel):
         )
         form.addRow(self.images)
         self.join_button = JoinButton(self.viewer)
-        self.join_button.joined.connect(lambda layer: self.images.tick([layer]))
-        self.join_button.refused.connect(lambda why: self.status.tell_error(why))
+        self.join_button.joined.connect(self._tick_joined)
+        self.join_button.refused.connect(self.status.tell_error)
         form.addRow(self.join_button)
         boxes = QGridLayout()
         for place, box in enumerate((self.probabilities, self.uncertainty, self.disagreement, self.mirror)):
             boxes.addWidget(box, *divmod(place, 2))
         form.addRow(boxes)
+
+    def _tick_joined(self, layer: ImageLayer) -> None:
+        self.images.tick([layer])
 
     def _add_results(self) -> None:
         form = self.add_group("Result")
@@ -360,8 +369,10 @@ def _in_words(made: LayerSegmented) -> str:
     return f"Found in {made.found.name}, in {unit}: {', '.join(f'{name} {size:,}' for name, size in sizes)}"
 
 
-def _saving(path: Path, layer: LabelsLayer) -> Iterator[Event]:
+def _drawn(layer: LabelsLayer) -> np.ndarray:
+    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
+
+
+def _saving(path: Path, layer: LabelsLayer, labels: np.ndarray) -> Iterator[Event]:
     yield Started(0, "Saving")
-    # A copy, since the hand may go on painting while it is written.
-    labels = np.array(layer.data[0] if layer.multiscale else layer.data)
     yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))

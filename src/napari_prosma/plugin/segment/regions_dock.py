@@ -17,8 +17,9 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.fields import UNLIMITED
-from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
+from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import IS_PREVIEW, camera_of, fitting_image, go_to, image_of
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.segmentation.regions import Region, element_size, region_rows, regions
@@ -50,8 +51,7 @@ class RegionsTable(QWidget):
         self.found: list[Region] = []
         self._result: Result | None = None
         self._mark: Shapes | None = None
-        self._again = False
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
         self._strokes = Strokes(viewer, self)
@@ -90,10 +90,10 @@ class RegionsTable(QWidget):
 
     def measure(self) -> None:
         """Measure anew in a thread; of several wishes the last one wins."""
-        if self.job.is_running:
-            self._again = True
-        elif self._result is not None:
-            self._again = False
+        self.job.ask(self._begin)
+
+    def _begin(self) -> None:
+        if self._result is not None:
             self.job.start("ProSMA: measuring regions", partial(_measuring, self._result))
 
     def go_to(self, region: Region) -> None:
@@ -122,7 +122,7 @@ class RegionsTable(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
-        self.job.close(SHORT_WAIT)
+        self.job.close()
         self._strokes.watch(None)
         self._remove_mark()
 
@@ -144,9 +144,7 @@ class RegionsTable(QWidget):
                 self._show(result, found)
 
     def _ended(self, ending: Ending) -> None:
-        if self._again:
-            self.measure()
-        elif ending.error is not None:
+        if ending.error is not None:
             self._show(None, [])
             self.message.tell_error(str(ending.error))
 

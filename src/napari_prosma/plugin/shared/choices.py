@@ -37,7 +37,7 @@ GATES = {
     ),
     "attention": Choice("additive attention", "The mask of LeeJunHyun's code; to compare with"),
     "dense": Choice("no threshold", "The paper's gate without its threshold; to compare with"),
-    "prosma-exact": Choice("zero is zero", "Ours: where z is zero in every channel the mask is exactly zero"),
+    "prosma-exact": Choice("exact zeros", "Ours: where z is zero in every channel the mask is exactly zero"),
 }
 """Gates of ``napari_prosma.nn.gates.GATES``."""
 
@@ -105,14 +105,14 @@ CLASS_WEIGHTS = {
 """``TrainConfig.class_weights``."""
 
 OBJECTIVES = {
-    "supervised": Choice("All cases, and right", "The network learns from the labels alone"),
+    "supervised": Choice("Complete and reliable", "The network learns from the labels alone"),
     "dim": Choice(
-        "I have few labels",
+        "Few labels",
         "It learns from further images without labels, too: where it is sure of one, it teaches itself. A "
         "step takes three to four times as long; in our trials it helped with 100 labels, not with 50.",
     ),
     "dale": Choice(
-        "I don't trust all labels",
+        "Noisy labels",
         "After a warm-up, labels that the model disagrees with most count less, and a list names those to "
         "look at first. Correct these: in our trials the list found wrong masks, the model hardly gained.",
     ),

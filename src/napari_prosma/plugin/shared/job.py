@@ -102,8 +102,8 @@ class Job(QObject):
         # What a worker still says after its panel was closed must not reach the run that came after.
         worker.yielded.connect(lambda event: self._receive(failure, event))
         worker.finished.connect(lambda: self._receive(failure, None))
-        worker.paused.connect(lambda: self.held.emit(True))
-        worker.resumed.connect(lambda: self.held.emit(False))
+        worker.paused.connect(lambda: self._hold(failure, True))
+        worker.resumed.connect(lambda: self._hold(failure, False))
         worker.warned.connect(_log_warning)
         run.worker.start()
 
@@ -164,6 +164,10 @@ class Job(QObject):
         finally:
             self._delivering = False
 
+    def _hold(self, sender: list[Exception], held: bool) -> None:
+        if self._run is not None and self._run.failure is sender:
+            self.held.emit(held)
+
     def _deliver(self, event: Event | None) -> None:
         if event is None:
             self._end()
@@ -173,13 +177,17 @@ class Job(QObject):
             self._show_progress(event)
 
     def _end(self) -> None:
+        self.ended.emit(self._finish())
+
+    def _finish(self) -> Ending:
+        """Make room for the next run."""
         assert self._run is not None
         run, self._run = self._run, None
         self._show_progress(None)
         error = run.failure[0] if run.failure else None
         if error is not None and self._shows(error):
             _tell(error)
-        self.ended.emit(Ending(run.worker.abort_requested and error is None, error))
+        return Ending(run.worker.abort_requested and error is None, error)
 
     def _shows(self, error: Exception) -> bool:
         return self._notify or not isinstance(error, ProsmaError)

@@ -14,8 +14,9 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.choosers import PathField
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.loading import map_torch
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message, epochs_in_words
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ModelChooser(QWidget):
         self.text = Message()
         self.facts: ModelFacts | None = None
         self._wanted: Path | None = None
-        self._reading = Job(self, notify=False)
+        self._reading = NewestJob(self)
         self._reading.happened.connect(self._happened)
         self._reading.ended.connect(self._ended)
         layout = QVBoxLayout(self)
@@ -106,10 +107,8 @@ class ModelChooser(QWidget):
 
     def _read(self, path: Path) -> None:
         self._wanted, self.facts = path, None
-        if self._reading.is_running:
-            self._reading.stop()
-        else:
-            self._reading.start("ProSMA: reading a model", partial(_reading, path))
+        begin = partial(self._reading.start, "ProSMA: reading a model", partial(_reading, path))
+        self._reading.ask(begin)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -120,14 +119,13 @@ class ModelChooser(QWidget):
             self.described.emit(self.facts)
 
     def _ended(self, ending: Ending) -> None:
-        if ending.stopped and self._wanted is not None:
-            self._read(self._wanted)
-        elif ending.error is not None:
+        if ending.error is not None:
             self.text.tell_error(str(ending.error))
             self.described.emit(None)
 
     def _forget_if_empty(self, text: str) -> None:
         if not text.strip():
+            self._reading.close(0)
             self.facts, self._wanted = None, None
             self.text.tell("")
             self.described.emit(None)
@@ -164,7 +162,7 @@ def _in_words(checkpoint: Checkpoint) -> str:
     ]
     if "dice" in checkpoint.metrics:
         validation = checkpoint.split.get("validation", [])
-        on = f" on {len(validation)} cases held out"
+        on = f" on {len(validation)} validation case{'s' * (len(validation) != 1)}"
         if set(validation) & set(checkpoint.split.get("training", [])):
             on = ", on a case that it learned from"
         parts.append(f"Dice {checkpoint.metrics['dice']:.3f}{on}")

@@ -149,7 +149,7 @@ class Panel(QWidget):
         self.pause_button.clicked.connect(self._pause_or_resume)
         self.stop_button.clicked.connect(self._stop)
         self.pause_button.setVisible(pausable)
-        self.pause_button.setToolTip("Hold the work after the step it is in; press again to go on")
+        self.pause_button.setToolTip("Hold the work after the step it is in; press again to continue")
         self.stop_button.setToolTip("End the work after the step it is in and keep what there is")
         self.progress_bar = QProgressBar()
         self.progress_bar.setTextVisible(False)
@@ -279,10 +279,10 @@ class Panel(QWidget):
 
     def _held(self, held: bool) -> None:
         self.is_held = held
-        self.pause_button.setText("Go on" if held else "Pause")
+        self.pause_button.setText("Continue" if held else "Pause")
         if not self.job.is_stopping:
             self.pause_button.setEnabled(True)
-            self.status.tell("Paused" if held else "Going on")
+            self.status.tell("Paused" if held else "Continuing")
 
     def remark(self) -> str:
         """What is said beside the progress; empty = nothing."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from napari_prosma.data.keep import safe_name
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event
-from napari_prosma.plugin.shared.job import SHORT_WAIT, Job
+from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.training.run_claim import claim, release
@@ -78,12 +80,14 @@ class Unsaved(QObject):
         super().__init__(QApplication.instance())
         self._viewer = weakref.ref(viewer)
         self._painted: dict[LabelsLayer, bool] = {}  # whether it is still to be kept aside
+        self._aside: dict[LabelsLayer, str] = {}  # names of files
         self._watched: weakref.WeakSet[LabelsLayer] = weakref.WeakSet()
         self._elsewhere: list[weakref.WeakMethod[Callable[[LabelsLayer], bool]]] = []
         self._claimed: Path | None = None
         self._window: weakref.ref[QMainWindow] | None = None
         self.is_answered = False
         self.keeping = Job(self, notify=False)
+        self.keeping.ended.connect(self._kept)
         self._timer = QTimer(self)
         self._timer.setInterval(INTERVAL_MS)
         self._timer.timeout.connect(self.keep)
@@ -121,28 +125,47 @@ class Unsaved(QObject):
 
     def saved(self, data: object) -> None:
         """A file holds this layer, or the layer of this array, as it is."""
+        data = getattr(data, "__wrapped__", data)  # plugins see proxies
         for layer in [each for each in self._painted if data is each or data is each.data]:
             del self._painted[layer]
 
     def keep(self) -> None:
-        """Keep aside what was painted since the last time, in a thread."""
+        """Keep aside what was painted since the last time, and no longer what was saved; in a thread."""
         if self.keeping.is_running:
             return
-        work = []
+        work, gone = [], [layer for layer in self._aside if layer not in self._painted]
+        over = [self._aside.pop(layer) for layer in gone]
         for layer in self.layers():
             if self._painted[layer]:
                 self._painted[layer] = False
                 data = np.array(layer.data[0] if layer.multiscale else layer.data)
                 place = {name: np.asarray(getattr(layer, name)).tolist() for name in _PLACE}
-                work.append((f"{safe_name(layer.name)}.npz", data, {"name": layer.name, **place}))
-        if work:
-            self.keeping.start("ProSMA: keeping what was painted", partial(_keeping, self._folder(), work))
+                work.append((self._file_of(layer), data, {"name": layer.name, **place}))
+        if work or over:
+            keeping = partial(_keeping, self._folder(), work, over)
+            self.keeping.start("ProSMA: keeping what was painted", keeping)
+
+    def _file_of(self, layer: LabelsLayer) -> str:
+        """Its file, the same every time; names of two layers may be alike on disk."""
+        if layer not in self._aside:
+            name = safe_name(layer.name)
+            taken = {file.casefold() for file in self._aside.values()}
+            files = (f"{name} {n}.npz" if n > 1 else f"{name}.npz" for n in count(1))
+            self._aside[layer] = next(file for file in files if file.casefold() not in taken)
+        return self._aside[layer]
+
+    def _kept(self, ending: Ending) -> None:
+        """What could not be written is tried again."""
+        if ending.error is not None:
+            logging.getLogger(__name__).warning("painted labels are not kept aside: %s", ending.error)
+            self._painted = dict.fromkeys(self._painted, True)
 
     def discard(self) -> None:
         """The user wants none of it any more."""
         self._timer.stop()
         self.keeping.close(SHORT_WAIT)
         self._painted.clear()
+        self._aside.clear()
         claimed, self._claimed = self._claimed, None
         if claimed is not None:
             release(claimed)
@@ -304,11 +327,7 @@ class BringBack(QWidget):
         name = str(said.get("name", path.stem))
         for image in self._viewer.layers:
             frame = image.metadata.get(GEOMETRY) if isinstance(image, ImageLayer) else None
-            if (
-                frame is not None
-                and spatial_shape(image) == data.shape
-                and list(frame.spacing) == said["scale"]
-            ):
+            if frame is not None and spatial_shape(image) == data.shape and _lies_at(image, said):
                 layer = add_layer(self._viewer, labels_layer(data, frame, name, ()))
                 break
         else:
@@ -317,7 +336,22 @@ class BringBack(QWidget):
         layer.events.paint(value=[])  # as if it had just been painted: no file holds it
 
 
-def _keeping(folder: Path, work: Sequence[tuple[str, np.ndarray, dict[str, Any]]]) -> Iterator[Event]:
+def _lies_at(image: ImageLayer, place: Mapping[str, Any]) -> bool:
+    """Whether an image lies where labels lay, its channels aside."""
+    for name in _PLACE:
+        if name in place:
+            kept, own = np.asarray(place[name], float), np.asarray(getattr(image, name), float)
+            own = own[tuple(slice(-n, None) for n in kept.shape)]
+            if own.shape != kept.shape or not np.allclose(own, kept):
+                return False
+    return True
+
+
+def _keeping(
+    folder: Path, work: Sequence[tuple[str, np.ndarray, dict[str, Any]]], over: Sequence[str] = ()
+) -> Iterator[Event]:
+    for name in over:
+        (folder / name).unlink(missing_ok=True)
     for name, data, said in work:
         with written_whole(folder / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, data=data, said=np.array(json.dumps(said)))

@@ -18,8 +18,9 @@ from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.shared.fields import UNLIMITED
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.sparse import Wanted
 
@@ -35,10 +36,10 @@ class CheckWindow(QDialog):
         self.viewer = viewer
         self.problems: tuple[Problem, ...] = ()
         self._data: DataSet | None = None
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
-        self.opening = Job(self, notify=False)
+        self.opening = NewestJob(self)
         self.opening.happened.connect(self._opened)
         self.opening.ended.connect(self._opening_ended)
 
@@ -67,15 +68,17 @@ class CheckWindow(QDialog):
 
     def check(self, wanted: Wanted) -> None:
         """Look at a folder whose labels are meant so."""
-        self.job.close()
+        self.job.ask(partial(self._begin, wanted))
+        self.show()
+        self.raise_()
+
+    def _begin(self, wanted: Wanted) -> None:
         self.problems, self._data = (), None
         self.setWindowTitle(f"Check of {wanted.folder.name}")
         self._show_problems()
         self.stop_button.setEnabled(True)
         self.save_button.setEnabled(False)
         self.job.start("ProSMA: checking a data set", partial(_checking, wanted))
-        self.show()
-        self.raise_()
 
     def close_down(self) -> None:
         """Stop what runs."""
@@ -120,10 +123,11 @@ class CheckWindow(QDialog):
     def _open(self, row: int, column: int = 0) -> None:
         name = self.problems[row].case
         case = next((case for case in self._data.cases if case.name == name), None) if self._data else None
-        if case is None or self._data is None or self.opening.is_running:
+        if case is None or self._data is None:
             return
         self.message.tell(f"Opening '{name}'")
-        self.opening.start("ProSMA: opening a case", partial(_opening, case, self._data.class_names))
+        opening = partial(_opening, case, self._data.class_names)
+        self.opening.ask(partial(self.opening.start, "ProSMA: opening a case", opening))
 
     def _opened(self, event: Event) -> None:
         if isinstance(event, Finished):

@@ -55,7 +55,7 @@ class ClassTable(QWidget):
         self.add_button.clicked.connect(self._add)
         self.reset_button = QPushButton("As found")
         self.reset_button.setToolTip("Name the classes again by what is found in the masks")
-        self.reset_button.clicked.connect(lambda: self.changed.emit(None))
+        self.reset_button.clicked.connect(self._reset)
         self.one_button = QPushButton("One structure")
         self.one_button.setToolTip("Every number but 0 is the same structure, as where objects are numbered")
         self.one_button.clicked.connect(self._make_one)
@@ -85,6 +85,9 @@ class ClassTable(QWidget):
             if self._shown[number][NAME] in (UNLABELLED, BACKGROUND):
                 self._lock(number, NAME)
         self.table.blockSignals(False)
+
+    def _reset(self) -> None:
+        self.changed.emit(None)
 
     def _make_one(self) -> None:
         assert self._rule is not None

@@ -12,8 +12,8 @@ from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from napari_prosma.events import EpochEnd, Event, Finished
-from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import CLASS_COLOURS
+from napari_prosma.plugin.shared.newest import NewestJob
 
 HEIGHT, LEAST_WIDTH = 360, 200
 OBJECTIVE_HEIGHT = 110
@@ -28,17 +28,15 @@ class Curves(QLabel):
         super().__init__()
         self._theme = theme
         self._history: Sequence[EpochEnd] = ()
-        self._again = False
         self.setFixedHeight(HEIGHT)
         self.setMinimumWidth(LEAST_WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setToolTip(
-            "Loss (lower is better), Dice of the cases held out (1 is perfect), the gates, and what the "
+            "Loss (lower is better), Dice of the validation cases (1 is perfect), the gates, and what the "
             "objective tells of few or doubtful labels"
         )
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._drawn)
-        self.job.ended.connect(self._ended)
         self._resized = QTimer(self)
         self._resized.setSingleShot(True)
         self._resized.setInterval(AFTER_RESIZE_MS)
@@ -63,11 +61,10 @@ class Curves(QLabel):
         self.job.close()
 
     def _draw(self) -> None:
-        if not self._history:
-            return
-        if self.job.is_running:
-            self._again = True
-            return
+        if self._history:
+            self.job.ask(self._begin, interrupt=False)
+
+    def _begin(self) -> None:
         theme = get_theme(self._theme)
         colours = theme.background.as_hex(), theme.text.as_hex()
         drawing = partial(_drawing, self._history, self.size(), self.devicePixelRatioF(), colours)
@@ -80,11 +77,6 @@ class Curves(QLabel):
             image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
             image.setDevicePixelRatio(self.devicePixelRatioF())
             self.setPixmap(QPixmap.fromImage(image))
-
-    def _ended(self) -> None:
-        if self._again:
-            self._again = False
-            self._draw()
 
 
 def _drawing(

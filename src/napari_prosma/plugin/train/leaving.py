@@ -15,7 +15,7 @@ from napari_prosma.plugin.shared.unsaved import is_closed_by_script, unsaved_of
 if TYPE_CHECKING:
     from napari_prosma.plugin.train.panel import TrainPanel
 
-STOP, GO_ON = "Stop and keep what there is", "Go on training"
+STOP, GO_ON = "Stop and keep what there is", "Continue training"
 
 
 class Leaving(QObject):
@@ -48,6 +48,10 @@ class Leaving(QObject):
         window, self._window = self._window, None
         if window is not None and isalive(window):
             window.removeEventFilter(self)
+
+    def stay(self) -> None:
+        """Whoever wants to leave is asked again."""
+        self._is_leaving = unsaved_of(self._panel.viewer).is_answered = False
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Qt's hook; True = the event goes no further."""

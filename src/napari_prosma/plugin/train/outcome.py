@@ -44,7 +44,7 @@ class Outcome(QWidget):
         self.verdict.setToolTip("What the model finds on the validation cases, and what to do next")
         self.figures = Message()
         self.table = FigureTable()
-        self.table.setToolTip("Overlap with the true labels of the cases held out: 0 none, 1 perfect")
+        self.table.setToolTip("Overlap with the labels of the validation cases: 0 none, 1 perfect")
         self.gates = FigureTable()
         self.gates.setToolTip(
             "zeros in z: share of the gate's inner signals that the threshold lambda set to exactly zero. It "
@@ -67,7 +67,7 @@ class Outcome(QWidget):
             button.setToolTip(f"Open the panel '{panel}' with this model")
             button.clicked.connect(partial(self._open_next, panel))
             row.addWidget(button)
-        self.look_button = QPushButton("Look at these first…")
+        self.look_button = QPushButton("Suspicious labels…")
         self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
         self.look_button.clicked.connect(self.look_first)
         layout = QVBoxLayout(self)

@@ -97,7 +97,7 @@ class TrainPanel(Panel):
             changed.connect(self.repeat.form_changed)
         self.outcome = Outcome(napari_viewer)
         self.outcome.next_panel.connect(self._open_next)
-        self.outcome.look_first.connect(lambda: self.look_first(self._last_dir))
+        self.outcome.look_first.connect(self._look_first_again)
         self.supervision.look_first.connect(self._look_first_of_a_run)
         for part in (self.source, self.supervision, self.settings, self.repeat, self.outcome):
             self.form.addWidget(part)
@@ -119,11 +119,11 @@ class TrainPanel(Panel):
         self.moved_row.hide()
         for widget in (self.trouble, self.moved_row, self.controls, self.waiting):
             self.below.addWidget(widget)
-        self.finish_button = QPushButton("Finish now")
+        self.finish_button = QPushButton("Finish early")
         self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
         self.finish_button.clicked.connect(self._finish)
         self.resume_button = QPushButton("Resume…")
-        self.resume_button.setToolTip("Go on with a run that was stopped or cut off: choose its folder")
+        self.resume_button.setToolTip("Continue a run that was stopped or cut off: choose its folder")
         self.resume_button.clicked.connect(self._resume)
         self.lay_out(
             (self.start_button, self.resume_button, self.pause_button, self.finish_button, self.stop_button)
@@ -216,7 +216,7 @@ class TrainPanel(Panel):
         if not (self._run.run_dir / RUN).is_file():
             return f"It has not begun to learn yet: if you stop it, no model is kept.{forgotten}"
         return (
-            f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… goes on with it "
+            f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… continues it "
             f"later.{forgotten}"
         )
 
@@ -272,12 +272,13 @@ class TrainPanel(Panel):
             kept = any(run.run_dir.glob("*.safetensors"))
             after = f" after {epochs_in_words(self.outcome.epochs)}" if self.outcome.epochs else ""
             what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
-            self.status.tell(f"Stopped{after}{what}" + ("; Resume… goes on with it" if kept else ""))
+            self.status.tell(f"Stopped{after}{what}" + ("; Resume… continues it" if kept else ""))
         self._suggest_run()
         then, self._after_stop = self._after_stop, None
-        if then is not None:
+        if then is not None and ending.error is None:
             QTimer.singleShot(0, then)
             return
+        self.leaving.stay()  # what could not be kept is not left without a word
         if isinstance(ending.error, DataMovedError):
             self._moved_run = run.run_dir
             self.moved_row.show()
@@ -351,7 +352,7 @@ class TrainPanel(Panel):
 
     def _resume(self) -> None:
         start = runs_folder() if runs_folder().is_dir() else Path.home()
-        folder = QFileDialog.getExistingDirectory(self, "Go on with the run in this folder", str(start))
+        folder = QFileDialog.getExistingDirectory(self, "Resume the run in this folder", str(start))
         if folder:
             self.resume(Path(folder))
 
@@ -389,6 +390,9 @@ class TrainPanel(Panel):
         is_up = doubts is not None and doubts.parent() is not None and doubts.run_dir == run_dir
         if is_up or (is_first and not (doubts is not None and doubts.corrections())):
             self.look_first(run_dir)
+
+    def _look_first_again(self) -> None:
+        self.look_first(self._last_dir)
 
     def _look_first_of_a_run(self) -> None:
         folder = choose_run(self)

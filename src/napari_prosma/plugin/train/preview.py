@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, QTimer
 from napari_prosma.events import Preview
 from napari_prosma.plugin.shared.layers import IS_PREVIEW, class_colours, placement
 
-IMAGE, TRUTH, PREDICTION = "preview: image", "preview: truth", "preview: prediction"
+IMAGE, TRUTH, PREDICTION = "preview: image", "preview: label", "preview: prediction"
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
 

@@ -1,4 +1,4 @@
-"""*Repeat it*: the shell line and the Python lines of what the form is about to do."""
+"""*Reproduce*: the shell line and the Python lines of what the form is about to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.fields import fold
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
 
@@ -41,8 +42,7 @@ class Repeat(QWidget):
     def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]]) -> None:
         super().__init__()
         self._planned = planned
-        self._again = False
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._told)
         self.job.ended.connect(self._ended)
         self.message = Message()
@@ -54,7 +54,7 @@ class Repeat(QWidget):
         inside.addWidget(self.message)
         inside.addWidget(shell_row)
         inside.addWidget(python_row)
-        self.fold = fold("Repeat it", content)
+        self.fold = fold("Reproduce", content)
         self.fold.toggled.connect(self.form_changed)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -62,7 +62,7 @@ class Repeat(QWidget):
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(FOLLOW_MS)
-        self._later.timeout.connect(self._tell)
+        self._later.timeout.connect(self._ask)
 
     def form_changed(self) -> None:
         """Say anew, soon, what the form does."""
@@ -74,10 +74,10 @@ class Repeat(QWidget):
         self._later.stop()
         self.job.close()
 
+    def _ask(self) -> None:
+        self.job.ask(self._tell)
+
     def _tell(self) -> None:
-        if self.job.is_running:
-            self._again = True
-            return
         try:
             settings, data = self._planned()
         except ProsmaError as error:
@@ -92,10 +92,7 @@ class Repeat(QWidget):
             self._show(*event.result)
 
     def _ended(self, ending: Ending) -> None:
-        if self._again:
-            self._again = False
-            self._later.start()
-        elif ending.error is not None:
+        if ending.error is not None:
             self._show("", "")
             self.message.tell_error(str(ending.error))
 

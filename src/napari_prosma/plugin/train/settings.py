@@ -210,8 +210,8 @@ class Settings(QWidget):
             least="by the steps",
         )
         form.addRow("Start from", self.start_from)
-        form.addRow("What learns", self.trains)
-        form.addRow("Rate of the old", self.taken_rate)
+        form.addRow("Trainable layers", self.trains)
+        form.addRow("Pretrained LR factor", self.taken_rate)
 
     def _add_advanced(self, form: QFormLayout) -> None:
         self.gate = combo(
@@ -252,7 +252,7 @@ class Settings(QWidget):
         self.slices = combo(SLICES, None, "Across which axis a network of slices goes through volumes")
         self.split = combo(SPLITS, "given", "Which cases are learned from, and which validate")
         self.together = combo(
-            TOGETHER, "patients", "Which cases are either all learned from or all held out, in folds too"
+            TOGETHER, "patients", "Which cases are either all training or all validation cases, in folds too"
         )
         self.intensity = combo(
             INTENSITIES, None, "How gray values are brought to one scale before the network sees them"

@@ -36,10 +36,11 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import fold, group
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
 from napari_prosma.plugin.shared.live import LiveCase, image_to_learn
 from napari_prosma.plugin.shared.loading import loading
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.sparse import LABELLED, Coverage, Wanted, coverage
 from napari_prosma.plugin.shared.strokes import Strokes
@@ -172,15 +173,13 @@ class Source(QWidget):
         self.data_set: DataSet | None = None
         self.check_window: CheckWindow | None = None
         self._wanted: Wanted | None = None
-        self._scanning: Wanted | None = None
         self._findings: list[str] = []
-        self.scan = Job(self, notify=False)
+        self.scan = NewestJob(self)
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
-        self.counting = Job(self, notify=False)
+        self.counting = NewestJob(self)
         self.counting.happened.connect(self._counted)
         self.counting.ended.connect(self._counting_ended)
-        self._count_again = False
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._count_drawn)
         box, self._form = group("Learn from")
@@ -289,7 +288,6 @@ class Source(QWidget):
         self.channels_first.clicked.connect(self._channels_told)
         self.join_button = JoinButton(self.viewer)
         self.join_button.joined.connect(self.image_layer.choose)
-        self.join_button.refused.connect(lambda why: self.summary.tell_error(why))
         self._form.addRow("Image", self.image_layer)
         self._form.addRow("", self.join_button)
         self._form.addRow("", self.channels_first)
@@ -305,6 +303,7 @@ class Source(QWidget):
         )
         self.labelled.currentIndexChanged.connect(self._labelled_changed)
         self.summary = Message()
+        self.join_button.refused.connect(self.summary.tell_error)
         self.class_table = ClassTable()
         self.class_table.changed.connect(self._classes_changed)
         self.classes = fold("Classes", self.class_table)
@@ -407,10 +406,11 @@ class Source(QWidget):
         """Tell how much of the layer is labelled; counted in a thread, since a volume takes a while."""
         if self.from_folder.isChecked():
             return
+        self.counting.ask(self._count)
+
+    def _count(self) -> None:
         layer, kind = self.labels_layer.layer, self.labelled.currentData()
-        if self.counting.is_running:
-            self._count_again = True
-        elif not isinstance(layer, LabelsLayer):
+        if not isinstance(layer, LabelsLayer):
             self.summary.tell("")
         elif kind is None and layer.ndim < 3:
             self.summary.tell(GO_ON_DRAWING)
@@ -418,14 +418,11 @@ class Source(QWidget):
             self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
 
     def _counted(self, event: Event) -> None:
-        if isinstance(event, Finished) and self.from_layers.isChecked() and not self._count_again:
+        if isinstance(event, Finished) and self.from_layers.isChecked():
             self.summary.tell(event.result)
 
     def _counting_ended(self, ending: Ending) -> None:
-        if self._count_again:
-            self._count_again = False
-            self._count_drawn()
-        elif ending.error is not None and self.from_layers.isChecked():
+        if ending.error is not None and self.from_layers.isChecked():
             self.summary.tell_error(str(ending.error))
 
     def _folder_entered(self, folder: Path) -> None:
@@ -437,11 +434,7 @@ class Source(QWidget):
     def _look_at(self, wanted: Wanted) -> None:
         self.data_set, self._wanted = None, wanted
         self._findings = []
-        if self.scan.is_running:
-            self.scan.stop()
-        else:
-            self._scanning = wanted
-            self.scan.start("ProSMA: looking at a folder", partial(_looking, wanted))
+        self.scan.ask(partial(self.scan.start, "ProSMA: looking at a folder", partial(_looking, wanted)))
         self.changed.emit()
 
     def _scanned(self, event: Event) -> None:
@@ -465,9 +458,7 @@ class Source(QWidget):
             self.summary.tell("\n".join(self._findings))
 
     def _scan_ended(self, ending: Ending) -> None:
-        if self._wanted is not None and self._wanted is not self._scanning:
-            self._look_at(self._wanted)
-        elif ending.error is not None:
+        if ending.error is not None:
             self._findings = []
             self.summary.tell_error(str(ending.error))
 

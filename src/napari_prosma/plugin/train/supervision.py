@@ -26,9 +26,10 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
 from napari_prosma.plugin.shared.choosers import PathField
 from napari_prosma.plugin.shared.fields import SizesField, combo, folded_form, group, number, whole
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import spatial_shape
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
 FEW, DOUBTFUL = "dim", "dale"
@@ -57,7 +58,7 @@ class Supervision(QWidget):
         self._labelled: DataSet | None = None
         self._found: DataSet | None = None
         self._from_layers = False
-        self.scan = Job(self, notify=False)
+        self.scan = NewestJob(self)
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
         layout = QVBoxLayout(self)
@@ -77,7 +78,7 @@ class Supervision(QWidget):
         self.layers.list.setToolTip("Tick the images to learn from without labels")
         self.found = Message()
         self.look_button = QPushButton("Labels that a run doubted…")
-        self.look_button.setToolTip("The list 'Look at these first' of an earlier run: choose its folder")
+        self.look_button.setToolTip("The list of suspicious labels of an earlier run: choose its folder")
         self.look_button.clicked.connect(self.look_first)
         self._form.addRow(self.objective)
         self._form.addRow(self.sentence)
@@ -170,10 +171,8 @@ class Supervision(QWidget):
 
     def _look_at(self, folder: Path) -> None:
         self._found = None
-        if self.scan.is_running:
-            self.scan.stop()
-        else:
-            self.scan.start("ProSMA: looking at unlabelled images", partial(_looking, folder))
+        looking = partial(_looking, folder)
+        self.scan.ask(partial(self.scan.start, "ProSMA: looking at unlabelled images", looking))
 
     def _scanned(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -185,8 +184,6 @@ class Supervision(QWidget):
     def _scan_ended(self, ending: Ending) -> None:
         if ending.error is not None:
             self.found.tell_error(str(ending.error))
-        elif self._found is None and self.folder.path is not None:
-            self._look_at(self.folder.path)
 
     def _tell_changes(self) -> None:
         def tell(*_: object) -> None:
