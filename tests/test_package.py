@@ -1,8 +1,10 @@
 """The package as napari and pip see it: the manifest, the built wheel, and what listing the plugin costs."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -69,11 +71,14 @@ def test_menu_entries_lie_in_menus_that_napari_opens_to_plugins(manifest: Plugin
     assert all(is_menu_contributable(menu) for menu in menus)
 
 
-def test_wheel_carries_a_valid_manifest_and_the_sample_data(wheel: Path, manifest: PluginManifest):
+def test_wheel_carries_manifest_icon_types_and_sample_data(wheel: Path, manifest: PluginManifest):
     packed = PluginManifest.from_file(wheel / "napari_prosma" / "napari.yaml")
     assert packed.contributions == manifest.contributions
     entry_points = next(wheel.glob("*.dist-info")) / "entry_points.txt"
     assert "[napari.manifest]\nnapari-prosma = napari_prosma:napari.yaml" in entry_points.read_text()
+
+    resource = "/".join(manifest.icon.split(":"))
+    assert {Path(resource), Path("napari_prosma/py.typed")} <= files_in(wheel)
 
     samples = files_in(ROOT / "sample_data")
     assert samples <= files_in(wheel / "napari_prosma" / "sample_data")
@@ -115,8 +120,24 @@ def test_opening_napari_imports_nothing_of_it(tmp_path: Path):
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_supported_pythons_are_the_same_wherever_they_are_written():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    classifiers = "\n".join(project["classifiers"])
+    supported = re.findall(r"Python :: (3\.\d+)", classifiers)
+    oldest, newest = supported[0], supported[-1]
+    assert project["requires-python"] == f">={oldest}"
+
+    script = (ROOT / ".ci" / "python.sh").read_text()
+    bounds = re.search(r"\((\d+), (\d+)\) <= sys.version_info\[:2\] <= \((\d+), (\d+)\)", script)
+    assert bounds
+    assert (f"{bounds[1]}.{bounds[2]}", f"{bounds[3]}.{bounds[4]}") == (oldest, newest)
+    assert " ".join(f"python{version}" for version in reversed(supported)) in script
+    assert f'python: ["{oldest}", "{newest}"]' in (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    for page in ("README.md", "CONTRIBUTING.md", "docs/install.md"):
+        assert f"{oldest} to {newest}" in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_version_is_the_same_wherever_it_is_written():
     version = napari_prosma.__version__
-    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()

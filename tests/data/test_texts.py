@@ -107,7 +107,7 @@ def test_no_cell_begins_a_formula(tmp_path: Path, start: str) -> None:
     assert read_rows(tmp_path / "t.csv") == [{"case": name, name: "1.5"}]
 
 
-def test_a_formula_after_another_countrys_separator_stays_within_quotes(tmp_path: Path) -> None:
+def test_a_formula_after_the_separator_of_another_country_stays_within_quotes(tmp_path: Path) -> None:
     write_rows(tmp_path / "t.csv", [{"case": "a;=1+1", "n": 2}])
     assert (tmp_path / "t.csv").read_text().splitlines()[1] == '"a;=1+1",2'
 

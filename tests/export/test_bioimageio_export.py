@@ -28,6 +28,10 @@ Make = Callable[..., Checkpoint]
 
 for package in ("onnxscript", "onnxruntime", "bioimageio.core"):
     pytest.importorskip(package)
+try:
+    bioimageio._require_pydantic()
+except ConfigError as refused:
+    pytest.skip(str(refused), allow_module_level=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,3 +169,26 @@ def test_a_sample_that_does_not_fit_is_refused(make_checkpoint: Make, tmp_path: 
             make_checkpoint(), tmp_path / "x.zip", sample=Image(np.ones((3, 32, 32)), Geometry.pixels(2))
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pydantic", "spec", "works"),
+    [
+        ("2.13.5", "0.5.12.0", True),
+        ("2.14.0b1", "0.5.12.0", False),
+        ("2.14.4", "0.5.14.2", False),
+        ("2.14.4", "0.5.14.3", True),
+        ("3.0", "0.6", True),
+    ],
+)
+def test_a_pydantic_that_the_specification_cannot_work_with_is_refused_with_the_line_that_helps(
+    pydantic: str, spec: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"pydantic": pydantic, "bioimageio.spec": spec}
+    monkeypatch.setattr(bioimageio, "version", installed.__getitem__)
+    if works:
+        bioimageio._require_pydantic()
+        return
+    said = rf'spec {spec} .* pydantic {pydantic}; .*pip install "pydantic<2\.14"'
+    with pytest.raises(ConfigError, match=said):
+        bioimageio._require_pydantic()

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 PAPER = "Cheng et al. 2026, ProSMA-UNet: Decoder Conditioning for Proximal-Sparse Skip Feature Selection"
 PAPER_DOI = "10.48550/arXiv.2603.03187"
+# Earlier ones take two arguments of a serializer for others, and refuse their own description.
+SPEC_WITH_PYDANTIC_2_14 = (0, 5, 14, 3)
 _AS_IT_IS = {"intensity": "ct", "clip": (-np.inf, np.inf), "mean": 0.0, "std": 1.0}
 _WEIGHTS, _README = "weights.onnx", "README.md"
 _TEST_INPUT, _TEST_OUTPUT = "test_input.npy", "test_output.npy"
@@ -253,12 +255,18 @@ def _require_pydantic() -> None:
     ------
     ConfigError
     """
-    found = version("pydantic")
-    if version("bioimageio.spec") == "0.5.12.0" and tuple(map(int, found.split(".")[:2])) >= (2, 14):
+    found, spec = version("pydantic"), version("bioimageio.spec")
+    if _release(found) >= (2, 14) and _release(spec) < SPEC_WITH_PYDANTIC_2_14:
         raise ConfigError(
-            f"bioimageio.spec 0.5.12.0 does not work with pydantic {found}; install an older one with: "
+            f"bioimageio.spec {spec} does not work with pydantic {found}; install an older one with: "
             f'python -m pip install "pydantic<2.14"'
         )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (2, 14, 0) of 2.14.0 and of 2.14.0b1."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def _network_name(checkpoint: Checkpoint) -> str:
