@@ -64,12 +64,13 @@ class ClassTable(QWidget):
         self.filled.clicked.connect(self._fill)
         self.message = Message()
         buttons = QHBoxLayout()
-        for widget in (self.add_button, self.one_button, self.reset_button, self.filled):
+        for widget in (self.add_button, self.one_button, self.reset_button):
             buttons.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 0, 0, 0)
         layout.addWidget(self.table)
         layout.addLayout(buttons)
+        layout.addWidget(self.filled)
         layout.addWidget(self.message)
         self._rule: LabelRule | None = None
         self._shown: list[tuple[str, str]] = []
