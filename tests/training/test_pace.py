@@ -26,7 +26,6 @@ from napari_prosma.training.pace import (
     Pace,
     Rung,
     enough_seconds,
-    enough_steps,
     operations,
     pace_for,
     step_seconds,
@@ -54,15 +53,6 @@ def facts_of(*cases: Case) -> list:
 
 
 # ---- what is chosen ---------------------------------------------------------------------------------------
-
-
-def test_a_few_images_need_fewer_steps_before_finer_ones_pay() -> None:
-    enough = [enough_steps(patches) for patches in (1, 4, 8, 16, 400)]
-    assert enough == sorted(enough)
-    assert enough[0] < enough[1] < enough[2] < ENOUGH_STEPS
-    assert enough[-1] == ENOUGH_STEPS
-    few, many = (pace_for(240, SPEED, LADDER[:-1], made, enough=steps) for steps in (enough[1], enough[-1]))
-    assert few.rung.side > many.rung.side
 
 
 def test_a_step_costs_more_on_each_rung() -> None:

@@ -17,10 +17,8 @@ from napari_prosma.data.fingerprint import BATCH_LIMITS, PLANAR_SIDE, Plan
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
-ENOUGH_STEPS, ENOUGH_PASSES = 2000, 350
-"""Finer images and wider networks are worth their cost where they make so many steps of the least batch, or
-look at each of a few cases so often: of 5 lesions side 256 gave .42 and .26 where 128 gave .34 and .22, of 10
-and 20 it gave less."""
+ENOUGH_STEPS = 2000
+"""Finer images and wider networks are worth their cost where they make so many steps of the least batch."""
 FEW_STEPS = 100
 """With fewer than this a smaller patch is taken."""
 SMALLEST_SIDE = 32
@@ -105,7 +103,6 @@ def pace_for(
     made: Callable[[Rung], tuple[ModelSpec, Plan]],
     free_batch: bool = True,
     free_patch: bool = True,
-    enough: float = ENOUGH_STEPS,
 ) -> Pace:
     """The richest network that makes enough steps in ``seconds``, else the cheapest.
 
@@ -119,8 +116,6 @@ def pace_for(
         A network with the plan for it.
     free_batch, free_patch : bool
         Whether these may change, too.
-    enough : float
-        Steps of the least batch (see :func:`enough_steps`).
     """
     pace: Pace | None = None
     for rung in rungs:
@@ -128,7 +123,7 @@ def pace_for(
         if free_batch:
             plan = with_batch(plan, LEAST_BATCH)
         richer = Pace(rung, spec, plan, step_seconds(spec, plan, speed))
-        if pace is not None and richer.steps(seconds) < enough:
+        if pace is not None and richer.steps(seconds) < ENOUGH_STEPS:
             break
         pace = richer
     assert pace is not None
@@ -146,18 +141,10 @@ def with_batch(plan: Plan, batch: int) -> Plan:
     return plan.model_copy(update={"batch": batch})
 
 
-def enough_steps(patches: float) -> float:
-    """Steps after which more of them teach less than finer images or a wider network.
-
-    Of the least batch, over cases of so many patches.
-    """
-    return min(max(ENOUGH_PASSES * patches / LEAST_BATCH, 4 * FEW_STEPS), ENOUGH_STEPS)
-
-
-def enough_seconds(pace: Pace, spec: ModelSpec, plan: Plan, enough: float = ENOUGH_STEPS) -> float:
+def enough_seconds(pace: Pace, spec: ModelSpec, plan: Plan) -> float:
     """Seconds in which another network makes enough steps, by what a step of this one takes."""
     ratio = step_seconds(spec, with_batch(plan, LEAST_BATCH), 1) / step_seconds(pace.spec, pace.plan, 1)
-    return enough * pace.step * ratio / (1 - VALIDATING)
+    return ENOUGH_STEPS * pace.step * ratio / (1 - VALIDATING)
 
 
 def validations(seconds: float) -> int:

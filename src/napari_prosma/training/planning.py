@@ -25,12 +25,10 @@ from napari_prosma.nn.spec import AUTO, OURS, WIDTHS, ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objectives import make_objective
 from napari_prosma.training.pace import (
-    ENOUGH_STEPS,
     LADDER,
     Pace,
     Rung,
     enough_seconds,
-    enough_steps,
     nominal_speed,
     pace_for,
     step_seconds,
@@ -86,22 +84,18 @@ def pacing_for(
             made[rung] = _made(config, facts, names, source, rung)
         return made[rung][:2]
 
-    enough = ENOUGH_STEPS * 1.0
-    if math.isfinite(seconds):
-        enough = enough_steps((1 - config.validation_fraction) * _patches(facts, make(rungs[0])[1]))
-
     def choose(seconds: float, speed: float) -> Pace:
         if not math.isfinite(seconds):
             spec, plan = make(rungs[0])
             return Pace(rungs[0], spec, plan, step_seconds(spec, plan, speed))
         free = config.plan is None
         return pace_for(
-            seconds, speed, rungs, make, free and config.batch is None, free and config.patch is None, enough
+            seconds, speed, rungs, make, free and config.batch is None, free and config.patch is None
         )
 
     def richer(pace: Pace) -> float | None:
         following = rungs[rungs.index(pace.rung) + 1 :]
-        return enough_seconds(pace, *make(following[0]), enough) if following else None
+        return enough_seconds(pace, *make(following[0])) if following else None
 
     pace = choose(seconds, nominal_speed(device, torch.get_num_threads()))
     return Pacing(pace, choose, richer, made[pace.rung][2])
@@ -111,11 +105,6 @@ def pacing_of(spec: ModelSpec, plan: Plan, device: torch.device) -> Pacing:
     """That of a run which is resumed before its pace was decided: its network and plan stay."""
     step = step_seconds(spec, plan, nominal_speed(device, torch.get_num_threads()))
     return Pacing(Pace(Rung(spec.entry, spec.widths), spec, plan, step), None, lambda pace: None)
-
-
-def _patches(facts: Sequence[CaseFacts], plan: Plan) -> float:
-    """How many patches it takes to see all of these cases once, each case at least one."""
-    return sum(max(1.0, math.prod(grid_of(fact, plan)) / math.prod(plan.patch)) for fact in facts)
 
 
 def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
