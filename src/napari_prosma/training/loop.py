@@ -90,9 +90,9 @@ class Loop:
                 clock.begin_learning()
             yield from clock.without_pauses(self._epochs())
         except GeneratorExit:
-            if self.processes.world > 1:  # the others may not be there to take statistics together
-                self.learner.running = {}
-            self.keeper.save(LAST)
+            # The other processes may not be there to take statistics together.
+            with self.learner.as_it_is() if self.processes.world > 1 else nullcontext():
+                self.keeper.save(LAST)
             raise
         if self.better is not None:
             return
@@ -242,7 +242,7 @@ class Loop:
                     for name, value in changes.settings.items()
                 )
                 yield Started(clock.total, f"Training on with {said}", str(self.learner.device))
-        index = self.previews.index
+        index = self.data.index
         for name in sorted(changes.relabelled & index.keys()):
             try:
                 label = self.prepared.relabel(index[name])

@@ -137,7 +137,6 @@ class Previewer:
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.steering, self.clock = keeper, keeper.steering, keeper.tempo.clock
-        self.index = {case.name: n for n, case in enumerate(keeper.data.cases)}
         self._rhythm = Rhythm(self.clock.elapsed())
 
     @property
@@ -151,8 +150,8 @@ class Previewer:
         if not keeper.processes.is_first or not self.steering.wants_previews:
             return
         view, began = self.steering.view, self.clock.elapsed()
-        if view is not None and view.case in self.index:
-            index = self.index[view.case]
+        if view is not None and view.case in keeper.data.index:
+            index = keeper.data.index[view.case]
             case, shape = keeper.prepared[index], keeper.data.facts[index].shape
             at = on_plane(view.at, shape, case.label.shape)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from napari_prosma.data.case import Case
@@ -28,6 +29,11 @@ class RunData:
     training: Sequence[int]
     validation: Sequence[int]
     has_validation: bool
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Where a case stands, by its name."""
+        return {case.name: n for n, case in enumerate(self.cases)}
 
     @property
     def split(self) -> dict[str, list[str]]:

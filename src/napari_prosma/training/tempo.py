@@ -65,8 +65,7 @@ class Tempo:
         self.state, self.validation, self.facts = state, data.validation, data.facts
         self.windows, self.processes, self.pacing = windows, processes, begin.pacing
         self.better: Pace | None = None
-        index = {case.name: n for n, case in enumerate(data.cases)}
-        state.steps, state.judged = self._first_epoch(len(data.training), begin.place, index)
+        state.steps, state.judged = self._first_epoch(len(data.training), begin.place, data.index)
         state.expected = begin.place.get("expected", self._thought_steps())
         self.clock = Clock(state.config.epochs * state.steps, state.config.minutes, begin.began)
         self.costs = _costs(state.plan)
