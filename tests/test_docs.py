@@ -30,3 +30,11 @@ def test_examples_run_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch
     for line, source in examples_of(page):
         # Empty lines in front give a failure the page's own line number.
         exec(compile("\n" * line + source, str(page), "exec"), names)
+
+
+def test_the_page_of_the_panels_lists_every_key() -> None:
+    from napari_prosma.plugin.shared.keys import KEYS
+
+    page = (ROOT / "docs" / "panels.md").read_text(encoding="utf-8")
+    for key in KEYS.values():
+        assert f"| {key.name} | {key.does} |" in page

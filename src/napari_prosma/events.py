@@ -124,12 +124,14 @@ class LivePreview(Event):
     """The current model on the plane that the user looks at (``Steering.look_at``).
 
     ``labels`` (*spatial) uint8 are on the image's own grid, one element thick along the axes that are not
-    shown; ``at`` is their index along each axis, None along the two that are shown.
+    shown, and so is ``sureness``, their probability from 0 to 255; ``at`` is their index along each axis,
+    None along the two that are shown.
     """
 
     step: int
     case: str
     labels: np.ndarray
+    sureness: np.ndarray
     at: tuple[int | None, ...]
 
 

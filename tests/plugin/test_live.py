@@ -20,8 +20,10 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import LivePreview
 from napari_prosma.plugin.shared.layers import IS_PREVIEW
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
+from napari_prosma.plugin.shared.placing import plane_on_screen
+from napari_prosma.plugin.shared.prediction import PREDICTION, Prediction
 from napari_prosma.plugin.shared.strokes import Strokes
-from napari_prosma.plugin.train.live_preview import LIVE, LiveLoop, drawn_values, plane_on_screen
+from napari_prosma.plugin.train.live_preview import LIVE, LiveLoop, drawn_values
 from napari_prosma.plugin.train.source import LayerData
 from napari_prosma.training.steering import Steering, View
 
@@ -301,7 +303,7 @@ def loop(viewer: napari.Viewer, live: LiveCase) -> Iterator[tuple[LiveLoop, Stee
 def preview(z: int, rows: slice, step: int = 1) -> LivePreview:
     labels = np.zeros((1, *SHAPE[1:]), np.uint8)
     labels[0, rows] = 1
-    return LivePreview(step, "scan", labels, (z, None, None))
+    return LivePreview(step, "scan", labels, np.full_like(labels, 255), (z, None, None))
 
 
 def test_the_run_is_told_what_is_drawn_and_what_is_looked_at(
@@ -330,15 +332,16 @@ def test_the_prediction_lies_on_the_slice_and_leaves_hand_and_undo_alone(
     assert drawn.mode == "paint"
     assert not layer.editable
     assert layer.metadata[IS_PREVIEW]
-    np.testing.assert_array_equal(layer.scale, drawn.scale)
-    assert [int(plane.sum()) for plane in layer.data] == [0, 30, 0, 0]
+    shown: Prediction = layer.metadata[PREDICTION]
+    assert (shown.at, int(shown.labels.sum())) == ((1, None, None), 30)
     hues = [rgb_to_hsv(np.asarray(of.get_color(1))[:3])[0] for of in (layer, drawn)]
     assert hues[0] == pytest.approx(hues[1], abs=1e-3), "of one class, one colour"
 
     loop[0].show(preview(2, slice(0, 1), 2))
     qtbot.waitUntil(lambda: layer.data[2].any(), timeout=SOON)
     assert viewer.layers[LIVE] is layer
-    assert [int(plane.sum()) for plane in layer.data] == [0, 0, 10, 0]
+    assert (shown.at, int(shown.labels.sum())) == ((2, None, None), 10)
+    assert not layer.data[1].any()
     drawn.undo()
     assert drawn.data[1].sum() == 9
 

@@ -119,12 +119,15 @@ def test_a_plane_lies_at_the_same_place_on_a_coarser_or_finer_grid() -> None:
 def test_labels_of_a_plane_lie_on_the_images_own_grid() -> None:
     foreground = np.zeros((8, 8), np.float32)
     foreground[2:4, 4:6] = 1
-    labels = plane_labels(np.stack([1 - foreground, foreground]), (5, 16, 16), (3, None, None))
+    labels, sureness = plane_labels(np.stack([1 - foreground, foreground]), (5, 16, 16), (3, None, None))
     assert labels.shape == (1, 16, 16)
     assert labels.dtype == np.uint8
     found = np.argwhere(labels[0])
     assert found.min(axis=0) == pytest.approx((4, 8), abs=1)
     assert found.max(axis=0) == pytest.approx((7, 11), abs=1)
+    assert sureness.shape == labels.shape
+    assert sureness[0, 0, 0] == 255
+    assert sureness.min() < 255, "between the two it is less sure"
 
 
 def test_previews_take_a_fifth_of_the_time_and_follow_the_eye() -> None:

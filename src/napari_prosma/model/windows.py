@@ -519,3 +519,8 @@ def labels_of(scores: np.ndarray) -> np.ndarray:
         np.copyto(labels, k, where=scores[k] > best, casting="unsafe")
         np.maximum(best, scores[k], out=best)
     return labels
+
+
+def sureness_of(probabilities: np.ndarray) -> np.ndarray:
+    """Probability (*grid) uint8 of the class that ``labels_of`` gives; 255 is certain."""
+    return np.rint(255 * probabilities.max(axis=0)).astype(np.uint8)

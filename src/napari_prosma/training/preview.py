@@ -15,7 +15,7 @@ from napari_prosma.data.labels import IGNORE, fullest_slice
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.data.preparation import resample
 from napari_prosma.events import Event, LivePreview, Preview, Progress
-from napari_prosma.model.windows import Blend, labels_of, predict, probabilities_of, tile, unwrap
+from napari_prosma.model.windows import Blend, labels_of, predict, probabilities_of, sureness_of, tile, unwrap
 from napari_prosma.training.keeper import Keeper
 from napari_prosma.training.steering import View
 
@@ -101,13 +101,16 @@ def on_plane(at: Plane, shape: Sequence[int], grid: Sequence[int]) -> Plane:
     )
 
 
-def plane_labels(probabilities: np.ndarray, shape: Sequence[int], at: Plane) -> np.ndarray:
-    """Labels (*spatial) uint8 on the image's own plane, one element thick along the hidden axes."""
+def plane_labels(probabilities: np.ndarray, shape: Sequence[int], at: Plane) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (*spatial) uint8 on the image's own plane, one element thick along the hidden axes.
+
+    And how probable each is, as ``LivePreview`` has it.
+    """
     size = tuple(n for n, index in zip(shape, at, strict=True) if index is None)
     if probabilities.shape[1:] != size:
         probabilities = np.stack([resample(p, size) for p in probabilities])
     thick = tuple(n if index is None else 1 for n, index in zip(shape, at, strict=True))
-    return labels_of(probabilities).reshape(thick)
+    return labels_of(probabilities).reshape(thick), sureness_of(probabilities).reshape(thick)
 
 
 class Rhythm:
@@ -163,7 +166,8 @@ class Previewer:
         if found is None:
             return
         if view is not None:
-            yield LivePreview(state.step, view.case, plane_labels(found, shape, view.at), view.at)
+            labels, sureness = plane_labels(found, shape, view.at)
+            yield LivePreview(state.step, view.case, labels, sureness, view.at)
             return
         inside = tuple(slice(None) if n is None else n for n in at)
         label = case.label[inside]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from napari.components import Dims
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 
@@ -142,6 +143,23 @@ def steps_between(
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     apart = np.abs((between - expected) @ corners)[:-1]
     return tuple(int(n) for n in shift) if apart.max() <= _SAME_PLACE else None
+
+
+def plane_on_screen(
+    dims: Dims, layer: ImageLayer | LabelsLayer, shape: tuple[int, ...]
+) -> tuple[int | None, ...] | None:
+    """The slice of a layer that the viewer shows: an index per axis of ``shape``, None along those on screen.
+
+    ``shape`` are the layer's last axes; a first one may hold channels. None where no single plane of it is
+    shown: in 3D, beyond its ends, or where one of the axes on screen is none of these.
+    """
+    shown = {axis - dims.ndim for axis in dims.displayed}
+    if dims.ndisplay != 2 or min(shown) < -len(shape):
+        return None
+    point = np.round(layer.world_to_data(dims.point[-layer.ndim :])).astype(int)
+    at = tuple(None if axis in shown else int(point[axis]) for axis in range(-len(shape), 0))
+    inside = all(index is None or 0 <= index < n for index, n in zip(at, shape, strict=True))
+    return at if inside else None
 
 
 def _channels(layer: LabelsLayer | ImageLayer) -> int:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from colorsys import hsv_to_rgb, rgb_to_hsv
 from typing import Any
 
 import napari
 import numpy as np
-from napari.components import Dims
-from napari.layers import Image as ImageLayer
-from napari.layers import Labels as LabelsLayer
-from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.events import LivePreview
-from napari_prosma.plugin.shared.layers import IS_PREVIEW, geometry_of, place_like
 from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.shared.placing import plane_on_screen
+from napari_prosma.plugin.shared.prediction import Prediction
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.training.steering import Steering, View
 
 LIVE = "prediction (live)"
 LOOK_MS = 100
 """The slider rests so long before the run is told of another slice."""
-FINE = 128
-"""Pixels along the shorter side of a slice, from which on an outline of one pixel is thin."""
-VEIL = 0.4
-"""Opacity of a prediction that is no outline."""
 BUSY_HAND_MS = 60
 """A preview waits so long and again while a mouse button is down."""
 
@@ -35,8 +27,6 @@ BUSY_HAND_MS = 60
 class LiveLoop(QObject):
     """Between the layers of one run and its ``Steering``; all in the main thread.
 
-    The prediction is one layer of the size of the image, of which only the plane that was predicted last is
-    filled: it lies on the image however that is placed, and takes memory only where it is shown.
     What the user removes stays away until the next run.
     """
 
@@ -45,8 +35,7 @@ class LiveLoop(QObject):
         self._viewer = viewer
         self._case: LiveCase | None = None
         self._steering: Steering | None = None
-        self._layer: LabelsLayer | None = None
-        self._filled: tuple[int | slice, ...] | None = None
+        self._shown: Prediction | None = None
         self._next: LivePreview | None = None
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._relabel)
@@ -57,10 +46,9 @@ class LiveLoop(QObject):
         """A run on these layers begins."""
         self.stop()
         self._case, self._steering = case, steering
-        if self._layer is not None and not self._fits(self._layer, case):
-            self._drop()
-        if self._layer not in self._viewer.layers:
-            self._layer, self._filled = None, None
+        if self._shown is not None and not (self._shown.outline.is_there and self._fits(self._shown, case)):
+            self._shown.remove()
+            self._shown = None
         self._strokes.watch(case.labels)
         self._viewer.dims.events.connect(self._dims_changed)
         self._viewer.layers.events.removed.connect(self._removed)
@@ -112,64 +100,23 @@ class LiveLoop(QObject):
             return
         preview, self._next = self._next, None
         assert self._case.rule is not None
-        if self._layer is None:
-            self._layer = self._add(self._case)
-        elif self._layer not in self._viewer.layers:
+        if self._shown is None:
+            values = drawn_values(self._case.rule)
+            self._shown = Prediction(
+                self._viewer, self._case.image, self._case.labels, values, LIVE, case=self._case.name
+            )
+        elif not self._shown.outline.is_there:
             return
-        data = self._layer.data
-        if self._filled is not None:
-            data[self._filled] = 0
-        self._filled = tuple(slice(None) if n is None else slice(n, n + 1) for n in preview.at)
-        data[self._filled] = drawn_values(self._case.rule).astype(data.dtype)[preview.labels]
-        self._layer.refresh()
-
-    def _add(self, case: LiveCase) -> LabelsLayer:
-        """Fine images get an outline above what is painted, coarse ones, of few pixels, a veil below it."""
-        drawn, geometry = case.labels, geometry_of(case.image)
-        assert case.rule is not None
-        is_fine = min(case.shape[-2:]) >= FINE
-        layer = LabelsLayer(
-            np.zeros(case.shape, drawn.dtype),
-            name=LIVE,
-            colormap=vivid(drawn, drawn_values(case.rule)),
-            metadata={IS_PREVIEW: True, "case": case.name},
-            opacity=1.0 if is_fine else VEIL,
-            **place_like(case.image, geometry, geometry),
-        )
-        layer.contour = 1 if is_fine else 0
-        layer.editable = False
-        layers = self._viewer.layers
-        active, selected = layers.selection.active, set(layers.selection)
-        layers.insert(layers.index(drawn) + is_fine, layer)
-        layers.selection = selected
-        layers.selection.active = active
-        return layer
-
-    def _drop(self) -> None:
-        if self._layer in self._viewer.layers:
-            self._viewer.layers.remove(self._layer)
-        self._layer, self._filled = None, None
+        self._shown.show(preview.at, preview.labels, preview.sureness)
 
     @staticmethod
-    def _fits(layer: LabelsLayer, case: LiveCase) -> bool:
-        return layer.data.shape == case.shape and layer.metadata["case"] == case.name
-
-
-def plane_on_screen(
-    dims: Dims, layer: ImageLayer | LabelsLayer, shape: tuple[int, ...]
-) -> tuple[int | None, ...] | None:
-    """The slice of a layer that the viewer shows: an index per axis of ``shape``, None along those on screen.
-
-    ``shape`` are the layer's last axes; a first one may hold channels. None where no single plane of it is
-    shown: in 3D, beyond its ends, or where one of the axes on screen is none of these.
-    """
-    shown = {axis - dims.ndim for axis in dims.displayed}
-    if dims.ndisplay != 2 or min(shown) < -len(shape):
-        return None
-    point = np.round(layer.world_to_data(dims.point[-layer.ndim :])).astype(int)
-    at = tuple(None if axis in shown else int(point[axis]) for axis in range(-len(shape), 0))
-    inside = all(index is None or 0 <= index < n for index, n in zip(at, shape, strict=True))
-    return at if inside else None
+    def _fits(shown: Prediction, case: LiveCase) -> bool:
+        layer = shown.outline.layer
+        return (
+            shown.drawn is case.labels
+            and shown.outline.shape == case.shape
+            and layer.metadata["case"] == case.name
+        )
 
 
 def drawn_values(rule: LabelRule) -> np.ndarray:
@@ -177,15 +124,6 @@ def drawn_values(rule: LabelRule) -> np.ndarray:
     if rule.kind == "values":
         return np.array([0, *rule.values[1:]])
     return np.arange(len(rule.class_names))
-
-
-def vivid(layer: LabelsLayer, values: np.ndarray) -> DirectLabelColormap:
-    """The layer's colours of some values, bright: beside what is painted, and on dark images."""
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    for value in values[1:].tolist():
-        hue, saturation, _ = rgb_to_hsv(*layer.colormap.map(value)[:3].tolist())
-        colours[value] = (*hsv_to_rgb(hue, min(saturation, 0.85), 1.0), 1.0)
-    return DirectLabelColormap(color_dict=colours)
 
 
 def _single_shot(parent: QObject, interval: int, call: Any) -> QTimer:

@@ -1,0 +1,62 @@
+"""The Annotate panel: draw a part, let the program fill or predict the rest, and take over what is right."""
+
+from __future__ import annotations
+
+import napari
+from napari.layers import Labels as LabelsLayer
+
+from napari_prosma.plugin.annotate.accept_box import AcceptBox
+from napari_prosma.plugin.annotate.fill_box import FillBox
+from napari_prosma.plugin.shared.choosers import LayerChooser
+from napari_prosma.plugin.shared.keys import bind, release
+from napari_prosma.plugin.shared.panel import Panel
+
+
+class AnnotatePanel(Panel):
+    """Draw less: fill between slices, accept and reject what a model predicts."""
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer, "Rank")
+        self.labels = LayerChooser(napari_viewer, LabelsLayer)
+        self.labels.setToolTip("The labels that are filled between slices")
+        self.fill_box = FillBox(napari_viewer, self._chosen)
+        self.accept_box = AcceptBox(napari_viewer)
+        form = self.add_group("Fill between slices")
+        form.addRow("Labels", self.labels)
+        form.addRow(self.fill_box)
+        self.add_group("Accept what is predicted").addRow(self.accept_box)
+        self.form.addStretch(1)
+        self.lay_out()
+        for widget in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
+            widget.hide()
+        self.labels.currentIndexChanged.connect(self._labels_chosen)
+        self.viewer.layers.selection.events.active.connect(self._layer_selected)
+        self._keys = {
+            "fill": self.fill_box.fill,
+            "fill to here": self.fill_box.fill_to_here,
+            "accept slice": self.accept_box.accept_slice,
+            "accept region": self.accept_box.accept_at_cursor,
+            "accept surer": self.accept_box.accept_surer,
+            "reject region": self.accept_box.reject_at_cursor,
+        }
+        bind(napari_viewer, self._keys)
+
+    def close_down(self) -> None:
+        super().close_down()
+        release(self.viewer, self._keys)
+        self.fill_box.close_down()
+        self.accept_box.close_down()
+        self.labels.let_go()
+        self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
+
+    def _chosen(self) -> LabelsLayer | None:
+        layer = self.labels.layer
+        return layer if isinstance(layer, LabelsLayer) else None
+
+    def _labels_chosen(self) -> None:
+        self.fill_box.layer_changed()
+
+    def _layer_selected(self) -> None:
+        layer = self.viewer.layers.selection.active
+        if layer in self.labels.layers():
+            self.labels.choose(layer)
