@@ -55,7 +55,7 @@ def test_every_command_of_the_manifest_can_be_imported(manifest: PluginManifest)
 
 def test_panels_are_named_as_in_the_walk_through(manifest: PluginManifest):
     names = [widget.display_name for widget in manifest.contributions.widgets or []]
-    assert names == ["Train", "Segment", "Inspect gates", "Evaluate"]
+    assert names == ["Train", "Annotate", "Segment", "Inspect gates", "Evaluate"]
 
 
 def test_menu_entries_lie_in_menus_that_napari_opens_to_plugins(manifest: PluginManifest):
@@ -64,6 +64,7 @@ def test_menu_entries_lie_in_menus_that_napari_opens_to_plugins(manifest: Plugin
     menus = manifest.contributions.menus
     assert {command.command for items in menus.values() for command in items} == {
         "napari-prosma.train",
+        "napari-prosma.annotate",
         "napari-prosma.segment",
         "napari-prosma.inspect",
         "napari-prosma.evaluate",
