@@ -68,11 +68,13 @@ def test_a_package_of_an_own_image_passes_and_says_how_to_prepare_it(
         authors=["Ada L."],
         license="CC-BY-4.0",
         sample=sample,
+        card="# My card\n\n**Finds lesions.**",
     )
     assert [each.name for each in tmp_path.iterdir()] == ["package.zip"]
     said, tensors, readme = opened(path)
     assert (said["name"], said["license"]) == ("Lesions of the breast", "CC-BY-4.0")
     assert said["authors"] == [{"name": "Ada L."}]
+    assert readme.startswith("# My card\n\n**Finds lesions.**")
     (image,), (output,) = said["inputs"], said["outputs"]
     assert [axis.get("size") for axis in image["axes"][2:]] == [{"min": 4, "step": 4}] * 2
     assert image["pad"] == {"mode": "reflect"}

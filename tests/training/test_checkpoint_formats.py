@@ -2,7 +2,8 @@
 
 ``fixtures/format-1.safetensors`` is the last checkpoint of a run that was stopped in its third epoch of
 three, on four squares that :func:`squares` makes again. ``format-2.safetensors`` is the same, with averaged
-weights, and ``format-2-ensemble.safetensors`` holds the networks of its two folds.
+weights, and ``format-2-ensemble.safetensors`` holds the networks of its two folds. ``format-3.safetensors``
+is the model of a run in half precision.
 """
 
 from __future__ import annotations

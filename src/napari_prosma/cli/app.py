@@ -15,7 +15,7 @@ from napari_prosma import __version__
 from napari_prosma.cli.data import check, fetch
 from napari_prosma.cli.follow import notice
 from napari_prosma.cli.inspect import inspect, suspicious
-from napari_prosma.cli.model import export, tune
+from napari_prosma.cli.model import card, export, tune
 from napari_prosma.cli.segment import evaluate, image_files, segment
 from napari_prosma.cli.tables import table
 from napari_prosma.cli.train import ablate, demo, require_new_run, train
@@ -43,7 +43,20 @@ def _version(
 
 _image_files, _refuse_to_replace, _table = image_files, require_new_run, table
 
-for _command in (train, ablate, segment, inspect, suspicious, evaluate, export, check, fetch, tune, demo):
+for _command in (
+    train,
+    ablate,
+    segment,
+    inspect,
+    suspicious,
+    evaluate,
+    card,
+    export,
+    check,
+    fetch,
+    tune,
+    demo,
+):
     app.command()(_command)
 
 

@@ -9,9 +9,8 @@ import typer
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
-Model = Annotated[
-    Path, typer.Argument(help="A checkpoint (.safetensors) or a run folder.", show_default=False)
-]
+MODEL_HELP = "A checkpoint (.safetensors), a run folder, or a shipped model by its name (prosma models)."
+Model = Annotated[Path, typer.Argument(help=MODEL_HELP, show_default=False)]
 INSTEAD = "choose another --out, or --overwrite it"
 
 

@@ -1,4 +1,4 @@
-"""``prosma export`` and ``tune``."""
+"""``prosma card``, ``export`` and ``tune``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,37 @@ from typing import Annotated
 
 import typer
 
-from napari_prosma.cli.arguments import Device, Model, Overwrite
+from napari_prosma.cli.arguments import MODEL_HELP, Device, Model, Overwrite
 from napari_prosma.cli.follow import exit_codes, follow, say
+
+
+def card(
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write it as a page, .html or .md, with pictures of the worst cases."),
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what a model is worth: what it finds, in which images, how well, and what it is not for.
+
+    [bold]Example:[/] prosma card runs/busi --out busi.html
+    """
+    with exit_codes():
+        from napari_prosma.app.card_pages import as_markdown, require_page, write_page
+        from napari_prosma.app.card_pictures import pictured_card
+        from napari_prosma.app.cards import card_of
+        from napari_prosma.data.atomic import require_new
+
+        if out is None:
+            say(as_markdown(card_of(model)))
+            return
+        require_page(out)
+        if not overwrite:
+            require_new([out], "choose another --out, or --overwrite it")
+        write_page(follow(pictured_card(model, device)), out)
+        say(str(out))
 
 
 def export(
@@ -24,12 +53,17 @@ def export(
     [bold]Example:[/] prosma export runs/busi --onnx busi.onnx --bioimageio busi.zip
     """
     with exit_codes():
+        from napari_prosma.app.card_pages import as_markdown
+        from napari_prosma.app.cards import card_of
         from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
         from napari_prosma.export.bioimageio import export_bioimageio
         from napari_prosma.export.onnx import export_onnx
 
-        wanted = [(export_onnx, onnx), (export_bioimageio, bioimageio)]
+        def with_card(model: Path, path: Path) -> Path:
+            return export_bioimageio(model, path, card=as_markdown(card_of(model)))
+
+        wanted = [(export_onnx, onnx), (with_card, bioimageio)]
         if not any(path for _, path in wanted):
             raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
         if not overwrite:
@@ -44,9 +78,7 @@ def export(
 def tune(
     model: Annotated[
         Path | None,
-        typer.Argument(
-            help="A checkpoint (.safetensors) or a run folder.", show_default="the default networks"
-        ),
+        typer.Argument(help=MODEL_HELP, show_default="the default networks"),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also try to compile the network: minutes, and slower on many.")

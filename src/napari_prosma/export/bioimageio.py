@@ -56,6 +56,7 @@ def export_bioimageio(
     authors: Sequence[str] = (),
     license: str | None = None,
     sample: Image | None = None,
+    card: str = "",
 ) -> Path:
     """Write a model, or an ensemble, as a package that bioimageio.core's own test accepts.
 
@@ -73,6 +74,8 @@ def export_bioimageio(
     sample : Image, optional
         An image like those that the model was trained on; a piece of it goes into the package to test it.
         By default a phantom.
+    card : str
+        What the model is worth, as Markdown (``app.card_pages.as_markdown``): the README begins with it.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def export_bioimageio(
     with TemporaryDirectory() as made, written_whole(path) as temporary, _quiet():
         folder = Path(made)
         divisor = _write_tensors(folder, checkpoint, sample)
-        (folder / _README).write_text(_readme(checkpoint, title, description), encoding="utf-8")
+        (folder / _README).write_text(_readme(checkpoint, title, description, card), encoding="utf-8")
         (folder / _WEIGHTS).touch()
         # The package is looked at whole below; here it would ask the network whether its links exist.
         with ValidationContext(perform_io_checks=False):
@@ -289,7 +292,7 @@ def _grid_in_words(plan: Plan) -> str:
     return f"image resampled to {spacing} {plan.unit}"
 
 
-def _readme(checkpoint: Checkpoint, name: str, description: str) -> str:
+def _readme(checkpoint: Checkpoint, name: str, description: str, card: str = "") -> str:
     """What a person has to know to use the package, and what no program will do for them."""
     plan = checkpoint.plan
     resampling = "" if plan.spacing is None else " **Programs that read this package do not do it for you.**"
@@ -304,7 +307,7 @@ def _readme(checkpoint: Checkpoint, name: str, description: str) -> str:
     seen = "What a gate lets through" if checkpoint.spec.gated_levels else "What it finds"
     figures = "".join(f"\n- {figure}: {value:.3f}" for figure, value in checkpoint.metrics.items())
     parts = [
-        f"# {name}",
+        card.strip() or f"# {name}",
         description,
         f"A {plan.dims}D {_network_name(checkpoint)}, trained and exported with napari-prosma {__version__}. "
         f"It gives the probability of {len(plan.class_names)} classes: {', '.join(plan.class_names)}.",

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from torch import Tensor
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.limits import require_count
-from napari_prosma.data.texts import parse_json
+from napari_prosma.data.metrics import Overlap
 from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.model.header import BEST as BEST  # known from here, too
+from napari_prosma.model.header import ENSEMBLE as ENSEMBLE
+from napari_prosma.model.header import FOLD as FOLD
+from napari_prosma.model.header import FORMAT as FORMAT
+from napari_prosma.model.header import LAST as LAST
+from napari_prosma.model.header import metadata_of, model_file, parse_header
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import OURS, ModelSpec
 
-FORMAT = 2
-"""1: one network. 2: also ensembles, and a run's weights beside their average."""
 STATE, RAW, MEMBERS = "state", "raw", "members"
 """Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks
 of an ensemble."""
@@ -37,9 +41,6 @@ MOST_MEMBERS, MOST_LEVELS, MOST_ELEMENTS = 100, 16, 2**31
 """Of an ensemble; of a network, each of whose levels halves the image; of a patch."""
 _LENGTH, _CHECKSUM_BYTES = 8, 16
 """Bytes of a safetensors file that say how long its header is; bytes of our checksum."""
-BEST, LAST, ENSEMBLE = "best.safetensors", "last.safetensors", "ensemble.safetensors"
-FOLD = "fold"
-"""Folders of the folds of a cross-validation are called ``fold1``, ``fold2``, ..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,8 @@ class Checkpoint:
         Validation figures of that epoch.
     split : dict
         Names of the ``training`` and ``validation`` cases.
+    overlaps : tuple of Overlap
+        Of every validation case and class, of which ``metrics`` are made; empty where nobody kept them.
     state : tensors by name
         Of the optimizer (``optimizer.``) and the objective (``objective.``), and the weights that are trained
         where ``weights`` are their average (``raw.``); empty but in the last checkpoint of a run.
@@ -78,6 +81,7 @@ class Checkpoint:
     epoch: int
     metrics: dict[str, float] = field(default_factory=dict)
     split: dict[str, list[str]] = field(default_factory=dict)
+    overlaps: tuple[Overlap, ...] = ()
     state: dict[str, Tensor] = field(default_factory=dict)
     place: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -162,6 +166,7 @@ def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkp
         epoch=max(member.epoch for member in members),
         metrics={name: sum(values) / len(values) for name, values in figures.items()},
         split={"training": sorted(names), "validation": []},
+        overlaps=tuple(overlap for member in members for overlap in member.overlaps),
     )
 
 
@@ -181,6 +186,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
         "split": checkpoint.split,
+        "overlaps": [astuple(overlap) for overlap in checkpoint.overlaps],
         "place": checkpoint.place,
     }
     state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
@@ -192,28 +198,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint; of a run folder its best one, of a cross-validation's folder its ensemble.
+    """Read a checkpoint, given as a file, a folder or the name of a shipped model (``model.header``).
+
+    Weights that were stored in half precision are read as float32.
 
     Raises
     ------
     CheckpointError
         Missing, cut short, not ours, of a newer format, or with a tensor of the wrong name or shape.
     """
-    path = Path(path)
-    if path.is_dir():
-        inside = [path / name for name in (ENSEMBLE, BEST, LAST) if (path / name).is_file()]
-        if not inside and (path / f"{FOLD}1").is_dir():
-            raise CheckpointError(
-                f"the cross-validation in '{path}' is not finished and has no {ENSEMBLE} yet; go on with it, "
-                f"or choose one of its folds, such as '{path / f'{FOLD}1'}'"
-            )
-        if not inside:
-            raise CheckpointError(
-                f"folder '{path}' holds no checkpoint ({BEST} or {LAST}); train a model into it"
-            )
-        path = inside[0]
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist; give a .safetensors file or a run folder")
+    path = model_file(path)
     try:
         # Read, not mapped: Windows would not let a run replace it, and whoever cuts it short would end us.
         content = path.read_bytes()
@@ -241,13 +235,7 @@ def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 def _metadata(path: Path, content: bytes) -> dict[str, str]:
     """What the header says beside the tensors, as far as the file can hold them."""
     length = int.from_bytes(content[:_LENGTH], "little")
-    header = parse_json(content[_LENGTH : _LENGTH + length], f"the header of '{path}'")
-    metadata = header.pop("__metadata__", {})
-    if "prosma" not in metadata:
-        raise CheckpointError(
-            f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"
-        )
-    return metadata
+    return metadata_of(path, content[_LENGTH : _LENGTH + length])
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -280,26 +268,23 @@ class _Header(BaseModel):
     epoch: NonNegativeInt
     metrics: dict[str, float]
     split: dict[str, list[str]]
+    overlaps: list[tuple[str, str, NonNegativeInt, NonNegativeInt, NonNegativeInt]] = []
     place: _Place | None = None
 
 
 def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
     try:
-        read = parse_json(text, f"the header of '{path}'")
-        if read["format"] > FORMAT:
-            raise CheckpointError(
-                f"'{path}' was written by a newer version (format {read['format']}, this one reads "
-                f"{FORMAT}); update napari-prosma"
-            )
+        read = parse_header(path, text)
         header = _Header.model_validate({**read, "place": read.get("place") or None})
         checkpoint = Checkpoint(
             spec=header.spec,
             plan=header.plan,
-            weights={name: t for name, t in tensors.items() if not name.startswith(f"{STATE}.")},
+            weights={name: _whole(t) for name, t in tensors.items() if not name.startswith(f"{STATE}.")},
             config=header.config,
             epoch=header.epoch,
             metrics=header.metrics,
             split=header.split,
+            overlaps=tuple(Overlap(*values) for values in header.overlaps),
             state=split_prefix(tensors, STATE),
             place=header.place.model_dump() if header.place else {},
             path=path,
@@ -327,6 +312,28 @@ def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
     if raw:
         _require_same(path, raw, {f"{RAW}.{name}": t for name, t in expected.items()})
     return checkpoint
+
+
+def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights to be stored in half precision; biases and statistics, which are few, stay as they are.
+
+    Raises
+    ------
+    CheckpointError
+        A weight is larger than half precision can hold.
+    """
+    half = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in weights.items()}
+    for name, tensor in half.items():
+        if tensor.dtype == torch.float16 and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"the tensor '{name}' holds weights that are too large for half precision; keep the model in "
+                f"single precision"
+            )
+    return half
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _require_holdable(path: Path, header: _Header, weights: Mapping[str, Tensor]) -> None:

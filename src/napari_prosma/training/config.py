@@ -19,6 +19,7 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import UNLIMITED_EPOCHS
+from napari_prosma.model.header import where_model_is
 from napari_prosma.nn.gates import GATES, GateOptions
 from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
 
@@ -146,8 +147,8 @@ class TrainConfig(BaseModel):
         What the images are, which decides how patches are changed at random; ``auto``: ``ct`` where the
         intensity rule is, else ``other``.
     start_from : Path, optional
-        Checkpoint whose weights are taken over, with its plan; the network adapts to other channels and
-        classes.
+        Checkpoint, or name of a shipped model, whose weights are taken over, with its plan; the network
+        adapts to other channels and classes.
     trains : "all", "decoder" or "gates and head"
         Which part of a network that was taken over still learns.
     taken_rate : float, optional
@@ -303,6 +304,11 @@ class TrainConfig(BaseModel):
         if isinstance(given, dict) and given.get("minutes") is not None:
             return {"epochs": UNLIMITED_EPOCHS, **given}
         return given
+
+    @field_validator("start_from")
+    @classmethod
+    def _shipped_by_name(cls, start_from: Path | None) -> Path | None:
+        return None if start_from is None else where_model_is(start_from)
 
     @field_validator("gate")
     @classmethod

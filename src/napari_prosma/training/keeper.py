@@ -152,7 +152,7 @@ class Keeper:
         state, learner = self.state, self.learner
         figures = validation_figures(found)
         loss, state.losses = float(np.mean(state.losses)) if state.losses else math.nan, []
-        state.epoch, state.metrics = state.epoch + 1, figures
+        state.epoch, state.metrics, state.overlaps = state.epoch + 1, figures, tuple(found)
         state.step = max(state.step, state.epoch * state.steps)
         ended = EpochEnd(
             epoch=state.epoch,
@@ -225,6 +225,7 @@ class Keeper:
                 found = yield from self.validate(validation, "the best model, ")
                 if found:
                     state.metrics = state.metrics | validation_figures(found)
+                    state.overlaps = tuple(found)
                     self.judge(found)
                     self.save(BEST)
         finally:

@@ -283,6 +283,7 @@ class Learner:
             epoch=state.epoch,
             metrics=state.metrics,
             split=self.data.split,
+            overlaps=state.overlaps,
             state=tensors,
             place=place | clock,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan
+from napari_prosma.data.metrics import Overlap
 from napari_prosma.events import EpochEnd, Verdict
 from napari_prosma.model.checkpoint import LAST, Checkpoint
 from napari_prosma.model.tuning import Way
@@ -88,6 +89,8 @@ class RunState:
     saved_step : int
         Of the newest checkpoint.
     losses : of the epoch so far
+    overlaps : tuple of Overlap
+        Of the last validation, of which ``metrics`` are made.
     best, best_epoch, improved : the highest score, the epoch that is kept, and the last that scored higher
     least : float
         Score of the model that a fine-tuning started from.
@@ -107,6 +110,7 @@ class RunState:
     losses: list[float] = field(default_factory=list)
     history: list[EpochEnd] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    overlaps: tuple[Overlap, ...] = ()
     baseline: dict[str, float] = field(default_factory=dict)
     best: float = -1.0
     best_epoch: int = 0
@@ -122,6 +126,7 @@ class RunState:
         self.step = self.saved_step = place["step"]
         self.epoch, self.losses = checkpoint.epoch, list(place["losses"])
         self.metrics, self.best = checkpoint.metrics, place["best"]
+        self.overlaps = checkpoint.overlaps
         self.best_epoch = place.get("best_epoch", 0)
         self.history = list(history_from_json(place.get("history", [])))
         self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
