@@ -20,6 +20,7 @@ _HOMES = {
     "Image": "data.case",
     "find_cases": "data.layouts",
     "read_image": "data.readers",
+    "write_dicom": "data.writers",
     "write_labels": "data.writers",
     "ModelSpec": "nn.spec",
     "ProSMAUNet": "nn.unet",

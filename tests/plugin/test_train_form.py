@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QPushButton
 from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
+from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gates import GATES as OF_NETWORK
@@ -27,7 +28,6 @@ from napari_prosma.plugin.shared.choices import (
     PRECISIONS,
     TRAINS,
 )
-from napari_prosma.plugin.shared.layers import CLASS_COLOURS
 from napari_prosma.plugin.train.examples import COUNT, picture
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.run_controls import PlannedRun

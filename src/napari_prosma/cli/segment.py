@@ -40,6 +40,21 @@ def segment(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Mean of mirrored passes: slower, steadier.")
     ] = False,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Of the labels: auto, nifti, nrrd, tiff, or seg (DICOM SEG, which carries the patient's "
+            "identity)."
+        ),
+    ] = "auto",
+    meaning: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For DICOM SEG: what a class is, such as 'lesion=Mass' or 'liver=10200004^SCT^Liver'; may "
+            "be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -58,30 +73,43 @@ def segment(
 ) -> None:
     """Segment images; each result lies on its image's own grid.
 
-    NAME_labels is written as NIfTI for volumes that know where the patient lies, as TIFF for other volumes
-    and TIFF images, else as PNG whose gray values are the class numbers (1 looks black). One bad file does
-    not end the batch. Colour becomes gray, and gray is repeated, as the model needs it. With --stream or
-    --scheduler a run that was stopped goes on at its last finished rows.
+    NAME_labels is written, unless --format says otherwise, as NIfTI for volumes that know where the patient
+    lies, as TIFF for other volumes and TIFF images, else as PNG whose gray values are the class numbers (1
+    looks black). One bad file does not end the batch. Colour becomes gray, and gray is repeated, as the model
+    needs it. With --stream or --scheduler a run that was stopped goes on at its last finished rows.
 
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """
     with exit_codes():
         from napari_prosma.data.atomic import require_new
+        from napari_prosma.data.formats.dicom_results import IDENTITY
         from napari_prosma.errors import ConfigError, DataError, ProsmaError
         from napari_prosma.model.checkpoint import load_checkpoint
         from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
-        from napari_prosma.segmentation.files import Wanted, cleanings_from_text, read_fitting, segment_file
+        from napari_prosma.segmentation.files import (
+            Wanted,
+            cleanings_from_text,
+            meanings_from_text,
+            read_fitting,
+            segment_file,
+        )
         from napari_prosma.segmentation.scale_out import segment_to
 
         in_parts = stream or scheduler is not None
-        if in_parts and (probabilities or uncertainty or regions or clean):
+        if in_parts and (probabilities or uncertainty or regions or clean or format != "auto"):
             raise ConfigError(
-                "what is written row by row is labels alone; leave out --stream and --scheduler, or "
-                "--probabilities, --uncertainty, --regions and --clean"
+                "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
+                "--scheduler, or --probabilities, --uncertainty, --regions, --clean and --format"
             )
         checkpoint = load_checkpoint(model)
         cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)
-        wanted = Wanted(probabilities, uncertainty, regions, cleanings, mirror, device)
+        meanings = meanings_from_text(meaning or (), checkpoint.plan.class_names)
+        wanted = Wanted(
+            probabilities, uncertainty, regions, cleanings, mirror, device, format=format, meanings=meanings
+        )
+        wanted.require_possible()
+        if wanted.is_dicom:
+            say(f"{IDENTITY}: --format nifti")
         failed: list[str] = []
         skipped: list[str] = []
         written: list[Path] = []

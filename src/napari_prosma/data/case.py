@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_prosma.geometry import Geometry as Geometry  # known from here, too
+
+if TYPE_CHECKING:
+    from napari_prosma.data.formats.dicom import Series
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Header:
 class Image:
     """An image in memory: ``array`` is (C, *spatial), ``geometry`` describes its spatial axes.
 
-    ``notices`` say what was decided while reading, such as a slice missing from a series.
+    ``notices`` say what was decided while reading, such as a slice missing from a series. ``series`` is the
+    DICOM series that it was read from, if any, to which results may refer.
     """
 
     array: np.ndarray
     geometry: Geometry
     notices: tuple[str, ...] = ()
+    series: Series | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != self.geometry.ndim + 1:

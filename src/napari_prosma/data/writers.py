@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
-from napari_prosma.data.formats import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.class_colours import colour_of
+from napari_prosma.data.formats import dicom_seg, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
+if TYPE_CHECKING:
+    from napari_prosma.data.formats.dicom import Series
+
 SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
+SEG = ".seg.dcm"
+DICOM_SUFFIXES = (".dcm",)
+"""Of objects that only a result of a DICOM series becomes; see :func:`write_dicom`."""
 _BY_SUFFIX = (nifti, tiff, nrrd, metaimage, ome_zarr, pictures)
 _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 
@@ -53,6 +61,71 @@ def write_labels(
             module.write_labels(temporary, small, geometry, names)
         else:
             module.write(temporary, small, geometry, names)
+    return path
+
+
+def write_dicom(
+    path: str | Path,
+    result: np.ndarray,
+    series: Series | None,
+    class_names: Sequence[str] = (),
+    meanings: Mapping[str, str] | None = None,
+    by_hand: bool = False,
+) -> Path:
+    """Write a result of a DICOM series as an object of its study, exactly over its slices.
+
+    The object carries the identity of the patient, as the series does; NIfTI does not.
+
+    Parameters
+    ----------
+    path : ending in ``.dcm``
+    result : class indices (*spatial), or probabilities (K, *spatial) of all classes
+        They become binary or fractional segments.
+    series : Series
+        Of :attr:`Image.series`; None is told as an error.
+    class_names : names, background first
+    meanings : class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``, optional
+    by_hand : bool
+        Whether a person corrected the result.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    ConfigError
+        highdicom is not installed, or a meaning is not known.
+    DataError
+        The image is no DICOM series or is not there any longer, or the file cannot be written; then nothing
+        is left behind.
+    """
+    path = Path(path)
+    if series is None:
+        raise DataError(
+            f"'{path.name}': only an image that was read from DICOM can get a result in DICOM, which refers "
+            "to its series; write NIfTI, or open the series itself"
+        )
+    fractional = result.ndim == len(series.shape) + 1
+    if result.shape[-len(series.shape) :] != series.shape:
+        raise DataError(
+            f"'{path.name}': the result has shape {result.shape} but the series has {series.shape}; give the "
+            "series that it was made of"
+        )
+    if fractional:
+        planes = np.stack([series.planes_of(one) for one in result[1:]], axis=-1)
+        count = len(result) - 1
+    else:
+        planes = series.planes_of(_smallest(path, result))
+        count = max(len(class_names) - 1, int(result.max(initial=0)), 1)
+    names = [*class_names[1:], *(f"label {k}" for k in range(max(1, len(class_names)), count + 1))]
+    segments = [
+        dicom_seg.Segment(name, colour_of(k), (meanings or {}).get(name, ""))
+        for k, name in enumerate(names, 1)
+    ]
+    with written_whole(path) as temporary:
+        dicom_seg.write(temporary, planes, series, segments, by_hand)
     return path
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.formats import dicom_seg
 from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
-from napari_prosma.data.writers import write_labels, write_map
-from napari_prosma.errors import ConfigError
+from napari_prosma.data.writers import SEG, write_dicom, write_labels, write_map
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation, named
@@ -26,6 +27,9 @@ from napari_prosma.segmentation.regions import element_size, region_rows, region
 from napari_prosma.segmentation.segment import segment
 
 EVERY_CLASS = "*"
+FORMATS = {"auto": "", "nifti": ".nii.gz", "nrrd": ".seg.nrrd", "tiff": ".tif", "seg": SEG}
+"""Ending of the labels by the name of their format."""
+DICOM_FORMATS = ("seg",)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Wanted:
     mirror : bool
         Mean of mirrored passes.
     device : str
+    format : key of ``FORMATS``
+        Of the labels; "auto" is what fits the image.
+    meanings : class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``
+        For DICOM SEG.
     """
 
     probabilities: bool = False
@@ -48,6 +56,30 @@ class Wanted:
     cleanings: Mapping[int, Cleaning] | None = None
     mirror: bool = False
     device: str = "auto"
+    format: str = "auto"
+    meanings: Mapping[str, str] | None = None
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the labels become an object with the patient's identity."""
+        return self.format in DICOM_FORMATS
+
+    def require_possible(self) -> None:
+        """Refuse, before the first image, what can be written of none.
+
+        Raises
+        ------
+        ConfigError
+            A format or a meaning is not known, or a package is missing.
+        """
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"labels are not written as '{self.format}'; choose one of {', '.join(FORMATS)}"
+            )
+        if self.format == "seg":
+            dicom_seg.require_highdicom()
+        for meaning in (self.meanings or {}).values():
+            dicom_seg.coded(meaning)
 
 
 @dataclass(frozen=True)
@@ -75,8 +107,9 @@ def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tup
         labels = maps = ".tif"
     else:
         labels, maps = ".png", ".tif"
+    labels = FORMATS[wanted.format] or labels
     endings = [f"_labels{labels}"]
-    endings += [f"_probabilities{maps}"] * wanted.probabilities
+    endings += [f"_probabilities{SEG if wanted.format == 'seg' else maps}"] * wanted.probabilities
     endings += [f"_uncertainty{maps}"] * wanted.uncertainty
     return tuple(folder / fitting_name(stem(path), ending) for ending in endings)
 
@@ -98,6 +131,10 @@ def segment_file(
     ------
     As :func:`segment`, and DataError when a file cannot be written; then nothing half-written is left.
     """
+    if wanted.is_dicom and image.series is None:
+        raise DataError(
+            f"'{path}' is no DICOM image, which an object in DICOM would refer to; choose another --format"
+        )
     events = segment(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
     found: Segmentation | None = None
     for event in events:
@@ -111,9 +148,14 @@ def segment_file(
         yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")
         found = replace(found, labels=labels)
     files = outputs(path, image.geometry, folder, wanted)
-    write_labels(files[0], found.labels, found.geometry, found.class_names)
     maps = iter(files[1:])
-    if wanted.probabilities:
+    if wanted.is_dicom:
+        write_dicom(files[0], found.labels, image.series, found.class_names, wanted.meanings)
+    else:
+        write_labels(files[0], found.labels, found.geometry, found.class_names)
+    if wanted.probabilities and wanted.format == "seg":
+        write_dicom(next(maps), found.probabilities, image.series, found.class_names, wanted.meanings)
+    elif wanted.probabilities:
         write_map(next(maps), found.probabilities, found.geometry)
     if wanted.uncertainty:
         write_map(next(maps), entropy(found.probabilities), found.geometry)
@@ -179,4 +221,24 @@ def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dic
                 ) from error
         for k in chosen:
             found[k] = replace(found.get(k, Cleaning()), **settings)  # type: ignore[arg-type]
+    return found
+
+
+def meanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:
+    """Meanings by class name of texts such as ``lesion=Mass``.
+
+    Raises
+    ------
+    ConfigError
+        A class that the model does not know.
+    """
+    found = {}
+    for text in texts:
+        name, equals, meaning = text.partition("=")
+        if not equals or not meaning.strip() or name not in class_names[1:]:
+            raise ConfigError(
+                f"'{text}' is not understood; write CLASS=MEANING with one of the classes "
+                f"{', '.join(class_names[1:])}, such as {class_names[-1]}=Mass"
+            )
+        found[name] = meaning.strip()
     return found

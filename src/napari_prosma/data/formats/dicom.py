@@ -105,11 +105,21 @@ class Series:
         DataError
             When the pixels of a file cannot be decoded.
         """
-        volume = self._stacked()
+        channels = [self.array_of(planes) for planes in self._stacked()]
+        array = channels[0][None] if len(channels) == 1 else np.stack(channels)
+        return Image(array, self.geometry, self.notices, self)
+
+    def array_of(self, planes: np.ndarray) -> np.ndarray:
+        """Planes (n, rows, columns), one per frame, as an array (*spatial) on the grid of the image."""
         source = self.geometry.source
-        if source is not None:
-            volume = np.moveaxis(source.to_array(np.moveaxis(volume, 0, -1).transpose(2, 1, 0, 3)), -1, 0)
-        return Image(volume.reshape(self.channels, *self.shape), self.geometry, self.notices)
+        array = planes if source is None else source.to_array(planes.transpose(2, 1, 0))
+        return array.reshape(self.shape)
+
+    def planes_of(self, array: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`array_of`: what lies on each frame, as its rows and columns have it."""
+        source = self.geometry.source
+        planes = array if source is None else source.to_stored(array).transpose(2, 1, 0)
+        return planes if planes.ndim == 3 else planes[None]
 
     def _stacked(self) -> np.ndarray:
         """(C, n, rows, columns)"""
@@ -260,7 +270,7 @@ def _nothing_found(folder: Path, left_out: Mapping[str, Sequence[Path]]) -> str:
 
 def read_header(path: Path) -> Header:
     """Header of the one series of a folder, or of one file."""
-    series = _only_series(path)
+    series = series_of(path)
     return Header(series.channels, series.shape, series.geometry)
 
 
@@ -274,10 +284,11 @@ def read(path: Path) -> Image:
     DataError
         When the folder holds several series; they are named.
     """
-    return _only_series(path).read()
+    return series_of(path).read()
 
 
-def _only_series(path: Path) -> Series:
+def series_of(path: Path) -> Series:
+    """The one series of a folder, or of one file; see :func:`read`."""
     found = find_series(path)
     stacks = [one for one in found if len(one.frames) > 1 and not one.is_localizer]
     if len(found) > 1 and len(stacks) == 1:

@@ -23,7 +23,7 @@ from napari_prosma.errors import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
+SUFFIXES = (".seg.dcm", ".rtstruct.dcm", ".dcm", ".dicom", ".ima")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of a file that begins with its data set, little-endian
 _FILES_OPENED, _NAMES_LOOKED_AT = 8, 10_000
@@ -84,6 +84,8 @@ class Frame:
     padding : lowest and highest stored value that means "no image here", if any
     kinds : one text per name of ``KINDS``
     instance : its SOP instance UID
+    of_frames : how many frames its file holds
+    in_volume : whether the place is told within a recording, as of 3D ultrasound, not in the patient
     """
 
     path: Path
@@ -99,6 +101,8 @@ class Frame:
     padding: tuple[int, int] | None = None
     kinds: tuple[str, ...] = ()
     instance: str = ""
+    of_frames: int = 1
+    in_volume: bool = False
 
 
 def is_dicom(path: Path) -> bool:
@@ -215,6 +219,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
         "inverted": inverted,
         "padding": _padding(header, span, inverted),
         "instance": str(header.get("SOPInstanceUID", "")),
+        "of_frames": count,
     }
     of_file = ultrasound_spacing(header) or _flat_spacing(header)
     positions = _of_detectors(header, count)
@@ -230,11 +235,9 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
             or sought("PlaneOrientationVolumeSequence", "ImageOrientationVolume"),
             6,
         )
-        position = _numbers(
-            sought("PlanePositionSequence", "ImagePositionPatient")
-            or sought("PlanePositionVolumeSequence", "ImagePositionVolume"),
-            3,
-        )
+        in_patient = sought("PlanePositionSequence", "ImagePositionPatient")
+        in_volume = sought("PlanePositionVolumeSequence", "ImagePositionVolume")
+        position = _numbers(in_patient or in_volume, 3)
         if positions is not None and position is None:
             orientation, position = positions[0], positions[1][index]
         result.append(
@@ -251,6 +254,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
                     str(sought(*_SEQUENCE_OF_KIND.get(kind, ("", ""))) or header.get(kind, ""))
                     for kind in KINDS
                 ),
+                in_volume=not in_patient and bool(in_volume),
                 **fixed,
             )
         )

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from napari.utils.notifications import show_info
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.formats import metaimage, nifti, nrrd, ome_zarr
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.formats.dicom_results import IDENTITY
+from napari_prosma.data.writers import DICOM_SUFFIXES
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, CLASS_NAMES, geometry_of, image_of
+from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, image_of, write_layer
 from napari_prosma.plugin.shared.unsaved import note_saved
 
 _KEPT = ("name", "scale", "translate", "units", "metadata")
@@ -21,10 +23,14 @@ _IMAGE_FORMATS = (nrrd, metaimage, ome_zarr)
 
 
 def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Labels layer as the suffix says, in the frame of the image they belong to."""
+    """Labels layer as the suffix says, in the frame of the image they belong to.
+
+    A DICOM object carries the patient's identity, which is told.
+    """
+    if path.lower().endswith(DICOM_SUFFIXES):
+        show_info(IDENTITY)
     layer = LabelsLayer(_finest(data, meta), **{key: meta[key] for key in _KEPT if key in meta})
-    names = layer.metadata.get(CLASS_NAMES, ())
-    written = write_labels(path, np.asarray(layer.data), geometry_of(layer), names)
+    written = write_layer(path, layer, np.asarray(layer.data))
     note_saved(data)
     return [str(written)]
 

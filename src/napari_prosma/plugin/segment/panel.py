@@ -18,13 +18,16 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
 )
 
+from napari_prosma.data.formats.dicom_results import IDENTITY
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.readers import stem
+from napari_prosma.data.writers import DICOM_SUFFIXES, SEG
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.segment.cleaning_box import CleaningBox
@@ -44,11 +47,11 @@ from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
-    CLASS_NAMES,
+    SERIES,
     add_layer,
-    geometry_of,
     hide_previews,
     keeping_selection,
+    write_layer,
 )
 from napari_prosma.plugin.shared.loading import SEGMENTATION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 5
 SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
+DICOM_SEG = f"DICOM SEG (*{SEG})"
+AS_DICOM, AS_NIFTI = "Save as DICOM", "Save as NIfTI instead"
 
 
 class ResultChooser(LayerChooser):
@@ -214,7 +219,7 @@ class SegmentPanel(Panel):
         layer = self.result.labels
         self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
         self.save_button.setEnabled(False)
-        self.run("ProSMA: saving", partial(_saving, path, *self._saved))
+        self.run("ProSMA: saving", partial(_saving, path, *self._saved, self.result.is_corrected))
 
     def _add_images(self) -> None:
         form = self.add_group("Images")
@@ -344,10 +349,32 @@ class SegmentPanel(Panel):
         layer = self.result.labels
         suffix = ".nii.gz" if layer.ndim > 2 else ".png"
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in layer.name)
-        start = str(Path.home() / f"{name}{suffix}")
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save result", start, SAVED_AS)
+        start = Path.home() / name
+        kinds = f"{SAVED_AS};;{DICOM_SEG}" if SERIES in layer.metadata else SAVED_AS
+        chosen, kind = QFileDialog.getSaveFileName(self, "Save result", f"{start}{suffix}", kinds)
+        if chosen and kind == DICOM_SEG and not chosen.lower().endswith(DICOM_SUFFIXES):
+            chosen += SEG
         if chosen:
-            self.save(Path(chosen))
+            self._save_as(Path(chosen))
+
+    def _save_as(self, path: Path) -> None:
+        """Save, after it was told what of the patient a DICOM object carries."""
+        if not path.name.lower().endswith(DICOM_SUFFIXES):
+            self.save(path)
+            return
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Information)
+        box.setWindowTitle("Save result")
+        box.setText(f"{IDENTITY}.")
+        dicom = box.addButton(AS_DICOM, QMessageBox.ButtonRole.AcceptRole)
+        nifti = box.addButton(AS_NIFTI, QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(dicom)
+        box.setEscapeButton(box.addButton(QMessageBox.StandardButton.Cancel))
+        box.exec()
+        if box.clickedButton() is dicom:
+            self.save(path)
+        elif box.clickedButton() is nifti:
+            self.save(path.with_name(f"{stem(path)}.nii.gz"))
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -373,6 +400,6 @@ def _drawn(layer: LabelsLayer) -> np.ndarray:
     return np.asarray(layer.data[0] if layer.multiscale else layer.data)
 
 
-def _saving(path: Path, layer: LabelsLayer, labels: np.ndarray) -> Iterator[Event]:
+def _saving(path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool) -> Iterator[Event]:
     yield Started(0, "Saving")
-    yield Finished(write_labels(path, labels, geometry_of(layer), layer.metadata.get(CLASS_NAMES, ())))
+    yield Finished(write_layer(path, layer, labels, by_hand))

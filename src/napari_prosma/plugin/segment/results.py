@@ -94,6 +94,11 @@ class Result:
         every = len(self.found.probabilities) == len(self.found.class_names)
         return self.found.probabilities if every else None
 
+    @property
+    def is_corrected(self) -> bool:
+        """Whether a hand painted on the labels."""
+        return bool(self._by_hand.any()) or not np.array_equal(self.labels.data, self._ours)
+
     def cleaning(self, class_index: int) -> Cleaning:
         """What is chosen for a class."""
         from napari_prosma.segmentation.cleaning import Cleaning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -19,11 +20,13 @@ from napari.utils.transforms import Affine
 from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.data.case import Image, Pyramid
+from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
+from napari_prosma.data.writers import DICOM_SUFFIXES, write_dicom, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.sparse import sparse_rule
@@ -36,12 +39,10 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 
 GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_first"
 """Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
+SERIES = "series"
+"""Key of the DICOM series that an image was read from, also of the labels that were made of it."""
 PLACE = "place"
 """Key of what the geometry says in words and plain numbers: axes, spacing, anatomical directions."""
-CLASS_COLOURS = (
-    *("#00c2ff", "#ffb703", "#ff4d8d", "#70e000", "#b388ff", "#ff7b00"),
-    *("#00e5c3", "#f15bb5", "#c6ff00", "#4361ee", "#ffd6a5", "#9b5de5"),
-)
 IS_PREVIEW = "preview"
 """Key of the layers that follow a training run; they are no input for anything."""
 MEANING = "meaning"
@@ -137,7 +138,11 @@ def load_layers() -> None:
 
 def image_layer(image: Image, name: str) -> LayerTuple:
     """Layer of an image: colours as RGB, further channels as a first axis with a slider."""
-    return pyramid_layer(Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry), name)
+    pyramid = Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry)
+    data, attributes, kind = pyramid_layer(pyramid, name)
+    if image.series is not None:
+        attributes["metadata"][SERIES] = image.series
+    return data, attributes, kind
 
 
 def pyramid_layer(pyramid: Pyramid, name: str) -> LayerTuple:
@@ -286,7 +291,22 @@ def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
     labels, attributes, kind = labels_layer(
         found.labels, found.geometry, f"{found.name} segmentation", found.class_names
     )
+    if SERIES in source.metadata:
+        attributes["metadata"][SERIES] = source.metadata[SERIES]
     return labels, {**attributes, **place, "opacity": 0.5}, kind
+
+
+def write_layer(path: str | Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool = False) -> Path:
+    """Write the labels of a layer exactly over its image; a name in ``.dcm`` makes an object of its series.
+
+    Raises
+    ------
+    As :func:`write_labels` and :func:`write_dicom`.
+    """
+    names = layer.metadata.get(CLASS_NAMES, ())
+    if str(path).lower().endswith(DICOM_SUFFIXES):
+        return write_dicom(path, labels, layer.metadata.get(SERIES), names, by_hand=by_hand)
+    return write_labels(path, labels, geometry_of(layer), names)
 
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:

@@ -11,8 +11,8 @@ from qtpy.QtCore import QSize, QTimer
 from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
+from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import EpochEnd, Event, Finished
-from napari_prosma.plugin.shared.layers import CLASS_COLOURS
 from napari_prosma.plugin.shared.newest import NewestJob
 
 HEIGHT, LEAST_WIDTH = 360, 200

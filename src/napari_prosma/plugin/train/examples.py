@@ -12,10 +12,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QImage, QPixmap
 from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.shared.job import Ending, Job
-from napari_prosma.plugin.shared.layers import CLASS_COLOURS
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
 

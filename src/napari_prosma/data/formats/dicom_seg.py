@@ -1,0 +1,256 @@
+"""DICOM SEG: labels or probabilities of a series as an object of its study, frame by frame over its slices.
+
+highdicom writes it, from the extra ``dicom``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_prosma import __version__
+from napari_prosma.data.formats.dicom_results import MANUFACTURER, MODEL, Source
+from napari_prosma.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
+
+    from napari_prosma.data.formats.dicom import Series
+
+_INSTALL = 'pip install "napari-prosma[dicom]"'
+_PLACEHOLDER = "1.2.826.0.1.3680043.10.1{}"
+"""UID of the n-th plane until it is replaced by the instance that lies there."""
+_OWN_SCHEME = "99PROSMA"
+_STACK, _IN_STACK = 0x00209056, 0x00209057
+_FRAME_CONTENT = 0x00209111
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A class as an object names it.
+
+    Attributes
+    ----------
+    name : str
+    colour : red, green and blue, 0 to 255
+    meaning : str
+        What it is in a vocabulary that other programs know: a SNOMED CT term such as ``Liver``, or
+        ``CODE^SCHEME^TEXT``. Empty = tissue.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    meaning: str = ""
+
+
+def require_highdicom() -> None:
+    """Say how to install what writes DICOM SEG, where it is missing.
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"writing DICOM SEG needs highdicom, which is not installed; install it with {_INSTALL}"
+        ) from error
+
+
+def write(
+    path: Path, planes: np.ndarray, series: Series, segments: Sequence[Segment], by_hand: bool = False
+) -> None:
+    """Write labels as binary segments, or probabilities as fractional ones.
+
+    Parameters
+    ----------
+    planes : (n, rows, columns) whole numbers, or (n, rows, columns, K) real ones from 0 to 1
+        What lies on each frame of the series; segment ``k`` has the value ``k``, from 1 on.
+    by_hand : bool
+        Whether a person corrected what the model found.
+
+    Raises
+    ------
+    ConfigError
+        highdicom is not installed, or a meaning is not known.
+    DataError
+        A file of the series is no longer there, or its header cannot be taken over.
+    """
+    require_highdicom()
+    from highdicom.seg import Segmentation, SegmentationTypeValues
+    from pydicom.uid import generate_uid
+
+    source = Source(series)
+    described = [_described(number, segment, by_hand) for number, segment in enumerate(segments, 1)]
+    fractional = planes.ndim == 4
+    kind = SegmentationTypeValues.FRACTIONAL if fractional else SegmentationTypeValues.BINARY
+    what = "probabilities" if fractional else "segmentation"
+    try:
+        made = Segmentation(
+            _frames(source),
+            planes,
+            kind,
+            described,
+            series_instance_uid=generate_uid(),
+            series_number=1000,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL,
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description=f"{MODEL} {what}",
+            content_creator_name=f"{MANUFACTURER}^",
+            series_description=f"{MODEL} {what}",
+            specific_character_set=source.header.SpecificCharacterSet,
+        )
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # The text of the error may repeat what the header says of the patient.
+        raise DataError(
+            f"the header of '{series.files[0]}' cannot be taken over into a DICOM object "
+            f"({type(error).__name__}); save the result as NIfTI"
+        ) from error
+    _refer(made, source)
+    made.save_as(path, enforce_file_format=True)
+
+
+def _frames(source: Source) -> list[Dataset]:
+    """A header per plane as highdicom wants it, whatever kind of file the plane lies in."""
+    from pydicom import Dataset
+    from pydicom.uid import CTImageStorage
+
+    first = source.header
+    frames = []
+    for number, plane in enumerate(source.planes):
+        frame = Dataset()
+        frame.update(first)
+        frame.SOPClassUID = CTImageStorage
+        frame.SOPInstanceUID = _PLACEHOLDER.format(number)
+        frame.ImagePositionPatient = _decimals(plane.position)
+        frame.ImageOrientationPatient = _decimals(source.orientation)
+        frame.PixelSpacing = _decimals(source.spacing)
+        frames.append(frame)
+    return frames
+
+
+def _refer(made: Dataset, source: Source) -> None:
+    """Put the instances and frames of the series in the place of the headers that highdicom was given."""
+    from pydicom import Dataset
+
+    numbers = {_PLACEHOLDER.format(number): number for number in range(len(source.planes))}
+    references = []
+    for instance in source.instances:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
+        reference.ReferencedSOPInstanceUID = instance
+        references.append(reference)
+    made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+    made.SourceImageSequence = references
+    if not references:
+        del made.ReferencedSeriesSequence, made.SourceImageSequence
+    frames = made.PerFrameFunctionalGroupsSequence
+    images = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in frames]
+    # Looked up before any is replaced: frames of several segments share what they are derived from.
+    lie_on = [numbers[image.ReferencedSOPInstanceUID] for image in images]
+    for frame, image, number in zip(frames, images, lie_on, strict=True):
+        plane = source.planes[number]
+        if plane.instance:
+            image.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
+            image.ReferencedSOPInstanceUID = plane.instance
+            if plane.frame_number is not None:
+                image.ReferencedFrameNumber = plane.frame_number
+        else:
+            frame.DerivationImageSequence = []
+        if not source.lies_in_patient:
+            del frame.PlanePositionSequence
+            content = frame.FrameContentSequence[0]
+            content.StackID, content.InStackPositionNumber = "1", number + 1
+            content.DimensionIndexValues = [content.DimensionIndexValues[0], 1, number + 1]
+    if not source.lies_in_patient:
+        _take_out_of_patient(made)
+
+
+def _take_out_of_patient(made: Dataset) -> None:
+    """Frames of a clip, or of an image that does not say where it lies, are known by their numbers."""
+    from pydicom import Dataset
+
+    shared = made.SharedFunctionalGroupsSequence[0]
+    del shared.PlaneOrientationSequence
+    del made.FrameOfReferenceUID
+    made.PatientOrientation = ""
+    for name in ("PositionReferenceIndicator", "DimensionOrganizationType"):
+        if name in made:
+            delattr(made, name)
+    segment_index = made.DimensionIndexSequence[0]
+    indices = [segment_index]
+    for pointer, label in ((_STACK, "Stack ID"), (_IN_STACK, "In-Stack Position Number")):
+        index = Dataset()
+        index.DimensionOrganizationUID = segment_index.DimensionOrganizationUID
+        index.DimensionIndexPointer, index.FunctionalGroupPointer = pointer, _FRAME_CONTENT
+        index.DimensionDescriptionLabel = label
+        indices.append(index)
+    made.DimensionIndexSequence = indices
+
+
+def _described(number: int, segment: Segment, by_hand: bool) -> Any:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(
+        MODEL, codes.DCM.ArtificialIntelligence, __version__, source=MANUFACTURER
+    )
+    return SegmentDescription(
+        number,
+        segment.name[:64],  # as much as an attribute of this kind holds
+        codes.SCT.Tissue if not segment.meaning else codes.SCT.AnatomicalStructure,
+        coded(segment.meaning) if segment.meaning else codes.SCT.Tissue,
+        SegmentAlgorithmTypeValues.SEMIAUTOMATIC if by_hand else SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm,
+        tracking_uid=None,
+        display_color=CIELabColor.from_rgb(*segment.colour),
+    )
+
+
+def coded(meaning: str) -> Code:
+    """A meaning as a code: ``CODE^SCHEME^TEXT`` as it is, else the SNOMED CT term that is called so.
+
+    Raises
+    ------
+    ConfigError
+        There is no such term; those that are similar are told.
+    """
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    parts = [part.strip() for part in meaning.split("^")]
+    if len(parts) == 3 and all(parts):
+        return Code(*parts)
+    known = {name.casefold(): name for name in codes.SCT.dir()}
+    sought = "".join(letter for letter in meaning if letter.isalnum()).casefold()
+    if sought in known:
+        code: Code = getattr(codes.SCT, known[sought])
+        return code
+    similar = [known[name] for name in difflib.get_close_matches(sought, known, 3)]
+    raise ConfigError(
+        f"'{meaning}' is no SNOMED CT term that is known here"
+        + (f" (similar: {', '.join(similar)})" if similar else "")
+        + f"; write another one, or a code with its scheme and text, such as 10200004^SCT^Liver or "
+        f"1^{_OWN_SCHEME}^{meaning}"
+    )
+
+
+def _decimals(numbers: Sequence[float]) -> list[Any]:
+    """Numbers as DICOM's decimal strings, of 16 characters at most."""
+    from pydicom.valuerep import DS
+
+    return [DS(float(number), auto_format=True) for number in numbers]
