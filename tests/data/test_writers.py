@@ -66,13 +66,30 @@ def test_class_names_are_kept_where_the_format_can(tmp_path: Path) -> None:
     assert "left lobe" in PIL.Image.open(tmp_path / "a.png").text["class_names"]
 
 
+def test_a_png_is_white_or_coloured_where_that_is_asked(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [1, 0]], np.uint8)
+    plane = Geometry.pixels(2)
+    path = write_labels(tmp_path / "a.png", labels, plane, shown="white")
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(path)), labels * 255)
+    many = np.array([[0, 1], [14, 0]], np.uint8)
+    with pytest.raises(DataError, match="255 stands for one structure, but the labels run up to 14"):
+        write_labels(path, many, plane, shown="white")
+    write_labels(path, many, plane, shown="colours")
+    np.testing.assert_array_equal(read_label(path)[0], many)
+    seen = np.asarray(PIL.Image.open(path).convert("RGB"))
+    assert [seen[0, 0].max(), seen[0, 1].max(), seen[1, 0].max()] == [0, 255, 255]
+    with pytest.raises(DataError, match="a palette has 256 colours"):
+        write_labels(path, many.astype(np.uint16) * 100, plane, shown="colours")
+    np.testing.assert_array_equal(read_label(path)[0], many)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_labels(tmp_path / "a.png", indices(PLANE), PLANE)
     before = path.read_bytes()
 
-    def break_off(target: Path, labels: np.ndarray, names: tuple[str, ...]) -> None:
+    def break_off(target: Path, labels: np.ndarray, names: tuple[str, ...], shown: str) -> None:
         target.write_bytes(b"half a fi")
         raise OSError("no space left on device")
 

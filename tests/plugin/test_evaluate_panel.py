@@ -309,3 +309,41 @@ def test_the_worst_place_is_the_middle_of_the_thickest_error_of_the_class() -> N
     assert worst_place(predicted, predicted, 1, geometry) is None
     truth[9:14, 20:25] = 255
     assert worst_place(predicted, truth, 1, geometry) in {(2, x) for x in range(2, 20)}
+
+
+def test_nothing_of_an_earlier_evaluation_stays_beside_the_next(
+    panel: EvaluatePanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+):
+    evaluate(panel, press, finish, *scans)
+    click(panel, qtbot, 0)
+    press(panel.plots_button)
+    assert len(viewer.layers) == 3
+    press(panel.start_button)
+    assert len(viewer.layers) == 0
+    assert "Evaluation" not in viewer.window.dock_widgets
+    finish(panel)
+    assert not panel.outcome.isHidden()
+
+
+def test_what_has_no_partner_is_listed_and_saved(
+    panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
+):
+    (scans[0] / "good_labels.nii.gz").rename(scans[0] / "other_labels.nii.gz")
+    evaluate(panel, press, finish, *scans)
+    assert [cells(panel, row)[0] for row in range(3)] == ["bad", "good", "other_labels.nii.gz"]
+    assert [cells(panel, row)[2] for row in (1, 2)] == ["no prediction", "no reference"]
+    panel.open_row(1)
+    assert panel.status.plain_text() == "good: no prediction"
+    panel.save(tmp_path / "saved")
+    finish(panel)
+    with open(tmp_path / "saved" / "measures.csv", newline="", encoding="utf-8") as file:
+        assert [(row["case"], row["error"]) for row in csv.DictReader(file)] == [
+            ("bad", ""),
+            ("good", "no prediction"),
+            ("other_labels.nii.gz", "no reference"),
+        ]

@@ -27,7 +27,14 @@ from napari_prosma.plugin.shared.panel import Panel
 
 
 def test_opening_a_panel_imports_nothing_slow():
-    panels = ("train.panel", "train.check_window", "segment.panel", "inspect.panel", "evaluate.panel")
+    panels = (
+        "train.panel",
+        "annotate.panel",
+        "train.check_window",
+        "segment.panel",
+        "inspect.panel",
+        "evaluate.panel",
+    )
     modules = (*panels, *(f"contributions.{name}" for name in ("reader", "writer", "samples")))
     imports = ", ".join(f"napari_prosma.plugin.{name}" for name in modules)
     costly = "('torch', 'monai', 'matplotlib', 'scipy.ndimage', 'scipy.spatial')"

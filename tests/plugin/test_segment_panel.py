@@ -8,12 +8,14 @@ from pathlib import Path
 import napari
 import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.shared.layers import show_some
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[SegmentPanel], None]
@@ -90,7 +92,7 @@ def test_a_picture_is_segmented_at_its_place(
     np.testing.assert_array_equal(labels.data == 1, sure.data > 0.5)
     assert tuple(sure.contrast_limits) == (0, 1)
     assert labels.metadata["class_names"] == ("background", "lesion")
-    assert "Found in breast, in pixels: lesion" in panel.status.plain_text()
+    assert "Found in breast, in mm²: lesion" in panel.status.plain_text()
 
 
 def test_a_stack_in_colour_is_segmented_slice_by_slice(
@@ -246,3 +248,68 @@ def test_what_is_painted_while_the_result_is_written_is_not_taken_for_saved(
     labels.paint((20, 20), 1 - int(labels.data[20, 20]))
     finish(panel)
     assert panel.unsaved.layers() == [labels]
+
+
+def test_a_picture_is_offered_as_a_picture_beside_its_image(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    choose(panel, qtbot, run)
+    viewer.open(str(folder / "images" / "0.png"))
+    press(panel.start_button)
+    finish(panel)
+    asked: list[tuple[str, str]] = []
+
+    def choose_white(_: object, title: str, start: str, kinds: str) -> tuple[str, str]:
+        asked.append((start, kinds))
+        return str(tmp_path / "out.png"), kinds.split(";;")[0]
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose_white)
+    press(panel.save_button)
+    finish(panel)
+    ((start, kinds),) = asked
+    assert start == str(folder / "images" / "0_segmentation.png")
+    assert kinds.startswith("PNG, 255 for the structure (*.png);;PNG in colours")
+    assert np.unique(np.asarray(PIL.Image.open(tmp_path / "out.png"))).tolist() in ([0], [0, 255], [255])
+
+
+def test_segmenting_again_replaces_what_no_hand_has_changed(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    press(panel.uncertainty)
+    for _ in range(2):
+        press(panel.start_button)
+        finish(panel)
+    names = ["breast", "breast uncertainty", "breast segmentation"]
+    assert [layer.name for layer in viewer.layers] == names
+    viewer.layers["breast segmentation"].paint((3, 3), 1)
+    press(panel.start_button)
+    finish(panel)
+    assert len(viewer.layers) == 5, "what was painted stays"
+
+
+def test_the_first_view_of_a_volume_shows_what_was_found(viewer: napari.Viewer):
+    data = np.zeros((9, 8, 8), np.uint8)
+    data[6, 2:6, 2:6] = data[7, 3, 3] = 1
+    layer = viewer.add_labels(data, scale=(4, 1, 1), translate=(10, 0, 0))
+    viewer.dims.set_current_step(0, 1)
+    show_some(viewer, layer)
+    assert viewer.dims.current_step[0] == 6
+    viewer.dims.set_current_step(0, 7)
+    show_some(viewer, layer)
+    assert viewer.dims.current_step[0] == 7, "a slice that shows something stays"

@@ -39,6 +39,7 @@ def evaluation() -> Evaluation:
         class_names=("a", "b"),
         tolerance=1.5,
         failed={"broken": "its file is damaged"},
+        unpaired={"missing": "no prediction"},
     )
 
 
@@ -50,6 +51,7 @@ def test_a_row_per_case_and_class_then_what_failed(evaluation: Evaluation) -> No
         ("best", "a"),
         ("best", "b"),
         ("broken", None),
+        ("missing", None),
     ]
     assert rows[3] == {
         "case": "best",
@@ -121,6 +123,6 @@ def test_everything_is_written(evaluation: Evaluation, tmp_path: Path) -> None:
     with open(written[0], newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["hd95 (mm)"] == "inf"
-    assert rows[-1]["error"] == "its file is damaged"
+    assert [row["error"] for row in rows[-2:]] == ["its file is damaged", "no prediction"]
     assert written[2].read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)

@@ -50,6 +50,11 @@ def test_names_may_end_in_what_a_file_is(tmp_path: Path, truth: str, predicted: 
         "1 prediction has no truth and will be left out, the first is 'other_labels.png'",
         "2 cases have no prediction and will be left out, the first is 'more'",
     )
+    assert found.unpaired == {
+        "more": "no prediction",
+        "most": "no prediction",
+        "other_labels.png": "no reference",
+    }
 
 
 def test_255_in_the_truth_is_1_in_the_prediction(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def sides(dims: int) -> np.ndarray:
     return np.concatenate([0.5 * np.eye(dims), -0.5 * np.eye(dims)])
 
 
-def test_intensity_is_the_mean_of_each_channel_and_confidence_of_1_minus_entropy() -> None:
+def test_intensity_is_the_mean_of_each_channel_and_confidence_of_the_probability_of_the_class() -> None:
     labels = np.array([[1, 1, 0], [0, 0, 2]])
     image = np.stack([np.arange(6).reshape(2, 3), np.full((2, 3), 7)])
     probabilities = np.zeros((3, 2, 3), np.float32)
@@ -114,8 +114,10 @@ def test_intensity_is_the_mean_of_each_channel_and_confidence_of_1_minus_entropy
     first, second = regions(labels, Geometry.pixels(2), NAMES, image, probabilities)
     assert first.intensity == (0.5, 7)
     assert second.intensity == (5, 7)
-    assert first.confidence == pytest.approx((1 + 1 - math.log(2) / math.log(3)) / 2)
-    assert second.confidence == pytest.approx(0, abs=1e-6)
+    assert first.confidence == pytest.approx(0.75)
+    assert second.confidence == pytest.approx(1 / 3)
+    probabilities[:, 1, 2] = 0.9, 0.1, 0  # painted where the model is sure of something else
+    assert regions(labels, Geometry.pixels(2), NAMES, image, probabilities)[1].confidence == 0
     assert regions(labels, MM2, NAMES)[0].confidence is None
 
 
@@ -127,7 +129,7 @@ def test_a_piece_within_the_box_of_another_is_measured_without_it() -> None:
     probabilities[:, 1, 2] = 0.5
     outer, inner = regions(labels, MM2, NAMES[:2], image, probabilities)
     assert (outer.elements, outer.intensity, outer.confidence) == (7, (10,), 1)
-    assert (inner.elements, inner.intensity, inner.confidence) == (1, (50,), pytest.approx(0, abs=1e-6))
+    assert (inner.elements, inner.intensity, inner.confidence) == (1, (50,), 0.5)
 
 
 def test_the_place_to_go_to_lies_on_the_region_though_its_centroid_does_not() -> None:

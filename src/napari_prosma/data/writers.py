@@ -28,16 +28,21 @@ _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 
 
 def write_labels(
-    path: str | Path, labels: np.ndarray, geometry: Geometry, class_names: Sequence[str] = ()
+    path: str | Path,
+    labels: np.ndarray,
+    geometry: Geometry,
+    class_names: Sequence[str] = (),
+    shown: pictures.Shown = "numbers",
 ) -> Path:
     """Write class indices (*spatial), whose ``geometry`` is that of the image, as the suffix says.
 
     NIfTI gets the shape, axis order, affine, codes and units of the image's own file, bit for bit. PNG and
-    TIFF hold the indices themselves as gray values (class 1 is the value 1, which looks black); TIFF and
-    OME-Zarr hold our axis order. NRRD and MetaImage get the frame of the image too; its numbers are the same
-    digit for digit when it came from the same format or, for NRRD, from any. The type is the smallest of
-    uint8, uint16 and uint32 that holds the labels. Class names are kept by NIfTI (header extension, JSON),
-    NRRD (Slicer segments), MetaImage (comment), OME-Zarr (``image-label``), PNG and TIFF (metadata).
+    TIFF hold the indices themselves as gray values (class 1 is the value 1, which looks black), unless a PNG
+    is to be ``shown`` white or in colours; TIFF and OME-Zarr hold our axis order. NRRD and MetaImage get the
+    frame of the image too; its numbers are the same digit for digit when it came from the same format or, for
+    NRRD, from any. The type is the smallest of uint8, uint16 and uint32 that holds the labels. Class names
+    are kept by NIfTI (header extension, JSON), NRRD (Slicer segments), MetaImage (comment), OME-Zarr
+    (``image-label``), PNG and TIFF (metadata).
 
     Returns
     -------
@@ -56,7 +61,7 @@ def write_labels(
     module = _format(path)
     with written_whole(path) as temporary:
         if module is pictures:
-            pictures.write_labels(temporary, small, names)
+            pictures.write_labels(temporary, small, names, shown)
         elif module in (nifti, tiff):
             module.write_labels(temporary, small, geometry, names)
         else:

@@ -83,12 +83,20 @@ class Evaluation:
         In mm, or in pixels where a case knows no physical size.
     failed : case -> why
         Pairs that could not be measured.
+    unpaired : name -> what it lacks
+        Predictions without a reference, cases without a prediction.
     """
 
     cases: tuple[CaseMeasures, ...]
     class_names: tuple[str, ...]
     tolerance: float
     failed: dict[str, str] = field(default_factory=dict)
+    unpaired: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """All that was not measured, by name, and why."""
+        return self.failed | self.unpaired
 
 
 def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event]:
@@ -127,7 +135,9 @@ def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event
             f"the tolerance of {tolerance_mm:g} count in pixels"
         )
     worst_first = sorted(found, key=lambda case: (case.dice, case.pair.name))
-    yield Finished(Evaluation(tuple(worst_first), pairs.class_names[1:], tolerance_mm, failed))
+    yield Finished(
+        Evaluation(tuple(worst_first), pairs.class_names[1:], tolerance_mm, failed, pairs.unpaired)
+    )
 
 
 def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERANCE_MM) -> CaseMeasures:

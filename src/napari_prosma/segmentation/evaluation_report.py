@@ -17,7 +17,7 @@ _COLOUR, _DOT = "#4ea8de", "#1d3557"
 
 
 def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
-    """A row per case and class, worst cases first, then what could not be measured."""
+    """A row per case and class, worst cases first, then what was not measured, and why."""
     rows: list[dict[str, str | float]] = []
     for case in evaluation.cases:
         unit = _unit_in_words(case)
@@ -34,7 +34,7 @@ def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
                     "truth": str(case.pair.truth.files[-1]) if case.pair.truth.files else "",
                 }
             )
-    return rows + [{"case": name, "error": why} for name, why in evaluation.failed.items()]
+    return rows + [{"case": name, "error": why} for name, why in evaluation.left_out.items()]
 
 
 def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:

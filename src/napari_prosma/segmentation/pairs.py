@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -35,11 +35,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What to evaluate; both cases of a pair give indices into ``class_names``, background first."""
+    """What to evaluate; both cases of a pair give indices into ``class_names``, background first.
+
+    ``unpaired`` says of what has no partner, by its name, what it lacks.
+    """
 
     pairs: tuple[Pair, ...]
     class_names: tuple[str, ...]
     notices: tuple[str, ...] = ()
+    unpaired: dict[str, str] = field(default_factory=dict)
 
 
 def find_pairs(
@@ -67,15 +71,18 @@ def find_pairs(
     cases, rule = _truths(truth, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
     ours = _rule_of_predictions(rule, predictions)
+    unpaired: dict[str, str] = {}
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
     else:
         matched = _matched(predicted, truth, cases, predictions)
         used = {file for _, file in matched} | {case.name for case, _ in matched}
-        notices += _left_out([path.name for path in predictions if path not in used], "prediction", "truth")
-        notices += _left_out([case.name for case in cases if case.name not in used], "case", "prediction")
+        extra = [path.name for path in predictions if path not in used]
+        missing = [case.name for case in cases if case.name not in used]
+        notices += _left_out(extra, "prediction", "truth") + _left_out(missing, "case", "prediction")
+        unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
     pairs = tuple(Pair(case.name, case_from_files(file, file, labels=ours), case) for case, file in matched)
-    return Pairs(pairs, rule.class_names, tuple(notices))
+    return Pairs(pairs, rule.class_names, tuple(notices), unpaired)
 
 
 def _label_files(place: Path) -> list[Path]:

@@ -13,7 +13,6 @@ from scipy.spatial.distance import pdist
 
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
-from napari_prosma.segmentation.confidence import entropy
 
 _MM3_PER_ML = 1000.0
 _TIME = "t"
@@ -37,7 +36,7 @@ class Region:
     intensity : tuple of float
         Mean of the image, per channel; empty without an image.
     confidence : float or None
-        Mean of 1 - entropy (see ``confidence.entropy``); None without probabilities.
+        Mean of the model's probability of this class; None without probabilities.
     centroid : (n,)
         Mean index of its elements along each axis; may lie outside a bent region.
     at : (n,) int
@@ -183,7 +182,7 @@ def _found(
     for label, box in enumerate(ndimage.find_objects(labels, max_label=len(class_names) - 1), 1):
         if box is None:
             continue
-        sure = None if probabilities is None else 1 - entropy(probabilities[(slice(None), *box)])
+        sure = None if probabilities is None else probabilities[(label, *box)]
         pieces, _ = ndimage.label(labels[box] == label, near)
         for number, part in enumerate(ndimage.find_objects(pieces), 1):
             mask = pieces[part] == number

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from napari_prosma.data.atomic import WRITING
 from napari_prosma.data.case import Header, Image
+from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.limits import require_possible
 from napari_prosma.data.texts import parse_names
 from napari_prosma.errors import DataError
@@ -24,6 +26,10 @@ _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 _PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}
 _EXIF_ORIENTATION = 0x0112
+Shown = Literal["numbers", "white", "colours"]
+"""How labels are stored in a PNG: as class numbers, which look black in other programs; 255 for the one
+structure; or as class numbers with a palette, which programs for pictures show in colours."""
+_HIGHEST_IN_PALETTE = 255
 _MAX_16_BIT = 65535
 _OPAQUE = 255
 _JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
@@ -117,13 +123,29 @@ def palette(path: Path) -> dict[int, int]:
     }
 
 
-def write_labels(path: Path, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """Class indices (y, x) as gray PNG values, the names as text under ``class_names``."""
+def write_labels(
+    path: Path, labels: np.ndarray, class_names: tuple[str, ...], shown: Shown = "numbers"
+) -> None:
+    """Class indices (y, x) as PNG values, the names as text under ``class_names``; see ``Shown``."""
     _require_plane(path, labels)
+    highest = int(labels.max(initial=0))
+    if shown == "white" and highest > 1:
+        raise DataError(
+            f"'{_wanted_name(path)}': 255 stands for one structure, but the labels run up to {highest}; save "
+            "it in colours or as class numbers"
+        )
+    if shown == "colours" and highest > _HIGHEST_IN_PALETTE:
+        raise DataError(
+            f"'{_wanted_name(path)}': a palette has 256 colours, but the labels run up to {highest}; save it "
+            "as class numbers"
+        )
     text = PngInfo()
     if class_names:
         text.add_itxt("class_names", json.dumps(list(class_names), ensure_ascii=False))
-    PIL.Image.fromarray(labels).save(path, format="PNG", pnginfo=text)
+    picture = PIL.Image.fromarray(labels * np.uint8(255) if shown == "white" else labels)
+    if shown == "colours":
+        picture.putpalette([0, 0, 0, *(part for k in range(1, highest + 1) for part in colour_of(k))])
+    picture.save(path, format="PNG", pnginfo=text)
 
 
 def write_map(path: Path, array: np.ndarray) -> None:

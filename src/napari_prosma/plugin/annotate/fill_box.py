@@ -10,7 +10,6 @@ import numpy as np
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
-from napari_prosma.data.between import Filling, fill_between, fill_to
 from napari_prosma.data.labels import present_values
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
@@ -203,9 +202,10 @@ class FillBox(QWidget):
 
 
 def _filling(layer: LabelsLayer, to: int | None, classes: list[int] | None) -> Iterator[Event]:
+    from napari_prosma.data.between import fill_between, fill_to
+
     drawn, geometry = np.array(layer.data), geometry_of(layer)
     across = slice_axis(geometry)
-    filling: Filling
     if to is None:
         filling = fill_between(drawn, geometry.spacing, across, classes)
     else:

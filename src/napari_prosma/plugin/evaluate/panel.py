@@ -13,6 +13,7 @@ import napari
 import numpy as np
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -50,6 +51,7 @@ from napari_prosma.plugin.shared.layers import (
 from napari_prosma.plugin.shared.loading import EVALUATION
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import require_same_place
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
 
@@ -58,7 +60,8 @@ if TYPE_CHECKING:
 
 WORST_SHOWN = 3
 TOLERANCE_MM = 1.0
-PLOTS_HEIGHT = 320
+PLOTS_HEIGHT = 120
+"""At least; the dock of the plots can be made higher."""
 _CLASS_COLUMN = 1
 
 
@@ -80,13 +83,14 @@ class EvaluatePanel(Panel):
         self._shown_case: CaseMeasures | None = None
         self._plots: QWidget | None = None
         self._add_source(self.add_group("Predictions against the reference"))
-        self.form.addStretch(1)
         self._add_outcome()
+        self.form.addStretch(1)
         self.lay_out()
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         find = self._from_folders() if self.from_folders.isChecked() else self._from_layers()
         self.notices.tell("")
+        self._close_last()
         self._measuring = True
         return "ProSMA: evaluation", partial(_evaluating, find, self.tolerance.value())
 
@@ -102,6 +106,13 @@ class EvaluatePanel(Panel):
         if self._measuring and ending.error is not None:
             self.evaluation = None  # an earlier one is not that of what is chosen now
         self.outcome.setVisible(self.evaluation is not None)
+        if self._measuring and self.evaluation is not None:
+            QTimer.singleShot(0, self._bring_into_view)  # once the layout has made room
+
+    def _bring_into_view(self) -> None:
+        bar = self.scroll_area.verticalScrollBar()
+        assert bar is not None
+        bar.setValue(self.outcome.y())
 
     def close_down(self) -> None:
         super().close_down()
@@ -114,7 +125,7 @@ class EvaluatePanel(Panel):
         assert self.evaluation is not None
         measured = [(case, name) for case in self.evaluation.cases for name in case.classes]
         if row >= len(measured):
-            name, why = list(self.evaluation.failed.items())[row - len(measured)]
+            name, why = list(self.evaluation.left_out.items())[row - len(measured)]
             self.status.tell_error(f"{name}: {why}")
             return
         self.opening.ask(partial(self._begin_opening, *measured[row]))
@@ -227,8 +238,8 @@ class EvaluatePanel(Panel):
             layout.addWidget(part)
         layout.addLayout(row)
         self.outcome.hide()
+        self.form.addWidget(self.outcome)  # which scrolls: it is higher than small screens
         self.below.addWidget(self.notices)
-        self.below.addWidget(self.outcome)
 
     def _show(self, evaluation: Evaluation) -> None:
         self.evaluation, self._shown_case = evaluation, None
@@ -252,6 +263,7 @@ class EvaluatePanel(Panel):
             for name, m in case.classes.items()
         ]
         failed = [[name, "", "failed", "", "", ""] for name in evaluation.failed]
+        failed += [[name, "", why, "", "", ""] for name, why in evaluation.unpaired.items()]
         self.table.show_rows([*rows, *failed])
         self.table.setColumnHidden(_CLASS_COLUMN, len(evaluation.class_names) == 1)
         header = self.table.horizontalHeader()
@@ -261,7 +273,7 @@ class EvaluatePanel(Panel):
         for row, name in enumerate(row[0] for row in (*rows, *failed)):
             item = self.table.item(row, 0)
             assert item is not None
-            item.setToolTip(evaluation.failed.get(name, name))
+            item.setToolTip(as_rich(evaluation.left_out.get(name, name)))
         self.summary.tell("\n".join(_mean_lines(evaluation)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in evaluation.cases[:WORST_SHOWN])
         said = f"lowest Dice: {', '.join(worst)}"
@@ -276,11 +288,26 @@ class EvaluatePanel(Panel):
 
         from napari_prosma.segmentation.evaluation_report import box_plots
 
-        if self._plots is not None and self._plots.parent() is not None:
-            self.viewer.window.remove_dock_widget(self._plots)
+        self._close_plots()
         self._plots = FigureCanvasQTAgg(box_plots(self.evaluation))
         self._plots.setMinimumHeight(PLOTS_HEIGHT)
         self.viewer.window.add_dock_widget(self._plots, name="Evaluation", area="bottom")
+
+    def _close_plots(self) -> None:
+        if self._plots is not None and self._plots.parent() is not None:
+            self.viewer.window.remove_dock_widget(self._plots)
+
+    def _close_last(self) -> None:
+        """Nothing of an earlier evaluation stays beside the next."""
+        self._close_plots()
+        self._close_case()
+        self.outcome.hide()
+
+    def _close_case(self) -> None:
+        for layer in self._shown.values():
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self._shown = {}
 
     def _save(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Save tables and box plots in", str(Path.home()))
@@ -295,9 +322,7 @@ class EvaluatePanel(Panel):
         opened: _Opened = event.result
         if opened.layers:
             hide_previews(self.viewer)
-            for layer in self._shown.values():
-                if layer in self.viewer.layers:
-                    self.viewer.layers.remove(layer)
+            self._close_case()
             self._shown = {made[1]["name"]: add_layer(self.viewer, made) for made in opened.layers}
             for layer in self._shown.values():
                 # Made anew for every case: what was drawn on them would be lost without a word.

@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.formats.dicom_results import IDENTITY
+from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.readers import stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, SEG
@@ -47,10 +48,13 @@ from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
+    CLASS_NAMES,
     SERIES,
     add_layer,
+    folder_of,
     hide_previews,
     keeping_selection,
+    show_some,
     write_layer,
 )
 from napari_prosma.plugin.shared.loading import SEGMENTATION
@@ -62,9 +66,15 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.segment.regions_dock import RegionsTable
 
 MOST_LINES = 5
-SAVED_AS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;PNG, 2D only (*.png)"
 DICOM_SEG = f"DICOM SEG (*{SEG})"
 AS_DICOM, AS_NIFTI = "Save as DICOM", "Save as NIfTI instead"
+VOLUMES = ("NIfTI (*.nii.gz *.nii)", "TIFF (*.tif)")
+PICTURES: dict[str, Shown] = {
+    "PNG, 255 for the structure (*.png)": "white",
+    "PNG in colours (*.png)": "colours",
+    "PNG, class numbers (*.png)": "numbers",
+}
+"""How a result is saved, by what the dialog calls it."""
 
 
 class ResultChooser(LayerChooser):
@@ -213,13 +223,13 @@ class SegmentPanel(Panel):
         self.images.let_go()
         self.results.let_go()
 
-    def save(self, path: Path) -> None:
-        """Write the result as it is now, in the background."""
+    def save(self, path: Path, shown: Shown = "numbers") -> None:
+        """Write the result as it is now, in the background; a PNG is ``shown`` so in other programs."""
         assert self.result is not None
         layer = self.result.labels
         self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
         self.save_button.setEnabled(False)
-        self.run("ProSMA: saving", partial(_saving, path, *self._saved, self.result.is_corrected))
+        self.run("ProSMA: saving", partial(_saving, path, *self._saved, self.result.is_corrected, shown))
 
     def _add_images(self) -> None:
         form = self.add_group("Images")
@@ -277,6 +287,7 @@ class SegmentPanel(Panel):
             self._failed.append(f"'{made.layer.name}' was closed, so its result is not shown")
             return
         hide_previews(self.viewer)
+        self._replace_earlier(made)
         # Of several, only the first comes into the hand: it may be painted on while the others are made.
         is_first = not self._found
         with nullcontext() if is_first else keeping_selection(self.viewer):
@@ -286,12 +297,22 @@ class SegmentPanel(Panel):
             )
             labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
         assert isinstance(labels, LabelsLayer)
+        if is_first:
+            show_some(self.viewer, labels)
         result = Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data, maps)
         self.results.add(result, chosen=is_first)
         if not is_first:
             _set_visible(result, False)
         self._found.append(_in_words(made))
         self.batch_bar.setValue(self._number)
+
+    def _replace_earlier(self, made: LayerSegmented) -> None:
+        """Remove an earlier result of the same image and model, unless a hand has changed it."""
+        for labels, result in list(self.results.results.items()):
+            if (result.source, result.model) == (made.layer, made.model) and not result.is_corrected:
+                for layer in (labels, *result.maps):
+                    if layer in self.viewer.layers:
+                        self.viewer.layers.remove(layer)
 
     def _sum_up(self) -> None:
         said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []
@@ -347,20 +368,24 @@ class SegmentPanel(Panel):
     def _save(self) -> None:
         assert self.result is not None
         layer = self.result.labels
-        suffix = ".nii.gz" if layer.ndim > 2 else ".png"
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in layer.name)
-        start = Path.home() / name
-        kinds = f"{SAVED_AS};;{DICOM_SEG}" if SERIES in layer.metadata else SAVED_AS
-        chosen, kind = QFileDialog.getSaveFileName(self, "Save result", f"{start}{suffix}", kinds)
+        if layer.ndim > 2:
+            suffix, kinds = ".nii.gz", [*VOLUMES]
+        else:
+            is_one = len(layer.metadata.get(CLASS_NAMES, ())) <= 2
+            suffix, kinds = ".png", [*list(PICTURES)[not is_one :], *VOLUMES]
+        kinds += [DICOM_SEG] if SERIES in layer.metadata else []
+        start = folder_of(self.result.source) / f"{name}{suffix}"
+        chosen, kind = QFileDialog.getSaveFileName(self, "Save result", str(start), ";;".join(kinds))
         if chosen and kind == DICOM_SEG and not chosen.lower().endswith(DICOM_SUFFIXES):
             chosen += SEG
         if chosen:
-            self._save_as(Path(chosen))
+            self._save_as(Path(chosen), PICTURES.get(kind, "numbers"))
 
-    def _save_as(self, path: Path) -> None:
+    def _save_as(self, path: Path, shown: Shown) -> None:
         """Save, after it was told what of the patient a DICOM object carries."""
         if not path.name.lower().endswith(DICOM_SUFFIXES):
-            self.save(path)
+            self.save(path, shown)
             return
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Information)
@@ -391,15 +416,21 @@ def _set_visible(result: Result, visible: bool) -> None:
 
 
 def _in_words(made: LayerSegmented) -> str:
-    unit = "pixels" if made.found.labels.ndim == 2 else "voxels"
+    from napari_prosma.segmentation.regions import element_size
+
+    size, unit = element_size(made.found.geometry)
     sizes = zip(made.found.class_names[1:], made.counts[1:], strict=True)
-    return f"Found in {made.found.name}, in {unit}: {', '.join(f'{name} {size:,}' for name, size in sizes)}"
+    digits = ",.0f" if size == 1 else ",.4g"
+    said = ", ".join(f"{name} {format(count * size, digits)}" for name, count in sizes)
+    return f"Found in {made.found.name}, in {unit.replace('^2', '²').replace('^3', '³')}: {said}"
 
 
 def _drawn(layer: LabelsLayer) -> np.ndarray:
     return np.asarray(layer.data[0] if layer.multiscale else layer.data)
 
 
-def _saving(path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool) -> Iterator[Event]:
+def _saving(
+    path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool, shown: Shown
+) -> Iterator[Event]:
     yield Started(0, "Saving")
-    yield Finished(write_layer(path, layer, labels, by_hand))
+    yield Finished(write_layer(path, layer, labels, by_hand, shown))

@@ -18,7 +18,14 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.fields import UNLIMITED
 from napari_prosma.plugin.shared.job import Ending
-from napari_prosma.plugin.shared.layers import IS_PREVIEW, camera_of, fitting_image, go_to, image_of
+from napari_prosma.plugin.shared.layers import (
+    IS_PREVIEW,
+    camera_of,
+    fitting_image,
+    folder_of,
+    go_to,
+    image_of,
+)
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.strokes import Strokes
@@ -217,7 +224,7 @@ class RegionsTable(QWidget):
 
     def _save(self) -> None:
         assert self._result is not None
-        start = str(Path.home() / f"{safe_name(self._result.found.name)} regions.csv")
+        start = str(folder_of(self._result.source) / f"{safe_name(self._result.found.name)} regions.csv")
         chosen, _ = QFileDialog.getSaveFileName(self, "Save the regions", start, "*.csv")
         if not chosen:
             return

@@ -21,8 +21,9 @@ from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.data.case import Image, Pyramid
 from napari_prosma.data.class_colours import CLASS_COLOURS
+from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.label_doubts import rule_of_arrays
-from napari_prosma.data.labels import LabelRule, Sparse
+from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
@@ -110,6 +111,32 @@ def go_to(viewer: napari.Viewer, layer: Layer, index: Sequence[int]) -> None:
     viewer.dims.set_point(range(first, viewer.dims.ndim), point)
     shown = [point[axis - first] for axis in viewer.dims.displayed if axis >= first]
     camera_of(viewer).center = (0.0,) * (3 - len(shown)) + tuple(shown)
+
+
+def show_some(viewer: napari.Viewer, labels: LabelsLayer) -> None:
+    """Go to the fullest slice of a labels layer, if the slice on screen is empty and another is not."""
+    data = labels.data
+    across = slice_axis(geometry_of(labels))
+    if labels.ndim < 3 or viewer.dims.ndisplay != 2 or not np.any(data):
+        return
+    first = viewer.dims.ndim - labels.ndim
+    here = tuple(
+        slice(None) if axis in viewer.dims.displayed else int(n)
+        for axis, n in enumerate(np.round(labels.world_to_data(viewer.dims.point[first:])), first)
+    )
+    if np.any(data[here]):
+        return
+    fullest = fullest_slice(data, across)
+    middle = [n // 2 if isinstance(at, slice) else at for n, at in zip(data.shape, fullest, strict=True)]
+    for axis, world in enumerate(labels.data_to_world(middle), first):
+        if axis not in viewer.dims.displayed:
+            viewer.dims.set_point(axis, world)
+
+
+def folder_of(layer: Layer) -> Path:
+    """Where the file of a layer lies, else the user's home."""
+    path = layer.source.path
+    return Path(path).parent if path is not None and Path(path).parent.is_dir() else Path.home()
 
 
 def camera_of(viewer: napari.Viewer) -> Any:
@@ -296,8 +323,16 @@ def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
     return labels, {**attributes, **place, "opacity": 0.5}, kind
 
 
-def write_layer(path: str | Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool = False) -> Path:
+def write_layer(
+    path: str | Path,
+    layer: LabelsLayer,
+    labels: np.ndarray,
+    by_hand: bool = False,
+    shown: Shown = "numbers",
+) -> Path:
     """Write the labels of a layer exactly over its image; a name in ``.dcm`` makes an object of its series.
+
+    A PNG is ``shown`` so in other programs.
 
     Raises
     ------
@@ -306,7 +341,7 @@ def write_layer(path: str | Path, layer: LabelsLayer, labels: np.ndarray, by_han
     names = layer.metadata.get(CLASS_NAMES, ())
     if str(path).lower().endswith(DICOM_SUFFIXES):
         return write_dicom(path, labels, layer.metadata.get(SERIES), names, by_hand=by_hand)
-    return write_labels(path, labels, geometry_of(layer), names)
+    return write_labels(path, labels, geometry_of(layer), names, shown)
 
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:

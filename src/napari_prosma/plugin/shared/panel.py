@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import napari
 from npe2 import PluginManager
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import QEvent, QModelIndex, Qt, QTimer
+from qtpy.QtGui import QHelpEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
@@ -20,8 +21,11 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
     QTableWidget,
     QTableWidgetItem,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
@@ -31,11 +35,13 @@ from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.loading import loading
+from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
 
 ERROR_COLOUR = "#ff6b6b"
 PANEL_WIDTH = 350
 ROW_HEIGHT = 21
+CELL_MARGIN = 5
 
 
 class Message(QLabel):
@@ -88,6 +94,20 @@ def epochs_in_words(epochs: int) -> str:
     return f"{epochs} epoch{'s' * (epochs != 1)}"
 
 
+class _Telling(QStyledItemDelegate):
+    """Shows of names that do not fit the part that differs; the tooltip has the whole."""
+
+    def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
+        super().initStyleOption(option, index)
+        assert option is not None
+        option.textElideMode = Qt.TextElideMode.ElideMiddle
+        table = self.parent()
+        assert isinstance(table, FigureTable)
+        item = table.item(index.row(), index.column())
+        if item is not None and not index.column() and table.is_cut(item):
+            option.text = item.text().replace(table.shared_beginning(), "…", 1)
+
+
 class FigureTable(QTableWidget):
     """A table to read: no row numbers, as high as its first few rows."""
 
@@ -102,7 +122,33 @@ class FigureTable(QTableWidget):
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
+        self.setItemDelegate(_Telling(self))
         self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
+
+    def viewportEvent(self, event: QEvent | None) -> bool:
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            item = self.itemAt(event.pos())
+            if item is not None and not item.toolTip() and self.is_cut(item):
+                QToolTip.showText(event.globalPos(), as_rich(item.text()), self)
+                return True
+        return super().viewportEvent(event)
+
+    def is_cut(self, item: QTableWidgetItem) -> bool:
+        """Whether the text of a cell does not fit."""
+        room = self.columnWidth(item.column()) - 2 * CELL_MARGIN
+        return self.fontMetrics().horizontalAdvance(item.text()) > room
+
+    def shared_beginning(self) -> str:
+        """What all texts of the first column begin with, up to where a word or a number begins."""
+        items = (self.item(row, 0) for row in range(self.rowCount()))
+        names = {item.text() for item in items if item is not None and item.text()}
+        if len(names) < 2:
+            return ""
+        first, last = min(names), max(names)  # what these share, all between them share
+        pairs = enumerate(zip(first, last, strict=False))
+        same = next((n for n, letters in pairs if len(set(letters)) > 1), len(first) - 1)
+        kinds = [(letter.isdigit(), letter.isalpha()) for letter in first]
+        return first[: max((n for n in range(1, same + 1) if kinds[n - 1] != kinds[n]), default=0)]
 
     def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Fill the table and show it."""
@@ -215,7 +261,7 @@ class Panel(QWidget):
     def lay_out(self, buttons: Sequence[QPushButton] = ()) -> None:
         """Put everything in its place; called last, so that the tab key goes from top to bottom.
 
-        ``buttons`` stand below the form, by default those of every run.
+        ``buttons`` stand at the bottom, by default those of every run.
         """
         content = QWidget()
         content.setLayout(self.form)
@@ -230,11 +276,11 @@ class Panel(QWidget):
         layout.setContentsMargins(6, 6, 6, 6)
         layout.addWidget(self.bring_back)
         layout.addWidget(self.scroll_area, 1)
-        layout.addLayout(row)
-        layout.addWidget(self.progress_bar)
+        layout.addLayout(self.below)
         layout.addWidget(self.status)
         layout.addWidget(self.preparation)
-        layout.addLayout(self.below)
+        layout.addWidget(self.progress_bar)
+        layout.addLayout(row)  # last, so that no message that comes or goes moves a button
         self.setMinimumWidth(PANEL_WIDTH)
         self._show_running(False)
 

@@ -14,7 +14,6 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.utils.colormaps import DirectLabelColormap
-from scipy import ndimage
 
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.geometry import Geometry
@@ -163,6 +162,8 @@ class Prediction:
 
     def of_region(self, point: Sequence[int], at: Plane) -> tuple[np.ndarray, ...]:
         """Those of the connected piece at an element of the image, on this slice."""
+        from scipy import ndimage
+
         inside = tuple(p if n is None else p - n for p, n in zip(point, self.at, strict=True))
         if not all(0 <= p < n for p, n in zip(inside, self.labels.shape, strict=True)):
             return self._indices(np.zeros(self.labels.shape, bool))

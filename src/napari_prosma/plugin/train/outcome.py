@@ -16,12 +16,15 @@ from napari_prosma.plugin.train.curves import Curves
 
 SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
 GIB = 2**30
+LOG_HEIGHT = 150
 GATE_FIGURES = {"z_zero_fraction": ("zeros in z", ".0%"), "lambda_mean": ("mean λ", ".2f")}
 """Of each skip, in words and how it is written."""
 
 
 class Outcome(QWidget):
-    """Curves, figures of the last epoch, tables per class and per skip, log, and buttons for what is next.
+    """Curves, figures of the last epoch, tables per class and per skip, and the log.
+
+    ``next_buttons`` open other panels with the model; the panel puts them where they are always seen.
 
     Signals
     -------
@@ -52,7 +55,7 @@ class Outcome(QWidget):
         )
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
-        self.log.setMaximumHeight(84)
+        self.log.setFixedHeight(LOG_HEIGHT)
         self.log.setMaximumBlockCount(500)
         self.log.setTabChangesFocus(True)
         self.log.setToolTip("What was decided for this run, and what to watch")
@@ -81,10 +84,10 @@ class Outcome(QWidget):
             self.save_button,
             self.look_button,
             self.log,
-            self.next_buttons,
         ):
             layout.addWidget(widget)
             widget.hide()
+        self.next_buttons.hide()
 
     def close_down(self) -> None:
         """Draw no more."""

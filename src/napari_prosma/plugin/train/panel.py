@@ -117,7 +117,7 @@ class TrainPanel(Panel):
         row.addWidget(QLabel("Its data are in"))
         row.addWidget(self.moved, 1)
         self.moved_row.hide()
-        for widget in (self.trouble, self.moved_row, self.controls, self.waiting):
+        for widget in (self.trouble, self.moved_row, self.controls, self.waiting, self.outcome.next_buttons):
             self.below.addWidget(widget)
         self.finish_button = QPushButton("Finish early")
         self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
