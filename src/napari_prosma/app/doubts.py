@@ -11,12 +11,13 @@ import numpy as np
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.names import file_stems
 from napari_prosma.data.readers import as_channels
 from napari_prosma.data.writers import write_map
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
-from napari_prosma.inspection.report import file_stem, write_table
+from napari_prosma.inspection.report import write_table
 from napari_prosma.model.applying import named
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.regions import Region, region_rows, regions
@@ -141,14 +142,14 @@ def find_doubts(
     yield Started(len(labelled), "Comparing labels with the model")
     found: list[tuple[CaseDoubt, Geometry]] = []
     left_out: list[DataError] = []
-    learned = _learned_images(checkpoint)
+    learned, stems = _learned_images(checkpoint), file_stems(case.name for case in cases)
     for n, case in enumerate(labelled, start=1):
         compared = yield from _compared(checkpoint, case, device, learned)
         if isinstance(compared, DataError):
             left_out.append(compared)
             yield Notice(f"{case.name} is left out: {compared}")
         else:
-            write_map(_map_path(out, case.name, compared.geometry), compared.map, compared.geometry)
+            write_map(_map_path(out, stems[case.name], compared.geometry), compared.map, compared.geometry)
             found.append((compared.doubt, compared.geometry))
         yield Progress(n, len(labelled), case.name)
     if not found:
@@ -238,13 +239,14 @@ def _read(
 
 def doubt_files(out: Path, names: Iterable[str]) -> list[Path]:
     """What :func:`find_doubts` may write of cases with these names."""
-    maps = [out / f"{file_stem(name)}_doubt{suffix}" for name in names for suffix in (".nii.gz", ".tif")]
+    stems = file_stems(names).values()
+    maps = [out / f"{stem}_doubt{suffix}" for stem in stems for suffix in (".nii.gz", ".tif")]
     return [out / CASES, out / REGIONS, *maps]
 
 
-def _map_path(out: Path, name: str, geometry: Geometry) -> Path:
+def _map_path(out: Path, stem: str, geometry: Geometry) -> Path:
     is_patient = geometry.ndim == 3 and geometry.unit == "mm"
-    return out / f"{file_stem(name)}_doubt{'.nii.gz' if is_patient else '.tif'}"
+    return out / f"{stem}_doubt{'.nii.gz' if is_patient else '.tif'}"
 
 
 def _region_row(region: Region, case: str, geometry: Geometry) -> dict[str, str | float]:

@@ -15,6 +15,7 @@ import tifffile
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
+from napari_prosma.data.names import DEVICES
 from napari_prosma.data.readers import as_channels, read_header, read_image
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.data.writers import write_image
@@ -23,8 +24,6 @@ from napari_prosma.errors import DataError
 TABLE = "cases.csv"
 _COLUMNS = ("name", "image", "label")
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
-"""Names that Windows gives to devices."""
 _LONGEST_NAME = 48
 """In characters, of which each may take four of the 255 bytes that a file's name has."""
 _AXES = "TZYX"
@@ -105,7 +104,7 @@ def keep_label(folder: Path, name: str, stored: np.ndarray) -> Path:
 def safe_name(name: str) -> str:
     """The name of a layer as that of a case and its files, on every system."""
     name = _UNSAFE.sub("_", " ".join(name.split())).strip(". ") or "case"
-    return f"{'_' * bool(_RESERVED.fullmatch(name))}{name}"[:_LONGEST_NAME].rstrip(". ")
+    return f"{'_' * bool(DEVICES.fullmatch(name))}{name}"[:_LONGEST_NAME].rstrip(". ")
 
 
 def _label_path(folder: Path, name: str) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 LONGEST_NAME = 255
 """Bytes of a file's name on the file systems of Linux, macOS and Windows."""
@@ -13,6 +16,12 @@ _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\ud
 """Control characters, changes of the writing direction, and bytes of a name that are no UTF-8."""
 _FORMULA = re.compile(r"'*\s*[=+\-@\uff0b\uff0d\uff1d\uff20\t\r\n]")
 """What a spreadsheet takes for the start of a formula, perhaps after apostrophes of ours."""
+_REFUSED = re.compile(r'[\\/:*?"<>|\s\x00-\x1f\x7f]+')
+"""What names of files may not hold on every system, and blanks."""
+DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])\s*(?:\..*)?", re.IGNORECASE)
+"""Names that Windows gives to devices."""
+_LONGEST_ENDING = 80
+"""Bytes that are kept for what is put behind the name of a case."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
 
 
@@ -48,5 +57,30 @@ def fitting_name(stem: str, ending: str = "", spare: int = 0) -> str:
     whole = stem.encode("utf-8", "surrogateescape")
     if len(whole) <= room:
         return stem + ending
-    tail = f"~{hashlib.blake2b(whole, digest_size=_TAIL).hexdigest()}"
+    tail = f"~{_hash(stem)}"
     return whole[: room - len(tail)].decode("utf-8", "ignore") + tail + ending
+
+
+def file_stem(name: str) -> str:
+    """A name as part of a file's name on every system: no separators, no reserved characters, no blanks."""
+    safe = _REFUSED.sub("_", name.replace(" - ", " minus ")).strip(".") or "image"
+    return fitting_name(f"{'_' * bool(DEVICES.fullmatch(safe))}{safe}", spare=_LONGEST_ENDING)
+
+
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """:func:`file_stem` of each name; those that would be one file on some system get a hash behind them."""
+    stems = {name: file_stem(name) for name in names}
+    number = Counter(map(on_every_system, stems.values()))
+    return {
+        name: stem if number[on_every_system(stem)] == 1 else f"{stem}~{_hash(name)}"
+        for name, stem in stems.items()
+    }
+
+
+def on_every_system(name: str) -> str:
+    """Windows and macOS take upper for lower case, and composed for decomposed letters."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _hash(name: str) -> str:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=_TAIL).hexdigest()

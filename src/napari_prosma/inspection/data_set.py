@@ -17,13 +17,13 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.check import Checked, near_duplicates, seen
 from napari_prosma.data.metrics import case_metrics
+from napari_prosma.data.names import file_stems
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.citing import content_of
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
-from napari_prosma.inspection.report import file_stem
 from napari_prosma.inspection.statistics import FEWEST, by_unit, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
@@ -314,13 +314,13 @@ def inspect_cases(
     _require_comparable(checkpoints)
     if not cases:
         raise DataError("there is no case to inspect; give a folder of images")
-    hashes = what_models_hold(checkpoints)
+    hashes, stems = what_models_hold(checkpoints), file_stems(case.name for case in cases)
     found: list[CaseNumbers] = []
     failed: dict[str, str] = {}
     said: set[str] = set()
     yield Started(len(cases), f"Inspecting {len(cases)} cases with {len(checkpoints)} model(s)")
     for number, case in enumerate(cases, start=1):
-        path = folder / "cases" / f"{file_stem(case.name)}.json"
+        path = folder / "cases" / f"{stems[case.name]}.json"
         of = {**hashes, **files_of(case)}
         numbers = _kept(path, case.name, of)
         if numbers is None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.names import file_stems
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.data_set import files_of, read_fitting_case, what_models_hold
@@ -24,7 +25,6 @@ from napari_prosma.inspection.faithfulness import (
     threshold_sweep,
 )
 from napari_prosma.inspection.kinship import is_another_training
-from napari_prosma.inspection.report import file_stem
 from napari_prosma.model.checkpoint import Checkpoint
 
 CASES = 12
@@ -87,11 +87,11 @@ def run_trials(
         Keeps a file per finished case under ``tests``.
     """
     models = {name: checkpoint, **(twins or {})}
-    hashes = what_models_hold(models)
+    hashes, stems = what_models_hold(models), file_stems(case.name for case in cases)
     tested: list[CaseTrials] = []
     yield Started(len(cases), f"Testing the gates on {len(cases)} cases")
     for number, case in enumerate(cases, start=1):
-        path = folder / "tests" / f"{file_stem(case.name)}.json"
+        path = folder / "tests" / f"{stems[case.name]}.json"
         of = {**hashes, **files_of(case)}
         kept = _kept(path, case.name, of)
         if kept is None:

@@ -18,6 +18,7 @@ from PIL import Image as Pictures
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.names import file_stems
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
@@ -40,7 +41,7 @@ from napari_prosma.inspection.data_set_trials import Trials
 from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.measures import MEASURES
-from napari_prosma.inspection.report import channel_plot, file_stem, gate_panel, write_table
+from napari_prosma.inspection.report import channel_plot, gate_panel, write_table
 from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trace import cautions
 from napari_prosma.inspection.trial_findings import TESTED
@@ -100,12 +101,12 @@ def write_data_set(
         How many cases are drawn.
     """
     drawn = found.cases[:pictures]
-    by_name = {case.name: case for case in cases}
+    by_name, stems = {case.name: case for case in cases}, file_stems(case.name for case in cases)
     yield Started(len(drawn) + 1, "Drawing the most unusual cases")
     shown: list[dict[str, Any]] = []
     for number, case in enumerate(drawn, start=1):
         figures = yield from _pictures(found, by_name[case.name], device)
-        stem = folder / "pictures" / file_stem(case.name)
+        stem = folder / "pictures" / stems[case.name]
         encoded = {
             name: _saved_picture(figure, stem.with_name(f"{stem.name}_{name}.png"))
             for name, figure in figures.items()

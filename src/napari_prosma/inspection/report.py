@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
-from napari_prosma.data.names import fitting_name, in_plot
+from napari_prosma.data.names import file_stem, in_plot
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
@@ -42,8 +41,6 @@ EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there t
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
 BAR = 0.04
 """Width of a colour bar beside a map."""
-_LONGEST_ENDING = 80
-"""Bytes of a file's name that are kept for what stands behind the name of the image."""
 OUTLINES = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
 """Colours, in the order in which they are drawn."""
 
@@ -204,12 +201,6 @@ def report_files(record: GateRecord, folder: Path) -> list[Path]:
     endings.append(f"labels{suffix}")
     endings += [f"{file_stem(layer.name)}{suffix}" for layer in map_layers(record, kinds=KINDS)]
     return [folder / f"{file_stem(record.name)}_{ending}" for ending in endings]
-
-
-def file_stem(name: str) -> str:
-    """A name as part of a file's name on every system: no separators, no reserved characters, no blanks."""
-    safe = re.sub(r'[\\/:*?"<>|\s\x00-\x1f]+', "_", name.replace(" - ", " minus ")).lstrip(".") or "image"
-    return fitting_name(safe, spare=_LONGEST_ENDING)
 
 
 def _dead(skip: SkipRecord) -> np.ndarray:

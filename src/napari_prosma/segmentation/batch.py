@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
-from napari_prosma.data.names import fitting_name
+from napari_prosma.data.names import fitting_name, on_every_system
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError, DataError
@@ -63,7 +62,7 @@ def plan_batch(
     takes: dict[str, Planned] = {}
     for each in planned:
         for path in each.files:
-            other = takes.setdefault(_on_every_system(path.name), each)
+            other = takes.setdefault(on_every_system(path.name), each)
             if other is not each:
                 raise ConfigError(
                     f"'{other.sources[0]}' and '{each.sources[0]}' would both be written as '{path}'; "
@@ -167,8 +166,3 @@ def _files(one: ImageSet, folder: Path, wanted: Wanted, in_parts: bool) -> tuple
         return outputs(one.named, read_header(one.files[0]).geometry, folder, wanted)
     except DataError:  # told when it is its turn
         return ()
-
-
-def _on_every_system(name: str) -> str:
-    """Windows and macOS take upper for lower case, and composed for decomposed letters."""
-    return unicodedata.normalize("NFC", name).casefold()

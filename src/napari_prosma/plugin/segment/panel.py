@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.formats.dicom_results import IDENTITY
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.names import file_stem
 from napari_prosma.data.readers import stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, SEG
 from napari_prosma.errors import ConfigError
@@ -368,14 +369,13 @@ class SegmentPanel(Panel):
     def _save(self) -> None:
         assert self.result is not None
         layer = self.result.labels
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in layer.name)
         if layer.ndim > 2:
             suffix, kinds = ".nii.gz", [*VOLUMES]
         else:
             is_one = len(layer.metadata.get(CLASS_NAMES, ())) <= 2
             suffix, kinds = ".png", [*list(PICTURES)[not is_one :], *VOLUMES]
         kinds += [DICOM_SEG] if SERIES in layer.metadata else []
-        start = folder_of(self.result.source) / f"{name}{suffix}"
+        start = folder_of(self.result.source) / f"{file_stem(layer.name)}{suffix}"
         chosen, kind = QFileDialog.getSaveFileName(self, "Save result", str(start), ";;".join(kinds))
         if chosen and kind == DICOM_SEG and not chosen.lower().endswith(DICOM_SUFFIXES):
             chosen += SEG

@@ -18,7 +18,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.data.names import fitting_name
+from napari_prosma.data.names import file_stem
 from napari_prosma.errors import ConfigError, DataMovedError, ProsmaError
 from napari_prosma.events import (
     Baseline,
@@ -53,8 +53,6 @@ from napari_prosma.training.steering import Steering
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
-_SPARE = 40
-"""Bytes of a folder's name that are kept for the date and what makes it unlike others."""
 START, NEXT = "Start training", "Train next"
 USUAL_WAIT = 15.0
 """Seconds to the first live preview, until one was measured."""
@@ -451,8 +449,7 @@ class TrainPanel(Panel):
 
     def _new_folder(self) -> Path:
         name = _RUN_DATE.sub("", self.source.name)
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
-        return new_run_folder(fitting_name(safe, spare=_SPARE), self._run_folders())
+        return new_run_folder(file_stem(name or "run"), self._run_folders())
 
     def _open_next(self, panel: str) -> None:
         widget: Any = open_panel(self.viewer, panel)
