@@ -82,7 +82,7 @@ def export_onnx(checkpoint: Checkpoint | Path | str, path: Path | str) -> Path:
     graph, classes = program.model.graph, len(checkpoint.plan.class_names)
     for value, channels in ((graph.inputs[0], spec.in_channels), (graph.outputs[0], classes)):
         value.shape = onnx_ir.Shape(["batch", channels, *"zyx"[-spec.dims :]])
-    program.model.metadata_props.update(_metadata(checkpoint))
+    program.model.metadata_props.update(_metadata(checkpoint, model.divisor))
     with written_whole(path) as temporary:
         program.save(str(temporary), external_data=False)
         _require_parity(temporary, path, checkpoint, size)
@@ -117,7 +117,8 @@ class AnySize(nn.Module):
 def probabilities_of(logits: Tensor) -> Tensor:
     """Probabilities (B, K, *spatial), background first, of logits (B, 1 or K, *spatial)."""
     if logits.shape[1] == 1:
-        return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
+        # Not sigmoid: onnxruntime's ends at 1.5e-8, and what windows are blended by is the logarithm.
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     return torch.softmax(logits, dim=1)
 
 
@@ -147,13 +148,14 @@ def _padded(image: Tensor, size: list[int]) -> Tensor:
     return image
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+def _metadata(checkpoint: Checkpoint, divisor: int) -> dict[str, str]:
     plan = checkpoint.plan
     return {
         "made_by": f"napari-prosma {__version__}",
         "classes": json.dumps(plan.class_names),
         "preparation": plan.in_words(),
         "plan": plan.model_dump_json(),
+        "divisor": str(divisor),
     }
 
 
