@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from npe2 import PluginManifest
 
 import napari_prosma
@@ -142,3 +143,25 @@ def test_version_is_the_same_wherever_it_is_written():
     version = napari_prosma.__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+CONDA_NAMES = {
+    "dask": "dask-core",
+    "isal": "python-isal",
+    "lightning-fabric": "pytorch-lightning",
+    "matplotlib": "matplotlib-base",
+    "torch": "pytorch",
+}
+
+
+def test_the_conda_recipe_asks_for_what_the_package_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["gui"]]
+    named = (re.match(r"([\w-]+)(?:\[.*\])?(.*)", each) for each in wanted)
+    pairs = [f"{CONDA_NAMES.get(each[1], each[1])} {each[2]}" for each in named if each]
+    assert recipe["requirements"]["run"] == ["python >=${{ python_min }}", *pairs]
+    assert project["requires-python"] == f">={recipe['context']['python_min']}"
+    assert recipe["context"]["version"] == napari_prosma.__version__
+    assert f"prosma = {project['scripts']['prosma']}" in recipe["build"]["python"]["entry_points"]
+    assert recipe["about"]["summary"] == project["description"]
