@@ -56,7 +56,7 @@ def test_every_command_of_the_manifest_can_be_imported(manifest: PluginManifest)
 
 def test_panels_are_named_as_in_the_walk_through(manifest: PluginManifest):
     names = [widget.display_name for widget in manifest.contributions.widgets or []]
-    assert names == ["Train", "Annotate", "Segment", "Inspect gates", "Evaluate"]
+    assert names == ["Train", "Annotate", "Segment", "Inspect gates", "Evaluate", "Runs"]
 
 
 def test_menu_entries_lie_in_menus_that_napari_opens_to_plugins(manifest: PluginManifest):

@@ -2,7 +2,7 @@
 
 An arrow points to a lower floor only, and rooms on one floor do not see each other::
 
-    6  cli  plugin/{contributions, shared, train, annotate, segment, evaluate, inspect, doubts}
+    6  cli  plugin/{contributions, shared, train, annotate, segment, evaluate, inspect, doubts, runs}
     5  app
     4  export  inspection  segmentation  training
     3  model
@@ -32,7 +32,10 @@ LOW = {"data", "nn", "model"}
 NEIGHBOURS = {"export", "inspection", "segmentation", "training"}
 ROOMS = {
     f"plugin/{room}"
-    for room in ("contributions", "shared", "train", "annotate", "segment", "evaluate", "inspect", "doubts")
+    for room in (
+        *("contributions", "shared", "train", "annotate", "segment", "evaluate", "inspect", "doubts"),
+        "runs",
+    )
 }
 BELOW_PLUGIN = LOW | NEIGHBOURS | {"app"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
+from napari_prosma.app.remembered import MODELS, recent_paths, remember_path
 from napari_prosma.cli.app import app
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.errors import CheckpointError
@@ -91,3 +94,33 @@ def test_what_is_no_model_is_told_by_its_header(content: bytes, tmp_path: Path) 
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"other\.safetensors' is"):
         read_header(path)
+
+
+def test_a_shell_lists_the_models_and_forgets_what_panels_remember(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_checkpoint: Callable
+) -> None:
+    for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    save_checkpoint(tmp_path / "home" / "prosma-runs" / "mine" / "best.safetensors", make_checkpoint())
+    remember_path(MODELS, tmp_path / "gone")
+    done = CliRunner().invoke(app, ["models"])
+    assert done.exit_code == 0, done.output
+    for name in ("tiny-ultrasound", "mine", "gone", "lesion"):
+        assert name in done.output
+    assert CliRunner().invoke(app, ["forget"]).exit_code == 0
+    assert recent_paths(MODELS) == []
+
+
+def test_a_shell_warns_of_another_modality_before_it_segments(
+    models: Path, tmp_path: Path, make_checkpoint: Callable
+) -> None:
+    save_checkpoint(
+        tmp_path / "us.safetensors", replace(make_checkpoint(), config={"modality": "ultrasound"})
+    )
+    values = np.random.default_rng(0).integers(-1000, 300, (48, 48)).astype(np.int16)
+    tifffile.imwrite(tmp_path / "slice.tif", values)
+    done = CliRunner().invoke(app, ["segment", "us.safetensors", "slice.tif", "--out", "labels"])
+    assert done.exit_code == 0, done.output
+    said = "slice.tif: This model may not fit: it learned ultrasound, and its values look like CT"
+    assert said in " ".join(done.output.split())

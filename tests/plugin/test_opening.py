@@ -60,7 +60,7 @@ def test_the_tab_key_goes_from_top_to_bottom(open_panel: Callable[[str], Panel],
     chain = [panel.nextInFocusChain()]
     while chain[-1] is not None and chain[-1] is not panel:
         chain.append(chain[-1].nextInFocusChain())
-    first = panel.source.folder.line if name == "Train" else panel.model.field.line
+    first = panel.source.folder.line if name == "Train" else panel.model.button
     assert chain.index(first) < chain.index(panel.start_button) < chain.index(panel.stop_button)
 
 

@@ -28,8 +28,7 @@ def panel(open_panel: Callable[[str], SegmentPanel]) -> SegmentPanel:
 
 
 def choose(panel: SegmentPanel, qtbot: QtBot, path: Path) -> None:
-    panel.model.field.line.setText(str(path))
-    panel.model.field.line.editingFinished.emit()
+    panel.model.set_path(path)
     qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
 
 
@@ -38,7 +37,7 @@ def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
     told = panel.model.text.plain_text()
     assert "2D, gray; finds lesion" in told
     assert "gate: prosma; trained for 1 epoch" in told
-    assert "on 2 validation cases" in told
+    assert "Measured on 2 cases, which says little." in told
 
 
 def test_what_is_no_model_is_told_in_red(panel: SegmentPanel, qtbot: QtBot, run: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ import napari
 import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QAbstractButton
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.labels import LabelRule
@@ -180,3 +180,31 @@ def test_a_corrected_result_is_learned_from_with_nothing_typed(
     config = TrainConfig.of(**settings | {"epochs": 1, "steps_per_epoch": 1, "batch": 1})
     *_, last = train(config.model_copy(update=opened.settings), opened.cases, opened.class_names)
     assert last.result.epochs == 1
+
+
+def test_a_folder_of_own_images_is_fine_tuned_on_with_two_clicks(
+    open_panel: Callable[[str], SegmentPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    panel = open_panel("Segment")
+    panel.model.set_path(run)
+    qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))
+    press(panel.training_set.own_button)
+    trainer = next(dock for dock in viewer.window.dock_widgets.values() if isinstance(dock, TrainPanel))
+    qtbot.waitUntil(lambda: trainer.source.data_set is not None, timeout=SOON)
+    qtbot.waitUntil(lambda: not trainer.settings.start_from.is_reading, timeout=SOON)
+    settings, _ = trainer.planned_data()
+    assert (settings["start_from"], trainer.source.folder.path) == (run, folder)
+    trainer.settings.limit_unit.setCurrentText("epochs")
+    trainer.settings.limit.setValue(1)
+    press(trainer.start_button)
+    finish(trainer)
+    assert "Finished after 1 epoch" in trainer.status.plain_text()
+    assert trainer.outcome._baseline

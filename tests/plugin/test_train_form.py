@@ -132,7 +132,7 @@ def test_without_the_model_the_form_is_as_it_was_and_what_the_user_chose_stays(
     qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
     assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
     assert form.modality.currentData() == "mr"
-    form.start_from.field.line.setText("")
+    form.start_from.set_path(None)
     assert (form.size_preset.currentData(), form.gate.currentData()) == ("base", "prosma")
     assert form.size_preset.isEnabled()
     assert form.modality.currentData() == "mr"

@@ -11,10 +11,11 @@ import torch
 
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError
-from napari_prosma.events import Baseline, EpochEnd, Event, Notice, Progress
+from napari_prosma.events import Baseline, EpochEnd, Event, Finished, Notice, Progress, Verdict
 from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
+from napari_prosma.training.transfer import _common_classes
 
 Settings = Callable[..., TrainConfig]
 Trained = tuple[Path, list[Event]]
@@ -123,3 +124,34 @@ def test_a_part_alone_learns_only_where_there_is_a_model_to_start_from(
     with pytest.raises(ConfigError, match="decoder"):
         list(train(settings(tmp_path / "run", trains="decoder"), ultrasound))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("names", [("background", "lesion"), ("background", "foreground")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_fine_tuning_never_ends_below_the_model_that_it_began_with(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path, names: tuple[str, ...], channels: int
+) -> None:
+    """Also on colour images of gray ones, and where nobody named the structure."""
+    cases = [
+        Case.from_arrays(case.name, np.repeat(case.read_image().array, channels, axis=0), case.read_label())
+        for case in ultrasound
+    ]
+    ruinous = from_model(tmp_path, trained[0], learning_rate=30.0, taken_rate=1.0)
+    events = list(train(ruinous, cases, names))
+    (before,) = of_kind(events, Baseline)
+    said = [notice.message for notice in of_kind(events, Notice)]
+    assert "No epoch was better than the model that it started from, which is kept" in said
+    finished, kept = events[-1], load_checkpoint(tmp_path)
+    assert isinstance(finished, Finished)
+    assert finished.result.score == kept.metrics["dice"] == before.figures["dice"]
+    assert kept.epoch == 0
+    assert {overlap.case for overlap in kept.overlaps} == set(kept.split["validation"])
+    last = of_kind(events, Verdict)[-1]
+    assert "which is kept; its Dice is" in last.summary
+
+
+def test_another_structure_of_a_name_of_its_own_is_not_taken_for_the_old_one() -> None:
+    assert _common_classes(("background", "lesion"), ("background", "mask")) == {0: 0, 1: 1}
+    assert _common_classes(("background", "class 1"), ("background", "polyp")) == {0: 0, 1: 1}
+    assert _common_classes(("background", "lesion"), ("background", "polyp")) == {}
+    assert _common_classes(("background", "lesion"), ("background", "mask", "cyst")) == {}

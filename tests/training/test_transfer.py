@@ -356,7 +356,7 @@ def figures_of(source: Checkpoint, cases: PreparedCases, plan: Plan) -> tuple[li
         try:
             names.append(next(run))
         except StopIteration as over:
-            return names, over.value
+            return names, over.value[0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

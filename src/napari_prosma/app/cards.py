@@ -1,7 +1,4 @@
-"""``Card``: what a person should know of a model before using it, made from its file and the run beside it.
-
-Made without torch; only the pictures of ``app.card_pictures`` need the network.
-"""
+"""``Card``: what to know of a model before using it, made from its file and the run beside it."""
 
 from __future__ import annotations
 
@@ -10,11 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from napari_prosma.app.models import MODALITIES, images_in_words, modality_of, shown_name
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.metrics import Overlap
@@ -35,14 +33,6 @@ GATE_FIGURES = {
     "z_zero_fraction": "share of the gate's inner signals that its threshold set to exactly zero",
     "lambda_mean": "mean threshold",
 }
-MODALITIES = {
-    "ultrasound": "ultrasound",
-    "ct": "CT",
-    "mr": "MR",
-    "endoscopy": "endoscopy",
-    "histology": "histology",
-}
-"""In words, of those that say what the images are."""
 PAPER = (
     "Cheng et al. 2026, ProSMA-UNet: Decoder Conditioning for Proximal-Sparse Skip Feature Selection, "
     "doi:10.48550/arXiv.2603.03187"
@@ -137,8 +127,7 @@ class Card(_Frozen):
     @property
     def images(self) -> str:
         """Of which kind they are, such as ``ultrasound, 2D, gray``."""
-        colour = {1: "gray", 3: "colour"}.get(self.channels, f"{self.channels} channels")
-        return ", ".join(filter(None, (MODALITIES.get(self.modality, ""), f"{self.dims}D", colour)))
+        return images_in_words(self.modality, self.dims, self.channels)
 
     @property
     def dice(self) -> float | None:
@@ -245,14 +234,13 @@ def _made(file: Path) -> Card:
         run = _run_of(file)
         learned, validation = set(split.get("training", ())), set(split.get("validation", ()))
         measured = {overlap.case for overlap in overlaps} or validation
-        name = file.parent.name if run is not None or file.stem == "ensemble" else file.stem
         data = config.get("data")
         return Card(
-            name=name,
+            name=shown_name(file),
             finds=plan.class_names[1:],
             dims=plan.dims,
             channels=plan.channels,
-            modality=modality_of(plan, config),
+            modality=modality_of(plan, config.get("modality", "auto")),
             data=f"the folder '{Path(data).name}'" if data else "",
             learned=len(learned),
             measured=len(measured),
@@ -267,7 +255,7 @@ def _made(file: Path) -> Card:
             ),
             worst=worst_of(overlaps),
             gates=_gates(file.parent, header["epoch"]) if run is not None else {},
-            not_for=_not_for(plan, modality_of(plan, config), len(learned)),
+            not_for=_not_for(plan, modality_of(plan, config.get("modality", "auto")), len(learned)),
             citation=PAPER if header["spec"].get("network", "prosma-unet") == "prosma-unet" else "",
             network=f"{header['spec'].get('network', 'prosma-unet')}, gate {header['spec']['gate']}",
             versions=run.versions if run is not None else {},
@@ -277,12 +265,6 @@ def _made(file: Path) -> Card:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the header of '{file}' is damaged ({error}); choose another file") from error
-
-
-def modality_of(plan: Plan, config: dict[str, Any]) -> str:
-    """What the images were, as a run decided it; ``auto`` where nobody said."""
-    chosen = config.get("modality", "auto")
-    return "ct" if chosen == "auto" and plan.intensity == "ct" else chosen
 
 
 def _run_of(file: Path) -> Run | None:

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from napari_prosma import __version__
-from napari_prosma.cli.data import check, fetch
+from napari_prosma.cli.data import check, fetch, forget
 from napari_prosma.cli.follow import notice
 from napari_prosma.cli.inspect import inspect, suspicious
-from napari_prosma.cli.model import card, export, tune
+from napari_prosma.cli.model import card, export, models, tune
 from napari_prosma.cli.segment import evaluate, image_files, segment
 from napari_prosma.cli.tables import table
 from napari_prosma.cli.train import ablate, demo, require_new_run, train
@@ -50,11 +50,13 @@ for _command in (
     inspect,
     suspicious,
     evaluate,
+    models,
     card,
     export,
     check,
     fetch,
     tune,
+    forget,
     demo,
 ):
     app.command()(_command)

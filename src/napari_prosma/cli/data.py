@@ -1,4 +1,4 @@
-"""``prosma check`` and ``fetch``."""
+"""``prosma check``, ``fetch`` and ``forget``."""
 
 from __future__ import annotations
 
@@ -78,3 +78,12 @@ def fetch(
             say("what came is kept; the same command goes on from there")
             raise
         say(f"{folder}: {find_cases(folder, require_labels=False).summary}")
+
+
+def forget() -> None:
+    """Forget what the panels remember: recent models, folders, what forms held. Runs and models stay."""
+    with exit_codes():
+        from napari_prosma.app.remembered import forget_all, memory_file
+
+        forget_all()
+        say(f"{memory_file()} is gone")

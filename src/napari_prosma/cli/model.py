@@ -1,4 +1,4 @@
-"""``prosma card``, ``export`` and ``tune``."""
+"""``prosma models``, ``card``, ``export`` and ``tune``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ import typer
 
 from napari_prosma.cli.arguments import MODEL_HELP, Device, Model, Overwrite
 from napari_prosma.cli.follow import exit_codes, follow, say
+
+
+def models(
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of runs.", show_default="prosma-runs in your home")
+    ] = None,
+) -> None:
+    """List the models that are known: shipped ones, those used last, and those of your runs.
+
+    [bold]Example:[/] prosma models
+    """
+    with exit_codes():
+        from napari_prosma.app.models import known_models, runs_folder
+        from napari_prosma.app.remembered import MODELS, recent_paths
+
+        listed = list(known_models(runs or runs_folder(), recent_paths(MODELS)))
+        for model in listed:
+            say(model.in_words())
+        if not listed:
+            say("no model is known; train one with prosma train")
 
 
 def card(

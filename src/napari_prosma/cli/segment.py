@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite
-from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, say
+from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import table
 
 WORST_SHOWN = 5
@@ -81,10 +81,12 @@ def segment(
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """
     with exit_codes():
+        from napari_prosma.app.models import ImageKind, known_model
         from napari_prosma.data.atomic import require_new
         from napari_prosma.data.formats.dicom_results import IDENTITY
         from napari_prosma.errors import ConfigError, DataError, ProsmaError
         from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.model.header import model_file
         from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
         from napari_prosma.segmentation.files import (
             Wanted,
@@ -101,7 +103,7 @@ def segment(
                 "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
                 "--scheduler, or --probabilities, --uncertainty, --regions, --clean and --format"
             )
-        checkpoint = load_checkpoint(model)
+        checkpoint, known = load_checkpoint(model), known_model(model_file(model))
         cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)
         meanings = meanings_from_text(meaning or (), checkpoint.plan.class_names)
         wanted = Wanted(
@@ -140,6 +142,8 @@ def segment(
                 if not overwrite:
                     require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
                 image = None if in_parts else read_fitting(each.sources, checkpoint)
+                if image is not None and (warning := known.warning(ImageKind.of(image))):
+                    notice(f"{path.name}: {warning}")
                 if image is None:
                     target = each.files[0]
                     run = segment_to(

@@ -161,11 +161,13 @@ def demo(
     One to two minutes on two CPU cores. Without a display the picture is written to a PNG.
     """
     with exit_codes():
+        from napari_prosma.app.models import known_model
         from napari_prosma.data.layouts import find_cases
         from napari_prosma.data.phantoms import sample_folder
         from napari_prosma.inspection.report import measures_table, write_report
         from napari_prosma.inspection.trace import inspect_gates
         from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.model.header import shipped_models
         from napari_prosma.training.config import TrainConfig
         from napari_prosma.training.run import train as run
 
@@ -184,6 +186,9 @@ def demo(
         print_measures(measures_table(record))
         picture = write_report(record, out / "gates")[0]
         say(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
+        for name, model in shipped_models().items():
+            finds = ", ".join(known_model(model).finds)
+            say(f"to find {finds} in an image of your own: prosma segment {name} IMAGE --out labels")
         if window and _can_open_window():
             say("opening napari ...")
             viewer = [sys.executable, "-m", "napari_prosma.plugin.demo", str(result.best)]

@@ -20,6 +20,7 @@ from napari_prosma.events import (
     Finished,
     Notice,
     Progress,
+    Verdict,
 )
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.model.memory import peak_memory
@@ -79,6 +80,7 @@ class Keeper:
         self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
         self.is_few = len(data.validation) < FEW_VALIDATED
         self.best_weights: dict[str, Tensor] = {}
+        self.of_source: list[Overlap] = []
         self.shown = shown_case(self.prepared, data.validation)
 
     def save(self, name: str) -> Path:
@@ -101,7 +103,7 @@ class Keeper:
             try:
                 case = next(figures)
             except StopIteration as end:
-                self.state.baseline = end.value
+                self.state.baseline, self.of_source = end.value
                 break
             yield Progress(0, self.tempo.clock.total, f"the model before, on {case}")
         if not self.state.baseline:
@@ -116,13 +118,16 @@ class Keeper:
             )
 
     def keep_source(self) -> Iterator[Event]:
-        """Keep the model that this one starts from as long as none is better on the same cases."""
+        """Keep the model that this one starts from as long as none is better on the same cases.
+
+        One that was brought to other channels answers as before; one with new classes is another model.
+        """
         state, transfer = self.state, self.learner.transfer
-        whole = transfer is not None and not (transfer.new or transfer.adapted)
+        whole = transfer is not None and not (transfer.new or transfer.new_classes)
         if not whole or "score" not in state.baseline:
             return
         state.least = state.best = state.baseline["score"]
-        state.metrics = state.baseline
+        state.metrics, state.overlaps = state.baseline, tuple(self.of_source)
         with self.learner.as_it_is():
             yield CheckpointSaved(self.save(BEST), "best", 0)
 
@@ -210,8 +215,10 @@ class Keeper:
         """The model that was kept on all validation cases, where only part of them was looked at so far."""
         state, validation = self.state, self.data.validation
         if state.best_epoch == 0 and state.baseline:
-            yield Notice("No epoch was better than the model that it started from, which is kept")
+            said = "No epoch was better than the model that it started from, which is kept"
+            yield Notice(said)
             state.metrics = state.baseline
+            state.verdict = Verdict(0, f"{said}; its Dice is {state.metrics['dice']:.3f}")
             return
         of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
         state.metrics = of_best[-1] if of_best else state.metrics
@@ -238,6 +245,8 @@ class Keeper:
     def result(self) -> Iterator[Event]:
         """The last words of a run that ended by itself."""
         state, folder = self.state, self.folder.path
+        if self.processes.is_first:
+            self.folder.finished()
         if state.verdict is not None:
             yield state.verdict
         if state.baseline:

@@ -29,6 +29,7 @@ from napari_prosma.training.reading import (
     require_writable,
 )
 from napari_prosma.training.run_claim import claimed
+from napari_prosma.training.run_folder import failure_kept
 from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.state import Beginning, RunData
 from napari_prosma.training.steering import Steering
@@ -85,6 +86,7 @@ def train(
     steering = steering or Steering()
     with (
         claimed(config.run_dir, steering, config.data, resumed is not None),
+        failure_kept(config.run_dir),
         cpu_threads(config.threads),
         gpu_errors(config.run_dir),
     ):

@@ -28,6 +28,9 @@ from napari_prosma.data.texts import parse_json, read_json
 from napari_prosma.errors import ConfigError, DataError
 
 LOCK, RUN = "run.lock", "run.json"
+FORMAT = 1
+"""Of ``run.json``."""
+HERE = "this program"
 CASES, UNLABELLED = "cases", "unlabelled"
 """Folders in that of a run on layers, written before it begins, with what is learned from."""
 _OF_SYSTEMS = ("Thumbs.db", "desktop.ini", "Icon\r")
@@ -157,6 +160,17 @@ def release(key: Path) -> None:
         if held.is_new:
             with suppress(OSError):  # not empty
                 key.rmdir()
+
+
+def who_trains(folder: Path) -> str:
+    """Who trains into a folder now, in words: ``HERE``, or which process on which machine; empty = nobody."""
+    if folder.resolve() in _HELD:
+        return HERE
+    try:
+        owner = _OWNER.validate_json((folder / LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return ""
+    return "" if owner.is_gone() or owner.is_this() else f"process {owner.process} on '{owner.machine}'"
 
 
 def require_own_folder(folder: Path, data: Path | None = None) -> None:

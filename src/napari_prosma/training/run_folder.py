@@ -9,10 +9,12 @@ import csv
 import hashlib
 import io
 import json
+import os
 import platform
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,14 +28,14 @@ from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.data.texts import read_json, read_rows
-from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError, ProsmaError
 from napari_prosma.events import EpochEnd
 from napari_prosma.model.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
+from napari_prosma.training.run_claim import FORMAT as FORMAT  # known from here, too
 from napari_prosma.training.run_claim import RUN, claim, release
 
-FORMAT = 1
 METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 _PACKAGES = ("torch", "numpy", "scipy")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
@@ -77,6 +79,14 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a run ended, ``finished`` or ``failed``, and why; a run that was stopped says nothing."""
+
+    how: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """What ``run.json`` says of a run.
 
@@ -92,6 +102,8 @@ class Run:
         Of Python, the operating system and the packages that the numbers depend on, at the last start.
     started : tuple of Start
         The first one began the run, the others went on with it.
+    ended : Ended, optional
+        None where it goes on or was stopped.
     """
 
     config: TrainConfig
@@ -100,6 +112,7 @@ class Run:
     device: str
     versions: dict[str, str]
     started: tuple[Start, ...]
+    ended: Ended | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -200,6 +213,11 @@ class RunFolder:
         self.require_there()
         self._write(replace(self._begun, config=_with_whole_paths(config)))
 
+    def finished(self) -> None:
+        """Keep that the run ended by itself."""
+        self.require_there()
+        self._write(replace(self._begun, ended=Ended("finished")))
+
     def write_metrics(self, history: Sequence[EpochEnd]) -> None:
         """Write ``metrics.csv`` whole: a line per epoch, from the first on.
 
@@ -239,6 +257,29 @@ class RunFolder:
             for name in removed:
                 (self.path / name).unlink(missing_ok=True)
         self._run = run
+
+
+@contextmanager
+def failure_kept(folder: Path) -> Iterator[None]:
+    """Keep in ``run.json`` why a run failed that began within the block; the error goes on."""
+    before = _written(folder / RUN)
+    try:
+        yield
+    except Exception as error:
+        if int(os.environ.get("RANK", "0")) == 0 and _written(folder / RUN) != before:
+            with suppress(
+                ProsmaError
+            ):  # a full disk, a folder that was moved: the error itself is what counts
+                content = read_json(folder / RUN)
+                content["ended"] = asdict(Ended("failed", str(error)))
+                with written_whole(folder / RUN) as temporary:
+                    text = json.dumps(content, indent=2, ensure_ascii=False)
+                    temporary.write_text(text + "\n", encoding="utf-8")
+        raise
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def read_run(folder: str | Path) -> Run:

@@ -34,6 +34,8 @@ INPUT = {
 }
 """The convolutions that see the image itself, by ``ModelSpec.entry``."""
 HEAD = ("head.weight", "head.bias")
+UNNAMED = {"foreground", "label", "mask", "object", "class 1", "label 1", "1"}
+"""Names that say nothing of a structure."""
 ARCHITECTURE = ("network", "widths", "gate", "gate_options", "gated_levels", "norm", "entry")
 """Settings of ``TrainConfig`` that say which network is built."""
 
@@ -215,6 +217,9 @@ def _common_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     places = {name.strip().casefold(): k for k, name in reversed(list(enumerate(old))) if k}
     found = {k: places.get(name.strip().casefold()) for k, name in enumerate(new) if k}
     known = {k: place for k, place in found.items() if place is not None}
+    alone = {name.strip().casefold() for name in (*old[1:], *new[1:])}
+    if not known and len(old) == len(new) == 2 and alone & UNNAMED:
+        known = {1: 1}  # masks of one structure that nobody named: the one that the model finds
     return {0: 0, **known} if known else {}
 
 
@@ -289,8 +294,8 @@ def _frozen(trains: str, network: nn.Module) -> list[str]:
 
 def baseline(
     source: Checkpoint, cases: PreparedCases, indices: Sequence[int], plan: Plan, device: torch.device
-) -> Generator[str, None, dict[str, float]]:
-    """How well ``source`` itself segments cases of a new plan: ``validation_figures``.
+) -> Generator[str, None, tuple[dict[str, float], list[Overlap]]]:
+    """How well ``source`` itself segments cases of a new plan: ``validation_figures``, and of what.
 
     Only classes that both know by name have figures; the means over all classes only where both know all of
     them. What it takes for another class counts as background. The name of the case in work is yielded after
@@ -300,12 +305,12 @@ def baseline(
 
     common = _common_classes(source.plan.class_names, plan.class_names)
     if not common:
-        return {}
+        return {}, []
     with torch.device("meta"):
         network = build_model(replace(source.spec, in_channels=plan.channels))
     network.to_empty(device=device)
     if take_over(network, source, source.plan.class_names).new:
-        return {}
+        return {}, []
     known = {name for k, name in enumerate(plan.class_names) if k and k in common}
     overlaps: list[Overlap] = []
     for case, found in validate(network, cases, indices, plan):
@@ -313,9 +318,10 @@ def baseline(
         if found is not None:
             labels = translated(found, source.plan.class_names, plan.class_names)
             overlaps += overlaps_of(case.name, labels, case.label, plan.class_names)
-    figures = validation_figures([overlap for overlap in overlaps if overlap.class_name in known])
+    overlaps = [overlap for overlap in overlaps if overlap.class_name in known]
     of_all = len(common) == len(plan.class_names)
-    return {name: value for name, value in figures.items() if of_all or "/" in name}
+    figures = validation_figures(overlaps)
+    return {name: value for name, value in figures.items() if of_all or "/" in name}, overlaps
 
 
 def translated(labels: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:

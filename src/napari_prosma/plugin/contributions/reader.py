@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import napari
 from napari.utils.notifications import show_info
 
+from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, pyramid_layer, widen_ranges
+from napari_prosma.plugin.shared.panel import open_panel
 
 PathOrPaths = str | list[str]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
-    """Reader for one path or several of the formats that we read; None for anything else."""
+    """Reader for a model, for one path or several of the formats that we read; None for anything else."""
     from napari_prosma.data.readers import can_read
+    from napari_prosma.model.header import is_model
 
     paths = [path] if isinstance(path, str) else path
+    if len(paths) == 1 and is_model(Path(paths[0])):
+        return open_model
     return read_layers if all(can_read(p) for p in paths) else None
+
+
+def open_model(path: PathOrPaths) -> list[LayerTuple]:
+    """A model that was dropped on napari is chosen in the panel *Segment*; it is no layer."""
+    viewer = napari.current_viewer()
+    if viewer is None:
+        raise DataError(f"'{path}' is a model and no image; open napari, then the panel Segment with it")
+    panel: Any = open_panel(viewer, "Segment")
+    panel.model.set_path(Path(path if isinstance(path, str) else path[0]))
+    return [(None,)]  # type: ignore[list-item]  # npe2's word for "opened, but no layer"
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:

@@ -57,14 +57,14 @@ class ComparePart(QWidget):
         self.views = SideBySide(viewer)
         self._compared: Comparison | None = None
         self._source: Layer | None = None
-        self.twins = [ModelChooser("another model of the same structures") for _ in range(TWINS)]
+        tip = (
+            "A model trained on the same data with another gate, such as attention, dense or prosma-exact; a "
+            "line 'prosma ablate RUN' trains them"
+        )
+        self.twins = [ModelChooser("no further model", tip) for _ in range(TWINS)]
         form = QFormLayout(self)
         form.setContentsMargins(6, 0, 0, 0)
         for number, twin in enumerate(self.twins, start=2):
-            twin.field.line.setToolTip(
-                "A model trained on the same data with another gate, such as attention, dense or "
-                "prosma-exact; a line 'prosma ablate RUN' trains them"
-            )
             form.addRow(f"Model {number}", twin)
         self.compare_button = QPushButton("Compare")
         self.compare_button.setToolTip("Look at the image with all these models")

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.app.models import ImageKind
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.inspection.maps import channel_layers, z_layer
@@ -34,10 +35,10 @@ from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, Tr
 from napari_prosma.plugin.inspect.view import region_on_screen
 from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
-from napari_prosma.plugin.shared.choices import newest_run
+from napari_prosma.plugin.shared.choices import usual_model
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold
-from napari_prosma.plugin.shared.layers import class_indices, hide_previews
+from napari_prosma.plugin.shared.layers import class_indices, hide_previews, image_kind
 from napari_prosma.plugin.shared.loading import INSPECTION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
@@ -73,14 +74,16 @@ class InspectPanel(Panel):
         self.image_layer.setToolTip("The open image to look at")
         self.label_layer = LayerChooser(napari_viewer, LabelsLayer, none="the model's own result")
         self.label_layer.setToolTip("What counts as structure in the measures")
+        self.model.image = self._image_to_inspect
+        self.image_layer.currentIndexChanged.connect(self._image_changed)
         form.addRow("Layer", self.image_layer)
         form.addRow("Structure", self.label_layer)
         self._add_result()
         self.form.addStretch(1)
         self.lay_out()
-        newest = newest_run()
-        if newest is not None:
-            self.model.field.show_path(newest)
+        usual = usual_model()
+        if usual is not None:
+            self.model.show_path(usual)
 
     @property
     def record(self) -> GateRecord | None:
@@ -189,6 +192,13 @@ class InspectPanel(Panel):
         layout.addWidget(self.table)
         layout.addLayout(row)
         return content
+
+    def _image_to_inspect(self) -> ImageKind | None:
+        layer = self.image_layer.layer
+        return image_kind(layer) if isinstance(layer, ImageLayer) else None
+
+    def _image_changed(self) -> None:
+        self.model.show_doubts()
 
     def _described(self, facts: ModelFacts | None) -> None:
         if facts is not None:

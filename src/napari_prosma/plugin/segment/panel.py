@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,10 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QVBoxLayout,
+    QWidget,
 )
 
+from napari_prosma.app.models import ImageKind
 from napari_prosma.data.formats.dicom_results import IDENTITY
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
@@ -44,7 +46,7 @@ from napari_prosma.plugin.segment.results import (
 )
 from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.segment.training_set import TrainingSet
-from napari_prosma.plugin.shared.choices import newest_run
+from napari_prosma.plugin.shared.choices import usual_model
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
@@ -54,6 +56,7 @@ from napari_prosma.plugin.shared.layers import (
     add_layer,
     folder_of,
     hide_previews,
+    image_kind,
     keeping_selection,
     show_some,
     write_layer,
@@ -145,15 +148,21 @@ class SegmentPanel(Panel):
         self.results.currentIndexChanged.connect(self._result_chosen)
         self.viewer.layers.selection.events.active.connect(self._layer_selected)
         self.model.described.connect(self._model_described)
+        self.model.image = self._image_to_segment
+        self.images.changed.connect(self._images_changed)
         self._result_chosen()
-        newest = newest_run()
-        if newest is not None:
-            self.model.field.show_path(newest)
+        usual = usual_model()
+        if usual is not None:
+            self.model.show_path(usual)
+        self.recall()
 
     @property
     def result(self) -> Result | None:
         """The result that is looked at."""
         return self.results.result
+
+    def remembered_forms(self) -> Mapping[str, QWidget]:
+        return {"segment": self}
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         path, layers = self.model.required_path(), self.images.ticked()
@@ -349,6 +358,16 @@ class SegmentPanel(Panel):
         if facts is not None and self.result is None:
             self.training_set.suggest(facts.path)
 
+    def _image_to_segment(self) -> ImageKind | None:
+        """The first that is ticked and does not fit the model, else the first."""
+        kinds = [image_kind(layer) for layer in self.images.ticked()]
+        known = self.model.facts.known if self.model.facts is not None else None
+        odd = [kind for kind in kinds if known is not None and known.warning(kind)]
+        return next(iter([*odd, *kinds]), None)
+
+    def _images_changed(self) -> None:
+        self.model.show_doubts()
+
     def _open_regions(self) -> None:
         from napari_prosma.plugin.segment.regions_dock import RegionsTable
 
@@ -361,7 +380,7 @@ class SegmentPanel(Panel):
     def _regions_closed(self) -> None:
         self.regions = None
 
-    def _fine_tune(self, folder: Path, labels: LabelRule) -> None:
+    def _fine_tune(self, folder: Path, labels: LabelRule | None) -> None:
         model = self.model.path if self.result is None else self.result.model
         widget: Any = open_panel(self.viewer, "Train")
         widget.fine_tune(model, folder, labels, None if self.result is None else self.result.dims)

@@ -21,7 +21,7 @@ from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
-from napari_prosma.plugin.shared.choosers import PathField
+from napari_prosma.plugin.shared.choosers import DATA, PathField, chosen_folder
 from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
@@ -39,8 +39,8 @@ class TrainingSet(QWidget):
 
     Signals
     -------
-    fine_tune(Path, LabelRule)
-        The Train panel shall open with this folder, whose labels mean this.
+    fine_tune(Path, LabelRule or None)
+        The Train panel shall open with this folder, whose labels mean this; None = as it is found there.
     """
 
     fine_tune = Signal(object, object)
@@ -66,12 +66,18 @@ class TrainingSet(QWidget):
         self.fine_tune_button = QPushButton("Fine-tune…")
         self.fine_tune_button.setToolTip("Open the Train panel with this folder, to go on from this model")
         self.fine_tune_button.clicked.connect(self._fine_tune)
+        self.own_button = QPushButton("Fine-tune on a folder…")
+        self.own_button.setToolTip(
+            "Open the Train panel with this model and a folder of your own images and masks; ten can do"
+        )
+        self.own_button.clicked.connect(self._fine_tune_on_a_folder)
         self.message = Message()
         buttons = QHBoxLayout()
         buttons.addWidget(self.add_button)
         buttons.addWidget(self.fine_tune_button)
         form.addRow("Keep in", self.folder)
         form.addRow(buttons)
+        form.addRow(self.own_button)
         form.addRow(self.message)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -115,6 +121,11 @@ class TrainingSet(QWidget):
             self.message.tell_error(str(error))
         else:
             self.fine_tune.emit(folder, LabelRule.of_names(names))
+
+    def _fine_tune_on_a_folder(self) -> None:
+        folder = chosen_folder(self, "Choose the folder of your images and masks", DATA)
+        if folder is not None:
+            self.fine_tune.emit(folder, None)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Finished):

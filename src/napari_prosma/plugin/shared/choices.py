@@ -6,8 +6,11 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
+
+from napari_prosma.app.models import known_model, model_folders, runs_folder
+from napari_prosma.model.header import shipped_models
 
 
 @dataclass(frozen=True)
@@ -149,11 +152,6 @@ PRECISIONS = {
 _TAG_BYTES = 3
 
 
-def runs_folder() -> Path:
-    """Where runs are kept unless the user says otherwise."""
-    return Path.home() / "prosma-runs"
-
-
 def new_run_folder(name: str, taken: Collection[Path] = ()) -> Path:
     """A folder for a run on the data ``name`` that does not exist yet and is none of ``taken``.
 
@@ -164,7 +162,7 @@ def new_run_folder(name: str, taken: Collection[Path] = ()) -> Path:
     return next(path for path in tried if path not in taken and not path.exists())
 
 
-def newest_run() -> Path | None:
-    """The run folder with the newest checkpoint."""
-    checkpoints = sorted(runs_folder().glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
-    return checkpoints[-1].parent if checkpoints else None
+def usual_model() -> Path | None:
+    """What a panel begins with: the sound model that was written last, or else the first that is shipped."""
+    written = (path for path in model_folders(runs_folder()) if not known_model(path).trouble)
+    return next(chain(written, shipped_models().values()), None)

@@ -19,10 +19,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.app.models import runs_folder
+from napari_prosma.app.remembered import remember, remembered
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.shared.choices import runs_folder
 from napari_prosma.plugin.shared.layers import add_layer, is_input
 from napari_prosma.plugin.shared.placing import joined_channels
+
+DATA = "Choose the folder of images and masks"
+"""Title, and topic of the folder that was chosen last."""
 
 
 class LayerChooser(QComboBox):
@@ -172,14 +176,31 @@ class PathField(QWidget):
             self.chosen.emit(self.path)
 
     def _browse(self) -> None:
-        start = str(self.path or Path.home())
         if self._filter:
-            found, _ = QFileDialog.getOpenFileName(self, self._title, start, self._filter)
+            start = str(self.path or start_folder(self._title))
+            text, _ = QFileDialog.getOpenFileName(self, self._title, start, self._filter)
+            found = Path(text) if text else None
         else:
-            found = QFileDialog.getExistingDirectory(self, self._title, start)
-        if found:
+            found = chosen_folder(self, self._title, start=self.path)
+        if found is not None:
             self._told = None
-            self.set_path(Path(found))
+            self.set_path(found)
+
+
+def chosen_folder(parent: QWidget, title: str, topic: str = "", start: Path | None = None) -> Path | None:
+    """A folder that the user chooses, beginning where he chose the last one for this; None = none."""
+    topic = topic or title
+    found = QFileDialog.getExistingDirectory(parent, title, str(start or start_folder(topic)))
+    if not found:
+        return None
+    remember(f"folder: {topic}", found)
+    return Path(found)
+
+
+def start_folder(topic: str) -> Path:
+    """The folder that was chosen last for this, or home."""
+    held = remembered(f"folder: {topic}")
+    return Path(held) if isinstance(held, str) and Path(held).is_dir() else Path.home()
 
 
 def choose_run(parent: QWidget) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from napari.utils.events import Event
 from napari.utils.transforms import Affine
 from vispy.visuals.line.dash_atlas import DashAtlas
 
+from napari_prosma.app.models import ImageKind
 from napari_prosma.data.case import Image, Pyramid
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.data.formats.pictures import Shown
@@ -262,6 +264,15 @@ def image_of(layer: ImageLayer) -> Image:
     elif not layer.metadata.get(CHANNELS_FIRST):
         array = array[None]
     return Image(array, geometry_of(layer))
+
+
+def image_kind(layer: ImageLayer) -> ImageKind:
+    """What decides which models fit a layer; of an array that lies elsewhere no value is read."""
+    held = layer.data[0] if layer.multiscale else layer.data
+    if isinstance(held, np.ndarray):
+        return ImageKind.of(replace(image_of(layer), series=layer.metadata.get(SERIES)))
+    channels = held.shape[0] if layer.metadata.get(CHANNELS_FIRST) else 1
+    return ImageKind(len(spatial_shape(layer)), 3 if layer.rgb else channels)
 
 
 def fitting_image(image: Image, channels: int, name: str) -> Image:

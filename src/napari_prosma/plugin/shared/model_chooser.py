@@ -1,29 +1,38 @@
-"""``ModelChooser``: a checkpoint or a run folder, and what is in it."""
+"""``ModelChooser``: the model that is chosen from the list of those that are known, and what is in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_prosma.errors import ConfigError
+from napari_prosma.app.models import ImageKind, KnownModel, known_model, shown_name
+from napari_prosma.app.remembered import MODELS, remember_path
+from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.plugin.shared.choosers import PathField
+from napari_prosma.model.header import is_model
+from napari_prosma.plugin.shared.card_window import CardWindow
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.loading import map_torch
+from napari_prosma.plugin.shared.model_list import ModelList
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message, epochs_in_words
+from napari_prosma.plugin.shared.panel_text import as_rich
 
 if TYPE_CHECKING:
+    from napari_prosma.app.cards import Card
     from napari_prosma.model.checkpoint import Checkpoint
 
+CHOOSE = "Choose a model…"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class ModelFacts:
     """What a panel needs to know of a checkpoint; the weights are not kept.
 
@@ -37,52 +46,95 @@ class ModelFacts:
     epoch: int
     modality: str
     in_words: str
+    known: KnownModel
+    card: Card
 
 
 class ModelChooser(QWidget):
-    """A path field with the description of its checkpoint below, read in the background.
+    """A button that opens the list of models, and below it what is in the one that is chosen.
+
+    A model that is dropped on it is chosen. What is in it is read in the background.
+
+    Parameters
+    ----------
+    none : str
+        What it is called to choose no model; empty = one has to be chosen.
+    tip : str
+        Of the button.
 
     Signals
     -------
+    changed()
+        Another model, or none, is chosen.
     described(ModelFacts or None)
-        None when the file is no model.
+        None when the file is no model, or none is chosen.
     """
 
+    changed = Signal()
     described = Signal(object)
 
-    def __init__(self, placeholder: str = "a run folder or .safetensors") -> None:
+    def __init__(self, none: str = "", tip: str = "") -> None:
         super().__init__()
-        self.field = PathField("Choose a trained model", placeholder, "Trained model (*.safetensors)")
-        self.field.line.setToolTip(
-            "The folder of a training run, or its best.safetensors; the best model is taken"
-        )
-        self.field.chosen.connect(self._read)
-        self.field.line.textChanged.connect(self._forget_if_empty)
-        self.text = Message()
+        self._none = none
+        self.image: Callable[[], ImageKind | None] = lambda: None
+        """Of the image that it is to be used on, if one is open; set by the panel."""
+        self.path: Path | None = None
         self.facts: ModelFacts | None = None
         self._wanted: Path | None = None
+        self._cards: CardWindow | None = None
+        self.button = QPushButton()
+        self.button.setToolTip(tip or "Choose one of the models that are known, or one that lies elsewhere")
+        self.button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.button.setStyleSheet("text-align: left; padding-left: 6px;")
+        self.button.clicked.connect(self._open_list)
+        self.card_button = QPushButton("Card…")
+        self.card_button.setToolTip("What this model is worth, and what it must not be used for")
+        self.card_button.clicked.connect(self._open_card)
+        self.list: ModelList | None = None
+        self.text, self.doubt = Message(), Message()
         self._reading = NewestJob(self)
         self._reading.happened.connect(self._happened)
         self._reading.ended.connect(self._ended)
+        row = QHBoxLayout()
+        row.setSpacing(3)
+        row.addWidget(self.button, 1)
+        row.addWidget(self.card_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
-        layout.addWidget(self.field)
+        layout.addLayout(row)
+        layout.addWidget(self.doubt)
         layout.addWidget(self.text)
-        self.setFocusProxy(self.field)
-
-    @property
-    def path(self) -> Path | None:
-        return self.field.path
+        self.setFocusProxy(self.button)
+        self.setAcceptDrops(True)
+        self.show_path(None)
 
     @property
     def is_reading(self) -> bool:
         return self._reading.is_running
 
-    def set_path(self, path: Path) -> None:
-        """As if the user had entered it; read again even if it is the same."""
-        self.field.show_path(path)
-        self._read(path)
+    def set_path(self, path: Path | None) -> None:
+        """As if the user had chosen it; read again even if it is the same."""
+        self.show_path(path)
+        if path is None:
+            self._reading.close(0)
+            self._wanted = None
+            self.text.tell("")
+            self.described.emit(None)
+        else:
+            self._read(path)
+
+    def show_path(self, path: Path | None) -> None:
+        """Show it, to be read by :meth:`read`."""
+        is_other = path != self.path
+        self.path, self.facts = path, None
+        name = (self._none or CHOOSE) if path is None else shown_name(path)
+        self.button.setText(f"{name.replace('&', '&&')}  ▾")
+        self.card_button.setVisible(path is not None)
+        self.card_button.setEnabled(False)
+        self.doubt.tell("")
+        if is_other:
+            self.changed.emit()
 
     def read(self) -> None:
         """Describe the model that is shown, unless that is done or under way."""
@@ -98,12 +150,47 @@ class ModelChooser(QWidget):
             When none was chosen.
         """
         if self.path is None:
-            raise ConfigError("choose a trained model: the folder of a run, or a .safetensors file")
+            raise ConfigError("choose a trained model: one of the list, the folder of a run, or a file")
         return self.path
+
+    def show_doubts(self) -> None:
+        """Say what speaks against the model for the image that is open."""
+        image = self.image()
+        if self.facts is None or image is None:
+            self.doubt.tell("")
+        else:
+            self.doubt.tell_error(self.facts.known.warning(image))
 
     def let_go(self) -> None:
         """Read no longer."""
         self._reading.close()
+        if self.list is not None:
+            self.list.let_go()
+        if self._cards is not None:
+            self._cards.close()
+
+    def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
+        """Qt's hook."""
+        if event is not None and _dropped(event) is not None:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent | None) -> None:
+        """Qt's hook."""
+        path = None if event is None else _dropped(event)
+        if path is not None:
+            self.set_path(path)
+
+    def _open_list(self) -> None:
+        if self.list is None:
+            self.list = ModelList(self, self._none)
+            self.list.chosen.connect(self.set_path)
+        self.list.open_below(self.button, self.image())
+
+    def _open_card(self) -> None:
+        assert self.facts is not None
+        if self._cards is None:
+            self._cards = CardWindow(self)
+        self._cards.show_card(self.facts.card, self.facts.path)
 
     def _read(self, path: Path) -> None:
         self._wanted, self.facts = path, None
@@ -116,6 +203,11 @@ class ModelChooser(QWidget):
         elif isinstance(event, Finished):
             self.facts = event.result
             self.text.tell(event.result.in_words)
+            self.text.setToolTip(as_rich(str(event.result.path)))
+            self.card_button.setEnabled(True)
+            if self.path is not None:
+                remember_path(MODELS, self.path)
+            self.show_doubts()
             self.described.emit(self.facts)
 
     def _ended(self, ending: Ending) -> None:
@@ -123,21 +215,33 @@ class ModelChooser(QWidget):
             self.text.tell_error(str(ending.error))
             self.described.emit(None)
 
-    def _forget_if_empty(self, text: str) -> None:
-        if not text.strip():
-            self._reading.close(0)
-            self.facts, self._wanted = None, None
-            self.text.tell("")
-            self.described.emit(None)
+
+def _dropped(event: QDragEnterEvent | QDropEvent) -> Path | None:
+    """The model that is dragged."""
+    data = event.mimeData()
+    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()] if data is not None else []
+    return paths[0] if len(paths) == 1 and is_model(paths[0]) else None
 
 
 def _reading(path: Path) -> Iterator[Event]:
     yield Started(0, "Reading the model")
     map_torch()
+    from napari_prosma.app.cards import Card, card_of
     from napari_prosma.model.checkpoint import load_checkpoint
     from napari_prosma.nn.spec import WIDTHS
 
     checkpoint = load_checkpoint(path)
+    known = known_model(path)
+    try:
+        card = card_of(path)
+    except CheckpointError as error:  # of the run beside it; the model itself is sound
+        card = Card(
+            name=known.name,
+            finds=known.finds,
+            dims=checkpoint.plan.dims,
+            channels=known.channels,
+            advice=(str(error),),
+        )
     yield Finished(
         ModelFacts(
             path=checkpoint.path or path,
@@ -147,23 +251,16 @@ def _reading(path: Path) -> Iterator[Event]:
             levels=checkpoint.spec.gated_levels,
             epoch=checkpoint.epoch,
             modality=checkpoint.config.get("modality", "auto"),
-            in_words=_in_words(checkpoint),
+            in_words=_in_words(checkpoint, card),
+            known=known,
+            card=card,
         )
     )
 
 
-def _in_words(checkpoint: Checkpoint) -> str:
-    plan = checkpoint.plan
-    kind = {1: "gray", 3: "colour"}.get(plan.channels, f"{plan.channels} channels")
-    parts = [
-        f"{plan.dims}D, {kind}; finds {', '.join(plan.class_names[1:])}",
-        f"{checkpoint.spec.network}, gate: {checkpoint.spec.gate}; "
-        f"trained for {epochs_in_words(checkpoint.epoch)}",
-    ]
-    if "dice" in checkpoint.metrics:
-        validation = checkpoint.split.get("validation", [])
-        on = f" on {len(validation)} validation case{'s' * (len(validation) != 1)}"
-        if set(validation) & set(checkpoint.split.get("training", [])):
-            on = ", on a case that it learned from"
-        parts.append(f"Dice {checkpoint.metrics['dice']:.3f}{on}")
-    return "\n".join(parts)
+def _in_words(checkpoint: Checkpoint, card: Card) -> str:
+    made = (
+        f"{card.images}; finds {', '.join(card.finds)}; {checkpoint.spec.network}, gate: "
+        f"{checkpoint.spec.gate}; trained for {epochs_in_words(checkpoint.epoch)}"
+    )
+    return f"{card.verdict}\n{made}"

@@ -33,6 +33,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.shared.fields import group
+from napari_prosma.plugin.shared.form_memory import keep_place, recall_form, remember_form
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.loading import loading
 from napari_prosma.plugin.shared.panel_text import as_rich
@@ -242,11 +243,23 @@ class Panel(QWidget):
             self._was_painted = True
             dock = self.parentWidget()
             self.unsaved.guard(dock.parentWidget() if dock is not None else None)
+            keep_place(type(self).__name__, self)
             QTimer.singleShot(0, self._prepare)
         return super().event(event)
 
+    def remembered_forms(self) -> Mapping[str, QWidget]:
+        """Forms whose fields come back in the next session, by names; none unless a panel names some."""
+        return {}
+
+    def recall(self) -> None:
+        """Fill the forms as they were when a run was last started; called when all is laid out."""
+        for name, form in self.remembered_forms().items():
+            recall_form(name, form)
+
     def run(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
-        """Run events in the panel's job."""
+        """Run events in the panel's job, and remember with what."""
+        for name, form in self.remembered_forms().items():
+            remember_form(name, form)
         self.preparation.tell("")
         self.status.tell("Starting")
         self.job.start(title, make_events)

@@ -17,6 +17,7 @@ from napari_prosma.plugin.train.curves import Curves
 SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
 GIB = 2**30
 LOG_HEIGHT = 150
+NEXT_HEIGHT = 40
 GATE_FIGURES = {"z_zero_fraction": ("zeros in z", ".0%"), "lambda_mean": ("mean λ", ".2f")}
 """Of each skip, in words and how it is written."""
 
@@ -59,17 +60,21 @@ class Outcome(QWidget):
         self.log.setMaximumBlockCount(500)
         self.log.setTabChangesFocus(True)
         self.log.setToolTip("What was decided for this run, and what to watch")
-        self.next_buttons = QWidget()
-        row = QHBoxLayout(self.next_buttons)
-        row.setContentsMargins(0, 0, 0, 0)
         self.save_button = QPushButton("Save curves…")
         self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
         self.save_button.clicked.connect(self._save_curves)
-        for text, panel in (("Segment with it", "Segment"), ("Look at its gates", "Inspect gates")):
+        self.next_buttons = QWidget()
+        row = QHBoxLayout(self.next_buttons)
+        row.setContentsMargins(0, 0, 0, 0)
+        for text, panel, share in (
+            ("Segment with it", "Segment", 2),
+            ("Look at its gates", "Inspect gates", 1),
+        ):
             button = QPushButton(text)
             button.setToolTip(f"Open the panel '{panel}' with this model")
+            button.setMinimumHeight(NEXT_HEIGHT)
             button.clicked.connect(partial(self._open_next, panel))
-            row.addWidget(button)
+            row.addWidget(button, share)
         self.look_button = QPushButton("Suspicious labels…")
         self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
         self.look_button.clicked.connect(self.look_first)

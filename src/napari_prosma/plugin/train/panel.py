@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QWidget
 
+from napari_prosma.app.models import runs_folder
+from napari_prosma.app.remembered import RUNS, remember_path
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import file_stem
 from napari_prosma.errors import ConfigError, DataMovedError, ProsmaError
@@ -32,12 +34,13 @@ from napari_prosma.events import (
     Started,
     Verdict,
 )
-from napari_prosma.plugin.shared.choices import new_run_folder, runs_folder
+from napari_prosma.plugin.shared.choices import new_run_folder
 from napari_prosma.plugin.shared.choosers import PathField, choose_run
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
 from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.plugin.train.examples import Examples
 from napari_prosma.plugin.train.leaving import Leaving
 from napari_prosma.plugin.train.live_preview import LiveLoop
@@ -115,6 +118,8 @@ class TrainPanel(Panel):
         row.addWidget(QLabel("Its data are in"))
         row.addWidget(self.moved, 1)
         self.moved_row.hide()
+        self.under_way = under_way_of(napari_viewer)
+        self.waiting.changed.connect(self._tell_waiting)
         for widget in (self.trouble, self.moved_row, self.controls, self.waiting, self.outcome.next_buttons):
             self.below.addWidget(widget)
         self.finish_button = QPushButton("Finish early")
@@ -131,6 +136,10 @@ class TrainPanel(Panel):
         self._tick.timeout.connect(self._count_down)
         self._suggest_run()
         self._source_changed()
+        self.recall()
+
+    def remembered_forms(self) -> Mapping[str, QWidget]:
+        return {"training": self.settings}
 
     def planned_data(self) -> tuple[dict[str, Any], Data]:
         """What the form says: settings of ``TrainConfig``, and the data.
@@ -192,7 +201,7 @@ class TrainPanel(Panel):
             PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live, data), live)
         )
 
-    def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule, dims: int | None) -> None:
+    def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule | None, dims: int | None) -> None:
         """Fill the form, to go on from a model with the cases in a folder, whose labels mean this."""
         self.source.take_folder(folder, labels)
         self.settings.go_on_from(model, dims)
@@ -232,6 +241,7 @@ class TrainPanel(Panel):
                 self._show_trouble()
             case Configured():
                 self.controls.show_config(event.config)
+                self._tell_waiting()
             case Started() if event.total:
                 self.outcome.run_on(event.device)
             case Resumed():
@@ -272,6 +282,7 @@ class TrainPanel(Panel):
             what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
             self.status.tell(f"Stopped{after}{what}" + ("; Resume… continues it" if kept else ""))
         self._suggest_run()
+        self._tell_waiting()
         then, self._after_stop = self._after_stop, None
         if then is not None and ending.error is None:
             QTimer.singleShot(0, then)
@@ -326,6 +337,8 @@ class TrainPanel(Panel):
 
     def _start(self, run: PlannedRun) -> None:
         self._run = run
+        if run.run_dir.absolute().parent != runs_folder():
+            remember_path(RUNS, run.run_dir)
         self._steering = Steering() if run.live is None else LiveSteering(run.live)
         self._last_dir = run.run_dir
         self._pressed = time.monotonic()
@@ -450,6 +463,9 @@ class TrainPanel(Panel):
     def _new_folder(self) -> Path:
         name = _RUN_DATE.sub("", self.source.name)
         return new_run_folder(file_stem(name or "run"), self._run_folders())
+
+    def _tell_waiting(self) -> None:
+        self.under_way.set_waiting([run.run_dir for run in self.waiting.runs])
 
     def _open_next(self, panel: str) -> None:
         widget: Any = open_panel(self.viewer, panel)

@@ -107,7 +107,15 @@ class RunControls(QWidget):
 
 
 class WaitingRuns(QWidget):
-    """The queue: runs that start one after the other, each with a button that takes it out."""
+    """The queue: runs that start one after the other, each with a button that takes it out.
+
+    Signals
+    -------
+    changed()
+        Others wait.
+    """
+
+    changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,3 +169,4 @@ class WaitingRuns(QWidget):
             layout.addWidget(button)
             self._rows.addWidget(row)
         self.setVisible(bool(self.runs))
+        self.changed.emit()

@@ -192,10 +192,9 @@ class Settings(QWidget):
         form.addRow("Keep in", self.run_field)
 
     def _add_fine_tuning(self, form: QFormLayout) -> None:
-        self.start_from = ModelChooser("a new network")
-        self.start_from.field.line.setToolTip(
-            "A trained model to go on from, on other data, with other classes or channels if need be; empty "
-            "= a new network"
+        self.start_from = ModelChooser(
+            "a new network",
+            "A trained model to go on from, on other data, with other classes or channels if need be",
         )
         self.start_from.described.connect(self._model_described)
         self.trains = combo(TRAINS, "all", "Which part of the model still learns")
@@ -332,7 +331,8 @@ class Settings(QWidget):
             whole_number.valueChanged.connect(tell)
         for decimal in self.findChildren(QDoubleSpinBox):
             decimal.valueChanged.connect(tell)
-        for line in (self.run_field.line, self.start_from.field.line, self.spacing, self.patch):
+        self.start_from.changed.connect(tell)
+        for line in (self.run_field.line, self.spacing, self.patch):
             line.textChanged.connect(tell)
         for box in (self.compile, self.tensorboard):
             box.toggled.connect(tell)

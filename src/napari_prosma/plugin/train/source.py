@@ -34,7 +34,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
-from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser, PathField
+from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import fold, group
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
@@ -234,8 +234,8 @@ class Source(QWidget):
             return FolderData(Wanted(folder, self.labelled.currentData()), None)
         return FolderData(wanted, self.data_set)
 
-    def take_folder(self, folder: Path, labels: LabelRule) -> None:
-        """Learn from this folder, whose complete labels mean this."""
+    def take_folder(self, folder: Path, labels: LabelRule | None) -> None:
+        """Learn from this folder, whose complete labels mean this, or what is found."""
         self.from_folder.setChecked(True)
         self.labelled.setCurrentIndex(self.labelled.findData(None))
         self.folder.show_path(folder)
@@ -265,7 +265,7 @@ class Source(QWidget):
         self._form.addRow(choice)
 
     def _add_folder(self) -> None:
-        self.folder = PathField("Choose the folder of images and masks", "images and masks")
+        self.folder = PathField(DATA, "images and masks")
         self.folder.line.setToolTip(
             "A folder with 'images' and 'masks' in it, or masks beside their images (x.png, x_mask.png), or "
             "a data set of the Medical Segmentation Decathlon"

@@ -1,0 +1,248 @@
+"""The models that are known, and which of them fit an image; imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from napari_prosma.data.case import Image
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.errors import CheckpointError
+from napari_prosma.model.header import (
+    BEST,
+    ENSEMBLE,
+    LAST,
+    MODEL,
+    SUFFIX,
+    model_file,
+    read_header,
+    shipped_models,
+)
+
+MODALITIES = {
+    "ultrasound": "ultrasound",
+    "ct": "CT",
+    "mr": "MR",
+    "endoscopy": "endoscopy",
+    "histology": "histology",
+}
+"""In words, of those that say what the images are."""
+_OF_DICOM = {
+    "US": "ultrasound",
+    "IVUS": "ultrasound",
+    "CT": "ct",
+    "MR": "mr",
+    "ES": "endoscopy",
+    "SM": "histology",
+}
+GRAY = ("ultrasound", "ct", "mr")
+SHIPPED, RECENT, RUN = "shipped", "recent", "run"
+_COLOURFUL, _SHARE, _SEEN = 24, 0.1, 100_000
+"""A pixel is in colour where its channels differ by more; an image where such a share of them is, of so many
+that are looked at."""
+_AIR = -500
+"""As in the rules of a plan: whole numbers from below this are Hounsfield units."""
+
+
+@dataclass(frozen=True)
+class ImageKind:
+    """What decides whether a model fits an image: spatial ``axes``, ``channels``, and what it shows.
+
+    ``modality`` is as ``TrainConfig.modality``, empty where nothing tells; ``told_by`` says what did.
+    """
+
+    axes: int
+    channels: int
+    modality: str = ""
+    told_by: str = ""
+    is_colour: bool = False
+
+    @classmethod
+    def of(cls, image: Image) -> ImageKind:
+        """Of an image; of a volume no more than its middle plane is looked at."""
+        plane = image.array
+        while plane.ndim > 3:
+            plane = plane[:, plane.shape[1] // 2]
+        step = max(1, math.isqrt(plane[0].size // _SEEN))
+        values = np.asarray(plane[:, ::step, ::step])
+        known = _OF_DICOM.get(image.series.modality, "") if image.series is not None else ""
+        told_by = "its header says" if known else ""
+        if (
+            not known
+            and len(values) == 1
+            and values.size
+            and values.min() <= _AIR
+            and np.all(values % 1 == 0)
+        ):
+            known, told_by = "ct", "its values look like"
+        return cls(image.geometry.ndim, len(values), known, told_by, _is_colour(values))
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model as a list shows it.
+
+    Attributes
+    ----------
+    name : str
+    path : Path
+        Its file, or the folder that holds it.
+    origin : "shipped", "recent", "run" or ""
+    finds : names of its structures
+    dims, axes, channels : int
+        Of the network, and of the images that it learned from.
+    modality : str
+        As ``TrainConfig.modality``.
+    dice : float, optional
+    day : date, optional
+    trouble : str
+        Why it cannot be used; empty = it can.
+    """
+
+    name: str
+    path: Path
+    origin: str = ""
+    finds: tuple[str, ...] = ()
+    dims: int = 0
+    axes: int = 0
+    channels: int = 0
+    modality: str = "auto"
+    dice: float | None = None
+    day: date | None = None
+    trouble: str = ""
+
+    @property
+    def given(self) -> str:
+        """What a shell takes for it."""
+        return self.name if self.origin == SHIPPED else str(self.path)
+
+    @property
+    def images(self) -> str:
+        """Which it learned from, such as ``ultrasound, 2D, gray``."""
+        return images_in_words(self.modality, self.dims, self.channels)
+
+    def in_words(self) -> str:
+        """One line, beginning with what a shell takes for it."""
+        if self.trouble:
+            return f"{self.given}: cannot be used: {self.trouble}"
+        dice = "" if self.dice is None else f"Dice {self.dice:.2f}"
+        said = (f"finds {', '.join(self.finds)}", self.images, dice, str(self.day or ""), self.origin)
+        return f"{self.given}: {'; '.join(filter(None, said))}"
+
+    def refusal(self, image: ImageKind) -> str:
+        """Why it cannot be used on an image; empty = it can."""
+        if self.trouble:
+            return self.trouble
+        if self.dims > image.axes:
+            return f"it needs volumes, and the image is {image.axes}D"
+        pages = image.channels == 1 and image.axes > self.dims
+        if image.channels != self.channels and not {image.channels, self.channels} <= {1, 3} and not pages:
+            return f"it needs {self.channels} channels, and the image has {image.channels}"
+        return ""
+
+    def doubt(self, image: ImageKind) -> str:
+        """Why it may find nothing sensible on an image that it can be used on; empty = nothing is known."""
+        learned = MODALITIES.get(self.modality)
+        if learned and image.modality and image.modality != self.modality:
+            return f"it learned {learned}, and {image.told_by} {MODALITIES[image.modality]}"
+        if self.modality in GRAY and image.is_colour:
+            return f"it learned {learned}, and the image is in colour"
+        return ""
+
+    def warning(self, image: ImageKind) -> str:
+        """What to say before it is used on an image; empty = nothing."""
+        why = self.refusal(image) or self.doubt(image)
+        return f"This model may not fit: {why}" if why else ""
+
+
+def images_in_words(modality: str, dims: int, channels: int) -> str:
+    """A kind of images, such as ``ultrasound, 2D, gray``."""
+    colour = {1: "gray", 3: "colour"}.get(channels, f"{channels} channels")
+    return ", ".join(filter(None, (MODALITIES.get(modality, ""), f"{dims}D", colour)))
+
+
+def modality_of(plan: Plan, chosen: str) -> str:
+    """What the images of a run were, as it decided it; ``auto`` where nobody said."""
+    return "ct" if chosen == "auto" and plan.intensity == "ct" else chosen
+
+
+def shown_name(path: Path) -> str:
+    """What a model is called: its folder where that is a run's, or else its file."""
+    if path.name in (BEST, LAST, ENSEMBLE, MODEL):
+        return path.parent.name
+    return path.stem if path.suffix == SUFFIX else path.name
+
+
+def runs_folder() -> Path:
+    """Where runs are kept unless the user says otherwise."""
+    return Path.home() / "prosma-runs"
+
+
+def known_model(path: Path, origin: str = "") -> KnownModel:
+    """A model by its header; what is wrong with it is told, not raised."""
+    name = shown_name(path)
+    try:
+        file = model_file(path)
+        header = read_header(file)
+        plan, metrics = Plan.model_validate(header["plan"]), header["metrics"]
+        return KnownModel(
+            name=name,
+            path=path,
+            origin=origin,
+            finds=plan.class_names[1:],
+            dims=plan.dims,
+            axes=plan.axes or plan.dims,
+            channels=plan.channels,
+            modality=modality_of(plan, str(header["config"].get("modality", "auto"))),
+            dice=float(metrics["dice"]) if "dice" in metrics else None,
+            day=date.fromtimestamp(file.stat().st_mtime),
+        )
+    except CheckpointError as error:
+        return KnownModel(name, path, origin, trouble=str(error))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return KnownModel(name, path, origin, trouble=f"'{path}' is damaged ({error})")
+
+
+def known_models(runs: Path, recent: Sequence[Path] = ()) -> Iterator[KnownModel]:
+    """Shipped models, those used last, and every run in a folder, the newest first; each once."""
+    seen: set[Path] = set()
+    places = [
+        *((path, SHIPPED) for path in shipped_models().values()),
+        *((path, RECENT) for path in recent),
+        *((path, RUN) for path in model_folders(runs)),
+    ]
+    for path, origin in places:
+        place = path.resolve()
+        if place not in seen:
+            seen.add(place)
+            yield known_model(path, origin)
+
+
+def model_folders(runs: Path) -> list[Path]:
+    """The folders in a folder that hold a model, the one that was written last first."""
+    written: dict[Path, float] = {}
+    for name in (ENSEMBLE, BEST, LAST):
+        for file in runs.glob(f"*/{name}"):
+            with suppress(OSError):  # somebody deletes it while we look
+                written[file.parent] = max(file.stat().st_mtime, written.get(file.parent, 0.0))
+    return sorted(written, key=written.__getitem__, reverse=True)
+
+
+def _is_in_hounsfield_units(values: np.ndarray) -> bool:
+    """Of (C, y, x)."""
+    return len(values) == 1 and bool(values.size and values.min() <= _AIR and np.all(values % 1 == 0))
+
+
+def _is_colour(values: np.ndarray) -> bool:
+    """Of (C, y, x): whether more than a few pixels are no gray."""
+    if len(values) != 3 or not values.size:
+        return False
+    spread = values.max(axis=0).astype(np.float32) - values.min(axis=0)
+    scale = 255 / max(float(values.max()), 1e-6) if values.dtype.kind == "f" or values.max() > 255 else 1
+    return bool((spread * scale > _COLOURFUL).mean() > _SHARE)

@@ -1,0 +1,232 @@
+"""``ModelList``: the models that are known, those that fit the image first, to search and choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from qtpy.QtCore import QPoint, Qt, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.app.models import RECENT, ImageKind, KnownModel, known_models, runs_folder
+from napari_prosma.app.remembered import MODELS, forget_path, recent_paths
+from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.shared.newest import NewestJob
+from napari_prosma.plugin.shared.panel_text import as_rich
+
+WIDTH, HEIGHT = 800, 360
+WIDEST, BUTTON_WIDTH = 170, 90
+"""Of a column but the last, which says why a model does not fit; of a button, at least."""
+COLUMNS = ("Model", "Finds", "Images", "Dice", "Date", "Remark")
+NO_IMAGE, FIT, DOUBT, REFUSED = "Models", "Fit", "Learned other images", "Cannot be used"
+_SOURCES = {RECENT: "used before", "run": "a run", "": ""}
+
+
+class ModelList(QWidget):
+    """A window that opens below a button and closes at a click elsewhere.
+
+    Signals
+    -------
+    chosen(Path or None)
+        A model; None = none.
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self, parent: QWidget, none: str) -> None:
+        super().__init__(parent, Qt.WindowType.Popup)
+        self.models: list[KnownModel] = []
+        self._image: ImageKind | None = None
+        self.search = QLineEdit()
+        self.search.setPlaceholderText("Search, or enter a path")
+        self.search.setToolTip("Words of a name, a structure or a modality; or a path, and Enter")
+        self.search.setClearButtonEnabled(True)
+        self.search.textChanged.connect(self._filter)
+        self.search.returnPressed.connect(self._entered)
+        self.tree = QTreeWidget()
+        self.tree.setHeaderLabels(COLUMNS)
+        self.tree.setRootIsDecorated(False)
+        self.tree.setUniformRowHeights(True)
+        self.tree.setAllColumnsShowFocus(True)
+        self.tree.itemActivated.connect(self._activated)
+        self.tree.itemClicked.connect(self._activated)
+        header = self.tree.header()
+        assert header is not None
+        header.setStretchLastSection(True)
+        self.reading = NewestJob(self)
+        self.reading.happened.connect(self._read)
+        row = QHBoxLayout()
+        for text, tip, act in (
+            ("File…", "Choose a .safetensors file that lies elsewhere", self._choose_file),
+            ("Folder…", "Choose the folder of a run that lies elsewhere", self._choose_folder),
+            (none, "Choose no model", self._choose_none),
+        ):
+            if text:
+                button = QPushButton(text)
+                button.setToolTip(tip)
+                button.setMinimumWidth(BUTTON_WIDTH)
+                button.clicked.connect(act)
+                row.addWidget(button)
+        row.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.search)
+        layout.addWidget(self.tree, 1)
+        layout.addLayout(row)
+        self.resize(WIDTH, HEIGHT)
+
+    def open_below(self, button: QWidget, image: ImageKind | None) -> None:
+        """Show what is known now, within the screen."""
+        self._image = image
+        self.search.clear()
+        place = button.mapToGlobal(QPoint(0, button.height()))
+        screen = button.screen()
+        if screen is not None:
+            free = screen.availableGeometry()
+            place.setX(max(free.left(), min(place.x(), free.right() - self.width())))
+            place.setY(max(free.top(), min(place.y(), free.bottom() - self.height())))
+        self.move(place)
+        self.show()
+        self.search.setFocus()
+        self.reading.ask(partial(self.reading.start, "ProSMA: looking for models", _listing))
+
+    def let_go(self) -> None:
+        """Look no longer."""
+        self.reading.close()
+
+    def _read(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.models = event.result
+            self._fill()
+
+    def _fill(self) -> None:
+        self.tree.clear()
+        for title, models in _sorted(self.models, self._image):
+            if not models:
+                continue
+            top = QTreeWidgetItem(self.tree, [title])
+            top.setFlags(Qt.ItemFlag.ItemIsEnabled)
+            top.setFirstColumnSpanned(True)
+            font = top.font(0)
+            font.setBold(True)
+            top.setFont(0, font)
+            for model, why in models:
+                top.addChild(_row(model, why))
+            top.setExpanded(True)
+        for column in range(len(COLUMNS) - 1):
+            self.tree.resizeColumnToContents(column)
+            self.tree.setColumnWidth(column, min(WIDEST, self.tree.columnWidth(column)))
+        self._filter(self.search.text())
+
+    def _filter(self, text: str) -> None:
+        words = text.casefold().split()
+        for top in _children(self.tree.invisibleRootItem()):
+            shown = 0
+            for item in _children(top):
+                said = " ".join(item.text(n) for n in range(len(COLUMNS))).casefold()
+                item.setHidden(not all(word in said for word in words))
+                shown += not item.isHidden()
+            top.setHidden(not shown)
+
+    def _entered(self) -> None:
+        """A path that exists, or the only model that is left."""
+        path = Path(self.search.text().strip().strip("\"'")).expanduser()
+        left = [
+            i for top in _children(self.tree.invisibleRootItem()) for i in _children(top) if not i.isHidden()
+        ]
+        if self.search.text().strip() and path.exists():
+            self._choose(path)
+        elif len(left) == 1 or (left and self.search.text().strip()):
+            self._activated(left[0])
+
+    def _activated(self, item: QTreeWidgetItem) -> None:
+        model = item.data(0, Qt.ItemDataRole.UserRole)
+        if isinstance(model, KnownModel):
+            if model.trouble and model.origin == RECENT and not model.path.exists():
+                forget_path(MODELS, model.path)
+            self._choose(model.path)
+
+    def _choose_file(self) -> None:
+        self.hide()
+        found, _ = QFileDialog.getOpenFileName(
+            self.parentWidget(), "Choose a trained model", self._start(), "Trained model (*.safetensors)"
+        )
+        if found:
+            self._choose(Path(found))
+
+    def _choose_folder(self) -> None:
+        self.hide()
+        found = QFileDialog.getExistingDirectory(
+            self.parentWidget(), "Choose the folder of a run", self._start()
+        )
+        if found:
+            self._choose(Path(found))
+
+    def _choose_none(self) -> None:
+        self.hide()
+        self.chosen.emit(None)
+
+    def _choose(self, path: Path) -> None:
+        self.hide()
+        self.chosen.emit(path)
+
+    @staticmethod
+    def _start() -> str:
+        """Beside the model that was used last."""
+        folders = [path.parent for path in recent_paths(MODELS) if path.parent.is_dir()]
+        return str(next(iter([*folders, *([runs_folder()] if runs_folder().is_dir() else [])]), Path.home()))
+
+
+def _listing() -> Iterator[Event]:
+    yield Finished(list(known_models(runs_folder(), recent_paths(MODELS))))
+
+
+def _sorted(
+    models: Sequence[KnownModel], image: ImageKind | None
+) -> list[tuple[str, list[tuple[KnownModel, str]]]]:
+    """Models with why they are not to be used, in sections."""
+    sound = [model for model in models if not model.trouble]
+    broken = [(model, model.trouble) for model in models if model.trouble]
+    if image is None:
+        return [(NO_IMAGE, [(model, "") for model in sound]), (REFUSED, broken)]
+    refused = [(model, why) for model in sound if (why := model.refusal(image))]
+    left = [model for model in sound if not model.refusal(image)]
+    return [
+        (FIT, [(model, "") for model in left if not model.doubt(image)]),
+        (DOUBT, [(model, model.doubt(image)) for model in left if model.doubt(image)]),
+        (REFUSED, [*refused, *broken]),
+    ]
+
+
+def _row(model: KnownModel, why: str) -> QTreeWidgetItem:
+    item = QTreeWidgetItem(
+        [
+            model.name,
+            ", ".join(model.finds),
+            model.images if model.dims else "",
+            f"{model.dice:.2f}" if model.dice is not None else "",
+            model.day.isoformat() if model.day is not None else "",
+            why or _SOURCES.get(model.origin, "shipped with ProSMA"),
+        ]
+    )
+    item.setData(0, Qt.ItemDataRole.UserRole, model)
+    tip = as_rich("\n".join(filter(None, (str(model.path), why))))
+    for column in range(len(COLUMNS)):
+        item.setToolTip(column, tip)
+    return item
+
+
+def _children(item: QTreeWidgetItem | None) -> list[QTreeWidgetItem]:
+    assert item is not None
+    found = (item.child(n) for n in range(item.childCount()))
+    return [child for child in found if child is not None]
