@@ -12,6 +12,7 @@ from napari_prosma.data.labels import is_foreground
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import skip_measures
 from napari_prosma.inspection.record import Means, SkipRecord
+from napari_prosma.model.device import in_double
 from napari_prosma.model.windows import Blend, Nearest, Start, Tiling
 from napari_prosma.nn.gates import SkipTrace
 
@@ -147,7 +148,7 @@ class Counts:
         flat = u[0].flatten(1).float()
         number = flat.shape[1]
         # The window's own moments are exact enough in float32; their sums over many windows are not.
-        variance, mean = (part.double().cpu().numpy() for part in torch.var_mean(flat, dim=1, correction=0))
+        variance, mean = (in_double(part).cpu().numpy() for part in torch.var_mean(flat, dim=1, correction=0))
         low, high = (part.cpu().numpy() for part in torch.aminmax(flat, dim=1))
         self._number += number
         self._sum += number * mean
@@ -184,7 +185,7 @@ class Sums:
     def add(self, kept: SkipTrace, own: tuple[slice, ...]) -> None:
         """Take in the positions ``own`` (slices of the network's axes) of a window."""
         here = (slice(None), slice(None), *own)
-        before, after = (part[here][0].flatten(1).double() for part in (kept.skip, kept.gated))
+        before, after = (in_double(part[here][0].flatten(1)) for part in (kept.skip, kept.gated))
         squares = before.square()
         energy = squares.sum(dim=1)
         self._number += before.shape[1]
@@ -194,10 +195,10 @@ class Sums:
         self._gated += after.sum(dim=1).cpu().numpy()
         if kept.psi is not None:
             self._has_psi = True
-            self._psi += float((squares.sum(dim=0) * kept.psi[here].flatten().double()).sum())
+            self._psi += float((squares.sum(dim=0) * in_double(kept.psi[here].flatten())).sum())
         if kept.channel is not None:
             self._has_c = True
-            self._c += float((energy * kept.channel[0].double()).sum())
+            self._c += float((energy * in_double(kept.channel[0])).sum())
 
     def selectivity(self) -> float:
         """``1 - sum_c (sum_p x~ x)^2 / sum_p x^2 / sum x~^2``; 0 where nothing gets through."""

@@ -39,3 +39,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_double(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float64, where it lies; on the CPU where its device has none (Metal)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

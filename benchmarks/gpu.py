@@ -1,0 +1,290 @@
+"""A GPU's first quarter of an hour: does everything run there, is it right, and is it quick?
+
+    python benchmarks/gpu.py --out gpu
+    python benchmarks/gpu.py --out gpu --data Dataset_BUSI_with_GT     # trains on it in the time that is left
+    python benchmarks/gpu.py --out gpu --device cpu --quick            # tries this script itself
+
+Each part writes ``PART.json`` under ``--out``; what is there is not run again, so that a run that was cut off
+goes on. Ends with 0 only if every part ran. A part that fails leaves its error in the file's place
+(``PART.failed.txt``) and the others go on.
+
+=========  ==============================================================================================
+part       what it does
+=========  ==============================================================================================
+commands   every command of the shell once, on phantoms
+losses     twenty steps of every gate and objective, against the same steps of the processor
+halves     the same in bfloat16 and float16, and that the zeros of the gates stay exact
+gate       each gate, computed fast and as written, compiled and not (``gate.py``)
+network    forward and training step beside other U-Nets of the same widths (``network.py``)
+memory     training and segmenting with too little of it: parts are halved, and it goes on
+stopping   seconds from the wish to stop until the run has ended and its checkpoint is written
+busi       base widths on ``--data`` for 400 epochs, or for the minutes that are left
+=========  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import circumstances
+
+from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
+from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.events import EpochEnd, Finished, Notice, Progress
+from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.nn.fast.forward import reference
+from napari_prosma.nn.gates import GATES
+from napari_prosma.segmentation.segment import segment
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+
+HERE = Path(__file__).parent
+MINUTES = 12
+"""For all parts."""
+EPOCHS = 400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="breast lesions, or another data set in any layout")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="as little of each part as tries it")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    given.ends = time.monotonic() + 60 * given.minutes
+    print("\n".join(f"{part:10} {told}" for part in given.parts if (told := ran(part, given))), flush=True)
+    missing = [part for part in given.parts if not (given.out / f"{part}.json").is_file()]
+    if missing:
+        sys.exit(f"did not run: {', '.join(missing)}")
+
+
+def ran(part: str, given: argparse.Namespace) -> str:
+    """Run a part, unless its file is there, and say how it went."""
+    file, failed = given.out / f"{part}.json", given.out / f"{part}.failed.txt"
+    if file.is_file():
+        return "there"
+    began = time.monotonic()
+    try:
+        found = PARTS[part](given)
+    except Exception:  # the other parts are to run; main ends with an error
+        failed.write_text(traceback.format_exc(), encoding="utf-8")
+        return f"failed, see {failed}"
+    failed.unlink(missing_ok=True)
+    seconds = round(time.monotonic() - began, 1)
+    row = {**circumstances(torch.device(given.device)), "seconds": seconds, **found}
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(row, indent=1, default=str) + "\n", encoding="utf-8")
+    return f"{seconds} s"
+
+
+# ---- parts ------------------------------------------------------------------------------------------------
+
+
+def commands(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of every command, each a process of its own."""
+    taken = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = Path(folder) / "data", Path(folder) / "run"
+        for seed in range(6):
+            case = ultrasound_case(seed, (96, 96))
+            assert case.read_label is not None
+            for kind in ("images", "labels"):
+                (data / kind).mkdir(parents=True, exist_ok=True)
+            image = case.read_image()
+            write_map(data / "images" / f"{case.name}.nii.gz", image.array, image.geometry)
+            write_labels(data / "labels" / f"{case.name}.nii.gz", case.read_label(), image.geometry)
+        scan, truth = sorted(str(path) for path in data.rglob("*.nii.gz"))[::6]
+        device, quick = ["--device", given.device], ["--epochs", "2", "--widths", "quick"]
+        lines: list[list[str]] = [
+            ["check", str(data)],
+            ["train", str(data), "--out", str(run), *quick, *device],
+            ["ablate", str(run), "--gates", "none"],
+            ["segment", str(run), scan, "--out", f"{folder}/found", *device],
+            ["evaluate", f"{folder}/found", truth],
+            ["inspect", str(run), scan, "--out", f"{folder}/gates", *device],
+            ["suspicious", str(run), str(data), *device],
+            ["card", str(run)],
+            ["tune", str(run), *device],
+            ["export", str(run), "--onnx", f"{folder}/model.onnx"],
+        ]
+        for line in lines:
+            began = time.monotonic()
+            words = [sys.executable, "-m", "napari_prosma", *line]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(
+                    f"prosma {line[0]} ended with {done.returncode}: {done.stdout}{done.stderr}"
+                )
+            taken[line[0]] = round(time.monotonic() - began, 2)
+    return {"taken": taken}
+
+
+def losses(given: argparse.Namespace) -> dict[str, Any]:
+    """Largest relative difference of the losses of the first epochs."""
+    rows = {}
+    ways = {gate: {"gate": gate} for gate in GATES} | {
+        "strided entry": {"entry": 2},
+        "averaged": {"average": 0.9},
+        "dim": {"objective": "dim"},
+        "dale": {"objective": "dale", "dale": {"warm_up_epochs": 1, "every": 1}},
+    }
+    for name, changes in ways.items():
+        there = losses_of(given, given.device, **changes)
+        with reference():
+            here = losses_of(given, "cpu", **changes)
+        apart = np.abs(np.subtract(there, here)) / np.abs(here)
+        rows[name] = {"there": there, "here": here, "relative": float(apart.max())}
+    return {"ways": rows, "largest": max(row["relative"] for row in rows.values())}
+
+
+def halves(given: argparse.Namespace) -> dict[str, Any]:
+    """Losses in half precision, and the zeros of a gate that computes within autocast."""
+    if given.device == "cpu":
+        return {"left out": "the processor trains in single precision"}
+    rows = {
+        kind: losses_of(given, given.device, precision=kind) for kind in ("32-true", "bf16-mixed", "16-mixed")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        config = settings(given, run, given.device, precision="bf16-mixed")
+        for _ in train(config, pictures(), ULTRASOUND_CLASSES):
+            pass
+        *_, last = inspect_gates(run, pictures()[0].read_image(), device=given.device)
+        assert isinstance(last, Finished)
+        zeros = {level: float((skip.z == 0).mean()) for level, skip in last.result.skips.items()}
+    return {"losses": rows, "exact zeros by skip": zeros}
+
+
+def gate(given: argparse.Namespace) -> dict[str, Any]:
+    return script(given, "gate.py")
+
+
+def network(given: argparse.Namespace) -> dict[str, Any]:
+    return script(given, "network.py")
+
+
+def memory(given: argparse.Namespace) -> dict[str, Any]:
+    """Notices of halved parts where a tenth of a GiB is all there is."""
+    if given.device != "cuda":
+        return {"left out": "only CUDA's memory can be limited"}
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 600 * 2**20) / whole)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            config = settings(given, run, given.device, widths="tiny", batch=64, side=192)
+            cases = [ultrasound_case(seed, (192, 192)) for seed in range(6)]
+            said = [event.message for event in train(config, cases) if isinstance(event, Notice)]
+            large = Image(np.zeros((1, 4096, 4096), np.float32), Geometry.pixels(2))
+            large.array[:] = np.random.default_rng(0).normal(size=large.array.shape)
+            *_, last = segment(run, large, device=given.device, batch=64)
+            assert isinstance(last, Finished)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return {"said": [message for message in said if "emory" in message]}
+
+
+def stopping(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds that closing a run takes, from a step in its middle."""
+    taken = []
+    for _ in range(2 if given.quick else 5):
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(settings(given, Path(folder) / "run", given.device, widths="tiny"), pictures())
+            for _ in range(3):
+                next(event for event in run if isinstance(event, Progress) and "loss" in event.message)
+            began = time.monotonic()
+            run.close()
+            taken.append(time.monotonic() - began)
+    return {"taken": taken, "largest": max(taken)}
+
+
+def busi(given: argparse.Namespace) -> dict[str, Any]:
+    """Dice of base widths by the end of the schedule, or of the minutes."""
+    if given.data is None:
+        return {"left out": "no --data was given"}
+    from napari_prosma.data.layouts import find_cases
+
+    data = find_cases(given.data)
+    limit = max(0.5, (given.ends - time.monotonic()) / 60 - 0.5)
+    time_or_epochs = (
+        {"epochs": 2, "steps_per_epoch": 2} if given.quick else {"minutes": limit, "epochs": EPOCHS}
+    )
+    config = TrainConfig.of(
+        run_dir=given.out / "run",
+        widths="quick" if given.quick else "base",
+        modality="ultrasound",
+        device=given.device,
+        seed=0,
+        **time_or_epochs,
+    )
+    ends = [event for event in train(config, data.cases, data.class_names) if isinstance(event, EpochEnd)]
+    return {
+        "minutes": limit,
+        "epochs": len(ends),
+        "seconds of an epoch": [round(end.seconds, 2) for end in ends],
+        "dice": [end.validation and end.validation.get("dice") for end in ends],
+    }
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    part.__name__: part for part in (commands, losses, halves, gate, network, memory, stopping, busi)
+}
+
+
+# ---- what parts share -------------------------------------------------------------------------------------
+
+
+def pictures() -> list[Case]:
+    return [ultrasound_case(seed, (64, 64)) for seed in range(5)]
+
+
+def settings(given: argparse.Namespace, run: Path, device: str, **changes: Any) -> TrainConfig:
+    short = {"epochs": 2, "steps_per_epoch": 2 if given.quick else 10, "widths": "quick", "batch": 4}
+    return TrainConfig.of(run_dir=run, device=device, seed=0, **{"precision": "32-true", **short, **changes})
+
+
+def losses_of(given: argparse.Namespace, device: str, **changes: Any) -> Sequence[float]:
+    exact = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(
+                settings(given, Path(folder) / "run", device, **changes), pictures(), ULTRASOUND_CLASSES
+            )
+            return [event.loss for event in run if isinstance(event, EpochEnd)]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = exact
+
+
+def script(given: argparse.Namespace, name: str) -> dict[str, Any]:
+    """What another benchmark writes on this device."""
+    out = given.out / f"{Path(name).stem}.own.json"
+    words = [sys.executable, str(HERE / name), "--device", given.device, "--out", str(out)]
+    if given.quick:
+        words += ["--settings", "2d", "--rounds", "1"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""What touches a device, on one that is not there: it runs, and gives the numbers of the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretended import Elsewhere
+
+from napari_prosma.app.doubts import doubt_map
+from napari_prosma.data.case import Case, Image
+from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
+from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice
+from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.faithfulness import (
+    deletion_curve,
+    leave_one_out,
+    noise_test,
+    sanity_check,
+    threshold_sweep,
+)
+from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.tuning import tune, works_of
+from napari_prosma.nn.fast.forward import reference
+from napari_prosma.nn.gates import Change
+from napari_prosma.segmentation.segment import segment
+from napari_prosma.training import learner as learner_module
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.folds import cross_validate
+from napari_prosma.training.run import train
+from napari_prosma.training.steering import Steering, View
+
+Settings = Callable[..., TrainConfig]
+Make = Callable[..., Checkpoint]
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+"""The device computes gates as they are written, the processor the fast way: other roundings."""
+
+
+@pytest.fixture
+def on(settings: Settings, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A short run on a device; autocast is not to be seen on a pretended one."""
+
+    def make(device: str, name: str = "", **changes: object) -> TrainConfig:
+        there = {"device": device, "precision": "32-true", "epochs": 1, "batch": 2, "widths": (4, 8, 16)}
+        return settings(tmp_path / (name or device), **{**there, **changes})
+
+    return make
+
+
+@pytest.fixture
+def pictures() -> list[Case]:
+    """Four phantoms (1, 32, 32)."""
+    return [ultrasound_case(seed, (32, 32)) for seed in range(4)]
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, EpochEnd)]
+
+
+def result(events: object) -> object:
+    *_, last = events  # type: ignore[misc]
+    assert isinstance(last, Finished)
+    return last.result
+
+
+def pixels(array: np.ndarray) -> Image:
+    return Image(array, Geometry.pixels(array.ndim - 1))
+
+
+# ---- training ---------------------------------------------------------------------------------------------
+
+
+def trained_both(
+    on: Settings, where: torch.device, cases: list[Case], **changes: object
+) -> tuple[list[Event], list[Event]]:
+    """The events of a run there, and of the same run on the processor."""
+    there = list(train(on(where.type, **changes), cases, ULTRASOUND_CLASSES))
+    with reference():
+        here = list(train(on("cpu", **changes), cases, ULTRASOUND_CLASSES))
+    return there, here
+
+
+@pytest.mark.parametrize(
+    ("gate", "device"),
+    [*((gate, "cuda") for gate in ("prosma", "prosma-exact", "attention", "channel")), ("prosma", "mps")],
+    indirect=["device"],
+)
+def test_gates_learn_there_what_it_learns_here(
+    gate: str, device: torch.device, on: Settings, pictures: list[Case]
+) -> None:
+    there, here = trained_both(on, device, pictures, gate=gate)
+    np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("network", ["unet++", "ukan"])
+def test_networks_learn_there_what_it_learns_here(
+    network: str, device: torch.device, on: Settings, pictures: list[Case]
+) -> None:
+    there, here = trained_both(on, device, pictures, network=network)
+    np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entry": 2},
+        {"average": 0.9},
+        {"norm": "instance"},
+        {"objective": "dim"},
+        {"objective": "dale", "epochs": 2, "dale": {"warm_up_epochs": 1, "every": 1}},
+    ],
+    ids=["entry", "average", "instance", "dim", "dale"],
+)
+def test_every_way_of_learning_gives_there_what_it_gives_here(
+    changes: dict[str, object], device: torch.device, on: Settings, pictures: list[Case]
+) -> None:
+    there, here = trained_both(on, device, pictures, **changes)
+    np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_a_stopped_run_goes_on_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
+    whole = losses(list(train(on(device.type, "whole", epochs=2), pictures)))
+    config = on(device.type, "stopped", epochs=2)
+    run = train(config, pictures)
+    next(event for event in run if isinstance(event, EpochEnd))
+    run.close()
+    again = losses(list(train(config, pictures, (), load_checkpoint(config.run_dir / LAST))))
+    assert again[-1] == pytest.approx(whole[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_folds_and_fine_tuning_run_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
+    events = list(cross_validate(on(device.type, "folds"), pictures, folds=2))
+    assert isinstance(events[-1], Finished)
+    begun = on(device.type, "begun")
+    list(train(begun, pictures))
+    taught = on(device.type, "taught", start_from=begun.run_dir, trains="decoder")
+    assert isinstance(list(train(taught, pictures))[-1], Finished)
+
+
+def test_a_plane_is_previewed_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
+    steering = Steering()
+    steering.look_at(View(pictures[0].name, (None, None)))
+    events = list(train(on(device.type), pictures, steering=steering))
+    live = [event for event in events if isinstance(event, LivePreview)]
+    assert live
+    assert all(isinstance(event.labels, np.ndarray) for event in live)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_memory_that_runs_out_there_halves_the_batch(
+    device: torch.device, on: Settings, pictures: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = learner_module.build_model
+
+    def frugal(spec: object) -> torch.nn.Module:
+        network = make(spec)  # type: ignore[arg-type]
+
+        def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if module.training and len(inputs[0]) > 1:
+                raise torch.OutOfMemoryError("out of memory")
+
+        network.register_forward_pre_hook(refuse)
+        return network
+
+    monkeypatch.setattr(learner_module, "build_model", frugal)
+    events = list(train(on(device.type, epochs=1), pictures))
+    assert any(isinstance(event, Notice) and "Memory ran out" in event.message for event in events)
+    assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_the_weights_that_are_written_lie_on_the_processor(
+    device: torch.device, on: Settings, pictures: list[Case]
+) -> None:
+    config = on(device.type)
+    list(train(config, pictures))
+    weights = load_checkpoint(config.run_dir).weights
+    assert not any(isinstance(tensor, Elsewhere) for tensor in weights.values())
+
+
+# ---- segmenting and inspecting ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    "ways", [{}, {"mirror": True, "disagreement": True, "batch": 3}], ids=["plain", "mirrored"]
+)
+def test_labels_and_probabilities_are_those_of_the_processor(
+    dims: int, ways: dict[str, object], device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = (
+        make_checkpoint(dims=dims, patch=(16,) * dims),
+        pixels(noise(1, *{2: (40, 50), 3: (16, 20, 12)}[dims])),
+    )
+    there = result(segment(checkpoint, image, device=device.type, **ways))
+    with reference():
+        here = result(segment(checkpoint, image, device="cpu", **ways))
+    np.testing.assert_allclose(there.probabilities, here.probabilities, **CLOSE)
+    assert (there.labels != here.labels).mean() < 1e-3
+
+
+@pytest.mark.parametrize("gate", ["prosma", "prosma-exact", "attention"])
+def test_gates_show_there_what_they_show_here(
+    gate: str, device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(gate), pixels(noise(1, 40, 36))
+    there = result(inspect_gates(checkpoint, image, device=device.type))
+    with reference():
+        here = result(inspect_gates(checkpoint, image, device="cpu"))
+    for level, skip in there.skips.items():
+        np.testing.assert_allclose(skip.psi, here.skips[level].psi, **CLOSE)
+        if skip.z is not None:
+            assert ((skip.z == 0) != (here.skips[level].z == 0)).mean() < 1e-3
+
+
+def test_every_trial_of_the_gates_runs_there(
+    device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    label = np.zeros((32, 32), np.uint8)
+    label[8:20, 8:20] = 1
+    about = {"label": label, "device": device.type}
+    with reference():
+        here = result(leave_one_out(checkpoint, image, label=label, device="cpu"))
+    there = result(leave_one_out(checkpoint, image, **about))
+    assert [row["dice"] for row in there.rows] == pytest.approx([row["dice"] for row in here.rows], abs=1e-3)
+    for trial in (deletion_curve, threshold_sweep):
+        assert result(trial(checkpoint, image, **about)).rows
+    assert result(sanity_check(checkpoint, image, seeds=(0,), **about)).rows
+    assert result(noise_test({"m": checkpoint}, image, strengths=(0.1,), **about)).rows
+
+
+def test_a_change_of_the_gates_is_computed_there(
+    device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    changes = {1: Change(psi=1.0), 2: Change(threshold=2.0)}
+    there = WhatIf(checkpoint, image, device=device.type).apply(changes)
+    with reference():
+        here = WhatIf(checkpoint, image, device="cpu").apply(changes)
+    np.testing.assert_allclose(there.difference, here.difference, **CLOSE)
+
+
+def test_doubts_are_found_there(device: torch.device, make_checkpoint: Make, pictures: list[Case]) -> None:
+    assert doubt_map(make_checkpoint(), pictures[0], device.type).shape == (32, 32)
+
+
+def test_ways_to_compute_are_measured_there(device: torch.device, make_checkpoint: Make) -> None:
+    events = list(tune(works_of(make_checkpoint(), device.type)))
+    assert isinstance(events[-1], Finished)
