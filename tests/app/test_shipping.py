@@ -73,6 +73,13 @@ def test_its_card_is_of_the_cases_that_the_run_never_saw(shipped: Path) -> None:
     assert (shipped / "LICENSE.md").read_text(encoding="utf-8") == "# Licence\n\nCC0 1.0\n"
 
 
+def test_images_that_are_not_ours_to_give_are_not_shown(trained: Trained, tmp_path: Path) -> None:
+    list(ship_model(trained[0], tmp_path / "model", new_cases(), pictures=False, device="cpu", **TERMS))
+    worst = card_of(tmp_path / "model").worst
+    assert worst
+    assert not any(row.picture for row in worst)
+
+
 def test_it_names_no_place_of_its_maker(trained: Trained, shipped: Path) -> None:
     places = (str(trained[0].parent), str(Path.home()))
     for path in shipped.iterdir():

@@ -29,6 +29,7 @@ def ship_model(
     licence_text: str,
     citation: str,
     not_for: Sequence[str] = (),
+    pictures: bool = True,
     device: str = "auto",
 ) -> Iterator[Event]:
     """Write the best model of a run as ``folder``: what lies in ``models/`` of the package is such a folder.
@@ -52,6 +53,8 @@ def ship_model(
         Of the data; the paper is cited anyway.
     not_for : sentences
         What else it must not be used for.
+    pictures : bool
+        Whether the card shows the worst cases, or only names them: images may not be anybody's to give away.
 
     Raises
     ------
@@ -81,7 +84,9 @@ def ship_model(
     save_checkpoint(folder / MODEL, shipped)
     as_shipped = load_checkpoint(folder / MODEL)
     overlaps = yield from judged(as_shipped, tested, device)
-    worst = yield from with_pictures(as_shipped, worst_of(overlaps), tested, device)
+    worst = worst_of(overlaps)
+    if pictures:
+        worst = yield from with_pictures(as_shipped, worst, tested, device)
     made = card_of(run)
     card = made.model_copy(
         update={
