@@ -92,7 +92,7 @@ def test_a_broken_model_is_listed_with_what_is_wrong(
 
 
 def model(**facts: object) -> KnownModel:
-    usual = {"name": "m", "path": Path("m"), "dims": 2, "axes": 2, "channels": 1, "modality": "ultrasound"}
+    usual = {"name": "m", "path": Path("m"), "dims": 2, "channels": 1, "modality": "ultrasound"}
     return KnownModel(**{**usual, **facts})  # type: ignore[arg-type]
 
 

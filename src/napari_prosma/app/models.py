@@ -95,8 +95,8 @@ class KnownModel:
         Its file, or the folder that holds it.
     origin : "shipped", "recent", "run" or ""
     finds : names of its structures
-    dims, axes, channels : int
-        Of the network, and of the images that it learned from.
+    dims, channels : int
+        Of the network.
     modality : str
         As ``TrainConfig.modality``.
     dice : float, optional
@@ -110,7 +110,6 @@ class KnownModel:
     origin: str = ""
     finds: tuple[str, ...] = ()
     dims: int = 0
-    axes: int = 0
     channels: int = 0
     modality: str = "auto"
     dice: float | None = None
@@ -197,7 +196,6 @@ def known_model(path: Path, origin: str = "") -> KnownModel:
             origin=origin,
             finds=plan.class_names[1:],
             dims=plan.dims,
-            axes=plan.axes or plan.dims,
             channels=plan.channels,
             modality=modality_of(plan, str(header["config"].get("modality", "auto"))),
             dice=float(metrics["dice"]) if "dice" in metrics else None,
