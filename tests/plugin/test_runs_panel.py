@@ -14,6 +14,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QApplication, QInputDialog, QMessageBox, QPushButton
 
 from napari_prosma.app.remembered import remembered
+from napari_prosma.plugin.runs.panel import RunsPanel
 from napari_prosma.plugin.shared.form_memory import recall_form, remember_form
 from napari_prosma.plugin.shared.panel import Panel
 
@@ -125,6 +126,11 @@ def test_a_run_elsewhere_is_added_and_a_folder_that_is_none_is_not(
     assert "is not the folder of a run" in listed.message.plain_text()
     listed.add(attention_run)
     qtbot.waitUntil(lambda: "attention" in rows(listed), timeout=SOON)
+
+
+def test_resume_opens_the_list(panel: Any, viewer: napari.Viewer, press: Press) -> None:
+    press(panel.resume_button)
+    assert any(isinstance(held, RunsPanel) for held in viewer.window.dock_widgets.values())
 
 
 def test_words_search_the_runs(listed: Any) -> None:

@@ -15,7 +15,7 @@ import napari
 from napari.layers import Image
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import RUNS, remember_path
@@ -126,7 +126,7 @@ class TrainPanel(Panel):
         self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
         self.finish_button.clicked.connect(self._finish)
         self.resume_button = QPushButton("Resume…")
-        self.resume_button.setToolTip("Continue a run that was stopped or cut off: choose its folder")
+        self.resume_button.setToolTip("Continue a run that was stopped or failed: choose it in the list")
         self.resume_button.clicked.connect(self._resume)
         self.lay_out(
             (self.start_button, self.resume_button, self.pause_button, self.finish_button, self.stop_button)
@@ -362,10 +362,7 @@ class TrainPanel(Panel):
         self.status.tell("Finishing: validating, then keeping the best")
 
     def _resume(self) -> None:
-        start = runs_folder() if runs_folder().is_dir() else Path.home()
-        folder = QFileDialog.getExistingDirectory(self, "Resume the run in this folder", str(start))
-        if folder:
-            self.resume(Path(folder))
+        open_panel(self.viewer, "Runs")
 
     def _change(self, name: str, value: float) -> None:
         self._steering.change(**{name: value})
