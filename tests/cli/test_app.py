@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,16 +23,19 @@ import torch
 from typer.testing import CliRunner, Result
 
 from napari_prosma import __version__
+from napari_prosma.app.batch import Batch, ImageSegmented, segment_batch
 from napari_prosma.app.runs import labelled_as
 from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.texts import read_rows
-from napari_prosma.events import Event
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation import files
+from napari_prosma.segmentation.batch import RegionTable
+from napari_prosma.segmentation.cleaning import Cleaning
+from napari_prosma.segmentation.files import Wanted
 
 RUN_FILES = {"best.safetensors", "last.safetensors", "run.json", "metrics.csv"}
 QUICK = ("--widths", "4,6,8", "--epochs", "1", "--device", "cpu", "--side", "32")
@@ -715,9 +719,7 @@ def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path
     assert sum("_uncertainty" in name for name in names) == len(images) - 1
 
 
-def test_regions_of_what_was_done_before_stay_in_the_table(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_regions_of_what_was_done_before_stay_in_the_table(folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
     # Everything that is a little probable, so that every image has regions.
@@ -729,18 +731,51 @@ def test_regions_of_what_was_done_before_stay_in_the_table(
     for path in out.glob("*_labels.*"):
         path.unlink()
     (out / "regions.csv").unlink()
-    segment_file = files.segment_file
-
-    def stopped_at_the_second(checkpoint: object, path: Path, *more: object) -> Iterator[Event]:
-        if path.name != first.name:
-            raise KeyboardInterrupt
-        return segment_file(checkpoint, path, *more)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as pressed:
-        pressed.setattr(files, "segment_file", stopped_at_the_second)
-        assert prosma(*words, "--skip-done").exit_code == 130
+    batch = Batch(out, Wanted(regions=True, cleanings={1: Cleaning(threshold=0.01)}))
+    with closing(segment_batch(load_checkpoint(run), [folder / "images"], batch)) as events:
+        segmented = next(event for event in events if isinstance(event, ImageSegmented))
+        # The process may be killed now: what has labels has its regions, too.
+        assert (out / "regions.csv").read_text(encoding="utf-8").splitlines() == [
+            line for line in table if line.split(",")[0] in ("case", segmented.name)
+        ]
     assert prosma(*words, "--skip-done").exit_code == 0
     assert (out / "regions.csv").read_text(encoding="utf-8").splitlines() == table
+
+
+def test_labels_are_written_after_all_else_that_is_wanted_of_an_image(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    image = sorted((folder / "images").iterdir())[0]
+    words = ("segment", run, image, "--out", out, "--regions", "--probabilities", "--uncertainty")
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_labels", killed)
+        assert prosma(*words).exit_code == 130
+    assert files_below(out) == {
+        "regions.csv",
+        f"{image.stem}_probabilities.tif",
+        f"{image.stem}_uncertainty.tif",
+    }
+
+
+def test_a_table_of_regions_without_any_is_read_again(folder: Path, tmp_path: Path) -> None:
+    table = RegionTable(tmp_path)
+    table.add("a", ())
+    rows = [{"case": "b", "class": "c", "area (pixels)": 2.0, "elements": 2}]
+    RegionTable(tmp_path).add("b", rows)
+    (tmp_path / "regions.csv").write_bytes((tmp_path / "regions.csv").read_bytes().rstrip())
+    RegionTable(tmp_path).add("=d", [{**rows[0], "case": "=d"}])
+    assert (tmp_path / "regions.csv").read_text().splitlines() == [
+        "case,class,area (pixels),elements",
+        "b,c,2.0,2",
+        "'=d,c,2.0,2",
+    ]
+    assert [row["case"] for row in read_rows(tmp_path / "regions.csv")] == ["b", "=d"]
 
 
 def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_path: Path) -> None:

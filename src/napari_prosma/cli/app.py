@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from napari_prosma.cli.data import check, fetch, forget
 from napari_prosma.cli.follow import notice
 from napari_prosma.cli.inspect import inspect, suspicious
 from napari_prosma.cli.model import card, export, models, tune
-from napari_prosma.cli.segment import evaluate, image_files, segment
+from napari_prosma.cli.segment import evaluate, segment
 from napari_prosma.cli.tables import table
 from napari_prosma.cli.train import ablate, demo, require_new_run, train
 
@@ -41,7 +42,15 @@ def _version(
         raise typer.Exit
 
 
-_image_files, _refuse_to_replace, _table = image_files, require_new_run, table
+# Older names of three functions.
+_refuse_to_replace, _table = require_new_run, table
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    from napari_prosma.app.batch import image_files
+
+    return image_files(paths)
+
 
 for _command in (
     train,

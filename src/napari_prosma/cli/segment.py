@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite
 from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import table
+from napari_prosma.events import Event
 
 WORST_SHOWN = 5
 
@@ -81,95 +83,55 @@ def segment(
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """
     with exit_codes():
-        from napari_prosma.app.models import ImageKind, known_model
-        from napari_prosma.data.atomic import require_new
-        from napari_prosma.data.formats.dicom_results import IDENTITY
-        from napari_prosma.errors import ConfigError, DataError, ProsmaError
-        from napari_prosma.model.checkpoint import load_checkpoint
-        from napari_prosma.model.header import model_file
-        from napari_prosma.segmentation.batch import Record, plan_batch, read_regions, write_regions
-        from napari_prosma.segmentation.files import (
-            Wanted,
-            cleanings_from_text,
-            meanings_from_text,
-            read_fitting,
-            segment_file,
+        from napari_prosma.app.batch import (
+            Batch,
+            ImageFailed,
+            ImageLeftOut,
+            ImageSegmented,
+            UnusualImage,
+            segment_batch,
         )
-        from napari_prosma.segmentation.scale_out import segment_to
+        from napari_prosma.data.formats.dicom_results import IDENTITY
+        from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.segmentation.files import Wanted, cleanings_from_text, meanings_from_text
 
-        in_parts = stream or scheduler is not None
-        if in_parts and (probabilities or uncertainty or regions or clean or format != "auto"):
-            raise ConfigError(
-                "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
-                "--scheduler, or --probabilities, --uncertainty, --regions, --clean and --format"
-            )
-        checkpoint, known = load_checkpoint(model), known_model(model_file(model))
+        checkpoint = load_checkpoint(model)
         cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)
         meanings = meanings_from_text(meaning or (), checkpoint.plan.class_names)
         wanted = Wanted(
             probabilities, uncertainty, regions, cleanings, mirror, device, format=format, meanings=meanings
         )
-        wanted.require_possible()
+        batch = Batch(out, wanted, stream, scheduler, overwrite, skip_done)
         if wanted.is_dicom:
             say(f"{IDENTITY}: --format nifti")
+        segmented: list[ImageSegmented] = []
+        left_out: list[str] = []
         failed: list[str] = []
-        skipped: list[str] = []
-        written: list[Path] = []
-        rows: list[dict[str, str | float]] = []
-        from_folder = any(path.is_dir() for path in images)
-        planned = plan_batch(
-            image_files(images), checkpoint.plan.channels, out, wanted, in_parts, from_folder
-        )
-        record = Record(out)
-        pieces = read_regions(out) if regions else {}
 
-        def keep_regions() -> None:
-            if regions:
-                say(str(write_regions(out, pieces)))
+        def told(events: Iterator[Event]) -> Iterator[Event]:
+            for event in events:
+                match event:
+                    case ImageSegmented():
+                        segmented.append(event)
+                        say(f"{event.name}: {event.target}")
+                    case UnusualImage():
+                        notice(f"{event.name}: {event.warning}")
+                    case ImageLeftOut():
+                        left_out.append(event.name)
+                    case ImageFailed():
+                        failed.append(event.name)
+                        complain(event.error)
+                yield event
 
-        for each in planned:
-            path = each.image
-            try:
-                if in_parts and len(each.sources) > 1:
-                    raise DataError(
-                        f"'{path}' has its channels in {len(each.sources)} files, which cannot be read row "
-                        f"by row; leave out --stream and --scheduler, or join them to one file"
-                    )
-                if skip_done and not overwrite and each.files and each.files[0].exists():
-                    record.require_of(each)
-                    skipped.append(path.name)
-                    continue
-                if not overwrite:
-                    require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
-                image = None if in_parts else read_fitting(each.sources, checkpoint)
-                if image is not None and (warning := known.warning(ImageKind.of(image))):
-                    notice(f"{path.name}: {warning}")
-                if image is None:
-                    target = each.files[0]
-                    run = segment_to(
-                        checkpoint, each.sources[0], target, device=device, mirror=mirror, scheduler=scheduler
-                    )
-                    follow(run)
-                else:
-                    found = follow(segment_file(checkpoint, path, image, out, wanted))
-                    target = found.files[0]
-                    rows.append(found.row)
-                    pieces[path.name] = list(found.regions)
-                record.add(each)
-                written.append(path)
-                say(f"{path.name}: {target}")
-            except ProsmaError as error:
-                complain(error)
-                failed.append(path.name)
-            except BaseException:
-                keep_regions()  # of what has labels by now, which --skip-done will leave out
-                raise
+        table_of_regions = follow(told(segment_batch(checkpoint, images, batch)))
+        rows = [event.row for event in segmented if event.row is not None]
         if len(rows) > 1:
             console.print(table(rows))
-        keep_regions()
-        say(f"{len(written)} of {len(written) + len(failed)} segmented")
-        if skipped:
-            say(f"{len(skipped)} had labels already and were left out")
+        if table_of_regions is not None:
+            say(str(table_of_regions))
+        say(f"{len(segmented)} of {len(segmented) + len(failed)} segmented")
+        if left_out:
+            say(f"{len(left_out)} had labels already and were left out")
         if failed:
             say(f"failed: {', '.join(failed)}")
             raise typer.Exit(BAD_INPUT)
@@ -219,37 +181,3 @@ def evaluate(
         if found.failed:
             say(f"not measured: {', '.join(found.failed)}")
             raise typer.Exit(BAD_INPUT)
-
-
-def image_files(paths: list[Path]) -> list[Path]:
-    """The image files of files, folders of images, and tables with a column ``image``.
-
-    A folder that holds images in folders only, such as one per patient, gives all of these.
-    """
-    from napari_prosma.data.layouts.found import images_in, is_hidden
-    from napari_prosma.data.readers import can_read
-    from napari_prosma.errors import DataError
-
-    files: list[Path] = []
-    for path in paths:
-        if path.suffix.lower() == ".csv":
-            files += _listed(path)
-            continue
-        # A folder that is itself an image: OME-Zarr, a DICOM series.
-        is_folder = path.is_dir() and not can_read(path)
-        inside = [path]
-        if is_folder:
-            inside = sorted(p for p in path.iterdir() if not is_hidden(p.name) and can_read(p)) or images_in(
-                path
-            )
-        if not inside:
-            raise DataError(f"folder '{path}' holds no image that can be read; give image files")
-        files += inside
-    return files
-
-
-def _listed(table: Path) -> list[Path]:
-    from napari_prosma.data.texts import read_rows
-
-    names = (row["image"] for row in read_rows(table, ("image",)))
-    return [table.parent / name for name in names if name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -118,13 +119,39 @@ def write_rows(
     """
     rows = list(rows)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        plain = csv.writer(file, lineterminator=end)
-        quoted = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)
-        for cells in (columns, *([row.get(name, "") for name in columns] for row in rows)):
-            safe = [as_cell(cell) for cell in cells]
-            is_parted = any(isinstance(cell, str) and any(part in cell for part in _PARTS) for cell in safe)
-            (quoted if is_parted else plain).writerow(safe)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(_lines([dict(zip(columns, columns, strict=True)), *rows], columns, end))
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Put rows behind those of a CSV file that :func:`write_rows` wrote with these columns, in one step.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    try:
+        with path.open("ab+", buffering=0) as file:
+            file.seek(-1, os.SEEK_END)
+            ended = b"" if file.read(1) == b"\n" else b"\r\n"  # after an editor of texts
+            file.write(ended + _lines(rows, columns, "\r\n"))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(
+            f"cannot write '{path}' ({error.strerror}); make room, or change its permissions"
+        ) from error
+
+
+def _lines(rows: Iterable[Mapping[str, object]], columns: Sequence[str], end: str) -> bytes:
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator=end)
+    quoted = csv.writer(text, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)
+    for row in rows:
+        cells = [as_cell(row.get(name, "")) for name in columns]
+        is_parted = any(isinstance(cell, str) and any(part in cell for part in _PARTS) for cell in cells)
+        (quoted if is_parted else plain).writerow(cells)
+    return text.getvalue().encode()
 
 
 def _content(path: Path) -> bytes:

@@ -11,12 +11,14 @@ from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
 from napari_prosma.data.names import fitting_name, on_every_system
 from napari_prosma.data.readers import read_header, stem
-from napari_prosma.data.texts import read_rows, write_rows
+from napari_prosma.data.texts import append_rows, read_rows, write_rows
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.segmentation.files import Wanted, outputs
 
 SEGMENTED, REGIONS = ".segmented.csv", "regions.csv"
 """Which labels came from which image, a line each; the regions of all images."""
+_OF_REGIONS = dict.fromkeys(("case", "class", "elements"))
+"""Columns that every table of regions has."""
 _COLUMNS = ("file", "source", "fingerprint")
 _SAMPLE, _SAMPLES = 2**24, 3
 """Bytes and parts by which a large file is known; a smaller one by all of it."""
@@ -115,25 +117,43 @@ class Record:
         write_rows(self._path, self._known.values(), _COLUMNS)
 
 
-def read_regions(folder: Path) -> dict[str, list[dict[str, str | float]]]:
-    """Rows of the table of regions that earlier batches wrote, by case.
+class RegionTable:
+    """``regions.csv`` of a folder, complete after every image, since a process may be killed at any time.
 
     Raises
     ------
     DataError
         There is another table of this name.
     """
-    found: dict[str, list[dict[str, str | float]]] = {}
-    if (folder / REGIONS).exists():
-        for row in read_rows(folder / REGIONS, ("case", "class", "elements")):
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / REGIONS
+        self._found = self._read()
+        self._columns = self._names()
+
+    def add(self, case: str, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """The regions of an image, in place of those it had; before its labels are written.
+
+        So nothing has labels without its regions, and ``--skip-done`` may leave it out.
+        """
+        is_new = case not in self._found and self.path.exists()
+        if is_new and all(row.keys() <= self._columns.keys() for row in rows):
+            self._found[case] = rows
+            append_rows(self.path, rows, [*self._columns])
+            return
+        self._found = self._read() | {case: rows}  # another process may write here, too
+        self._columns = self._names()
+        write_rows(self.path, [row for several in self._found.values() for row in several], [*self._columns])
+
+    def _read(self) -> dict[str, Sequence[Mapping[str, str | float]]]:
+        found: dict[str, list[dict[str, str | float]]] = {}
+        for row in read_rows(self.path, [*_OF_REGIONS]) if self.path.exists() else ():
             found.setdefault(row["case"], []).append({**row})
-    return found
+        return {**found}
 
-
-def write_regions(folder: Path, found: Mapping[str, Sequence[Mapping[str, str | float]]]) -> Path:
-    """Write the regions of all cases; their path."""
-    write_rows(folder / REGIONS, [row for rows in found.values() for row in rows])
-    return folder / REGIONS
+    def _names(self) -> dict[str, None]:
+        names = dict.fromkeys(name for rows in self._found.values() for row in rows for name in row)
+        return names or _OF_REGIONS
 
 
 def fingerprint(*images: Path) -> str:

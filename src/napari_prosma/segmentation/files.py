@@ -84,11 +84,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of one image: its files, labels first, a row on it, and a row per region if asked for."""
+    """What came of one image: its files, labels first, and a row on it."""
 
     files: tuple[Path, ...]
     row: dict[str, str | float]
-    regions: tuple[dict[str, str | float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RegionsMeasured(Event):
+    """The regions of an image, a row each; its labels are written when the next event is asked for."""
+
+    rows: Sequence[dict[str, str | float]]
 
 
 def labels_path(path: Path, image: Image, folder: Path) -> Path:
@@ -125,7 +131,9 @@ def read_fitting(files: Path | Sequence[Path], checkpoint: Checkpoint) -> Image:
 def segment_file(
     checkpoint: Checkpoint, path: Path, image: Image, folder: Path, wanted: Wanted
 ) -> Iterator[Event]:
-    """Segment an image and write what is wanted of it; the last event is ``Finished`` with :class:`Written`.
+    """Segment an image and write what is wanted of it.
+
+    Regions are told as :class:`RegionsMeasured`; the last event is ``Finished`` with :class:`Written`.
 
     Raises
     ------
@@ -147,24 +155,23 @@ def segment_file(
         labels = cleaned(found.probabilities, found.geometry, wanted.cleanings)
         yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")
         found = replace(found, labels=labels)
+    if wanted.regions:
+        pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
+        yield RegionsMeasured(region_rows(pieces, found.geometry, path.name))
     files = outputs(path, image.geometry, folder, wanted)
     maps = iter(files[1:])
-    if wanted.is_dicom:
-        write_dicom(files[0], found.labels, image.series, found.class_names, wanted.meanings)
-    else:
-        write_labels(files[0], found.labels, found.geometry, found.class_names)
     if wanted.probabilities and wanted.format == "seg":
         write_dicom(next(maps), found.probabilities, image.series, found.class_names, wanted.meanings)
     elif wanted.probabilities:
         write_map(next(maps), found.probabilities, found.geometry)
     if wanted.uncertainty:
         write_map(next(maps), entropy(found.probabilities), found.geometry)
-    rows: list[dict[str, str | float]] = []
-    if wanted.regions:
-        pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
-        rows = region_rows(pieces, found.geometry, path.name)
+    if wanted.is_dicom:  # the labels come last: an image that has them is done
+        write_dicom(files[0], found.labels, image.series, found.class_names, wanted.meanings)
+    else:
+        write_labels(files[0], found.labels, found.geometry, found.class_names)
     sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
-    yield Finished(Written(files, sizes, tuple(rows)))
+    yield Finished(Written(files, sizes))
 
 
 def class_sizes(

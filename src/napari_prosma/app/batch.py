@@ -1,0 +1,197 @@
+"""Image files are segmented one after the other into a folder; what is wrong with one ends no other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_prosma.app.models import ImageKind, known_model
+from napari_prosma.data.atomic import require_new
+from napari_prosma.data.layouts.found import images_in, is_hidden
+from napari_prosma.data.readers import can_read
+from napari_prosma.data.texts import read_rows
+from napari_prosma.errors import ConfigError, DataError, ProsmaError
+from napari_prosma.events import Event, Finished
+from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.segmentation.batch import Planned, Record, RegionTable, plan_batch
+from napari_prosma.segmentation.files import RegionsMeasured, Wanted, Written, read_fitting, segment_file
+from napari_prosma.segmentation.scale_out import segment_to
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the images of a batch are treated.
+
+    Attributes
+    ----------
+    folder : Path
+        Of what is written.
+    wanted : Wanted
+    stream : bool
+        Write labels row by row, for images larger than memory.
+    scheduler : str, optional
+        Dask cluster that does so.
+    overwrite, skip_done : bool
+        Replace what is there; leave out what has labels.
+    """
+
+    folder: Path
+    wanted: Wanted
+    stream: bool = False
+    scheduler: str | None = None
+    overwrite: bool = False
+    skip_done: bool = False
+
+    def __post_init__(self) -> None:
+        wanted = self.wanted
+        others = (wanted.probabilities, wanted.uncertainty, wanted.regions, wanted.cleanings)
+        if self.in_parts and (any(others) or wanted.format != "auto"):
+            raise ConfigError(
+                "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
+                "--scheduler, or --probabilities, --uncertainty, --regions, --clean and --format"
+            )
+        wanted.require_possible()
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether labels are written row by row."""
+        return self.stream or self.scheduler is not None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSegmented(Event):
+    """An image has its labels at ``target``; ``row`` holds the sizes of its classes, where all are known."""
+
+    name: str
+    target: Path
+    row: dict[str, str | float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class UnusualImage(Event):
+    """An image is not what the model learned from; it is segmented all the same."""
+
+    name: str
+    warning: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLeftOut(Event):
+    """An image had labels already."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFailed(Event):
+    """An image cannot be segmented."""
+
+    name: str
+    error: ProsmaError
+
+
+def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) -> Iterator[Event]:
+    """Segment images, or all of folders and tables; the last event is ``Finished`` with the table of regions.
+
+    Every image ends in ``ImageSegmented``, ``ImageLeftOut`` or ``ImageFailed``. A process may be killed at
+    any time: what has labels by then has everything else that is wanted of it.
+
+    Raises
+    ------
+    ProsmaError
+        Nothing can be segmented: no image, two that would be written as one, a table that is not ours.
+    """
+    from_folder = any(path.is_dir() for path in images)
+    planned = plan_batch(
+        image_files(images),
+        checkpoint.plan.channels,
+        batch.folder,
+        batch.wanted,
+        batch.in_parts,
+        from_folder,
+    )
+    record = Record(batch.folder)
+    regions = RegionTable(batch.folder) if batch.wanted.regions else None
+    for each in planned:
+        try:
+            if batch.skip_done and not batch.overwrite and each.files and each.files[0].exists():
+                record.require_of(each)
+                yield ImageLeftOut(each.image.name)
+                continue
+            if not batch.overwrite:
+                require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
+            written = yield from (_in_parts if batch.in_parts else _at_once)(checkpoint, each, batch, regions)
+            record.add(each)
+            yield written
+        except ProsmaError as error:
+            yield ImageFailed(each.image.name, error)
+    yield Finished(None if regions is None else regions.path)
+
+
+def _at_once(
+    checkpoint: Checkpoint, planned: Planned, batch: Batch, regions: RegionTable | None
+) -> Generator[Event, None, ImageSegmented]:
+    path = planned.image
+    image = read_fitting(planned.sources, checkpoint)
+    if checkpoint.path is not None and (warning := known_model(checkpoint.path).warning(ImageKind.of(image))):
+        yield UnusualImage(path.name, warning)
+    for event in segment_file(checkpoint, path, image, batch.folder, batch.wanted):
+        match event:
+            case RegionsMeasured():
+                assert regions is not None
+                regions.add(path.name, event.rows)
+            case Finished():
+                written: Written = event.result
+            case _:
+                yield event
+    return ImageSegmented(path.name, written.files[0], written.row)
+
+
+def _in_parts(
+    checkpoint: Checkpoint, planned: Planned, batch: Batch, regions: RegionTable | None
+) -> Generator[Event, None, ImageSegmented]:
+    path, target = planned.image, planned.files[0]
+    if len(planned.sources) > 1:
+        raise DataError(
+            f"'{path}' has its channels in {len(planned.sources)} files, which cannot be read row by row; "
+            f"leave out --stream and --scheduler, or join them to one file"
+        )
+    wanted = batch.wanted
+    run = segment_to(
+        checkpoint,
+        planned.sources[0],
+        target,
+        device=wanted.device,
+        mirror=wanted.mirror,
+        scheduler=batch.scheduler,
+    )
+    for event in run:
+        if not isinstance(event, Finished):
+            yield event
+    return ImageSegmented(path.name, target, None)
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The image files of files, folders of images, and tables with a column ``image``.
+
+    A folder that holds images in folders only, such as one per patient, gives all of these.
+
+    Raises
+    ------
+    DataError
+        A folder holds no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            files += [path.parent / row["image"] for row in read_rows(path, ("image",)) if row["image"]]
+            continue
+        inside = [path]
+        if path.is_dir() and not can_read(path):  # one that can be read is an image: OME-Zarr, a series
+            beside = sorted(p for p in path.iterdir() if not is_hidden(p.name) and can_read(p))
+            inside = beside or images_in(path)
+        if not inside:
+            raise DataError(f"folder '{path}' holds no image that can be read; give image files")
+        files += inside
+    return files
