@@ -210,6 +210,10 @@ def test_tables_and_box_plots_are_saved_and_shown(
     assert panel.status.plain_text() == f"Saved 3 files in {tmp_path / 'figures'}"
     with open(tmp_path / "figures" / "measures.csv", newline="", encoding="utf-8") as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["bad", "good"]
+    press(panel.save_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert "there already" in panel.status.plain_text()
     assert PIL.Image.open(tmp_path / "figures" / "boxes.png").size[0] > 300
     for _ in range(2):
         press(panel.plots_button)

@@ -202,6 +202,19 @@ def test_examples_are_drawn_from_the_folder_and_anew_each_time(
     assert not (home / "prosma-runs").exists()
 
 
+def test_a_click_while_examples_are_drawn_counts(
+    panel: TrainPanel, qtbot: QtBot, press: Press, folder: Path, tmp_path: Path
+):
+    panel.source.folder.set_path(folder)
+    panel.settings.examples_button.click()
+    window = panel.examples
+    assert window is not None
+    panel.source.folder.set_path(tmp_path / "elsewhere")
+    press(window.again_button)
+    qtbot.waitUntil(lambda: "elsewhere" in window.message.plain_text(), timeout=SOON)
+    assert window.pictures.count() == 0
+
+
 def test_a_picture_has_the_outline_of_its_label_in_the_colour_of_its_class():
     image, label = np.zeros((1, 3, 9, 9), np.float32), np.zeros((3, 9, 9), np.uint8)
     label[1, 2:7, 2:7] = 1

@@ -83,6 +83,23 @@ def test_saved_labels_are_not_asked_for(viewer: napari.Viewer, painted: LabelsLa
     assert unsaved_of(viewer).layers() == [painted]
 
 
+def test_labels_that_are_undone_or_redone_after_they_were_saved_are_not_saved(
+    viewer: napari.Viewer, painted: LabelsLayer, tmp_path: Path
+):
+    painted.paint((20, 20), 3)
+    for number, change in enumerate((painted.undo, painted.redo)):
+        painted.save(str(tmp_path / f"{number}.tif"), plugin="napari-prosma")
+        painted.refresh()
+        viewer.dims.set_point(0, number)
+        painted.opacity = 0.5
+        assert unsaved_of(viewer).layers() == []
+        change()
+        assert unsaved_of(viewer).layers() == [painted]
+    painted.save(str(tmp_path / "2.tif"), plugin="napari-prosma")
+    painted.data = np.zeros((32, 32), np.uint8)
+    assert unsaved_of(viewer).layers() == []
+
+
 def test_labels_that_only_a_program_wrote_are_not_asked_for(viewer: napari.Viewer, open_panel: Any):
     layer = viewer.add_labels(np.zeros((8, 8), np.uint8))
     open_panel("Segment")

@@ -428,8 +428,10 @@ def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_lay
 
 def _saving(evaluation: Evaluation, folder: Path) -> Iterator[Event]:
     yield Started(0, "Saving")
-    from napari_prosma.segmentation.evaluation_report import write_evaluation
+    from napari_prosma.data.atomic import require_new
+    from napari_prosma.segmentation.evaluation_report import FILES, write_evaluation
 
+    require_new((folder / name for name in FILES), "choose another folder")
     yield Finished(write_evaluation(evaluation, folder))
 
 

@@ -199,15 +199,28 @@ class Unsaved(QObject):
         if isinstance(layer, LabelsLayer) and layer not in self._watched:
             self._watched.add(layer)
             held = weakref.ref(layer)
+            seen = _strokes(layer)
 
             def painted(event: object = None) -> None:
+                nonlocal seen
                 drawn = held()
                 if drawn is not None:
+                    seen = _strokes(drawn)
                     self._painted[drawn] = True
                     if not self._timer.isActive():
                         self._timer.start()
 
+            def drawn_anew(event: object = None) -> None:
+                # All that napari tells of undo and redo; what moves is a stroke from one list to the other.
+                nonlocal seen
+                drawn = held()
+                now = (0, 0) if drawn is None else _strokes(drawn)
+                if now != seen and sum(now) == sum(seen):
+                    painted()
+                seen = now
+
             layer.events.paint.connect(painted)
+            layer.events.set_data.connect(drawn_anew)
 
     def _forget(self, layer: object) -> None:
         if isinstance(layer, LabelsLayer):
@@ -223,6 +236,11 @@ class Unsaved(QObject):
         self._window = None
         self.discard()
         self.deleteLater()
+
+
+def _strokes(layer: LabelsLayer) -> tuple[int, int]:
+    """Strokes that can be undone, and those that can be made again."""
+    return len(layer._undo_history), len(layer._redo_history)
 
 
 def is_closed_by_script(window: QMainWindow, event: QEvent) -> bool:

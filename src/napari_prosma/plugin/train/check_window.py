@@ -148,8 +148,8 @@ class CheckWindow(QDialog):
             return
         try:
             write_table(self.problems, Path(chosen))
-        except OSError as error:
-            self.message.tell_error(f"'{chosen}' cannot be written ({error.strerror}); choose another place")
+        except DataError as error:
+            self.message.tell_error(str(error))
         else:
             self.message.tell(f"Saved as {chosen}")
 

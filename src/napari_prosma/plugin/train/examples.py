@@ -15,7 +15,8 @@ from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QPushButton, QVBoxLayou
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished, Progress, Started
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
 
@@ -47,7 +48,7 @@ class Examples(QDialog):
         super().__init__(parent)
         self._planned = planned
         self._draws = 0
-        self.job = Job(self, notify=False)
+        self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
         self.setWindowTitle("What the network will see")
@@ -62,18 +63,18 @@ class Examples(QDialog):
         layout.addWidget(self.again_button, 0, Qt.AlignmentFlag.AlignRight)
 
     def draw(self) -> None:
-        """Draw pieces of a case, another one each time, by what the form says now."""
+        """Draw pieces of a case, another one each time, by what the form says then."""
         self.show()
         self.raise_()
-        if self.job.is_running:
-            return
+        self.job.ask(self._begin)
+
+    def _begin(self) -> None:
         try:
             settings, data = self._planned()
         except ProsmaError as error:
             self.message.tell_error(str(error))
             return
         self._draws += 1
-        self.again_button.setEnabled(False)
         self.job.start("ProSMA: drawing examples", partial(_drawing, settings, data, self._draws))
 
     def close_down(self) -> None:
@@ -88,7 +89,6 @@ class Examples(QDialog):
             self._show_strip(event.result)
 
     def _ended(self, ending: Ending) -> None:
-        self.again_button.setEnabled(True)
         if ending.error is not None:
             self.message.tell_error(str(ending.error))
 
