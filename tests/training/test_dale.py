@@ -242,6 +242,8 @@ def test_figures_of_a_label_are_those_of_the_method() -> None:
     assert found.absolute_error == pytest.approx(expected / 64)
     assert found.error_ratio == pytest.approx((4 + 12) / (12 + 12))
     assert found.slice == 2
+    turned = disagreement(np.stack([1 - foreground, foreground]).transpose(0, 3, 2, 1), label.T, across=2)
+    assert turned.slice == 2
     empty = np.zeros((4, 4), np.uint8)
     assert disagreement(np.stack([empty + 1.0, empty + 0.0]), empty).error_ratio == 0
 
@@ -510,19 +512,19 @@ def test_volumes_of_several_classes_labelled_in_part_are_doubted_in_the_slice_to
     dale: Dale, tmp_path: Path
 ) -> None:
     def volume(n: int) -> Case:
-        label = np.zeros((8, 16, 16), np.uint8)
-        label[:, 2:8, 3:9], label[:, 9:14, 8:14] = 1, 2
+        label = np.zeros((16, 16, 8), np.uint8)
+        label[2:8, 3:9], label[9:14, 8:14] = 1, 2
         image = label + np.random.default_rng(n).normal(size=label.shape) / 10
-        label[0] = IGNORE
+        label[..., 0] = IGNORE
         if n == 0:
-            label[5, 2:8, 3:9] = 0
-        geometry = Geometry((2.0, 1.0, 1.0), (0.0,) * 3, "mm")
+            label[2:8, 3:9, 5] = 0
+        geometry = Geometry((1.0, 1.0, 2.0), (0.0,) * 3, "mm")  # sagittal slices
         return Case.from_arrays(f"v{n}", image[None].astype(np.float32), label, geometry)
 
     config = dale(
         tmp_path / "run",
         {"warm_up_epochs": 6, "every": 1, "least_cases": 5},
-        patch=(8, 16, 16),
+        patch=(16, 16, 8),
         spacing=(1.0, 1.0, 1.0),
         epochs=8,
         steps_per_epoch=8,

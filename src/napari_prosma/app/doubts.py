@@ -12,6 +12,7 @@ from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.names import file_stems
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
 from napari_prosma.data.writers import write_map
 from napari_prosma.errors import CheckpointError, DataError
@@ -107,7 +108,7 @@ def _comparing(
                 found,
                 CaseDoubt(
                     case.name,
-                    disagreement(probabilities, label),
+                    disagreement(probabilities, label, slice_axis(image.geometry)),
                     tuple(doubted_regions(found, image.geometry)),
                     was_learned,
                 ),

@@ -12,7 +12,7 @@ from torch import Tensor
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.data.planes import thin_axes
+from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.data.preparation import cut_axis, prepare, resample
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -33,7 +33,8 @@ class PreparedCase:
 
     ``positions`` holds flat indices of some elements of each class, background first; the background's
     only where the label is sparse, since elsewhere it is everywhere. ``stored_shape`` (*spatial) is the
-    label's before it came onto the grid. A network of pictures goes through a volume ``across`` this axis.
+    label's before it came onto the grid. A network of pictures goes through a volume ``across`` this axis;
+    it was ``acquired`` across that one.
     The label of an image without one is ``IGNORE`` everywhere, a single number in memory.
     """
 
@@ -44,6 +45,7 @@ class PreparedCase:
     positions: tuple[np.ndarray, ...]
     stored_shape: tuple[int, ...]
     across: int = 0
+    acquired: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -168,8 +170,8 @@ class PreparedCases:
             positions = (np.empty(0, int),) * len(self._plan.class_names)
         else:
             (label, positions), shape = self._on_grid(stored, size), stored.shape
-        across = cut_axis(self._plan, image.geometry)
-        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, shape, across)
+        planes = cut_axis(self._plan, image.geometry), slice_axis(image.geometry)
+        return PreparedCase(case.name, prepared.array, label, prepared.geometry, positions, shape, *planes)
 
     def _on_grid(
         self, stored: np.ndarray, size: tuple[int, ...]

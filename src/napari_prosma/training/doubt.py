@@ -32,7 +32,7 @@ class Disagreement:
     worst_class : int
         Foreground class with the largest such ratio.
     slice : int
-        Index along the first axis of a volume where the doubt adds up to the most; 0 in an image of one
+        Index along the axis of a volume's slices where the doubt adds up to the most; 0 in an image of one
         slice.
     """
 
@@ -57,7 +57,8 @@ class DoubtedLabel:
         Weight that its training loss had at last, 0 to 1; 1 for what is not fuzzy.
     worst_class : str
     slice : int
-        Of the image as it was read, from 0, where to look first; 0 in an image of one slice.
+        Of the plane in which the image was acquired (:func:`napari_prosma.data.planes.slice_axis`), from 0,
+        where to look first; 0 in an image of one slice.
     """
 
     case: str
@@ -89,12 +90,16 @@ def doubt(probabilities: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.where(known, 1 - given, 0).clip(0, 1).astype(np.float32)
 
 
-def disagreement(probabilities: np.ndarray, label: np.ndarray) -> Disagreement:
-    """Figures of one label (*spatial) against the probabilities (K, *spatial), background first."""
+def disagreement(probabilities: np.ndarray, label: np.ndarray, across: int = 0) -> Disagreement:
+    """Figures of one label (*spatial) against the probabilities (K, *spatial), background first.
+
+    The slices of a volume lie ``across`` this axis.
+    """
     found, known = doubt(probabilities, label), label != IGNORE
     predicted = labels_of(probabilities)
     differ = known & (predicted != label)
     either = known & ((predicted > 0) | (label > 0))
+    within = tuple(axis for axis in range(label.ndim) if axis != across)
     ratios = []
     for k in range(1, len(probabilities)):
         mine, theirs = known & (predicted == k), label == k
@@ -103,7 +108,7 @@ def disagreement(probabilities: np.ndarray, label: np.ndarray) -> Disagreement:
         absolute_error=_ratio(float(found.sum(dtype=np.float64)), known.sum()),
         error_ratio=_ratio(differ.sum(), either.sum()),
         worst_class=1 + int(np.argmax(ratios)),
-        slice=int(found.reshape(len(found), -1).sum(axis=1, dtype=np.float64).argmax()) * (label.ndim > 2),
+        slice=int(found.sum(axis=within, dtype=np.float64).argmax()) if label.ndim > 2 else 0,
     )
 
 

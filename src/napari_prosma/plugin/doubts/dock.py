@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.doubts.doubted_case import (
     ORIGINALS,
@@ -42,6 +43,7 @@ from napari_prosma.plugin.shared.label_file import LabelFile
 from napari_prosma.plugin.shared.layers import (
     add_layer,
     camera_of,
+    geometry_of,
     go_to,
     hide_previews,
     keeping_selection,
@@ -407,7 +409,8 @@ class DoubtedLabels(QWidget):
     def _go_to_slice(self, labels: LabelsLayer, row: DoubtedLabel) -> None:
         middle = [n // 2 for n in labels.data.shape]
         if labels.ndim > 2:
-            middle[0] = min(row.slice, labels.data.shape[0] - 1)
+            across = slice_axis(geometry_of(labels))
+            middle[across] = min(row.slice, labels.data.shape[across] - 1)
         for layer in self._layers_of(row.case):
             if layer is not None:
                 layer.visible = True

@@ -550,8 +550,8 @@ class DALE(Supervised):
         return processes.gathered(looks)
 
     def _compared(self, case: PreparedCase, answer: np.ndarray) -> _Look:
-        found = disagreement(probabilities_of(answer), case.label)
-        on_image = case.stored_shape[0] / case.label.shape[0]
+        found = disagreement(probabilities_of(answer), case.label, case.acquired)
+        on_image = case.stored_shape[case.acquired] / case.label.shape[case.acquired]
         is_volume = case.label.ndim > 2
         found = replace(found, slice=int((found.slice + 0.5) * on_image) if is_volume else 0)
         logits, label = torch.from_numpy(answer)[None], torch.from_numpy(case.label)[None, None]
