@@ -305,7 +305,17 @@ def test_a_patch_depends_on_its_own_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["left kidney", "Kidney_R_right", "LEFT", "kidney-left", "LeftKidney", "ventrículo derecho"]
+    "name",
+    [
+        "left kidney",
+        "Kidney_R_right",
+        "LEFT",
+        "kidney-left",
+        "LeftKidney",
+        "ventrículo derecho",
+        "leftkidney",
+        "nyre_venstre",
+    ],
 )
 @pytest.mark.parametrize("modality", ["auto", "ultrasound", "histology"])
 def test_nothing_is_mirrored_where_a_class_has_a_side(name: str, modality: str) -> None:
@@ -324,11 +334,17 @@ def test_l_and_r_are_sides_where_both_occur() -> None:
         return recipe_of("endoscopy", plan).left_right
 
     assert not mirrors("hippocampus_L", "hippocampus_R")
+    assert not mirrors("kidneyl", "kidneyr")
+    assert not mirrors("Lkidney", "Rkidney", "spleen")
+    assert not mirrors("lh-cortex", "rh-cortex")
     assert mirrors("grade L", "grade M")
+    assert mirrors("vertebra L1", "vertebra L2")
     assert mirrors("liver", "spleen")
 
 
-@pytest.mark.parametrize("name", ["kidney", "bright spot", "cleft", "upright"])
+@pytest.mark.parametrize(
+    "name", ["kidney", "bright spot", "cleft", "upright", "leftover", "brightness", "link"]
+)
 def test_a_name_that_only_contains_a_side_is_mirrored_as_usual(name: str) -> None:
     plan = Plan(dims=2, channels=1, class_names=("background", name), patch=(16, 16), batch=2)
     assert recipe_of("auto", plan).left_right

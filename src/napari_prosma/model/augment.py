@@ -236,12 +236,32 @@ RECIPES = {
 
 
 _SIDED = re.compile(
-    r"(?<![a-z])(left|right|links|rechts|gauche|droite?|izquierd[oa]|derech[oa]|esquerd[oa]|direit[oa]|"
-    r"sinistr[oai]|destr[oai]|sinister|dexter)(?![a-z])",
+    r"(?<![^\W\d_])(?:left|right|links|linke[rsnm]?|rechts|rechte[rsnm]?|gauche|droite?|izquierd[oa]|derech[oa]|"
+    r"esquerd[oa]|direit[oa]|sinistr[oai]|destr[oai]|sinister|dexter|venstre|h[øo](?:jre|yre)|v[äa]nster|"
+    r"h[öo]ger|lew[aey]|praw[aey]|лев\w*|прав\w*)(?![^\W\d_])|左|右|왼|오른",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_GLUED = re.compile(r"\b(?:left|right)[a-z]{3,}|[a-z]{3,}(?:left|right)\b", re.IGNORECASE)
+_NOT_SIDED = re.compile(
+    r"leftovers?|right(?:ful|fully|eous|ness)|(?:b|up|out|down|forth|birth|copy|eyeb)right",
+    re.IGNORECASE,
+)
+"""English words that hold the name of a side and tell of none."""
+_LETTER = re.compile(r"(?<![a-z])([lr])[ht]?(?![a-z])", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def _are_sided(class_names: Sequence[str]) -> bool:
+    """Whether a class is named left or right, or some L and others R, as word, letter or part of a word."""
+    names = [_CAMEL.sub(" ", name).replace("_", " ") for name in class_names]
+    whole = {name.casefold() for name in class_names}
+    return (
+        any(_SIDED.search(name) for name in names)
+        or any(not _NOT_SIDED.fullmatch(word) for name in names for word in _GLUED.findall(name))
+        or {letter.casefold() for name in names for letter in _LETTER.findall(name)} == {"l", "r"}
+        or any(f"r{name[1:]}" in whole for name in whole if name.startswith("l"))
+        or any(f"{name[:-1]}r" in whole for name in whole if name.endswith("l"))
+    )
 
 
 def recipe_of(modality: str, plan: Plan) -> Recipe:
@@ -253,9 +273,7 @@ def recipe_of(modality: str, plan: Plan) -> Recipe:
     if modality == "auto":
         modality = "ct" if plan.intensity == "ct" else "other"
     recipe = RECIPES[modality]
-    names = [_CAMEL.sub(" ", name) for name in plan.class_names]
-    letters = {found.casefold() for name in names for found in _LETTER.findall(name)}
-    if not any(map(_SIDED.search, names)) and letters != {"l", "r"}:
+    if not _are_sided(plan.class_names):
         return recipe
     why = f"{recipe.why} But a class is named left or right, so nothing is mirrored."
     return replace(recipe, why=why, left_right=False, up_down=False)
