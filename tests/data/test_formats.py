@@ -523,3 +523,35 @@ def test_a_film_without_pyav_names_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     with pytest.raises(DataError, match=r'a\.mp4.*PyAV.*pip install "av>=13"'):
         read_image(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mgz", ".mgh"])
+def test_volumes_of_freesurfer_lie_where_nibabel_says(tmp_path: Path, suffix: str) -> None:
+    voxels = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+    affine = np.array([[-1.0, 0, 0, 9], [0, 0, 2.5, -4], [0, -1.5, 0, 7], [0, 0, 0, 1]])  # as conformed there
+    path = tmp_path / f"brain{suffix}"
+    nibabel.save(nibabel.MGHImage(voxels, affine), path)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "brain.nii")
+    image, same = read_image(path), read_image(tmp_path / "brain.nii")
+    assert np.array_equal(image.array, same.array)
+    assert image.array.dtype == np.int16
+    np.testing.assert_allclose(image.geometry.spacing, same.geometry.spacing, rtol=1e-6)
+    np.testing.assert_allclose(image.geometry.origin, same.geometry.origin, rtol=1e-6)
+    assert (stem(path), read_header(path).shape) == ("brain", image.array.shape[1:])
+    labels, geometry = read_label(path)
+    assert np.array_equal(labels, image.array[0])
+    written = write_labels(tmp_path / "labels.nii.gz", labels, geometry)
+    np.testing.assert_allclose(nibabel.load(written).affine, affine, atol=1e-5)
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    with pytest.raises(DataError, match=r"brain.*damaged"):
+        read_image(path)
+
+
+def test_python_objects_in_numpy_files_are_refused_with_what_to_export(tmp_path: Path) -> None:
+    path = tmp_path / "scan_seg.npy"
+    np.save(path, {"masks": np.zeros((4, 4))}, allow_pickle=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"Python objects.*export what is in it as \.png"):
+        read_label(path)
+    np.save(path, np.random.default_rng(0).random((5, 4, 4, 2)))
+    with pytest.raises(DataError, match="each image as a file of its own"):
+        read_label(path)

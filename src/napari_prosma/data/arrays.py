@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -54,9 +55,22 @@ def _require_plausible(path: Path) -> None:
                     require_possible(path, math.prod(shape) * kind.itemsize, held=entry.file_size)
 
 
+def _require_numbers(path: Path, file: BinaryIO) -> None:
+    """Refuse Python objects, which are programs: Cellpose keeps its masks in such a file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if read(file)[2].hasobject:
+        raise DataError(
+            f"'{path}' holds Python objects, which may run programs; export what is in it as .png or .tif "
+            "(in Cellpose: File > Save masks)"
+        )
+
+
 def _array(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
+            with path.open("rb") as file:
+                _require_numbers(path, file)
             return np.load(path, mmap_mode="r", allow_pickle=False)
         _require_plausible(path)
         with np.load(path, allow_pickle=False) as archive:

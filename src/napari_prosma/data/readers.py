@@ -14,12 +14,12 @@ import numpy as np
 from napari_prosma.data import arrays
 from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Header, Image, Pyramid
-from napari_prosma.data.formats import clips, dicom, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.formats import clips, dicom, metaimage, mgh, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
 _FORMATS: tuple[ModuleType, ...] = (
-    *(pictures, tiff, nifti, dicom, nrrd, metaimage, ome_zarr, arrays, clips),
+    *(pictures, tiff, nifti, mgh, dicom, nrrd, metaimage, ome_zarr, arrays, clips),
 )
 SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 
@@ -263,8 +263,10 @@ def _one_channel(path: Path, array: np.ndarray) -> np.ndarray:
         on = array != 0
         first = 0 if on.any(axis=0).all() else 1
         return np.where(on.any(axis=0), on.argmax(axis=0) + first, 0)
+    many = ", or each image as a file of its own where it holds several" * (path.suffix in arrays.SUFFIXES)
     raise DataError(
-        f"labels '{path}' have {len(array)} channels that are not one-hot; save one channel of class numbers"
+        f"labels '{path}' have {len(array)} channels that are not one-hot; save one channel of class "
+        f"numbers{many}"
     )
 
 

@@ -32,7 +32,7 @@ def read_voxels(
     """
     count = int(np.prod(shape, dtype=object))
     packing = "deflate" if compressed else "none"
-    require_possible(path, count * dtype.itemsize, packing, path.stat().st_size - offset)
+    require_possible(path, count * dtype.itemsize, packing, max(path.stat().st_size - offset, 0))
     if not compressed:
         return np.memmap(path, dtype, "r", offset, shape, order="F")
     flat = np.empty(count, dtype)
