@@ -254,3 +254,16 @@ def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
     stored, _, note = read_label_with_note(tmp_path / "label.nii.gz")
     assert np.count_nonzero(stored) == 60
     assert note == "25.00% of the labels are no numbers (NaN); taken as background"
+
+
+def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
+    for n in range(3):
+        mask = np.full((16, 16), 255, np.uint8)
+        mask[4 + n : 9, 3:8] = 0
+        PIL.Image.fromarray(mask).save(tmp_path / f"{n}.png")
+    masks = sorted(tmp_path.iterdir())
+    _, doubts = guessed_rule(masks, 2)
+    assert any("255 lies all around in every mask" in doubt for doubt in doubts)
+    assert rule_from_text("255=background,0=lesion").apply(mask, masks[0])[8, 4] == 1
+    PIL.Image.fromarray(255 - mask).save(masks[0])
+    assert not any("lies all around" in doubt for doubt in guessed_rule(masks, 2)[1])

@@ -306,6 +306,26 @@ def test_boxes_among_the_polygons_of_coco_are_not_lost(tmp_path: Path) -> None:
         polygons.read(tmp_path / "a.json")
 
 
+def test_what_coco_marks_as_a_crowd_is_told_and_empty_entries_are_nothing(tmp_path: Path) -> None:
+    content = coco(images(tmp_path))
+    first, second, *_ = content["annotations"]  # type: ignore[misc]
+    first["iscrowd"] = 1
+    content["annotations"].append({**second, "segmentation": [], "bbox": [0, 0, 0, 0], "area": 0})  # type: ignore[attr-defined]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = find_cases(tmp_path)
+    assert "areas marked iscrowd in 'a.json' (1) count as their class" in data.notices
+    assert all(case.read_label is not None and case.read_label().any() for case in data.cases)
+
+
+def test_one_file_of_boxes_beside_images_is_named(tmp_path: Path) -> None:
+    content = coco(images(tmp_path))
+    for one in content["annotations"]:  # type: ignore[attr-defined]
+        one |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"no masks.*a\.json' holds bounding boxes"):
+        find_cases(tmp_path)
+
+
 def label_studio(*tasks: tuple[str, list[dict[str, object]]]) -> str:
     return json.dumps([{"data": {"image": name}, "annotations": done} for name, done in tasks])
 

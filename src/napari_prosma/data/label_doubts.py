@@ -43,6 +43,7 @@ class LabelLook:
         Its foreground is one element thin and encloses more than itself.
     sizes : value -> elements; of many values only
     whole : share of the values that lie in one piece; of many values only
+    around : value but 0 that every edge of the image has, while 0 lies within; else 0
     """
 
     values: frozenset[int] = frozenset()
@@ -51,6 +52,7 @@ class LabelLook:
     is_hollow: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     whole: float = 0.0
+    around: int = 0
 
 
 def guessed_rule(
@@ -95,6 +97,13 @@ def _rule_of(
             "the labels are outlines one element thin, so that lines would be learned; if what they enclose "
             "is meant, let them be filled (class table, or --classes with ,filled at the end)"
         )
+    around = {look.around for look in looks if len(look.values) > 1}
+    if len(around) == 1 and 0 not in around:
+        (value,) = around
+        doubts.append(
+            f"{value} lies all around in every mask, and 0 within: if {value} is the background, say so "
+            f"(class table, or --classes {value}=background,0=NAME)"
+        )
     soft = [look for look in looks if look.is_soft]
     if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
         doubts.append("the masks have soft edges, as after resizing: what is brighter than half is taken")
@@ -135,7 +144,14 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
         and max(values) == 255
         and _has_soft_edges(stored)
     )
-    return LabelLook(values, note, soft, len(values) <= 3 and is_hollow(stored != 0), sizes, whole)
+    hollow = len(values) <= 3 and is_hollow(stored != 0)
+    return LabelLook(values, note, soft, hollow, sizes, whole, _around(stored))
+
+
+def _around(stored: np.ndarray) -> int:
+    edges = (stored[..., 0, :], stored[..., -1, :], stored[..., 0], stored[..., -1])
+    found = {int(value) for edge in edges for value in (edge.min(), edge.max())}
+    return found.pop() if len(found) == 1 else 0
 
 
 def is_hollow(on: np.ndarray) -> bool:

@@ -44,6 +44,8 @@ _LONGEST_RUN = 60
 """Bits of a number in COCO's compressed runs."""
 _PNG = b"\x89PNG"
 _IMPORTED = re.compile(r"[0-9a-f]{8}-.")
+UNREADABLE = "holds no annotations that can be read"
+"""Said of any other text as well."""
 _MASK_BOX = ("left", "top", "width", "height")
 _LEAST = 6
 """Numbers of the smallest polygon, a triangle."""
@@ -89,12 +91,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The shapes of a file by image name, "" for the only image of a file; and (height, width) where told."""
+    """The shapes of a file by image name, "" for the only image of a file; and (height, width) where told.
+
+    ``said`` is what was decided on the user's behalf, if anything.
+    """
 
     program: str
     shapes: dict[str, tuple[Shape, ...]]
     names: tuple[str, ...]
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    said: str = ""
 
     def of(self, image: str) -> tuple[Shape, ...]:
         """The shapes of an image, by its name with or without folders."""
@@ -190,7 +196,7 @@ def _ours(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(
-            f"'{path}' holds no annotations that can be read ({type(error).__name__}: {error}); export "
+            f"'{path}' {UNREADABLE} ({type(error).__name__}: {error}); export "
             "masks, or as polygons of COCO, LabelMe, CVAT, VIA or YOLO"
         ) from error
 
@@ -260,13 +266,15 @@ def _coco(path: Path, content: Any) -> Annotations | None:
         for image in content["images"]
         if image.get("height") and image.get("width")
     }
-    boxes = False
+    boxes, crowds = False, 0
     for one in content["annotations"]:
         name = kinds.get(one["category_id"], f"class {one['category_id']}")
         drawn = one.get("segmentation")
         if not drawn:
-            boxes = True
+            box = one.get("bbox")
+            boxes |= box is None or any(float(side) > 0 for side in box[2:])
             continue
+        crowds += bool(one.get("iscrowd"))
         if isinstance(drawn, dict):
             runs = drawn["counts"]
             runs = _unpacked(runs) if isinstance(runs, str) else runs
@@ -279,7 +287,8 @@ def _coco(path: Path, content: Any) -> Annotations | None:
         raise DataError(_BOXES.format(path))
     used = {shape.name for several in shapes.values() for shape in several}
     names = tuple(name for name in dict.fromkeys([*kinds.values(), *sorted(used)]) if name in used)
-    return Annotations("COCO", _frozen(shapes), names, sizes)
+    said = f"areas marked iscrowd in '{path.name}' ({crowds}) count as their class" if crowds else ""
+    return Annotations("COCO", _frozen(shapes), names, sizes, said)
 
 
 def _labelme(path: Path, content: Any) -> Annotations | None:
