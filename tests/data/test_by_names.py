@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -519,16 +521,58 @@ def series_with_masks(image: Path, masks: Path) -> None:
         save(masks / f"{n}.png", square(4, 6 + n, 10))
 
 
-def test_a_mask_per_slice_of_a_series_is_no_class(tmp_path: Path) -> None:
-    for n in range(1, 3):
-        series_with_masks(tmp_path / f"{n}" / "DICOM", tmp_path / f"{n}" / "Ground")
-    with pytest.raises(DataError, match=r"is a volume, but its masks are pictures, such as '1\.png'"):
+@pytest.mark.parametrize(("images", "masks"), [("{}/DICOM", "{}/Ground"), ("images/{}", "masks/{}")])
+@pytest.mark.parametrize("beginning", ["", "organ_GT_"])
+def test_a_mask_per_slice_of_a_series_is_its_label(
+    images: str, masks: str, beginning: str, tmp_path: Path
+) -> None:
+    for patient in ("7", "8"):
+        series_with_masks(tmp_path / images.format(patient), tmp_path / masks.format(patient))
+        for mask in (tmp_path / masks.format(patient)).iterdir():
+            mask.rename(mask.with_name(beginning + mask.name))
+    data = find_cases(tmp_path)
+    assert [len(case.files) for case in data.cases] == [6, 6]
+    told = "in the order of their names" if beginning else "by their names"
+    assert any(f"2 series with a mask per slice, {told}" in notice for notice in data.notices)
+    for case in data.cases:
+        assert case.read_label is not None
+        label = case.read_label()
+        assert label.shape == case.read_image().array.shape[1:]
+        for n in range(5):
+            assert np.array_equal(label[n], square(4, 6 + n, 10) > 0)
+
+
+def test_masks_that_may_be_those_of_other_slices_are_refused(tmp_path: Path) -> None:
+    image, masks = tmp_path / "DICOM", tmp_path / "Ground"
+    series_with_masks(image, masks)
+    (masks / "3.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 5 slices .* have no mask .* '3\.dcm'.*add one"):
+        find_cases(tmp_path)
+    (masks / "4.png").rename(masks / "last.png")
+    with pytest.raises(DataError, match=r"has 5 slices but .* 4 pictures.*named as it is"):
+        find_cases(tmp_path)
+    save(masks / "another.png", square(4, 9, 10))
+    (image / "0.dcm").rename(image / "9.dcm")
+    with pytest.raises(DataError, match="lie in another order than their names tell"):
         find_cases(tmp_path)
 
 
+def test_a_mask_of_another_size_than_its_slice_is_refused(tmp_path: Path) -> None:
+    series_with_masks(tmp_path / "DICOM", tmp_path / "Ground")
+    save(tmp_path / "Ground" / "2.png", square(4, 8, 10)[:-2])
+    (case,) = find_cases(tmp_path).cases
+    assert case.read_label is not None
+    with pytest.raises(DataError, match=r"2\.png.*export it in the size of its slice"):
+        case.read_label()
+
+
 def test_pictures_that_fit_no_image_are_named(tmp_path: Path) -> None:
-    series_with_masks(tmp_path / "images" / "7", tmp_path / "masks" / "7")
-    with pytest.raises(DataError, match=r"no masks.*5 more that fit none of them, such as 'masks/7/0\.png'"):
+    series_with_masks(tmp_path / "images" / "7", tmp_path / "masks" / "a")
+    save(tmp_path / "masks" / "b" / "0.png", square(4, 6, 10))
+    notices = find_cases(tmp_path).notices
+    assert "1 pictures belong to no series and are not used, the first is 'masks/b/0.png'" in notices
+    (tmp_path / "masks" / "a" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"no masks.*5 more that fit none of them, such as 'masks/a/0\.png'"):
         find_cases(tmp_path)
 
 
@@ -544,3 +588,166 @@ def test_labels_that_do_not_say_where_they_lie_are_doubted(tmp_path: Path) -> No
         (tmp_path / "masks" / f"{n}.nii.gz").unlink()
         tifffile.imwrite(tmp_path / "masks" / f"{n}.tif", organ().T)
     assert any(said in notice for notice in find_cases(tmp_path).notices)
+
+
+def test_kinds_of_labels_are_chosen_by_the_patterns_that_the_message_names(tmp_path: Path) -> None:
+    for n in range(3):
+        place = tmp_path / f"{n:03d}"
+        for name in ("t2", "adc"):
+            save(place / f"{name}.nii.gz", volume(n))
+        organs = np.zeros((8, 8, 6), np.uint8)
+        organs[1:3, 2:5], organs[1:3, 5:7] = 1, 2
+        save(place / "t2_anatomy_reader1.nii.gz", organs)
+        for name in ("t2_tumor_reader1", "adc_tumor_reader1"):
+            save(place / f"{name}.nii.gz", np.roll(organs, 4, axis=0))
+    with pytest.raises(DataError, match="2 kinds of labels of several values") as refused:
+        find_cases(tmp_path)
+    said = re.search(r"--images '(.+)' --masks '(.+)', in the panel", str(refused.value))
+    assert said is not None
+    data = find_cases(tmp_path, images=said[1], masks=said[2])
+    assert {path.name for case in data.cases for path in case.files} == {
+        "t2.nii.gz",
+        "t2_anatomy_reader1.nii.gz",
+    }
+
+
+def test_a_clip_beside_its_labelled_frames_does_not_count_twice(tmp_path: Path) -> None:
+    for n in range(3):
+        for place, (name, depth) in enumerate((("ED", 1), ("ES", 1), ("half_sequence", 5))):
+            image = tmp_path / f"p{n}" / f"p{n}_{name}.nii.gz"
+            save(image, volume(3 * n + place)[..., :depth])
+            save(image.with_name(f"p{n}_{name}_gt.nii.gz"), np.repeat(organ()[..., 3:4], depth, axis=-1))
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == [f"p{n}_{name}" for n in range(3) for name in ("ED", "ES")]
+    assert any("3 files '*_sequence' hold several slices" in notice for notice in data.notices)
+
+
+def test_slices_and_volumes_of_other_patients_are_all_used(tmp_path: Path) -> None:
+    for name, depth in (("scan_a", 1), ("scan_b", 5)):
+        save(tmp_path / "images" / f"{name}.nii.gz", volume(depth)[..., :depth])
+        save(tmp_path / "masks" / f"{name}.nii.gz", np.repeat(organ()[..., 3:4], depth, axis=-1))
+    assert len(find_cases(tmp_path).cases) == 2
+
+
+def test_a_copied_case_counts_once(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "images" / f"{n}.png", noise(n))
+        save(tmp_path / "masks" / f"{n}.png", square(4, 6, 10))
+    for place in ("images", "masks"):
+        for name in ("0 (copy)", "Kopie von 0", "0 (2)", "another"):
+            shutil.copy(tmp_path / place / "0.png", tmp_path / place / f"{name}.png")
+    shutil.copy(tmp_path / "images" / "1.png", tmp_path / "images" / "1 again.png")
+    save(tmp_path / "masks" / "1 again.png", square(4, 7, 10))
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["0", "1", "1 again", "2", "another"]
+    assert any(n.startswith("3 cases are copies") and n.endswith("each is used once") for n in data.notices)
+    assert any("'images/another.png' of 'images/0.png'; take them away" in n for n in data.notices)
+
+
+def test_names_with_blanks_are_told_in_lists(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / "images" / f"case {n} left.png", noise(n))
+        save(tmp_path / "masks" / f"case {n} left.png", square(4, 6, 10))
+    (tmp_path / "train.txt").write_text("case 0 left\ncase 1 left.png 1\n")
+    (tmp_path / "val.txt").write_text('"case 2 left.png"\n')
+    (tmp_path / "test.txt").write_text("images/case 3 left.png\tmasks/case 3 left.png\n")
+    assert [case.split for case in find_cases(tmp_path).cases] == ["train", "train", "val", "test"]
+
+
+def test_raters_in_numbered_files_are_not_paired_with_the_number_in_t1(tmp_path: Path) -> None:
+    for n in range(3):
+        place = tmp_path / f"Center_{n:02d}" / "Patient_01"
+        for number, name in enumerate(("FLAIR", "T1", "T2")):
+            save(place / "Preprocessed" / f"{name}_preprocessed.nii.gz", volume(3 * n + number))
+        for name in ("Consensus", "ManualSegmentation_1", "ManualSegmentation_2"):
+            save(place / "Masks" / f"{name}.nii.gz", organ())
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (3, 3)
+    assert {case.files[-1].name for case in data.cases} == {"Consensus.nii.gz"}
+
+
+def test_the_1_of_t1_is_not_the_folder_1(tmp_path: Path) -> None:
+    for n in range(3):
+        for number, name in enumerate(("pre/FLAIR", "pre/T1")):
+            save(tmp_path / "Utrecht" / f"{n}" / f"{name}.nii.gz", volume(2 * n + number))
+        save(tmp_path / "Utrecht" / f"{n}" / "wmh.nii.gz", organ())
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["0", "1", "2"]
+    assert data.channels == 2
+
+
+def test_labels_of_derivatives_are_found_beside_side_files(tmp_path: Path) -> None:
+    (tmp_path / "dataset_description.json").write_text('{"Name": "lesions"}')
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t30\n")
+    for n in range(1, 4):
+        place = f"sub-{n:02d}/ses-01/anat/sub-{n:02d}_ses-01"
+        save(tmp_path / f"{place}_FLAIR.nii.gz", volume(n))
+        (tmp_path / f"{place}_FLAIR.json").write_text('{"RepetitionTime": 2}')
+        save(tmp_path / "derivatives" / "lesions" / f"{place}_label-lesion_mask.nii.gz", organ())
+    assert [len(case.files) for case in find_cases(tmp_path).cases] == [2, 2, 2]
+
+
+def test_trainval_and_test_are_two_sets_though_their_names_are_alike(tmp_path: Path) -> None:
+    for number, part in enumerate(("trainval", "test")):
+        for n in range(3):
+            save(tmp_path / f"{part}-image" / f"{n:04d}.png", noise(n + 3 * number))
+            save(tmp_path / f"{part}-mask" / f"{n:04d}.png", square(4, 6 + n, 10))
+    data = find_cases(tmp_path)
+    assert sorted(case.split for case in data.cases) == ["", "", "", "test", "test", "test"]
+    assert data.channels == 1
+
+
+def test_images_with_something_drawn_on_them_are_no_labels(tmp_path: Path) -> None:
+    for n in range(3):
+        image = np.stack([noise(n), noise(n + 5), noise(n + 9)], axis=-1)
+        save(tmp_path / "pictures" / f"{n}.png", image)
+        drawn = image.copy()
+        drawn[4:9, 3] = drawn[4:9, 9] = 255, 0, 0
+        save(tmp_path / "annotated" / f"{n}.png", drawn)
+    with pytest.raises(DataError, match=r"annotated.* is '0\.png' with something drawn on it.*export"):
+        find_cases(tmp_path)
+
+
+def test_labels_shown_over_images_are_no_second_image(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "JPEGImages" / f"{n}.png", noise(n))
+        save(tmp_path / "SegmentationClassPNG" / f"{n}.png", square(4, 6 + n, 10))
+        save(tmp_path / "SegmentationClassVisualization" / f"{n}.png", noise(n + 5))
+    data = find_cases(tmp_path)
+    assert {path.parent.name for case in data.cases for path in case.files} == {
+        "JPEGImages",
+        "SegmentationClassPNG",
+    }
+    assert any("show labels over images" in notice for notice in data.notices)
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "masks.tar.gz").touch()
+    with pytest.raises(DataError, match=r"archives, such as 'masks\.tar\.gz'.*unpack"):
+        find_cases(tmp_path)
+
+
+def test_the_1_behind_every_mask_is_not_the_case_1(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "training" / "images" / f"{n}.png", noise(n))
+        save(tmp_path / "training" / "1st_manual" / f"{n}_manual1.png", square(4, 6 + n, 10))
+    names = [[path.name for path in case.files] for case in find_cases(tmp_path).cases]
+    assert names == [[f"{n}.png", f"{n}_manual1.png"] for n in range(3)]
+
+
+def test_folders_that_a_storage_made_are_not_looked_into(tmp_path: Path) -> None:
+    for n in range(2):
+        save(tmp_path / "images" / f"{n}.png", noise(n))
+        save(tmp_path / "masks" / f"{n}.png", square(4, 6 + n, 10))
+        save(tmp_path / "images" / "@eaDir" / f"{n}.png" / "THUMB_M.png", noise(n + 5))
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.notices) == (2, ())
+
+
+def test_a_table_saved_as_unicode_text_is_read(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "a" / f"{n}.png", noise(n))
+        save(tmp_path / "b" / f"{n}.png", square(4, 6 + n, 10))
+    table = "image\tlabel\r\na/0.png\tb/0.png\r\na/2.png\tb/2.png\r\n"
+    (tmp_path / "pairs.csv").write_bytes(table.encode("utf-16"))
+    assert [case.name for case in find_cases(tmp_path).cases] == ["0", "2"]

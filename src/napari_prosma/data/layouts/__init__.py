@@ -19,12 +19,14 @@ from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.formats import nrrd, pictures, polygons
 from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.layouts import slice_masks
 from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.layouts.recognise import (
     missing_masks,
     named_apart,
     pair_files,
     recognise,
+    without_clips,
     without_others,
 )
 from napari_prosma.data.placement import placed
@@ -131,6 +133,7 @@ def find_cases(
     folder = Path(folder)
     recognised = recognise(folder, images, masks)
     kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
+    kept, clips = without_clips(kept)
     bare = [found for found in kept if not found.labels]
     if bare and require_labels:
         raise DataError(missing_masks(folder, kept, bare))
@@ -149,7 +152,8 @@ def find_cases(
     rule = chosen or recognised.labels
     if rule is None:
         files = [path for case in found for path in case.labels]
-        rule, doubts = guessed_rule(files, len(header.shape), recognised.foreground)
+        dims = 2 if any(case.is_sliced for case in found) else len(header.shape)
+        rule, doubts = guessed_rule(files, dims, recognised.foreground)
         rule = rule.with_names(_told_names(files))
         rule, told = named_by_tables(rule, folder, files)
         doubts = (*doubts, *told)
@@ -167,6 +171,7 @@ def find_cases(
         notices=(
             *recognised.notices,
             *others,
+            *clips,
             *damaged,
             *channel_notices,
             *doubts,
@@ -256,6 +261,11 @@ def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> n
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
     header = _of_channels(read_header(found.image), channels)
     label: np.ndarray | None = None
+    if found.is_sliced:
+        stored, geometry = slice_masks.read_label(found)
+        return (rule or _guessed(stored, found.labels[0])).apply(
+            stored, found.labels[0], slice_axis(geometry)
+        )
     for number, path in enumerate(found.labels):
         stored = _stored_label(found, header, path)
         if found.classes:
@@ -274,7 +284,7 @@ def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> n
 
 def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
     """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
-    labelled = [case for case in found if case.labels and not case.polygons]
+    labelled = [case for case in found if case.labels and not case.polygons and not case.is_sliced]
     if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
         return False
     return read_header(labelled[0].labels[0]).shape == header.shape[1:]
@@ -282,7 +292,8 @@ def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
 
 def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
     """What to say of labels that fit volumes by their shape alone."""
-    first = next((case.labels[0] for case in found if case.labels and not case.polygons), None)
+    volumes = (case for case in found if not case.polygons and not case.is_sliced)
+    first = next((case.labels[0] for case in volumes if case.labels), None)
     if first is None or header.geometry.source is None:
         return ()
     try:
@@ -416,7 +427,7 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
     bare = sum(not case.labels for case in found)
     if bare and layout != "images":
         parts.append(f"{bare} without a mask")
-    several = sum(len(case.labels) > 1 for case in found)
+    several = sum(len(case.labels) > 1 and not case.is_sliced for case in found)
     if several:
         parts.append(f"{several} with several masks")
     if len(rule.class_names) > 2:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
 from napari_prosma.data.formats import polygons
+from napari_prosma.data.label_doubts import evenly
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
 from napari_prosma.data.layouts.judging import Judge, Judged, case_name
@@ -17,6 +19,7 @@ from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
 
 READINGS_TRIED = 12
+_TEXTS_OPENED = 8
 _ROUNDS = 6
 """Folders that hold several sets with names of their own, such as one per split, are read so often."""
 
@@ -25,9 +28,22 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     """Cases by what names share, where that explains more than a known layout does."""
     files = images_in(folder)
     readable = set(files)
-    text = [path for path in files_in(folder) if polygons.may_be(path) and path not in readable]
-    files += text
+    files += _annotations(path for path in files_in(folder) if path not in readable)
     return _paired(folder, files, readable, known) or _paired(folder, files, readable, known, by_format=True)
+
+
+def _annotations(files: Iterable[Path]) -> list[Path]:
+    """Files that could hold annotations, of the formats of which one of a few does; others lie beside."""
+    of_format: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        if polygons.may_be(path):
+            of_format[path.suffix.lower()].append(path)
+    return [
+        path
+        for several in of_format.values()
+        if any(map(polygons.is_annotation, evenly(several, _TEXTS_OPENED)))
+        for path in several
+    ]
 
 
 def by_patterns(folder: Path, images: str, masks: str) -> Recognised:
@@ -262,6 +278,5 @@ def by_annotation_file(folder: Path) -> Recognised | None:
     rule = LabelRule("values", names, tuple(range(len(names))))
     said = ", ".join(f"'{table.name}' ({annotated.program})" for table, annotated in read)
     number = sum(bool(case.labels) for case in found)
-    return Recognised(
-        "names", tuple(found), rule, notices=(f"{number} pairs: images and their polygons in {said}",)
-    )
+    notices = (f"{number} pairs: images and their polygons in {said}", *(one.said for _, one in read))
+    return Recognised("names", tuple(found), rule, notices=tuple(filter(None, notices)))

@@ -11,7 +11,10 @@ from napari_prosma.data.formats import dicom, ome_zarr
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.readers import can_read
 
-_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
+_OF_SYSTEMS = (
+    *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("@eadir", "#recycle", "#snapshot", "lost+found"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Found:
         Where every file is the mask of one class; else empty.
     polygons : class names, background first
         Where the labels are polygons; else empty.
+    is_sliced : bool
+        Whether the labels are the slices of one label.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Found:
     patient: str = ""
     classes: tuple[int, ...] = ()
     polygons: tuple[str, ...] = ()
+    is_sliced: bool = False
 
     @property
     def image(self) -> Path:
@@ -90,5 +96,5 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a system made the file: ``._scan.png`` of macOS, ``.DS_Store``, ``Thumbs.db``."""
+    """Whether a system made the file: ``._scan.png`` of macOS, ``Thumbs.db``, a NAS's ``@eaDir``."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS

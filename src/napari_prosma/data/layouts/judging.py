@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -24,6 +24,7 @@ from napari_prosma.errors import DataError
 _LABEL_WORDS = re.compile(
     r"mas[kq]|label|segm|[_-]seg|anno|truth|(?<![a-z])gt(?![a-z])|manual|contour|outline|target|roi|polygon"
 )
+_SHOWN_WORDS = re.compile(r"visuali[sz]|overlay|preview|thumb")
 _OBJECT_WORDS = re.compile(r"object|instance|(?<![a-z])inst(?![a-z])")
 """Decide only where the contents do not."""
 _CASES_OPENED, _MANY_ROLES = 3, 8
@@ -35,6 +36,7 @@ _SAME_FOREGROUND = 0.5
 _WITHIN = 0.98
 _MOST_OF_IMAGE, _NEARLY_ALL = 0.4, 0.9
 _SAME_IN_ALL = 0.95
+_SAME_PICTURE = 0.5
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -131,7 +133,9 @@ class Judge:
             of_case, looks = reading.cases.values(), self._looks_of(reading)
         _require_one_kind_of_axes(reading, looks, images, labels)
         notices: list[str] = []
-        labels, classes = _chosen_labels(reading, looks, labels, notices)
+        if all(look.kind == "image" for role in labels for look in looks[role].values()):
+            _require_no_drawing(reading, images, labels)
+        labels, classes = _chosen_labels(reading, looks, images, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
         number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
         if not number:
@@ -289,8 +293,25 @@ def _require_one_kind_of_axes(
         )
 
 
+def _require_no_drawing(reading: Reading, images: Sequence[Role], labels: Sequence[Role]) -> None:
+    """Refuse images with something drawn on them, which are labels by their name alone."""
+    for files in list(reading.cases.values())[:_CASES_OPENED]:
+        pairs = [(files[one], files[other]) for one in images for other in labels if {one, other} <= {*files}]
+        for image, label in pairs:
+            one, other = read_image(image).array, read_image(label).array
+            if one.shape == other.shape and float((one == other).mean()) >= _SAME_PICTURE:
+                raise DataError(
+                    f"'{label}' is '{image.name}' with something drawn on it, which is no mask; export what "
+                    "was drawn as a mask, or as polygons"
+                )
+
+
 def _chosen_labels(
-    reading: Reading, looks: dict[Role, dict[Key, Look]], labels: tuple[Role, ...], notices: list[str]
+    reading: Reading,
+    looks: dict[Role, dict[Key, Look]],
+    images: tuple[Role, ...],
+    labels: tuple[Role, ...],
+    notices: list[str],
 ) -> tuple[tuple[Role, ...], tuple[str, ...]]:
     """The label roles to use, and class names where each is a class."""
     drawn = [role for role in labels if all(look.kind != "polygons" for look in looks[role].values())]
@@ -312,11 +333,31 @@ def _chosen_labels(
     if any(look.values > _FEW_VALUES - 1 for role in kept for look in looks[role].values()):
         raise DataError(
             f"beside each image lie {len(kept)} kinds of labels of several values ({_listed(kept)}), and "
-            f"nothing tells which are meant; list the pairs in a table with the columns 'image' and 'label'"
+            f"nothing tells which are meant; {_to_choose(reading, images, kept)}"
         )
     size = {role: np.mean([look.share for look in looks[role].values()]) for role in kept}
     kept = sorted(kept, key=lambda role: (-size[role], role))  # what lies within another one is drawn over it
     return tuple(kept), _class_names(kept)
+
+
+def _to_choose(reading: Reading, images: Sequence[Role], labels: Sequence[Role]) -> str:
+    """How a person says which of several kinds of files are meant, with an example from them."""
+    files = max(reading.cases.values(), key=lambda files: ({*images} <= {*files}, len(files)))
+    image, mask = (
+        _pattern_of(reading, files, next((role for role in roles if role in files), roles[0]))
+        for roles in (images, labels)
+    )
+    return (
+        f"choose by patterns (--images '{image}' --masks '{mask}', in the panel under Files), or list the "
+        "pairs in a table with the columns 'image' and 'label'"
+    )
+
+
+def _pattern_of(reading: Reading, files: Mapping[Role, Path], role: Role) -> str:
+    """The name of a case's file where other cases call theirs the same, else what names share."""
+    names = [stem(path) for path in reading.files(role)]
+    name = stem(files[role]) if role in files else names[0]
+    return "/".join((*("*" for _ in role.folders), name)) if names.count(name) > 1 else role.pattern
 
 
 def _are_parts(roles: Sequence[Role]) -> bool:
@@ -365,7 +406,8 @@ def _without_repeats(
         left.remove(other)
         notices.append(
             f"{_counted(reading, other)} mark the same as '{taken.pattern}' and are not used; to use them "
-            f"instead, list the pairs in a table with the columns 'image' and 'label'"
+            "instead, choose them by patterns (--images and --masks, in the panel under Files), or list the "
+            "pairs in a table with the columns 'image' and 'label'"
         )
     return left
 
@@ -384,9 +426,16 @@ def _chosen_images(
         seen = looks[role]
         fits = all(look.shape == shapes.get(key, look.shape) for key, look in seen.items())
         derived = any(_extends(role, other) for other in kept)
-        if len(kept) > 1 and (derived or not fits):
+        shown = _SHOWN_WORDS.search(role.pattern.casefold()) is not None
+        if len(kept) > 1 and (derived or shown or not fits):
             kept.remove(role)
-            why = "are named after another image" if derived else "have another size than the labels"
+            why = (
+                "are named after another image"
+                if derived
+                else "show labels over images, by their name"
+                if shown
+                else "have another size than the labels"
+            )
             notices.append(f"{_counted(reading, role)} {why} and are not used")
     if len(kept) == 1:
         return tuple(kept)
@@ -401,7 +450,7 @@ def _chosen_images(
     if channels != {1} or any(len(found) > 1 for found in sizes):
         raise DataError(
             f"beside each label lie {len(kept)} kinds of images ({_listed(kept)}) that are no channels of "
-            f"one image; list the pairs in a table with the columns 'image' and 'label'"
+            f"one image; {_to_choose(reading, kept, labels)}"
         )
     return tuple(sorted(kept))
 

@@ -29,6 +29,7 @@ _PAIRS_TRIED = 24
 _WITHIN = 0.8
 """Share of the files of a role that stand beside the role it is joined to."""
 _WHOLE_NAME = "*"
+_REGULAR = 3
 _SPLIT = re.compile(
     r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?))"
     r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
@@ -36,6 +37,7 @@ _SPLIT = re.compile(
 )
 _SPLIT_ENDING = re.compile(r"(?<=[a-z])(?:(Tr)|(Va|Val)|(Ts|Te))$")
 """As in nnU-Net's ``imagesTr``."""
+_TRAINVAL = re.compile(r"train(?:ing)?[\W_]*val", re.IGNORECASE)
 _SPLITS = ("train", "val", "test")
 
 
@@ -110,7 +112,7 @@ def readings(folder: Path, files: Sequence[Path], by_format: bool = False) -> It
     parts = {path: _folders(folder, path) for path in files}
     aligned = [parts, *_aligned(parts)]
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
-    ranked: dict[tuple[object, ...], Reading] = {}
+    ranked: dict[tuple[int, int, int, int, tuple[Role, ...]], Reading] = {}
     for names, of_case in product(aligned, product((False, True), repeat=depth)):
         for found in _cut(names, of_case, by_format):
             several = sum(len(joined) > 1 for joined in found.cases.values())
@@ -118,7 +120,22 @@ def readings(folder: Path, files: Sequence[Path], by_format: bool = False) -> It
                 length = sum(len(role.pattern) for role in found.roles)
                 rank = (-several, len(found.left), length, sum(of_case), tuple(found.roles))
                 ranked.setdefault(rank, found)
-    yield from (ranked[rank] for rank in sorted(ranked))
+    # Where a folder per case always holds the same names, no number within these tells cases apart.
+    is_regular = any(_is_regular(found) for found in ranked.values())
+    yield from (ranked[rank] for rank in sorted(ranked, key=lambda rank: (is_regular and rank[1] > 0, rank)))
+
+
+def _is_regular(reading: Reading) -> bool:
+    """Whether every case has a file of each name, three names at least, and none is left."""
+    roles = {frozenset(files) for files in reading.cases.values()}
+    (first, *others) = roles
+    return (
+        not reading.left
+        and not others
+        and len(reading.cases) > 1
+        and len(first) >= _REGULAR
+        and all(role.whole for role in first)
+    )
 
 
 def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str, ...]]]:
@@ -140,7 +157,12 @@ def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str
 
 def _are_of_two_splits(*roles: Role) -> bool:
     """Whether files of these roles are no case: ``train/1.png`` and ``test/1.png`` are two."""
-    return len({split_in(*role.folders) for role in roles} - {""}) > 1
+    return len({split_in(*role.folders) or _in_trainval(role) for role in roles} - {""}) > 1
+
+
+def _in_trainval(role: Role) -> str:
+    """``train`` for what is training and validation together, so that it is no test."""
+    return "train" if any(_TRAINVAL.search(folder) for folder in role.folders) else ""
 
 
 def _folders(folder: Path, path: Path) -> tuple[str, ...]:
@@ -174,10 +196,11 @@ def _place(names: tuple[str, ...], of_case: tuple[bool, ...], file: str) -> tupl
 
 
 def _without(key: Key, name: str) -> str:
-    """A name with what the case's folders are called taken out."""
+    """A name with what the case's folders are called taken out; the ``1`` of ``t1`` is no folder ``1``."""
     for own in sorted(key, key=len, reverse=True):
-        if own in normal(name):
-            return normal(name).replace(own, _WHOLE_NAME)
+        alone = rf"(?<![^\W_]){re.escape(own)}(?![^\W_])" if len(own) == 1 else re.escape(own)
+        if re.search(alone, normal(name)):
+            return re.sub(alone, _WHOLE_NAME, normal(name))
     return name
 
 
@@ -244,6 +267,8 @@ def _joined(
         here = {key: path for key, path in files.items() if key in anchor and path not in owner}
         if here and (role == pair[1] or len(here) >= _WITHIN * len(files)):
             owner |= {path: (role, key) for key, path in here.items()}
+        if role == pair[1]:  # what the two share is theirs: the 1 of 0_manual1 is no case
+            owner |= {anchor[key]: (pair[0], key) for key in here if anchor[key] not in owner}
     owner |= {path: (pair[0], key) for key, path in anchor.items() if path not in owner}
     cases: dict[Key, dict[Role, Path]] = defaultdict(dict)
     for path, (role, key) in owner.items():

@@ -6,6 +6,7 @@ them in turn. What they cannot explain goes by what names share (``by_names``).
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -23,9 +24,11 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.layouts.repeats import without_repeats
+from napari_prosma.data.layouts.slice_masks import by_slices
 from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.names import from_cell
-from napari_prosma.data.readers import can_read, stem
+from napari_prosma.data.readers import can_read, read_header, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
 
@@ -50,8 +53,11 @@ _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
 _LONGEST_HEADING = 1 << 16
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
+_MOST_KINDS = 8
+"""Endings of names that tell kinds of images, as ``ED`` and ``ES`` do; more are numbers or names."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
@@ -99,7 +105,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
             return _finished(folder, recognised, passed_over)
         partly = recognised
         break
-    better = by_names(folder, partly) or by_annotation_file(folder)
+    better = by_slices(folder) or by_names(folder, partly) or by_annotation_file(folder)
     if better is not None:
         return _finished(folder, better, passed_over)
     if partly is not None and any(case.labels for case in partly.found):
@@ -129,6 +135,9 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
     found, listed = with_listed(folder, found)
     shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
+    if recognised.layout != "CSV":  # where a person says what counts twice
+        found, repeated = without_repeats(folder, found)
+        twice = (*twice, *repeated)
     notices = (*passed_over, *recognised.notices, *twice, *shared, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 
@@ -237,6 +246,49 @@ def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]
     return kept, tuple(notices)
 
 
+def without_clips(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases without the stacks that labelled single slices were taken from, and notices of these.
+
+    So is the clip ``p1_half_sequence`` beside ``p1_ED`` and ``p1_ES``, whose frames would count twice.
+    """
+    starts: dict[str, dict[Path, list[tuple[Path, str]]]] = defaultdict(dict)
+    for case in found:
+        *start, ending = _WORDS.findall(stem(case.image)) or [""]
+        starts[ending][case.image] = [(case.image.parent, name) for name in accumulate(start)]
+    if not 1 < len(starts) <= _MOST_KINDS:
+        return list(found), ()
+    slices = {ending: _slices(next(iter(images))) for ending, images in starts.items()}
+    single = {
+        name
+        for ending, images in starts.items()
+        if slices[ending] == 1
+        for names in images.values()
+        for name in names
+    }
+    kept, notices = list(found), []
+    for ending, images in starts.items():
+        shared = [
+            next((name for name in reversed(names) if name in single), None) for names in images.values()
+        ]
+        if slices[ending] > 1 and None not in shared and 1 < len(shared) == len({*shared}):
+            kept = [case for case in kept if case.image not in images]
+            notices.append(
+                f"{len(images)} files '*{ending}' hold several slices beside labelled single ones of the "
+                "same name, which would count twice, and are not used; to learn from them, give them in a "
+                "folder of their own"
+            )
+    return kept, tuple(notices)
+
+
+def _slices(image: Path) -> int:
+    """How many slices a volume has; 0 for what is none, or cannot be read."""
+    try:
+        shape = read_header(image).shape
+    except DataError:
+        return 0
+    return 0 if len(shape) != 3 else 1 if min(shape) == 1 else max(shape)
+
+
 def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -> str:
     """What to say of images without a mask."""
     if len(bare) == len(found):
@@ -274,11 +326,12 @@ def _seen_beside(folder: Path) -> str:
         f"{len(paths)} {kind}" for kind, paths in sorted(others.items(), key=lambda one: -len(one[1]))[:4]
     )
     for paths in sorted(others.values(), key=len, reverse=True):
-        if polygons.may_be(paths[0]) and len(paths) > 1:
+        if polygons.may_be(paths[0]):
             try:
                 polygons.read(paths[0])
             except DataError as error:
-                return f" (beside them: {kinds}; of these {error})".replace("; ", ", ")
+                if len(paths) > 1 or polygons.UNREADABLE not in str(error):
+                    return f" (beside them: {kinds}; of these {error})".replace("; ", ", ")
     return f" (beside them: {kinds})"
 
 
@@ -491,12 +544,18 @@ def _lists_files(table: Path) -> bool:
 def _rows_of(table: Path, delimiter: str) -> list[dict[str, str]]:
     """Rows by the names of the columns, without the blanks around these."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = table.read_text(encoding=_encoding(table))
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows.fieldnames = [name.strip().strip('"') for name in rows.fieldnames or ()]
         return list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"'{table}' is no table ({error}); save it as CSV in UTF-8") from error
+
+
+def _encoding(table: Path) -> str:
+    """UTF-8, but for what Excel calls Unicode text."""
+    with table.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _slashed(name: str) -> str:
@@ -548,7 +607,7 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
 def _csv_columns(table: Path) -> dict[str, str] | None:
     """The table's own names of our columns, and its delimiter; None without images and labels."""
     try:
-        with open(table, encoding="utf-8-sig", errors="replace") as file:
+        with open(table, encoding=_encoding(table), errors="replace") as file:
             first = file.readline(_LONGEST_HEADING).strip()
     except OSError:
         return None
@@ -610,6 +669,9 @@ def _nothing_found(folder: Path) -> str:
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
         return f"'{folder}' is empty; put images in '{folder}/images' and their masks in '{folder}/masks'"
+    packed = [path for path in files if path.name.lower().endswith(_ARCHIVES)]
+    if packed:
+        return f"'{folder}' holds archives, such as '{packed[0].name}', and no image; unpack them"
     counts: dict[str, int] = defaultdict(int)
     for path in files:
         counts[path.suffix.lower() or "without suffix"] += 1

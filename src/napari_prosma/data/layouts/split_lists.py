@@ -18,6 +18,7 @@ from napari_prosma.errors import DataError
 _LISTS, _TABLES = (".txt", ".lst", ".list", ".json"), (".csv", ".tsv")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
+_COLUMN = re.compile(r"[,;\t]")
 _MOST_BYTES = 1 << 24
 _KNOWN = 0.5
 """Share of the names of a list that have to be cases here."""
@@ -141,12 +142,14 @@ def _splits_in(path: Path, cases_of: Mapping[str, set[int]]) -> dict[int, set[st
     return dict(splits) if entries and known >= _KNOWN * len(entries) else {}
 
 
-def _keys(name: str) -> Iterator[str]:
-    path = Path(normal(name.strip().strip('"').replace("\\", "/")).removeprefix("./"))
-    yield path.as_posix()
-    yield (path.parent / stem(path)).as_posix()
-    yield stem(path)
-    yield path.name
+def _keys(entry: str) -> Iterator[str]:
+    """What an entry may call a case: all of it, for names may hold blanks, else what stands first in it."""
+    for name in dict.fromkeys((entry, _COLUMN.split(entry)[0], entry.split()[0] if entry.split() else "")):
+        path = Path(normal(name.strip().strip('"').replace("\\", "/")).removeprefix("./"))
+        yield path.as_posix()
+        yield (path.parent / stem(path)).as_posix()
+        yield stem(path)
+        yield path.name
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str]]:
@@ -166,8 +169,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
         yield from ((name, told) for name, told in rows if told)
     elif split:
         for line in lines:
-            whole = re.split(r"[,;\t]" if path.suffix.lower() in _TABLES else r"\s+", line)
-            yield whole[0] if len(whole) > 1 and not Path(line).suffix else line, split
+            yield line, split
 
 
 def _rows(text: str, wanted: Sequence[str]) -> list[tuple[str, str]]:

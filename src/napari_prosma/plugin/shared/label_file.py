@@ -181,6 +181,8 @@ def open_label(data: DataSet, name: str) -> LabelFile:
     label, is_scribbles = case.read_label(), data.labels.unlabelled is not None
     shown = stored[0] if is_scribbles else np.where(label == IGNORE, 0, label)
     fixed = next((said for said in map(_why_fixed, files.labels) if said), "")
+    if files.is_sliced:
+        fixed = f"the label of '{name}' lies in {len(stored)} pictures, a slice each; save it as one volume"
     if is_scribbles and len(stored) > 1:
         shown = np.maximum.reduce(stored)
         fixed = (
