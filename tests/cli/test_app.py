@@ -763,6 +763,23 @@ def test_labels_are_written_after_all_else_that_is_wanted_of_an_image(
     }
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_segmented(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert prosma("train", folder, "--out", tmp_path / "run", *QUICK).exit_code == 0
+    (tmp_path / "file").touch()
+    images, out = folder / "images", tmp_path / "file" / "out"
+    for words in (
+        ("segment", tmp_path / "run", images),
+        ("inspect", tmp_path / "run", images),
+        ("suspicious", tmp_path / "run", folder),
+        ("evaluate", folder / "masks", folder / "masks"),
+    ):
+        result = prosma(*words, "--out", out)
+        assert "is no folder that can be written to" in error_of(result), words
+        assert "━" not in said(result), "nothing began"
+
+
 def test_a_table_of_regions_without_any_is_read_again(folder: Path, tmp_path: Path) -> None:
     table = RegionTable(tmp_path)
     table.add("a", ())

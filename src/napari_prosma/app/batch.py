@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_prosma.app.models import ImageKind, known_model
-from napari_prosma.data.atomic import require_new
+from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.found import images_in, is_hidden
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
@@ -102,6 +102,7 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
     ProsmaError
         Nothing can be segmented: no image, two that would be written as one, a table that is not ours.
     """
+    require_writable(batch.folder)
     from_folder = any(path.is_dir() for path in images)
     planned = plan_batch(
         image_files(images),

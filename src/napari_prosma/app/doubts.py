@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_prosma.data.atomic import require_writable
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
@@ -137,6 +138,7 @@ def find_doubts(
     DataError
         No case has a label, none can be compared, or nothing can be written.
     """
+    require_writable(out)
     labelled = [case for case in cases if case.read_label is not None]
     if not labelled:
         raise DataError(f"none of the {len(cases)} cases has a label; give the folder that has the masks too")

@@ -69,12 +69,13 @@ def inspect(
     prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
     """
     with exit_codes():
-        from napari_prosma.data.atomic import require_new
+        from napari_prosma.data.atomic import require_new, require_writable
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.readers import can_read
         from napari_prosma.errors import ConfigError
         from napari_prosma.model.checkpoint import load_checkpoint
 
+        require_writable(out)
         checkpoint = load_checkpoint(model)
         twins = _twins(twin or ())
         if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):

@@ -162,12 +162,14 @@ def evaluate(
     [bold]Example:[/] prosma evaluate labels Dataset_BUSI_with_GT --out figures
     """
     with exit_codes():
-        from napari_prosma.data.atomic import require_new
+        from napari_prosma.data.atomic import require_new, require_writable
         from napari_prosma.data.labels import rule_from_text
         from napari_prosma.segmentation.evaluate import evaluate as run
         from napari_prosma.segmentation.evaluation_report import FILES, summary_rows, write_evaluation
         from napari_prosma.segmentation.pairs import find_pairs
 
+        if out is not None:
+            require_writable(out)
         if out is not None and not overwrite:
             require_new((out / name for name in FILES), INSTEAD)
         pairs = find_pairs(predicted, truth, None if classes is None else rule_from_text(classes))

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from napari_prosma.data.names import fitting_name
-from napari_prosma.errors import DataError
+from napari_prosma.errors import ConfigError, DataError
 
 WRITING, ASIDE = ".writing-", ".replaced-"
 """How the names begin of what is being written, and of a folder whose successor takes its place."""
@@ -83,6 +83,20 @@ def require_new(paths: Iterable[Path], remedy: str) -> None:
     if there:
         more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
         raise DataError(f"'{there[0]}'{more} there already, perhaps corrected by hand; {remedy}")
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder, which need not be there yet, before the work of which the results would go there.
+
+    Raises
+    ------
+    ConfigError
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(
+            f"'{nearest}' is no folder that can be written to; choose another place than '{folder}'"
+        )
 
 
 def require_replaceable(path: Path) -> None:

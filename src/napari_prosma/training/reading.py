@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan, content_
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.preparation import grid_size
-from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
@@ -118,13 +116,4 @@ def require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Seq
         raise DataError(
             f"the cases are not those that the run began with (different: {changed}); restore the data, or "
             f"start a new run"
-        )
-
-
-def require_writable(run_dir: Path) -> None:
-    """Better now than after the first epoch."""
-    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(
-            f"'{nearest}' is no folder that can be written to; choose another place than '{run_dir}'"
         )

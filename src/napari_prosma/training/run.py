@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from napari_prosma.data.atomic import require_writable
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan, balance_in_words, require_fit
 from napari_prosma.events import Event, Notice
@@ -26,7 +27,6 @@ from napari_prosma.training.reading import (
     read_cases,
     read_unlabelled,
     require_same_cases,
-    require_writable,
 )
 from napari_prosma.training.run_claim import claimed
 from napari_prosma.training.run_folder import failure_kept
