@@ -641,7 +641,6 @@ def test_a_copied_case_counts_once(tmp_path: Path) -> None:
     data = find_cases(tmp_path)
     assert [case.name for case in data.cases] == ["0", "1", "1 again", "2", "another"]
     assert any(n.startswith("3 cases are copies") and n.endswith("each is used once") for n in data.notices)
-    assert any("'images/another.png' of 'images/0.png'; take them away" in n for n in data.notices)
 
 
 def test_names_with_blanks_are_told_in_lists(tmp_path: Path) -> None:
@@ -704,7 +703,9 @@ def test_images_with_something_drawn_on_them_are_no_labels(tmp_path: Path) -> No
         drawn = image.copy()
         drawn[4:9, 3] = drawn[4:9, 9] = 255, 0, 0
         save(tmp_path / "annotated" / f"{n}.png", drawn)
-    with pytest.raises(DataError, match=r"annotated.* is '0\.png' with something drawn on it.*export"):
+    with pytest.raises(
+        DataError, match=r"annotated.* is '0\.png', perhaps with something drawn on it.*export"
+    ):
         find_cases(tmp_path)
 
 

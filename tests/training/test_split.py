@@ -10,7 +10,9 @@ import pytest
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Notice
+from napari_prosma.training.reading import read_cases
 from napari_prosma.training.split import learnable, patients_in_names, split_cases
+from napari_prosma.training.steering import Steering
 
 
 def cases(count: int) -> list[Case]:
@@ -166,3 +168,17 @@ def test_near_duplicates_stay_together_on_request() -> None:
     assert [case.patient for case in kept[:3]] == [case.patient for case in kept[3:]]
     assert len({case.patient for case in kept}) == 3
     assert "6 of 6 images are nearly the same as another one (3 groups)" in said[0]
+
+
+def test_copies_among_the_cases_are_told_before_they_are_learned_from() -> None:
+    def case(name: str, seed: int) -> Case:
+        image = np.random.default_rng(seed).random((1, 8, 8), np.float32)
+        return Case.from_arrays(name, image, (image[0] > 0.5).astype(np.uint8))
+
+    def told(*cases: Case) -> list[str]:
+        events = read_cases(cases, Steering())
+        return [event.message for event in events if isinstance(event, Notice)]
+
+    (said,) = told(case("a", 0), case("b", 1), case("c", 0))
+    assert said.startswith("1 cases are copies of others, image and label, such as c of a")
+    assert told(case("a", 0), case("b", 1)) == []

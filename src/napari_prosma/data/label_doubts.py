@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.labels import LabelRule, present_values
-from napari_prosma.data.readers import read_label, read_label_with_note
+from napari_prosma.data.readers import read_image, read_label, read_label_with_note
 from napari_prosma.errors import DataError
 
 SAMPLED_PICTURES = 32
@@ -26,6 +26,8 @@ _SOFT_VALUES, _INSIDE = 3, 0.05
 _HOLLOW = 2.0
 """A closed outline encloses more than this times itself."""
 _MOST_ELEMENTS = 1 << 22
+_GRAYS, _SAME_GRAY, _MOSTLY = (32, 223), 16, 0.5
+"""What no mask of 0 and 255 is; how far JPEG changes it; share of it that a picture keeps under drawings."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,28 @@ def guessed_rule(
         if not seen <= {*rule.values, rule.unlabelled}:
             rule = LabelRule.of_values(seen, lossy, foreground)
     return rule, doubts
+
+
+def require_no_drawing(image: Path, label: Path) -> None:
+    """Refuse a label that is its image, perhaps with something drawn on it: its grays are those of the image.
+
+    Raises
+    ------
+    DataError
+    """
+    try:
+        ours, theirs = (read_image(path).array for path in (image, label))
+    except DataError:  # said when its case is read
+        return
+    if ours.shape != theirs.shape or ours.dtype != np.uint8 or theirs.dtype != np.uint8:
+        return
+    gray = (ours >= _GRAYS[0]) & (ours <= _GRAYS[1])
+    apart = abs(ours[gray].astype(int) - theirs[gray])
+    if gray.any() and float((apart <= _SAME_GRAY).mean()) >= _MOSTLY:
+        raise DataError(
+            f"'{label}' is '{image.name}', perhaps with something drawn on it, and no mask; export what was "
+            "drawn as a mask, or as polygons"
+        )
 
 
 def rule_of_arrays(

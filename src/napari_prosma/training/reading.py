@@ -38,7 +38,24 @@ def read_cases(cases: Sequence[Case], steering: Steering) -> Generator[Event, No
         yield Progress(len(facts), len(cases), fact.name)
         if steering.was_stopped:
             break
+    yield from map(Notice, _copies_in_words(facts))
     return facts
+
+
+def _copies_in_words(facts: Sequence[CaseFacts]) -> list[str]:
+    """What to say of cases whose image and label are those of another one, so that they count twice."""
+    names: dict[tuple[str, str], str] = {}
+    copies = []
+    for fact in facts:
+        first = names.setdefault((fact.image_hash, fact.label_hash), fact.name)
+        if first != fact.name:
+            copies.append(f"{fact.name} of {first}")
+    if not copies:
+        return []
+    return [
+        f"{len(copies)} cases are copies of others, image and label, such as {copies[0]}, so that these "
+        "count more; take the copies away, or keep them on one side of the split with --together copies"
+    ]
 
 
 def _require_alike(case: Case, image: Image, labelled: CaseFacts, plan: Plan) -> None:

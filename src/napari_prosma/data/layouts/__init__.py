@@ -17,7 +17,14 @@ import numpy as np
 from napari_prosma.data.case import Case, Header, Image
 from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.formats import nrrd, pictures, polygons
-from napari_prosma.data.label_doubts import SAMPLED_PICTURES, evenly, guessed_rule, is_lossy, rule_of_arrays
+from napari_prosma.data.label_doubts import (
+    SAMPLED_PICTURES,
+    evenly,
+    guessed_rule,
+    is_lossy,
+    require_no_drawing,
+    rule_of_arrays,
+)
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.layouts import slice_masks
 from napari_prosma.data.layouts.found import Found
@@ -148,6 +155,9 @@ def find_cases(
             f"channels, since the labels are {'volumes' if len(header.shape) == 3 else 'planes'}",
         )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
+    drawn = next((case for case in found if case.labels and not case.polygons), None)
+    if drawn is not None and _is_picture(drawn.image) and _is_picture(drawn.labels[0]):
+        require_no_drawing(drawn.image, drawn.labels[0])
     doubts: tuple[str, ...] = ()
     rule = chosen or recognised.labels
     if rule is None:

@@ -36,7 +36,6 @@ _SAME_FOREGROUND = 0.5
 _WITHIN = 0.98
 _MOST_OF_IMAGE, _NEARLY_ALL = 0.4, 0.9
 _SAME_IN_ALL = 0.95
-_SAME_PICTURE = 0.5
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -133,8 +132,6 @@ class Judge:
             of_case, looks = reading.cases.values(), self._looks_of(reading)
         _require_one_kind_of_axes(reading, looks, images, labels)
         notices: list[str] = []
-        if all(look.kind == "image" for role in labels for look in looks[role].values()):
-            _require_no_drawing(reading, images, labels)
         labels, classes = _chosen_labels(reading, looks, images, labels, notices)
         images = _chosen_images(reading, looks, images, labels, notices)
         number = sum(images[0] in files and any(r in files for r in labels) for files in of_case)
@@ -291,19 +288,6 @@ def _require_one_kind_of_axes(
             f"'{image}' is a volume, but its masks are pictures, such as '{label.name}'; save those of its "
             "slices as one label volume that lies where the image does (.nii.gz, .nrrd)"
         )
-
-
-def _require_no_drawing(reading: Reading, images: Sequence[Role], labels: Sequence[Role]) -> None:
-    """Refuse images with something drawn on them, which are labels by their name alone."""
-    for files in list(reading.cases.values())[:_CASES_OPENED]:
-        pairs = [(files[one], files[other]) for one in images for other in labels if {one, other} <= {*files}]
-        for image, label in pairs:
-            one, other = read_image(image).array, read_image(label).array
-            if one.shape == other.shape and float((one == other).mean()) >= _SAME_PICTURE:
-                raise DataError(
-                    f"'{label}' is '{image.name}' with something drawn on it, which is no mask; export what "
-                    "was drawn as a mask, or as polygons"
-                )
 
 
 def _chosen_labels(

@@ -1,4 +1,4 @@
-"""Cases that are copies of others, byte for byte, as ``1 (copy).png`` beside ``1.png``."""
+"""Cases that are copies of others by their names and byte for byte, as ``1 (copy).png`` beside ``1.png``."""
 
 from __future__ import annotations
 
@@ -23,28 +23,25 @@ _HEADERS = (".hdr", ".mhd", ".nhdr")
 
 
 def without_repeats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
-    """Cases without those that a file manager called copies, and notices of these and of others that are."""
+    """Cases without those that a file manager called copies, and a notice of these.
+
+    Copies of other names are told when they are learned from, and by a check.
+    """
     groups = [[case for case in found if not case.polygons and all(map(_holds_itself, _files(case)))]]
     for look in (_size, _end, _content):
         groups = [same for group in groups for same in _alike(group, look)]
-    called: list[tuple[Found, Found]] = []
-    others: list[tuple[Found, Found]] = []
+    original: dict[int, Found] = {}
     for group in groups:
         first, *rest = sorted(group, key=lambda case: len(case.image.name))
-        for case in rest:
-            (called if _is_called_a_copy(case.image, first.image) else others).append((case, first))
-    notices = []
-    for copies, then in (
-        (called, "each is used once"),
-        (others, "take them away, or keep them on one side with --together copies"),
-    ):
-        if copies:
-            one, of = (case.image.relative_to(folder).as_posix() for case in copies[0])
-            notices.append(
-                f"{len(copies)} cases are copies of others, byte for byte, such as '{one}' of '{of}'; {then}"
-            )
-    dropped = {id(case) for case, _ in called}
-    return [case for case in found if id(case) not in dropped], tuple(notices)
+        original |= {id(case): first for case in rest if _is_called_a_copy(case.image, first.image)}
+    if not original:
+        return list(found), ()
+    copy = next(case for case in found if id(case) in original)
+    one, of = (case.image.relative_to(folder).as_posix() for case in (copy, original[id(copy)]))
+    return [case for case in found if id(case) not in original], (
+        f"{len(original)} cases are copies of others, byte for byte, such as '{one}' of '{of}'; each is used "
+        "once",
+    )
 
 
 def _is_called_a_copy(image: Path, first: Path) -> bool:
