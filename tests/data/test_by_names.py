@@ -531,7 +531,7 @@ def test_a_mask_per_slice_of_a_series_is_its_label(
         for mask in (tmp_path / masks.format(patient)).iterdir():
             mask.rename(mask.with_name(beginning + mask.name))
     data = find_cases(tmp_path)
-    assert [len(case.files) for case in data.cases] == [6, 6]
+    assert [(case.name, len(case.files)) for case in data.cases] == [("7", 6), ("8", 6)]
     told = "in the order of their names" if beginning else "by their names"
     assert any(f"2 series with a mask per slice, {told}" in notice for notice in data.notices)
     for case in data.cases:

@@ -36,7 +36,10 @@ def by_slices(folder: Path) -> Recognised | None:
     for path in files_in(folder) if series else ():
         if path.name.lower().endswith(pictures.SUFFIXES):
             by_place[path.parent].append(path)
+    if not by_place:
+        return None
     found, orders = [], set()
+    names = [path.name for path in series]
     for image in series:
         stack = dicom.series_of(image)
         place = _masks_of(folder, image, len(stack.frames), by_place)
@@ -44,9 +47,9 @@ def by_slices(folder: Path) -> Recognised | None:
             return None
         ordered, by_name = _in_order(stack, image, by_place[place])
         orders.add(by_name)
-        parts = image.relative_to(folder).parts
-        name = parts[-2] if len(series) > 1 and len(parts) > 1 else image.name
-        found.append(Found(name, (image,), ordered, "/".join(parts[:-2]), is_sliced=True))
+        *above, own = image.relative_to(folder).parts
+        name = above.pop() if above and names.count(own) > 1 else own
+        found.append(Found(name, (image,), ordered, "/".join(above), is_sliced=True))
     if not found:
         return None
     told = "by their names" if orders == {True} else "in the order of their names"
