@@ -1,6 +1,7 @@
 """Every ``python`` code block of the documentation runs; blocks marked ``py`` are only shown."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,15 @@ def test_the_page_of_the_panels_lists_every_key() -> None:
     page = (ROOT / "docs" / "panels.md").read_text(encoding="utf-8")
     for key in KEYS.values():
         assert f"| {key.name} | {key.does} |" in page
+
+
+def test_the_page_of_python_names_has_every_public_name() -> None:
+    import napari_prosma
+
+    page = runpy.run_path(str(ROOT / "docs" / "api_page.py"))
+    rows, modules = page["names"](), page["modules"]().split()
+    for name in set(napari_prosma.__all__) - {"__version__"}:
+        home = f"napari_prosma.{napari_prosma._HOMES[name]}"
+        assert f"| [`{name}`][{home}.{name}] | " in rows
+        assert modules.count(home) == 1
+    assert "|  |" not in rows, "a name says what it is"
