@@ -81,7 +81,7 @@ def test_the_card_of_a_run_says_on_what_it_was_made_and_measured(trained: tuple[
         (
             figures_of(overlaps([0.05] * 2 + [0.9] * 18)),
             "Finds lesion in 18 of 20 cases that hold it; Dice 0.82 on average, 0.90 in the middle case, "
-            "0.05 or less in one of ten.",
+            "at most 0.05 in the worst tenth.",
         ),
     ],
 )

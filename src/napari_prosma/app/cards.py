@@ -333,7 +333,7 @@ def _verdict_of(figures: Figures) -> str:
         f"average, {figures.middle:.2f} in the middle case"
     )
     if figures.low is not None and figures.cases >= WORST_SHARE:
-        said += f", {figures.low:.2f} or less in one of ten"
+        said += f", at most {figures.low:.2f} in the worst tenth"
     if figures.without:
         said += f". Marks something in {figures.wrong} of {figures.without} cases without it"
     return f"{said}."

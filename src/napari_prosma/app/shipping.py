@@ -17,6 +17,8 @@ from napari_prosma.model.header import MODEL
 
 _PLACES = ("run_dir", "data", "unlabelled", "start_from", "images", "masks")
 """Settings that say where somebody keeps his files."""
+_SYSTEM = "on"
+"""Of a card's versions, what names the machine that it was made on."""
 
 
 def ship_model(
@@ -100,6 +102,7 @@ def ship_model(
             "figures": figures_of(overlaps),
             "worst": worst,
             "advice": (),
+            "versions": {name: text for name, text in made.versions.items() if name != _SYSTEM},
         }
     )
     write_card(folder / CARD, card)

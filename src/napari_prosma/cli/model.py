@@ -51,7 +51,8 @@ def card(
         from napari_prosma.data.atomic import require_new
 
         if out is None:
-            say(as_markdown(card_of(model)))
+            for line in as_markdown(card_of(model)).splitlines():
+                say(line)
             return
         require_page(out)
         if not overwrite:
