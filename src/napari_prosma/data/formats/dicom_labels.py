@@ -26,6 +26,11 @@ class OverlapError(DataError):
 
 
 KINDS = {"SEG": "DICOM SEG", "RTSTRUCT": "RTSTRUCT"}
+_STORED_AS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",  # as a label map
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
 _ON_PLANE = 0.05
 """Of the distance of neighbouring elements: so far may a frame lie from where the series has one."""
 _HALF = 0.5
@@ -72,8 +77,17 @@ class LabelObject:
 
 def kind_of(path: Path) -> str:
     """ "SEG", "RTSTRUCT", or "" for any other file."""
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+
     if not path.is_file() or not dicom_frames.is_dicom(path):
         return ""
+    try:  # the first bytes are enough, of thousands of slices
+        storage = str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        storage = ""
+    if storage:
+        return _STORED_AS.get(storage, "")
     header = dicom_frames.read_header(path)
     modality = "" if header is None else str(header.get("Modality", ""))
     return modality if modality in KINDS else ""
