@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from clinic_files import NAME, judged, pixels, save_stack, save_ultrasound
+from clinic_files import NAME, SECRET, judged, pixels, save_patients, save_stack, save_ultrasound
 from typer.testing import CliRunner, Result
 
 from napari_prosma.cli.app import app
@@ -102,3 +102,48 @@ def test_what_is_not_installed_is_told_with_the_line_that_installs_it(
     result = prosma("segment", model, series, "--out", tmp_path / "out", "--format", "seg")
     assert result.exit_code == 2
     assert 'pip install "napari-prosma[dicom]"' in said(result)
+
+
+def test_contours_of_six_patients_are_learned_and_no_name_is_left_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder of a PACS to a model, to objects in DICOM, to what these are worth."""
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    pacs, run, out = tmp_path / "pacs", tmp_path / "run", tmp_path / "out"
+    save_patients(pacs, ".rtstruct.dcm", 6, (4, 32, 32))
+    quick = ("--widths", "4,6,8", "--epochs", "1", "--device", "cpu")
+    told = []
+    for words in (
+        ("check", pacs, "--out", tmp_path / "problems.csv"),
+        ("train", pacs, "--out", run, *quick),
+        ("segment", run, pacs, "--out", out, "--device", "cpu", "--format", "seg", "--regions"),
+        ("evaluate", out, pacs, "--out", tmp_path / "figures"),
+    ):
+        result = prosma(*words)
+        assert result.exit_code == 0, said(result)
+        told.append(said(result))
+    checked, trained, segmented, evaluated = told
+    assert "RTSTRUCT: Liver, Tumour" in checked
+    assert "1 is Liver, 2 is Tumour" in trained
+    assert "12 of 12 segmented" in segmented  # the scouts, too
+    assert {f"p{n}_ct_labels.seg.dcm" for n in range(6)} <= {path.name for path in out.iterdir()}
+    assert "Tumour" in evaluated
+    assert SECRET not in " ".join(told)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and pacs not in path.parents]
+    kept = [path for path in written if path.suffix != ".dcm"]
+    assert len(kept) > 8
+    for path in kept:
+        assert SECRET.encode() not in path.read_bytes(), path
+    assert SECRET.encode() in (out / "p0_ct_labels.seg.dcm").read_bytes()
+
+
+def test_what_an_odd_header_says_of_the_patient_is_in_no_message(
+    model: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    odd = {"PatientBirthDate": f"{SECRET}", "PatientName": f"{SECRET}\\\\{SECRET * 9}", "PatientSex": SECRET}
+    with pydicom.config.disable_value_validation():
+        folder = save_stack(tmp_path / "scan", pixels((3, SIDE, SIDE)), **odd)
+    result = prosma("segment", model, folder, "--out", tmp_path / "out", "--device", "cpu", "--format", "seg")
+    assert SECRET not in said(result)
+    assert not any(SECRET in str(warning.message) for warning in recwarn)

@@ -15,10 +15,14 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
-    generate_uid,
 )
 
+from napari_prosma.data.readers import read_image
+from napari_prosma.data.writers import write_dicom
+
 NAME = "Doe^Jürgen"
+SECRET = "Verysecretname"
+"""How the names of several patients begin; nowhere but in DICOM may it be found."""
 SHAPE = (5, 12, 10)
 """Slices, rows, columns."""
 _PLACE = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
@@ -127,6 +131,22 @@ def save_kind(folder: Path, kind: str) -> Path:
     return save_ultrasound(folder / "a.dcm", frames if kind == "ultrasound clip" else frames[0])
 
 
+def save_patients(folder: Path, suffix: str, patients: int = 3, shape: Sequence[int] = SHAPE) -> None:
+    """Patients whose segments have another order, and other letters, each; labels lie in another folder."""
+    for n in range(patients):
+        who = identity(f"{SECRET}{n}^Patient", f"1.2.840.{n}", f"1.2.841.{n}")
+        label = np.zeros(shape, np.uint8)
+        label[1, 2:5, 2:5], label[2, 6:9, 3:8] = 1, 2
+        image = pixels(shape, n) % 100 + label.astype(np.uint16) * 200
+        series = read_image(save_stack(folder / f"p{n}" / "ct", image, uid=f"1.2.3.{n}", **who)).series
+        assert series is not None
+        save_stack(folder / f"p{n}" / "scout", pixels((2, 12, 10)), "coronal", f"1.2.4.{n}", **who)
+        names = ("background", "Liver", "Tumour")
+        if n == 1:
+            label, names = np.where(label, 3 - label, 0).astype(np.uint8), ("background", "TUMOUR", "liver ")
+        write_dicom(folder / "labels" / f"{n}{suffix}", label, series, names)
+
+
 def judged(path: Path) -> list[str]:
     """What dciodvfy calls an error."""
     tool = shutil.which("dciodvfy")
@@ -134,10 +154,6 @@ def judged(path: Path) -> list[str]:
         pytest.skip("dciodvfy (of dicom3tools) is not installed")
     done = subprocess.run([tool, str(path)], capture_output=True, text=True, check=False, errors="replace")
     return [line for line in done.stderr.splitlines() if line.startswith("Error")]
-
-
-def new_uid() -> str:
-    return str(generate_uid())
 
 
 def _without(path: Path, *names: str) -> None:

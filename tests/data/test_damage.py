@@ -17,7 +17,7 @@ import SimpleITK
 import tifffile
 from dicom_files import save_slice
 
-from napari_prosma.data.readers import read_header, read_image, read_images, read_label, read_pyramid
+from napari_prosma.data.readers import read_header, read_image, read_label, read_pyramid
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -27,7 +27,6 @@ READERS: tuple[Callable[[Path], object], ...] = (
     read_header,
     read_image,
     read_label,
-    read_images,
     read_pyramid,
 )
 

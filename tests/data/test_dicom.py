@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from napari_prosma.data.formats.dicom import find_series
-from napari_prosma.data.readers import can_read, read_header, read_image, read_images
+from napari_prosma.data.readers import can_read, read_header, read_image
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 
@@ -100,7 +100,7 @@ def test_series_that_share_a_folder_are_told_apart(series: Path) -> None:
         DataError, match=r"2 series: .*thorax \(4 slices.*scout \(3 slices|2 series: .*scout.*thorax"
     ):
         read_image(series)
-    images = dict(read_images(series))
+    images = {one.description: one.read() for one in find_series(series)}
     assert np.array_equal(images["thorax"].array[0], planes())
     assert np.array_equal(images["scout"].array[0], planes(3))
 
@@ -156,7 +156,7 @@ def test_places_that_all_repeat_are_series_of_their_own(tmp_path: Path) -> None:
     for n, plane in enumerate(planes()):
         save_slice(tmp_path / f"a{n}.dcm", (0, 0, n), plane, InstanceNumber=n)
         save_slice(tmp_path / f"b{n}.dcm", (0, 0, n), plane + 1000, InstanceNumber=10 + n)
-    images = dict(read_images(tmp_path))
+    images = {one.description: one.read() for one in find_series(tmp_path)}
     assert np.array_equal(images["thorax (1 of 2)"].array[0], planes())
     assert np.array_equal(images["thorax (2 of 2)"].array[0], planes() + 1000)
 

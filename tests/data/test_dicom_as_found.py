@@ -290,7 +290,10 @@ def test_a_localizer_is_left_out_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"Modality": "SEG", "SOPClassUID": SegmentationStorage}, r"segmentation object \(SEG\).*3D Slicer"),
+        (
+            {"Modality": "SEG", "SOPClassUID": SegmentationStorage},
+            r"\(SEG\); it labels a series: give a folder",
+        ),
         ({"Modality": "RTDOSE"}, r"dose distribution.*3D Slicer"),
         ({"TotalPixelMatrixRows": 999}, "whole-slide.*OME-TIFF"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic.*dcm2niix"),
@@ -304,7 +307,9 @@ def test_what_is_no_slice_is_called_by_its_name(tmp_path: Path, fields: dict[str
     save_stack(tmp_path / "series", planes())
     image = read_image(tmp_path)
     assert np.array_equal(image.array[0], planes())
-    assert "left out as " in image.notices[0]
+    # An object with labels is no image, but in its place among the images.
+    assert bool(image.notices) == (fields.get("Modality") != "SEG")
+    assert all("left out as " in notice for notice in image.notices)
 
 
 def test_other_files_before_the_images_do_not_hide_them(tmp_path: Path) -> None:

@@ -69,28 +69,19 @@ def test_every_pixel_lies_on_the_frame_that_it_was_found_in(tmp_path: Path, kind
     assert judged(written) == []
 
 
-@pytest.mark.parametrize("kind", KINDS[:7])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS[:7] if kind != "gantry-tilted"])
 def test_highdicom_sees_the_volume_where_the_series_lies(tmp_path: Path, kind: str) -> None:
     series, labels = series_at(save_kind(tmp_path / "series", kind))
     written = write_dicom(tmp_path / "a.seg.dcm", labels, series, NAMES)
-    data = pydicom.dcmread(written)
+    volume = hd.seg.segread(written).get_volume(combine_segments=True)
     source = series.geometry.source
     assert source is not None
     to_lps = np.diag((-1.0, -1.0, 1.0, 1.0)) @ source.array_affine(labels.shape)
-    shared = data.SharedFunctionalGroupsSequence[0]
-    rows, columns = np.split(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float), 2)
-    down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
-    seen = np.zeros(labels.shape, np.uint8)
-    frames = data.pixel_array
-    for frame, mask in zip(data.PerFrameFunctionalGroupsSequence, frames, strict=True):
-        origin = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
-        y, x = np.nonzero(mask)
-        world = origin[:, None] + rows[:, None] * x * right + columns[:, None] * y * down
-        index = np.linalg.inv(to_lps) @ np.vstack([world, np.ones(len(x))])
-        assert np.abs(index - index.round()).max() < 1e-3
-        place = tuple(index[:3].round().astype(int))
-        seen[place] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    assert np.array_equal(seen, labels)
+    theirs = np.indices(volume.spatial_shape).reshape(3, -1)
+    world = volume.affine @ np.vstack([theirs, np.ones(theirs.shape[1])])
+    ours = (np.linalg.inv(to_lps) @ world)[:3]
+    assert np.abs(ours - ours.round()).max() < 1e-3
+    assert np.array_equal(labels[tuple(ours.round().astype(int))], volume.array.reshape(-1))
 
 
 def test_it_belongs_to_the_study_and_says_what_made_it(tmp_path: Path) -> None:

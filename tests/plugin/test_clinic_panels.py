@@ -9,16 +9,20 @@ import napari
 import numpy as np
 import pydicom
 import pytest
-from clinic_files import pixels, save_stack
+from clinic_files import SECRET, pixels, save_patients, save_stack
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QAbstractButton, QApplication, QFileDialog, QMessageBox
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QAbstractButton, QApplication, QDialogButtonBox, QFileDialog, QMessageBox
 
 from napari_prosma.data.readers import read_label
+from napari_prosma.data.writers import write_labels
+from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.contributions.reader import read_layers
+from napari_prosma.plugin.contributions.series_chooser import SeriesChooser
 from napari_prosma.plugin.contributions.writer import write_labels_layer
 from napari_prosma.plugin.segment.panel import AS_DICOM, AS_NIFTI, SegmentPanel
 from napari_prosma.plugin.shared.layers import add_layer
+from napari_prosma.plugin.train.panel import TrainPanel
 
 pytest.importorskip("highdicom")
 Press = Callable[[QAbstractButton], None]
@@ -127,3 +131,64 @@ def test_dicom_is_not_offered_for_what_is_none(
     press(segmented.save_button)
     finish(segmented)
     assert "DICOM" not in offered[0]
+
+
+def test_a_study_opens_with_its_labels_by_name_and_colour(viewer: napari.Viewer, tmp_path: Path):
+    save_patients(tmp_path / "pacs", ".rtstruct.dcm", 1)
+    layers = [add_layer(viewer, layer) for layer in read_layers(str(tmp_path / "pacs"))]
+    kinds = [type(layer).__name__ for layer in layers]
+    assert sorted(kinds) == ["Image", "Image", "Labels"]
+    labels = layers[kinds.index("Labels")]
+    assert labels.metadata["class_names"] == ("background", "Liver", "Tumour")
+    assert np.allclose(labels.colormap.map(1), [0, 194 / 255, 1, 1], atol=0.01)
+    assert (labels.data == 2).sum() == 15
+    alone = read_layers(str(tmp_path / "pacs" / "labels" / "0.rtstruct.dcm"))
+    assert [kind for *_, kind in alone] == ["image", "labels"]
+
+
+def test_segments_of_slicer_open_as_labels(viewer: napari.Viewer, tmp_path: Path):
+    geometry = Geometry((3.0, 2.0, 1.0), (0.0,) * 3, "mm")
+    write_labels(tmp_path / "a.seg.nrrd", np.eye(4, dtype=int)[None] * 2, geometry, ("background", "a", "b"))
+    (layer,) = read_layers(str(tmp_path / "a.seg.nrrd"))
+    labels = add_layer(viewer, layer)
+    assert labels.metadata["class_names"] == ("background", "a", "b")
+    assert (labels.data == 2).sum() == 4
+
+
+def test_of_many_series_those_that_are_ticked_are_opened(viewer: napari.Viewer, tmp_path: Path, qtbot: QtBot):
+    save_patients(tmp_path / "pacs", ".seg.dcm", 2)
+    seen: list[list[str]] = []
+
+    def answer_table() -> None:
+        chooser = QApplication.activeModalWidget()
+        assert isinstance(chooser, SeriesChooser)
+        rows, columns = chooser.table.rowCount(), chooser.table.columnCount()
+        seen.extend([chooser.table.item(r, c).text() for c in range(columns)] for r in range(rows))
+        assert len(chooser.ticked()) == 2  # those with labels
+        chooser.table.item(chooser.ticked()[0], 0).setCheckState(Qt.CheckState.Unchecked)
+        chooser.buttons.button(QDialogButtonBox.StandardButton.Open).click()
+
+    QTimer.singleShot(300, answer_table)
+    layers = read_layers(str(tmp_path / "pacs"))
+    assert [kind for *_, kind in layers] == ["image", "labels"]
+    assert len(seen) == 4
+    assert any("DICOM SEG: " in row[-1] for row in seen)
+    assert not any(SECRET in cell for row in seen for cell in row)
+
+
+def test_contours_are_learned_from_in_the_panel(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Callable[..., None], home: Path, tmp_path: Path
+):
+    save_patients(tmp_path / "pacs", ".rtstruct.dcm", 6, (4, 32, 32))
+    panel.source.folder.line.setText(str(tmp_path / "pacs"))
+    panel.source.folder.line.editingFinished.emit()
+    qtbot.waitUntil(lambda: panel.source.data_set is not None, timeout=SOON)
+    data = panel.source.data_set
+    assert data is not None
+    assert data.class_names == ("background", "Liver", "Tumour")
+    table = panel.source.class_table
+    assert [table.table.item(row, 1).text() for row in range(3)] == ["background", "Liver", "Tumour"]
+    assert not table.overlap.isHidden()
+    press(panel.start_button)
+    finish(panel)
+    assert list(home.rglob("best.safetensors")), panel.status.plain_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from napari_prosma.app.models import ImageKind, known_model
 from napari_prosma.data.atomic import require_new, require_writable
+from napari_prosma.data.layouts.dicom_studies import series_folders
 from napari_prosma.data.layouts.found import images_in, is_hidden
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
@@ -45,11 +46,18 @@ class Batch:
 
     def __post_init__(self) -> None:
         wanted = self.wanted
-        others = (wanted.probabilities, wanted.uncertainty, wanted.regions, wanted.cleanings)
+        others = (
+            wanted.probabilities,
+            wanted.uncertainty,
+            wanted.regions,
+            wanted.descriptions,
+            wanted.cleanings,
+        )
         if self.in_parts and (any(others) or wanted.format != "auto"):
             raise ConfigError(
                 "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
-                "--scheduler, or --probabilities, --uncertainty, --regions, --clean and --format"
+                "--scheduler, or --probabilities, --uncertainty, --regions, --clean, --descriptions "
+                "and --format"
             )
         wanted.require_possible()
 
@@ -187,6 +195,10 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.suffix.lower() == ".csv":
             files += [path.parent / row["image"] for row in read_rows(path, ("image",)) if row["image"]]
+            continue
+        several = series_folders(path) if path.is_dir() else []
+        if len(several) > 1:
+            files += several
             continue
         inside = [path]
         if path.is_dir() and not can_read(path):  # one that can be read is an image: OME-Zarr, a series

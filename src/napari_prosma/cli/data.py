@@ -35,12 +35,15 @@ def check(
         from napari_prosma.data.atomic import require_new
         from napari_prosma.data.check import check_each, compare, write_table
         from napari_prosma.data.layouts import find_cases
+        from napari_prosma.data.layouts.dicom_studies import studies_in
 
         if out is not None and not overwrite:
             require_new([out], "choose another --out, or --overwrite it")
         data_set = find_cases(data, require_labels=False, images=images, masks=masks)
         for line in (data_set.summary, *data_set.notices):
             say(line)
+        if data_set.layout == "DICOM":
+            console.print(table(studies_in(data_set.folder).rows()))
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))
         problems = [*(p for each in checked for p in each.problems), *compare(data_set, checked)]
         if problems:

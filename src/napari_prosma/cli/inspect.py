@@ -71,6 +71,7 @@ def inspect(
     with exit_codes():
         from napari_prosma.data.atomic import require_new, require_writable
         from napari_prosma.data.layouts import case_from_files
+        from napari_prosma.data.layouts.dicom_studies import holds_objects
         from napari_prosma.data.readers import can_read
         from napari_prosma.errors import ConfigError
         from napari_prosma.model.checkpoint import load_checkpoint
@@ -78,7 +79,8 @@ def inspect(
         require_writable(out)
         checkpoint = load_checkpoint(model)
         twins = _twins(twin or ())
-        if not can_read(data) and (data.is_dir() or data.suffix.lower() == ".csv"):
+        is_image = can_read(data) and not (label is None and data.is_dir() and holds_objects(data))
+        if not is_image and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
                 raise ConfigError("--label is of one image; a data set brings its own labels")
             if figure is not None:
@@ -94,7 +96,8 @@ def inspect(
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
 
-        case = case_from_files(data, label, channels=checkpoint.plan.channels)
+        plan = checkpoint.plan
+        case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
         truth = None if case.read_label is None else case.read_label()
         beside = next(iter(twins.values()), None)
         events = inspect_gates(

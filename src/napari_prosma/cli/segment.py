@@ -45,8 +45,8 @@ def segment(
     format: Annotated[
         str,
         typer.Option(
-            help="Of the labels: auto, nifti, nrrd, tiff, or seg (DICOM SEG, which carries the patient's "
-            "identity)."
+            help="Of the labels: auto, nifti, nrrd, tiff, or seg or rtstruct (in DICOM, which carries the "
+            "patient's identity)."
         ),
     ] = "auto",
     meaning: Annotated[
@@ -57,6 +57,9 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    descriptions: Annotated[
+        bool, typer.Option("--descriptions", help="Write names and colours for ITK-SNAP beside the labels.")
+    ] = False,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +102,15 @@ def segment(
         cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)
         meanings = meanings_from_text(meaning or (), checkpoint.plan.class_names)
         wanted = Wanted(
-            probabilities, uncertainty, regions, cleanings, mirror, device, format=format, meanings=meanings
+            probabilities,
+            uncertainty,
+            regions,
+            cleanings,
+            mirror,
+            device,
+            format=format,
+            meanings=meanings,
+            descriptions=descriptions,
         )
         batch = Batch(out, wanted, stream, scheduler, overwrite, skip_done)
         if wanted.is_dicom:

@@ -81,6 +81,10 @@ class Case:
         What it was set apart for, where its data set says so.
     patient : str, optional
         Cases of one patient stay on one side of every split.
+    series : optional
+        Of DICOM, where ``files`` tell no more than its first file.
+    label_notices : () -> sentences, optional
+        What was left out or decided when the label was read, where its format gives cause.
     """
 
     name: str
@@ -90,6 +94,8 @@ class Case:
     group: str = ""
     split: str = ""
     patient: str = ""
+    series: Series | None = None
+    label_notices: Callable[[], tuple[str, ...]] | None = None
 
     @classmethod
     def from_arrays(

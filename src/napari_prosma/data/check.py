@@ -136,6 +136,8 @@ def _check(case: Case, data: DataSet) -> Checked:
             tell("error", *_in_two(error))
         else:
             classes = _check_label(label, data, tell)
+            for notice in () if case.label_notices is None else case.label_notices():
+                tell("warning", notice, "look at the label before using it")
     return replace(seen(case, image), problems=tuple(problems), classes=classes)
 
 

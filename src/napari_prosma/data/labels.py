@@ -30,6 +30,7 @@ _VALUES_SHOWN = 8
 IGNORE = 255
 """Class index of what nobody labelled; no loss and no measure may count it."""
 
+Overlap = Literal["", "last", "first"]
 Sparse = Literal["slices", "scribbles"]
 """How labels that do not cover everything are meant."""
 
@@ -55,6 +56,9 @@ class LabelRule:
         For sparse labels: a slice without any label becomes ``IGNORE``.
     filled : bool
         The labels are outlines: what they enclose in a plane belongs to them.
+    overlap : "last", "first" or ""
+        Which class counts where structures of DICOM objects overlap, by the order of the classes; "" refuses
+        them.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class LabelRule:
     unlabelled: int | None = None
     labelled_slices_only: bool = False
     filled: bool = False
+    overlap: Overlap = ""
 
     @classmethod
     def of_names(cls, names: Mapping[int, str]) -> LabelRule:
@@ -248,6 +253,8 @@ class LabelRule:
             said += f", {self.unlabelled} is unlabelled"
         if self.filled:
             said += ", outlines are filled"
+        if self.overlap:
+            said += f", where classes overlap the {_IN_ORDER[self.overlap]} one counts"
         return said + (", slices without any label are unlabelled" if self.labelled_slices_only else "")
 
     def _indices(self, stored: np.ndarray, where: object) -> np.ndarray:
@@ -282,6 +289,8 @@ class LabelRule:
 BINARY = LabelRule("on", ("background", "foreground"))
 _BINARY_KINDS = ("on", "above", "any")
 _UNLABELLED, _SLICES, _FILLED = "unlabelled", "slices", "filled"
+_OVERLAPS: dict[str, Overlap] = {"overlap=last": "last", "overlap=first": "first"}
+_IN_ORDER = {"last": "later", "first": "earlier"}
 
 
 def rule_to_text(rule: LabelRule) -> str:
@@ -294,6 +303,7 @@ def rule_to_text(rule: LabelRule) -> str:
         items.append(_SLICES)
     if rule.filled:
         items.append(_FILLED)
+    items += [item for item, overlap in _OVERLAPS.items() if overlap == rule.overlap]
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(items)
     return line.getvalue()
@@ -305,8 +315,9 @@ def rule_from_text(text: str) -> LabelRule:
     Instead of the stored value of a single foreground class: ``on`` (1 or 255), ``above`` (brighter than 127)
     or ``any`` (all but 0), where the background may be left out, as in ``any=gland``. After the classes may
     follow ``unlabelled=STORED`` for what is stored where nobody labelled, ``slices`` if a slice without any
-    label is unlabelled, and ``filled`` if the labels are outlines to be filled. An item with a comma in its
-    name stands in double quotes.
+    label is unlabelled, ``filled`` if the labels are outlines to be filled, and ``overlap=last`` or
+    ``overlap=first`` for which class counts where structures of DICOM objects overlap. An item with a comma
+    in its name stands in double quotes.
 
     Raises
     ------
@@ -315,7 +326,8 @@ def rule_from_text(text: str) -> LabelRule:
     """
     try:
         ((*items,),) = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-        pairs = [tuple(item.split("=", 1)) for item in items if item not in (_SLICES, _FILLED)]
+        words = (_SLICES, _FILLED, *_OVERLAPS)
+        pairs = [tuple(item.split("=", 1)) for item in items if item not in words]
         classes = [(key.strip(), name) for key, name in pairs if key.strip() != _UNLABELLED]
         kind = classes[-1][0] if classes[-1][0] in _BINARY_KINDS else "values"
         if kind != "values" and len(classes) == 1:
@@ -331,6 +343,7 @@ def rule_from_text(text: str) -> LabelRule:
             unlabelled[0] if unlabelled else None,
             _SLICES in items,
             _FILLED in items,
+            next((overlap for item, overlap in _OVERLAPS.items() if item in items), ""),
         )
     except (ValueError, IndexError, csv.Error) as error:
         raise ConfigError(

@@ -58,7 +58,7 @@ def read_header(path: str | Path) -> Header:
         As :func:`read_image`.
     """
     path = Path(path)
-    header: Header = _guarded(path, _reader(path).read_header)
+    header: Header = guarded(path, _reader(path).read_header)
     return header
 
 
@@ -76,30 +76,22 @@ def read_image(path: str | Path) -> Image:
         When the file is missing, damaged, of an unknown format, or does not say where its voxels lie.
     """
     path = Path(path)
-    image: Image = _guarded(path, _reader(path).read)
+    image: Image = guarded(path, _reader(path).read)
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
     return _let_go(_in_native_order(image))
 
 
-def read_images(path: str | Path) -> list[tuple[str, Image]]:
-    """Every image of a path with its name: several only where a folder holds several DICOM series.
+def read_series(series: dicom.Series) -> Image:
+    """Image of one DICOM series of several in a folder.
 
     Raises
     ------
     DataError
         As :func:`read_image`.
     """
-    path = Path(path)
-    if _reader(path) is not dicom:
-        return [(stem(path), read_image(path))]
-    found = _guarded(path, dicom.find_series)
-    images = _guarded(path, lambda _: [_in_native_order(series.read()) for series in found])
-    names = [series.description or path.name for series in found]
-    return [
-        (name if names.count(name) == 1 else f"{name} {number}", image)
-        for number, (name, image) in enumerate(zip(names, images, strict=True), 1)
-    ]
+    image: Image = guarded(series.files[0], lambda _: series.read())
+    return _in_native_order(image)
 
 
 def read_pyramid(path: str | Path) -> Pyramid:
@@ -114,7 +106,7 @@ def read_pyramid(path: str | Path) -> Pyramid:
     """
     path = Path(path)
     if _reader(path) is ome_zarr:
-        pyramid: Pyramid = _guarded(path, ome_zarr.read_pyramid)
+        pyramid: Pyramid = guarded(path, ome_zarr.read_pyramid)
         return pyramid
     image = read_image(path)
     return Pyramid((image.array,), ((1.0,) * image.geometry.ndim,), image.geometry, image.notices)
@@ -142,7 +134,7 @@ def read_label_with_note(path: str | Path, dims: int | None = None) -> tuple[np.
     path = Path(path)
     module = _reader(path)
     if module is pictures:
-        return _guarded(path, pictures.read_label), Geometry.pixels(2), ""
+        return guarded(path, pictures.read_label), Geometry.pixels(2), ""
     label, geometry = _stored_label(path, module)
     channels = label if label.ndim > geometry.ndim else label[None]
     has_one_more = geometry.ndim == (dims or 0) + 1 and may_hold_channels(len(channels), geometry)
@@ -159,7 +151,7 @@ def label_names(path: str | Path) -> dict[int, str]:
     if module is None or not hasattr(module, "label_names"):
         return {}
     try:
-        found: dict[int, str] = _guarded(path, module.label_names)
+        found: dict[int, str] = guarded(path, module.label_names)
     except DataError:  # said when the label itself is read
         return {}
     return found
@@ -200,7 +192,7 @@ def may_hold_channels(channels: int, geometry: Geometry) -> bool:
     )
 
 
-def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
+def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     """``read(path)``, with whatever a library says of damaged bytes as an error that names the file.
 
     Libraries raise nearly anything on such bytes (TypeError, ZeroDivisionError, AssertionError, ...); the
@@ -243,7 +235,7 @@ def _stored_label(path: Path, module: ModuleType) -> tuple[np.ndarray, Geometry]
     if not hasattr(module, "read_label"):
         image = read_image(path)
         return image.array, image.geometry
-    label, geometry = _guarded(path, module.read_label)
+    label, geometry = guarded(path, module.read_label)
     if 0 in label.shape:
         raise DataError(f"'{path}' is empty: its shape is {label.shape}; export it again")
     return label.astype(label.dtype.newbyteorder("="), copy=False), geometry

@@ -12,7 +12,18 @@ import numpy as np
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
 from napari_prosma.data.class_colours import colour_of
-from napari_prosma.data.formats import dicom_seg, metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.formats import (
+    contours,
+    dicom_seg,
+    itksnap,
+    metaimage,
+    nifti,
+    nrrd,
+    ome_zarr,
+    pictures,
+    tiff,
+)
+from napari_prosma.data.formats.dicom_results import Source
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
     from napari_prosma.data.formats.dicom import Series
 
 SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
-SEG = ".seg.dcm"
+SEG, RTSTRUCT = ".seg.dcm", ".rtstruct.dcm"
 DICOM_SUFFIXES = (".dcm",)
 """Of objects that only a result of a DICOM series becomes; see :func:`write_dicom`."""
 _BY_SUFFIX = (nifti, tiff, nrrd, metaimage, ome_zarr, pictures)
@@ -83,7 +94,7 @@ def write_dicom(
 
     Parameters
     ----------
-    path : ending in ``.dcm``
+    path : ending in ``.rtstruct.dcm`` for contours, else in ``.dcm`` for a SEG
     result : class indices (*spatial), or probabilities (K, *spatial) of all classes
         They become binary or fractional segments.
     series : Series
@@ -129,8 +140,33 @@ def write_dicom(
         dicom_seg.Segment(name, colour_of(k), (meanings or {}).get(name, ""))
         for k, name in enumerate(names, 1)
     ]
+    is_contours = path.name.lower().endswith(RTSTRUCT)
+    if is_contours and fractional:
+        raise DataError(f"'{path.name}': contours hold no probabilities; write a DICOM SEG")
     with written_whole(path) as temporary:
-        dicom_seg.write(temporary, planes, series, segments, by_hand)
+        if is_contours:
+            contours.write(temporary, planes, Source(series), segments, by_hand)
+        else:
+            dicom_seg.write(temporary, planes, series, segments, by_hand)
+    return path
+
+
+def write_descriptions(path: str | Path, class_names: Sequence[str]) -> Path:
+    """Write names and colours of the classes for ITK-SNAP, which NIfTI does not tell it.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written; then nothing is left behind.
+    """
+    path = Path(path)
+    with written_whole(path) as temporary:
+        itksnap.write(temporary, class_names)
     return path
 
 

@@ -242,6 +242,8 @@ def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, .
 
 
 def _geometry(case: Case) -> Geometry:
+    if case.series is not None:
+        return case.series.geometry
     return read_header(case.files[0]).geometry if case.files else case.read_image().geometry
 
 

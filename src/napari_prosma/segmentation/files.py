@@ -15,7 +15,7 @@ from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
-from napari_prosma.data.writers import SEG, write_dicom, write_labels, write_map
+from napari_prosma.data.writers import RTSTRUCT, SEG, write_descriptions, write_dicom, write_labels, write_map
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry
@@ -27,9 +27,16 @@ from napari_prosma.segmentation.regions import element_size, region_rows, region
 from napari_prosma.segmentation.segment import segment
 
 EVERY_CLASS = "*"
-FORMATS = {"auto": "", "nifti": ".nii.gz", "nrrd": ".seg.nrrd", "tiff": ".tif", "seg": SEG}
+FORMATS = {
+    "auto": "",
+    "nifti": ".nii.gz",
+    "nrrd": ".seg.nrrd",
+    "tiff": ".tif",
+    "seg": SEG,
+    "rtstruct": RTSTRUCT,
+}
 """Ending of the labels by the name of their format."""
-DICOM_FORMATS = ("seg",)
+DICOM_FORMATS = ("seg", "rtstruct")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Wanted:
         Of the labels; "auto" is what fits the image.
     meanings : class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``
         For DICOM SEG.
+    descriptions : bool
+        Names and colours of the classes for ITK-SNAP, in a text beside the labels.
     """
 
     probabilities: bool = False
@@ -58,6 +67,7 @@ class Wanted:
     device: str = "auto"
     format: str = "auto"
     meanings: Mapping[str, str] | None = None
+    descriptions: bool = False
 
     @property
     def is_dicom(self) -> bool:
@@ -117,6 +127,7 @@ def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tup
     endings = [f"_labels{labels}"]
     endings += [f"_probabilities{SEG if wanted.format == 'seg' else maps}"] * wanted.probabilities
     endings += [f"_uncertainty{maps}"] * wanted.uncertainty
+    endings += ["_labels.txt"] * wanted.descriptions
     return tuple(folder / fitting_name(stem(path), ending) for ending in endings)
 
 
@@ -166,6 +177,8 @@ def segment_file(
         write_map(next(maps), found.probabilities, found.geometry)
     if wanted.uncertainty:
         write_map(next(maps), entropy(found.probabilities), found.geometry)
+    if wanted.descriptions:
+        write_descriptions(next(maps), found.class_names)
     if wanted.is_dicom:  # the labels come last: an image that has them is done
         write_dicom(files[0], found.labels, image.series, found.class_names, wanted.meanings)
     else:

@@ -7,14 +7,22 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from napari_prosma.data.case import Case
+from napari_prosma.data.formats.dicom import Series
+from napari_prosma.data.formats.dicom_labels import LabelObject, describe, kind_of, plain
+from napari_prosma.data.formats.dicom_labels import read_label as read_objects
 from napari_prosma.data.label_doubts import guessed_rule
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.layouts import case_from_files, find_cases
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
+from napari_prosma.data.layouts.dicom_studies import holds_objects
+from napari_prosma.data.layouts.found import files_in
 from napari_prosma.data.layouts.image_sets import CHANNEL
 from napari_prosma.data.layouts.pairing import readings
 from napari_prosma.data.layouts.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
@@ -66,6 +74,9 @@ def find_pairs(
         A folder is missing or holds no labels, or no name occurs in both, or one occurs twice.
     """
     predicted, truth = Path(predicted), Path(truth)
+    objects = _without_maps([path for path in _files_below(predicted) if kind_of(path)])
+    if objects and holds_objects(truth):
+        return _by_reference(objects, truth, labels)
     predictions = _without_maps(_label_files(predicted))
     notices: list[str] = []
     cases, rule = _truths(truth, labels, notices)
@@ -83,6 +94,58 @@ def find_pairs(
         unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
     pairs = tuple(Pair(case.name, case_from_files(file, file, labels=ours), case) for case, file in matched)
     return Pairs(pairs, rule.class_names, tuple(notices), unpaired)
+
+
+def _by_reference(
+    objects: Sequence[Path], truth: Path, labels: Mapping[int, str] | LabelRule | None
+) -> Pairs:
+    """Pairs of DICOM objects with the labels of the series that they refer to; classes go by name."""
+    data = find_cases(truth, require_labels=False, labels=labels)
+    notices = [*data.notices]
+    missing, extra = [], []
+    described: dict[str, list[LabelObject]] = defaultdict(list)
+    for path in objects:
+        one = describe(path)
+        fitting = [case for case in data.cases if case.series is not None and one.is_of(case.series)]
+        if path in {file for case in fitting for file in case.files}:
+            continue  # the truth itself, of which predictions lie in a folder below
+        if not fitting:
+            extra.append(path.name)
+        for case in fitting[:1]:
+            described[case.name].append(one)
+    values = {plain(name): number for number, name in enumerate(data.class_names) if number}
+    rule = LabelRule.of_names(dict(enumerate(data.class_names)))
+    pairs = []
+    for case in data.cases:
+        theirs = described.get(case.name, [])
+        if case.series is None or not theirs:
+            missing.append(case.name)
+            continue
+        named = {plain(structure.name) for one in theirs for structure in one.structures}
+        if not named & set(values):
+            raise DataError(
+                f"'{theirs[0].path}' holds {', '.join(sorted(named))}, none of which is a class of the truth "
+                f"({', '.join(data.class_names[1:])}); give both the same names"
+            )
+        read = partial(_read_objects, tuple(theirs), case.series, values, rule)
+        ours = replace(case, read_label=read, files=tuple(one.path for one in theirs))
+        pairs.append(Pair(case.name, ours, case))
+    if not pairs:
+        raise DataError(f"no prediction refers to a series of '{truth}'; give those that were made of it")
+    notices += _left_out(extra, "prediction", "truth") + _left_out(missing, "case", "prediction")
+    unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
+    return Pairs(tuple(pairs), data.class_names, tuple(notices), unpaired)
+
+
+def _read_objects(
+    objects: Sequence[LabelObject], series: Series, values: Mapping[str, int], rule: LabelRule
+) -> np.ndarray:
+    label, _ = read_objects(objects, series, values)
+    return rule.apply(label, objects[0].path)
+
+
+def _files_below(place: Path) -> list[Path]:
+    return [place] if place.is_file() else list(files_in(place))
 
 
 def _label_files(place: Path) -> list[Path]:
@@ -108,7 +171,7 @@ def _truths(
     truth: Path, labels: Mapping[int, str] | LabelRule | None, notices: list[str]
 ) -> tuple[list[Case], LabelRule]:
     """Cases with a label, and the rule they share; what is to be known of them goes to ``notices``."""
-    if not _holds_labels_only(truth):
+    if holds_objects(truth) or not _holds_labels_only(truth):
         data = find_cases(truth, require_labels=False, labels=labels)
         labelled = [case for case in data.cases if case.read_label is not None]
         if not labelled:

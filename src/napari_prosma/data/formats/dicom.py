@@ -7,6 +7,7 @@ or clips over time (ultrasound), and so do frames of one place.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import numpy as np
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.formats.dicom_frames import (
     KINDS,
+    LABEL_KINDS,
     NOT_OF_TIME,
     SUFFIXES,
     Frame,
@@ -56,8 +58,7 @@ _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _MS_PER_S = 1000
 _INT16 = np.iinfo(np.int16)
 _CONVERT = {
-    "segmentation object (SEG)": "convert it to .nii.gz with 3D Slicer or with segimage2itkimage of dcmqi",
-    "set of contours (RTSTRUCT)": "convert it to .nii.gz with 3D Slicer or plastimatch",
+    **dict.fromkeys(LABEL_KINDS, "it labels a series: give a folder that holds both"),
     "dose distribution (RTDOSE)": "convert it to .nii.gz with 3D Slicer",
     "whole-slide image in tiles": "convert it to OME-TIFF or OME-Zarr with Bio-Formats",
     "mosaic that holds its slices side by side": "convert it to .nii.gz with dcm2niix",
@@ -76,6 +77,9 @@ class Series:
     geometry : Geometry
     notices : what is wrong or was decided
     is_localizer : whether the header calls it a scout
+    number : as a table of the study has it
+    study, frame_of_reference : UIDs
+    patient : what tells this patient from others, without the name
     """
 
     uid: str
@@ -87,6 +91,10 @@ class Series:
     geometry: Geometry
     notices: tuple[str, ...] = field(default=())
     is_localizer: bool = False
+    number: str = ""
+    study: str = ""
+    frame_of_reference: str = ""
+    patient: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -207,7 +215,9 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
         raise refused[0]
     if not groups:
         raise DataError(_nothing_found(folder, left_out))
-    notice = tuple(f"left out as {why}: {_listed(paths)}" for why, paths in left_out.items())
+    notice = tuple(
+        f"left out as {why}: {_listed(paths)}" for why, paths in left_out.items() if why not in LABEL_KINDS
+    )
     found: list[Series] = []
     for group in (group for alike in groups.values() for group in alike):
         found += _series(group, notice)
@@ -270,7 +280,11 @@ def _nothing_found(folder: Path, left_out: Mapping[str, Sequence[Path]]) -> str:
 
 def read_header(path: Path) -> Header:
     """Header of the one series of a folder, or of one file."""
-    series = series_of(path)
+    return header_of(series_of(path))
+
+
+def header_of(series: Series) -> Header:
+    """What a series says of its image."""
     return Header(series.channels, series.shape, series.geometry)
 
 
@@ -323,6 +337,10 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
         "modality": str(header.get("Modality", "")),
         "channels": 3 if int(header.get("SamplesPerPixel") or 1) == 3 or palette else 1,
         "is_localizer": _is_localizer(header),
+        "number": str(header.get("SeriesNumber") or ""),
+        "study": str(header.get("StudyInstanceUID", "")),
+        "frame_of_reference": str(header.get("FrameOfReferenceUID", "")),
+        "patient": _pseudonym(header),
     }
     plane = (int(header.Rows), int(header.Columns))
     in_one_file = int(header.get("NumberOfFrames") or 1) > 1
@@ -602,6 +620,12 @@ def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
         fits = exact.min() >= _INT16.min and exact.max() <= _INT16.max
         return exact.astype(np.int16) if fits else exact
     return (plane * np.float64(frame.slope) + frame.intercept).astype(np.float32)
+
+
+def _pseudonym(header: Dataset) -> str:
+    """A hash of what names the patient; "" where nothing does."""
+    named = f"{header.get('PatientID') or ''}\n{header.get('PatientName') or ''}".strip()
+    return hashlib.blake2b(named.encode(), digest_size=8).hexdigest() if named else ""
 
 
 def _is_palette(header: Dataset) -> bool:

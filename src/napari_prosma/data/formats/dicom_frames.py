@@ -39,6 +39,8 @@ _NOT_IMAGES = {
     "RTSTRUCT": "set of contours (RTSTRUCT)",
     "RTDOSE": "dose distribution (RTDOSE)",
 }
+LABEL_KINDS = (_NOT_IMAGES["SEG"], _NOT_IMAGES["RTSTRUCT"])
+"""What labels a series, and is no image itself."""
 _QUIET = ("PR", "SR", "KO", "RTPLAN", "REG", "DOC")
 _TAGS = [
     *("SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "InstanceNumber", "Modality"),
@@ -52,6 +54,7 @@ _TAGS = [
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "SliceVector"),
     *("DetectorInformationSequence", "AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime"),
     *("EchoNumbers", "TriggerTime", "DiffusionBValue", "ContentTime", "AcquisitionTime"),
+    *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("TotalPixelMatrixRows", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 KINDS = (

@@ -97,7 +97,7 @@ class Source:
         kept.SliceThickness = thickness if thickness and thickness > 0 else self.slice_distance
         return kept
 
-    @property
+    @cached_property
     def lies_in_patient(self) -> bool:
         """Whether every frame says where in the patient it lies, and no two lie in one place."""
         first = self.series.frames[0]
@@ -127,14 +127,14 @@ class Source:
                 found.append(Plane(position, frame.instance, frame.index + 1 if several else None))
         return tuple(found)
 
-    @property
+    @cached_property
     def orientation(self) -> tuple[float, ...]:
         """Direction cosines of rows and columns."""
         first = self.series.frames[0]
         made_up = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         return first.orientation if self.lies_in_patient and first and first.orientation else made_up
 
-    @property
+    @cached_property
     def spacing(self) -> tuple[float, float]:
         """Distance of rows and of columns, in mm where the series tells it."""
         first = self.series.frames[0]
@@ -143,14 +143,14 @@ class Source:
         rows, columns = self.series.geometry.spacing[-2:]
         return rows, columns
 
-    @property
+    @cached_property
     def slice_distance(self) -> float:
         """Distance of neighbouring slices across their planes, in mm; 1 for a single one."""
         places = np.array([plane.position for plane in self.planes])
         normal = np.cross(self.orientation[:3], self.orientation[3:])
         return float(np.abs(np.diff(places @ normal)).mean()) if len(places) > 1 else 1.0
 
-    @property
+    @cached_property
     def instances(self) -> tuple[str, ...]:
         """The identifiers of its files, each once."""
         return tuple(dict.fromkeys(plane.instance for plane in self.planes if plane.instance))

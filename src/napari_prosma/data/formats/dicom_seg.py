@@ -88,13 +88,16 @@ def write(
     from pydicom.uid import generate_uid
 
     source = Source(series)
+    frames = _frames(source)
+    if not planes.any():  # one empty frame says it for all
+        planes, frames = planes[:1], frames[:1]
     described = [_described(number, segment, by_hand) for number, segment in enumerate(segments, 1)]
     fractional = planes.ndim == 4
     kind = SegmentationTypeValues.FRACTIONAL if fractional else SegmentationTypeValues.BINARY
     what = "probabilities" if fractional else "segmentation"
     try:
         made = Segmentation(
-            _frames(source),
+            frames,
             planes,
             kind,
             described,
@@ -106,6 +109,7 @@ def write(
             manufacturer_model_name=MODEL,
             software_versions=__version__,
             device_serial_number="0",
+            omit_empty_frames=bool(planes.any()),
             content_label="SEGMENTATION",
             content_description=f"{MODEL} {what}",
             content_creator_name=f"{MANUFACTURER}^",

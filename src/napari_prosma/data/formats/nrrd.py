@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_prosma.data import voxels
 from napari_prosma.data.case import Header, Image
+from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.limits import require_inside
 from napari_prosma.data.units import length
 from napari_prosma.data.units import seconds as seconds_of
@@ -80,8 +81,20 @@ def label_names(path: Path) -> dict[int, str]:
     return {segment.value: segment.name for segment in segments}
 
 
+def label_colours(path: Path) -> dict[int, tuple[int, int, int]]:
+    """Colours of 3D Slicer's segments, 0 to 255, by the values that :func:`read_label` gives."""
+    fields, _ = _fields(path)
+    colours = {}
+    for number, (value, _) in enumerate(label_names(path).items()):
+        parts = str(fields.get(f"Segment{number}_Color", "")).split()
+        if len(parts) == 3:
+            red, green, blue = (round(255 * float(part)) for part in parts)
+            colours[value] = (red, green, blue)
+    return colours
+
+
 def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[str, ...] = ()) -> None:
-    """Array (*spatial) or (C, *spatial), gzipped; class names as 3D Slicer's segments."""
+    """Array (*spatial) or (C, *spatial), gzipped; classes as 3D Slicer's segments with their colours."""
     import nrrd
 
     voxels.require_no_time(path, geometry)
@@ -107,6 +120,8 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
         fields[f"Segment{index}_Name"] = name
         fields[f"Segment{index}_LabelValue"] = str(index + 1)
         fields[f"Segment{index}_Layer"] = "0"
+        fields[f"Segment{index}_Color"] = " ".join(f"{part / 255:.6g}" for part in colour_of(index + 1))
+        fields[f"Segment{index}_Extent"] = " ".join(f"0 {size - 1}" for size in stored.shape[-ndim:])
     nrrd.write(str(path), np.asfortranarray(stored), fields, compression_level=4, index_order="F")
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from napari_prosma.data.case import Case, Header, Image
 from napari_prosma.data.class_tables import named_by_tables
-from napari_prosma.data.formats import nrrd, pictures, polygons
+from napari_prosma.data.formats import dicom, dicom_labels, nrrd, pictures, polygons
+from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.label_doubts import (
     SAMPLED_PICTURES,
     evenly,
@@ -27,6 +28,7 @@ from napari_prosma.data.label_doubts import (
 )
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.layouts import slice_masks
+from napari_prosma.data.layouts.dicom_studies import labelled_by
 from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.layouts.recognise import (
     missing_masks,
@@ -46,6 +48,7 @@ from napari_prosma.data.readers import (
     read_header,
     read_image,
     read_label,
+    read_series,
     stem,
 )
 from napari_prosma.errors import DataError
@@ -60,6 +63,7 @@ _TITLES = {
     "images": "Images",
     "CSV": "Pairs listed in a table",
     "names": "Images and labels paired by their names",
+    "DICOM": "DICOM series and what labels them",
 }
 
 
@@ -118,7 +122,8 @@ def find_cases(
         Holding ``dataset.json`` (Decathlon), ``imagesTr/case_0000.nii.gz`` (nnU-Net), a folder of images
         beside a folder of masks (once, or once per split; Kvasir-SEG), masks beside their images (``x.png``,
         ``x_mask.png``; BUSI, GlaS), or a CSV with columns ``image`` and ``label``; or that CSV itself. A
-        folder with a DICOM series counts as one image.
+        folder with a DICOM series counts as one image. Series that DICOM SEG or RTSTRUCT objects refer to are
+        cases, wherever the objects lie; their classes go by name.
     require_labels : bool
         When False, images without a mask are cases without a label.
     labels : stored value -> class name, or LabelRule, optional
@@ -197,6 +202,7 @@ def case_from_files(
     label: str | Path | Sequence[str | Path] | None = None,
     channels: int | None = None,
     labels: LabelRule | None = None,
+    class_names: Sequence[str] = (),
 ) -> Case:
     """Case of one image file, or of the files of its channels, and its label file or files.
 
@@ -206,6 +212,8 @@ def case_from_files(
         Read the image with that many channels (see :func:`as_channels`); None keeps what the file holds.
     labels : LabelRule, optional
         Which stored value is which class; None looks at the label when it is read.
+    class_names : names, background first
+        Of a model: structures of DICOM objects are its classes by name, others are left out.
 
     Raises
     ------
@@ -218,6 +226,9 @@ def case_from_files(
     for file in (*images, *found.labels):
         if not file.exists():
             raise DataError(f"'{file}' does not exist; check the path")
+    if any(map(dicom_labels.kind_of, found.labels)):
+        found, named = labelled_by(found, class_names)
+        labels = labels or named
     return _case(found, channels, labels)
 
 
@@ -244,7 +255,9 @@ def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
     read = partial(_read_label, found, rule, channels) if found.labels else None
     read_filled = partial(_read_filled, found, channels)
     files = (*found.images, *found.labels)
-    return Case(found.name, read_filled, read, files, found.group, split=found.split, patient=found.patient)
+    told = partial(_objects_in_words, found, rule) if found.objects and rule is not None else None
+    series = found.series
+    return Case(found.name, read_filled, read, files, found.group, found.split, found.patient, series, told)
 
 
 def _read_filled(found: Found, channels: int | None) -> Image:
@@ -252,7 +265,9 @@ def _read_filled(found: Found, channels: int | None) -> Image:
 
 
 def _read_image(found: Found, channels: int | None) -> Image:
-    images = [read_image(path) for path in found.images]
+    images = (
+        [read_image(path) for path in found.images] if found.series is None else [read_series(found.series)]
+    )
     if len(images) > 1:
         first = images[0]
         header = Header(1, first.array.shape[1:], first.geometry)
@@ -269,6 +284,9 @@ def _read_image(found: Found, channels: int | None) -> Image:
 
 def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
+    if found.series is not None:
+        assert rule is not None
+        return _read_objects(found, found.series, rule)
     header = _of_channels(read_header(found.image), channels)
     label: np.ndarray | None = None
     if found.is_sliced:
@@ -292,9 +310,27 @@ def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> n
     return rule.apply(label, found.labels[0], slice_axis(header.geometry))
 
 
+def _objects_in_words(found: Found, rule: LabelRule) -> tuple[str, ...]:
+    assert found.series is not None
+    return _stored_objects(found, found.series, rule)[1]
+
+
+def _read_objects(found: Found, series: Series, rule: LabelRule) -> np.ndarray:
+    label, _ = _stored_objects(found, series, rule)
+    return rule.apply(label, found.labels[0], slice_axis(series.geometry))
+
+
+def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers of the structures of DICOM objects, less those that the rule does not name, and notices."""
+    names = dict(enumerate(found.structures, 1))
+    order = rule.values if rule.kind == "values" else tuple(names)
+    values = {names[value]: value for value in order if value in names}
+    return dicom_labels.read_label(found.objects, series, values, rule.overlap)
+
+
 def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
     """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
-    labelled = [case for case in found if case.labels and not case.polygons and not case.is_sliced]
+    labelled = [case for case in found if case.labels and case.has_label_volumes]
     if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
         return False
     return read_header(labelled[0].labels[0]).shape == header.shape[1:]
@@ -302,8 +338,7 @@ def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
 
 def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
     """What to say of labels that fit volumes by their shape alone."""
-    volumes = (case for case in found if not case.polygons and not case.is_sliced)
-    first = next((case.labels[0] for case in volumes if case.labels), None)
+    first = next((case.labels[0] for case in found if case.labels and case.has_label_volumes), None)
     if first is None or header.geometry.source is None:
         return ()
     try:
@@ -375,7 +410,7 @@ def _headers(found: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...
     errors: list[DataError] = []
     for case in found:
         try:
-            header = read_header(case.image)
+            header = read_header(case.image) if case.series is None else dicom.header_of(case.series)
         except DataError as error:
             errors.append(error)
             continue

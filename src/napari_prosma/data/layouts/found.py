@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_prosma.data.formats import dicom, ome_zarr
+from napari_prosma.data.formats.dicom import Series
+from napari_prosma.data.formats.dicom_labels import LabelObject
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.readers import can_read
 
@@ -38,6 +40,10 @@ class Found:
         Where the labels are polygons; else empty.
     is_sliced : bool
         Whether the labels are the slices of one label.
+    series, objects : where the labels are DICOM objects
+        What they label, and they themselves, whose paths ``labels`` holds.
+    structures : names, as they are compared
+        Of these objects: the n-th one is stored as n, from 1 on.
     """
 
     name: str
@@ -49,11 +55,19 @@ class Found:
     classes: tuple[int, ...] = ()
     polygons: tuple[str, ...] = ()
     is_sliced: bool = False
+    series: Series | None = None
+    objects: tuple[LabelObject, ...] = ()
+    structures: tuple[str, ...] = ()
 
     @property
     def image(self) -> Path:
         """The first image file."""
         return self.images[0]
+
+    @property
+    def has_label_volumes(self) -> bool:
+        """Whether each label file is a label array on a grid of its own."""
+        return not self.polygons and not self.is_sliced and self.series is None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from napari_prosma.data.formats import polygons
 from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
+from napari_prosma.data.layouts.dicom_studies import dicom_studies
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
 from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_repeats
@@ -60,7 +61,8 @@ _MOST_KINDS = 8
 """Endings of names that tell kinds of images, as ``ED`` and ``ES`` do; more are numbers or names."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_BY_TABLE = ("nnU-Net", "Decathlon", "CSV")
+_BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM")
+"""Layouts that say themselves which label is that of which image."""
 
 
 def recognise(folder: Path, images: str | None = None, masks: str | None = None) -> Recognised:
@@ -92,7 +94,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     passed_over: list[str] = []
     errors: list[DataError] = []
     partly: Recognised | None = None
-    for layout in (_nnunet, _decathlon, _folder_pairs, _csv_inside, _side_by_side):
+    for layout in (_nnunet, _decathlon, dicom_studies, _folder_pairs, _csv_inside, _side_by_side):
         try:
             recognised = layout(folder)
         except _NotThisLayout as error:

@@ -10,10 +10,21 @@ import napari
 from napari.utils.notifications import show_info
 
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, pyramid_layer, widen_ranges
+from napari_prosma.plugin.shared.layers import (
+    LayerTuple,
+    image_layer,
+    labels_layer,
+    labels_layers,
+    pyramid_layer,
+    widen_ranges,
+)
 from napari_prosma.plugin.shared.panel import open_panel
 
 PathOrPaths = str | list[str]
+NO_LAYER: Any = (None,)
+"""npe2's word for "opened, but no layer"."""
+_SEGMENTS = ".seg.nrrd"
+"""How 3D Slicer calls its segmentations."""
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
@@ -34,7 +45,7 @@ def open_model(path: PathOrPaths) -> list[LayerTuple]:
         raise DataError(f"'{path}' is a model and no image; open napari, then the panel Segment with it")
     panel: Any = open_panel(viewer, "Segment")
     panel.model.set_path(Path(path if isinstance(path, str) else path[0]))
-    return [(None,)]  # type: ignore[list-item]  # npe2's word for "opened, but no layer"
+    return [NO_LAYER]
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
@@ -45,18 +56,57 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
 
 
 def _layers_of(path: str) -> list[LayerTuple]:
+    from napari_prosma.data.formats import dicom
     from napari_prosma.data.formats.ome_zarr import is_ome_zarr
-    from napari_prosma.data.readers import read_images, read_pyramid, stem
+    from napari_prosma.data.readers import read_image, read_pyramid, stem
 
     where = Path(path)
     if where.is_dir() and is_ome_zarr(where):
         pyramid = read_pyramid(where)
         _tell(where.name, pyramid.notices)
         return [pyramid_layer(pyramid, stem(where).removesuffix(".ome"))]
-    images = read_images(where)
-    for name, image in images:
+    if dicom.is_dicom(where) or (where.is_dir() and dicom.holds_series(where, nested=True)):
+        return _layers_of_studies(where)
+    if where.name.lower().endswith(_SEGMENTS):
+        return [_segments_layer(where)]
+    image = read_image(where)
+    _tell(stem(where), image.notices)
+    return [image_layer(image, stem(where))]
+
+
+def _segments_layer(where: Path) -> LayerTuple:
+    """3D Slicer's segments as labels, with their names and colours."""
+    from napari_prosma.data.formats import nrrd
+    from napari_prosma.data.readers import label_names, read_label, stem
+
+    label, geometry = read_label(where)
+    told = label_names(where)
+    names = (
+        "background",
+        *(told.get(value, f"label {value}") for value in range(1, max(told, default=0) + 1)),
+    )
+    return labels_layer(label, geometry, stem(where), names if told else (), nrrd.label_colours(where))
+
+
+def _layers_of_studies(where: Path) -> list[LayerTuple]:
+    """A layer per series that is chosen, and the labels that refer to it."""
+    from napari_prosma.data.formats.dicom_labels import kind_of
+    from napari_prosma.data.layouts.dicom_studies import beside, studies_in
+    from napari_prosma.data.readers import read_series
+    from napari_prosma.plugin.contributions.series_chooser import chosen_of
+
+    studies = beside(where) if kind_of(where) else studies_in(where)
+    for notice in studies.notices:
+        show_info(notice)
+    names = [one.series.description or where.name for one in studies.series]
+    layers = []
+    for number in chosen_of(studies):
+        one, name = studies.series[number], names[number]
+        image = read_series(one.series)
         _tell(name, image.notices)
-    return [image_layer(image, name) for name, image in images]
+        layers.append(image_layer(image, name if names.count(name) == 1 else f"{name} {number + 1}"))
+        layers += labels_layers(one)
+    return layers or [NO_LAYER]  # the table was cancelled
 
 
 def _tell(name: str, notices: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import file_stem
 from napari_prosma.data.readers import stem
-from napari_prosma.data.writers import DICOM_SUFFIXES, SEG
+from napari_prosma.data.writers import DICOM_SUFFIXES, RTSTRUCT, SEG, write_descriptions
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.segment.cleaning_box import CleaningBox
@@ -70,9 +70,10 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.segment.regions_dock import RegionsTable
 
 MOST_LINES = 5
-DICOM_SEG = f"DICOM SEG (*{SEG})"
+IN_DICOM = {f"DICOM SEG (*{SEG})": SEG, f"DICOM RTSTRUCT (*{RTSTRUCT})": RTSTRUCT}
+FOR_ITK_SNAP = "NIfTI with label descriptions for ITK-SNAP (*.nii.gz)"
 AS_DICOM, AS_NIFTI = "Save as DICOM", "Save as NIfTI instead"
-VOLUMES = ("NIfTI (*.nii.gz *.nii)", "TIFF (*.tif)")
+VOLUMES = ("NIfTI (*.nii.gz *.nii)", FOR_ITK_SNAP, "Segments of 3D Slicer (*.seg.nrrd)", "TIFF (*.tif)")
 PICTURES: dict[str, Shown] = {
     "PNG, 255 for the structure (*.png)": "white",
     "PNG in colours (*.png)": "colours",
@@ -233,13 +234,17 @@ class SegmentPanel(Panel):
         self.images.let_go()
         self.results.let_go()
 
-    def save(self, path: Path, shown: Shown = "numbers") -> None:
-        """Write the result as it is now, in the background; a PNG is ``shown`` so in other programs."""
+    def save(self, path: Path, shown: Shown = "numbers", described: bool = False) -> None:
+        """Write the result as it is now, in the background; a PNG is ``shown`` so in other programs.
+
+        ``described`` adds names and colours for ITK-SNAP.
+        """
         assert self.result is not None
         layer = self.result.labels
         self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
         self.save_button.setEnabled(False)
-        self.run("ProSMA: saving", partial(_saving, path, *self._saved, self.result.is_corrected, shown))
+        saving = partial(_saving, path, *self._saved, self.result.is_corrected, shown, described)
+        self.run("ProSMA: saving", saving)
 
     def _add_images(self) -> None:
         form = self.add_group("Images")
@@ -393,18 +398,18 @@ class SegmentPanel(Panel):
         else:
             is_one = len(layer.metadata.get(CLASS_NAMES, ())) <= 2
             suffix, kinds = ".png", [*list(PICTURES)[not is_one :], *VOLUMES]
-        kinds += [DICOM_SEG] if SERIES in layer.metadata else []
+        kinds += [*IN_DICOM] if SERIES in layer.metadata else []
         start = folder_of(self.result.source) / f"{file_stem(layer.name)}{suffix}"
         chosen, kind = QFileDialog.getSaveFileName(self, "Save result", str(start), ";;".join(kinds))
-        if chosen and kind == DICOM_SEG and not chosen.lower().endswith(DICOM_SUFFIXES):
-            chosen += SEG
+        if chosen and kind in IN_DICOM and not chosen.lower().endswith(DICOM_SUFFIXES):
+            chosen += IN_DICOM[kind]
         if chosen:
-            self._save_as(Path(chosen), PICTURES.get(kind, "numbers"))
+            self._save_as(Path(chosen), PICTURES.get(kind, "numbers"), described=kind == FOR_ITK_SNAP)
 
-    def _save_as(self, path: Path, shown: Shown) -> None:
+    def _save_as(self, path: Path, shown: Shown, described: bool) -> None:
         """Save, after it was told what of the patient a DICOM object carries."""
         if not path.name.lower().endswith(DICOM_SUFFIXES):
-            self.save(path, shown)
+            self.save(path, shown, described)
             return
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Information)
@@ -449,7 +454,9 @@ def _drawn(layer: LabelsLayer) -> np.ndarray:
 
 
 def _saving(
-    path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool, shown: Shown
+    path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool, shown: Shown, described: bool
 ) -> Iterator[Event]:
     yield Started(0, "Saving")
+    if described:
+        write_descriptions(path.with_name(f"{stem(path)}.txt"), layer.metadata.get(CLASS_NAMES, ()))
     yield Finished(write_layer(path, layer, labels, by_hand, shown))

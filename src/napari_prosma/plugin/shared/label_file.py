@@ -176,6 +176,13 @@ def open_label(data: DataSet, name: str) -> LabelFile:
         raise DataError(
             f"there is no labelled case '{name}' in '{data.folder}' any longer; put it back, or train anew"
         )
+    if files.series is not None:
+        label = case.read_label()
+        said = (
+            f"the labels of '{name}' are DICOM objects, which are not changed; correct them in the program "
+            "that made them"
+        )
+        return LabelFile(case, data.labels, files.labels[:1], (label,), (files.series.geometry,), label, said)
     read = [read_label(path) for path in files.labels]
     stored = tuple(array for array, _ in read)
     label, is_scribbles = case.read_label(), data.labels.unlabelled is not None

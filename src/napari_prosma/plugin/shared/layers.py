@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +17,28 @@ from napari.layers import Layer
 from napari.layers.utils.layer_utils import calc_data_range
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
+from napari.utils.notifications import show_info
 from napari.utils.transforms import Affine
 from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.app.models import ImageKind
 from napari_prosma.data.case import Image, Pyramid
 from napari_prosma.data.class_colours import CLASS_COLOURS
+from napari_prosma.data.formats.dicom_labels import LabelObject, OverlapError, Structure, plain, read_label
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
-from napari_prosma.data.readers import as_channels
+from napari_prosma.data.readers import as_channels, stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, write_dicom, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.sparse import sparse_rule
 
 if TYPE_CHECKING:
+    from napari_prosma.data.formats.dicom import Series
+    from napari_prosma.data.layouts.dicom_studies import Labelled
     from napari_prosma.inspection.maps import MapLayer
     from napari_prosma.model.applying import Segmentation
 
@@ -205,15 +209,58 @@ def _is_in_hounsfield_units(volume: Any) -> bool:
     return bool(middle.min() <= _AIR and np.all(middle % 1 == 0))
 
 
-def labels_layer(labels: np.ndarray, geometry: Geometry, name: str, class_names: Sequence[str]) -> LayerTuple:
-    """Layer of class indices (*spatial); the class under the cursor is named in the status bar."""
+def labels_layer(
+    labels: np.ndarray,
+    geometry: Geometry,
+    name: str,
+    class_names: Sequence[str],
+    colours: Mapping[int, tuple[int, int, int] | None] | None = None,
+) -> LayerTuple:
+    """Layer of class indices (*spatial); the class under the cursor is named in the status bar.
+
+    ``colours`` are those of the file, 0 to 255, where it tells them for all classes.
+    """
     attributes: dict[str, Any] = {"name": name, **placement(geometry), "metadata": {GEOMETRY: geometry}}
     if class_names:
         attributes["metadata"][CLASS_NAMES] = tuple(class_names)
-        if len(class_names) <= len(CLASS_COLOURS) + 1:
+        if colours and all(colours.values()):
+            every: dict[int | None, Any] = {0: "transparent", None: "transparent"}
+            every |= {k: np.append(c, 255) / 255 for k, c in colours.items() if c is not None}
+            attributes["colormap"] = DirectLabelColormap(color_dict=every)
+        elif len(class_names) <= len(CLASS_COLOURS) + 1:
             attributes["colormap"] = class_colours()
         attributes["features"] = {"index": list(range(len(class_names))), "class": list(class_names)}
     return labels, attributes, "labels"
+
+
+def labels_layers(found: Labelled) -> list[LayerTuple]:
+    """Layers of the objects that label a series: one each, but one per structure where these overlap."""
+    layers = []
+    for one in found.objects:
+        names = {plain(structure.name): structure for structure in one.structures}
+        try:
+            parts = [(stem(one.path), names, read_objects(one, found.series, names))]
+        except OverlapError:
+            parts = [
+                (structure.name, {name: structure}, read_objects(one, found.series, {name: structure}))
+                for name, structure in names.items()
+            ]
+        for title, shown, (label, notices) in parts:
+            classes = ("background", *(structure.name for structure in shown.values()))
+            colours = {n: structure.colour for n, structure in enumerate(shown.values(), 1)}
+            data, attributes, kind = labels_layer(label, found.series.geometry, title, classes, colours)
+            attributes["metadata"][SERIES] = found.series
+            layers.append((data, attributes, kind))
+            for notice in notices:
+                show_info(notice)
+    return layers
+
+
+def read_objects(
+    one: LabelObject, series: Series, names: Mapping[str, Structure]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Structures of an object as a label, numbered in their order."""
+    return read_label([one], series, {name: number for number, name in enumerate(names, 1)})
 
 
 def class_colours(every: str | None = None) -> DirectLabelColormap:

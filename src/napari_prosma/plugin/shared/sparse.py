@@ -119,7 +119,8 @@ def coverage(data: DataSet, kind: Sparse) -> Iterator[Coverage]:
     for number in chosen:
         case = data.cases[number]
         if case.read_label is not None:
-            across = slice_axis(read_header(case.files[0]).geometry) if case.files else 0
+            known = case.series or (read_header(case.files[0]) if case.files else None)
+            across = 0 if known is None else slice_axis(known.geometry)
             found = found.with_label(case.read_label(), across)
             yield found
 

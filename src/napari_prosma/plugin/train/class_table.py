@@ -7,6 +7,7 @@ from dataclasses import replace
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QHBoxLayout,
     QPushButton,
     QTableWidgetItem,
@@ -62,6 +63,15 @@ class ClassTable(QWidget):
         self.filled = QCheckBox("fill outlines")
         self.filled.setToolTip("The masks are drawn as outlines: what they enclose belongs to the structure")
         self.filled.clicked.connect(self._fill)
+        self.overlap = QComboBox()
+        for text, overlap in (
+            ("refuse overlaps", ""),
+            ("later class on top", "last"),
+            ("earlier on top", "first"),
+        ):
+            self.overlap.addItem(text, overlap)
+        self.overlap.setToolTip("Which class counts where structures of DICOM SEG or RTSTRUCT overlap")
+        self.overlap.activated.connect(self._order)
         self.message = Message()
         buttons = QHBoxLayout()
         for widget in (self.add_button, self.one_button, self.reset_button):
@@ -71,15 +81,18 @@ class ClassTable(QWidget):
         layout.addWidget(self.table)
         layout.addLayout(buttons)
         layout.addWidget(self.filled)
+        layout.addWidget(self.overlap)
         layout.addWidget(self.message)
         self._rule: LabelRule | None = None
         self._shown: list[tuple[str, str]] = []
 
-    def show_rule(self, rule: LabelRule) -> None:
-        """Show the classes of a data set."""
+    def show_rule(self, rule: LabelRule, has_objects: bool = False) -> None:
+        """Show the classes of a data set; ``has_objects`` where these may overlap."""
         self._rule, self._shown = rule, rows_of(rule)
         self.message.tell("")
         self.filled.setChecked(rule.filled)
+        self.overlap.setVisible(has_objects)
+        self.overlap.setCurrentIndex(self.overlap.findData(rule.overlap))
         self.table.blockSignals(True)
         self.table.show_rows(self._shown)
         for number in range(len(self._shown)):
@@ -99,6 +112,11 @@ class ClassTable(QWidget):
     def _fill(self, filled: bool) -> None:
         assert self._rule is not None
         self.changed.emit(replace(self._rule, filled=filled, labelled_slices_only=False))
+
+    def _order(self) -> None:
+        assert self._rule is not None
+        overlap = self.overlap.currentData()
+        self.changed.emit(replace(self._rule, overlap=overlap, labelled_slices_only=False))
 
     def _lock(self, row: int, column: int) -> None:
         item = self.table.item(row, column)
@@ -174,4 +192,6 @@ def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
         numbered[int(value)] = name
     if len(numbered) < 2:
         raise DataError("no class is left to learn; keep the background and at least one more value")
-    return replace(LabelRule.of_names(numbered), unlabelled=unlabelled, filled=shown.filled)
+    return replace(
+        LabelRule.of_names(numbered), unlabelled=unlabelled, filled=shown.filled, overlap=shown.overlap
+    )

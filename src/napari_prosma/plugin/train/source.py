@@ -446,7 +446,7 @@ class Source(QWidget):
             said = f"labels: {data.labels.in_words()}"
             notices = [notice for notice in data.notices if notice != said]
             self._findings = [f"{data.summary}; {data.dims}D, {kind}", *notices, f"L{said[1:]}"]
-            self.class_table.show_rule(data.labels)
+            self.class_table.show_rule(data.labels, data.layout == "DICOM")
             self.classes.setVisible(self.from_folder.isChecked())
             self.changed.emit()
         elif isinstance(event, Notice) and self.data_set is not None:
