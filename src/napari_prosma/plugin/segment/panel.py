@@ -112,6 +112,7 @@ class SegmentPanel(Panel):
     """Segment image layers with a trained model; look at, clean, correct and keep what it found."""
 
     needs = SEGMENTATION
+    page = "Segment"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
