@@ -10,6 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Shapes
 from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.data.planes import AXES, slice_axis
@@ -75,7 +76,7 @@ class ViewBox(QWidget):
         self.set_button.setToolTip("Give the picture and what is drawn on it the size that the line tells")
         self.set_button.clicked.connect(self.set_scale)
         self.message = Message()
-        self._letters = _Letters(viewer)
+        self._letters = _Letters(self)
         first, second = QHBoxLayout(), QHBoxLayout()
         for row, widgets in (
             (first, (self.windows, self.directions)),
@@ -164,7 +165,7 @@ class ViewBox(QWidget):
         layers, dims = self._viewer.layers.events, self._viewer.dims.events
         return [
             *(layers.inserted, layers.removed, self._viewer.layers.selection.events.active),
-            *(dims.order, dims.ndisplay, camera_of(self._viewer).events),
+            *(dims.order, dims.ndisplay, camera_of(self._viewer).events.orientation),
         ]
 
     def _window_chosen(self) -> None:
@@ -198,21 +199,16 @@ class ViewBox(QWidget):
 class _Letters(QObject):
     """Labels at the edges of the canvas."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__()
-        # napari has no public way to its canvas, and its own overlays know no edges.
-        self._canvas: QWidget = viewer.window._qt_viewer.canvas.native
-        self.labels = {edge: QLabel(self._canvas) for edge in _EDGES}
-        for label in self.labels.values():
-            label.setStyleSheet(
-                "color: #ffd60a; background: transparent; font-size: 14px; font-weight: bold;"
-            )
-            label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-            label.hide()
-        self._canvas.installEventFilter(self)
+    def __init__(self, box: QWidget) -> None:
+        super().__init__(box)
+        self._box = box
+        self._canvas: QWidget | None = None
+        self.labels: dict[str, QLabel] = {}
 
     def show_letters(self, letters: dict[str, str]) -> None:
         """By the edge; none elsewhere."""
+        if letters and self._canvas is None:
+            self._find_canvas()
         for edge, label in self.labels.items():
             label.setText(letters.get(edge, ""))
             label.adjustSize()
@@ -226,12 +222,28 @@ class _Letters(QObject):
 
     def close_down(self) -> None:
         """Take them off the canvas."""
-        self._canvas.removeEventFilter(self)
+        if self._canvas is not None:
+            self._canvas.removeEventFilter(self)
         for label in self.labels.values():
             label.hide()
             label.deleteLater()
+        self._canvas, self.labels = None, {}
+
+    def _find_canvas(self) -> None:
+        """Of the window that the box is in: napari has no public way to its canvas."""
+        window = self._box.window()
+        self._canvas = None if window is None else window.findChild(QOpenGLWidget)
+        if self._canvas is None:
+            return
+        for edge in _EDGES:
+            label = self.labels[edge] = QLabel(self._canvas)
+            label.setStyleSheet("color: #ffd60a; background: transparent; font: bold 14px;")
+            label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._canvas.installEventFilter(self)
 
     def _place(self) -> None:
+        if self._canvas is None:
+            return
         width, height = self._canvas.width(), self._canvas.height()
         for edge, label in self.labels.items():
             free = width - label.width(), height - label.height()

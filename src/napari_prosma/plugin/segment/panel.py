@@ -139,6 +139,7 @@ class SegmentPanel(Panel):
         self.batch_bar.setTextVisible(False)
         self.batch_bar.setMaximumHeight(8)
         self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
+        self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()
         self.summary = Message()
         self.below.addWidget(self.summary)
@@ -211,6 +212,7 @@ class SegmentPanel(Panel):
                 self._sum_up()
 
     def ended(self, ending: Ending) -> None:
+        self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()
         self._result_chosen()
         if ending.stopped and self._of > 1:

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPlainTextEdit,
     QProgressBar,
+    QScrollBar,
     QTableWidget,
     QTextBrowser,
     QVBoxLayout,
@@ -28,6 +29,8 @@ _CONTROLS = (
     *(QAbstractButton, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit, QPlainTextEdit),
     *(QProgressBar, QTableWidget),
 )
+_OF_KIND = ((QProgressBar, "progress"), (QTableWidget, "table"))
+"""What is called by its kind where nothing else names it."""
 _PAGE = "panels.md"
 _SIZE = (560, 640)
 
@@ -49,17 +52,24 @@ def name_controls(root: QWidget) -> None:
             )
             if isinstance(label, QLabel) and field is not None:
                 for control in [field, *controls(field)]:
-                    if not control.accessibleName() and not getattr(control, "text", str)():
+                    if not control.accessibleName() and not isinstance(control, QAbstractButton):
                         control.setAccessibleName(label.text())
     for control in controls(root):
         has_text = isinstance(control, QAbstractButton) and re.search(r"\w", control.text())
         if not control.accessibleName() and not has_text:
-            control.setAccessibleName(re.split(r"[.;:,(\n]", control.toolTip())[0].strip())
+            said = re.split(r"[.;:,(\n]", control.toolTip())[0].strip()
+            control.setAccessibleName(
+                said or next((x for kind, x in _OF_KIND if isinstance(control, kind)), "")
+            )
 
 
 def _is_ours(control: QWidget) -> bool:
-    """Not a button in the corner of a table, nor one that Qt puts into a field."""
-    return not control.objectName().startswith("qt_") and control.parent() is not None
+    """Not a button in the corner of a table, one that Qt puts into a field, nor a scroll bar."""
+    return (
+        not isinstance(control, QScrollBar)
+        and not control.objectName().startswith("qt_")
+        and control.parent() is not None
+    )
 
 
 class Page(QDialog):

@@ -330,7 +330,11 @@ class Panel(QWidget):
         dock.setWindowTitle(dock.windowTitle().split(" (")[0])
         for other in window.findChildren(Panel):
             beside = other._dock()
-            if beside not in (None, dock) and window.dockWidgetArea(beside) == window.dockWidgetArea(dock):
+            if beside in (None, dock):
+                continue
+            if dock in window.tabifiedDockWidgets(beside):
+                return
+            if window.dockWidgetArea(beside) == window.dockWidgetArea(dock):
                 window.tabifyDockWidget(beside, dock)
                 dock.raise_()
                 return
