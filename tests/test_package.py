@@ -82,6 +82,7 @@ def test_wheel_carries_manifest_icon_types_and_sample_data(wheel: Path, manifest
     resource = "/".join(manifest.icon.split(":"))
     assert {Path(resource), Path("napari_prosma/py.typed")} <= files_in(wheel)
 
+    assert (wheel / "napari_prosma" / "docs" / "panels.md").is_file(), "which the panels show"
     samples = files_in(ROOT / "sample_data")
     assert samples <= files_in(wheel / "napari_prosma" / "sample_data")
     assert {path.suffix for path in samples} >= {".png", ".gz"}

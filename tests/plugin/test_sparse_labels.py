@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.plugin.shared.layers import class_indices
+from napari_prosma.plugin.shared.layers import class_indices, label_rule
 from napari_prosma.plugin.train.panel import TrainPanel
 
 Press = Callable[[QAbstractButton], None]
@@ -144,7 +144,7 @@ def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
     assert panel.source.summary.plain_text() == ""
 
 
-def test_complete_labels_on_few_slices_are_told_to_make_the_rest_background(
+def test_painted_slices_beside_empty_ones_are_taken_as_some_slices_which_is_told_and_can_be_changed(
     panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
 ):
     viewer.add_image(np.zeros((12, 32, 32)), name="scan")
@@ -153,10 +153,68 @@ def test_complete_labels_on_few_slices_are_told_to_make_the_rest_background(
     told = panel.source.summary.plain_text
     qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
     drawn.data_setitem((np.arange(3), np.arange(3), np.arange(3)), 1)
+    qtbot.waitUntil(lambda: told().startswith("3 of 12 slices are labelled"), timeout=SOON)
+    assert panel.source.labelled.currentText() == "only in some slices"
+    assert "say that labels are 'complete'" in told()
+    panel.source.labelled.setFocus()
+    qtbot.keyClick(panel.source.labelled, Qt.Key.Key_Up)
     qtbot.waitUntil(lambda: told().startswith("Only 3 of 12 slices hold labels"), timeout=SOON)
-    assert "'only in some slices'" in told()
     drawn.data_setitem((np.arange(6), np.arange(6), np.arange(6)), 1)
     qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
+    assert panel.source.labelled.currentText() == "complete", "what the user says stays"
+
+
+def test_what_was_taken_for_granted_of_layers_is_not_taken_of_a_folder(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
+):
+    viewer.add_image(np.zeros((12, 32, 32)), name="scan")
+    drawn = viewer.add_labels(np.zeros((12, 32, 32), np.uint8), name="organ")
+    drawn.data[3, 3:9, 3:9] = 1
+    press(panel.source.from_layers)
+    source = panel.source
+    qtbot.waitUntil(lambda: source.labelled.currentData() == "slices", timeout=SOON)
+    press(source.from_folder)
+    assert source.labelled.currentData() is None
+    press(source.from_layers)
+    qtbot.waitUntil(lambda: source.labelled.currentData() == "slices", timeout=SOON)
+    viewer.add_labels(np.zeros((32, 32), np.uint8), name="flat")
+    source.labels_layer.choose(viewer.layers["flat"])
+    qtbot.waitUntil(lambda: source.labelled.currentData() is None, timeout=SOON)
+
+
+def test_one_open_image_is_learned_from_and_a_button_makes_its_labels(
+    viewer: napari.Viewer, open_panel: Callable[[str], TrainPanel], press: Press
+):
+    image = viewer.add_image(np.zeros((4, 20, 30)), name="scan", scale=(3, 0.5, 0.5), translate=(9, 1, 2))
+    source = open_panel("Train").source
+    assert source.from_layers.isChecked()
+    press(source.new_labels)
+    made = viewer.layers["scan labels"]
+    assert source.labels_layer.layer is made
+    assert viewer.layers.selection.active is made
+    assert made.mode == "paint"
+    assert made.data.shape == image.data.shape
+    np.testing.assert_allclose(made.extent.world, image.extent.world)
+
+
+def test_classes_are_named_where_one_draws(panel: TrainPanel, viewer: napari.Viewer, press: Press):
+    viewer.add_image(np.zeros((32, 32)), name="scan")
+    drawn = viewer.add_labels(np.zeros((32, 32), np.uint8), name="organ")
+    press(panel.source.from_layers)
+    name = panel.source.class_name
+    for value, said in ((1, "liver"), (7, "tumour")):
+        drawn.selected_label = value
+        assert name.number.text() == f"Class {value} is"
+        name.line.setText(said)
+        name.line.editingFinished.emit()
+        drawn.data[value] = value
+    drawn.selected_label = 1
+    assert name.line.text() == "liver"
+    drawn.data[20] = 3
+    rule = label_rule(drawn.data, drawn)
+    assert rule.class_names == ("background", "liver", "class 3", "tumour")
+    assert rule.values == (0, 1, 3, 7)
+    assert drawn.features["class"].tolist() == ["background", "liver", "tumour"]
 
 
 def test_layers_leave_out_what_nobody_labelled():

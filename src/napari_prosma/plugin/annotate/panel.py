@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import napari
 from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.plugin.annotate.accept_box import AcceptBox
 from napari_prosma.plugin.annotate.fill_box import FillBox
+from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, ViewBox
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.keys import bind, release
 from napari_prosma.plugin.shared.panel import Panel
@@ -14,6 +18,8 @@ from napari_prosma.plugin.shared.panel import Panel
 
 class AnnotatePanel(Panel):
     """Draw less: fill between slices, accept and reject what a model predicts."""
+
+    page = "Annotate"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Rank")
@@ -25,19 +31,22 @@ class AnnotatePanel(Panel):
         form.addRow("Labels", self.labels)
         form.addRow(self.fill_box)
         self.add_group("Accept what is predicted").addRow(self.accept_box)
+        self.view_box = ViewBox(napari_viewer)
+        self.add_group("View and scale").addRow(self.view_box)
         self.form.addStretch(1)
         self.lay_out()
         for widget in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
             widget.hide()
         self.labels.currentIndexChanged.connect(self._labels_chosen)
         self.viewer.layers.selection.events.active.connect(self._layer_selected)
-        self._keys = {
+        self._keys: dict[str, Callable[[], None]] = {
             "fill": self.fill_box.fill,
             "fill to here": self.fill_box.fill_to_here,
             "accept slice": self.accept_box.accept_slice,
             "accept region": self.accept_box.accept_at_cursor,
             "accept surer": self.accept_box.accept_surer,
             "reject region": self.accept_box.reject_at_cursor,
+            **{name: partial(self.view_box.set_window, name) for name in CT_WINDOWS},
         }
         bind(napari_viewer, self._keys)
 
@@ -46,6 +55,7 @@ class AnnotatePanel(Panel):
         release(self.viewer, self._keys)
         self.fill_box.close_down()
         self.accept_box.close_down()
+        self.view_box.close_down()
         self.labels.let_go()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
 

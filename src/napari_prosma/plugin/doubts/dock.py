@@ -36,6 +36,7 @@ from napari_prosma.plugin.doubts.doubted_case import (
     opening_case,
     saving,
 )
+from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.choosers import choose_run
 from napari_prosma.plugin.shared.fields import UNLIMITED
 from napari_prosma.plugin.shared.job import Ending, Job
@@ -158,6 +159,7 @@ class DoubtedLabels(QWidget):
         layout.addWidget(self.busy)
         layout.addLayout(buttons)
         self._show_buttons()
+        name_controls(self)
 
     def show_run(self, run_dir: Path, live: LiveCase | None = None) -> None:
         """Read the list of a run, anew if it is the same; ``live`` are the layers that it learns from."""

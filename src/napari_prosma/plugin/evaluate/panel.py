@@ -69,6 +69,7 @@ class EvaluatePanel(Panel):
     """Measure predictions against the reference, and open the cases that went wrong."""
 
     needs = EVALUATION
+    page = "Evaluate"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Evaluate")

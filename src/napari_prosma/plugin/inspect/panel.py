@@ -55,6 +55,7 @@ class InspectPanel(Panel):
     """Show what the gates of a model did to an image."""
 
     needs = INSPECTION
+    page = "Inspect gates"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Inspect")

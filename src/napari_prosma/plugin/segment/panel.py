@@ -113,6 +113,7 @@ class SegmentPanel(Panel):
     """Segment image layers with a trained model; look at, clean, correct and keep what it found."""
 
     needs = SEGMENTATION
+    page = "Segment"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
@@ -139,6 +140,7 @@ class SegmentPanel(Panel):
         self.batch_bar.setTextVisible(False)
         self.batch_bar.setMaximumHeight(8)
         self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
+        self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()
         self.summary = Message()
         self.below.addWidget(self.summary)
@@ -211,6 +213,7 @@ class SegmentPanel(Panel):
                 self._sum_up()
 
     def ended(self, ending: Ending) -> None:
+        self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()
         self._result_chosen()
         if ending.stopped and self._of > 1:

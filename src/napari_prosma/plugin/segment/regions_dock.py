@@ -16,6 +16,7 @@ from napari_prosma.data.keep import safe_name
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.fields import UNLIMITED
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import (
@@ -83,6 +84,7 @@ class RegionsTable(QWidget):
         layout.setContentsMargins(6, 6, 6, 6)
         layout.addWidget(self.table, 1)
         layout.addLayout(row)
+        name_controls(self)
 
     def show_result(self, result: Result | None) -> None:
         """Measure the regions of this result, and again after every correction; None = of none."""

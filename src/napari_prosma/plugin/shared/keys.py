@@ -22,12 +22,18 @@ class Key:
 
 
 KEYS = {
+    "start": Key("Ctrl+Return", "press the main button of the panel that the cursor is in"),
     "fill": Key("Shift+F", "fill between the drawn slices"),
     "fill to here": Key("Shift+H", "continue the nearest drawn slice up to the one on screen"),
     "accept slice": Key("Shift+A", "accept the prediction for the slice on screen"),
     "accept region": Key("A", "accept the predicted region under the cursor"),
     "accept surer": Key("Shift+S", "accept all that is predicted surer than the slider says"),
     "reject region": Key("D", "reject the predicted region under the cursor"),
+    "soft tissue": Key("F2", "CT window of soft tissue"),
+    "lung": Key("F3", "CT window of the lung"),
+    "bone": Key("F4", "CT window of bone"),
+    "brain": Key("F6", "CT window of the brain"),
+    "liver": Key("F7", "CT window of the liver"),
 }
 """By what they do. None is a key of napari's labels, images or viewer."""
 

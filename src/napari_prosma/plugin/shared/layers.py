@@ -27,7 +27,7 @@ from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.data.formats.dicom_labels import LabelObject, OverlapError, Structure, plain, read_label
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.label_doubts import rule_of_arrays
-from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice
+from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice, present_values
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, stem
@@ -48,6 +48,8 @@ GEOMETRY, CLASS_NAMES, CHANNELS_FIRST = "geometry", "class_names", "channels_fir
 """Keys of a layer's metadata: the ``Geometry`` of its file, its classes, and that axis 0 is channels."""
 SERIES = "series"
 """Key of the DICOM series that an image was read from, also of the labels that were made of it."""
+DRAWN_NAMES = "drawn_names"
+"""Key of the names that a user gave to what is drawn: value -> name."""
 PLACE = "place"
 """Key of what the geometry says in words and plain numbers: axes, spacing, anatomical directions."""
 IS_PREVIEW = "preview"
@@ -263,6 +265,18 @@ def read_objects(
     return read_label([one], series, {name: number for number, name in enumerate(names, 1)})
 
 
+def new_labels(image: ImageLayer) -> LayerTuple:
+    """An empty labels layer over an image, to be drawn on."""
+    geometry = geometry_of(image)
+    attributes = {
+        "name": f"{image.name} labels",
+        "colormap": class_colours(),
+        "metadata": {GEOMETRY: geometry},
+        **place_like(image, geometry, geometry),
+    }
+    return np.zeros(spatial_shape(image), np.uint8), attributes, "labels"
+
+
 def class_colours(every: str | None = None) -> DirectLabelColormap:
     """Colours that stand out on gray images: one per class, or ``every`` for all of them."""
     colours: dict[int | None, str] = {0: "transparent", None: every or CLASS_COLOURS[0]}
@@ -355,8 +369,13 @@ def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = 
         When the labels are not what ``labelled`` says.
     """
     names = tuple(layer.metadata.get(CLASS_NAMES, ()))
+    given: dict[int, str] = layer.metadata.get(DRAWN_NAMES, {})
     if names and labelled != "scribbles" and drawn.min() >= 0 and drawn.max() < len(names):
         rule = LabelRule.of_names(dict(enumerate(names)))
+    elif given and labelled != "scribbles" and drawn.min() >= 0:
+        values = [value for value in present_values(drawn).tolist() if value]
+        named = {value: given.get(value, f"class {value}") for value in values}
+        rule = LabelRule.of_names({0: "background", **named}) if named else rule_of_arrays([drawn])[0]
     else:
         rule, _ = rule_of_arrays([drawn])
     return sparse_rule(rule, labelled, drawn.ndim, f"the labels '{layer.name}'")

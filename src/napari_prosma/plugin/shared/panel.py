@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import napari
 from npe2 import PluginManager
 from qtpy.QtCore import QEvent, QModelIndex, Qt, QTimer
-from qtpy.QtGui import QHelpEvent
+from qtpy.QtGui import QHelpEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QDockWidget,
     QFormLayout,
     QFrame,
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QMainWindow,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -25,6 +27,7 @@ from qtpy.QtWidgets import (
     QStyleOptionViewItem,
     QTableWidget,
     QTableWidgetItem,
+    QToolButton,
     QToolTip,
     QVBoxLayout,
     QWidget,
@@ -32,9 +35,11 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Progress, Started
+from napari_prosma.plugin.shared.access import Page, name_controls
 from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.form_memory import keep_place, recall_form, remember_form
 from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.keys import KEYS, tip
 from napari_prosma.plugin.shared.loading import loading
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
@@ -174,6 +179,8 @@ class Panel(QWidget):
 
     needs: ClassVar[Mapping[str, str]] = {}
     """Modules that are slow to import, by what the user is told."""
+    page: ClassVar[str]
+    """Heading of its section in the docs."""
 
     def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
         super().__init__()
@@ -244,6 +251,7 @@ class Panel(QWidget):
             dock = self.parentWidget()
             self.unsaved.guard(dock.parentWidget() if dock is not None else None)
             keep_place(type(self).__name__, self)
+            QTimer.singleShot(0, self._join_tabs)
             QTimer.singleShot(0, self._prepare)
         return super().event(event)
 
@@ -283,8 +291,14 @@ class Panel(QWidget):
         self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         row = QHBoxLayout()
+        self.help_button = QToolButton()
+        self.help_button.setText("?")
+        self.help_button.setToolTip(f"What the docs say about {self.page}")
+        self.help_button.setAccessibleName("Help")
+        self.help_button.clicked.connect(self._open_page)
         for button in buttons or (self.start_button, self.pause_button, self.stop_button):
-            row.addWidget(button)
+            row.addWidget(button, 1)
+        row.addWidget(self.help_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.addWidget(self.bring_back)
@@ -295,7 +309,39 @@ class Panel(QWidget):
         layout.addWidget(self.progress_bar)
         layout.addLayout(row)  # last, so that no message that comes or goes moves a button
         self.setMinimumWidth(PANEL_WIDTH)
+        begin = QShortcut(QKeySequence(KEYS["start"].name), self)
+        begin.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        begin.activated.connect(self.start_button.click)
+        self.start_button.setToolTip(tip(self.start_button.toolTip(), "start"))
+        name_controls(self)
         self._show_running(False)
+
+    def _open_page(self) -> None:
+        page = Page(self.page, self)
+        page.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        page.show()
+
+    def _join_tabs(self) -> None:
+        """Panels of ours share one place as tabs, whichever way they were opened; tabs have short titles."""
+        dock = self._dock()
+        window = dock.parentWidget() if dock is not None else None
+        if dock is None or not isinstance(window, QMainWindow):
+            return
+        dock.setWindowTitle(dock.windowTitle().split(" (")[0])
+        for other in window.findChildren(Panel):
+            beside = other._dock()
+            if beside in (None, dock):
+                continue
+            if dock in window.tabifiedDockWidgets(beside):
+                return
+            if window.dockWidgetArea(beside) == window.dockWidgetArea(dock):
+                window.tabifyDockWidget(beside, dock)
+                dock.raise_()
+                return
+
+    def _dock(self) -> QDockWidget | None:
+        dock = self.parentWidget()
+        return dock if isinstance(dock, QDockWidget) else None
 
     def _prepare(self) -> None:
         self._was_painted = self.isVisible()

@@ -17,6 +17,7 @@ from napari_prosma.data.check import Problem, check_each, compare, write_table
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.fields import UNLIMITED
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
@@ -64,6 +65,7 @@ class CheckWindow(QDialog):
         layout.addWidget(self.message)
         layout.addWidget(self.table, 1)
         layout.addLayout(buttons)
+        name_controls(self)
         self.resize(WINDOW)
 
     def check(self, wanted: Wanted) -> None:

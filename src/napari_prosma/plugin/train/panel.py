@@ -37,6 +37,7 @@ from napari_prosma.events import (
 from napari_prosma.plugin.shared.choices import new_run_folder
 from napari_prosma.plugin.shared.choosers import PathField, choose_run
 from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
 from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
@@ -65,6 +66,7 @@ class TrainPanel(Panel):
     """Train a segmentation network on a folder, or on an image layer and the labels drawn on it."""
 
     needs = TRAINING
+    page = "Train"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, START, pausable=True)
@@ -473,9 +475,12 @@ class TrainPanel(Panel):
         self.start_button.setEnabled(True)
         self.start_button.setText(NEXT if running else START)
         self.start_button.setToolTip(
-            "Train on the data above when the run that goes on has ended"
-            if running
-            else "Learn from the data above; the best model is kept in the run folder"
+            tip(
+                "Train on the data above when the run that goes on has ended"
+                if running
+                else "Learn from the data above; the best model is kept in the run folder",
+                "start",
+            )
         )
         self.resume_button.setVisible(not running)
         self.finish_button.setEnabled(running)

@@ -103,6 +103,7 @@ class Repeat(QWidget):
 
 def _lines(title: str, tip: str) -> tuple[QPlainTextEdit, QWidget]:
     text = QPlainTextEdit()
+    text.setAccessibleName(title)
     text.setReadOnly(True)
     text.setMaximumHeight(HEIGHT)
     text.setTabChangesFocus(True)

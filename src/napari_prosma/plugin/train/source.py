@@ -35,6 +35,7 @@ from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser, PathField
+from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
 from napari_prosma.plugin.shared.fields import fold, group
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.train.check_window import CheckWindow
 
 
+TAKEN = "If the slices without labels are background, say that labels are 'complete'."
 GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
 
 
@@ -174,6 +176,7 @@ class Source(QWidget):
         self.check_window: CheckWindow | None = None
         self._wanted: Wanted | None = None
         self._findings: list[str] = []
+        self._is_told = self._takes_for_slices = False
         self.scan = NewestJob(self)
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
@@ -190,8 +193,8 @@ class Source(QWidget):
         self._add_folder()
         self._add_layers()
         self._add_meaning()
-        drawn_on = any(isinstance(layer, LabelsLayer) for layer in self.labels_layer.layers())
-        (self.from_layers if drawn_on else self.from_folder).setChecked(True)
+        is_open = bool(self.labels_layer.layers()) or len(self.image_layer.layers()) == 1
+        (self.from_layers if is_open else self.from_folder).setChecked(True)
         self.from_folder.toggled.connect(self._kind_changed)
         self._kind_changed()
 
@@ -225,7 +228,7 @@ class Source(QWidget):
             if not isinstance(image, ImageLayer):
                 raise ConfigError("open an image first, or learn from a folder")
             if not isinstance(labels, LabelsLayer):
-                raise ConfigError("draw labels on the image first: add a labels layer, paint the structure")
+                raise ConfigError("draw labels on the image first: press 'New labels', paint the structure")
             return LayerData(LiveCase(image, labels, self.labelled.currentData(), run_dir))
         folder, wanted = self.folder.path, self._wanted
         if folder is None:
@@ -248,6 +251,7 @@ class Source(QWidget):
         self.counting.close()
         if self.check_window is not None:
             self.check_window.close_down()
+        self.class_name.follow(None)
         self.image_layer.let_go()
         self.labels_layer.let_go()
         self._strokes.watch(None)
@@ -291,7 +295,12 @@ class Source(QWidget):
         self._form.addRow("Image", self.image_layer)
         self._form.addRow("", self.join_button)
         self._form.addRow("", self.channels_first)
+        self.new_labels = NewLabels(self.viewer, self.image_layer)
+        self.class_name = ClassName()
+        self.class_name.changed.connect(self.changed)
         self._form.addRow("Labels", self.labels_layer)
+        self._form.addRow("", self.new_labels)
+        self._form.addRow("", self.class_name)
 
     def _add_meaning(self) -> None:
         self.labelled = QComboBox()
@@ -302,6 +311,7 @@ class Source(QWidget):
             "Whether everything was labelled: only in what is labelled the network is told what is right"
         )
         self.labelled.currentIndexChanged.connect(self._labelled_changed)
+        self.labelled.activated.connect(self._meaning_told)
         self.summary = Message()
         self.join_button.refused.connect(self.summary.tell_error)
         self.class_table = ClassTable()
@@ -334,7 +344,10 @@ class Source(QWidget):
         for row in range(self._form.rowCount()):
             item = self._form.itemAt(row, QFormLayout.ItemRole.FieldRole)
             widget = item.widget() if item is not None else None
-            if widget in (self.image_layer, self.join_button, self.labels_layer):
+            if widget in (
+                *(self.image_layer, self.join_button, self.labels_layer),
+                *(self.new_labels, self.class_name),
+            ):
                 self._form.setRowVisible(row, not by_folder)
             elif widget is self.folder:
                 self._form.setRowVisible(row, by_folder)
@@ -365,11 +378,25 @@ class Source(QWidget):
         self._form.setRowVisible(self.channels_first, self.from_layers.isChecked() and (more or told))
 
     def _layers_changed(self) -> None:
+        if self._takes_for_slices and not self._is_told:  # other layers, or a folder, are looked at anew
+            self._takes_for_slices = False
+            self.labelled.setCurrentIndex(self.labelled.findData(None))
         self._show_channels()
         layer = self.labels_layer.layer if self.from_layers.isChecked() else None
-        self._strokes.watch(layer if isinstance(layer, LabelsLayer) else None)
+        labels = layer if isinstance(layer, LabelsLayer) else None
+        self._strokes.watch(labels)
+        self.class_name.follow(labels)
         self._count_drawn()
         self.changed.emit()
+
+    def _meaning_told(self) -> None:
+        """By the user; from now on nothing is taken for granted."""
+        self._is_told = True
+
+    def _take_for_slices(self) -> None:
+        """Slices that are empty beside painted ones are not labelled, unless the user says otherwise."""
+        self._takes_for_slices = True
+        self.labelled.setCurrentIndex(self.labelled.findData("slices"))
 
     def _labelled_changed(self) -> None:
         if self._wanted is not None:
@@ -418,8 +445,16 @@ class Source(QWidget):
             self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
 
     def _counted(self, event: Event) -> None:
-        if isinstance(event, Finished) and self.from_layers.isChecked():
-            self.summary.tell(event.result)
+        if not isinstance(event, Finished) or not self.from_layers.isChecked():
+            return
+        said, painted, slices = event.result
+        layer = self.labels_layer.layer
+        by_hand = layer is not None and layer.source.path is None
+        if self.labelled.currentData() is None and not self._is_told and by_hand and 0 < painted < slices:
+            self._take_for_slices()  # which counts anew
+            return
+        taken = self._takes_for_slices and not self._is_told
+        self.summary.tell(f"{said}. {TAKEN} {GO_ON_DRAWING}" if taken else said)
 
     def _counting_ended(self, ending: Ending) -> None:
         if ending.error is not None and self.from_layers.isChecked():
@@ -484,22 +519,24 @@ def _looking(wanted: Wanted) -> Iterator[Event]:
 
 
 def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
+    """Words for what is labelled, and how many slices of how many hold anything."""
     drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
     across = slice_axis(geometry_of(layer))
+    slices = np.moveaxis(drawn, across, 0)
+    painted = sum(bool(plane.any()) for plane in slices) if drawn.ndim > 2 else 0
     if kind is None:
-        yield Finished(_complete_in_words(drawn, across))
+        said = _complete_in_words(painted, len(slices))
     else:
         label, _ = class_indices(drawn, layer, kind)
-        yield Finished(Coverage(kind).with_label(label, across).in_words())
+        said = Coverage(kind).with_label(label, across).in_words()
+    yield Finished((said, painted, len(slices)))
 
 
-def _complete_in_words(drawn: np.ndarray, across: int = 0) -> str:
-    """What complete labels (*spatial) of a volume mean for the slices that nobody may have painted yet."""
-    slices = np.moveaxis(drawn, across, 0)
-    painted = sum(bool(plane.any()) for plane in slices)
-    if not 0 < painted < len(slices) / 2:
+def _complete_in_words(painted: int, slices: int) -> str:
+    """What complete labels of a volume mean for the slices that nobody may have painted yet."""
+    if not 0 < painted < slices / 2:
         return GO_ON_DRAWING
     return (
-        f"Only {painted} of {len(slices)} slices hold labels: the others are learned as background. If they "
+        f"Only {painted} of {slices} slices hold labels: the others are learned as background. If they "
         f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
     )

@@ -1,0 +1,95 @@
+"""``NewLabels`` makes the layer to draw on; ``ClassName`` names the class that is painted with."""
+
+from __future__ import annotations
+
+import napari
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
+
+from napari_prosma.plugin.shared.choosers import LayerChooser
+from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, new_labels
+
+
+class NewLabels(QPushButton):
+    """Adds an empty labels layer over the image that is chosen, with the brush in the hand."""
+
+    def __init__(self, viewer: napari.Viewer, images: LayerChooser) -> None:
+        super().__init__("New labels")
+        self._viewer, self._images = viewer, images
+        self.setToolTip("Add an empty labels layer over the image, in the same place, and take the brush")
+        self.clicked.connect(self._add)
+        images.currentIndexChanged.connect(self._show_whether)
+        self._show_whether()
+
+    def _add(self) -> None:
+        image = self._images.layer
+        assert image is not None
+        layer = add_layer(self._viewer, new_labels(image))
+        self._viewer.layers.selection.active = layer
+        layer.mode = "paint"
+
+    def _show_whether(self) -> None:
+        self.setEnabled(self._images.layer is not None)
+
+
+class ClassName(QWidget):
+    """The name of the class that is painted with, kept with the layer.
+
+    Signals
+    -------
+    changed()
+        A class has another name.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._layer: LabelsLayer | None = None
+        self.number = QLabel()
+        self.line = QLineEdit()
+        self.line.setToolTip("The name of the class that is painted with; choose another label to name that")
+        self.line.setAccessibleName("name of the class")
+        self.line.editingFinished.connect(self._entered)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.number)
+        row.addWidget(self.line, 1)
+        self.follow(None)
+
+    def follow(self, layer: LabelsLayer | None) -> None:
+        """Name the classes of this layer."""
+        if self._layer is not None:
+            self._layer.events.selected_label.disconnect(self._show_name)
+        self._layer = layer
+        if layer is not None:
+            layer.events.selected_label.connect(self._show_name)
+        self.setEnabled(layer is not None)
+        self._show_name()
+
+    def _show_name(self, event: object = None) -> None:
+        value = 1 if self._layer is None else self._layer.selected_label
+        self.number.setText(f"Class {value} is")
+        self.line.setPlaceholderText("background" if value == 0 else f"class {value}")
+        self.line.setReadOnly(value == 0)
+        self.line.setText("" if self._layer is None else name_of(self._layer, value))
+
+    def _entered(self) -> None:
+        layer, name = self._layer, self.line.text().strip()
+        if layer is None or name == name_of(layer, layer.selected_label):
+            return
+        known = {value: said for value, said in enumerate(layer.metadata.get(CLASS_NAMES, ())) if value}
+        given = {**known, **layer.metadata.get(DRAWN_NAMES, {}), layer.selected_label: name}
+        given = {value: said for value, said in given.items() if said}
+        layer.metadata.pop(CLASS_NAMES, None)
+        layer.metadata[DRAWN_NAMES] = given
+        layer.features = {"index": [0, *given], "class": ["background", *given.values()]}
+        self.changed.emit()
+
+
+def name_of(layer: LabelsLayer, value: int) -> str:
+    """What a value of a layer is called; empty where it has no name."""
+    given: dict[int, str] = layer.metadata.get(DRAWN_NAMES, {})
+    names = layer.metadata.get(CLASS_NAMES, ())
+    return given.get(value, names[value] if 0 < value < len(names) else "")

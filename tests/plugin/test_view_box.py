@@ -1,0 +1,121 @@
+"""Where the patient lies, CT windows, and the scale of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import nibabel
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton
+
+from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, RULER, letters_at
+from napari_prosma.plugin.shared.layers import geometry_of
+from napari_prosma.segmentation.regions import element_size
+
+Press = Callable[[QAbstractButton], None]
+
+
+@pytest.fixture
+def box(open_panel: Callable[[str], Any]) -> Any:
+    return open_panel("Annotate").view_box
+
+
+@pytest.fixture
+def scan(viewer: napari.Viewer, tmp_path: Path) -> Any:
+    """A CT of 5 slices of 8 x 6, 4 mm apart."""
+    values = np.random.default_rng(0).integers(-1000, 900, (6, 8, 5)).astype(np.int16)
+    nibabel.Nifti1Image(values, np.diag((0.7, 0.7, 4, 1))).to_filename(tmp_path / "ct.nii.gz")
+    (layer,) = viewer.open(str(tmp_path / "ct.nii.gz"), plugin="napari-prosma")
+    return layer
+
+
+def test_letters_tell_where_the_patient_lies_in_each_plane(
+    box: Any, viewer: napari.Viewer, scan: Any
+) -> None:
+    axial = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert letters_at(viewer, scan, geometry_of(scan)) == axial
+    assert {edge: label.text() for edge, label in box._letters.labels.items()} == axial
+    viewer.dims.order = (1, 0, 2)
+    assert letters_at(viewer, scan, geometry_of(scan)) == {
+        "left": "R",
+        "right": "L",
+        "top": "I",
+        "bottom": "S",
+    }
+    scan.scale = scan.scale * (1, 1, -1)
+    assert letters_at(viewer, scan, geometry_of(scan)) == {}, "moved, its file's space is no longer its own"
+    scan.scale = scan.scale * (1, 1, -1)
+    viewer.dims.ndisplay = 3
+    assert box._letters.labels["left"].text() == ""
+
+
+def test_letters_follow_the_image_and_the_box(
+    box: Any, viewer: napari.Viewer, scan: Any, press: Press
+) -> None:
+    press(box.directions)
+    assert all(not label.text() for label in box._letters.labels.values())
+    press(box.directions)
+    assert box._letters.labels["left"].text() == "R"
+    viewer.add_image(np.zeros((8, 8)), name="photo")
+    assert box._letters.labels["left"].text() == "", "a picture has no patient frame"
+
+
+def test_spacing_is_told(box: Any, viewer: napari.Viewer, scan: Any) -> None:
+    assert box.spacing.plain_text() == "Pixels of 0.7 x 0.7 mm, slices 4 mm apart across z"
+    viewer.add_image(np.zeros((8, 8)), name="photo")
+    assert "not known" in box.spacing.plain_text()
+
+
+@pytest.mark.parametrize("name", CT_WINDOWS)
+def test_a_window_is_set_by_its_name_beyond_what_the_image_holds(
+    name: str, box: Any, viewer: napari.Viewer, scan: Any
+) -> None:
+    box.set_window(name)
+    assert tuple(scan.contrast_limits) == CT_WINDOWS[name]
+    assert box.windows.currentData() == name
+
+
+def test_a_picture_in_colour_has_no_window(box: Any, viewer: napari.Viewer) -> None:
+    viewer.add_image(np.zeros((8, 8, 3), np.uint8), rgb=True)
+    box.set_window("bone")
+    assert "no window" in box.message.plain_text()
+
+
+def test_a_line_over_the_scale_bar_gives_the_picture_and_its_labels_mm(
+    box: Any, viewer: napari.Viewer, press: Press
+) -> None:
+    image = viewer.add_image(np.zeros((50, 60)), name="photo")
+    labels = viewer.add_labels(np.zeros((50, 60), np.uint8), name="lesion")
+    other = viewer.add_image(np.zeros((20, 20)), name="other")
+    viewer.layers.selection.active = image
+    press(box.set_button)
+    assert "draw a line over it first" in box.message.plain_text()
+    press(box.draw_button)
+    ruler = viewer.layers[RULER]
+    assert ruler.mode == "add_line"
+    viewer.layers.selection.active = image
+    ruler.add_lines([[10, 5], [10, 45]])
+    press(box.set_button)
+    assert "type how long" in box.message.plain_text()
+    box.length.setValue(20)
+    press(box.set_button)
+    assert RULER not in viewer.layers
+    for layer in (image, labels):
+        geometry = geometry_of(layer)
+        assert geometry.spacing == (0.5, 0.5)
+        assert element_size(geometry) == (0.25, "mm^2")
+    assert geometry_of(other).unit == "pixel"
+    assert box.spacing.plain_text() == "Pixels of 0.5 x 0.5 mm"
+
+
+def test_a_line_without_length_is_told(box: Any, viewer: napari.Viewer, press: Press) -> None:
+    viewer.add_image(np.zeros((50, 60)), name="photo")
+    press(box.draw_button)
+    viewer.layers[RULER].add_lines([[10, 5], [10, 5.2]])
+    box.length.setValue(3)
+    press(box.set_button)
+    assert "shorter than a pixel" in box.message.plain_text()
