@@ -66,4 +66,4 @@ def test_ctrl_return_presses_the_main_button(viewer: napari.Viewer, open_panel: 
     (begin,) = panel.findChildren(QShortcut)
     assert begin.key().toString() == KEYS["start"].name
     begin.activated.emit()
-    qtbot.waitUntil(lambda: "choose" in panel.status.plain_text().lower(), timeout=5_000)
+    qtbot.waitUntil(lambda: "open an image" in panel.status.plain_text(), timeout=5_000)
