@@ -67,3 +67,10 @@ def test_ctrl_return_presses_the_main_button(viewer: napari.Viewer, open_panel: 
     assert begin.key().toString() == KEYS["start"].name
     begin.activated.emit()
     qtbot.waitUntil(lambda: "open an image" in panel.status.plain_text(), timeout=5_000)
+
+
+def test_ctrl_return_does_nothing_where_no_main_button_is(open_panel: Open) -> None:
+    panel: Any = open_panel("Annotate")
+    (begin,) = panel.findChildren(QShortcut)
+    begin.activated.emit()
+    assert not panel.job.is_running

@@ -10,10 +10,12 @@ import napari
 import nibabel
 import numpy as np
 import pytest
+from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, RULER, letters_at
 from napari_prosma.plugin.shared.layers import geometry_of
+from napari_prosma.plugin.shared.panel import PANEL_WIDTH
 from napari_prosma.segmentation.regions import element_size
 
 Press = Callable[[QAbstractButton], None]
@@ -51,6 +53,16 @@ def test_letters_tell_where_the_patient_lies_in_each_plane(
     scan.scale = scan.scale * (1, 1, -1)
     viewer.dims.ndisplay = 3
     assert box._letters.labels["left"].text() == ""
+
+
+def test_an_image_that_was_open_before_the_panel_has_its_letters(
+    viewer: napari.Viewer, scan: Any, open_panel: Callable[[str], Any], qtbot: QtBot
+) -> None:
+    box = open_panel("Annotate").view_box
+    viewer.window._qt_window.show()
+    qtbot.waitUntil(lambda: bool(box._letters.labels), timeout=5_000)
+    assert box._letters.labels["left"].text() == "R"
+    assert box.sizeHint().width() < PANEL_WIDTH, "nothing is cut"
 
 
 def test_letters_follow_the_image_and_the_box(

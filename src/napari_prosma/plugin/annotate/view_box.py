@@ -10,6 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Shapes
 from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
@@ -80,14 +81,15 @@ class ViewBox(QWidget):
         first, second = QHBoxLayout(), QHBoxLayout()
         for row, widgets in (
             (first, (self.windows, self.directions)),
-            (second, (self.draw_button, self.length, self.set_button)),
+            (second, (self.length, self.set_button)),
         ):
             for widget in widgets:
-                row.addWidget(widget)
+                row.addWidget(widget, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(first)
         layout.addWidget(self.spacing)
+        layout.addWidget(self.draw_button)
         layout.addLayout(second)
         layout.addWidget(self.message)
         for emitter in self._followed():
@@ -153,6 +155,10 @@ class ViewBox(QWidget):
         self.spacing.tell("" if geometry is None else _spacing_in_words(geometry))
         shown = geometry is not None and self.directions.isChecked()
         self._letters.show_letters(letters_at(self._viewer, image, geometry) if shown else {})
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        super().showEvent(event)
+        self.show_directions()  # the box is in napari's window, and its canvas can be found
 
     def close_down(self) -> None:
         """Let go of the viewer."""

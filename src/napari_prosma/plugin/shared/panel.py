@@ -311,7 +311,7 @@ class Panel(QWidget):
         self.setMinimumWidth(PANEL_WIDTH)
         begin = QShortcut(QKeySequence(KEYS["start"].name), self)
         begin.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        begin.activated.connect(self.start_button.click)
+        begin.activated.connect(self._begin_by_key)
         self.start_button.setToolTip(tip(self.start_button.toolTip(), "start"))
         name_controls(self)
         self._show_running(False)
@@ -359,6 +359,10 @@ class Panel(QWidget):
             self._show_running(False)
         if ending.error is None and not ending.stopped:
             self.prepared()
+
+    def _begin_by_key(self) -> None:
+        if not self.start_button.isHidden():  # a panel without a main button has nothing to begin
+            self.start_button.click()
 
     def _begin(self) -> None:
         try:
