@@ -65,10 +65,11 @@ def read_header(path: str | Path) -> Header:
 def read_image(path: str | Path) -> Image:
     """Image of a file, with the channels and the type that the file holds.
 
-    PNG, JPEG and BMP give (C, y, x); TIFF and OME-Zarr (C, [t,] [z,] y, x); AVI and MP4 (C, t, y, x). NIfTI,
-    NRRD, MetaImage and the folder of a DICOM series give (C, z, y, x) with z to the head, y to the back and x
-    to the patient's left, where ``geometry.source`` keeps how the file had it. NumPy files are taken as they
-    are. Uncompressed voxels of more than ``MOST_COPIED`` bytes are mapped until the array is let go.
+    PNG, JPEG and BMP give (C, y, x); TIFF and OME-Zarr ``(C, [t,] [z,] y, x)``; AVI and MP4 (C, t, y, x).
+    NIfTI, NRRD, MetaImage and the folder of a DICOM series give (C, z, y, x) with z to the head, y to the
+    back and x to the patient's left, where ``geometry.source`` keeps how the file had it. NumPy files are
+    taken as they are. Uncompressed voxels of more than ``MOST_COPIED`` bytes are mapped until the array is
+    let go.
 
     Raises
     ------
