@@ -18,7 +18,7 @@ from napari_prosma.data.units import seconds as seconds_of
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
-SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr")
+SUFFIXES = (".nrrd", ".nhdr")
 _TO_RAS = {
     "left-posterior-superior": (-1.0, -1.0, 1.0),
     "lps": (-1.0, -1.0, 1.0),
