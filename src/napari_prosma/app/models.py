@@ -67,19 +67,15 @@ class ImageKind:
     def of(cls, image: Image) -> ImageKind:
         """Of an image; of a volume no more than its middle plane is looked at."""
         plane = image.array
+        if not plane.size:
+            return cls(image.geometry.ndim, len(plane))
         while plane.ndim > 3:
             plane = plane[:, plane.shape[1] // 2]
         step = max(1, math.isqrt(plane[0].size // _SEEN))
         values = np.asarray(plane[:, ::step, ::step])
         known = _OF_DICOM.get(image.series.modality, "") if image.series is not None else ""
         told_by = "its header says" if known else ""
-        if (
-            not known
-            and len(values) == 1
-            and values.size
-            and values.min() <= _AIR
-            and np.all(values % 1 == 0)
-        ):
+        if not known and len(values) == 1 and values.min() <= _AIR and np.all(values % 1 == 0):
             known, told_by = "ct", "its values look like"
         return cls(image.geometry.ndim, len(values), known, told_by, _is_colour(values))
 
