@@ -87,7 +87,7 @@ def masks(
         raise DataError(
             f"'{path}' tells places in the patient, but its series does not say where it lies; use DICOM SEG"
         )
-    shape = source.series.planes_of(np.empty(source.series.shape, bool)).shape[1:]
+    shape = source.series.stored_shape[1:]
     used = 0
     kinds: Counter[str] = Counter()
     without = set(titles)
@@ -140,12 +140,10 @@ def _numbers(contour: Dataset) -> np.ndarray:
 
 def _on_slice(points: np.ndarray, source: Source) -> tuple[int | None, np.ndarray]:
     """The slice that points (n, 3) in mm lie on, None if on none, and their rows and columns there."""
-    rows, columns = np.split(np.array(source.orientation), 2)
-    normal = np.cross(rows, columns)
-    origins = np.array([plane.position for plane in source.planes])
+    rows, columns, normal = source.directions
     across = points @ normal
-    nearest = int(np.abs(origins @ normal - across.mean()).argmin())
-    apart = points - origins[nearest]
+    nearest = int(np.abs(source.origins @ normal - across.mean()).argmin())
+    apart = points - source.origins[nearest]
     flat = np.column_stack([apart @ columns / source.spacing[0], apart @ rows / source.spacing[1]])
     is_on = np.abs(apart @ normal).max() <= _BETWEEN * source.slice_distance
     return (nearest if is_on else None), flat
@@ -297,11 +295,11 @@ def _straightened(ring: np.ndarray) -> np.ndarray:
 def _contour(outline: np.ndarray, place: int, source: Source) -> Dataset:
     from pydicom import Dataset
 
-    rows, columns = np.split(np.array(source.orientation), 2)
+    rows, columns, _ = source.directions
     plane = source.planes[place]
     y, x = outline.T
     points = (
-        np.array(plane.position)
+        source.origins[place]
         + np.outer(y * source.spacing[0], columns)
         + np.outer(x * source.spacing[1], rows)
     )
@@ -310,12 +308,7 @@ def _contour(outline: np.ndarray, place: int, source: Source) -> Dataset:
     contour.NumberOfContourPoints = len(points)
     contour.ContourData = [f"{value:.6f}".rstrip("0").rstrip(".") for value in points.ravel()]
     if plane.instance:
-        image = Dataset()
-        image.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
-        image.ReferencedSOPInstanceUID = plane.instance
-        if plane.frame_number is not None:
-            image.ReferencedFrameNumber = plane.frame_number
-        contour.ContourImageSequence = [image]
+        contour.ContourImageSequence = [source.reference(plane.instance, plane.frame_number)]
     return contour
 
 
@@ -325,12 +318,7 @@ def _referenced_frame(source: Source) -> Dataset:
 
     frame, study, series = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = source.header.SeriesInstanceUID
-    series.ContourImageSequence = []
-    for instance in source.instances:
-        image = Dataset()
-        image.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
-        image.ReferencedSOPInstanceUID = instance
-        series.ContourImageSequence.append(image)
+    series.ContourImageSequence = [source.reference(instance) for instance in source.instances]
     study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # the class that studies had, kept for this place
     study.ReferencedSOPInstanceUID = source.header.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]

@@ -117,6 +117,11 @@ class Series:
         array = channels[0][None] if len(channels) == 1 else np.stack(channels)
         return Image(array, self.geometry, self.notices, self)
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of its planes: (n, rows, columns)."""
+        return self.planes_of(np.broadcast_to(False, self.shape)).shape
+
     def array_of(self, planes: np.ndarray) -> np.ndarray:
         """Planes (n, rows, columns), one per frame, as an array (*spatial) on the grid of the image."""
         source = self.geometry.source

@@ -150,8 +150,7 @@ def read_label(
     DataError
         Structures overlap, or an object does not lie on the series.
     """
-    shape = (len(series.frames), *series.planes_of(np.empty(series.shape, bool)).shape[1:])
-    label = np.zeros(shape, np.uint16)
+    label = np.zeros(series.stored_shape, np.uint16)
     notices: list[str] = []
     names = {values.get(plain(s.name), 0): s.name for one in objects for s in one.structures}
     order = list(values.values())
@@ -236,13 +235,12 @@ class _Grid:
 
     def __init__(self, series: Series, data: Dataset) -> None:
         self.source = source = Source(series)
-        self.shape = series.planes_of(np.empty(series.shape, bool)).shape[1:]
+        self.shape = series.stored_shape[1:]
         self.half = 0.0
         if data.get("SegmentationType") == "FRACTIONAL":
             self.half = _HALF * float(data.get("MaximumFractionalValue") or 255)
-        self.rows, self.columns = (np.array(part) for part in np.split(np.array(source.orientation), 2))
-        self.normal = np.cross(self.rows, self.columns)
-        self.origins = np.array([plane.position for plane in source.planes])
+        self.rows, self.columns, self.normal = source.directions
+        self.origins = source.origins
         self.along = self.origins @ self.normal
         self.of_image = {
             (plane.instance, plane.frame_number or 1): n

@@ -135,6 +135,17 @@ class Source:
         return first.orientation if self.lies_in_patient and first and first.orientation else made_up
 
     @cached_property
+    def directions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unit vectors along a row, along a column, and across both."""
+        rows, columns = np.split(np.array(self.orientation), 2)
+        return rows, columns, np.cross(rows, columns)
+
+    @cached_property
+    def origins(self) -> np.ndarray:
+        """Where the first pixel of each plane lies (n, 3), in mm."""
+        return np.array([plane.position for plane in self.planes])
+
+    @cached_property
     def spacing(self) -> tuple[float, float]:
         """Distance of rows and of columns, in mm where the series tells it."""
         first = self.series.frames[0]
@@ -146,11 +157,21 @@ class Source:
     @cached_property
     def slice_distance(self) -> float:
         """Distance of neighbouring slices across their planes, in mm; 1 for a single one."""
-        places = np.array([plane.position for plane in self.planes])
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        return float(np.abs(np.diff(places @ normal)).mean()) if len(places) > 1 else 1.0
+        places = self.origins @ self.directions[2]
+        return float(np.abs(np.diff(places)).mean()) if len(places) > 1 else 1.0
 
     @cached_property
     def instances(self) -> tuple[str, ...]:
         """The identifiers of its files, each once."""
         return tuple(dict.fromkeys(plane.instance for plane in self.planes if plane.instance))
+
+    def reference(self, instance: str, frame_number: int | None = None) -> Dataset:
+        """An item that refers to an image of the series, or to one of its frames, from 1 on."""
+        from pydicom import Dataset
+
+        item = Dataset()
+        item.ReferencedSOPClassUID = self.header.ReferencedSOPClassUID
+        item.ReferencedSOPInstanceUID = instance
+        if frame_number is not None:
+            item.ReferencedFrameNumber = frame_number
+        return item

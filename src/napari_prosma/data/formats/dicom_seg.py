@@ -147,15 +147,8 @@ def _frames(source: Source) -> list[Dataset]:
 
 def _refer(made: Dataset, source: Source) -> None:
     """Put the instances and frames of the series in the place of the headers that highdicom was given."""
-    from pydicom import Dataset
-
     numbers = {_PLACEHOLDER.format(number): number for number in range(len(source.planes))}
-    references = []
-    for instance in source.instances:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
-        reference.ReferencedSOPInstanceUID = instance
-        references.append(reference)
+    references = [source.reference(instance) for instance in source.instances]
     made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
     made.SourceImageSequence = references
     if not references:
@@ -167,10 +160,7 @@ def _refer(made: Dataset, source: Source) -> None:
     for frame, image, number in zip(frames, images, lie_on, strict=True):
         plane = source.planes[number]
         if plane.instance:
-            image.ReferencedSOPClassUID = source.header.ReferencedSOPClassUID
-            image.ReferencedSOPInstanceUID = plane.instance
-            if plane.frame_number is not None:
-                image.ReferencedFrameNumber = plane.frame_number
+            image.update(source.reference(plane.instance, plane.frame_number))
         else:
             frame.DerivationImageSequence = []
         if not source.lies_in_patient:
