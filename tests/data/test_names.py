@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_prosma.data.names import LONGEST_NAME, file_stem, file_stems, on_every_system
+from napari_prosma.data.names import LONGEST_NAME, file_stem, file_stems, normal
 
 REFUSED = '<>:"/\\|?*'
 
@@ -39,7 +39,7 @@ def test_a_stem_is_a_name_that_every_system_takes(name: str, stem: str) -> None:
 )
 def test_names_that_would_be_one_file_get_two(names: tuple[str, str]) -> None:
     stems = file_stems([*names, "other"])
-    assert len({on_every_system(stem) for stem in stems.values()}) == 3
+    assert len({normal(stem) for stem in stems.values()}) == 3
     assert stems["other"] == "other"
     assert stems == file_stems(["other", *reversed(names)]), "whatever their order"
 
@@ -47,7 +47,7 @@ def test_names_that_would_be_one_file_get_two(names: tuple[str, str]) -> None:
 @given(st.sets(st.text(st.characters(codec="utf-8"), max_size=300), max_size=4))
 def test_every_name_has_a_file_of_its_own(names: set[str]) -> None:
     files = [f"{stem}_measures.csv" for stem in file_stems(sorted(names)).values()]
-    assert len({on_every_system(file) for file in files}) == len(names)
+    assert len({normal(file) for file in files}) == len(names)
     for file in files:
         assert not set(file) & {*REFUSED, *map(chr, range(32))}
         assert len(file.encode()) <= LONGEST_NAME

@@ -70,16 +70,20 @@ def file_stem(name: str) -> str:
 def file_stems(names: Iterable[str]) -> dict[str, str]:
     """:func:`file_stem` of each name; those that would be one file on some system get a hash behind them."""
     stems = {name: file_stem(name) for name in names}
-    number = Counter(map(on_every_system, stems.values()))
+    number = Counter(map(normal, stems.values()))
     return {
-        name: stem if number[on_every_system(stem)] == 1 else f"{stem}~{_hash(name)}"
-        for name, stem in stems.items()
+        name: stem if number[normal(stem)] == 1 else f"{stem}~{_hash(name)}" for name, stem in stems.items()
     }
 
 
-def on_every_system(name: str) -> str:
-    """Windows and macOS take upper for lower case, and composed for decomposed letters."""
+def normal(name: str) -> str:
+    """The name as people, Windows and macOS compare it: composed letters, without case."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts ``image 2`` before ``image 10``."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _hash(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
-from napari_prosma.data.names import fitting_name, on_every_system
+from napari_prosma.data.names import fitting_name, normal
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import append_rows, read_rows, write_rows
 from napari_prosma.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ def plan_batch(
     takes: dict[str, Planned] = {}
     for each in planned:
         for path in each.files:
-            other = takes.setdefault(on_every_system(path.name), each)
+            other = takes.setdefault(normal(path.name), each)
             if other is not each:
                 raise ConfigError(
                     f"'{other.sources[0]}' and '{each.sources[0]}' would both be written as '{path}'; "

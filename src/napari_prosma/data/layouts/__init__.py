@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from napari_prosma.data.layouts.recognise import (
     without_clips,
     without_others,
 )
+from napari_prosma.data.names import natural
 from napari_prosma.data.placement import placed
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
@@ -149,7 +149,7 @@ def find_cases(
     bare = [found for found in kept if not found.labels]
     if bare and require_labels:
         raise DataError(missing_masks(folder, kept, bare))
-    found = sorted(named_apart(kept), key=lambda case: _natural(case.name))
+    found = sorted(named_apart(kept), key=lambda case: natural(case.name))
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))
     channels, channel_notices = _channels(headers)
@@ -478,11 +478,6 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
     if len(rule.class_names) > 2:
         parts.append(f"classes {', '.join(rule.class_names[1:])}")
     return ", ".join(parts)
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts ``image 2`` before ``image 10``."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _is_picture(path: Path) -> bool:

@@ -14,7 +14,8 @@ from napari_prosma.data.label_doubts import evenly
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
 from napari_prosma.data.layouts.judging import Judge, Judged, case_name
-from napari_prosma.data.layouts.pairing import Role, normal, readings, split_in
+from napari_prosma.data.layouts.pairing import Role, readings, split_in
+from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
 

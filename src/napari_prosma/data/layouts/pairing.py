@@ -7,7 +7,6 @@ Every name is cut into a *role* (``images/bus_*-l``, ``*_seg``) and a *key* that
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from itertools import combinations, product, zip_longest
 from pathlib import Path
 
 from napari_prosma.data.formats import polygons
+from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
@@ -84,11 +84,6 @@ class Reading:
     def files(self, role: Role) -> list[Path]:
         """The files of a role."""
         return [files[role] for files in self.cases.values() if role in files]
-
-
-def normal(name: str) -> str:
-    """The name as people compare it: composed letters, without case."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def split_in(*folders: str) -> str:

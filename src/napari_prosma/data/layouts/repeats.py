@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from napari_prosma.data.layouts.found import Found
-from napari_prosma.data.layouts.pairing import normal
+from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
 
 _COPY = re.compile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,13 +12,12 @@ import numpy as np
 from napari_prosma.data.formats import dicom, pictures
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
-from napari_prosma.data.layouts.pairing import normal
+from napari_prosma.data.names import natural, normal
 from napari_prosma.data.readers import read_label as read_picture
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
-_NUMBER = re.compile(r"(\d+)")
 _REMEDY = "or save the masks as one volume that lies where the series does (.nii.gz, .nrrd)"
 
 
@@ -75,7 +73,7 @@ def read_label(case: Found) -> tuple[np.ndarray, Geometry]:
     series = dicom.series_of(case.image)
     ordered, _ = _in_order(series, case.image, case.labels)
     read = [read_picture(path, 2)[0] for path in ordered]
-    planes = np.zeros_like(series.planes_of(np.empty(series.shape, bool)), np.result_type(*read))
+    planes = np.zeros(series.stored_shape, np.result_type(*read))
     there = [place for place, frame in enumerate(series.frames) if frame is not None]
     for place, path, plane in zip(there, ordered, read, strict=True):
         if plane.shape != planes.shape[1:]:
@@ -120,7 +118,7 @@ def _in_order(series: Series, image: Path, masks: Sequence[Path]) -> tuple[tuple
             f"'{image}' has {len(slices)} slices but '{masks[0].parent}' {len(masks)} pictures, and their "
             f"names do not tell which belong together; give one mask per slice, named as it is, {_REMEDY}"
         )
-    by_name = sorted(range(len(slices)), key=lambda n: _natural(slices[n].path))
+    by_name = sorted(range(len(slices)), key=lambda n: _by_number(slices[n].path))
     is_told = len({frame.number for frame in slices}) == len(slices)
     by_number = sorted(range(len(slices)), key=lambda n: slices[n].number) if is_told else by_name
     steps = {second - first for first, second in pairwise(by_name)}
@@ -129,11 +127,10 @@ def _in_order(series: Series, image: Path, masks: Sequence[Path]) -> tuple[tuple
             f"the slices of '{image}' lie in another order than their names tell, so nobody knows which mask "
             f"of '{masks[0].parent}' is whose; name the masks as the slices, {_REMEDY}"
         )
-    in_order = sorted(masks, key=_natural)
+    in_order = sorted(masks, key=_by_number)
     place = {n: rank for rank, n in enumerate(by_name)}
     return tuple(in_order[place[n]] for n in range(len(slices))), False
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """Sorting key that puts ``2.png`` before ``10.png``."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in _NUMBER.split(normal(path.name))]
+def _by_number(path: Path) -> list[tuple[int, int | str]]:
+    return natural(normal(path.name))

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_prosma.data.layouts.found import Found, files_in
-from napari_prosma.data.layouts.pairing import normal, split_in
+from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import DataError
