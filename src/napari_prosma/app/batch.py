@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from napari_prosma.app.models import ImageKind, known_model
+from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.dicom_studies import series_folders
 from napari_prosma.data.layouts.found import images_in, is_hidden
@@ -121,7 +122,9 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
         from_folder,
     )
     record = Record(batch.folder)
+    known = None if checkpoint.path is None else known_model(checkpoint.path)
     regions = RegionTable(batch.folder) if batch.wanted.regions else None
+    segment_one = _in_parts if batch.in_parts else partial(_at_once, known)
     for each in planned:
         try:
             if batch.skip_done and not batch.overwrite and each.files and each.files[0].exists():
@@ -130,7 +133,7 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
                 continue
             if not batch.overwrite:
                 require_new(each.files, "choose another --out, --skip-done, or --overwrite it")
-            written = yield from (_in_parts if batch.in_parts else _at_once)(checkpoint, each, batch, regions)
+            written = yield from segment_one(checkpoint, each, batch, regions)
             record.add(each)
             yield written
         except ProsmaError as error:
@@ -139,11 +142,15 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
 
 
 def _at_once(
-    checkpoint: Checkpoint, planned: Planned, batch: Batch, regions: RegionTable | None
+    known: KnownModel | None,
+    checkpoint: Checkpoint,
+    planned: Planned,
+    batch: Batch,
+    regions: RegionTable | None,
 ) -> Generator[Event, None, ImageSegmented]:
     path = planned.image
     image = read_fitting(planned.sources, checkpoint)
-    if checkpoint.path is not None and (warning := known_model(checkpoint.path).warning(ImageKind.of(image))):
+    if known is not None and (warning := known.warning(ImageKind.of(image))):
         yield UnusualImage(path.name, warning)
     for event in segment_file(checkpoint, path, image, batch.folder, batch.wanted):
         match event:

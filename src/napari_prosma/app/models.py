@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Image
-from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.fingerprint import AIR, Plan
 from napari_prosma.errors import CheckpointError
 from napari_prosma.model.header import (
     BEST,
@@ -46,8 +46,6 @@ SHIPPED, RECENT, RUN = "shipped", "recent", "run"
 _COLOURFUL, _SHARE, _SEEN = 24, 0.1, 100_000
 """A pixel is in colour where its channels differ by more; an image where such a share of them is, of so many
 that are looked at."""
-_AIR = -500
-"""As in the rules of a plan: whole numbers from below this are Hounsfield units."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class ImageKind:
         values = np.asarray(plane[:, ::step, ::step])
         known = _OF_DICOM.get(image.series.modality, "") if image.series is not None else ""
         told_by = "its header says" if known else ""
-        if not known and len(values) == 1 and values.min() <= _AIR and np.all(values % 1 == 0):
+        if not known and len(values) == 1 and values.min() <= AIR and np.all(values % 1 == 0):
             known, told_by = "ct", "its values look like"
         return cls(image.geometry.ndim, len(values), known, told_by, _is_colour(values))
 
@@ -226,11 +224,6 @@ def model_folders(runs: Path) -> list[Path]:
             with suppress(OSError):  # somebody deletes it while we look
                 written[file.parent] = max(file.stat().st_mtime, written.get(file.parent, 0.0))
     return sorted(written, key=written.__getitem__, reverse=True)
-
-
-def _is_in_hounsfield_units(values: np.ndarray) -> bool:
-    """Of (C, y, x)."""
-    return len(values) == 1 and bool(values.size and values.min() <= _AIR and np.all(values % 1 == 0))
 
 
 def _is_colour(values: np.ndarray) -> bool:

@@ -35,6 +35,8 @@ USUAL_SIZE = 90
 """Percentile of the images' sizes that a segmentation window holds, if it need not be much larger."""
 WIDEST_WINDOW = 4
 """A segmentation window has at most so many times the elements of a patch."""
+AIR = -500
+"""Whole numbers of one channel that begin below this are Hounsfield units."""
 SAME_SPACING = 0.05
 """Spacings within this relative distance count as the same."""
 HASH_BYTES = 20
@@ -292,7 +294,7 @@ def make_plan(
     batch = batch or int(np.clip(batch_elements // int(np.prod(patch)), *BATCH_LIMITS))
     asked_for_ct = intensity == "ct"
     if intensity is None:
-        is_ct = all(f.lowest <= -500 and f.channels == 1 and f.whole_numbers for f in facts)
+        is_ct = all(f.lowest <= AIR and f.channels == 1 and f.whole_numbers for f in facts)
         intensity = "ct" if is_ct else "zscore"
     plan = Plan(
         dims=2 if dims == 2 else 3,

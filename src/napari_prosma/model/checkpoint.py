@@ -29,7 +29,7 @@ from napari_prosma.model.header import ENSEMBLE as ENSEMBLE
 from napari_prosma.model.header import FOLD as FOLD
 from napari_prosma.model.header import FORMAT as FORMAT
 from napari_prosma.model.header import LAST as LAST
-from napari_prosma.model.header import metadata_of, model_file, parse_header
+from napari_prosma.model.header import LENGTH, metadata_of, model_file, parse_header
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.spec import OURS, ModelSpec
@@ -39,8 +39,7 @@ STATE, RAW, MEMBERS = "state", "raw", "members"
 of an ensemble."""
 MOST_MEMBERS, MOST_LEVELS, MOST_ELEMENTS = 100, 16, 2**31
 """Of an ensemble; of a network, each of whose levels halves the image; of a patch."""
-_LENGTH, _CHECKSUM_BYTES = 8, 16
-"""Bytes of a safetensors file that say how long its header is; bytes of our checksum."""
+_CHECKSUM_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +233,8 @@ def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def _metadata(path: Path, content: bytes) -> dict[str, str]:
     """What the header says beside the tensors, as far as the file can hold them."""
-    length = int.from_bytes(content[:_LENGTH], "little")
-    return metadata_of(path, content[_LENGTH : _LENGTH + length])
+    length = int.from_bytes(content[:LENGTH], "little")
+    return metadata_of(path, content[LENGTH : LENGTH + length])
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

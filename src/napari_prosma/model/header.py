@@ -25,7 +25,7 @@ FOLD = "fold"
 SUFFIX = ".safetensors"
 SHIPPED, FURTHER = Path(__file__).parents[1] / "models", "PROSMA_MODELS"
 """Folder of the models in this package; variable that names further ones, parted as in ``PATH``."""
-_LENGTH = 8
+LENGTH = 8
 """Bytes of a safetensors file that say how long its header is."""
 _LONGEST_HEADER = 100_000_000
 
@@ -93,7 +93,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH), "little")
+            length = int.from_bytes(file.read(LENGTH), "little")
             if length > min(_LONGEST_HEADER, path.stat().st_size):
                 raise DataError("its header is longer than the file")
             text = metadata_of(path, file.read(length))["prosma"]
