@@ -22,7 +22,7 @@ class AnnotatePanel(Panel):
     page = "Annotate"
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__(napari_viewer, "Rank")
+        super().__init__(napari_viewer)
         self.labels = LayerChooser(napari_viewer, LabelsLayer)
         self.labels.setToolTip("The labels that are filled between slices")
         self.fill_box = FillBox(napari_viewer, self._chosen)
@@ -35,8 +35,6 @@ class AnnotatePanel(Panel):
         self.add_group("View and scale").addRow(self.view_box)
         self.form.addStretch(1)
         self.lay_out()
-        for widget in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
-            widget.hide()
         self.labels.currentIndexChanged.connect(self._labels_chosen)
         self.viewer.layers.selection.events.active.connect(self._layer_selected)
         self._keys: dict[str, Callable[[], None]] = {

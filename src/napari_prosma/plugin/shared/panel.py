@@ -182,7 +182,7 @@ class Panel(QWidget):
     page: ClassVar[str]
     """Heading of its section in the docs."""
 
-    def __init__(self, viewer: napari.Viewer, start_text: str, pausable: bool = False) -> None:
+    def __init__(self, viewer: napari.Viewer, start_text: str = "", pausable: bool = False) -> None:
         super().__init__()
         self.viewer = viewer
         self.job = Job(self)
@@ -208,6 +208,9 @@ class Panel(QWidget):
         self.progress_bar = QProgressBar()
         self.progress_bar.setTextVisible(False)
         self.progress_bar.setMaximumHeight(8)
+        if not start_text:
+            for part in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
+                part.hide()
         self.status = Message()
         self.preparation = Message()
         self._progress = ""
@@ -361,7 +364,7 @@ class Panel(QWidget):
             self.prepared()
 
     def _begin_by_key(self) -> None:
-        if not self.start_button.isHidden():  # a panel without a main button has nothing to begin
+        if self.start_button.text():
             self.start_button.click()
 
     def _begin(self) -> None:
