@@ -19,6 +19,7 @@ from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import AttentionMask, GateOptions, ProximalMask
 from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
@@ -124,6 +125,27 @@ def _settle(network: nn.Module, batch: torch.Tensor) -> None:
         assert isinstance(head.bias, torch.Tensor)
         head.bias -= logits.movedim(1, -1).flatten(0, -2).median(dim=0).values
     network.eval()
+
+
+@pytest.fixture
+def only_room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``only_room_for(patches)``: a run has memory for no more of them at a time."""
+    make = learner_module.build_model
+
+    def limit(patches: int) -> None:
+        def limited(spec: ModelSpec) -> nn.Module:
+            network = make(spec)
+
+            def refuse(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+                if module.training and len(inputs[0]) > patches:
+                    raise torch.OutOfMemoryError("out of memory")
+
+            network.register_forward_pre_hook(refuse)
+            return network
+
+        monkeypatch.setattr(learner_module, "build_model", limited)
+
+    return limit
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from napari_prosma.model.tuning import tune, works_of
 from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gates import Change
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import cross_validate
 from napari_prosma.training.run import train
@@ -157,21 +156,9 @@ def test_a_plane_is_previewed_there(device: torch.device, on: Settings, pictures
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_memory_that_runs_out_there_halves_the_batch(
-    device: torch.device, on: Settings, pictures: list[Case], monkeypatch: pytest.MonkeyPatch
+    device: torch.device, on: Settings, pictures: list[Case], only_room_for: Callable[[int], None]
 ) -> None:
-    make = learner_module.build_model
-
-    def frugal(spec: object) -> torch.nn.Module:
-        network = make(spec)  # type: ignore[arg-type]
-
-        def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            if module.training and len(inputs[0]) > 1:
-                raise torch.OutOfMemoryError("out of memory")
-
-        network.register_forward_pre_hook(refuse)
-        return network
-
-    monkeypatch.setattr(learner_module, "build_model", frugal)
+    only_room_for(1)
     events = list(train(on(device.type, epochs=1), pictures))
     assert any(isinstance(event, Notice) and "Memory ran out" in event.message for event in events)
     assert isinstance(events[-1], Finished)

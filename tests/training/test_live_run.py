@@ -26,7 +26,6 @@ from napari_prosma.events import (
     Started,
 )
 from napari_prosma.model.checkpoint import LAST, load_checkpoint
-from napari_prosma.training import learner as learner_module
 from napari_prosma.training import loop as loop_module
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.preview import Rhythm
@@ -266,21 +265,9 @@ def test_a_place_within_the_epoch_is_kept_from_time_to_time(
 
 
 def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
-    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, only_room_for: Callable[[int], None]
 ) -> None:
-    make = learner_module.build_model
-
-    def frugal(spec: object) -> torch.nn.Module:
-        network = make(spec)  # type: ignore[arg-type]
-
-        def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            if module.training and len(inputs[0]) > 2:
-                raise torch.OutOfMemoryError("out of memory")
-
-        network.register_forward_pre_hook(refuse)
-        return network
-
-    monkeypatch.setattr(learner_module, "build_model", frugal)
+    only_room_for(2)
     events = list(train(settings(tmp_path, batch=8, epochs=1), ultrasound))
     said = [n.message for n in of_kind(events, Notice) if "Memory ran out" in n.message]
     assert ["in 2 parts" in said[0], "in 4 parts" in said[1]] == [True, True]
@@ -291,21 +278,9 @@ def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
 
 
 def test_memory_too_small_for_anything_is_told_in_our_words(
-    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, only_room_for: Callable[[int], None]
 ) -> None:
-    make = learner_module.build_model
-
-    def greedy(spec: object) -> torch.nn.Module:
-        network = make(spec)  # type: ignore[arg-type]
-
-        def refuse(module: torch.nn.Module, inputs: object) -> None:
-            if module.training:
-                raise torch.OutOfMemoryError("out of memory")
-
-        network.register_forward_pre_hook(refuse)
-        return network
-
-    monkeypatch.setattr(learner_module, "build_model", greedy)
+    only_room_for(0)
     with pytest.raises(ProsmaError, match="memory ran out in step 1 even with the smallest part"):
         list(train(settings(tmp_path, batch=4), ultrasound))
 
