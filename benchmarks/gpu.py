@@ -121,7 +121,7 @@ def commands(given: argparse.Namespace) -> dict[str, Any]:
             ["segment", str(run), scan, "--out", f"{folder}/found", *device],
             ["evaluate", f"{folder}/found", truth],
             ["inspect", str(run), scan, "--out", f"{folder}/gates", *device],
-            ["suspicious", str(run), str(data), *device],
+            ["suspicious", str(run), str(data), "--out", f"{folder}/doubts", *device],
             ["card", str(run)],
             ["tune", str(run), *device],
             ["export", str(run), "--onnx", f"{folder}/model.onnx"],

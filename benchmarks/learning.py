@@ -129,7 +129,10 @@ def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, c
         os.sched_setaffinity(0, set(map(int, given.core.split(","))))
     torch.set_num_threads(cores)
     data = find_cases(given.data)
-    learned, tested = parted(given, data.cases, seed)
+    cases = [case for case in data.cases if not given.skip or case.group != given.skip]
+    learned, tested = parted(cases, given.held_out, given.clusters)
+    if given.cases:
+        learned = [learned[n] for n in np.random.RandomState(seed).permutation(len(learned))[: given.cases]]
     wall, processor = time.monotonic(), time.process_time()
     if system in GATES:
         steps, predict, said = ours(learned, data.class_names, minutes, seed, cores, GATES[system])
@@ -157,22 +160,21 @@ def dice_of(labels: np.ndarray, case: Case, classes: int) -> list[float]:
     return [dice_and_iou(labels, truth, k)[0] for k in range(1, classes) if (truth == k).any()]
 
 
-def parted(given: argparse.Namespace, cases: Sequence[Case], seed: int) -> tuple[list[Case], list[Case]]:
+def parted(
+    cases: Sequence[Case], held_out: int, clusters_in: Path | None = None
+) -> tuple[list[Case], list[Case]]:
     """Cases to learn from and to test on; what belongs together lies on one side."""
-    clusters = list(lists_in(json.loads(given.clusters.read_text()))) if given.clusters else []
+    clusters = list(lists_in(json.loads(clusters_in.read_text()))) if clusters_in else []
     place = {name: n for n, cluster in enumerate(clusters) for name in cluster}
     groups: dict[Any, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.name):
-        if not given.skip or case.group != given.skip:
-            name = case.name.split("/")[-1].removesuffix(".png")
-            groups.setdefault(place.get(name, case.name), []).append(case)
+        name = case.name.split("/")[-1].removesuffix(".png")
+        groups.setdefault(place.get(name, case.name), []).append(case)
     shuffled = [[*groups.values()][n] for n in np.random.RandomState(SPLIT_SEED).permutation(len(groups))]
     tested: list[Case] = []
-    while len(tested) < given.held_out:
+    while len(tested) < held_out:
         tested += shuffled.pop()
     learned = [case for group in shuffled for case in group]
-    if given.cases:
-        learned = [learned[n] for n in np.random.RandomState(seed).permutation(len(learned))[: given.cases]]
     return learned, tested
 
 

@@ -107,7 +107,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = find_cases(given.data)
-    learned, tested = split(given, data.cases, MODELS[given.model]["held_out"])
+    learned, tested = split(data.cases, MODELS[given.model]["held_out"], given.clusters)
     config = TrainConfig.of(
         run_dir=given.out / given.model,
         data=given.data,
@@ -135,17 +135,15 @@ def main() -> None:
 
 
 def split(
-    given: argparse.Namespace, cases: Sequence[Case], held_out: dict[str, int]
+    cases: Sequence[Case], held_out: dict[str, int], clusters: Path | None
 ) -> tuple[list[Case], list[Case]]:
     """Cases to learn from, a few of which validate, and cases to test on."""
     learned: list[Case] = []
     tested: list[Case] = []
     for group, number in held_out.items():
         chosen = [case for case in cases if (case.group == "normal") == (group == "normal")]
-        asked = argparse.Namespace(clusters=given.clusters, skip="", held_out=number, cases=None)
-        rest, test = parted(asked, chosen, 0)
-        asked.held_out = max(1, round(INNER * len(rest)))
-        kept, inner = parted(asked, rest, 0)
+        rest, test = parted(chosen, number, clusters)
+        kept, inner = parted(rest, max(1, round(INNER * len(rest))), clusters)
         learned += [*kept, *(replace(case, split="val") for case in inner)]
         tested += test
     return learned, tested
