@@ -196,7 +196,7 @@ class Panel(QWidget):
         self.preparing.happened.connect(self._tell_preparing)
         self.preparing.ended.connect(self._preparing_ended)
 
-        self.start_button = QPushButton(start_text)
+        self.start_button = QPushButton(start_text or "Start")
         self.pause_button = QPushButton("Pause")
         self.stop_button = QPushButton("Stop")
         self.start_button.clicked.connect(self._begin)
@@ -364,7 +364,7 @@ class Panel(QWidget):
             self.prepared()
 
     def _begin_by_key(self) -> None:
-        if self.start_button.text():
+        if not self.start_button.isHidden():  # a panel without a run has nothing to begin
             self.start_button.click()
 
     def _begin(self) -> None:
