@@ -290,8 +290,8 @@ def test_values_of_the_plan_are_taken(
         ("spacing", "1, -1", "the spacing '1, -1' is not understood"),
         ("spacing", "1, inf", "the spacing '1, inf' is not understood"),
         ("spacing", "3, 1, 1", "the spacing has 3 numbers, but the images have 2 axes"),
-        ("patch", "64.5", "the piece size '64.5' is not understood; give one positive whole number per axis"),
-        ("patch", "64", "the piece size has 1 number, but the network sees 2 axes"),
+        ("patch", "64.5", "the patch size '64.5' is not understood; give one positive whole number per axis"),
+        ("patch", "64", "the patch size has 1 number, but the network sees 2 axes"),
     ],
 )
 def test_values_that_cannot_be_are_told_before_anything_runs(

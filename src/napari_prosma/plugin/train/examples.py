@@ -1,4 +1,4 @@
-"""*Show examples*: pieces of an image as the network will see them, before time is spent on training."""
+"""*Show examples*: patches of an image as the network will see them, before time is spent on training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
 
 CASES_READ = 4
-"""Of a folder so many cases are read: enough to choose the size of the pieces as training will, roughly."""
+"""Of a folder so many cases are read: enough to choose the size of the patches as training will, roughly."""
 COUNT, COLUMNS, SHOWN_SIDE = 8, 4, 190
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
@@ -63,7 +63,7 @@ class Examples(QDialog):
         layout.addWidget(self.again_button, 0, Qt.AlignmentFlag.AlignRight)
 
     def draw(self) -> None:
-        """Draw pieces of a case, another one each time, by what the form says then."""
+        """Draw patches of a case, another one each time, by what the form says then."""
         self.show()
         self.raise_()
         self.job.ask(self._begin)

@@ -146,7 +146,7 @@ class Settings(QWidget):
         dims = self.dims.currentData()
         for what, given, wanted, owner in (
             ("spacing", self.spacing.sizes(), (axes,), "images have"),
-            ("piece size", self.patch.sizes(), (dims,) if dims else range(2, axes + 1), "network sees"),
+            ("patch size", self.patch.sizes(), (dims,) if dims else range(2, axes + 1), "network sees"),
         ):
             if given is not None and len(given) not in wanted:
                 raise ConfigError(
@@ -222,7 +222,7 @@ class Settings(QWidget):
         )
         self.modality = combo(MODALITIES, "auto", "What the images are: decides how they are varied")
         self.examples_button = QPushButton("Show examples")
-        self.examples_button.setToolTip("Pieces of an image, varied at random as the network will see them")
+        self.examples_button.setToolTip("Patches of an image, varied at random as the network will see them")
         self.dims = combo(DIMS, None, "Whether the network sees slices or volumes")
         self.rate = number(
             0,
@@ -257,16 +257,14 @@ class Settings(QWidget):
             INTENSITIES, None, "How gray values are brought to one scale before the network sees them"
         )
         self.patch = SizesField(
-            "piece size",
+            "patch size",
             int,
-            "Size of the pieces that the network sees at once, in voxels: one number per axis, slices first, "
+            "Size of what the network sees at once, in voxels: one number per axis, slices first, "
             "such as 32, 128, 128. Empty: by the data and the memory",
         )
-        self.batch = whole(
-            0, 256, 0, "Image pieces looked at per step; fewer need less memory", least=BY_THE_DATA
-        )
+        self.batch = whole(0, 256, 0, "Patches per step; fewer need less memory", least=BY_THE_DATA)
         self.foreground_share = whole(
-            0, 100, 50, "Share of the pieces that show some structure, each class alike", suffix=" %"
+            0, 100, 50, "Share of the patches that show some structure, each class alike", suffix=" %"
         )
         self.class_weights = combo(CLASS_WEIGHTS, "equal", "How much each class counts")
         self.average = number(
@@ -306,8 +304,8 @@ class Settings(QWidget):
             ("Spacing", self.spacing),
             ("Shrink to", self.side),
             ("Gray values", self.intensity),
-            ("Piece size", self.patch),
-            ("Pieces per step", self.batch),
+            ("Patch size", self.patch),
+            ("Batch size", self.batch),
             ("Foreground", self.foreground_share),
             ("Class weights", self.class_weights),
             ("Averaging", self.average),
