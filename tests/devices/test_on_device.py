@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from pretended import Elsewhere
 
 from napari_prosma.app.doubts import doubt_map
@@ -31,6 +32,7 @@ from napari_prosma.nn.gates import Change
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import cross_validate
+from napari_prosma.training.learner import SCALER
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering, View
 
@@ -133,6 +135,26 @@ def test_a_stopped_run_goes_on_there(device: torch.device, on: Settings, picture
     run.close()
     again = losses(list(train(config, pictures, (), load_checkpoint(config.run_dir / LAST))))
     assert again[-1] == pytest.approx(whole[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_a_stopped_run_in_float16_goes_on_with_its_scale(
+    device: torch.device, on: Settings, pictures: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale falls where a step overflows and rises after many that do not: it is part of the place."""
+    # Autocast, which is not to be seen there, would make weights half as well.
+    monkeypatch.setattr(MixedPrecision, "convert_input", lambda precision, data: data)
+    config = on(device.type, epochs=2, steps_per_epoch=1, precision="16-mixed")
+    run = train(config, pictures)
+    next(event for event in run if isinstance(event, EpochEnd))
+    run.close()
+    stopped = load_checkpoint(config.run_dir / LAST)
+    assert stopped.place[SCALER]["_growth_tracker"] == stopped.place["step"]
+    stopped.place[SCALER]["scale"] /= 2
+    list(train(config, pictures, (), stopped))
+    ended = load_checkpoint(config.run_dir / LAST).place
+    assert ended[SCALER]["scale"] == stopped.place[SCALER]["scale"]
+    assert ended[SCALER]["_growth_tracker"] == ended["step"] == 2 * stopped.place["step"]
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)

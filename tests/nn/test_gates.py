@@ -462,11 +462,15 @@ def test_a_trace_is_cut_to_the_image_on_every_map_and_nothing_else(settled_gate:
     assert (cut.level, cut.floor) == (seen.level, seen.floor)
 
 
-def test_under_autocast_zeros_are_decided_in_float32(settled_gate: MakeGate) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["prosma", "prosma-exact"])
+def test_under_autocast_zeros_are_decided_in_float32(
+    name: str, dtype: torch.dtype, settled_gate: MakeGate
+) -> None:
     """Invariant 22 in the gate: z has the zeros of float32 soft-thresholding of the very field traced."""
-    gate, skip, gating = settled_gate("prosma")
+    gate, skip, gating = settled_gate(name)
     gate = gate.float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         seen = traced(gate, skip.float(), gating.float())
     assert seen.z.dtype == torch.float32
     bound = seen.threshold.view(1, -1, 1, 1)

@@ -39,6 +39,8 @@ from napari_prosma.training.validation import InPrecision
 
 RUNNING = "running"
 """Prefix of the running averages of norms, in the state of a run whose weights have statistics anew."""
+SCALER = "gradient scaler"
+"""Of float16, in the place of a last checkpoint."""
 STATISTICS = 2
 """Stream of the patches that the statistics of the norms are taken from."""
 
@@ -251,6 +253,8 @@ class Learner:
             self.averaged.module.load_state_dict(checkpoint.weights)
             self.averaged.n_averaged.fill_(checkpoint.place["step"])
         restore_optimizer(self.optimizer, split_prefix(checkpoint.state, "optimizer"))
+        if scaler := checkpoint.place.get(SCALER):
+            self.processes.fabric.strategy.precision.load_state_dict(scaler)
         self.objective.load_state_dict(split_prefix(checkpoint.state, "objective"))
         for name, buffer in self.network.named_buffers():
             if f"{RUNNING}.{name}" in checkpoint.state:
@@ -275,6 +279,8 @@ class Learner:
             "judged": [self.data.facts[n].name for n in state.judged],
             "settled": True,
         }
+        if name == LAST and (scaler := self.processes.fabric.strategy.precision.state_dict()):
+            place[SCALER] = scaler
         return Checkpoint(
             spec=self.network.spec,
             plan=state.plan,
