@@ -47,7 +47,7 @@ from napari_prosma.events import EpochEnd, Finished, Notice, Progress
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.nn.fast.forward import reference
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train

@@ -42,7 +42,7 @@ from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.nn.build import choose_device
-from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE, WIDTHS, ModelSpec
 from napari_prosma.training.batches import PreparedCases
 

@@ -51,7 +51,7 @@ from napari_prosma.inspection.faithfulness import (
 )
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
-from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig

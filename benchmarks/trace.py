@@ -31,7 +31,8 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.what_if import WhatIf
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES, Change, GateTrace
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 
 SIZES: dict[str, tuple[int, ...]] = {"2d": (256, 256), "3d": (32, 48, 48)}

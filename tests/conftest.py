@@ -17,7 +17,8 @@ from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.events import Event, Finished
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import AttentionMask, GateOptions, ProximalMask
+from napari_prosma.nn.gate_kinds import GateOptions
+from napari_prosma.nn.gates import AttentionMask, ProximalMask
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig

@@ -12,7 +12,7 @@ import pytest
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.phantoms import ultrasound_case
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.split import split_cases
 

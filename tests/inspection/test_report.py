@@ -33,7 +33,7 @@ from napari_prosma.inspection.report import (
 )
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.model.checkpoint import Checkpoint
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 
 Make = Callable[..., Checkpoint]
 OBLIQUE_AND_FLIPPED = np.array(

@@ -25,7 +25,8 @@ from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.windows import gaussian_weight, tile
-from napari_prosma.nn.gates import GATES, GateTrace
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.segmentation.segment import segment
 
 Make = Callable[..., Checkpoint]

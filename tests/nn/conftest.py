@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import Gate, GateOptions, make_gate
+from napari_prosma.nn.gate_kinds import GateOptions
+from napari_prosma.nn.gates import Gate, make_gate
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 

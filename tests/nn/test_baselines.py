@@ -17,7 +17,8 @@ from napari_prosma.nn.baselines.ukan import INTERVALS, ORDER, KANLinear
 from napari_prosma.nn.baselines.ukan2 import MultKANLinear, SecondOrderBlock, second_order_step
 from napari_prosma.nn.baselines.unext import SHIFTS, shifted
 from napari_prosma.nn.build import Network, build_model
-from napari_prosma.nn.gates import GateOptions, GateTrace
+from napari_prosma.nn.gate_kinds import GateOptions
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.nn.spec import NETWORKS, OURS, WIDTHS, ModelSpec
 
 KAN_WIDTHS = (16, 32, 128, 160, 256)

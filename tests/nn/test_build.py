@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_prosma.nn.build import build_model, choose_device
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES, Change, GateTrace
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 

@@ -16,7 +16,8 @@ from napari_prosma.nn.build import LAYOUTS, Layout, build_model, lay_out
 from napari_prosma.nn.fast import forward as fast
 from napari_prosma.nn.fast import learning as fast_learning
 from napari_prosma.nn.fast.forward import reference
-from napari_prosma.nn.gates import GATES, Change, Gate, GateOptions, GateTrace, SkipTrace, make_gate
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.gates import Change, Gate, GateTrace, SkipTrace, make_gate
 from napari_prosma.nn.spec import ModelSpec
 
 MakeGate = Callable[..., tuple[Gate, Tensor, Tensor]]

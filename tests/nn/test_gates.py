@@ -13,16 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from napari_prosma.nn.gates import (
-    GATES,
-    ExactMask,
-    Gate,
-    GateOptions,
-    GateTrace,
-    ProximalMask,
-    SkipTrace,
-    make_gate,
-)
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.gates import ExactMask, Gate, GateTrace, ProximalMask, SkipTrace, make_gate
 from napari_prosma.nn.prox import soft_threshold, threshold_logit
 
 MakeGate = Callable[..., tuple[Gate, Tensor, Tensor]]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES, GateOptions, GateTrace
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.gates import GateTrace
 from napari_prosma.nn.spec import WIDTHS, ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 

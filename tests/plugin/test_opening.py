@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import AUTO, WIDTHS
 from napari_prosma.plugin.inspect.panel import SHOWN_AT_FIRST
 from napari_prosma.plugin.shared import choices

@@ -18,7 +18,7 @@ from napari_prosma.cli.app import app
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.nn.gates import GATES as OF_NETWORK
+from napari_prosma.nn.gate_kinds import GATES as OF_NETWORK
 from napari_prosma.plugin.shared.choices import (
     CLASS_WEIGHTS,
     DEVICES,

@@ -8,7 +8,7 @@ import pytest
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError
-from napari_prosma.nn.gates import GateOptions
+from napari_prosma.nn.gate_kinds import GateOptions
 from napari_prosma.nn.spec import WIDTHS
 from napari_prosma.training.config import TrainConfig
 

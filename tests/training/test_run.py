@@ -29,7 +29,7 @@ from napari_prosma.events import (
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.processes import Processes

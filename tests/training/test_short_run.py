@@ -16,7 +16,7 @@ from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Preview
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import NETWORKS, OURS, ModelSpec
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig

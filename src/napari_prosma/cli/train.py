@@ -16,14 +16,15 @@ import typer
 from napari_prosma.cli.arguments import was_given
 from napari_prosma.cli.follow import exit_codes, follow, say
 from napari_prosma.cli.tables import print_measures
-from napari_prosma.training.options import OPTIONS
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.training.config import grouped_settings
 
 if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
 DEMO_EPOCHS = 8
-OTHER_GATES = "attention,dense,prosma-exact"
+OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.is_twin)
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,18 +35,18 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
         if p.kind is not Parameter.VAR_KEYWORD
     ]
     added = []
-    for option in OPTIONS:
+    for setting in grouped_settings():
         shown = {
-            "help": option.help,
-            "rich_help_panel": option.group,
-            "show_default": option.default or False,
+            "help": setting.help,
+            "rich_help_panel": setting.setting.group,
+            "show_default": setting.default_text or False,
         }
-        kind: Any = {bool: bool, list: list[str] | None}.get(option.kind, option.kind | None)
+        kind: Any = {bool: bool, list: list[str] | None}.get(setting.kind, setting.kind | None)
         # A flag that turns something off, such as --no-augment, is on until it is given.
-        default = (option.name.startswith("--no-")) if option.kind is bool else None
-        name = f" /{option.name}" if default else option.name
+        default = setting.default if setting.kind is bool else None
+        name = f" /{setting.option}" if default else setting.option
         annotation = Annotated[kind, typer.Option(name, **shown)]
-        added.append(Parameter(option.field, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+        added.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     command.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
     return command
 

@@ -26,7 +26,8 @@ from napari_prosma.inspection.record import GateRecord, SkipRecord
 from napari_prosma.inspection.report import BAR, draw_image, draw_map, room, shown_slice
 from napari_prosma.inspection.trace import inspect_gates, require_label, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
-from napari_prosma.nn.gates import GATES, Change
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import Change
 
 COUNTERFACTUAL = "{}, lambda = 0 (not retrained)"
 BINS = np.linspace(0, 1, 21)

@@ -12,7 +12,7 @@ from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.data_set import DataSetInspection
 from napari_prosma.inspection.measures import MEASURES, in_digits
 from napari_prosma.inspection.report import room
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 
 COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
 """Of the models, in order; told apart with every common kind of colour blindness by place as well."""

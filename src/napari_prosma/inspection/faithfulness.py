@@ -30,7 +30,8 @@ from napari_prosma.inspection.window import Window, open_window
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.windows import labels_of
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.gates import GATES, Change, GateTrace, SkipTrace
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import Change, GateTrace, SkipTrace
 from napari_prosma.nn.unet import Encoded, ProSMAUNet
 
 Row = dict[str, str | float]

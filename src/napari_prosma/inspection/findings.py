@@ -10,7 +10,7 @@ from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.measures import in_digits, in_percent
 from napari_prosma.inspection.statistics import FEWEST, Interval, by_unit, interval, simultaneous
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 
 LITTLE = 0.01
 """A spread of psi below this is called flat."""

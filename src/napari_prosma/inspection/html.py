@@ -45,7 +45,7 @@ from napari_prosma.inspection.report import channel_plot, gate_panel, write_tabl
 from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trace import cautions
 from napari_prosma.inspection.trial_findings import TESTED
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 
 PAGE, NUMBERS = "report.html", "inspection.json"
 TEMPLATE = "data_set.html.jinja"

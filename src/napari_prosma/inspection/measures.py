@@ -15,7 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # a panel lists the measures before torch is loaded
     from napari_prosma.inspection.record import SkipRecord
-    from napari_prosma.nn.gates import GateKind
+    from napari_prosma.nn.gate_kinds import GateKind
 
 TIES = 5
 """Decimals to which psi is ranked: further ones are the rounding of overlapping windows."""

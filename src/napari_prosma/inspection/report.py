@@ -20,7 +20,7 @@ from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.citing import of_one_image, write_numbers
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from napari_prosma.model.applying import finish, model_tiling, prepare_for
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.device import usable_device
 from napari_prosma.model.windows import Blend, Tiling, padded_for, windows
-from napari_prosma.nn.gates import GATES, Change, GateTrace
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.unet import ProSMAUNet
 
 SETTLED_STEPS = 120

@@ -17,8 +17,8 @@ prosma-exact   ours: psi exactly 0 where z is empty        squeeze
 attention      additive attention (Oktay et al. 2018)      none
 =============  ==========================================  ===================
 
-What a gate is (exact zeros, thresholds, what it keeps when it selects nothing) stands beside its name in
-``GATES``; nothing else compares names.
+What a gate is (exact zeros, thresholds, what it keeps when it selects nothing) stands in its file in
+``nn.gate_kinds``; nothing compares names.
 
 What a gate saw is kept in a ``SkipTrace``. The arithmetic with and without one is the same.
 """
@@ -36,51 +36,8 @@ from torch.nn import functional as F
 from napari_prosma.nn.blocks import CONV, NORM
 from napari_prosma.nn.fast import forward as fast
 from napari_prosma.nn.fast import learning as fast_learning
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.prox import soft_threshold, threshold_logit
-
-
-@dataclass(frozen=True)
-class GateOptions:
-    """Every open choice of the gate, with our defaults (the paper is silent on all but the kernel's purpose).
-
-    Attributes
-    ----------
-    dilations : tuple of int
-        One depthwise 3 x 3 (x 3) convolution each.
-    latent_ratio, latent_min : int
-        ``C_a = max(C_x // latent_ratio, latent_min)``.
-    squeeze_ratio, squeeze_min : int
-        Hidden width of the channel part, ``max(C_g // squeeze_ratio, squeeze_min)``.
-    norm : "batch" or "none"
-        Batch normalisation after W_x, W_g and phi. In evaluation it folds into them, so the network is the
-        paper's; "none" is the literal printed form, which is nearly dead at its natural initialisation.
-    threshold : float
-        lambda at the start. ln 2 is theta = 0, the only start neutral to weight decay.
-    """
-
-    dilations: tuple[int, ...] = (1, 2, 4)
-    latent_ratio: int = 2
-    latent_min: int = 8
-    squeeze_ratio: int = 16
-    squeeze_min: int = 4
-    norm: str = "batch"
-    threshold: float = 0.6931471805599453
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
-        if not self.dilations or min(self.dilations) < 1:
-            raise ValueError(f"dilations must be positive integers, found {self.dilations}")
-        if self.norm not in ("batch", "none"):
-            raise ValueError(f"norm must be 'batch' or 'none', found {self.norm!r}")
-        if not self.threshold > 0:
-            raise ValueError(f"threshold must be positive, found {self.threshold}")
-        for name in ("latent_ratio", "latent_min", "squeeze_ratio", "squeeze_min"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-
-    def latent(self, channels: int) -> int:
-        """C_a of a skip with ``channels`` channels."""
-        return max(channels // self.latent_ratio, self.latent_min)
 
 
 @dataclass(frozen=True)
@@ -439,81 +396,6 @@ class Gate(nn.Module):
             return fast.joined(skip, c, psi, gating)
         gated = skip if c is None else skip * c.view(*c.shape, *[1] * (skip.ndim - 2))
         return torch.cat([gated if psi is None else gated * psi, gating], dim=1)
-
-
-def _prosma(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(ProximalMask(x, g, dims, o), ChannelMask(x, g, o))
-
-
-def _spatial(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(ProximalMask(x, g, dims, o), None)
-
-
-def _channel(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(None, ChannelMask(x, g, o))
-
-
-def _none(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(None, None)
-
-
-def _dense(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(ProximalMask(x, g, dims, o, sparse=False), ChannelMask(x, g, o))
-
-
-def _exact(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(ExactMask(x, g, dims, o), ChannelMask(x, g, o))
-
-
-def _attention(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(AttentionMask(x, g, dims, o), None)
-
-
-def _scale(x: int, g: int, dims: int, o: GateOptions) -> Gate:
-    return Gate(None, ConstantScale(x))
-
-
-@dataclass(frozen=True)
-class GateKind:
-    """What a gate is, told once: texts and measures ask this, never a name.
-
-    Attributes
-    ----------
-    make : function
-        ``(skip_channels, gating_channels, dims, options)`` gives the :class:`Gate`.
-    meaning : str
-        Half a sentence for a table.
-    parts : int
-        How many of psi and c it has.
-    thresholds : bool
-        It learns lambda, so z has exact zeros.
-    exact_zeros : bool
-        psi itself is exactly zero where z is empty.
-    """
-
-    make: Callable[[int, int, int, GateOptions], Gate]
-    meaning: str
-    parts: int
-    thresholds: bool = False
-    exact_zeros: bool = False
-
-    @property
-    def neutral_energy(self) -> float:
-        """Energy kept where it selects nothing: every part stands at 1/2, and energy is its square."""
-        return 0.25**self.parts
-
-
-GATES: dict[str, GateKind] = {
-    "prosma": GateKind(_prosma, "the paper's: sparse mask and channel weights", 2, thresholds=True),
-    "spatial": GateKind(_spatial, "the sparse mask alone", 1, thresholds=True),
-    "channel": GateKind(_channel, "the channel weights alone", 1),
-    "none": GateKind(_none, "every skip passes whole", 0),
-    "scale": GateKind(_scale, "a learned constant per channel: the null model of every gate", 1),
-    "attention": GateKind(_attention, "additive attention as in LeeJunHyun's code", 1),
-    "dense": GateKind(_dense, "prosma with lambda = 0, trained so", 2),
-    "prosma-exact": GateKind(_exact, "ours: psi is zero where z is", 2, thresholds=True, exact_zeros=True),
-}
-"""Every gate by its name."""
 
 
 def make_gate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from napari_prosma.nn.gates import GATES, GateOptions
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "quick": (8, 16, 32, 64, 128),

@@ -20,8 +20,15 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.model.header import where_model_is
-from napari_prosma.nn.gates import GATES, GateOptions
-from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, PUBLISHED, WIDTHS, ModelSpec
+from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, OURS_GATE, PUBLISHED, WIDTHS, ModelSpec
+from napari_prosma.settings import Choice, Entry, Setting, entries_of
+
+DATA, SEEN, NETWORK = "Data", "What the network sees", "Network"
+FINE_TUNING, LEARNING = "Fine-tuning", "Learning"
+OBJECTIVE, MACHINE = "Few or noisy labels", "Machine"
+GROUPS = (DATA, SEEN, NETWORK, FINE_TUNING, LEARNING, OBJECTIVE, MACHINE)
+"""Headings of the settings, in the order of the shell's help."""
 
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -131,162 +138,490 @@ class DaleOptions(BaseModel):
 class TrainConfig(BaseModel):
     """Everything a training run depends on, apart from the cases.
 
-    Attributes
-    ----------
-    run_dir : Path
-        Folder for the checkpoints; made if missing.
-    data : Path, optional
-        Folder of the cases, so that a run can be resumed by its own folder alone.
-    labelled : "all", "slices" or "scribbles"
-        How the labels of ``data`` are meant (see ``data.labels.LabelRule.sparse``).
-    labels : LabelRule, optional
-        Exactly which stored value of ``data`` is which class; by default found in the data.
-    images, masks : str, optional
-        Patterns that say which files of ``data`` are what, such as ``images/*``; by default found by names.
-    modality : str
-        What the images are, which decides how patches are changed at random; ``auto``: ``ct`` where the
-        intensity rule is, else ``other``.
-    start_from : Path, optional
-        Checkpoint, or name of a shipped model, whose weights are taken over, with its plan; the network
-        adapts to other channels and classes.
-    trains : "all", "decoder" or "gates and head"
-        Which part of a network that was taken over still learns.
-    taken_rate : float, optional
-        Learning rate of what was taken over relative to what is new; by default the lower the more steps
-        there are.
-    network : str
-        A key of ``NETWORKS``: ours, or one of those that it is compared with.
-    widths : preset name or tuple of int
-        ``quick``, ``tiny``, ``base``, ``large``, ``published`` (its own paper's), or channels per level;
-        ``auto``: by the time that there is, and ``tiny`` where it is not limited.
-    entry : 1, 2 or "auto"
-        1: the paper's network, whose finest level lies on the image's grid. 2: on half of it, which a step
-        passes many times faster. ``auto``: by the time that there is, and 1 where it or the widths are given.
-    gate : str
-        A key of ``GATES``.
-    gate_options : GateOptions
-    gated_levels : tuple of int
-        Empty = every skip.
-    norm : "batch" or "instance"
-        Of the backbone; instance norm does not look across the batch.
-    plan : Plan, optional
-        By default made from the data.
-    dims : 2 or 3, optional
-        By default by the data.
-    side : int, optional
-        Short side that 2D images without a physical size are shrunk to, in pixels; by default 256, and less
-        where the minutes are few.
-    epochs : int
-    minutes : float, optional
-        The run ends after this time at the latest, and its schedule is stretched over it.
-    steps_per_epoch : int, optional
-        By default once through the training cases, at least 20.
-    spacing, patch, batch, intensity : optional
-        Values of the plan (see ``data.fingerprint.Plan``); by default they follow its rules.
-    slices : "z", "y" or "x", optional
-        Axis across which a 2D network goes through volumes; by default that of their acquisition.
-    learning_rate : float, optional
-        Of AdamW at its highest, with a cosine schedule down to a hundredth; by default the lower the more
-        steps there are.
-    weight_decay : float
-    warm_up : float
-        Share of the run over which the learning rate rises to its full value.
-    gradient_clip : float, optional
-        Largest norm of the gradient; a longer one is shortened. None = as it is.
-    class_weights : "equal", "balanced" or a number per class, background first
-        Weights of the cross-entropy; ``balanced`` gives rare classes more.
-    foreground_share : float
-        Share of the patches that hold an element of a foreground class, each class alike.
-    average : float
-        Decay per step of the exponential moving average of the weights that is validated and kept; 0 = the
-        weights themselves.
-    patience : int, optional
-        The run ends when so many epochs brought no better validation Dice.
-    threshold_rate : float
-        Learning rate of theta relative to the others; theta, norms and biases are never decayed.
-    validation_fraction : float
-        Share of the cases held out, at least one where there are two.
-    fold : (k, n), optional
-        Hold out the k-th (from 0) of n parts instead.
-    split : "given" or "random"
-        Whether ``train``, ``val`` and ``test`` of the data set are kept.
-    together : "patients", "names", "copies" or "none"
-        Which cases stay on one side: those of a patient that the data set names, or that names of cases
-        tell, or near-duplicates as well.
-    objective : "supervised", "dim" or "dale"
-        From the labels alone, with unlabelled images beside them (DiM), or with doubt in the labels (DALE).
-    unlabelled : Path, optional
-        Folder of further images that DiM learns from; labels in it are not read.
-    dim : DimOptions
-    dale : DaleOptions
-    augment : bool
-    seed : int
-        Split, weights, sampling and augmentation all follow from it.
-    device : "auto", "cpu", "cuda" or "mps"
-    precision : "auto", "32-true", "bf16-mixed" or "16-mixed"
-    threads : int, optional
-        Threads of torch on the CPU; by default torch's own choice.
-    compile : bool
-        Compile the network (a minute or more before the first step); without it only where
-        ``prosma tune --compile`` found that worth its time on this machine.
-    tensorboard : bool
-        Write the figures for TensorBoard into the run folder too.
+    Every field says in its ``Setting`` what it does, and what holds where it is not given; the page
+    *Training* of the docs lists them all. ``minutes`` without ``epochs`` have no limit in epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_dir: Path
     data: Path | None = None
-    labelled: Literal["all", "slices", "scribbles"] = "all"
-    labels: LabelRule | None = None
-    images: str | None = None
-    masks: str | None = None
-    modality: Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"] = "auto"
-    start_from: Path | None = None
-    trains: Literal["all", "decoder", "gates and head"] = "all"
-    taken_rate: float | None = Field(default=None, ge=0, le=1)
-    network: str = OURS
-    widths: str | tuple[int, ...] = AUTO
-    entry: int | Literal["auto"] = "auto"
-    gate: str = "prosma"
-    gate_options: GateOptions = Field(default_factory=GateOptions)
-    gated_levels: tuple[int, ...] = ()
-    norm: Literal["batch", "instance"] = "batch"
-    plan: Plan | None = None
-    dims: Literal[2, 3] | None = None
-    side: int | None = Field(default=None, ge=32)
-    epochs: int = Field(default=100, ge=1)
-    minutes: PositiveNumber | None = None
-    steps_per_epoch: int | None = Field(default=None, ge=1)
-    spacing: tuple[PositiveNumber, ...] | None = None
-    patch: tuple[PositiveInt, ...] | None = None
-    batch: int | None = Field(default=None, ge=1)
-    intensity: Literal["zscore", "ct"] | None = None
-    slices: Literal["z", "y", "x"] | None = None
-    learning_rate: PositiveNumber | None = None
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warm_up: float = Field(default=0.03, ge=0, lt=1)
-    gradient_clip: PositiveNumber | None = 12.0
-    class_weights: Literal["equal", "balanced"] | tuple[PositiveNumber, ...] = "equal"
-    foreground_share: float = Field(default=0.5, ge=0, le=1)
-    average: float = Field(default=0.0, ge=0, lt=1)
-    patience: int | None = Field(default=None, ge=1)
-    threshold_rate: float = Field(default=1.0, ge=0)
-    validation_fraction: float = Field(default=0.2, ge=0, lt=1)
-    fold: tuple[int, int] | None = None
-    split: Literal["given", "random"] = "given"
-    together: Literal["patients", "names", "copies", "none"] = "patients"
-    objective: Literal["supervised", "dim", "dale"] = "supervised"
-    unlabelled: Path | None = None
-    dim: DimOptions = Field(default_factory=DimOptions)
-    dale: DaleOptions = Field(default_factory=DaleOptions)
-    augment: bool = True
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    compile: bool = False
-    tensorboard: bool = False
+    labelled: Annotated[
+        Literal["all", "slices", "scribbles"],
+        Setting(group=DATA, help="all, slices (only those with a label) or scribbles."),
+    ] = "all"
+    labels: Annotated[
+        LabelRule | None,
+        Setting(
+            group=DATA,
+            option="classes",
+            unset="as found",
+            help="Stored values, such as 0=background,1=liver, or on=lesion.",
+        ),
+    ] = None
+    images: Annotated[
+        str | None,
+        Setting(
+            group=DATA, unset="as found", help="Which files are images, such as 'images/*'; with --masks."
+        ),
+    ] = None
+    masks: Annotated[
+        str | None,
+        Setting(group=DATA, unset="as found", help="Which files are their masks, such as '1st_manual/*'."),
+    ] = None
+    network: Annotated[str, Setting(group=NETWORK, choices=dict.fromkeys(NETWORKS), help="{choices}.")] = OURS
+    widths: Annotated[
+        str | tuple[int, ...],
+        Setting(
+            group=NETWORK,
+            help="quick, tiny, base, large, published, or per level: 16,32,64; auto = by the minutes, else "
+            "tiny.",
+            label="Size",
+            tip="How large the network is: larger is slower and learns more",
+            by_name=True,
+            choices={
+                AUTO: Choice(
+                    "by the time", "As large as the minutes are enough for; without a limit as 'tiny'"
+                ),
+                "quick": Choice(
+                    "for a first look", "The smallest network: minutes, even without a graphics card"
+                ),
+                "tiny": Choice("for a laptop", "A small network: good results on small data sets"),
+                "base": Choice("for a graphics card", "A medium network: slow without a graphics card"),
+                "large": Choice(
+                    "the paper's size", "As large as in the paper (2D): needs a large graphics card"
+                ),
+            },
+        ),
+    ] = AUTO
+    entry: Annotated[
+        int | Literal["auto"],
+        Setting(
+            group=NETWORK,
+            help="1 = the paper's network, 2 = on half of the image's grid, many times faster; auto = by the "
+            "minutes.",
+        ),
+    ] = "auto"
+    gate: Annotated[
+        str,
+        Setting(
+            group=NETWORK,
+            help="{choices}.",
+            label="Gate",
+            tip="What decides which details of the image reach the outline that is drawn: the gate on each "
+            "skip connection (the shortcut from fine to coarse and back)",
+            by_name=True,
+            choices={name: kind.choice for name, kind in GATES.items()},
+        ),
+    ] = OURS_GATE
+    gate_options: Annotated[
+        GateOptions,
+        Setting(group=NETWORK, option="gate-option", help="NAME=VALUE within the gate; may be repeated."),
+    ] = Field(default_factory=GateOptions)
+    gated_levels: Annotated[
+        tuple[int, ...],
+        Setting(group=NETWORK, unset="all", help="Skips with a gate, 1 = finest, such as 2,3,4."),
+    ] = ()
+    norm: Annotated[
+        Literal["batch", "instance"],
+        Setting(group=NETWORK, help="batch, or instance for batches of one or two."),
+    ] = "batch"
+    modality: Annotated[
+        Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"],
+        Setting(
+            group=DATA,
+            help="ultrasound, ct, mr, endoscopy, histology, other or auto.",
+            label="Images are",
+            tip="What the images are: decides how they are varied",
+            choices={
+                "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
+                "ultrasound": Choice(
+                    "ultrasound", "Left and right change places, not up and down; gain, shadows, speckle"
+                ),
+                "ct": Choice(
+                    "CT",
+                    "Small turns and sizes, noise; gray values stay what they mean in Hounsfield units",
+                ),
+                "mr": Choice("MR", "Left and right change places; uneven brightness, contrast, noise"),
+                "endoscopy": Choice("endoscopy", "Any way up; brightness and colour"),
+                "histology": Choice("histology", "Any way up; strength and tint of the stain, blur"),
+                "other": Choice(
+                    "other", "Left and right change places; small turns and sizes, contrast, noise, blur"
+                ),
+            },
+        ),
+    ] = "auto"
+    augment: Annotated[bool, Setting(group=DATA, help="Learn from the patches as they are.")] = True
+    dims: Annotated[
+        Literal[2, 3] | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="2 = slice by slice, 3 = volumes.",
+            label="Network sees",
+            tip="Whether the network sees slices or volumes",
+            choices={
+                None: Choice("as the data", "Slices for pictures, volumes for volumes"),
+                2: Choice("2D, slice by slice", "Each slice by itself"),
+                3: Choice("3D", "Blocks of a volume"),
+            },
+        ),
+    ] = None
+    slices: Annotated[
+        Literal["z", "y", "x"] | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="Axis across which 2D goes through volumes: z, y or x.",
+            label="Slices",
+            tip="Across which axis a network of slices goes through volumes",
+            choices={
+                None: Choice(
+                    "as acquired", "Across the axis of the largest spacing, or the one that the file tells"
+                ),
+                "z": Choice("across z", "Axial slices of a patient; the first axis of other stacks"),
+                "y": Choice("across y", "Coronal slices of a patient"),
+                "x": Choice("across x", "Sagittal slices of a patient"),
+            },
+        ),
+    ] = None
+    validation_fraction: Annotated[
+        float,
+        Setting(group=DATA, option="validation", help="Share of the cases that are validation cases."),
+    ] = Field(default=0.2, ge=0, lt=1)
+    fold: Annotated[
+        tuple[int, int] | None,
+        Setting(group=DATA, help="Hold out one part of several instead: 1/5 is the first of five."),
+    ] = None
+    split: Annotated[
+        Literal["given", "random"],
+        Setting(
+            group=DATA,
+            help="given: keep train, val and test of the data set; random: do not.",
+            label="Split",
+            tip="Which cases are learned from, and which validate",
+            choices={
+                "given": Choice(
+                    "as the data set says", "Its test cases are set apart, its validation cases validate"
+                ),
+                "random": Choice(
+                    "drawn from all cases", "What folders or a table say of train, val and test is ignored"
+                ),
+            },
+        ),
+    ] = "given"
+    together: Annotated[
+        Literal["patients", "names", "copies", "none"],
+        Setting(
+            group=DATA,
+            help="What stays on one side: patients of a table, names (patients told by names), copies, or "
+            "none.",
+            label="Keep together",
+            tip="Which cases are either all training or all validation cases, in folds too",
+            choices={
+                "patients": Choice(
+                    "patients of the data set", "As a table tells them in a column 'patient' or 'group'"
+                ),
+                "names": Choice(
+                    "patients told by names", "Cases such as p3_f1 and p3_f2 are of the patient p3"
+                ),
+                "copies": Choice(
+                    "nearly the same images", "Copies and near-duplicates, too; every image is compared"
+                ),
+                "none": Choice("nothing", "Every case by itself"),
+            },
+        ),
+    ] = "patients"
+    epochs: Annotated[int, Setting(group=LEARNING, help="Number of epochs.")] = Field(default=100, ge=1)
+    minutes: Annotated[
+        PositiveNumber | None,
+        Setting(
+            group=LEARNING,
+            unset="no limit",
+            help="Stop after this time; the schedule is stretched over it.",
+        ),
+    ] = None
+    steps_per_epoch: Annotated[
+        int | None, Setting(group=LEARNING, unset="by the data", help="Steps per epoch.")
+    ] = Field(default=None, ge=1)
+    learning_rate: Annotated[
+        PositiveNumber | None,
+        Setting(
+            group=LEARNING,
+            unset="by the steps",
+            help="AdamW's, at its highest.",
+            label="Learning rate",
+            tip="Learning rate: how large each correction is; lower it if the loss jumps",
+            step=1e-4,
+            decimals=6,
+            high=1,
+        ),
+    ] = None
+    weight_decay: Annotated[float, Setting(group=LEARNING, help="AdamW's.")] = Field(default=1e-4, ge=0)
+    warm_up: Annotated[
+        float,
+        Setting(group=LEARNING, help="Share of the run over which the learning rate rises."),
+    ] = Field(default=0.03, ge=0, lt=1)
+    threshold_rate: Annotated[
+        float,
+        Setting(group=LEARNING, help="Learning rate of the gates' thresholds, relative."),
+    ] = Field(default=1.0, ge=0)
+    spacing: Annotated[
+        tuple[PositiveNumber, ...] | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="Resample to this, such as 3,1,1 (z, y, x).",
+            label="Spacing",
+            tip="Distance between voxels that every image is brought to, in the unit of the data: one number "
+            "per axis, slices first, such as 3, 1, 1. Empty: the usual one of the data",
+        ),
+    ] = None
+    side: Annotated[
+        int | None,
+        Setting(
+            group=SEEN,
+            unset="256, or less by the minutes",
+            help="Pixel images are shrunk until their median short side is this.",
+            label="Shrink to",
+            tip="2D images are shrunk so that their short side is about this; volumes are not. By the "
+            "minutes: 256 px, and less for a short run",
+            unit="px",
+            least="by the minutes",
+            high=4096,
+        ),
+    ] = Field(default=None, ge=32)
+    intensity: Annotated[
+        Literal["zscore", "ct"] | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="zscore, or ct for Hounsfield units.",
+            label="Gray values",
+            tip="How gray values are brought to one scale before the network sees them",
+            choices={
+                None: Choice("by the data", "CT in Hounsfield units as CT, all else each image by itself"),
+                "zscore": Choice(
+                    "each image by itself", "Each image and channel to mean 0 and spread 1 (z-score)"
+                ),
+                "ct": Choice(
+                    "CT", "Clipped to the values that the structure has in all images, then on one scale"
+                ),
+            },
+        ),
+    ] = None
+    patch: Annotated[
+        tuple[PositiveInt, ...] | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="Patch and window, such as 32,96,96.",
+            label="Patch size",
+            tip="Size of what the network sees at once, in voxels: one number per axis, slices first, "
+            "such as 32, 128, 128. Empty: by the data and the memory",
+        ),
+    ] = None
+    batch: Annotated[
+        int | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="Patches per step.",
+            label="Batch size",
+            tip="Patches per step; fewer need less memory",
+            high=256,
+        ),
+    ] = Field(default=None, ge=1)
+    plan: Annotated[
+        Plan | None,
+        Setting(
+            group=SEEN,
+            unset="by the data",
+            help="All of this from a JSON file, such as the run.json of a run.",
+        ),
+    ] = None
+    foreground_share: Annotated[
+        float,
+        Setting(
+            group=LEARNING,
+            help="Share of the patches that hold foreground.",
+            label="Foreground",
+            tip="Share of the patches that show some structure, each class alike",
+            unit="%",
+        ),
+    ] = Field(default=0.5, ge=0, le=1)
+    class_weights: Annotated[
+        Literal["equal", "balanced"] | tuple[PositiveNumber, ...],
+        Setting(
+            group=LEARNING,
+            help="equal, balanced, or numbers, background first.",
+            label="Class weights",
+            tip="How much each class counts",
+            choices={
+                "equal": Choice("all the same", "Each pixel counts the same, whatever its class"),
+                "balanced": Choice("rare ones more", "Classes with few pixels count more"),
+            },
+        ),
+    ] = "equal"
+    average: Annotated[
+        float,
+        Setting(
+            group=LEARNING,
+            help="Decay of a moving average of the weights, such as 0.999.",
+            label="Averaging",
+            tip="Moving average of the weights, which is kept as the model: its decay per step, such as "
+            "0.999; calmer, but slow to follow in a short run",
+            least="off",
+            step=0.001,
+        ),
+    ] = Field(default=0.0, ge=0, lt=1)
+    patience: Annotated[
+        int | None,
+        Setting(
+            group=LEARNING,
+            unset="never",
+            help="End after so many epochs without a better validation Dice.",
+            label="Patience",
+            tip="End early when so many epochs brought nothing better",
+            least="to the end",
+        ),
+    ] = Field(default=None, ge=1)
+    gradient_clip: Annotated[
+        PositiveNumber | None,
+        Setting(
+            group=LEARNING,
+            help="Largest norm of the gradient; 0 = any.",
+            label="Gradient clip",
+            tip="Corrections larger than this are shortened, against jumps",
+            least="off",
+        ),
+    ] = 12.0
+    seed: Annotated[
+        int,
+        Setting(
+            group=LEARNING,
+            help="Split, weights, sampling and augmentation follow from it.",
+            label="Seed",
+            tip="Chance of this run: the same number gives the same run on the same machine",
+        ),
+    ] = Field(default=0, ge=0, lt=2**32)
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        Setting(
+            group=MACHINE,
+            help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.",
+            label="Device",
+            tip="What computes",
+            by_name=True,
+            choices={
+                "auto": Choice("the fastest there is", "A graphics card if there is one, else the processor"),
+                "cpu": Choice("processor", "One core is left to the window"),
+                "cuda": Choice("NVIDIA card", "An NVIDIA graphics card"),
+                "mps": Choice("Apple chip", "The graphics part of an Apple chip"),
+            },
+        ),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        Setting(
+            group=MACHINE,
+            help="auto, 32-true, bf16-mixed or 16-mixed.",
+            label="Precision",
+            tip="How exactly it computes",
+            choices={
+                "auto": Choice("by the device", "What the device computes quickly without loss"),
+                "32-true": Choice("32 bit", "Slower on a graphics card, never less exact"),
+                "bf16-mixed": Choice("bfloat16", "Half the memory on newer graphics cards"),
+                "16-mixed": Choice("float16", "Half the memory on older graphics cards"),
+            },
+        ),
+    ] = "auto"
+    threads: Annotated[int | None, Setting(group=MACHINE, unset="all", help="Threads on the CPU.")] = Field(
+        default=None, ge=1
+    )
+    compile: Annotated[
+        bool,
+        Setting(
+            group=MACHINE,
+            help="Compile the network, which takes a minute or more at first.",
+            label="compile the network first",
+            tip="Faster steps after a minute or more of waiting; for long runs on a card",
+        ),
+    ] = False
+    tensorboard: Annotated[
+        bool,
+        Setting(
+            group=MACHINE,
+            help="Write the figures for TensorBoard too.",
+            label="write files for TensorBoard",
+            tip="Curves for the program TensorBoard, in the run folder",
+        ),
+    ] = False
+    start_from: Annotated[
+        Path | None,
+        Setting(
+            group=FINE_TUNING,
+            option="from",
+            help="Model whose weights are taken over, with its plan and network.",
+        ),
+    ] = None
+    trains: Annotated[
+        Literal["all", "decoder", "gates and head"],
+        Setting(
+            group=FINE_TUNING,
+            help="What of it still learns: all, decoder, or gates and head.",
+            label="Trainable layers",
+            tip="Which part of the model still learns",
+            choices={
+                "all": Choice("everything", "The whole network learns, what was taken over more slowly"),
+                "decoder": Choice(
+                    "the decoder", "What finds features in images stays; the gates and the outline learn"
+                ),
+                "gates and head": Choice(
+                    "gates and last layer", "The least that can learn: for a handful of images"
+                ),
+            },
+        ),
+    ] = "all"
+    taken_rate: Annotated[
+        float | None,
+        Setting(
+            group=FINE_TUNING,
+            unset="by the steps",
+            help="Learning rate of what was taken over, relative to new.",
+            label="Pretrained LR factor",
+            tip="Learning rate of what was taken over, relative to what is new; by the steps: the lower the "
+            "more there are",
+            step=0.05,
+        ),
+    ] = Field(default=None, ge=0, le=1)
+    objective: Annotated[
+        Literal["supervised", "dim", "dale"],
+        Setting(
+            group=OBJECTIVE,
+            help="supervised, dim (few labels and many unlabelled images), or dale (noisy labels).",
+        ),
+    ] = "supervised"
+    unlabelled: Annotated[
+        Path | None,
+        Setting(group=OBJECTIVE, help="dim: folder of further images; labels in it are not read."),
+    ] = None
+    dim: Annotated[
+        DimOptions,
+        Setting(
+            group=OBJECTIVE,
+            option="dim-option",
+            help="NAME=VALUE within dim, such as rho=0.1; may be repeated.",
+        ),
+    ] = Field(default_factory=DimOptions)
+    dale: Annotated[
+        DaleOptions,
+        Setting(
+            group=OBJECTIVE,
+            option="dale-option",
+            help="NAME=VALUE within dale, such as every=3; may be repeated.",
+        ),
+    ] = Field(default_factory=DaleOptions)
 
     @classmethod
     def of(cls, **settings: object) -> TrainConfig:
@@ -402,6 +737,15 @@ class TrainConfig(BaseModel):
             network=self.network,
             entry=self.entry_stride,
         )
+
+
+SETTINGS = entries_of(TrainConfig)
+"""Every setting by the name of its field, in the order of the form; ``data`` and ``run_dir`` are none."""
+
+
+def grouped_settings() -> list[Entry]:
+    """Every setting, group by group."""
+    return sorted(SETTINGS.values(), key=lambda entry: GROUPS.index(entry.setting.group))
 
 
 def _in_words(where: tuple[int | str, ...], message: str, found: object) -> str:

@@ -1,7 +1,7 @@
 """The line of a shell, and the lines of Python, that repeat a run; and a line's options as a configuration.
 
-One table says which option sets which field (``training.options``), another how values are written and read,
-so that what is printed and what is parsed cannot disagree.
+What a field says of itself (``settings``) names its option, and one pair of functions writes and reads its
+value, so that what is printed and what is parsed cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from napari_prosma.data.labels import rule_from_text, rule_to_text
 from napari_prosma.data.texts import parse_json, read_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import UNLIMITED_EPOCHS
-from napari_prosma.nn.gates import GateOptions
-from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
-from napari_prosma.training.options import OPTIONS, Option
+from napari_prosma.settings import Entry
+from napari_prosma.training.config import TrainConfig, grouped_settings
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
@@ -42,11 +40,10 @@ def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
         A value is not understood or not allowed.
     """
     settings: dict[str, Any] = {}
-    for option in OPTIONS:
-        given = options.get(option.field)
-        if given is None or given == []:
-            continue
-        settings[option.field] = _TEXTS[option.field][1](given) if option.field in _TEXTS else given
+    for entry in grouped_settings():
+        given = options.get(entry.name)
+        if given is not None and given != []:
+            settings[entry.name] = _read(entry, given)
     return TrainConfig.of(data=options.get("data"), run_dir=options.get("run_dir"), **settings)
 
 
@@ -68,9 +65,9 @@ def shell_line(config: TrainConfig, folds: int | None = None) -> str:
     changed = set(_changed(config))
     if config.minutes is not None:
         changed = changed - {"epochs"} | ({"epochs"} if config.epochs != UNLIMITED_EPOCHS else set())
-    for option in OPTIONS:
-        if option.field in changed:
-            words += _words(option, getattr(config, option.field))
+    for entry in grouped_settings():
+        if entry.name in changed:
+            words += _words(entry, getattr(config, entry.name))
     if folds is not None:
         words += ["--folds", str(folds)]
     return quoted(words)
@@ -114,19 +111,45 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
 _HOMES = {
     "DaleOptions": "napari_prosma.training.config",
     "DimOptions": "napari_prosma.training.config",
-    "GateOptions": "napari_prosma.nn.gates",
+    "GateOptions": "napari_prosma.nn.gate_kinds",
     "LabelRule": "napari_prosma.data.labels",
     "Plan": "napari_prosma.data.fingerprint",
 }
 """Where the lines of Python import from what is not a public name."""
 
 
-def _words(option: Option, value: Any) -> list[str]:
+def _words(entry: Entry, value: Any) -> list[str]:
     """What stands in the line to set a field to ``value``."""
-    if option.kind is bool:
-        return [option.name]
-    texts = _TEXTS[option.field][0](value) if option.field in _TEXTS else str(value)
-    return [word for text in ([texts] if isinstance(texts, str) else texts) for word in (option.name, text)]
+    if entry.kind is bool:
+        return [entry.option]
+    texts = _write(entry, value)
+    return [word for text in ([texts] if isinstance(texts, str) else texts) for word in (entry.option, text)]
+
+
+def _write(entry: Entry, value: Any) -> str | list[str]:
+    """A value as text, or as texts where the option is repeated."""
+    if entry.name in _TEXTS:
+        return _TEXTS[entry.name][0](value)
+    if entry.kind is list:
+        return _named_texts(value)
+    if value is None:
+        return "0"  # of a number that is there unless it is turned off
+    if isinstance(value, Path):
+        return _path_text(value)
+    return _list_text(value) if isinstance(value, tuple) else str(value)
+
+
+def _read(entry: Entry, given: Any) -> Any:
+    """What was given on the line, in a form that ``TrainConfig`` converts; as :func:`_write` writes it."""
+    if entry.name in _TEXTS:
+        return _TEXTS[entry.name][1](given)
+    if entry.kind is list:
+        return _named_values(entry.option, type(entry.default), given)
+    if entry.kind is float and entry.is_optional and entry.default is not None:
+        return float(given) or None
+    if tuple in entry.types and not (str in entry.types and given.isalpha()):
+        return _list(given)
+    return given
 
 
 def _data_of(config: TrainConfig) -> Path:
@@ -176,18 +199,6 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _word_or_list(text: str) -> str | tuple[str, ...]:
-    return text if text.isalpha() else _list(text)
-
-
-def _clip_text(value: float | None) -> str:
-    return "0" if value is None else str(value)
-
-
-def _clip(value: float | str) -> float | None:
-    return float(value) or None
-
-
 def _fold_text(fold: tuple[int, int]) -> str:
     return f"{fold[0] + 1}/{fold[1]}"
 
@@ -217,9 +228,7 @@ def _named_values(what: str, kind: type, texts: Sequence[str]) -> dict[str, Any]
         name, equals, value = text.partition("=")
         if not equals or name not in usual:
             names = ", ".join(usual)
-            raise ConfigError(
-                f"the {what} option '{text}' is not understood; write NAME=VALUE with one of {names}"
-            )
+            raise ConfigError(f"'{what} {text}' is not understood; write NAME=VALUE with one of {names}")
         found[name] = _list(value) if isinstance(usual[name], tuple) else value
     return found
 
@@ -239,20 +248,9 @@ def _plan(text: str) -> dict[str, Any]:
     return content.get("plan", content) if isinstance(content, dict) else content
 
 
-_TEXTS: dict[str, tuple[Callable[[Any], str | list[str]], Callable[[Any], Any]]] = {
+_TEXTS: dict[str, tuple[Callable[[Any], str], Callable[[Any], Any]]] = {
     "labels": (rule_to_text, rule_from_text),
-    "start_from": (_path_text, Path),
-    "widths": (_list_text, _word_or_list),
-    "gate_options": (_named_texts, partial(_named_values, "gate", GateOptions)),
-    "gated_levels": (_list_text, _list),
     "plan": (_plan_text, _plan),
-    "spacing": (_list_text, _list),
-    "patch": (_list_text, _list),
-    "gradient_clip": (_clip_text, _clip),
-    "class_weights": (_list_text, _word_or_list),
     "fold": (_fold_text, _fold),
-    "unlabelled": (_path_text, Path),
-    "dim": (_named_texts, partial(_named_values, "dim", DimOptions)),
-    "dale": (_named_texts, partial(_named_values, "dale", DaleOptions)),
 }
-"""How values are written and read that are no plain word or number; the rest ``TrainConfig`` converts."""
+"""How values are written and read whose text their type does not tell."""

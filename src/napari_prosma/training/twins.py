@@ -12,7 +12,7 @@ from napari_prosma.data.fingerprint import read_facts
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.model.checkpoint import ENSEMBLE, LAST, Checkpoint, load_checkpoint
-from napari_prosma.nn.gates import GATES
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import AUTO
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import FREE, PLANNED
@@ -23,7 +23,7 @@ from napari_prosma.training.run_folder import RUN, read_run
 from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.steering import Steering
 
-TWIN_GATES = ("attention", "dense", "prosma-exact")
+TWIN_GATES = tuple(name for name, kind in GATES.items() if kind.is_twin)
 TWINS = "twins"
 """Folder of the twins within the run's, unless told otherwise."""
 _NAMED = 5

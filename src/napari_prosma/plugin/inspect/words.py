@@ -87,7 +87,7 @@ def numbers_of(looked: Looked) -> dict[str, Any]:
 
 def exactness(record: GateRecord) -> list[str]:
     """What is exactly zero, what is not, and what prosma-exact changes: one line each."""
-    from napari_prosma.nn.gates import GATES
+    from napari_prosma.nn.gate_kinds import GATES
 
     lines, kind = [], GATES[record.gate]
     if not kind.parts:
@@ -126,7 +126,7 @@ def effect_in_words(effect: Effect, dice_before: float | None) -> str:
 
 def table_of_measures(records: Mapping[str, GateRecord]) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows and what each row means: a row per measure, with its neutral value, then each skip."""
-    from napari_prosma.nn.gates import GATES
+    from napari_prosma.nn.gate_kinds import GATES
 
     gates = {record.gate for record in records.values()}
     kind = GATES[gates.pop()] if len(gates) == 1 else None
