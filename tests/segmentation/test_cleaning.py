@@ -190,11 +190,11 @@ def test_what_stays_obeys_every_rule_at_once(seed: int, cleanings: dict[int, Cle
 def test_a_cleaning_says_what_it_does_in_its_order() -> None:
     volume = Geometry((3.0, 1.0, 1.0), (0.0,) * 3, "mm")
     assert Cleaning(0.4, 2, 0.5, True, True).in_words(volume) == (
-        "probability at least 0.4, smoothed over 2 mm, pieces under 0.5 ml removed, largest piece only, "
+        "probability at least 0.4, smoothed over 2 mm, regions under 0.5 ml removed, largest region only, "
         "holes filled"
     )
     assert Cleaning(minimum_size=20, smoothing=1.5).in_words(PIXELS) == (
-        "smoothed over 1.5 pixels, pieces under 20 pixels removed"
+        "smoothed over 1.5 pixels, regions under 20 pixels removed"
     )
     assert Cleaning().in_words(PIXELS) == "as it is"
 

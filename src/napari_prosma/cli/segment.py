@@ -30,7 +30,7 @@ def segment(
         bool, typer.Option("--uncertainty", help="Write the entropy too: 0 = sure, 1 = unsure.")
     ] = False,
     regions: Annotated[
-        bool, typer.Option("--regions", help="Write a table of every connected piece: size, diameter, ...")
+        bool, typer.Option("--regions", help="Write a table of every connected region: size, diameter, ...")
     ] = False,
     clean: Annotated[
         list[str] | None,

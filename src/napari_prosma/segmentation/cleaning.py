@@ -33,9 +33,9 @@ class Cleaning:
         Radius in mm, um or pixels, as the image has it: a disk or ball smaller than this vanishes, and so do
         notches. Its probability is blurred by a Gaussian.
     minimum_size : float
-        Smallest piece that stays, in the unit of ``regions.element_size``: ml, mm^2, pixels, ...
+        Smallest region that stays, in the unit of ``regions.element_size``: ml, mm^2, pixels, ...
     largest_only : bool
-        Only the largest piece stays.
+        Only the largest region stays.
     fill_holes : bool
         Background that the class encloses on all sides becomes the class.
     """
@@ -63,9 +63,9 @@ class Cleaning:
         if self.smoothing:
             said.append(f"smoothed over {self.smoothing:g} {unit}")
         if self.minimum_size:
-            said.append(f"pieces under {self.minimum_size:g} {element_size(geometry)[1]} removed")
+            said.append(f"regions under {self.minimum_size:g} {element_size(geometry)[1]} removed")
         if self.largest_only:
-            said.append("largest piece only")
+            said.append("largest region only")
         if self.fill_holes:
             said.append("holes filled")
         return ", ".join(said) or "as it is"
@@ -77,10 +77,10 @@ def cleaned(found: np.ndarray, geometry: Geometry, cleanings: Mapping[int, Clean
     1. *Smoothing*: the probabilities of the smoothed classes are blurred; the background's is what they and
        the others leave of 1. 2. *Threshold*: of the classes that reach their threshold (or, without one, are
        more probable than the background), the most probable takes the element; a tie goes to the lower
-       index. 3. *Pieces*: those that are too small, and all but the largest, become background. 4. *Holes*,
+       index. 3. *Regions*: those that are too small, and all but the largest, become background. 4. *Holes*,
        class after class: only background is filled.
 
-    Pieces are connected through corners too. In a time series each moment is cleaned by itself.
+    Regions are connected through corners too. In a time series each moment is cleaned by itself.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def cleaned(found: np.ndarray, geometry: Geometry, cleanings: Mapping[int, Clean
     for k, box in there.items():
         least = cleanings[k].minimum_size / element
         if least or cleanings[k].largest_only:
-            _remove_pieces(labels[box], k, near, least * (1 - _ROUNDING), cleanings[k].largest_only)
+            _remove_regions(labels[box], k, near, least * (1 - _ROUNDING), cleanings[k].largest_only)
     for k, box in there.items():
         if cleanings[k].fill_holes:
             part = labels[box]
@@ -152,8 +152,8 @@ def _decided(
     return labels
 
 
-def _remove_pieces(labels: np.ndarray, k: int, near: np.ndarray, least: float, largest_only: bool) -> None:
-    """Make background of pieces of class ``k`` with fewer elements than ``least``, or all but the largest."""
+def _remove_regions(labels: np.ndarray, k: int, near: np.ndarray, least: float, largest_only: bool) -> None:
+    """Make background of regions of class ``k`` with fewer elements than ``least``, or all but the largest."""
     pieces, _ = ndimage.label(labels == k, near)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0

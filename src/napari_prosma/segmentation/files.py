@@ -46,7 +46,7 @@ class Wanted:
     Attributes
     ----------
     probabilities, uncertainty, regions : bool
-        Maps of every class; the entropy (0 = sure, 1 = as unsure as can be); a table of connected pieces.
+        Maps of every class; the entropy (0 = sure, 1 = as unsure as can be); a table of connected regions.
     cleanings : class index -> Cleaning
     mirror : bool
         Mean of mirrored passes.

@@ -59,9 +59,9 @@ class CleaningBox(QGroupBox):
         self.smoothing = number(
             0, LARGEST, 0, 2, 0.5, "Radius below which bumps and notches vanish", least="off"
         )
-        self.minimum_size = number(0, LARGEST, 0, 3, 1, "Smaller pieces are removed", least="off")
-        self.largest_only = QCheckBox("largest piece only")
-        self.largest_only.setToolTip("Of the class, all pieces but the largest are removed")
+        self.minimum_size = number(0, LARGEST, 0, 3, 1, "Smaller regions are removed", least="off")
+        self.largest_only = QCheckBox("largest region only")
+        self.largest_only.setToolTip("Removes all regions of the class but the largest")
         self.fill_holes = QCheckBox("fill holes")
         self.fill_holes.setToolTip("Background that the class encloses on all sides becomes the class")
         self.message = Message()
@@ -73,7 +73,7 @@ class CleaningBox(QGroupBox):
         form.addRow("Class", self.classes)
         form.addRow(self.by_threshold, self.threshold)
         form.addRow("Smoothing", self.smoothing)
-        form.addRow("Smallest piece", self.minimum_size)
+        form.addRow("Smallest region", self.minimum_size)
         form.addRow(boxes)
         form.addRow(self.message)
         self._form = form

@@ -284,8 +284,8 @@ class SegmentPanel(Panel):
         self.results.setToolTip("The result that all below is about; follows the layer that is selected")
         self.regions_button = QPushButton("Regions…")
         self.regions_button.setToolTip(
-            "A table of the connected pieces: volume or area, diameter, intensity, confidence; a click goes "
-            "to the piece"
+            "A table of the connected regions: volume or area, diameter, intensity, confidence; click a row to "
+            "go to its region"
         )
         self.regions_button.clicked.connect(self._open_regions)
         self.save_button = QPushButton("Save result…")

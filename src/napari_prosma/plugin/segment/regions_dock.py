@@ -1,4 +1,4 @@
-"""``RegionsTable``: the connected pieces of a result as a table; a click on a row goes to the piece."""
+"""``RegionsTable``: the connected regions of a result as a table; a click on a row goes to its region."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RegionsTable(QWidget):
         self.message = Message()
         self.table = FigureTable()
         self.table.setToolTip(
-            "Click a row to go to the piece, or press Enter on it; click a title to sort by it"
+            "Click a row, or press Enter on it, to go to its region; click a title to sort by it"
         )
         self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
