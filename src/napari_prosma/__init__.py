@@ -31,6 +31,8 @@ _HOMES = {
     "Checkpoint": "model.checkpoint",
     "load_checkpoint": "model.checkpoint",
     "segment": "segmentation.segment",
+    "next_images": "segmentation.informative",
+    "next_slices": "segmentation.informative",
     "inspect_gates": "inspection.trace",
     "Change": "nn.gates",
     "WhatIf": "inspection.what_if",

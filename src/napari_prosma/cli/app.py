@@ -15,7 +15,7 @@ import typer
 from napari_prosma import __version__
 from napari_prosma.cli.data import check, fetch, forget
 from napari_prosma.cli.follow import notice
-from napari_prosma.cli.inspect import inspect, suspicious
+from napari_prosma.cli.inspect import inspect, next_, suspicious
 from napari_prosma.cli.model import card, export, models, tune
 from napari_prosma.cli.segment import evaluate, segment
 from napari_prosma.cli.tables import table
@@ -69,6 +69,7 @@ for _command in (
     demo,
 ):
     app.command()(_command)
+app.command("next")(next_)
 
 
 def _keep_old_name(old: str, command: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""``prosma inspect`` and ``suspicious``."""
+"""``prosma inspect``, ``suspicious`` and ``next``."""
 
 from __future__ import annotations
 
@@ -153,6 +153,55 @@ def suspicious(
         found = follow(find_doubts(checkpoint, data_set.cases, out, device))
         console.print(table(case_rows(found[:SUSPICIOUS_SHOWN], checkpoint)))
         say(str(out / CASES))
+
+
+def next_(
+    model: Model,
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images, of which some have no label; or one volume.", show_default=False
+        ),
+    ],
+    most: Annotated[int, typer.Option(min=1, help="How many to list.")] = 20,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Rank by how much mirrored passes disagree: slower.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """List what to annotate next: images without a label, or slices of a volume, in an order.
+
+    First comes what the model is unsure of, then what it is unsure of and unlike those above. It is an order,
+    not a promise: how it did against a random choice is told in the docs.
+
+    [bold]Example:[/] prosma next runs/busi scans --most 20
+    """
+    with exit_codes():
+        from napari_prosma.data.atomic import require_new
+        from napari_prosma.data.layouts import find_cases
+        from napari_prosma.data.readers import can_read, read_image
+        from napari_prosma.data.texts import write_rows
+        from napari_prosma.model.checkpoint import load_checkpoint
+        from napari_prosma.segmentation.informative import next_images, next_slices
+
+        if out is not None and not overwrite:
+            require_new([out], INSTEAD)
+        checkpoint = load_checkpoint(model)
+        if can_read(images):
+            image = read_image(images)
+            ranking = next_slices(checkpoint, image, images.name, most=most, mirror=mirror, device=device)
+        else:
+            data_set = find_cases(images, require_labels=False)
+            for line in (data_set.summary, *data_set.notices):
+                say(line)
+            ranking = next_images(checkpoint, data_set.cases, most, mirror, device)
+        rows = [each.row() for each in follow(ranking)]
+        console.print(table(rows))
+        if out is not None:
+            write_rows(out, rows)
+            say(str(out))
 
 
 def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
