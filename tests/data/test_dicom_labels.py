@@ -182,7 +182,8 @@ def test_contours_that_are_none_are_told_and_the_rest_is_used(tmp_path: Path) ->
             "liver": [
                 ("CLOSED_PLANAR", square(3)),
                 ("OPEN_PLANAR", square(6)),
-                ("CLOSED_PLANAR", square(7.5)),
+                ("CLOSED_PLANAR", square(0) + np.outer(range(4), (0, 0, 2.0))),
+                ("CLOSED_PLANAR", square(40)),
             ],
             "marker": [("POINT", square(3)[:1])],
             "tumour": [],
@@ -195,11 +196,37 @@ def test_contours_that_are_none_are_told_and_the_rest_is_used(tmp_path: Path) ->
     problems = [problem for case in check_each(find_cases(tmp_path)) for problem in case.problems]
     assert set(notices) <= {problem.found for problem in problems}
     assert "1 open or damaged contours of 'liver'" in said
-    assert "1 contours between slices" in said
+    assert "1 contours across slices of 'liver'" in said
+    assert "1 contours beyond the series of 'liver'" in said
     assert "1 points of 'marker'" in said
     assert "'tumour' in 'a.rtstruct.dcm' has no contours" in said
     with pytest.raises(DataError, match="no closed contour on a slice of its series"):
         read_label([one], series, {"marker": 1})
+
+
+def test_contours_between_slices_stand_for_the_slices_beside_them(tmp_path: Path) -> None:
+    """Slices lie at 0, 3, 6, 9 and 12; the first row of a square tells how wide its slice has become."""
+    _, series = image_at(save_stack(tmp_path / "series", np.zeros((5, 12, 10), np.uint16)))
+
+    def widths(*contours: np.ndarray) -> list[int]:
+        drawn = {"liver": [("CLOSED_PLANAR", one) for one in contours]}
+        one = describe(save_contours(tmp_path / "a.rtstruct.dcm", series, drawn))
+        found, notices = read_label([one], series, {"liver": 1})
+        assert bool(notices) == any((one[0, 2] - 100) % 3 for one in contours)
+        return found.any(axis=1).sum(axis=1).tolist()
+
+    low, high = (0.1, 1.1), (0.1, 2.1)
+    on, wide = widths(square(3, *low))[1], widths(square(3, *high))[1]
+    assert wide >= on + 2
+    # Half-way between two squares lies one half-way between their sizes; at the ends the nearest continues.
+    assert widths(square(4.5, *low), square(7.5, *high)) == [0, on, (on + wide) // 2, 0, 0]
+    assert widths(square(1.5, *low), square(4.5, *low), square(7.5, *low)) == [on, on, on, 0, 0]
+    assert widths(square(7.4, *low)) == [0, 0, on, 0, 0]
+    # What lies on a slice stays, and what was left empty between two of these, too.
+    assert widths(square(3, *low), square(4.6, *high)) == [0, on, wide, 0, 0]
+    assert widths(square(0, *low), square(6, *low), square(10.5, *low)) == [on, 0, on, on, on]
+    # Two parts of a structure stay apart.
+    assert widths(square(1, *low), square(2, *low), square(3, *low), square(11, *low)) == [on, on, 0, 0, on]
 
 
 def test_holes_are_holes_whether_by_keyhole_or_by_a_contour_inside(tmp_path: Path) -> None:
@@ -241,6 +268,28 @@ def test_overlaps_are_refused_with_the_words_that_decide(tmp_path: Path) -> None
     assert gtv == only > 0
     assert none == 0
     assert ptv + gtv == all_ptv
+
+
+def test_two_names_of_one_class_are_merged_and_may_overlap(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    _, series = image_at(save_stack(folder / "ct", np.zeros((5, 12, 10), np.uint16)))
+    save_contours(
+        folder / "a.rtstruct.dcm",
+        series,
+        {
+            "Leber": [("CLOSED_PLANAR", square(3, 0, 1.2))],
+            "Liver": [("CLOSED_PLANAR", square(3, 0.5, 2))],
+            "couch": [("CLOSED_PLANAR", square(3, 0, 2))],
+        },
+    )
+    assert find_cases(folder).class_names == ("background", "couch", "Leber", "Liver")
+    sizes = []
+    for text in ("0=background,2=liver", "0=background,3=liver", "0=background,2=liver,3=liver,1=background"):
+        data = find_cases(folder, labels=rule_from_text(text))
+        assert data.class_names == ("background", "liver")
+        sizes.append(int((data.cases[0].read_label() == 1).sum()))  # type: ignore[misc]
+    one, other, both = sizes
+    assert max(one, other) < both < one + other
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

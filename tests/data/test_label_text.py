@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_prosma.data.labels import LabelRule, rule_from_text, rule_to_text
+from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
 from napari_prosma.errors import ConfigError
 
 NAMES = ("background", "liver", "tumour")
@@ -21,6 +23,10 @@ NAMES = ("background", "liver", "tumour")
         ("0=background,on=liver", LabelRule("on", NAMES[:2])),
         ("0=outside,any=gland", LabelRule("any", ("outside", "gland"))),
         ("0=background,above=liver,slices", LabelRule("above", NAMES[:2], labelled_slices_only=True)),
+        (
+            "0=background,1=liver,2=tumour,5=liver,9=background",
+            LabelRule("values", NAMES, (0, 1, 2), merged=((5, 1), (9, 0))),
+        ),
         ("255=background,0=liver", LabelRule("values", NAMES[:2], (255, 0))),
         (
             '0=background,"1=liver, left = ""old"""',
@@ -53,15 +59,13 @@ values = st.lists(st.integers(-(2**31), 2**32), min_size=2, max_size=5, unique=T
 @st.composite
 def rules(draw: st.DrawFn) -> LabelRule:
     kind = draw(st.sampled_from(["on", "above", "any", "values"]))
-    stored = tuple(draw(values)) if kind == "values" else ()
-    number = len(stored) or 2
-    return LabelRule(
-        kind,
-        tuple(draw(st.lists(names, min_size=number, max_size=number))),
-        stored,
-        draw(st.none() | st.integers(-5, 300)),
-        draw(st.booleans()),
-    )
+    stored = tuple(draw(values)) if kind == "values" else (0, 1)
+    told = draw(st.lists(names, min_size=2, max_size=len(stored), unique=True))
+    told += [draw(st.sampled_from(told)) for _ in stored[len(told) :]]
+    rule = LabelRule.of_pairs(zip(stored, told, strict=True))
+    rule = rule if kind == "values" else LabelRule(kind, rule.class_names)
+    unlabelled, slices = draw(st.none() | st.integers(-5, 300)), draw(st.booleans())
+    return replace(rule, unlabelled=unlabelled, labelled_slices_only=slices)
 
 
 @settings(deadline=None)
@@ -78,6 +82,7 @@ def test_every_rule_comes_back_from_its_line(rule: LabelRule) -> None:
         "0=background",
         "0=background,one=liver",
         "0=background,0=liver",
+        "0=liver,1=liver",
         "0=background,1=liver,on=tumour",
         "3=background,on=liver",
         "on=liver,0=background",
@@ -97,3 +102,15 @@ def test_classes_are_those_of_the_line_in_whatever_order_their_values_come(far: 
     """``far``: values beyond a table are looked up in another way."""
     rule = LabelRule("values", NAMES, (255, 0, far))
     assert rule.apply(np.array([0, 255, far, 0], np.int32), "a").tolist() == [1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("far", [5, 10**6, -1])
+def test_values_of_one_name_are_one_class(far: int) -> None:
+    rule = LabelRule.of_names({-7: "background", 1: "liver", 2: "tumour", far: "liver", 3: "background"})
+    assert rule.class_names == NAMES
+    stored = np.array([-7, 1, 2, far, 3], np.int64)
+    assert rule.apply(stored, "a").tolist() == [0, 1, 2, 1, 0]
+    assert f"{far} is liver" in rule.in_words()
+    scribbles = LabelRule.of_names({0: "none", 1: "outside", 2: "liver", far + 8: "liver", 3: "outside"})
+    found = scribbles.sparse("scribbles").apply(np.array([0, 1, 2, far + 8, 3]), "a")
+    assert found.tolist() == [IGNORE, 0, 1, 1, 0]

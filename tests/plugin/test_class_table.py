@@ -124,7 +124,6 @@ def test_a_value_is_added_and_taken_out(panel: TrainPanel, qtbot: QtBot, press: 
     [
         (1, 0, "three", "'three' is no value of a mask"),
         (1, 0, "7", "the value 7 stands twice"),
-        (1, 1, "label 7", "two values are called 'label 7'"),
     ],
 )
 def test_what_cannot_be_is_told_under_the_table(
@@ -136,6 +135,19 @@ def test_what_cannot_be_is_told_under_the_table(
     assert told in panel.source.class_table.message.plain_text()
     assert panel.source.class_table.message.is_error
     assert panel.source.data_set is before
+
+
+def test_two_values_of_one_name_are_one_class(panel: TrainPanel, qtbot: QtBot, organs: Path):
+    look_at(panel, qtbot, organs)
+    write(panel, qtbot, 1, 1, "organ")
+    write(panel, qtbot, 2, 1, "organ")
+    assert "3 is organ, 7 is organ" in looked(panel, qtbot)
+    assert panel.source.data_set is not None
+    assert panel.source.data_set.class_names == ("background", "organ")
+    write(panel, qtbot, 2, 1, "background")
+    assert shown(panel) == [("0", "background"), ("3", "organ"), ("7", "background")]
+    write(panel, qtbot, 2, 1, "spleen")
+    assert "3 is organ, 7 is spleen" in looked(panel, qtbot)
 
 
 def test_one_click_makes_all_values_one_structure(

@@ -87,6 +87,16 @@ def fill_to(labels: np.ndarray, across: int, to: int, classes: Iterable[int] | N
     return _filling(stack, across, scores)
 
 
+def shape_between(one: np.ndarray, other: np.ndarray, spacing: Sequence[float], share: float) -> np.ndarray:
+    """The mask (y, x) at a share of the way from one mask to another, 0 to 1."""
+    found = np.zeros(one.shape, bool)
+    if (one | other).any():
+        box = _box(one | other)
+        pairs = _pairs(one[box], other[box], spacing)
+        found[box] = np.max([_between(*pair, share) for pair in pairs], axis=0) > 0
+    return found
+
+
 def drawn_slices(labels: np.ndarray, across: int) -> int:
     """How many slices of a volume hold anything drawn."""
     axes = tuple(axis for axis in range(labels.ndim) if axis != across)
@@ -125,13 +135,20 @@ def _blended(
     for value, a, b in gaps:
         masks = stack[a] == value, stack[b] == value
         box = _box(masks[0] | masks[1])
-        pairs = [
-            (_signed_distance(one, spacing), _signed_distance(other, spacing), shift)
-            for one, other, shift in _matched(masks[0][box], masks[1][box], spacing)
-        ]
+        pairs = _pairs(masks[0][box], masks[1][box], spacing)
         for number in range(a + 1, b):
             t = (number - a) / (b - a)
             yield value, number, box, np.max([_between(*pair, t) for pair in pairs], axis=0)
+
+
+def _pairs(
+    one: np.ndarray, other: np.ndarray, spacing: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Signed distances of islands that belong together, and how far they move."""
+    return [
+        (_signed_distance(left, spacing), _signed_distance(right, spacing), shift)
+        for left, right, shift in _matched(one, other, spacing)
+    ]
 
 
 def _between(one: np.ndarray, other: np.ndarray, shift: np.ndarray, t: float) -> np.ndarray:

@@ -59,6 +59,8 @@ class LabelRule:
     overlap : "last", "first" or ""
         Which class counts where structures of DICOM objects overlap, by the order of the classes; "" refuses
         them.
+    merged : (stored value, class index) each
+        For ``values``: further values that are one of the classes.
     """
 
     kind: str
@@ -68,12 +70,36 @@ class LabelRule:
     labelled_slices_only: bool = False
     filled: bool = False
     overlap: Overlap = ""
+    merged: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of_names(cls, names: Mapping[int, str]) -> LabelRule:
-        """Rule of a declared table, stored value -> class name; the smallest value is the background."""
-        values = tuple(sorted(names))
-        return cls("values", ("background", *(names[value] for value in values[1:])), values)
+        """Rule of a declared table, stored value -> class name; the smallest value is the background.
+
+        Values with one name are one class.
+        """
+        values = sorted(names)
+        return cls.of_pairs([(values[0], "background"), *((value, names[value]) for value in values[1:])])
+
+    @classmethod
+    def of_pairs(cls, pairs: Iterable[tuple[int, str]]) -> LabelRule:
+        """The same of values and names in the order of the classes, the background first."""
+        numbers: dict[str, int] = {}
+        values, merged = [], []
+        for value, name in pairs:
+            number = numbers.setdefault(name, len(numbers))
+            if number == len(values):
+                values.append(value)
+            else:
+                merged.append((value, number))
+        return cls("values", tuple(numbers), tuple(values), merged=tuple(merged))
+
+    @property
+    def stored(self) -> dict[int, str]:
+        """Every stored value of ``values``, in the order of the classes, and its name."""
+        return dict(zip(self.values, self.class_names, strict=True)) | {
+            value: self.class_names[number] for value, number in self.merged
+        }
 
     @classmethod
     def instances(cls, name: str = "foreground") -> LabelRule:
@@ -176,7 +202,8 @@ class LabelRule:
                 "background too, or say that the labels are complete"
             )
         names = ("background", *self.class_names[2:])
-        return replace(self, values=self.values[1:], class_names=names, unlabelled=0)
+        merged = tuple((value, max(number - 1, 0)) for value, number in self.merged)
+        return replace(self, values=self.values[1:], class_names=names, unlabelled=0, merged=merged)
 
     def apply(self, stored: np.ndarray, where: object, slice_axis: int = 0) -> np.ndarray:
         """Class indices of a stored label, uint8 or uint16, with ``IGNORE`` where it is unlabelled.
@@ -247,8 +274,7 @@ class LabelRule:
             case "on":
                 said = f"0 is background, 1 or 255 is {foreground}"
             case _:
-                pairs = zip(self.values, self.class_names, strict=True)
-                said = ", ".join(f"{value} is {name}" for value, name in pairs)
+                said = ", ".join(f"{value} is {name}" for value, name in self.stored.items())
         if self.unlabelled is not None:
             said += f", {self.unlabelled} is unlabelled"
         if self.filled:
@@ -259,21 +285,23 @@ class LabelRule:
 
     def _indices(self, stored: np.ndarray, where: object) -> np.ndarray:
         kind: type[np.unsignedinteger] = np.uint8 if len(self.values) < np.iinfo(np.uint8).max else np.uint16
-        known = np.array(self.values, dtype=np.int64)
+        known = np.array([*self.stored], dtype=np.int64)
+        classes = np.array([*range(len(self.values)), *(number for _, number in self.merged)])
         low, high = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
         if low >= 0 and high < _LOOKUP_MAX:
             none = np.iinfo(kind).max
             table = np.full(_LOOKUP_MAX, none, dtype=kind)
             in_table = (known >= 0) & (known < _LOOKUP_MAX)
-            table[known[in_table]] = np.flatnonzero(in_table)
+            table[known[in_table]] = classes[in_table]
             indices = table[stored]
             unknown = indices == none
         else:
             ascending = np.argsort(known)
             indices = ascending[np.searchsorted(known, stored, sorter=ascending).clip(max=len(known) - 1)]
             unknown = known[indices] != stored
+            indices = classes[indices]
         if unknown.any():
-            self._require_known(stored[unknown], frozenset(self.values), where)
+            self._require_known(stored[unknown], frozenset(self.stored), where)
         return indices.astype(kind, copy=False)
 
     def _require_known(self, stored: np.ndarray, known: frozenset[int], where: object) -> None:
@@ -295,8 +323,10 @@ _IN_ORDER = {"last": "later", "first": "earlier"}
 
 def rule_to_text(rule: LabelRule) -> str:
     """The rule as a line for a shell, such as ``0=background,1=liver``; see :func:`rule_from_text`."""
-    keys = rule.values if rule.kind == "values" else (0, rule.kind)
-    items = [f"{key}={name}" for key, name in zip(keys, rule.class_names, strict=True)]
+    pairs = (
+        rule.stored.items() if rule.kind == "values" else zip((0, rule.kind), rule.class_names, strict=True)
+    )
+    items = [f"{key}={name}" for key, name in pairs]
     if rule.unlabelled is not None:
         items.append(f"{_UNLABELLED}={rule.unlabelled}")
     if rule.labelled_slices_only:
@@ -311,6 +341,8 @@ def rule_to_text(rule: LabelRule) -> str:
 
 def rule_from_text(text: str) -> LabelRule:
     """Rule of a line: ``STORED=NAME`` for every class, background first, with commas between them.
+
+    Values with one name are one class, as in ``0=background,1=liver,2=tumour,5=liver``.
 
     Instead of the stored value of a single foreground class: ``on`` (1 or 255), ``above`` (brighter than 127)
     or ``any`` (all but 0), where the background may be left out, as in ``any=gland``. After the classes may
@@ -333,17 +365,20 @@ def rule_from_text(text: str) -> LabelRule:
         if kind != "values" and len(classes) == 1:
             classes.insert(0, ("0", "background"))
         values = tuple(int(key) for key, _ in (classes if kind == "values" else classes[:-1]))
-        if len(classes) < 2 or len(set(values)) < len(values) or (kind != "values" and values != (0,)):
+        if kind == "values":
+            rule = LabelRule.of_pairs(zip(values, (name for _, name in classes), strict=True))
+        else:
+            rule = LabelRule(kind, tuple(name for _, name in classes))
+        is_odd = kind != "values" and values != (0,)
+        if len(set(rule.class_names)) < 2 or len(set(values)) < len(values) or is_odd:
             raise ValueError
         unlabelled = [int(value) for key, value in pairs if key.strip() == _UNLABELLED]
-        return LabelRule(
-            kind,
-            tuple(name for _, name in classes),
-            values if kind == "values" else (),
-            unlabelled[0] if unlabelled else None,
-            _SLICES in items,
-            _FILLED in items,
-            next((overlap for item, overlap in _OVERLAPS.items() if item in items), ""),
+        return replace(
+            rule,
+            unlabelled=unlabelled[0] if unlabelled else None,
+            labelled_slices_only=_SLICES in items,
+            filled=_FILLED in items,
+            overlap=next((overlap for item, overlap in _OVERLAPS.items() if item in items), ""),
         )
     except (ValueError, IndexError, csv.Error) as error:
         raise ConfigError(

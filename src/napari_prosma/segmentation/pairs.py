@@ -213,8 +213,8 @@ def _rule_of_predictions(truth: LabelRule, predictions: Sequence[Path]) -> Label
     if truth.kind != "values":
         return LabelRule("on", names)
     indices = tuple(range(len(names)))
-    if truth.values != indices and _values(predictions) <= set(truth.values):
-        return LabelRule("values", names, truth.values)
+    if (truth.values != indices or truth.merged) and _values(predictions) <= truth.stored.keys():
+        return LabelRule("values", names, truth.values, merged=truth.merged)
     return LabelRule("values", names, indices)
 
 

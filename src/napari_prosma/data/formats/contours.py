@@ -1,19 +1,24 @@
 """Contours of an RTSTRUCT <-> masks on the slices of its series.
 
 A pixel belongs to a contour if its centre lies inside. What lies inside another contour of its slice is a
-hole in it, unless a keyhole says so already.
+hole in it, unless a keyhole says so already. Contours between slices stand for a slab, as in planning
+systems: slices within it take the shape between two contours, or that of the nearest one at the ends.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_prosma import __version__
+from napari_prosma.data.between import shape_between
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +29,13 @@ if TYPE_CHECKING:
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _BETWEEN = 0.25
-"""Of the slice distance: a point farther from its slice lies between slices, or across them."""
+"""Of the slice distance: a contour farther from its slice lies between slices, or across them."""
+_SAME_LEVEL = 0.01
+"""Of the slice distance: contours that lie closer are of one plane."""
+_BRIDGED = 1.5
+"""Of the usual distance of contours: a larger gap was left between two parts of a structure."""
+_THICKEST = 10.0
+"""mm: contours farther apart were not drawn on neighbouring slices of any scan."""
 _INSIDE = 0.5
 """Between a mask's 0 and 1: contours run half-way between the centres of two pixels."""
 _CONTOUR_DATA = 0x30060050
@@ -76,7 +87,8 @@ def masks(
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Number of the region, index of the slice, and mask (rows, columns).
 
-    What is no closed contour on a slice is left out with a notice.
+    Slices beside contours that lie between slices get the shape there; what is no closed contour along the
+    slices is left out. Both are told in a notice.
 
     Raises
     ------
@@ -95,28 +107,21 @@ def masks(
         number = int(region.get("ReferencedROINumber") or -1)
         if number not in titles:
             continue
-        on_slice: dict[int, list[np.ndarray]] = defaultdict(list)
-        left: Counter[str] = Counter()
-        for contour in region.get("ContourSequence") or ():
-            kind = str(contour.get("ContourGeometricType", "")) or "untyped"
-            points = _numbers(contour)
-            if kind not in _CLOSED or len(points) < 9 or len(points) % 3 or not np.isfinite(points).all():
-                left["points" if kind == "POINT" else "open or damaged contours"] += 1
-                continue
-            place, flat = _on_slice(points.reshape(-1, 3), source)
-            if place is None:
-                left["contours between slices or across them"] += 1
-            else:
-                on_slice[place].append(flat)
+        levels, left, off = _levels(region, source)
         name = titles[number]
-        if on_slice or left:
+        if levels or left:
             without.discard(number)
         for what, count in left.items():
             notices.append(f"{count} {what} of '{name}' in '{path.name}' are left out")
+        if off:
+            notices.append(
+                f"{off} contours of '{name}' in '{path.name}' lie between slices; the slices between two of "
+                "them are interpolated, those at the ends take the nearest one"
+            )
         kinds.update(left)
-        for place, polygons in sorted(on_slice.items()):
+        for place, mask in _on_slices(levels, source, shape):
             used += 1
-            yield number, place, _filled(polygons, shape)
+            yield number, place, mask
     for number in sorted(without):
         notices.append(f"'{titles[number]}' in '{path.name}' has no contours")
     if not used and kinds:
@@ -138,15 +143,88 @@ def _numbers(contour: Dataset) -> np.ndarray:
         return np.empty(0)
 
 
-def _on_slice(points: np.ndarray, source: Source) -> tuple[int | None, np.ndarray]:
-    """The slice that points (n, 3) in mm lie on, None if on none, and their rows and columns there."""
-    rows, columns, normal = source.directions
-    across = points @ normal
-    nearest = int(np.abs(source.origins @ normal - across.mean()).argmin())
-    apart = points - source.origins[nearest]
-    flat = np.column_stack([apart @ columns / source.spacing[0], apart @ rows / source.spacing[1]])
-    is_on = np.abs(apart @ normal).max() <= _BETWEEN * source.slice_distance
-    return (nearest if is_on else None), flat
+@dataclass
+class _Level:
+    """The contours of a region in one plane; ``place`` is the slice that it lies on, if on any."""
+
+    height: float
+    place: int | None
+    contours: list[np.ndarray] = field(default_factory=list)
+
+    def mask(self, place: int, source: Source, shape: tuple[int, ...]) -> np.ndarray:
+        """What the contours enclose, straight across to the elements of a slice."""
+        rows, columns, _ = source.directions
+        flat = []
+        for points in self.contours:
+            apart = points - source.origins[place]
+            flat.append(
+                np.column_stack([apart @ columns / source.spacing[0], apart @ rows / source.spacing[1]])
+            )
+        return _filled(flat, shape)
+
+
+def _levels(region: Dataset, source: Source) -> tuple[list[_Level], Counter[str], int]:
+    """Closed contours by the planes that they lie in, upwards; what is left out; how many lie off slices."""
+    normal = source.directions[2]
+    slices = source.origins @ normal
+    on_slice: dict[int, _Level] = {}
+    others: list[tuple[float, np.ndarray]] = []
+    left: Counter[str] = Counter()
+    for contour in region.get("ContourSequence") or ():
+        kind = str(contour.get("ContourGeometricType", "")) or "untyped"
+        numbers = _numbers(contour)
+        if kind not in _CLOSED or len(numbers) < 9 or len(numbers) % 3 or not np.isfinite(numbers).all():
+            left["points" if kind == "POINT" else "open or damaged contours"] += 1
+            continue
+        points = numbers.reshape(-1, 3)
+        heights = points @ normal
+        nearest = int(np.abs(slices - heights.mean()).argmin())
+        most = _BETWEEN * source.slice_distance
+        if np.abs(heights - slices[nearest]).max() <= most:
+            level = on_slice.setdefault(nearest, _Level(float(slices[nearest]), nearest))
+            level.contours.append(points)
+        elif np.abs(heights - heights.mean()).max() > most:
+            left["contours across slices"] += 1
+        elif abs(heights.mean() - slices[nearest]) > source.slice_distance / 2 * (1 + _SAME_LEVEL):
+            left["contours beyond the series"] += 1
+        else:
+            others.append((float(heights.mean()), points))
+    between: list[_Level] = []
+    for height, points in sorted(others, key=lambda other: other[0]):
+        if not between or height - between[-1].height > _SAME_LEVEL * source.slice_distance:
+            between.append(_Level(height, None))
+        between[-1].contours.append(points)
+    return sorted([*on_slice.values(), *between], key=lambda level: level.height), left, len(others)
+
+
+def _on_slices(
+    levels: Sequence[_Level], source: Source, shape: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Slices and their masks: of the contours that lie on them, else of those between slices beside them."""
+    distance = source.slice_distance
+    heights = [level.height for level in levels]
+    gaps = [upper - lower for lower, upper in pairwise(heights)]
+    usual = min(max(float(np.median(gaps)) if gaps else distance, distance), max(_THICKEST, distance))
+    on_slice = {level.place: level for level in levels if level.place is not None}
+    for place, height in enumerate((source.origins @ source.directions[2]).tolist()):
+        if place in on_slice:
+            yield place, on_slice[place].mask(place, source, shape)
+            continue
+        above = bisect(heights, height)
+        beside = levels[max(above - 1, 0) : above + 1]
+        if all(level.place is not None for level in beside):
+            continue
+        if 0 < above < len(levels) and heights[above] - heights[above - 1] <= _BRIDGED * usual:
+            lower, upper = (level.mask(place, source, shape) for level in beside)
+            share = (height - heights[above - 1]) / (heights[above] - heights[above - 1])
+            yield place, shape_between(lower, upper, source.spacing, share)
+            continue
+        # A slab that ends at two slices takes the lower one alone.
+        for level in beside:
+            below, above_it = ((level.height - height + side) / distance for side in (-usual / 2, usual / 2))
+            if below < _SAME_LEVEL < above_it:
+                yield place, level.mask(place, source, shape)
+                break
 
 
 def _filled(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -137,7 +137,7 @@ def read_label(
     Parameters
     ----------
     values : name as :func:`plain` has it -> value of the label, from 1 on
-        In the order in which the structures are drawn; others are left out.
+        In the order in which the structures are drawn; names of one value are one, others are left out.
     overlap : "last", "first" or ""
         Which one counts where two structures overlap; "" refuses it.
 
@@ -153,7 +153,7 @@ def read_label(
     label = np.zeros(series.stored_shape, np.uint16)
     notices: list[str] = []
     names = {values.get(plain(s.name), 0): s.name for one in objects for s in one.structures}
-    order = list(values.values())
+    order = list(dict.fromkeys(values.values()))
     rank = np.zeros(max(order, default=0) + 1, np.int64)
     rank[order] = np.arange(1, len(order) + 1) if overlap != "first" else np.arange(len(order), 0, -1)
     for one in objects:

@@ -323,8 +323,13 @@ def _read_objects(found: Found, series: Series, rule: LabelRule) -> np.ndarray:
 def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers of the structures of DICOM objects, less those that the rule does not name, and notices."""
     names = dict(enumerate(found.structures, 1))
-    order = rule.values if rule.kind == "values" else tuple(names)
-    values = {names[value]: value for value in order if value in names}
+    values = {name: value for value, name in names.items()}
+    if rule.kind == "values":
+        of_class = dict(zip(rule.class_names[1:], rule.values[1:], strict=True))
+        stored = rule.stored.items()
+        values = {
+            names[value]: of_class[name] for value, name in stored if value in names and name in of_class
+        }
     return dicom_labels.read_label(found.objects, series, values, rule.overlap)
 
 

@@ -202,7 +202,7 @@ class LiveCase:
         try:
             return self.rule.apply(stored, self.labels.name, slice_axis(geometry_of(self.image)))
         except DataError as error:
-            known = {0, *self.rule.values} if self.rule.values else {0, 1, 255}
+            known = {0, *self.rule.stored} if self.rule.values else {0, 1, 255}
             new = sorted(set(present_values(stored).tolist()) - known)
             raise DataError(
                 f"the value {', '.join(map(str, new))} is new in '{self.labels.name}', and this run does not "

@@ -48,7 +48,7 @@ class ClassTable(QWidget):
         self.table.setHorizontalHeaderLabels(["Value in the mask", "Class"])
         self.table.setToolTip(
             "Which number in the mask files is which class. Double-click to rename a class or to change its "
-            "number; clear the number to take the class out."
+            "number; the same name twice makes one class; clear the number to take the class out."
         )
         self.table.itemChanged.connect(self._edited)
         self.add_button = QPushButton("Add a value")
@@ -95,9 +95,9 @@ class ClassTable(QWidget):
         self.overlap.setCurrentIndex(self.overlap.findData(rule.overlap))
         self.table.blockSignals(True)
         self.table.show_rows(self._shown)
-        for number in range(len(self._shown)):
-            if self._shown[number][NAME] in (UNLABELLED, BACKGROUND):
-                self._lock(number, NAME)
+        names = [name for _, name in self._shown]
+        for name in {UNLABELLED, BACKGROUND} & {*names}:
+            self._lock(names.index(name), NAME)  # a further value of the background may be called otherwise
         self.table.blockSignals(False)
 
     def _reset(self) -> None:
@@ -160,8 +160,7 @@ def rows_of(rule: LabelRule) -> list[tuple[str, str]]:
     if rule.kind in _IN_WORDS:
         return list(zip(_IN_WORDS[rule.kind], rule.class_names, strict=True))
     unlabelled = [] if rule.unlabelled is None else [(str(rule.unlabelled), UNLABELLED)]
-    stored = (str(value) for value in rule.values)
-    return [*unlabelled, *zip(stored, rule.class_names, strict=True)]
+    return [*unlabelled, *((str(value), name) for value, name in rule.stored.items())]
 
 
 def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
@@ -170,13 +169,10 @@ def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
     Raises
     ------
     DataError
-        A value is no whole number or stands twice, a name stands twice, or no class is left.
+        A value is no whole number or stands twice, or no class is left.
     """
     kept = [(value, name) for value, name in rows if value]
     names = [name for _, name in kept]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise DataError(f"two values are called '{twice.pop()}'; give every value a name of its own")
     if [value for value, _ in kept] == [value for value, _ in rows_of(shown)] and shown.kind in _IN_WORDS:
         return replace(shown, class_names=(BACKGROUND, *names[1:]), labelled_slices_only=False)
     numbered: dict[int, str] = {}
@@ -190,8 +186,7 @@ def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
             unlabelled = int(value)
             continue
         numbered[int(value)] = name
-    if len(numbered) < 2:
+    rule = LabelRule.of_names(numbered) if numbered else shown
+    if len(numbered) < 2 or len(rule.class_names) < 2:
         raise DataError("no class is left to learn; keep the background and at least one more value")
-    return replace(
-        LabelRule.of_names(numbered), unlabelled=unlabelled, filled=shown.filled, overlap=shown.overlap
-    )
+    return replace(rule, unlabelled=unlabelled, filled=shown.filled, overlap=shown.overlap)
