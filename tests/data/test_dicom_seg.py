@@ -11,6 +11,7 @@ import pytest
 from clinic_files import KINDS, NAME, SHAPE, judged, pixels, save_kind, save_stack
 
 from napari_prosma.data.formats.dicom import Series, series_of
+from napari_prosma.data.formats.dicom_seg import coded, terms
 from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_dicom
 from napari_prosma.errors import ConfigError, DataError
@@ -153,6 +154,21 @@ def test_what_an_anonymiser_took_is_made_up_the_same_each_time(tmp_path: Path) -
     assert one.StudyInstanceUID == other.StudyInstanceUID
     assert one.FrameOfReferenceUID == other.FrameOfReferenceUID
     assert judged(tmp_path / "a.dcm") == []
+
+
+def test_terms_that_are_offered_are_understood_and_have_their_category(tmp_path: Path) -> None:
+    offered = terms()
+    assert {"Liver", "Mass", "Portal vein", "Fat"} & {*offered} == {"Liver", "Mass", "Portal vein"}
+    assert len({coded(term).value for term in offered[::20]}) == len(offered[::20])
+    series, labels = series_at(save_stack(tmp_path / "series", pixels()))
+    meanings = {"Läsion": "Mass", "cyst": "Liver"}
+    written = write_dicom(tmp_path / "a.dcm", labels, series, NAMES, meanings)
+    categories = [
+        segment.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning
+        for segment in pydicom.dcmread(written).SegmentSequence
+    ]
+    assert categories == ["Morphologically Abnormal Structure", "Anatomical Structure"]
+    assert judged(written) == []
 
 
 def test_bad_requests_are_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

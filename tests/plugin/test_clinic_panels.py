@@ -12,7 +12,7 @@ import pytest
 from clinic_files import SECRET, pixels, save_patients, save_stack
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QAbstractButton, QApplication, QDialogButtonBox, QFileDialog, QMessageBox
+from qtpy.QtWidgets import QAbstractButton, QApplication, QDialogButtonBox, QFileDialog, QLabel
 
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.writers import write_labels
@@ -20,7 +20,8 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.contributions.reader import read_layers
 from napari_prosma.plugin.contributions.series_chooser import SeriesChooser
 from napari_prosma.plugin.contributions.writer import write_labels_layer
-from napari_prosma.plugin.segment.panel import AS_DICOM, AS_NIFTI, SegmentPanel
+from napari_prosma.plugin.segment.dicom_box import AS_DICOM, AS_NIFTI, DicomBox
+from napari_prosma.plugin.segment.panel import SegmentPanel
 from napari_prosma.plugin.shared.layers import add_layer
 from napari_prosma.plugin.train.panel import TrainPanel
 
@@ -51,15 +52,19 @@ def segmented(
     return panel
 
 
-def answer(button: str) -> list[str]:
-    """Press a button of the question that comes; its text."""
+def answer(button: str, *meanings: str) -> list[str]:
+    """Give the class these meanings one by one, each with a press of the button; what the box says."""
     asked: list[str] = []
 
     def press() -> None:
         box = QApplication.activeModalWidget()
-        assert isinstance(box, QMessageBox)
-        asked.append(box.text())
-        next(one for one in box.buttons() if one.text() == button).click()
+        assert isinstance(box, DicomBox)
+        asked.append(" ".join(label.text() for label in box.findChildren(QLabel)))
+        for text in meanings or [""]:
+            for field in box.fields.values():
+                field.setCurrentText(text)
+            next(one for one in box.buttons.buttons() if one.text() == button).click()
+            asked.append(box.message.plain_text())
 
     QTimer.singleShot(200, press)
     return asked
@@ -106,6 +111,26 @@ def test_nifti_is_offered_instead(
     answer("Cancel")
     press(segmented.save_button)
     assert {path.name for path in tmp_path.glob("[ab].*")} == {"a.nii.gz"}
+
+
+def test_what_a_class_means_is_chosen_from_a_list_and_kept_for_the_next_one(
+    segmented: SegmentPanel, press: Press, finish: Finish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    choose_file(monkeypatch, tmp_path / "a.seg.dcm", "")
+    asked = answer(AS_DICOM, "Livr", "liver")
+    press(segmented.save_button)
+    finish(segmented)
+    assert "similar: Liver" in asked[1]
+    (segment,) = pydicom.dcmread(tmp_path / "a.seg.dcm").SegmentSequence
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    assert segmented.result is not None
+    box = DicomBox(segmented, segmented.result.found.class_names[1:], segmented._meanings)
+    assert set(box.meanings.values()) == {"liver"}
+    assert DicomBox(segmented, ["portal_vein", "thing"], {}).meanings == {"portal_vein": "Portal vein"}
+    field = box.fields[segmented.result.found.class_names[1]]
+    field.completer().setCompletionPrefix("kidn")
+    assert field.completer().completionCount() > 1
+    assert not DicomBox(segmented, (), {}).fields
 
 
 def test_napari_saves_a_result_of_a_series_as_dicom(segmented: SegmentPanel, tmp_path: Path):

@@ -85,7 +85,8 @@ class LabelRule:
     def of_pairs(cls, pairs: Iterable[tuple[int, str]]) -> LabelRule:
         """The same of values and names in the order of the classes, the background first."""
         numbers: dict[str, int] = {}
-        values, merged = [], []
+        values: list[int] = []
+        merged: list[tuple[int, int]] = []
         for value, name in pairs:
             number = numbers.setdefault(name, len(numbers))
             if number == len(values):

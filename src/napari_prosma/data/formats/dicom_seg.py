@@ -27,6 +27,18 @@ _INSTALL = 'pip install "napari-prosma[dicom]"'
 _PLACEHOLDER = "1.2.826.0.1.3680043.10.1{}"
 """UID of the n-th plane until it is replaced by the instance that lies there."""
 _OWN_SCHEME = "99PROSMA"
+_LISTED = "cid7151"
+"""DICOM's own list of what is segmented."""
+_CATEGORIES = {
+    "cid7191": "Tissue",
+    "cid7193": "PhysicalObject",
+    "cid7194": "MorphologicallyAbnormalStructure",
+    "cid7195": "Function",
+    "cid7196": "SpatialAndRelationalConcept",
+    "cid7197": "BodySubstance",
+    "cid7198": "Substance",
+}
+"""Categories of what stands in DICOM's other lists; the rest is anatomy."""
 _STACK, _IN_STACK = 0x00209056, 0x00209057
 _FRAME_CONTENT = 0x00209111
 
@@ -200,19 +212,50 @@ def _described(number: int, segment: Segment, by_hand: bool) -> Any:
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 
+    meaning = coded(segment.meaning) if segment.meaning else codes.SCT.Tissue
     algorithm = AlgorithmIdentificationSequence(
         MODEL, codes.DCM.ArtificialIntelligence, __version__, source=MANUFACTURER
     )
     return SegmentDescription(
         number,
         segment.name[:64],  # as much as an attribute of this kind holds
-        codes.SCT.Tissue if not segment.meaning else codes.SCT.AnatomicalStructure,
-        coded(segment.meaning) if segment.meaning else codes.SCT.Tissue,
+        _category(meaning),
+        meaning,
         SegmentAlgorithmTypeValues.SEMIAUTOMATIC if by_hand else SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm,
         tracking_uid=None,
         display_color=CIELabColor.from_rgb(*segment.colour),
     )
+
+
+def _category(meaning: Code) -> Code:
+    from pydicom.sr.codedict import codes
+
+    def has(listed: str) -> bool:
+        group = getattr(codes, listed)
+        return any(getattr(group, name) == meaning for name in group.dir())
+
+    found: Code = getattr(
+        codes.SCT, next((name for listed, name in _CATEGORIES.items() if has(listed)), "AnatomicalStructure")
+    )
+    return found
+
+
+def terms() -> tuple[str, ...]:
+    """SNOMED CT terms that DICOM lists for segments, in order, as :func:`coded` understands them."""
+    from pydicom.sr.codedict import codes
+
+    group = getattr(codes, _LISTED)
+    found = []
+    for name in group.dir():
+        code = getattr(group, name)
+        if code.scheme_designator == "SCT":
+            found.append(code.meaning if _plain(code.meaning) == _plain(name) else name)
+    return tuple(sorted(found, key=str.casefold))
+
+
+def _plain(term: str) -> str:
+    return "".join(letter for letter in term if letter.isalnum()).casefold()
 
 
 def coded(meaning: str) -> Code:
@@ -229,8 +272,8 @@ def coded(meaning: str) -> Code:
     parts = [part.strip() for part in meaning.split("^")]
     if len(parts) == 3 and all(parts):
         return Code(*parts)
-    known = {name.casefold(): name for name in codes.SCT.dir()}
-    sought = "".join(letter for letter in meaning if letter.isalnum()).casefold()
+    known = {_plain(name): name for name in codes.SCT.dir()}
+    sought = _plain(meaning)
     if sought in known:
         code: Code = getattr(codes.SCT, known[sought])
         return code

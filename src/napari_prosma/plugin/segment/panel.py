@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
-    QMessageBox,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
@@ -26,7 +25,6 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.app.models import ImageKind
-from napari_prosma.data.formats.dicom_results import IDENTITY
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import file_stem
@@ -35,6 +33,7 @@ from napari_prosma.data.writers import DICOM_SUFFIXES, RTSTRUCT, SEG, write_desc
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.segment.cleaning_box import CleaningBox
+from napari_prosma.plugin.segment.dicom_box import DicomBox
 from napari_prosma.plugin.segment.results import (
     DISAGREEMENT,
     PROBABILITY,
@@ -72,7 +71,6 @@ if TYPE_CHECKING:
 MOST_LINES = 5
 IN_DICOM = {f"DICOM SEG (*{SEG})": SEG, f"DICOM RTSTRUCT (*{RTSTRUCT})": RTSTRUCT}
 FOR_ITK_SNAP = "NIfTI with label descriptions for ITK-SNAP (*.nii.gz)"
-AS_DICOM, AS_NIFTI = "Save as DICOM", "Save as NIfTI instead"
 VOLUMES = ("NIfTI (*.nii.gz *.nii)", FOR_ITK_SNAP, "Segments of 3D Slicer (*.seg.nrrd)", "TIFF (*.tif)")
 PICTURES: dict[str, Shown] = {
     "PNG, 255 for the structure (*.png)": "white",
@@ -121,6 +119,7 @@ class SegmentPanel(Panel):
         self.regions: RegionsTable | None = None
         self._in_view: Result | None = None
         self._saved: tuple[LabelsLayer, np.ndarray] | None = None
+        self._meanings: dict[str, str] = {}
         self._found: list[str] = []
         self._failed: list[str] = []
         self._notices: list[str] = []
@@ -237,17 +236,24 @@ class SegmentPanel(Panel):
         self.images.let_go()
         self.results.let_go()
 
-    def save(self, path: Path, shown: Shown = "numbers", described: bool = False) -> None:
+    def save(
+        self,
+        path: Path,
+        shown: Shown = "numbers",
+        described: bool = False,
+        meanings: Mapping[str, str] | None = None,
+    ) -> None:
         """Write the result as it is now, in the background; a PNG is ``shown`` so in other programs.
 
-        ``described`` adds names and colours for ITK-SNAP.
+        ``described`` adds names and colours for ITK-SNAP; the classes of a DICOM SEG have ``meanings``.
         """
         assert self.result is not None
         layer = self.result.labels
         self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
         self.save_button.setEnabled(False)
-        saving = partial(_saving, path, *self._saved, self.result.is_corrected, shown, described)
-        self.run("ProSMA: saving", saving)
+        written = partial(write_layer, path, *self._saved, self.result.is_corrected, shown, meanings)
+        names = layer.metadata.get(CLASS_NAMES, ()) if described else ()
+        self.run("ProSMA: saving", partial(_saving, path, written, names))
 
     def _add_images(self) -> None:
         form = self.add_group("Images")
@@ -414,19 +420,16 @@ class SegmentPanel(Panel):
         if not path.name.lower().endswith(DICOM_SUFFIXES):
             self.save(path, shown, described)
             return
-        box = QMessageBox(self)
-        box.setIcon(QMessageBox.Icon.Information)
-        box.setWindowTitle("Save result")
-        box.setText(f"{IDENTITY}.")
-        dicom = box.addButton(AS_DICOM, QMessageBox.ButtonRole.AcceptRole)
-        nifti = box.addButton(AS_NIFTI, QMessageBox.ButtonRole.AcceptRole)
-        box.setDefaultButton(dicom)
-        box.setEscapeButton(box.addButton(QMessageBox.StandardButton.Cancel))
-        box.exec()
-        if box.clickedButton() is dicom:
-            self.save(path)
-        elif box.clickedButton() is nifti:
+        assert self.result is not None
+        names = () if path.name.lower().endswith(RTSTRUCT) else self.result.found.class_names[1:]
+        box = DicomBox(self, names, self._meanings)
+        if not box.exec():
+            return
+        if box.as_nifti:
             self.save(path.with_name(f"{stem(path)}.nii.gz"))
+            return
+        self._meanings |= box.meanings
+        self.save(path, meanings=box.meanings)
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -456,10 +459,8 @@ def _drawn(layer: LabelsLayer) -> np.ndarray:
     return np.asarray(layer.data[0] if layer.multiscale else layer.data)
 
 
-def _saving(
-    path: Path, layer: LabelsLayer, labels: np.ndarray, by_hand: bool, shown: Shown, described: bool
-) -> Iterator[Event]:
+def _saving(path: Path, write: Callable[[], Path], described: Sequence[str]) -> Iterator[Event]:
     yield Started(0, "Saving")
     if described:
-        write_descriptions(path.with_name(f"{stem(path)}.txt"), layer.metadata.get(CLASS_NAMES, ()))
-    yield Finished(write_layer(path, layer, labels, by_hand, shown))
+        write_descriptions(path.with_name(f"{stem(path)}.txt"), described)
+    yield Finished(write())

@@ -406,10 +406,11 @@ def write_layer(
     labels: np.ndarray,
     by_hand: bool = False,
     shown: Shown = "numbers",
+    meanings: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the labels of a layer exactly over its image; a name in ``.dcm`` makes an object of its series.
 
-    A PNG is ``shown`` so in other programs.
+    A PNG is ``shown`` so in other programs; the classes of a DICOM SEG have ``meanings``.
 
     Raises
     ------
@@ -417,7 +418,7 @@ def write_layer(
     """
     names = layer.metadata.get(CLASS_NAMES, ())
     if str(path).lower().endswith(DICOM_SUFFIXES):
-        return write_dicom(path, labels, layer.metadata.get(SERIES), names, by_hand=by_hand)
+        return write_dicom(path, labels, layer.metadata.get(SERIES), names, meanings, by_hand)
     return write_labels(path, labels, geometry_of(layer), names, shown)
 
 
