@@ -9,7 +9,9 @@ import pydicom
 import pytest
 from clinic_files import KINDS, identity, judged, pixels, save_kind, save_patients, save_stack
 from pydicom.dataset import Dataset
-from pydicom.uid import RLELossless, generate_uid
+from pydicom.fileset import FileSet
+from pydicom.sr.codedict import codes
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.check import check_each
@@ -21,7 +23,7 @@ from napari_prosma.data.readers import read_image
 from napari_prosma.data.writers import write_dicom
 from napari_prosma.errors import DataError
 
-pytest.importorskip("highdicom")
+hd = pytest.importorskip("highdicom")
 NAMES = ("background", "liver", "tumour")
 VALUES = {"liver": 1, "tumour": 2}
 SUFFIXES = (".seg.dcm", ".rtstruct.dcm")
@@ -123,6 +125,53 @@ def test_frames_in_any_order_left_out_and_packed_are_laid_where_they_belong(tmp_
 
     found, _ = read_label([describe(change(path, pack))], series, VALUES)
     assert np.array_equal(found, labels)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
+def test_objects_of_other_programs_are_read_packed_as_well(tmp_path: Path, kind: str, syntax: str) -> None:
+    _, series = image_at(save_stack(tmp_path / "series", pixels(), "oblique"))
+    labels = drawn(series)
+    images = [pydicom.dcmread(path) for path in series.files]
+    by_instance = {image.SOPInstanceUID: image for image in images}
+    tissue = codes.SCT.Tissue
+    hd.seg.Segmentation(
+        [by_instance[frame.instance] for frame in series.frames if frame],
+        series.planes_of(labels),
+        kind,
+        [hd.seg.SegmentDescription(k, NAMES[k], tissue, tissue, "MANUAL") for k in (1, 2)],
+        *(generate_uid(), 1, generate_uid(), 1, "maker", "model", "1", "1"),
+        transfer_syntax_uid=syntax,
+    ).save_as(tmp_path / "a.dcm")
+    one = describe(tmp_path / "a.dcm")
+    assert pydicom.dcmread(one.path).file_meta.TransferSyntaxUID == syntax
+    assert np.array_equal(read_label([one], series, VALUES)[0], labels)
+
+
+def test_a_binary_object_is_read_deflated(tmp_path: Path) -> None:
+    _, series = image_at(save_stack(tmp_path / "series", pixels()))
+    labels = drawn(series)
+    path = write_dicom(tmp_path / "a.seg.dcm", labels, series, NAMES)
+
+    def deflate(data: Dataset) -> None:
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    assert np.array_equal(read_label([describe(change(path, deflate))], series, VALUES)[0], labels)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_cd_with_labels_is_a_data_set(tmp_path: Path, suffix: str) -> None:
+    save_patients(tmp_path / "pacs", suffix, 2)
+    files = FileSet()
+    for path in sorted((tmp_path / "pacs").rglob("*.dcm")):
+        data = pydicom.dcmread(path)
+        data.SeriesNumber = 1
+        files.add(data)
+    files.write(tmp_path / "cd")
+    data_set = find_cases(tmp_path / "cd")
+    assert data_set.layout == "DICOM"
+    assert data_set.class_names == ("background", "Liver", "Tumour")
+    assert [(case.read_label() == 2).sum() for case in data_set.cases] == [15, 15]  # type: ignore[misc]
 
 
 def test_a_label_map_of_300_segments_and_probabilities_are_read(tmp_path: Path) -> None:
