@@ -75,7 +75,7 @@ def test_the_card_of_a_run_says_on_what_it_was_made_and_measured(trained: tuple[
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ((), "Nobody measured this model"),
+        ((), "This model was never tested"),
         ((Figures(name="liver", dice=0.03),), "Does not find liver."),
         ((Figures(name="liver", dice=0.91),), "Finds liver with a mean Dice of 0.91."),
         (
@@ -92,7 +92,7 @@ def test_the_verdict_is_in_words(figures: tuple[Figures, ...], words: str) -> No
 def test_figures_of_cases_that_it_learned_from_are_called_worthless() -> None:
     figures = (Figures(name="liver", dice=0.99),)
     card = Card(name="m", finds=("liver",), dims=2, channels=1, figures=figures, measured_on="training")
-    assert "say nothing of new images" in card.verdict
+    assert "say nothing about new images" in card.verdict
 
 
 def test_a_file_alone_has_a_card_too(make_checkpoint: Make, tmp_path: Path) -> None:

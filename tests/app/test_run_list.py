@@ -133,7 +133,7 @@ def test_a_run_gets_another_name(finished: Path) -> None:
 def test_a_run_that_goes_on_is_neither_renamed_nor_deleted(finished: Path) -> None:
     with claimed(finished, object(), goes_on=True):
         for act in (lambda: rename_run(finished, "other"), lambda: require_deletable(finished)):
-            with pytest.raises(ConfigError, match="goes on; stop it first"):
+            with pytest.raises(ConfigError, match="is in progress; stop it first"):
                 act()
     require_deletable(finished)
     shutil.rmtree(finished)

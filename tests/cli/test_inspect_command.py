@@ -93,7 +93,7 @@ def test_labels_of_other_classes_are_not_used(data: Path, make_checkpoint: Make,
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        (("--label", "{data}/benign/benign (1)_mask.png"), "--label is of one image"),
+        (("--label", "{data}/benign/benign (1)_mask.png"), "--label is for one image"),
         (("--twin", "{model}"), "give the twin another name"),
         (("--twin", "x={model}", "--twin", "x={model}"), "two twins are called 'x'"),
     ],

@@ -240,12 +240,12 @@ SAID = [
         r"AUC of psi (0.5 = chance): in m from 6 independent cases nothing is claimed at skip 1 "
         r"(0.90), skip 2 (0.10).",
     ),
-    (findings.telling_apart, {}, 12, "No mask could be held against a foreground."),
+    (findings.telling_apart, {}, 12, "No mask could be compared with a foreground."),
     (
         findings.telling_apart_in_errors,
         {"psi_auc_in_errors": (0.2, 0.2)},
         12,
-        r"Among the positions that the model gets wrong psi sides (AUC; 0.5 = neither): in m with "
+        r"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): in m with "
         r"the error at "
         r"skip 1 (0.20), skip 2 (0.20).",
     ),
@@ -314,7 +314,7 @@ SAID = [
         findings.focus,
         {"relative_energy_inside": (0.0, 0.0)},
         12,
-        "No mask could be held against a foreground.",
+        "No mask could be compared with a foreground.",
     ),
     (
         findings.unusual,
@@ -416,6 +416,6 @@ def test_an_image_of_another_kind_is_told(
 
 def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
     found = inspected(make_checkpoint, 6, floor_pixel_fraction=(0.2, 0.2), gate_floor=(0.45, 0.45))
-    assert "not zero there but stands at the gate floor of 0.45" in findings.without_evidence(found)
+    assert "not zero there but equals the gate floor of 0.45" in findings.without_evidence(found)
     exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
     assert "psi is exactly zero there" in findings.without_evidence(exact)

@@ -269,7 +269,7 @@ def test_two_layers_are_compared_and_the_view_goes_where_they_differ(
 def test_one_layer_is_not_compared_with_itself(panel: EvaluatePanel, viewer: napari.Viewer, press: Press):
     press(panel.from_layers)
     press(panel.start_button)
-    assert "open the predicted labels and the true ones first" in panel.status.plain_text()
+    assert "open the predicted labels and the reference first" in panel.status.plain_text()
     viewer.add_labels(np.zeros((8, 8), int), name="only")
     press(panel.start_button)
     assert "'only' is chosen twice" in panel.status.plain_text()

@@ -102,7 +102,7 @@ def test_an_image_that_is_closed_meanwhile_gets_no_result(
     qtbot.waitUntil(lambda: panel.progress_bar.value() > 0, timeout=SOON)
     viewer.layers.clear()
     qtbot.waitUntil(lambda: not panel.job.is_running, timeout=2_000)
-    assert panel.status.plain_text() == "'long' was closed before it was done, so nothing was made of it"
+    assert panel.status.plain_text() == "'long' was closed before it was segmented, so it has no result"
     assert not viewer.layers
     assert panel.start_button.isEnabled()
 

@@ -320,9 +320,9 @@ def test_two_runs_never_share_a_folder(panel: TrainPanel, qtbot: QtBot, press: P
     press(panel.start_button)
     panel.settings.run_field.show_path(run_dir)
     press(panel.start_button)
-    assert "is the folder of a run that goes on or waits" in panel.status.plain_text()
+    assert "is the folder of a run that is in progress or waiting" in panel.status.plain_text()
     panel.resume(run_dir)
-    assert "is the folder of a run that goes on or waits" in panel.status.plain_text()
+    assert "is the folder of a run that is in progress or waiting" in panel.status.plain_text()
     assert not panel.waiting.runs
 
 

@@ -52,7 +52,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(
 ) -> None:
     first = train(settings(tmp_path / "run"), ultrasound)
     list(islice(first, 3))
-    with pytest.raises(ConfigError, match="another run that goes on"):
+    with pytest.raises(ConfigError, match="another run in this program"):
         next(train(settings(tmp_path / "run"), ultrasound))
     assert isinstance(list(first)[-1], Finished)
     assert not (tmp_path / "run" / LOCK).exists()

@@ -138,13 +138,13 @@ class Card(_Frozen):
     def verdict(self) -> str:
         """What the model is worth, in a few sentences that stand first."""
         if not self.figures:
-            return "Nobody measured this model: look at every result."
+            return "This model was never tested: check every result."
         return " ".join([*map(_verdict_of, self.figures), *self._doubts()])
 
     def _doubts(self) -> list[str]:
         match self.measured_on:
             case "training":
-                return ["These figures are of cases that it learned from and say nothing of new images."]
+                return ["These figures are of cases that it learned from and say nothing about new images."]
             case "validation" if self.measured < FEW_CASES:
                 plural = "s" * (self.measured != 1)
                 return [f"Measured on {self.measured} case{plural}, which says little."]
@@ -311,9 +311,9 @@ def _range(values: Sequence[float]) -> str:
 
 def _not_for(plan: Plan, modality: str, learned: int) -> tuple[str, ...]:
     of_kind = f"{MODALITIES[modality]} " if modality in MODALITIES else ""
-    few = (f"Images unlike the {learned} that it learned from: so few cannot show every kind.",)
+    few = (f"Images unlike the {learned} that it learned from: so few cannot cover every kind.",)
     return (
-        "Diagnosis or treatment: it is no medical device. Somebody who knows the structure looks at every "
+        "Diagnosis or treatment: it is no medical device. Somebody who knows the structure must check every "
         "result.",
         f"Anything but {of_kind}images like those that it learned from: another scanner, protocol, patient "
         f"group or part of the body needs a test on cases of your own first.",

@@ -134,7 +134,7 @@ def require_deletable(folder: Path) -> None:
 
 def _require_idle(folder: Path) -> None:
     if who_trains(folder):
-        raise ConfigError(f"the run in '{folder}' goes on; stop it first")
+        raise ConfigError(f"the run in '{folder}' is in progress; stop it first")
 
 
 def _state(

@@ -23,7 +23,7 @@ from napari_prosma.cli.train import ablate, demo, require_new_run, train
 
 app = typer.Typer(
     help="Train ProSMA-UNet on your own annotations, segment images with it, and see what each of its gated "
-    "skip connections let through.",
+    "skip connections lets through.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

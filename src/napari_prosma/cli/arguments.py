@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
-MODEL_HELP = "A checkpoint (.safetensors), a run folder, or a shipped model by its name (prosma models)."
+MODEL_HELP = (
+    "A checkpoint (.safetensors), a run folder, or the name of a model of the package (see prosma models)."
+)
 Model = Annotated[Path, typer.Argument(help=MODEL_HELP, show_default=False)]
 INSTEAD = "choose another --out, or --overwrite it"
 

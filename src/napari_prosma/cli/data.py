@@ -14,7 +14,7 @@ from napari_prosma.cli.tables import table
 
 def check(
     data: Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     overwrite: Overwrite = False,
     images: Annotated[
         str | None, typer.Option(help="Which files are images, such as 'images/*'.", show_default="as found")
@@ -24,7 +24,7 @@ def check(
         typer.Option(help="Which files are masks, such as 'masks/*'.", show_default="as found"),
     ] = None,
 ) -> None:
-    """Look for what is wrong with a data set, case by case, with remedies, before minutes are lost.
+    """List the problems of a data set, case by case, each with a remedy.
 
     Shapes, frames, empty or unexpected labels, NaN, constant images, duplicates, cases in two splits. Exit
     status 2 if there are errors; warnings are worth a look.
@@ -67,7 +67,7 @@ def fetch(
 ) -> None:
     """Download a public data set, verified and unpacked; its licence is shown first.
 
-    Stopped by Ctrl-C or a broken connection, the same command goes on where it was.
+    After Ctrl-C or a broken connection, the same command resumes the download.
 
     [bold]Example:[/] prosma fetch kvasir-seg --out data
     """
@@ -78,15 +78,15 @@ def fetch(
         try:
             folder = follow(run(name, out))
         except KeyboardInterrupt:
-            say("what came is kept; the same command goes on from there")
+            say("the downloaded part is kept; the same command resumes")
             raise
         say(f"{folder}: {find_cases(folder, require_labels=False).summary}")
 
 
 def forget() -> None:
-    """Forget what the panels remember: recent models, folders, what forms held. Runs and models stay."""
+    """Forget what the panels remember: recent models, folders, form values. Runs and models stay."""
     with exit_codes():
         from napari_prosma.app.remembered import forget_all, memory_file
 
         forget_all()
-        say(f"{memory_file()} is gone")
+        say(f"{memory_file()} is deleted")

@@ -27,7 +27,7 @@ def inspect(
     out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and maps.", show_default=False)],
     label: Annotated[
         Path | None,
-        typer.Option(help="The true label of one image, for the measures.", show_default="the prediction"),
+        typer.Option(help="Label of the image, for the measures.", show_default="the prediction"),
     ] = None,
     twin: Annotated[
         list[str] | None,
@@ -37,32 +37,34 @@ def inspect(
         ),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only the cases that the model's training held out.")
+        bool, typer.Option("--held-out", help="Only cases that the model did not learn from.")
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="At most so many cases, evenly chosen.", show_default="all"),
+        typer.Option(min=1, help="At most this many cases, evenly spaced.", show_default="all"),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="How many unusual cases are drawn.")] = 12,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of unusual cases to draw.")] = 12,
     tests: Annotated[
-        int, typer.Option(min=0, help="How many cases the gates are tested on: seconds to minutes each.")
+        int, typer.Option(min=0, help="Number of cases to test the gates on: seconds to minutes each.")
     ] = 12,
     figure: Annotated[
         Path | None,
         typer.Option(help="One figure for a journal, of one image: .svg, .pdf or .png.", show_default=False),
     ] = None,
-    width: Annotated[str, typer.Option(help="Its columns: single, one and a half, or double.")] = "double",
+    width: Annotated[
+        str, typer.Option(help="Width in columns: single, one and a half, or double.")
+    ] = "double",
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """See what the gates of a model select on one image, or over a data set.
 
-    Of one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
+    For one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
     and every map on its own grid (NIfTI or TIFF).
 
-    Of a data set: report.html, one file for a reader or a supplement, with the cases of unusual gating first;
+    For a data set: report.html, one self-contained file, with the cases of unusual gating first;
     measures.csv, summary.csv, cases.csv, channels.csv; and every plot as SVG, PNG and CSV. A bad case does
-    not end it, and the same line goes on with what was stopped.
+    not end it, and the same line resumes what was stopped.
 
     [bold]Examples:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
 
@@ -82,9 +84,9 @@ def inspect(
         is_image = can_read(data) and not (label is None and data.is_dir() and holds_objects(data))
         if not is_image and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
-                raise ConfigError("--label is of one image; a data set brings its own labels")
+                raise ConfigError("--label is for one image; a data set has its own labels")
             if figure is not None:
-                raise ConfigError("--figure is of one image; give one image of the data set")
+                raise ConfigError("--figure is for one image; give one image of the data set")
             if not overwrite:
                 require_new((out / name for name in REPORT), INSTEAD)
             _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
@@ -120,7 +122,9 @@ def suspicious(
     out: Annotated[Path, typer.Option(help="Folder for the maps and tables.", show_default=False)],
     data: Annotated[
         Path | None,
-        typer.Argument(help="By default what the model learned from.", show_default=False),
+        typer.Argument(
+            help="Folder of labelled images; by default those the model learned from.", show_default=False
+        ),
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,

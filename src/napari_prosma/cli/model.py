@@ -16,7 +16,7 @@ def models(
         Path | None, typer.Option(help="Folder of runs.", show_default="prosma-runs in your home")
     ] = None,
 ) -> None:
-    """List the models that are known: shipped ones, those used last, and those of your runs.
+    """List the known models: those of the package, those used last, and those of your runs.
 
     [bold]Example:[/] prosma models
     """
@@ -28,7 +28,7 @@ def models(
         for model in listed:
             say(model.in_words())
         if not listed:
-            say("no model is known; train one with prosma train")
+            say("there is no model yet; train one with prosma train")
 
 
 def card(
@@ -40,7 +40,7 @@ def card(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Say what a model is worth: what it finds, in which images, how well, and what it is not for.
+    """Say what a model finds, on which images, how well, and what it must not be used for.
 
     [bold]Example:[/] prosma card runs/busi --out busi.html
     """
@@ -69,7 +69,7 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model for other programs; what is written was held against PyTorch before.
+    """Write a model for other programs, after comparing it with PyTorch.
 
     [bold]Example:[/] prosma export runs/busi --onnx busi.onnx --bioimageio busi.zip
     """
@@ -102,15 +102,16 @@ def tune(
         typer.Argument(help=MODEL_HELP, show_default="the default networks"),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Also try to compile the network: minutes, and slower on many.")
+        bool,
+        typer.Option("--compile", help="Also try compiling: takes minutes, and is slower on many machines."),
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Measure how a network computes fastest on this machine, and remember it for later runs.
+    """Measure which memory layout is fastest on this machine, and remember it for later runs.
 
-    Measures the memory layouts for the windows and batches of a model; with --compile also whether compiling
-    gives back its time, as in later runs. Another way gives the same numbers to rounding. PROSMA_CACHE names
-    another folder to remember in than the user's cache; where it is empty, nothing is remembered.
+    Measures the windows and batches of a model; with --compile also whether compiling saves more time than it
+    takes. All layouts give the same numbers, to rounding. PROSMA_CACHE names another folder than the user's
+    cache for the measurements; where it is empty, nothing is remembered.
 
     [bold]Example:[/] prosma tune runs/busi
     """

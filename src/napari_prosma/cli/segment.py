@@ -24,10 +24,10 @@ def segment(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the labels.", show_default=False)],
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the class probabilities too.")
+        bool, typer.Option("--probabilities", help="Also write the class probabilities.")
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Write the entropy too: 0 = sure, 1 = unsure.")
+        bool, typer.Option("--uncertainty", help="Also write the entropy: 0 = sure, 1 = unsure.")
     ] = False,
     regions: Annotated[
         bool, typer.Option("--regions", help="Write a table of every connected region: size, diameter, ...")
@@ -35,25 +35,26 @@ def segment(
     clean: Annotated[
         list[str] | None,
         typer.Option(
-            help="Such as 'liver:largest,holes' or '*:min=0.5,smooth=1,threshold=0.4'; may be repeated.",
+            help="Clean the labels, such as 'liver:largest,holes' or '*:min=0.5,smooth=1,threshold=0.4'; may "
+            "be repeated.",
             show_default=False,
         ),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Mean of mirrored passes: slower, steadier.")
+        bool, typer.Option("--mirror", help="Average mirrored passes: slower, steadier.")
     ] = False,
     format: Annotated[
         str,
         typer.Option(
-            help="Of the labels: auto, nifti, nrrd, tiff, or seg or rtstruct (in DICOM, which carries the "
-            "patient's identity)."
+            help="Format of the labels: auto, nifti, nrrd, tiff, or seg or rtstruct (in DICOM, which carries "
+            "the patient's identity)."
         ),
     ] = "auto",
     meaning: Annotated[
         list[str] | None,
         typer.Option(
-            help="For DICOM SEG: what a class is, such as 'lesion=Mass' or 'liver=10200004^SCT^Liver'; may "
-            "be repeated.",
+            help="For DICOM SEG: the term of a class, such as 'lesion=Mass' or 'liver=10200004^SCT^Liver'; "
+            "may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +64,7 @@ def segment(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Work on a Dask cluster (tcp://..., or local) and write OME-Zarr.", show_default=False
+            help="Compute on a Dask cluster (tcp://..., or local) and write OME-Zarr.", show_default=False
         ),
     ] = None,
     stream: Annotated[
@@ -71,17 +72,17 @@ def segment(
         typer.Option("--stream", help="For images larger than memory: write OME-Zarr row by row."),
     ] = False,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing labels.")] = False,
     skip_done: Annotated[
-        bool, typer.Option("--skip-done", help="Leave out what has labels already.")
+        bool, typer.Option("--skip-done", help="Skip images that have labels already.")
     ] = False,
 ) -> None:
     """Segment images; each result lies on its image's own grid.
 
-    NAME_labels is written, unless --format says otherwise, as NIfTI for volumes that know where the patient
-    lies, as TIFF for other volumes and TIFF images, else as PNG whose gray values are the class numbers (1
-    looks black). One bad file does not end the batch. Colour becomes gray, and gray is repeated, as the model
-    needs it. With --stream or --scheduler a run that was stopped goes on at its last finished rows.
+    Writes NAME_labels, unless --format says otherwise, as NIfTI for volumes with a known orientation, as TIFF
+    for other volumes and TIFF images, else as PNG whose gray values are the class numbers (1 looks black). A
+    bad file does not end the batch. Colour becomes gray, and gray is repeated, as the model needs it. With
+    --stream or --scheduler the same line resumes at the last finished row.
 
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """
@@ -142,7 +143,7 @@ def segment(
             say(str(table_of_regions))
         say(f"{len(segmented)} of {len(segmented) + len(failed)} segmented")
         if left_out:
-            say(f"{len(left_out)} had labels already and were left out")
+            say(f"{len(left_out)} had labels already and were skipped")
         if failed:
             say(f"failed: {', '.join(failed)}")
             raise typer.Exit(BAD_INPUT)
@@ -153,22 +154,24 @@ def evaluate(
         Path, typer.Argument(help="Folder of predicted labels, or one file.", show_default=False)
     ],
     truth: Annotated[
-        Path, typer.Argument(help="Folder of true labels, a data set, or one file.", show_default=False)
+        Path, typer.Argument(help="Folder of reference labels, a data set, or one file.", show_default=False)
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the tables and box plots.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm (else in pixels).")] = 1.0,
+    tolerance: Annotated[
+        float, typer.Option(help="Tolerance of the surface Dice, in mm (else in pixels).")
+    ] = 1.0,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Stored values of the truth, such as 0=background,1=liver; with ,slices behind them where a "
-            "slice without any label is unlabelled."
+            help="Stored values of the reference, such as 0=background,1=liver; append ,slices if slices "
+            "without any label are not labelled."
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure predictions against the truth: Dice, IoU, surface Dice and HD95, worst cases first.
+    """Compare predictions with references: Dice, IoU, surface Dice and HD95, worst cases first.
 
-    Pairs are found by their names: scan_labels.nii.gz belongs to scan.nii.gz. One bad pair does not end it.
+    Pairs are found by their names: scan_labels.nii.gz belongs to scan.nii.gz. A bad pair does not end it.
 
     [bold]Example:[/] prosma evaluate labels Dataset_BUSI_with_GT --out figures
     """

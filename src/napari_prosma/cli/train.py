@@ -57,7 +57,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Images and masks whose names tell what belongs together, or a CSV of pairs.",
+            help="Folder of images and masks paired by their names, or a CSV of pairs.",
             show_default=False,
         ),
     ] = None,
@@ -71,14 +71,14 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     folds: Annotated[
         int | None,
-        typer.Option(help="Train so many networks, each holding out another part.", show_default=False),
+        typer.Option(help="Train this many networks, each validated on another part.", show_default=False),
     ] = None,
     **options: object,
 ) -> None:
     """Train on a folder of annotated images.
 
     Writes RUN/best.safetensors (highest validation Dice) and RUN/last.safetensors, RUN/run.json (settings,
-    versions, a hash of every case) and RUN/metrics.csv. Ctrl-C stops and keeps the place.
+    versions, a hash of every case) and RUN/metrics.csv. Ctrl-C stops the run; --resume continues it.
 
     [bold]Examples:[/] prosma train Dataset_BUSI_with_GT --out runs/busi --minutes 15 --side 128
 
@@ -119,7 +119,7 @@ def train(
 
 def ablate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
-    gates: Annotated[str, typer.Option(help="The other gates, with commas.")] = OTHER_GATES,
+    gates: Annotated[str, typer.Option(help="The other gates, separated by commas.")] = OTHER_GATES,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for a run folder per gate.", show_default="twins in the run's folder"),
@@ -127,7 +127,7 @@ def ablate(
 ) -> None:
     """Gate ablation of a run: train the same configuration, data, split and seed with other gates.
 
-    The same line resumes what was stopped. At the end it prints the line that shows the runs side by side.
+    The same line resumes a stopped ablation. At the end it prints the line that compares the runs.
 
     [bold]Example:[/] prosma ablate runs/busi --gates attention,dense
     """
@@ -146,7 +146,7 @@ def ablate(
             )
             found = follow(events, steering)
         except KeyboardInterrupt:
-            say("go on with the same line")
+            say("resume with the same line")
             raise
         say(found.in_words())
         say(f"side by side: {found.inspect_line()}")
@@ -154,7 +154,7 @@ def ablate(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
-    window: Annotated[bool, typer.Option(help="Open napari at the end, where there is a display.")] = True,
+    window: Annotated[bool, typer.Option(help="Open napari at the end, if there is a display.")] = True,
     epochs: Annotated[int, typer.Option(help="Number of epochs.")] = DEMO_EPOCHS,
 ) -> None:
     """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
@@ -247,11 +247,11 @@ def _run(
         result = follow(events, steering)
     except KeyboardInterrupt:
         if folds is not None:
-            say("go on with the same line, without --overwrite")
+            say("resume with the same line, without --overwrite")
         else:
             kept = (config.run_dir / RUN).exists()
             line = quoted(["prosma", "train", "--resume", str(config.run_dir)])
-            say(f"go on with: {line}" if kept else "nothing was kept yet")
+            say(f"resume with: {line}" if kept else "nothing was kept yet")
         raise
     if folds is not None:
         say(result.in_words())

@@ -40,7 +40,7 @@ def focus(found: DataSetInspection) -> str:
             told = {level: f"{in_digits(2**each.mean)} x" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, 'more', 'less')}")
     if not said:
-        return "No mask could be held against a foreground."
+        return "No mask could be compared with a foreground."
     return (
         f"Energy that psi passes inside the foreground, relative to its own mean: {'; '.join(said)}."
         f"{_of_its_own(found)}"
@@ -71,7 +71,7 @@ def without_evidence(found: DataSetInspection) -> str:
     there = (
         "psi is exactly zero there, so the skip itself is cut"
         if kind.exact_zeros
-        else f"psi is not zero there but stands at the gate floor of {floor}, and that share passes"
+        else f"psi is not zero there but equals the gate floor of {floor}, and that share passes"
     )
     return f"In {model} z is empty at {_range(spreads, in_percent)} of the positions; {there}."
 
@@ -99,12 +99,12 @@ def telling_apart(found: DataSetInspection) -> str:
             told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, 'higher inside', 'lower inside')}")
     if not said:
-        return "No mask could be held against a foreground."
+        return "No mask could be compared with a foreground."
     return f"AUC of psi (0.5 = chance): {'; '.join(said)}.{_of_its_own(found)}"
 
 
 def telling_apart_in_errors(found: DataSetInspection) -> str:
-    """The same among the positions that the model gets wrong, where it is no echo of the prediction."""
+    """The same among the positions where the model is wrong, where it is no echo of the prediction."""
     said = []
     for model in found.checkpoints:
         intervals = _against(found, model, "psi_auc_in_errors", lambda values: values - 0.5)
@@ -113,7 +113,7 @@ def telling_apart_in_errors(found: DataSetInspection) -> str:
             said.append(f"in {model} {_grouped(intervals, told, 'with the label', 'with the error')}")
     if not said:
         return ""
-    return f"Among the positions that the model gets wrong psi sides (AUC; 0.5 = neither): {'; '.join(said)}."
+    return f"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): {'; '.join(said)}."
 
 
 def energy_ratio(found: DataSetInspection) -> str:

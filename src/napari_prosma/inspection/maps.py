@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
 
 KINDS: dict[str, str] = {
     "zeros in z": "bright = the threshold silenced most inner channels of the gate here, black = none",
-    "without evidence": "marked = z is zero in every channel here, so psi stands at the gate floor",
+    "without evidence": "marked = z is zero in every channel here, so psi equals the gate floor",
     "psi": "bright = the mask lets the skip's detail through, dark = it holds it back",
     "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
     "psi - dense": "what the threshold changed in the mask; red = it lets more through here, blue = less",

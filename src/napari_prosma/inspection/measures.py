@@ -216,7 +216,7 @@ MEASURES: dict[str, Measure] = {
     "psi_auc_in_errors": Measure(
         "AUC of psi among errors",
         _auc_in_errors,
-        "The same among the positions that the model gets wrong, where it cannot just repeat the prediction; "
+        "The same among the positions where the model is wrong, where it cannot just repeat the prediction; "
         "needs a label",
         neutral=lambda kind: 0.5,
         needs_reference=True,
@@ -230,7 +230,7 @@ MEASURES: dict[str, Measure] = {
     "floor_pixel_fraction": Measure(
         "without evidence, %",
         lambda skip: None if skip.threshold is None else skip.empty_share,
-        "Share of the positions where z is zero in every channel: the mask stands at the gate floor there",
+        "Share of the positions where z is zero in every channel: the mask equals the gate floor there",
         "%",
     ),
     "gate_floor": Measure(

@@ -17,7 +17,7 @@ _POINT = (0.3, 4.0)  # least and largest width of a point spread, in pixels
 
 NOISES: dict[str, str] = {
     "speckle": "grows with the image's own values and is as coarse as its speckle: ultrasound",
-    "rician": "that of magnitude images: MR",
+    "rician": "as in magnitude images: MR",
     "hu": f"the same everywhere, strength 1 = {HU:g} HU: CT",
     "gaussian": "the same everywhere, strength 1 = the spread of the image",
 }

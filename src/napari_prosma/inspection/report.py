@@ -34,8 +34,8 @@ PANEL_KINDS = (
     "second model",
 )
 EXACTNESS = (
-    "Exactly zero: entries of z. Not zero: psi, which stands at its floor where z is empty and lets that "
-    "share of the skip pass."
+    "Exactly zero: entries of z. Not zero: psi, which equals its floor where z is empty and lets that share "
+    "of the skip pass."
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."

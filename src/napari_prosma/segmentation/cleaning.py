@@ -153,7 +153,7 @@ def _decided(
 
 
 def _remove_regions(labels: np.ndarray, k: int, near: np.ndarray, least: float, largest_only: bool) -> None:
-    """Make background of regions of class ``k`` with fewer elements than ``least``, or all but the largest."""
+    """Make background of regions of class ``k`` with under ``least`` elements, or of all but the largest."""
     pieces, _ = ndimage.label(labels == k, near)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0

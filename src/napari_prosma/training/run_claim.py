@@ -131,7 +131,7 @@ def claim(folder: Path, holder: object, data: Path | None = None, goes_on: bool 
         held = _HELD.get(key)
         if held is not None and held.holder is not holder:
             raise ConfigError(
-                f"'{folder}' is the folder of another run that goes on in this program; wait for its end, or "
+                f"'{folder}' is the folder of another run in this program; wait for its end, or "
                 f"choose another folder"
             )
         if held is None:
@@ -270,7 +270,8 @@ def _break(lock: Path, taker: _Owner) -> None:
         # This process holds no lock that it does not know of: one that names it was left by a fork.
         if not owner.is_gone() and not owner.is_this():
             raise ConfigError(
-                f"a run goes on in '{lock.parent}' since {owner.since} (process {owner.process} on "
+                f"a run has been in progress in '{lock.parent}' since {owner.since} (process "
+                f"{owner.process} on "
                 f"'{owner.machine}'); wait for its end, or choose another folder; if that machine was "
                 f"switched off meanwhile, delete '{lock}'"
             )

@@ -189,7 +189,7 @@ class Tempo:
             is_other = (other.rung, other.plan.patch) != (pace.rung, state.plan.patch)
             if is_other and max(least / thought, thought / max(least, NO_TIME)) > WRONG:
                 yield Notice(
-                    f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made anew"
+                    f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made again"
                 )
                 self.better = other
                 return

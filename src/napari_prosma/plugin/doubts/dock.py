@@ -65,18 +65,19 @@ MOST_ROWS = 1000
 """Rows that are shown; the file has all."""
 COLOURS = "magma"
 MEANING = (
-    "How much probability the model gives to anything but the label: 0 it agrees, 1 it is sure of another"
+    "Probability that the model gives to anything but the label: 0 = it agrees, 1 = it is sure of something "
+    "else"
 )
 _OPENED = "doubted label"
 """Key of a layer's metadata: the case that it shows. So it outlives the list, as corrections do."""
 _CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
 _INDEX = Qt.ItemDataRole.UserRole
 _HEADINGS = {
-    "case": "Most doubtful first; only cases that are learned from, not validation cases",
-    "counts": "How much the label counted at last: 1 as much as any",
-    "differs": "Share of what the label or the model marks that only one of the two does",
+    "case": "Most doubtful first; training cases only",
+    "counts": "Latest weight of the label: 1 = full weight",
+    "differs": "Share of the marked area that only one of label and model marks",
     "class": "The class with the largest such share",
-    "slice": "Where the doubt is largest, from 0",
+    "slice": "Slice of the largest doubt, counted from 0",
 }
 
 
@@ -144,7 +145,7 @@ class DoubtedLabels(QWidget):
         self.table.cellClicked.connect(self._row_chosen)
         self.table.cellActivated.connect(self._row_chosen)
         self.save_button = QPushButton("Save labels")
-        self.save_button.setToolTip("Write what you corrected over the label files it came from")
+        self.save_button.setToolTip("Save your corrections to the original label files")
         self.save_button.clicked.connect(self.save)
         self.run_button = QPushButton("Another run…")
         self.run_button.setToolTip("The list of another run: choose its folder")
@@ -184,7 +185,7 @@ class DoubtedLabels(QWidget):
         source, labels = self._layers_of(row.case)
         if labels is not None:
             self._go_to_slice(labels, row)
-        self.message.tell(f"Opening '{row.case}', and asking the model about it")
+        self.message.tell(f"Opening '{row.case}'and segmenting it")
         self.busy.show()
         self.opening.start(
             f"ProSMA: looking at the label of {row.case}",
@@ -202,7 +203,7 @@ class DoubtedLabels(QWidget):
         """Write every corrected label over its files, in the background; asks once per run."""
         corrected = self.corrections()
         if not corrected:
-            self.message.tell("Nothing was corrected: the label files are as they are shown")
+            self.message.tell("Nothing was corrected: the label files are unchanged")
             return
         for run_dir in dict.fromkeys(each.run_dir for each in corrected):
             if run_dir not in self._may_write:
@@ -439,12 +440,12 @@ class DoubtedLabels(QWidget):
         box = QMessageBox(self)
         box.setIcon(QMessageBox.Icon.Question)
         box.setWindowTitle("Save labels")
-        box.setText(f"Write over the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
+        box.setText(f"Overwrite the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         box.setInformativeText(
             as_rich(
-                f"{paths[0]}{more}\n\nEach file as it was is kept in {run_dir / ORIGINALS}. You are asked "
-                f"once for this run."
+                f"{paths[0]}{more}\n\nThe original files are kept in {run_dir / ORIGINALS}. You are asked "
+                f"once per run."
             )
         )
         write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
@@ -463,8 +464,8 @@ class DoubtedLabels(QWidget):
             self.corrected.emit(event.run_dir, name)
         elif isinstance(event, Finished):
             self.message.tell(
-                f"Saved the labels of {event.result}. A run on them that goes on learns them at once; else "
-                f"train again"
+                f"Saved the labels of {event.result}. A run that is training on them learns them at once; "
+                f"otherwise train again"
             )
 
     def _saving_ended(self, ending: Ending) -> None:

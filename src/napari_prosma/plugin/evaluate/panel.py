@@ -158,7 +158,9 @@ class EvaluatePanel(Panel):
             row.addWidget(button)
         form.addRow("Compare", row)
         self.predicted = PathField("Folder of predicted labels")
-        self.predicted.line.setToolTip("What 'Segment' or 'prosma segment' wrote; one file will do")
+        self.predicted.line.setToolTip(
+            "Labels written by 'Segment' or 'prosma segment': a folder or one file"
+        )
         self.truth = PathField("Folder of the reference")
         self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
         self.classes = QLineEdit()
@@ -167,9 +169,9 @@ class EvaluatePanel(Panel):
         self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
         self.predicted_layer.setToolTip("The labels to measure")
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
-        self.truth_layer.setToolTip("The labels that are right")
+        self.truth_layer.setToolTip("The labels to compare with")
         self.tolerance = number(
-            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces this close count as the same in the surface Dice"
+            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces within this distance count as equal in the surface Dice"
         )
         self.tolerance.setSuffix(" mm")
         self._folder_rows = {
@@ -206,7 +208,7 @@ class EvaluatePanel(Panel):
     def _from_layers(self) -> Callable[[], Pairs]:
         predicted, truth = self.predicted_layer.layer, self.truth_layer.layer
         if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
-            raise ConfigError("open the predicted labels and the true ones first")
+            raise ConfigError("open the predicted labels and the reference first")
         if predicted is truth:
             raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")
         self._compared = (predicted, truth)
@@ -227,7 +229,7 @@ class EvaluatePanel(Panel):
         self.table.cellClicked.connect(self.open_row)
         self.table.cellActivated.connect(self.open_row)
         self.plots_button = QPushButton("Box plots")
-        self.plots_button.setToolTip("How each measure is spread over the cases, class by class")
+        self.plots_button.setToolTip("Distribution of each measure over the cases, class by class")
         self.plots_button.clicked.connect(self._show_plots)
         self.save_button = QPushButton("Save all…")
         self.save_button.setToolTip("The measures and their summary as CSV, and the box plots, into a folder")
@@ -249,9 +251,10 @@ class EvaluatePanel(Panel):
             "Case": "Lowest mean Dice first",
             "Class": "",
             "Dice": "Overlap: 1 is perfect",
-            "IoU": "Overlap over union: 1 is perfect",
+            "IoU": "Intersection over union: 1 is perfect",
             "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
-            f"HD95 {units}": "Distance that 95% of both surfaces keep; ∞ where one of the two has none",
+            f"HD95 {units}": "Distance within which 95% of both surfaces lie; ∞ where one of the two has "
+            "none",
         }
         self.table.setColumnCount(len(titles))
         for column, (title, tip) in enumerate(titles.items()):

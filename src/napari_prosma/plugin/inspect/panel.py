@@ -73,7 +73,7 @@ class InspectPanel(Panel):
         form = self.add_group("Image")
         self.image_layer = LayerChooser(napari_viewer, ImageLayer)
         self.image_layer.setToolTip("The open image to look at")
-        self.label_layer = LayerChooser(napari_viewer, LabelsLayer, none="the model's own result")
+        self.label_layer = LayerChooser(napari_viewer, LabelsLayer, none="the model's own prediction")
         self.label_layer.setToolTip("What counts as structure in the measures")
         self.model.image = self._image_to_inspect
         self.image_layer.currentIndexChanged.connect(self._image_changed)

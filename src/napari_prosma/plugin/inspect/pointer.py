@@ -47,7 +47,7 @@ class PointerPart(QWidget):
         self.follow_box = QCheckBox("show values at cursor")
         self.follow_box.setToolTip("Show below what every gate did at the position of the cursor")
         self.pin_box = QCheckBox("a click pins it")
-        self.pin_box.setToolTip("Clicks add rows below; panning and painting go on as ever")
+        self.pin_box.setToolTip("Clicks add rows below; panning and painting still work")
         self.follow_box.toggled.connect(self._toggle)
         self.pin_box.toggled.connect(self._toggle)
         self.told = Message()
@@ -59,10 +59,10 @@ class PointerPart(QWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.hide()
         self.save_button = QPushButton("Save rows…")
-        self.save_button.setToolTip("Keep the pinned positions as a CSV file")
+        self.save_button.setToolTip("Save the pinned positions as a CSV file")
         self.save_button.clicked.connect(self._save)
         self.clear_button = QPushButton("Clear")
-        self.clear_button.setToolTip("Forget the pinned positions")
+        self.clear_button.setToolTip("Remove the pinned positions")
         self.clear_button.clicked.connect(self.clear)
         buttons = QHBoxLayout()
         buttons.addWidget(self.save_button)
@@ -82,7 +82,7 @@ class PointerPart(QWidget):
         self.told.tell("Move the mouse over the image." if self.follow_box.isChecked() else "")
 
     def clear(self) -> None:
-        """Forget the pinned positions."""
+        """Remove the pinned positions."""
         self.rows = []
         self.table.hide()
 

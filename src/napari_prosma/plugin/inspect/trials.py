@@ -48,9 +48,9 @@ TRIALS = {
         "Set psi, c, both or the whole of one skip to its mean, which cannot select, and see what is lost",
     ),
     "deletion_curve": (
-        "Is the picture faithful",
-        "Replace what the mask calls unimportant first, and the same by orders that need no gate: it must do "
-        "better than the best of them",
+        "Are the maps faithful",
+        "Replace positions by the mask, least important first, and in orders that need no gate: the mask "
+        "must do better than the best of them",
     ),
     "threshold_sweep": (
         "What the thresholds do",
@@ -71,7 +71,7 @@ NOISE = {
     "speckle": Choice(
         "speckle", "Grows with the image's own values and is as coarse as its grain: ultrasound"
     ),
-    "rician": Choice("Rician", "That of magnitude images: MR"),
+    "rician": Choice("Rician", "As in magnitude images: MR"),
     "hu": Choice("Hounsfield units", "Added to the values of CT"),
     "gaussian": Choice("Gaussian", "The same everywhere, as from a detector"),
 }

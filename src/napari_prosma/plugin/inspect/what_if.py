@@ -51,8 +51,8 @@ SETTINGS = {
     "c at mean": "No channel is preferred: each has the mean weight",
     "both at mean": "psi and c at their means",
     "skip at mean": "The decoder gets the mean of each channel, everywhere",
-    "skip at zero": "The decoder gets nothing, which is far from anything it was trained with",
-    "psi = 1": "The skip as loud as no training knew it; shows what scale does, not what selecting is worth",
+    "skip at zero": "The decoder gets nothing, unlike in training",
+    "psi = 1": "The skip at a scale unknown from training; shows the effect of scale, not of selection",
     "c = 1": "The same with the weights of the channels",
 }
 """What a gate can be set to, and what that means."""
@@ -79,7 +79,7 @@ class Followed:
     changed: str = ""
 
     def in_words(self) -> str:
-        """Dice, or overlap with the model's own result."""
+        """Dice, or overlap with the model's own prediction."""
         return effect_in_words(self.effect, self.dice_before)
 
 

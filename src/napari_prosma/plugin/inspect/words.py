@@ -47,13 +47,15 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     if inside is not None:
         sentences.append(f"Inside the structure ({reference}) psi passes {_relative_in_words(inside)}.")
         if reference == "prediction":
-            sentences.append("That is the model's own result, which psi helps to make, so it is no evidence.")
+            sentences.append(
+                "That is the model's own prediction, which psi contributes to, so it is no evidence."
+            )
     elif skip.psi is not None:
-        sentences.append("There is no structure to hold psi against.")
+        sentences.append("There is no structure to compare psi with.")
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
-            "Among the positions that the model gets wrong, psi ranks the structure above the rest with an "
+            "Among the positions where the model is wrong, psi ranks the structure above the rest with an "
             f"AUC of {errors:.2f} (0.5 = chance)."
         )
     if "z_zero_fraction" in measures:
@@ -103,7 +105,7 @@ def exactness(record: GateRecord) -> list[str]:
     if floors and kind.thresholds:
         told = ", ".join(f"{floor:.2f}" for _, floor in sorted(floors.items()))
         lines.append(
-            "Not zero: psi, the mask that multiplies the skip; where z is empty it stands at the gate floor "
+            "Not zero: psi, the mask that multiplies the skip; where z is empty it equals the gate floor "
             f"({told}, finest skip first) and that share passes."
         )
         lines.append("Only a model with the gate prosma-exact has psi exactly zero there.")
@@ -111,7 +113,7 @@ def exactness(record: GateRecord) -> list[str]:
 
 
 def effect_in_words(effect: Effect, dice_before: float | None) -> str:
-    """What came of a what-if: Dice against the label, or overlap with the model's own result."""
+    """What came of a what-if: Dice against the label, or overlap with the model's own prediction."""
     dice = None if effect.dice is None else effect.dice.get("dice")
     if effect.is_empty:
         moved = small_in_words(effect.moved)
@@ -119,7 +121,7 @@ def effect_in_words(effect: Effect, dice_before: float | None) -> str:
     elif dice is not None and dice_before is not None:
         found = f"Dice against the label {dice_before:.3f} → {dice:.3f}"
     else:
-        found = f"overlap with the model's own result {effect.agreement:.3f}"
+        found = f"overlap with the model's own prediction {effect.agreement:.3f}"
     took = f"{1000 * effect.seconds:.0f} ms" if effect.seconds < 1 else f"{effect.seconds:.0f} s"
     return f"{found} ({took})"
 
@@ -174,4 +176,4 @@ def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
         found.append(f"with {_AT_ITS_MEAN[what]} {told}")
     words = "; ".join(found)
     words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."
-    return [words, "One image shows no more than itself."]
+    return [words, "One image proves nothing about others."]

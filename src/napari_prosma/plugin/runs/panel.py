@@ -53,7 +53,7 @@ class RunsPanel(QWidget):
         self._refused = ""
         self.search = QLineEdit()
         self.search.setPlaceholderText("Search")
-        self.search.setToolTip("Words of a run's name, its state or its data")
+        self.search.setToolTip("Search by a run's name, state or data")
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(self._filter)
         self.tree = QTreeWidget()
@@ -97,7 +97,7 @@ class RunsPanel(QWidget):
 
     def look_again(self) -> None:
         """Read how the runs stand."""
-        self.reading.ask(partial(self.reading.start, "ProSMA: looking at the runs", _listing))
+        self.reading.ask(partial(self.reading.start, "ProSMA: reading the runs", _listing))
 
     def event(self, event: QEvent | None) -> bool:
         """Qt's hook: napari's close button takes the panel out of its dock without closing it."""
@@ -136,12 +136,12 @@ class RunsPanel(QWidget):
             ("Segment", "Open the panel Segment with the model of this run", partial(self._open, "Segment")),
             ("Inspect", "Open the panel Inspect gates with it", partial(self._open, "Inspect gates")),
             ("Resume", "Continue this run in the panel Train", self._resume),
-            ("Curves", "The Dice of the runs that are selected, in one plot", self._compare),
+            ("Curves", "Dice of the selected runs in one plot", self._compare),
             ("Rename…", "Give the folder of this run another name", self._rename),
             ("Delete…", "Move the folders of the selected runs to the trash", self._delete),
-            ("Look again", "Read how the runs stand now", self.look_again),
-            ("Add folder…", "List a run that lies elsewhere, too", self._add),
-            ("Forget…", "Forget recent models, folders and what forms held", self._forget),
+            ("Look again", "Read the list again", self.look_again),
+            ("Add folder…", "Add a run from another folder to the list", self._add),
+            ("Forget…", "Forget recent models, folders and form values", self._forget),
         ]
 
     def _read(self, event: Event) -> None:
@@ -186,7 +186,7 @@ class RunsPanel(QWidget):
         if one is not None:
             (self.message.tell_error if one.state == FAILED or one.why else self.message.tell)(_in_words(one))
         elif not self.runs:
-            self.message.tell(f"No run is in {runs_folder()} yet: train one, or add the folder of one")
+            self.message.tell(f"There is no run in {runs_folder()} yet: train one, or add the folder of one")
         else:
             self.message.tell_error(self._refused)
         self._refused = ""
@@ -242,10 +242,10 @@ class RunsPanel(QWidget):
         self.look_again()
 
     def _forget(self) -> None:
-        what = "Recent models, folders, what forms held, and where panels stood. Runs and models stay."
+        what = "Recent models and folders, form values and panel positions. Runs and models stay."
         if self._agrees("Forget what is remembered between sessions?", what, "Forget"):
             forget_all()
-            self.message.tell("All that was remembered is forgotten")
+            self.message.tell("Everything that was remembered is deleted")
 
     def _agrees(self, question: str, further: str, action: str) -> bool:
         box = QMessageBox(self.window())

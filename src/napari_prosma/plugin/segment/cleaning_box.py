@@ -35,9 +35,7 @@ class CleaningBox(QGroupBox):
         super().__init__("Clean the result")
         self.setCheckable(True)
         self.setChecked(False)
-        self.setToolTip(
-            "Untick to have the labels as the model left them; what you painted stays as painted either way"
-        )
+        self.setToolTip("Untick for the labels as the model left them; what you painted stays in both cases")
         self._result: Result | None = None
         self._stale: list[Result] = []
         self.job = NewestJob(self)
@@ -46,9 +44,9 @@ class CleaningBox(QGroupBox):
         form = QFormLayout(self)
         form.setContentsMargins(6, 4, 6, 6)
         self.classes = QComboBox()
-        self.classes.setToolTip("The class that the settings below belong to")
+        self.classes.setToolTip("The class that the settings below apply to")
         self.by_threshold = QCheckBox("Threshold")
-        self.by_threshold.setToolTip("Take what reaches this probability; unticked: as the model decides")
+        self.by_threshold.setToolTip("Accept what reaches this probability; unticked: as the model decides")
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.threshold.setRange(LEAST_THRESHOLD, 1)
         self.threshold.setDecimals(2)
@@ -57,7 +55,7 @@ class CleaningBox(QGroupBox):
         for field in self.threshold.findChildren(QLineEdit):
             field.setToolTip(self.threshold.toolTip())
         self.smoothing = number(
-            0, LARGEST, 0, 2, 0.5, "Radius below which bumps and notches vanish", least="off"
+            0, LARGEST, 0, 2, 0.5, "Bumps and notches smaller than this radius are smoothed away", least="off"
         )
         self.minimum_size = number(0, LARGEST, 0, 3, 1, "Smaller regions are removed", least="off")
         self.largest_only = QCheckBox("largest region only")

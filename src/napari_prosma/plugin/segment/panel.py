@@ -138,7 +138,7 @@ class SegmentPanel(Panel):
         self.batch_bar = QProgressBar()
         self.batch_bar.setTextVisible(False)
         self.batch_bar.setMaximumHeight(8)
-        self.batch_bar.setToolTip("Of all the images; the bar above is of the one that is segmented now")
+        self.batch_bar.setToolTip("Progress over all images; the bar above shows the current one")
         self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()
         self.summary = Message()
@@ -264,12 +264,12 @@ class SegmentPanel(Panel):
         self.uncertainty.setToolTip(UNCERTAINTY)
         self.disagreement = QCheckBox("show disagreement")
         self.disagreement.setToolTip(
-            f"{DISAGREEMENT}. A model that is no ensemble passes every window mirrored for it"
+            f"{DISAGREEMENT}. A single model also segments every window mirrored for it"
         )
         self.mirror = QCheckBox("mirrored passes")
         self.mirror.setToolTip(
-            "Pass every window also mirrored, the ways that the model's training did, and take the mean: "
-            "steadier, and two to four times slower"
+            "Average mirrored passes of every window, along the axes that training mirrored: steadier, and "
+            "two to four times slower"
         )
         form.addRow(self.images)
         self.join_button = JoinButton(self.viewer)
@@ -287,11 +287,11 @@ class SegmentPanel(Panel):
     def _add_results(self) -> None:
         form = self.add_group("Result")
         self.results = ResultChooser(self.viewer)
-        self.results.setToolTip("The result that all below is about; follows the layer that is selected")
+        self.results.setToolTip("The result that everything below applies to; follows the selected layer")
         self.regions_button = QPushButton("Regions…")
         self.regions_button.setToolTip(
-            "A table of the connected regions: volume or area, diameter, intensity, confidence; click a row to "
-            "go to its region"
+            "A table of the connected regions: volume or area, diameter, intensity, confidence; click a row "
+            "to go to its region"
         )
         self.regions_button.clicked.connect(self._open_regions)
         self.save_button = QPushButton("Save result…")

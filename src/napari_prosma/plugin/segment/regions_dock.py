@@ -74,7 +74,7 @@ class RegionsTable(QWidget):
         self.table.cellActivated.connect(self._go_to_row)
         self.table.cellClicked.connect(self._go_to_row)
         self.save_button = QPushButton("Save as CSV…")
-        self.save_button.setToolTip("Keep the table, with places and boxes, as a CSV file")
+        self.save_button.setToolTip("Save the table, with positions and boxes, as a CSV file")
         self.save_button.setEnabled(False)
         self.save_button.clicked.connect(self._save)
         row = QHBoxLayout()

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 PROBABILITY, UNCERTAINTY, DISAGREEMENT = (
     "How probable the model finds the structure: 0 not at all, 1 certain",
-    "How unsure the model is which class it is (entropy of its probabilities): 0 sure, 1 all alike",
-    "How much mirrored passes, or the networks of an ensemble, contradict each other: 0 not at all, 1 wholly",
+    "How unsure the model is about the class (entropy of its probabilities): 0 sure, 1 all classes equally "
+    "probable",
+    "How much mirrored passes, or the networks of an ensemble, contradict each other: 0 not at all, 1 "
+    "completely",
 )
 """What the maps mean."""
 

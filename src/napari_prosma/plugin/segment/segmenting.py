@@ -146,4 +146,4 @@ def _read(layer: ImageLayer) -> Image:
 
 def _require_open(layer: ImageLayer, is_open: Callable[[ImageLayer], bool]) -> None:
     if not is_open(layer):
-        raise DataError(f"'{layer.name}' was closed before it was done, so nothing was made of it")
+        raise DataError(f"'{layer.name}' was closed before it was segmented, so it has no result")

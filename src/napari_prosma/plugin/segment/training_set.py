@@ -54,21 +54,20 @@ class TrainingSet(QWidget):
         self.job.ended.connect(self._ended)
         box, form = group("Correct and learn")
         self.folder = PathField("Choose the folder of the training set", "a folder for corrected cases")
-        self.folder.line.setToolTip(
-            "Images and labels are kept here, also those of later days; made if it is missing"
-        )
+        self.folder.line.setToolTip("Images and labels are saved here; created if missing")
         self.add_button = QPushButton("Add to training set")
         self.add_button.setToolTip(
-            "Keep the image and the labels as you corrected them as a case to learn from; added once more, "
-            "its labels are replaced"
+            "Save the image and the corrected labels as a case to learn from; adding it again replaces its "
+            "labels"
         )
         self.add_button.clicked.connect(self._add)
         self.fine_tune_button = QPushButton("Fine-tune…")
-        self.fine_tune_button.setToolTip("Open the Train panel with this folder, to go on from this model")
+        self.fine_tune_button.setToolTip("Open the Train panel with this folder, to fine-tune this model")
         self.fine_tune_button.clicked.connect(self._fine_tune)
         self.own_button = QPushButton("Fine-tune on a folder…")
         self.own_button.setToolTip(
-            "Open the Train panel with this model and a folder of your own images and masks; ten can do"
+            "Open the Train panel with this model and a folder of your own images and masks; ten can be "
+            "enough"
         )
         self.own_button.clicked.connect(self._fine_tune_on_a_folder)
         self.message = Message()

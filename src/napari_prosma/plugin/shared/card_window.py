@@ -37,7 +37,7 @@ class CardWindow(QWidget):
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
         self.draw_button = QPushButton("Draw the worst cases")
-        self.draw_button.setToolTip("Segment the worst cases of the run once more, and draw them")
+        self.draw_button.setToolTip("Segment the worst cases of the run again, and draw them")
         self.draw_button.clicked.connect(self._draw)
         self.save_button = QPushButton("Save card…")
         self.save_button.setToolTip("As a page, HTML or Markdown")

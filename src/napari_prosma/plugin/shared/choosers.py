@@ -107,8 +107,8 @@ class JoinButton(QPushButton):
         super().__init__("Join channels")
         self._viewer = viewer
         self.setToolTip(
-            "Make one image of the image layers that are selected in the layer list, such as sequences or "
-            "stains in layers of their own: each becomes a channel, from the bottom of the list up"
+            "Join the image layers selected in the layer list, such as sequences or stains, into one image: "
+            "each becomes a channel, from the bottom of the list up"
         )
         self.clicked.connect(self._join)
 

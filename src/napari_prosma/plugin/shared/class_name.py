@@ -17,7 +17,7 @@ class NewLabels(QPushButton):
     def __init__(self, viewer: napari.Viewer, images: LayerChooser) -> None:
         super().__init__("New labels")
         self._viewer, self._images = viewer, images
-        self.setToolTip("Add an empty labels layer over the image, in the same place, and take the brush")
+        self.setToolTip("Add an empty labels layer over the image, in the same place, and select the brush")
         self.clicked.connect(self._add)
         images.currentIndexChanged.connect(self._show_whether)
         self._show_whether()
@@ -49,7 +49,7 @@ class ClassName(QWidget):
         self._layer: LabelsLayer | None = None
         self.number = QLabel()
         self.line = QLineEdit()
-        self.line.setToolTip("The name of the class that is painted with; choose another label to name that")
+        self.line.setToolTip("Name of the class that is painted; choose another label to name its class")
         self.line.setAccessibleName("name of the class")
         self.line.editingFinished.connect(self._entered)
         row = QHBoxLayout(self)

@@ -39,7 +39,7 @@ class LayerTicks(QWidget):
         self._by_hand = False
         self._known: list[ImageLayer] = []
         self.list = QListWidget()
-        self.list.setToolTip("Tick the images to work on; a volume or a stack is taken whole")
+        self.list.setToolTip("Tick the images to use; a volume or a stack counts as one image")
         self.list.itemChanged.connect(self._ticked_by_hand)
         self.all_box = QCheckBox("all of them")
         self.all_box.setToolTip("Tick all the images, or none")

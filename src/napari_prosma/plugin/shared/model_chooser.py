@@ -83,12 +83,12 @@ class ModelChooser(QWidget):
         self._wanted: Path | None = None
         self._cards: CardWindow | None = None
         self.button = QPushButton()
-        self.button.setToolTip(tip or "Choose one of the models that are known, or one that lies elsewhere")
+        self.button.setToolTip(tip or "Choose a known model, or one in another folder")
         self.button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.button.setStyleSheet("text-align: left; padding-left: 6px;")
         self.button.clicked.connect(self._open_list)
         self.card_button = QPushButton("Card…")
-        self.card_button.setToolTip("What this model is worth, and what it must not be used for")
+        self.card_button.setToolTip("How good this model is, and what it must not be used for")
         self.card_button.clicked.connect(self._open_card)
         self.list: ModelList | None = None
         self.text, self.doubt = Message(), Message()
@@ -150,7 +150,7 @@ class ModelChooser(QWidget):
             When none was chosen.
         """
         if self.path is None:
-            raise ConfigError("choose a trained model: one of the list, the folder of a run, or a file")
+            raise ConfigError("choose a trained model: from the list, a run folder, or a file")
         return self.path
 
     def show_doubts(self) -> None:

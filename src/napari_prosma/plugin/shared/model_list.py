@@ -49,7 +49,7 @@ class ModelList(QWidget):
         self._image: ImageKind | None = None
         self.search = QLineEdit()
         self.search.setPlaceholderText("Search, or enter a path")
-        self.search.setToolTip("Words of a name, a structure or a modality; or a path, and Enter")
+        self.search.setToolTip("Search by name, structure or modality; or type a path and press Enter")
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(self._filter)
         self.search.returnPressed.connect(self._entered)
@@ -67,8 +67,8 @@ class ModelList(QWidget):
         self.reading.happened.connect(self._read)
         row = QHBoxLayout()
         for text, tip, act in (
-            ("File…", "Choose a .safetensors file that lies elsewhere", self._choose_file),
-            ("Folder…", "Choose the folder of a run that lies elsewhere", self._choose_folder),
+            ("File…", "Choose a .safetensors file in another folder", self._choose_file),
+            ("Folder…", "Choose a run folder in another place", self._choose_folder),
             (none, "Choose no model", self._choose_none),
         ):
             if text:

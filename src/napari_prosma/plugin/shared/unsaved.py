@@ -143,7 +143,7 @@ class Unsaved(QObject):
                 work.append((self._file_of(layer), data, {"name": layer.name, **place}))
         if work or over:
             keeping = partial(_keeping, self._folder(), work, over)
-            self.keeping.start("ProSMA: keeping what was painted", keeping)
+            self.keeping.start("ProSMA: backing up painted labels", keeping)
 
     def _file_of(self, layer: LabelsLayer) -> str:
         """Its file, the same every time; names of two layers may be alike on disk."""
@@ -292,7 +292,7 @@ class BringBack(QWidget):
         self.back_button, self.forget_button = QPushButton("Bring back"), QPushButton("Forget")
         self.back_button.setToolTip("Add them as layers; open their image first")
         self.back_button.clicked.connect(self.bring_back)
-        self.forget_button.setToolTip("Remove what was kept aside")
+        self.forget_button.setToolTip("Delete the backup")
         self.forget_button.clicked.connect(self.forget)
         buttons = QHBoxLayout()
         buttons.addWidget(self.back_button)

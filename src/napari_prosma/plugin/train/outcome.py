@@ -59,7 +59,7 @@ class Outcome(QWidget):
         self.log.setFixedHeight(LOG_HEIGHT)
         self.log.setMaximumBlockCount(500)
         self.log.setTabChangesFocus(True)
-        self.log.setToolTip("What was decided for this run, and what to watch")
+        self.log.setToolTip("Decisions and warnings of this run")
         self.save_button = QPushButton("Save curves…")
         self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
         self.save_button.clicked.connect(self._save_curves)

@@ -125,7 +125,7 @@ class TrainPanel(Panel):
         for widget in (self.trouble, self.moved_row, self.controls, self.waiting, self.outcome.next_buttons):
             self.below.addWidget(widget)
         self.finish_button = QPushButton("Finish early")
-        self.finish_button.setToolTip("End soon as if the time were over: validate, and keep the best model")
+        self.finish_button.setToolTip("End early: validate, and keep the best model")
         self.finish_button.clicked.connect(self._finish)
         self.resume_button = QPushButton("Resume…")
         self.resume_button.setToolTip("Continue a run that was stopped or failed: choose it in the list")
@@ -178,7 +178,9 @@ class TrainPanel(Panel):
             raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
         require_own_folder(run_dir, settings.get("data"))
         if run_dir in self._run_folders():
-            raise ConfigError(f"'{run_dir}' is the folder of a run that goes on or waits; choose another one")
+            raise ConfigError(
+                f"'{run_dir}' is the folder of a run that is in progress or waiting; choose another one"
+            )
         length = (
             f"{settings['minutes']:g} minutes" if settings["minutes"] else epochs_in_words(settings["epochs"])
         )
@@ -196,7 +198,7 @@ class TrainPanel(Panel):
         """
         self.moved_row.hide()
         if folder in self._run_folders():
-            self.status.tell_error(f"'{folder}' is the folder of a run that goes on or waits")
+            self.status.tell_error(f"'{folder}' is the folder of a run that is in progress or waiting")
             return
         live = self._open_layers_of(folder)
         self._submit(
@@ -476,7 +478,7 @@ class TrainPanel(Panel):
         self.start_button.setText(NEXT if running else START)
         self.start_button.setToolTip(
             tip(
-                "Train on the data above when the run that goes on has ended"
+                "Train on the data above when the current run has ended"
                 if running
                 else "Learn from the data above; the best model is kept in the run folder",
                 "start",
