@@ -390,7 +390,7 @@ def panels(times: int, scratch: Path) -> dict[str, Any]:
     viewer, memory, errors = napari.Viewer(show=False), [], []
     for number in range(times):
         dock, panel = viewer.window.add_plugin_dock_widget("napari-prosma", "Train")
-        panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("quick"))
+        panel.settings.fields["widths"].value = "quick"
         panel.source.folder.set_path(scratch / "data")
         panel._begin()
         until = time.monotonic() + random.Random(number).uniform(0.2, 4)

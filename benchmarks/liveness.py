@@ -108,7 +108,7 @@ def measure(seconds: float, widths: str, stops: int, slices: int) -> dict[str, o
         probe.enter("reading a folder")
         panel.source.folder.set_path(sample_folder() / "ultrasound")
         wait(lambda: panel.source.data_set is not None and not panel.source.scan.is_running, 120)
-        settings.size_preset.setCurrentIndex(settings.size_preset.findData(widths))
+        settings.fields["widths"].value = widths
         settings.limit_unit.setCurrentText("minutes")
         settings.limit.setValue(max(1, round(seconds / 60) + 1))
         probe.enter("first epoch")

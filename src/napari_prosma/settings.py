@@ -7,7 +7,7 @@ from :func:`entries_of`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -45,8 +45,8 @@ class Setting:
         In a form; a setting without one is in none.
     tip : str
         In a form; by default ``help``.
-    choices : mapping of values to Choice
-        Words for the values that can be chosen.
+    choices : mapping of values to Choice, or a function that gives it
+        Words for the values that can be chosen; a function where they register themselves.
     by_name : bool
         A form shows the value, as a shell knows it, before the words of a choice.
     unit : str
@@ -71,7 +71,7 @@ class Setting:
     unset: str = ""
     label: str = ""
     tip: str = ""
-    choices: Mapping[Any, Choice] = field(default_factory=dict)
+    choices: Mapping[Any, Choice] | Callable[[], Mapping[Any, Choice]] = field(default_factory=dict)
     by_name: bool = False
     unit: str = ""
     step: float = 1
@@ -94,10 +94,12 @@ class Entry:
     default : object
     types : set of type
         Of its values, without None; of a choice those of the values.
+    item_types : set of type
+        Of what a tuple holds.
     is_optional : bool
         It may be None.
-    values : tuple
-        All that a ``Literal`` allows, else the keys of the choices.
+    literals : tuple
+        All that a ``Literal`` allows.
     low, high : float or None
         Limits of a number.
     is_above, is_below : bool
@@ -108,12 +110,19 @@ class Entry:
     setting: Setting
     default: Any
     types: frozenset[Any]
+    item_types: frozenset[Any]
     is_optional: bool
-    values: tuple[Any, ...]
+    literals: tuple[Any, ...]
     low: float | None = None
     high: float | None = None
     is_above: bool = False
     is_below: bool = False
+
+    @property
+    def choices(self) -> Mapping[Any, Choice]:
+        """Words for the values that can be chosen now."""
+        given = self.setting.choices
+        return given() if callable(given) else given
 
     @property
     def kind(self) -> type:
@@ -138,7 +147,7 @@ class Entry:
     @property
     def help(self) -> str:
         """One sentence, with the names of the choices."""
-        return self.setting.help.replace("{choices}", ", ".join(map(str, self.values)))
+        return self.setting.help.replace("{choices}", ", ".join(map(str, self.choices)))
 
 
 def entries_of(model: type[BaseModel]) -> dict[str, Entry]:
@@ -168,8 +177,15 @@ def _entry(name: str, info: FieldInfo, setting: Setting) -> Entry:
         setting=setting,
         default=info.get_default(call_default_factory=True),
         types=frozenset(plain - {NoneType} | {type(value) for value in literals}),
+        item_types=frozenset(
+            kind
+            for part in parts
+            if get_origin(part) is tuple
+            for item in get_args(part)
+            for kind in _parts(item)
+        ),
         is_optional=NoneType in plain,
-        values=literals or tuple(value for value in setting.choices if value is not None),
+        literals=literals,
         low=found.get("ge", found.get("gt")),
         high=found.get("le", found.get("lt")),
         is_above="gt" in found,

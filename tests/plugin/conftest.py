@@ -89,8 +89,8 @@ def open_panel(viewer: napari.Viewer) -> Callable[[str], Panel]:
 def panel(open_panel: Callable[[str], Panel]) -> Any:
     """The Train panel, set to train in seconds; files about another panel have their own."""
     made: Any = open_panel("Train")
-    made.settings.size_preset.setCurrentIndex(made.settings.size_preset.findData("quick"))
-    made.settings.batch.setValue(2)
+    made.settings.fields["widths"].value = "quick"
+    made.settings.fields["batch"].value = 2
     made.settings.limit_unit.setCurrentText("epochs")
     made.settings.limit.setValue(1)
     return made

@@ -337,8 +337,8 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     open_panel: Callable[[str], TrainPanel], qtbot: QtBot, press: Press, finish: Finish, cases: Path
 ):
     panel = open_panel("Train")
-    panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("quick"))
-    panel.settings.batch.setValue(2)
+    panel.settings.fields["widths"].value = "quick"
+    panel.settings.fields["batch"].value = 2
     panel.settings.limit_unit.setCurrentText("epochs")
     panel.settings.limit.setValue(2)
     panel.source.folder.set_path(cases)

@@ -19,10 +19,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_prosma.nn.gate_kinds import GATES
-from napari_prosma.nn.spec import AUTO, WIDTHS
 from napari_prosma.plugin.inspect.panel import SHOWN_AT_FIRST
-from napari_prosma.plugin.shared import choices
 from napari_prosma.plugin.shared.panel import Panel
 
 
@@ -41,11 +38,6 @@ def test_opening_a_panel_imports_nothing_slow():
     program = f"import sys, {imports}\nprint([name for name in {costly} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_choices_are_those_of_the_network():
-    assert list(choices.WIDTHS) == [AUTO, *WIDTHS]
-    assert set(choices.GATES) == set(GATES)
 
 
 def test_maps_shown_at_first_exist():

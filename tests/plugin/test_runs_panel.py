@@ -179,10 +179,10 @@ def test_numbers_and_choices_of_the_training_come_back(open_panel: Callable[[str
     settings = form.settings
     settings.limit_unit.setCurrentText("epochs")
     settings.limit.setValue(7)
-    settings.average.setValue(0.5)
+    settings.fields["average"].value = 0.5
     remember_form("training", settings)
     settings.limit_unit.setCurrentText("minutes")
-    settings.average.setValue(0)
+    settings.fields["average"].value = 0
     recall_form("training", settings)
     assert (settings.limit_unit.currentText(), settings.limit.value()) == ("epochs", 7)
-    assert settings.average.value() == 0.5
+    assert settings.fields["average"].value == 0.5

@@ -363,7 +363,7 @@ def test_closing_napari_asks_once_instead_of_napari(
     get_settings().application.confirm_close_window = True
     viewer.add_image(np.zeros((8, 8)))
     _, panel = viewer.window.add_plugin_dock_widget("napari-prosma", "Train")
-    panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("quick"))
+    panel.settings.fields["widths"].value = "quick"
     panel.settings.limit.setValue(500)
     panel.source.from_folder.setChecked(True)  # an open image is what it would learn from
     panel.source.folder.set_path(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
 
 import napari
 import numpy as np
@@ -18,59 +17,43 @@ from napari_prosma.cli.app import app
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.nn.gate_kinds import GATES as OF_NETWORK
-from napari_prosma.plugin.shared.choices import (
-    CLASS_WEIGHTS,
-    DEVICES,
-    GATES,
-    INTENSITIES,
-    MODALITIES,
-    PRECISIONS,
-    TRAINS,
-)
+from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.spec import AUTO, WIDTHS
 from napari_prosma.plugin.train.examples import COUNT, picture
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.run_controls import PlannedRun
-from napari_prosma.training.config import TrainConfig
+from napari_prosma.settings import Entry
+from napari_prosma.training.config import SETTINGS, TrainConfig
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]
 SOON = 30_000
 
 
-@pytest.mark.parametrize(
-    ("field", "choices"),
-    [
-        ("modality", MODALITIES),
-        ("trains", TRAINS),
-        ("precision", PRECISIONS),
-        ("device", DEVICES),
-        ("class_weights", CLASS_WEIGHTS),
-        ("intensity", INTENSITIES),
-    ],
-)
-def test_every_choice_of_a_configuration_can_be_chosen(field: str, choices: dict[str, object]):
-    wanted: list[object] = []
-    for part in (kind := TrainConfig.model_fields[field].annotation, *get_args(kind)):
-        wanted += [value for value in get_args(part) or (part,) if isinstance(value, str)]
-    assert {value for value in choices if value is not None} == set(wanted)
+@pytest.mark.parametrize("entry", [e for e in SETTINGS.values() if e.choices], ids=lambda e: e.name)
+def test_every_choice_of_a_configuration_has_words(entry: Entry):
+    named = {"gate": GATES, "widths": (AUTO, *WIDTHS)}
+    wanted = tuple(named.get(entry.name, entry.literals))
+    assert tuple(entry.choices) == ((None,) if entry.is_optional else ()) + wanted
 
 
-def test_every_gate_can_be_chosen():
-    assert set(GATES) == set(OF_NETWORK)
+def test_the_form_begins_with_the_defaults(open_panel: Callable[[str], TrainPanel]):
+    fields = open_panel("Train").settings.fields
+    assert {name: field.value for name, field in fields.items()} == {n: SETTINGS[n].default for n in fields}
+    assert len(fields) > 20
 
 
 def test_advanced_settings_reach_the_configuration(panel: TrainPanel):
-    form = panel.settings
-    form.modality.setCurrentText("MR")
-    form.class_weights.setCurrentText("rare ones more")
-    form.precision.setCurrentText("32 bit")
-    form.foreground_share.setValue(80)
-    form.average.setValue(0.99)
-    form.patience.setValue(7)
-    form.gradient_clip.setValue(0)
-    form.compile.setChecked(True)
-    form.tensorboard.setChecked(True)
+    form, fields = panel.settings, panel.settings.fields
+    fields["modality"].native.setCurrentText("MR")
+    fields["class_weights"].native.setCurrentText("rare ones more")
+    fields["precision"].native.setCurrentText("32 bit")
+    fields["foreground_share"].native.setValue(80)
+    fields["average"].native.setValue(0.99)
+    fields["patience"].native.setValue(7)
+    fields["gradient_clip"].native.setValue(0)
+    fields["compile"].native.setChecked(True)
+    fields["tensorboard"].native.setChecked(True)
     config = TrainConfig.of(**form.values())
     assert (config.modality, config.class_weights, config.precision) == ("mr", "balanced", "32-true")
     assert (config.foreground_share, config.average, config.patience) == (0.8, 0.99, 7)
@@ -85,7 +68,7 @@ def test_the_network_is_as_large_as_the_time_allows_unless_the_user_chose(
     panel = open_panel("Train")
     values = panel.settings.values()
     assert (values["widths"], values["learning_rate"], values["side"]) == ("auto", None, None)
-    panel.settings.size_preset.setCurrentIndex(panel.settings.size_preset.findData("base"))
+    panel.settings.fields["widths"].value = "base"
     press(panel.source.from_layers)
     assert panel.settings.values()["widths"] == "base"
 
@@ -125,42 +108,42 @@ def test_a_panel_that_opens_beside_drawn_labels_learns_from_them(
 def test_without_the_model_the_form_is_as_it_was_and_what_the_user_chose_stays(
     panel: TrainPanel, qtbot: QtBot, attention_run: Path
 ):
-    form = panel.settings
-    form.modality.setCurrentIndex(form.modality.findData("mr"))
-    form.size_preset.setCurrentIndex(form.size_preset.findData("base"))
+    form, fields = panel.settings, panel.settings.fields
+    fields["modality"].value = "mr"
+    fields["widths"].value = "base"
     form.start_from.set_path(attention_run)
-    qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
-    assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
-    assert form.modality.currentData() == "mr"
+    qtbot.waitUntil(fields["trains"].native.isEnabled, timeout=SOON)
+    assert (fields["widths"].value, fields["gate"].value) == ("quick", "attention")
+    assert fields["modality"].value == "mr"
     form.start_from.set_path(None)
-    assert (form.size_preset.currentData(), form.gate.currentData()) == ("base", "prosma")
-    assert form.size_preset.isEnabled()
-    assert form.modality.currentData() == "mr"
+    assert (fields["widths"].value, fields["gate"].value) == ("base", "prosma")
+    assert fields["widths"].native.isEnabled()
+    assert fields["modality"].value == "mr"
 
 
 def test_a_model_brings_its_size_and_gate_and_is_fine_tuned(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
-    form = panel.settings
-    form.gate.setCurrentIndex(form.gate.findData("attention"))
-    form.modality.setCurrentIndex(form.modality.findData("ultrasound"))
+    form, fields = panel.settings, panel.settings.fields
+    fields["gate"].value = "attention"
+    fields["modality"].value = "ultrasound"
     panel.source.folder.set_path(folder)
     model = form.run_field.path
     press(panel.start_button)
     finish(panel)
-    form.gate.setCurrentIndex(form.gate.findData("prosma"))
-    form.modality.setCurrentIndex(form.modality.findData("auto"))
-    assert not form.trains.isEnabled()
-    form.size_preset.setCurrentIndex(form.size_preset.findData("base"))
+    fields["gate"].value = "prosma"
+    fields["modality"].value = "auto"
+    assert not fields["trains"].native.isEnabled()
+    fields["widths"].value = "base"
     form.fine_tuning.expand(animate=False)
     assert model is not None
     form.start_from.set_path(model)
-    qtbot.waitUntil(form.trains.isEnabled, timeout=SOON)
-    assert (form.size_preset.currentData(), form.gate.currentData()) == ("quick", "attention")
-    assert not form.size_preset.isEnabled(), "the model says how large it is"
-    assert form.modality.currentData() == "ultrasound", "what the images are comes with the model"
-    form.trains.setCurrentText("the decoder")
-    form.taken_rate.setValue(0.5)
+    qtbot.waitUntil(fields["trains"].native.isEnabled, timeout=SOON)
+    assert (fields["widths"].value, fields["gate"].value) == ("quick", "attention")
+    assert not fields["widths"].native.isEnabled(), "the model says how large it is"
+    assert fields["modality"].value == "ultrasound", "what the images are comes with the model"
+    fields["trains"].native.setCurrentText("the decoder")
+    fields["taken_rate"].native.setValue(0.5)
     run_dir = form.run_field.path
     assert run_dir is not None
     press(panel.start_button)
@@ -175,7 +158,7 @@ def test_a_model_brings_its_size_and_gate_and_is_fine_tuned(
 
 
 def test_without_a_model_everything_learns(panel: TrainPanel):
-    panel.settings.trains.setCurrentText("gates and last layer")
+    panel.settings.fields["trains"].native.setCurrentText("gates and last layer")
     assert panel.settings.values()["trains"] == "all"
 
 
@@ -189,7 +172,7 @@ def test_examples_are_drawn_from_the_folder_and_anew_each_time(
     assert panel.examples is not None
     assert "choose the folder" in panel.examples.message.plain_text()
     panel.source.folder.set_path(folder)
-    panel.settings.modality.setCurrentText("ultrasound")
+    panel.settings.fields["modality"].native.setCurrentText("ultrasound")
     panel.settings.examples_button.click()
     window = panel.examples
     qtbot.waitUntil(lambda: window.pictures.count() == 2 * COUNT, timeout=SOON)

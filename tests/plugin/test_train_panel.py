@@ -271,9 +271,9 @@ def test_values_of_the_plan_are_taken(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):
     enter(panel, folder)
-    qtbot.keyClicks(panel.settings.spacing, "1.5, 2")
-    qtbot.keyClicks(panel.settings.patch, "32 x 48")
-    panel.settings.intensity.setCurrentText("CT")
+    qtbot.keyClicks(panel.settings.fields["spacing"].native, "1.5, 2")
+    qtbot.keyClicks(panel.settings.fields["patch"].native, "32 x 48")
+    panel.settings.fields["intensity"].native.setCurrentText("CT")
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
@@ -299,7 +299,7 @@ def test_values_that_cannot_be_are_told_before_anything_runs(
 ):
     enter(panel, folder)
     qtbot.waitUntil(lambda: panel.source.data_set is not None, timeout=SOON)
-    qtbot.keyClicks(getattr(panel.settings, field), typed)
+    qtbot.keyClicks(panel.settings.fields[field].native, typed)
     press(panel.start_button)
     assert panel.status.is_error
     assert panel.status.plain_text().startswith(told)

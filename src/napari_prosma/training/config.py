@@ -169,7 +169,7 @@ class TrainConfig(BaseModel):
         str | None,
         Setting(group=DATA, unset="as found", help="Which files are their masks, such as '1st_manual/*'."),
     ] = None
-    network: Annotated[str, Setting(group=NETWORK, choices=dict.fromkeys(NETWORKS), help="{choices}.")] = OURS
+    network: Annotated[str, Setting(group=NETWORK, help=f"{', '.join(NETWORKS)}.")] = OURS
     widths: Annotated[
         str | tuple[int, ...],
         Setting(
@@ -211,7 +211,7 @@ class TrainConfig(BaseModel):
             tip="What decides which details of the image reach the outline that is drawn: the gate on each "
             "skip connection (the shortcut from fine to coarse and back)",
             by_name=True,
-            choices={name: kind.choice for name, kind in GATES.items()},
+            choices=lambda: {name: kind.choice for name, kind in GATES.items()},
         ),
     ] = OURS_GATE
     gate_options: Annotated[

@@ -28,10 +28,10 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.inspect.looking import Looked
-from napari_prosma.plugin.shared.choices import Choice
 from napari_prosma.plugin.shared.fields import combo
 from napari_prosma.plugin.shared.job import spare_threads
 from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.settings import Choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QGroupBox, QL
 from superqt import QCollapsible
 
 from napari_prosma.errors import ConfigError
-from napari_prosma.plugin.shared.choices import Choice
+from napari_prosma.settings import Choice
 
 Value = TypeVar("Value")
 

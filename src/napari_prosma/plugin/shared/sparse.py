@@ -13,7 +13,7 @@ from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.shared.choices import Choice
+from napari_prosma.settings import Choice
 
 LABELLED: dict[Sparse | None, Choice] = {
     None: Choice("complete", "What has no label is background"),

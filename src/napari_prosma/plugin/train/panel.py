@@ -184,8 +184,9 @@ class TrainPanel(Panel):
         length = (
             f"{settings['minutes']:g} minutes" if settings["minutes"] else epochs_in_words(settings["epochs"])
         )
+        size = self.settings.fields["widths"].native.currentText().split(":")[0]
         return PlannedRun(
-            f"{self.source.name}, {self.settings.size_preset.currentText().split(':')[0]}, {length}",
+            f"{self.source.name}, {size}, {length}",
             run_dir,
             partial(_training, settings, data),
             data.live if isinstance(data, LayerData) else None,
