@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from napari_prosma.app.elsewhere.calls import called
 from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.dicom_studies import series_folders
@@ -18,7 +19,8 @@ from napari_prosma.events import Event, Finished
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.batch import Planned, Record, RegionTable, plan_batch
 from napari_prosma.segmentation.files import RegionsMeasured, Wanted, Written, read_fitting, segment_file
-from napari_prosma.segmentation.scale_out import segment_to
+from napari_prosma.segmentation.scale_out import LOCAL, segment_to
+from napari_prosma.segmentation.segment import segment
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Batch:
     stream : bool
         Write labels row by row, for images larger than memory.
     scheduler : str, optional
-        Dask cluster that does so.
+        Address of the Dask scheduler on whose workers it is done: row by row on all of them with ``stream``,
+        which see the files, else on one, to which images are sent. ``local`` are the cores of this machine,
+        row by row.
     overwrite, skip_done : bool
         Replace what is there; leave out what has labels.
     """
@@ -57,7 +61,7 @@ class Batch:
         if self.in_parts and (any(others) or wanted.format != "auto"):
             raise ConfigError(
                 "what is written row by row is labels alone, as OME-Zarr; leave out --stream and "
-                "--scheduler, or --probabilities, --uncertainty, --regions, --clean, --descriptions "
+                "--scheduler local, or --probabilities, --uncertainty, --regions, --clean, --descriptions "
                 "and --format"
             )
         wanted.require_possible()
@@ -65,7 +69,7 @@ class Batch:
     @property
     def in_parts(self) -> bool:
         """Whether labels are written row by row."""
-        return self.stream or self.scheduler is not None
+        return self.stream or self.scheduler == LOCAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +156,8 @@ def _at_once(
     image = read_fitting(planned.sources, checkpoint)
     if known is not None and (warning := known.warning(ImageKind.of(image))):
         yield UnusualImage(path.name, warning)
-    for event in segment_file(checkpoint, path, image, batch.folder, batch.wanted):
+    segmenting = called(batch.scheduler, segment)
+    for event in segment_file(checkpoint, path, image, batch.folder, batch.wanted, segmenting):
         match event:
             case RegionsMeasured():
                 assert regions is not None
@@ -171,7 +176,7 @@ def _in_parts(
     if len(planned.sources) > 1:
         raise DataError(
             f"'{path}' has its channels in {len(planned.sources)} files, which cannot be read row by row; "
-            f"leave out --stream and --scheduler, or join them to one file"
+            f"leave out --stream, or join them to one file"
         )
     wanted = batch.wanted
     run = segment_to(

@@ -9,6 +9,13 @@ import typer
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute on another machine: the address of its Dask scheduler, such as tcp://HOST:8786.",
+        show_default=False,
+    ),
+]
 MODEL_HELP = (
     "A checkpoint (.safetensors), a run folder, or the name of a model of the package (see prosma models)."
 )

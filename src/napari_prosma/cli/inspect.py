@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite
+from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite, Scheduler
 from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
 from napari_prosma.cli.tables import print_measures, table
 
@@ -55,6 +56,7 @@ def inspect(
         str, typer.Option(help="Width in columns: single, one and a half, or double.")
     ] = "double",
     device: Device = "auto",
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
 ) -> None:
     """See what the gates of a model select on one image, or over a data set.
@@ -71,6 +73,7 @@ def inspect(
     prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
     """
     with exit_codes():
+        from napari_prosma.app.elsewhere.calls import called
         from napari_prosma.data.atomic import require_new, require_writable
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.layouts.dicom_studies import holds_objects
@@ -89,7 +92,8 @@ def inspect(
                 raise ConfigError("--figure is for one image; give one image of the data set")
             if not overwrite:
                 require_new((out / name for name in REPORT), INSTEAD)
-            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, device)
+            where = {"device": device, "on": partial(called, scheduler)}
+            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, where)
             return
         if held_out or limit is not None or len(twins) > 1:
             raise ConfigError(
@@ -102,7 +106,7 @@ def inspect(
         case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
         truth = None if case.read_label is None else case.read_label()
         beside = next(iter(twins.values()), None)
-        events = inspect_gates(
+        events = called(scheduler, inspect_gates)(
             checkpoint, case.read_image(), name=case.name, label=truth, twin=beside, device=device
         )
         record = follow(events)
@@ -233,7 +237,7 @@ def _inspect_data_set(
     limit: int | None,
     pictures: int,
     tests: int,
-    device: str,
+    where: dict[str, Any],
 ) -> None:
     from napari_prosma.app.runs import labelled_as
     from napari_prosma.errors import ConfigError
@@ -248,14 +252,14 @@ def _inspect_data_set(
     cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
     for line in (data_set.summary, *notices):
         say(line)
-    found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, device=device))
+    found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, **where))
     about = About(data.resolve().name, data_set.summary, notices)
     sound = [case for case in cases if case.name not in found.failed]
     tested = None
     if tests:
         chosen = evenly(sound, tests)
-        tested = follow(run_trials(checkpoint, chosen, out, name=name, twins=twins, device=device))
-    page = follow(write_data_set(found, cases, out, about, tested, pictures, device))
+        tested = follow(run_trials(checkpoint, chosen, out, name=name, twins=twins, **where))
+    page = follow(write_data_set(found, cases, out, about, tested, pictures, **where))
     say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
     if found.failed:
         say(f"left out: {', '.join(found.failed)}")

@@ -64,7 +64,9 @@ def segment(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Compute on a Dask cluster (tcp://..., or local) and write OME-Zarr.", show_default=False
+            help="Compute on another machine: the address of its Dask scheduler, such as tcp://HOST:8786; "
+            "with --stream on all of its workers, which see the files (or local: on all cores here).",
+            show_default=False,
         ),
     ] = None,
     stream: Annotated[
@@ -82,7 +84,7 @@ def segment(
     Writes NAME_labels, unless --format says otherwise, as NIfTI for volumes with a known orientation, as TIFF
     for other volumes and TIFF images, else as PNG whose gray values are the class numbers (1 looks black). A
     bad file does not end the batch. Colour becomes gray, and gray is repeated, as the model needs it. With
-    --stream or --scheduler the same line resumes at the last finished row.
+    --stream the same line resumes at the last finished row.
 
     [bold]Example:[/] prosma segment runs/busi scan1.png scan2.png --out labels --regions
     """

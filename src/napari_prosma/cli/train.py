@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_prosma.cli.arguments import was_given
+from napari_prosma.cli.arguments import Scheduler, was_given
 from napari_prosma.cli.follow import exit_codes, follow, say
 from napari_prosma.cli.tables import print_measures
 from napari_prosma.nn.gate_kinds import GATES
@@ -73,6 +73,7 @@ def train(
         int | None,
         typer.Option(help="Train this many networks, each validated on another part.", show_default=False),
     ] = None,
+    scheduler: Scheduler = None,
     **options: object,
 ) -> None:
     """Train on a folder of annotated images.
@@ -88,6 +89,8 @@ def train(
 
     prosma train labelled_scans --out runs/few --objective dim --unlabelled other_scans
 
+    prosma train my_scans --out runs/mine --scheduler tcp://workstation:8786
+
     torchrun --nproc-per-node 2 -m napari_prosma train Dataset_BUSI_with_GT --out runs/busi
     """
     with exit_codes():
@@ -95,7 +98,7 @@ def train(
         from napari_prosma.training.lines import config_from_options
 
         if resume is not None:
-            may_move = ("resume", "data", "unlabelled")
+            may_move = ("resume", "data", "unlabelled", "scheduler")
             others = [n for n in context.params if was_given(context, n) and n not in may_move]
             if others:
                 raise ConfigError(
@@ -103,7 +106,8 @@ def train(
                     f"folder, and the folder of the data if they were moved"
                 )
             moved = options.get("unlabelled")
-            _resume(resume.parent if resume.is_file() else resume, data, Path(str(moved)) if moved else None)
+            folder = resume.parent if resume.is_file() else resume
+            _resume(folder, data, Path(str(moved)) if moved else None, scheduler)
             return
         if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
@@ -114,7 +118,9 @@ def train(
         config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
         if folds is None:
             require_new_run(config, overwrite)
-        _run(config, folds, overwrite=overwrite)
+        elif scheduler is not None:
+            raise ConfigError("folds are trained on this computer; leave out --folds, or --scheduler")
+        _run(config, folds, overwrite=overwrite, scheduler=scheduler)
 
 
 def ablate(
@@ -210,24 +216,32 @@ def require_new_run(config: TrainConfig, overwrite: bool) -> None:
         )
 
 
-def _resume(run_dir: Path, data: Path | None, unlabelled: Path | None) -> None:
+def _resume(run_dir: Path, data: Path | None, unlabelled: Path | None, scheduler: str | None) -> None:
+    from napari_prosma.app.elsewhere.note import note_of
     from napari_prosma.app.runs import left_run
     from napari_prosma.training.run_folder import with_data
 
     left = left_run(run_dir)
-    if left.is_finished:
+    note = note_of(run_dir)
+    if left.is_finished and note is None:
         say(left.in_words())
         return
-    _run(with_data(left.config, data, unlabelled), None, left.checkpoint)
+    if scheduler is None and note is not None:
+        scheduler = note.scheduler
+    _run(with_data(left.config, data, unlabelled), None, left.checkpoint, scheduler=scheduler)
 
 
 def _run(
-    config: TrainConfig, folds: int | None, resumed: Checkpoint | None = None, overwrite: bool = False
+    config: TrainConfig,
+    folds: int | None,
+    resumed: Checkpoint | None = None,
+    overwrite: bool = False,
+    scheduler: str | None = None,
 ) -> None:
+    from napari_prosma.app.elsewhere.run import training_on
     from napari_prosma.app.runs import cases_of
     from napari_prosma.data.layouts import check_foreground
     from napari_prosma.training.lines import quoted
-    from napari_prosma.training.run import train
     from napari_prosma.training.run_folder import RUN
     from napari_prosma.training.steering import Steering
 
@@ -243,7 +257,8 @@ def _run(
 
             events = cross_validate(config, data_set.cases, data_set.class_names, folds, steering, overwrite)
         else:
-            events = train(config, data_set.cases, data_set.class_names, resumed, steering)
+            train_there = training_on(scheduler)
+            events = train_there(config, data_set.cases, data_set.class_names, resumed, steering)
         result = follow(events, steering)
     except KeyboardInterrupt:
         if folds is not None:

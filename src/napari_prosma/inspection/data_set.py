@@ -5,7 +5,7 @@ Every finished case is kept as a small file, so that an inspection that was stop
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from napari_prosma.inspection.statistics import FEWEST, by_unit, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
 
+Call = Callable[..., Iterator[Event]]
+On = Callable[[Call], Call]
 COMPARED = (
     "selectivity",
     "z_zero_fraction",
@@ -277,6 +279,11 @@ def evenly(cases: Sequence[Case], number: int) -> list[Case]:
     return [cases[k] for k in np.linspace(0, len(cases) - 1, number).round().astype(int)]
 
 
+def here(function: Call) -> Call:
+    """The function as it is, computed by this process."""
+    return function
+
+
 def inspect_cases(
     checkpoint: Checkpoint,
     cases: Sequence[Case],
@@ -285,6 +292,7 @@ def inspect_cases(
     name: str = "model",
     twins: Mapping[str, Checkpoint] | None = None,
     device: str = "auto",
+    on: On = here,
 ) -> Iterator[Event]:
     """Inspect every case; the last event is ``Finished`` with a :class:`DataSetInspection`.
 
@@ -302,6 +310,8 @@ def inspect_cases(
         Of the model, in tables and plots.
     twins : name -> Checkpoint, optional
         Models of the same classes to be measured against the same foreground.
+    on : function of events -> function of events
+        Where each image is computed.
 
     Raises
     ------
@@ -325,7 +335,7 @@ def inspect_cases(
         numbers = _kept(path, case.name, of)
         if numbers is None:
             try:
-                numbers = yield from _case(case, checkpoints, of, device, said)
+                numbers = yield from _case(case, checkpoints, of, device, said, on)
             except (ProsmaError, MemoryError) as error:
                 failed[case.name] = str(error) or "memory ran out"
                 yield Notice(f"'{case.name}' is left out: {failed[case.name]}")
@@ -360,10 +370,13 @@ def record_of(
     label: np.ndarray | None,
     device: str = "auto",
     foreground: np.ndarray | None = None,
+    on: On = here,
 ) -> Generator[Notice, None, GateRecord]:
     """The ``GateRecord`` of one image; only the notices of the run are passed on."""
     record: GateRecord | None = None
-    events = inspect_gates(checkpoint, image, name=name, label=label, device=device, foreground=foreground)
+    events = on(inspect_gates)(
+        checkpoint, image, name=name, label=label, device=device, foreground=foreground
+    )
     for event in events:
         if isinstance(event, Finished):
             record = event.result
@@ -431,13 +444,18 @@ _CASE = TypeAdapter(CaseNumbers)
 
 
 def _case(
-    case: Case, checkpoints: Mapping[str, Checkpoint], of: dict[str, str], device: str, said: set[str]
+    case: Case,
+    checkpoints: Mapping[str, Checkpoint],
+    of: dict[str, str],
+    device: str,
+    said: set[str],
+    on: On,
 ) -> Generator[Event, None, CaseNumbers]:
     first = next(iter(checkpoints.values()))
     image, label = read_fitting_case(case, first)
     foreground, models = None, {}
     for model, checkpoint in checkpoints.items():
-        run = record_of(checkpoint, image, case.name, label, device, foreground)
+        run = record_of(checkpoint, image, case.name, label, device, foreground, on)
         while True:
             try:
                 notice = next(run)

@@ -14,7 +14,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.names import file_stems
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.data_set import files_of, read_fitting_case, what_models_hold
+from napari_prosma.inspection.data_set import On, files_of, here, read_fitting_case, what_models_hold
 from napari_prosma.inspection.faithfulness import (
     TESTS,
     Row,
@@ -74,6 +74,7 @@ def run_trials(
     name: str = "model",
     twins: Mapping[str, Checkpoint] | None = None,
     device: str = "auto",
+    on: On = here,
 ) -> Iterator[Event]:
     """Test every case; the last event is ``Finished`` with :class:`Trials`.
 
@@ -82,7 +83,7 @@ def run_trials(
 
     Parameters
     ----------
-    checkpoint, cases, name, twins : as for ``inspect_cases``
+    checkpoint, cases, name, twins, on : as for ``inspect_cases``
     folder : Path
         Keeps a file per finished case under ``tests``.
     """
@@ -96,7 +97,7 @@ def run_trials(
         kept = _kept(path, case.name, of)
         if kept is None:
             try:
-                kept = _tested(case, models, of, device)
+                kept = _tested(case, models, of, device, on)
             except (ProsmaError, MemoryError) as error:
                 yield Notice(f"'{case.name}' is not tested: {error}")
             else:
@@ -115,7 +116,9 @@ def run_trials(
 _TESTED = TypeAdapter(CaseTrials)
 
 
-def _tested(case: Case, models: Mapping[str, Checkpoint], of: dict[str, str], device: str) -> CaseTrials:
+def _tested(
+    case: Case, models: Mapping[str, Checkpoint], of: dict[str, str], device: str, on: On
+) -> CaseTrials:
     first = next(iter(models.values()))
     other = next((model for model in models.values() if is_another_training(first, model)), None)
     image, label = read_fitting_case(case, first)
@@ -123,11 +126,11 @@ def _tested(case: Case, models: Mapping[str, Checkpoint], of: dict[str, str], de
     not_applied: dict[str, str] = {}
     for test in TESTS:
         if test == "noise_test":
-            events = noise_test(models, image, name=case.name, label=label, device=device)
+            events = on(noise_test)(models, image, name=case.name, label=label, device=device)
         elif test == "sanity_check":
-            events = sanity_check(first, image, name=case.name, label=label, device=device, other=other)
+            events = on(sanity_check)(first, image, name=case.name, label=label, device=device, other=other)
         else:
-            events = _OF_ONE[test](first, image, name=case.name, label=label, device=device)
+            events = on(_OF_ONE[test])(first, image, name=case.name, label=label, device=device)
         try:
             rows[test] = next(list(e.result.rows) for e in events if isinstance(e, Finished))
         except ConfigError as error:  # its gates have nothing to test so

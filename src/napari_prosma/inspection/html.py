@@ -34,6 +34,8 @@ from napari_prosma.inspection.compare import Comparison, compare, comparison_fig
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
+    On,
+    here,
     read_fitting_case,
     record_of,
 )
@@ -84,6 +86,7 @@ def write_data_set(
     tests: Trials | None = None,
     pictures: int = PICTURES,
     device: str = "auto",
+    on: On = here,
 ) -> Iterator[Event]:
     """Write ``report.html``, tables and pictures; the last event is ``Finished`` with the page's path.
 
@@ -99,13 +102,14 @@ def write_data_set(
         What ``run_trials`` found.
     pictures : int
         How many cases are drawn.
+    on : as for ``inspect_cases``
     """
     drawn = found.cases[:pictures]
     by_name, stems = {case.name: case for case in cases}, file_stems(case.name for case in cases)
     yield Started(len(drawn) + 1, "Drawing the most unusual cases")
     shown: list[dict[str, Any]] = []
     for number, case in enumerate(drawn, start=1):
-        figures = yield from _pictures(found, by_name[case.name], device)
+        figures = yield from _pictures(found, by_name[case.name], device, on)
         stem = folder / "pictures" / stems[case.name]
         encoded = {
             name: _saved_picture(figure, stem.with_name(f"{stem.name}_{name}.png"))
@@ -274,14 +278,16 @@ def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
     return Plot(test, table_figure(test, rows), sentence, intervals, rows)
 
 
-def _pictures(found: DataSetInspection, case: Case, device: str) -> Generator[Event, None, dict[str, Figure]]:
+def _pictures(
+    found: DataSetInspection, case: Case, device: str, on: On
+) -> Generator[Event, None, dict[str, Figure]]:
     """What a case is drawn as; with twins also their masks beside the first model's."""
     first = found.checkpoints[found.model]
     image, label = read_fitting_case(case, first)
     if len(found.checkpoints) == 1:
-        record = yield from record_of(first, image, case.name, label, device)
+        record = yield from record_of(first, image, case.name, label, device, on=on)
         return {"gates": gate_panel(record), "channels": channel_plot(record)}
-    events = compare(found.checkpoints, image, label, name=case.name, device=device)
+    events = on(compare)(found.checkpoints, image, label, name=case.name, device=device)
     comparison: Comparison = next(event.result for event in events if isinstance(event, Finished))
     record = comparison.records[found.model]
     figures = {"gates": gate_panel(record), "channels": channel_plot(record)}

@@ -177,6 +177,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     DataError
         The folder cannot be made or written to, or is full.
     """
+    text, tensors = _stored(checkpoint)
+    content = save(tensors, metadata={"prosma": text, "checksum": _checksum(text, tensors)})
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def checksum_of(checkpoint: Checkpoint) -> str:
+    """Hash of all that a checkpoint holds, the same on every machine."""
+    return _checksum(*_stored(checkpoint))
+
+
+def _stored(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
+    """Header and tensors of the file."""
     header = {
         "format": FORMAT,
         "spec": asdict(checkpoint.spec),
@@ -190,10 +203,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in (checkpoint.weights | state).items()}
-    text = json.dumps(header)
-    content = save(tensors, metadata={"prosma": text, "checksum": _checksum(text, tensors)})
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content)
+    return json.dumps(header), tensors
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

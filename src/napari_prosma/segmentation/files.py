@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,11 +140,17 @@ def read_fitting(files: Path | Sequence[Path], checkpoint: Checkpoint) -> Image:
 
 
 def segment_file(
-    checkpoint: Checkpoint, path: Path, image: Image, folder: Path, wanted: Wanted
+    checkpoint: Checkpoint,
+    path: Path,
+    image: Image,
+    folder: Path,
+    wanted: Wanted,
+    segmenting: Callable[..., Iterator[Event]] = segment,
 ) -> Iterator[Event]:
     """Segment an image and write what is wanted of it.
 
     Regions are told as :class:`RegionsMeasured`; the last event is ``Finished`` with :class:`Written`.
+    ``segmenting`` is ``segment``, perhaps on another machine.
 
     Raises
     ------
@@ -154,7 +160,7 @@ def segment_file(
         raise DataError(
             f"'{path}' is no DICOM image, which an object in DICOM would refer to; choose another --format"
         )
-    events = segment(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
+    events = segmenting(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
     found: Segmentation | None = None
     for event in events:
         if isinstance(event, Finished):

@@ -52,6 +52,8 @@ from napari_prosma.segmentation.stream import (
 if TYPE_CHECKING:
     from distributed import Client
 
+LOCAL = "local"
+"""In place of a scheduler's address: the cores of this machine."""
 SUFFIXES = (*ome_zarr.SUFFIXES, ".npy", ".nii")
 FORMAT = 1
 LAYER = 64
@@ -125,7 +127,7 @@ def segment_to(
         if across := cut_axis(checkpoint.plan, pyramid.geometry):
             raise DataError(
                 f"the model goes through slices across {AXES[across]}, but rows are written across z; "
-                f"segment the volume without --stream and --scheduler"
+                f"segment the volume without --stream"
             )
         prepared = Prepared(pyramid.levels[0], pyramid.geometry, checkpoint.plan, axis=0)
         yield from prepared.survey(name, hashed=True)
@@ -325,7 +327,7 @@ def _client_of(scheduler: Client | str) -> Iterator[Client]:
     # Clients, also those of workers in this process, make themselves Dask's default, and not each undoes it.
     before = dask.config.get("scheduler", None)
     try:
-        if scheduler == "local":
+        if scheduler == LOCAL:
             local = LocalCluster(
                 n_workers=os.cpu_count(), threads_per_worker=1, processes=False, dashboard_address=None
             )

@@ -1,0 +1,1 @@
+"""Training, segmentation and inspection on another machine: a worker of a Dask scheduler."""

@@ -1,0 +1,338 @@
+"""A worker of a Dask scheduler, found, compared and called."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from napari_prosma import __version__
+from napari_prosma.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from distributed import Actor, Client
+
+    from napari_prosma.app.elsewhere.store import Parcel
+    from napari_prosma.app.elsewhere.worker import Job
+
+GPU = "GPU"
+"""The resource that a worker with a GPU is started with."""
+ANSWERS = 5.0
+"""Seconds in which a scheduler or a worker answers."""
+TRANSFER = 300.0
+"""Seconds in which a file arrives."""
+NAME = "prosma"
+_LOST = (OSError, RuntimeError, ValueError)
+"""What Dask raises where a worker, or the connection to it, is gone; ``TimeoutError`` is one of them."""
+_LOOKS = 3
+"""Times that a worker is asked before it counts as gone, a second apart."""
+
+
+class Unreachable(Exception):
+    """A worker does not answer: it is gone, or the connection to it."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as the scheduler knows it."""
+
+    address: str
+    host: str
+    has_gpu: bool
+    python: str
+    version: str
+
+    def require_same(self) -> None:
+        """Refuse one that would not understand what is sent.
+
+        Raises
+        ------
+        ConfigError
+        """
+        here = ".".join(map(str, sys.version_info[:2]))
+        if not self.version:
+            raise ConfigError(
+                f"the worker on '{self.host}' has no napari-prosma; install version {__version__} there, "
+                f"where dask worker is started"
+            )
+        if (self.python, self.version) != (here, __version__):
+            raise ConfigError(
+                f"the worker on '{self.host}' has Python {self.python} and napari-prosma {self.version}, "
+                f"this computer Python {here} and napari-prosma {__version__}; install the same on both"
+            )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """The scheduler at an address such as ``tcp://HOST:8786``.
+
+    Raises
+    ------
+    ConfigError
+        Dask is not installed, or nobody answers.
+    """
+    if find_spec("distributed") is None:
+        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
+    client = connect(address)
+    with closing(client):
+        yield client
+
+
+def connect(address: str) -> Client:
+    """The same, open until it is closed."""
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=ANSWERS, set_as_default=False)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        said = str(error).strip() or type(error).__name__
+        raise ConfigError(
+            f"no Dask scheduler answers at '{address}' ({said}); start one there with dask scheduler, and "
+            f"give its address, such as tcp://HOST:8786"
+        ) from error
+
+
+def workers_of(client: Client, address: str) -> list[Worker]:
+    """The workers, those with a GPU first.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or they do not answer.
+    """
+    pool = ThreadPoolExecutor(1)
+    try:
+        asked = pool.submit(client.get_versions, check=False, packages=["napari_prosma"])
+        versions: Any = asked.result(ANSWERS)
+    except _LOST as error:
+        raise ConfigError(f"the workers of '{address}' do not answer; start them anew") from error
+    finally:
+        pool.shutdown(wait=False)
+    try:
+        known = client.scheduler_info(n_workers=-1)["workers"]
+    except TypeError:  # distributed before 2025.5
+        known = client.scheduler_info()["workers"]
+    found = []
+    for worker, said in versions["workers"].items():
+        if worker not in known:
+            continue
+        packages = said["packages"]
+        found.append(
+            Worker(
+                worker,
+                known[worker].get("host", worker),
+                known[worker].get("resources", {}).get(GPU, 0) > 0,
+                ".".join(packages["python"].split(".")[:2]),
+                packages["napari_prosma"] or "",
+            )
+        )
+    if not found:
+        raise ConfigError(
+            f"the scheduler at '{address}' has no worker; start one on the machine that is to compute: "
+            f"dask worker {address} --resources GPU=1"
+        )
+    return sorted(found, key=lambda worker: not worker.has_gpu)
+
+
+def fitting_workers(client: Client, address: str, device: str) -> list[Worker]:
+    """The workers that can do what is wanted: for ``cuda`` those with a GPU.
+
+    Raises
+    ------
+    ConfigError
+        None can, and why.
+    """
+    found = workers_of(client, address)
+    if device == "cuda" and not found[0].has_gpu:
+        raise ConfigError(
+            f"no worker of '{address}' offers a GPU ({len(found)} without); start one with dask worker "
+            f"{address} --resources GPU=1, or choose the device auto"
+        )
+    wrong: ConfigError | None = None
+    fitting = []
+    for worker in found:
+        try:
+            worker.require_same()
+        except ConfigError as error:
+            wrong = wrong or error
+        else:
+            fitting.append(worker)
+    if not fitting and wrong is not None:
+        raise wrong
+    return [worker for worker in fitting if worker.has_gpu or device != "cuda"]
+
+
+def in_words(address: str) -> str:
+    """What a scheduler offers, for the one who tests an address.
+
+    Raises
+    ------
+    ConfigError
+        As the others here.
+    """
+    with connected(address) as client:
+        found = fitting_workers(client, address, "auto")
+    gpus = sum(worker.has_gpu for worker in found)
+    hosts = ", ".join(sorted({worker.host for worker in found}))
+    plural = "s" if len(found) > 1 else ""
+    return f"{len(found)} worker{plural} on {hosts}, {gpus or 'none'} with a GPU, of the same version"
+
+
+class Line:
+    """The way to a place on a worker.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler.
+    name : str
+        Of the place.
+    """
+
+    def __init__(self, address: str, name: str, client: Client, actor: Actor) -> None:
+        self.address, self.name, self.host = address, name, ""
+        self._client, self._actor = client, actor
+        self.host, self.folder = self.call("where")
+
+    def call(self, method: str, *arguments: Any, seconds: float = ANSWERS) -> Any:
+        """What a method of the place gives.
+
+        Raises
+        ------
+        Unreachable
+        ProsmaError
+            Of the method.
+        """
+        try:
+            with self._client.as_current():
+                return getattr(self._actor, method)(*arguments).result(timeout=seconds)
+        except DataError as error:
+            raise type(error)(f"on '{self.host}': {error}") from error
+        except _LOST as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+    def send(self, parcels: Sequence[Parcel]) -> int:
+        """Send what is not there yet; the number of bytes that went."""
+        lacking = set(self.call("lacking", [parcel.sent for parcel in parcels]))
+        gone = 0
+        for parcel in parcels:
+            if parcel.sent in lacking:
+                packed = parcel.pack()
+                self.call("keep", parcel.sent, packed, seconds=TRANSFER)
+                lacking.remove(parcel.sent)
+                gone += len(packed)
+        return gone
+
+    def begin(self, job: Job) -> None:
+        """Start a job, which goes on when the connection is lost."""
+        self.call("begin", job, seconds=TRANSFER)
+
+    def again(self) -> bool:
+        """Connect anew; False where the worker, or what it did, is gone.
+
+        Raises
+        ------
+        ConfigError
+            The scheduler does not answer.
+        """
+        self.close()
+        found = found_again(self.address, self.name)
+        if found is None:
+            return False
+        self._client, self._actor = found._client, found._actor
+        return True
+
+    def end(self) -> None:
+        """Nothing is wanted any more from the worker."""
+        try:
+            self.call("forget")
+            self._client.unpublish_dataset(self.name)
+        except (Unreachable, *_LOST) as error:  # what is left there is swept one day
+            logging.getLogger(__name__).warning("'%s' was left as it is: %s", self.host, error)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave what goes on there."""
+        self._client.close(timeout=ANSWERS)
+
+
+def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Line:
+    """A new place on a worker; the client is open until the line is closed.
+
+    Parameters
+    ----------
+    address : str
+    device : str
+        ``cuda`` wants a worker with a GPU; ``auto`` prefers one.
+    what : str
+        What is to be done, in words.
+    is_exclusive : bool
+        Not beside another of these in one process.
+
+    Raises
+    ------
+    ConfigError
+        Nobody answers, no worker fits, or all are busy.
+    """
+    from napari_prosma.app.elsewhere.worker import Place
+
+    if find_spec("distributed") is None:
+        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
+    client = connect(address)
+    busy: list[str] = []
+    try:
+        for worker in fitting_workers(client, address, device):
+            name = f"{NAME}-{uuid4().hex[:12]}"
+            owner = f"{what} of {getpass.getuser()} at '{platform.node()}', since {datetime.now():%H:%M}"
+            future: Any = client.submit(
+                Place, name, owner, actor=True, workers=[worker.address], key=name, pure=False
+            )
+            try:
+                line = Line(address, name, client, future.result(timeout=ANSWERS))
+                if is_exclusive:
+                    line.call("reserve")
+                client.publish_dataset(future, name=name)
+            except ConfigError as error:
+                busy.append(str(error))
+                continue
+            except (Unreachable, *_LOST) as error:
+                busy.append(f"the worker on '{worker.host}' does not answer ({error or 'in time'})")
+                continue
+            return line
+        raise ConfigError(f"{'; '.join(busy)}: wait for the end, or start another worker of '{address}'")
+    except BaseException:
+        client.close(timeout=ANSWERS)
+        raise
+
+
+def found_again(address: str, name: str) -> Line | None:
+    """The line to a place that was made before; None where the worker, or what it did, is gone.
+
+    Raises
+    ------
+    ConfigError
+        The scheduler does not answer.
+    """
+    client = connect(address)
+    for look in range(1, _LOOKS + 1):
+        try:
+            with client.as_current():
+                future = client.get_dataset(name)
+            return Line(address, name, client, future.result(timeout=ANSWERS))
+        except (KeyError, RuntimeError):
+            break
+        except (Unreachable, *_LOST):
+            time.sleep(look < _LOOKS)
+    client.close(timeout=ANSWERS)
+    return None
