@@ -145,7 +145,7 @@ def losses(given: argparse.Namespace) -> dict[str, Any]:
         "strided entry": {"entry": 2},
         "averaged": {"average": 0.9},
         "dim": {"objective": "dim"},
-        "dale": {"objective": "dale", "dale": {"warm_up_epochs": 1, "every": 1}},
+        "dale": {"objective": "dale", "objective_options": {"warm_up_epochs": 1, "every": 1}},
     }
     for name, changes in ways.items():
         there = losses_of(given, given.device, **changes)

@@ -250,10 +250,10 @@ def sets_of(job: Job, pool: list[Case]) -> tuple[list[Case], list[Case], dict[st
 def config_of(job: Job, epochs: int, given: argparse.Namespace) -> TrainConfig:
     options: dict[str, Any] = {}
     if job.arm.objective == "dim":
-        options["dim"] = {"ramp": max(1, epochs // 4), **job.arm.options}
+        options["objective_options"] = {"ramp": max(1, epochs // 4), **job.arm.options}
     elif job.arm.objective == "dale":
         phases = {"warm_up_epochs": max(1, epochs // 3), "every": max(1, epochs // 8)}
-        options["dale"] = {**phases, **job.arm.options}
+        options["objective_options"] = {**phases, **job.arm.options}
     return TrainConfig.of(
         run_dir=given.out / "runs" / job.name,
         widths=given.widths,

@@ -60,7 +60,7 @@ from napari_prosma.nn.build import build_model
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import Batches, PreparedCases
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.objective import Context, make_objective
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import train
 from napari_prosma.training.schedule import make_optimizer
@@ -84,7 +84,7 @@ def of_network_alone(config: TrainConfig, plan: Plan, cases: PreparedCases) -> G
     optimizer = make_optimizer(network, config)
     objective = make_objective("supervised")
     learned = tuple(range(len(cases)))
-    objective.prepare(Setting(network, plan, config, Processes(config), cases, learned, steps=1))
+    objective.prepare(Context(network, plan, config, Processes(config), cases, learned, steps=1))
     batch = Batches(cases, learned, plan, 0, Augmentation(plan)).draw(0)
     while True:
         optimizer.zero_grad(set_to_none=True)

@@ -51,3 +51,23 @@ def test_the_page_of_python_names_has_every_public_name() -> None:
         assert f"| [`{name}`][{home}.{name}] | " in rows
         assert modules.count(home) == 1
     assert "|  |" not in rows, "a name says what it is"
+
+
+def test_tables_of_the_docs_come_from_what_is_registered() -> None:
+    from napari_prosma.inspection.measures import MEASURES
+    from napari_prosma.nn.gate_kinds import GATES
+    from napari_prosma.training.config import SETTINGS
+    from napari_prosma.training.objectives import OBJECTIVES
+
+    write = runpy.run_path(str(ROOT / "docs" / "tables.py"))["on_page_markdown"]
+
+    def rows(page: str) -> set[str]:
+        written = write((ROOT / "docs" / page).read_text(encoding="utf-8"))
+        assert "<!-- table" not in written
+        return {line.split(" | ")[0].strip("| `") for line in written.splitlines() if line.startswith("| `")}
+
+    assert {entry.option for entry in SETTINGS.values()} <= rows("training.md")
+    assert set(GATES) <= rows("method.md")
+    assert set(MEASURES) <= rows("command-line.md")
+    options = {f"{name}=" for kind in OBJECTIVES.values() for name in kind.options.model_fields}
+    assert options <= rows("objectives.md")

@@ -34,7 +34,8 @@ class Setting:
     Attributes
     ----------
     help : str
-        One sentence; ``{choices}`` in it stands for the names of the choices.
+        One sentence; ``{choices}`` in it stands for the names of the choices, ``{named choices}`` for them
+        with their words.
     group : str
         Heading in the shell's help and in the docs.
     option : str
@@ -142,12 +143,16 @@ class Entry:
         """What holds where nothing is given, in words; empty for a flag."""
         if self.kind is bool or self.kind is list or self.default in (None, ()):
             return self.setting.unset
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     @property
     def help(self) -> str:
         """One sentence, with the names of the choices."""
-        return self.setting.help.replace("{choices}", ", ".join(map(str, self.choices)))
+        named = (f"{name} ({choice.words.lower()})" for name, choice in self.choices.items())
+        said = self.setting.help.replace("{choices}", ", ".join(map(str, self.choices)))
+        return said.replace("{named choices}", ", ".join(named))
 
 
 def entries_of(model: type[BaseModel]) -> dict[str, Entry]:

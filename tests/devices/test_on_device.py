@@ -115,7 +115,7 @@ def test_networks_learn_there_what_it_learns_here(
         {"average": 0.9},
         {"norm": "instance"},
         {"objective": "dim"},
-        {"objective": "dale", "epochs": 2, "dale": {"warm_up_epochs": 1, "every": 1}},
+        {"objective": "dale", "epochs": 2, "objective_options": {"warm_up_epochs": 1, "every": 1}},
     ],
     ids=["entry", "average", "instance", "dim", "dale"],
 )

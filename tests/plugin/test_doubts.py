@@ -343,7 +343,7 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     panel.settings.limit.setValue(2)
     panel.source.folder.set_path(cases)
     panel.supervision.objective.setCurrentIndex(panel.supervision.objective.findData("dale"))
-    panel.supervision.dale["warm_up_epochs"].setValue(1)
+    panel.supervision.options["dale"]["warm_up_epochs"].value = 1
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)

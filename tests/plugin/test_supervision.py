@@ -6,7 +6,6 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import napari
 import numpy as np
@@ -17,10 +16,12 @@ from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.plugin.shared.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.source import LayerData
-from napari_prosma.training.config import DaleOptions, DimOptions, TrainConfig
+from napari_prosma.settings import Entry, entries_of
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.objectives import OBJECTIVES
+from napari_prosma.training.objectives.dim import DimOptions
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]
@@ -51,26 +52,22 @@ def choose(panel: TrainPanel, objective: str) -> None:
     panel.supervision.objective.setCurrentIndex(panel.supervision.objective.findData(objective))
 
 
-@pytest.mark.parametrize(
-    ("annotation", "choices"),
-    [
-        (TrainConfig.model_fields["objective"].annotation, OBJECTIVES),
-        (DimOptions.model_fields["divergence"].annotation, DIVERGENCES),
-        (DaleOptions.model_fields["align"].annotation, ALIGNMENTS),
-    ],
-)
-def test_every_way_to_learn_can_be_chosen(annotation: object, choices: dict[str, object]):
-    assert set(choices) == set(get_args(annotation))
-
-
-def test_every_option_has_a_field_with_its_default(panel: TrainPanel, tmp_path: Path):
+def test_every_objective_can_be_chosen_with_its_options(panel: TrainPanel, tmp_path: Path):
     form = panel.supervision
-    assert set(form.dim) == set(DimOptions.model_fields)
-    assert set(form.dale) == set(DaleOptions.model_fields)
-    for objective in ("dim", "dale"):
-        choose(panel, objective)
+    for name, kind in OBJECTIVES.items():
+        choose(panel, name)
+        assert set(form.options[name]) == set(kind.options.model_fields)
         config = TrainConfig.of(run_dir=tmp_path, **form.values())
-        assert (config.objective, config.dim, config.dale) == (objective, DimOptions(), DaleOptions())
+        assert (config.objective, config.objective_options) == (name, kind.options())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [e for kind in OBJECTIVES.values() for e in entries_of(kind.options).values() if e.choices],
+    ids=lambda entry: entry.name,
+)
+def test_every_choice_of_an_option_has_words(entry: Entry):
+    assert tuple(entry.choices) == entry.literals
 
 
 def test_who_chooses_nothing_sees_one_row(panel: TrainPanel):
@@ -81,13 +78,13 @@ def test_who_chooses_nothing_sees_one_row(panel: TrainPanel):
         form.layers,
         form.found,
         form.look_button,
-        form.dim_fold,
-        form.dale_fold,
+        form.folds["dim"],
+        form.folds["dale"],
     )
     assert all(part.isHidden() for part in below)
     assert form.values() == {"objective": "supervised"}
     choose(panel, "dim")
-    assert form.sentence.plain_text() == OBJECTIVES["dim"].meaning
+    assert form.sentence.plain_text() == OBJECTIVES["dim"].choice.meaning
     assert [part.isHidden() for part in below] == [False, False, True, False, True, False, True]
     choose(panel, "dale")
     assert [part.isHidden() for part in below] == [False, True, True, True, False, True, False]
@@ -102,13 +99,13 @@ def test_training_with_few_labels(
     assert form.found.plain_text().startswith("No images without labels chosen yet")
     form.folder.set_path(bare)
     qtbot.waitUntil(lambda: form.found.plain_text() == "3 images to learn from without labels", timeout=SOON)
-    form.dim["rho"].setValue(0)
+    form.options["dim"]["rho"].value = 0
     panel.repeat.fold.expand(animate=False)
     qtbot.waitUntil(lambda: bool(panel.repeat.shell.toPlainText()), timeout=SOON)
     words = shlex.split(panel.repeat.shell.toPlainText())
     assert words[words.index("--objective") + 1] == "dim"
     assert words[words.index("--unlabelled") + 1] == str(bare)
-    assert words[words.index("--dim-option") + 1] == "rho=0.0"
+    assert words[words.index("--objective-option") + 1] == "rho=0.0"
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
@@ -117,18 +114,37 @@ def test_training_with_few_labels(
     assert "1 of the 3 unlabelled images (2) are among the labelled cases" in panel.outcome.log.toPlainText()
     assert "divergence" in panel.outcome.history[0].objective
     config = load_checkpoint(run_dir).config
-    assert (config["objective"], config["unlabelled"], config["dim"]["rho"]) == ("dim", str(bare), 0)
+    assert (config["objective"], config["unlabelled"], config["objective_options"]["rho"]) == (
+        "dim",
+        str(bare),
+        0,
+    )
 
 
 def test_the_radius_is_ten_times_as_large_where_it_is_relative_unless_it_was_chosen(panel: TrainPanel):
-    rho, adaptive = panel.supervision.dim["rho"], panel.supervision.dim["adaptive"]
-    adaptive.setChecked(True)
-    assert rho.value() == 0.5
-    adaptive.setChecked(False)
-    assert rho.value() == DimOptions().rho
-    rho.setValue(0.2)
-    adaptive.setChecked(True)
-    assert rho.value() == 0.2
+    fields = panel.supervision.options["dim"]
+    rho, adaptive = fields["rho"], fields["adaptive"]
+    assert not fields["eta"].native.isEnabled()
+    adaptive.native.setChecked(True)
+    assert fields["eta"].native.isEnabled()
+    assert rho.value == 0.5
+    adaptive.native.setChecked(False)
+    assert rho.value == DimOptions().rho
+    rho.value = 0.2
+    adaptive.native.setChecked(True)
+    assert rho.value == 0.2
+
+
+def test_nothing_counts_of_an_alignment_that_is_off(panel: TrainPanel):
+    fields = panel.supervision.options["dale"]
+    fields["align"].value = "none"
+    assert not fields["beta"].native.isEnabled()
+    fields["align"].value = "mmd"
+    assert fields["beta"].native.isEnabled()
+    fields["scales"].native.setText("1, 2")
+    assert fields["scales"].value == (1, 2)
+    fields["scales"].native.setText("")
+    assert fields["scales"].value == (1,)
 
 
 def test_masks_beside_unlabelled_images_are_not_read(

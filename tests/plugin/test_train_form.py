@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
 from napari_prosma.data.class_colours import CLASS_COLOURS
+from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.events import Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gate_kinds import GATES
@@ -24,6 +25,7 @@ from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.run_controls import PlannedRun
 from napari_prosma.settings import Entry
 from napari_prosma.training.config import SETTINGS, TrainConfig
+from napari_prosma.training.objectives import OBJECTIVES
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]
@@ -32,7 +34,7 @@ SOON = 30_000
 
 @pytest.mark.parametrize("entry", [e for e in SETTINGS.values() if e.choices], ids=lambda e: e.name)
 def test_every_choice_of_a_configuration_has_words(entry: Entry):
-    named = {"gate": GATES, "widths": (AUTO, *WIDTHS)}
+    named = {"gate": GATES, "objective": OBJECTIVES, "widths": (AUTO, *WIDTHS)}
     wanted = tuple(named.get(entry.name, entry.literals))
     assert tuple(entry.choices) == ((None,) if entry.is_optional else ()) + wanted
 
@@ -240,35 +242,51 @@ def test_the_shell_line_does_what_the_panel_does(
     panel.source.folder.set_path(folder)
     panel.repeat.fold.expand(animate=False)
     words = shlex.split(lines(panel, qtbot, "--epochs 1 "))
-    run_dir = panel.settings.run_field.path
-    assert run_dir is not None
+    named = panel.settings.run_field.path
+    assert named is not None
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, done.output
+    run_dir = tmp_path / "of the panel"
+    panel.settings.run_field.show_path(run_dir)
     press(panel.start_button)
     finish(panel)
-    again = tmp_path / "again"
-    done = CliRunner().invoke(app, [str(again) if word == str(run_dir) else word for word in words[1:]])
-    assert done.exit_code == 0, done.output
-    ours, theirs = load_checkpoint(run_dir), load_checkpoint(again)
+    ours, theirs = load_checkpoint(run_dir), load_checkpoint(named)
     assert ours.metrics == theirs.metrics
     changed = {"run_dir"}
     assert {k: v for k, v in ours.config.items() if k not in changed} == {
         k: v for k, v in theirs.config.items() if k not in changed
     }
+    panel.settings.limit.setValue(23)
+    words = shlex.split(lines(panel, qtbot, "--epochs 23 "))
+    assert not Path(words[words.index("--out") + 1]).exists(), "the form still names the folder of its run"
 
 
-def test_lines_for_layers_name_what_will_be_kept_of_them(
-    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
+def test_lines_for_layers_run_once_start_has_kept_them(
+    panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press, finish: Finish
 ):
-    viewer.add_image(np.zeros((32, 32)), name="scan")
-    labels = np.zeros((32, 32), np.uint8)
-    labels[4:9, 4:9] = 5
-    viewer.add_labels(labels)
+    panel.settings.fields["device"].value = "cpu"
+    case = ultrasound_case(3, (32, 32))
+    assert case.read_label is not None
+    viewer.add_image(case.read_image().array[0], name="scan")
+    viewer.add_labels(case.read_label() * 5)
     press(panel.source.from_layers)
     panel.repeat.fold.expand(animate=False)
-    line = lines(panel, qtbot, "cases.csv")
+    qtbot.waitUntil(lambda: panel.repeat.message.is_error, timeout=SOON)
+    assert "Start keeps them as files" in panel.repeat.message.plain_text()
+    assert panel.repeat.shell.toPlainText() == ""
+    first = panel.settings.run_field.path
+    assert first is not None
+    assert not first.exists()
+    press(panel.start_button)
+    finish(panel)
+    following = panel.settings.run_field.path
+    assert following is not None
+    line = lines(panel, qtbot, str(following))
+    assert line.startswith(f"prosma train {first / 'cases' / 'cases.csv'} --out {following} ")
     assert "--classes 0=background,5=foreground" in line
-    run_dir = panel.settings.run_field.path
-    assert run_dir is not None
-    assert not run_dir.exists()
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+    assert load_checkpoint(following).metrics == load_checkpoint(first).metrics
 
 
 # ---- errors of others -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.multiprocessing import spawn
 
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.training.losses import Total, in_this_process, summed_over_processes
-from napari_prosma.training.objectives.alignment import (
+from napari_prosma.training.objectives.dale.alignment import (
     Alignment,
     Discriminator,
     class_sums,

@@ -36,8 +36,8 @@ from napari_prosma.training.doubt import (
     write_label_confidence,
 )
 from napari_prosma.training.losses import dice_cross_entropy, in_this_process
-from napari_prosma.training.objectives import Setting
-from napari_prosma.training.objectives.dale import (
+from napari_prosma.training.objective import Context
+from napari_prosma.training.objectives.dale.learning import (
     DALE,
     _LastMap,
     boundary_band,
@@ -297,7 +297,8 @@ def dale(settings: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
     def make(run_dir: Path, options: dict[str, object] | None = None, **changes: object) -> TrainConfig:
         chosen = {"warm_up_epochs": 1, "every": 1} | (options or {})
         base = {"widths": (4, 6, 8), "patch": (32, 32), "batch": 4, "steps_per_epoch": 3, "epochs": 4}
-        return settings(run_dir, **{**base, "objective": "dale", "dale": chosen, **changes})
+        objective = {"objective": "dale", "objective_options": chosen} if "objective" not in changes else {}
+        return settings(run_dir, **{**base, **objective, **changes})
 
     return make
 
@@ -391,13 +392,13 @@ def test_phase_a_draws_from_the_clear_cases_and_phase_b_from_all(
         among = plain(self, epoch)
         if epoch == 1 and not kept:
             fuzzy = self._held["fuzzy"]
-            expected = {index for n, index in enumerate(self.setting.training) if not fuzzy[n]}
+            expected = {index for n, index in enumerate(self.context.training) if not fuzzy[n]}
             kept.append((set(among or ()), expected))
         return among
 
     Watched.drawn = {}
     monkeypatch.setattr(Watched, "cases", cases)
-    monkeypatch.setattr("napari_prosma.training.objectives.dale.DALE", Watched)
+    monkeypatch.setattr("napari_prosma.training.objectives.dale.learning.DALE", Watched)
     config = dale(tmp_path / "run", steps_per_epoch=8, epochs=3)
     list(train(config, phantoms))
     clear, expected = kept[0]
@@ -413,7 +414,7 @@ def test_labels_are_judged_by_statistics_of_the_weights_not_by_averages_that_lag
     seen: list[tuple[str, dict[str, torch.Tensor]]] = []
 
     def note(when: str, objective: DALE) -> None:
-        buffers = objective.setting.network.named_buffers()
+        buffers = objective.context.network.named_buffers()
         seen.append((when, {name: t.clone() for name, t in buffers if "running" in name}))
 
     class Listening(DALE):
@@ -425,7 +426,7 @@ def test_labels_are_judged_by_statistics_of_the_weights_not_by_averages_that_lag
             note("step", self)
             return super().step(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("napari_prosma.training.objectives.dale.DALE", Listening)
+    monkeypatch.setattr("napari_prosma.training.objectives.dale.learning.DALE", Listening)
     list(train(dale(tmp_path / "run", epochs=2), phantoms))
     first = [when for when, _ in seen].index("judged")
     judged = seen[first][1]
@@ -573,7 +574,7 @@ def in_phase_b(dale: Dale, phantoms: list[Case], tmp_path: Path) -> Iterator[Cal
                 network = build_model(config.model_spec(plan))
             objective, learned = DALE(), tuple(range(4, 26))
             cases = PreparedCases(phantoms, plan)
-            objective.prepare(Setting(network, plan, config, processes, cases, learned, 3))
+            objective.prepare(Context(network, plan, config, processes, cases, learned, 3))
             held = objective._held
             held["epoch"] = torch.tensor(2)
             held["loss"] = torch.linspace(1.0, 0.1, 22, dtype=torch.float64)
@@ -616,14 +617,14 @@ def test_a_correction_before_any_loss_is_known_changes_nothing(in_phase_b: Calla
 
 def test_a_try_that_failed_is_held_nowhere_and_counts_nowhere(in_phase_b: Callable[[], DALE]) -> None:
     failed, good = in_phase_b(), in_phase_b()
-    batches = Batches(good.setting.cases, good.setting.training, good.setting.plan, 0, None)
+    batches = Batches(good.context.cases, good.context.training, good.context.plan, 0, None)
     first, second = batches.draw(0), batches.draw(1)
 
     def refuse(*given: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     def one_step(objective: DALE) -> float:
-        network = objective.setting.network.train()
+        network = objective.context.network.train()
         if objective is failed:
             kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             objective.step(network, second, lambda value: value.backward())

@@ -29,10 +29,11 @@ from napari_prosma.model.checkpoint import LAST, load_checkpoint, split_prefix
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import NETWORKS, ModelSpec
 from napari_prosma.training.batches import Batches, PreparedCases, UnlabelledBatches
-from napari_prosma.training.config import DimOptions, TrainConfig
+from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import dice_cross_entropy
-from napari_prosma.training.objectives import Objective, Setting, make_objective
-from napari_prosma.training.objectives.dim import GENERATORS, deepest_block, f_divergence, uphill
+from napari_prosma.training.objective import Context, Objective, make_objective
+from napari_prosma.training.objectives.dim import DimOptions
+from napari_prosma.training.objectives.dim.learning import GENERATORS, deepest_block, f_divergence, uphill
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
@@ -212,7 +213,11 @@ class Steps:
             cases.append(Case.from_arrays(str(n), label[None] + rng.normal(0, 0.3, (1, *shape)), label))
         prepared = PreparedCases(cases, self.plan)
         config = TrainConfig.of(
-            run_dir="r", objective=objective, dim=options or DimOptions(), device="cpu", seed=4
+            run_dir="r",
+            objective=objective,
+            objective_options=options if objective == "dim" else None,
+            device="cpu",
+            seed=4,
         )
         recipe = recipe_of("other", self.plan)
         unlabelled = None
@@ -227,7 +232,7 @@ class Steps:
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
         self.objective: Any = make_objective(objective)
         self.objective.prepare(
-            Setting(
+            Context(
                 self.network,
                 self.plan,
                 config,
@@ -475,7 +480,9 @@ def test_a_run_that_was_left_at_an_odd_step_goes_on_bit_for_bit(
     settings: Callable[..., TrainConfig], ultrasound: list[Case], tmp_path: Path
 ) -> None:
     def configured(name: str) -> TrainConfig:
-        return settings(tmp_path / name, objective="dim", steps_per_epoch=3, dim=DimOptions(ramp=1))
+        return settings(
+            tmp_path / name, objective="dim", steps_per_epoch=3, objective_options=DimOptions(ramp=1)
+        )
 
     whole = list(train(configured("whole"), ultrasound, unlabelled=bare()))
     assert isinstance(whole[-1], Finished)
@@ -516,7 +523,7 @@ def test_volumes_of_several_classes_that_are_labelled_in_part_are_learned(
         patch=(16, 16, 16),
         batch=2,
         epochs=1,
-        dim=DimOptions(tau=0.5, ramp=0),
+        objective_options=DimOptions(tau=0.5, ramp=0),
     )
     events = list(train(config, cases, unlabelled=others))
     (end,) = [event for event in events if isinstance(event, EpochEnd)]
@@ -541,7 +548,7 @@ def run_of_one_epoch(run_dir: Path, batch: int) -> Iterator[Event]:
     config = TrainConfig.of(
         run_dir=run_dir,
         objective="dim",
-        dim=DimOptions(ramp=0, tau=0.5, rho=0.5),
+        objective_options=DimOptions(ramp=0, tau=0.5, rho=0.5),
         widths=WIDTHS,
         norm="instance",
         gate="none",
@@ -565,7 +572,7 @@ class _Kept:
         return self.objective
 
     def weights(self) -> dict[str, Tensor]:
-        return self.objective.setting.network.state_dict()
+        return self.objective.context.network.state_dict()
 
 
 def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(

@@ -25,13 +25,15 @@ from napari_prosma.events import Event, Finished
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
-from napari_prosma.training.config import SETTINGS, DaleOptions, DimOptions, TrainConfig
+from napari_prosma.training.config import SETTINGS, TrainConfig
 from napari_prosma.training.lines import (
     UNLIMITED_EPOCHS,
     config_from_options,
     python_lines,
     shell_line,
 )
+from napari_prosma.training.objectives.dale import DaleOptions
+from napari_prosma.training.objectives.dim import DimOptions
 
 PLAN = Plan(
     dims=3,
@@ -99,10 +101,14 @@ def test_a_run_by_the_defaults_is_a_short_line() -> None:
         ({"class_weights": (1, 2.5)}, "--class-weights 1.0,2.5"),
         ({"widths": (8, 16, 32), "gated_levels": (2,)}, "--widths 8,16,32 --gated-levels 2"),
         (
-            {"objective": "dim", "unlabelled": "more", "dim": DimOptions(rho=0.1, divergence="kl")},
-            "--objective dim --unlabelled more --dim-option rho=0.1 --dim-option divergence=kl",
+            {
+                "objective": "dim",
+                "unlabelled": "more",
+                "objective_options": DimOptions(divergence="kl", rho=0.1),
+            },
+            "--objective dim --unlabelled more --objective-option divergence=kl --objective-option rho=0.1",
         ),
-        ({"dale": DaleOptions(scales=(1, 2), pixel=True)}, None),
+        ({"objective": "dale", "objective_options": DaleOptions(scales=(1, 2), pixel=True)}, None),
         ({"labels": LabelRule.of_names({0: "background", 7: "liver"})}, "--classes 0=background,7=liver"),
     ],
 )
@@ -154,9 +160,11 @@ def test_a_run_without_a_folder_of_cases_has_no_line(lines: Any) -> None:
         ({"patch": "16,x"}, "patch.1"),
         ({"labels": "liver"}, "0=background,1=liver"),
         ({"gate_options": ["latent=3"]}, "latent_ratio"),
-        ({"dim": ["roh=3"]}, "'--dim-option roh=3'.*rho"),
-        ({"dim": ["tau=2"]}, "dim.tau"),
-        ({"dale": ["align=l2"]}, "dale.align"),
+        ({"objective": "dim", "objective_options": ["roh=3"]}, "'--objective-option roh=3'.*rho"),
+        ({"objective": "dim", "objective_options": ["tau=2"]}, "objective_options.tau"),
+        ({"objective": "dale", "objective_options": ["align=l2"]}, "objective_options.align"),
+        ({"objective_options": ["rho=2"]}, "nothing to choose"),
+        ({"objective": "guess", "objective_options": ["rho=2"]}, "unknown objective|nothing to choose"),
         ({"unlabelled": "more"}, "choose the objective dim"),
         ({"gate_options": ["norm"]}, "NAME=VALUE"),
         ({"gate_options": ["latent_ratio=none"]}, "gate_options"),
@@ -263,23 +271,34 @@ others = st.fixed_dictionaries(
         "precision": st.sampled_from(["32-true", "bf16-mixed"]),
         "threads": sizes,
         "compile": st.booleans(),
-        "dim": st.builds(
-            DimOptions,
-            rho=positive,
-            adaptive=st.booleans(),
-            divergence=st.sampled_from(["js", "kl", "tv"]),
-            tau=st.floats(0.5, 1),
-        ),
-        "dale": st.builds(
-            DaleOptions, every=sizes, align=st.sampled_from(["w2", "mmd"]), pixel=st.booleans()
-        ),
         "tensorboard": st.booleans(),
     },
 )
 
 
-of_the_objective = st.fixed_dictionaries({}, optional={"objective": st.just("dale")}) | st.fixed_dictionaries(
-    {"objective": st.just("dim")}, optional={"unlabelled": paths}
+of_the_objective = (
+    st.fixed_dictionaries({})
+    | st.fixed_dictionaries(
+        {"objective": st.just("dale")},
+        optional={
+            "objective_options": st.builds(
+                DaleOptions, every=sizes, align=st.sampled_from(["w2", "mmd"]), pixel=st.booleans()
+            )
+        },
+    )
+    | st.fixed_dictionaries(
+        {"objective": st.just("dim")},
+        optional={
+            "unlabelled": paths,
+            "objective_options": st.builds(
+                DimOptions,
+                rho=positive,
+                adaptive=st.booleans(),
+                divergence=st.sampled_from(["js", "kl", "tv"]),
+                tau=st.floats(0.5, 1),
+            ),
+        },
+    )
 )
 
 

@@ -21,7 +21,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.batches import Batch, PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import balanced_weights, chosen_weights, dice_cross_entropy
-from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.objective import Context, make_objective
 from napari_prosma.training.processes import Processes
 
 CLASSES = ("background", "one", "two")
@@ -81,7 +81,7 @@ def test_one_foreground_class_has_one_logit_and_more_have_one_each(classes: int,
     network = build_model(ModelSpec(2, 1, plan.out_channels, (4, 6, 8)))
     objective, config = make_objective("supervised"), TrainConfig.of(run_dir="r", device="cpu")
     cases = PreparedCases([], plan)
-    objective.prepare(Setting(network, plan, config, Processes(config), cases, (), 1))
+    objective.prepare(Context(network, plan, config, Processes(config), cases, (), 1))
     batch = Batch(torch.randn(2, 1, 16, 16), torch.randint(0, classes, (2, 1, 16, 16)), ("a", "b"))
     loss = objective.step(network, batch, lambda value: value.backward())
     with torch.no_grad():

@@ -24,7 +24,7 @@ from napari_prosma.model.augment import RECIPES
 from napari_prosma.model.checkpoint import LAST, load_checkpoint
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.objectives.supervised import Supervised
+from napari_prosma.training.objectives.supervised.learning import Supervised
 from napari_prosma.training.run import train
 from napari_prosma.training.run_folder import read_metrics, read_run
 from napari_prosma.training.steering import Steering
@@ -133,7 +133,7 @@ class Recorder(Supervised):
         yield Progress(0, 1, "partition")
 
     def cases(self, epoch: int):
-        return self.setting.training[:1] if epoch % 2 else None
+        return self.context.training[:1] if epoch % 2 else None
 
     def step(self, model, batch, backward):
         self.drawn.append(batch.cases)
@@ -148,7 +148,7 @@ class Recorder(Supervised):
         self.count += 1
 
     def relabelled(self, index: int) -> None:
-        self.told.append(f"relabelled {self.setting.cases.cases[index].name}")
+        self.told.append(f"relabelled {self.context.cases.cases[index].name}")
 
     def figures(self) -> dict[str, float]:
         return {"steps/so far": float(self.count)}
@@ -180,7 +180,7 @@ def test_an_objective_is_told_of_epochs_and_steps_and_chooses_their_cases(
     assert isinstance(events[-1], Finished)
     epoch = ["step", "stepped", "step", "stepped"]
     assert recorders[0].told == ["epoch 0", *epoch, "epoch 1", *epoch]
-    setting = recorders[0].setting
+    setting = recorders[0].context
     assert {n for drawn in recorders[0].drawn[:2] for n in drawn} == set(setting.training)
     assert {n for drawn in recorders[0].drawn[2:] for n in drawn} == {setting.training[0]}
     assert any(isinstance(event, Progress) and event.message == "partition" for event in events)
@@ -213,7 +213,7 @@ def test_an_objective_is_told_of_a_try_that_failed_and_of_labels_that_were_corre
 
     for _ in train(config, ultrasound, steering=steering):
         if recorders and recorders[0].told == ["epoch 0"]:
-            recorders[0].setting.network.register_forward_pre_hook(refuse)
+            recorders[0].context.network.register_forward_pre_hook(refuse)
             steering.relabel(ultrasound[0].name)
     told = ["epoch 0", f"relabelled {ultrasound[0].name}", "step", "abandoned", "step", "step", "stepped"]
     assert recorders[0].told[: len(told)] == told
@@ -292,7 +292,7 @@ def test_unlabelled_images_come_onto_the_grid_of_the_labelled_ones(
 ) -> None:
     labelled = [sized(case, 1.0) for case in ultrasound]
     told(tmp_path / "run", labelled, [sized(case, 0.5) for case in bare(2)], spacing=(1.0, 1.0))
-    unlabelled = recorders[0].setting.unlabelled
+    unlabelled = recorders[0].context.unlabelled
     assert unlabelled is not None
     assert unlabelled._moved._cases[0].image.shape == (1, 20, 20)
     unsized = Case.from_arrays("bare 0", bare(1)[0].read_image().array)
@@ -364,5 +364,6 @@ def test_a_folder_of_images_is_learned_from_in_a_shell(
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 0, done.output
     assert "Unlabelled: 2 images" in done.output
+    assert "--dim-option is now called --objective-option" in done.stderr
     config = read_run(tmp_path / "run").config
-    assert (config.unlabelled, config.dim.rho) == (tmp_path / "more", 0.1)
+    assert (config.unlabelled, config.objective_options.rho) == (tmp_path / "more", 0.1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_prosma.cli.arguments import Scheduler, was_given
-from napari_prosma.cli.follow import exit_codes, follow, say
+from napari_prosma.cli.follow import exit_codes, follow, notice, say
 from napari_prosma.cli.tables import print_measures
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.training.config import grouped_settings
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_prosma.training.config import TrainConfig
 
 DEMO_EPOCHS = 8
+OLD_OPTIONS = ("dim", "dale")
+"""Objectives whose options had a name of their own, which works for one release."""
 OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.is_twin)
 
 
@@ -47,6 +49,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
         name = f" /{setting.option}" if default else setting.option
         annotation = Annotated[kind, typer.Option(name, **shown)]
         added.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    for old in OLD_OPTIONS:
+        hidden: Any = Annotated[list[str] | None, typer.Option(f"--{old}-option", hidden=True)]
+        added.append(Parameter(f"{old}_option", Parameter.KEYWORD_ONLY, default=None, annotation=hidden))
     command.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
     return command
 
@@ -111,7 +116,13 @@ def train(
             return
         if data is None or run_dir is None:
             raise ConfigError("give a folder of images and masks and --out RUN, or --resume RUN")
-        given = {name: value for name, value in options.items() if was_given(context, name)}
+        given: dict[str, Any] = {n: value for n, value in options.items() if was_given(context, n)}
+        for old in OLD_OPTIONS:
+            texts = given.pop(f"{old}_option", [])
+            if texts:
+                notice(f"--{old}-option is now called --objective-option; the old name will go")
+            if texts and given.get("objective") == old:
+                given["objective_options"] = [*given.get("objective_options", []), *texts]
         # Whole paths, so that the run can be resumed from another working directory.
         if "unlabelled" in given:
             given["unlabelled"] = str(Path(str(given["unlabelled"])).resolve())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
+    SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -23,116 +25,14 @@ from napari_prosma.model.header import where_model_is
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, OURS_GATE, PUBLISHED, WIDTHS, ModelSpec
 from napari_prosma.settings import Choice, Entry, Setting, entries_of
+from napari_prosma.training.numbers import PositiveNumber
+from napari_prosma.training.objectives import OBJECTIVES, ObjectiveOptions, require_use_of_unlabelled
 
 DATA, SEEN, NETWORK = "Data", "What the network sees", "Network"
 FINE_TUNING, LEARNING = "Fine-tuning", "Learning"
 OBJECTIVE, MACHINE = "Few or noisy labels", "Machine"
 GROUPS = (DATA, SEEN, NETWORK, FINE_TUNING, LEARNING, OBJECTIVE, MACHINE)
 """Headings of the settings, in the order of the shell's help."""
-
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class DimOptions(BaseModel):
-    """What DiM leaves to choose (``training.objectives.dim``); none of the paper's own values is public.
-
-    Attributes
-    ----------
-    rho : float
-        How far uphill a step looks before it goes down, as the length of the way in the space of the weights
-        (Foret et al. 2021: 0.05); 0 = plain steps.
-    adaptive : bool
-        Measure that way relative to the weights (ASAM, Kwon et al. 2021, with rho 0.5).
-    eta : float
-        ASAM: added to the size of every weight.
-    beta : float
-        Weight of the divergence between labelled and unlabelled features; 0 = none.
-    divergence : str
-        ``js`` (at most ln 2, symmetric), ``kl``, ``rkl``, ``chi2``, ``tv`` or ``hellinger2``.
-    tau : float
-        Only where the teacher is so sure (0.5 to 1) does the student learn from it.
-    mu_max : float
-        Weight of what is learned from the teacher once it has risen; 0 = nothing is.
-    temperature : float
-        Of the softmax over the features' channels.
-    ema : float
-        Decay per step of the teacher, a moving average of the student.
-    ramp : float
-        Epochs over which ``mu_max`` is reached.
-    perturb_gates : bool
-        Whether the way uphill moves the gates' thresholds too.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rho: NotNegative = 0.05
-    adaptive: bool = False
-    eta: NotNegative = 0.01
-    beta: NotNegative = 0.1
-    divergence: Literal["js", "kl", "rkl", "chi2", "tv", "hellinger2"] = "js"
-    tau: float = Field(default=0.95, ge=0.5, le=1)
-    mu_max: NotNegative = 1.0
-    temperature: PositiveNumber = 1.0
-    ema: float = Field(default=0.99, ge=0, lt=1)
-    ramp: NotNegative = 10.0
-    perturb_gates: bool = False
-
-
-class DaleOptions(BaseModel):
-    """What DALE leaves to choose (``training.objectives.dale``); a reconstruction from public descriptions.
-
-    Attributes
-    ----------
-    warm_up_epochs : int
-        Epochs before any label is doubted.
-    every : int
-        Epochs of each phase, and between two partitions into clear and fuzzy cases.
-    k : float
-        Soft threshold of the standardised errors, in standard deviations.
-    gamma : float
-        Temperature of the confidence ``exp(-e / gamma)``.
-    floor : float
-        Least confidence of a case.
-    beta : float
-        Weight of the alignment; 0 = none.
-    align : "w2", "mmd", "adversarial" or "none"
-        How the features of fuzzy cases are brought to those of clear ones.
-    scales : tuple of int
-        Features are compared on grids so many times coarser; 1 = as they are.
-    pixel : bool
-        Confidence per pixel in a band around the label's boundary, in place of one per case.
-    band : int
-        Half width of that band, in pixels.
-    decay : float
-        Of the moving average of a case's loss.
-    stats_decay : float
-        Of the moving average of the clear cases' features.
-    least_clear : float
-        Share of the cases that stays clear at least.
-    least_cases : int
-        Fewer training cases are not partitioned; the pixel form takes over.
-    least_pixels : int
-        A class with fewer pixels in a batch is not aligned.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    warm_up_epochs: int = Field(default=10, ge=1)
-    every: int = Field(default=5, ge=1)
-    k: NotNegative = 0.5
-    gamma: PositiveNumber = 2.0
-    floor: float = Field(default=0.05, ge=0, le=1)
-    beta: NotNegative = 0.01
-    align: Literal["w2", "mmd", "adversarial", "none"] = "w2"
-    scales: tuple[PositiveInt, ...] = Field(default=(1,), min_length=1)
-    pixel: bool = False
-    band: int = Field(default=5, ge=1)
-    decay: float = Field(default=0.9, ge=0, lt=1)
-    stats_decay: float = Field(default=0.99, ge=0, lt=1)
-    least_clear: float = Field(default=0.5, gt=0, le=1)
-    least_cases: int = Field(default=20, ge=2)
-    least_pixels: int = Field(default=16, ge=2)
 
 
 class TrainConfig(BaseModel):
@@ -596,32 +496,25 @@ class TrainConfig(BaseModel):
         ),
     ] = Field(default=None, ge=0, le=1)
     objective: Annotated[
-        Literal["supervised", "dim", "dale"],
+        str,
         Setting(
             group=OBJECTIVE,
-            help="supervised, dim (few labels and many unlabelled images), or dale (noisy labels).",
+            help="What the labels are like: {named choices}.",
+            choices=lambda: {name: kind.choice for name, kind in OBJECTIVES.items()},
         ),
-    ] = "supervised"
+    ] = next(iter(OBJECTIVES))
     unlabelled: Annotated[
         Path | None,
         Setting(group=OBJECTIVE, help="dim: folder of further images; labels in it are not read."),
     ] = None
-    dim: Annotated[
-        DimOptions,
+    objective_options: Annotated[
+        SerializeAsAny[ObjectiveOptions],
         Setting(
             group=OBJECTIVE,
-            option="dim-option",
-            help="NAME=VALUE within dim, such as rho=0.1; may be repeated.",
+            option="objective-option",
+            help="NAME=VALUE within the objective, such as rho=0.1 of dim; may be repeated.",
         ),
-    ] = Field(default_factory=DimOptions)
-    dale: Annotated[
-        DaleOptions,
-        Setting(
-            group=OBJECTIVE,
-            option="dale-option",
-            help="NAME=VALUE within dale, such as every=3; may be repeated.",
-        ),
-    ] = Field(default_factory=DaleOptions)
+    ] = Field(default_factory=ObjectiveOptions, validate_default=True)
 
     @classmethod
     def of(cls, **settings: object) -> TrainConfig:
@@ -631,6 +524,16 @@ class TrainConfig(BaseModel):
         except ValidationError as error:
             wrong = "; ".join(_in_words(e["loc"], e["msg"], e["input"]) for e in error.errors())
             raise ConfigError(f"the training settings are not usable: {wrong}") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_earlier_versions(cls, given: object) -> object:
+        """Each objective had a field of its own; only that of the chosen one counted."""
+        if not isinstance(given, dict) or not given.keys() & OBJECTIVES.keys():
+            return given
+        chosen = str(given.get("objective", next(iter(OBJECTIVES))))
+        options = {"objective_options": given[chosen]} if chosen in given else {}
+        return options | {name: value for name, value in given.items() if name not in OBJECTIVES}
 
     @model_validator(mode="before")
     @classmethod
@@ -651,6 +554,21 @@ class TrainConfig(BaseModel):
         if gate not in GATES:
             raise ValueError(f"unknown gate {gate!r}; choose one of {', '.join(GATES)}")
         return gate
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, objective: str) -> str:
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
+        return objective
+
+    @field_validator("objective_options", mode="before")
+    @classmethod
+    def _options_of_the_objective(cls, given: object, info: ValidationInfo) -> object:
+        kind = OBJECTIVES.get(info.data.get("objective", ""))
+        if kind is None:  # which is told by itself
+            return ObjectiveOptions()
+        return kind.options() if given in (None, ObjectiveOptions()) else kind.options.model_validate(given)
 
     @model_validator(mode="after")
     def _network_can_be_built(self) -> TrainConfig:
@@ -681,11 +599,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _unlabelled_are_learned_from(self) -> TrainConfig:
-        if self.unlabelled is not None and self.objective != "dim":
-            raise ValueError(
-                f"the objective {self.objective} learns from labels alone, but unlabelled images in "
-                f"'{self.unlabelled}' were given; choose the objective dim, or leave them out"
-            )
+        if self.unlabelled is not None:
+            require_use_of_unlabelled(self.objective, f"in '{self.unlabelled}' were given")
         return self
 
     @property
@@ -741,6 +656,14 @@ class TrainConfig(BaseModel):
 
 SETTINGS = entries_of(TrainConfig)
 """Every setting by the name of its field, in the order of the form; ``data`` and ``run_dir`` are none."""
+
+
+def __getattr__(name: str) -> Any:
+    """Names of earlier versions: the options of two objectives, which live with these now."""
+    for kind in OBJECTIVES.values():
+        if kind.options.__name__ == name and kind.options is not ObjectiveOptions:
+            return kind.options
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def grouped_settings() -> list[Entry]:

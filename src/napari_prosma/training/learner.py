@@ -22,7 +22,7 @@ from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
 from napari_prosma.training.failures import first_line, require_finite, smaller_parts
 from napari_prosma.training.losses import chosen_weights
-from napari_prosma.training.objectives import Setting, make_objective
+from napari_prosma.training.objective import Context, make_objective
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.schedule import (
@@ -96,7 +96,7 @@ class Learner:
         counts = class_counts(data.facts, data.training, len(plan.class_names))
         self.objective = make_objective(config.objective)
         self.objective.prepare(
-            Setting(
+            Context(
                 self.network,
                 plan,
                 config,

@@ -22,7 +22,8 @@ from napari_prosma.data.texts import parse_json, read_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.settings import Entry
-from napari_prosma.training.config import TrainConfig, grouped_settings
+from napari_prosma.training.config import SETTINGS, TrainConfig, grouped_settings
+from napari_prosma.training.objectives import OBJECTIVES, ObjectiveOptions
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
@@ -40,9 +41,15 @@ def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
         A value is not understood or not allowed.
     """
     settings: dict[str, Any] = {}
+    objective = OBJECTIVES.get(options.get("objective") or SETTINGS["objective"].default)
     for entry in grouped_settings():
         given = options.get(entry.name)
-        if given is not None and given != []:
+        if given is None or given == []:
+            continue
+        if entry.name == "objective_options":
+            kind = ObjectiveOptions if objective is None else objective.options
+            settings[entry.name] = _named_values(entry.option, kind, given)
+        else:
             settings[entry.name] = _read(entry, given)
     return TrainConfig.of(data=options.get("data"), run_dir=options.get("run_dir"), **settings)
 
@@ -89,7 +96,9 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     _data_of(config)
     settings = {name: _code(getattr(config, name)) for name in _changed(config)}
     used = {
-        name: home for name, home in _HOMES.items() if any(f"{name}(" in code for code in settings.values())
+        type(value).__name__: type(value).__module__
+        for value in (getattr(config, name) for name in settings)
+        if isinstance(value, BaseModel) or is_dataclass(value)
     }
     arguments = "config, data.cases, data.class_names"
     names, call = "TrainConfig, find_cases, train", f"train({arguments})"
@@ -106,16 +115,6 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
         lines.append(f"data = find_cases(config.data, labels=data.labels.sparse(config.labelled){chosen})")
     lines += [f"for event in {call}:", "    print(event)"]
     return "\n".join(lines) + "\n"
-
-
-_HOMES = {
-    "DaleOptions": "napari_prosma.training.config",
-    "DimOptions": "napari_prosma.training.config",
-    "GateOptions": "napari_prosma.nn.gate_kinds",
-    "LabelRule": "napari_prosma.data.labels",
-    "Plan": "napari_prosma.data.fingerprint",
-}
-"""Where the lines of Python import from what is not a public name."""
 
 
 def _words(entry: Entry, value: Any) -> list[str]:
@@ -164,7 +163,12 @@ def _data_of(config: TrainConfig) -> Path:
 def _changed(settings: Any) -> list[str]:
     """Names of the fields that differ from their defaults, of a model or a dataclass."""
     usual = _defaults(type(settings))
-    return [name for name, default in usual.items() if getattr(settings, name) != default]
+    return [name for name, default in usual.items() if not _is_usual(getattr(settings, name), default)]
+
+
+def _is_usual(value: Any, default: Any) -> bool:
+    """Options are usual where none of them was changed, whichever objective they are of."""
+    return value == default or (isinstance(default, ObjectiveOptions) and not _changed(value))
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
@@ -227,8 +231,10 @@ def _named_values(what: str, kind: type, texts: Sequence[str]) -> dict[str, Any]
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name not in usual:
-            names = ", ".join(usual)
-            raise ConfigError(f"'{what} {text}' is not understood; write NAME=VALUE with one of {names}")
+            names = (
+                f"write NAME=VALUE with one of {', '.join(usual)}" if usual else "there is nothing to choose"
+            )
+            raise ConfigError(f"'{what} {text}' is not understood; {names}")
         found[name] = _list(value) if isinstance(usual[name], tuple) else value
     return found
 

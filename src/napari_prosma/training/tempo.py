@@ -10,6 +10,7 @@ from typing import Any
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.events import Event, Notice
 from napari_prosma.training.batches import PreparedCases
+from napari_prosma.training.objectives import OBJECTIVES
 from napari_prosma.training.pace import (
     PASSES,
     TRIED_STEPS,
@@ -77,13 +78,13 @@ class Tempo:
 
     @property
     def is_paced(self) -> bool:
-        """Whether the length of its epochs follows from the minutes; what DiM and DALE do counts epochs."""
+        """Whether the length of its epochs follows from the minutes; some objectives count epochs."""
         config = self.state.config
         return (
             self.pacing is not None
             and config.is_timed
             and config.steps_per_epoch is None
-            and config.objective == "supervised"
+            and not OBJECTIVES[config.objective].counts_epochs
         )
 
     def place(self) -> dict[str, float]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     place=6,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """Additive attention as in LeeJunHyun's Image_Segmentation, with its norms; not the grid attention of
+    Oktay et al."""
     from napari_prosma.nn.gates import AttentionMask, Gate
 
     return Gate(AttentionMask(skip, gating, dims, options), None)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     place=3,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """The channel weights without the mask: the paper's ablation."""
     from napari_prosma.nn.gates import ChannelMask, Gate
 
     return Gate(None, ChannelMask(skip, gating, options))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     place=7,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """The paper's with lambda = 0, trained so: the comparison that isolates the thresholds."""
     from napari_prosma.nn.gates import ChannelMask, Gate, ProximalMask
 
     return Gate(ProximalMask(skip, gating, dims, options, sparse=False), ChannelMask(skip, gating, options))

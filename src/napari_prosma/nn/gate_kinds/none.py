@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     place=4,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """Every skip passes whole: a plain residual U-Net."""
     from napari_prosma.nn.gates import Gate
 
     return Gate(None, None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     place=1,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """Sparse mask over positions and channel weights (equations 1 to 5): the paper's."""
     from napari_prosma.nn.gates import ChannelMask, Gate, ProximalMask
 
     return Gate(ProximalMask(skip, gating, dims, options), ChannelMask(skip, gating, options))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     place=8,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """Ours: the mask is exactly zero where z is zero in every channel."""
     from napari_prosma.nn.gates import ChannelMask, ExactMask, Gate
 
     return Gate(ExactMask(skip, gating, dims, options), ChannelMask(skip, gating, options))

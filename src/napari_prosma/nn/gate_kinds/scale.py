@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     place=5,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """A learned constant per channel, sigmoid(b), the same for every image: the null model."""
     from napari_prosma.nn.gates import ConstantScale, Gate
 
     return Gate(None, ConstantScale(skip))

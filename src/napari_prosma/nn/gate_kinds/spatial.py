@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     place=2,
 )
 def make(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
-    """The gate of a skip with so many channels."""
+    """The mask without the channel weights: the paper's ablation."""
     from napari_prosma.nn.gates import Gate, ProximalMask
 
     return Gate(ProximalMask(skip, gating, dims, options), None)

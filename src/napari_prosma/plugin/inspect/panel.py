@@ -35,7 +35,6 @@ from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, Tr
 from napari_prosma.plugin.inspect.view import region_on_screen
 from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
-from napari_prosma.plugin.shared.choices import usual_model
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold
 from napari_prosma.plugin.shared.layers import class_indices, hide_previews, image_kind
@@ -43,6 +42,7 @@ from napari_prosma.plugin.shared.loading import INSPECTION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.shared.placing import onto_image
+from napari_prosma.plugin.shared.starting import usual_model
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.compare import Comparison

@@ -45,7 +45,6 @@ from napari_prosma.plugin.segment.results import (
 )
 from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.segment.training_set import TrainingSet
-from napari_prosma.plugin.shared.choices import usual_model
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
@@ -64,6 +63,7 @@ from napari_prosma.plugin.shared.loading import SEGMENTATION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import Message, Panel, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.starting import usual_model
 
 if TYPE_CHECKING:
     from napari_prosma.plugin.segment.regions_dock import RegionsTable

@@ -1,17 +1,14 @@
-"""Small fields that several parts of a form share: choices with tips, sizes per axis, titles that unfold."""
+"""Small fields that several parts of a form share: choices with tips, numbers, titles that unfold."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QGroupBox, QLineEdit, QSpinBox, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QGroupBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
-from napari_prosma.errors import ConfigError
 from napari_prosma.settings import Choice
 
 Value = TypeVar("Value")
@@ -91,45 +88,3 @@ def number(
     box.setSpecialValueText(least)
     box.setToolTip(tip)
     return box
-
-
-class SizesField(QLineEdit):
-    """Positive numbers, one per axis, parted by commas, blanks or x; empty = by the data.
-
-    Parameters
-    ----------
-    what : str
-        What they are, in a message.
-    kind : int or float
-    tip : str
-    """
-
-    def __init__(self, what: str, kind: type[float], tip: str) -> None:
-        super().__init__()
-        self._what, self._kind = what, kind
-        self.setPlaceholderText(BY_THE_DATA)
-        self.setToolTip(tip)
-
-    def sizes(self) -> tuple[float, ...] | None:
-        """The numbers; None where it is empty.
-
-        Raises
-        ------
-        ConfigError
-            Something else was typed.
-        """
-        text = self.text().strip()
-        if not text:
-            return None
-        try:
-            sizes = tuple(self._kind(part) for part in re.split(r"[\s,;x]+", text) if part)
-        except ValueError:
-            sizes = ()
-        if not sizes or not all(0 < size < math.inf for size in sizes):
-            example = "3, 1, 1" if self._kind is float else "32, 128, 128"
-            of_kind = "" if self._kind is float else "whole "
-            raise ConfigError(
-                f"the {self._what} '{text}' is not understood; give one positive {of_kind}number per axis, "
-                f"such as {example}, or leave it empty"
-            )
-        return sizes

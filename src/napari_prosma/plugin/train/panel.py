@@ -34,13 +34,13 @@ from napari_prosma.events import (
     Started,
     Verdict,
 )
-from napari_prosma.plugin.shared.choices import new_run_folder
 from napari_prosma.plugin.shared.choosers import PathField, choose_run
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
 from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.shared.starting import new_run_folder
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.plugin.train.examples import Examples
 from napari_prosma.plugin.train.leaving import Leaving
@@ -52,7 +52,7 @@ from napari_prosma.plugin.train.run_controls import Configured, PlannedRun, RunC
 from napari_prosma.plugin.train.settings import Settings
 from napari_prosma.plugin.train.source import Data, LayerData, Source
 from napari_prosma.plugin.train.supervision import Supervision
-from napari_prosma.training.run_claim import RUN, claimed, require_own_folder
+from napari_prosma.training.run_claim import RUN, claimed, is_run, require_own_folder
 from napari_prosma.training.steering import Steering
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
@@ -89,7 +89,7 @@ class TrainPanel(Panel):
         self.source = Source(napari_viewer)
         self.supervision = Supervision(napari_viewer)
         self.settings = Settings()
-        self.repeat = Repeat(self.planned_data)
+        self.repeat = Repeat(self.repeated_data)
         self.examples: Examples | None = None
         self.doubts: Any = None
         self.source.changed.connect(self._suggest_run)
@@ -160,6 +160,30 @@ class TrainPanel(Panel):
         self.settings.require_fit(self.source.axes)
         return self.settings.values() | self.supervision.values(), data
 
+    def repeated_data(self) -> tuple[dict[str, Any], Data]:
+        """The same for a line that a shell can run as it stands: the data are files, the folder is a new one.
+
+        Raises
+        ------
+        ProsmaError
+            As ``planned_data``, no run began on the layers, or the folder holds something else.
+        """
+        settings, data = self.planned_data()
+        if isinstance(data, LayerData):
+            shown = data.live
+            began = [
+                live
+                for live in self._layers_of.values()
+                if (live.image, live.labels, live.labelled) == (shown.image, shown.labels, shown.labelled)
+            ]
+            data = replace(data, live=began[-1] if began else shown).kept()
+        run_dir = settings["run_dir"]
+        if is_run(run_dir) or run_dir in self._run_folders():
+            settings["run_dir"] = self._new_folder()
+        else:
+            self._require_free(run_dir, settings.get("data"))
+        return settings, data
+
     def planned(self) -> PlannedRun:
         """The run that the form describes.
 
@@ -174,13 +198,7 @@ class TrainPanel(Panel):
             field.show_path(self._suggested)
         settings, data = self.planned_data()
         run_dir = settings["run_dir"]
-        if any(run_dir.glob("*.safetensors")):
-            raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
-        require_own_folder(run_dir, settings.get("data"))
-        if run_dir in self._run_folders():
-            raise ConfigError(
-                f"'{run_dir}' is the folder of a run that is in progress or waiting; choose another one"
-            )
+        self._require_free(run_dir, settings.get("data"))
         length = (
             f"{settings['minutes']:g} minutes" if settings["minutes"] else epochs_in_words(settings["epochs"])
         )
@@ -246,6 +264,7 @@ class TrainPanel(Panel):
                 self._show_trouble()
             case Configured():
                 self.controls.show_config(event.config)
+                self.repeat.form_changed()  # layers are files now
                 self._tell_waiting()
             case Started() if event.total:
                 self.outcome.run_on(event.device)
@@ -450,6 +469,21 @@ class TrainPanel(Panel):
     def _count_down(self) -> None:
         if not self.is_held:
             self.tell_progress()
+
+    def _require_free(self, run_dir: Path, data: Path | None) -> None:
+        """Refuse the folder of another run, of the data, or of a model.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if any(run_dir.glob("*.safetensors")):
+            raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
+        require_own_folder(run_dir, data)
+        if run_dir in self._run_folders():
+            raise ConfigError(
+                f"'{run_dir}' is the folder of a run that is in progress or waiting; choose another one"
+            )
 
     def _run_folders(self) -> set[Path]:
         runs = [*self.waiting.runs, *([self._run] if self._run is not None else [])]

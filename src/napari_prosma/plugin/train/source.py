@@ -71,10 +71,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class FolderData:
-    """A folder as the form says; ``known`` is what was found in it already."""
+    """A folder as the form says; ``known`` is what was found in it already.
+
+    ``unlabelled`` is a folder of further images that were kept of layers.
+    """
 
     wanted: Wanted
     known: DataSet | None
+    unlabelled: Path | None = None
 
     def look(self) -> Opened:
         """Find its cases; in a thread.
@@ -93,6 +97,8 @@ class FolderData:
         }
         if self.wanted.rule is not None:
             settings |= {"labels": data.labels, "labelled": "all"}
+        if self.unlabelled is not None:
+            settings["unlabelled"] = self.unlabelled
         return Opened(data.cases, data.class_names, settings)
 
     def begin(self) -> Opened:
@@ -153,6 +159,23 @@ class LayerData:
             Case(f"{number}-{safe_name(layer.name)}", partial(image_to_learn, layer))
             for number, layer in enumerate(self.unlabelled, start=1)
         )
+
+    def kept(self) -> FolderData:
+        """What was kept of them when a run began on them, as files.
+
+        Raises
+        ------
+        ConfigError
+            No run began.
+        """
+        table = self.live.folder.absolute() / TABLE
+        if self.live.rule is None or not table.is_file():
+            raise ConfigError(
+                "the layers are no files yet, which a line could name; Start keeps them as files and shows "
+                "the lines here"
+            )
+        unlabelled = self._folder if self.unlabelled and self._folder.is_dir() else None
+        return FolderData(Wanted(table, rule=self.live.rule), None, unlabelled)
 
 
 Data = FolderData | LayerData

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,36 +10,31 @@ from typing import Any
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QPushButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.plugin.shared.choices import ALIGNMENTS, DIVERGENCES, OBJECTIVES
 from napari_prosma.plugin.shared.choosers import PathField
-from napari_prosma.plugin.shared.fields import SizesField, combo, folded_form, group, number, whole
+from napari_prosma.plugin.shared.fields import combo, folded_form, group
+from napari_prosma.plugin.shared.form import Form
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import spatial_shape
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
-
-FEW, DOUBTFUL = "dim", "dale"
-MOST = 1_000_000
-_RADIUS, _RELATIVE_RADIUS = 0.05, 0.5
-"""What ``rho`` usually is, of SAM and of ASAM, where it is relative to the weights."""
+from napari_prosma.settings import entries_of
+from napari_prosma.training.config import SETTINGS
+from napari_prosma.training.objectives import OBJECTIVES, ObjectiveKind
 
 
 class Supervision(QWidget):
     """One choice, and below it only what the choice asks for.
+
+    Attributes
+    ----------
+    options : dict of Form
+        What each objective leaves to choose, by its name.
 
     Signals
     -------
@@ -65,8 +60,9 @@ class Supervision(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         box, self._form = group("Labels")
         layout.addWidget(box)
+        entry = SETTINGS["objective"]
         self.objective = combo(
-            OBJECTIVES, "supervised", "How much the labels tell, and whether all are right"
+            entry.choices, entry.default, "How much the labels tell, and whether all are right"
         )
         self.sentence = Message()
         self.folder = PathField("Choose the folder of images without labels", "images without labels")
@@ -85,12 +81,14 @@ class Supervision(QWidget):
         self._form.addRow("Unlabelled", self.folder)
         self._form.addRow("Unlabelled layers", self.layers)
         self._form.addRow(self.found)
-        self.dim = _dim_fields()
-        self.dim_fold = _folded(self.dim, _DIM_LABELS)
-        self.dale = _dale_fields()
-        self.dale_fold = _folded(self.dale, _DALE_LABELS)
-        for row in (self.dim_fold, self.dale_fold, self.look_button):
-            self._form.addRow(row)
+        self.options = {name: Form(entries_of(kind.options).values()) for name, kind in OBJECTIVES.items()}
+        self.folds: dict[str, QWidget] = {}
+        for name, fields in self.options.items():
+            if fields:
+                self.folds[name], form = folded_form("Advanced")
+                fields.add_to(form)
+                self._form.addRow(self.folds[name])
+        self._form.addRow(self.look_button)
         self._show()
         self.objective.currentIndexChanged.connect(self._show)
         self.folder.chosen.connect(self._look_at)
@@ -106,19 +104,21 @@ class Supervision(QWidget):
         ConfigError
             Scales that are not understood.
         """
-        objective = self.objective.currentData()
-        settings: dict[str, Any] = {"objective": objective}
-        if objective == FEW:
-            settings["dim"] = {name: _value(field) for name, field in self.dim.items()}
-            if not self._from_layers and self.folder.path is not None:
-                settings["unlabelled"] = self.folder.path.resolve()
-        elif objective == DOUBTFUL:
-            settings["dale"] = {name: _value(field) for name, field in self.dale.items()}
+        name = self.objective.currentData()
+        settings: dict[str, Any] = {"objective": name}
+        if self.options[name]:
+            settings["objective_options"] = self.options[name].settings()
+        if self._kind.takes_unlabelled and not self._from_layers and self.folder.path is not None:
+            settings["unlabelled"] = self.folder.path.resolve()
         return settings
+
+    @property
+    def _kind(self) -> ObjectiveKind:
+        return OBJECTIVES[self.objective.currentData()]
 
     def ticked(self) -> tuple[ImageLayer, ...]:
         """Image layers to learn from without labels."""
-        few = self.objective.currentData() == FEW and self._from_layers
+        few = self._kind.takes_unlabelled and self._from_layers
         return tuple(self.layers.ticked()) if few else ()
 
     def learn_from(self, from_layers: bool, image: ImageLayer | None, labelled: DataSet | None) -> None:
@@ -141,18 +141,18 @@ class Supervision(QWidget):
 
     def _show(self) -> None:
         """Only the rows that the choice asks for."""
-        objective = self.objective.currentData()
-        self.sentence.tell("" if objective == "supervised" else OBJECTIVES[objective].meaning)
-        self._form.setRowVisible(self.folder, objective == FEW and not self._from_layers)
-        self._form.setRowVisible(self.layers, objective == FEW and self._from_layers)
-        self._form.setRowVisible(self.look_button, objective == DOUBTFUL)
-        self._form.setRowVisible(self.dim_fold, objective == FEW)
-        self._form.setRowVisible(self.dale_fold, objective == DOUBTFUL)
+        name, few = self.objective.currentData(), self._kind.takes_unlabelled
+        self.sentence.tell("" if name == SETTINGS["objective"].default else self._kind.choice.meaning)
+        self._form.setRowVisible(self.folder, few and not self._from_layers)
+        self._form.setRowVisible(self.layers, few and self._from_layers)
+        self._form.setRowVisible(self.look_button, self._kind.doubts_labels)
+        for each, folded in self.folds.items():
+            self._form.setRowVisible(folded, each == name)
         self._tell_found()
 
     def _tell_found(self) -> None:
         """How many unlabelled images there are, and whether the network can take them."""
-        if self.objective.currentData() != FEW:
+        if not self._kind.takes_unlabelled:
             self.found.tell("")
         elif self._from_layers:
             self.found.tell(_counted(len(self.layers.ticked())))
@@ -186,200 +186,14 @@ class Supervision(QWidget):
             self.found.tell_error(str(ending.error))
 
     def _tell_changes(self) -> None:
-        def tell(*_: object) -> None:
-            self.changed.emit()
+        for fields in self.options.values():
+            fields.on_change(self._tell)
+        self.objective.currentIndexChanged.connect(self._tell)
+        self.folder.line.textChanged.connect(self._tell)
+        self.layers.changed.connect(self._tell)
 
-        for field in (self.objective, *self.dim.values(), *self.dale.values()):
-            if isinstance(field, QComboBox):
-                field.currentIndexChanged.connect(tell)
-            elif isinstance(field, QCheckBox):
-                field.toggled.connect(tell)
-            elif isinstance(field, SizesField):
-                field.textChanged.connect(tell)
-            else:
-                assert isinstance(field, (QSpinBox, QDoubleSpinBox))
-                field.valueChanged.connect(tell)
-        self.folder.line.textChanged.connect(tell)
-        self.layers.changed.connect(tell)
-
-
-# ---- advanced: the fields by their name in ``DimOptions`` and ``DaleOptions`` ---------------------------
-
-
-_DIM_LABELS = {
-    "divergence": "Divergence",
-    "beta": "Its weight beta",
-    "rho": "Radius rho",
-    "eta": "ASAM's eta",
-    "tau": "Teacher is sure from",
-    "mu_max": "Teacher's weight",
-    "ramp": "reached after",
-    "ema": "Teacher's decay",
-    "temperature": "Temperature",
-}
-_DALE_LABELS = {
-    "warm_up_epochs": "Warm-up",
-    "every": "Length of a phase",
-    "k": "Soft threshold k",
-    "gamma": "Temperature",
-    "floor": "Least confidence",
-    "align": "Alignment",
-    "beta": "Its weight beta",
-    "scales": "Scales",
-    "band": "Band",
-    "decay": "Averaging of losses",
-    "stats_decay": "Averaging of features",
-    "least_clear": "Least share clear",
-    "least_cases": "Least cases",
-    "least_pixels": "Least pixels",
-}
-
-
-def _dim_fields() -> dict[str, QWidget]:
-    adaptive = _box(
-        "adaptive (ASAM)",
-        "Measure the radius relative to the weights; the usual one is then ten times as large, 0.5",
-    )
-    gates = _box("move the gates' thresholds, too", "Whether looking uphill moves theta of the gates as well")
-    eta = number(0, 100, 0.01, 4, 0.01, "Added to the size of every weight by ASAM")
-    eta.setEnabled(False)
-    adaptive.toggled.connect(eta.setEnabled)
-    rho = number(
-        0,
-        10,
-        _RADIUS,
-        3,
-        0.01,
-        "How far each step looks uphill before it goes down (SAM): flat minima hold on other scanners, "
-        "too; 0 = plain steps",
-    )
-
-    def measure(relative: bool) -> None:
-        usual, other = (_RADIUS, _RELATIVE_RADIUS) if relative else (_RELATIVE_RADIUS, _RADIUS)
-        if rho.value() == usual:
-            rho.setValue(other)
-
-    adaptive.toggled.connect(measure)
-    return {
-        "divergence": combo(
-            DIVERGENCES,
-            "js",
-            "How the difference between the features of labelled and of unlabelled images is measured, which "
-            "is made small",
-            named=True,
-        ),
-        "beta": number(0, 1000, 0.1, 3, 0.05, "How much that difference counts; 0 = not at all"),
-        "rho": rho,
-        "adaptive": adaptive,
-        "eta": eta,
-        "tau": number(
-            0.5, 1, 0.95, 3, 0.01, "Only pixels where the teacher is at least so sure are learned from"
-        ),
-        "mu_max": number(
-            0, 1000, 1, 2, 0.1, "How much what the teacher finds counts beside the labels; 0 = no teacher"
-        ),
-        "ramp": number(0, MOST, 10, 1, 1, "Epochs until the teacher has its full weight"),
-        "ema": number(
-            0,
-            0.9999,
-            0.99,
-            4,
-            0.001,
-            "The teacher is a moving average of the network: its decay per step",
-        ),
-        "temperature": number(0.001, 1000, 1, 3, 0.1, "Of the softmax over the features' channels"),
-        "perturb_gates": gates,
-    }
-
-
-def _dale_fields() -> dict[str, QWidget]:
-    pixel = _box(
-        "confidence of every pixel near the outline",
-        "Doubt pixels around the labels' outlines, not whole labels",
-    )
-    scales = SizesField("scales", int, "Features are compared on grids so many times coarser, such as 1, 2")
-    scales.setText("1")
-    scales.setPlaceholderText("1")
-    align = combo(ALIGNMENTS, "w2", "How the features of doubted cases are brought to those of clear ones")
-    weight = number(0, 1000, 0.01, 4, 0.01, "How much this counts; 0 = not at all")
-    align.currentIndexChanged.connect(lambda: weight.setEnabled(align.currentData() != "none"))
-    return {
-        "warm_up_epochs": _epochs(10, "Epochs before any label is doubted"),
-        "every": _epochs(
-            5,
-            "So long it learns from the clear cases alone, then from all, in turns; all labels are "
-            "looked at anew before each phase",
-        ),
-        "k": number(
-            0,
-            100,
-            0.5,
-            2,
-            0.1,
-            "A label is doubted from so many standard deviations of its error above the mean of all",
-        ),
-        "gamma": number(
-            0.001,
-            1000,
-            2,
-            3,
-            0.1,
-            "The confidence is exp(-e / this): the smaller, the less a doubted label counts",
-        ),
-        "floor": number(0, 1, 0.05, 3, 0.01, "No label counts less than this"),
-        "align": align,
-        "beta": weight,
-        "scales": scales,
-        "pixel": pixel,
-        "band": whole(1, 1000, 5, "Half the width of the band around an outline", suffix=" px"),
-        "decay": number(0, 0.9999, 0.9, 4, 0.01, "Decay of the moving average of each case's loss"),
-        "stats_decay": number(
-            0, 0.9999, 0.99, 4, 0.01, "Decay of the moving average of the clear cases' features"
-        ),
-        "least_clear": number(0.01, 1, 0.5, 2, 0.05, "At least this share of the cases is taken as clear"),
-        "least_cases": whole(
-            2, MOST, 20, "With fewer training cases pixels near outlines are doubted, and no whole label"
-        ),
-        "least_pixels": whole(2, MOST, 16, "A class with fewer pixels in a batch is not aligned"),
-    }
-
-
-def _folded(fields: Mapping[str, QWidget], labels: Mapping[str, str]) -> QWidget:
-    folded, form = folded_form("Advanced")
-    for name, field in fields.items():
-        if name in labels:
-            form.addRow(labels[name], field)
-        else:
-            form.addRow(field)
-    return folded
-
-
-def _box(text: str, tip: str) -> QCheckBox:
-    box = QCheckBox(text)
-    box.setToolTip(tip)
-    return box
-
-
-def _epochs(value: int, tip: str) -> QSpinBox:
-    return whole(1, MOST, value, tip, suffix=" epochs")
-
-
-def _value(field: QWidget) -> Any:
-    """What a field says.
-
-    Raises
-    ------
-    ConfigError
-        Sizes that are not understood.
-    """
-    if isinstance(field, QComboBox):
-        return field.currentData()
-    if isinstance(field, QCheckBox):
-        return field.isChecked()
-    if isinstance(field, SizesField):
-        return field.sizes() or (1,)
-    assert isinstance(field, (QSpinBox, QDoubleSpinBox))
-    return field.value()
+    def _tell(self, *_: object) -> None:
+        self.changed.emit()
 
 
 # ---- the unlabelled images --------------------------------------------------------------------------------

@@ -1,134 +1,91 @@
-"""What a training step minimises: one protocol, parts chosen by name; ``run.py`` knows none of them."""
+"""What a training step may minimise: each is a file or folder of this package that registers itself.
+
+Nothing here imports torch, so that a form, a shell's help or a configuration can ask what there is; ``make``
+of an objective does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict
 
-from napari_prosma.data.fingerprint import Plan
-from napari_prosma.events import Event
-from napari_prosma.nn.build import Network
-from napari_prosma.training.batches import Batch, PreparedCases, UnlabelledBatches
-from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.processes import Processes
+from napari_prosma.errors import ConfigError
+from napari_prosma.settings import Choice, import_all
 
+if TYPE_CHECKING:
+    from napari_prosma.training.objective import Objective
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What an objective may use.
-
-    Attributes
-    ----------
-    network : ProSMAUNet or a baseline
-        What learns, unwrapped: its parameters, its running statistics, and passes outside of a step.
-    plan : Plan
-    config : TrainConfig
-    processes : Processes
-        The device and its precision; ``total`` adds up the sums of a loss over all processes of the run,
-        ``gathered`` what each found.
-    cases : PreparedCases
-        All labelled ones.
-    training : tuple of int
-        Indices of those that are learned from.
-    steps : int
-        Per epoch.
-    class_weights : (classes,), optional
-        Of the cross-entropy, background first.
-    unlabelled : UnlabelledBatches, optional
-        Further images.
-    kept : Network, optional
-        The average of ``network``, where that is what is validated and kept.
-    """
-
-    network: Network
-    plan: Plan
-    config: TrainConfig
-    processes: Processes
-    cases: PreparedCases
-    training: tuple[int, ...]
-    steps: int
-    class_weights: Tensor | None = None
-    unlabelled: UnlabelledBatches | None = None
-    kept: Network | None = None
+    MakeObjective = Callable[[], Objective]
 
 
-class Objective(Protocol):
-    """Leaves the gradients of one step in the model; the run then steps its optimizer.
+class ObjectiveOptions(BaseModel):
+    """What an objective leaves to choose: a field with a ``Setting`` for each; this one nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class ObjectiveKind:
+    """What an objective is, told once: nobody compares its name.
 
     Attributes
     ----------
-    patches : int
-        How many may pass the network at once for each labelled one: a step needs so many times the memory.
+    make : function
+        Gives the ``Objective``.
+    choice : Choice
+        As what the labels are like, and what learning does about it.
+    options : type
+    takes_unlabelled : bool
+        It learns from further images without labels.
+    doubts_labels : bool
+        It leaves a list of suspicious labels.
+    counts_epochs : bool
+        What it does depends on the number of the epoch, so their length is not changed on the way.
+    place : int
+        In lists, from the front; the first is the default.
     """
 
-    patches: int
-
-    def prepare(self, setting: Setting) -> None:
-        """Called once before all else.
-
-        Raises
-        ------
-        ConfigError
-            The objective has no use for what was given.
-        """
-
-    def looks(self, epoch: int) -> bool:
-        """Whether :meth:`epoch_begins` judges by ``Setting.network``, whose norms are settled for that."""
-
-    def epoch_begins(self, epoch: int) -> Iterator[Event]:
-        """Called before the first step of ``epoch`` (from 0), not where a run goes on within it.
-
-        A run that is stopped here calls it again when it goes on, so that what is decided must follow from
-        the network, the state and the epoch alone. The iterator may be dropped between two events.
-        """
-
-    def cases(self, epoch: int) -> Sequence[int] | None:
-        """Indices of the training cases that the epoch draws from, at least one; None = all."""
-
-    def step(self, model: torch.nn.Module, batch: Batch, backward: Callable[[Tensor], Any]) -> float:
-        """Add the gradients of ``batch`` to those in the model, and return the loss.
-
-        Parameters
-        ----------
-        model : Module
-            ``Setting.network`` in training mode, wrapped for the processes and the precision of the run.
-        batch : Batch
-            On the model's device; a part of the step's batch where memory is short.
-        backward : loss ()
-            Adds the loss's gradients to those that are there, in place of ``loss.backward()``.
-        """
-
-    def abandoned(self) -> None:
-        """Called where a step failed, maybe after some of its parts: it begins anew, or the run ends.
-
-        What was noted of it since :meth:`stepped` is forgotten, and nothing of it is held in memory.
-        """
-
-    def stepped(self) -> None:
-        """Called after each step of the optimizer."""
-
-    def relabelled(self, index: int) -> None:
-        """Called between steps: somebody corrected the label of this case, learned from or not."""
-
-    def figures(self) -> dict[str, float]:
-        """Called at the end of each epoch: what it was like, by name, such as ``divergence``."""
-
-    def ends(self) -> Iterator[Event]:
-        """Called once the run is over, not where it was stopped; may be dropped as ``epoch_begins``."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What must be kept to go on bit for bit; the first process's is taken."""
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state``, after :meth:`prepare`."""
+    make: MakeObjective
+    choice: Choice
+    options: type[ObjectiveOptions] = ObjectiveOptions
+    takes_unlabelled: bool = False
+    doubts_labels: bool = False
+    counts_epochs: bool = False
+    place: int = 99
 
 
-def make_objective(name: str) -> Objective:
-    """Objective ``name``: supervised, dim or dale."""
-    kind = {"supervised": "Supervised", "dim": "DiM", "dale": "DALE"}[name]
-    return getattr(import_module(f"{__name__}.{name}"), kind)()
+OBJECTIVES: dict[str, ObjectiveKind] = {}
+"""Every objective by its name."""
+
+
+def objective(name: str, words: str, meaning: str, **more: Any) -> Callable[[MakeObjective], MakeObjective]:
+    """Register the function below as the objective ``name``; the rest as in :class:`ObjectiveKind`."""
+
+    def register(make: MakeObjective) -> MakeObjective:
+        OBJECTIVES[name] = ObjectiveKind(make, Choice(words, meaning), **more)
+        return make
+
+    return register
+
+
+def require_use_of_unlabelled(name: str, given: str) -> None:
+    """Refuse unlabelled images, which ``given`` speaks of, where the objective ``name`` has no use for them.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not OBJECTIVES[name].takes_unlabelled:
+        others = " or ".join(other for other, kind in OBJECTIVES.items() if kind.takes_unlabelled)
+        raise ConfigError(
+            f"the objective {name} learns from labels alone, but unlabelled images {given}; choose the "
+            f"objective {others}, or leave them out"
+        )
+
+
+import_all(__name__, __path__)
+for _name, _kind in sorted(OBJECTIVES.items(), key=lambda entry: entry[1].place):
+    OBJECTIVES[_name] = OBJECTIVES.pop(_name)

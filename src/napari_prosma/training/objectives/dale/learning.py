@@ -34,9 +34,10 @@ from napari_prosma.training.doubt import (
     write_label_confidence,
 )
 from napari_prosma.training.losses import SMOOTH, Total
-from napari_prosma.training.objectives import Setting
-from napari_prosma.training.objectives.alignment import Alignment
-from napari_prosma.training.objectives.supervised import Supervised
+from napari_prosma.training.objective import Context
+from napari_prosma.training.objectives.dale import DaleOptions
+from napari_prosma.training.objectives.dale.alignment import Alignment
+from napari_prosma.training.objectives.supervised.learning import Supervised
 from napari_prosma.training.validation import InPrecision, labelled_part
 
 SHORT = 3
@@ -251,29 +252,30 @@ class _Look:
 class DALE(Supervised):
     """Phases, confidences and alignment of section 4.2 of the method.
 
-    The state of every training case is kept in the order of ``Setting.training``.
+    The state of every training case is kept in the order of ``Context.training``.
     """
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self._options, cases = setting.config.dale, len(setting.training)
-        self._place = {index: n for n, index in enumerate(setting.training)}
-        warm_up, epochs = self._options.warm_up_epochs, setting.config.epochs
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        self._options = DaleOptions.model_validate(context.config.objective_options)
+        cases = len(context.training)
+        self._place = {index: n for n, index in enumerate(context.training)}
+        warm_up, epochs = self._options.warm_up_epochs, context.config.epochs
         if warm_up >= epochs:
             warm_up = max(1, epochs // SHORT)
         self._parts = cases >= self._options.least_cases
-        self._last_map = _LastMap(setting.network)
+        self._last_map = _LastMap(context.network)
         self._alignment: Alignment | None = None
         if self._options.align != "none" and self._options.beta > 0 and self._parts:
             self._alignment = Alignment(
                 self._options.align,
-                len(setting.plan.class_names),
+                len(context.plan.class_names),
                 self._options.scales,
                 self._options.stats_decay,
                 self._options.least_pixels,
-                setting.processes.total,
-                setting.processes.is_first,
-                setting.config.seed,
+                context.processes.total,
+                context.processes.is_first,
+                context.config.seed,
             )
         zeros = torch.zeros(cases, dtype=torch.float64)
         self._held = {
@@ -317,7 +319,7 @@ class DALE(Supervised):
 
         Until then it is the network that learns which doubts labels, also where its average is kept.
         """
-        yield from self._look_again(self.setting.kept)
+        yield from self._look_again(self.context.kept)
         self._weigh()
         self._write_list()
 
@@ -340,8 +342,8 @@ class DALE(Supervised):
                 logits,
                 batch.labels,
                 weights,
-                self.setting.class_weights,
-                self.setting.processes.total,
+                self.context.class_weights,
+                self.context.processes.total,
             )
         else:
             loss = self.loss(logits, batch.labels)
@@ -360,11 +362,11 @@ class DALE(Supervised):
 
     def stepped(self) -> None:
         """Take up what the step showed, the same in every process."""
-        held, total = self._held, self.setting.processes.total
+        held, total = self._held, self.context.processes.total
         seen = torch.zeros(2, len(held["loss"]), dtype=torch.float64)
         for n, loss in self._losses_now.items():
             seen[:, n] = torch.tensor([1.0, loss])
-        device = self.setting.processes.device
+        device = self.context.processes.device
         counts, sums = total(seen.float().to(device)).cpu().double()
         fresh = sums / counts.clamp(min=1)
         old = torch.where(held["loss"].isnan(), fresh, held["loss"])
@@ -405,10 +407,10 @@ class DALE(Supervised):
 
     def doubted_labels(self) -> list[DoubtedLabel]:
         """A row per training case, as it was looked at last, in the order of the cases."""
-        held, names = self._held, self.setting.plan.class_names
+        held, names = self._held, self.context.plan.class_names
         return [
             DoubtedLabel(
-                case=self.setting.cases.cases[index].name,
+                case=self.context.cases.cases[index].name,
                 fuzziness=float(held["fuzziness"][n]),
                 absolute_error=float(held["absolute_error"][n]),
                 error_ratio=float(held["error_ratio"][n]),
@@ -426,7 +428,7 @@ class DALE(Supervised):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._held = {name: state[name].clone() for name in self._held}
         if self._alignment is not None:
-            self._alignment.load_state_dict(split_prefix(state, "alignment"), self.setting.processes.device)
+            self._alignment.load_state_dict(split_prefix(state, "alignment"), self.context.processes.device)
 
     # ---- phases and weights -------------------------------------------------------------------------------
 
@@ -498,12 +500,12 @@ class DALE(Supervised):
         if warm_up != options.warm_up_epochs:
             yield Notice(
                 f"Labels are doubted from epoch {warm_up + 1} on, not after {options.warm_up_epochs} "
-                f"epochs: the run has only {self.setting.config.epochs}"
+                f"epochs: the run has only {self.context.config.epochs}"
             )
 
     def _look_again(self, by: Network | None = None) -> Iterator[Event]:
         """Compare every training case with its label; nothing changes before all were seen."""
-        looks = yield from self._looks(by or self.setting.network)
+        looks = yield from self._looks(by or self.context.network)
         held = self._held
         for name in ("absolute_error", "error_ratio", "worst_class", "slice"):
             values = [getattr(look.found, name) for look in looks]
@@ -530,17 +532,17 @@ class DALE(Supervised):
         held["band"] = torch.tensor([mean, spread], dtype=torch.float64)
 
     def _write_list(self) -> None:
-        if self.setting.processes.is_first:
-            write_label_confidence(self.setting.config.run_dir, self.doubted_labels())
+        if self.context.processes.is_first:
+            write_label_confidence(self.context.config.run_dir, self.doubted_labels())
 
     def _looks(self, network: Network) -> Generator[Event, None, list[_Look]]:
         """A look at each training case, shared among the processes."""
-        setting, processes = self.setting, self.setting.processes
+        context, processes = self.context, self.context.processes
         model = InPrecision(network, processes.fabric.autocast)
-        mine, looks = setting.training[processes.rank :: processes.world], []
+        mine, looks = context.training[processes.rank :: processes.world], []
         for n, index in enumerate(mine, start=1):
-            case = setting.cases[index]
-            tiling = tile(case.label.shape, setting.plan.window, network.divisor, across=case.across)
+            case = context.cases[index]
+            tiling = tile(case.label.shape, context.plan.window, network.divisor, across=case.across)
             tiling = labelled_part(tiling, case.label)
             blend = Blend(tiling, network.spec.out_channels)
             model.eval()
@@ -556,7 +558,7 @@ class DALE(Supervised):
         found = replace(found, slice=int((found.slice + 0.5) * on_image) if is_volume else 0)
         logits, label = torch.from_numpy(answer)[None], torch.from_numpy(case.label)[None, None]
         slices = label.movedim(2 + case.across, 2)
-        planes = slices.reshape(-1, 1, *slices.shape[-self.setting.plan.dims :])
+        planes = slices.reshape(-1, 1, *slices.shape[-self.context.plan.dims :])
         inside = boundary_band(planes, self._options.band).view(slices.shape).movedim(2, 2 + case.across)
         losses = pixel_losses(logits, label)[inside].double()
         band = (float(losses.numel()), float(losses.sum()), float(losses.square().sum()))

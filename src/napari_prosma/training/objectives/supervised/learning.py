@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event
 from napari_prosma.training.batches import Batch
 from napari_prosma.training.losses import Loss, dice_cross_entropy
-from napari_prosma.training.objectives import Setting
+from napari_prosma.training.objective import Context
+from napari_prosma.training.objectives import require_use_of_unlabelled
 
 
 class Supervised:
@@ -21,19 +21,16 @@ class Supervised:
     Also what the other objectives begin from: each overrides where it differs.
     """
 
-    setting: Setting
+    context: Context
     loss: Loss
     patches = 1
 
-    def prepare(self, setting: Setting) -> None:
-        if setting.unlabelled is not None and setting.config.objective != "dim":
-            raise ConfigError(
-                f"the objective {setting.config.objective} learns from labels alone, but unlabelled images "
-                f"were given; choose the objective dim, or leave them out"
-            )
-        self.setting = setting
+    def prepare(self, context: Context) -> None:
+        if context.unlabelled is not None:
+            require_use_of_unlabelled(context.config.objective, "were given")
+        self.context = context
         self.loss = dice_cross_entropy(
-            setting.plan.out_channels, setting.class_weights, setting.processes.total
+            context.plan.out_channels, context.class_weights, context.processes.total
         )
 
     def looks(self, epoch: int) -> bool:

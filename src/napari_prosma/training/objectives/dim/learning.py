@@ -28,8 +28,9 @@ from napari_prosma.nn.baselines.unet import UNet
 from napari_prosma.nn.baselines.volume_unet import VolumeUNet
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import Batch, Views
-from napari_prosma.training.objectives import Setting
-from napari_prosma.training.objectives.supervised import Supervised
+from napari_prosma.training.objective import Context
+from napari_prosma.training.objectives.dim import DimOptions
+from napari_prosma.training.objectives.supervised.learning import Supervised
 from napari_prosma.training.statistics import same_statistics
 
 SMALLEST = 1e-8
@@ -176,13 +177,13 @@ class DiM(Supervised):
 
     patches = 2
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self._options = setting.config.dim
-        self._learned = [w for w in setting.network.parameters() if w.requires_grad]
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        self._options = DimOptions.model_validate(context.config.objective_options)
+        self._learned = [w for w in context.network.parameters() if w.requires_grad]
         self._moved = [
             weight
-            for name, weight in setting.network.named_parameters()
+            for name, weight in context.network.named_parameters()
             if weight.requires_grad and (self._options.perturb_gates or not name.endswith("theta"))
         ]
         self._steps = 0
@@ -192,11 +193,11 @@ class DiM(Supervised):
         self._teacher: nn.Module | None = None
         self._features: Tensor | None = None
         self._wants_features = False
-        self._unlabelled = setting.unlabelled if self._options.mu_max or self._options.beta else None
+        self._unlabelled = context.unlabelled if self._options.mu_max or self._options.beta else None
         if self._unlabelled is None:
             return
         if self._options.mu_max:
-            self._teacher = copy.deepcopy(setting.network).requires_grad_(False).eval()
+            self._teacher = copy.deepcopy(context.network).requires_grad_(False).eval()
 
         # A hook, since no network gives its deepest features besides the logits. A plain function, since one
         # bound to this object would be copied together with it whenever the network is.
@@ -204,11 +205,11 @@ class DiM(Supervised):
             if self._wants_features:
                 self._features = features
 
-        deepest_block(setting.network).register_forward_hook(keep)
+        deepest_block(context.network).register_forward_hook(keep)
 
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Say what is left of the method where a part of it has nothing to work on."""
-        if epoch == 0 and self.setting.unlabelled is None:
+        if epoch == 0 and self.context.unlabelled is None:
             steps = "sharpness-aware steps (SAM)" if self._options.rho else "plain steps"
             yield Notice(f"No unlabelled images were given: it learns from the labels alone, by {steps}")
         elif epoch == 0 and self._unlabelled is None:
@@ -225,7 +226,7 @@ class DiM(Supervised):
             eta = options.eta if options.adaptive else None
             with own_gradients(self._learned):
                 backward(here.task)
-                with uphill(self._moved, options.rho, eta), same_statistics(self.setting.network):
+                with uphill(self._moved, options.rho, eta), same_statistics(self.context.network):
                     _forget_gradients(self._learned)
                     above = self._losses(model, batch, views, taught)
                     backward(self._whole(above))
@@ -294,7 +295,7 @@ class DiM(Supervised):
     @property
     def _mu(self) -> float:
         """Weight of the teacher, which rises as ``mu_max exp(-5 (1 - t / T)^2)`` until T."""
-        rise = self._options.ramp * self.setting.steps
+        rise = self._options.ramp * self.context.steps
         left = 0.0 if not rise else 1 - min(self._steps, rise) / rise
         return self._options.mu_max * math.exp(-5 * left**2)
 
@@ -324,7 +325,7 @@ class DiM(Supervised):
         counts = shares.new_tensor([labelled, len(shares) - labelled])
         sums = torch.cat([shares[:labelled].sum(dim=0), shares[labelled:].sum(dim=0), counts])
         channels = shares.shape[1]
-        p, q, counts = self.setting.processes.total(sums).split([channels, channels, 2])
+        p, q, counts = self.context.processes.total(sums).split([channels, channels, 2])
         return f_divergence(p / counts[0], q / counts[1], self._options.divergence)
 
     @torch.no_grad()
@@ -334,7 +335,7 @@ class DiM(Supervised):
             return None
         if self._steps == 0:  # the student may have got other thresholds since the teacher was made
             self._follow(1.0)
-        with self.setting.processes.fabric.autocast():
+        with self.context.processes.fabric.autocast():
             logits = self._teacher(weak)
         if logits.shape[1] == 1:
             foreground = logits.float().sigmoid()
@@ -342,7 +343,7 @@ class DiM(Supervised):
         else:
             sure, labels = logits.float().softmax(dim=1).max(dim=1, keepdim=True)
         is_sure = sure >= self._options.tau
-        processes = self.setting.processes
+        processes = self.context.processes
         self._note("teacher sure", float(processes.total(is_sure.float().mean())) / processes.world)
         return torch.where(is_sure, labels, IGNORE)
 
@@ -351,7 +352,7 @@ class DiM(Supervised):
         """Bring the teacher nearer to the student by ``share`` of what they differ."""
         if self._teacher is None:
             return
-        student = self.setting.network.state_dict()
+        student = self.context.network.state_dict()
         for name, tensor in self._teacher.state_dict().items():
             if tensor.is_floating_point():
                 tensor.lerp_(student[name], share)
