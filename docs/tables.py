@@ -13,12 +13,12 @@ from napari_prosma.settings import Entry, entries_of
 from napari_prosma.training.config import grouped_settings
 from napari_prosma.training.objectives import OBJECTIVES
 
-MARK = re.compile(r"<!-- table of (settings|gates|measures|options of ([\w-]+)) -->")
+MARK = re.compile(r"<!-- table of (\w+) -->")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with a table in the place of each mark."""
-    return MARK.sub(lambda mark: options(mark[2]) if mark[2] else TABLES[mark[1]](), markdown)
+    return MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
 
 
 def settings() -> str:
@@ -29,9 +29,15 @@ def settings() -> str:
     )
 
 
-def options(objective: str) -> str:
-    """What one objective leaves to choose."""
-    return rows_of(entries_of(OBJECTIVES[objective].options).values(), "`--objective-option`", within=True)
+def objectives() -> str:
+    """A table per objective of what it leaves to choose."""
+    chosen = {name: entries_of(kind.options).values() for name, kind in OBJECTIVES.items()}
+    return "\n\n".join(
+        f"### `{name}`: {OBJECTIVES[name].choice.words.lower()}\n\n"
+        f"{rows_of(entries, '`--objective-option`', within=True)}"
+        for name, entries in chosen.items()
+        if entries
+    )
 
 
 def gates() -> str:
@@ -68,4 +74,4 @@ def _cell(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-TABLES = {"settings": settings, "gates": gates, "measures": measures}
+TABLES = {"settings": settings, "objectives": objectives, "gates": gates, "measures": measures}

@@ -29,7 +29,7 @@ OLD_OPTIONS = ("dim", "dale")
 OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.is_twin)
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every setting of a run, in place of its ``**options``."""
     own = [
         p
@@ -56,7 +56,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@_with_options
+@with_settings
 def train(
     context: typer.Context,
     data: Annotated[

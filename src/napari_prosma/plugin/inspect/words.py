@@ -100,7 +100,7 @@ def exactness(record: GateRecord) -> list[str]:
         lines.append(f"Exactly zero: nothing; the gate '{record.gate}' has no threshold.")
     floors = {level: skip.floor for level, skip in record.skips.items() if skip.floor is not None}
     if kind.exact_zeros:
-        lines.append("prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut.")
+        lines.append(f"{record.gate}: psi is exactly zero where z is empty, so there the skip itself is cut.")
         return lines
     if floors and kind.thresholds:
         told = ", ".join(f"{floor:.2f}" for _, floor in sorted(floors.items()))
@@ -108,7 +108,8 @@ def exactness(record: GateRecord) -> list[str]:
             "Not zero: psi, the mask that multiplies the skip; where z is empty it equals the gate floor "
             f"({told}, finest skip first) and that share passes."
         )
-        lines.append("Only a model with the gate prosma-exact has psi exactly zero there.")
+        exact = " or ".join(name for name, kind in GATES.items() if kind.exact_zeros)
+        lines.append(f"Only a model with the gate {exact} has psi exactly zero there.")
     return lines
 
 
