@@ -50,6 +50,7 @@ class Steering:
         self._lock = threading.Lock()
         self._changes = Changes()
         self._view: View | None = None
+        self.is_left = False
 
     def change(self, **settings: float | int) -> None:
         """Train on with other values of ``learning_rate`` (0: by the steps), ``epochs`` or ``minutes``."""
@@ -82,6 +83,10 @@ class Steering:
         """End after the step under way and keep the place; for those who cannot close the run."""
         with self._lock:
             self._changes = replace(self._changes, stop=True)
+
+    def leave(self) -> None:
+        """A run on another machine goes on when it is closed here; one in this process ends all the same."""
+        self.is_left = True
 
     @property
     def was_stopped(self) -> bool:

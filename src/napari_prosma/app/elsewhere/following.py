@@ -75,7 +75,7 @@ class Following:
         self._thread = threading.Thread(target=self._ask, name="prosma events", daemon=True)
 
     def events(self) -> Iterator[Event]:
-        """What happens there; closing it stops what goes on there and keeps its files.
+        """What happens there; closing it stops that and keeps its files, unless the steering was left.
 
         Raises
         ------
@@ -102,8 +102,9 @@ class Following:
                 yield event
                 self._taken = number
         except GeneratorExit:
-            self._closes.set()
-            self._thread.join(ENDS)
+            if not self._steering.is_left:
+                self._closes.set()
+                self._thread.join(ENDS)
             raise
         finally:
             self._leaves.set()

@@ -104,9 +104,15 @@ class Looked:
 
 
 def looking(
-    path: Path, layer: ImageLayer, label: np.ndarray | None, region: Region | None
+    path: Path,
+    layer: ImageLayer,
+    label: np.ndarray | None,
+    region: Region | None,
+    scheduler: str | None = None,
 ) -> Iterator[Event]:
     """Events of an inspection; the last one is ``Finished`` with a ``Looked``.
+
+    ``scheduler`` says where the gates of the whole image are computed, if not on this computer.
 
     Raises
     ------
@@ -114,13 +120,14 @@ def looking(
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
+    from napari_prosma.app.elsewhere.calls import called
     from napari_prosma.model.checkpoint import load_checkpoint
     from napari_prosma.model.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
     with cpu_threads(spare_threads()):
-        for event in inspect_gates(checkpoint, image, name=layer.name, label=label):
+        for event in called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label):
             if not isinstance(event, Finished):
                 yield event
                 continue

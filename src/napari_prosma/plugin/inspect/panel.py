@@ -42,6 +42,7 @@ from napari_prosma.plugin.shared.loading import INSPECTION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
 from napari_prosma.plugin.shared.placing import onto_image
+from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class InspectPanel(Panel):
         self.image_layer.currentIndexChanged.connect(self._image_changed)
         form.addRow("Layer", self.image_layer)
         form.addRow("Structure", self.label_layer)
+        self.run_on = RunOn("inspect")
+        self.form.addWidget(self.run_on)
         self._add_result()
         self.form.addStretch(1)
         self.lay_out()
@@ -98,7 +101,7 @@ class InspectPanel(Panel):
         drawn = self.label_layer.layer
         label = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else None
         region = None if label is not None else region_on_screen(self.viewer, layer)
-        return "ProSMA: inspection", partial(looking, path, layer, label, region)
+        return "ProSMA: inspection", partial(looking, path, layer, label, region, self.run_on.used())
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -114,6 +117,7 @@ class InspectPanel(Panel):
 
     def close_down(self) -> None:
         self.model.let_go()
+        self.run_on.close_down()
         self.compare.let_go()
         self.what_if.close_down()
         self.outcomes.close()

@@ -63,6 +63,7 @@ from napari_prosma.plugin.shared.loading import SEGMENTATION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import Message, Panel, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class SegmentPanel(Panel):
         self.model = ModelChooser()
         self.add_group("Model").addRow(self.model)
         self._add_images()
+        self.run_on = RunOn("segment")
+        self.form.addWidget(self.run_on)
         self._add_results()
         self.cleaning = CleaningBox()
         self.form.addWidget(self.cleaning)
@@ -186,7 +189,9 @@ class SegmentPanel(Panel):
         self.batch_bar.setValue(0)
         self.batch_bar.setVisible(len(layers) > 1)
         is_open = self.viewer.layers.__contains__
-        return "ProSMA: segmentation", partial(segment_layers, path, layers, outputs, is_open)
+        return "ProSMA: segmentation", partial(
+            segment_layers, path, layers, outputs, is_open, self.run_on.used()
+        )
 
     def happened(self, event: Event) -> None:
         match event:
@@ -227,6 +232,7 @@ class SegmentPanel(Panel):
 
     def close_down(self) -> None:
         self.model.let_go()
+        self.run_on.close_down()
         super().close_down()
         self.cleaning.close_down()
         self.training_set.close_down()

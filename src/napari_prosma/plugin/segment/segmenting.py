@@ -64,7 +64,11 @@ class LayerFailed(Event):
 
 
 def segment_layers(
-    path: Path, layers: Sequence[ImageLayer], outputs: Outputs, is_open: Callable[[ImageLayer], bool]
+    path: Path,
+    layers: Sequence[ImageLayer],
+    outputs: Outputs,
+    is_open: Callable[[ImageLayer], bool],
+    scheduler: str | None = None,
 ) -> Iterator[Event]:
     """Segment each layer with the model at ``path``; what was done stays done if the rest is not.
 
@@ -72,6 +76,8 @@ def segment_layers(
     ----------
     is_open : layer -> bool
         A layer that the user closes meanwhile is left out.
+    scheduler : str, optional
+        Where they are segmented, if not on this computer.
 
     Raises
     ------
@@ -92,7 +98,7 @@ def segment_layers(
         for number, layer in enumerate(layers, 1):
             yield LayerStarted(layer, number)
             try:
-                yield from _segment_layer(checkpoint, path, layer, outputs, is_open)
+                yield from _segment_layer(checkpoint, path, layer, outputs, is_open, scheduler)
             except ProsmaError as error:
                 failures.append(str(error))
                 yield LayerFailed(layer, str(error))
@@ -107,7 +113,9 @@ def _segment_layer(
     layer: ImageLayer,
     outputs: Outputs,
     is_open: Callable[[ImageLayer], bool],
+    scheduler: str | None,
 ) -> Iterator[Event]:
+    from napari_prosma.app.elsewhere.calls import called
     from napari_prosma.segmentation.confidence import entropy
     from napari_prosma.segmentation.segment import segment
 
@@ -117,7 +125,7 @@ def _segment_layer(
     size = 4 * len(plan.class_names) * math.prod(spatial_shape(layer))
     most = min(MOST_KEPT, SHARE_KEPT * psutil.virtual_memory().available)
     every = outputs.probabilities or outputs.uncertainty or size <= most
-    events = segment(
+    events = called(scheduler, segment)(
         checkpoint,
         fitting_image(_read(layer), plan.channels, layer.name),
         name=layer.name,

@@ -15,7 +15,7 @@ from napari_prosma.plugin.shared.unsaved import is_closed_by_script, unsaved_of
 if TYPE_CHECKING:
     from napari_prosma.plugin.train.panel import TrainPanel
 
-STOP, GO_ON = "Stop and keep what there is", "Continue training"
+STOP, GO_ON, LEAVE = "Stop and keep what there is", "Continue training", "Leave it running there"
 
 
 class Leaving(QObject):
@@ -120,7 +120,11 @@ class Leaving(QObject):
         box.setInformativeText(as_rich("\n\n".join(filter(None, said))))
         stop = box.addButton(STOP, QMessageBox.ButtonRole.AcceptRole)
         go_on = box.addButton(GO_ON, QMessageBox.ButtonRole.RejectRole)
+        leave = box.addButton(LEAVE, QMessageBox.ButtonRole.AcceptRole) if self._panel.can_leave else None
         box.setDefaultButton(go_on)
         box.setEscapeButton(go_on)
         box.exec()
+        if leave is not None and box.clickedButton() is leave:
+            self._panel.leave()
+            return True
         return box.clickedButton() is stop

@@ -17,6 +17,7 @@ from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
+from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import RUNS, remember_path
 from napari_prosma.data.labels import LabelRule
@@ -40,6 +41,7 @@ from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
 from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import new_run_folder
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.plugin.train.examples import Examples
@@ -102,7 +104,11 @@ class TrainPanel(Panel):
         self.outcome.next_panel.connect(self._open_next)
         self.outcome.look_first.connect(self._look_first_again)
         self.supervision.look_first.connect(self._look_first_of_a_run)
-        for part in (self.source, self.supervision, self.settings, self.repeat, self.outcome):
+        self.run_on = RunOn("train")
+        for part in (
+            *(self.source, self.supervision, self.settings),
+            *(self.run_on, self.repeat, self.outcome),
+        ):
             self.form.addWidget(part)
         self.settings.examples_button.clicked.connect(self._show_examples)
         self.form.addStretch(1)
@@ -202,12 +208,14 @@ class TrainPanel(Panel):
         length = (
             f"{settings['minutes']:g} minutes" if settings["minutes"] else epochs_in_words(settings["epochs"])
         )
+        scheduler = self.run_on.used()
         size = self.settings.fields["widths"].native.currentText().split(":")[0]
         return PlannedRun(
             f"{self.source.name}, {size}, {length}",
             run_dir,
-            partial(_training, settings, data),
+            partial(_training, settings, data, scheduler),
             data.live if isinstance(data, LayerData) else None,
+            scheduler,
         )
 
     def resume(self, folder: Path, data: Path | None = None) -> None:
@@ -220,8 +228,16 @@ class TrainPanel(Panel):
             self.status.tell_error(f"'{folder}' is the folder of a run that is in progress or waiting")
             return
         live = self._open_layers_of(folder)
+        note = note_of(folder)
+        scheduler = self.run_on.used() if note is None else note.scheduler
         self._submit(
-            PlannedRun(f"{folder.name}, resumed", folder, partial(_resuming, folder, live, data), live)
+            PlannedRun(
+                f"{folder.name}, resumed",
+                folder,
+                partial(_resuming, folder, live, data, scheduler),
+                live,
+                scheduler,
+            )
         )
 
     def fine_tune(self, model: Path | None, folder: Path, labels: LabelRule | None, dims: int | None) -> None:
@@ -245,10 +261,25 @@ class TrainPanel(Panel):
         forgotten = f" What waits ({waiting}) is forgotten." if waiting else ""
         if not (self._run.run_dir / RUN).is_file():
             return f"It has not begun to learn yet: if you stop it, no model is kept.{forgotten}"
+        if self._run.scheduler is not None:
+            forgotten += (
+                f" If you leave it, it goes on at {self._run.scheduler}, and Resume… comes back to it."
+            )
         return (
             f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… continues it "
             f"later.{forgotten}"
         )
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether the run goes on elsewhere when it is left."""
+        return (
+            self._run is not None and self._run.scheduler is not None and (self._run.run_dir / RUN).is_file()
+        )
+
+    def leave(self) -> None:
+        """Let the run go on elsewhere when it ends here."""
+        self._steering.leave()
 
     def stop_then(self, then: Callable[[], None]) -> None:
         """End the run after the step it is in, say so meanwhile, and call ``then`` once its place is kept."""
@@ -332,6 +363,7 @@ class TrainPanel(Panel):
         self.source.close_down()
         self.supervision.close_down()
         self.settings.let_go()
+        self.run_on.close_down()
         self.repeat.close_down()
         if self.examples is not None:
             self.examples.close_down()
@@ -525,10 +557,12 @@ class TrainPanel(Panel):
             button.setVisible(running)
 
 
-def _training(settings: dict[str, Any], data: Data, steering: Steering) -> Iterator[Event]:
+def _training(
+    settings: dict[str, Any], data: Data, scheduler: str | None, steering: Steering
+) -> Iterator[Event]:
     yield from loading()
+    from napari_prosma.app.elsewhere.run import training_on
     from napari_prosma.training.config import TrainConfig
-    from napari_prosma.training.run import train
 
     config = TrainConfig.of(**settings)
     # Python's search for garbage would go through all that napari and torch hold, with every thread halted
@@ -540,21 +574,23 @@ def _training(settings: dict[str, Any], data: Data, steering: Steering) -> Itera
             opened = data.begin()
             config = config.model_copy(update=opened.settings)
             yield Configured(config)
-            yield from train(
+            yield from training_on(scheduler)(
                 config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
             )
     finally:
         gc.unfreeze()
 
 
-def _resuming(folder: Path, live: LiveCase | None, moved: Path | None, steering: Steering) -> Iterator[Event]:
+def _resuming(
+    folder: Path, live: LiveCase | None, moved: Path | None, scheduler: str | None, steering: Steering
+) -> Iterator[Event]:
     yield from loading()
+    from napari_prosma.app.elsewhere.run import training_on
     from napari_prosma.app.runs import cases_of, left_run
-    from napari_prosma.training.run import train
     from napari_prosma.training.run_folder import with_data
 
     left = left_run(folder)
-    if left.is_finished:
+    if left.is_finished and note_of(folder) is None:
         yield Notice(left.in_words())
         yield Finished(left.result())
         return
@@ -564,6 +600,8 @@ def _resuming(folder: Path, live: LiveCase | None, moved: Path | None, steering:
         with claimed(folder, steering, goes_on=True):
             data = cases_of(config) if live is None else LayerData(live, config.labels).begin()
             yield Configured(config)
-            yield from train(config, data.cases, data.class_names, left.checkpoint, steering=steering)
+            yield from training_on(scheduler)(
+                config, data.cases, data.class_names, left.checkpoint, steering=steering
+            )
     finally:
         gc.unfreeze()

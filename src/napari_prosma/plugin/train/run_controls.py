@@ -44,12 +44,15 @@ class PlannedRun:
         Called in the thread.
     live : LiveCase, optional
         The layers that it follows.
+    scheduler : str, optional
+        Where it runs.
     """
 
     name: str
     run_dir: Path
     make_events: Callable[[Steering], Iterator[Event]]
     live: LiveCase | None = None
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)
