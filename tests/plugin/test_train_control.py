@@ -109,7 +109,7 @@ def test_rate_and_length_change_while_it_runs_and_the_form_is_left_alone(
     assert "Changed while running: epochs 2" in logged(panel)
     kept = load_checkpoint(run_dir / "last.safetensors").config
     assert (kept["learning_rate"], kept["epochs"]) == (5e-4, 2)
-    assert (panel.settings.rate.value(), panel.settings.limit.value()) == (0, 500)
+    assert (panel.settings.fields["learning_rate"].value, panel.settings.limit.value()) == (None, 500)
     assert panel.controls.isHidden()
 
 
