@@ -33,7 +33,7 @@ from torch import Tensor
 
 from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gates import make_gate
-from napari_prosma.nn.spec import WIDTHS
+from napari_prosma.nn.network_kinds import WIDTHS
 
 SETTINGS: dict[str, tuple[int, tuple[int, ...]]] = {"2d": (4, (256, 256)), "3d": (1, (64, 64, 64))}
 WAYS = {"no gate": "none", "attention": "attention", "prosma": "prosma", "prosma as written": "prosma"}

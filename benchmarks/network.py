@@ -36,7 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.fast.forward import reference
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 SETTINGS: dict[str, tuple[int, ...]] = {"2d": (4, 1, 256, 256), "3d": (1, 1, 64, 64, 64)}
 BASE = "no gate"

@@ -43,7 +43,8 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.nn.build import choose_device
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
-from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE, WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS, OURS, WIDTHS
+from napari_prosma.nn.spec import OURS_GATE, ModelSpec
 from napari_prosma.training.batches import PreparedCases
 
 SEEDS = (2981, 6142, 1187)

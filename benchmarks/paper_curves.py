@@ -24,7 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL.PngImagePlugin import PngInfo
 
 from napari_prosma.nn.gate_kinds import GATES
-from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE
+from napari_prosma.nn.network_kinds import NETWORKS, OURS
+from napari_prosma.nn.spec import OURS_GATE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
 """Okabe and Ito's, which the colour-blind tell apart, and gray."""

@@ -18,7 +18,8 @@ import study_page
 from paper_planar import BATCH
 from paper_tables import PRINTED, PRINTED_TABLE3, bound, page_rows
 
-from napari_prosma.nn.spec import NETWORKS, OURS, OURS_GATE
+from napari_prosma.nn.network_kinds import NETWORKS, OURS
+from napari_prosma.nn.spec import OURS_GATE
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"

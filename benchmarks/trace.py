@@ -33,7 +33,8 @@ from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.gates import Change, GateTrace
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 SIZES: dict[str, tuple[int, ...]] = {"2d": (256, 256), "3d": (32, 48, 48)}
 

@@ -27,7 +27,8 @@ from napari_prosma.events import Finished
 from napari_prosma.model.passes import Work, pass_of
 from napari_prosma.model.tuning import CACHE, Measured, tune
 from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 GOAL = 1.03
 SETTINGS: dict[str, tuple[str, tuple[int, ...]]] = {

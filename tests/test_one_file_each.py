@@ -27,9 +27,11 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import MEASURES, Measure, skip_measures
 from napari_prosma.inspection.record import GateRecord, Means, SkipRecord
 from napari_prosma.inspection.report import measures_table
-from napari_prosma.nn.build import build_model
+from napari_prosma.nn.baselines.unet import UNet
+from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.gate_kinds import GATES, GateOptions, gate
 from napari_prosma.nn.gates import Gate
+from napari_prosma.nn.network_kinds import NETWORKS, network
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.plugin.inspect.words import table_of_measures
 from napari_prosma.plugin.train.settings import Settings
@@ -51,7 +53,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     """What a test registers is taken out again; the user's home is empty."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    registered: tuple[dict[str, Any], ...] = (GATES, OBJECTIVES, MEASURES, SETTINGS)
+    registered: tuple[dict[str, Any], ...] = (GATES, NETWORKS, OBJECTIVES, MEASURES, SETTINGS)
     before = [dict(each) for each in registered]
     yield
     for each, held in zip(registered, before, strict=True):
@@ -194,6 +196,22 @@ def test_a_gate(settings: Callable[[], Settings]) -> None:
     assert "| `made-up` | half of it | Half of every skip, whatever is in it. |" in written("method.md")
     network = build_model(ModelSpec(2, 1, 1, (4, 4, 4), gate="made-up"))
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+
+
+def test_a_network() -> None:
+    @network("made-up", widths=(4, 4, 4), dims=(2, 3))
+    def make(spec: ModelSpec) -> Network:
+        """The plain U-Net under another name."""
+        return UNet(spec)
+
+    config = TrainConfig.of(run_dir="r", data="d", network="made-up", widths="published")
+    line = shell_line(config)
+    assert line.endswith("--network made-up --widths published")
+    assert read_back(line) == config
+    shown, _ = told_by_the_shell()
+    assert "ukan2, made-up." in shown
+    assert "ukan2, made-up." in written("training.md")
+    assert isinstance(build_model(ModelSpec(2, 1, 1, config.width_per_level, network="made-up")), UNet)
 
 
 def test_a_measure() -> None:

@@ -19,7 +19,8 @@ import torch
 
 from napari_prosma.data.preparation import normalise
 from napari_prosma.errors import ConfigError, DataError
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 SEED = 2981
 ROOT = Path(__file__).parents[1]

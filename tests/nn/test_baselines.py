@@ -19,7 +19,8 @@ from napari_prosma.nn.baselines.unext import SHIFTS, shifted
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.gate_kinds import GateOptions
 from napari_prosma.nn.gates import GateTrace
-from napari_prosma.nn.spec import NETWORKS, OURS, WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS, OURS, WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 KAN_WIDTHS = (16, 32, 128, 160, 256)
 BASELINES = [(name, dims) for name, known in NETWORKS.items() if name != OURS for dims in known.dims]

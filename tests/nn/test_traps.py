@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GateOptions
 from napari_prosma.nn.gates import Gate, GateTrace, SkipTrace, make_gate
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 
 MakeGate = Callable[..., tuple[Gate, Tensor, Tensor]]

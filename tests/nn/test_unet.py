@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.gates import GateTrace
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 
 MakeNetwork = Callable[..., ProSMAUNet]

@@ -19,7 +19,8 @@ from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.events import Event, Started
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.nn.gate_kinds import GATES
-from napari_prosma.nn.spec import AUTO, WIDTHS
+from napari_prosma.nn.network_kinds import NETWORKS, WIDTHS
+from napari_prosma.nn.spec import AUTO
 from napari_prosma.plugin.train.examples import COUNT, picture
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.run_controls import PlannedRun
@@ -34,7 +35,7 @@ SOON = 30_000
 
 @pytest.mark.parametrize("entry", [e for e in SETTINGS.values() if e.choices], ids=lambda e: e.name)
 def test_every_choice_of_a_configuration_has_words(entry: Entry):
-    named = {"gate": GATES, "objective": OBJECTIVES, "widths": (AUTO, *WIDTHS)}
+    named = {"gate": GATES, "network": NETWORKS, "objective": OBJECTIVES, "widths": (AUTO, *WIDTHS)}
     wanted = tuple(named.get(entry.name, entry.literals))
     assert tuple(entry.choices) == ((None,) if entry.is_optional else ()) + wanted
 

@@ -16,7 +16,7 @@ from napari_prosma.inspection.trace import one_network
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.model.windows import unwrap
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import NETWORKS, OURS
+from napari_prosma.nn.network_kinds import NETWORKS, OURS
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.lines import config_from_options, shell_line

@@ -9,8 +9,10 @@ import pytest
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.errors import ConfigError
 from napari_prosma.nn.gate_kinds import GateOptions
-from napari_prosma.nn.spec import WIDTHS
+from napari_prosma.nn.network_kinds import WIDTHS
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.objectives import ObjectiveOptions
+from napari_prosma.training.objectives.dim import DimOptions
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,14 @@ def test_json_brings_every_setting_back() -> None:
     )
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert TrainConfig(**config.model_dump(mode="json")) == config
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    """Each objective had a field of its own, and only that of the chosen one counted."""
+    then = {"objective": "dim", "dim": {"rho": 0.2, "divergence": "kl"}, "dale": {"every": 3}}
+    config = TrainConfig.of(run_dir="run", **then)
+    assert config.objective_options == DimOptions(rho=0.2, divergence="kl")
+    assert TrainConfig.of(run_dir="run", dim={"rho": 0.2}).objective_options == ObjectiveOptions()
 
 
 @pytest.mark.parametrize("preset", sorted(WIDTHS))

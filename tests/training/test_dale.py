@@ -24,7 +24,8 @@ from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import load_checkpoint, split_prefix
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import NETWORKS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.batches import Batch, Batches, PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import (

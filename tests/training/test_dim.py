@@ -27,13 +27,14 @@ from napari_prosma.events import EpochEnd, Event, Finished, Notice
 from napari_prosma.model.augment import recipe_of
 from napari_prosma.model.checkpoint import LAST, load_checkpoint, split_prefix
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import NETWORKS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.batches import Batches, PreparedCases, UnlabelledBatches
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import dice_cross_entropy
 from napari_prosma.training.objective import Context, Objective, make_objective
 from napari_prosma.training.objectives.dim import DimOptions
-from napari_prosma.training.objectives.dim.learning import GENERATORS, deepest_block, f_divergence, uphill
+from napari_prosma.training.objectives.dim.learning import GENERATORS, f_divergence, uphill
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
@@ -171,7 +172,7 @@ def test_the_deepest_features_of_every_network_are_its_widest_on_the_coarsest_gr
     widths = (4, 4, 6, 8, 10) if name in ("unext", "ukan", "ukan2", "rolling-unet") else (4, 6, 8)
     network = build_model(ModelSpec(dims, 1, 1, widths, network=name)).train()
     kept: list[Tensor] = []
-    block = deepest_block(network)
+    block = network.deepest_block()
     block.register_forward_hook(lambda block, given, found: kept.append(found))
     network(torch.randn(2, 1, *(network.divisor,) * dims))
     (features,) = kept
@@ -319,7 +320,7 @@ def test_a_whole_step_goes_uphill_by_the_task_and_down_with_the_divergence(proce
     batch, unlabelled, network = ours.batches.draw(0), ours.unlabelled, hand.network
     assert unlabelled is not None
     seen: list[Tensor] = []
-    deepest_block(network).register_forward_hook(lambda block, given, found: seen.append(found))
+    network.deepest_block().register_forward_hook(lambda block, given, found: seen.append(found))
     images = torch.cat([batch.images, unlabelled.beside(batch).strong])
     loss_of = dice_cross_entropy(1)
 

@@ -15,7 +15,8 @@ from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Notice, Progress, Started, Verdict
 from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.pace import (
     ENOUGH_STEPS,

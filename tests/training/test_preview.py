@@ -11,7 +11,8 @@ import torch
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.model.windows import Blend, predict, probabilities_of, tile
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import NETWORKS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.preview import (
     MOST_WINDOWS,
     Rhythm,

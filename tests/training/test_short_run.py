@@ -17,7 +17,8 @@ from napari_prosma.events import EpochEnd, Finished, Preview
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GATES
-from napari_prosma.nn.spec import NETWORKS, OURS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS, OURS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train

@@ -33,7 +33,7 @@ from napari_prosma.export.onnx import (
     require_packages,
 )
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
-from napari_prosma.nn.spec import OURS
+from napari_prosma.nn.network_kinds import OURS
 
 if TYPE_CHECKING:
     from bioimageio.spec.model.v0_5 import ModelDescr

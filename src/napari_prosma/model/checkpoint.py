@@ -32,7 +32,8 @@ from napari_prosma.model.header import LAST as LAST
 from napari_prosma.model.header import LENGTH, metadata_of, model_file, parse_header
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.spec import OURS, ModelSpec
+from napari_prosma.nn.network_kinds import OURS
+from napari_prosma.nn.spec import ModelSpec
 
 STATE, RAW, MEMBERS = "state", "raw", "members"
 """Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks

@@ -7,16 +7,9 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import nn
 
-from napari_prosma.nn.baselines.attention_unet import AttentionUNet
 from napari_prosma.nn.baselines.baseline import Baseline
-from napari_prosma.nn.baselines.nested_unet import NestedUNet
-from napari_prosma.nn.baselines.rolling_unet import RollingUNet
-from napari_prosma.nn.baselines.ukan import UKAN
-from napari_prosma.nn.baselines.ukan2 import UKAN2
-from napari_prosma.nn.baselines.unet import UNet
-from napari_prosma.nn.baselines.unext import UNeXt
-from napari_prosma.nn.baselines.volume_unet import VolumeUNet
-from napari_prosma.nn.spec import OURS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,16 +21,6 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 USUAL_LAYOUT: dict[int, Layout] = {2: "channels-last", 3: "contiguous"}
 """By dims, where nothing was measured."""
 _LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-_CLASSES: dict[str, type[ProSMAUNet] | type[Baseline]] = {
-    OURS: ProSMAUNet,
-    "unet": UNet,
-    "attention-unet": AttentionUNet,
-    "unet++": NestedUNet,
-    "unext": UNeXt,
-    "rolling-unet": RollingUNet,
-    "ukan": UKAN,
-    "ukan2": UKAN2,
-}
 
 
 def build_model(spec: ModelSpec) -> Network:
@@ -45,8 +28,8 @@ def build_model(spec: ModelSpec) -> Network:
 
     Its weights lie as is usual for its dims; ``lay_out`` changes that.
     """
-    kind = VolumeUNet if (spec.network, spec.dims) == ("unet", 3) else _CLASSES[spec.network]
-    return lay_out(kind(spec), spec.dims, USUAL_LAYOUT[spec.dims])
+    network = NETWORKS[spec.network].make(spec)
+    return lay_out(network, spec.dims, USUAL_LAYOUT[spec.dims])
 
 
 def lay_out(network: Module, dims: int, layout: Layout) -> Module:

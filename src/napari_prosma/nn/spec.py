@@ -5,56 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.network_kinds import NETWORKS, OURS, WIDTHS
 
-WIDTHS: dict[str, tuple[int, ...]] = {
-    "quick": (8, 16, 32, 64, 128),
-    "tiny": (16, 32, 64, 128, 256),
-    "base": (32, 64, 128, 256, 512),
-    "large": (64, 128, 256, 512, 1024),
-}
-"""Width presets; ``large`` is the paper's scale in 2D."""
 NORMS = ("batch", "instance")
 ENTRIES = (1, 2)
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What a name in ``NETWORKS`` stands for; ``nn.build`` knows the class.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        Channels per level with which it was published.
-    dims : tuple of int
-        2, 3 or both.
-    gate : str
-        On its skips, if it was published with one kind: ``none`` or ``attention``.
-    tokens : bool
-        Its two deepest levels are tokens, and even its finest skip lies on half of the image's grid.
-    """
-
-    widths: tuple[int, ...]
-    dims: tuple[int, ...] = (2,)
-    gate: str = "none"
-    tokens: bool = False
-
-    def divisor(self, levels: int) -> int:
-        """Multiple to which images are padded, with so many ``widths``."""
-        return 2 ** (levels if self.tokens else levels - 1)
-
-
-OURS, OURS_GATE = "prosma-unet", "prosma"
-NETWORKS: dict[str, Architecture] = {
-    OURS: Architecture(WIDTHS["large"], (2, 3)),
-    "unet": Architecture(WIDTHS["large"], (2, 3)),
-    "attention-unet": Architecture(WIDTHS["large"], gate="attention"),
-    "unet++": Architecture(WIDTHS["base"]),
-    "unext": Architecture((16, 32, 128, 160, 256), tokens=True),
-    "rolling-unet": Architecture(WIDTHS["base"]),
-    "ukan": Architecture((16, 32, 128, 160, 256), (2, 3), tokens=True),
-    "ukan2": Architecture((16, 32, 128, 160, 256), (2, 3), tokens=True),
-}
-"""Every system of the paper's Tables 1 and 2; all but ours have no settings but their widths."""
+OURS_GATE = "prosma"
 PUBLISHED = "published"
 """Name for the widths of ``NETWORKS``, where presets are named."""
 AUTO = "auto"

@@ -77,6 +77,14 @@ class ProSMAUNet(nn.Module):
         else:
             self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
+    def deepest_block(self) -> nn.Module:
+        """The part whose output (B, C, *spatial) is the last on the coarsest grid of the encoder."""
+        return self.encoder[-1]
+
+    def last_block(self) -> nn.Module:
+        """The part that is given the last map of the decoder and makes logits of it."""
+        return self.head
+
     def forward(self, image: Tensor, trace: GateTrace | None = None) -> Tensor:
         """Logits (B, out_channels, *spatial) of ``image`` (B, in_channels, *spatial).
 

@@ -23,7 +23,8 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.model.header import where_model_is
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
-from napari_prosma.nn.spec import AUTO, NETWORKS, OURS, OURS_GATE, PUBLISHED, WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import NETWORKS, OURS, WIDTHS
+from napari_prosma.nn.spec import AUTO, OURS_GATE, PUBLISHED, ModelSpec
 from napari_prosma.settings import Choice, Entry, Setting, entries_of
 from napari_prosma.training.numbers import PositiveNumber
 from napari_prosma.training.objectives import OBJECTIVES, ObjectiveOptions, require_use_of_unlabelled
@@ -69,7 +70,9 @@ class TrainConfig(BaseModel):
         str | None,
         Setting(group=DATA, unset="as found", help="Which files are their masks, such as '1st_manual/*'."),
     ] = None
-    network: Annotated[str, Setting(group=NETWORK, help=f"{', '.join(NETWORKS)}.")] = OURS
+    network: Annotated[
+        str, Setting(group=NETWORK, help="{choices}.", choices=lambda: {n: Choice(n, "") for n in NETWORKS})
+    ] = OURS
     widths: Annotated[
         str | tuple[int, ...],
         Setting(

@@ -15,7 +15,8 @@ import torch
 
 from napari_prosma.data.fingerprint import BATCH_LIMITS, PLANAR_SIDE, Plan
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import WIDTHS
+from napari_prosma.nn.spec import ModelSpec
 
 ENOUGH_STEPS = 2000
 """Finer images and wider networks are worth their cost where they make so many steps of the least batch."""

@@ -21,7 +21,8 @@ from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.device import usable_device
 from napari_prosma.model.memory import largest_batch, memory_shares
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.spec import AUTO, OURS, WIDTHS, ModelSpec
+from napari_prosma.nn.network_kinds import OURS, WIDTHS
+from napari_prosma.nn.spec import AUTO, ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objective import make_objective
 from napari_prosma.training.pace import (

@@ -16,7 +16,8 @@ from napari_prosma.model.device import best_precision, cpu_threads
 from napari_prosma.model.passes import Work
 from napari_prosma.model.tuning import Way, known_way
 from napari_prosma.nn.build import LAYOUTS
-from napari_prosma.nn.spec import OURS, ModelSpec
+from napari_prosma.nn.network_kinds import OURS
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.failures import gpu_errors
 from napari_prosma.training.keeper import RunResult

@@ -18,7 +18,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.windows import unwrap
 from napari_prosma.nn.build import Network, build_model
-from napari_prosma.nn.spec import OURS
+from napari_prosma.nn.network_kinds import OURS
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.figures import validation_figures
 

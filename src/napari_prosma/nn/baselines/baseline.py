@@ -42,6 +42,14 @@ class Baseline(nn.Module):
                 trace.skips[level] = kept.cropped(tuple(-(-n // 2 ** (level - 1)) for n in size))
         return logits[(slice(None), slice(None), *(slice(0, n) for n in size))]
 
+    def deepest_block(self) -> nn.Module:
+        """The part whose output (B, C, *spatial) is the last on the coarsest grid of the encoder."""
+        raise NotImplementedError
+
+    def last_block(self) -> nn.Module:
+        """The part that is given the last map of the decoder and makes logits of it."""
+        return self.get_submodule("head")
+
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         """Logits of an image whose size is a multiple of ``divisor``."""
         raise NotImplementedError

@@ -32,6 +32,9 @@ class NestedUNet(Baseline):
                 self.nodes[f"{i}_{j}"] = DoubleConv(seen, widths[i], dims)
         self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
+    def deepest_block(self) -> nn.Module:
+        return self.nodes[f"{len(self.spec.widths) - 1}_0"]
+
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         depth = len(self.spec.widths)
         rows: list[list[Tensor]] = []

@@ -93,6 +93,9 @@ class RollingUNet(Baseline):
         )
         self.head = nn.Conv2d(last, spec.out_channels, 1)
 
+    def deepest_block(self) -> nn.Module:
+        return self.deepest
+
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         skips = []
         x = image

@@ -68,6 +68,9 @@ class TokenUNet(Baseline):
         """Convolutions before the grid is doubled to that of the image."""
         raise NotImplementedError
 
+    def deepest_block(self) -> nn.Module:
+        return self.blocks[-1]
+
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         skips = []
         x = image

@@ -53,6 +53,9 @@ class UNet(Baseline):
         self.decoder = nn.ModuleList(DoubleConv(2 * w, w, dims) for w in widths[:-1])
         self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
+    def deepest_block(self) -> nn.Module:
+        return self.encoder[-1]
+
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         skips = []
         x = image

@@ -6,6 +6,8 @@ It is MONAI's ``UNet`` with two residual units and batch norm, weight for weight
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +84,15 @@ class VolumeUNet(Baseline):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self.levels = Level(spec.in_channels, spec.out_channels, spec.widths, is_top=True)
+
+    def deepest_block(self) -> nn.Module:
+        block: Any = self.levels
+        while hasattr(block, "within"):
+            block = block.within
+        return block
+
+    def last_block(self) -> nn.Module:
+        return self.levels.up
 
     def logits(self, image: Tensor, trace: GateTrace | None) -> Tensor:
         return self.levels(image)

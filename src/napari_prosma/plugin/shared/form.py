@@ -145,7 +145,7 @@ def show_choices(box: QComboBox, entry: Entry) -> None:
 
 def _widget(entry: Entry) -> ValueWidget[Any]:
     setting = entry.setting
-    about: dict[str, Any] = {"name": entry.name, "tooltip": setting.tip or entry.help}
+    about: dict[str, Any] = {"name": entry.name, "tooltip": setting.tip or entry.help.rstrip(".")}
     if entry.choices:
         words = [
             (f"{value}: {choice.words}" if setting.by_name else choice.words, value)

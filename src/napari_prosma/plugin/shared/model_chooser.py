@@ -228,7 +228,7 @@ def _reading(path: Path) -> Iterator[Event]:
     map_torch()
     from napari_prosma.app.cards import Card, card_of
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.nn.spec import WIDTHS
+    from napari_prosma.nn.network_kinds import WIDTHS
 
     checkpoint = load_checkpoint(path)
     known = known_model(path)

@@ -23,7 +23,6 @@ from napari_prosma.data.labels import IGNORE
 from napari_prosma.events import Event, Notice, Progress
 from napari_prosma.model.checkpoint import split_prefix
 from napari_prosma.model.windows import Blend, log_probabilities, predict, probabilities_of, tile
-from napari_prosma.nn.baselines.volume_unet import VolumeUNet
 from napari_prosma.nn.build import Network
 from napari_prosma.training.batches import Batch, PreparedCase
 from napari_prosma.training.doubt import (
@@ -210,8 +209,7 @@ class _LastMap:
     """The last decoder map of a network, ``g_1``, while it is wanted: what its head is given."""
 
     def __init__(self, network: Network) -> None:
-        last = network.levels.up if isinstance(network, VolumeUNet) else network.get_submodule("head")
-        last.register_forward_pre_hook(self._keep)
+        network.last_block().register_forward_pre_hook(self._keep)
         self.wanted = False
         self._features: Tensor | None = None
 

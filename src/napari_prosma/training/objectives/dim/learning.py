@@ -21,12 +21,6 @@ from torch import Tensor, nn
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.events import Event, Notice
 from napari_prosma.model.checkpoint import split_prefix
-from napari_prosma.nn.baselines.nested_unet import NestedUNet
-from napari_prosma.nn.baselines.rolling_unet import RollingUNet
-from napari_prosma.nn.baselines.token_unet import TokenUNet
-from napari_prosma.nn.baselines.unet import UNet
-from napari_prosma.nn.baselines.volume_unet import VolumeUNet
-from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import Batch, Views
 from napari_prosma.training.objective import Context
 from napari_prosma.training.objectives.dim import DimOptions
@@ -122,28 +116,6 @@ def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad = None
 
 
-# ---- features ---------------------------------------------------------------------------------------------
-
-
-def deepest_block(network: nn.Module) -> nn.Module:
-    """The part of a network whose output (B, C, *spatial) is the last on the coarsest grid of its encoder."""
-    match network:
-        case ProSMAUNet() | UNet():
-            return network.encoder[-1]
-        case NestedUNet():
-            return network.nodes[f"{len(network.spec.widths) - 1}_0"]
-        case TokenUNet():
-            return network.blocks[-1]
-        case RollingUNet():
-            return network.deepest
-        case VolumeUNet():
-            block: Any = network.levels
-            while hasattr(block, "within"):
-                block = block.within
-            return block
-    raise TypeError(f"where {type(network).__name__} is deepest is not known; add it here")
-
-
 # ---- the objective ----------------------------------------------------------------------------------------
 
 
@@ -205,7 +177,7 @@ class DiM(Supervised):
             if self._wants_features:
                 self._features = features
 
-        deepest_block(context.network).register_forward_hook(keep)
+        context.network.deepest_block().register_forward_hook(keep)
 
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Say what is left of the method where a part of it has nothing to work on."""
