@@ -76,6 +76,13 @@ class CandidateSeen(Event):
 
 
 @dataclass(frozen=True, eq=False)
+class VolumeSegmented(Event):
+    """What the model makes of all of a volume whose slices are ranked."""
+
+    found: Segmentation
+
+
+@dataclass(frozen=True, eq=False)
 class Next:
     """A candidate with its place in the order, from 1.
 
@@ -180,7 +187,8 @@ def next_images(
         try:
             for event in look.at(case.read_image(), case.name):
                 if isinstance(event, Finished):
-                    (candidate,) = event.result
+                    segmented, features = event.result
+                    (candidate,) = _candidates(segmented, features, None)
                     seen.append(candidate)
                     yield CandidateSeen(candidate)
         except DataError as error:
@@ -202,6 +210,8 @@ def next_slices(
     device: str = "auto",
 ) -> Iterator[Event]:
     """Rank the slices of a volume; the last event is ``Finished`` with a list of :class:`Next`.
+
+    A :class:`VolumeSegmented` goes before.
 
     Parameters
     ----------
@@ -226,11 +236,14 @@ def next_slices(
         )
     done = set(labelled)
     found: list[Candidate] = []
-    for event in _Look(checkpoint, mirror, device).at(image, name, by_slices=True):
+    for event in _Look(checkpoint, mirror, device).at(image, name):
         if not isinstance(event, Finished):
             yield event
             continue
-        found = [each for each in event.result if each.slice not in done]
+        segmented, features = event.result
+        yield VolumeSegmented(segmented)
+        every = _candidates(segmented, features, slice_axis(image.geometry))
+        found = [each for each in every if each.slice not in done]
     if not found:
         raise DataError(f"every slice of '{name}' is labelled; there is none to choose")
     for candidate in found:
@@ -248,8 +261,8 @@ class _Look:
         self._network: Network | Ensemble = checkpoint.build(self.device)
         self._compares = checkpoint.members > 1 or bool(mirror and flips_of(checkpoint))
 
-    def at(self, image: Image, name: str, by_slices: bool = False) -> Iterator[Event]:
-        """What the model makes of an image; the last event is ``Finished`` with its candidates."""
+    def at(self, image: Image, name: str) -> Iterator[Event]:
+        """The last event is ``Finished`` with the segmentation of an image and its features (F, *coarse)."""
         plan = self._checkpoint.plan
         with named(name):
             image = filled(as_channels(image, plan.channels))
@@ -268,8 +281,7 @@ class _Look:
                 yield event
         assert segmented is not None
         features = yield from self._features(image, name)
-        axis = slice_axis(image.geometry) if by_slices else None
-        yield Finished(_candidates(segmented, features, axis))
+        yield Finished((segmented, features))
 
     def _features(self, image: Image, name: str) -> Generator[Event, None, np.ndarray]:
         """(F, *coarse) of the network's deepest level."""

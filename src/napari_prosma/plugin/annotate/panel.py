@@ -10,6 +10,7 @@ from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.plugin.annotate.accept_box import AcceptBox
 from napari_prosma.plugin.annotate.fill_box import FillBox
+from napari_prosma.plugin.annotate.next_box import NextBox
 from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, ViewBox
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.keys import bind, release
@@ -17,7 +18,7 @@ from napari_prosma.plugin.shared.panel import Panel
 
 
 class AnnotatePanel(Panel):
-    """Draw less: fill between slices, accept and reject what a model predicts."""
+    """Draw less: fill between slices, accept and reject what a model predicts, be told what comes next."""
 
     page = "Annotate"
 
@@ -31,6 +32,8 @@ class AnnotatePanel(Panel):
         form.addRow("Labels", self.labels)
         form.addRow(self.fill_box)
         self.add_group("Accept what is predicted").addRow(self.accept_box)
+        self.next_box = NextBox(napari_viewer, self._chosen)
+        self.add_group("Annotate next").addRow(self.next_box)
         self.view_box = ViewBox(napari_viewer)
         self.add_group("View and scale").addRow(self.view_box)
         self.form.addStretch(1)
@@ -43,6 +46,7 @@ class AnnotatePanel(Panel):
             "accept slice": self.accept_box.accept_slice,
             "accept region": self.accept_box.accept_at_cursor,
             "accept surer": self.accept_box.accept_surer,
+            "done, next": self.next_box.done,
             "reject region": self.accept_box.reject_at_cursor,
             **{name: partial(self.view_box.set_window, name) for name in CT_WINDOWS},
         }
@@ -53,6 +57,7 @@ class AnnotatePanel(Panel):
         release(self.viewer, self._keys)
         self.fill_box.close_down()
         self.accept_box.close_down()
+        self.next_box.close_down()
         self.view_box.close_down()
         self.labels.let_go()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)

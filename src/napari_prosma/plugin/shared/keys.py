@@ -29,6 +29,7 @@ KEYS = {
     "accept region": Key("A", "accept the predicted region under the cursor"),
     "accept surer": Key("Shift+S", "accept all that is predicted surer than the slider says"),
     "reject region": Key("D", "reject the predicted region under the cursor"),
+    "done, next": Key("Shift+N", "save what Annotate next opened, and open the next"),
     "soft tissue": Key("F2", "CT window of soft tissue"),
     "lung": Key("F3", "CT window of the lung"),
     "bone": Key("F4", "CT window of bone"),

@@ -68,7 +68,8 @@ def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     """Open a layer in the viewer."""
     added = Layer.create(*layer)
     widen_range(added)
-    return viewer.add_layer(added)
+    viewer.add_layer(added)
+    return added  # plugins would get a proxy of it
 
 
 def widen_ranges() -> None:

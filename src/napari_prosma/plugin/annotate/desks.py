@@ -1,0 +1,364 @@
+"""Where *Annotate next* opens what is to be annotated, and saves it: images of a folder, or one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+
+from napari_prosma.app.label_place import LabelPlace, label_place
+from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.names import file_stem
+from napari_prosma.data.planes import slice_axis
+from napari_prosma.errors import DataError
+from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.annotate.next_jobs import ImageOpened, Predicted, opening, saving
+from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.layers import (
+    CLASS_NAMES,
+    add_layer,
+    geometry_of,
+    go_to,
+    hide_previews,
+    keeping_selection,
+    new_labels,
+    spatial_shape,
+    write_layer,
+)
+from napari_prosma.plugin.shared.newest import NewestJob
+from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.placing import onto_image, steps_between
+from napari_prosma.plugin.shared.prediction import Prediction
+from napari_prosma.plugin.shared.unsaved import note_saved, unsaved_of
+
+if TYPE_CHECKING:
+    from napari_prosma.model.checkpoint import Checkpoint
+
+PREDICTED = "prediction"
+
+
+class Desk(QObject):
+    """What both kinds share.
+
+    Signals
+    -------
+    told(str), failed(str)
+        For the message of the list.
+    saved(str)
+        What is done: an image's name, or a slice's.
+    """
+
+    told = Signal(str)
+    failed = Signal(str)
+    saved = Signal(str)
+
+    def __init__(self, viewer: napari.Viewer, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.viewer, self._parent = viewer, parent
+        self.saving = Job(self, notify=False)
+        self.saving.ended.connect(self._saving_ended)
+
+    def close_down(self) -> None:
+        """Labels that are being written are waited for."""
+        self.saving.close()
+
+    def _saving_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.failed.emit(str(ending.error))
+
+    def _show_prediction(
+        self, image: ImageLayer, labels: LabelsLayer, made: Predicted, name: str, classes: int
+    ) -> Prediction:
+        shown = Prediction(self.viewer, image, labels, np.arange(classes), name)
+        shown.show((None,) * made.classes.ndim, made.classes, made.sureness)
+        return shown
+
+
+@dataclass(eq=False)
+class _Opened:
+    """An image of the folder whose layers are open."""
+
+    image: ImageLayer
+    labels: LabelsLayer
+    prediction: Prediction | None = None
+
+
+class FolderDesk(Desk):
+    """Images of a folder, one at a time, with their predictions."""
+
+    def __init__(self, viewer: napari.Viewer, parent: QWidget, checkpoint: Checkpoint, data: DataSet) -> None:
+        super().__init__(viewer, parent)
+        self._checkpoint, self._data = checkpoint, data
+        self._names: tuple[str, ...] = checkpoint.plan.class_names
+        self._opened: dict[str, _Opened] = {}
+        self._saved: dict[str, LabelPlace] = {}
+        self._may_write = self._is_proved = False
+        self._empty = ""
+        self._under_way: tuple[str, np.ndarray] | None = None
+        self.opening = NewestJob(self)
+        self.opening.happened.connect(self._happened)
+        self.opening.ended.connect(self._opening_ended)
+        self.saving.happened.connect(self._written)
+
+    def open(self, name: str) -> None:
+        """Show an image, its labels and what is predicted; what is open and saved makes way."""
+        hide_previews(self.viewer)
+        for other, each in list(self._opened.items()):
+            if other != name:
+                self._make_way(other, each)
+        held = self._opened.get(name)
+        if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
+            for layer in (held.image, held.labels):
+                layer.visible = True
+            if held.prediction is not None:
+                held.prediction.outline.layer.visible = True
+            self.viewer.layers.selection.active = held.labels
+            self.told.emit(self._hint(name))
+            return
+        self.told.emit(f"Opening '{name}'")
+        case = next(case for case in self._data.cases if case.name == name)
+        reading = partial(opening, self._checkpoint, case, self._saved.get(name))
+        self.opening.ask(partial(self.opening.start, f"ProSMA: opening {name}", reading))
+
+    def save(self, name: str) -> None:
+        """Write the labels of an image where they belong; asks once per folder."""
+        held = self._opened.get(name)
+        if held is None or held.labels not in self.viewer.layers:
+            self.failed.emit(f"the labels of '{name}' are not open; click its row to open it")
+            return
+        if self.saving.is_running:
+            self.told.emit("The labels before it are still being saved; press again in a moment")
+            return
+        labels = np.array(held.labels.data)
+        if not labels.any() and self._empty != name:
+            self._empty = name
+            self.told.emit(
+                f"Nothing is drawn or accepted on '{name}'. If that is right, press Done, next again: it is "
+                "saved as empty"
+            )
+            return
+        case = next(case for case in self._data.cases if case.name == name)
+        try:
+            place = label_place(self._data, case, self._names)
+        except DataError as error:
+            if held.labels in unsaved_of(self.viewer).layers() or not labels.any():
+                self.failed.emit(str(error))
+            else:  # saved by hand meanwhile
+                self.saved.emit(name)
+            return
+        if not self._may_write and not self._agrees(place):
+            self.told.emit("Nothing was saved")
+            return
+        self._may_write = True
+        self._under_way = name, labels
+        geometry = geometry_of(held.labels)
+        replaces = name in self._saved
+        self.saving.start(
+            f"ProSMA: saving the labels of {name}",
+            partial(saving, place, labels, geometry, self._names, replaces, self._is_proved),
+        )
+
+    def close_down(self) -> None:
+        super().close_down()
+        self.opening.close()
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, ImageOpened):
+            held = self._opened.get(event.name)
+            image = add_layer(self.viewer, event.image)
+            assert isinstance(image, ImageLayer)
+            if held is not None and held.labels in self.viewer.layers:  # only its image was closed
+                labels = held.labels
+                self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
+            else:
+                added = add_layer(self.viewer, event.labels)
+                assert isinstance(added, LabelsLayer)
+                labels = added
+            labels.visible = True
+            self._opened[event.name] = _Opened(image, labels)
+            self.viewer.reset_view()
+            self.viewer.layers.selection.active = labels
+            self.told.emit(f"'{event.name}' is open; its prediction follows")
+        elif isinstance(event, Predicted):
+            held = self._opened.get(event.name)
+            if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
+                made = self._show_prediction(
+                    held.image, held.labels, event, f"{event.name} {PREDICTED}", len(self._names)
+                )
+                held.prediction = made
+                self.told.emit(self._hint(event.name))
+
+    def _opening_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.failed.emit(str(ending.error))
+
+    def _hint(self, name: str) -> str:
+        return f"'{name}': accept what is right, draw what is missing, then Done, next"
+
+    def _written(self, event: Event) -> None:
+        if not isinstance(event, Finished) or self._under_way is None:
+            return
+        (name, labels), self._under_way = self._under_way, None
+        self._saved[name], self._is_proved = event.result, True
+        held = self._opened.get(name)
+        if held is not None and np.array_equal(held.labels.data, labels):
+            note_saved(held.labels.data)
+        self.saved.emit(name)
+        self.told.emit(f"Saved '{event.result.path.name}'")
+
+    def _make_way(self, name: str, held: _Opened) -> None:
+        """Close what is saved or was not touched; hide what is not saved."""
+        open_layers = [layer for layer in (held.image, held.labels) if layer in self.viewer.layers]
+        if held.labels in unsaved_of(self.viewer).layers():
+            for layer in open_layers:
+                layer.visible = False
+            if held.prediction is not None:
+                held.prediction.outline.layer.visible = False
+            return
+        if held.prediction is not None:
+            held.prediction.remove()
+        for layer in open_layers:
+            self.viewer.layers.remove(layer)
+        del self._opened[name]
+
+    def _agrees(self, place: LabelPlace) -> bool:
+        box = QMessageBox(self._parent)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setWindowTitle("Save labels")
+        box.setText(f"Save the labels as '{place.path.name}'?")
+        stored = ", ".join(f"{name} = {value}" for name, value in zip(self._names, place.values, strict=True))
+        box.setInformativeText(
+            as_rich(
+                f"{place.path}\n\nStored as {stored}. The labels of further images of this folder are named "
+                "likewise; you are asked once. No file of others is written over."
+            )
+        )
+        save = box.addButton("Save", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(save)
+        box.setEscapeButton(box.addButton("Not now", QMessageBox.ButtonRole.RejectRole))
+        box.exec()
+        return box.clickedButton() is save
+
+
+class VolumeDesk(Desk):
+    """The slices of a volume, on one labels layer; ``names`` are the classes of the model."""
+
+    def __init__(
+        self,
+        viewer: napari.Viewer,
+        parent: QWidget,
+        image: ImageLayer,
+        labels: LabelsLayer | None,
+    ) -> None:
+        super().__init__(viewer, parent)
+        self.image = image
+        self.names: tuple[str, ...] = ()
+        lies_there = labels is not None and _lies_on(labels, image)
+        self.labels = labels if lies_there else None
+        self._prediction: Prediction | None = None
+        self._path: Path | None = None
+        self._under_way: tuple[str, np.ndarray] | None = None
+        self.saving.happened.connect(self._written)
+
+    def drawn(self) -> LabelsLayer:
+        """The labels layer; a new one where none is open that lies on the image."""
+        if self.labels is None or self.labels not in self.viewer.layers:
+            added = add_layer(self.viewer, new_labels(self.image))
+            assert isinstance(added, LabelsLayer)
+            added.metadata[CLASS_NAMES] = self.names
+            self.labels = added
+        return self.labels
+
+    def labelled(self) -> np.ndarray:
+        """Indices of the slices on which something is drawn."""
+        if self.labels is None:
+            return np.zeros(0, int)
+        stored = onto_image(np.asarray(self.labels.data), self.labels, self.image)
+        across = slice_axis(geometry_of(self.image))
+        others = tuple(axis for axis in range(stored.ndim) if axis != across)
+        return np.flatnonzero(stored.any(axis=others))
+
+    def show(self, made: Predicted) -> None:
+        """What the model makes of all slices."""
+        if self.image not in self.viewer.layers:
+            return
+        with keeping_selection(self.viewer):
+            if self._prediction is not None:
+                self._prediction.remove()
+            name = f"{self.image.name} {PREDICTED}"
+            self._prediction = self._show_prediction(self.image, self.drawn(), made, name, len(self.names))
+        self.viewer.layers.selection.active = self.labels
+
+    def go_to(self, number: int) -> None:
+        """Show a slice."""
+        if self.image not in self.viewer.layers:
+            self.failed.emit(f"the image '{self.image.name}' was closed; open it again, then rank its slices")
+            return
+        if self.viewer.dims.ndisplay == 3:
+            self.viewer.dims.ndisplay = 2
+        middle = [n // 2 for n in spatial_shape(self.image)]
+        middle[slice_axis(geometry_of(self.image))] = number
+        labels = self.drawn()
+        labels.visible = True
+        index = np.subtract(middle, steps_between(labels, self.image) or 0)
+        go_to(self.viewer, labels, index.tolist())
+        self.viewer.layers.selection.active = labels
+        self.told.emit(f"Slice {number}: accept what is right, draw what is missing, then Done, next")
+
+    def save(self, name: str) -> None:
+        """Write the labels of the volume; where is asked once."""
+        if self.labels is None or self.labels not in self.viewer.layers:
+            self.failed.emit(
+                f"the labels drawn on '{self.image.name}' were closed, so there is nothing to save"
+            )
+            return
+        if self.saving.is_running:
+            self.told.emit("The labels are still being saved; press again in a moment")
+            return
+        if self._path is None:
+            source = self.labels.source.path or self.image.source.path
+            folder = (
+                Path(source).parent if source is not None and Path(source).parent.is_dir() else Path.home()
+            )
+            start = folder / f"{file_stem(self.labels.name)}.nii.gz"
+            kinds = "NIfTI (*.nii.gz *.nii);;Segments of 3D Slicer (*.seg.nrrd);;TIFF (*.tif)"
+            chosen, _ = QFileDialog.getSaveFileName(self._parent, "Save the labels as", str(start), kinds)
+            if not chosen:
+                self.told.emit("Nothing was saved")
+                return
+            self._path = Path(chosen)
+        labels = np.array(self.labels.data)
+        self._under_way = name, labels
+        writing = partial(_writing, self._path, self.labels, labels)
+        self.saving.start("ProSMA: saving labels", writing)
+
+    def _written(self, event: Event) -> None:
+        if not isinstance(event, Finished) or self._under_way is None or self.labels is None:
+            return
+        (name, labels), self._under_way = self._under_way, None
+        if np.array_equal(self.labels.data, labels):
+            note_saved(self.labels.data)
+        self.saved.emit(name)
+        self.told.emit(f"Saved '{event.result.name}'")
+
+    def _saving_ended(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self._path = None  # to be asked anew
+        super()._saving_ended(ending)
+
+
+def _lies_on(labels: LabelsLayer, image: ImageLayer) -> bool:
+    return spatial_shape(labels) == spatial_shape(image) and steps_between(labels, image) is not None
+
+
+def _writing(path: Path, layer: LabelsLayer, labels: np.ndarray) -> Iterator[Event]:
+    yield Finished(write_layer(path, layer, labels, by_hand=True))

@@ -1,0 +1,221 @@
+"""*Annotate next*: the list, what a click opens, and what *Done, next* saves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import PIL.Image
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, Qt, QTimer
+from qtpy.QtWidgets import QAbstractButton, QApplication, QFileDialog, QMessageBox
+
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.plugin.annotate.desks import FolderDesk
+from napari_prosma.plugin.annotate.next_box import IMAGES
+from napari_prosma.plugin.shared.prediction import prediction_in
+from napari_prosma.plugin.shared.unsaved import unsaved_of
+
+LONGEST = 60_000
+Press = Callable[[QAbstractButton], None]
+
+
+@pytest.fixture
+def box(open_panel: Callable[[str], Any], run: Path) -> Any:
+    made = open_panel("Annotate").next_box
+    made.model.show_path(run)
+    return made
+
+
+@pytest.fixture
+def data(folder: Path, tmp_path: Path) -> Path:
+    """Three of six images have no mask."""
+    copied = tmp_path / "breast"
+    shutil.copytree(folder, copied)
+    for seed in range(3):
+        (copied / "masks" / f"{seed}.png").unlink()
+    return copied
+
+
+def rank(box: Any, qtbot: QtBot) -> None:
+    box.rank()
+    qtbot.waitUntil(lambda: not box.ranking.is_running, timeout=LONGEST)
+
+
+def rank_folder(box: Any, data: Path, qtbot: QtBot) -> None:
+    box.source.setCurrentText(IMAGES)
+    box.folder.line.setText(str(data))
+    rank(box, qtbot)
+
+
+def click(box: Any, row: int, qtbot: QtBot) -> None:
+    rect = box.table.visualItemRect(box.table.item(row, 0))
+    qtbot.mouseClick(box.table.viewport(), Qt.MouseButton.LeftButton, pos=rect.topLeft() + QPoint(4, 4))
+    if isinstance(box.desk, FolderDesk):
+        qtbot.waitUntil(lambda: not box.desk.opening.is_running, timeout=LONGEST)
+
+
+def answer(button: str) -> None:
+    """Press this in the question that comes up."""
+
+    def press() -> None:
+        asked = QApplication.activeModalWidget()
+        assert isinstance(asked, QMessageBox)
+        next(b for b in asked.buttons() if b.text() == button).click()
+
+    QTimer.singleShot(0, press)
+
+
+def done(box: Any, press: Press, qtbot: QtBot) -> None:
+    press(box.done_button)
+    qtbot.waitUntil(lambda: not box.desk.saving.is_running, timeout=LONGEST)
+    if isinstance(box.desk, FolderDesk):
+        qtbot.waitUntil(lambda: not box.desk.opening.is_running, timeout=LONGEST)
+
+
+def test_images_are_listed_opened_corrected_and_saved_where_they_belong(
+    box: Any, data: Path, viewer: napari.Viewer, press: Press, qtbot: QtBot
+) -> None:
+    rank_folder(box, data, qtbot)
+    names = [row.name for row in box.rows]
+    assert sorted(names) == ["0", "1", "2"]
+    assert box.table.rowCount() == 3
+    assert "3 looked at" in box.message.plain_text()
+    assert "not a promise" in box.message.plain_text()
+
+    click(box, 0, qtbot)
+    labels = viewer.layers[f"{names[0]} labels"]
+    assert viewer.layers.selection.active is labels
+    shown = prediction_in(viewer)
+    assert shown is not None
+    assert shown.drawn is labels
+    panel = box.parentWidget()
+    while not hasattr(panel, "accept_box"):
+        panel = panel.parentWidget()
+    panel.accept_box.accept_slice()
+    labels.data_setitem((np.array([3]), np.array([5])), 1)
+    expected = labels.data.copy()
+    answer("Not now")
+    done(box, press, qtbot)
+    assert not (data / "masks" / f"{names[0]}.png").exists()
+    assert labels in unsaved_of(viewer).layers()
+    answer("Save")
+    done(box, press, qtbot)
+    written = np.asarray(PIL.Image.open(data / "masks" / f"{names[0]}.png"))
+    np.testing.assert_array_equal(written, expected * 255)
+    assert next(c for c in find_cases(data, False).cases if c.name == names[0]).read_label is not None
+    assert labels not in viewer.layers, "what is saved makes way"
+    assert f"{names[1]} labels" in viewer.layers
+    assert box.table.item(0, 0).text() == f"✓ {names[0]}"
+
+    click(box, 0, qtbot)
+    again = viewer.layers[f"{names[0]} labels"]
+    np.testing.assert_array_equal(again.data, expected)
+    again.data_setitem((np.array([9]), np.array([9])), 1)
+    done(box, press, qtbot)
+    assert np.asarray(PIL.Image.open(data / "masks" / f"{names[0]}.png"))[9, 9] == 255
+
+
+def test_what_is_not_saved_stays_and_what_is_empty_is_asked_about(
+    box: Any, data: Path, viewer: napari.Viewer, press: Press, qtbot: QtBot
+) -> None:
+    rank_folder(box, data, qtbot)
+    first, second = (row.name for row in box.rows[:2])
+    click(box, 0, qtbot)
+    labels = viewer.layers[f"{first} labels"]
+    labels.data_setitem((np.array([3]), np.array([5])), 1)
+    click(box, 1, qtbot)
+    assert labels in viewer.layers
+    assert not labels.visible
+    labels.name = "renamed"
+    click(box, 0, qtbot)
+    assert labels.visible
+    assert viewer.layers.selection.active is labels
+    assert labels.data[3, 5] == 1
+
+    click(box, 1, qtbot)
+    press(box.done_button)
+    assert f"Nothing is drawn or accepted on '{second}'" in box.message.plain_text()
+    answer("Save")
+    done(box, press, qtbot)
+    assert not np.asarray(PIL.Image.open(data / "masks" / f"{second}.png")).any()
+
+    click(box, 0, qtbot)
+    viewer.layers.remove(labels)
+    press(box.done_button)
+    assert f"the labels of '{first}' are not open; click its row" in box.message.plain_text()
+    (data / "masks" / f"{first}.png").write_bytes(b"of somebody else")
+    click(box, 0, qtbot)
+    viewer.layers[f"{first} labels"].data_setitem((np.array([3]), np.array([5])), 1)
+    done(box, press, qtbot)
+    assert "is there already" in box.message.plain_text()
+    assert (data / "masks" / f"{first}.png").read_bytes() == b"of somebody else"
+
+
+def test_slices_of_a_volume_are_gone_to_and_saved_with_all_of_it(
+    box: Any,
+    viewer: napari.Viewer,
+    press: Press,
+    qtbot: QtBot,
+    lesion_image: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume = np.stack([np.roll(lesion_image, 3 * n, 0) for n in range(5)], axis=1)
+    viewer.add_image(volume, name="scan", scale=(1, 4, 1), units="mm")
+    drawn = viewer.add_labels(np.zeros(volume.shape, np.uint8), name="mine", scale=(1, 4, 1), units="mm")
+    drawn.data[10:14, 2, 8:12] = 1
+    box.image.choose(viewer.layers["scan"])
+    rank(box, qtbot)
+    slices = [row.candidate.slice for row in box.rows]
+    assert sorted(slices) == [0, 1, 3, 4]
+    shown = prediction_in(viewer)
+    assert shown is not None
+    assert shown.drawn is drawn
+    click(box, 1, qtbot)
+    assert viewer.dims.current_step[1] == slices[1]
+    drawn.data_setitem((np.array([5]), np.array([slices[1]]), np.array([5])), 1)
+    path = tmp_path / "labels.nii.gz"
+    asked = []
+    monkeypatch.setattr(
+        QFileDialog, "getSaveFileName", lambda *given: (asked.append(given), (str(path), ""))[1]
+    )
+    done(box, press, qtbot)
+    assert path.is_file()
+    assert viewer.dims.current_step[1] == slices[2]
+    done(box, press, qtbot)
+    assert len(asked) == 1, "the place is asked once"
+    assert drawn not in unsaved_of(viewer).layers()
+    viewer.layers.remove("scan")
+    click(box, 0, qtbot)
+    assert "'scan' was closed; open it again" in box.message.plain_text()
+    viewer.layers.remove(drawn)
+    press(box.done_button)
+    assert "labels drawn on 'scan' were closed" in box.message.plain_text()
+
+
+def test_what_is_missing_is_said_and_a_stop_lists_what_was_looked_at(
+    box: Any, data: Path, viewer: napari.Viewer, qtbot: QtBot
+) -> None:
+    rank(box, qtbot)
+    assert "open a volume first" in box.message.plain_text()
+    viewer.add_image(np.zeros((64, 64)), name="flat")
+    rank(box, qtbot)
+    assert "'flat' has the shape (64, 64), which has no slices" in box.message.plain_text()
+    box.source.setCurrentText(IMAGES)
+    rank(box, qtbot)
+    assert "choose the folder" in box.message.plain_text()
+    box.folder.line.setText(str(data))
+    box.rank()
+    qtbot.waitUntil(lambda: bool(box._seen), timeout=LONGEST)
+    box.stop_button.click()
+    qtbot.waitUntil(lambda: not box.ranking.is_running, timeout=LONGEST)
+    assert 1 <= len(box.rows) <= 3
+    box.model.show_path(None)
+    rank(box, qtbot)
+    assert "choose a trained model" in box.message.plain_text()
