@@ -1,5 +1,6 @@
-"""Every ``python`` code block of the documentation runs; blocks marked ``py`` are only shown."""
+"""Every notebook and ``python`` code block of the documentation runs; blocks marked ``py`` are only shown."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -31,6 +32,26 @@ def test_examples_run_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch
     for line, source in examples_of(page):
         # Empty lines in front give a failure the page's own line number.
         exec(compile("\n" * line + source, str(page), "exec"), names)
+
+
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks_run_from_top_to_bottom(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__notebook__"}
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "outputs are not kept: they would age"
+            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
+
+
+def test_every_door_has_a_notebook() -> None:
+    doors = sorted((ROOT / "docs" / "start").glob("*.md"))
+    assert [page.stem for page in doors] == [notebook.stem for notebook in NOTEBOOKS]
+    for page in doors:
+        assert f"({page.stem}.ipynb)" in page.read_text(encoding="utf-8")
 
 
 def test_the_page_of_the_panels_lists_every_key() -> None:

@@ -102,13 +102,13 @@ def images_only(root: Path) -> None:
     from napari_prosma.plugin.train.live_preview import LIVE
 
     scene, case = Scene(), ultrasound_case(36)
-    image = case.read_image()
+    assert case.read_label is not None
+    image, lesion = case.read_image(), case.read_label() > 0
+    nothing = np.zeros(lesion.shape, np.uint8)
     scene.add(
         [
             image_layer(image, "ultrasound"),
-            labels_layer(
-                np.zeros((256, 256), np.uint8), image.geometry, "scribbles", ("", "tissue", "lesion")
-            ),
+            labels_layer(nothing, image.geometry, "scribbles", ("", "tissue", "lesion")),
         ]
     )
     panel = scene.open("Train")
@@ -118,8 +118,6 @@ def images_only(root: Path) -> None:
     scene.wait(1)
     scene.film(2)
     labels = scene.viewer.layers["scribbles"]
-    assert case.read_label is not None
-    lesion = case.read_label() > 0
 
     def draw(value: int, strokes: list[Any]) -> None:
         labels.selected_label = value
@@ -134,12 +132,13 @@ def images_only(root: Path) -> None:
     scene.save("images-scribbles")
     panel.start_button.click()
     scene.wait(60, lambda: LIVE in scene.viewer.layers)
-    follow(scene, LEARNING["images"] / 2)
-    shown = scene.viewer.layers[LIVE].data
-    finer = shown.shape[0] // lesion.shape[0]
-    found = shown[::finer, ::finer] == 2
-    draw(1, strokes(found & ~lesion, 3))
-    draw(2, strokes(lesion & ~found, 1))
+    for _ in range(2):
+        follow(scene, LEARNING["images"] / 2)
+        shown = scene.viewer.layers[LIVE].data
+        finer = shown.shape[0] // lesion.shape[0]
+        found = shown[::finer, ::finer] == 2
+        draw(1, strokes(found & ~lesion, 3))
+        draw(2, strokes(lesion & ~found, 1))
     follow(scene, LEARNING["images"])
     scene.save("images-live")
     panel.finish_button.click()

@@ -247,7 +247,7 @@ class InspectPanel(Panel):
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
         self.result.show()
-        self.status.tell(f"Looked at {record.name}: {len(record.skips)} skips, gate {record.gate}")
+        self.status.tell(f"Inspected {record.name}: {len(record.skips)} skips, gate {record.gate}")
         if self.answer.levels:
             self._look_at(self.answer.levels[0])
 
