@@ -662,3 +662,25 @@ def test_nan_outside_a_patient_is_the_lowest_value_of_a_case(tmp_path: Path) -> 
     assert np.array_equal(image.array[0, ..., 1:], VOXELS[..., 1:])
     assert np.all(image.array[0, ..., 0] == 1)
     assert image.notices[-1] == "25.00% of the image are no numbers (NaN); taken as its lowest value"
+
+
+@pytest.mark.parametrize("side", [8, 64])
+def test_a_tiff_of_a_bit_for_each_pixel_is_read(tmp_path: Path, side: int) -> None:
+    mask = np.arange(side * side).reshape(side, side) % 3 == 0
+    path = saved(tmp_path / "a.tif", mask)
+    assert np.array_equal(read_label(path)[0], mask)
+    assert np.array_equal(read_image(path).array[0] != 0, mask)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((4, 3, 2), np.complex64), "complex numbers"),
+        (np.zeros((4, 3, 2, 2, 3), np.int16), "2 x 3 values for each voxel"),
+    ],
+)
+def test_nifti_voxels_that_are_no_numbers_are_refused(tmp_path: Path, array: np.ndarray, told: str) -> None:
+    nibabel.Nifti1Image(array, np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match=rf"a\.nii\.gz' holds {told}"):
+            read(tmp_path / "a.nii.gz")

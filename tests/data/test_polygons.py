@@ -341,7 +341,7 @@ def test_tasks_that_nobody_annotated_are_not_taken_for_empty(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "result",
     [
-        {"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["cyst"]}},
+        {"type": "keypointlabels", "value": {"x": 1, "y": 1, "height": 1}},
         {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5, "height": 5}},
     ],
 )
@@ -399,3 +399,83 @@ def test_classes_of_yolo_have_the_numbers_that_their_table_gives(tmp_path: Path)
     (tmp_path / "data.yaml").write_text("names:\n  1: cyst\n  3: duct\n")
     (tmp_path / "0.txt").write_text("1 0 0 1 0 1 1\n3 0 0 1 0 1 1\n")
     assert [shape.name for shape in polygons.read(tmp_path / "0.txt").shapes[""]] == ["cyst", "duct"]
+
+
+def brushed(on: np.ndarray, literal: bool) -> list[int]:
+    """A mask as Label Studio packs it, in runs or value by value."""
+    values = np.repeat(on.ravel().astype(np.uint8) * 255, 4)
+    bits = f"{values.size:032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    ends = [0, *(np.flatnonzero(np.diff(values.astype(int))) + 1).tolist(), values.size]
+    for start, end in zip(ends, ends[1:], strict=False):
+        if literal:
+            for at in range(start, end, 8):
+                several = values[at : min(at + 8, end)]
+                bits += f"000{len(several) - 1:03b}" + "".join(f"{value:08b}" for value in several)
+        else:
+            bits += f"111{end - start - 1:016b}{values[start]:08b}"
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)]
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_what_was_brushed_in_label_studio_is_a_label(tmp_path: Path, literal: bool) -> None:
+    size = {"original_height": SHAPE[0], "original_width": SHAPE[1]}
+    value = {"format": "rle", "rle": brushed(INSIDE, literal), "brushlabels": ["cyst"]}
+    images(tmp_path)
+    done: list[dict[str, object]] = [{"result": [{"type": "brushlabels", "value": value, **size}]}]
+    path = tmp_path / "a.json"
+    path.write_text(label_studio(("/upload/1a2b3c4d-0.png", done), ("/upload/1a2b3c4d-1.png", done)))
+    for case in find_cases(tmp_path).cases:
+        assert case.read_label is not None
+        assert np.array_equal(case.read_label(), INSIDE)
+    value["rle"] = brushed(INSIDE, literal)[:-9]
+    path.write_text(label_studio(("0.png", done)))
+    with pytest.raises(DataError, match="cut short"):
+        polygons.read(path)
+
+
+def region(points: list[list[int]], **about: str) -> str:
+    told = " ".join(f'{key}="{value}"' for key, value in about.items())
+    corners = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+    return f"<Region {told}><Vertices>{corners}</Vertices></Region>"
+
+
+def test_regions_of_imagescope_become_labels(tmp_path: Path) -> None:
+    images(tmp_path / "Tissue Images", 1)
+    (tmp_path / "Annotations").mkdir()
+    path = tmp_path / "Annotations" / "0.xml"
+    hole = [[8, 7], [12, 7], [12, 11], [8, 11]]
+    drawn = region(BOX, Type="0") + region(hole, Type="0", NegativeROA="1") + region(BOX[:2], Type="4")
+    path.write_text(f'<Annotations><Annotation Id="1"><Regions>{drawn}</Regions></Annotation></Annotations>')
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "foreground")
+    assert int(data.cases[0].read_label().sum()) == 100 - 16  # type: ignore[misc]
+    path.write_text(path.read_text().replace('<Annotation Id="1">', '<Annotation Id="1" Name="nucleus">'))
+    assert polygons.read(path).names == ("nucleus",)
+    only = region(BOX[:2], Type="4")
+    path.write_text(f"<Annotations><Annotation><Regions>{only}</Regions></Annotation></Annotations>")
+    with pytest.raises(DataError, match="no area"):
+        polygons.read(path)
+
+
+def test_nodules_of_a_case_with_several_images_go_to_their_own(tmp_path: Path) -> None:
+    names = images(tmp_path, 2)
+    for n, name in enumerate(names, 1):
+        PIL.Image.open(tmp_path / name).save(tmp_path / f"7_{n}.jpg")
+        (tmp_path / name).unlink()
+    drawn = json.dumps([{"points": [{"x": x, "y": y} for x, y in BOX], "regionType": "freehand"}])
+    (tmp_path / "7.xml").write_text(
+        f"<case><mark><image>1</image><svg>{drawn}</svg></mark><mark><image>2</image><svg></svg></mark></case>"
+    )
+    found = find_cases(tmp_path)
+    assert found.class_names == ("background", "nodule")
+    assert [int(case.read_label().sum()) for case in found.cases] == [100, 0]  # type: ignore[misc]
+
+
+def test_tracks_of_a_video_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    images(tmp_path)
+    (tmp_path / "a.xml").write_text(
+        "<annotations><track><polygon frame='0' points='1,1;2,2;3,1'/></track></annotations>"
+    )
+    with pytest.raises(DataError, match=r"tracks of a video, export it as 'CVAT for images 1\.1'"):
+        find_cases(tmp_path)

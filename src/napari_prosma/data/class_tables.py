@@ -21,6 +21,8 @@ _FILE = re.compile(
     re.IGNORECASE,
 )
 """Names of files that may tell classes: ``labelmap.txt``, ``class_dict.csv``, ``_classes.csv``."""
+_OF_IMAGES = re.compile(r"image|file|pixels|case|patient", re.IGNORECASE)
+"""In the heading of a table that tells something of images, not of classes."""
 _MOST_BYTES, _TABLES_READ = 1 << 20, 32
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
@@ -108,6 +110,8 @@ def _read(path: Path) -> ClassTable | None:
     if len({bool(numbers) for _, numbers, _ in rows[1:]}) > 1:
         return None
     has_heading = len(rows) > 1 and not rows[0][1] and bool(rows[1][1])
+    if has_heading and _OF_IMAGES.search(rows[0][0]):
+        return None
     return _of_entries(path, [_entry(*row) for row in rows[has_heading:]])
 
 

@@ -116,6 +116,11 @@ def as_ours(stored: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def _header(path: Path, stored: Nifti1Pair) -> Header:
     shape = (*stored.shape, 1, 1)[:3]
+    if stored.get_data_dtype().kind == "c":
+        raise DataError(f"'{path}' holds complex numbers; save their magnitude")
+    if stored.ndim > 4 and stored.shape[3] > 1 and max(stored.shape[4:]) > 1:
+        told = " x ".join(map(str, stored.shape[3:]))
+        raise DataError(f"'{path}' holds {told} values for each voxel; save one volume, or one series, of it")
     unit, factor = {"micron": ("um", 1.0), "meter": ("mm", 1000.0)}.get(
         stored.header.get_xyzt_units()[0], ("mm", 1.0)
     )

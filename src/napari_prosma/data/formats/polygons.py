@@ -36,6 +36,8 @@ _BOX = 4
 _BOXES = "'{}' holds bounding boxes, which tell no outline of what is in them; export polygons or masks"
 _RECTANGLE, _OVAL, _AREAS = 1, 2, (0, 7, 8)
 """Kinds of ImageJ's ROIs; areas are polygons, freehand and traced ones."""
+_OVAL_IN_BOX, _OUTLINES = "2", ("0", "1")
+"""Types of ImageScope's regions: ellipses, and freehand areas and rectangles."""
 _SUBPIXEL, _WITH_SUBPIXEL = 128, 222
 """Option, and the version from which on, ImageJ's points are real numbers."""
 _COMBINED = 36
@@ -181,7 +183,7 @@ def _read(path: Path, _: int, size: int) -> Annotations:
     if suffix == ".txt":
         return _yolo(path, text)
     if suffix == ".xml":
-        return _cvat(path, text)
+        return _xml(path, text)
     if suffix == ".csv":
         return _via_table(path, text)
     return _json(path, parse_json(text, f"'{path}'"))
@@ -353,8 +355,12 @@ def _label_studio(path: Path, content: Any) -> Annotations | None:
         of_image = shapes.setdefault(image, [])
         for one in done[0]["result"]:
             value = one.get("value", {})
+            if one["type"] == "brushlabels":
+                size = int(one["original_height"]), int(one["original_width"])
+                of_image.append(Shape(str(value["brushlabels"][0]), runs=_brushed(value["rle"], size)))
+                continue
             if one["type"] not in ("polygonlabels", "ellipselabels"):
-                if value.keys() & {"height", "rle"}:  # a rectangle or a brush, which are areas too
+                if "height" in value:  # a rectangle, which is an area too
                     others.add(one["type"])
                 continue
             name = str(value[one["type"]][0])
@@ -377,6 +383,37 @@ def _label_studio(path: Path, content: Any) -> Annotations | None:
         if bare[name[9:]] == 1 and _IMPORTED.match(name) and name[9:] not in shapes
     }
     return _of_many("Label Studio", shapes)
+
+
+def _brushed(packed: Sequence[int], size: tuple[int, int]) -> Runs:
+    """A mask as Label Studio packs it: runs and single values of red, green, blue and opacity in turn."""
+    bits = "".join(f"{byte:08b}" for byte in bytes(packed))
+    position = 0
+
+    def read(number: int) -> int:
+        nonlocal position
+        if position + number > len(bits):
+            raise ValueError("a mask is cut short")
+        position += number
+        return int(bits[position - number : position], 2)
+
+    count, word = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    if count != size[0] * size[1] * 4:
+        raise ValueError(f"a mask has {count // 4} pixels, but its image {size[0]} x {size[1]}")
+    values = np.zeros(count, bool)
+    at = 0
+    while at < count:
+        is_run = read(1)
+        end = at + read(lengths[read(2)]) + 1
+        if is_run:
+            values[at:end] = read(word) > 0
+        else:
+            values[at:end] = [read(word) > 0 for _ in range(at, min(end, count))]
+        at = end
+    on = values[3::4]
+    ends = np.flatnonzero(np.diff(on, prepend=False))
+    return Runs(tuple(np.diff(ends, prepend=0, append=len(on)).tolist()), size, order="C")
 
 
 def _geojson(path: Path, content: Any) -> Annotations | None:
@@ -495,10 +532,54 @@ def _roi(path: Path, data: bytes) -> Ring:
     return _points((left + x, top + y) for x, y in zip(found[:number], found[number:], strict=True))
 
 
-def _cvat(path: Path, text: str) -> Annotations:
+def _xml(path: Path, text: str) -> Annotations:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it declares entities, which annotations do not need")
     root = ElementTree.fromstring(text)
+    if root.find("Annotation/Regions") is not None:
+        return _imagescope(path, root)
+    if root.find("mark/svg") is not None:
+        return _ddti(path, root)
+    return _cvat(path, root)
+
+
+def _imagescope(path: Path, root: ElementTree.Element) -> Annotations:
+    """Regions of Aperio ImageScope, as in MoNuSeg: each annotation a class, negative regions holes in it."""
+    shapes = []
+    others: set[str] = set()
+    layers = root.findall("Annotation")
+    for layer in layers:
+        usual = "foreground" if len(layers) == 1 else f"annotation {layer.get('Id')}"
+        rings: tuple[list[Ring], list[Ring]] = [], []
+        for region in layer.findall("Regions/Region"):
+            corners = _points((v.attrib["X"], v.attrib["Y"]) for v in region.findall("Vertices/Vertex"))
+            kind = region.get("Type", "0")
+            if kind == _OVAL_IN_BOX and len(corners) == 2:
+                (x0, y0), (x1, y1) = corners
+                corners = _ellipse(((x0 + x1) / 2, (y0 + y1) / 2), (abs(x1 - x0) / 2, abs(y1 - y0) / 2))
+            elif kind not in _OUTLINES or len(corners) < _LEAST // 2:
+                others.add(f"regions of type {kind}")
+                continue
+            rings[region.get("NegativeROA") == "1"].append(corners)
+        if rings[0]:
+            shapes.append(Shape(layer.get("Name") or usual, tuple(rings[0]), tuple(rings[1])))
+    _require_areas(path, shapes, others)
+    return _of_one("ImageScope", shapes)
+
+
+def _ddti(path: Path, root: ElementTree.Element) -> Annotations:
+    """Nodules of DDTI: ``7.xml`` marks the images ``7_1.jpg``, ``7_2.jpg``, ..."""
+    shapes: dict[str, list[Shape]] = {}
+    for mark in root.findall("mark"):
+        of_image = shapes.setdefault(f"{path.stem}_{(mark.findtext('image') or '').strip()}.jpg", [])
+        for one in parse_json(mark.findtext("svg") or "[]", f"'{path}'"):
+            of_image.append(Shape("nodule", (_points((p["x"], p["y"]) for p in one["points"]),)))
+    return _of_many("DDTI", shapes)
+
+
+def _cvat(path: Path, root: ElementTree.Element) -> Annotations:
+    if root.find("track") is not None:
+        raise DataError(f"'{path}' holds tracks of a video; export it as 'CVAT for images 1.1'")
     if root.tag != "annotations" or root.find("image") is None:
         if root.find("object/bndbox") is not None:
             raise DataError(_BOXES.format(path))

@@ -232,7 +232,10 @@ def _require_plausible(path: Path, series: tifffile.TiffPageSeries) -> None:
     tile = math.prod(page.chunks) * page.dtype.itemsize if page.dtype is not None else 0
     files = {path, *(Path(one.parent.filehandle.path) for one in series.pages if one is not None)}
     held = sum(file.stat().st_size for file in files)
-    require_possible(path, max(series.nbytes, tile), packing, held)
+    stored = max(series.nbytes, tile)
+    if packing == "none":  # less than a byte for each value, such as a bit
+        stored = math.ceil(stored * page.bitspersample / (8 * page.dtype.itemsize)) if page.dtype else stored
+    require_possible(path, stored, packing, held)
     require_room(path, series.nbytes)
 
 

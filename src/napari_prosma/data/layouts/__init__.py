@@ -58,6 +58,7 @@ __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair
 
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
+    "Cell Tracking": "Frames and masks of the Cell Tracking Challenge",
     "folders": "Images and masks in two folders",
     "side by side": "Masks beside their images",
     "images": "Images",
@@ -152,7 +153,8 @@ def find_cases(
     found = sorted(named_apart(kept), key=lambda case: natural(case.name))
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))
-    channels, channel_notices = _channels(headers)
+    several = len(found[0].images) > 1
+    channels, channel_notices = (header.channels, ()) if several else _channels(headers)
     if _labels_have_an_axis_less(header, found):
         channels, header = header.shape[0], _of_channels(header, header.shape[0])
         channel_notices = (

@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from napari_prosma.data.formats import polygons
+from napari_prosma.data.formats import pictures, polygons
 from napari_prosma.data.label_doubts import evenly
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
 from napari_prosma.data.layouts.judging import Judge, Judged, case_name
-from napari_prosma.data.layouts.pairing import Role, readings, split_in
+from napari_prosma.data.layouts.pairing import Reading, Role, readings, split_in
 from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import DataError
@@ -30,7 +30,25 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     files = images_in(folder)
     readable = set(files)
     files += _annotations(path for path in files_in(folder) if path not in readable)
-    return _paired(folder, files, readable, known) or _paired(folder, files, readable, known, by_format=True)
+    return (
+        _paired(folder, files, readable, known)
+        or _paired(folder, files, readable, known, by_format=True)
+        or _paired(folder, files, readable, known, by_number=True)
+        or _only_volumes(folder, files, readable)
+    )
+
+
+def _only_volumes(folder: Path, files: Sequence[Path], readable: Collection[Path]) -> Recognised | None:
+    """A volume and its label, whatever they are called, beside pictures such as a screenshot."""
+    volumes = [
+        path for path in files if path in readable and not path.name.lower().endswith(pictures.SUFFIXES)
+    ]
+    beside = [path for path in files if path in readable and path not in volumes]
+    if len(volumes) != 2 or not beside:
+        return None
+    found = _paired(folder, volumes, readable, None)
+    said = f"{len(beside)} pictures beside them are not used, the first is '{beside[0].name}'"
+    return None if found is None else replace(found, notices=(*found.notices, said))
 
 
 def _annotations(files: Iterable[Path]) -> list[Path]:
@@ -102,11 +120,12 @@ def _paired(
     known: Recognised | None,
     masks: Collection[Path] | None = None,
     by_format: bool = False,
+    by_number: bool = False,
 ) -> Recognised | None:
     judge = Judge()
     rounds: list[tuple[Judged, list[Found]]] = []
     while len(rounds) < _ROUNDS:
-        judged, doubt = _first_judged(judge, folder, left, masks, by_format)
+        judged, doubt = _first_judged(judge, masks, readings(folder, left, by_format, by_number), len(left))
         if judged is None and doubt is not None and not rounds:
             if known is not None and all(case.labels for case in known.found):
                 return None  # its names say what is meant
@@ -158,7 +177,7 @@ def _with_shared_classes(found: Sequence[Found]) -> list[Found]:
 
 
 def _first_judged(
-    judge: Judge, folder: Path, files: Sequence[Path], masks: Collection[Path] | None, by_format: bool
+    judge: Judge, masks: Collection[Path] | None, found: Iterable[Reading], most_left: int
 ) -> tuple[Judged | None, DataError | None]:
     """The likeliest reading that holds images and labels, or the doubt that a likelier one left.
 
@@ -166,8 +185,7 @@ def _first_judged(
     """
     doubt: DataError | None = None
     field: Judged | None = None
-    most_left = len(files)
-    for reading in islice(readings(folder, files, by_format), READINGS_TRIED):
+    for reading in islice(found, READINGS_TRIED):
         if len(reading.left) > most_left:
             continue
         try:

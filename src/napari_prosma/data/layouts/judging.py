@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_prosma.data.formats import polygons
 from napari_prosma.data.layouts.pairing import Key, Reading, Role
-from napari_prosma.data.readers import read_header, read_image, stem
+from napari_prosma.data.readers import label_names, read_header, read_image, stem
 from napari_prosma.errors import DataError
 
 _LABEL_WORDS = re.compile(
@@ -321,6 +321,9 @@ def _chosen_labels(
         )
     size = {role: np.mean([look.share for look in looks[role].values()]) for role in kept}
     kept = sorted(kept, key=lambda role: (-size[role], role))  # what lies within another one is drawn over it
+    told = [{*label_names(reading.files(role)[0]).values()} for role in kept]
+    if all(len(names) == 1 for names in told) and len(set().union(*told)) == len(kept):
+        return tuple(kept), tuple(name for names in told for name in names)
     return tuple(kept), _class_names(kept)
 
 
@@ -468,7 +471,11 @@ def _eroded(on: np.ndarray) -> np.ndarray:
 
 def _class_names(roles: Sequence[Role]) -> tuple[str, ...]:
     """What is different about roles: the folder, the name or its end."""
-    parts = [(*role.folders, role.before.strip(" _.-"), role.after.strip(" _.-")) for role in roles]
+    parts = [
+        tuple(part.replace("*", "").removesuffix(".seg").strip(" _.-") for part in (*role.folders, *name))
+        for role in roles
+        for name in [(role.before, role.after)]
+    ]
     depth = max(len(part) for part in parts)
     columns = list(zip(*((("",) * (depth - len(part)) + part) for part in parts), strict=True))
     telling = [column for column in columns if len(set(column)) > 1]

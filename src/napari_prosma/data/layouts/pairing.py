@@ -19,6 +19,8 @@ from napari_prosma.data.readers import stem
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
 _NUMBERED = re.compile(r"\d")
+_UNLABELLED = re.compile(r"un-?_?label", re.IGNORECASE)
+_PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 _PIECES_BEFORE, _PIECES_AFTER = 6, 8
 """Longest beginning and end of a name that may be a role, in pieces."""
 _DEEPEST = 4
@@ -96,10 +98,13 @@ def split_in(*folders: str) -> str:
     return ""
 
 
-def readings(folder: Path, files: Sequence[Path], by_format: bool = False) -> Iterator[Reading]:
+def readings(
+    folder: Path, files: Sequence[Path], by_format: bool = False, by_number: bool = False
+) -> Iterator[Reading]:
     """Ways to read the names of ``files`` in ``folder``, the likeliest first.
 
-    With ``by_format`` the format is part of the name, so that ``1.jpg`` and ``1.png`` are two roles.
+    With ``by_format`` the format is part of the name, so that ``1.jpg`` and ``1.png`` are two roles; with
+    ``by_number`` 7 and 007 are one number.
 
     The likeliest makes most cases of more than one file; then leaves the fewest files over; then has the
     shortest roles.
@@ -109,7 +114,7 @@ def readings(folder: Path, files: Sequence[Path], by_format: bool = False) -> It
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
     ranked: dict[tuple[int, int, int, int, tuple[Role, ...]], Reading] = {}
     for names, of_case in product(aligned, product((False, True), repeat=depth)):
-        for found in _cut(names, of_case, by_format):
+        for found in _cut(names, of_case, by_format, by_number):
             several = sum(len(joined) > 1 for joined in found.cases.values())
             if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
                 length = sum(len(role.pattern) for role in found.roles)
@@ -151,7 +156,12 @@ def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str
 
 
 def _are_of_two_splits(*roles: Role) -> bool:
-    """Whether files of these roles are no case: ``train/1.png`` and ``test/1.png`` are two."""
+    """Whether files of these roles are no case: ``train/1.png`` and ``test/1.png`` are two.
+
+    Neither are ``images/1.png`` and ``unlabelled/1.png``.
+    """
+    if len({any(_UNLABELLED.search(folder) for folder in role.folders) for role in roles}) > 1:
+        return True
     return len({split_in(*role.folders) or _in_trainval(role) for role in roles} - {""}) > 1
 
 
@@ -165,7 +175,7 @@ def _folders(folder: Path, path: Path) -> tuple[str, ...]:
 
 
 def _cut(
-    parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...], by_format: bool
+    parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...], by_format: bool, by_number: bool
 ) -> Iterator[Reading]:
     """Readings where the folders at some depths are the case's and those at the others the role's."""
     places: Places = {
@@ -174,7 +184,7 @@ def _cut(
     }
     if any(of_case) or len(parts) <= 2:
         yield _by_whole_names(places)
-    yield from _by_shared_stems(places)
+    yield from _by_shared_stems(places, by_number)
 
 
 def _place(names: tuple[str, ...], of_case: tuple[bool, ...], file: str) -> tuple[Key, tuple[str, ...]]:
@@ -208,8 +218,12 @@ def _by_whole_names(places: Places) -> Reading:
     counts = Counter(roles.values())
     cases: dict[Key, dict[Role, Path]] = defaultdict(dict)
     left: list[Path] = []
+    has_cases = any(key for key, _, _ in places.values())
     for path, (key, folders, _) in places.items():
         role = roles[path]
+        if has_cases and not key:  # a test set without folders for its cases
+            left.append(path)
+            continue
         if counts[role] == 1 and folders[-1:] not in ((), (_WHOLE_NAME,)):
             # Files with names of their own in a folder of their case, such as a mask per object: numbered.
             number = 1 + sum(other.folders == folders for other in cases[key])
@@ -219,12 +233,13 @@ def _by_whole_names(places: Places) -> Reading:
     return Reading(cases, tuple(left))
 
 
-def _by_shared_stems(places: Places) -> Iterator[Reading]:
+def _by_shared_stems(places: Places, by_number: bool) -> Iterator[Reading]:
     """Readings by what remains of the names when their beginnings and ends are taken off."""
     cuts: dict[Role, dict[Key, Path]] = defaultdict(dict)
     for path, (key, folders, name) in places.items():
         ending = name[len(stem(path)) :]
         for before, middle, after in _splits(normal(stem(path))):
+            middle = _PADDING.sub("", middle) if by_number else middle
             cuts[Role(folders, before, after + ending)].setdefault((*key, middle), path)
     if len(places) > _CROWDED:  # a beginning or an end that hardly any file has is part of a name
         cuts = {role: files for role, files in cuts.items() if len(files) > 1}

@@ -28,7 +28,7 @@ from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
 from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
-from napari_prosma.data.names import from_cell
+from napari_prosma.data.names import from_cell, printable
 from napari_prosma.data.readers import can_read, read_header, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
@@ -53,15 +53,17 @@ _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
+_SEPARATOR = re.compile(r"\Asep=.(?:\r?\n)?", re.IGNORECASE)
+"""What Excel puts before the heading."""
 _LONGEST_HEADING = 1 << 16
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_ARCHIVES = (".mrb", ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_KINDS = 8
 """Endings of names that tell kinds of images, as ``ED`` and ``ES`` do; more are numbers or names."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM")
+_BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM", "Cell Tracking")
 """Layouts that say themselves which label is that of which image."""
 
 
@@ -94,7 +96,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     passed_over: list[str] = []
     errors: list[DataError] = []
     partly: Recognised | None = None
-    for layout in (_nnunet, _decathlon, dicom_studies, _folder_pairs, _csv_inside, _side_by_side):
+    for layout in _LAYOUTS:
         try:
             recognised = layout(folder)
         except _NotThisLayout as error:
@@ -135,6 +137,7 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
+    found = [replace(case, name=printable(case.name)) for case in found]
     found, listed = with_listed(folder, found)
     shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
     if recognised.layout != "CSV":  # where a person says what counts twice
@@ -327,6 +330,9 @@ def _seen_beside(folder: Path) -> str:
     kinds = ", ".join(
         f"{len(paths)} {kind}" for kind, paths in sorted(others.items(), key=lambda one: -len(one[1]))[:4]
     )
+    packed = [paths[0].name for kind, paths in others.items() if kind in _ARCHIVES]
+    if packed:
+        kinds += f"; unpack archives such as '{packed[0]}' if the masks are in them"
     for paths in sorted(others.values(), key=len, reverse=True):
         if polygons.may_be(paths[0]):
             try:
@@ -429,6 +435,35 @@ def _nnunet_labels(table: Path, labels: Any) -> tuple[dict[str, int], tuple[str,
         ) from error
     said = f"{regions} regions of '{table.name}' are not used; each value is a class of its own"
     return names, ((said,) if regions else ())
+
+
+def _cell_tracking(folder: Path) -> Recognised | None:
+    """``01/t007.tif`` with ``01_GT/SEG/man_seg007.tif``, or ``01_ST/SEG`` where that is all that there is."""
+    found: list[Found] = []
+    beside: set[str] = set()
+    for images in _subfolders(folder):
+        drawn = [folder / f"{images.name}_{kind}" / "SEG" for kind in ("GT", "ST")]
+        drawn = [masks for masks in drawn if masks.is_dir()]
+        if not drawn:
+            continue
+        beside |= {f"*_{masks.parent.name[-2:]}/{masks.name}" for masks in drawn[1:]}
+        beside |= {f"*_{masks.parent.name[-2:]}/TRA" for masks in drawn if (masks.parent / "TRA").is_dir()}
+        masks_of = {_number(path): path for path in images_in(drawn[0])}
+        for path in images_in(images):
+            mask = masks_of.get(_number(path))
+            found.append(Found(stem(path), (path,), () if mask is None else (mask,), images.name))
+    if not any(case.labels for case in found):
+        return None
+    frames = sum(not case.labels for case in found)
+    said = [f"{frames} frames without a mask are not used"] if frames else []
+    said += [f"'{name}' marks cells in another way and is not used" for name in sorted(beside)]
+    kept = tuple(case for case in found if case.labels)
+    return Recognised("Cell Tracking", kept, LabelRule.instances("cell"), notices=tuple(said))
+
+
+def _number(path: Path) -> tuple[int, ...]:
+    """The numbers in a name, whatever stands around them: (7,) of ``t007`` and of ``man_seg007``."""
+    return tuple(map(int, re.findall(r"\d+", stem(path))))
 
 
 def _folder_pairs(folder: Path) -> Recognised | None:
@@ -546,7 +581,7 @@ def _lists_files(table: Path) -> bool:
 def _rows_of(table: Path, delimiter: str) -> list[dict[str, str]]:
     """Rows by the names of the columns, without the blanks around these."""
     try:
-        text = table.read_text(encoding=_encoding(table))
+        text = _SEPARATOR.sub("", table.read_text(encoding=_encoding(table)))
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows.fieldnames = [name.strip().strip('"') for name in rows.fieldnames or ()]
         return list(rows)
@@ -611,6 +646,7 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
     try:
         with open(table, encoding=_encoding(table), errors="replace") as file:
             first = file.readline(_LONGEST_HEADING).strip()
+            first = file.readline(_LONGEST_HEADING).strip() if _SEPARATOR.fullmatch(first) else first
     except OSError:
         return None
     delimiter = max(",;\t", key=first.count)
@@ -685,3 +721,7 @@ def _nothing_found(folder: Path) -> str:
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+_LAYOUTS = (_nnunet, _decathlon, dicom_studies, _cell_tracking, _folder_pairs, _csv_inside, _side_by_side)
+"""Asked in this order."""

@@ -1,0 +1,267 @@
+"""Folders as public sets have them, rebuilt small: which file labels which image, and what is said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.layouts.recognise import recognise
+from napari_prosma.errors import DataError
+
+PLANE, VOLUME = (16, 18), (8, 7, 3)
+"""Rows and columns; voxels as NIfTI and NRRD store them."""
+
+
+def picture(seed: int, *channels: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 250, (*PLANE, *channels), dtype=np.uint8)
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 99, VOLUME).astype(np.int16)
+
+
+def mask(seed: int, *values: int) -> np.ndarray:
+    drawn = np.zeros(PLANE, np.uint8)
+    for number, value in enumerate(values or (255,)):
+        drawn[2 + seed % 3 : 12, 1 + 5 * number : 5 + 5 * number] = value
+    return drawn
+
+
+def organs(*values: int) -> np.ndarray:
+    drawn = np.zeros(VOLUME, np.uint16)
+    for number, value in enumerate(values or (1,)):
+        drawn[1:5, 2 * number : 2 * number + 2, 1] = value
+    return drawn
+
+
+def save(path: Path, array: np.ndarray, **fields: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if ".nii" in path.name:
+        nibabel.Nifti1Image(array, np.diag((-1.0, -1, 3, 1))).to_filename(path)
+    elif path.suffix == ".nrrd":
+        axes = {"space": "LPS", "space directions": np.diag((1, 1, 3.0)), "space origin": [0, 0, 0]}
+        nrrd.write(str(path), array, {**axes, **fields})
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, array)
+    else:
+        PIL.Image.fromarray(array).save(path)
+
+
+def pairs(folder: Path) -> dict[str, list[str]]:
+    """Label files by image file."""
+    cases = recognise(folder).found
+    return {case.image.name: [path.name for path in case.labels] for case in cases if case.labels}
+
+
+def seen(data: DataSet) -> set[int]:
+    """Classes that all labels hold; every label has the size of its image."""
+    found: set[int] = set()
+    for case in data.cases:
+        assert case.read_label is not None
+        label = case.read_label()
+        image = case.read_image().array
+        assert label.shape == image.shape[1:]
+        assert len(image) == data.channels
+        found |= set(np.unique(label).tolist())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "values", "test"),
+    [
+        ("Part1/Case_{:05}_0000.nii.gz", "Mask/Case_{:05}.nii.gz", (1, 2), ""),
+        (
+            "images/F22_Tr_{:04}_0000.nii.gz", "labels/F22_Tr_{:04}.nii.gz",
+            (1, 2), "Unlabelled/U_{:04}_0000.nii.gz",
+        ),
+        (
+            "Raw/Training/img/img{:04}.nii.gz", "Raw/Training/label/label{:04}.nii.gz",
+            (1, 2), "Raw/Testing/img/img9{}.nii.gz",
+        ),
+        (
+            "ct_train/ct_train_{}_image.nii.gz", "ct_train/ct_train_{}_label.nii.gz",
+            (205, 420), "ct_test/ct_test_{}_image.nii.gz",
+        ),
+        ("Batch 1/volume-{}.nii", "Batch 1/segmentation-{}.nii", (1, 2), ""),
+        (
+            "train/Patient_{:02}/Patient_{:02}.nii.gz", "train/Patient_{:02}/GT.nii.gz",
+            (1, 2), "test/Patient_4{}.nii.gz",
+        ),
+        ("imagesTr/amos_{:04}.nii.gz", "labelsTr/amos_{:04}.nii.gz", (1, 2), "imagesTs/amos_9{}.nii.gz"),
+        (
+            "sub-{:02}/anat/sub-{:02}_T1w.nii.gz",
+            "derivatives/labels/sub-{:02}/anat/sub-{:02}_T1w_seg.nii.gz",
+            (1,), "",
+        ),
+        (
+            "raw/sub-v{:03}/sub-v{:03}_ct.nii.gz", "derivatives/sub-v{:03}/sub-v{:03}_seg-vert_msk.nii.gz",
+            (20, 21), "",
+        ),
+        ("P{}/baseline/T1.nii.gz", "P{}/baseline/lesion.nii.gz", (1,), ""),
+        ("images/1.2.840.{}.nii.gz", "labels/1.2.840.{}.nii.gz", (1,), ""),
+        ("Original/{}.tif", "Ground Truth/{}.tif", (255,), ""),
+        ("ETIS-LaribPolypDB/{}.tif", "Ground Truth/p{}.tif", (255,), ""),
+        ("trainval-image/{:04}.png", "trainval-mask/{:04}.png", (255,), ""),
+        ("train/a_{:03}.png", "trainannot/a_{:03}.png", (1, 2), "test/t_{}.png"),
+        ("Training400/G/g{:04}.png", "Annotation-Training400/Disc_Cup_Masks/G/g{:04}.bmp", (128, 255), ""),
+        ("images/img_{}.png", "masks/mask_{:03}.png", (255,), ""),
+        ("Images/Case {}.png", "Masks/case_{}.png", (255,), ""),
+        ("images/pat-{}-slice-7.png", "masks/pat_{}_slice_7.png", (255,), ""),
+        ("v1.2.scan.{}.png", "v1.2.scan.{}_mask.png", (255,), ""),
+        ("Bilder/Größe {}.png", "Masken/Größe {}_Maske.png", (255,), ""),
+        ("画像/症例{}.png", "マスク/症例{}.png", (255,), ""),
+        ("{}/image.png", "{}/label/label.png", (255,), ""),
+    ],
+)  # fmt: skip
+def test_pairs_of_public_sets_are_found(
+    tmp_path: Path, image: str, label: str, values: tuple[int, ...], test: str
+) -> None:
+    expected: dict[str, list[str]] = {}
+    for n in (1, 2, 3, 10):
+        one, other = (tmp_path / name.format(n, n) for name in (image, label))
+        save(one, scan(n) if ".nii" in image else picture(n))
+        save(other, organs(*values) if ".nii" in label else mask(n, *values))
+        expected.setdefault(one.name, []).append(other.name)
+        if test:
+            save(tmp_path / test.format(n), scan(n + 20) if ".nii" in test else picture(n + 20))
+    found = recognise(tmp_path).found
+    labelled = [(case.image, case.labels) for case in found if case.labels]
+    assert len(labelled) == 4
+    for one, others in labelled:
+        assert [path.name for path in others] == expected[one.name][:1]
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 4
+    assert seen(data) == set(range(len(values) + 1))
+
+
+def test_masks_of_two_structures_in_folders_are_classes(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "CXR_png" / f"M_{n}_0.png", picture(n))
+        save(tmp_path / "ManualMask" / "leftMask" / f"M_{n}_0.png", mask(n) > 0)
+        save(tmp_path / "ManualMask" / "rightMask" / f"M_{n}_0.png", np.roll(mask(n), 8, 1)[:, ::1] > 0)
+    data = find_cases(tmp_path)
+    assert set(data.class_names) == {"background", "leftMask", "rightMask"}
+    assert seen(data) == {0, 1, 2}
+
+
+def test_classes_have_the_names_that_slicer_gave_their_segments(tmp_path: Path) -> None:
+    for n in range(3):
+        case = tmp_path / f"case_{n:02}"
+        save(case / f"case_{n:02}_IMG_CT.nrrd", scan(n))
+        for k, organ in enumerate(("Brainstem", "Parotid_L")):
+            told = {"Segment0_Name": organ, "Segment0_LabelValue": "1", "Segment0_ID": "S_1"}
+            save(case / f"case_{n:02}_OAR_{organ}.seg.nrrd", np.roll(organs(), 3 * k, 1), **told)
+    assert set(find_cases(tmp_path).class_names) == {"background", "Brainstem", "Parotid_L"}
+
+
+def test_names_of_classes_hold_no_signs_of_patterns(tmp_path: Path) -> None:
+    for n in range(3):
+        here = tmp_path / f"IMD{n:03}"
+        save(here / f"IMD{n:03}_Image" / f"IMD{n:03}.bmp", picture(n, 3))
+        save(here / f"IMD{n:03}_lesion" / f"IMD{n:03}_lesion.bmp", mask(n) > 0)
+        save(here / f"IMD{n:03}_roi" / f"IMD{n:03}_R1.bmp", np.roll(mask(n), 9, 1) > 0)
+    names = find_cases(tmp_path).class_names
+    assert len(names) == 3
+    assert not any("*" in name for name in names)
+
+
+def test_a_folder_of_slicer_with_its_screenshot_is_one_case(tmp_path: Path) -> None:
+    save(tmp_path / "2 CT.nrrd", scan(1))
+    told = {"Segment0_Name": "liver", "Segment0_LabelValue": "1", "Segment0_ID": "S_1"}
+    save(tmp_path / "Segmentation.seg.nrrd", organs(), **told)
+    save(tmp_path / "Master Scene View.png", picture(1, 3))
+    data = find_cases(tmp_path)
+    assert pairs(tmp_path) == {"2 CT.nrrd": ["Segmentation.seg.nrrd"]}
+    assert data.class_names == ("background", "liver")
+    assert any("'Master Scene View.png'" in notice for notice in data.notices)
+
+
+def cells(*kinds: str) -> dict[str, np.ndarray]:
+    """Masks of a frame of the Cell Tracking Challenge: whole cells, or a marker in each."""
+    whole = np.zeros(PLANE, np.uint16)
+    whole[1:6, 1:6], whole[8:14, 2:9], whole[3:9, 11:17] = 1, 2, 7
+    marker = np.zeros(PLANE, np.uint16)
+    marker[3, 3], marker[10, 5], marker[5, 13] = 1, 2, 3
+    return {kind: marker if "TRA" in kind else whole for kind in kinds}
+
+
+@pytest.mark.parametrize("gold", [True, False])
+def test_cells_of_the_tracking_challenge_are_learned_from_its_masks(tmp_path: Path, gold: bool) -> None:
+    folders = ["01_GT/TRA", *(["01_GT/SEG"] if gold else []), "01_ST/SEG"]
+    for n in range(4):
+        save(tmp_path / "01" / f"t{n:03}.tif", picture(n))
+        for kind, drawn in cells(*folders).items():
+            if kind != "01_GT/SEG" or n % 2 == 0:
+                save(tmp_path / kind / f"man_{kind[-3:].lower()}{n:03}.tif", drawn)
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == [f"t{n:03}" for n in ((0, 2) if gold else range(4))]
+    assert data.class_names == ("background", "cell")
+    assert all("_GT/SEG" in str(case.files[1]) or not gold for case in data.cases)
+    assert any("2 frames without a mask" in notice for notice in data.notices) == gold
+    assert seen(data) == {0, 1}
+    if gold:
+        assert any("'*_ST/SEG'" in notice for notice in data.notices)
+
+
+def test_a_table_of_images_names_no_classes(tmp_path: Path) -> None:
+    for n in range(3):
+        name = hashlib.sha256(bytes([n])).hexdigest()
+        save(tmp_path / "stage1_train" / name / "images" / f"{name}.png", picture(n, 4))
+        for k in range(2):
+            drawn = np.roll(mask(n), 8 * k, 1)
+            other = hashlib.sha256(bytes([n, k])).hexdigest()
+            save(tmp_path / "stage1_train" / name / "masks" / f"{other}.png", drawn)
+    (tmp_path / "stage1_train_labels.csv").write_text("ImageId,EncodedPixels\nabc,1 2\n")
+    assert find_cases(tmp_path).class_names == ("background", "foreground")
+
+
+def test_channels_in_files_of_their_own_may_be_pictures(tmp_path: Path) -> None:
+    for n in range(2):
+        for c in range(2):
+            save(tmp_path / "imagesTr" / f"X_{n}_{c:04}.png", picture(n + 5 * c))
+        save(tmp_path / "labelsTr" / f"X_{n}.png", mask(n, 1))
+    table = {"channel_names": {"0": "a", "1": "b"}, "labels": {"background": 0, "polyp": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    data = find_cases(tmp_path)
+    assert data.channels == 2
+    assert seen(data) == {0, 1}
+
+
+def write_table(folder: Path, lines: Sequence[str]) -> None:
+    for n in range(2):
+        save(folder / f"im, {n}.png", picture(n))
+        save(folder / f"m, {n}.png", mask(n))
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_table_says_its_separator_as_excel_does(tmp_path: Path) -> None:
+    write_table(tmp_path, ["\ufeffsep=;", "image;label", *(f'"im, {n}.png";"m, {n}.png"' for n in range(2))])
+    for given in (tmp_path, tmp_path / "pairs.csv"):
+        data = find_cases(given)
+        assert data.layout == "CSV"
+        assert len(data.cases) == 2
+
+
+def test_names_in_a_table_steer_no_terminal(tmp_path: Path) -> None:
+    rows = [f'"im, {n}.png","m, {n}.png",\x1b[31mred {n}' for n in range(2)]
+    write_table(tmp_path, ["image,label,name", *rows])
+    assert [case.name for case in find_cases(tmp_path).cases] == [r"\x1b[31mred 0", r"\x1b[31mred 1"]
+
+
+def test_archives_are_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "scene.mrb").write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(DataError, match=r"archives, such as 'scene\.mrb'.*unpack"):
+        find_cases(tmp_path)
+    save(tmp_path / "a.png", picture(1))
+    with pytest.raises(DataError, match=r"unpack archives such as 'scene\.mrb' if the masks are in them"):
+        find_cases(tmp_path)
