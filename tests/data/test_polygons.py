@@ -9,6 +9,7 @@ import json
 import struct
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -406,7 +407,7 @@ def brushed(on: np.ndarray, literal: bool) -> list[int]:
     values = np.repeat(on.ravel().astype(np.uint8) * 255, 4)
     bits = f"{values.size:032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
     ends = [0, *(np.flatnonzero(np.diff(values.astype(int))) + 1).tolist(), values.size]
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         if literal:
             for at in range(start, end, 8):
                 several = values[at : min(at + 8, end)]

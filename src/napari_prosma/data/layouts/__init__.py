@@ -75,7 +75,7 @@ class DataSet:
     Attributes
     ----------
     layout : str
-        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``CSV``, ``folders`` (of images and of
+        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``Cell Tracking``, ``CSV``, ``folders`` (of images and of
         masks), ``side by side``, ``images``, ``names`` (images and labels share names, whichever these are).
     folder : Path
     cases : tuple of Case
