@@ -473,7 +473,7 @@ def parts(name: str, size: int, done: dict[str, Any], root: Path, model: Path) -
             yield done
     elif name == "training":
         cases = [ultrasound_case(seed, (48, 48)) for seed in range(6)]
-        interruptions.training.SAVE_EVERY = 0.05
+        interruptions.loop.SAVE_EVERY = 0.05
         yield {"tried": size, **interruptions.measure_kills(size, cases, root / "kills")}
     elif name == "panels":
         yield {"tried": size, **panels(size, root / "home")}

@@ -170,9 +170,9 @@ def test_what_is_remembered_comes_back_until_it_is_forgotten(home: Path) -> None
     assert home / "5" not in recent_paths("models")
     remember("form", {"a": 1})
     assert remembered("form") == {"a": 1}
-    forget_all()
+    assert forget_all()
     assert (remembered("form"), recent_paths("models")) == (None, [])
-    forget_all()
+    assert not forget_all()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"models": 3}', '{"models": [3]}'])

@@ -121,7 +121,10 @@ def test_a_run_gets_another_name(finished: Path) -> None:
     for name, words in (
         ("finished", "is there already"),
         ("a/b", "holds /"),
-        ("..", "only dots"),
+        ("..", "ends in a dot"),
+        ("first try.", "ends in a dot"),
+        ("NUL", "a device on Windows"),
+        ("com1.first", "a device on Windows"),
         ("", "is empty"),
         ("a\nb", "holds"),
         ("a" * 300, "too long"),

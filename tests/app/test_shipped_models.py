@@ -108,7 +108,9 @@ def test_a_shell_lists_the_models_and_forgets_what_panels_remember(
     assert done.exit_code == 0, done.output
     for name in ("tiny-ultrasound", "mine", "gone", "lesion"):
         assert name in done.output
-    assert CliRunner().invoke(app, ["forget"]).exit_code == 0
+    said = [CliRunner().invoke(app, ["forget"]) for _ in range(2)]
+    assert [(result.exit_code, "is deleted" in result.output) for result in said] == [(0, True), (0, False)]
+    assert "nothing is remembered" in " ".join(said[1].output.split())
     assert recent_paths(MODELS) == []
 
 

@@ -43,9 +43,11 @@ def remember(topic: str, value: Any) -> None:
         logging.getLogger(__name__).warning("nothing is remembered: %s", error)
 
 
-def forget_all() -> None:
-    """As after the installation."""
+def forget_all() -> bool:
+    """As after the installation; whether anything was remembered."""
+    was_there = memory_file().exists()
     memory_file().unlink(missing_ok=True)
+    return was_there
 
 
 def recent_paths(topic: str) -> list[Path]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.data.names import LONGEST_NAME
+from napari_prosma.data.names import DEVICES, LONGEST_NAME
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import UNLIMITED_EPOCHS
@@ -108,8 +108,11 @@ def rename_run(folder: Path, name: str) -> Path:
     _require_idle(folder)
     name = name.strip()
     bad = sorted({c for c in name if c in _NOT_IN_NAMES or not c.isprintable()})
-    if not name or bad or name.strip(".") == "" or len(name.encode()) > LONGEST_NAME:
-        what = f"holds {' '.join(bad)}" if bad else "is empty, too long, or only dots"
+    is_device = DEVICES.fullmatch(name) is not None
+    if not name or bad or name.endswith(".") or is_device or len(name.encode()) > LONGEST_NAME:
+        what = "is empty, too long, or ends in a dot"
+        if bad or is_device:
+            what = f"holds {' '.join(bad)}" if bad else "is a device on Windows"
         raise ConfigError(f"a run cannot be called '{name}', which {what}; choose another name")
     target = folder.with_name(name)
     if target.exists() and not (target.samefile(folder) and target.name != folder.name):

@@ -88,5 +88,5 @@ def forget() -> None:
     with exit_codes():
         from napari_prosma.app.remembered import forget_all, memory_file
 
-        forget_all()
-        say(f"{memory_file()} is deleted")
+        was_there = forget_all()
+        say(f"{memory_file()} is deleted" if was_there else f"nothing is remembered in {memory_file()}")

@@ -75,8 +75,9 @@ class DataSet:
     Attributes
     ----------
     layout : str
-        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``Cell Tracking``, ``CSV``, ``folders`` (of images and of
-        masks), ``side by side``, ``images``, ``names`` (images and labels share names, whichever these are).
+        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``Cell Tracking``, ``CSV``, ``DICOM``,
+        ``folders`` (of images and of masks), ``side by side``, ``images``, ``names`` (images and labels share
+        names, whichever these are).
     folder : Path
     cases : tuple of Case
         Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.
