@@ -109,6 +109,12 @@ def test_training_from_a_folder(
     assert [epoch.epoch for epoch in panel.outcome.history] == [1, 2]
     assert panel.outcome.log.toPlainText().startswith("Plan: 2D, 1 channel, classes background, foreground")
     assert panel.outcome.figures.plain_text().startswith("Epoch 2 of 2: loss ")
+    fold = panel.outcome.gates_fold
+    assert not fold.isHidden()
+    assert not fold.isExpanded(), "what the gates do is folded away"
+    height = panel.outcome.curves.height()
+    fold.expand(animate=False)
+    assert panel.outcome.curves.height() > height, "their curves come with it"
     gates = panel.outcome.gates
     assert [gates.item(row, 0).text() for row in range(2)] == ["zeros in z", "mean λ"]
     assert gates.item(0, 1).text().endswith("%")

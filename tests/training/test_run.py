@@ -83,6 +83,12 @@ def test_a_run_tells_its_story_in_order(trained: tuple[Path, list[Event]]) -> No
     assert training.total == 4
     assert "4 cases, validating on 2" in training.message
     steps = [e.done for e in events[events.index(training) :] if isinstance(e, Progress)]
+    messages = [e.message for e in of_kind(events, Progress)]
+    assert messages[:6] == [f"reading {n} of 6" for n in range(1, 7)]
+    assert [said for said in messages if "epoch 1, validating" in said][::2] == [
+        "epoch 1, validating 1 of 2",
+        "epoch 1, validating 2 of 2",
+    ]
     assert steps == sorted(steps)
     assert steps[-1] == training.total
     assert [e.epoch for e in of_kind(events, EpochEnd)] == [1, 2]

@@ -101,11 +101,11 @@ class Keeper:
         )
         while True:
             try:
-                case = next(figures)
+                next(figures)
             except StopIteration as end:
                 self.state.baseline, self.of_source = end.value
                 break
-            yield Progress(0, self.tempo.clock.total, f"the model before, on {case}")
+            yield Progress(0, self.tempo.clock.total, "validating the model before")
         if not self.state.baseline:
             return
         yield Baseline(self.state.baseline)
@@ -140,7 +140,8 @@ class Keeper:
         for case, predicted in validate(self.learner.evaluated, self.prepared, mine, state.plan):
             if predicted is not None:
                 found.append(overlaps_of(case.name, predicted, case.label, state.plan.class_names))
-            message = f"{whose or f'epoch {state.epoch + 1}, '}validating {case.name}"
+            number = len(found) + (predicted is None)
+            message = f"{whose or f'epoch {state.epoch + 1}, '}validating {number} of {len(mine)}"
             yield Progress(clock.done(state.step), clock.total, message)
             if self.processes.world == 1 and self.steering.was_stopped:
                 state.is_stopping = True

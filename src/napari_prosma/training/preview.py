@@ -192,4 +192,4 @@ class Previewer:
                 next(windows)
             except StopIteration as end:
                 return end.value
-            yield Progress(self.clock.done(state.step), self.clock.total, "preview")
+            yield Progress(self.clock.done(state.step), self.clock.total, "predicting the slice on screen")

@@ -35,7 +35,7 @@ def read_cases(cases: Sequence[Case], steering: Steering) -> Generator[Event, No
     for fact in read_facts(cases):
         facts.append(fact)
         yield from map(Notice, fact.notices)
-        yield Progress(len(facts), len(cases), fact.name)
+        yield Progress(len(facts), len(cases), f"reading {len(facts)} of {len(cases)}")
         if steering.was_stopped:
             break
     yield from map(Notice, _copies_in_words(facts))
@@ -104,7 +104,7 @@ def read_unlabelled(
             kept.append(replace(case, read_label=None))
             hashes.append(found)
         yield from map(Notice, image.notices)
-        yield Progress(n, len(given), case.name)
+        yield Progress(n, len(given), f"reading {n} of {len(given)} unlabelled images")
         if steering.was_stopped:
             return None
     if twice:

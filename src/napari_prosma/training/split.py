@@ -193,7 +193,7 @@ def _with_copies(cases: Sequence[Case]) -> Generator[Event, None, list[Case]]:
     looked = []
     for n, case in enumerate(cases, start=1):
         looked.append(check_image(case))
-        yield Progress(n, len(cases), case.name)
+        yield Progress(n, len(cases), f"looking for copies, {n} of {len(cases)}")
     clusters = near_duplicates(looked)
     joined = {case.name: case.patient for case in cases}
     for cluster in clusters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,19 +16,20 @@ from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import EpochEnd, Event, Finished
 from napari_prosma.plugin.shared.newest import NewestJob
 
-HEIGHT, LEAST_WIDTH = 360, 200
-OBJECTIVE_HEIGHT = 110
-"""More where the objective has figures of its own."""
+HEIGHT, LEAST_WIDTH = 240, 200
+ROW_HEIGHT = 110
+"""More for the gates, and where the objective has figures of its own."""
 AFTER_RESIZE_MS = 150
 
 
 class Curves(QLabel):
-    """Loss, Dice, learning rate, and what the gates do, as wide as the panel."""
+    """Loss, Dice, learning rate and, where it is wanted, what the gates do, as wide as the panel."""
 
     def __init__(self, theme: str) -> None:
         super().__init__()
         self._theme = theme
         self._history: Sequence[EpochEnd] = ()
+        self._with_gates = False
         self.setFixedHeight(HEIGHT)
         self.setMinimumWidth(LEAST_WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -47,8 +49,14 @@ class Curves(QLabel):
         """Draw these epochs, soon; without any there is nothing to see."""
         self._history = tuple(history)
         self.setVisible(bool(history))
-        self.setFixedHeight(HEIGHT + OBJECTIVE_HEIGHT * any(e.objective for e in self._history))
+        rows = self._with_gates + any(e.objective for e in self._history)
+        self.setFixedHeight(HEIGHT + ROW_HEIGHT * rows)
         self._draw()
+
+    def show_gates(self, wanted: bool) -> None:
+        """With or without the curves of the gates."""
+        self._with_gates = wanted
+        self.show_epochs(self._history)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Qt's hook."""
@@ -67,7 +75,8 @@ class Curves(QLabel):
     def _begin(self) -> None:
         theme = get_theme(self._theme)
         colours = theme.background.as_hex(), theme.text.as_hex()
-        drawing = partial(_drawing, self._history, self.size(), self.devicePixelRatioF(), colours)
+        history = self._history if self._with_gates else [replace(e, gates={}) for e in self._history]
+        drawing = partial(_drawing, history, self.size(), self.devicePixelRatioF(), colours)
         self.job.start("ProSMA: drawing curves", drawing)
 
     def _drawn(self, event: Event) -> None:

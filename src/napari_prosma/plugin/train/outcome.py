@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
+from napari_prosma.plugin.shared.fields import fold
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.train.curves import Curves
 
@@ -24,6 +25,8 @@ GATE_FIGURES = {"z_zero_fraction": ("zeros in z", ".0%"), "lambda_mean": ("mean 
 
 class Outcome(QWidget):
     """Curves, figures of the last epoch, tables per class and per skip, and the log.
+
+    What the gates do is folded away until it is wanted.
 
     ``next_buttons`` open other panels with the model; the panel puts them where they are always seen.
 
@@ -54,6 +57,12 @@ class Outcome(QWidget):
             "zeros in z: share of the gate's inner signals that the threshold lambda set to exactly zero. It "
             "is no share of the image that was removed."
         )
+        held = QWidget()
+        inside = QVBoxLayout(held)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.addWidget(self.gates)
+        self.gates_fold = fold("Gates", held)
+        self.gates_fold.toggled.connect(self.curves.show_gates)
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
         self.log.setFixedHeight(LOG_HEIGHT)
@@ -84,7 +93,7 @@ class Outcome(QWidget):
             self.verdict,
             self.figures,
             self.table,
-            self.gates,
+            self.gates_fold,
             self.curves,
             self.save_button,
             self.look_button,
@@ -108,7 +117,7 @@ class Outcome(QWidget):
         self.history, self._baseline = [], {}
         self.log.clear()
         self.log.show()
-        for widget in (self.table, self.gates, self.save_button, self.look_button, self.next_buttons):
+        for widget in (self.table, self.gates_fold, self.save_button, self.look_button, self.next_buttons):
             widget.hide()
         self.figures.tell("")
         self.verdict.tell("")
@@ -198,6 +207,7 @@ class Outcome(QWidget):
         self.gates.setHorizontalHeaderLabels(["skip", *map(str, epoch.gates)])
         if rows:
             self.gates.show_rows(rows)
+            self.gates_fold.show()
 
     def _save_curves(self) -> None:
         start = str(Path.home() / "curves.png")

@@ -60,8 +60,10 @@ from napari_prosma.training.steering import Steering
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
 START, NEXT = "Start training", "Train next"
-USUAL_WAIT = 15.0
+USUAL_WAIT = 6.0
 """Seconds to the first live preview, until one was measured."""
+LATE = 10.0
+"""Seconds after that wait when it is said that it takes longer."""
 
 
 class TrainPanel(Panel):
@@ -356,7 +358,9 @@ class TrainPanel(Panel):
         if not self._waits_for_preview:
             return ""
         left = self._usual_wait - (time.monotonic() - self._pressed)
-        return f"first preview in about {left:.0f} s" if left > 1 else "first preview any moment"
+        if left > 1:
+            return f"first preview in about {left:.0f} s"
+        return "first preview any moment" if left > -LATE else "the first preview takes longer than usual"
 
     def close_down(self) -> None:
         self.waiting.clear()
