@@ -8,10 +8,12 @@ from typing import Any
 import napari
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QShortcut
-from qtpy.QtWidgets import QAbstractButton, QDockWidget, QMainWindow
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QMainWindow, QWidget
 
 from napari_prosma.plugin.shared.access import Page, controls, section_of_docs
+from napari_prosma.plugin.shared.form_memory import keep_place
 from napari_prosma.plugin.shared.keys import KEYS
 from napari_prosma.plugin.shared.panel import Panel
 
@@ -43,6 +45,27 @@ def test_the_help_button_shows_the_section_of_the_docs(
     assert text.startswith(name)
     assert len(text) > 300
     assert f"## {name}" in section_of_docs(name)
+
+
+def test_a_panel_opens_where_it_stood_last(qtbot: QtBot) -> None:
+    left, right = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
+
+    def opened() -> tuple[QMainWindow, QDockWidget]:
+        window, dock = QMainWindow(), QDockWidget()
+        qtbot.addWidget(window)
+        dock.setWidget(QWidget())
+        window.addDockWidget(right, dock)
+        keep_place("Evaluate", dock.widget())
+        return window, dock
+
+    window, dock = opened()
+    assert window.dockWidgetArea(dock) == right
+    window.addDockWidget(left, dock)  # as when its title is dragged there
+    window, dock = opened()
+    assert window.dockWidgetArea(dock) == left
+    window.addDockWidget(right, dock)
+    window, dock = opened()
+    assert window.dockWidgetArea(dock) == right
 
 
 def test_panels_open_as_tabs_of_one_place_with_short_titles(
