@@ -22,6 +22,8 @@ _FORMATS: tuple[ModuleType, ...] = (
     *(pictures, tiff, nifti, mgh, dicom, nrrd, metaimage, ome_zarr, arrays, clips),
 )
 SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
+_SUFFIXES = frozenset(SUFFIXES)
+_PARTS_OF_A_SUFFIX = sorted({suffix.count(".") for suffix in SUFFIXES}, reverse=True)
 
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
 _LUMA = np.array([19595, 38470, 7471])
@@ -36,15 +38,17 @@ _NEARLY_WHOLE = 1e-3
 
 def can_read(path: str | Path) -> bool:
     """Whether ``path`` is a file of a format that we read, by its name, or a folder with a DICOM series."""
-    return _format(Path(path)) is not None
+    return _format(path if isinstance(path, Path) else Path(path)) is not None
 
 
 def stem(path: str | Path) -> str:
     """Name of a file without folder and format suffix: ``ct.nii.gz`` -> ``ct``."""
-    name = Path(path).name
-    fitting = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
-    if fitting:
-        return name[: -len(max(fitting, key=len))]
+    name = path.name if isinstance(path, Path) else Path(path).name
+    parts = name.lower().split(".")
+    for count in _PARTS_OF_A_SUFFIX:
+        suffix = "." + ".".join(parts[-count:])
+        if len(parts) > count and suffix in _SUFFIXES:
+            return name[: -len(suffix)]
     numbered = Path(name).suffix[1:].isdigit()  # DICOM named by its UID, 1.2.840.113619.100, or IM.0001
     return name if numbered or Path(path).is_dir() else Path(name).stem
 

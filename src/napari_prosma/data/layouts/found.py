@@ -97,7 +97,7 @@ def images_in(folder: Path) -> list[Path]:
         ]
         found += [here / name for name in whole]
         folders[:] = [name for name in folders if not is_hidden(name) and name not in whole]
-        found += [here / name for name in files if not is_hidden(name) and can_read(here / name)]
+        found += [path for name in files if not is_hidden(name) and can_read(path := here / name)]
     return sorted(found)
 
 
