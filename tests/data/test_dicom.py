@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from clinic_files import save_ultrasound
 from dicom_files import AXIAL, save_slice
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.pixels import convert_color_space
 
 from napari_prosma.data.formats.dicom import find_series
 from napari_prosma.data.readers import can_read, read_header, read_image
@@ -266,6 +269,23 @@ def test_a_picture_in_colour_has_three_channels() -> None:
     path = get_testdata_file("SC_rgb_rle.dcm")
     assert isinstance(path, str)
     assert read_image(path).array.shape == (3, 100, 100)
+
+
+@pytest.mark.parametrize("frames", [1, 40])
+def test_a_clip_whose_pixels_share_their_colours_is_read(tmp_path: Path, frames: int) -> None:
+    """Uncompressed, as Doppler is often stored: two bytes for each pixel, though the header says three."""
+    colours = np.random.default_rng(0).integers(40, 200, (frames, 8, 5, 3), dtype=np.uint8)
+    rgb = colours.repeat(2, axis=2)
+    ybr = convert_color_space(rgb, "RGB", "YBR_FULL")
+    stored = np.stack([ybr[:, :, ::2, 0], ybr[:, :, 1::2, 0], ybr[:, :, ::2, 1], ybr[:, :, ::2, 2]], axis=-1)
+    path = save_ultrasound(tmp_path / "a.dcm", np.zeros((frames, 8, 10), np.uint16))
+    data = dcmread(path)
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "YBR_FULL_422", 0
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelData = 7, stored.tobytes()
+    data.save_as(path)
+    found = read_image(path).array.reshape(3, frames, 8, 10)
+    assert np.abs(found.astype(int) - np.moveaxis(rgb, -1, 0)).max() <= 2
 
 
 def test_a_folder_without_images_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+import zarr
 
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.layouts.recognise import recognise
@@ -264,4 +265,32 @@ def test_archives_are_named_with_what_to_do(tmp_path: Path) -> None:
         find_cases(tmp_path)
     save(tmp_path / "a.png", picture(1))
     with pytest.raises(DataError, match=r"unpack archives such as 'scene\.mrb' if the masks are in them"):
+        find_cases(tmp_path)
+
+
+def save_zarr(path: Path, array: np.ndarray, within: Sequence[str] = ()) -> None:
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    scale = [{"type": "scale", "scale": [2.0, 0.5, 0.5]}]
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    group.create_array("0", data=array)
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    if within:
+        group.create_group("labels").attrs["labels"] = list(within)
+    for number, name in enumerate(within):
+        save_zarr(path / "labels" / name, organs(1, 2).T * (number == 0))
+
+
+def test_labels_within_an_ome_zarr_are_those_of_its_image(tmp_path: Path) -> None:
+    for n in range(3):
+        save_zarr(tmp_path / f"{n}.ome.zarr", scan(n).T, ["cells", "nuclei"] if n == 0 else ["cells"])
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 3
+    assert data.class_names == ("background", "label 1", "label 2")
+    assert seen(data) == {0, 1, 2}
+    assert any("call 'cells'" in notice for notice in data.notices)
+    assert "labels 'nuclei' are not used" in data.notices
+    for n in (1, 2):
+        save_zarr(tmp_path / f"{n}.ome.zarr", scan(n).T, ["cells", "nuclei"])
+    with pytest.raises(DataError, match=r"several labels \(cells, nuclei\)"):
         find_cases(tmp_path)

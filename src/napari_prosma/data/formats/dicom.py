@@ -603,7 +603,8 @@ def _require_plausible(path: Path, data: Dataset) -> None:
     promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.get("BitsAllocated", 1)) // 8
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax is None or not syntax.is_compressed:
-        require_possible(path, promised)
+        is_halved = data.get("PhotometricInterpretation") == "YBR_FULL_422"  # two pixels share their colours
+        require_possible(path, promised * 2 // 3 if is_halved else promised)
     else:
         require_count(path, "frames", frames, path.stat().st_size // _LEAST_BYTES_OF_A_FRAME)
         packings = {RLELossless: "rle", DeflatedExplicitVRLittleEndian: "deflate"}

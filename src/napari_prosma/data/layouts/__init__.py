@@ -58,6 +58,7 @@ __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair
 
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
+    "OME-Zarr": "OME-Zarr images with labels in them",
     "Cell Tracking": "Frames and masks of the Cell Tracking Challenge",
     "folders": "Images and masks in two folders",
     "side by side": "Masks beside their images",
@@ -75,9 +76,9 @@ class DataSet:
     Attributes
     ----------
     layout : str
-        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``Cell Tracking``, ``CSV``, ``DICOM``,
-        ``folders`` (of images and of masks), ``side by side``, ``images``, ``names`` (images and labels share
-        names, whichever these are).
+        ``BUSI``, ``GlaS``, ``Kvasir-SEG``, ``Decathlon``, ``nnU-Net``, ``Cell Tracking``, ``OME-Zarr``,
+        ``CSV``, ``DICOM``, ``folders`` (of images and of masks), ``side by side``, ``images``, ``names``
+        (images and labels share names, whichever these are).
     folder : Path
     cases : tuple of Case
         Sorted by name; every image has ``channels`` channels, every label indices into ``class_names``.

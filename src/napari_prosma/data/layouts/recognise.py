@@ -18,7 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.data.formats import polygons
+from napari_prosma.data.formats import ome_zarr, polygons
 from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
@@ -63,7 +63,7 @@ _MOST_KINDS = 8
 """Endings of names that tell kinds of images, as ``ED`` and ``ES`` do; more are numbers or names."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
-_BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM", "Cell Tracking")
+_BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM", "Cell Tracking", "OME-Zarr")
 """Layouts that say themselves which label is that of which image."""
 
 
@@ -109,7 +109,9 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
             return _finished(folder, recognised, passed_over)
         partly = recognised
         break
-    better = by_slices(folder) or by_names(folder, partly) or by_annotation_file(folder)
+    better = (
+        _zarr_labels(folder) or by_slices(folder) or by_names(folder, partly) or by_annotation_file(folder)
+    )
     if better is not None:
         return _finished(folder, better, passed_over)
     if partly is not None and any(case.labels for case in partly.found):
@@ -459,6 +461,33 @@ def _cell_tracking(folder: Path) -> Recognised | None:
     said += [f"'{name}' marks cells in another way and is not used" for name in sorted(beside)]
     kept = tuple(case for case in found if case.labels)
     return Recognised("Cell Tracking", kept, LabelRule.instances("cell"), notices=tuple(said))
+
+
+def _zarr_labels(folder: Path) -> Recognised | None:
+    """OME-Zarr images that hold their labels themselves: ``a.ome.zarr`` with ``a.ome.zarr/labels/cells``."""
+    labels_of = {}
+    for image in images_in(folder):
+        if image.is_dir() and ome_zarr.is_ome_zarr(image) and (image / "labels").is_dir():
+            inside = [path for path in _subfolders(image / "labels") if ome_zarr.is_ome_zarr(path)]
+            labels_of[image] = {path.name: path for path in inside}
+    names = Counter(name for labels in labels_of.values() for name in labels)
+    if not names:
+        return None
+    (chosen, number), *others = names.most_common()
+    if others and others[0][1] == number:
+        raise DataError(
+            f"the images in '{folder}' hold several labels ({', '.join(sorted(names))}), and nothing tells "
+            "which are meant; list the pairs in a table with the columns 'image' and 'label'"
+        )
+    found = tuple(
+        Found(stem(image), (image,), (labels[chosen],) if chosen in labels else ())
+        for image, labels in labels_of.items()
+    )
+    said = f"labels are those that the images call '{chosen}'"
+    unused = sorted(name for name, _ in others)
+    return Recognised(
+        "OME-Zarr", found, notices=(said, *(f"labels '{name}' are not used" for name in unused))
+    )
 
 
 def _number(path: Path) -> tuple[int, ...]:
