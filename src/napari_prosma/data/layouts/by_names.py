@@ -30,12 +30,10 @@ def by_names(folder: Path, known: Recognised | None) -> Recognised | None:
     files = images_in(folder)
     readable = set(files)
     files += _annotations(path for path in files_in(folder) if path not in readable)
-    return (
-        _paired(folder, files, readable, known)
-        or _paired(folder, files, readable, known, by_format=True)
-        or _paired(folder, files, readable, known, by_number=True)
-        or _only_volumes(folder, files, readable)
-    )
+    found = _paired(folder, files, readable, known) or _paired(folder, files, readable, known, by_format=True)
+    if found is not None or (known is not None and any(case.labels for case in known.found)):
+        return found
+    return _paired(folder, files, readable, known, by_number=True) or _only_volumes(folder, files, readable)
 
 
 def _only_volumes(folder: Path, files: Sequence[Path], readable: Collection[Path]) -> Recognised | None:

@@ -20,6 +20,9 @@ from napari_prosma.data.readers import stem
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
 _NUMBERED = re.compile(r"\d")
 _UNLABELLED = re.compile(r"un-?_?label", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+")
+_NUMBERED_ROLES = 8
+"""So many kinds of files are tried against each other by their numbers alone."""
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 _PIECES_BEFORE, _PIECES_AFTER = 6, 8
 """Longest beginning and end of a name that may be a role, in pieces."""
@@ -122,7 +125,41 @@ def readings(
                 ranked.setdefault(rank, found)
     # Where a folder per case always holds the same names, no number within these tells cases apart.
     is_regular = any(_is_regular(found) for found in ranked.values())
+    if by_number:
+        yield from _by_numbers(folder, files)
     yield from (ranked[rank] for rank in sorted(ranked, key=lambda rank: (is_regular and rank[1] > 0, rank)))
+
+
+def _by_numbers(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
+    """Files that share nothing but a number, wherever in their paths: ``PATIENT_07/ct`` and ``label007``."""
+    alike: dict[Role, dict[Path, list[int]]] = defaultdict(dict)
+    for path in files:
+        *folders, name = (*_folders(folder, path), stem(path))
+        bare = tuple(_WHOLE_NAME if _NUMBERED.search(one) else one for one in folders)
+        role = Role(bare, _DIGITS.sub(_WHOLE_NAME, normal(name)), whole=True)
+        alike[role][path] = [int(n) for one in (*folders, name) for n in _DIGITS.findall(one)]
+    roles = sorted(
+        (role for role in alike if len(alike[role]) > 1), key=lambda role: (-len(alike[role]), role)
+    )
+    found = []
+    for first, second in combinations(roles[:_NUMBERED_ROLES], 2):
+        if _are_of_two_splits(first, second):
+            continue
+        for one, other in product(_distinct(alike[first]), _distinct(alike[second])):
+            shared = one.keys() & other.keys()
+            if len(shared) > 1 and len(shared) >= _WITHIN * min(len(one), len(other)):
+                cases = {(str(n),): {first: one[n], second: other[n]} for n in shared}
+                used = {path for pair in cases.values() for path in pair.values()}
+                found.append(Reading(cases, tuple(path for path in files if path not in used)))
+    yield from sorted(found, key=lambda reading: len(reading.left))
+
+
+def _distinct(numbers: Mapping[Path, list[int]]) -> Iterator[dict[int, Path]]:
+    """Files by the numbers at each place of their paths where no two have the same."""
+    for place in range(min(map(len, numbers.values()))):
+        by_number = {several[place]: path for path, several in numbers.items()}
+        if len(by_number) == len(numbers):
+            yield by_number
 
 
 def _is_regular(reading: Reading) -> bool:
