@@ -148,6 +148,7 @@ def _by_numbers(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
         for one, other in product(_distinct(alike[first]), _distinct(alike[second])):
             shared = one.keys() & other.keys()
             if len(shared) > 1 and len(shared) >= _WITHIN * min(len(one), len(other)):
+                cases: dict[Key, dict[Role, Path]]
                 cases = {(str(n),): {first: one[n], second: other[n]} for n in shared}
                 used = {path for pair in cases.values() for path in pair.values()}
                 found.append(Reading(cases, tuple(path for path in files if path not in used)))
