@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def survivors() -> None:
+    """What outlives the tests before is not searched again whenever a viewer is collected."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

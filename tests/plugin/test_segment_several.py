@@ -82,7 +82,9 @@ def test_stopping_leaves_what_was_finished(
     viewer.add_image(np.random.default_rng(0).integers(0, 255, (1000, 64, 64), np.uint8), name="long")
     press(panel.images.all_box)
     press(panel.start_button)
-    qtbot.waitUntil(lambda: panel.progress_bar.maximum() == 1000 and panel.progress_bar.value() > 0, timeout=SOON)
+    qtbot.waitUntil(
+        lambda: panel.progress_bar.maximum() == 1000 and panel.progress_bar.value() > 0, timeout=SOON
+    )
     assert "image 2 of 2" in panel.status.plain_text()
     assert (panel.batch_bar.value(), panel.batch_bar.maximum()) == (1, 2)
     began = time.monotonic()

@@ -20,10 +20,12 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.pace import (
     ENOUGH_STEPS,
+    FINER_STEPS,
     LADDER,
     LEAST_BATCH,
     MANY_STEPS,
     SMALLEST_SIDE,
+    VALIDATING,
     Pace,
     Rung,
     enough_seconds,
@@ -31,6 +33,7 @@ from napari_prosma.training.pace import (
     pace_for,
     step_seconds,
     validations,
+    with_batch,
 )
 from napari_prosma.training.planning import pacing_for
 from napari_prosma.training.run import train
@@ -70,11 +73,18 @@ def test_more_time_never_gives_a_cheaper_network() -> None:
 
 
 def test_a_network_that_is_chosen_for_its_worth_makes_enough_steps() -> None:
-    for seconds in (600, 3600, 36_000):
+    for seconds in (3600, 36_000):
         pace = paced(seconds)
         assert LADDER.index(pace.rung) > 0
         patches = pace.steps(seconds) * pace.plan.batch
         assert patches >= ENOUGH_STEPS * LEAST_BATCH
+
+
+def test_finer_images_wait_until_coarser_ones_have_had_many_steps() -> None:
+    fine = step_seconds(made(LADDER[1])[0], with_batch(made(LADDER[1])[1], LEAST_BATCH), SPEED)
+    enough = FINER_STEPS * fine / (1 - VALIDATING)
+    assert paced(0.95 * enough).rung == LADDER[0]
+    assert paced(1.05 * enough).rung == LADDER[1]
 
 
 def test_a_step_takes_more_patches_where_there_would_be_too_many_steps() -> None:
@@ -99,7 +109,7 @@ def test_what_the_user_gave_stays() -> None:
 def test_it_is_told_from_when_on_the_next_network_pays() -> None:
     pace = paced(60)
     following = LADDER[LADDER.index(pace.rung) + 1]
-    seconds = enough_seconds(pace, *made(following))
+    seconds = enough_seconds(pace, following, *made(following))
     assert paced(0.9 * seconds).rung == pace.rung
     assert LADDER.index(paced(1.1 * seconds).rung) > LADDER.index(pace.rung)
 

@@ -19,7 +19,9 @@ from napari_prosma.nn.network_kinds import WIDTHS
 from napari_prosma.nn.spec import ModelSpec
 
 ENOUGH_STEPS = 2000
-"""Finer images and wider networks are worth their cost where they make so many steps of the least batch."""
+"""A wider network is worth its cost where it makes so many steps of the least batch."""
+FINER_STEPS = 8000
+"""Finer images are worth theirs where there are so many; before, more steps on coarser ones teach more."""
 FEW_STEPS = 100
 """With fewer than this a smaller patch is taken."""
 SMALLEST_SIDE = 32
@@ -124,7 +126,7 @@ def pace_for(
         if free_batch:
             plan = with_batch(plan, LEAST_BATCH)
         richer = Pace(rung, spec, plan, step_seconds(spec, plan, speed))
-        if pace is not None and richer.steps(seconds) < ENOUGH_STEPS:
+        if pace is not None and richer.steps(seconds) < _enough(rung, pace.rung):
             break
         pace = richer
     assert pace is not None
@@ -137,15 +139,20 @@ def pace_for(
     return _with_more_patches(pace, seconds) if free_batch else pace
 
 
+def _enough(rung: Rung, cheaper: Rung) -> int:
+    """Steps that a rung must make to be taken instead of the one below it."""
+    return FINER_STEPS if rung.side > cheaper.side else ENOUGH_STEPS
+
+
 def with_batch(plan: Plan, batch: int) -> Plan:
     """The plan with another batch."""
     return plan.model_copy(update={"batch": batch})
 
 
-def enough_seconds(pace: Pace, spec: ModelSpec, plan: Plan) -> float:
-    """Seconds in which another network makes enough steps, by what a step of this one takes."""
+def enough_seconds(pace: Pace, rung: Rung, spec: ModelSpec, plan: Plan) -> float:
+    """Seconds in which the next rung makes enough steps, by what one takes here."""
     ratio = step_seconds(spec, with_batch(plan, LEAST_BATCH), 1) / step_seconds(pace.spec, pace.plan, 1)
-    return ENOUGH_STEPS * pace.step * ratio / (1 - VALIDATING)
+    return _enough(rung, pace.rung) * pace.step * ratio / (1 - VALIDATING)
 
 
 def validations(seconds: float) -> int:

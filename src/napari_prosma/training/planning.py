@@ -96,7 +96,7 @@ def pacing_for(
 
     def richer(pace: Pace) -> float | None:
         following = rungs[rungs.index(pace.rung) + 1 :]
-        return enough_seconds(pace, *make(following[0])) if following else None
+        return enough_seconds(pace, following[0], *make(following[0])) if following else None
 
     pace = choose(seconds, nominal_speed(device, torch.get_num_threads()))
     return Pacing(pace, choose, richer, made[pace.rung][2])
