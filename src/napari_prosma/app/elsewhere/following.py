@@ -17,7 +17,7 @@ from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Notice, Progress
 from napari_prosma.training.steering import Changes, Steering
 
-ASKS = 0.05
+ASKS = 0.2
 """Seconds between two questions for what is new."""
 TRIES = 2.0
 """Seconds between two tries to connect again."""

@@ -207,13 +207,14 @@ class _Run:
             is_labelled = n <= len(self.cases)
             sent.append(_case_sent(case, parcels, sees and is_labelled, is_labelled))
             went = line.send(parcels) if parcels else 0
-            gone, there = gone + went, there + (not went)
+            gone, there = gone + went, there + (bool(parcels) and not went)
             yield Progress(n, number, case.name)
             if self.steering.was_stopped:
                 return False
         if sees:
             yield Notice(f"'{line.host}' reads the files in '{self.config.data}' itself")
-        yield Notice(f"Sent {gone / 1e6:.1f} MB; {there} of {number} cases were there already")
+        if not sees or unlabelled:
+            yield Notice(f"Sent {gone / 1e6:.1f} MB; {there} of {number} cases were there already")
         models = self._models(resumed)
         line.send(list(models.values()))
         kept: dict[str, Sent | bytes] = {}

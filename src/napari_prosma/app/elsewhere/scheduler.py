@@ -29,6 +29,8 @@ GPU = "GPU"
 """The resource that a worker with a GPU is started with."""
 ANSWERS = 5.0
 """Seconds in which a scheduler or a worker answers."""
+STARTS = 60.0
+"""Seconds in which a worker that answers has loaded this program."""
 TRANSFER = 300.0
 """Seconds in which a file arrives."""
 NAME = "prosma"
@@ -299,7 +301,7 @@ def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Lin
                 Place, name, owner, actor=True, workers=[worker.address], key=name, pure=False
             )
             try:
-                line = Line(address, name, client, future.result(timeout=ANSWERS))
+                line = Line(address, name, client, future.result(timeout=STARTS))
                 if is_exclusive:
                     line.call("reserve")
                 client.publish_dataset(future, name=name)
