@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import napari
@@ -13,7 +14,11 @@ from napari.layers import Labels as LabelsLayer
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
+from napari_prosma.data.marks import marks_path, read_marks
+from napari_prosma.errors import DataError
 from napari_prosma.plugin.annotate.fill_box import PREVIEW
+from napari_prosma.plugin.contributions.reader import read_layers
+from napari_prosma.plugin.contributions.writer import write_labels_layer
 from napari_prosma.plugin.shared.guesses import guesses_of
 from napari_prosma.plugin.shared.keys import KEYS
 from napari_prosma.plugin.shared.layers import is_input
@@ -230,6 +235,31 @@ def test_a_slice_is_accepted_as_one_step_and_remembered_as_accepted(
     drawn.undo()
     np.testing.assert_array_equal(drawn.data, before)
     assert not guesses_of(drawn).where("accepted").any()
+
+
+def test_what_was_accepted_is_known_again_after_saving_and_opening(
+    panel: Any, viewer: napari.Viewer, drawn: LabelsLayer, shown: Prediction, press: Press, tmp_path: Path
+) -> None:
+    press(panel.accept_box.slice_button)
+    accepted = guesses_of(drawn).where("accepted")
+    path = tmp_path / "organ.nii.gz"
+    write_labels_layer(str(path), drawn.data, {"name": "strokes", "scale": SCALE, "metadata": {}})
+    (data, attributes, _) = read_layers(str(path))[0]
+    opened = viewer.add_labels(data.astype(np.uint8), metadata=attributes["metadata"])
+    np.testing.assert_array_equal(guesses_of(opened).where("accepted"), accepted)
+    opened.brush_size = 1
+    opened.paint(tuple(np.argwhere(accepted)[0]), 1)
+    assert guesses_of(opened).where("accepted").sum() == accepted.sum() - 1
+    write_labels_layer(str(path), opened.data, {"name": "again", "metadata": {}})
+    assert read_marks(path, opened.data)["accepted"].sum() == accepted.sum() - 1
+    assert read_marks(path, np.ones_like(opened.data)) == {}, "other labels by now"
+    marks_path(path).write_bytes(b"PK")
+    with pytest.raises(DataError, match="which says what was accepted, is damaged"):
+        read_marks(path, opened.data)
+    assert len(read_layers(str(path))) == 1
+    opened.data = np.zeros_like(opened.data)
+    write_labels_layer(str(path), opened.data, {"name": "nothing", "metadata": {}})
+    assert not marks_path(path).exists()
 
 
 def test_what_is_surer_is_accepted_and_the_rest_waits(

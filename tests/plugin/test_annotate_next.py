@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QFileDialog, QMessageB
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.plugin.annotate.desks import FolderDesk
 from napari_prosma.plugin.annotate.next_box import IMAGES
+from napari_prosma.plugin.shared.guesses import guesses_of
 from napari_prosma.plugin.shared.prediction import prediction_in
 from napari_prosma.plugin.shared.unsaved import unsaved_of
 
@@ -98,7 +99,8 @@ def test_images_are_listed_opened_corrected_and_saved_where_they_belong(
     while not hasattr(panel, "accept_box"):
         panel = panel.parentWidget()
     panel.accept_box.accept_slice()
-    labels.data_setitem((np.array([3]), np.array([5])), 1)
+    by_hand = tuple(np.argwhere(labels.data == 0)[0])
+    labels.data_setitem(tuple(np.array([n]) for n in by_hand), 1)
     expected = labels.data.copy()
     answer("Not now")
     done(box, press, qtbot)
@@ -116,9 +118,13 @@ def test_images_are_listed_opened_corrected_and_saved_where_they_belong(
     click(box, 0, qtbot)
     again = viewer.layers[f"{names[0]} labels"]
     np.testing.assert_array_equal(again.data, expected)
-    again.data_setitem((np.array([9]), np.array([9])), 1)
+    accepted = guesses_of(again).where("accepted")
+    assert accepted.any()
+    assert not accepted[by_hand], "what was drawn is told from what was accepted"
+    more = tuple(np.argwhere(again.data == 0)[-1])
+    again.data_setitem(tuple(np.array([n]) for n in more), 1)
     done(box, press, qtbot)
-    assert np.asarray(PIL.Image.open(data / "masks" / f"{names[0]}.png"))[9, 9] == 255
+    assert np.asarray(PIL.Image.open(data / "masks" / f"{names[0]}.png"))[more] == 255
 
 
 def test_what_is_not_saved_stays_and_what_is_empty_is_asked_about(

@@ -22,6 +22,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.annotate.next_jobs import ImageOpened, Predicted, opening, saving
+from napari_prosma.plugin.shared.guesses import marks_of
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
@@ -161,10 +162,10 @@ class FolderDesk(Desk):
         self._may_write = True
         self._under_way = name, labels
         geometry = geometry_of(held.labels)
-        replaces = name in self._saved
+        marks, replaces = marks_of(held.labels, labels), name in self._saved
         self.saving.start(
             f"ProSMA: saving the labels of {name}",
-            partial(saving, place, labels, geometry, self._names, replaces, self._is_proved),
+            partial(saving, place, labels, geometry, self._names, marks, replaces, self._is_proved),
         )
 
     def close_down(self) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from napari_prosma.app.label_place import LabelPlace
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.marks import keep_marks
 from napari_prosma.data.readers import as_channels
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.job import spare_threads
-from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, labels_layer
+from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, labels_layer, with_marks
 from napari_prosma.plugin.shared.loading import SEGMENTATION, loading
 
 if TYPE_CHECKING:
@@ -102,11 +103,10 @@ def opening(checkpoint: Checkpoint, case: Case, saved: LabelPlace | None) -> Ite
     image = case.read_image()
     shape, names = image.array.shape[1:], checkpoint.plan.class_names
     drawn = np.zeros(shape, np.uint8) if saved is None else saved.read()
-    yield ImageOpened(
-        case.name,
-        image_layer(image, case.name),
-        labels_layer(drawn, image.geometry, f"{case.name} labels", names),
-    )
+    labels = labels_layer(drawn, image.geometry, f"{case.name} labels", names)
+    if saved is not None:
+        labels = with_marks(labels, saved.path)
+    yield ImageOpened(case.name, image_layer(image, case.name), labels)
     with cpu_threads(spare_threads()):
         for event in segment(checkpoint, as_channels(image, checkpoint.plan.channels), name=case.name):
             if isinstance(event, Finished):
@@ -118,12 +118,17 @@ def saving(
     labels: np.ndarray,
     geometry: Geometry,
     class_names: tuple[str, ...],
+    marks: dict[str, np.ndarray],
     replaces: bool,
     is_proved: bool,
 ) -> Iterator[Event]:
-    """Write labels where they belong, and look whether the folder finds them unless that ``is_proved``."""
+    """Write labels where they belong, and look whether the folder finds them unless that ``is_proved``.
+
+    ``marks`` say what of them was accepted, not drawn.
+    """
     yield Started(0, f"Saving '{place.path.name}'")
     place.write(labels, geometry, class_names, replaces)
     if not is_proved:
         place.require_found(labels)
+    keep_marks(place.path, labels, marks)
     yield Finished(place)

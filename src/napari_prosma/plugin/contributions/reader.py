@@ -17,6 +17,7 @@ from napari_prosma.plugin.shared.layers import (
     labels_layers,
     pyramid_layer,
     widen_ranges,
+    with_marks,
 )
 from napari_prosma.plugin.shared.panel import open_panel
 
@@ -58,6 +59,7 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
 def _layers_of(path: str) -> list[LayerTuple]:
     from napari_prosma.data.formats import dicom
     from napari_prosma.data.formats.ome_zarr import is_ome_zarr
+    from napari_prosma.data.marks import marks_path
     from napari_prosma.data.readers import read_image, read_pyramid, stem
 
     where = Path(path)
@@ -68,10 +70,12 @@ def _layers_of(path: str) -> list[LayerTuple]:
     if dicom.is_dicom(where) or (where.is_dir() and dicom.holds_series(where, nested=True)):
         return _layers_of_studies(where)
     if where.name.lower().endswith(_SEGMENTS):
-        return [_segments_layer(where)]
+        return [with_marks(_segments_layer(where), where)]
     image = read_image(where)
     _tell(stem(where), image.notices)
-    return [image_layer(image, stem(where))]
+    layer = image_layer(image, stem(where))
+    # Labels come as an image, which napari converts with its metadata.
+    return [with_marks(layer, where) if marks_path(where).is_file() else layer]
 
 
 def _segments_layer(where: Path) -> LayerTuple:

@@ -13,6 +13,10 @@ from napari.layers import Labels as LabelsLayer
 from napari_prosma.errors import DataError
 
 Kind = Literal["filled", "accepted", "rejected"]
+KEPT: tuple[Kind, ...] = ("filled", "accepted")
+"""What is kept with saved labels."""
+MARKS = "marks"
+"""Key of a layer's metadata: what was kept with the labels that it was opened with, masks by kind."""
 
 
 @dataclass(eq=False)
@@ -31,6 +35,12 @@ class Guesses:
         self._layer = ref(layer)  # the layer keeps this alive, not the other way round
         self._steps: list[_Step] = []
         self._written: list[Any] = []
+        for kind in KEPT:
+            mask = layer.metadata.get(MARKS, {}).get(kind)
+            if mask is not None and mask.shape == layer.data.shape:
+                indices = np.nonzero(mask)
+                values = layer.data[indices]
+                self._steps.append(_Step(kind, (indices, np.zeros_like(values), values)))
         layer.events.paint.connect(self._painted)
         layer.events.set_data.connect(self._look_at_history)
 
@@ -64,16 +74,20 @@ class Guesses:
         """Whether anything was written so, undone or not."""
         return any(step.kind == kind for step in self._steps)
 
-    def where(self, kind: Kind) -> np.ndarray:
-        """Where the layer (*spatial) still holds what was written so; True where a region is rejected."""
+    def where(self, kind: Kind, labels: np.ndarray | None = None) -> np.ndarray:
+        """Where the layer (*spatial) still holds what was written so; True where a region is rejected.
+
+        ``labels`` are what it held a moment ago, else what it holds.
+        """
         self._look_at_history()
-        found = np.zeros(self.layer.data.shape, bool)
+        labels = self.layer.data if labels is None else labels
+        found = np.zeros(labels.shape, bool)
         for step in self._steps:
             indices, _, values = step.atom
             if step.is_done and all(
                 at.max(initial=0) < n for at, n in zip(indices, found.shape, strict=True)
             ):
-                found[indices] = (kind == step.kind) & (self.layer.data[indices] == values)
+                found[indices] = (kind == step.kind) & (labels[indices] == values)
         return found
 
     def _painted(self, event: Any) -> None:
@@ -110,6 +124,17 @@ def guesses_of(layer: LabelsLayer) -> Guesses:
     if layer not in _OF:
         _OF[layer] = Guesses(layer)
     return _OF[layer]
+
+
+def marks_of(layer: LabelsLayer, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (*spatial) of what was filled and accepted of ``labels``, which the layer holds or held."""
+    # A writer of napari is given the array alone.
+    same = (each for each in list(_OF) if each is layer or np.may_share_memory(each.data, layer.data))
+    guesses = _OF.get(next(same, layer))
+    if guesses is None or labels.shape != layer.data.shape:
+        return {}
+    found = {kind: guesses.where(kind, labels) for kind in KEPT}
+    return {kind: mask for kind, mask in found.items() if mask.any()}
 
 
 def rejected_in(layer: LabelsLayer) -> np.ndarray | None:

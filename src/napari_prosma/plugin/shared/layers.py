@@ -28,12 +28,14 @@ from napari_prosma.data.formats.dicom_labels import LabelObject, OverlapError, S
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice, present_values
+from napari_prosma.data.marks import keep_marks, read_marks
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, write_dicom, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.guesses import MARKS, marks_of
 from napari_prosma.plugin.shared.sparse import sparse_rule
 
 if TYPE_CHECKING:
@@ -236,6 +238,19 @@ def labels_layer(
     return labels, attributes, "labels"
 
 
+def with_marks(layer: LayerTuple, path: Path) -> LayerTuple:
+    """The layer of labels that were read from ``path``, with what was accepted or filled of them."""
+    data, attributes, kind = layer
+    try:
+        marks = read_marks(path, data)
+    except DataError as error:
+        show_info(str(error))
+        marks = {}
+    if marks:
+        attributes["metadata"] = {**attributes.get("metadata", {}), MARKS: marks}
+    return data, attributes, kind
+
+
 def labels_layers(found: Labelled) -> list[LayerTuple]:
     """Layers of the objects that label a series: one each, but one per structure where these overlap."""
     layers = []
@@ -411,7 +426,8 @@ def write_layer(
 ) -> Path:
     """Write the labels of a layer exactly over its image; a name in ``.dcm`` makes an object of its series.
 
-    A PNG is ``shown`` so in other programs; the classes of a DICOM SEG have ``meanings``.
+    A PNG is ``shown`` so in other programs; the classes of a DICOM SEG have ``meanings``. What was
+    accepted or filled is kept beside the file.
 
     Raises
     ------
@@ -420,7 +436,9 @@ def write_layer(
     names = layer.metadata.get(CLASS_NAMES, ())
     if str(path).lower().endswith(DICOM_SUFFIXES):
         return write_dicom(path, labels, layer.metadata.get(SERIES), names, meanings, by_hand)
-    return write_labels(path, labels, geometry_of(layer), names, shown)
+    written = write_labels(path, labels, geometry_of(layer), names, shown)
+    keep_marks(written, labels, marks_of(layer, labels))
+    return written
 
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:

@@ -36,6 +36,7 @@ from napari_prosma.data.keep import safe_name
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event
+from napari_prosma.plugin.shared.guesses import MARKS, guesses_of
 from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
 from napari_prosma.plugin.shared.panel_text import as_rich
@@ -198,6 +199,8 @@ class Unsaved(QObject):
     def _watch(self, layer: object) -> None:
         if isinstance(layer, LabelsLayer) and layer not in self._watched:
             self._watched.add(layer)
+            if MARKS in layer.metadata:
+                guesses_of(layer)  # from now on a stroke over them counts as drawn
             held = weakref.ref(layer)
             seen = _strokes(layer)
 
