@@ -82,7 +82,7 @@ class NextBox(QWidget):
         self.image.currentIndexChanged.connect(self.model.show_doubts)
         self.mirror = QCheckBox("compare mirrored passes")
         self.mirror.setToolTip(
-            "Rank by how much mirrored passes of the model disagree: slower, often sharper"
+            "Rank by how much mirrored passes of the model disagree: slower"
         )
         self.rank_button = QPushButton("List what to annotate next")
         self.rank_button.setToolTip(
