@@ -326,10 +326,10 @@ def test_a_run_that_is_stopped_among_its_unlabelled_images_leaves_nothing(
     steering, read = Steering(), []
     config = settings(tmp_path / "run", objective="dim")
     for event in train(config, ultrasound, steering=steering, unlabelled=bare(4)):
-        if isinstance(event, Progress) and event.message.startswith("bare"):
+        if isinstance(event, Progress) and "unlabelled" in event.message:
             read.append(event.message)
             steering.stop()
-    assert read == ["bare 0"]
+    assert read == ["reading 1 of 4 unlabelled images"]
     assert not (tmp_path / "run").exists()
 
 
