@@ -81,9 +81,7 @@ class NextBox(QWidget):
         self.model.image = self._image_kind
         self.image.currentIndexChanged.connect(self.model.show_doubts)
         self.mirror = QCheckBox("compare mirrored passes")
-        self.mirror.setToolTip(
-            "Rank by how much mirrored passes of the model disagree: slower"
-        )
+        self.mirror.setToolTip("Rank by how much mirrored passes of the model disagree: slower")
         self.rank_button = QPushButton("List what to annotate next")
         self.rank_button.setToolTip(
             "Look at what has no label yet, in the background, also while a run trains"
