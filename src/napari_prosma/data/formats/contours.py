@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_prosma import __version__
-from napari_prosma.data.between import shape_between
 from napari_prosma.errors import DataError
 
 if TYPE_CHECKING:
@@ -201,6 +200,8 @@ def _on_slices(
     levels: Sequence[_Level], source: Source, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Slices and their masks: of the contours that lie on them, else of those between slices beside them."""
+    from napari_prosma.data.between import shape_between  # with scipy, which a reader's list must not load
+
     distance = source.slice_distance
     heights = [level.height for level in levels]
     gaps = [upper - lower for lower, upper in pairwise(heights)]

@@ -38,6 +38,9 @@ class RunOn(QWidget):
             "This computer, or another one: the address of its Dask scheduler, such as tcp://HOST:8786. The "
             "documentation, 'On another machine', starts one in three lines"
         )
+        line = self.field.lineEdit()
+        assert line is not None
+        line.setToolTip(self.field.toolTip())
         known = remembered(KNOWN)
         self.field.addItems([HERE, *(known if isinstance(known, list) else [])])
         chosen = remembered(self._topic)
