@@ -95,6 +95,7 @@ def test_only_what_is_not_there_yet_is_told(slow_module: str):
 
 
 def test_what_was_imported_is_not_searched_for_garbage_at_once(slow_module: str):
+    gc.unfreeze()  # as in a program, where no test came before
     events = loading.loading({slow_module: "a slow module"})
     next(events)
     kept = [[n] for n in range(10 * gc.get_threshold()[0])]

@@ -61,5 +61,5 @@ def test_a_model_finds_there_what_it_finds_here(anew: Pool, trained: tuple[Path,
 def test_a_folder_claimed_here_is_refused_there(
     anew: Pool, settings: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    with claimed(tmp_path / "run", object()), pytest.raises(ConfigError, match="goes on"):
+    with claimed(tmp_path / "run", object()), pytest.raises(ConfigError, match="in progress"):
         anew.apply(learn, (settings(tmp_path / "run"),))
