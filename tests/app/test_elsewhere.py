@@ -20,8 +20,7 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 from typer.testing import CliRunner
 
-from napari_prosma.app.elsewhere import following, scheduler, worker
-from napari_prosma.app.elsewhere.calls import called
+from napari_prosma.app.elsewhere import called, following, scheduler, worker
 from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.app.elsewhere.run import train_elsewhere
 from napari_prosma.app.elsewhere.scheduler import in_words, opened_line

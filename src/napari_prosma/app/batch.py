@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from napari_prosma.app.elsewhere.calls import called
+from napari_prosma.app.elsewhere import called
 from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.dicom_studies import series_folders

@@ -73,7 +73,7 @@ def inspect(
     prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
     """
     with exit_codes():
-        from napari_prosma.app.elsewhere.calls import called
+        from napari_prosma.app.elsewhere import called
         from napari_prosma.data.atomic import require_new, require_writable
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.layouts.dicom_studies import holds_objects

@@ -249,7 +249,7 @@ def _run(
     overwrite: bool = False,
     scheduler: str | None = None,
 ) -> None:
-    from napari_prosma.app.elsewhere.run import training_on
+    from napari_prosma.app.elsewhere import training_on
     from napari_prosma.app.runs import cases_of
     from napari_prosma.data.layouts import check_foreground
     from napari_prosma.training.lines import quoted

@@ -1,4 +1,4 @@
-"""Segmentation and inspection of one image, here or on a worker of a Dask scheduler."""
+"""Segmentation and inspection of one image on a worker of a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -18,33 +18,14 @@ from napari_prosma.events import Event
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.training.steering import Steering
 
-Call = Callable[..., Iterator[Event]]
 
-
-def called(scheduler: str | None, function: Call) -> Call:
-    """A function of events as it is, or on a worker of the scheduler at an address.
-
-    Images, arrays and models among its arguments are sent, each once. Closing the events stops it there.
-
-    Raises
-    ------
-    ConfigError
-        When the first event is asked for: no scheduler, or no worker that fits.
-    ProsmaError
-        Of the function; and where the worker is lost.
-    """
-    if scheduler is None:
-        return function
-
-    def elsewhere(*arguments: Any, **named: Any) -> Iterator[Event]:
-        return _called(scheduler, function, arguments, named)
-
-    return elsewhere
-
-
-def _called(
-    scheduler: str, function: Call, arguments: tuple[Any, ...], named: dict[str, Any]
+def call(
+    scheduler: str,
+    function: Callable[..., Iterator[Event]],
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
 ) -> Iterator[Event]:
+    """Events of a function on a worker; ``elsewhere.called`` says what becomes of its arguments."""
     parcels: list[Parcel] = []
     job = CallJob(
         function,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from napari_prosma.app.elsewhere.following import Following, WorkerLost
@@ -36,7 +35,6 @@ from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoi
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
 from napari_prosma.training.keeper import RunResult
-from napari_prosma.training.run import train
 from napari_prosma.training.run_claim import RUN, claimed
 from napari_prosma.training.run_folder import RunFolder
 from napari_prosma.training.steering import Steering
@@ -331,11 +329,6 @@ class _Run:
 
     def _result(self, ended: Ended) -> RunResult:
         return RunResult(self.folder, self.folder / BEST, self.folder / LAST, ended.score, ended.epochs)
-
-
-def training_on(scheduler: str | None) -> Callable[..., Iterator[Event]]:
-    """``train``, or the same on a worker of the scheduler at an address."""
-    return train if scheduler is None else partial(train_elsewhere, scheduler)
 
 
 def _case_sent(case: Case, parcels: list[Parcel], sees: bool, is_labelled: bool) -> SentCase:

@@ -120,7 +120,7 @@ def looking(
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
-    from napari_prosma.app.elsewhere.calls import called
+    from napari_prosma.app.elsewhere import called
     from napari_prosma.model.checkpoint import load_checkpoint
     from napari_prosma.model.device import cpu_threads
 

@@ -115,7 +115,7 @@ def _segment_layer(
     is_open: Callable[[ImageLayer], bool],
     scheduler: str | None,
 ) -> Iterator[Event]:
-    from napari_prosma.app.elsewhere.calls import called
+    from napari_prosma.app.elsewhere import called
     from napari_prosma.segmentation.confidence import entropy
     from napari_prosma.segmentation.segment import segment
 

@@ -565,7 +565,7 @@ def _training(
     settings: dict[str, Any], data: Data, scheduler: str | None, steering: Steering
 ) -> Iterator[Event]:
     yield from loading()
-    from napari_prosma.app.elsewhere.run import training_on
+    from napari_prosma.app.elsewhere import training_on
     from napari_prosma.training.config import TrainConfig
 
     config = TrainConfig.of(**settings)
@@ -589,7 +589,7 @@ def _resuming(
     folder: Path, live: LiveCase | None, moved: Path | None, scheduler: str | None, steering: Steering
 ) -> Iterator[Event]:
     yield from loading()
-    from napari_prosma.app.elsewhere.run import training_on
+    from napari_prosma.app.elsewhere import training_on
     from napari_prosma.app.runs import cases_of, left_run
     from napari_prosma.training.run_folder import with_data
 
