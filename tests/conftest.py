@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,30 @@ def benchmarks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
         yield
+
+
+@pytest.fixture(scope="session")
+def local_scheduler() -> Callable[[], AbstractContextManager[str]]:
+    """``with local_scheduler() as address``: a Dask scheduler with one worker, in this process."""
+
+    @contextmanager
+    def start() -> Iterator[str]:
+        import dask
+        from distributed import LocalCluster
+
+        before = dask.config.get("scheduler", None)
+        with LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as local:
+            yield local.scheduler_address
+        dask.config.set(scheduler=before)
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
+
+Kind = TypeVar("Kind", bound="Placed")
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,20 @@ def entries_of(model: type[BaseModel]) -> dict[str, Entry]:
     }
 
 
-def import_all(package: str, path: Iterable[str]) -> None:
-    """Import every module of a package, so that what they hold registers itself."""
-    for module in sorted(iter_modules(path), key=lambda found: found.name):
+class Placed(Protocol):
+    """What registers itself says where it stands in lists, from the front."""
+
+    @property
+    def place(self) -> int: ...
+
+
+def register_all(registry: dict[str, Kind], package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, whose contents register themselves, and put them in their places."""
+    for module in iter_modules(path):
         import_module(f"{package}.{module.name}")
+    in_order = sorted(registry.items(), key=lambda entry: (entry[1].place, entry[0]))
+    registry.clear()
+    registry.update(in_order)
 
 
 def _entry(name: str, info: FieldInfo, setting: Setting) -> Entry:

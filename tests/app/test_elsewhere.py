@@ -8,15 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import dask
 import numpy as np
 import PIL.Image
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -47,24 +46,17 @@ EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(
+    tmp_path_factory: pytest.TempPathFactory, local_scheduler: Callable[[], AbstractContextManager[str]]
+) -> Iterator[str]:
     """A scheduler with one worker, without a GPU, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # So that no run is over before a test has stopped it.
         patch.setattr(worker, "AHEAD", 0.0)
         patch.setattr(following, "ASKS", 0.005)
-        before = dask.config.get("scheduler", None)
-        with LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            protocol="tcp://",
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as local:
-            yield local.scheduler_address
-        dask.config.set(scheduler=before)
+        with local_scheduler() as address:
+            yield address
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
-import dask
 import napari
 import numpy as np
 import pytest
-from distributed import LocalCluster
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
@@ -24,19 +23,10 @@ LONG = 60_000
 
 
 @pytest.fixture
-def address(home: object) -> Iterator[str]:
+def address(home: object, local_scheduler: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
     """A scheduler with one worker, in this process."""
-    before = dask.config.get("scheduler", None)
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address=None,
-    ) as local:
-        yield local.scheduler_address
-    dask.config.set(scheduler=before)
+    with local_scheduler() as address:
+        yield address
 
 
 def test_an_address_is_tested_and_remembered(

@@ -115,7 +115,6 @@ def test_it_is_told_from_when_on_the_next_network_pays() -> None:
 
 
 def test_operations_are_those_of_the_padded_patch() -> None:
-    operations.cache_clear()  # an earlier test may have counted while other threads ran
     spec = ModelSpec(2, 1, 1, (4, 8, 16))
     assert operations(spec, (30, 31)) == operations(spec, (32, 32))
     assert operations(spec, (64, 64)) == pytest.approx(4 * operations(spec, (32, 32)), rel=0.01)

@@ -172,19 +172,15 @@ def _usual_values(path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
 
 
 def _values(rule: LabelRule, path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
-    if len(rule.class_names) != len(class_names):
-        raise DataError(
-            f"the labels of this folder are {', '.join(rule.class_names[1:])}, those drawn are "
-            f"{', '.join(class_names[1:])}; {SAVE_YOURSELF}"
-        )
-    if rule.kind != "values":
-        return _usual_values(path, class_names)
-    by_name = dict(zip(rule.class_names, rule.values, strict=True))
-    if set(by_name) == set(class_names):
-        return tuple(by_name[name] for name in class_names)
-    if len(class_names) > 2:
-        raise DataError(
-            f"the labels of this folder are {', '.join(rule.class_names[1:])}, those drawn are "
-            f"{', '.join(class_names[1:])}; {SAVE_YOURSELF}"
-        )
-    return tuple(rule.values)
+    if len(rule.class_names) == len(class_names):
+        if rule.kind != "values":
+            return _usual_values(path, class_names)
+        by_name = dict(zip(rule.class_names, rule.values, strict=True))
+        if set(by_name) == set(class_names):
+            return tuple(by_name[name] for name in class_names)
+        if len(class_names) == 2:
+            return tuple(rule.values)
+    raise DataError(
+        f"the labels of this folder are {', '.join(rule.class_names[1:])}, those drawn are "
+        f"{', '.join(class_names[1:])}; {SAVE_YOURSELF}"
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -206,6 +208,12 @@ def content_hash(array: np.ndarray) -> str:
     for index in np.ndindex(array.shape[:-2]):
         found.update(np.ascontiguousarray(array[index], dtype=kind).data)
     return found.hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """BLAKE2b of a file's bytes, as 40 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=HASH_BYTES)).hexdigest()
 
 
 def balance_in_words(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> str:

@@ -75,6 +75,11 @@ class CandidateSeen(Event):
     candidate: Candidate
 
 
+@dataclass(frozen=True)
+class LeftOut(Notice):
+    """An image cannot be segmented, and why."""
+
+
 @dataclass(frozen=True, eq=False)
 class VolumeSegmented(Event):
     """What the model makes of all of a volume whose slices are ranked."""
@@ -193,7 +198,7 @@ def next_images(
                     yield CandidateSeen(candidate)
         except DataError as error:
             left_out.append(error)
-            yield Notice(f"{case.name} is left out: {error}")
+            yield LeftOut(f"{case.name} is left out: {error}")
         yield Progress(n, len(unlabelled), f"{n} of {len(unlabelled)} images")
     if not seen:
         raise DataError(f"none of the {len(unlabelled)} images can be segmented; the first: {left_out[0]}")

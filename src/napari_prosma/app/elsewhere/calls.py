@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 
+from napari_prosma.app.elsewhere import Call
 from napari_prosma.app.elsewhere.following import Following, WorkerLost
 from napari_prosma.app.elsewhere.jobs import CallJob
 from napari_prosma.app.elsewhere.scheduler import Unreachable, opened_line
@@ -21,7 +22,7 @@ from napari_prosma.training.steering import Steering
 
 def call(
     scheduler: str,
-    function: Callable[..., Iterator[Event]],
+    function: Call,
     arguments: tuple[Any, ...],
     named: dict[str, Any],
 ) -> Iterator[Event]:

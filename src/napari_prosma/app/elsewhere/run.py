@@ -20,12 +20,12 @@ from napari_prosma.app.elsewhere.store import (
     SentCase,
     SentImage,
     array_sent,
-    hash_of_file,
     model_sent,
 )
 from napari_prosma.app.runs import left_run
 from napari_prosma.data.atomic import require_writable, written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import hash_of_file
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.texts import parse_json

@@ -83,8 +83,6 @@ def connected(address: str) -> Iterator[Client]:
     ConfigError
         Dask is not installed, or nobody answers.
     """
-    if find_spec("distributed") is None:
-        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
     client = connect(address)
     with closing(client):
         yield client
@@ -92,6 +90,8 @@ def connected(address: str) -> Iterator[Client]:
 
 def connect(address: str) -> Client:
     """The same, open until it is closed."""
+    if find_spec("distributed") is None:
+        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
     from distributed import Client
 
     try:
@@ -289,8 +289,6 @@ def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Lin
     """
     from napari_prosma.app.elsewhere.worker import Place
 
-    if find_spec("distributed") is None:
-        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
     client = connect(address)
     busy: list[str] = []
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tempfile
 import time
@@ -18,7 +17,7 @@ from platformdirs import user_cache_path
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
-from napari_prosma.data.fingerprint import HASH_BYTES, content_hash
+from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import Checkpoint, checksum_of, load_checkpoint, save_checkpoint
@@ -143,12 +142,6 @@ def sweep_cache() -> None:
         with suppress(OSError):
             if path.is_file() and path.stat().st_mtime < before:
                 path.unlink()
-
-
-def hash_of_file(path: Path) -> str:
-    """BLAKE2b of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=HASH_BYTES)).hexdigest()
 
 
 @lru_cache(maxsize=8)

@@ -22,7 +22,8 @@ from typing import Protocol
 
 from dask.system import CPU_COUNT
 
-from napari_prosma.app.elsewhere.store import Sent, cache_folder, hash_of_file, sweep_cache
+from napari_prosma.app.elsewhere.store import Sent, cache_folder, sweep_cache
+from napari_prosma.data.fingerprint import hash_of_file
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, LivePreview, Preview, Progress
 from napari_prosma.model.device import cpu_threads

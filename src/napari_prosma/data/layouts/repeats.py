@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from napari_prosma.data.fingerprint import hash_of_file
 from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.names import normal
 from napari_prosma.data.readers import stem
@@ -28,7 +28,7 @@ def without_repeats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], 
     Copies of other names are told when they are learned from, and by a check.
     """
     groups = [[case for case in found if not case.polygons and all(map(_holds_itself, _files(case)))]]
-    for look in (_size, _end, _content):
+    for look in (_size, _end, hash_of_file):
         groups = [same for group in groups for same in _alike(group, look)]
     original: dict[int, Found] = {}
     for group in groups:
@@ -74,8 +74,3 @@ def _end(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(-min(_END, _size(path)), 2)
         return file.read()
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()

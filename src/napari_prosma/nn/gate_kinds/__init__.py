@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma.settings import Choice, import_all
+from napari_prosma.settings import Choice, register_all
 
 if TYPE_CHECKING:
     from napari_prosma.nn.gates import Gate
@@ -113,6 +113,4 @@ def gate(name: str, words: str, meaning: str, parts: int, **more: Any) -> Callab
     return register
 
 
-import_all(__name__, __path__)
-for _name, _kind in sorted(GATES.items(), key=lambda entry: entry[1].place):
-    GATES[_name] = GATES.pop(_name)
+register_all(GATES, __name__, __path__)

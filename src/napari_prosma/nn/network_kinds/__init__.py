@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma.settings import import_all
+from napari_prosma.settings import register_all
 
 if TYPE_CHECKING:
     from napari_prosma.nn.build import Network
@@ -73,6 +73,4 @@ def network(name: str, widths: tuple[int, ...], **more: Any) -> Callable[[MakeNe
     return register
 
 
-import_all(__name__, __path__)
-for _name, _kind in sorted(NETWORKS.items(), key=lambda entry: entry[1].place):
-    NETWORKS[_name] = NETWORKS.pop(_name)
+register_all(NETWORKS, __name__, __path__)

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.app.models import ImageKind
 from napari_prosma.errors import ConfigError, ProsmaError
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.annotate.desks import FolderDesk, VolumeDesk
 from napari_prosma.plugin.annotate.next_jobs import (
     LISTED,
@@ -193,7 +193,7 @@ class NextBox(QWidget):
         self._fill()
 
     def _happened(self, event: Event) -> None:
-        from napari_prosma.segmentation.informative import CandidateSeen
+        from napari_prosma.segmentation.informative import CandidateSeen, LeftOut
 
         match event:
             case RankingBegun(data=data) if data is not None:
@@ -213,8 +213,8 @@ class NextBox(QWidget):
                 self.busy.setRange(0, event.total)
                 self.busy.setValue(event.done)
                 self.message.tell(f"Looking: {event.message}")
-            case Notice():
-                self._left_out += " is left out: " in event.message
+            case LeftOut():
+                self._left_out += 1
             case Finished():
                 self._list(event.result)
 

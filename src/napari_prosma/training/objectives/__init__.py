@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from napari_prosma.errors import ConfigError
-from napari_prosma.settings import Choice, import_all
+from napari_prosma.settings import Choice, register_all
 
 if TYPE_CHECKING:
     from napari_prosma.training.objective import Objective
@@ -86,6 +86,4 @@ def require_use_of_unlabelled(name: str, given: str) -> None:
         )
 
 
-import_all(__name__, __path__)
-for _name, _kind in sorted(OBJECTIVES.items(), key=lambda entry: entry[1].place):
-    OBJECTIVES[_name] = OBJECTIVES.pop(_name)
+register_all(OBJECTIVES, __name__, __path__)
