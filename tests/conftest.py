@@ -27,6 +27,7 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
 os.environ["PROSMA_CACHE"] = ""  # no number may hang on what is faster on this machine
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"  # it may lock up a process in Python 3.11
 
 WIDTHS = (8, 16, 32)
 """Three levels: a divisor of 4, and gates on skips 1 and 2."""

@@ -328,9 +328,11 @@ def _client_of(scheduler: Client | str) -> Iterator[Client]:
     before = dask.config.get("scheduler", None)
     try:
         if scheduler == LOCAL:
-            local = LocalCluster(
-                n_workers=os.cpu_count(), threads_per_worker=1, processes=False, dashboard_address=None
-            )
+            # Dask's profiler asks for all threads a hundred times a second, in which Python 3.11 may lock up.
+            with dask.config.set({"distributed.worker.profile.enabled": False}):
+                local = LocalCluster(
+                    n_workers=os.cpu_count(), threads_per_worker=1, processes=False, dashboard_address=None
+                )
             with cpu_threads(1), local, Client(local) as client:
                 yield client
         else:
