@@ -94,6 +94,7 @@ class KnownModel:
     modality : str
         As ``TrainConfig.modality``.
     dice : float, optional
+        Of the validation cases.
     day : date, optional
     trouble : str
         Why it cannot be used; empty = it can.
@@ -124,7 +125,7 @@ class KnownModel:
         """One line, beginning with what a shell takes for it."""
         if self.trouble:
             return f"{self.given}: cannot be used: {self.trouble}"
-        dice = "" if self.dice is None else f"Dice {self.dice:.2f}"
+        dice = "" if self.dice is None else f"validation Dice {self.dice:.2f}"
         said = (f"finds {', '.join(self.finds)}", self.images, dice, str(self.day or ""), self.origin)
         return f"{self.given}: {'; '.join(filter(None, said))}"
 

@@ -38,7 +38,7 @@ def inspect(
         ),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only cases that the model did not learn from.")
+        bool, typer.Option("--held-out", help="Only the cases that the model's training held out.")
     ] = False,
     limit: Annotated[
         int | None,

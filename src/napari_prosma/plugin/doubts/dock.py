@@ -185,7 +185,7 @@ class DoubtedLabels(QWidget):
         source, labels = self._layers_of(row.case)
         if labels is not None:
             self._go_to_slice(labels, row)
-        self.message.tell(f"Opening '{row.case}'and segmenting it")
+        self.message.tell(f"Opening '{row.case}' and segmenting it")
         self.busy.show()
         self.opening.start(
             f"ProSMA: looking at the label of {row.case}",
