@@ -12,13 +12,11 @@ from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
-
-Kind = TypeVar("Kind", bound="Placed")
 
 
 @dataclass(frozen=True)
@@ -29,97 +27,44 @@ class Choice:
     meaning: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
-    """What a field says of itself.
+    """What a field says of itself; a setting without a label is in no form."""
 
-    Attributes
-    ----------
-    help : str
-        One sentence; ``{choices}`` in it stands for the names of the choices, ``{named choices}`` for them
-        with their words.
-    group : str
-        Heading in the shell's help and in the docs.
-    option : str
-        Name in the shell; by default that of the field.
-    unset : str
-        What holds where nothing is given, in words.
-    label : str
-        In a form; a setting without one is in none.
-    tip : str
-        In a form; by default ``help``.
-    choices : mapping of values to Choice, or a function that gives it
-        Words for the values that can be chosen; a function where they register themselves.
-    by_name : bool
-        A form shows the value, as a shell knows it, before the words of a choice.
-    unit : str
-        Of a number; of a share "%", which a form shows as whole percent.
-    step : float
-        Of a form's arrows.
-    decimals : int, optional
-        That a form shows; by default one more than ``step`` has.
-    high : float, optional
-        Largest number that a form offers, where the field itself has no limit.
-    least : str
-        What a form calls the lowest number; by default ``unset``.
-    applies : (name, values), optional
-        It counts only where another setting has one of these values.
-    usual : (name, {value: default}), optional
-        Its default where another setting has this value.
-    """
-
-    help: str
-    group: str = ""
-    option: str = ""
-    unset: str = ""
-    label: str = ""
-    tip: str = ""
+    help: str  # a sentence; {choices} in it are their names, {named choices} their names and words
+    label: str = ""  # in a form
+    tip: str = ""  # in a form, by default ``help``
+    group: str = ""  # heading in the shell's help and in the docs
+    option: str = ""  # name in the shell, by default the field's
+    unset: str = ""  # what holds where nothing is given, in words
     choices: Mapping[Any, Choice] | Callable[[], Mapping[Any, Choice]] = field(default_factory=dict)
-    by_name: bool = False
-    unit: str = ""
-    step: float = 1
-    decimals: int | None = None
-    high: float | None = None
-    least: str = ""
-    applies: tuple[str, tuple[Any, ...]] | None = None
-    usual: tuple[str, Mapping[Any, Any]] | None = None
+    by_name: bool = False  # a form shows a choice's value, as a shell knows it, before its words
+    unit: str = ""  # of a number; of a share "%", which a form shows as whole percent
+    step: float = 1  # of a form's arrows
+    decimals: int | None = None  # in a form, by default one more than ``step`` has
+    high: float | None = None  # largest number that a form offers, where the field has no limit
+    least: str = ""  # what a form calls the lowest number, by default ``unset``
+    applies: tuple[str, tuple[Any, ...]] | None = (
+        None  # counts only where that setting has one of these values
+    )
+    usual: tuple[str, Mapping[Any, Any]] | None = None  # its default by the values of that setting
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A setting with what its field adds.
-
-    Attributes
-    ----------
-    name : str
-        Of the field.
-    setting : Setting
-    default : object
-    types : set of type
-        Of its values, without None; of a choice those of the values.
-    item_types : set of type
-        Of what a tuple holds.
-    is_optional : bool
-        It may be None.
-    literals : tuple
-        All that a ``Literal`` allows.
-    low, high : float or None
-        Limits of a number.
-    is_above, is_below : bool
-        The limit itself is not allowed.
-    """
+    """A setting with what its field adds."""
 
     name: str
     setting: Setting
     default: Any
-    types: frozenset[Any]
-    item_types: frozenset[Any]
-    is_optional: bool
-    literals: tuple[Any, ...]
+    types: frozenset[Any]  # of its values, without None; of a choice those of the values
+    item_types: frozenset[Any]  # of what a tuple holds
+    is_optional: bool  # it may be None
+    literals: tuple[Any, ...]  # all that a ``Literal`` allows
     low: float | None = None
     high: float | None = None
-    is_above: bool = False
-    is_below: bool = False
+    is_above: bool = False  # the lower limit itself is not allowed
+    is_below: bool = False  # nor the upper one
 
     @property
     def choices(self) -> Mapping[Any, Choice]:
@@ -167,20 +112,10 @@ def entries_of(model: type[BaseModel]) -> dict[str, Entry]:
     }
 
 
-class Placed(Protocol):
-    """What registers itself says where it stands in lists, from the front."""
-
-    @property
-    def place(self) -> int: ...
-
-
-def register_all(registry: dict[str, Kind], package: str, path: Iterable[str]) -> None:
-    """Import every module of a package, whose contents register themselves, and put them in their places."""
-    for module in iter_modules(path):
-        import_module(f"{package}.{module.name}")
-    in_order = sorted(registry.items(), key=lambda entry: (entry[1].place, entry[0]))
-    registry.clear()
-    registry.update(in_order)
+def register_all(package: str, path: Iterable[str], *first: str) -> None:
+    """Import every module of a package, whose contents register themselves; ``first`` lead their lists."""
+    for name in dict.fromkeys((*first, *(module.name for module in iter_modules(path)))):
+        import_module(f"{package}.{name}")
 
 
 def _entry(name: str, info: FieldInfo, setting: Setting) -> Entry:

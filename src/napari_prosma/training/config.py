@@ -49,37 +49,34 @@ class TrainConfig(BaseModel):
     data: Path | None = None
     labelled: Annotated[
         Literal["all", "slices", "scribbles"],
-        Setting(group=DATA, help="all, slices (only those with a label) or scribbles."),
+        Setting("all, slices (only those with a label) or scribbles.", group=DATA),
     ] = "all"
     labels: Annotated[
         LabelRule | None,
         Setting(
+            "Stored values, such as 0=background,1=liver, or on=lesion.",
             group=DATA,
             option="classes",
             unset="as found",
-            help="Stored values, such as 0=background,1=liver, or on=lesion.",
         ),
     ] = None
     images: Annotated[
         str | None,
-        Setting(
-            group=DATA, unset="as found", help="Which files are images, such as 'images/*'; with --masks."
-        ),
+        Setting("Which files are images, such as 'images/*'; with --masks.", group=DATA, unset="as found"),
     ] = None
     masks: Annotated[
         str | None,
-        Setting(group=DATA, unset="as found", help="Which files are their masks, such as '1st_manual/*'."),
+        Setting("Which files are their masks, such as '1st_manual/*'.", group=DATA, unset="as found"),
     ] = None
     network: Annotated[
-        str, Setting(group=NETWORK, help="{choices}.", choices=lambda: {n: Choice(n, "") for n in NETWORKS})
+        str, Setting("{choices}.", group=NETWORK, choices=lambda: {n: Choice(n, "") for n in NETWORKS})
     ] = OURS
     widths: Annotated[
         str | tuple[int, ...],
         Setting(
+            "quick, tiny, base, large, published, or per level: 16,32,64; auto = by the minutes, else tiny.",
+            "Size",
             group=NETWORK,
-            help="quick, tiny, base, large, published, or per level: 16,32,64; auto = by the minutes, else "
-            "tiny.",
-            label="Size",
             tip="How large the network is: larger is slower and learns more",
             by_name=True,
             choices={
@@ -100,17 +97,17 @@ class TrainConfig(BaseModel):
     entry: Annotated[
         int | Literal["auto"],
         Setting(
-            group=NETWORK,
-            help="1 = the paper's network, 2 = on half of the image's grid, many times faster; auto = by the "
+            "1 = the paper's network, 2 = on half of the image's grid, many times faster; auto = by the "
             "minutes.",
+            group=NETWORK,
         ),
     ] = "auto"
     gate: Annotated[
         str,
         Setting(
+            "{choices}.",
+            "Gate",
             group=NETWORK,
-            help="{choices}.",
-            label="Gate",
             tip="What decides which details of the image reach the outline that is drawn: the gate on each "
             "skip connection (the shortcut from fine to coarse and back)",
             by_name=True,
@@ -119,22 +116,22 @@ class TrainConfig(BaseModel):
     ] = OURS_GATE
     gate_options: Annotated[
         GateOptions,
-        Setting(group=NETWORK, option="gate-option", help="NAME=VALUE within the gate; may be repeated."),
+        Setting("NAME=VALUE within the gate; may be repeated.", group=NETWORK, option="gate-option"),
     ] = Field(default_factory=GateOptions)
     gated_levels: Annotated[
         tuple[int, ...],
-        Setting(group=NETWORK, unset="all", help="Skips with a gate, 1 = finest, such as 2,3,4."),
+        Setting("Skips with a gate, 1 = finest, such as 2,3,4.", group=NETWORK, unset="all"),
     ] = ()
     norm: Annotated[
         Literal["batch", "instance"],
-        Setting(group=NETWORK, help="batch, or instance for batches of one or two."),
+        Setting("batch, or instance for batches of one or two.", group=NETWORK),
     ] = "batch"
     modality: Annotated[
         Literal["auto", "ultrasound", "ct", "mr", "endoscopy", "histology", "other"],
         Setting(
+            "ultrasound, ct, mr, endoscopy, histology, other or auto.",
+            "Images are",
             group=DATA,
-            help="ultrasound, ct, mr, endoscopy, histology, other or auto.",
-            label="Images are",
             tip="What the images are: decides how they are varied",
             choices={
                 "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
@@ -142,8 +139,7 @@ class TrainConfig(BaseModel):
                     "ultrasound", "Left and right change places, not up and down; gain, shadows, speckle"
                 ),
                 "ct": Choice(
-                    "CT",
-                    "Small turns and sizes, noise; gray values stay what they mean in Hounsfield units",
+                    "CT", "Small turns and sizes, noise; gray values stay what they mean in Hounsfield units"
                 ),
                 "mr": Choice("MR", "Left and right change places; uneven brightness, contrast, noise"),
                 "endoscopy": Choice("endoscopy", "Any way up; brightness and colour"),
@@ -154,14 +150,14 @@ class TrainConfig(BaseModel):
             },
         ),
     ] = "auto"
-    augment: Annotated[bool, Setting(group=DATA, help="Learn from the patches as they are.")] = True
+    augment: Annotated[bool, Setting("Learn from the patches as they are.", group=DATA)] = True
     dims: Annotated[
         Literal[2, 3] | None,
         Setting(
+            "2 = slice by slice, 3 = volumes.",
+            "Network sees",
             group=SEEN,
             unset="by the data",
-            help="2 = slice by slice, 3 = volumes.",
-            label="Network sees",
             tip="Whether the network sees slices or volumes",
             choices={
                 None: Choice("as the data", "Slices for pictures, volumes for volumes"),
@@ -173,10 +169,10 @@ class TrainConfig(BaseModel):
     slices: Annotated[
         Literal["z", "y", "x"] | None,
         Setting(
+            "Axis across which 2D goes through volumes: z, y or x.",
+            "Slices",
             group=SEEN,
             unset="by the data",
-            help="Axis across which 2D goes through volumes: z, y or x.",
-            label="Slices",
             tip="Across which axis a network of slices goes through volumes",
             choices={
                 None: Choice(
@@ -189,19 +185,18 @@ class TrainConfig(BaseModel):
         ),
     ] = None
     validation_fraction: Annotated[
-        float,
-        Setting(group=DATA, option="validation", help="Share of the cases that are validation cases."),
+        float, Setting("Share of the cases that are validation cases.", group=DATA, option="validation")
     ] = Field(default=0.2, ge=0, lt=1)
     fold: Annotated[
         tuple[int, int] | None,
-        Setting(group=DATA, help="Hold out one part of several instead: 1/5 is the first of five."),
+        Setting("Hold out one part of several instead: 1/5 is the first of five.", group=DATA),
     ] = None
     split: Annotated[
         Literal["given", "random"],
         Setting(
+            "given: keep train, val and test of the data set; random: do not.",
+            "Split",
             group=DATA,
-            help="given: keep train, val and test of the data set; random: do not.",
-            label="Split",
             tip="Which cases are learned from, and which validate",
             choices={
                 "given": Choice(
@@ -216,10 +211,9 @@ class TrainConfig(BaseModel):
     together: Annotated[
         Literal["patients", "names", "copies", "none"],
         Setting(
+            "What stays on one side: patients of a table, names (patients told by names), copies, or none.",
+            "Keep together",
             group=DATA,
-            help="What stays on one side: patients of a table, names (patients told by names), copies, or "
-            "none.",
-            label="Keep together",
             tip="Which cases are either all training or all validation cases, in folds too",
             choices={
                 "patients": Choice(
@@ -235,47 +229,41 @@ class TrainConfig(BaseModel):
             },
         ),
     ] = "patients"
-    epochs: Annotated[int, Setting(group=LEARNING, help="Number of epochs.")] = Field(default=100, ge=1)
+    epochs: Annotated[int, Setting("Number of epochs.", group=LEARNING)] = Field(default=100, ge=1)
     minutes: Annotated[
         PositiveNumber | None,
-        Setting(
-            group=LEARNING,
-            unset="no limit",
-            help="Stop after this time; the schedule is stretched over it.",
-        ),
+        Setting("Stop after this time; the schedule is stretched over it.", group=LEARNING, unset="no limit"),
     ] = None
     steps_per_epoch: Annotated[
-        int | None, Setting(group=LEARNING, unset="by the data", help="Steps per epoch.")
+        int | None, Setting("Steps per epoch.", group=LEARNING, unset="by the data")
     ] = Field(default=None, ge=1)
     learning_rate: Annotated[
         PositiveNumber | None,
         Setting(
+            "AdamW's, at its highest.",
+            "Learning rate",
             group=LEARNING,
             unset="by the steps",
-            help="AdamW's, at its highest.",
-            label="Learning rate",
             tip="Learning rate: how large each correction is; lower it if the loss jumps",
             step=1e-4,
             decimals=6,
             high=1,
         ),
     ] = None
-    weight_decay: Annotated[float, Setting(group=LEARNING, help="AdamW's.")] = Field(default=1e-4, ge=0)
+    weight_decay: Annotated[float, Setting("AdamW's.", group=LEARNING)] = Field(default=1e-4, ge=0)
     warm_up: Annotated[
-        float,
-        Setting(group=LEARNING, help="Share of the run over which the learning rate rises."),
+        float, Setting("Share of the run over which the learning rate rises.", group=LEARNING)
     ] = Field(default=0.03, ge=0, lt=1)
     threshold_rate: Annotated[
-        float,
-        Setting(group=LEARNING, help="Learning rate of the gates' thresholds, relative."),
+        float, Setting("Learning rate of the gates' thresholds, relative.", group=LEARNING)
     ] = Field(default=1.0, ge=0)
     spacing: Annotated[
         tuple[PositiveNumber, ...] | None,
         Setting(
+            "Resample to this, such as 3,1,1 (z, y, x).",
+            "Spacing",
             group=SEEN,
             unset="by the data",
-            help="Resample to this, such as 3,1,1 (z, y, x).",
-            label="Spacing",
             tip="Distance between voxels that every image is brought to, in the unit of the data: one number "
             "per axis, slices first, such as 3, 1, 1. Empty: the usual one of the data",
         ),
@@ -283,10 +271,10 @@ class TrainConfig(BaseModel):
     side: Annotated[
         int | None,
         Setting(
+            "Pixel images are shrunk until their median short side is this.",
+            "Shrink to",
             group=SEEN,
             unset="256, or less by the minutes",
-            help="Pixel images are shrunk until their median short side is this.",
-            label="Shrink to",
             tip="2D images are shrunk so that their short side is about this; volumes are not. By the "
             "minutes: 256 px, and less for a short run",
             unit="px",
@@ -297,10 +285,10 @@ class TrainConfig(BaseModel):
     intensity: Annotated[
         Literal["zscore", "ct"] | None,
         Setting(
+            "zscore, or ct for Hounsfield units.",
+            "Gray values",
             group=SEEN,
             unset="by the data",
-            help="zscore, or ct for Hounsfield units.",
-            label="Gray values",
             tip="How gray values are brought to one scale before the network sees them",
             choices={
                 None: Choice("by the data", "CT in Hounsfield units as CT, all else each image by itself"),
@@ -316,10 +304,10 @@ class TrainConfig(BaseModel):
     patch: Annotated[
         tuple[PositiveInt, ...] | None,
         Setting(
+            "Patch and window, such as 32,96,96.",
+            "Patch size",
             group=SEEN,
             unset="by the data",
-            help="Patch and window, such as 32,96,96.",
-            label="Patch size",
             tip="Size of what the network sees at once, in voxels: one number per axis, slices first, "
             "such as 32, 128, 128. Empty: by the data and the memory",
         ),
@@ -327,10 +315,10 @@ class TrainConfig(BaseModel):
     batch: Annotated[
         int | None,
         Setting(
+            "Patches per step.",
+            "Batch size",
             group=SEEN,
             unset="by the data",
-            help="Patches per step.",
-            label="Batch size",
             tip="Patches per step; fewer need less memory",
             high=256,
         ),
@@ -338,17 +326,15 @@ class TrainConfig(BaseModel):
     plan: Annotated[
         Plan | None,
         Setting(
-            group=SEEN,
-            unset="by the data",
-            help="All of this from a JSON file, such as the run.json of a run.",
+            "All of this from a JSON file, such as the run.json of a run.", group=SEEN, unset="by the data"
         ),
     ] = None
     foreground_share: Annotated[
         float,
         Setting(
+            "Share of the patches that hold foreground.",
+            "Foreground",
             group=LEARNING,
-            help="Share of the patches that hold foreground.",
-            label="Foreground",
             tip="Share of the patches that show some structure, each class alike",
             unit="%",
         ),
@@ -356,9 +342,9 @@ class TrainConfig(BaseModel):
     class_weights: Annotated[
         Literal["equal", "balanced"] | tuple[PositiveNumber, ...],
         Setting(
+            "equal, balanced, or numbers, background first.",
+            "Class weights",
             group=LEARNING,
-            help="equal, balanced, or numbers, background first.",
-            label="Class weights",
             tip="How much each class counts",
             choices={
                 "equal": Choice("all the same", "Each pixel counts the same, whatever its class"),
@@ -369,9 +355,9 @@ class TrainConfig(BaseModel):
     average: Annotated[
         float,
         Setting(
+            "Decay of a moving average of the weights, such as 0.999.",
+            "Averaging",
             group=LEARNING,
-            help="Decay of a moving average of the weights, such as 0.999.",
-            label="Averaging",
             tip="Moving average of the weights, which is kept as the model: its decay per step, such as "
             "0.999; calmer, but slow to follow in a short run",
             least="off",
@@ -381,10 +367,10 @@ class TrainConfig(BaseModel):
     patience: Annotated[
         int | None,
         Setting(
+            "End after so many epochs without a better validation Dice.",
+            "Patience",
             group=LEARNING,
             unset="never",
-            help="End after so many epochs without a better validation Dice.",
-            label="Patience",
             tip="End early when so many epochs brought nothing better",
             least="to the end",
         ),
@@ -392,9 +378,9 @@ class TrainConfig(BaseModel):
     gradient_clip: Annotated[
         PositiveNumber | None,
         Setting(
+            "Largest norm of the gradient; 0 = any.",
+            "Gradient clip",
             group=LEARNING,
-            help="Largest norm of the gradient; 0 = any.",
-            label="Gradient clip",
             tip="Corrections larger than this are shortened, against jumps",
             least="off",
         ),
@@ -402,18 +388,18 @@ class TrainConfig(BaseModel):
     seed: Annotated[
         int,
         Setting(
+            "Split, weights, sampling and augmentation follow from it.",
+            "Seed",
             group=LEARNING,
-            help="Split, weights, sampling and augmentation follow from it.",
-            label="Seed",
             tip="Chance of this run: the same number gives the same run on the same machine",
         ),
     ] = Field(default=0, ge=0, lt=2**32)
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
         Setting(
+            "auto (CUDA, then MPS, then CPU), cpu, cuda or mps.",
+            "Device",
             group=MACHINE,
-            help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps.",
-            label="Device",
             tip="What computes",
             by_name=True,
             choices={
@@ -427,9 +413,9 @@ class TrainConfig(BaseModel):
     precision: Annotated[
         Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
         Setting(
+            "auto, 32-true, bf16-mixed or 16-mixed.",
+            "Precision",
             group=MACHINE,
-            help="auto, 32-true, bf16-mixed or 16-mixed.",
-            label="Precision",
             tip="How exactly it computes",
             choices={
                 "auto": Choice("by the device", "What the device computes quickly without loss"),
@@ -439,41 +425,39 @@ class TrainConfig(BaseModel):
             },
         ),
     ] = "auto"
-    threads: Annotated[int | None, Setting(group=MACHINE, unset="all", help="Threads on the CPU.")] = Field(
+    threads: Annotated[int | None, Setting("Threads on the CPU.", group=MACHINE, unset="all")] = Field(
         default=None, ge=1
     )
     compile: Annotated[
         bool,
         Setting(
+            "Compile the network, which takes a minute or more at first.",
+            "compile the network first",
             group=MACHINE,
-            help="Compile the network, which takes a minute or more at first.",
-            label="compile the network first",
             tip="Faster steps after a minute or more of waiting; for long runs on a card",
         ),
     ] = False
     tensorboard: Annotated[
         bool,
         Setting(
+            "Write the figures for TensorBoard too.",
+            "write files for TensorBoard",
             group=MACHINE,
-            help="Write the figures for TensorBoard too.",
-            label="write files for TensorBoard",
             tip="Curves for the program TensorBoard, in the run folder",
         ),
     ] = False
     start_from: Annotated[
         Path | None,
         Setting(
-            group=FINE_TUNING,
-            option="from",
-            help="Model whose weights are taken over, with its plan and network.",
+            "Model whose weights are taken over, with its plan and network.", group=FINE_TUNING, option="from"
         ),
     ] = None
     trains: Annotated[
         Literal["all", "decoder", "gates and head"],
         Setting(
+            "What of it still learns: all, decoder, or gates and head.",
+            "Trainable layers",
             group=FINE_TUNING,
-            help="What of it still learns: all, decoder, or gates and head.",
-            label="Trainable layers",
             tip="Which part of the model still learns",
             choices={
                 "all": Choice("everything", "The whole network learns, what was taken over more slowly"),
@@ -489,10 +473,10 @@ class TrainConfig(BaseModel):
     taken_rate: Annotated[
         float | None,
         Setting(
+            "Learning rate of what was taken over, relative to new.",
+            "Pretrained LR factor",
             group=FINE_TUNING,
             unset="by the steps",
-            help="Learning rate of what was taken over, relative to new.",
-            label="Pretrained LR factor",
             tip="Learning rate of what was taken over, relative to what is new; by the steps: the lower the "
             "more there are",
             step=0.05,
@@ -501,21 +485,21 @@ class TrainConfig(BaseModel):
     objective: Annotated[
         str,
         Setting(
+            "What the labels are like: {named choices}.",
             group=OBJECTIVE,
-            help="What the labels are like: {named choices}.",
             choices=lambda: {name: kind.choice for name, kind in OBJECTIVES.items()},
         ),
     ] = next(iter(OBJECTIVES))
     unlabelled: Annotated[
         Path | None,
-        Setting(group=OBJECTIVE, help="dim: folder of further images; labels in it are not read."),
+        Setting("dim: folder of further images; labels in it are not read.", group=OBJECTIVE),
     ] = None
     objective_options: Annotated[
         SerializeAsAny[ObjectiveOptions],
         Setting(
+            "NAME=VALUE within the objective, such as rho=0.1 of dim; may be repeated.",
             group=OBJECTIVE,
             option="objective-option",
-            help="NAME=VALUE within the objective, such as rho=0.1 of dim; may be repeated.",
         ),
     ] = Field(default_factory=ObjectiveOptions, validate_default=True)
 

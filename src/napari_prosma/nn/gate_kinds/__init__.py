@@ -1,4 +1,4 @@
-"""What gates there are: each is a file of this package that registers itself, and says of itself what it is.
+"""What gates there are: functions in the files of this package, which register and describe themselves.
 
 Nothing here imports torch, so that a form, a shell's help or a measure can ask before a network is built;
 ``make`` of a gate does.
@@ -81,17 +81,14 @@ class GateKind:
         psi itself is exactly zero where z is empty.
     is_twin : bool
         The gate ablation trains it unless other gates are named.
-    place : int
-        In lists, from the front.
     """
 
     make: MakeGate
     choice: Choice
-    parts: int
+    parts: int = 2
     thresholds: bool = False
     exact_zeros: bool = False
     is_twin: bool = False
-    place: int = 99
 
     @property
     def neutral_energy(self) -> float:
@@ -103,14 +100,14 @@ GATES: dict[str, GateKind] = {}
 """Every gate by its name."""
 
 
-def gate(name: str, words: str, meaning: str, parts: int, **more: Any) -> Callable[[MakeGate], MakeGate]:
+def gate(name: str, words: str, meaning: str, **more: Any) -> Callable[[MakeGate], MakeGate]:
     """Register the function below as the gate ``name``; the rest is what :class:`GateKind` holds."""
 
     def register(make: MakeGate) -> MakeGate:
-        GATES[name] = GateKind(make, Choice(words, meaning), parts, **more)
+        GATES[name] = GateKind(make, Choice(words, meaning), **more)
         return make
 
     return register
 
 
-register_all(GATES, __name__, __path__)
+register_all(__name__, __path__, "paper")

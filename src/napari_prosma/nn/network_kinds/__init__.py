@@ -1,4 +1,4 @@
-"""What networks there are: each is a file of this package that registers itself.
+"""What networks there are: each function in a file of this package that registers itself.
 
 Nothing here imports torch but ``make`` of a network.
 """
@@ -43,8 +43,6 @@ class Architecture:
         On its skips, if it was published with one kind: ``none`` or ``attention``.
     tokens : bool
         Its two deepest levels are tokens, and even its finest skip lies on half of the image's grid.
-    place : int
-        In lists, from the front.
     """
 
     make: MakeNetwork
@@ -52,7 +50,6 @@ class Architecture:
     dims: tuple[int, ...] = (2,)
     gate: str = "none"
     tokens: bool = False
-    place: int = 99
 
     def divisor(self, levels: int) -> int:
         """Multiple to which images are padded, with so many ``widths``."""
@@ -73,4 +70,4 @@ def network(name: str, widths: tuple[int, ...], **more: Any) -> Callable[[MakeNe
     return register
 
 
-register_all(NETWORKS, __name__, __path__)
+register_all(__name__, __path__, "published")

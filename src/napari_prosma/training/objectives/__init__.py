@@ -44,8 +44,6 @@ class ObjectiveKind:
         It leaves a list of suspicious labels.
     counts_epochs : bool
         What it does depends on the number of the epoch, so their length is not changed on the way.
-    place : int
-        In lists, from the front; the first is the default.
     """
 
     make: MakeObjective
@@ -54,7 +52,6 @@ class ObjectiveKind:
     takes_unlabelled: bool = False
     doubts_labels: bool = False
     counts_epochs: bool = False
-    place: int = 99
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {}
@@ -86,4 +83,4 @@ def require_use_of_unlabelled(name: str, given: str) -> None:
         )
 
 
-register_all(OBJECTIVES, __name__, __path__)
+register_all(__name__, __path__, "supervised", "dim")

@@ -20,8 +20,8 @@ class DimOptions(ObjectiveOptions):
     divergence: Annotated[
         Literal["js", "kl", "rkl", "chi2", "tv", "hellinger2"],
         Setting(
-            help="Divergence between the features of labelled and unlabelled images: {choices}.",
-            label="Divergence",
+            "Divergence between the features of labelled and unlabelled images: {choices}.",
+            "Divergence",
             tip="How the difference between the features of labelled and of unlabelled images is "
             "measured, which is made small",
             choices={
@@ -36,22 +36,14 @@ class DimOptions(ObjectiveOptions):
         ),
     ] = "js"
     beta: Annotated[
-        NotNegative,
-        Setting(
-            help="Weight of the divergence; 0 = none.",
-            label="Its weight beta",
-            tip="How much that difference counts; 0 = not at all",
-            step=0.05,
-        ),
+        NotNegative, Setting("Weight of the divergence; 0 = none.", "Its weight beta", step=0.05)
     ] = 0.1
     rho: Annotated[
         NotNegative,
         Setting(
-            help="How far uphill a step looks before it goes down, in the space of the weights (SAM); "
-            "0 = plain steps.",
-            label="Radius rho",
-            tip="How far each step looks uphill before it goes down (SAM): flat minima hold on other "
-            "scanners, too; 0 = plain steps",
+            "How far uphill a step looks before it goes down, in the space of the weights (SAM): flat minima "
+            "hold on other scanners, too; 0 = plain steps.",
+            "Radius rho",
             step=0.01,
             usual=("adaptive", {False: 0.05, True: 0.5}),
         ),
@@ -59,17 +51,14 @@ class DimOptions(ObjectiveOptions):
     adaptive: Annotated[
         bool,
         Setting(
-            help="Measure that length relative to the weights (ASAM, usually with rho=0.5).",
-            label="adaptive (ASAM)",
-            tip="Measure the radius relative to the weights; the usual one is then ten times as large, 0.5",
+            "Measure that length relative to the weights (ASAM, usually with rho=0.5).", "adaptive (ASAM)"
         ),
     ] = False
     eta: Annotated[
         NotNegative,
         Setting(
-            help="ASAM: added to the size of every weight.",
-            label="ASAM's eta",
-            tip="Added to the size of every weight by ASAM",
+            "ASAM: added to the size of every weight.",
+            "ASAM's eta",
             step=0.01,
             decimals=4,
             applies=("adaptive", (True,)),
@@ -78,54 +67,35 @@ class DimOptions(ObjectiveOptions):
     tau: Annotated[
         float,
         Setting(
-            help="Only where the teacher is so sure (0.5 to 1) does the student learn from it.",
-            label="Teacher is sure from",
-            tip="Only pixels where the teacher is at least so sure are learned from",
+            "Only where the teacher is so sure (0.5 to 1) does the student learn from it.",
+            "Teacher is sure from",
             step=0.01,
         ),
     ] = Field(default=0.95, ge=0.5, le=1)
     mu_max: Annotated[
         NotNegative,
         Setting(
-            help="Weight of what is learned from the teacher once it has risen; 0 = no teacher.",
-            label="Teacher's weight",
-            tip="How much what the teacher finds counts beside the labels; 0 = no teacher",
+            "Weight of what is learned from the teacher once it has risen; 0 = no teacher.",
+            "Teacher's weight",
             step=0.1,
         ),
     ] = 1.0
     ramp: Annotated[
-        NotNegative,
-        Setting(
-            help="Epochs over which mu_max is reached.",
-            label="reached after",
-            tip="Epochs until the teacher has its full weight",
-        ),
+        NotNegative, Setting("Epochs until the teacher has its full weight.", "reached after")
     ] = 10.0
     ema: Annotated[
         float,
         Setting(
-            help="Decay per step of the teacher, a moving average of the student.",
-            label="Teacher's decay",
-            tip="The teacher is a moving average of the network: its decay per step",
-            step=0.001,
+            "Decay per step of the teacher, a moving average of the network.", "Teacher's decay", step=0.001
         ),
     ] = Field(default=0.99, ge=0, lt=1)
     temperature: Annotated[
         PositiveNumber,
-        Setting(
-            help="Of the softmax over the features' channels.",
-            label="Temperature",
-            step=0.1,
-            decimals=3,
-        ),
+        Setting("Of the softmax over the features' channels.", "Temperature", step=0.1, decimals=3),
     ] = 1.0
     perturb_gates: Annotated[
         bool,
-        Setting(
-            help="Whether the way uphill moves the gates' thresholds too.",
-            label="move the gates' thresholds, too",
-            tip="Whether looking uphill moves theta of the gates as well",
-        ),
+        Setting("Looking uphill moves theta of the gates as well.", "move the gates' thresholds, too"),
     ] = False
 
 
@@ -137,7 +107,6 @@ class DimOptions(ObjectiveOptions):
     options=DimOptions,
     takes_unlabelled=True,
     counts_epochs=True,
-    place=2,
 )
 def make() -> Objective:
     """A mean teacher, sharpness-aware steps and an f-divergence between features."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from napari_prosma.training.objective import Objective
 
 
-@objective("supervised", "Complete and reliable", "The network learns from the labels alone", place=1)
+@objective("supervised", "Complete and reliable", "The network learns from the labels alone")
 def make() -> Objective:
     """Dice plus cross-entropy."""
     from napari_prosma.training.objectives.supervised.learning import Supervised
