@@ -25,27 +25,16 @@ from napari_prosma.segmentation.segment import segment
 
 @dataclass(frozen=True)
 class Batch:
-    """How the images of a batch are treated.
+    """How the images of a batch are treated."""
 
-    Attributes
-    ----------
-    folder : Path
-        Of what is written.
-    wanted : Wanted
-    stream : bool
-        Write labels row by row, for images larger than memory.
-    scheduler : str, optional
-        Address of the Dask scheduler on whose workers it is done: row by row on all of them with ``stream``,
-        which see the files, else on one, to which images are sent. ``local`` are the cores of this machine,
-        row by row.
-    overwrite, skip_done : bool
-        Replace what is there; leave out what has labels.
-    """
-
-    folder: Path
+    folder: Path  # of what is written
     wanted: Wanted
-    stream: bool = False
+    stream: bool = False  # write labels row by row, for images larger than memory
+    # Address of the Dask scheduler on whose workers it is done: row by row on all of them with ``stream``,
+    # which see the files, else on one, to which images are sent. ``local`` are the cores of this machine, row
+    # by row.
     scheduler: str | None = None
+    # overwrite, skip_done: replace what is there; leave out what has labels.
     overwrite: bool = False
     skip_done: bool = False
 

@@ -70,59 +70,35 @@ class Worst(_Frozen):
 
 
 class Card(_Frozen):
-    """What is known of a model.
-
-    Attributes
-    ----------
-    name : str
-    finds : names of its structures
-    dims, channels : int
-    modality : str
-        As ``TrainConfig.modality``; ``auto`` where nobody said.
-    data : str
-        What it learned from, in words.
-    learned, measured : int
-        Cases that it learned from, and on which its figures were taken.
-    measured_on : "test", "validation", "training" or ""
-        What these cases were for: a test case was never learned from, nor was anything chosen by it.
-    sizes, grid : str
-        Of the images, and what they are brought to.
-    figures : per structure
-    worst : cases
-        The worst tenth, worst first.
-    gates : per skip
-        Mean figures of each gate, by their names in ``GATE_FIGURES``.
-    not_for : sentences
-        What it must not be used for.
-    licence, citation : str
-    network, versions, made, epochs
-        How it was made.
-    advice : sentences
-        What could make it better.
-    """
+    """What is known of a model."""
 
     name: str
     finds: tuple[str, ...]
     dims: Literal[2, 3]
     channels: int
-    modality: str = "auto"
-    data: str = ""
+    modality: str = "auto"  # as ``TrainConfig.modality``; ``auto`` where nobody said
+    data: str = ""  # what it learned from, in words
+    # learned, measured: cases that it learned from, and on which its figures were taken.
     learned: int = 0
     measured: int = 0
+    # "test", "validation", "training" or "": what these cases were for: a test case was never learned from,
+    # nor was anything chosen by it.
     measured_on: Literal["test", "validation", "training", ""] = ""
+    # sizes, grid: of the images, and what they are brought to.
     sizes: str = ""
     grid: str = ""
     figures: tuple[Figures, ...] = ()
-    worst: tuple[Worst, ...] = ()
-    gates: dict[int, dict[str, float]] = {}
-    not_for: tuple[str, ...] = ()
+    worst: tuple[Worst, ...] = ()  # the worst tenth, worst first
+    gates: dict[int, dict[str, float]] = {}  # mean figures of each gate, by their names in ``GATE_FIGURES``
+    not_for: tuple[str, ...] = ()  # what it must not be used for
     licence: str = ""
     citation: str = ""
+    # network, versions, made, epochs: how it was made.
     network: str = ""
     versions: dict[str, str] = {}
     made: str = ""
     epochs: int = 0
-    advice: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()  # what could make it better
 
     @property
     def images(self) -> str:

@@ -34,22 +34,14 @@ REGIONS, CASES = "doubted_regions.csv", "doubted_cases.csv"
 
 @dataclass(frozen=True, eq=False)
 class CaseDoubt:
-    """How much a model doubts the label of one case.
-
-    Attributes
-    ----------
-    case : str
-    figures : Disagreement
-    regions : tuple of Region
-        The connected parts where the doubt is above a half, the largest first; ``at`` is where to go.
-    was_learned : bool or None
-        Whether the model was trained on this very image, whatever it is called: it then doubts less than it
-        should. None where it is not known, since the model does not lie in the folder of its run.
-    """
+    """How much a model doubts the label of one case."""
 
     case: str
     figures: Disagreement
+    # The connected parts where the doubt is above a half, the largest first; ``at`` is where to go.
     regions: tuple[Region, ...]
+    # Whether the model was trained on this very image, whatever it is called: it then doubts less than it
+    # should. None where it is not known, since the model does not lie in the folder of its run.
     was_learned: bool | None
 
 
@@ -69,17 +61,9 @@ def doubt_map(checkpoint: Checkpoint, case: Case, device: str = "auto") -> np.nd
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """A model's answer to one case beside its label.
+    """A model's answer to one case beside its label."""
 
-    Attributes
-    ----------
-    map : (*spatial) float32
-        ``|p - y|``.
-    doubt : CaseDoubt
-    geometry : Geometry
-    """
-
-    map: np.ndarray
+    map: np.ndarray  # (*spatial) float32: ``|p - y|``
     doubt: CaseDoubt
     geometry: Geometry
 

@@ -28,22 +28,13 @@ SAVE_YOURSELF = "save the layer by File > Save Selected Layers, then go on"
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """The file that the label of an image would have.
+    """The file that the label of an image would have."""
 
-    Attributes
-    ----------
-    folder : Path
-        Of the data set.
-    image, path : Path
-        Of the image, and of its label.
-    values : one per class
-        How each class is stored, background first.
-    """
-
-    folder: Path
+    folder: Path  # of the data set
+    # image, path: of the image, and of its label.
     image: Path
     path: Path
-    values: tuple[int, ...]
+    values: tuple[int, ...]  # how each class is stored, background first
 
     def write(
         self, labels: np.ndarray, geometry: Geometry, class_names: Sequence[str], replaces: bool = False

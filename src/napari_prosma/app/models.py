@@ -80,36 +80,19 @@ class ImageKind:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model as a list shows it.
-
-    Attributes
-    ----------
-    name : str
-    path : Path
-        Its file, or the folder that holds it.
-    origin : "shipped", "recent", "run" or ""
-    finds : names of its structures
-    dims, channels : int
-        Of the network.
-    modality : str
-        As ``TrainConfig.modality``.
-    dice : float, optional
-        Of the validation cases.
-    day : date, optional
-    trouble : str
-        Why it cannot be used; empty = it can.
-    """
+    """A model as a list shows it."""
 
     name: str
-    path: Path
-    origin: str = ""
+    path: Path  # its file, or the folder that holds it
+    origin: str = ""  # "shipped", "recent", "run" or ""
     finds: tuple[str, ...] = ()
+    # dims, channels: of the network.
     dims: int = 0
     channels: int = 0
-    modality: str = "auto"
-    dice: float | None = None
+    modality: str = "auto"  # as ``TrainConfig.modality``
+    dice: float | None = None  # of the validation cases
     day: date | None = None
-    trouble: str = ""
+    trouble: str = ""  # why it cannot be used; empty = it can
 
     @property
     def given(self) -> str:

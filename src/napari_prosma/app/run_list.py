@@ -22,32 +22,15 @@ _NOT_IN_NAMES = '<>:"/\\|?*'
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run as a list shows it.
-
-    Attributes
-    ----------
-    folder : Path
-    state : one of the states above
-    data : str
-        Name of what it learned from.
-    length : str
-        How far it came, of how much.
-    dice : float, optional
-        Of its best model.
-    when : datetime, optional
-        It was written last.
-    why : str
-        Of a run that failed or is damaged: what happened.
-    has_model : bool
-    """
+    """A run as a list shows it."""
 
     folder: Path
     state: str
-    data: str = ""
-    length: str = ""
-    dice: float | None = None
-    when: datetime | None = None
-    why: str = ""
+    data: str = ""  # name of what it learned from
+    length: str = ""  # how far it came, of how much
+    dice: float | None = None  # of its best model
+    when: datetime | None = None  # it was written last
+    why: str = ""  # of a run that failed or is damaged: what happened
     has_model: bool = False
 
     @property

@@ -18,17 +18,10 @@ from napari_prosma.training.run_folder import RUN, read_run
 
 @dataclass(frozen=True, eq=False)
 class LeftRun:
-    """A run as it was left.
-
-    Attributes
-    ----------
-    config : TrainConfig
-    checkpoint : Checkpoint, optional
-        The last one; None where it was left before the first.
-    """
+    """A run as it was left."""
 
     config: TrainConfig
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None  # the last one; None where it was left before the first
 
     @property
     def is_finished(self) -> bool:

@@ -30,20 +30,13 @@ _Tell = Callable[[str, str, str], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes
-    ----------
-    case : str
-        Name of the case, or "" where the whole data set is meant.
-    severity : "error", "warning" or "note"
-        ``error``: the case cannot be used. ``warning``: it can, but something is off. ``note``: to be known.
-    found, remedy : str
-        What was found, and what to do.
-    """
-
-    case: str
+    case: str  # name of the case, or "" where the whole data set is meant
+    # "error", "warning" or "note": ``error``: the case cannot be used. ``warning``: it can, but something is
+    # off. ``note``: to be known.
     severity: str
+    # found, remedy: what was found, and what to do.
     found: str
     remedy: str
 

@@ -41,29 +41,18 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeE
 
 @dataclass(frozen=True)
 class PublicSet:
-    """Where a public data set lies, and on what terms.
+    """Where a public data set lies, and on what terms."""
 
-    Attributes
-    ----------
-    title, licence, citation, page : str
-        Shown before anything is downloaded; ``page`` is where a person can get the set by hand.
-    url : str
-        Of a zip or plain tar archive with one folder at its top.
-    folder : str
-        Name of that folder.
-    checksum : str, optional
-        Published checksum of the archive, such as ``md5:410d...``.
-    layout, cases : str and int, optional
-        What the unpacked folder must be recognised as; needed where no checksum is published.
-    """
-
+    # title, licence, citation, page: shown before anything is downloaded; ``page`` is where a person can get
+    # the set by hand.
     title: str
     licence: str
     citation: str
     page: str
-    url: str
-    folder: str
-    checksum: str | None = None
+    url: str  # of a zip or plain tar archive with one folder at its top
+    folder: str  # name of that folder
+    checksum: str | None = None  # published checksum of the archive, such as ``md5:410d...``
+    # layout, cases: what the unpacked folder must be recognised as; needed where no checksum is published.
     layout: str | None = None
     cases: int | None = None
 

@@ -32,29 +32,16 @@ _GRAYS, _SAME_GRAY, _MOSTLY = (32, 223), 16, 0.5
 
 @dataclass(frozen=True)
 class LabelLook:
-    """What one mask shows.
-
-    Attributes
-    ----------
-    values : set of int
-    note : str
-        What was done to read it as whole numbers.
-    is_soft : bool
-        Between 0 and 255 there are only values at edges, as after resizing with interpolation.
-    is_hollow : bool
-        Its foreground is one element thin and encloses more than itself.
-    sizes : value -> elements; of many values only
-    whole : share of the values that lie in one piece; of many values only
-    around : value but 0 that every edge of the image has, while 0 lies within; else 0
-    """
+    """What one mask shows."""
 
     values: frozenset[int] = frozenset()
-    note: str = ""
+    note: str = ""  # what was done to read it as whole numbers
+    # Between 0 and 255 there are only values at edges, as after resizing with interpolation.
     is_soft: bool = False
-    is_hollow: bool = False
-    sizes: tuple[tuple[int, int], ...] = ()
-    whole: float = 0.0
-    around: int = 0
+    is_hollow: bool = False  # its foreground is one element thin and encloses more than itself
+    sizes: tuple[tuple[int, int], ...] = ()  # value -> elements; of many values only
+    whole: float = 0.0  # share of the values that lie in one piece; of many values only
+    around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
 
 
 def guessed_rule(

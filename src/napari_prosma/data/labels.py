@@ -37,39 +37,23 @@ Sparse = Literal["slices", "scribbles"]
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How stored label values become class indices 0, 1, 2, ... without gaps.
+    """How stored label values become class indices 0, 1, 2, ... without gaps."""
 
-    Attributes
-    ----------
-    kind : "on", "above", "any" or "values"
-        ``on``: 0 or one of 1 and 255 (gray or white RGB) -> 0/1. ``above``: brighter than 127 -> 1, for
-        JPEG and smoothed masks. ``any``: every value but 0 -> 1, for instance ids. ``values``: exactly
-        ``values``.
-    class_names : names
-        ``background`` first.
-    values : stored values
-        For ``values``: class i is stored as ``values[i]``.
-    unlabelled : stored value, optional
-        For sparse labels: what is stored where nobody labelled, such as 0 between scribbles; becomes
-        ``IGNORE``.
-    labelled_slices_only : bool
-        For sparse labels: a slice without any label becomes ``IGNORE``.
-    filled : bool
-        The labels are outlines: what they enclose in a plane belongs to them.
-    overlap : "last", "first" or ""
-        Which class counts where structures of DICOM objects overlap, by the order of the classes; "" refuses
-        them.
-    merged : (stored value, class index) each
-        For ``values``: further values that are one of the classes.
-    """
-
+    # "on", "above", "any" or "values": ``on``: 0 or one of 1 and 255 (gray or white RGB) -> 0/1. ``above``:
+    # brighter than 127 -> 1, for JPEG and smoothed masks. ``any``: every value but 0 -> 1, for instance ids.
+    # ``values``: exactly ``values``.
     kind: str
-    class_names: tuple[str, ...]
-    values: tuple[int, ...] = ()
+    class_names: tuple[str, ...]  # ``background`` first
+    values: tuple[int, ...] = ()  # for ``values``: class i is stored as ``values[i]``
+    # For sparse labels: what is stored where nobody labelled, such as 0 between scribbles; becomes
+    # ``IGNORE``.
     unlabelled: int | None = None
-    labelled_slices_only: bool = False
-    filled: bool = False
+    labelled_slices_only: bool = False  # for sparse labels: a slice without any label becomes ``IGNORE``
+    filled: bool = False  # the labels are outlines: what they enclose in a plane belongs to them
+    # "last", "first" or "": which class counts where structures of DICOM objects overlap, by the order of the
+    # classes; "" refuses them.
     overlap: Overlap = ""
+    # (stored value, class index) each: for ``values``: further values that are one of the classes.
     merged: tuple[tuple[int, int], ...] = ()
 
     @classmethod

@@ -14,23 +14,12 @@ from napari_prosma.data.labels import IGNORE
 
 @dataclass(frozen=True)
 class Overlap:
-    """One class in one case, in elements of the case's grid that somebody labelled.
-
-    Attributes
-    ----------
-    case : str
-    class_name : str
-    there : int
-        Elements of the class in the label.
-    found : int
-        In the prediction.
-    both : int
-    """
+    """One class in one case, in elements of the case's grid that somebody labelled."""
 
     case: str
     class_name: str
-    there: int
-    found: int
+    there: int  # elements of the class in the label
+    found: int  # in the prediction
     both: int
 
     @property

@@ -62,33 +62,17 @@ class ModelNumbers:
 
 @dataclass(frozen=True)
 class CaseNumbers:
-    """What is kept of one case.
-
-    Attributes
-    ----------
-    name, group : str
-    part : "training", "validation" or "unseen"
-        What the case was to the first model.
-    reference : "label" or "prediction"
-        What inside and outside mean; of the first model for all.
-    models : dict
-        By name, the first one first.
-    of : dict
-        Hashes of the models, and the image's and label's files with size and time: what the numbers hang on.
-    digest : str
-        Hash of the image.
-    thumbnail : tuple of float
-        By which near-duplicates are found; empty for volumes.
-    """
+    """What is kept of one case."""
 
     name: str
     group: str
-    part: str
-    reference: str
-    models: dict[str, ModelNumbers]
+    part: str  # "training", "validation" or "unseen": what the case was to the first model
+    reference: str  # "label" or "prediction": what inside and outside mean; of the first model for all
+    models: dict[str, ModelNumbers]  # by name, the first one first
+    # Hashes of the models, and the image's and label's files with size and time: what the numbers hang on.
     of: dict[str, str]
-    digest: str = ""
-    thumbnail: tuple[float, ...] = ()
+    digest: str = ""  # hash of the image
+    thumbnail: tuple[float, ...] = ()  # by which near-duplicates are found; empty for volumes
 
     @property
     def first(self) -> ModelNumbers:
@@ -97,19 +81,13 @@ class CaseNumbers:
 
 @dataclass(frozen=True)
 class Deviation:
-    """The measure of a case that lies farthest from the median of all cases.
-
-    Attributes
-    ----------
-    score : float
-        ``(value - median) / max(1.4826 MAD, 0.01)``: robust standard deviations, with its sign.
-    """
+    """The measure of a case that lies farthest from the median of all cases."""
 
     level: int
     measure: str
     value: float
     median: float
-    score: float
+    score: float  # ``(value - median) / max(1.4826 MAD, 0.01)``: robust standard deviations, with its sign
 
     def in_words(self) -> str:
         """One plain sentence."""
@@ -168,30 +146,17 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class DataSetInspection:
-    """The gates of one or several models over many cases.
+    """The gates of one or several models over many cases."""
 
-    Attributes
-    ----------
-    checkpoints : dict
-        Models by name, the inspected one first.
-    cases : tuple of CaseNumbers
-        Unusual ones first.
-    deviations : dict
-        By name of case; empty where there are too few cases to say what is usual.
-    failed : dict
-        Why a case could not be inspected, by its name.
-    units : dict
-        By name of case, for those that are near-duplicates or of one patient: the first of them. Together
-        they are one independent case.
-    unusual_from : float
-        Robust standard deviations from which on a case is called unusual (``statistics.unusual_from``).
-    """
-
-    checkpoints: dict[str, Checkpoint]
-    cases: tuple[CaseNumbers, ...]
+    checkpoints: dict[str, Checkpoint]  # models by name, the inspected one first
+    cases: tuple[CaseNumbers, ...]  # unusual ones first
+    # By name of case; empty where there are too few cases to say what is usual.
     deviations: dict[str, Deviation]
-    failed: dict[str, str]
+    failed: dict[str, str]  # why a case could not be inspected, by its name
+    # By name of case, for those that are near-duplicates or of one patient: the first of them. Together they
+    # are one independent case.
     units: dict[str, str] = field(default_factory=dict)
+    # Robust standard deviations from which on a case is called unusual (``statistics.unusual_from``).
     unusual_from: float = np.inf
 
     @property

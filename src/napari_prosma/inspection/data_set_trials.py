@@ -50,20 +50,11 @@ class CaseTrials:
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """The rows of every test over all tested cases, and why a test was left out.
-
-    Attributes
-    ----------
-    cases : int
-    rows : dict
-        By test; none of a test that does not apply.
-    not_applied : dict
-        In words, by test.
-    """
+    """The rows of every test over all tested cases, and why a test was left out."""
 
     cases: int
-    rows: dict[str, list[Row]]
-    not_applied: dict[str, str]
+    rows: dict[str, list[Row]]  # by test; none of a test that does not apply
+    not_applied: dict[str, str]  # in words, by test
 
 
 def run_trials(

@@ -39,30 +39,15 @@ MASK_COLOURS, ZERO_COLOURS, DIFFERENCE_COLOURS, EFFECT_COLOURS = "viridis", "mag
 
 @dataclass(frozen=True, eq=False)
 class MapLayer:
-    """One layer to draw.
-
-    Attributes
-    ----------
-    name : str
-    data : (*grid)
-    geometry : Geometry
-        Its true scale and offset; coarse maps are not resampled.
-    kind : "image" or "labels"
-    limits : (low, high)
-        Fixed, so that pictures can be compared.
-    colours : str
-        A matplotlib colour map.
-    meaning : str
-        One sentence for a tooltip.
-    """
+    """One layer to draw."""
 
     name: str
-    data: np.ndarray
-    geometry: Geometry
-    kind: Literal["image", "labels"]
-    limits: tuple[float, float]
-    colours: str
-    meaning: str
+    data: np.ndarray  # (*grid)
+    geometry: Geometry  # its true scale and offset; coarse maps are not resampled
+    kind: Literal["image", "labels"]  # "image" or "labels"
+    limits: tuple[float, float]  # (low, high): fixed, so that pictures can be compared
+    colours: str  # a matplotlib colour map
+    meaning: str  # one sentence for a tooltip
 
 
 def map_layers(

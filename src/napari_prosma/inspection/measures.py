@@ -26,33 +26,18 @@ TIES = 5
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a skip.
+    """One number of a skip."""
 
-    Attributes
-    ----------
-    label : str
-        In tables and on plots.
-    of : function
-        Gives it for a ``SkipRecord``; None where the gate, or the image, has no such number.
-    meaning : str
-        One sentence.
-    unit : "", "%" or "x"
-        How it is printed: as it is, times 100, or as a factor.
-    limits : (low, high)
-        Between which it can lie; None = no bound.
-    neutral : function, optional
-        Of the gate: the value at which it says nothing, None where there is none.
-    needs_reference : bool
-        It depends on what counts as foreground.
-    """
-
-    label: str
+    label: str  # in tables and on plots
+    # Gives it for a ``SkipRecord``; None where the gate, or the image, has no such number.
     of: Callable[[SkipRecord], float | None]
-    meaning: str
-    unit: str = ""
+    meaning: str  # one sentence
+    unit: str = ""  # "", "%" or "x": how it is printed: as it is, times 100, or as a factor
+    # (low, high): between which it can lie; None = no bound.
     limits: tuple[float | None, float | None] = (0.0, 1.0)
+    # Of the gate: the value at which it says nothing, None where there is none.
     neutral: Callable[[GateKind], float | None] = lambda kind: None
-    needs_reference: bool = False
+    needs_reference: bool = False  # it depends on what counts as foreground
 
     def text(self, value: float) -> str:
         """The value in its unit, with as many digits as say something."""

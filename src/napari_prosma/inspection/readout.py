@@ -24,33 +24,19 @@ class LatentValue:
 
 @dataclass(frozen=True)
 class Readout:
-    """One skip at one position.
-
-    Attributes
-    ----------
-    level : int
-    index : tuple of int
-        On the skip's grid.
-    support : float, optional
-        Share of the latent channels whose z is not zero.
-    psi, psi_dense, floor : float, optional
-    without_evidence : bool, optional
-        z is zero in every channel: psi stands at its floor.
-    energy_kept : float
-    through, stopped : tuple of LatentValue
-        The channels of z with the largest ``|z|``, and those with z = 0 that came nearest to passing
-        (largest ``|u| / lambda``), at most so many as were asked for. Empty where the gate has no threshold,
-        or the record was too large to keep z and u.
-    """
+    """One skip at one position."""
 
     level: int
-    index: tuple[int, ...]
+    index: tuple[int, ...]  # on the skip's grid
     energy_kept: float
-    support: float | None = None
+    support: float | None = None  # share of the latent channels whose z is not zero
     psi: float | None = None
     psi_dense: float | None = None
     floor: float | None = None
-    without_evidence: bool | None = None
+    without_evidence: bool | None = None  # z is zero in every channel: psi stands at its floor
+    # through, stopped: the channels of z with the largest ``|z|``, and those with z = 0 that came nearest to
+    # passing (largest ``|u| / lambda``), at most so many as were asked for. Empty where the gate has no
+    # threshold, or the record was too large to keep z and u.
     through: tuple[LatentValue, ...] = ()
     stopped: tuple[LatentValue, ...] = ()
 

@@ -29,36 +29,18 @@ from napari_prosma.nn.unet import Encoded, ProSMAUNet
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A window on the network's grid, with the model that looks at it.
-
-    Attributes
-    ----------
-    name : str
-    checkpoint : Checkpoint
-    model : ProSMAUNet
-        In evaluation mode, on its device.
-    image : Image
-        (C, *size) as the network sees it: resampled and normalised. Its geometry says where the window lies.
-    label : (*size), optional
-        The true classes on the same grid.
-    tiling : Tiling
-        Of a single window: the size, and its size after padding.
-    cut : (1, C, *window)
-        What goes into the network.
-    encoded : Encoded
-    whole : (n,)
-        Size of the whole image on the same grid.
-    """
+    """A window on the network's grid, with the model that looks at it."""
 
     name: str
     checkpoint: Checkpoint
-    model: ProSMAUNet
+    model: ProSMAUNet  # in evaluation mode, on its device
+    # (C, *size) as the network sees it: resampled and normalised. Its geometry says where the window lies.
     image: Image
-    label: np.ndarray | None
-    tiling: Tiling
-    cut: torch.Tensor
+    label: np.ndarray | None  # (*size): the true classes on the same grid
+    tiling: Tiling  # of a single window: the size, and its size after padding
+    cut: torch.Tensor  # (1, C, *window): what goes into the network
     encoded: Encoded
-    whole: tuple[int, ...]
+    whole: tuple[int, ...]  # (n,): size of the whole image on the same grid
 
     @property
     def covers_image(self) -> bool:

@@ -24,31 +24,17 @@ FARTHEST_SPACING = 30.0
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Labels of one image.
-
-    Attributes
-    ----------
-    name : str
-    labels : (*spatial) uint8
-        Class indices, 0 = background.
-    probabilities : (K, *spatial) float32
-        Per class, background first; they sum to 1. Fewer where fewer were asked for.
-    geometry : Geometry
-        The image's.
-    class_names : tuple of str
-        Background first.
-    kept : tuple of int, optional
-        Which class each of ``probabilities`` belongs to; None = all, in order.
-    disagreement : (*spatial) float32, optional
-        How much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
-    """
+    """Labels of one image."""
 
     name: str
-    labels: np.ndarray
+    labels: np.ndarray  # (*spatial) uint8: class indices, 0 = background
+    # (K, *spatial) float32: per class, background first; they sum to 1. Fewer where fewer were asked for.
     probabilities: np.ndarray
-    geometry: Geometry
-    class_names: tuple[str, ...]
+    geometry: Geometry  # the image's
+    class_names: tuple[str, ...]  # background first
+    # Which class each of ``probabilities`` belongs to; None = all, in order.
     kept: tuple[int, ...] | None = None
+    # (*spatial) float32: how much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
     disagreement: np.ndarray | None = None
 
 

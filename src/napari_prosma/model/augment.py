@@ -124,40 +124,27 @@ class Change:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the patches of a modality are changed at random.
+    """How the patches of a modality are changed at random."""
 
-    Attributes
-    ----------
-    why : str
-        What is done and why, for the user.
-    changes : of the values, in this order
-        Strengths are relative, or in standard deviations of the case (``colour``, ``noise``), or in elements
-        (``blur``).
-    left_right, up_down : bool
-        Whether half of the patches are flipped along the last axis, and along the last but one.
-    quarter_turns : bool
-        Whether patches that are square in space are turned by 0, 90, 180 or 270 degrees in the plane of the
-        slices.
-    moved : float
-        Probability of a movement: turned, scaled and shifted together.
-    rotation, tilt : degrees
-        Largest angle in the plane of the slices, and about the other axes of a volume.
-    scale, shift : float
-        Largest relative change of size; largest shift as a share of the patch; per axis.
-    within_window : bool
-        Whether values stay within the plan's clip window, or within those of the patch where there is none.
-    """
-
-    why: str
+    why: str  # what is done and why, for the user
+    # of the values, in this order: strengths are relative, or in standard deviations of the case (``colour``,
+    # ``noise``), or in elements (``blur``).
     changes: tuple[Change, ...]
+    # left_right, up_down: whether half of the patches are flipped along the last axis, and along the last but
+    # one.
     left_right: bool = True
     up_down: bool = False
+    # Whether patches that are square in space are turned by 0, 90, 180 or 270 degrees in the plane of the
+    # slices.
     quarter_turns: bool = False
-    moved: float = 0.7
+    moved: float = 0.7  # probability of a movement: turned, scaled and shifted together
+    # rotation, tilt: largest angle in the plane of the slices, and about the other axes of a volume.
     rotation: float = 15.0
     tilt: float = 6.0
+    # scale, shift: largest relative change of size; largest shift as a share of the patch; per axis.
     scale: float = 0.2
     shift: float = 0.1
+    # Whether values stay within the plan's clip window, or within those of the patch where there is none.
     within_window: bool = False
 
 

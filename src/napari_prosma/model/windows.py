@@ -45,25 +45,13 @@ CERTAIN = 1e4
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where windows lie over an array.
+    """Where windows lie over an array."""
 
-    Attributes
-    ----------
-    size : (n,)
-        Size of the array.
-    padded : (n,)
-        Its size after padding on the right and bottom.
-    window : (n,)
-    starts : list of (n,)
-        In the order of the array's elements, first axis slowest.
-    thin : axes
-        Along which windows are one element thin, since the network does not see them.
-    """
-
-    size: tuple[int, ...]
-    padded: tuple[int, ...]
-    window: tuple[int, ...]
-    starts: tuple[Start, ...]
+    size: tuple[int, ...]  # (n,): size of the array
+    padded: tuple[int, ...]  # (n,): its size after padding on the right and bottom
+    window: tuple[int, ...]  # (n,)
+    starts: tuple[Start, ...]  # list of (n,): in the order of the array's elements, first axis slowest
+    # Along which windows are one element thin, since the network does not see them.
     thin: tuple[int, ...] = ()
 
     def seen(self, sizes: Sequence[T]) -> tuple[T, ...]:
@@ -267,20 +255,13 @@ def predict(model: nn.Module, array: np.ndarray, tiling: Tiling, batch: int, ble
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows of the first axis whose windows are all done.
+    """Rows of the first axis whose windows are all done."""
 
-    Attributes
-    ----------
-    start : int
-        The first row.
-    logits : (channels, rows, *rest) float32
-        Without the padding. A view: valid, and free to be written over, until the next thing is pulled.
-    disagreement : (rows, *rest) float32, optional
-    """
-
-    start: int
+    start: int  # the first row
+    # (channels, rows, *rest) float32: without the padding. A view: valid, and free to be written over, until
+    # the next thing is pulled.
     logits: Tensor
-    disagreement: Tensor | None = None
+    disagreement: Tensor | None = None  # (rows, *rest) float32
 
 
 def sweep(

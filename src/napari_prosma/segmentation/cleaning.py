@@ -22,29 +22,18 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What is done to one class; the default leaves it as it is.
+    """What is done to one class; the default leaves it as it is."""
 
-    Attributes
-    ----------
-    threshold : float, optional
-        Least probability of the class, above 0, at most 1; below 0.5 finds more, above 0.5 less. None: it
-        must be more probable than the background.
-    smoothing : float
-        Radius in mm, um or pixels, as the image has it: a disk or ball smaller than this vanishes, and so do
-        notches. Its probability is blurred by a Gaussian.
-    minimum_size : float
-        Smallest region that stays, in the unit of ``regions.element_size``: ml, mm^2, pixels, ...
-    largest_only : bool
-        Only the largest region stays.
-    fill_holes : bool
-        Background that the class encloses on all sides becomes the class.
-    """
-
+    # Least probability of the class, above 0, at most 1; below 0.5 finds more, above 0.5 less. None: it must
+    # be more probable than the background.
     threshold: float | None = None
+    # Radius in mm, um or pixels, as the image has it: a disk or ball smaller than this vanishes, and so do
+    # notches. Its probability is blurred by a Gaussian.
     smoothing: float = 0.0
+    # Smallest region that stays, in the unit of ``regions.element_size``: ml, mm^2, pixels, ...
     minimum_size: float = 0.0
-    largest_only: bool = False
-    fill_holes: bool = False
+    largest_only: bool = False  # only the largest region stays
+    fill_holes: bool = False  # background that the class encloses on all sides becomes the class
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:

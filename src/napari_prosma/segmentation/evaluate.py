@@ -71,26 +71,13 @@ class CaseMeasures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """What an evaluation found."""
 
-    Attributes
-    ----------
-    cases : tuple of CaseMeasures
-        Lowest mean Dice first.
-    class_names : names
-        Of the foreground.
-    tolerance : float
-        In mm, or in pixels where a case knows no physical size.
-    failed : case -> why
-        Pairs that could not be measured.
-    unpaired : name -> what it lacks
-        Predictions without a reference, cases without a prediction.
-    """
-
-    cases: tuple[CaseMeasures, ...]
-    class_names: tuple[str, ...]
-    tolerance: float
-    failed: dict[str, str] = field(default_factory=dict)
+    cases: tuple[CaseMeasures, ...]  # lowest mean Dice first
+    class_names: tuple[str, ...]  # of the foreground
+    tolerance: float  # in mm, or in pixels where a case knows no physical size
+    failed: dict[str, str] = field(default_factory=dict)  # case -> why: pairs that could not be measured
+    # name -> what it lacks: predictions without a reference, cases without a prediction.
     unpaired: dict[str, str] = field(default_factory=dict)
 
     @property

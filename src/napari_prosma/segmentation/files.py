@@ -41,33 +41,20 @@ DICOM_FORMATS = ("seg", "rtstruct")
 
 @dataclass(frozen=True)
 class Wanted:
-    """How images are segmented, and what is written of each beside its labels.
+    """How images are segmented, and what is written of each beside its labels."""
 
-    Attributes
-    ----------
-    probabilities, uncertainty, regions : bool
-        Maps of every class; the entropy (0 = sure, 1 = as unsure as can be); a table of connected regions.
-    cleanings : class index -> Cleaning
-    mirror : bool
-        Mean of mirrored passes.
-    device : str
-    format : key of ``FORMATS``
-        Of the labels; "auto" is what fits the image.
-    meanings : class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``
-        For DICOM SEG.
-    descriptions : bool
-        Names and colours of the classes for ITK-SNAP, in a text beside the labels.
-    """
-
+    # probabilities, uncertainty, regions: maps of every class; the entropy (0 = sure, 1 = as unsure as can
+    # be); a table of connected regions.
     probabilities: bool = False
     uncertainty: bool = False
     regions: bool = False
-    cleanings: Mapping[int, Cleaning] | None = None
-    mirror: bool = False
+    cleanings: Mapping[int, Cleaning] | None = None  # class index -> Cleaning
+    mirror: bool = False  # mean of mirrored passes
     device: str = "auto"
-    format: str = "auto"
+    format: str = "auto"  # key of ``FORMATS``: of the labels; "auto" is what fits the image
+    # class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``: for DICOM SEG.
     meanings: Mapping[str, str] | None = None
-    descriptions: bool = False
+    descriptions: bool = False  # names and colours of the classes for ITK-SNAP, in a text beside the labels
 
     @property
     def is_dicom(self) -> bool:
@@ -105,14 +92,6 @@ class RegionsMeasured(Event):
     """The regions of an image, a row each; its labels are written when the next event is asked for."""
 
     rows: Sequence[dict[str, str | float]]
-
-
-def labels_path(path: Path, image: Image, folder: Path) -> Path:
-    """Where the labels of an image file go.
-
-    NIfTI for volumes that know where the patient lies, TIFF for other volumes and TIFF images, else PNG.
-    """
-    return outputs(path, image.geometry, folder, Wanted())[0]
 
 
 def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tuple[Path, ...]:

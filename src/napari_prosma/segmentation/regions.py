@@ -20,43 +20,22 @@ _TIME = "t"
 
 @dataclass(frozen=True)
 class Region:
-    """One connected piece of one class; elements that touch at a corner are connected.
+    """One connected piece of one class; elements that touch at a corner are connected."""
 
-    Attributes
-    ----------
-    label : int
-        Index of its class.
-    class_name : str
-    elements : int
-        Pixels or voxels.
-    size : float
-        Volume or area, in ``size_unit`` (see :func:`element_size`).
-    diameter : float
-        The longest one, in ``diameter_unit``: "mm", "um" or "pixel" (see :func:`longest_diameter`).
-    intensity : tuple of float
-        Mean of the image, per channel; empty without an image.
-    confidence : float or None
-        Mean of the model's probability of this class; None without probabilities.
-    centroid : (n,)
-        Mean index of its elements along each axis; may lie outside a bent region.
-    at : (n,) int
-        Index of the element nearest to the centroid: where to go to see it.
-    box : (n,) slices
-        Bounding box in the array.
-    """
-
-    label: int
+    label: int  # index of its class
     class_name: str
-    elements: int
-    size: float
+    elements: int  # pixels or voxels
+    size: float  # volume or area, in ``size_unit`` (see :func:`element_size`)
     size_unit: str
+    # The longest one, in ``diameter_unit``: "mm", "um" or "pixel" (see :func:`longest_diameter`).
     diameter: float
     diameter_unit: str
-    intensity: tuple[float, ...]
-    confidence: float | None
+    intensity: tuple[float, ...]  # mean of the image, per channel; empty without an image
+    confidence: float | None  # mean of the model's probability of this class; None without probabilities
+    # (n,): mean index of its elements along each axis; may lie outside a bent region.
     centroid: tuple[float, ...]
-    at: tuple[int, ...]
-    box: tuple[slice, ...]
+    at: tuple[int, ...]  # (n,) int: index of the element nearest to the centroid: where to go to see it
+    box: tuple[slice, ...]  # (n,) slices: bounding box in the array
 
 
 def regions(

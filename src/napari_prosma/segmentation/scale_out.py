@@ -353,15 +353,9 @@ def _client_of(scheduler: Client | str) -> Iterator[Client]:
 
 @dataclass(frozen=True)
 class Output:
-    """A file of labels (*shape) uint8 that is written in layers of rows.
+    """A file of labels (*shape) uint8 that is written in layers of rows."""
 
-    Attributes
-    ----------
-    target : Path
-        Its name in the end.
-    """
-
-    target: Path
+    target: Path  # its name in the end
     shape: tuple[int, ...]
     geometry: Geometry
     class_names: tuple[str, ...]

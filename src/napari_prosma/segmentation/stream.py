@@ -402,22 +402,12 @@ class Background:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Finished rows of an image.
+    """Finished rows of an image."""
 
-    Attributes
-    ----------
-    start : int
-        The first row.
-    labels : (rows, *rest) uint8
-    probabilities : (len(classes), rows, *rest) float32
-        Of the classes that were asked for.
-    disagreement : (rows, *rest) float32, optional
-    """
-
-    start: int
-    labels: np.ndarray
-    probabilities: np.ndarray
-    disagreement: np.ndarray | None = None
+    start: int  # the first row
+    labels: np.ndarray  # (rows, *rest) uint8
+    probabilities: np.ndarray  # (len(classes), rows, *rest) float32: of the classes that were asked for
+    disagreement: np.ndarray | None = None  # (rows, *rest) float32
 
 
 def label_rows(

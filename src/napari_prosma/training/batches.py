@@ -55,28 +55,15 @@ class PreparedCase:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Patches with their labels, and where each is from.
+    """Patches with their labels, and where each is from."""
 
-    Attributes
-    ----------
-    images : (B, C, *patch) float32
-    labels : (B, 1, *patch) int64
-    names : B
-        Of the cases.
-    cases : B
-        Indices of the cases in ``PreparedCases``.
-    corners : B
-        First element of the patch along each axis of its case's grid, before the patch was changed.
-    numbers : B
-        The how-manieth patch of the run it is, over all processes.
-    """
-
-    images: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-    cases: tuple[int, ...] = ()
+    images: Tensor  # (B, C, *patch) float32
+    labels: Tensor  # (B, 1, *patch) int64
+    names: tuple[str, ...]  # of the cases
+    cases: tuple[int, ...] = ()  # indices of the cases in ``PreparedCases``
+    # First element of the patch along each axis of its case's grid, before the patch was changed.
     corners: tuple[tuple[int, ...], ...] = ()
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()  # the how-manieth patch of the run it is, over all processes
 
     def in_parts(self, parts: int) -> Iterator[tuple[Batch, float]]:
         """The batch cut into ``parts``, each with its share of the patches."""

@@ -51,19 +51,13 @@ _ARE_SHARES = ("confidence", "divergence share", "fuzzy", "teacher share", "teac
 
 @dataclass(frozen=True)
 class Colours:
-    """Colours of the curves; the defaults are for paper.
+    """Colours of the curves; the defaults are for paper."""
 
-    Attributes
-    ----------
-    background, text : str
-        As matplotlib takes them.
-    classes : tuple of str
-        Of the foreground classes in order, over and over; by default Okabe and Ito's, which the colour-blind
-        tell apart.
-    """
-
+    # background, text: as matplotlib takes them.
     background: str = "white"
     text: str = "#333333"
+    # Of the foreground classes in order, over and over; by default Okabe and Ito's, which the colour-blind
+    # tell apart.
     classes: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
     def skips(self, number: int) -> list[str]:

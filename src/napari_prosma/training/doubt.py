@@ -20,53 +20,31 @@ LABEL_CONFIDENCE = "label_confidence.csv"
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A model's answer to a whole image against its label.
+    """A model's answer to a whole image against its label."""
 
-    Attributes
-    ----------
-    absolute_error : float
-        Mean of ``|p - y|`` over everything labelled (AE of section 4.2 of the method).
-    error_ratio : float
-        ``|P xor Y| / |P or Y|`` of the foreground that the model finds and that is labelled, 0 where there
-        is neither (ER); with several classes another class counts as disagreement.
-    worst_class : int
-        Foreground class with the largest such ratio.
-    slice : int
-        Index along the axis of a volume's slices where the doubt adds up to the most; 0 in an image of one
-        slice.
-    """
-
-    absolute_error: float
+    absolute_error: float  # mean of ``|p - y|`` over everything labelled (AE of section 4.2 of the method)
+    # ``|P xor Y| / |P or Y|`` of the foreground that the model finds and that is labelled, 0 where there is
+    # neither (ER); with several classes another class counts as disagreement.
     error_ratio: float
-    worst_class: int
+    worst_class: int  # foreground class with the largest such ratio
+    # Index along the axis of a volume's slices where the doubt adds up to the most; 0 in an image of one
+    # slice.
     slice: int
 
 
 @dataclass(frozen=True)
 class DoubtedLabel:
-    """A line of ``label_confidence.csv``.
-
-    Attributes
-    ----------
-    case : str
-    fuzziness : float
-        How far the label stands out from the others by its disagreement; above 0: fuzzy.
-    absolute_error, error_ratio : float
-        See :class:`Disagreement`.
-    confidence : float
-        Weight that its training loss had at last, 0 to 1; 1 for what is not fuzzy.
-    worst_class : str
-    slice : int
-        Of the plane in which the image was acquired (:func:`napari_prosma.data.planes.slice_axis`), from 0,
-        where to look first; 0 in an image of one slice.
-    """
+    """A line of ``label_confidence.csv``."""
 
     case: str
-    fuzziness: float
+    fuzziness: float  # how far the label stands out from the others by its disagreement; above 0: fuzzy
+    # absolute_error, error_ratio: see :class:`Disagreement`.
     absolute_error: float
     error_ratio: float
-    confidence: float
+    confidence: float  # weight that its training loss had at last, 0 to 1; 1 for what is not fuzzy
     worst_class: str
+    # Of the plane in which the image was acquired (:func:`napari_prosma.data.planes.slice_axis`), from 0,
+    # where to look first; 0 in an image of one slice.
     slice: int
 
 

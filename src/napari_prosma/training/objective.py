@@ -20,52 +20,27 @@ from napari_prosma.training.processes import Processes
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What an objective may use.
+    """What an objective may use."""
 
-    Attributes
-    ----------
-    network : ProSMAUNet or a baseline
-        What learns, unwrapped: its parameters, its running statistics, and passes outside of a step.
-    plan : Plan
-    config : TrainConfig
-    processes : Processes
-        The device and its precision; ``total`` adds up the sums of a loss over all processes of the run,
-        ``gathered`` what each found.
-    cases : PreparedCases
-        All labelled ones.
-    training : tuple of int
-        Indices of those that are learned from.
-    steps : int
-        Per epoch.
-    class_weights : (classes,), optional
-        Of the cross-entropy, background first.
-    unlabelled : UnlabelledBatches, optional
-        Further images.
-    kept : Network, optional
-        The average of ``network``, where that is what is validated and kept.
-    """
-
+    # What learns, unwrapped: its parameters, its running statistics, and passes outside of a step.
     network: Network
     plan: Plan
     config: TrainConfig
+    # The device and its precision; ``total`` adds up the sums of a loss over all processes of the run,
+    # ``gathered`` what each found.
     processes: Processes
-    cases: PreparedCases
-    training: tuple[int, ...]
-    steps: int
-    class_weights: Tensor | None = None
-    unlabelled: UnlabelledBatches | None = None
-    kept: Network | None = None
+    cases: PreparedCases  # all labelled ones
+    training: tuple[int, ...]  # indices of those that are learned from
+    steps: int  # per epoch
+    class_weights: Tensor | None = None  # (classes,): of the cross-entropy, background first
+    unlabelled: UnlabelledBatches | None = None  # further images
+    kept: Network | None = None  # the average of ``network``, where that is what is validated and kept
 
 
 class Objective(Protocol):
-    """Leaves the gradients of one step in the model; the run then steps its optimizer.
+    """Leaves the gradients of one step in the model; the run then steps its optimizer."""
 
-    Attributes
-    ----------
-    patches : int
-        How many may pass the network at once for each labelled one: a step needs so many times the memory.
-    """
-
+    # How many may pass the network at once for each labelled one: a step needs so many times the memory.
     patches: int
 
     def prepare(self, context: Context) -> None:

@@ -47,20 +47,12 @@ Measured in 2D: 688 MiB for 2**18 pixels at 16 channels."""
 
 @dataclass(frozen=True)
 class Pacing:
-    """What a run begins with, and how it is chosen anew once a step's cost is known.
-
-    Attributes
-    ----------
-    pace : Pace
-    again : (seconds, operations per second) -> Pace, optional
-        None where it was chosen anew before.
-    richer : pace -> seconds, optional
-        From which on the next network is worth what it costs; None where there is none.
-    notices : what a user should know of the plan
-    """
+    """What a run begins with, and how it is chosen anew once a step's cost is known."""
 
     pace: Pace
+    # (seconds, operations per second) -> Pace: None where it was chosen anew before.
     again: Callable[[float, float], Pace] | None
+    # pace -> seconds: from which on the next network is worth what it costs; None where there is none.
     richer: Callable[[Pace], float | None]
     notices: tuple[str, ...] = ()
 

@@ -69,54 +69,30 @@ class Beginning:
 
 @dataclass
 class RunState:
-    """Where a run is.
+    """Where a run is."""
 
-    Attributes
-    ----------
-    config : TrainConfig
-        As changed while it goes on.
-    plan : Plan
-    steps : int
-        Per epoch.
-    judged : list of int
-        Validation cases that are looked at after every epoch.
-    expected : int
-        About how many steps there will be in all.
-    step, epoch : int
-        Finished ones.
-    parts : int
-        Into which a batch is cut where memory is short.
-    saved_step : int
-        Of the newest checkpoint.
-    losses : of the epoch so far
-    overlaps : tuple of Overlap
-        Of the last validation, of which ``metrics`` are made.
-    best, best_epoch, improved : the highest score, the epoch that is kept, and the last that scored higher
-    least : float
-        Score of the model that a fine-tuning started from.
-    is_stopping, is_finishing : bool
-        Asked to end at once, or to validate and end.
-    """
-
-    config: TrainConfig
+    config: TrainConfig  # as changed while it goes on
     plan: Plan
-    steps: int = 0
-    judged: Sequence[int] = ()
-    expected: int = 1
+    steps: int = 0  # per epoch
+    judged: Sequence[int] = ()  # validation cases that are looked at after every epoch
+    expected: int = 1  # about how many steps there will be in all
+    # step, epoch: finished ones.
     step: int = 0
     epoch: int = 0
-    parts: int = 1
-    saved_step: int = 0
+    parts: int = 1  # into which a batch is cut where memory is short
+    saved_step: int = 0  # of the newest checkpoint
     losses: list[float] = field(default_factory=list)
     history: list[EpochEnd] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
-    overlaps: tuple[Overlap, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()  # of the last validation, of which ``metrics`` are made
     baseline: dict[str, float] = field(default_factory=dict)
+    # best, best_epoch, improved: the highest score, the epoch that is kept, and the last that scored higher
     best: float = -1.0
     best_epoch: int = 0
     improved: int = 0
-    least: float = -1.0
+    least: float = -1.0  # score of the model that a fine-tuning started from
     verdict: Verdict | None = None
+    # is_stopping, is_finishing: asked to end at once, or to validate and end.
     is_stopping: bool = False
     is_finishing: bool = False
 

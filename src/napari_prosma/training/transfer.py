@@ -116,26 +116,15 @@ def adapted_plan(
 
 @dataclass(frozen=True)
 class Transfer:
-    """Which tensors of a network came from another model, by their names.
+    """Which tensors of a network came from another model, by their names."""
 
-    Attributes
-    ----------
-    taken : frozenset of names
-        As they were; ``make_optimizer`` lets them learn slowly.
-    adapted : names
-        Brought to other channels or classes.
-    new : names
-        As the network began.
-    channels : (int, int)
-        Of the images: the model's and the network's; equal where the first convolution is new.
-    kept_classes, new_classes : names
-        Foreground classes whose part of the head came over, and those that begin anew.
-    """
-
-    taken: frozenset[str]
-    adapted: tuple[str, ...]
-    new: tuple[str, ...]
+    taken: frozenset[str]  # as they were; ``make_optimizer`` lets them learn slowly
+    adapted: tuple[str, ...]  # brought to other channels or classes
+    new: tuple[str, ...]  # as the network began
+    # (int, int): of the images: the model's and the network's; equal where the first convolution is new.
     channels: tuple[int, int]
+    # kept_classes, new_classes: foreground classes whose part of the head came over, and those that begin
+    # anew.
     kept_classes: tuple[str, ...]
     new_classes: tuple[str, ...]
 

@@ -32,19 +32,11 @@ _NEAR = 0.8  # of its minutes: a run ends before them where its last validation 
 
 @dataclass(frozen=True)
 class Original:
-    """The run that is to have twins.
-
-    Attributes
-    ----------
-    folder : Path
-    config : TrainConfig
-    last : Checkpoint
-        Where it ended.
-    """
+    """The run that is to have twins."""
 
     folder: Path
     config: TrainConfig
-    last: Checkpoint
+    last: Checkpoint  # where it ended
 
     def config_of_twin(self, gate: str, run_dir: Path) -> TrainConfig:
         """The run's configuration with another gate.
@@ -73,21 +65,11 @@ class Original:
 
 @dataclass(frozen=True)
 class Twins:
-    """A run and the twins that were trained; ``scores`` are best validation Dice, by gate, the run's first.
+    """A run and the twins that were trained; ``scores``: best validation Dice by gate, the run's first."""
 
-    Attributes
-    ----------
-    original : Path
-        Folder of the run.
-    data : Path
-    folders : dict
-        Run folder of each twin, by its gate.
-    scores : dict
-    """
-
-    original: Path
+    original: Path  # folder of the run
     data: Path
-    folders: dict[str, Path]
+    folders: dict[str, Path]  # run folder of each twin, by its gate
     scores: dict[str, float]
 
     def in_words(self) -> str:

@@ -67,25 +67,12 @@ _CONVERT = {
 
 @dataclass(frozen=True)
 class Series:
-    """Frames that make one image, sorted by place.
-
-    Attributes
-    ----------
-    uid, description, modality : str
-    frames : one per slice of the regular grid; None where a slice is missing
-    channels, shape : as the image will be
-    geometry : Geometry
-    notices : what is wrong or was decided
-    is_localizer : whether the header calls it a scout
-    number : as a table of the study has it
-    study, frame_of_reference : UIDs
-    patient : what tells this patient from others, without the name
-    """
+    """Frames that make one image, sorted by place."""
 
     uid: str
     description: str
     modality: str
-    frames: tuple[Frame | None, ...]
+    frames: tuple[Frame | None, ...]  # one per slice of the regular grid; None where a slice is missing
     channels: int
     shape: tuple[int, ...]
     geometry: Geometry
@@ -94,7 +81,7 @@ class Series:
     number: str = ""
     study: str = ""
     frame_of_reference: str = ""
-    patient: str = ""
+    patient: str = ""  # what tells this patient from others, without the name
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -73,38 +73,27 @@ _SEQUENCE_OF_KIND = {
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice: the file it lies in, which frame of it, and where in the patient it is.
-
-    Attributes
-    ----------
-    orientation, spacing
-        Direction cosines of rows and columns; distance of rows and of columns in mm. None where not told.
-    slope, intercept
-        Stored values to values.
-    span : lowest and highest stored value that the header allows
-    inverted : bool
-        Whether 0 is stored for white.
-    padding : lowest and highest stored value that means "no image here", if any
-    kinds : one text per name of ``KINDS``
-    instance : its SOP instance UID
-    of_frames : how many frames its file holds
-    in_volume : whether the place is told within a recording, as of 3D ultrasound, not in the patient
-    """
+    """One slice: the file it lies in, which frame of it, and where in the patient it is."""
 
     path: Path
     index: int
     position: tuple[float, ...] | None
     number: int
+    # slope, intercept: stored values to values.
     slope: float
     intercept: float
+    # orientation, spacing: direction cosines of rows and columns; distance of rows and of columns in mm. None
+    # where not told.
     orientation: tuple[float, ...] | None = None
     spacing: tuple[float, ...] | None = None
     span: tuple[int, int] = (0, 0)
-    inverted: bool = False
+    inverted: bool = False  # whether 0 is stored for white
+    # Lowest and highest stored value that means "no image here", if any
     padding: tuple[int, int] | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # one text per name of ``KINDS``
     instance: str = ""
     of_frames: int = 1
+    # Whether the place is told within a recording, as of 3D ultrasound, not in the patient
     in_volume: bool = False
 
 

@@ -49,24 +49,14 @@ class Structure:
 
 @dataclass(frozen=True)
 class LabelObject:
-    """What a DICOM SEG or RTSTRUCT says of itself before its masks are read.
-
-    Attributes
-    ----------
-    path : Path
-    kind : "SEG" or "RTSTRUCT"
-    series : UIDs of the series that it refers to
-    instances : UIDs of the images that it refers to
-    frame_of_reference : UID, "" where none is told
-    structures : what it holds, in its order
-    """
+    """What a DICOM SEG or RTSTRUCT says of itself before its masks are read."""
 
     path: Path
-    kind: str
+    kind: str  # "SEG" or "RTSTRUCT"
     series: frozenset[str]
     instances: frozenset[str]
-    frame_of_reference: str
-    structures: tuple[Structure, ...]
+    frame_of_reference: str  # UID, "" where none is told
+    structures: tuple[Structure, ...]  # what it holds, in its order
 
     def is_of(self, series: Series) -> bool:
         """Whether it refers to a series, or to images of it."""

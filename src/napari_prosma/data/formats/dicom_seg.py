@@ -45,19 +45,12 @@ _FRAME_CONTENT = 0x00209111
 
 @dataclass(frozen=True)
 class Segment:
-    """A class as an object names it.
-
-    Attributes
-    ----------
-    name : str
-    colour : red, green and blue, 0 to 255
-    meaning : str
-        What it is in a vocabulary that other programs know: a SNOMED CT term such as ``Liver``, or
-        ``CODE^SCHEME^TEXT``. Empty = tissue.
-    """
+    """A class as an object names it."""
 
     name: str
-    colour: tuple[int, int, int]
+    colour: tuple[int, int, int]  # red, green and blue, 0 to 255
+    # What it is in a vocabulary that other programs know: a SNOMED CT term such as ``Liver``, or
+    # ``CODE^SCHEME^TEXT``. Empty = tissue.
     meaning: str = ""
 
 

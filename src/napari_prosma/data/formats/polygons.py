@@ -67,27 +67,16 @@ class Runs:
 
 @dataclass(frozen=True)
 class Shape:
-    """An area of one class.
+    """An area of one class."""
 
-    Attributes
-    ----------
-    name : str
-        Of the class.
-    rings : polygons of (x, y)
-        Outer edges; in pixels, or in shares of the width and height where ``relative``.
-    holes : polygons of (x, y)
-    relative : bool
-    runs : Runs, optional
-        Instead of rings: a mask as lengths of runs of 0 and 1 in turn.
-    drawn : bytes of a PNG, and the place of its first element as (x, y), optional
-        Instead of rings: a mask that may cover a part of the image, on where neither transparent nor black.
-    """
-
-    name: str
+    name: str  # of the class
+    # polygons of (x, y): outer edges; in pixels, or in shares of the width and height where ``relative``.
     rings: tuple[Ring, ...] = ()
-    holes: tuple[Ring, ...] = ()
+    holes: tuple[Ring, ...] = ()  # polygons of (x, y)
     relative: bool = False
-    runs: Runs | None = None
+    runs: Runs | None = None  # instead of rings: a mask as lengths of runs of 0 and 1 in turn
+    # bytes of a PNG, and the place of its first element as (x, y): instead of rings: a mask that may cover a
+    # part of the image, on where neither transparent nor black.
     drawn: tuple[bytes, tuple[int, int]] | None = None
 
 

@@ -34,19 +34,11 @@ _INDEX_ENTRY, _EMPTY = 16, 2**64 - 1
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed.
-
-    Attributes
-    ----------
-    codec : name of the one codec that makes them smaller
-    unpacked : bytes of a chunk
-    in_shard : chunks of a shard, which is a file with an index; 0 where every chunk is a file
-    index_bytes, index_first : where the index lies
-    """
+    """How the chunks of an array are packed."""
 
     codec: str
     unpacked: int
-    in_shard: int = 0
+    in_shard: int = 0  # chunks of a shard, which is a file with an index; 0 where every chunk is a file
     index_bytes: int = 0
     index_first: bool = False
 

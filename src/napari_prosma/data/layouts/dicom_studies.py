@@ -33,16 +33,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Studies:
-    """What lies in a folder, in the order of patients, studies and series.
-
-    Attributes
-    ----------
-    series : tuple of Labelled
-    notices : what cannot be used, and why
-    """
+    """What lies in a folder, in the order of patients, studies and series."""
 
     series: tuple[Labelled, ...]
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # what cannot be used, and why
 
     def rows(self) -> list[dict[str, str | float]]:
         """A row per series, for a table; patients and studies are numbered, not named."""

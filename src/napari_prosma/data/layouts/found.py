@@ -21,42 +21,22 @@ _OF_SYSTEMS = (
 
 @dataclass(frozen=True)
 class Found:
-    """One case before it can be read.
-
-    Attributes
-    ----------
-    name : str
-    images : paths
-        One per channel, usually one.
-    labels : paths
-    group : str
-        Folder or class.
-    split : "train", "val", "test" or ""
-    patient : str
-        Cases with the same one belong on one side of every split.
-    classes : class numbers, by label file
-        Where every file is the mask of one class; else empty.
-    polygons : class names, background first
-        Where the labels are polygons; else empty.
-    is_sliced : bool
-        Whether the labels are the slices of one label.
-    series, objects : where the labels are DICOM objects
-        What they label, and they themselves, whose paths ``labels`` holds.
-    structures : names, as they are compared
-        Of these objects: the n-th one is stored as n, from 1 on.
-    """
+    """One case before it can be read."""
 
     name: str
-    images: tuple[Path, ...]
+    images: tuple[Path, ...]  # one per channel, usually one
     labels: tuple[Path, ...]
-    group: str = ""
-    split: str = ""
-    patient: str = ""
+    group: str = ""  # folder or class
+    split: str = ""  # "train", "val", "test" or ""
+    patient: str = ""  # cases with the same one belong on one side of every split
+    # class numbers, by label file: where every file is the mask of one class; else empty.
     classes: tuple[int, ...] = ()
-    polygons: tuple[str, ...] = ()
-    is_sliced: bool = False
+    polygons: tuple[str, ...] = ()  # class names, background first: where the labels are polygons; else empty
+    is_sliced: bool = False  # whether the labels are the slices of one label
+    # series, objects: what they label, and they themselves, whose paths ``labels`` holds.
     series: Series | None = None
     objects: tuple[LabelObject, ...] = ()
+    # names, as they are compared: of these objects: the n-th one is stored as n, from 1 on.
     structures: tuple[str, ...] = ()
 
     @property

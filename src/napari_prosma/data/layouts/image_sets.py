@@ -22,17 +22,10 @@ CHANNEL = re.compile(r"_(\d{4})$")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The files of one image, a channel each if there are several.
-
-    Attributes
-    ----------
-    files : paths
-    named : Path
-        What its results are called after; the file itself where it is the only one of its name.
-    """
+    """The files of one image, a channel each if there are several."""
 
     files: tuple[Path, ...]
-    named: Path
+    named: Path  # what its results are called after; the file itself where it is the only one of its name
 
 
 def image_sets(files: Sequence[Path], channels: int, named_apart: bool = True) -> list[ImageSet]:

@@ -41,22 +41,13 @@ _NUMBERS = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Look:
-    """What a file showed.
+    """What a file showed."""
 
-    Attributes
-    ----------
-    kind : "image", "label", "empty" (one value everywhere), "polygons" or "unreadable"
-    shape : (*spatial)
-    channels : int
-    values : int
-        How many differ.
-    on : (*spatial) bool, where it is not 0
-    """
-
-    kind: str
-    shape: tuple[int, ...] = ()
+    kind: str  # "image", "label", "empty" (one value everywhere), "polygons" or "unreadable"
+    shape: tuple[int, ...] = ()  # (*spatial)
     channels: int = 1
-    values: int = 0
+    values: int = 0  # how many differ
+    # (*spatial) bool, where it is not 0
     on: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), repr=False)
 
     @cached_property
@@ -72,21 +63,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Judged:
-    """A reading with the part that every role plays.
-
-    Attributes
-    ----------
-    images, labels : roles
-        Several images of a case are its channels, several labels its ``classes`` or parts of one.
-    classes : names, by label role
-        Empty where all labels mean the same.
-    notices : sentences
-    """
+    """A reading with the part that every role plays."""
 
     reading: Reading
+    # images, labels: several images of a case are its channels, several labels its ``classes`` or parts of
+    # one.
     images: tuple[Role, ...]
     labels: tuple[Role, ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names, by label role: empty where all labels mean the same
     notices: tuple[str, ...]
 
     @property

@@ -48,19 +48,12 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, order=True)
 class Role:
-    """What the names of one kind of file have in common.
+    """What the names of one kind of file have in common."""
 
-    Attributes
-    ----------
-    folders : names of folders, "*" where they are the case's
-    before, after : beginning and end of the name
-    whole : whether the name says nothing of the case, as ``imaging.nii.gz``
-    """
-
-    folders: tuple[str, ...]
+    folders: tuple[str, ...]  # names of folders, "*" where they are the case's
     before: str = ""
     after: str = ""
-    whole: bool = False
+    whole: bool = False  # whether the name says nothing of the case, as ``imaging.nii.gz``
 
     @property
     def pattern(self) -> str:

@@ -21,29 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateOptions:
-    """Every open choice of the gate, with our defaults (the paper is silent on all but the kernel's purpose).
+    """Every open choice of the gate, with our defaults; the paper tells but the purpose of the kernel."""
 
-    Attributes
-    ----------
-    dilations : tuple of int
-        One depthwise 3 x 3 (x 3) convolution each.
-    latent_ratio, latent_min : int
-        ``C_a = max(C_x // latent_ratio, latent_min)``.
-    squeeze_ratio, squeeze_min : int
-        Hidden width of the channel part, ``max(C_g // squeeze_ratio, squeeze_min)``.
-    norm : "batch" or "none"
-        Batch normalisation after W_x, W_g and phi. In evaluation it folds into them, so the network is the
-        paper's; "none" is the literal printed form, which is nearly dead at its natural initialisation.
-    threshold : float
-        lambda at the start. ln 2 is theta = 0, the only start neutral to weight decay.
-    """
-
-    dilations: tuple[int, ...] = (1, 2, 4)
+    dilations: tuple[int, ...] = (1, 2, 4)  # one depthwise 3 x 3 (x 3) convolution each
+    # latent_ratio, latent_min: ``C_a = max(C_x // latent_ratio, latent_min)``.
     latent_ratio: int = 2
     latent_min: int = 8
+    # squeeze_ratio, squeeze_min: hidden width of the channel part, ``max(C_g // squeeze_ratio,
+    # squeeze_min)``.
     squeeze_ratio: int = 16
     squeeze_min: int = 4
+    # "batch" or "none": batch normalisation after W_x, W_g and phi. In evaluation it folds into them, so the
+    # network is the paper's; "none" is the literal printed form, which is nearly dead at its natural
+    # initialisation.
     norm: str = "batch"
+    # Lambda at the start. ln 2 is theta = 0, the only start neutral to weight decay.
     threshold: float = 0.6931471805599453
 
     def __post_init__(self) -> None:
@@ -65,30 +57,14 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class GateKind:
-    """What a gate is, told once: texts and measures ask this, never a name.
+    """What a gate is, told once: texts and measures ask this, never a name."""
 
-    Attributes
-    ----------
-    make : function
-        ``(skip_channels, gating_channels, dims, options)`` gives the ``Gate``.
-    choice : Choice
-        Its words in a list.
-    parts : int
-        How many of psi and c it has.
-    thresholds : bool
-        It learns lambda, so z has exact zeros.
-    exact_zeros : bool
-        psi itself is exactly zero where z is empty.
-    is_twin : bool
-        The gate ablation trains it unless other gates are named.
-    """
-
-    make: MakeGate
-    choice: Choice
-    parts: int = 2
-    thresholds: bool = False
-    exact_zeros: bool = False
-    is_twin: bool = False
+    make: MakeGate  # ``(skip_channels, gating_channels, dims, options)`` gives the ``Gate``
+    choice: Choice  # its words in a list
+    parts: int = 2  # how many of psi and c it has
+    thresholds: bool = False  # it learns lambda, so z has exact zeros
+    exact_zeros: bool = False  # psi itself is exactly zero where z is empty
+    is_twin: bool = False  # the gate ablation trains it unless other gates are named
 
     @property
     def neutral_energy(self) -> float:

@@ -29,26 +29,13 @@ OURS = "prosma-unet"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a name in ``NETWORKS`` stands for.
+    """What a name in ``NETWORKS`` stands for."""
 
-    Attributes
-    ----------
-    make : function
-        Gives the network of a ``ModelSpec``.
-    widths : tuple of int
-        Channels per level with which it was published.
-    dims : tuple of int
-        2, 3 or both.
-    gate : str
-        On its skips, if it was published with one kind: ``none`` or ``attention``.
-    tokens : bool
-        Its two deepest levels are tokens, and even its finest skip lies on half of the image's grid.
-    """
-
-    make: MakeNetwork
-    widths: tuple[int, ...]
-    dims: tuple[int, ...] = (2,)
-    gate: str = "none"
+    make: MakeNetwork  # gives the network of a ``ModelSpec``
+    widths: tuple[int, ...]  # channels per level with which it was published
+    dims: tuple[int, ...] = (2,)  # 2, 3 or both
+    gate: str = "none"  # on its skips, if it was published with one kind: ``none`` or ``attention``
+    # Its two deepest levels are tokens, and even its finest skip lies on half of the image's grid.
     tokens: bool = False
 
     def divisor(self, levels: int) -> int:

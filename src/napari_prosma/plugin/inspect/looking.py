@@ -29,31 +29,16 @@ SELECTION, SKIP = "selection", "skip"
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """The window with a mean in place of what one skip selects, or of the whole skip.
+    """The window with a mean in place of what one skip selects, or of the whole skip."""
 
-    Attributes
-    ----------
-    difference : (*window) in [0, 1]
-        How far the probabilities moved.
-    geometry : Geometry
-        Of the window.
-    agreement : float
-        Dice of the result with and without it.
-    is_empty : bool
-        No structure is found in the window, with it or without.
-    dice, dice_before : float, optional
-        Against the label, without and with it.
-    window : str
-        Which part of the image that is, empty for all of it.
-    """
-
-    difference: np.ndarray
-    geometry: Geometry
-    agreement: float
-    is_empty: bool
+    difference: np.ndarray  # (*window) in [0, 1]: how far the probabilities moved
+    geometry: Geometry  # of the window
+    agreement: float  # Dice of the result with and without it
+    is_empty: bool  # no structure is found in the window, with it or without
+    # dice, dice_before: against the label, without and with it.
     dice: float | None = None
     dice_before: float | None = None
-    window: str = ""
+    window: str = ""  # which part of the image that is, empty for all of it
 
     @property
     def moved(self) -> float:
@@ -68,33 +53,16 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """All that the panel shows of one image, and what it needs to go on.
+    """All that the panel shows of one image, and what it needs to go on."""
 
-    Attributes
-    ----------
-    record : GateRecord
-        Of the whole image.
-    checkpoint : Checkpoint
-    image : Image
-        With the channels that the model expects.
-    label : (*spatial) class indices, optional
-    what_if : WhatIf
-        The window that changes are tried on.
-    tried : by level, then "selection" (none where there is no psi) and "skip"
-    source : napari Image layer
-        That the image came from.
-    region : slices, optional
-        What was on screen, where the window is put; None with a label.
-    """
-
-    record: GateRecord
+    record: GateRecord  # of the whole image
     checkpoint: Checkpoint
-    image: Image
-    label: np.ndarray | None
-    what_if: WhatIf
-    tried: dict[int, dict[str, Tried]]
-    source: ImageLayer
-    region: Region | None
+    image: Image  # with the channels that the model expects
+    label: np.ndarray | None  # (*spatial) class indices
+    what_if: WhatIf  # the window that changes are tried on
+    tried: dict[int, dict[str, Tried]]  # by level, then "selection" (none where there is no psi) and "skip"
+    source: ImageLayer  # that the image came from
+    region: Region | None  # what was on screen, where the window is put; None with a label
 
     def models(self, beside: Mapping[str, Path]) -> dict[str, Checkpoint | Path]:
         """This model, named after its gate, and others, none of which takes its name."""

@@ -80,26 +80,14 @@ NOISE = {
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A test's outcome, drawn in the thread that made it.
-
-    Attributes
-    ----------
-    test : str
-    title : str
-    picture : (height, width, 4) uint8
-    figure : Figure
-        For saving.
-    rows : tuple of dict
-    finding : str
-        What it says, in plain words.
-    """
+    """A test's outcome, drawn in the thread that made it."""
 
     test: str
     title: str
-    picture: np.ndarray
-    figure: Figure
+    picture: np.ndarray  # (height, width, 4) uint8
+    figure: Figure  # for saving
     rows: tuple[Mapping[str, str | float], ...]
-    finding: str = ""
+    finding: str = ""  # what it says, in plain words
 
     @property
     def short_title(self) -> str:

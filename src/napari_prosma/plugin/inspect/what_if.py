@@ -60,23 +60,12 @@ SETTINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """What came of a setting, in the window or in the whole image.
-
-    Attributes
-    ----------
-    effect : Effect
-    dice_before : float, optional
-        There, against the label, as it was trained.
-    channels : tuple of ChannelMaps
-        Those that are looked at.
-    changed : str
-        What is changed, in words.
-    """
+    """What came of a setting, in the window or in the whole image."""
 
     effect: Effect
-    dice_before: float | None
-    channels: tuple[ChannelMaps, ...]
-    changed: str = ""
+    dice_before: float | None  # there, against the label, as it was trained
+    channels: tuple[ChannelMaps, ...]  # those that are looked at
+    changed: str = ""  # what is changed, in words
 
     def in_words(self) -> str:
         """Dice, or overlap with the model's own prediction."""

@@ -31,22 +31,13 @@ PROBABILITY, UNCERTAINTY, DISAGREEMENT = (
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """Labels after cleaning, and what they were made from: made in a thread, shown by ``Result.show``.
+    """Labels after cleaning, and what they were made from: made in a thread, shown by ``Result.show``."""
 
-    Attributes
-    ----------
-    labels : (*spatial)
-    drawn : (*spatial)
-        What the layer held meanwhile.
-    by_hand : (*spatial) bool
-        Where the user changed it.
-    to_paint : (*spatial)
-        A copy of the labels for the layer, whose array the hand paints into; None where nothing changes.
-    """
-
-    labels: np.ndarray
-    drawn: np.ndarray
-    by_hand: np.ndarray
+    labels: np.ndarray  # (*spatial)
+    drawn: np.ndarray  # (*spatial): what the layer held meanwhile
+    by_hand: np.ndarray  # (*spatial) bool: where the user changed it
+    # (*spatial): a copy of the labels for the layer, whose array the hand paints into; None where nothing
+    # changes.
     to_paint: np.ndarray | None
 
 
@@ -146,16 +137,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Outputs:
-    """How an image is segmented, and the maps that are made beside its labels.
+    """How an image is segmented, and the maps that are made beside its labels."""
 
-    Attributes
-    ----------
-    mirror : bool
-        Also pass every window mirrored, as the model's training did.
-    probabilities, uncertainty, disagreement : bool
-    """
-
-    mirror: bool = False
+    mirror: bool = False  # also pass every window mirrored, as the model's training did
     probabilities: bool = False
     uncertainty: bool = False
     disagreement: bool = False

@@ -34,30 +34,15 @@ _KEPT_MODES = ("1", "L", "P", "RGB", "I", "I;16")
 
 @dataclass(frozen=True, eq=False)
 class LabelFile:
-    """The label files of one case as they are on disk; several are united into one label.
-
-    Attributes
-    ----------
-    case : Case
-    rule : LabelRule
-        Which stored value is which class.
-    paths : tuple of Path
-    stored : per path, (*spatial)
-        As read.
-    geometries : per path
-    shown : (*spatial)
-        To be corrected: class indices, of scribbles the stored numbers.
-    fixed : str
-        Why it can be looked at, but not saved; empty where it can.
-    """
+    """The label files of one case as they are on disk; several are united into one label."""
 
     case: Case
-    rule: LabelRule
+    rule: LabelRule  # which stored value is which class
     paths: tuple[Path, ...]
-    stored: tuple[np.ndarray, ...]
+    stored: tuple[np.ndarray, ...]  # per path, (*spatial): as read
     geometries: tuple[Geometry, ...]
-    shown: np.ndarray
-    fixed: str = ""
+    shown: np.ndarray  # (*spatial): to be corrected: class indices, of scribbles the stored numbers
+    fixed: str = ""  # why it can be looked at, but not saved; empty where it can
 
     @property
     def is_scribbles(self) -> bool:

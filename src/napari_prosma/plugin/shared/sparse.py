@@ -36,22 +36,13 @@ CASES_COUNTED = 16
 
 @dataclass(frozen=True)
 class Wanted:
-    """A folder to learn from, and how its labels are meant.
-
-    Attributes
-    ----------
-    folder : Path
-    labelled : "slices", "scribbles" or None
-        None = the labels are complete.
-    rule : LabelRule, optional
-        Which stored value is which class if the labels were complete; None = as found.
-    images, masks : patterns, optional
-        Which files are what; None = as found.
-    """
+    """A folder to learn from, and how its labels are meant."""
 
     folder: Path
-    labelled: Sparse | None = None
+    labelled: Sparse | None = None  # "slices", "scribbles" or None: None = the labels are complete
+    # Which stored value is which class if the labels were complete; None = as found.
     rule: LabelRule | None = None
+    # images, masks: which files are what; None = as found.
     images: str | None = None
     masks: str | None = None
 

@@ -33,26 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A training run as the user asked for it.
+    """A training run as the user asked for it."""
 
-    Attributes
-    ----------
-    name : str
-        In words, such as ``breast, tiny, 100 epochs``.
-    run_dir : Path
-    make_events : Steering -> events
-        Called in the thread.
-    live : LiveCase, optional
-        The layers that it follows.
-    scheduler : str, optional
-        Where it runs.
-    """
-
-    name: str
+    name: str  # in words, such as ``breast, tiny, 100 epochs``
     run_dir: Path
-    make_events: Callable[[Steering], Iterator[Event]]
-    live: LiveCase | None = None
-    scheduler: str | None = None
+    make_events: Callable[[Steering], Iterator[Event]]  # Steering -> events: called in the thread
+    live: LiveCase | None = None  # the layers that it follows
+    scheduler: str | None = None  # where it runs
 
 
 @dataclass(frozen=True)

@@ -29,28 +29,14 @@ class ObjectiveOptions(BaseModel):
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """What an objective is, told once: nobody compares its name.
+    """What an objective is, told once: nobody compares its name."""
 
-    Attributes
-    ----------
-    make : function
-        Gives the ``Objective``.
-    choice : Choice
-        As what the labels are like, and what learning does about it.
-    options : type
-    takes_unlabelled : bool
-        It learns from further images without labels.
-    doubts_labels : bool
-        It leaves a list of suspicious labels.
-    counts_epochs : bool
-        What it does depends on the number of the epoch, so their length is not changed on the way.
-    """
-
-    make: MakeObjective
-    choice: Choice
+    make: MakeObjective  # gives the ``Objective``
+    choice: Choice  # as what the labels are like, and what learning does about it
     options: type[ObjectiveOptions] = ObjectiveOptions
-    takes_unlabelled: bool = False
-    doubts_labels: bool = False
+    takes_unlabelled: bool = False  # it learns from further images without labels
+    doubts_labels: bool = False  # it leaves a list of suspicious labels
+    # What it does depends on the number of the epoch, so their length is not changed on the way.
     counts_epochs: bool = False
 
 

@@ -49,21 +49,11 @@ _NO_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class Partition:
-    """Training cases parted into clear and fuzzy ones.
+    """Training cases parted into clear and fuzzy ones."""
 
-    Attributes
-    ----------
-    fuzziness : (n,) float64
-        Above 0: the label stands out by its disagreement with the model.
-    fuzzy : (n,) bool
-        The cases set aside.
-    all_doubted : bool
-        More labels stood out than can be set aside, or the model agrees with none.
-    """
-
-    fuzziness: Tensor
-    fuzzy: Tensor
-    all_doubted: bool
+    fuzziness: Tensor  # (n,) float64: above 0: the label stands out by its disagreement with the model
+    fuzzy: Tensor  # (n,) bool: the cases set aside
+    all_doubted: bool  # more labels stood out than can be set aside, or the model agrees with none
 
 
 def partition(
@@ -231,19 +221,11 @@ class _LastMap:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one look at a training case found.
+    """What one look at a training case found."""
 
-    Attributes
-    ----------
-    found : Disagreement
-        ``slice`` counted in the image as it was read.
-    loss : float
-    band : 3 numbers
-        Count, sum and sum of squares of the pixel losses around the label's boundary.
-    """
-
-    found: Disagreement
+    found: Disagreement  # ``slice`` counted in the image as it was read
     loss: float
+    # 3 numbers: count, sum and sum of squares of the pixel losses around the label's boundary.
     band: tuple[float, float, float]
 
 
