@@ -99,10 +99,8 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
     Every image ends in ``ImageSegmented``, ``ImageLeftOut`` or ``ImageFailed``. A process may be killed at
     any time: what has labels by then has everything else that is wanted of it.
 
-    Raises
-    ------
-    ProsmaError
-        Nothing can be segmented: no image, two that would be written as one, a table that is not ours.
+    Raises ``ProsmaError``: nothing can be segmented: no image, two that would be written as one, a table that
+    is not ours.
     """
     require_writable(batch.folder)
     from_folder = any(path.is_dir() for path in images)
@@ -187,10 +185,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
     A folder that holds images in folders only, such as one per patient, gives all of these.
 
-    Raises
-    ------
-    DataError
-        A folder holds no image.
+    Raises ``DataError``: a folder holds no image.
     """
     files: list[Path] = []
     for path in paths:

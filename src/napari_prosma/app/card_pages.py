@@ -34,12 +34,7 @@ def as_markdown(card: Card, pictures: Mapping[str, str] | None = None) -> str:
 
 
 def require_page(path: Path) -> None:
-    """Refuse a name that says neither HTML nor Markdown.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Refuse a name that says neither HTML nor Markdown (raises ``ConfigError``)."""
     if path.suffix.lower() not in (HTML, MARKDOWN):
         raise ConfigError(f"a card is written as {HTML} or {MARKDOWN}, not as '{path.name}'; choose one")
 
@@ -47,12 +42,7 @@ def require_page(path: Path) -> None:
 def write_page(card: Card, path: Path) -> None:
     """Write the page, as its suffix says; pictures of Markdown lie in a folder beside it.
 
-    Raises
-    ------
-    ConfigError
-        As :func:`require_page`.
-    DataError
-        The file cannot be written.
+    Raises ``ConfigError``: as :func:`require_page`. ``DataError``: the file cannot be written.
     """
     require_page(path)
     text = as_html(card) if path.suffix.lower() == HTML else as_markdown(card, _written_pictures(card, path))

@@ -37,10 +37,7 @@ def judged(
 ) -> Generator[Event, None, tuple[Overlap, ...]]:
     """Overlaps of every case, segmented as a user would.
 
-    Raises
-    ------
-    DataError
-        A case does not fit the model, or its label is not of the model's classes.
+    Raises ``DataError``: a case does not fit the model, or its label is not of the model's classes.
     """
     yield Started(len(cases), "Measuring")
     found: list[Overlap] = []
@@ -72,10 +69,7 @@ def pictured_card(model: Path | str, device: str = "auto") -> Iterator[Event]:
 
     A notice says where the cases of the run are no longer what or where they were.
 
-    Raises
-    ------
-    CheckpointError
-        As ``card_of``.
+    Raises ``CheckpointError``: as ``card_of``.
     """
     card = card_of(model)
     if card.worst and not any(worst.picture for worst in card.worst):

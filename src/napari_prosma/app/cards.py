@@ -132,10 +132,7 @@ class Card(_Frozen):
 def card_of(model: Path | str) -> Card:
     """The card of a model, given as for ``load_checkpoint``.
 
-    Raises
-    ------
-    CheckpointError
-        There is no model, or its card or its run is damaged.
+    Raises ``CheckpointError``: there is no model, or its card or its run is damaged.
     """
     file = model_file(model)
     beside = file.parent / CARD
@@ -145,10 +142,7 @@ def card_of(model: Path | str) -> Card:
 def read_card(path: Path) -> Card:
     """A card as it was written.
 
-    Raises
-    ------
-    CheckpointError
-        It is damaged.
+    Raises ``CheckpointError``: it is damaged.
     """
     try:
         return Card.model_validate(read_json(path))

@@ -48,10 +48,8 @@ class CaseDoubt:
 def doubt_map(checkpoint: Checkpoint, case: Case, device: str = "auto") -> np.ndarray:
     """``|p - y|`` of a case on its own grid: (*spatial) float32, 0 = the model agrees with the label.
 
-    Raises
-    ------
-    DataError, CheckpointError, ConfigError
-        As :func:`~napari_prosma.segmentation.segment.segment`, or the case has no label of its image's shape.
+    Raises ``DataError``, ``CheckpointError``, ``ConfigError``: as
+    :func:`~napari_prosma.segmentation.segment.segment`, or the case has no label of its image's shape.
     """
     for event in compare_with_label(checkpoint, case, device):
         if isinstance(event, Finished):
@@ -117,10 +115,7 @@ def find_doubts(
 
     Its result is a list of :class:`CaseDoubt`, by error ratio, the largest first.
 
-    Raises
-    ------
-    DataError
-        No case has a label, none can be compared, or nothing can be written.
+    Raises ``DataError``: no case has a label, none can be compared, or nothing can be written.
     """
     require_writable(out)
     labelled = [case for case in cases if case.read_label is not None]

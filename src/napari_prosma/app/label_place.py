@@ -41,10 +41,7 @@ class LabelPlace:
     ) -> None:
         """Write class indices (*spatial) there; ``replaces`` what the same person wrote there before.
 
-        Raises
-        ------
-        DataError
-            Something else is there, or it cannot be written.
+        Raises ``DataError``: something else is there, or it cannot be written.
         """
         if not replaces:
             require_new([self.path], "move it away if it is no label of this image")
@@ -56,12 +53,7 @@ class LabelPlace:
         write_labels(self.path, np.array(self.values)[labels], geometry, class_names if in_order else ())
 
     def read(self) -> np.ndarray:
-        """Class indices (*spatial) of what was written there.
-
-        Raises
-        ------
-        DataError
-        """
+        """Class indices (*spatial) of what was written there (raises ``DataError``)."""
         stored, _ = read_label(self.path)
         labels = np.zeros(stored.shape, np.uint8)
         for k, value in enumerate(self.values):
@@ -71,9 +63,7 @@ class LabelPlace:
     def require_found(self, labels: np.ndarray) -> None:
         """Refuse what was written if the folder does not take it for the label of the image; it is removed.
 
-        Raises
-        ------
-        DataError
+        Raises ``DataError``.
         """
         try:
             data = find_cases(self.folder, require_labels=False)

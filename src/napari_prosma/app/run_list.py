@@ -81,12 +81,8 @@ def known_run(folder: Path) -> KnownRun:
 def rename_run(folder: Path, name: str) -> Path:
     """Give the folder of a run another name; where it is then.
 
-    Raises
-    ------
-    ConfigError
-        The name cannot be that of a folder or is taken, or the run goes on.
-    DataError
-        The system refuses.
+    Raises ``ConfigError``: the name cannot be that of a folder or is taken, or the run goes on.
+    ``DataError``: the system refuses.
     """
     _require_idle(folder)
     name = name.strip()
@@ -107,12 +103,7 @@ def rename_run(folder: Path, name: str) -> Path:
 
 
 def require_deletable(folder: Path) -> None:
-    """Refuse to delete what is no run of ours, or one that goes on.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Refuse to delete what is no run of ours, or one that goes on (raises ``ConfigError``)."""
     _require_idle(folder)
     if not is_run(folder):
         raise ConfigError(f"'{folder}' is no longer the folder of a run; it is left as it is")

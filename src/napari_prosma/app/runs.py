@@ -45,10 +45,7 @@ class LeftRun:
 def left_run(folder: Path) -> LeftRun:
     """The run in a folder; its last checkpoint knows its configuration, too, where ``run.json`` is missing.
 
-    Raises
-    ------
-    CheckpointError
-        The folder is none of a run, or damaged.
+    Raises ``CheckpointError``: the folder is none of a run, or damaged.
     """
     kept = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
     if kept is None or (folder / RUN).exists():
@@ -59,12 +56,8 @@ def left_run(folder: Path) -> LeftRun:
 def cases_of(config: TrainConfig) -> DataSet:
     """The cases of ``config.data``, with labels that mean what the configuration says.
 
-    Raises
-    ------
-    ConfigError
-        The run did not learn from a folder, or 2D images are to be labelled by slices.
-    DataError
-        As ``find_cases``.
+    Raises ``ConfigError``: the run did not learn from a folder, or 2D images are to be labelled by slices.
+    ``DataError``: as ``find_cases``.
     """
     if config.data is None:
         raise ConfigError(

@@ -49,10 +49,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     behind and what was at ``path`` stays. A link stays a link: what it points to is replaced. The permissions
     of what was there are kept.
 
-    Raises
-    ------
-    DataError
-        When the folder cannot be made or written to, or what is there is write-protected.
+    Raises ``DataError``: when the folder cannot be made or written to, or what is there is write-protected.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -74,10 +71,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def require_new(paths: Iterable[Path], remedy: str) -> None:
     """Refuse to write where something is.
 
-    Raises
-    ------
-    DataError
-        The first file that is there, and ``remedy``.
+    Raises ``DataError``: the first file that is there, and ``remedy``.
     """
     there = [path for path in paths if path.exists()]
     if there:
@@ -88,9 +82,7 @@ def require_new(paths: Iterable[Path], remedy: str) -> None:
 def require_writable(folder: Path) -> None:
     """Refuse a folder, which need not be there yet, before the work of which the results would go there.
 
-    Raises
-    ------
-    ConfigError
+    Raises ``ConfigError``.
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -100,12 +92,7 @@ def require_writable(folder: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Refuse what is write-protected.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse what is write-protected (raises ``DataError``)."""
     if path.exists() and not os.access(path, os.W_OK):
         raise DataError(f"'{path}' is write-protected; allow writing, or choose another name")
 
@@ -116,9 +103,7 @@ def replace(new: Path, path: Path) -> None:
     Links and permissions are kept as by :func:`written_whole`. A replace that the system refuses, as Windows
     does while somebody reads the file, is tried again a few times.
 
-    Raises
-    ------
-    OSError
+    Raises ``OSError``.
     """
     path = _pointed_to(path)
     _keep_permissions(path, new)

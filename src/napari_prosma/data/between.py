@@ -65,10 +65,7 @@ def fill_between(
 def fill_to(labels: np.ndarray, across: int, to: int, classes: Iterable[int] | None = None) -> Filling:
     """The nearest drawn slice of each class continued up to the slice ``to``, as it is.
 
-    Raises
-    ------
-    DataError
-        Nothing is drawn on another slice, or all classes are drawn on this one.
+    Raises ``DataError``: nothing is drawn on another slice, or all classes are drawn on this one.
     """
     drawn = _drawn_slices(labels, across, classes)
     if not drawn:

@@ -86,10 +86,8 @@ def keep_case(
 def keep_label(folder: Path, name: str, stored: np.ndarray) -> Path:
     """Keep the labels of a case as they are drawn now; its image stays.
 
-    Raises
-    ------
-    DataError
-        The case is not kept here, as when the folder was moved, or the folder cannot be written to.
+    Raises ``DataError``: the case is not kept here, as when the folder was moved, or the folder cannot be
+    written to.
     """
     path = _label_path(folder, safe_name(name))
     if not path.is_file():

@@ -49,10 +49,7 @@ def guessed_rule(
 ) -> tuple[LabelRule, tuple[str, ...]]:
     """Rule of masks, and what is to be known of them; all are read where there are more than two classes.
 
-    Raises
-    ------
-    DataError
-        As ``LabelRule.of_values``.
+    Raises ``DataError``: as ``LabelRule.of_values``.
     """
     sampled = evenly(masks, SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
     looks = [look_at(path, dims) for path in sampled]
@@ -70,9 +67,7 @@ def guessed_rule(
 def require_no_drawing(image: Path, label: Path) -> None:
     """Refuse a label that is its image, perhaps with something drawn on it: its grays are those of the image.
 
-    Raises
-    ------
-    DataError
+    Raises ``DataError``.
     """
     try:
         ours, theirs = (read_image(path).array for path in (image, label))

@@ -99,10 +99,7 @@ class LabelRule:
 
         A value below 0 is unlabelled where it is the only one, and so is 255 or 65535 beside small numbers.
 
-        Raises
-        ------
-        DataError
-            Several values below 0, or one and no 0, which nothing explains.
+        Raises ``DataError``: several values below 0, or one and no 0, which nothing explains.
         """
         values = {int(value) for value in found}
         binary = ("background", foreground)
@@ -173,10 +170,7 @@ class LabelRule:
         ``slices``: a slice without any label counts as unlabelled. ``scribbles``: 0 is unlabelled, the
         smallest value that was drawn is the background.
 
-        Raises
-        ------
-        DataError
-            Scribbles with a single value: nothing says what is background.
+        Raises ``DataError``: scribbles with a single value: nothing says what is background.
         """
         if kind == "slices":
             return replace(self, labelled_slices_only=True)
@@ -336,10 +330,7 @@ def rule_from_text(text: str) -> LabelRule:
     ``overlap=first`` for which class counts where structures of DICOM objects overlap. An item with a comma
     in its name stands in double quotes.
 
-    Raises
-    ------
-    ConfigError
-        The line is none of these.
+    Raises ``ConfigError``: the line is none of these.
     """
     try:
         ((*items,),) = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)

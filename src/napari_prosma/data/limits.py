@@ -51,9 +51,7 @@ def require_possible(path: Path, promised: int, packing: str = "none", held: int
 def require_count(path: Path, what: str, promised: int, most: int) -> None:
     """Refuse a header that promises more ``what`` (frames, levels, ...) than its file can hold.
 
-    Raises
-    ------
-    DataError
+    Raises ``DataError``.
     """
     if promised > most:
         raise DataError(
@@ -63,12 +61,7 @@ def require_count(path: Path, what: str, promised: int, most: int) -> None:
 
 
 def require_room(path: Path, promised: int) -> None:
-    """Refuse an image that must be read whole and does not fit into memory.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse an image that must be read whole and does not fit into memory (raises ``DataError``)."""
     import psutil
 
     room = psutil.virtual_memory().available
@@ -85,9 +78,7 @@ def require_inside(path: Path, folder: Path, name: str) -> Path:
     Names of drives, shares and other folders are refused on every system, before the disk or the network is
     asked.
 
-    Raises
-    ------
-    DataError
+    Raises ``DataError``.
     """
     plain = name.replace("\\", "/")
     is_elsewhere = plain.startswith("/") or ":" in plain or ".." in plain.split("/") or "\0" in plain

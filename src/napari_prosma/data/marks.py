@@ -29,10 +29,7 @@ def keep_marks(path: str | Path, labels: np.ndarray, marks: Mapping[str, np.ndar
 
     Without any, what was kept before is removed.
 
-    Raises
-    ------
-    DataError
-        It cannot be written.
+    Raises ``DataError``: it cannot be written.
     """
     beside = marks_path(path)
     if not marks:
@@ -47,10 +44,7 @@ def keep_marks(path: str | Path, labels: np.ndarray, marks: Mapping[str, np.ndar
 def read_marks(path: str | Path, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What was kept beside ``path``; nothing where its ``labels`` cover something else by now.
 
-    Raises
-    ------
-    DataError
-        The file beside it is damaged.
+    Raises ``DataError``: the file beside it is damaged.
     """
     beside = marks_path(path)
     if not beside.is_file():

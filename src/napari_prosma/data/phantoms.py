@@ -159,10 +159,7 @@ def write_samples(folder: str | Path) -> tuple[Path, ...]:
 def sample_folder() -> Path:
     """The folder of sample data, in an installed wheel or in a checkout.
 
-    Raises
-    ------
-    DataError
-        When it was left out of the installation.
+    Raises ``DataError``: when it was left out of the installation.
     """
     package = Path(__file__).resolve().parents[1]
     candidates = (package / "sample_data", package.parents[1] / "sample_data")

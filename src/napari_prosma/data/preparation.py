@@ -16,10 +16,8 @@ from napari_prosma.geometry import Geometry
 def prepare(image: Image, plan: Plan) -> Image:
     """Image as the network sees it: float32 (C, *grid) on the plan's grid, with the grid's geometry.
 
-    Raises
-    ------
-    DataError
-        Another number of channels or axes than the plan's, an empty axis, or values that are not finite.
+    Raises ``DataError``: another number of channels or axes than the plan's, an empty axis, or values that
+    are not finite.
     """
     array = image.array
     if array.shape[0] != plan.channels:
@@ -69,10 +67,7 @@ def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarr
 def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[int, ...]:
     """Size of the plan's grid over an image of ``shape``; at least one element per axis.
 
-    Raises
-    ------
-    DataError
-        As :func:`spacing_for`.
+    Raises ``DataError``: as :func:`spacing_for`.
     """
     if plan.spacing is None:
         return tuple(shape)
@@ -102,10 +97,7 @@ def cut_axis(plan: Plan, geometry: Geometry) -> int:
 def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
     """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels.
 
-    Raises
-    ------
-    DataError
-        The plan has more axes, or a physical spacing where the image knows none.
+    Raises ``DataError``: the plan has more axes, or a physical spacing where the image knows none.
     """
     unit, axes = plan.unit, len(plan.spacing or ())
     if axes > geometry.ndim:

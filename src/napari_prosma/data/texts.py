@@ -31,10 +31,7 @@ _PARTS = ";\t\r\n"
 def read_json(path: Path) -> Any:
     """The values in a JSON file.
 
-    Raises
-    ------
-    DataError
-        It is missing, too large or no JSON.
+    Raises ``DataError``: it is missing, too large or no JSON.
     """
     return parse_json(_content(path), f"'{path}'")
 
@@ -42,10 +39,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: bytes | str, what: str) -> Any:
     """The values of JSON; ``what`` names it in an error.
 
-    Raises
-    ------
-    DataError
-        It is no JSON, or nested without end.
+    Raises ``DataError``: it is no JSON, or nested without end.
     """
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if _depth(content) > DEEPEST and _depth(_STRINGS.sub(b"", content)) > DEEPEST:
@@ -69,10 +63,7 @@ def parse_names(text: str) -> dict[int, str]:
 def read_yaml(path: Path) -> Any:
     """The values in a YAML file.
 
-    Raises
-    ------
-    DataError
-        It is missing, too large, no YAML, or made to unfold without end.
+    Raises ``DataError``: it is missing, too large, no YAML, or made to unfold without end.
     """
     import yaml
 
@@ -90,10 +81,7 @@ def read_yaml(path: Path) -> Any:
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file that :func:`write_rows` or somebody else wrote, by the names of its columns.
 
-    Raises
-    ------
-    DataError
-        It is missing, too large, no table, or lacks one of ``columns``.
+    Raises ``DataError``: it is missing, too large, no table, or lacks one of ``columns``.
     """
     try:
         text = _content(path).decode("utf-8-sig")
@@ -112,10 +100,7 @@ def write_rows(
 ) -> None:
     """Write rows, which need not have the same columns, as CSV whose cells no spreadsheet takes for formulas.
 
-    Raises
-    ------
-    DataError
-        The file cannot be written.
+    Raises ``DataError``: the file cannot be written.
     """
     rows = list(rows)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
@@ -126,10 +111,7 @@ def write_rows(
 def append_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Put rows behind those of a CSV file that :func:`write_rows` wrote with these columns, in one step.
 
-    Raises
-    ------
-    DataError
-        The file cannot be written.
+    Raises ``DataError``: the file cannot be written.
     """
     try:
         with path.open("ab+", buffering=0) as file:

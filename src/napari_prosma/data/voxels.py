@@ -25,10 +25,7 @@ def read_voxels(
     Uncompressed voxels are mapped, not read; deflated ones are inflated into one array and no further, after
     ``skip`` bytes of the stream.
 
-    Raises
-    ------
-    DataError
-        When the file is too short.
+    Raises ``DataError``: when the file is too short.
     """
     count = int(np.prod(shape, dtype=object))
     packing = "deflate" if compressed else "none"
@@ -49,10 +46,7 @@ def read_voxels(
 def read_numbers(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Array of ``shape``, first axis fastest, of numbers written in words.
 
-    Raises
-    ------
-    DataError
-        When there are fewer or more, or words that are no numbers.
+    Raises ``DataError``: when there are fewer or more, or words that are no numbers.
     """
     count = int(np.prod(shape, dtype=object))
     require_possible(path, count)  # a number takes a byte at least
@@ -69,12 +63,7 @@ def read_numbers(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def require_no_time(path: Path, geometry: Geometry) -> None:
-    """Refuse to write a time series into a format without an axis of time.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse to write a time series into a format without an axis of time (raises ``DataError``)."""
     if "t" in geometry.axes:
         raise DataError(
             f"'{path.name}': {path.suffix} has no axis of time; save the series as .nii.gz, .tif or .ome.zarr"
@@ -90,10 +79,7 @@ def header_of(
 ) -> Header:
     """Header of stored axes (i, j[, k]) with an affine to RAS+; two axes have no patient frame.
 
-    Raises
-    ------
-    DataError
-        When the affine is singular.
+    Raises ``DataError``: when the affine is singular.
     """
     if len(shape) == 2:
         spacing = np.linalg.norm(affine[:3, :2], axis=0)

@@ -254,9 +254,7 @@ def _preprocessing(plan: Plan) -> list[Any]:
 def _require_pydantic() -> None:
     """Refuse the releases of pydantic that bioimageio.spec cannot write a description with.
 
-    Raises
-    ------
-    ConfigError
+    Raises ``ConfigError``.
     """
     found, spec = version("pydantic"), version("bioimageio.spec")
     if _release(found) >= (2, 14) and _release(spec) < SPEC_WITH_PYDANTIC_2_14:

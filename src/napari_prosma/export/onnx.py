@@ -123,12 +123,7 @@ def probabilities_of(logits: Tensor) -> Tensor:
 
 
 def require_packages(*names: str) -> None:
-    """Refuse to go on without packages of the extra ``export``.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Refuse to go on without packages of the extra ``export`` (raises ``ConfigError``)."""
     missing = [name for name in names if find_spec(name.split(".")[0]) is None]
     if missing:
         raise ConfigError(

@@ -222,10 +222,7 @@ def chosen_cases(
 ) -> tuple[Case, ...]:
     """Those that training held out, or all; at most ``limit`` of them, evenly chosen in their order.
 
-    Raises
-    ------
-    DataError
-        None of the cases was held out.
+    Raises ``DataError``: None of the cases was held out.
     """
     names = set(checkpoint.split.get("validation", ()))
     chosen = [case for case in cases if case.name in names or not held_out]

@@ -57,12 +57,7 @@ def models_figure(comparison: Comparison, width: str = "double") -> Figure:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as what its name ends in, with its letters in it.
 
-    Raises
-    ------
-    ConfigError
-        The name ends in something else.
-    DataError
-        The file cannot be written.
+    Raises ``ConfigError``: the name ends in something else. ``DataError``: the file cannot be written.
     """
     kind = path.suffix.lower()
     if kind not in FORMATS:

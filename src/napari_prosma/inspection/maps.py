@@ -101,10 +101,7 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
 def z_layer(record: GateRecord, level: int, channel: int) -> MapLayer:
     """Layer of one latent channel of z, sign kept, with symmetric limits.
 
-    Raises
-    ------
-    ValueError
-        The gate has no z, or no such channel.
+    Raises ``ValueError``: the gate has no z, or no such channel.
     """
     skip = record.skips[level]
     if skip.z is None or not 0 <= channel < len(skip.z):

@@ -33,12 +33,7 @@ def noise_of(checkpoint: Checkpoint) -> str:
 
 
 def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None:
-    """Refuse noise that is unknown, or that the values of an image cannot have.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Refuse noise that is unknown, or that the values of an image cannot have (raises ``ConfigError``)."""
     if kind not in NOISES:
         raise ConfigError(f"noise is one of {', '.join(NOISES)}, found {kind!r}")
     is_ct = checkpoint.plan.intensity == "ct"

@@ -41,10 +41,8 @@ class Segmentation:
 def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geometry) -> None:
     """Refuse an image (C, *spatial) that the model was not made for, before any of it is read.
 
-    Raises
-    ------
-    DataError
-        Other channels, fewer axes, an empty axis, no numbers, or a spacing far from the model's.
+    Raises ``DataError``: other channels, fewer axes, an empty axis, no numbers, or a spacing far from the
+    model's.
     """
     if shape[0] != plan.channels:
         raise DataError(

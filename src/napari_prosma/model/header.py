@@ -60,10 +60,7 @@ def where_model_is(given: Path | str) -> Path:
 def model_file(given: Path | str) -> Path:
     """The file of a model; of a run folder its best one, of a cross-validation's folder its ensemble.
 
-    Raises
-    ------
-    CheckpointError
-        There is none.
+    Raises ``CheckpointError``: there is none.
     """
     path = where_model_is(given)
     if path.is_dir():
@@ -86,10 +83,7 @@ def model_file(given: Path | str) -> Path:
 def read_header(path: Path) -> dict[str, Any]:
     """Values of the header of a model file, by the names that ``model.checkpoint`` writes.
 
-    Raises
-    ------
-    CheckpointError
-        It cannot be read, is no model of ours, or of a newer format.
+    Raises ``CheckpointError``: it cannot be read, is no model of ours, or of a newer format.
     """
     try:
         with path.open("rb") as file:
@@ -105,10 +99,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def metadata_of(path: Path, header: bytes) -> dict[str, str]:
     """What the header of a safetensors file says beside its tensors.
 
-    Raises
-    ------
-    CheckpointError
-        It is not of ours.
+    Raises ``CheckpointError``: it is not of ours.
     """
     metadata = parse_json(header, f"the header of '{path}'").get("__metadata__", {})
     if "prosma" not in metadata:
@@ -121,10 +112,7 @@ def metadata_of(path: Path, header: bytes) -> dict[str, str]:
 def parse_header(path: Path, text: str) -> dict[str, Any]:
     """Our part of the header.
 
-    Raises
-    ------
-    CheckpointError
-        A newer version wrote it.
+    Raises ``CheckpointError``: a newer version wrote it.
     """
     read = parse_json(text, f"the header of '{path}'")
     if read["format"] > FORMAT:

@@ -118,10 +118,7 @@ def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
 
     With ``compiled`` each is also tried compiled, which takes a minute or more.
 
-    Raises
-    ------
-    DataError
-        The file cannot be written.
+    Raises ``DataError``: the file cannot be written.
     """
     file, found = cache_file(), dict[Work, Measured]()
     for work in works:

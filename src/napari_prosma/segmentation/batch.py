@@ -49,12 +49,8 @@ def plan_batch(
     With ``named_apart``, as for all images of a folder, equal names of several folders are called after their
     folder too.
 
-    Raises
-    ------
-    DataError
-        Files of an image's channels are missing.
-    ConfigError
-        Files of two images would have the same name.
+    Raises ``DataError``: files of an image's channels are missing. ``ConfigError``: files of two images would
+    have the same name.
     """
     files = {image.resolve(): image for image in reversed(images)}
     planned = [
@@ -76,10 +72,7 @@ def plan_batch(
 class Record:
     """``.segmented.csv`` of a folder: which file was made of which image.
 
-    Raises
-    ------
-    DataError
-        There is another table of this name.
+    Raises ``DataError``: there is another table of this name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,9 +86,7 @@ class Record:
     def require_of(self, planned: Planned) -> None:
         """Refuse labels that were made of another image; those that nothing is known of are let pass.
 
-        Raises
-        ------
-        DataError
+        Raises ``DataError``.
         """
         labels = planned.files[0]
         known = self._known.get(labels.name)
@@ -120,10 +111,7 @@ class Record:
 class RegionTable:
     """``regions.csv`` of a folder, complete after every image, since a process may be killed at any time.
 
-    Raises
-    ------
-    DataError
-        There is another table of this name.
+    Raises ``DataError``: there is another table of this name.
     """
 
     def __init__(self, folder: Path) -> None:

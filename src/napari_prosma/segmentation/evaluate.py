@@ -92,10 +92,7 @@ def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event
     A pair that cannot be measured is told by a ``Notice`` and kept in ``failed``. Where neither the truth
     nor the prediction knows a physical size, distances and the tolerance count in pixels.
 
-    Raises
-    ------
-    DataError
-        No pair can be measured.
+    Raises ``DataError``: no pair can be measured.
     """
     count = len(pairs.pairs)
     yield Started(count, f"Evaluating {count} cases")
@@ -130,10 +127,8 @@ def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event
 def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERANCE_MM) -> CaseMeasures:
     """Measures of one pair, for every foreground class.
 
-    Raises
-    ------
-    DataError
-        A file cannot be read, the two lie on different grids, or nothing is labelled in the truth.
+    Raises ``DataError``: a file cannot be read, the two lie on different grids, or nothing is labelled in the
+    truth.
     """
     assert pair.predicted.read_label is not None
     assert pair.truth.read_label is not None
@@ -205,10 +200,7 @@ def _surface(mask: np.ndarray) -> np.ndarray:
 def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, ...]) -> Geometry:
     """Geometry in mm, or in pixels where neither file knows a physical size.
 
-    Raises
-    ------
-    DataError
-        The two lie on different grids.
+    Raises ``DataError``: the two lie on different grids.
     """
     names = [str(case.files[-1]) if case.files else case.name for case in (pair.predicted, pair.truth)]
     two = f"the prediction '{names[0]}' and the truth '{names[1]}'"

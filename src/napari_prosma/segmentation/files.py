@@ -64,10 +64,7 @@ class Wanted:
     def require_possible(self) -> None:
         """Refuse, before the first image, what can be written of none.
 
-        Raises
-        ------
-        ConfigError
-            A format or a meaning is not known, or a package is missing.
+        Raises ``ConfigError``: a format or a meaning is not known, or a package is missing.
         """
         if self.format not in FORMATS:
             raise ConfigError(
@@ -197,10 +194,7 @@ _SWITCHES = {"largest": "largest_only", "holes": "fill_holes"}
 def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[int, Cleaning]:
     """Cleanings by class of texts such as ``liver:largest,holes`` or ``*:min=0.5,smooth=1,threshold=0.4``.
 
-    Raises
-    ------
-    ConfigError
-        A class that the model does not know, or a word that is not understood.
+    Raises ``ConfigError``: a class that the model does not know, or a word that is not understood.
     """
     found: dict[int, Cleaning] = {}
     for text in texts:
@@ -232,10 +226,7 @@ def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dic
 def meanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:
     """Meanings by class name of texts such as ``lesion=Mass``.
 
-    Raises
-    ------
-    ConfigError
-        A class that the model does not know.
+    Raises ``ConfigError``: a class that the model does not know.
     """
     found = {}
     for text in texts:

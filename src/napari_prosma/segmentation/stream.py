@@ -175,10 +175,7 @@ class Prepared:
     def survey(self, name: str, hashed: bool = False) -> Iterator[Event]:
         """Look at the whole image once, for what no slab can know: statistics, and whether it is usable.
 
-        Raises
-        ------
-        DataError
-            Values that are not finite, the same value everywhere, or a damaged file.
+        Raises ``DataError``: values that are not finite, the same value everywhere, or a damaged file.
         """
         boxes = list(self._boxes())
         moments = (

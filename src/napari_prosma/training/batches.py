@@ -120,10 +120,8 @@ class PreparedCases:
     def relabel(self, index: int) -> np.ndarray:
         """Read the label of a case again, and return it as it was read; its image stays as it is.
 
-        Raises
-        ------
-        DataError
-            As its ``read_label``, or the label no longer fits its image or the classes. The old label stays.
+        Raises ``DataError``: as its ``read_label``, or the label no longer fits its image or the classes. The
+        old label stays.
         """
         case = self.cases[index]
         assert case.read_label is not None

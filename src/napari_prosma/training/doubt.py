@@ -93,10 +93,7 @@ def disagreement(probabilities: np.ndarray, label: np.ndarray, across: int = 0) 
 def write_label_confidence(run_dir: Path, rows: Sequence[DoubtedLabel]) -> Path:
     """Write ``label_confidence.csv`` whole, the most doubtful label first.
 
-    Raises
-    ------
-    DataError
-        The folder is full or cannot be written to.
+    Raises ``DataError``: the folder is full or cannot be written to.
     """
     path = run_dir / LABEL_CONFIDENCE
     columns = [field.name for field in fields(DoubtedLabel)]
@@ -107,10 +104,7 @@ def write_label_confidence(run_dir: Path, rows: Sequence[DoubtedLabel]) -> Path:
 def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
     """The labels of a run that learned with DALE, the most doubtful first.
 
-    Raises
-    ------
-    CheckpointError
-        The run has no list, or what is there is none.
+    Raises ``CheckpointError``: the run has no list, or what is there is none.
     """
     path = Path(run_dir) / LABEL_CONFIDENCE
     if not path.is_file():

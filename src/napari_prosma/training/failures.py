@@ -19,10 +19,8 @@ from napari_prosma.training.state import RunState
 def smaller_parts(error: Exception, batch: Batch, state: RunState, is_alone: bool) -> str | None:
     """Cut batches into twice as many parts where memory ran out, and say so; None for another error.
 
-    Raises
-    ------
-    ProsmaError
-        A part is a single patch already, or the process is not alone: the others would wait for ever.
+    Raises ``ProsmaError``: a part is a single patch already, or the process is not alone: the others would
+    wait for ever.
     """
     if not ran_out_of_memory(error):
         return None

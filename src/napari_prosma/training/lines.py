@@ -88,10 +88,7 @@ def quoted(words: Sequence[str]) -> str:
 def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     """A program that does the same as :func:`shell_line`.
 
-    Raises
-    ------
-    ConfigError
-        As :func:`shell_line`.
+    Raises ``ConfigError``: as :func:`shell_line`.
     """
     _data_of(config)
     settings = {name: _code(getattr(config, name)) for name in _changed(config)}

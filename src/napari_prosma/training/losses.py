@@ -146,10 +146,7 @@ def chosen_weights(
 ) -> Tensor | None:
     """Class weights (K,) of ``TrainConfig.class_weights`` for data with ``class_counts`` (K,), or None.
 
-    Raises
-    ------
-    ConfigError
-        Another number of weights than classes.
+    Raises ``ConfigError``: another number of weights than classes.
     """
     if chosen == "equal":
         return None

@@ -46,10 +46,7 @@ class Objective(Protocol):
     def prepare(self, context: Context) -> None:
         """Called once before all else.
 
-        Raises
-        ------
-        ConfigError
-            The objective has no use for what was given.
+        Raises ``ConfigError``: the objective has no use for what was given.
         """
 
     def looks(self, epoch: int) -> bool:

@@ -176,9 +176,7 @@ def who_trains(folder: Path) -> str:
 def require_own_folder(folder: Path, data: Path | None = None) -> None:
     """Refuse a folder for a run that holds something and is no run of ours, and the folder of the data.
 
-    Raises
-    ------
-    ConfigError
+    Raises ``ConfigError``.
     """
     if data is not None and folder.resolve() == data.resolve():
         raise ConfigError(
@@ -251,10 +249,7 @@ def _lock(folder: Path) -> None:
 def _break(lock: Path, taker: _Owner) -> None:
     """Remove a lock whose process is gone.
 
-    Raises
-    ------
-    ConfigError
-        It is not gone, or runs on another machine.
+    Raises ``ConfigError``: it is not gone, or runs on another machine.
     """
     try:
         text = lock.read_text(encoding="utf-8")

@@ -105,10 +105,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Go on from ``tensors``, which :func:`optimizer_tensors` gave.
 
-    Raises
-    ------
-    CheckpointError
-        They do not belong to these parameters.
+    Raises ``CheckpointError``: they do not belong to these parameters.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     expected: dict[str, torch.Size] = {}

@@ -103,10 +103,7 @@ def as_it_began(config: TrainConfig, kept: Checkpoint) -> TrainConfig:
 def without_test_cases(cases: Sequence[Case], split: Literal["given", "random"]) -> list[Case]:
     """The cases that may be learned from; with ``split`` random what the data set says does not count.
 
-    Raises
-    ------
-    ConfigError
-        Only test cases are there.
+    Raises ``ConfigError``: only test cases are there.
     """
     if split == "random":
         return [replace(case, split="") for case in cases]
@@ -124,10 +121,7 @@ def learnable(
 ) -> Generator[Event, None, list[Case]]:
     """The cases that a run may learn from or validate on, with a patient each where they belong together.
 
-    Raises
-    ------
-    ConfigError
-        As :func:`without_test_cases`.
+    Raises ``ConfigError``: as :func:`without_test_cases`.
     """
     kept = without_test_cases(cases, split)
     if split == "given":

@@ -88,11 +88,8 @@ class Twins:
 def read_original(run: Path) -> Original:
     """A finished run, from its folder or a checkpoint in it.
 
-    Raises
-    ------
-    CheckpointError, ConfigError
-        It is missing or not finished, is an ensemble or a network of another paper, learned from no folder,
-        or began with another model.
+    Raises ``CheckpointError``, ``ConfigError``: it is missing or not finished, is an ensemble or a network of
+    another paper, learned from no folder, or began with another model.
     """
     folder = run.parent if run.is_file() else run
     if (folder / ENSEMBLE).is_file():

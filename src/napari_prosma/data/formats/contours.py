@@ -89,10 +89,7 @@ def masks(
     Slices beside contours that lie between slices get the shape there; what is no closed contour along the
     slices is left out. Both are told in a notice.
 
-    Raises
-    ------
-    DataError
-        The series does not say where it lies, or no contour of the object lies on it.
+    Raises ``DataError``: the series does not say where it lies, or no contour of the object lies on it.
     """
     if not source.lies_in_patient:
         raise DataError(
@@ -247,10 +244,7 @@ def _area(outline: np.ndarray) -> float:
 def write(path: Path, planes: np.ndarray, source: Source, segments: Sequence[Segment], by_hand: bool) -> None:
     """Write labels (n, rows, columns) as an RTSTRUCT: closed contours on the slices, holes by keyholes.
 
-    Raises
-    ------
-    DataError
-        The series does not say where it lies, or its file is no longer there.
+    Raises ``DataError``: the series does not say where it lies, or its file is no longer there.
     """
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset

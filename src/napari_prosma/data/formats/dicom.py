@@ -95,10 +95,7 @@ class Series:
         stored as 0 the values are mirrored within the range that the headers of all slices allow together,
         so that equal values stay equal; CT and PET hold quantities, which are never mirrored.
 
-        Raises
-        ------
-        DataError
-            When the pixels of a file cannot be decoded.
+        Raises ``DataError``: when the pixels of a file cannot be decoded.
         """
         channels = [self.array_of(planes) for planes in self._stacked()]
         array = channels[0][None] if len(channels) == 1 else np.stack(channels)
@@ -158,10 +155,7 @@ class Series:
 def find_series(folder: str | Path) -> tuple[Series, ...]:
     """The image series of a folder and its subfolders, from their headers.
 
-    Raises
-    ------
-    DataError
-        When there is none; what was found instead is named.
+    Raises ``DataError``: when there is none; what was found instead is named.
     """
     folder = Path(folder)
     if folder.is_file() and is_directory(folder):
@@ -285,10 +279,7 @@ def read(path: Path) -> Image:
 
     Single images beside a stack, such as its localizer, are left out with a notice.
 
-    Raises
-    ------
-    DataError
-        When the folder holds several series; they are named.
+    Raises ``DataError``: when the folder holds several series; they are named.
     """
     return series_of(path).read()
 

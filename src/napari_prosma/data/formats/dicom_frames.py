@@ -133,10 +133,7 @@ def is_directory(path: Path) -> bool:
 def read_header(path: Path) -> Dataset | None:
     """The header of a file as far as it matters here; None where it is damaged or no DICOM.
 
-    Raises
-    ------
-    DataError
-        It is deflated and holds more than such a file can.
+    Raises ``DataError``: it is deflated and holds more than such a file can.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
@@ -406,12 +403,7 @@ def aspect(header: Dataset) -> tuple[float, float] | None:
 
 
 def require_even(path: Path, spacing: tuple[float, ...] | None) -> None:
-    """Refuse pixels that are no larger than nothing.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse pixels that are no larger than nothing (raises ``DataError``)."""
     if spacing is not None and not all(np.isfinite(s) and s > 0 for s in spacing):
         raise DataError(f"'{path}' has pixel spacing {spacing}; correct it or export the series again")
 

@@ -86,10 +86,7 @@ def kind_of(path: Path) -> str:
 def describe(path: Path) -> LabelObject:
     """The header of an object.
 
-    Raises
-    ------
-    DataError
-        It is damaged or holds no structure.
+    Raises ``DataError``: it is damaged or holds no structure.
     """
     data = _read(path)
     kind = str(data.get("Modality", ""))
@@ -261,10 +258,8 @@ class _Grid:
     def resampled(self, path: Path, parts: Sequence[tuple[_SegFrame, np.ndarray]]) -> np.ndarray:
         """Masks on another grid, by their nearest element on the slices (n, rows, columns).
 
-        Raises
-        ------
-        DataError
-            They do not say where they lie, or the series does not, or they lie side by side with it.
+        Raises ``DataError``: they do not say where they lie, or the series does not, or they lie side by side
+        with it.
         """
         from scipy import ndimage
 

@@ -56,10 +56,7 @@ class Source:
     def header(self) -> Dataset:
         """Attributes of patient and study, in UTF-8, and those that tell how the images lie.
 
-        Raises
-        ------
-        DataError
-            The file is no longer there.
+        Raises ``DataError``: the file is no longer there.
         """
         from pydicom import Dataset, config, dcmread
         from pydicom.uid import generate_uid

@@ -55,12 +55,7 @@ class Segment:
 
 
 def require_highdicom() -> None:
-    """Say how to install what writes DICOM SEG, where it is missing.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Say how to install what writes DICOM SEG, where it is missing (raises ``ConfigError``)."""
     try:
         import highdicom  # noqa: F401
     except ImportError as error:
@@ -254,10 +249,7 @@ def _plain(term: str) -> str:
 def coded(meaning: str) -> Code:
     """A meaning as a code: ``CODE^SCHEME^TEXT`` as it is, else the SNOMED CT term that is called so.
 
-    Raises
-    ------
-    ConfigError
-        There is no such term; those that are similar are told.
+    Raises ``ConfigError``: there is no such term; those that are similar are told.
     """
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code

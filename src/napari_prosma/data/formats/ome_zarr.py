@@ -60,10 +60,7 @@ def read_header(path: Path) -> Header:
 def read(path: Path) -> Image:
     """The finest level, whole, as (C, [t,] [z,] y, x).
 
-    Raises
-    ------
-    DataError
-        When it does not fit into memory.
+    Raises ``DataError``: when it does not fit into memory.
     """
     pyramid = read_pyramid(path)
     require_room(path, pyramid.levels[0].nbytes)
@@ -76,10 +73,7 @@ def read(path: Path) -> Image:
 def read_pyramid(path: Path) -> Pyramid:
     """All levels as dask arrays; no chunk is read.
 
-    Raises
-    ------
-    DataError
-        When the folder is no OME-Zarr image.
+    Raises ``DataError``: when the folder is no OME-Zarr image.
     """
     import dask.array
 

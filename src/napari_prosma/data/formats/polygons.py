@@ -119,10 +119,7 @@ def is_of_one_image(path: Path) -> bool:
 def read(path: Path) -> Annotations:
     """Annotations of a file.
 
-    Raises
-    ------
-    DataError
-        It holds none, or holds bounding boxes only.
+    Raises ``DataError``: it holds none, or holds bounding boxes only.
     """
     with _ours(path):
         found = path.stat()
@@ -134,10 +131,8 @@ def read(path: Path) -> Annotations:
 def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """Class numbers (y, x) of an image: shapes of ``names[k]`` become k, later ones over earlier ones.
 
-    Raises
-    ------
-    DataError
-        As :func:`read`, a class is not among ``names``, a shape cannot be drawn, or the image is a volume.
+    Raises ``DataError``: as :func:`read`, a class is not among ``names``, a shape cannot be drawn, or the
+    image is a volume.
     """
     if len(shape) != 2:
         raise DataError(

@@ -123,10 +123,7 @@ def _may_burst(deflated: bytes) -> bool:
 def _zstd_size(frame: bytes) -> int:
     """Bytes that a frame of Zstandard says it becomes (RFC 8878, section 3.1.1.1).
 
-    Raises
-    ------
-    ValueError
-        It does not say so; zstd itself always does for a chunk that it got whole.
+    Raises ``ValueError``: it does not say so; zstd itself always does for a chunk that it got whole.
     """
     if len(frame) < 5 or frame[:4] != _ZSTD_MAGIC:
         raise ValueError("a chunk is not packed by zstd")

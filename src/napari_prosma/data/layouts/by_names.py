@@ -66,10 +66,7 @@ def _annotations(files: Iterable[Path]) -> list[Path]:
 def by_patterns(folder: Path, images: str, masks: str) -> Recognised:
     """Cases of the files that the user names by patterns such as ``images/*`` and ``1st_manual/*``.
 
-    Raises
-    ------
-    DataError
-        No file fits a pattern, one fits both, or none of the images has the name of a mask.
+    Raises ``DataError``: no file fits a pattern, one fits both, or none of the images has the name of a mask.
     """
     readable = images_in(folder)
     there = {*readable, *(path for path in files_in(folder) if polygons.may_be(path))}

@@ -75,10 +75,7 @@ def series_folders(folder: Path) -> list[Path]:
 def studies_in(folder: Path, objects: Iterable[Path] | None = None) -> Studies:
     """The series under a folder and what labels each: the ``objects``, or those that lie there too.
 
-    Raises
-    ------
-    DataError
-        No series is there.
+    Raises ``DataError``: no series is there.
     """
     folder = folder.parent if folder.is_file() and dicom.is_directory(folder) else folder
     series = sorted(guarded(folder, dicom.find_series), key=_in_order)
@@ -98,10 +95,7 @@ def studies_in(folder: Path, objects: Iterable[Path] | None = None) -> Studies:
 def beside(path: Path) -> Studies:
     """The series that an object labels, from its own folder or from the study's above it.
 
-    Raises
-    ------
-    DataError
-        It is in neither.
+    Raises ``DataError``: it is in neither.
     """
     for folder in (path.parent, path.parent.parent):
         try:
@@ -126,10 +120,7 @@ def _in_order(series: dicom.Series) -> tuple[object, ...]:
 def _series_of(one: LabelObject, series: list[dicom.Series]) -> int:
     """Which of the series an object refers to.
 
-    Raises
-    ------
-    DataError
-        None of them, or one that lies in another frame of reference.
+    Raises ``DataError``: None of them, or one that lies in another frame of reference.
     """
     fitting = [n for n, s in enumerate(series) if one.is_of(s)]
     if not fitting and not one.series and not one.instances:
@@ -198,10 +189,7 @@ def labelled_by(found: Found, class_names: Sequence[str] = ()) -> tuple[Found, L
 
     These are ``class_names``, background first, where any of them has one of these names.
 
-    Raises
-    ------
-    DataError
-        The image is no series that they refer to.
+    Raises ``DataError``: the image is no series that they refer to.
     """
     series = guarded(found.image, dicom.series_of)
     objects = tuple(guarded(path, dicom_labels.describe) for path in found.labels)

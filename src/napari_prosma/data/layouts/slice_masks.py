@@ -24,10 +24,7 @@ _REMEDY = "or save the masks as one volume that lies where the series does (.nii
 def by_slices(folder: Path) -> Recognised | None:
     """Series and their masks, a folder of pictures each; None where there is no series or no such folder.
 
-    Raises
-    ------
-    DataError
-        The pictures do not fit the slices of a series.
+    Raises ``DataError``: the pictures do not fit the slices of a series.
     """
     series = [path for path in images_in(folder) if path.is_dir() and dicom.holds_series(path)]
     by_place: dict[Path, list[Path]] = defaultdict(list)
@@ -65,10 +62,7 @@ def by_slices(folder: Path) -> Recognised | None:
 def read_label(case: Found) -> tuple[np.ndarray, Geometry]:
     """The stored values of the masks of a series on its grid.
 
-    Raises
-    ------
-    DataError
-        A picture has another size than the slices.
+    Raises ``DataError``: a picture has another size than the slices.
     """
     series = dicom.series_of(case.image)
     ordered, _ = _in_order(series, case.image, case.labels)

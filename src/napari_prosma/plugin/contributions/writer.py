@@ -38,10 +38,7 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Image layer as NIfTI, NRRD, MetaImage or OME-Zarr, of its own type where the format has it.
 
-    Raises
-    ------
-    DataError
-        The layer has more axes than the format holds.
+    Raises ``DataError``: the layer has more axes than the format holds.
     """
     kept = {key: meta[key] for key in (*_KEPT, "rgb") if key in meta}
     layer = ImageLayer(_finest(data, meta), **kept)

@@ -85,10 +85,7 @@ def _data_of(run_dir: Path) -> DataSet:
 def saving(work: list[tuple[Path, LabelFile, np.ndarray]]) -> Iterator[Event]:
     """Write corrected labels of runs, a ``Written`` after each; ``Finished`` has their names in words.
 
-    Raises
-    ------
-    DataError
-        After all were tried: which could not be written, and why.
+    Raises ``DataError``: after all were tried: which could not be written, and why.
     """
     yield Started(len(work), "Saving labels")
     errors = []

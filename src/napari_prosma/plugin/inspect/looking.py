@@ -82,9 +82,7 @@ def looking(
 
     ``scheduler`` says where the gates of the whole image are computed, if not on this computer.
 
-    Raises
-    ------
-    CheckpointError, ConfigError, DataError
+    Raises ``CheckpointError``, ``ConfigError``, ``DataError``.
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates

@@ -208,10 +208,7 @@ class OutcomeView(QWidget):
     def save(self, path: Path) -> None:
         """CSV of the rows, or the plot as what the name ends in.
 
-        Raises
-        ------
-        DataError
-            The file cannot be written.
+        Raises ``DataError``: the file cannot be written.
         """
         from napari_prosma.inspection.report import write_table
 

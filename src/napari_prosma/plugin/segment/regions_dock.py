@@ -118,10 +118,7 @@ class RegionsTable(QWidget):
     def save(self, path: Path) -> None:
         """Write every region as a row of a CSV file.
 
-        Raises
-        ------
-        DataError
-            The file cannot be written.
+        Raises ``DataError``: the file cannot be written.
         """
         from napari_prosma.inspection.report import write_table
 

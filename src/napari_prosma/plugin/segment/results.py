@@ -103,10 +103,7 @@ class Result:
 
         For a thread: the layer is read, not written.
 
-        Raises
-        ------
-        DataError
-            The labels layer has another shape than its image.
+        Raises ``DataError``: the labels layer has another shape than its image.
         """
         from napari_prosma.segmentation.cleaning import cleaned
 

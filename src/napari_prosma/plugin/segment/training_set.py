@@ -154,10 +154,7 @@ def training_set_of(model: Path, data: Path | None = None) -> Path:
 def cases_in(folder: Path) -> list[str]:
     """Names of the cases that were added to a folder.
 
-    Raises
-    ------
-    DataError
-        Its table is damaged.
+    Raises ``DataError``: its table is damaged.
     """
     table = folder / TABLE
     return [row["name"] for row in read_rows(table, ["name"])] if table.exists() else []
@@ -166,10 +163,7 @@ def cases_in(folder: Path) -> list[str]:
 def class_names_of(folder: Path) -> dict[int, str]:
     """Stored value -> class name of the cases that were added to a folder.
 
-    Raises
-    ------
-    DataError
-        The file that says so is missing or damaged.
+    Raises ``DataError``: the file that says so is missing or damaged.
     """
     path = folder / CLASSES
     try:

@@ -35,10 +35,7 @@ class Field:
     def value(self) -> Any:
         """What the form says, as the setting takes it.
 
-        Raises
-        ------
-        ConfigError
-            Sizes that are not understood.
+        Raises ``ConfigError``: sizes that are not understood.
         """
         held = self.widget.value
         if isinstance(self.widget, LineEdit):
@@ -101,10 +98,7 @@ class Form(dict[str, Field]):
     def settings(self) -> dict[str, Any]:
         """What it says, by the names of the settings.
 
-        Raises
-        ------
-        ConfigError
-            Sizes that are not understood.
+        Raises ``ConfigError``: sizes that are not understood.
         """
         return {name: field.value for name, field in self.items()}
 

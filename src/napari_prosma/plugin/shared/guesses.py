@@ -111,10 +111,7 @@ _OF: WeakKeyDictionary[LabelsLayer, Guesses] = WeakKeyDictionary()
 def guesses_of(layer: LabelsLayer) -> Guesses:
     """What was written into a layer so far.
 
-    Raises
-    ------
-    DataError
-        The layer cannot be written to step by step.
+    Raises ``DataError``: the layer cannot be written to step by step.
     """
     if layer.multiscale or not isinstance(layer.data, np.ndarray) or not layer.data.flags.writeable:
         raise DataError(

@@ -150,10 +150,7 @@ class LabelFile:
 def open_label(data: DataSet, name: str) -> LabelFile:
     """The label of a case of a data set.
 
-    Raises
-    ------
-    DataError
-        There is no such case any longer, or its files cannot be read.
+    Raises ``DataError``: there is no such case any longer, or its files cannot be read.
     """
     case = next((case for case in data.cases if case.name == name), None)
     files = next((found for found in named_apart(recognise(data.folder).found) if found.name == name), None)

@@ -355,10 +355,7 @@ def image_kind(layer: ImageLayer) -> ImageKind:
 def fitting_image(image: Image, channels: int, name: str) -> Image:
     """The image with as many channels as a model expects: colour becomes gray, gray is repeated; NaN filled.
 
-    Raises
-    ------
-    DataError
-        When neither is possible.
+    Raises ``DataError``: when neither is possible.
     """
     try:
         return filled(as_channels(image, channels))
@@ -379,10 +376,7 @@ def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = 
 
     Scribbles have their own numbers (the smallest is the background), to which no names are known.
 
-    Raises
-    ------
-    DataError
-        When the labels are not what ``labelled`` says.
+    Raises ``DataError``: when the labels are not what ``labelled`` says.
     """
     names = tuple(layer.metadata.get(CLASS_NAMES, ()))
     given: dict[int, str] = layer.metadata.get(DRAWN_NAMES, {})

@@ -114,10 +114,7 @@ class LiveCase:
     def keep(self) -> None:
         """Keep image and labels on disk, and from now on every correction.
 
-        Raises
-        ------
-        DataError
-            The run folder cannot be written to.
+        Raises ``DataError``: the run folder cannot be written to.
         """
         stored, source = self._stored(), self.image.source.path
         file = None if source is None else Path(source)
@@ -134,11 +131,8 @@ class LiveCase:
         Where that cannot be, the label as it was; but when the run reads a correction (``LiveSteering``), the
         error.
 
-        Raises
-        ------
-        DataError
-            A layer was closed or has another shape than before, a value is new, or all was
-            erased.
+        Raises ``DataError``: a layer was closed or has another shape than before, a value is new, or all was
+        erased.
         """
         is_correction, self.is_corrected = self.is_corrected, False
         try:
@@ -164,10 +158,7 @@ class LiveCase:
     def classes_now(self) -> np.ndarray:
         """Class indices (*spatial) of what is drawn now; nothing is kept.
 
-        Raises
-        ------
-        DataError
-            As :meth:`read_label`.
+        Raises ``DataError``: as :meth:`read_label`.
         """
         return self._classes(self._stored())
 

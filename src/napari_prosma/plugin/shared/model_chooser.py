@@ -144,10 +144,7 @@ class ModelChooser(QWidget):
     def required_path(self) -> Path:
         """The path.
 
-        Raises
-        ------
-        ConfigError
-            When none was chosen.
+        Raises ``ConfigError``: when none was chosen.
         """
         if self.path is None:
             raise ConfigError("choose a trained model: from the list, a run folder, or a file")

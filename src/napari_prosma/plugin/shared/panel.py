@@ -223,10 +223,7 @@ class Panel(QWidget):
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         """Title and events of a run with the settings as they are; the events are made in the thread.
 
-        Raises
-        ------
-        ProsmaError
-            When something has to be chosen first.
+        Raises ``ProsmaError``: when something has to be chosen first.
         """
         raise NotImplementedError
 

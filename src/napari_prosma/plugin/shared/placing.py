@@ -35,11 +35,8 @@ def onto_image(stored: np.ndarray, labels: LabelsLayer, image: ImageLayer) -> np
     Labels on a grid of the same elements that begins or ends elsewhere, as napari makes them over several
     images, are cut to the image; 0 stands where they do not reach.
 
-    Raises
-    ------
-    DataError
-        They lie otherwise: moved by parts of an element, scaled, mirrored, turned or sheared, or the image
-        has channels that nothing tells of.
+    Raises ``DataError``: they lie otherwise: moved by parts of an element, scaled, mirrored, turned or
+    sheared, or the image has channels that nothing tells of.
     """
     shape = spatial_shape(image)
     if stored.ndim != len(shape):
@@ -73,12 +70,7 @@ def onto_image(stored: np.ndarray, labels: LabelsLayer, image: ImageLayer) -> np
 
 
 def require_same_place(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> None:
-    """Refuse layers of one shape that lie in two places.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse layers of one shape that lie in two places (raises ``DataError``)."""
     moved = steps_between(first, second)
     if moved is None or any(moved):
         raise DataError(_elsewhere(first, second))
@@ -87,10 +79,7 @@ def require_same_place(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> 
 def joined_channels(layers: Sequence[ImageLayer]) -> LayerTuple:
     """Image layers of one grid as the channels of one image, in their order; the pixels are copied.
 
-    Raises
-    ------
-    DataError
-        Fewer than two layers, or one lies elsewhere than the first.
+    Raises ``DataError``: fewer than two layers, or one lies elsewhere than the first.
     """
     if len(layers) < 2:
         raise DataError(

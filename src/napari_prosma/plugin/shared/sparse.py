@@ -49,10 +49,7 @@ class Wanted:
     def find(self, require_labels: bool = True) -> DataSet:
         """The cases of the folder, with labels that are meant so.
 
-        Raises
-        ------
-        DataError
-            As ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
+        Raises ``DataError``: as ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
         """
         data = find_cases(self.folder, require_labels, self.rule, self.images, self.masks)
         if self.labelled is None:
@@ -65,10 +62,7 @@ class Wanted:
 def sparse_rule(rule: LabelRule, labelled: Sparse | None, ndim: int, where: str) -> LabelRule:
     """The rule of a labels layer for labels that are meant so.
 
-    Raises
-    ------
-    DataError
-        As ``LabelRule.sparse``; slices of a picture, which has none.
+    Raises ``DataError``: as ``LabelRule.sparse``; slices of a picture, which has none.
     """
     if labelled is None:
         return rule

@@ -166,10 +166,7 @@ def rows_of(rule: LabelRule) -> list[tuple[str, str]]:
 def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
     """The rule, for complete labels, of a table that showed ``shown`` before it was changed.
 
-    Raises
-    ------
-    DataError
-        A value is no whole number or stands twice, or no class is left.
+    Raises ``DataError``: a value is no whole number or stands twice, or no class is left.
     """
     kept = [(value, name) for value, name in rows if value]
     names = [name for _, name in kept]

@@ -156,10 +156,7 @@ class Outcome(QWidget):
     def save_curves(self, path: Path) -> None:
         """Write the curves as .png or .svg, or their numbers as .csv.
 
-        Raises
-        ------
-        ProsmaError
-            The file cannot be written.
+        Raises ``ProsmaError``: the file cannot be written.
         """
         from napari_prosma.training.curves import save_curves
 

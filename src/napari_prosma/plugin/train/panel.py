@@ -154,10 +154,7 @@ class TrainPanel(Panel):
     def planned_data(self) -> tuple[dict[str, Any], Data]:
         """What the form says: settings of ``TrainConfig``, and the data.
 
-        Raises
-        ------
-        ProsmaError
-            Something has to be chosen first, or is not understood.
+        Raises ``ProsmaError``: something has to be chosen first, or is not understood.
         """
         run_dir = self.settings.run_field.path
         if run_dir is None:
@@ -171,10 +168,8 @@ class TrainPanel(Panel):
     def repeated_data(self) -> tuple[dict[str, Any], Data]:
         """The same for a line that a shell can run as it stands: the data are files, the folder is a new one.
 
-        Raises
-        ------
-        ProsmaError
-            As ``planned_data``, no run began on the layers, or the folder holds something else.
+        Raises ``ProsmaError``: as ``planned_data``, no run began on the layers, or the folder holds something
+        else.
         """
         settings, data = self.planned_data()
         if isinstance(data, LayerData):
@@ -195,10 +190,7 @@ class TrainPanel(Panel):
     def planned(self) -> PlannedRun:
         """The run that the form describes.
 
-        Raises
-        ------
-        ProsmaError
-            As ``planned_data``, or the folder is that of another run.
+        Raises ``ProsmaError``: as ``planned_data``, or the folder is that of another run.
         """
         field = self.settings.run_field
         if self._run is not None and field.path == self._run.run_dir == self._suggested:
@@ -507,12 +499,7 @@ class TrainPanel(Panel):
             self.tell_progress()
 
     def _require_free(self, run_dir: Path, data: Path | None) -> None:
-        """Refuse the folder of another run, of the data, or of a model.
-
-        Raises
-        ------
-        ConfigError
-        """
+        """Refuse the folder of another run, of the data, or of a model (raises ``ConfigError``)."""
         if any(run_dir.glob("*.safetensors")):
             raise ConfigError(f"'{run_dir}' already holds a trained model; choose another folder")
         require_own_folder(run_dir, data)

@@ -62,10 +62,7 @@ class Settings(QWidget):
     def values(self) -> dict[str, Any]:
         """What the form says, as settings of ``TrainConfig``.
 
-        Raises
-        ------
-        ConfigError
-            Sizes that are not understood.
+        Raises ``ConfigError``: sizes that are not understood.
         """
         by_time = self.limit_unit.currentText() == "minutes"
         start_from = self.start_from.path
@@ -81,10 +78,7 @@ class Settings(QWidget):
     def require_fit(self, axes: int | None) -> None:
         """Refuse sizes that fit neither images of so many spatial axes nor the network.
 
-        Raises
-        ------
-        ConfigError
-            A size has another number of axes.
+        Raises ``ConfigError``: a size has another number of axes.
         """
         if axes is None:
             return

@@ -83,10 +83,7 @@ class FolderData:
     def look(self) -> Opened:
         """Find its cases; in a thread.
 
-        Raises
-        ------
-        DataError
-            As ``find_cases``.
+        Raises ``DataError``: as ``find_cases``.
         """
         data = self.known if self.known is not None else self.wanted.find()
         settings: dict[str, Any] = {
@@ -122,10 +119,7 @@ class LayerData:
     def look(self) -> Opened:
         """The layers as they are now, with nothing written; in a thread.
 
-        Raises
-        ------
-        DataError
-            As ``LiveCase.open``.
+        Raises ``DataError``: as ``LiveCase.open``.
         """
         case = self.live.open(self.labels)
         assert self.live.rule is not None
@@ -137,10 +131,7 @@ class LayerData:
     def begin(self) -> Opened:
         """The same, for a run that begins: they are kept in its folder, and every correction from now on.
 
-        Raises
-        ------
-        DataError
-            As ``LiveCase.open`` and ``LiveCase.keep``.
+        Raises ``DataError``: as ``LiveCase.open`` and ``LiveCase.keep``.
         """
         opened = self.look()
         self.live.keep()
@@ -163,10 +154,7 @@ class LayerData:
     def kept(self) -> FolderData:
         """What was kept of them when a run began on them, as files.
 
-        Raises
-        ------
-        ConfigError
-            No run began.
+        Raises ``ConfigError``: no run began.
         """
         table = self.live.folder.absolute() / TABLE
         if self.live.rule is None or not table.is_file():
@@ -239,12 +227,8 @@ class Source(QWidget):
     def data(self, run_dir: Path) -> Data:
         """What the form says, for a run that is kept in ``run_dir``.
 
-        Raises
-        ------
-        ConfigError
-            Something has to be chosen first.
-        DataError
-            The labels do not lie on the image.
+        Raises ``ConfigError``: something has to be chosen first. ``DataError``: the labels do not lie on the
+        image.
         """
         if self.from_layers.isChecked():
             image, labels = self.image_layer.layer, self.labels_layer.layer

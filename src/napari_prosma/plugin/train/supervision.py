@@ -99,10 +99,7 @@ class Supervision(QWidget):
     def values(self) -> dict[str, Any]:
         """What is chosen, as settings of ``TrainConfig``; ticked layers are told by :meth:`ticked`.
 
-        Raises
-        ------
-        ConfigError
-            Scales that are not understood.
+        Raises ``ConfigError``: scales that are not understood.
         """
         name = self.objective.currentData()
         settings: dict[str, Any] = {"objective": name}

@@ -57,9 +57,7 @@ def objective(name: str, words: str, meaning: str, **more: Any) -> Callable[[Mak
 def require_use_of_unlabelled(name: str, given: str) -> None:
     """Refuse unlabelled images, which ``given`` speaks of, where the objective ``name`` has no use for them.
 
-    Raises
-    ------
-    ConfigError
+    Raises ``ConfigError``.
     """
     if not OBJECTIVES[name].takes_unlabelled:
         others = " or ".join(other for other, kind in OBJECTIVES.items() if kind.takes_unlabelled)
