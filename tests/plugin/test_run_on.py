@@ -54,6 +54,23 @@ def test_an_address_is_tested_and_remembered(
     assert [again[1].field.itemText(n) for n in range(2)] == [HERE, address]
 
 
+def while_training(panel: Any, qtbot: QtBot, holds: Callable[[], bool]) -> None:
+    """Wait until something holds; where the run ends first, fail with what the panel says."""
+
+    def told() -> str:
+        return f"{panel.status.plain_text()}\n{panel.outcome.log.toPlainText()}"
+
+    def look() -> bool:
+        if not holds() and (panel.status.is_error or not panel.job.is_running):
+            pytest.fail(f"the run has ended: {told()}")
+        return holds()
+
+    try:
+        qtbot.waitUntil(look, timeout=LONG)
+    except TimeoutError:
+        pytest.fail(f"it still does not hold: {told()}")
+
+
 def test_a_run_from_layers_goes_on_there_without_napari_and_is_come_back_to(
     address: str,
     panel: Any,
@@ -70,11 +87,11 @@ def test_a_run_from_layers_goes_on_there_without_napari_and_is_come_back_to(
     panel.run_on.field.setEditText(address)
     run_dir = panel.settings.run_field.path
     press(panel.start_button)
-    qtbot.waitUntil(lambda: panel.outcome.epochs > 0, timeout=LONG)
-    qtbot.waitUntil(lambda: "First preview" in panel.outcome.log.toPlainText(), timeout=LONG)
+    while_training(panel, qtbot, lambda: panel.outcome.epochs > 0)
+    while_training(panel, qtbot, lambda: "First preview" in panel.outcome.log.toPlainText())
     labels.data[:8] = 1
     labels.events.paint(value=[])
-    qtbot.waitUntil(lambda: "are learned as they are now" in panel.outcome.log.toPlainText(), timeout=LONG)
+    while_training(panel, qtbot, lambda: "are learned as they are now" in panel.outcome.log.toPlainText())
 
     def leave(box: QMessageBox) -> None:
         box.show()
@@ -82,11 +99,11 @@ def test_a_run_from_layers_goes_on_there_without_napari_and_is_come_back_to(
 
     monkeypatch.setattr(QMessageBox, "exec", leave)
     press(panel.parentWidget().titleBarWidget().close_button)
-    qtbot.waitUntil(lambda: not panel.job.is_running, timeout=LONG)
+    qtbot.waitUntil(lambda: "Train (napari-prosma)" not in viewer.window.dock_widgets, timeout=LONG)
     assert note_of(run_dir) is not None
     _, again = viewer.window.add_plugin_dock_widget("napari-prosma", "Train")
     again.resume(run_dir)
-    qtbot.waitUntil(lambda: again.outcome.epochs > 1, timeout=LONG)
+    while_training(again, qtbot, lambda: again.outcome.epochs > 1)
     press(again.finish_button)
     qtbot.waitUntil(lambda: not again.job.is_running, timeout=LONG)
     assert again.status.plain_text().startswith("Finished after")

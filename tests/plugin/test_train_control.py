@@ -351,6 +351,26 @@ def test_closing_the_panel_asks_once_and_going_on_keeps_panel_and_run(
     assert load_checkpoint(run_dir / "last.safetensors").place["step"] > 0
 
 
+def test_a_run_that_is_asked_for_before_the_panel_has_closed_keeps_it_open(
+    panel: TrainPanel, qtbot: QtBot, press: Press
+):
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    learning(panel, qtbot)
+    dock = panel.parentWidget()
+    ended: list[object] = []
+    asked = Answers(STOP)
+    panel.job.ended.connect(ended.append)
+    panel.job.ended.connect(lambda: panel.resume(run_dir))  # at the very last moment
+    press(dock.titleBarWidget().close_button)
+    assert asked.texts
+    qtbot.waitUntil(lambda: len(ended) == 1, timeout=LONG)
+    learning(panel, qtbot)
+    assert panel.parentWidget() is dock
+
+
 @pytest.mark.parametrize("how", ["the window's button", "the menu"])
 def test_closing_napari_asks_once_instead_of_napari(
     how: str,

@@ -332,11 +332,10 @@ class TrainPanel(Panel):
             self.status.tell(f"Stopped{after}{what}" + ("; Resume… continues it" if kept else ""))
         self._suggest_run()
         self._tell_waiting()
-        then, self._after_stop = self._after_stop, None
-        if then is not None and ending.error is None:
-            QTimer.singleShot(0, then)
+        if self._after_stop is not None and ending.error is None:
+            QTimer.singleShot(0, self._close_after_stop)
             return
-        self.leaving.stay()  # what could not be kept is not left without a word
+        self._stay()  # what could not be kept is not left without a word
         if isinstance(ending.error, DataMovedError):
             self._moved_run = run.run_dir
             self.moved_row.show()
@@ -381,11 +380,22 @@ class TrainPanel(Panel):
         self._submit(run)
 
     def _submit(self, run: PlannedRun) -> None:
+        self._stay()
         if self.job.is_running:
             self.waiting.add(run)
         else:
             self._start(run)
         self._suggest_run()
+
+    def _close_after_stop(self) -> None:
+        then, self._after_stop = self._after_stop, None
+        if then is not None:
+            then()
+
+    def _stay(self) -> None:
+        """Not close after the run that ends, where that was wanted."""
+        self._after_stop = None
+        self.leaving.stay()
 
     def _start(self, run: PlannedRun) -> None:
         self._run = run
