@@ -319,6 +319,28 @@ def test_an_error_there_ends_the_job_and_is_told(error: Exception) -> None:
     assert str(error) in heard.failure.text
 
 
+def test_a_process_that_ends_stops_its_job_first() -> None:
+    """A thread that is in torch when Python ends aborts the process."""
+    program = (
+        "import torch\n"
+        "from napari_prosma.app.elsewhere.worker import Place\n"
+        "from napari_prosma.events import Progress\n"
+        "class Job:\n"
+        "    def events(self, place):\n"
+        "        try:\n"
+        "            while True:\n"
+        "                yield Progress(0, int(torch.rand(300, 300).matmul(torch.rand(300, 300)).sum()))\n"
+        "        finally:\n"
+        "            print('kept')\n"
+        "place = Place('place', 'a test')\n"
+        "place.begin(Job())\n"
+        "while not place._count:\n"
+        "    pass\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "kept\n", "")
+
+
 class Tunnel:
     """A way to a scheduler that can be cut, as by ssh."""
 

@@ -7,6 +7,7 @@ comes back for them.
 
 from __future__ import annotations
 
+import atexit
 import platform
 import shutil
 import threading
@@ -33,6 +34,8 @@ from napari_prosma.training.steering import Changes, Steering, View
 AHEAD = 1.0
 ALONE = 10.0
 """Seconds without a word after which the caller is taken to be gone."""
+HALTS = 30.0
+"""Seconds that a process which ends waits for its job to stop."""
 UNUSED = 120.0
 """Seconds without a word after which a place where nothing has begun is free for others."""
 _LOOKS_UP = 0.5
@@ -170,6 +173,7 @@ class Place:
     def begin(self, job: Job) -> None:
         """Start what is to be done."""
         self._thread = threading.Thread(target=self._go, args=(job,), name="prosma", daemon=True)
+        atexit.register(self._halt)
         self._thread.start()
 
     def exchange(self, told: Told) -> Heard:
@@ -235,8 +239,15 @@ class Place:
         except Exception:
             self._failure = Failure(None, traceback.format_exc())
         finally:
+            atexit.unregister(self._halt)
             self._free()
             self._ended = True
+
+    def _halt(self) -> None:
+        """Keep the place before the process ends; a thread that is in torch by then would abort it."""
+        self.exchange(Told(closes=True))
+        assert self._thread is not None
+        self._thread.join(HALTS)
 
     def _say(self, event: Event) -> None:
         """Keep an event; while somebody listens, wait until it is not too far before them."""
