@@ -9,9 +9,11 @@
 Systems: ``prosma`` (``TrainConfig`` with nothing but its minutes, as ``prosma train --minutes``), the same
 with ``--gate none`` and ``attention``, MONAI's tutorial recipe (UNet of 16 to 256 channels with strides, 2
 patches of each of 2 cases, or 4 images of 256 x 256, AdamW 1e-3 with a cosine, flips and intensity), and the
-same recipe with its AttentionUnet. Every system has the same cases to learn from and the same minutes, its
-reading and validations counted in. Test cases were never seen; near-duplicates (``--clusters``: a JSON file
-with lists of names anywhere in it) and patients lie on one side.
+same recipe with its AttentionUnet; with ``--nnunet PYTHON``, a Python that has nnunetv2, also ``nnunet`` (its
+own plan) and ``nnunet-batch-2``, see ``learning_nnunet.py``. Every system has the same cases to learn from
+and the same minutes, its reading and validations counted in (not nnU-Net's preprocessing). Test cases were
+never seen; near-duplicates (``--clusters``: a JSON file with lists of names anywhere in it) and patients lie
+on one side.
 
 Each run is a process of its own, held to ``--core`` with one thread (to ``--core 0,1`` with two), the systems
 in turn. Figures are Dice on the test images' own grid, over those that have the structure. A row that is in
@@ -32,12 +34,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
+import nibabel as nib
 import numpy as np
 import torch
 from measuring import circumstances
 
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Case
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.events import Finished, Notice
@@ -49,6 +53,7 @@ from napari_prosma.training.steering import Steering
 
 GATES = {"prosma": {}, "prosma-none": {"gate": "none"}, "prosma-attention": {"gate": "attention"}}
 RECIPES = ("monai-unet", "monai-attention-unet")
+NNUNETS = {"nnunet": [], "nnunet-batch-2": ["--batch", "2"]}
 SPLIT_SEED = 0
 CHANNELS = (16, 32, 64, 128, 256)
 SIDE = 256
@@ -66,6 +71,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, help="learn from so many of the others")
     parser.add_argument("--minutes", default="6")
     parser.add_argument("--systems", default=",".join([*GATES, *RECIPES]))
+    parser.add_argument("--nnunet", metavar="PYTHON", help="one that has nnunetv2")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--core", default="0")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "learning.json")
@@ -136,6 +142,9 @@ def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, c
     wall, processor = time.monotonic(), time.process_time()
     if system in GATES:
         steps, predict, said = ours(learned, data.class_names, minutes, seed, cores, GATES[system])
+    elif system in NNUNETS:
+        words = [given.nnunet or sys.executable, *NNUNETS[system], "--minutes", str(minutes)]
+        steps, predict, said = nnunet(words, learned, tested, data.class_names)
     else:
         steps, predict, said = recipe(system, learned, len(data.class_names), minutes, seed)
     taken = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}
@@ -293,6 +302,61 @@ def recipe(
         return logits.argmax(dim=1)[0].numpy().astype(np.uint8)
 
     return steps, predict, []
+
+
+def nnunet(
+    words: list[str], learned: list[Case], tested: list[Case], names: Sequence[str]
+) -> tuple[int, Any, list[str]]:
+    """``words``: its Python, then options."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        raw = folder / "nnUNet_raw" / "Dataset001_Here"
+        for part in ("imagesTr", "labelsTr", "imagesTs"):
+            (raw / part).mkdir(parents=True)
+        first = learned[0].read_image().array
+        ending = ".png" if first.ndim == 3 else ".nii.gz"
+        for n, case in enumerate(learned):
+            assert case.read_label is not None
+            write(raw / "imagesTr" / f"case{n:04}_0000{ending}", case.read_image())
+            write(raw / "labelsTr" / f"case{n:04}{ending}", labels_of(case))
+        for n, case in enumerate(tested):
+            write(raw / "imagesTs" / f"case{n:04}_0000{ending}", case.read_image())
+        about = {
+            "channel_names": {str(n): f"channel {n}" for n in range(len(first))},
+            "labels": {name: n for n, name in enumerate(names)},
+            "numTraining": len(learned),
+            "file_ending": ending,
+        }
+        (raw / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+        python, *options = words
+        script = str(Path(__file__).with_name("learning_nnunet.py"))
+        done = subprocess.run(
+            [python, script, scratch, *options], stdout=subprocess.PIPE, text=True, check=True
+        )
+        said = json.loads(done.stdout.splitlines()[-1])
+        found = {
+            case.name: read_labels(folder / "predicted" / f"case{n:04}{ending}")
+            for n, case in enumerate(tested)
+        }
+    return said["steps"], lambda case: found[case.name], [f"{said['configuration']}, batch {said['batch']}"]
+
+
+def labels_of(case: Case) -> Image:
+    assert case.read_label is not None
+    return Image(case.read_label()[None].astype(np.uint8), case.read_image().geometry)
+
+
+def write(path: Path, image: Image) -> None:
+    """A colour or grey picture of 8 bits, or a volume of one channel with its spacing."""
+    array = image.array
+    if array.ndim == 3:
+        imageio.imwrite(path, array.transpose(1, 2, 0).squeeze().astype(np.uint8))
+    else:
+        nib.save(nib.Nifti1Image(array[0].T, np.diag([*image.geometry.spacing[::-1], 1.0])), path)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    return imageio.imread(path) if path.suffix == ".png" else np.asarray(nib.load(path).dataobj).T
 
 
 if __name__ == "__main__":
