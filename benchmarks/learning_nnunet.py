@@ -61,7 +61,7 @@ def planned(folder: Path, batch: int | None) -> str:
 
 def trained(trainer: Any, seconds: float) -> int:
     trainer.disable_checkpointing = True
-    os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in this process, whose time counts
+    os.environ.update(nnUNet_n_proc_DA="0")  # augmentation in this process, whose time counts
     trainer.on_train_start()
     began, steps = time.process_time(), 0
     trainer.network.train()

@@ -86,33 +86,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def page_rows(table: str, runs: Sequence[dict[str, Any]]) -> list[str]:
-    """A row of ``docs/results.md`` per system: size, epochs, figures of both choices, what is printed."""
-    rows = []
-    for model in dict.fromkeys(run["model"] for run in runs):
-        of_model = [run for run in runs if run["model"] == model]
-        sound = [run for run in of_model if not run["diverged"]]
-        epochs = min(len(run["loss of each epoch"]) for run in of_model)
-        cells = [f"`{model}`", f"{of_model[0]['parameters']:,}", f"{epochs} of {of_model[0]['full length']}"]
-        (first, _), (second, _), *others = SHOWN["volumes" if table == "table2" else "planar"]
-        for how in ("best on the reported", "last"):
-            kept = [run["selected"][how] for run in sound]
-            cells.append(" / ".join(_cell(kept, name) for name in (first, second)))
-        last = [run["selected"]["last"] for run in sound]
-        cells += [_cell(last, name) for name, _ in others]
-        said = printed(table, of_model[0]["data"]["set"], model)
-        cells.append(said[0].removeprefix("printed ").removeprefix("F1 ") if said else "")
-        if len(sound) < len(of_model):
-            told = f"{len(of_model) - len(sound)} of {len(of_model)} diverged"
-            cells[-1] = f"{cells[-1]} {told}".strip()
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def _cell(figures: Sequence[dict[str, float]], name: str) -> str:
-    return spread([100 * of[name] for of in figures]) if figures else "-"
-
-
 def _iou(epoch: dict[str, Any]) -> float | None:
     """On the reported part; None where no figures were taken."""
     found = epoch.get("reported", {})

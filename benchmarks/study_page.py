@@ -1,16 +1,17 @@
-"""The study of the gates in one file, and as the section of ``docs/results.md``.
+"""The study of the gates as the section of ``docs/results.md``.
 
-    python benchmarks/study_page.py study
+    python benchmarks/study_page.py
 
-Reads the files that ``study.py`` wrote into a folder, writes ``benchmarks/results/study.json``, and the
-section of the page with it. The unit is a training: a number of a run is its mean over the test images, and
-an interval is Student's over the seeds. Several comparisons of one table hold at once (Bonferroni).
+Reads what ``study.py`` wrote to ``benchmarks/results/study`` and writes the section of the page between
+``<!-- study -->`` and ``<!-- end -->`` again. The unit is a training: a number of a run is its mean over the
+test images, and an interval is Student's over the seeds. Several comparisons of one table hold at once
+(Bonferroni).
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ import numpy as np
 from scipy import stats
 from scipy.integrate import trapezoid
 
-RESULTS = Path(__file__).parent / "results"
-FILE = "study.json"
+ROOT = Path(__file__).parents[1]
+STUDY, PAGE = ROOT / "benchmarks" / "results" / "study", ROOT / "docs" / "results.md"
+SECTION = re.compile(r"(?<=<!-- study -->\n).*(?=<!-- end -->)", re.DOTALL)
 PROSMA = "prosma"
 LEVEL = 0.95
 ALL_SKIPS = 0
-NOTHING = "No file of the study is here yet."
+STARTED_AT = np.log(2)
+"""Every lambda."""
 
 Json = dict[str, Any]
 
@@ -39,20 +42,22 @@ def summary(folder: Path) -> Json:
     looks = [held for name, held in files.items() if name.startswith("look-")]
     dice = {(run["block"], run["arm"]): by_seed(runs, run["block"], run["arm"]) for run in runs}
     own = dice.get(("A", PROSMA), {})
-    per_block = {block: [key for key in dice if key[0] == block and key != ("A", PROSMA)] for block in "ABE"}
     arms = []
-    for block, keys in per_block.items():
-        for _, arm in [("A", PROSMA)] * (block == "A" and bool(own)) + keys:
-            seeds = dice[block, arm]
-            row = {"block": block, "arm": arm, "seeds": len(seeds)}
-            row |= {which: mean([each[which] for each in seeds.values()]) for which in ("last", "best")}
-            if (block, arm) != ("A", PROSMA):
-                row["prosma minus it"] = paired(own, seeds, "last", len(keys))
+    for block in "ABE":
+        held = {arm: seeds for (of, arm), seeds in dice.items() if of == block} | {PROSMA: own}
+        common = set.intersection(*map(set, held.values()))
+        for arm, seeds in sorted(held.items(), key=lambda each: each[0] != PROSMA):
+            if not common or (block != "A" and arm == PROSMA):
+                continue
+            row = {"block": block, "arm": arm, "seeds": len(common)}
+            row |= {which: mean([seeds[seed][which] for seed in common]) for which in ("last", "best")}
+            if arm != PROSMA:
+                row["prosma minus it"] = paired(own, seeds, "last", len(held) - 1)
             arms.append(row)
     return {
-        "epochs": sorted({run["last"]["epoch"] for run in runs}),
         "runs": len(runs),
         "arms": arms,
+        "thresholds": [value for run in runs if run["arm"] == PROSMA for value in run["thresholds"].values()],
         "noise": noise(looks),
         "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks)],
     }
@@ -158,30 +163,30 @@ def mean(values: Sequence[float]) -> float:
 # ---- from numbers to the page -----------------------------------------------------------------------------
 
 
-def section(results: Path = RESULTS) -> Iterator[str]:
-    """The lines of the section; one that says so where there is no file."""
-    if not (results / FILE).is_file():
-        yield NOTHING
-        return
-    yield from in_lines(json.loads((results / FILE).read_text()))
-
-
 def in_lines(found: Json) -> Iterator[str]:
-    epochs = " and ".join(map(str, found["epochs"]))
-    yield f"{found['runs']} runs, {epochs} epochs (`benchmarks/results/{FILE}`)."
     yield from ("", *(f"- {line}" for line in sentences(found)), "")
-    yield "| gate or setting | seeds | Dice, last epoch | best on the inner part | prosma minus it |"
+    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
     yield "|---|---|---|---|---|"
     for row in found["arms"]:
         difference = row.get("prosma minus it")
         told = "" if difference is None else in_words(difference)
         yield f"| `{row['arm']}` | {row['seeds']} | {row['last']:.3f} | {row['best']:.3f} | {told} |"
+    if found["noise"]:
+        yield from (
+            "",
+            "| gate | seeds | share of its Dice that noise leaves | prosma minus it |",
+            "|---|---|---|---|",
+        )
+    for row in found["noise"]:
+        difference = row.get("prosma minus it")
+        told = "" if difference is None else in_words(difference)
+        yield f"| `{row['arm']}` | {row['left']['seeds']} | {row['left']['mean']:.3f} | {told} |"
     if found["gates"]:
         yield from (
             "",
             "| gate | skip | selectivity | psi minus the best control | correlation of two seeds |",
+            "|---|---|---|---|---|",
         )
-        yield "|---|---|---|---|---|"
     for gate in found["gates"]:
         for skip in gate["skips"]:
             lead, alike = skip["psi minus the best control"], skip["correlation of two seeds"]
@@ -190,10 +195,14 @@ def in_lines(found: Json) -> Iterator[str]:
                 f"| `{gate['arm']}` | {skip['skip']} | {100 * skip['selectivity']:.1f} % | {beside} | "
                 f"{'' if alike is None else f'{alike:.2f}'} |"
             )
+    yield ""
 
 
 def sentences(found: Json) -> Iterator[str]:
     """What the study answers, a sentence per question."""
+    if found["thresholds"]:
+        low, high = min(found["thresholds"]), max(found["thresholds"])
+        yield f"Lambda began at {STARTED_AT:.3f} and ended at {low:.3f} to {high:.3f} (means of a skip)."
     for row in found["arms"]:
         if row["block"] == "A" and "prosma minus it" in row:
             yield compared("Dice", row["arm"], row["prosma minus it"])
@@ -215,7 +224,8 @@ def sentences(found: Json) -> Iterator[str]:
 def compared(what: str, arm: str, difference: Json) -> str:
     """Whether prosma is told apart from another gate, and how."""
     if difference["low"] is None:
-        return f"{what} of `prosma` and `{arm}`: {difference['seeds']} seeds in common, which claim nothing."
+        seeds = difference["seeds"]
+        return f"{what} of `prosma` and `{arm}`: too few seeds in common ({seeds}) to claim anything."
     if difference["low"] > 0 or difference["high"] < 0:
         side = "higher" if difference["low"] > 0 else "lower"
         return f"{what} is {side} with `prosma` than with `{arm}`: {in_words(difference)}."
@@ -228,13 +238,11 @@ def in_words(found: Json) -> str:
     return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    (folder,) = sys.argv[1:] if arguments is None else arguments
-    (RESULTS / FILE).write_text(json.dumps(summary(Path(folder)), indent=1) + "\n")
-    import paper_page
-
-    paper_page.main()
+def filled(page: str, study: Path = STUDY) -> str:
+    """The page with the section written again."""
+    lines = "\n".join(in_lines(summary(study)))
+    return SECTION.sub(lambda _: f"{lines}\n", page)
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(filled(PAGE.read_text()))

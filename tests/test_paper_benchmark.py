@@ -481,9 +481,6 @@ def test_the_preset_of_ukan2_stops_when_the_inner_loss_no_longer_falls(
 def test_a_run_that_diverged_is_told_and_kept(
     paper: ModuleType, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from paper_curves import draw
-    from paper_tables import page_rows
-
     summary = tmp_path / "summary.json"
     settings = ("--epochs", "4", "--summary", str(summary), "--models", "unext")
     with pytest.MonkeyPatch.context() as patch:
@@ -495,11 +492,6 @@ def test_a_run_that_diverged_is_told_and_kept(
     assert "DIVERGED in epoch" in printed
     kept = json.loads(summary.read_text())
     assert [run["diverged"] for run in kept["runs"]] == [True, False]
-    first, second = page_rows("table1", kept["runs"])
-    assert first.endswith(" 1 of 1 diverged |")
-    assert "diverged" not in second
-    _, iou = draw([kept]).axes
-    assert [text.get_text() for text in iou.get_legend().get_texts()] == ["unext (diverged)", "unet"]
 
 
 def decathlon(folder: Path) -> Path:
