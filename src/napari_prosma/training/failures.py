@@ -13,22 +13,21 @@ from napari_prosma.errors import ProsmaError
 from napari_prosma.model.checkpoint import LAST
 from napari_prosma.model.memory import ran_out_of_memory
 from napari_prosma.training.batches import Batch
+from napari_prosma.training.processes import MemoryElsewhere
 from napari_prosma.training.state import RunState
 
 
-def smaller_parts(error: Exception, batch: Batch, state: RunState, is_alone: bool) -> str | None:
+def smaller_parts(error: Exception, batch: Batch, state: RunState) -> str | None:
     """Cut batches into twice as many parts where memory ran out, and say so; None for another error.
 
-    Raises ``ProsmaError``: a part is a single patch already, or the process is not alone: the others would
-    wait for ever.
+    Raises ``ProsmaError``: a part is a single patch already.
     """
-    if not ran_out_of_memory(error):
+    if not ran_out_of_memory(error) and not isinstance(error, MemoryElsewhere):
         return None
-    if not is_alone or 2 * state.parts > len(batch.names):
-        tried, smaller = (" even with the smallest part of a batch", "") if is_alone else ("", " batch,")
+    if 2 * state.parts > len(batch.names):
         raise ProsmaError(
-            f"memory ran out in step {state.step + 1}{tried}; choose a smaller{smaller} patch or network, or "
-            f"close other programs"
+            f"memory ran out in step {state.step + 1} even with the smallest part of a batch; choose a "
+            f"smaller patch or network, or close other programs"
         ) from error
     state.parts *= 2
     return (

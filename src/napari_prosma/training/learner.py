@@ -15,7 +15,7 @@ from napari_prosma.data.fingerprint import Plan
 from napari_prosma.events import Event, Notice
 from napari_prosma.model.augment import Augmentation, recipe_of
 from napari_prosma.model.checkpoint import LAST, Checkpoint, split_prefix
-from napari_prosma.model.memory import release
+from napari_prosma.model.memory import ran_out_of_memory, release
 from napari_prosma.model.tuning import Way
 from napari_prosma.nn.build import Network, build_model, lay_out
 from napari_prosma.nn.thresholds import start_thresholds
@@ -157,6 +157,7 @@ class Learner:
         drawn = self.batches.draw(self.state.step, self.objective.cases(self.state.epoch))
         loss = yield from self._gradients(drawn)
         self.optimizer.step()
+        self.processes.average_statistics(self.network)
         self.objective.stepped()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
@@ -169,6 +170,8 @@ class Learner:
                 loss, norm = self._try(drawn)
             except Exception as error:
                 failed: Exception = error
+                if ran_out_of_memory(error):
+                    self.processes.meet(ran_out=True)
             else:
                 break
             self.optimizer.zero_grad(set_to_none=True)
@@ -189,7 +192,7 @@ class Learner:
         for part, share in drawn.in_parts(self.state.parts):
 
             def backward(value: Tensor, share: float = share) -> None:
-                fabric.backward(value * share)
+                self.processes.backward(self.model, value * share)
 
             loss += share * self.objective.step(self.model, part, backward)
         norm = fabric.clip_gradients(
@@ -199,11 +202,12 @@ class Learner:
             error_if_nonfinite=False,
         )
         assert norm is not None
+        self.processes.meet()
         return loss, float(norm)
 
     def _made_easier(self, drawn: Batch, error: Exception) -> str:
         """Change how steps are made so that the failed one may pass, and say so; else raise."""
-        eased = smaller_parts(error, drawn, self.state, self.processes.world == 1)
+        eased = smaller_parts(error, drawn, self.state)
         if eased is not None:
             return eased
         if self.is_compiled:

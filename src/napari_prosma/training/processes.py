@@ -1,10 +1,15 @@
-"""The processes of a run: one alone, or several under ``torchrun`` that learn as one (DDP)."""
+"""The processes of a run: one alone, or several under ``torchrun`` that learn as one.
+
+Memory may run out in one of them in the middle of a step, while the others wait for its part of a sum. So all
+of them meet before everything that they do together in a step, and there hear of it; nobody is left waiting.
+That is why gradients are added up here, once they are there, and not by torch's DDP while they come.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +20,10 @@ from napari_prosma.model.device import best_precision, usable_device
 from napari_prosma.nn.build import Network
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.losses import summed_over_processes
+
+
+class MemoryElsewhere(Exception):
+    """Memory ran out in another process of the run."""
 
 
 class Processes:
@@ -54,14 +63,13 @@ class Processes:
             accelerator=self.device.type,
             devices=here,
             num_nodes=self.world // here,
-            strategy="ddp",
+            strategy=_strategy(),
             precision=precision,
         )
         self._began = not dist.is_initialized()  # not within a cross-validation, which holds them together
         self.fabric.launch()
         self.device, self.rank = self.fabric.device, self.fabric.global_rank
-
-        self.scales_gradients = precision == "16-mixed"
+        self._meeting = dist.new_group(backend="gloo")
 
     def __enter__(self) -> Processes:
         return self
@@ -82,11 +90,57 @@ class Processes:
         """The network with batch norms that look across all processes, where the device has them."""
         if self.world == 1 or self.device.type != "cuda":
             return network
-        return cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+        for norm in nn.SyncBatchNorm.convert_sync_batchnorm(network).modules():
+            if isinstance(norm, nn.SyncBatchNorm):
+                norm.register_forward_pre_hook(lambda *_: self.meet())
+                norm.register_forward_hook(lambda norm, given, out: self._met_again(out))
+        return network
+
+    def meet(self, ran_out: bool = False) -> None:
+        """Wait for the others in a step, and tell them whether memory ran out here.
+
+        Raises ``MemoryElsewhere``: it did in another process.
+        """
+        if self.world == 1:
+            return
+        told = torch.tensor([int(ran_out)])
+        dist.all_reduce(told, group=self._meeting)
+        if told and not ran_out:
+            raise MemoryElsewhere("in another process")
 
     def total(self, sums: torch.Tensor) -> torch.Tensor:
         """Sum over all processes, with its gradient."""
-        return sums if self.world == 1 else summed_over_processes(sums)
+        if self.world == 1:
+            return sums
+        self.meet()
+        return self._met_again(summed_over_processes(sums))
+
+    def backward(self, model: nn.Module, loss: torch.Tensor) -> None:
+        """Gradients of a loss, the mean over all processes, added to those that are there."""
+        self.fabric.backward(loss)
+        if self.world > 1:
+            self.meet()
+            self._average(parameter.grad for parameter in model.parameters())
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Bring running statistics, which each process has of its own patches, to their mean."""
+        if self.world > 1 and self.device.type != "cuda":
+            self._average(buffer for buffer in network.buffers() if buffer.is_floating_point())
+
+    def _average(self, tensors: Iterable[torch.Tensor | None]) -> None:
+        alike = [tensor for tensor in tensors if tensor is not None]
+        if alike:
+            joined = torch.cat([tensor.flatten() for tensor in alike])
+            dist.all_reduce(joined)
+            joined /= self.world
+            for tensor, mean in zip(alike, joined.split([t.numel() for t in alike]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def _met_again(self, out: torch.Tensor) -> torch.Tensor:
+        """The same; all meet before what they do together in its backward pass."""
+        if out.requires_grad:
+            out.register_hook(lambda gradient: self.meet())
+        return out
 
     def of_first(self, values: Sequence[float]) -> list[float]:
         """The first process's values, so that all decide alike."""
@@ -104,3 +158,14 @@ class Processes:
         dist.all_gather_object(parts, list(mine))
         longest = max(len(part) for part in parts)
         return [part[n] for n in range(longest) for part in parts if n < len(part)]
+
+
+def _strategy() -> Any:
+    """Fabric's for processes that ``torchrun`` started, which leaves the network and its gradients alone."""
+    from lightning_fabric.strategies import DDPStrategy
+
+    class Apart(DDPStrategy):
+        def setup_module(self, module: nn.Module) -> Any:
+            return module
+
+    return Apart()
