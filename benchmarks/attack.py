@@ -20,6 +20,7 @@ is a failure, kept with its seed. ``--scale`` does a part of each. Linux only.
 from __future__ import annotations
 
 import argparse
+import bz2
 import gc
 import itertools
 import json
@@ -35,6 +36,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import interruptions
 import nibabel
 import numpy as np
@@ -65,6 +67,8 @@ SIZES = {"files": 20_000, "checkpoints": 5_000, "training": 200, "saving": 100, 
 SIZES |= {"orientations": 50, "panels": 100, "dask": 1}
 BATCH = 50
 """Mutants of one child; a child that dies costs as many seeds as it had left."""
+KILLS = 10
+"""Of training, between two results."""
 CPU_SECONDS, MEMORY = 30, 2 * 2**30
 
 
@@ -94,6 +98,8 @@ def seeds_of_files(folder: Path) -> list[Path]:
     np.save(folder / "a.npy", volume)
     np.savez_compressed(folder / "a.npz", image=volume)
     _film(folder / "a.avi", rng)
+    _older_formats(folder, volume, plane)
+    _annotated_sets(folder, plane)
     for name, text in (("set", '{"labels": {"0": "background", "1": "a"}, "training": []}'), ("pairs", "")):
         (folder / name).mkdir()
         for kind in ("images", "masks"):
@@ -103,7 +109,63 @@ def seeds_of_files(folder: Path) -> list[Path]:
             (folder / name / "dataset.json").write_text(text)
         else:
             (folder / name / "pairs.csv").write_text("image,label\nimages/1.png,masks/1.png\n")
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.iterdir() if path.suffix not in (".img", ".raw", ".zraw"))
+
+
+def _older_formats(folder: Path, volume: np.ndarray, plane: np.ndarray) -> None:
+    """What other encodings, Analyze, SPM, FreeSurfer and JPEG 2000 make of the same voxels."""
+    raw = volume.astype("<i2").tobytes()
+    packings = {
+        "raw\nbyte skip: -1": b"a header" + raw,
+        "bzip2": bz2.compress(raw),
+        "hex": raw.hex().encode(),
+        "ascii\nline skip: 1": b"numbers\n" + " ".join(map(str, volume.ravel())).encode(),
+    }
+    for number, (encoding, body) in enumerate(packings.items()):
+        text = f"NRRD0004\ntype: int16\ndimension: 3\nsizes: 10 8 6\nendian: little\nencoding: {encoding}\n\n"
+        (folder / f"packed{number}.nrrd").write_bytes(text.encode() + body)
+    nibabel.AnalyzeImage(volume.T, np.eye(4)).to_filename(folder / "analyze.hdr")
+    nibabel.Nifti1Pair(volume.T, np.eye(4)).to_filename(folder / "pair.hdr")
+    nibabel.MGHImage(volume.T, np.eye(4)).to_filename(folder / "a.mgz")
+    for name, picture in (("gray", plane), ("colour", np.stack([plane] * 3, axis=-1))):
+        packed = imagecodecs.jpeg2k_encode(picture, reversible=True, codecformat="jp2")
+        (folder / f"{name}.jp2").write_bytes(packed)
+
+
+def _annotated_sets(folder: Path, plane: np.ndarray) -> None:
+    """Folders whose labels are polygons, traced frames or a list of nnU-Net's."""
+    square = [4.0, 4.0, 20.0, 4.0, 20.0, 16.0, 4.0, 16.0]
+    corners = [list(pair) for pair in zip(square[::2], square[1::2], strict=True)]
+    coco = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 24, "width": 32} for n in (1, 2)],
+        "annotations": [{"image_id": n, "category_id": 1, "segmentation": [square]} for n in (1, 2)],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    labelme = {"shapes": [{"label": "a", "points": corners}], "imageHeight": 24, "imageWidth": 32}
+    points = ";".join(f"{x},{y}" for x, y in corners)
+    cvat = "".join(f'<image name="{n}.png"><polygon label="a" points="{points}"/></image>' for n in (1, 2))
+    texts = {
+        "coco": {"a.json": json.dumps(coco)},
+        "labelme": {f"{n}.json": json.dumps(labelme) for n in (1, 2)},
+        "cvat": {"a.xml": f"<annotations>{cvat}</annotations>"},
+        "yolo": {f"{n}.txt": "0 .1 .1 .9 .1 .9 .9 .1 .9" for n in (1, 2)},
+    }
+    for name, written in texts.items():
+        (folder / name).mkdir()
+        for n in (1, 2):
+            PIL.Image.fromarray(plane).save(folder / name / f"{n}.png")
+        for file, text in written.items():
+            (folder / name / file).write_text(text)
+    (folder / "traced").mkdir()
+    _film(folder / "traced" / "1.avi", np.random.default_rng(1))
+    chords = "".join(f"1.avi,{line},1\n" for line in ("9,1,9,9", "2,2,9,2", "2,8,9,8"))
+    (folder / "traced" / "VolumeTracings.csv").write_text(f"FileName,X1,Y1,X2,Y2,Frame\n{chords}")
+    (folder / "listed").mkdir()
+    for name in ("image.png", "label.png"):
+        PIL.Image.fromarray((plane > 99).astype(np.uint8)).save(folder / "listed" / name)
+    listed = {"labels": {"background": 0, "a": 1}, "dataset": {}}
+    listed["dataset"]["1"] = {"images": ["image.png"], "label": "label.png"}
+    (folder / "listed" / "dataset.json").write_text(json.dumps(listed))
 
 
 def _film(path: Path, rng: np.random.Generator) -> None:
@@ -165,9 +227,11 @@ def read_mutant(seed: int, sound: list[Path], scratch: Path) -> str:
         path.write_bytes(mutated(source.read_bytes(), draw))
         for beside in source.parent.glob(f"{source.stem}.*raw"):  # voxels of a header of their own
             shutil.copy(beside, scratch)
+        if source.suffix == ".hdr":
+            shutil.copy(source.with_suffix(".img"), path.with_suffix(".img"))
     readers: tuple[Callable[[Path], object], ...] = (read_header, read_image, read_label)
     outcome = "refused"
-    for read in (find_cases,) if source.is_dir() and not source.suffix else readers:
+    for read in (_read_set,) if source.is_dir() and not source.suffix else readers:
         try:
             found = read(path)
             if isinstance(found, Image):
@@ -176,6 +240,14 @@ def read_mutant(seed: int, sound: list[Path], scratch: Path) -> str:
         except ProsmaError:
             pass
     return outcome
+
+
+def _read_set(folder: Path) -> None:
+    """Recognise a folder and read what it holds."""
+    for case in find_cases(folder).cases:
+        case.read_image()
+        if case.read_label is not None:
+            case.read_label()
 
 
 def seeds_of_checkpoints(model: Path, folder: Path) -> list[Path]:
@@ -474,7 +546,14 @@ def parts(name: str, size: int, done: dict[str, Any], root: Path, model: Path) -
     elif name == "training":
         cases = [ultrasound_case(seed, (48, 48)) for seed in range(6)]
         interruptions.loop.SAVE_EVERY = 0.05
-        yield {"tried": size, **interruptions.measure_kills(size, cases, root / "kills")}
+        for start in range(done.get("tried", 0), size, KILLS):
+            found = interruptions.measure_kills(KILLS, cases, root / f"kills{start}", seed=start)
+            done = {
+                "tried": done.get("tried", 0) + found["kills"],
+                **{key: done.get(key, 0) + found[key] for key in ("runs", "temporary_files_left")},
+                "failures": [*done.get("failures", []), *found["failures"]],
+            }
+            yield done
     elif name == "panels":
         yield {"tried": size, **panels(size, root / "home")}
     elif name == "dask":

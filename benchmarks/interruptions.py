@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -100,14 +101,14 @@ def differences(found: Checkpoint, reference: Checkpoint) -> list[str]:
     return wrong
 
 
-def measure_kills(kills: int, cases: Sequence[Case], root: Path) -> dict[str, object]:
-    """Kill ``kills`` children of as many runs as it takes."""
+def measure_kills(kills: int, cases: Sequence[Case], root: Path, seed: int = 0) -> dict[str, Any]:
+    """Kill ``kills`` children of as many runs as it takes, at moments that ``seed`` draws."""
     go_on(root / "first", cases)  # imports what is imported late
     began = time.monotonic()
     go_on(root / "reference", cases)
     whole = time.monotonic() - began
     reference = load_checkpoint(root / "reference" / LAST)
-    draw, done, runs = random.Random(0), 0, 0
+    draw, done, runs = random.Random(seed), 0, 0
     steps: list[int] = []
     left_over: list[str] = []
     failures: list[str] = []

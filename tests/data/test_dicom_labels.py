@@ -406,6 +406,29 @@ def test_several_objects_of_one_series_are_one_label(tmp_path: Path) -> None:
     assert len(case.files) == 3
 
 
+def test_an_object_of_two_series_labels_the_one_it_names_most_images_of_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    _, series = image_at(save_stack(folder / "ct", pixels()))
+    _, other = image_at(save_stack(folder / "pet", pixels(), uid="1.2.4"))
+    assert other.frames[0] is not None
+    label = np.zeros(series.shape, np.uint8)
+    label[1, 2:5, 2:5] = 1
+    write_dicom(folder / "a.seg.dcm", label, series, ("background", "liver"))
+
+    def refer_to_both(data: Dataset) -> None:
+        image, second = Dataset(), Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = "1.2", other.frames[0].instance  # type: ignore[union-attr]
+        second.SeriesInstanceUID, second.ReferencedInstanceSequence = other.uid, [image]
+        data.ReferencedSeriesSequence.insert(0, second)
+
+    change(folder / "a.seg.dcm", refer_to_both)
+    data = find_cases(folder)
+    (case,) = data.cases
+    assert case.series is not None
+    assert case.series.uid == series.uid
+    assert "'a.seg.dcm' refers to 2 series" in " ".join(data.notices)
+
+
 def test_what_was_drawn_by_hand_is_judged_well(tmp_path: Path) -> None:
     _, series = image_at(save_stack(tmp_path / "series", np.zeros((5, 12, 10), np.uint16)))
     assert (

@@ -97,6 +97,13 @@ def test_any_text_comes_back_from_its_cell(text: str) -> None:
     assert from_cell(str(as_cell(text))) == text
 
 
+def test_no_cell_steers_the_terminal_that_shows_it(tmp_path: Path) -> None:
+    name = "a\x1b[2J\x1b]0;mine\x07\u202egnp.exe"
+    write_rows(tmp_path / "t.csv", [{"case": name, "path": r"images\x1b.png"}])
+    assert "".join((tmp_path / "t.csv").read_text().splitlines()).isprintable()
+    assert read_rows(tmp_path / "t.csv") == [{"case": name, "path": r"images\x1b.png"}]
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "\n+", "\uff1d", "\uff20"])
 def test_no_cell_begins_a_formula(tmp_path: Path, start: str) -> None:
     name = f'{start}HYPERLINK("http://127.0.0.1";A2).png'

@@ -11,11 +11,12 @@ MOST_SHRINKS = {
     "rle": 128,
     "deflate": 1032,
     "lzw": 1370,
+    "bzip2": 1_500_000,
     "jpeg": 2_500,
     "other": 25_000,
 }
-"""Bytes that one byte of a packed file can become: by the format for RLE (BMP: 255 of 2), deflate and LZW;
-JPEG codes a block of 64 values in a bit at least; others (JPEG 2000, Zstandard) have no bound."""
+"""Bytes that one byte of a packed file can become: by the format for RLE (BMP: 255 of 2), deflate, LZW and
+bzip2; JPEG codes a block of 64 values in a bit at least; others (JPEG 2000, Zstandard) have no bound."""
 MOST_CHUNKS = 2_000_000
 """Parts of an image that is read piece by piece; each is an entry of a graph in memory."""
 MOST_OF_A_CHUNK = 2**30

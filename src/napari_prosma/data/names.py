@@ -14,6 +14,9 @@ _TAIL = 4
 """Bytes of the hash that tells two shortened names apart."""
 _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
 """Control characters, changes of the writing direction, and bytes of a name that are no UTF-8."""
+_STEERING_A_CELL = re.compile(rf"(?![\t\n\r]){_STEERING.pattern}")
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+"""What :func:`printable` writes."""
 _FORMULA = re.compile(r"'*\s*[=+\-@\uff0b\uff0d\uff1d\uff20\t\r\n]")
 """What a spreadsheet takes for the start of a formula, perhaps after apostrophes of ours."""
 _REFUSED = re.compile(r'[\\/:*?"<>|\s\x00-\x1f\x7f]+')
@@ -36,15 +39,22 @@ def in_plot(text: str) -> str:
 
 
 def as_cell(value: object) -> object:
-    """A value as a cell of a table that a spreadsheet may open: text never begins a formula."""
+    """A value as a cell of a table: text begins no formula for a spreadsheet and steers no terminal."""
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    begun = "'" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else ""
+    text = _ESCAPED.sub(lambda found: f"\\x5c{found.group()[1:]}", text)
+    return begun + _STEERING_A_CELL.sub(lambda found: printable(found.group()), text)
 
 
 def from_cell(text: str) -> str:
     """Inverse of :func:`as_cell`."""
+    return from_typed_cell(_ESCAPED.sub(lambda found: chr(int(found.group()[2:], 16)), text))
+
+
+def from_typed_cell(text: str) -> str:
+    """The same of a table that a person may have written, to whom ``images\\x12.png`` is a path."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 

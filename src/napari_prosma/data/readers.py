@@ -23,6 +23,8 @@ _FORMATS: tuple[ModuleType, ...] = (
 )
 SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 _SUFFIXES = frozenset(SUFFIXES)
+_HEADERS = {".img": (".hdr",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",)}
+"""Files of voxels alone, and what the header beside them is called."""
 _PARTS_OF_A_SUFFIX = sorted({suffix.count(".") for suffix in SUFFIXES}, reverse=True)
 
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
@@ -322,6 +324,10 @@ def _reader(path: Path) -> ModuleType:
     module = _format(path)
     if not path.exists():
         raise DataError(f"'{path}' does not exist; check the path")
+    headers = (path.with_suffix(suffix) for suffix in _HEADERS.get(path.suffix.lower(), ()))
+    header = next((one for one in headers if one.is_file()), None)
+    if module is None and header is not None:
+        raise DataError(f"'{path}' holds the voxels of '{header.name}'; give that")
     if module is None:
         raise DataError(f"'{path}' is no image format that can be read; use one of {', '.join(SUFFIXES)}")
     return module

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -15,27 +16,34 @@ from napari_prosma.geometry import Geometry, SourceFrame
 _BLOCK = 1 << 18
 _GZIP, _ZLIB = 31, 15
 _GZIP_MAGIC = b"\x1f\x8b"
+Packing = Literal["none", "deflate", "bzip2"]
 
 
 def read_voxels(
-    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, compressed: bool, skip: int = 0
+    path: Path,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    packing: Packing = "none",
+    skip: int = 0,
 ) -> np.ndarray:
     """Array of ``shape``, first axis fastest, that starts at ``offset`` of a file.
 
-    Uncompressed voxels are mapped, not read; deflated ones are inflated into one array and no further, after
-    ``skip`` bytes of the stream.
+    Voxels that are not packed are mapped, not read; others are unpacked into one array and no further. Before
+    the voxels ``skip`` bytes, of what was packed, are passed over.
 
     Raises ``DataError``: when the file is too short.
     """
     count = int(np.prod(shape, dtype=object))
-    packing = "deflate" if compressed else "none"
+    offset += skip if packing == "none" else 0
     require_possible(path, count * dtype.itemsize, packing, max(path.stat().st_size - offset, 0))
-    if not compressed:
+    if packing == "none":
         return np.memmap(path, dtype, "r", offset, shape, order="F")
     flat = np.empty(count, dtype)
+    unpack = _inflate if packing == "deflate" else _unpack_bzip2
     with open(path, "rb") as file:
         file.seek(offset)
-        filled = _inflate(file, flat.view(np.uint8).data, skip)
+        filled = unpack(file, flat.view(np.uint8).data, skip)
     if filled < flat.nbytes:
         raise DataError(
             f"'{path}' is cut short or damaged after {filled:,} of {flat.nbytes:,} bytes; export it again"
@@ -60,6 +68,28 @@ def read_numbers(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtyp
     except ValueError as error:
         raise DataError(f"'{path}' holds words that are no numbers ({error}); export it again") from error
     return numbers.astype(dtype.newbyteorder("=")).reshape(shape, order="F")
+
+
+def read_hex(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Array of ``shape``, first axis fastest, of bytes written as two hexadecimal digits each.
+
+    Raises
+    ------
+    DataError
+        When there are fewer, or characters that are no digits.
+    """
+    promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    require_possible(path, promised)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        digits = file.read()
+    try:
+        content = bytes.fromhex(digits.decode("ascii"))
+    except ValueError as error:
+        raise DataError(f"'{path}' holds no hexadecimal digits ({error}); export it again") from error
+    if len(content) < promised:
+        raise DataError(f"'{path}' is cut short: {len(content):,} of {promised:,} bytes; export it again")
+    return np.frombuffer(content[:promised], dtype).reshape(shape, order="F")
 
 
 def require_no_time(path: Path, geometry: Geometry) -> None:
@@ -158,4 +188,26 @@ def _inflate(file: BinaryIO, into: memoryview, skip: int) -> int:
                 return filled  # more voxels than the header speaks of
     except igzip_lib.IsalError:  # type: ignore[misc]  # its stub gives it no base
         return min(filled, len(into) - 1)
+    return filled
+
+
+def _unpack_bzip2(file: BinaryIO, into: memoryview, skip: int) -> int:
+    """The same from a bzip2 stream."""
+    unpacker, filled, waiting = bz2.BZ2Decompressor(), 0, b""
+    try:
+        while filled < len(into):
+            if unpacker.eof:
+                waiting, unpacker = unpacker.unused_data, bz2.BZ2Decompressor()
+            if unpacker.needs_input:
+                waiting = waiting or file.read(_BLOCK)
+                if not waiting:
+                    return filled
+            block = unpacker.decompress(waiting, max(1, min(_BLOCK * 4, skip + len(into) - filled)))
+            waiting = b""
+            dropped = min(skip, len(block))
+            skip -= dropped
+            into[filled : filled + len(block) - dropped] = block[dropped:]
+            filled += len(block) - dropped
+    except (OSError, EOFError):
+        return filled if filled < len(into) else filled - 1
     return filled

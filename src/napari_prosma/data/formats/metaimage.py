@@ -56,7 +56,7 @@ class _Stored:
     dtype: np.dtype
     data: Path
     offset: int
-    compressed: bool
+    packing: voxels.Packing
     header: Header
     as_text: bool
     slope: float
@@ -76,7 +76,7 @@ def read(path: Path) -> Image:
     if stored.as_text:
         array = voxels.read_numbers(stored.data, stored.offset, shape, stored.dtype)
     else:
-        array = voxels.read_voxels(stored.data, stored.offset, shape, stored.dtype, stored.compressed)
+        array = voxels.read_voxels(stored.data, stored.offset, shape, stored.dtype, stored.packing)
     if (stored.slope, stored.shift) != (1.0, 0.0):
         array = (array * stored.slope + stored.shift).astype(np.float32)
     return voxels.image_of(np.moveaxis(array, 0, -1), stored.header)
@@ -200,14 +200,14 @@ def _stored(path: Path) -> _Stored:
     header = voxels.header_of(shape, channels, _LPS_TO_RAS @ affine, path, parts)
     data, offset = _data(path, data_file, end)
     big = _is_true(fields.get("BinaryDataByteOrderMSB")) or _is_true(fields.get("ElementByteOrderMSB"))
-    compressed = _is_true(fields.get("CompressedData"))
+    packing: voxels.Packing = "deflate" if _is_true(fields.get("CompressedData")) else "none"
     as_text = not _is_true(fields.get("BinaryData", "True"))
     if skipped == -1:
         offset = data.stat().st_size - int(np.prod(shape, dtype=object)) * channels * kind.itemsize
     else:
         offset += skipped
     kind = kind.newbyteorder(">" if big else "<")
-    return _Stored(shape, kind, data, max(offset, 0), compressed, header, as_text, slope, shift)
+    return _Stored(shape, kind, data, max(offset, 0), packing, header, as_text, slope, shift)
 
 
 def _is_true(text: str | None) -> bool:

@@ -30,9 +30,9 @@ def read(path: Path) -> Image:
     stored = _stored(path)
     shape, dtype, begin = _shape(stored), stored.get_data_dtype(), stored.get_data_offset()
     if _is_packed(path):
-        array = voxels.read_voxels(path, 0, shape, dtype, compressed=True, skip=begin)
+        array = voxels.read_voxels(path, 0, shape, dtype, "deflate", begin)
     else:
-        array = voxels.read_voxels(path, begin, shape, dtype, compressed=False)
+        array = voxels.read_voxels(path, begin, shape, dtype)
     return voxels.image_of(array, _header(path, stored))
 
 

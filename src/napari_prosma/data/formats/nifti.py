@@ -1,4 +1,4 @@
-"""NIfTI 1 and 2: volumes turned to (z, y, x) = (head, back, left), results written exactly over them.
+"""NIfTI 1 and 2, Analyze 7.5: volumes as (z, y, x) = (head, back, left), results written exactly over them.
 
 A fourth axis is time where the header says so; else it holds channels, as segmentation tools use it.
 """
@@ -28,6 +28,7 @@ from napari_prosma.geometry import Geometry, SourceFrame
 
 # nibabel is imported where it is used: with pydicom it takes 0.15 s, which every panel would wait for.
 if TYPE_CHECKING:
+    from nibabel.analyze import AnalyzeImage
     from nibabel.nifti1 import Nifti1Header, Nifti1Pair
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr")
@@ -36,6 +37,20 @@ _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
 _COMMENT, _TIME_SERIES = 6, 2001
 """Codes of NIfTI: of an extension, of an intent."""
+_SAID = "said"
+_AS_STANDARD = (
+    "it does not say how the patient lies; taken as its standard has it, left and right may be exchanged"
+)
+_X, _Y, _Z = 0, 1, 2
+_ANALYZE_AXES = (
+    ((_X, -1), (_Y, 1), (_Z, 1)),
+    ((_X, -1), (_Z, 1), (_Y, 1)),
+    ((_Y, 1), (_Z, 1), (_X, -1)),
+    ((_X, -1), (_Y, -1), (_Z, 1)),
+    ((_X, -1), (_Z, -1), (_Y, 1)),
+    ((_Y, 1), (_Z, 1), (_X, 1)),
+)
+"""Of each orientation of Analyze the axis in space, and which way, of each stored axis."""
 _CLIP = ("t", "y", "x")
 _SAME_PLACE = 0.05  # of the smallest spacing
 _MAX_NIFTI1_AXIS = 32767
@@ -63,7 +78,7 @@ def read(path: Path) -> Image:
         if header.geometry.axes == _CLIP:
             array = array[:, :, 0]
         image = voxels.image_of(array, header)
-        notices = (*_said_of_time(header), *_disagreement(path, stored))
+        notices = (*stored.extra.get(_SAID, ()), *_said_of_time(header), *_disagreement(path, stored))
     return replace(image, notices=notices)
 
 
@@ -222,7 +237,7 @@ def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
     """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
     proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
     if path.suffix.lower() == ".gz":
-        raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, True, skip=proxy.offset)
+        raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, "deflate", proxy.offset)
     else:
         raw = np.asanyarray(proxy.get_unscaled())
     if (proxy.slope, proxy.inter) == (1.0, 0.0) or raw.dtype.fields:
@@ -325,6 +340,30 @@ def _require_short_extensions(path: Path) -> None:
                 raise DataError(f"'{path}' has no voxels where its header says ({begin:g}); export it again")
 
 
+def _of_analyze(path: Path, stored: AnalyzeImage) -> Nifti1Pair:
+    """Analyze 7.5 as NIfTI; SPM says in a ``.mat`` where the voxels lie, others only which way they run."""
+    from nibabel.nifti1 import Nifti1Pair, Nifti1PairHeader
+
+    told = bytes(stored.header["orient"])[:1].strip(b"\0")
+    code = (told[0] - ord("0") if told in b"012345" else told[0]) if told else 0
+    if path.with_suffix(".mat").is_file():
+        affine, said = stored.affine, "its place is that of the .mat beside it"
+    elif code == 0:
+        affine, said = stored.affine, _AS_STANDARD
+    elif code < len(_ANALYZE_AXES):
+        affine, said = np.zeros((4, 4)), _AS_STANDARD
+        affine[3, 3] = 1
+        for axis, (world, sign) in enumerate(_ANALYZE_AXES[code]):
+            affine[world, axis] = sign * stored.header.get_zooms()[axis]
+    else:
+        raise DataError(
+            f"'{path}' is a volume of Analyze of the orientation {code}, which is not known; convert it to "
+            "NIfTI with the program that wrote it"
+        )
+    header = Nifti1PairHeader.from_header(stored.header)
+    return Nifti1Pair(stored.dataobj, affine, header, extra={_SAID: (f"'{path.name}' is Analyze: {said}",)})
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Nifti1Pair]:
     import nibabel
@@ -335,13 +374,10 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
     try:
         _require_short_extensions(path)
         stored = nibabel.load(path)
+        if isinstance(stored, nibabel.AnalyzeImage) and not isinstance(stored, Nifti1Pair):
+            stored = _of_analyze(path, stored)
         if not isinstance(stored, Nifti1Pair):
-            raise DataError(
-                f"'{path}' is a volume of Analyze, which does not tell left from right; convert it to "
-                "NIfTI with the program that wrote it"
-                if path.suffix.lower() == ".hdr"
-                else f"'{path}' is no NIfTI volume ({type(stored).__name__}); export it again"
-            )
+            raise DataError(f"'{path}' is no NIfTI volume ({type(stored).__name__}); export it again")
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,17 @@ _WITHOUT_PATIENT = ("scanner-xyz", "sx", "3d-right-handed", "3dr", "3d-left-hand
 _SPACE = ("domain", "space")
 _ALPHA_LAST = ("rgba-color", "4-color")
 _COMPLEX = ("complex",)
+_PACKINGS: dict[str, voxels.Packing] = {
+    "raw": "none",
+    "gzip": "deflate",
+    "gz": "deflate",
+    "bzip2": "bzip2",
+    "bz2": "bzip2",
+}
+_AS_TEXT = ("ascii", "text", "txt")
+_LISTS_FILES = re.compile(rb"^data ?file:\s*LIST\b", re.MULTILINE)
+_LONGEST_HEADER = 1 << 16
+_SPREAD = "'{}' spreads over a list of files; save it as one .nrrd"
 _UM_PER_MM = 1000.0
 
 
@@ -130,6 +142,9 @@ def _fields(path: Path) -> tuple[Mapping[str, Any], int]:
 
     try:
         with open(path, "rb") as file:
+            if _LISTS_FILES.search(file.read(_LONGEST_HEADER)):
+                raise DataError(_SPREAD.format(path))
+            file.seek(0)
             return nrrd.read_header(file), file.tell()
     except (nrrd.NRRDError, OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
         raise DataError(f"'{path}' is cut short or no NRRD ({error}); export it again") from error
@@ -247,14 +262,39 @@ def _seconds(fields: Mapping[str, Any], axis: int) -> float:
 def _voxels(path: Path, fields: Mapping[str, Any], end: int, sizes: tuple[int, ...]) -> np.ndarray:
     from nrrd.reader import _determine_datatype
 
-    encoding = str(fields.get("encoding", "raw")).lower()
+    kind, encoding = np.dtype(_determine_datatype(fields)), str(fields.get("encoding", "raw")).lower()
     name = fields.get("data file", fields.get("datafile"))
     data, offset = path, end
     if name is not None:
+        if "%" in str(name):
+            raise DataError(_SPREAD.format(path))
         data, offset = require_inside(path, path.parent, str(name)), 0
         if not data.is_file():
             raise DataError(f"'{path}' needs '{name}' beside it, which does not exist; copy both files")
-    skips = int(fields.get("byte skip", fields.get("byteskip", 0))), int(fields.get("line skip", 0))
-    if encoding not in ("raw", "gzip", "gz") or any(skips):
-        raise DataError(f"'{path}' has encoding '{encoding}' or skips; save it as raw or gzip")
-    return voxels.read_voxels(data, offset, sizes, np.dtype(_determine_datatype(fields)), encoding != "raw")
+    offset = _after_lines(data, offset, int(fields.get("line skip", fields.get("lineskip", 0))))
+    skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
+    packing = _PACKINGS.get(encoding)
+    if skip < -1 or (skip == -1 and packing != "none"):
+        raise DataError(
+            f"'{path}' has a byte skip of {skip} before {encoding} voxels; save it as raw or gzip"
+        )
+    if skip == -1:
+        held = int(np.prod(sizes, dtype=object)) * kind.itemsize
+        return voxels.read_voxels(data, max(data.stat().st_size - held, offset), sizes, kind)
+    if packing is not None:
+        return voxels.read_voxels(data, offset, sizes, kind, packing, skip)
+    if encoding == "hex":
+        return voxels.read_hex(data, offset + skip, sizes, kind)
+    if encoding in _AS_TEXT:
+        return voxels.read_numbers(data, offset + skip, sizes, kind)
+    raise DataError(f"'{path}' has the encoding '{encoding}', which is not known; save it as raw or gzip")
+
+
+def _after_lines(path: Path, offset: int, lines: int) -> int:
+    """Where the voxels begin, or their packing, behind so many lines."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for _ in range(lines):
+            if not file.readline():
+                break
+        return file.tell()

@@ -100,6 +100,7 @@ def read_pyramid(path: Path) -> Pyramid:
     if unknown:
         raise DataError(f"'{path}' has the axis '{unknown[0]}', which is not understood; save it as tczyx")
     kept = [n for n, name in enumerate(axes) if name in "zyx" or (name == "t" and arrays[0].shape[n] > 1)]
+    kept.sort(key=lambda n: "tzyx".index(axes[n]))
     if len(kept) > 2 and arrays[0].shape[kept[0]] == 1 and axes[kept[0]] == "z" and len(axes) > 3:
         kept = kept[1:]
     order = [n for n, name in enumerate(axes) if name == "c"] + kept

@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP, GIF, WebP and PNM: images of (C, y, x), masks in every mode that annotation tools write."""
+"""PNG, JPEG, JPEG 2000, BMP, GIF, WebP, PNM: images (C, y, x), masks in every mode that tools write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from napari_prosma.data.texts import parse_names
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm"),
+    *(".jp2", ".j2k", ".jpx", ".j2c", ".jpf"),
+)
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 _PACKINGS = {"PNG": "deflate", "JPEG": "jpeg", "BMP": "rle"}
 _SIDEWAYS = {5, 6, 7, 8}
@@ -33,6 +36,7 @@ _HIGHEST_IN_PALETTE = 255
 _MAX_16_BIT = 65535
 _OPAQUE = 255
 _JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
+_JPEG_2000 = "JPEG2000"
 
 
 def read_header(path: Path) -> Header:
@@ -48,6 +52,9 @@ def read_header(path: Path) -> Header:
 def read(path: Path) -> Image:
     """Picture as (C, y, x): 1 channel for gray modes, else 3; transparency is dropped."""
     with _opened(path) as picture:
+        if picture.format == _JPEG_2000:
+            samples, _ = _of_jpeg_2000(path)
+            return Image(np.ascontiguousarray(np.moveaxis(samples, -1, 0)), Geometry.pixels(2))
         upright = _upright(picture)
         if upright.mode in ("1", "LA", "La"):
             upright = upright.convert("L")
@@ -67,6 +74,8 @@ def read_label(path: Path) -> np.ndarray:
     drawn on a transparent layer see :func:`mask_of_colours`.
     """
     with _opened(path) as picture:
+        if picture.format == _JPEG_2000:
+            return mask_of_colours(*_of_jpeg_2000(path))
         upright = _upright(picture)
         alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
         if picture.format in _JPEG and upright.mode != "L":
@@ -183,6 +192,17 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
 def _may_be_turned(picture: PIL.Image.Image) -> bool:
     """Whether the header speaks of a camera; asked first because Pillow decodes a PNG to look for EXIF."""
     return picture.format in _JPEG or "exif" in picture.info
+
+
+def _of_jpeg_2000(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples (y, x, 1 or 3) as stored, and transparency; Pillow would stretch 12 bits to 16."""
+    import imagecodecs
+
+    try:
+        array = np.atleast_3d(imagecodecs.jpeg2k_decode(path.read_bytes()))
+    except imagecodecs.Jpeg2kError as error:
+        raise DataError(f"'{path}' is damaged ({error}); export it again") from error
+    return (array[..., :-1], array[..., -1]) if array.shape[-1] in (2, 4) else (array, None)
 
 
 def _native(array: np.ndarray) -> np.ndarray:

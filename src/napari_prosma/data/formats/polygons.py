@@ -49,6 +49,9 @@ _IMPORTED = re.compile(r"[0-9a-f]{8}-.")
 UNREADABLE = "holds no annotations that can be read"
 """Said of any other text as well."""
 _MASK_BOX = ("left", "top", "width", "height")
+_CHORDS, _POINTS = ("X1", "Y1", "X2", "Y2"), ("X", "Y")
+"""Columns of EchoNet's tracings, which count from the centre of the first pixel."""
+_VENTRICLE = "left ventricle"
 _LEAST = 6
 """Numbers of the smallest polygon, a triangle."""
 
@@ -84,7 +87,8 @@ class Shape:
 class Annotations:
     """The shapes of a file by image name, "" for the only image of a file; and (height, width) where told.
 
-    ``said`` is what was decided on the user's behalf, if anything.
+    ``said`` is what was decided on the user's behalf, if anything. Of a clip ``frames`` are those that its
+    shapes lie on, one each; others are not annotated.
     """
 
     program: str
@@ -92,6 +96,7 @@ class Annotations:
     names: tuple[str, ...]
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     said: str = ""
+    frames: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def of(self, image: str) -> tuple[Shape, ...]:
         """The shapes of an image, by its name with or without folders."""
@@ -131,9 +136,12 @@ def read(path: Path) -> Annotations:
 def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """Class numbers (y, x) of an image: shapes of ``names[k]`` become k, later ones over earlier ones.
 
-    Raises ``DataError``: as :func:`read`, a class is not among ``names``, a shape cannot be drawn, or the
-    image is a volume.
+    Of a clip whose frames are annotated (t, y, x). Raises ``DataError``: as :func:`read`, a class is not
+    among ``names``, a shape cannot be drawn, or the image is a volume.
     """
+    frames = read(path).frames.get(image, ())
+    if frames and len(shape) == 3:
+        return _on_frames(path, image, frames, tuple(shape), names)
     if len(shape) != 2:
         raise DataError(
             f"'{path}' holds polygons, but its image is a volume of shape {tuple(shape)}; export masks"
@@ -156,6 +164,21 @@ def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str
     return label
 
 
+def _on_frames(
+    path: Path, image: str, frames: Sequence[int], shape: tuple[int, ...], names: Sequence[str]
+) -> np.ndarray:
+    if max(frames) >= shape[0]:
+        raise DataError(
+            f"'{path}' traces frame {max(frames)} of '{image}', which has {shape[0]} from 0 on; take the "
+            "clip that was traced"
+        )
+    label = np.zeros(shape, np.uint16)
+    for one, frame in zip(read(path).of(image), frames, strict=True):
+        with _ours(path):
+            label[frame][_inside(one, shape[1:])] = names.index(one.name)
+    return label
+
+
 @lru_cache(maxsize=4096)
 def _read(path: Path, _: int, size: int) -> Annotations:
     if size > _MOST_BYTES:
@@ -169,7 +192,7 @@ def _read(path: Path, _: int, size: int) -> Annotations:
     if suffix == ".xml":
         return _xml(path, text)
     if suffix == ".csv":
-        return _via_table(path, text)
+        return _traced(text) or _via_table(path, text)
     return _json(path, parse_json(text, f"'{path}'"))
 
 
@@ -455,6 +478,35 @@ def _via_table(path: Path, text: str) -> Annotations:
     if not shapes:
         raise ValueError("it has no regions")
     return _of_many("VIA", shapes)
+
+
+def _traced(text: str) -> Annotations | None:
+    """Ventricles of EchoNet: a line per point of a frame, or per chord, the first one the long axis."""
+    rows = csv.DictReader(text.splitlines())
+    columns = next(
+        (c for c in (_CHORDS, _POINTS) if {"FileName", "Frame", *c} <= {*(rows.fieldnames or ())}), ()
+    )
+    if not columns:
+        return None
+    lines: dict[str, dict[int, list[list[float]]]] = {}
+    for row in rows:
+        if row["Frame"].strip().isdigit():  # some frames of EchoNet-Pediatric have no number
+            of_clip = lines.setdefault(_base(row["FileName"]), {})
+            of_clip.setdefault(int(row["Frame"]), []).append([float(row[name]) + 0.5 for name in columns])
+    shapes: dict[str, tuple[Shape, ...]] = {}
+    for clip, frames in lines.items():
+        outlines = [
+            _around(several) if columns == _CHORDS else _points(several) for several in frames.values()
+        ]
+        shapes[clip] = tuple(Shape(_VENTRICLE, (outline,)) for outline in outlines)
+    numbers = {clip: tuple(frames) for clip, frames in lines.items()}
+    return Annotations("EchoNet", shapes, (_VENTRICLE,), frames=numbers)
+
+
+def _around(chords: Sequence[Sequence[float]]) -> Ring:
+    """The outline along one end of all chords and back along the other; the first is the long axis."""
+    there, back = [chord[:2] for chord in chords[1:]], [chord[2:] for chord in chords[:0:-1]]
+    return _points([*there, *back])
 
 
 def _via_shape(path: Path, drawn: Any, about: Any) -> Shape:

@@ -50,6 +50,9 @@ _UNPACKER = "imagecodecs"
 _UPRIGHT, _SIDEWAYS = 1, 5  # from 5 on, rows are stored as columns
 _MIRRORED_ROWS, _MIRRORED_COLUMNS = (3, 4, 7, 8), (2, 3, 6, 7)
 _CENTIMETRE, _INCH, _SCREEN_DPI = 3, 2, 72
+_UM_PER_CM, _UM_PER_INCH = 1e4, 25.4e3
+_USUAL_DPI = (1, 2.54, 72, 96, 100, 120, 144, 150, 180, 200, 240, 254, 300, 350, 360, 400, 600, 1200)
+"""Of screens and printers, or of programs that fill in 1."""
 _LINEAR, _UNCALIBRATED = 0, (20, 21)  # ImageJ's calibration functions
 _GRAY_16_TO_8 = 8
 _INT16 = np.iinfo(np.int16)
@@ -288,10 +291,13 @@ def _layout(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[str, int, tu
 
 
 def _geometry(path: Path, file: tifffile.TiffFile, spatial: str) -> tuple[Geometry, tuple[str, ...]]:
-    """Pixel size from OME or ImageJ metadata; dots per inch of other files say nothing of the object."""
+    """Pixel size from OME or ImageJ metadata, or from dots per centimetre.
+
+    Dots per inch of other files say nothing of the object, nor do those of a screen or a printer.
+    """
     names = tuple("t" if axis in _TIME_AXES else axis.lower() if axis in "YX" else "z" for axis in spatial)
     sizes, units, seconds = (
-        _ome_sizes(file) if file.is_ome else _imagej_sizes(file) if file.is_imagej else ({}, {}, 0.0)
+        _ome_sizes(file) if file.is_ome else _imagej_sizes(file) if file.is_imagej else _plain_sizes(file)
     )
     sizes = {axis: abs(size) for axis, size in sizes.items() if np.isfinite(size) and size and axis in names}
     found = common({axis: units[axis] for axis in sizes})
@@ -334,6 +340,23 @@ def _imagej_sizes(file: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, 
     step = float(metadata.get("finterval", 0.0)) * (seconds(str(metadata.get("tunit", "s"))) or 0.0)
     rate = float(metadata.get("fps", 0.0))
     return sizes, units, step or (1 / rate if rate > 0 else 0.0)
+
+
+def _plain_sizes(file: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, str], float]:
+    """The same of any other file, whose resolution programs of microscopy give in centimetres."""
+    tags = file.pages.first.tags
+    sizes = {
+        axis: _UM_PER_CM * tags[name].value[1] / tags[name].value[0]
+        for axis, name in (("y", "YResolution"), ("x", "XResolution"))
+        if name in tags and tags[name].value[0]
+    }
+    tag = tags.get("ResolutionUnit")
+    if tag is None or int(tag.value) != _CENTIMETRE or len(sizes) < 2:
+        return {}, {}, 0.0
+    dpi = _UM_PER_INCH / sizes["x"]
+    if any(abs(dpi - usual) < 1 for usual in _USUAL_DPI):
+        return {}, {}, 0.0
+    return sizes, dict.fromkeys(sizes, "um"), 0.0
 
 
 def _unit_of_resolution(tags: tifffile.TiffTags, width: float) -> str:

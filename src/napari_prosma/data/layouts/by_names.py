@@ -289,8 +289,18 @@ def by_annotation_file(folder: Path) -> Recognised | None:
         )
     if not any(case.labels for case in found):
         return None
-    rule = LabelRule("values", names, tuple(range(len(names))))
+    bare: list[Found] = []
+    is_traced = any(annotated.frames for _, annotated in read)
+    if is_traced:
+        found, bare = [case for case in found if case.labels], [case for case in found if not case.labels]
+    rule = LabelRule("values", names, tuple(range(len(names))), labelled_slices_only=is_traced)
     said = ", ".join(f"'{table.name}' ({annotated.program})" for table, annotated in read)
     number = sum(bool(case.labels) for case in found)
     notices = (f"{number} pairs: images and their polygons in {said}", *(one.said for _, one in read))
+    if is_traced:
+        notices += ("only traced frames are learned from",)
+    if bare:
+        notices += (
+            f"{len(bare)} clips are not traced and are not used, the first is '{bare[0].image.name}'",
+        )
     return Recognised("names", tuple(found), rule, notices=tuple(filter(None, notices)))

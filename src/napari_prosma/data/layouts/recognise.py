@@ -28,7 +28,7 @@ from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
 from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
-from napari_prosma.data.names import from_cell, printable
+from napari_prosma.data.names import from_typed_cell, printable
 from napari_prosma.data.readers import can_read, read_header, stem
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import DataError
@@ -359,7 +359,7 @@ def _decathlon(folder: Path) -> Recognised | None:
     table = folder / "dataset.json"
     if not table.is_file():
         return None
-    content = _json(table)
+    content = read_json(table)
     try:
         names = {int(value): str(name) for value, name in content["labels"].items()}
         pairs = [
@@ -408,6 +408,38 @@ def _nnunet(folder: Path) -> Recognised | None:
         )
     if not table.is_file():
         return Recognised("nnU-Net", tuple(found))
+    return _with_nnunet_labels(table, found)
+
+
+def _nnunet_listed(folder: Path) -> Recognised | None:
+    """nnU-Net's ``dataset.json`` whose ``dataset`` names the channel files and the label of every case."""
+    table = folder / "dataset.json"
+    content = read_json(table) if table.is_file() else {}
+    listed = content.get("dataset") if isinstance(content, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        return None
+    found = []
+    try:
+        for name, entry in sorted(listed.items()):
+            images = tuple(_inside(folder, table, str(path)) for path in entry["images"])
+            found.append(Found(str(name), images, (_inside(folder, table, str(entry["label"])),)))
+        counts = {len(case.images) for case in found}
+    except (KeyError, TypeError) as error:
+        raise _NotThisLayout(
+            f"'{table}' has a damaged 'dataset' ({type(error).__name__}: {error}); it maps cases to 'images' "
+            "and 'label'",
+            f"the 'dataset' of '{table.name}' lists no images and labels and is not used",
+        ) from error
+    if len(counts) > 1 or 0 in counts:
+        raise DataError(
+            f"'{table}' lists cases of {' and '.join(map(str, sorted(counts)))} channel files; give "
+            "all the same number"
+        )
+    _require_files(table, found)
+    return _with_nnunet_labels(table, found)
+
+
+def _with_nnunet_labels(table: Path, found: Sequence[Found]) -> Recognised:
     names, notices = _nnunet_labels(table, _json(table).get("labels", {}))
     ignored = names.pop("ignore", None)
     rule = LabelRule.of_names({value: name for name, value in names.items()}) if names else None
@@ -637,7 +669,7 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
     found = []
     for line, row in enumerate(_rows_of(table, columns["delimiter"]), 2):
         image, label = (
-            _slashed(from_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
+            _slashed(from_typed_cell(row.get(columns[kind]) or "").strip()) for kind in ("image", "label")
         )
         if not image:
             raise DataError(f"'{table}' names no image in line {line}; fill it in or delete the line")
@@ -647,7 +679,7 @@ def _csv(table: Path, within: Path | None = None) -> Recognised:
             if name
         ]
         told = {
-            kind: from_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
+            kind: from_typed_cell(row.get(columns[kind]) or "").strip() if columns[kind] else ""
             for kind in ("name", "group", "split", "patient")
         }
         split = split_in(told["split"])
@@ -752,5 +784,14 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-_LAYOUTS = (_nnunet, _decathlon, dicom_studies, _cell_tracking, _folder_pairs, _csv_inside, _side_by_side)
+_LAYOUTS = (
+    _nnunet_listed,
+    _nnunet,
+    _decathlon,
+    dicom_studies,
+    _cell_tracking,
+    _folder_pairs,
+    _csv_inside,
+    _side_by_side,
+)
 """Asked in this order."""
