@@ -423,3 +423,14 @@ def test_the_global_seed_decides_the_start() -> None:
         starts.append(build_model(spec).state_dict())
     assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
     assert not all(torch.equal(starts[0][key], starts[2][key]) for key in starts[0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_new_network_on_half_of_the_grid_draws_no_chequered_pattern(dims: int) -> None:
+    network = build_model(ModelSpec(dims, 1, 3, widths=(4, 8, 8), entry=2)).eval()
+    with torch.no_grad():
+        logits = network(torch.randn(1, 1, *[16] * dims))
+    coarse = logits[(..., *[slice(None, None, 2)] * dims)]
+    for axis in range(2, 2 + dims):
+        coarse = coarse.repeat_interleave(2, axis)
+    torch.testing.assert_close(logits, coarse)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,18 @@ class Encoded:
     skips: tuple[Tensor, ...]
     bottleneck: Tensor
     size: tuple[int, ...]
+
+
+def _begin_alike(way_out: nn.Module) -> None:
+    """Let the image elements of one coarse element begin with the same weights (Aitken et al. 2017).
+
+    With weights of their own their logits differ at random, which shows as a chequered pattern until
+    training has evened them out.
+    """
+    weight = way_out.weight
+    assert isinstance(weight, nn.Parameter)
+    with torch.no_grad():
+        weight.copy_(weight.flatten(2)[..., :1].reshape(*weight.shape[:2], *[1] * (weight.ndim - 2)))
 
 
 class ProSMAUNet(nn.Module):
@@ -74,6 +87,7 @@ class ProSMAUNet(nn.Module):
         self.head: nn.Module
         if spec.entry > 1:
             self.head = TRANSPOSED[dims](widths[0], spec.out_channels, spec.entry, stride=spec.entry)
+            _begin_alike(self.head)
         else:
             self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
