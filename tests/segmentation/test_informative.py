@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from napari_prosma.cli.app import app
@@ -17,9 +18,11 @@ from napari_prosma.events import Event, Notice
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import prepare_for
 from napari_prosma.model.checkpoint import Checkpoint, ensemble_of, save_checkpoint
-from napari_prosma.model.features import bottleneck
+from napari_prosma.model.features import coarse_copy, deepest_level
+from napari_prosma.model.windows import tile
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation.confidence import entropy
 from napari_prosma.segmentation.informative import (
     Candidate,
@@ -92,27 +95,35 @@ def test_uncertainty_is_the_mean_entropy_where_something_may_be(
     assert found[0].candidate.score == max(each.candidate.score for each in found)
 
 
-def test_features_of_windows_are_those_of_the_whole_image(make_checkpoint: Make, noise: Callable) -> None:
-    checkpoint = make_checkpoint(patch=(64, 64))
+@pytest.mark.parametrize("mirror", [False, True])
+def test_features_are_kept_of_the_pass_that_segments(
+    mirror: bool, make_checkpoint: Make, noise: Callable, last_of: Last, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(patch=(32, 32))
+    plan = checkpoint.plan.model_copy(update={"slice_axis": 1})
+    checkpoint = replace(checkpoint, plan=plan, config={"modality": "ultrasound"})
+    volume = Image(noise(1, 32, 3, 64), Geometry((1, 4, 1), (0, 0, 0), "mm", ("z", "y", "x")))
+    plain = last_of(segment(checkpoint, volume, mirror=mirror))
+    passes = []
+    encode = ProSMAUNet.encode
+    monkeypatch.setattr(ProSMAUNet, "encode", lambda self, x: passes.append(len(x)) or encode(self, x))
+    found = last_of(segment(checkpoint, volume, mirror=mirror, features=True))
+    np.testing.assert_allclose(found.probabilities, plain.probabilities, atol=1e-6)
+    assert sum(passes) == 3 * 3 * (2 if mirror else 1), "three slices of three windows"
     network = checkpoint.build()
-    image = Image(noise(1, 64, 64), Geometry.pixels(2))
-    prepared = prepare_for(checkpoint.plan, image, "x").array
-    *counts, features = bottleneck(network, prepared, (64, 64))
-    assert counts == [1]
-    import torch
-
+    prepared = torch.from_numpy(prepare_for(checkpoint.plan, volume, "x").array)
     with torch.no_grad():
-        whole = network.encode(torch.from_numpy(prepared)[None]).bottleneck[0]
-    np.testing.assert_allclose(features, whole, rtol=1e-4, atol=1e-5)
-    *counts, in_parts = bottleneck(network, prepared, (32, 32))
-    assert counts == [1] * 4
-    assert in_parts.shape == features.shape
+        left = network.encode(prepared[None, :, :, 1, :32]).bottleneck[0]
+    assert found.features.shape == (left.shape[0], left.shape[1], 3, 2 * left.shape[2])
+    np.testing.assert_allclose(found.features[:, :, 1, 0], left[..., 0], rtol=1e-4, atol=1e-5)
 
 
-def test_every_network_has_features(noise: Callable) -> None:
+def test_a_network_without_a_deepest_level_has_a_coarse_copy_of_the_image(
+    noise: Callable, last_of: Last
+) -> None:
     network = build_model(ModelSpec(2, 1, 1, network="unext", widths=(4, 8, 8, 8, 8))).eval()
-    *_, features = bottleneck(network, noise(1, 5, 32, 32), (32, 32), across=0)
-    assert features.shape == (1, 5, 8, 8)
+    assert deepest_level(network, tile((5, 32, 32), (32, 32), 32)) is None
+    assert coarse_copy(noise(1, 5, 32, 32), 2).shape == (1, 5, 8, 8)
 
 
 def test_mirrored_passes_and_ensembles_are_ranked_by_their_disagreement(

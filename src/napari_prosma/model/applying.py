@@ -36,6 +36,9 @@ class Segmentation:
     kept: tuple[int, ...] | None = None
     # (*spatial) float32: how much mirrored passes, or the networks of an ensemble, disagree: 0 to 1.
     disagreement: np.ndarray | None = None
+    # (F, *coarse) float32: what the network's deepest level makes of it; the axes that the network does not
+    # see are as long as those of its grid.
+    features: np.ndarray | None = None
 
 
 def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geometry) -> None:

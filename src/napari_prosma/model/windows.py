@@ -32,7 +32,7 @@ from napari_prosma.events import Notice
 from napari_prosma.model.memory import ran_out_of_memory, release
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.nn.unet import pad_to_multiple
+from napari_prosma.nn.unet import ProSMAUNet, pad_to_multiple
 
 Start = tuple[int, ...]
 T = TypeVar("T")
@@ -275,6 +275,7 @@ def sweep(
     disagreement: bool = False,
     background: Callable[[Tensor], bool] | None = None,
     span: tuple[int, int] | None = None,
+    deepest: Callable[[Start, Tensor], None] | None = None,
 ) -> Iterator[Slab | Notice | int]:
     """Go through all windows, row by row; rows whose windows are all done come out and are let go.
 
@@ -303,6 +304,9 @@ def sweep(
         are background with certainty.
     span : (first, stop), optional
         Rows that are wanted. They come out as in a sweep over all, bit for bit.
+    deepest : function, optional
+        Is given what the deepest level of a :class:`ProSMAUNet` (of an ensemble, the first) makes of each
+        window (F, *coarse), not mirrored.
 
     Yields
     ------
@@ -344,11 +348,14 @@ def sweep(
     while group := list(islice(cuts, size)):
         todo = [cut for _, cut in group if cut is not None]
         answers: list[Tensor] = []
+        levels: list[Tensor] = []
         while len(answers) < len(todo):
             notice = None
             try:
                 part = todo[len(answers) : len(answers) + size]
-                answers += _answers(model, part, flips, disagreement, device)
+                found, encoded = _answers(model, part, flips, disagreement, device, deepest is not None)
+                answers += found
+                levels += encoded
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error) or (size == 1 and blend.device.type == "cpu"):
                     raise
@@ -370,6 +377,8 @@ def sweep(
                 values = answers.pop(0).movedim(1 + axis, 1)
                 blend.add(start, values.reshape(len(values), *tiling.window))
                 del values  # or it would lie beside the next pass
+                if deepest is not None and levels:
+                    deepest(start, levels.pop(0).movedim(1 + axis, 1))
         yield len(group)
     yield from finished(tiling.padded[0])
 
@@ -434,21 +443,33 @@ def _padded_rows(rows: Rows, tiling: Tiling, start: int, dims: int, divisor: int
 
 @torch.no_grad()
 def _answers(
-    model: nn.Module, cuts: Sequence[Tensor], flips: Sequence[int], disagreement: bool, device: torch.device
-) -> list[Tensor]:
-    """Logits (channels, *window) of some windows, followed by the disagreement if it is asked for."""
+    model: nn.Module,
+    cuts: Sequence[Tensor],
+    flips: Sequence[int],
+    disagreement: bool,
+    device: torch.device,
+    with_deepest: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits (channels, *window) of some windows, followed by the disagreement if it is asked for.
+
+    And what the deepest level makes of each, if that is asked for and known.
+    """
     stack = torch.stack(list(cuts)).to(device) if len(cuts) > 1 else cuts[0][None].to(device)
     unet = unwrap(model)
     networks = list(unet.members) if isinstance(unet, Ensemble) else [model]
     mirrored = [axes for n in range(len(flips) + 1) for axes in combinations(flips, n)]
     passes = len(mirrored) * len(networks)
+    first = with_deepest
+    levels: list[Tensor] = []
     if passes == 1:
-        logits = model(stack).float()
-        return list(torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1) if disagreement else logits)
+        logits, levels = _passed(model, stack, first)
+        answer = torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1) if disagreement else logits
+        return list(answer), levels
     total: Tensor | None = None
     inside: Tensor | float = 0.0
     for axes, network in product(mirrored, networks):
-        logits = network(stack.flip(axes) if axes else stack).float()
+        logits, encoded = _passed(network, stack.flip(axes) if axes else stack, first)
+        levels, first = levels or encoded, False
         log = log_probabilities(logits.flip(axes) if axes else logits)
         total = log if total is None else torch.logaddexp(total, log)
         if disagreement:
@@ -459,7 +480,16 @@ def _answers(
     if disagreement:
         information = (_entropy(total) - inside / passes).clamp(min=0) / math.log(total.shape[1])
         answer = torch.cat([answer, information], dim=1)
-    return list(answer)
+    return list(answer), levels
+
+
+def _passed(network: nn.Module, stack: Tensor, with_deepest: bool) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, channels, *window), and what the deepest level makes of each window if it is asked for."""
+    unet = unwrap(network)
+    if not with_deepest or not isinstance(unet, ProSMAUNet):
+        return network(stack).float(), []
+    encoded = unet.encode(stack)
+    return unet.decode(encoded).float(), list(encoded.bottleneck.float())
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ guess: an image may be hard because it is damaged, and one that the model misrea
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,9 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.model.applying import Segmentation, named, prepare_for
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.device import usable_device
-from napari_prosma.model.features import bottleneck
-from napari_prosma.nn.build import Network
-from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.model.features import coarse_copy
 from napari_prosma.segmentation.confidence import entropy
-from napari_prosma.segmentation.segment import flips_of, segment, windows_that_fit
+from napari_prosma.segmentation.segment import segment
 
 SURE_BACKGROUND = 0.9
 """Where the background is less probable than this something may be, and there the entropy counts."""
@@ -260,48 +258,32 @@ class _Look:
     """A model that looks at images."""
 
     def __init__(self, checkpoint: Checkpoint, mirror: bool, device: str) -> None:
-        self._checkpoint, self._name = checkpoint, device
-        self._mirror = mirror
+        self._checkpoint, self._name, self._mirror = checkpoint, device, mirror
         self.device = usable_device(device)
-        self._network: Network | Ensemble = checkpoint.build(self.device)
-        self._compares = checkpoint.members > 1 or bool(mirror and flips_of(checkpoint))
+        self._compares = checkpoint.members > 1 or mirror
 
     def at(self, image: Image, name: str) -> Iterator[Event]:
         """The last event is ``Finished`` with the segmentation of an image and its features (F, *coarse)."""
         plan = self._checkpoint.plan
         with named(name):
             image = filled(as_channels(image, plan.channels))
-        segmented: Segmentation | None = None
         for event in segment(
             self._checkpoint,
             image,
             name=name,
             device=self._name,
             mirror=self._mirror,
-            disagreement=self._compares or self._mirror,
+            disagreement=self._compares,
+            features=True,
         ):
-            if isinstance(event, Finished):
-                segmented = event.result
-            else:
+            if not isinstance(event, Finished):
                 yield event
-        assert segmented is not None
-        features = yield from self._features(image, name)
-        yield Finished((segmented, features))
-
-    def _features(self, image: Image, name: str) -> Generator[Event, None, np.ndarray]:
-        """(F, *coarse) of the network's deepest level."""
-        plan, network = self._checkpoint.plan, self._network
-        prepared = prepare_for(plan, image, name)
-        across = cut_axis(plan, image.geometry)
-
-        def in_windows(window: tuple[int, ...]) -> Generator[Event, None, np.ndarray]:
-            for found in bottleneck(network, prepared.array, window, across):
-                if isinstance(found, np.ndarray):
-                    return found
-                yield Progress(0, 0, name)
-            raise AssertionError("the features come last")
-
-        return (yield from windows_that_fit(plan.window, network.divisor, self.device, in_windows))
+                continue
+            features = event.result.features
+            if features is None:
+                prepared = prepare_for(plan, image, name)
+                features = coarse_copy(prepared.array, plan.dims, cut_axis(plan, image.geometry))
+            yield Finished((event.result, features))
 
 
 def _candidates(found: Segmentation, features: np.ndarray, axis: int | None) -> list[Candidate]:

@@ -17,6 +17,7 @@ from napari_prosma.model.applying import OVERLAP, Segmentation, named
 from napari_prosma.model.augment import recipe_of
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.device import usable_device
+from napari_prosma.model.features import deepest_level
 from napari_prosma.model.memory import ran_out_of_memory, release
 from napari_prosma.model.passes import Work
 from napari_prosma.model.tuning import computing, known_way
@@ -39,6 +40,7 @@ def segment(
     mirror: bool = False,
     disagreement: bool = False,
     probabilities: Sequence[int] | None = None,
+    features: bool = False,
 ) -> Iterator[Event]:
     """Segment one image; the last event is ``Finished`` with a :class:`Segmentation`.
 
@@ -67,6 +69,8 @@ def segment(
         Also tell where mirrored passes, or the networks of an ensemble, disagree.
     probabilities : class indices, optional
         Whose probabilities are made; by default all. ``()`` takes the least memory.
+    features : bool
+        Also keep what the network's deepest level makes of the image.
 
     Raises
     ------
@@ -105,6 +109,7 @@ def segment(
         yield Started(len(tiling.starts), f"Segmenting {name}", str(target))
         result = _Result(prepared.image_shape, prepared.axis, len(kept), disagreement)
         background, done = Background(plan), 0
+        deepest = deepest_level(network, tiling) if features else None
         for found in label_rows(
             network,
             prepared,
@@ -114,6 +119,7 @@ def segment(
             disagreement=disagreement,
             background=background,
             classes=kept,
+            deepest=None if deepest is None else deepest.add,
         ):
             if isinstance(found, Labelled):
                 result.put(found)
@@ -132,6 +138,7 @@ def segment(
             class_names=plan.class_names,
             kept=None if probabilities is None else kept,
             disagreement=result.disagreement,
+            features=None if deepest is None else np.moveaxis(deepest.result(), 1, 1 + prepared.axis),
         )
 
     with named(name):

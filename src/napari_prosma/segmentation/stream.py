@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import require_fit
 from napari_prosma.model.windows import (
     Slab,
+    Start,
     Tiling,
     labels_of,
     log_probabilities,
@@ -418,6 +419,7 @@ def label_rows(
     background: Background | None = None,
     classes: Sequence[int] = (),
     span: tuple[int, int] | None = None,
+    deepest: Callable[[Start, Tensor], None] | None = None,
 ) -> Iterator[Labelled | Notice | int]:
     """Labels of the image's rows (of those in ``span``), in order, with what :func:`sweep` yields else.
 
@@ -442,6 +444,7 @@ def label_rows(
         disagreement=disagreement,
         background=background,
         span=wanted,
+        deepest=deepest,
     )
     back = None if size == shape else _Back(size, shape, rows, classes)
     for found in slabs:
