@@ -144,6 +144,20 @@ def test_a_shape_continues_to_a_slice() -> None:
     np.testing.assert_array_equal(backwards[0], labels[2])
 
 
+def test_only_what_the_nearest_slice_holds_continues() -> None:
+    labels = np.zeros((8, 41, 41), np.uint8)
+    labels[0], labels[4] = disc(5), 2 * np.roll(disc(5), 4, 1)
+    result = written(labels, fill_to(labels, 0, 6))
+    np.testing.assert_array_equal(result[6], labels[4])
+    assert not result[1:4].any()
+    between = written(labels, fill_to(labels, 0, 2))
+    assert np.unique(between[2]).tolist() == [0, 1, 2], "both are equally near"
+    np.testing.assert_array_equal(written(labels, fill_to(labels, 0, 6, [1]))[6], labels[0])
+    onto = written(labels, fill_to(labels, 0, 4))
+    assert np.unique(onto[4]).tolist() == [0, 1, 2], "the other class is drawn there already"
+    assert (onto[labels > 0] == labels[labels > 0]).all()
+
+
 @pytest.mark.parametrize(
     ("slices", "said"),
     [((), "nothing is drawn yet"), ((2,), "class 1 is drawn on slice 2 alone"), ((2, 3), "no slice is left")],

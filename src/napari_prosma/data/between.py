@@ -7,7 +7,7 @@ distances to their outlines are blended (Raya and Udupa, IEEE TMI 1990); what is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,10 +27,14 @@ _OUTSIDE = -1e6
 
 @dataclass(frozen=True)
 class Filling:
-    """Elements to write: their index along each axis, (n,) each, and their values, (n,)."""
+    """Elements to write: their index along each axis, (n,) each, and their values, (n,).
+
+    ``alone`` are classes that are drawn on one slice only, of which nothing was filled.
+    """
 
     indices: tuple[np.ndarray, ...]
     values: np.ndarray
+    alone: tuple[int, ...] = ()
 
 
 def fill_between(
@@ -59,28 +63,36 @@ def fill_between(
         raise DataError(_nothing_between(drawn))
     stack = np.moveaxis(labels, across, 0)
     in_plane = [s for axis, s in enumerate(spacing) if axis != across]
-    return _filling(stack, across, _blended(stack, in_plane, gaps))
+    filling = _filling(stack, across, _blended(stack, in_plane, gaps))
+    return replace(filling, alone=tuple(value for value, slices in drawn.items() if len(slices) == 1))
 
 
 def fill_to(labels: np.ndarray, across: int, to: int, classes: Iterable[int] | None = None) -> Filling:
-    """The nearest drawn slice of each class continued up to the slice ``to``, as it is.
+    """The drawn slice that is nearest to the slice ``to``, continued up to it as it is.
 
-    Raises ``DataError``: nothing is drawn on another slice, or all classes are drawn on this one.
+    What is drawn on ``to`` itself needs no continuing, the other classes do. Of two slices that are equally
+    near the classes of both; of a class on both the first.
+
+    Raises ``DataError``: nothing is drawn, or every class is on the slice ``to``.
     """
     drawn = _drawn_slices(labels, across, classes)
     if not drawn:
         raise DataError(_nothing_between(drawn))
+    drawn = {value: slices for value, slices in drawn.items() if to not in slices}
+    if not drawn:
+        raise DataError(f"slice {to} is drawn already; go to the slice up to which the shape continues")
+    way = min(abs(n - to) for slices in drawn.values() for n in slices)
     stack = np.moveaxis(labels, across, 0)
     scores = []
     for value, slices in drawn.items():
-        nearest = min(slices, key=lambda n: (abs(n - to), n))
+        nearest = next((n for n in slices if abs(n - to) == way), None)
+        if nearest is None:
+            continue
         mask = stack[nearest] == value
         box = _box(mask)
         step = 1 if to > nearest else -1
         score = _signed_distance(mask[box], (1.0, 1.0))
-        scores += [(value, n, box, score) for n in range(nearest + step, to + step, step) if nearest != to]
-    if not scores:
-        raise DataError(f"slice {to} is drawn already; go to the slice up to which the shape continues")
+        scores += [(value, n, box, score) for n in range(nearest + step, to + step, step)]
     return _filling(stack, across, scores)
 
 

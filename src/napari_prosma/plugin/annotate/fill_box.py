@@ -143,7 +143,7 @@ class FillBox(QWidget):
         slices = len(np.unique(indices[across]))
         self.message.tell(
             f"{slices} slice{'s' * (slices != 1)} filled across {AXES[across]}, {count:,} voxels; "
-            "Ctrl+Z takes it back"
+            f"Ctrl+Z takes it back{_left_alone(filling.alone)}"
         )
         self._viewer.layers.selection.active = layer
 
@@ -199,6 +199,13 @@ class FillBox(QWidget):
         outline, self._outline = self._outline, None
         if outline is not None:
             outline.remove()
+
+
+def _left_alone(values: tuple[int, ...]) -> str:
+    if not values:
+        return ""
+    named = ", ".join(map(str, values))
+    return f". On one slice only, so not filled: class{'es' * (len(values) > 1)} {named}"
 
 
 def _filling(layer: LabelsLayer, to: int | None, classes: list[int] | None) -> Iterator[Event]:
