@@ -462,6 +462,17 @@ def test_files_that_go_on_otherwise_than_labelled_ones_are_named_and_not_used(tm
         find_cases(tmp_path)
 
 
+def test_many_numbered_files_without_masks_are_named_in_one_notice(tmp_path: Path) -> None:
+    for n in range(1, 12):
+        save(tmp_path / f"benign ({n}).png", noise(n))
+        if n < 3:
+            save(tmp_path / f"benign ({n})_mask.png", MASK)
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 2
+    (said,) = (notice for notice in data.notices if "lie beside" in notice)
+    assert re.match(r"9 files, such as 'benign \(\d+\).png', lie beside labelled images, without masks", said)
+
+
 def test_a_test_set_without_masks_is_named_and_not_used(tmp_path: Path) -> None:
     for n in range(3):
         save(tmp_path / "training_set" / f"{n}_HC.png", noise(n))

@@ -245,11 +245,12 @@ def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]
         is_other = ending not in endings and not ending.strip("_-. ").isdecimal()
         if not case.labels and is_other and (case.image.parent, "".join(start)) in begun:
             others[ending].append(case)
-    for ending, cases in others.items():
-        kept = [case for case in kept if case not in cases]
-        notices.append(
-            f"{len(cases)} files '*{ending}' lie beside labelled images, without masks, and are not used"
-        )
+    left_out = [case for cases in others.values() for case in cases]
+    kept = [case for case in kept if case not in left_out]
+    kinds = [f"{len(cases)} files '*{ending}'" for ending, cases in others.items()]
+    if len(kinds) > _MOST_KINDS:  # such as a number in brackets
+        kinds = [f"{len(left_out)} files, such as '{left_out[0].image.name}',"]
+    notices += [f"{kind} lie beside labelled images, without masks, and are not used" for kind in kinds]
     return kept, tuple(notices)
 
 
