@@ -10,6 +10,8 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
+from napari.errors import MultipleReaderError
+from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
@@ -18,6 +20,7 @@ from qtpy.QtWidgets import QAbstractButton, QTreeWidgetItem
 from napari_prosma.app.remembered import MODELS, recent_paths, remember_path
 from napari_prosma.plugin.contributions.reader import get_reader
 from napari_prosma.plugin.shared.panel import Panel
+from napari_prosma.plugin.shared.run_folders import open_runs_unasked
 
 SOON = 30_000
 Press = Callable[[QAbstractButton], None]
@@ -148,6 +151,22 @@ def test_a_model_that_is_dropped_on_napari_opens_in_segment(
     assert panel.model.path == runs / name
     assert len(viewer.layers) == 0
     qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+
+
+def test_the_folder_of_a_run_opens_without_a_question_unless_the_user_wants_one(
+    panel: Any, viewer: napari.Viewer, qtbot: QtBot, runs: Path
+) -> None:
+    panel.model.set_path(None)
+    plugins = get_settings().plugins
+    open_runs_unasked()
+    viewer.open(str(runs / "sound"), plugin=None)  # as when it is dropped
+    assert panel.model.path == runs / "sound"
+    qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+    plugins.extension2reader = {}
+    open_runs_unasked()
+    assert plugins.extension2reader == {}, "what the user removed stays away"
+    with pytest.raises(MultipleReaderError):
+        viewer.open(str(runs / "sound"), plugin=None)
 
 
 def test_a_model_that_is_dropped_on_the_button_is_chosen(panel: Any, qtbot: QtBot, runs: Path) -> None:
