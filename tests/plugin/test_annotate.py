@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import napari
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_filling_is_one_undo_step_and_leaves_what_is_drawn(
     drawn.redo()
     np.testing.assert_array_equal(drawn.data, after)
     assert guesses_of(drawn).where("filled").any()
+
+
+def test_a_class_on_one_slice_only_is_told(
+    panel: Any, drawn: LabelsLayer, press: Press, qtbot: QtBot
+) -> None:
+    drawn.data[2, 20:24, 2:6] = 7
+    said = fill(panel, press, qtbot)
+    assert said.endswith("Ctrl+Z takes it back. On one slice only, so not filled: class 7")
+    assert (drawn.data == 7).sum() == 16
 
 
 def test_only_the_selected_class_is_filled_where_that_is_asked(
@@ -215,6 +225,42 @@ def test_a_prediction_is_an_outline_thin_at_every_size(viewer: napari.Viewer) ->
         edges = [of.extent.world + np.outer((-0.5, 0.5), of.scale) for of in (layer, image)]
         np.testing.assert_allclose(*edges)
         assert viewer.dims.nsteps[:-2] == shape[:-2], "the slider steps as before"
+
+
+def test_in_3d_what_is_guessed_is_seen_through(
+    panel: Any, viewer: napari.Viewer, drawn: LabelsLayer, shown: Prediction
+) -> None:
+    layer = shown.outline.layer
+    viewer.dims.ndisplay = 3
+    assert (layer.contour, layer.opacity) == (0, 0.3)
+    viewer.dims.ndisplay = 2
+    assert (layer.contour, layer.opacity) == (1, 1)
+
+
+def test_labels_are_made_and_classes_named_where_one_draws(
+    panel: Any, viewer: napari.Viewer, press: Press
+) -> None:
+    viewer.layers.remove("strokes")
+    viewer.dims.ndisplay = 3
+    press(panel.new_labels)
+    made = viewer.layers["scan labels"]
+    assert panel.labels.layer is made
+    assert made.mode == "paint"
+    assert viewer.dims.ndisplay == 2
+    panel.class_name.line.setText("spleen")
+    panel.class_name.line.editingFinished.emit()
+    made.name = "renamed"
+    assert made.features["class"].tolist() == ["background", "spleen"]
+    viewer.layers.clear()
+    assert not panel.new_labels.isEnabled()
+
+
+def test_a_picture_has_no_slices_to_fill_between(panel: Any, viewer: napari.Viewer) -> None:
+    assert not panel._filling.isHidden()
+    panel.accept_box.message.tell("Accepted 3 voxels")
+    viewer.add_labels(np.zeros((8, 8), np.uint8), name="flat")
+    assert panel._filling.isHidden()
+    assert not panel.accept_box.message.plain_text(), "it was said of other labels"
 
 
 def test_a_slice_is_accepted_as_one_step_and_remembered_as_accepted(
@@ -366,6 +412,19 @@ def test_without_a_prediction_or_in_3d_it_is_said_what_to_do(
     assert prediction_in(viewer) is None
 
 
+def test_labels_that_cannot_be_undone_are_not_accepted_into(panel: Any, viewer: napari.Viewer) -> None:
+    image = viewer.add_image(np.zeros((4, 10, 12)), name="scan")
+    lazy = viewer.add_labels(dask.array.zeros((4, 10, 12), dtype=np.uint8), name="lazy")
+    made = Prediction(viewer, image, lazy, np.array([0, 1]), "prediction")
+    made.show((None,) * 3, np.ones((4, 10, 12), np.uint8), np.full((4, 10, 12), 255, np.uint8))
+    panel.accept_box.accept_slice()
+    assert (
+        "cannot be undone step by step; draw on a new labels layer" in panel.accept_box.message.plain_text()
+    )
+    panel.fill_box.fill()
+    assert "cannot be undone step by step" in panel.fill_box.message.plain_text()
+
+
 def test_labels_that_cover_several_images_take_what_lies_on_them(panel: Any, viewer: napari.Viewer) -> None:
     image = viewer.add_image(np.zeros((10, 12)), translate=(5, 0))
     wide = viewer.add_labels(np.zeros((20, 12), np.uint8), name="wide")
@@ -376,6 +435,71 @@ def test_labels_that_cover_several_images_take_what_lies_on_them(panel: Any, vie
     panel.accept_box.accept_slice()
     assert np.argwhere(wide.data).tolist() == [[7, 3]]
     assert wide.data[7, 3] == 7
+
+
+# ---- undo -------------------------------------------------------------------------------------------------
+
+
+def fill_here(panel: Any) -> None:
+    panel.viewer.dims.set_current_step(0, 6)
+    panel.fill_box.fill_to_here()
+
+
+def fill_one(panel: Any) -> None:
+    panel.fill_box.only_selected.setChecked(True)
+    panel.fill_box.fill()
+
+
+def pointing(name: str) -> Callable[[Any], None]:
+    def act(panel: Any) -> None:
+        at(panel.viewer, panel.viewer.layers["strokes"], 2, 22, 6)
+        key(panel.viewer, name)
+
+    return act
+
+
+ACTIONS: dict[str, Callable[[Any], None]] = {
+    "fill": lambda panel: panel.fill_box.fill(),
+    "fill one class": fill_one,
+    "fill to here": fill_here,
+    "accept slice": lambda panel: panel.accept_box.accept_slice(),
+    "accept surer": lambda panel: panel.accept_box.accept_surer(),
+    "accept region": pointing("accept region"),
+    "reject region": pointing("reject region"),
+}
+
+
+def state(layer: LabelsLayer, shown: Prediction) -> list[np.ndarray]:
+    """All that an action may change."""
+    marks = [guesses_of(layer).where(kind) for kind in ("filled", "accepted", "rejected")]
+    return [layer.data.copy(), shown.outline.layer.data.copy(), *marks]
+
+
+@pytest.mark.parametrize("earlier", [None, "accept slice", "reject region"])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_undo_brings_back_exactly_what_was_there_before_each_action_and_redo_what_came_after(
+    panel: Any, drawn: LabelsLayer, shown: Prediction, qtbot: QtBot, action: str, earlier: str | None
+) -> None:
+    panel.accept_box.sure.setValue(55)
+    drawn.brush_size = 3
+    states = [(0, state(drawn, shown))]
+    for name in (earlier, action):
+        if name is None:
+            continue
+        ACTIONS[name](panel)
+        wait(panel, qtbot)
+        states.append((len(drawn._undo_history), state(drawn, shown)))
+        drawn.paint((1, 15, 3 + len(states)), 3)
+        states.append((len(drawn._undo_history), state(drawn, shown)))
+    if earlier is None:
+        assert states[1][0] == 1, "one step"
+        assert any((a != b).any() for a, b in zip(states[0][1], states[1][1], strict=True))
+    for turn, order in ((drawn.undo, states[::-1]), (drawn.redo, states)):
+        for steps, expected in order:
+            while len(drawn._undo_history) != steps:
+                turn()
+            for now, then in zip(state(drawn, shown), expected, strict=True):
+                np.testing.assert_array_equal(now, then)
 
 
 def test_keys_are_let_go_with_the_panel(panel: Any, viewer: napari.Viewer) -> None:

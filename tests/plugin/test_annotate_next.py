@@ -163,6 +163,25 @@ def test_what_is_not_saved_stays_and_what_is_empty_is_asked_about(
     assert (data / "masks" / f"{first}.png").read_bytes() == b"of somebody else"
 
 
+def test_what_was_closed_of_an_image_is_opened_again_once(
+    box: Any, data: Path, viewer: napari.Viewer, qtbot: QtBot
+) -> None:
+    rank_folder(box, data, qtbot)
+    name = box.rows[0].name
+    every = [name, f"{name} labels", f"{name} prediction"]
+    click(box, 0, qtbot)
+    assert [layer.name for layer in viewer.layers] == every
+    viewer.layers[f"{name} labels"].data_setitem((np.array([3]), np.array([5])), 1)
+    for closed in every:
+        drawn = viewer.layers[f"{name} labels"]
+        viewer.layers.remove(closed)
+        click(box, 0, qtbot)
+        assert [layer.name for layer in viewer.layers] == every, f"after closing {closed}"
+        assert prediction_in(viewer).drawn is viewer.layers[f"{name} labels"]
+        if closed != drawn.name:
+            assert viewer.layers[f"{name} labels"] is drawn, "what is drawn stays"
+
+
 def test_slices_of_a_volume_are_gone_to_and_saved_with_all_of_it(
     box: Any,
     viewer: napari.Viewer,
@@ -197,6 +216,12 @@ def test_slices_of_a_volume_are_gone_to_and_saved_with_all_of_it(
     done(box, press, qtbot)
     assert len(asked) == 1, "the place is asked once"
     assert drawn not in unsaved_of(viewer).layers()
+    for closed in (drawn, "scan prediction"):
+        viewer.layers.remove(closed)
+        click(box, 0, qtbot)
+        assert prediction_in(viewer).drawn is viewer.layers["scan labels"]
+        assert sum("prediction" in layer.name for layer in viewer.layers) == 1
+    drawn = viewer.layers["scan labels"]
     viewer.layers.remove("scan")
     click(box, 0, qtbot)
     assert "'scan' was closed; open it again" in box.message.plain_text()

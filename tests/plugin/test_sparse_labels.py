@@ -168,8 +168,9 @@ def test_what_was_taken_for_granted_of_layers_is_not_taken_of_a_folder(
     panel: TrainPanel, viewer: napari.Viewer, qtbot: QtBot, press: Press
 ):
     viewer.add_image(np.zeros((12, 32, 32)), name="scan")
-    drawn = viewer.add_labels(np.zeros((12, 32, 32), np.uint8), name="organ")
-    drawn.data[3, 3:9, 3:9] = 1
+    drawn = np.zeros((12, 32, 32), np.uint8)
+    drawn[3, 3:9, 3:9] = 1
+    viewer.add_labels(drawn, name="organ")
     press(panel.source.from_layers)
     source = panel.source
     qtbot.waitUntil(lambda: source.labelled.currentData() == "slices", timeout=SOON)
@@ -195,6 +196,44 @@ def test_one_open_image_is_learned_from_and_a_button_makes_its_labels(
     assert made.mode == "paint"
     assert made.data.shape == image.data.shape
     np.testing.assert_allclose(made.extent.world, image.extent.world)
+
+
+def test_an_image_that_is_opened_later_is_learned_from_unless_a_folder_is_wanted(
+    panel: TrainPanel, viewer: napari.Viewer, press: Press
+):
+    source = panel.source
+    assert source.from_folder.isChecked()
+    assert not source.new_labels.isEnabled()
+    viewer.add_image(np.zeros((20, 30)), name="scan")
+    assert source.from_layers.isChecked()
+    assert source.new_labels.isEnabled()
+    press(source.from_folder)
+    viewer.layers.clear()
+    viewer.add_image(np.zeros((20, 30)), name="other")
+    assert source.from_folder.isChecked(), "what the user says stays"
+
+
+def test_what_was_painted_a_moment_before_the_start_is_taken_for_slices_as_well(
+    panel: TrainPanel, viewer: napari.Viewer, tmp_path: Path
+):
+    viewer.add_image(np.zeros((12, 32, 32)), name="scan")
+    drawn = viewer.add_labels(np.zeros((12, 32, 32), np.uint8), name="organ")
+    source = panel.source
+    drawn.data[3, 3:9, 3:9] = 1
+    assert source.data(tmp_path).live.labelled == "slices"
+    assert source.labelled.currentData() == "slices"
+    source.labelled.setCurrentIndex(source.labelled.findData(None))
+    source.labelled.activated.emit(0)
+    assert source.data(tmp_path).live.labelled is None, "what the user says stays"
+
+
+def test_channels_are_joined_where_there_are_several_images(panel: TrainPanel, viewer: napari.Viewer):
+    viewer.add_image(np.zeros((20, 30)), name="T1")
+    assert panel.source.join_button.isHidden()
+    viewer.add_image(np.zeros((20, 30)), name="T2")
+    assert not panel.source.join_button.isHidden()
+    viewer.layers.remove("T1")
+    assert panel.source.join_button.isHidden()
 
 
 def test_classes_are_named_where_one_draws(panel: TrainPanel, viewer: napari.Viewer, press: Press):

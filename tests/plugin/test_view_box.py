@@ -91,6 +91,18 @@ def test_a_window_is_set_by_its_name_beyond_what_the_image_holds(
     assert box.windows.currentData() == name
 
 
+def test_the_window_that_is_named_is_that_of_the_image(box: Any, viewer: napari.Viewer, scan: Any) -> None:
+    assert box.windows.currentData() == "soft tissue", "as it was opened"
+    box.set_window("bone")
+    assert not box.message.plain_text()
+    viewer.add_image(np.linspace(0, 900, 48).reshape(6, 8), name="MR")
+    assert box.windows.currentIndex() == -1
+    box.set_window("lung")
+    assert "'MR' holds 0 to 900, which are hardly Hounsfield units" in box.message.plain_text()
+    viewer.layers.selection.active = scan
+    assert box.windows.currentData() == "bone"
+
+
 def test_a_picture_in_colour_has_no_window(box: Any, viewer: napari.Viewer) -> None:
     viewer.add_image(np.zeros((8, 8, 3), np.uint8), rgb=True)
     box.set_window("bone")
@@ -122,6 +134,7 @@ def test_a_line_over_the_scale_bar_gives_the_picture_and_its_labels_mm(
         assert element_size(geometry) == (0.25, "mm^2")
     assert geometry_of(other).unit == "pixel"
     assert box.spacing.plain_text() == "Pixels of 0.5 x 0.5 mm"
+    assert box.length.value() == 0, "the next picture has a scale of its own"
 
 
 def test_a_line_without_length_is_told(box: Any, viewer: napari.Viewer, press: Press) -> None:

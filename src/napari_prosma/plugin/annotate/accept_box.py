@@ -118,10 +118,10 @@ class AcceptBox(QWidget):
         except DataError as error:
             self.message.tell_error(str(error))
             return
+        self._viewer.layers.selection.active = shown.drawn
         self.message.tell(
             f"{said}; Ctrl+Z takes it back" if said else f"Nothing is predicted {where} that is open"
         )
-        self._viewer.layers.selection.active = shown.drawn
 
     def _required(self) -> Prediction:
         shown = prediction_in(self._viewer)
@@ -130,6 +130,7 @@ class AcceptBox(QWidget):
                 "no prediction is on screen; train on open layers, or open an image from the list below with "
                 "a model"
             )
+        guesses_of(shown.drawn)  # or it says why not
         return shown
 
     def _slice(self, shown: Prediction) -> Plane:

@@ -92,6 +92,11 @@ class _Opened:
     labels: LabelsLayer
     prediction: Prediction | None = None
 
+    @property
+    def has_prediction(self) -> bool:
+        """It was made, and nobody closed it."""
+        return self.prediction is not None and self.prediction.outline.is_there
+
 
 class FolderDesk(Desk):
     """Images of a folder, one at a time, with their predictions."""
@@ -117,11 +122,10 @@ class FolderDesk(Desk):
             if other != name:
                 self._make_way(other, each)
         held = self._opened.get(name)
-        if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
-            for layer in (held.image, held.labels):
+        if held is not None and {held.image, held.labels} <= set(self.viewer.layers) and held.has_prediction:
+            assert held.prediction is not None
+            for layer in (held.image, held.labels, held.prediction.outline.layer):
                 layer.visible = True
-            if held.prediction is not None:
-                held.prediction.outline.layer.visible = True
             self.viewer.layers.selection.active = held.labels
             self.told.emit(self._hint(name))
             return
@@ -175,16 +179,20 @@ class FolderDesk(Desk):
     def _happened(self, event: Event) -> None:
         if isinstance(event, ImageOpened):
             held = self._opened.get(event.name)
-            image = add_layer(self.viewer, event.image)
+            if held is not None and held.prediction is not None:
+                held.prediction.remove()
+            # What the user closed of it is opened again, the rest is there.
+            image, labels = (
+                kept if kept in self.viewer.layers else add_layer(self.viewer, made)
+                for kept, made in (
+                    (None if held is None else held.image, event.image),
+                    (None if held is None else held.labels, event.labels),
+                )
+            )
             assert isinstance(image, ImageLayer)
-            if held is not None and held.labels in self.viewer.layers:  # only its image was closed
-                labels = held.labels
-                self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
-            else:
-                added = add_layer(self.viewer, event.labels)
-                assert isinstance(added, LabelsLayer)
-                labels = added
-            labels.visible = True
+            assert isinstance(labels, LabelsLayer)
+            self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
+            image.visible = labels.visible = True
             self._opened[event.name] = _Opened(image, labels)
             self.viewer.reset_view()
             self.viewer.layers.selection.active = labels
@@ -265,6 +273,7 @@ class VolumeDesk(Desk):
         self.names: tuple[str, ...] = ()
         lies_there = labels is not None and _lies_on(labels, image)
         self.labels = labels if lies_there else None
+        self._made: Predicted | None = None
         self._prediction: Prediction | None = None
         self._path: Path | None = None
         self._under_way: tuple[str, np.ndarray] | None = None
@@ -277,6 +286,8 @@ class VolumeDesk(Desk):
             assert isinstance(added, LabelsLayer)
             added.metadata[CLASS_NAMES] = self.names
             self.labels = added
+            if self._made is not None:  # for those that were closed
+                self.show(self._made)
         return self.labels
 
     def labelled(self) -> np.ndarray:
@@ -292,6 +303,7 @@ class VolumeDesk(Desk):
         """What the model makes of all slices."""
         if self.image not in self.viewer.layers:
             return
+        self._made = made
         with keeping_selection(self.viewer):
             if self._prediction is not None:
                 self._prediction.remove()
@@ -309,6 +321,8 @@ class VolumeDesk(Desk):
         middle = [n // 2 for n in spatial_shape(self.image)]
         middle[slice_axis(geometry_of(self.image))] = number
         labels = self.drawn()
+        if self._prediction is not None and not self._prediction.outline.is_there and self._made is not None:
+            self.show(self._made)  # it was closed
         labels.visible = True
         index = np.subtract(middle, steps_between(labels, self.image) or 0)
         go_to(self.viewer, labels, index.tolist())
@@ -358,7 +372,10 @@ class VolumeDesk(Desk):
 
 
 def _lies_on(labels: LabelsLayer, image: ImageLayer) -> bool:
-    return spatial_shape(labels) == spatial_shape(image) and steps_between(labels, image) is not None
+    """And can be drawn on."""
+    in_memory = isinstance(labels.data, np.ndarray)
+    same = spatial_shape(labels) == spatial_shape(image)
+    return in_memory and same and steps_between(labels, image) is not None
 
 
 def _writing(path: Path, layer: LabelsLayer, labels: np.ndarray) -> Iterator[Event]:

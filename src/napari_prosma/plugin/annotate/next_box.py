@@ -69,7 +69,7 @@ class NextBox(QWidget):
         self.ranking.happened.connect(self._happened)
         self.ranking.ended.connect(self._ranking_ended)
         self.model = ModelChooser(
-            tip="The model that says what it is unsure of; of a run that trains, its folder"
+            tip="The model that says what it is unsure of; of a run that trains, its folder", brief=True
         )
         self.source = QComboBox()
         self.source.addItems([SLICES, IMAGES])
@@ -113,7 +113,7 @@ class NextBox(QWidget):
         buttons.addWidget(self.rank_button, 1)
         buttons.addWidget(self.stop_button)
         layout.addRow(buttons)
-        for row in (self.busy, self.table, self.done_button, self.message):
+        for row in (self.busy, self.done_button, self.message, self.table):
             layout.addRow(row)
         self.table.hide()
         self._show_source()

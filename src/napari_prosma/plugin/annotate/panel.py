@@ -13,6 +13,8 @@ from napari_prosma.plugin.annotate.fill_box import FillBox
 from napari_prosma.plugin.annotate.next_box import NextBox
 from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, ViewBox
 from napari_prosma.plugin.shared.choosers import LayerChooser
+from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
+from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.keys import bind, release
 from napari_prosma.plugin.shared.panel import Panel
 
@@ -25,16 +27,22 @@ class AnnotatePanel(Panel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer)
         self.labels = LayerChooser(napari_viewer, LabelsLayer)
-        self.labels.setToolTip("The labels that are filled between slices")
+        self.labels.setToolTip("The labels that are drawn on, and filled between slices")
+        self.view_box = ViewBox(napari_viewer)
+        self.new_labels = NewLabels(napari_viewer, lambda: self.view_box.image)
+        self.class_name = ClassName()
         self.fill_box = FillBox(napari_viewer, self._chosen)
         self.accept_box = AcceptBox(napari_viewer)
-        form = self.add_group("Fill between slices")
+        form = self.add_group("Draw")
         form.addRow("Labels", self.labels)
+        form.addRow(self.new_labels)
+        form.addRow(self.class_name)
+        self._filling, form = group("Fill between slices")
         form.addRow(self.fill_box)
+        self.form.addWidget(self._filling)
         self.add_group("Accept what is predicted").addRow(self.accept_box)
         self.next_box = NextBox(napari_viewer, self._chosen)
         self.add_group("Annotate next").addRow(self.next_box)
-        self.view_box = ViewBox(napari_viewer)
         self.add_group("View and scale").addRow(self.view_box)
         self.form.addStretch(1)
         self.lay_out()
@@ -51,6 +59,7 @@ class AnnotatePanel(Panel):
             **{name: partial(self.view_box.set_window, name) for name in CT_WINDOWS},
         }
         bind(napari_viewer, self._keys)
+        self._labels_chosen()
 
     def close_down(self) -> None:
         super().close_down()
@@ -59,6 +68,8 @@ class AnnotatePanel(Panel):
         self.accept_box.close_down()
         self.next_box.close_down()
         self.view_box.close_down()
+        self.new_labels.let_go()
+        self.class_name.follow(None)
         self.labels.let_go()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
 
@@ -67,6 +78,10 @@ class AnnotatePanel(Panel):
         return layer if isinstance(layer, LabelsLayer) else None
 
     def _labels_chosen(self) -> None:
+        chosen = self._chosen()
+        self.class_name.follow(chosen)
+        self.accept_box.message.tell("")
+        self._filling.setVisible(chosen is None or chosen.ndim > 2)  # a picture has no slices
         self.fill_box.layer_changed()
 
     def _layer_selected(self) -> None:

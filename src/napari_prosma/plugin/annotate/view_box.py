@@ -9,6 +9,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Shapes
+from napari.layers.utils.layer_utils import calc_data_range
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
@@ -115,8 +116,15 @@ class ViewBox(QWidget):
             max(high, image.contrast_limits_range[1]),
         )
         image.contrast_limits = low, high
-        self.windows.setCurrentIndex(self.windows.findData(name))
-        self.message.tell("")
+        self._show_window(image)
+        lowest, highest = calc_data_range(image.data[-1] if image.multiscale else image.data)
+        is_ct = lowest < 0
+        self.message.tell(
+            ""
+            if is_ct
+            else f"'{image.name}' holds {lowest:g} to {highest:g}, which are hardly Hounsfield units; "
+            "auto-contrast 'once' brings its contrast back"
+        )
 
     def draw_ruler(self) -> None:
         """Take the pen for a line over the scale bar."""
@@ -145,6 +153,7 @@ class ViewBox(QWidget):
         self._remove_ruler()
         self._viewer.layers.selection.active = image
         self._viewer.reset_view()
+        self.length.setValue(0)
         self.message.tell(f"A pixel of '{image.name}' is {spacing:.4g} mm wide and high")
         self.show_directions()
 
@@ -152,6 +161,7 @@ class ViewBox(QWidget):
         """Say how large the pixels are, and where the patient lies."""
         image = self.image
         geometry = None if image is None else geometry_of(image)
+        self._show_window(image)
         self.spacing.tell("" if geometry is None else _spacing_in_words(geometry))
         shown = geometry is not None and self.directions.isChecked()
         self._letters.show_letters(letters_at(self._viewer, image, geometry) if shown else {})
@@ -173,6 +183,12 @@ class ViewBox(QWidget):
             *(layers.inserted, layers.removed, self._viewer.layers.selection.events.active),
             *(dims.order, dims.ndisplay, camera_of(self._viewer).events.orientation),
         ]
+
+    def _show_window(self, image: ImageLayer | None) -> None:
+        """Name the window that the image is seen in."""
+        limits = None if image is None else tuple(image.contrast_limits)
+        name = next((name for name, window in CT_WINDOWS.items() if window == limits), None)
+        self.windows.setCurrentIndex(-1 if name is None else self.windows.findData(name))
 
     def _window_chosen(self) -> None:
         self.set_window(self.windows.currentData())

@@ -239,6 +239,7 @@ class SegmentPanel(Panel):
         if self.regions is not None:
             self.regions.close_down()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
+        self.join_button.let_go()
         self.images.let_go()
         self.results.let_go()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
@@ -111,13 +112,32 @@ class JoinButton(QPushButton):
             "each becomes a channel, from the bottom of the list up"
         )
         self.clicked.connect(self._join)
+        self._is_wanted = True
+        for emitter in self._followed():
+            emitter.connect(self._show_whether)
+        self._show_whether()
+
+    def setVisible(self, visible: bool) -> None:
+        """Qt's hook: it stays hidden while there are no two images to join."""
+        self._is_wanted = visible
+        super().setVisible(visible and len(self._images()) > 1)
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        for emitter in self._followed():
+            emitter.disconnect(self._show_whether)
+
+    def _followed(self) -> tuple[EventEmitter, ...]:
+        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
+
+    def _images(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
+
+    def _show_whether(self, event: object = None) -> None:
+        self.setVisible(self._is_wanted)
 
     def _join(self) -> None:
-        chosen = [
-            layer
-            for layer in self._viewer.layers
-            if layer in self._viewer.layers.selection and isinstance(layer, ImageLayer) and is_input(layer)
-        ]
+        chosen = [layer for layer in self._images() if layer in self._viewer.layers.selection]
         try:
             layer = add_layer(self._viewer, joined_channels(chosen))
         except DataError as error:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import napari
+from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
 
-from napari_prosma.plugin.shared.choosers import LayerChooser
-from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, new_labels
+from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, is_input, new_labels
 
 
 class NewLabels(QPushButton):
-    """Adds an empty labels layer over the image that is chosen, with the brush in the hand."""
+    """Adds an empty labels layer over the image that ``chosen`` gives, with the brush in the hand."""
 
-    def __init__(self, viewer: napari.Viewer, images: LayerChooser) -> None:
+    def __init__(self, viewer: napari.Viewer, chosen: Callable[[], ImageLayer | None]) -> None:
         super().__init__("New labels")
-        self._viewer, self._images = viewer, images
+        self._viewer, self._chosen = viewer, chosen
         self.setToolTip("Add an empty labels layer over the image, in the same place, and select the brush")
         self.clicked.connect(self._add)
-        images.currentIndexChanged.connect(self._show_whether)
+        for emitter in self._followed():
+            emitter.connect(self._show_whether)
         self._show_whether()
 
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        for emitter in self._followed():
+            emitter.disconnect(self._show_whether)
+
+    def _followed(self) -> tuple[EventEmitter, ...]:
+        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
+
     def _add(self) -> None:
-        image = self._images.layer
-        assert image is not None
+        image = self._chosen()
+        if image is None:  # closed a moment ago
+            return
+        if self._viewer.dims.ndisplay == 3:  # where nobody draws
+            self._viewer.dims.ndisplay = 2
         layer = add_layer(self._viewer, new_labels(image))
         self._viewer.layers.selection.active = layer
         layer.mode = "paint"
 
-    def _show_whether(self) -> None:
-        self.setEnabled(self._images.layer is not None)
+    def _show_whether(self, event: object = None) -> None:
+        self.setEnabled(any(isinstance(x, ImageLayer) and is_input(x) for x in self._viewer.layers))
 
 
 class ClassName(QWidget):
@@ -62,9 +77,11 @@ class ClassName(QWidget):
         """Name the classes of this layer."""
         if self._layer is not None:
             self._layer.events.selected_label.disconnect(self._show_name)
+            self._layer.events.features.disconnect(self._named)
         self._layer = layer
         if layer is not None:
             layer.events.selected_label.connect(self._show_name)
+            layer.events.features.connect(self._named)
         self.setEnabled(layer is not None)
         self._show_name()
 
@@ -85,6 +102,10 @@ class ClassName(QWidget):
         layer.metadata.pop(CLASS_NAMES, None)
         layer.metadata[DRAWN_NAMES] = given
         layer.features = {"index": [0, *given], "class": ["background", *given.values()]}
+
+    def _named(self, event: object = None) -> None:
+        """Here, or where else classes are named."""
+        self._show_name()
         self.changed.emit()
 
 

@@ -61,6 +61,8 @@ class ModelChooser(QWidget):
         What it is called to choose no model; empty = one has to be chosen.
     tip : str
         Of the button.
+    brief : bool
+        What is in the model stands in the button's tip, not below it.
 
     Signals
     -------
@@ -73,9 +75,10 @@ class ModelChooser(QWidget):
     changed = Signal()
     described = Signal(object)
 
-    def __init__(self, none: str = "", tip: str = "") -> None:
+    def __init__(self, none: str = "", tip: str = "", brief: bool = False) -> None:
         super().__init__()
-        self._none = none
+        self._none, self._is_brief = none, brief
+        self._tip = tip or "Choose a known model, or one in another folder"
         self.image: Callable[[], ImageKind | None] = lambda: None
         """Of the image that it is to be used on, if one is open; set by the panel."""
         self.path: Path | None = None
@@ -83,7 +86,7 @@ class ModelChooser(QWidget):
         self._wanted: Path | None = None
         self._cards: CardWindow | None = None
         self.button = QPushButton()
-        self.button.setToolTip(tip or "Choose a known model, or one in another folder")
+        self.button.setToolTip(self._tip)
         self.button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.button.setStyleSheet("text-align: left; padding-left: 6px;")
         self.button.clicked.connect(self._open_list)
@@ -132,6 +135,7 @@ class ModelChooser(QWidget):
         self.button.setText(f"{name.replace('&', '&&')}  ▾")
         self.card_button.setVisible(path is not None)
         self.card_button.setEnabled(False)
+        self.button.setToolTip(self._tip)
         self.doubt.tell("")
         if is_other:
             self.changed.emit()
@@ -199,8 +203,10 @@ class ModelChooser(QWidget):
             self.text.tell(event.message)
         elif isinstance(event, Finished):
             self.facts = event.result
-            self.text.tell(event.result.in_words)
+            self.text.tell("" if self._is_brief else event.result.in_words)
             self.text.setToolTip(as_rich(str(event.result.path)))
+            if self._is_brief:
+                self.button.setToolTip(as_rich(f"{self._tip}\n\n{event.result.in_words}"))
             self.card_button.setEnabled(True)
             if self.path is not None:
                 remember_path(MODELS, self.path)

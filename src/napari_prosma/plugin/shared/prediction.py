@@ -33,6 +33,8 @@ FINE = 256
 """Pixels along the shorter side of a slice, at which an outline of one pixel is thin."""
 _FINEST = 8
 """An image pixel is parted into no more than so many outline pixels along an axis."""
+SEEN_THROUGH = 0.3
+"""Opacity in 3D."""
 SURE = 255
 """What certain is stored as."""
 
@@ -77,8 +79,9 @@ class Outline:
             opacity=1.0,
             **place_like(over, _parted(geometry, self._parts), geometry),
         )
-        self.layer.contour = 1
+        self._show_dimensions()
         self.layer.editable = False
+        viewer.dims.events.ndisplay.connect(self._show_dimensions)
         self._filled: tuple[slice, ...] | None = None
         with keeping_selection(viewer):
             viewer.layers.insert(viewer.layers.index(drawn) + 1, self.layer)
@@ -104,8 +107,15 @@ class Outline:
 
     def remove(self) -> None:
         """Take it out of the viewer."""
+        self._viewer.dims.events.ndisplay.disconnect(self._show_dimensions)
         if self.is_there:
             self._viewer.layers.remove(self.layer)
+
+    def _show_dimensions(self, event: object = None) -> None:
+        """In 3D, where napari draws no outlines, what is guessed is seen through."""
+        is_flat = self._viewer.dims.ndisplay == 2
+        self.layer.contour = int(is_flat)
+        self.layer.opacity = 1.0 if is_flat else SEEN_THROUGH
 
 
 class Prediction:

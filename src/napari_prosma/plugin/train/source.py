@@ -187,7 +187,7 @@ class Source(QWidget):
         self.check_window: CheckWindow | None = None
         self._wanted: Wanted | None = None
         self._findings: list[str] = []
-        self._is_told = self._takes_for_slices = False
+        self._is_told = self._takes_for_slices = self._is_kind_told = False
         self.scan = NewestJob(self)
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
@@ -207,6 +207,8 @@ class Source(QWidget):
         is_open = bool(self.labels_layer.layers()) or len(self.image_layer.layers()) == 1
         (self.from_layers if is_open else self.from_folder).setChecked(True)
         self.from_folder.toggled.connect(self._kind_changed)
+        self.from_folder.clicked.connect(self._kind_told)
+        self.from_layers.clicked.connect(self._kind_told)
         self._kind_changed()
 
     @property
@@ -236,6 +238,10 @@ class Source(QWidget):
                 raise ConfigError("open an image first, or learn from a folder")
             if not isinstance(labels, LabelsLayer):
                 raise ConfigError("draw labels on the image first: press 'New labels', paint the structure")
+            if self._may_take_for_slices(labels):  # what was painted a moment ago may not be counted yet
+                painted, slices = _painted_slices(np.asarray(labels.data), labels)
+                if 0 < painted < slices:
+                    self._take_for_slices()
             return LayerData(LiveCase(image, labels, self.labelled.currentData(), run_dir))
         folder, wanted = self.folder.path, self._wanted
         if folder is None:
@@ -259,6 +265,8 @@ class Source(QWidget):
         if self.check_window is not None:
             self.check_window.close_down()
         self.class_name.follow(None)
+        for follower in (self.join_button, self.new_labels):
+            follower.let_go()
         self.image_layer.let_go()
         self.labels_layer.let_go()
         self._strokes.watch(None)
@@ -287,6 +295,7 @@ class Source(QWidget):
     def _add_layers(self) -> None:
         self.image_layer = LayerChooser(self.viewer, ImageLayer)
         self.image_layer.setToolTip("The image to learn from")
+        self.image_layer.currentIndexChanged.connect(self._image_opened)
         self.image_layer.currentIndexChanged.connect(self._layers_changed)
         self.labels_layer = LayerChooser(self.viewer, LabelsLayer)
         self.labels_layer.setToolTip("Labels drawn on it: 0 is background, each other number a class")
@@ -302,7 +311,7 @@ class Source(QWidget):
         self._form.addRow("Image", self.image_layer)
         self._form.addRow("", self.join_button)
         self._form.addRow("", self.channels_first)
-        self.new_labels = NewLabels(self.viewer, self.image_layer)
+        self.new_labels = NewLabels(self.viewer, self._image)
         self.class_name = ClassName()
         self.class_name.changed.connect(self.changed)
         self._form.addRow("Labels", self.labels_layer)
@@ -366,6 +375,20 @@ class Source(QWidget):
             self._tell_folder()
         self._layers_changed()
 
+    def _kind_told(self) -> None:
+        """By the user; from now on it does not follow what is open."""
+        self._is_kind_told = True
+
+    def _image_opened(self) -> None:
+        """The only one is learned from, unless the user says otherwise or chose a folder."""
+        is_only = len(self.image_layer.layers()) == 1
+        if is_only and not self._is_kind_told and self.folder.path is None:
+            self.from_layers.setChecked(True)
+
+    def _image(self) -> ImageLayer | None:
+        layer = self.image_layer.layer
+        return layer if isinstance(layer, ImageLayer) else None
+
     def _channels_told(self, are_first: bool) -> None:
         image = self.image_layer.layer
         if isinstance(image, ImageLayer):
@@ -399,6 +422,11 @@ class Source(QWidget):
     def _meaning_told(self) -> None:
         """By the user; from now on nothing is taken for granted."""
         self._is_told = True
+
+    def _may_take_for_slices(self, layer: LabelsLayer) -> bool:
+        """Whether they are drawn by hand, and the user did not say what they mean."""
+        by_hand = layer.source.path is None and isinstance(layer.data, np.ndarray)
+        return by_hand and self.labelled.currentData() is None and not self._is_told
 
     def _take_for_slices(self) -> None:
         """Slices that are empty beside painted ones are not labelled, unless the user says otherwise."""
@@ -456,8 +484,7 @@ class Source(QWidget):
             return
         said, painted, slices = event.result
         layer = self.labels_layer.layer
-        by_hand = layer is not None and layer.source.path is None
-        if self.labelled.currentData() is None and not self._is_told and by_hand and 0 < painted < slices:
+        if 0 < painted < slices and isinstance(layer, LabelsLayer) and self._may_take_for_slices(layer):
             self._take_for_slices()  # which counts anew
             return
         taken = self._takes_for_slices and not self._is_told
@@ -528,15 +555,21 @@ def _looking(wanted: Wanted) -> Iterator[Event]:
 def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
     """Words for what is labelled, and how many slices of how many hold anything."""
     drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
-    across = slice_axis(geometry_of(layer))
-    slices = np.moveaxis(drawn, across, 0)
-    painted = sum(bool(plane.any()) for plane in slices) if drawn.ndim > 2 else 0
+    painted, slices = _painted_slices(drawn, layer)
     if kind is None:
-        said = _complete_in_words(painted, len(slices))
+        said = _complete_in_words(painted, slices)
     else:
         label, _ = class_indices(drawn, layer, kind)
-        said = Coverage(kind).with_label(label, across).in_words()
-    yield Finished((said, painted, len(slices)))
+        said = Coverage(kind).with_label(label, slice_axis(geometry_of(layer))).in_words()
+    yield Finished((said, painted, slices))
+
+
+def _painted_slices(drawn: np.ndarray, layer: LabelsLayer) -> tuple[int, int]:
+    """How many slices of how many hold anything; a picture has none that does."""
+    if drawn.ndim < 3:
+        return 0, len(drawn)
+    slices = np.moveaxis(drawn, slice_axis(geometry_of(layer)), 0)
+    return sum(bool(plane.any()) for plane in slices), len(slices)
 
 
 def _complete_in_words(painted: int, slices: int) -> str:
