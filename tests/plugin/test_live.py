@@ -21,7 +21,7 @@ from napari_prosma.events import LivePreview
 from napari_prosma.plugin.shared.layers import IS_PREVIEW
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.placing import plane_on_screen
-from napari_prosma.plugin.shared.prediction import PREDICTION, Prediction
+from napari_prosma.plugin.shared.prediction import PREDICTION, Prediction, prediction_in
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.plugin.train.live_preview import LIVE, LiveLoop, drawn_values
 from napari_prosma.plugin.train.source import LayerData
@@ -344,6 +344,26 @@ def test_the_prediction_lies_on_the_slice_and_leaves_hand_and_undo_alone(
     assert not layer.data[1].any()
     drawn.undo()
     assert drawn.data[1].sum() == 9
+
+
+def test_the_layer_of_the_prediction_is_made_before_the_first_one_and_goes_if_none_came(
+    loop: tuple[LiveLoop, Steering], viewer: napari.Viewer, live: LiveCase, qtbot: QtBot
+):
+    (made,) = (layer for layer in viewer.layers if PREDICTION in layer.metadata)
+    assert made.name == "prediction (to come)"
+    assert prediction_in(viewer) is None
+    loop[0].show(preview(1, slice(3, 6)))
+    qtbot.waitUntil(lambda: LIVE in viewer.layers, timeout=SOON)
+    assert viewer.layers[LIVE] is made
+    shown = prediction_in(viewer)
+    assert shown is not None
+    assert shown.outline.layer is made
+    loop[0].stop()
+    assert made in viewer.layers, "the last prediction stays"
+    viewer.layers.remove(made)
+    loop[0].start(live, Steering())
+    loop[0].stop()
+    assert not any(PREDICTION in layer.metadata for layer in viewer.layers)
 
 
 def test_a_prediction_that_was_removed_stays_away_until_the_next_run(

@@ -68,7 +68,8 @@ class Outline:
         name: str,
         metadata: dict[str, Any],
     ) -> None:
-        self._viewer, self.shape, self.values = viewer, spatial_shape(over), values
+        self._viewer, self._drawn = viewer, drawn
+        self.shape, self.values = spatial_shape(over), values
         self._parts = _parts(over)
         geometry = geometry_of(over)
         self.layer = LabelsLayer(
@@ -90,6 +91,12 @@ class Outline:
     def is_there(self) -> bool:
         """It was not removed."""
         return self.layer in self._viewer.layers
+
+    def take_values(self, values: Sequence[int]) -> None:
+        """From now on these may be shown."""
+        if values != self.values:
+            self.values = values
+            self.layer.colormap = vivid(self._drawn, values)
 
     def show(self, at: Plane, values: np.ndarray) -> None:
         """Show values (*spatial), one element thick along the axes that ``at`` gives an index of."""
@@ -160,6 +167,16 @@ class Prediction:
         self._sureness = np.zeros((0,) * len(self.at), np.uint8)
         self._rejected = np.zeros((0,) * len(self.at), bool)
         drawn.events.set_data.connect(self._drawn_anew)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was shown yet."""
+        return not self.labels.size
+
+    def take_values(self, values: np.ndarray) -> None:
+        """What is drawn for each class (K,) from now on, 0 first."""
+        self._values = values.astype(self.drawn.dtype)
+        self.outline.take_values(values[1:].tolist())
 
     def show(self, at: Plane, classes: np.ndarray, sureness: np.ndarray) -> None:
         """Show class indices (*spatial), one thick where ``at`` has an index, and their sureness (uint8)."""
@@ -249,10 +266,10 @@ class Prediction:
 
 
 def prediction_in(viewer: napari.Viewer) -> Prediction | None:
-    """The topmost prediction that is visible and whose labels are open."""
+    """The topmost prediction that is visible, shows anything yet, and whose labels are open."""
     for layer in reversed(viewer.layers):
         found = layer.metadata.get(PREDICTION)
-        if layer.visible and found is not None and found.drawn in viewer.layers:
+        if layer.visible and found is not None and not found.is_empty and found.drawn in viewer.layers:
             return found
     return None
 

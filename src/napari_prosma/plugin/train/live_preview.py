@@ -17,7 +17,7 @@ from napari_prosma.plugin.shared.prediction import Prediction
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.training.steering import Steering, View
 
-LIVE = "prediction (live)"
+LIVE, SOON = "prediction (live)", "prediction (to come)"
 LOOK_MS = 100
 """The slider rests so long before the run is told of another slice."""
 BUSY_HAND_MS = 60
@@ -49,6 +49,11 @@ class LiveLoop(QObject):
         if self._shown is not None and not (self._shown.outline.is_there and self._fits(self._shown, case)):
             self._shown.remove()
             self._shown = None
+        if self._shown is None and {case.image, case.labels} <= set(self._viewer.layers):
+            # Now, before anybody draws on: napari takes more than a tenth of a second to add a layer.
+            self._shown = Prediction(
+                self._viewer, case.image, case.labels, np.zeros(1, int), SOON, case=case.name
+            )
         self._strokes.watch(case.labels)
         self._viewer.dims.events.connect(self._dims_changed)
         self._viewer.layers.events.removed.connect(self._removed)
@@ -59,6 +64,9 @@ class LiveLoop(QObject):
         if self._case is None:
             return
         self._draw_next()
+        if self._shown is not None and self._shown.is_empty:
+            self._shown.remove()
+            self._shown = None
         self._strokes.watch(None)
         self._viewer.dims.events.disconnect(self._dims_changed)
         self._viewer.layers.events.removed.disconnect(self._removed)
@@ -100,13 +108,10 @@ class LiveLoop(QObject):
             return
         preview, self._next = self._next, None
         assert self._case.rule is not None
-        if self._shown is None:
-            values = drawn_values(self._case.rule)
-            self._shown = Prediction(
-                self._viewer, self._case.image, self._case.labels, values, LIVE, case=self._case.name
-            )
-        elif not self._shown.outline.is_there:
+        if self._shown is None or not self._shown.outline.is_there:
             return
+        self._shown.take_values(drawn_values(self._case.rule))
+        self._shown.outline.layer.name = LIVE
         self._shown.show(preview.at, preview.labels, preview.sureness)
 
     @staticmethod
