@@ -45,6 +45,7 @@ import psutil
 import SimpleITK as sitk
 import tifffile
 import torch
+import zarr
 from measuring import circumstances
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -144,8 +145,17 @@ def _annotated_sets(folder: Path, plane: np.ndarray) -> None:
     labelme = {"shapes": [{"label": "a", "points": corners}], "imageHeight": 24, "imageWidth": 32}
     points = ";".join(f"{x},{y}" for x, y in corners)
     cvat = "".join(f'<image name="{n}.png"><polygon label="a" points="{points}"/></image>' for n in (1, 2))
+    via = {
+        "attribute": {},
+        "file": {str(n): {"fname": f"{n}.png"} for n in (1, 2)},
+        "view": {str(n): {"fid_list": [n]} for n in (1, 2)},
+        "metadata": {str(n): {"vid": n, "xy": [7, *square], "av": {"1": "a"}} for n in (1, 2)},
+    }
+    studio = [{"image": f"{n}.png", "mark": [{"points": corners, "polygonlabels": ["a"]}]} for n in (1, 2)]
     texts = {
         "coco": {"a.json": json.dumps(coco)},
+        "via": {"a.json": json.dumps(via)},
+        "studio": {"a.json": json.dumps(studio)},
         "labelme": {f"{n}.json": json.dumps(labelme) for n in (1, 2)},
         "cvat": {"a.xml": f"<annotations>{cvat}</annotations>"},
         "yolo": {f"{n}.txt": "0 .1 .1 .9 .1 .9 .9 .1 .9" for n in (1, 2)},
@@ -160,12 +170,26 @@ def _annotated_sets(folder: Path, plane: np.ndarray) -> None:
     _film(folder / "traced" / "1.avi", np.random.default_rng(1))
     chords = "".join(f"1.avi,{line},1\n" for line in ("9,1,9,9", "2,2,9,2", "2,8,9,8"))
     (folder / "traced" / "VolumeTracings.csv").write_text(f"FileName,X1,Y1,X2,Y2,Frame\n{chords}")
+    (folder / "plate").mkdir()
+    _plate(folder / "plate" / "a.zarr", plane)
     (folder / "listed").mkdir()
     for name in ("image.png", "label.png"):
         PIL.Image.fromarray((plane > 99).astype(np.uint8)).save(folder / "listed" / name)
     listed = {"labels": {"background": 0, "a": 1}, "dataset": {}}
     listed["dataset"]["1"] = {"images": ["image.png"], "label": "label.png"}
     (folder / "listed" / "dataset.json").write_text(json.dumps(listed))
+
+
+def _plate(folder: Path, plane: np.ndarray) -> None:
+    """A plate of one well with one image that has labels."""
+    plate = zarr.open_group(folder, mode="w", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "A/1"}]}
+    well = plate.create_group("A/1")
+    well.attrs["well"] = {"images": [{"path": "0"}]}
+    image = well.create_group("0")
+    for group in (image, image.create_group("labels").create_group("cells")):
+        group.create_array("0", shape=plane.shape, dtype=plane.dtype)[...] = plane > 99
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": ["y", "x"], "datasets": [{"path": "0"}]}]
 
 
 def _film(path: Path, rng: np.random.Generator) -> None:

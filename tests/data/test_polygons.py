@@ -73,6 +73,29 @@ def write(folder: Path, kind: str) -> None:
                 for n in images(folder / "images")
             )
             (folder / "annotations.xml").write_text(f"<annotations>{inner}</annotations>")
+        case "LIVECell":
+            content = coco(images(folder))
+            content["annotations"] = {str(n): one for n, one in enumerate(content["annotations"])}  # type: ignore[arg-type, attr-defined, var-annotated]
+            (folder / "train.json").write_text(json.dumps(content))
+        case "Label Studio in short":
+            corners = [[100 * x / SHAPE[1], 100 * y / SHAPE[0]] for x, y in BOX]
+            shape = {"points": corners, "polygonlabels": ["cyst"], "original_width": 30}
+            tasks = [
+                {"image": f"/data/upload/1/1a2b3c4d-{n}", "id": 1, "outline": [shape]} for n in images(folder)
+            ]
+            (folder / "project.json").write_text(json.dumps(tasks))
+        case "VIA 3":
+            names = images(folder)
+            numbers = [7, *(v for point in BOX for v in point)]
+            content = {
+                "attribute": {"1": {"aname": "kind", "options": {"0": "cyst"}}},
+                "file": {str(n): {"fid": str(n), "fname": name} for n, name in enumerate(names)},
+                "view": {str(n): {"fid_list": [n]} for n in range(len(names))},
+                "metadata": {
+                    f"{n}_a": {"vid": n, "xy": numbers, "av": {"1": "0"}} for n in range(len(names))
+                },
+            }
+            (folder / "via.json").write_text(json.dumps(content))
         case "VIA":
             region = {
                 "shape_attributes": {
@@ -206,10 +229,10 @@ def test_bounding_boxes_are_refused_with_what_to_do(tmp_path: Path) -> None:
         find_cases(tmp_path)
 
 
-def test_an_image_name_in_two_folders_of_one_file_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_a_file_names_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "all.json"
-    path.write_text(json.dumps(coco(["train/0.png", "val/0.png"])))
-    with pytest.raises(DataError, match=r"more than once, such as '0\.png'"):
+    path.write_text(json.dumps(coco(["train/0.png", "./train/0.png"])))
+    with pytest.raises(DataError, match=r"more than once, such as 'train/0\.png'"):
         polygons.read(path)
 
 
@@ -479,4 +502,39 @@ def test_tracks_of_a_video_are_refused_with_what_to_do(tmp_path: Path) -> None:
         "<annotations><track><polygon frame='0' points='1,1;2,2;3,1'/></track></annotations>"
     )
     with pytest.raises(DataError, match=r"tracks of a video, export it as 'CVAT for images 1\.1'"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["COCO", "CVAT"])
+def test_images_of_one_name_are_told_apart_by_the_folders_that_a_file_names(
+    tmp_path: Path, kind: str
+) -> None:
+    for folder in ("a", "b"):
+        images(tmp_path / "images" / folder, 1)
+    shifted = [[x + 3, y] for x, y in BOX]
+    if kind == "COCO":
+        content = coco(["a/0.png", "b\\0.png"])
+        content["annotations"][1]["segmentation"] = [[v for point in shifted for v in point]]  # type: ignore[index]
+        (tmp_path / "all.json").write_text(json.dumps(content))
+    else:
+        inner = "".join(
+            f'<image name="{name}/0.png"><polygon label="cyst" points="{points}"/></image>'
+            for name, box in (("a", BOX), ("b", shifted))
+            for points in [";".join(f"{x},{y}" for x, y in box)]
+        )
+        (tmp_path / "all.xml").write_text(f"<annotations>{inner}</annotations>")
+    data = find_cases(tmp_path)
+    labels = [case.read_label() for case in data.cases if case.read_label is not None]
+    assert np.array_equal(labels[0], INSIDE)
+    assert np.array_equal(labels[1], np.roll(INSIDE, 3, axis=1))
+
+
+def test_annotations_of_one_folder_are_not_those_of_a_namesake_in_another(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        images(tmp_path / folder, 1)
+    (tmp_path / "all.json").write_text(json.dumps(coco(["a/0.png"])))
+    data = find_cases(tmp_path, require_labels=False)
+    assert [case.read_label is not None for case in data.cases] == [True, False]
+    (tmp_path / "all.json").write_text(json.dumps(coco(["0.png"])))
+    with pytest.raises(DataError, match=r"annotates '0\.png', and several images have that name"):
         find_cases(tmp_path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from napari.utils.notifications import notification_manager
@@ -214,6 +217,28 @@ def test_a_closed_run_is_not_heard_by_the_next(job: Job, qtbot: QtBot):
     qtbot.waitUntil(lambda: bool(heard.endings), timeout=SOON)
     assert heard.events[0] == Started(300, "counting")
     assert heard.endings == [Ending()]
+
+
+def test_napari_keeps_the_worker_of_a_run_and_nothing_that_it_ran_on(
+    make_napari_viewer: Callable[[], object], qtbot: QtBot
+) -> None:
+    make_napari_viewer()
+    parent = QObject()
+    job = Job(parent)
+    case = Listener(job)
+    gone = weakref.ref(case)
+    with qtbot.waitSignal(job.ended, timeout=SOON):
+        job.start("a run", partial(_counted, case))
+    job.happened.disconnect()
+    job.ended.disconnect()
+    del case
+    gc.collect()
+    assert gone() is None
+
+
+def _counted(case: object) -> Iterator[Event]:
+    yield Started(1, "counting")
+    yield Finished(case)
 
 
 def test_runs_do_not_wait_for_each_other(qtbot: QtBot):

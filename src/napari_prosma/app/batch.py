@@ -11,7 +11,7 @@ from napari_prosma.app.elsewhere import called
 from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.dicom_studies import series_folders
-from napari_prosma.data.layouts.found import images_in, is_hidden
+from napari_prosma.data.layouts.found import fields_of, images_in, is_hidden
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -202,5 +202,5 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
             inside = beside or images_in(path)
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
-        files += inside
+        files += [image for one in inside for image in fields_of(one)]
     return files

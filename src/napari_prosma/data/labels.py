@@ -26,6 +26,8 @@ _CLASS_NUMBERS = 34
 _VOID_COLOUR = 0xE0E0C0
 """The same in Pascal VOC's colours."""
 _VALUES_SHOWN = 8
+_MOST_NEGATIVE = 8
+"""Values below 0 that a person may have meant by something."""
 
 IGNORE = 255
 """Class index of what nobody labelled; no loss and no measure may count it."""
@@ -373,6 +375,11 @@ def _void(values: set[int]) -> int | None:
     negative = sorted(value for value in values if value < 0)
     if len(negative) > 1 or (negative and 0 not in values):
         shown = ", ".join(str(value) for value in sorted(values)[:_VALUES_SHOWN])
+        if len(negative) > _MOST_NEGATIVE:
+            raise DataError(
+                f"the labels hold {len(negative)} values below 0 ({shown}, ...), as images do and no "
+                "labels; check that images and labels are not exchanged, or export a label map"
+            )
         raise DataError(
             f"the labels hold the values {shown}, and nothing tells what those below 0 mean; name every "
             f"value with the classes, such as 0=background,1=lesion,unlabelled={negative[0]}"

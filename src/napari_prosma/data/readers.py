@@ -168,7 +168,8 @@ def as_channels(image: Image, channels: int) -> Image:
     """The same image with 1 channel (ITU-R 601 luma of RGB) or with 3 (gray repeated).
 
     Of a series of so many volumes, or of so many pages that lie nowhere in space, each is a channel: headers
-    often call an axis time or depth that holds sequences or stains.
+    often call an axis time or depth that holds sequences or stains. So are elements of a last axis of that
+    length.
 
     Raises
     ------
@@ -182,6 +183,9 @@ def as_channels(image: Image, channels: int) -> Image:
         kept = tuple(notice for notice in image.notices if not notice.startswith("a clip of"))
         pages = () if image.geometry.axes[0] == "t" else (f"the {channels} pages are taken for channels",)
         return Image(array[0], image.geometry.still(), (*kept, *pages))
+    if may_hold_channels(len(array), image.geometry) and array.ndim == 4 and array.shape[-1] == channels:
+        said = f"the {channels} elements of the last axis are taken for channels"
+        return Image(np.moveaxis(array[0], -1, 0), Geometry.pixels(2), (*image.notices, said))
     if len(array) == 1 and channels == 3:
         return replace(image, array=np.broadcast_to(array, (3, *array.shape[1:])))
     if len(array) == 3 and channels == 1:
@@ -263,6 +267,8 @@ def _one_channel(path: Path, array: np.ndarray) -> np.ndarray:
         first = 0 if on.any(axis=0).all() else 1
         return np.where(on.any(axis=0), on.argmax(axis=0) + first, 0)
     many = ", or each image as a file of its own where it holds several" * (path.suffix in arrays.SUFFIXES)
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        many = ", or give the fourth axis a unit of time in the header of image and labels where it is time"
     raise DataError(
         f"labels '{path}' have {len(array)} channels that are not one-hot; save one channel of class "
         f"numbers{many}"

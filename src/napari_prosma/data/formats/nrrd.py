@@ -14,6 +14,7 @@ from napari_prosma.data import voxels
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.limits import require_inside
+from napari_prosma.data.texts import parse_json
 from napari_prosma.data.units import length
 from napari_prosma.data.units import seconds as seconds_of
 from napari_prosma.errors import DataError
@@ -42,6 +43,7 @@ _PACKINGS: dict[str, voxels.Packing] = {
 }
 _AS_TEXT = ("ascii", "text", "txt")
 _LISTS_FILES = re.compile(rb"^data ?file:\s*LIST\b", re.MULTILINE)
+_MITK_LABELS = "org.mitk.multilabel.segmentation.labelgroups"
 _LONGEST_HEADER = 1 << 16
 _SPREAD = "'{}' spreads over a list of files; save it as one .nrrd"
 _UM_PER_MM = 1000.0
@@ -88,9 +90,19 @@ def label_names(path: Path) -> dict[int, str]:
     """Names of 3D Slicer's segments by the values that :func:`read_label` gives."""
     fields, _ = _fields(path)
     segments = _segments(fields)
+    if not segments:
+        return _names_of_mitk(fields)
     if len({segment.layer for segment in segments}) > 1:
         return {number: segment.name for number, segment in enumerate(segments, 1)}
     return {segment.value: segment.name for segment in segments}
+
+
+def _names_of_mitk(fields: Mapping[str, Any]) -> dict[int, str]:
+    """Names of MITK's labels, where all lie in one layer; else a value has a name in each."""
+    groups = parse_json(str(fields.get(_MITK_LABELS, "[]")), "labels of MITK")
+    if not isinstance(groups, list) or len(groups) != 1:
+        return {}
+    return {int(one["value"]): str(one["name"]) for one in groups[0]["labels"]}
 
 
 def label_colours(path: Path) -> dict[int, tuple[int, int, int]]:

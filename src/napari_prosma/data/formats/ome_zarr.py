@@ -50,6 +50,31 @@ def is_ome_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (".zgroup", "zarr.json", ".zattrs"))
 
 
+def fields(folder: Path) -> list[Path]:
+    """Images in the wells of a plate; none of any other group."""
+    try:
+        described = _described(folder)
+        listed = described.get("plate", {}).get("wells", ())
+        wells = [require_inside(folder, folder, str(well["path"])) for well in listed]
+        return [
+            require_inside(folder, well, str(image["path"]))
+            for well in wells
+            for image in _described(well)["well"]["images"]
+        ]
+    except (DataError, KeyError, TypeError, AttributeError):  # said when it is read
+        return []
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What a group says of itself, by its text alone."""
+    for name in (".zattrs", "zarr.json"):
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            content = content.get("attributes", {}) if name == "zarr.json" else content
+            return dict(content.get("ome", content))
+    return {}
+
+
 def read_header(path: Path) -> Header:
     """Header of the finest level."""
     pyramid = read_pyramid(path)
@@ -78,6 +103,11 @@ def read_pyramid(path: Path) -> Pyramid:
     import dask.array
 
     attributes, group, store, folder = _opened(path)
+    if "plate" in attributes or "well" in attributes:
+        shown = next(iter(fields(path)), path / "A" / "1" / "0")
+        raise DataError(
+            f"'{path}' is a plate or a well of several images; give one of them, such as '{shown}'"
+        )
     try:
         multiscale = attributes["multiscales"][0]
         datasets = multiscale["datasets"]

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ _OVAL_IN_BOX, _OUTLINES = "2", ("0", "1")
 """Types of ImageScope's regions: ellipses, and freehand areas and rectangles."""
 _SUBPIXEL, _WITH_SUBPIXEL = 128, 222
 """Option, and the version from which on, ImageJ's points are real numbers."""
+_VIA_RECTANGLE, _VIA_CIRCLE, _VIA_ELLIPSE, _VIA_POLYGONS = 2, 3, 4, (6, 7)
+"""Kinds of shapes of VIA 3; a polyline goes for a polygon, as in VIA 2."""
+_LABEL_STUDIO_SHAPES = ("polygonlabels", "ellipselabels", "brushlabels", "rectanglelabels")
 _COMBINED = 36
 """Where ImageJ stores the length of a selection of several parts or with holes; 0 of a plain one."""
 _LONGEST_RUN = 60
@@ -98,9 +101,25 @@ class Annotations:
     said: str = ""
     frames: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def of(self, image: str) -> tuple[Shape, ...]:
-        """The shapes of an image, by its name with or without folders."""
-        return self.shapes.get(image, self.shapes.get("", ()))
+    def key_of(self, image: str | Path) -> str | None:
+        """What the file calls an image: by all folders that it names, else by the name where it has one."""
+        path = Path(image).as_posix()
+        named = self._of_name.get(_base(path), ())
+        whole = [name for name in named if f"/{path}".endswith(f"/{name}")]
+        if whole:
+            return max(whole, key=len)
+        return named[0] if len(named) == 1 else "" if "" in self.shapes else None
+
+    def is_whole(self, image: str | Path) -> bool:
+        """Whether all folders that the file names are those of the image."""
+        return f"/{Path(image).as_posix()}".endswith(f"/{self.key_of(image)}")
+
+    @cached_property
+    def _of_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.shapes:
+            found.setdefault(_base(name), []).append(name)
+        return found
 
 
 def may_be(path: Path) -> bool:
@@ -133,28 +152,29 @@ def read(path: Path) -> Annotations:
         return _read(path, found.st_mtime_ns, found.st_size)
 
 
-def read_label(path: Path, image: str, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
+def read_label(path: Path, image: str | Path, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """Class numbers (y, x) of an image: shapes of ``names[k]`` become k, later ones over earlier ones.
 
     Of a clip whose frames are annotated (t, y, x). Raises ``DataError``: as :func:`read`, a class is not
     among ``names``, a shape cannot be drawn, or the image is a volume.
     """
-    frames = read(path).frames.get(image, ())
+    found = read(path)
+    key = found.key_of(image) or ""
+    frames = found.frames.get(key, ())
     if frames and len(shape) == 3:
-        return _on_frames(path, image, frames, tuple(shape), names)
+        return _on_frames(path, key, frames, tuple(shape), names)
     if len(shape) != 2:
         raise DataError(
             f"'{path}' holds polygons, but its image is a volume of shape {tuple(shape)}; export masks"
         )
-    found = read(path)
-    size = found.sizes.get(image, found.sizes.get(""))
+    size = found.sizes.get(key)
     if size is not None and size != tuple(shape):
         raise DataError(
             f"'{path}' was drawn on an image of {size[0]} x {size[1]} pixels, but '{image}' has {shape[0]} x "
             f"{shape[1]}; take the image that was annotated, or export the annotations anew"
         )
     label = np.zeros(tuple(shape), np.uint16)
-    for one in found.of(image):
+    for one in found.shapes.get(key, ()):
         if one.name not in names:
             raise DataError(
                 f"'{path}' holds the class '{one.name}', which the other files do not; export them anew"
@@ -173,7 +193,7 @@ def _on_frames(
             "clip that was traced"
         )
     label = np.zeros(shape, np.uint16)
-    for one, frame in zip(read(path).of(image), frames, strict=True):
+    for one, frame in zip(read(path).shapes[image], frames, strict=True):
         with _ours(path):
             label[frame][_inside(one, shape[1:])] = names.index(one.name)
     return label
@@ -255,7 +275,7 @@ def _names_of_yaml(table: Path) -> dict[int, str]:
 
 def _json(path: Path, content: Any) -> Annotations:
     programs: tuple[Callable[[Path, Any], Annotations | None], ...]
-    programs = (_coco, _labelme, _supervisely, _geojson, _label_studio, _via)
+    programs = (_coco, _labelme, _supervisely, _geojson, _label_studio, _label_studio_min, _via, _via_3)
     for program in programs:
         found = program(path, content)
         if found is not None:
@@ -266,17 +286,18 @@ def _json(path: Path, content: Any) -> Annotations:
 def _coco(path: Path, content: Any) -> Annotations | None:
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         return None
-    files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    files = {image["id"]: _listed(image["file_name"]) for image in content["images"]}
     kinds = {kind["id"]: str(kind["name"]) for kind in content.get("categories", [])}
     _require_once(path, files.values())
-    shapes: dict[str, list[Shape]] = {_base(name): [] for name in files.values()}
+    shapes: dict[str, list[Shape]] = {name: [] for name in files.values()}
     sizes = {
-        _base(image["file_name"]): (int(image["height"]), int(image["width"]))
+        _listed(image["file_name"]): (int(image["height"]), int(image["width"]))
         for image in content["images"]
         if image.get("height") and image.get("width")
     }
     boxes, crowds = False, 0
-    for one in content["annotations"]:
+    annotations = content["annotations"]
+    for one in annotations.values() if isinstance(annotations, dict) else annotations:
         name = kinds.get(one["category_id"], f"class {one['category_id']}")
         drawn = one.get("segmentation")
         if not drawn:
@@ -291,7 +312,7 @@ def _coco(path: Path, content: Any) -> Annotations | None:
             shape = Shape(name, runs=Runs(tuple(int(n) for n in runs), (int(height), int(width))))
         else:
             shape = Shape(name, tuple(_ring(numbers) for numbers in drawn if len(numbers) >= _LEAST))
-        shapes[_base(files[one["image_id"]])].append(shape)
+        shapes[files[one["image_id"]]].append(shape)
     if boxes:
         raise DataError(_BOXES.format(path))
     used = {shape.name for several in shapes.values() for shape in several}
@@ -392,6 +413,30 @@ def _label_studio(path: Path, content: Any) -> Annotations | None:
     return _of_many("Label Studio", shapes)
 
 
+def _label_studio_min(path: Path, content: Any) -> Annotations | None:
+    """The same as its short form has it: the shapes in the task itself, under the name that a person gave."""
+    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
+        return None
+    tasks = []
+    for task in content:
+        shapes = [
+            one
+            for several in task.values()
+            if isinstance(several, list)
+            for one in several
+            if isinstance(one, dict) and any(key in one for key in _LABEL_STUDIO_SHAPES)
+        ]
+        names = [value for value in task.values() if isinstance(value, str) and "." in _base(value)]
+        if not shapes or not names:
+            continue
+        result = [
+            {**one, "type": next(key for key in _LABEL_STUDIO_SHAPES if key in one), "value": one}
+            for one in shapes
+        ]
+        tasks.append({"data": {"image": names[0]}, "annotations": [{"result": result}]})
+    return _label_studio(path, tasks) if tasks else None
+
+
 def _brushed(packed: Sequence[int], size: tuple[int, int]) -> Runs:
     """A mask as Label Studio packs it: runs and single values of red, green, blue and opacity in turn."""
     bits = "".join(f"{byte:08b}" for byte in bytes(packed))
@@ -452,7 +497,7 @@ def _via(path: Path, content: Any) -> Annotations | None:
         isinstance(e, dict) and "filename" in e and "regions" in e for e in entries.values()
     ):
         return None
-    _require_once(path, [str(entry["filename"]) for entry in entries.values()])
+    _require_once(path, [_base(str(entry["filename"])) for entry in entries.values()])
     shapes: dict[str, list[Shape]] = {}
     for entry in entries.values():
         of_image = shapes.setdefault(_base(str(entry["filename"])), [])
@@ -462,13 +507,40 @@ def _via(path: Path, content: Any) -> Annotations | None:
     return _of_many("VIA", shapes)
 
 
+def _via_3(path: Path, content: Any) -> Annotations | None:
+    """The same of version 3, which numbers its files, its kinds of shapes and the names of classes."""
+    if not isinstance(content, dict) or not {"metadata", "file", "view", "attribute"} <= content.keys():
+        return None
+    files = {key: _base(str(file["fname"])) for key, file in content["file"].items()}
+    _require_once(path, files.values())
+    options = {key: one.get("options") or {} for key, one in content["attribute"].items()}
+    shapes: dict[str, list[Shape]] = {}
+    for one in content["metadata"].values():
+        of_view = [files[str(file)] for file in content["view"][str(one["vid"])]["fid_list"]]
+        kind, *numbers = one.get("xy") or [0]
+        if not kind:  # of the whole file
+            continue
+        of_image = shapes.setdefault(of_view[0], [])
+        told = [options.get(key, {}).get(value, value) for key, value in (one.get("av") or {}).items()]
+        name = next((str(value) for value in told if value), "foreground")
+        if kind == _VIA_CIRCLE:
+            of_image.append(Shape(name, (_ellipse(numbers[:2], (numbers[2],) * 2),)))
+        elif kind == _VIA_ELLIPSE:
+            of_image.append(Shape(name, (_ellipse(numbers[:2], numbers[2:4]),)))
+        elif kind in _VIA_POLYGONS:
+            of_image.append(Shape(name, (_ring(numbers),)))
+        elif kind == _VIA_RECTANGLE:
+            raise DataError(_BOXES.format(path))
+    return _of_many("VIA", shapes) if shapes else None
+
+
 def _via_table(path: Path, text: str) -> Annotations:
     """The same as a table, a line per region."""
     shapes: dict[str, list[Shape]] = {}
     rows = list(csv.DictReader(text.splitlines()))
     names = [str(row.get("filename", row.get("#filename"))) for row in rows]
     told_apart = {(name, row.get("file_size")) for name, row in zip(names, rows, strict=True)}
-    _require_once(path, [name for name, _ in told_apart])
+    _require_once(path, [_base(name) for name, _ in told_apart])
     for name, row in zip(names, rows, strict=True):
         of_image = shapes.setdefault(_base(name), [])
         drawn = parse_json(row["region_shape_attributes"], f"'{path}'")
@@ -620,10 +692,10 @@ def _cvat(path: Path, root: ElementTree.Element) -> Annotations:
         if root.find("object/bndbox") is not None:
             raise DataError(_BOXES.format(path))
         raise ValueError("it holds no 'annotations' with images")
-    _require_once(path, [image.attrib["name"] for image in root.iter("image")])
+    _require_once(path, [_listed(image.attrib["name"]) for image in root.iter("image")])
     shapes: dict[str, list[Shape]] = {}
     for image in root.iter("image"):
-        of_image = shapes.setdefault(_base(image.attrib["name"]), [])
+        of_image = shapes.setdefault(_listed(image.attrib["name"]), [])
         for one in sorted(image, key=lambda element: int(element.get("z_order", 0))):
             if one.tag == "polygon":
                 points = (point.split(",") for point in one.attrib["points"].split(";"))
@@ -642,7 +714,7 @@ def _cvat(path: Path, root: ElementTree.Element) -> Annotations:
             elif one.tag == "box":
                 raise DataError(_BOXES.format(path))
     sizes = {
-        _base(image.attrib["name"]): (int(image.attrib["height"]), int(image.attrib["width"]))
+        _listed(image.attrib["name"]): (int(image.attrib["height"]), int(image.attrib["width"]))
         for image in root.iter("image")
         if "height" in image.attrib and "width" in image.attrib
     }
@@ -739,6 +811,11 @@ def _base(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
+def _listed(name: Any) -> str:
+    """A name with its folders, as every system writes it."""
+    return "/".join(part for part in str(name).replace("\\", "/").split("/") if part not in ("", "."))
+
+
 def _frozen(shapes: dict[str, list[Shape]]) -> dict[str, tuple[Shape, ...]]:
     return {name: tuple(several) for name, several in shapes.items()}
 
@@ -758,7 +835,7 @@ def _of_many(
 
 def _require_once(path: Path, names: Iterable[str]) -> None:
     """Images in several folders may have one name, and nothing would tell their shapes apart."""
-    counts = Counter(_base(name) for name in names)
+    counts = Counter(names)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise DataError(

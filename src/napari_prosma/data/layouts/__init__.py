@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -157,11 +158,12 @@ def find_cases(
     header = next(iter(headers.values()))
     several = len(found[0].images) > 1
     channels, channel_notices = (header.channels, ()) if several else _channels(headers)
-    if _labels_have_an_axis_less(header, found):
-        channels, header = header.shape[0], _of_channels(header, header.shape[0])
+    if (axis := _axis_of_channels(header, found)) is not None:
+        channels, header = header.shape[axis], _of_channels(header, header.shape[axis])
+        what = "elements of the last axis" if axis else "volumes" if len(header.shape) == 3 else "pages"
         channel_notices = (
-            f"the {channels} {'volumes' if len(header.shape) == 3 else 'pages'} of an image are taken for "
-            f"channels, since the labels are {'volumes' if len(header.shape) == 3 else 'planes'}",
+            f"the {channels} {what} of an image are taken for channels, since the labels are "
+            f"{'volumes' if len(header.shape) == 3 else 'planes'}",
         )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     drawn = next((case for case in found if case.labels and not case.polygons), None)
@@ -337,12 +339,16 @@ def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.n
     return dicom_labels.read_label(found.objects, series, values, rule.overlap)
 
 
-def _labels_have_an_axis_less(header: Header, found: Sequence[Found]) -> bool:
-    """Whether the first image is a series of volumes and its label one volume, or pages and one plane."""
+def _axis_of_channels(header: Header, found: Sequence[Found]) -> Literal[0, -1] | None:
+    """The axis that the first image has more than its label: before volumes or planes, or behind a plane."""
     labelled = [case for case in found if case.labels and case.has_label_volumes]
-    if not labelled or header.shape[0] == 1 or not may_hold_channels(header.channels, header.geometry):
-        return False
-    return read_header(labelled[0].labels[0]).shape == header.shape[1:]
+    if not labelled or not may_hold_channels(header.channels, header.geometry):
+        return None
+    label = read_header(labelled[0].labels[0]).shape
+    if header.shape[0] > 1 and label == header.shape[1:]:
+        return 0
+    is_last = len(header.shape) == 3 and header.shape[-1] > 1 and label == header.shape[:-1]
+    return -1 if is_last else None
 
 
 def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
@@ -363,17 +369,20 @@ def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
 
 
 def _of_channels(header: Header, channels: int | None) -> Header:
-    """The header with the first axis read as channels, as :func:`as_channels` reads the image."""
-    may_be = channels != 1 and may_hold_channels(header.channels, header.geometry)
-    if header.shape[0] != channels or not may_be:
+    """The header with the first or last axis read as channels, as :func:`as_channels` reads the image."""
+    if channels in (1, None) or not may_hold_channels(header.channels, header.geometry):
         return header
-    return Header(header.shape[0], header.shape[1:], header.geometry.still())
+    if header.shape[0] == channels:
+        return Header(header.shape[0], header.shape[1:], header.geometry.still())
+    if len(header.shape) == 3 and header.shape[-1] == channels:
+        return Header(header.shape[-1], header.shape[:-1], Geometry.pixels(2))
+    return header
 
 
 def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
     if found.polygons:
-        return polygons.read_label(path, found.image.name, header.shape, found.polygons)
+        return polygons.read_label(path, found.image, header.shape, found.polygons)
     stored, geometry = placed(*read_label(path, len(header.shape)), header.shape, header.geometry)
     _require_same_grid(found.image, header, path, stored.shape, geometry)
     return stored

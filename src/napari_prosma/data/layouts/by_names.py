@@ -275,7 +275,7 @@ def by_annotation_file(folder: Path) -> Recognised | None:
     names = ("background", *dict.fromkeys(name for _, found in read for name in found.names))
     found: list[Found] = []
     for image in images_in(folder):
-        tables_of = [table for table, annotated in read if image.name in annotated.shapes]
+        tables_of = [table for table, annotated in read if annotated.key_of(image) is not None]
         if len(tables_of) > 1:
             nearest = [table for table in tables_of if table.parent in (image.parent, *image.parents[1:2])]
             tables_of = [table for table in nearest if table.parent == image.parent] or nearest or tables_of
@@ -287,6 +287,7 @@ def by_annotation_file(folder: Path) -> Recognised | None:
         found.append(
             Found(stem(image), (image,), tuple(tables_of), "" if group == "." else group, polygons=names)
         )
+    found = _without_namesakes(found)
     if not any(case.labels for case in found):
         return None
     bare: list[Found] = []
@@ -304,3 +305,21 @@ def by_annotation_file(folder: Path) -> Recognised | None:
             f"{len(bare)} clips are not traced and are not used, the first is '{bare[0].image.name}'",
         )
     return Recognised("names", tuple(found), rule, notices=tuple(filter(None, notices)))
+
+
+def _without_namesakes(found: Sequence[Found]) -> list[Found]:
+    """Of images of one name in several folders only the one that the annotations mean has their polygons."""
+    claims: dict[tuple[Path, str | None], list[Found]] = defaultdict(list)
+    for case in found:
+        for table in case.labels:
+            claims[table, polygons.read(table).key_of(case.image)].append(case)
+    left: set[Path] = set()
+    for (table, _), several in claims.items():
+        whole = [case.image for case in several if polygons.read(table).is_whole(case.image)]
+        if len(several) > 1 and len(whole) != 1:
+            raise DataError(
+                f"'{table}' annotates '{several[0].image.name}', and several images have that name, such as "
+                f"'{several[1].image}'; give the folder of one set of images with its annotations"
+            )
+        left |= {case.image for case in several} - {*whole} if len(several) > 1 else set()
+    return [replace(case, labels=()) if case.image in left else case for case in found]

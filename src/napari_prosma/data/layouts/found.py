@@ -75,10 +75,15 @@ def images_in(folder: Path) -> list[Path]:
             for name in folders
             if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or dicom.holds_series(here / name))
         ]
-        found += [here / name for name in whole]
+        found += [image for name in whole for image in fields_of(here / name)]
         folders[:] = [name for name in folders if not is_hidden(name) and name not in whole]
         found += [path for name in files if not is_hidden(name) and can_read(path := here / name)]
     return sorted(found)
+
+
+def fields_of(image: Path) -> list[Path]:
+    """The images of a plate, an OME-Zarr of many; of any other image itself."""
+    return (ome_zarr.fields(image) if image.is_dir() else []) or [image]
 
 
 def files_in(folder: Path) -> Iterator[Path]:

@@ -36,6 +36,8 @@ _SAME_FOREGROUND = 0.5
 _WITHIN = 0.98
 _MOST_OF_IMAGE, _NEARLY_ALL = 0.4, 0.9
 _SAME_IN_ALL = 0.95
+_OUTLINED = 0.5
+"""Share of the border of a structure that its outline runs along."""
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -293,6 +295,7 @@ def _chosen_labels(
         if why:
             kept = others
             notices.append(f"{_counted(reading, role)} {why} and are not used")
+    kept = _without_unions(reading, looks, kept, notices)
     kept = _without_repeats(reading, looks, kept, notices)
     if len(kept) < 2:
         return tuple(kept), ()
@@ -352,9 +355,45 @@ def _is_no_label(looks: dict[Role, dict[Key, Look]], role: Role, other: Role) ->
     if larger and holds and (min(shares) >= _NEARLY_ALL or (min(shares) >= _MOST_OF_IMAGE and alike)):
         return "show the field of view rather than a structure"
     thin = all(ours.is_thin and not theirs.is_thin for ours, theirs in pairs)
-    if thin and all(_within(ours.on, ndimage.binary_dilation(theirs.on)) for ours, theirs in pairs):
+    if thin and all(
+        _within(ours.on, ndimage.binary_dilation(theirs.on))
+        and _within(theirs.on & ~_eroded(theirs.on), ndimage.binary_dilation(ours.on), _OUTLINED)
+        for ours, theirs in pairs
+    ):
         return f"are outlines of '{other.pattern}'"
     return ""
+
+
+def _without_unions(
+    reading: Reading, looks: dict[Role, dict[Key, Look]], kept: Sequence[Role], notices: list[str]
+) -> list[Role]:
+    """Of one label of several values and masks that mark the same in parts: no part twice.
+
+    Masks of structures are kept, for they have names; masks of objects are not, for they are no classes.
+    """
+    for role in kept:
+        others = [other for other in kept if other != role]
+        numbers = [_OBJECT_WORDS.search(other.pattern.casefold()) is not None for other in (role, *others)]
+        whole = {key: look.on for key, look in looks[role].items()}
+        parts = {key: [looks[other][key].on for other in others if key in looks[other]] for key in whole}
+        if not others or any(part.shape != whole[key].shape for key in whole for part in parts[key]):
+            continue  # polygons, or masks of another size
+        if numbers == [False, *(True for _ in others)] and all(
+            _within(part, whole[key], _NEARLY_ALL) for key in whole for part in parts[key]
+        ):
+            notices += [
+                f"{_counted(reading, other)} mark objects of '{role.pattern}' and are not used"
+                for other in others
+            ]
+            return [role]
+        has_classes = any(look.values > _FEW_VALUES - 1 for look in looks[role].values())
+        if has_classes and all(
+            len(parts[key]) > 1 and _overlap(np.logical_or.reduce(parts[key]), whole[key]) >= _SAME_IN_ALL
+            for key in whole
+        ):
+            notices.append(f"{_counted(reading, role)} hold what others hold in parts and are not used")
+            return others
+    return list(kept)
 
 
 def _without_repeats(
@@ -443,8 +482,8 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max(1, (first | second).sum()))
 
 
-def _within(first: np.ndarray, second: np.ndarray) -> bool:
-    return float((first & second).sum()) >= _WITHIN * float(first.sum())
+def _within(first: np.ndarray, second: np.ndarray, share: float = _WITHIN) -> bool:
+    return float((first & second).sum()) >= share * float(first.sum())
 
 
 def _eroded(on: np.ndarray) -> np.ndarray:

@@ -120,7 +120,12 @@ def readings(
     is_regular = any(_is_regular(found) for found in ranked.values())
     if by_number:
         yield from _by_numbers(folder, files)
-    yield from (ranked[rank] for rank in sorted(ranked, key=lambda rank: (is_regular and rank[1] > 0, rank)))
+    yield from (
+        ranked[rank]
+        for rank in sorted(
+            ranked, key=lambda rank: (is_regular and (rank[1] > 0 or _is_by_number(ranked[rank])), rank)
+        )
+    )
 
 
 def _by_numbers(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
@@ -167,6 +172,11 @@ def _is_regular(reading: Reading) -> bool:
         and len(first) >= _REGULAR
         and all(role.whole for role in first)
     )
+
+
+def _is_by_number(reading: Reading) -> bool:
+    """Whether folders that are numbers stand for kinds of files, as they do for cases."""
+    return any(folder.isdecimal() for role in reading.roles for folder in role.folders)
 
 
 def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str, ...]]]:

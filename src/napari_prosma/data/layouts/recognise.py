@@ -61,6 +61,8 @@ _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
 _MOST_KINDS = 8
 """Endings of names that tell kinds of images, as ``ED`` and ``ES`` do; more are numbers or names."""
+_LOOKED_AT = 8
+"""Files that are opened to say what a folder holds."""
 _MOST_CLASSES = 3
 """A column ``group`` of no more values than this names classes, such as benign and malignant."""
 _BY_TABLE = ("nnU-Net", "Decathlon", "CSV", "DICOM", "Cell Tracking", "OME-Zarr")
@@ -145,7 +147,7 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     if recognised.layout != "CSV":  # where a person says what counts twice
         found, repeated = without_repeats(folder, found)
         twice = (*twice, *repeated)
-    notices = (*passed_over, *recognised.notices, *twice, *shared, *listed)
+    notices = (*dict.fromkeys(passed_over), *recognised.notices, *twice, *shared, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 
 
@@ -334,6 +336,8 @@ def _seen_beside(folder: Path) -> str:
         f"{len(paths)} {kind}" for kind, paths in sorted(others.items(), key=lambda one: -len(one[1]))[:4]
     )
     packed = [paths[0].name for kind, paths in others.items() if kind in _ARCHIVES]
+    if ".mat" in others:
+        kinds += "; save what MATLAB's hold, such as inst_map, as .npy or .tif"
     if packed:
         kinds += f"; unpack archives such as '{packed[0]}' if the masks are in them"
     for paths in sorted(others.values(), key=len, reverse=True):
@@ -360,11 +364,14 @@ def _decathlon(folder: Path) -> Recognised | None:
     table = folder / "dataset.json"
     if not table.is_file():
         return None
-    content = read_json(table)
+    content = _content(table)
     try:
-        names = {int(value): str(name) for value, name in content["labels"].items()}
-        pairs = [
-            (str(entry["image"]), str(entry["label"]), split)
+        labels = content["labels"].items()
+        if all(isinstance(value, int) for _, value in labels):  # as nnU-Net has them
+            labels = [(value, name) for name, value in labels]
+        names = {int(value): str(name) for value, name in labels}
+        cases = [
+            (entry["image"] if isinstance(entry["image"], list) else [entry["image"]], entry["label"], split)
             for part, split in (("training", ""), ("validation", "val"))
             for entry in (content[part] if part == "training" else content.get(part, ()))
         ]
@@ -375,9 +382,9 @@ def _decathlon(folder: Path) -> Recognised | None:
             f"'{table.name}' is no Decathlon table and is not used",
         ) from error
     found = []
-    for image, label, split in pairs:
-        paths = [_inside(folder, table, name) for name in (image, label)]
-        found.append(Found(stem(image), (paths[0],), (paths[1],), split=split))
+    for images, label, split in cases:
+        channels = tuple(_inside(folder, table, str(name)) for name in images)
+        found.append(Found(stem(channels[0]), channels, (_inside(folder, table, str(label)),), split=split))
     _require_files(table, found)
     return Recognised("Decathlon", tuple(found), LabelRule.of_names(names))
 
@@ -415,7 +422,7 @@ def _nnunet(folder: Path) -> Recognised | None:
 def _nnunet_listed(folder: Path) -> Recognised | None:
     """nnU-Net's ``dataset.json`` whose ``dataset`` names the channel files and the label of every case."""
     table = folder / "dataset.json"
-    content = read_json(table) if table.is_file() else {}
+    content = _content(table) if table.is_file() else {}
     listed = content.get("dataset") if isinstance(content, dict) else None
     if not isinstance(listed, dict) or not listed:
         return None
@@ -476,17 +483,24 @@ def _cell_tracking(folder: Path) -> Recognised | None:
     """``01/t007.tif`` with ``01_GT/SEG/man_seg007.tif``, or ``01_ST/SEG`` where that is all that there is."""
     found: list[Found] = []
     beside: set[str] = set()
+    sliced: set[str] = set()
     for images in _subfolders(folder):
         drawn = [folder / f"{images.name}_{kind}" / "SEG" for kind in ("GT", "ST")]
         drawn = [masks for masks in drawn if masks.is_dir()]
         if not drawn:
             continue
-        beside |= {f"*_{masks.parent.name[-2:]}/{masks.name}" for masks in drawn[1:]}
-        beside |= {f"*_{masks.parent.name[-2:]}/TRA" for masks in drawn if (masks.parent / "TRA").is_dir()}
+        beside |= {f"{masks.parent.name}/{masks.name}" for masks in drawn[1:]}
+        beside |= {f"{masks.parent.name}/TRA" for masks in drawn if (masks.parent / "TRA").is_dir()}
         masks_of = {_number(path): path for path in images_in(drawn[0])}
+        sliced |= {path.name for number, path in masks_of.items() if len(number) > 1}
         for path in images_in(images):
             mask = masks_of.get(_number(path))
             found.append(Found(stem(path), (path,), () if mask is None else (mask,), images.name))
+    if sliced and not any(case.labels for case in found):
+        raise DataError(
+            f"masks in '{folder}' such as '{min(sliced)}' mark one slice of a volume each, which is not "
+            "read; save the label of a volume as one file, or take the folders '*_ST'"
+        )
     if not any(case.labels for case in found):
         return None
     frames = sum(not case.labels for case in found)
@@ -729,6 +743,14 @@ def _csv_columns(table: Path) -> dict[str, str] | None:
     return columns if columns["image"] and columns["label"] else None
 
 
+def _content(table: Path) -> Any:
+    """What stands in JSON that may be of any program, or be damaged."""
+    try:
+        return read_json(table)
+    except DataError as error:
+        raise _NotThisLayout(str(error), f"'{table.name}' cannot be read and is not used") from error
+
+
 def _json(table: Path) -> Mapping[str, Any]:
     content = read_json(table)
     if not isinstance(content, dict):
@@ -769,6 +791,8 @@ def _nothing_found(folder: Path) -> str:
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
         return f"'{folder}' is empty; put images in '{folder}/images' and their masks in '{folder}/masks'"
+    if any(polygons.may_be(path) and polygons.is_annotation(path) for path in files[:_LOOKED_AT]):
+        return f"'{folder}' holds annotations without their images; give the folder that holds both"
     packed = [path for path in files if path.name.lower().endswith(_ARCHIVES)]
     if packed:
         return f"'{folder}' holds archives, such as '{packed[0].name}', and no image; unpack them"

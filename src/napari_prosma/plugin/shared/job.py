@@ -93,19 +93,21 @@ class Job(QObject):
         know_units()  # the thread may make layers
         failure: list[Exception] = []
         worker = create_worker(
-            _Titled(title, _events, make_events, failure),
-            _worker_class=_EventWorker,
-            _start_thread=False,
+            _Titled(title), make_events, failure, _worker_class=_EventWorker, _start_thread=False
         )
         self._inbox.clear()
-        self._run = run = _Run(worker, failure)
         # What a worker still says after its panel was closed must not reach the run that came after.
-        worker.yielded.connect(lambda event: self._receive(failure, event))
-        worker.finished.connect(lambda: self._receive(failure, None))
-        worker.paused.connect(lambda: self._hold(failure, True))
-        worker.resumed.connect(lambda: self._hold(failure, False))
+        slots = (
+            (worker.yielded, lambda event: self._receive(failure, event)),
+            (worker.finished, lambda: self._receive(failure, None)),
+            (worker.paused, lambda: self._hold(failure, True)),
+            (worker.resumed, lambda: self._hold(failure, False)),
+        )
+        for signal, slot in slots:
+            signal.connect(slot)
         worker.warned.connect(_log_warning)
-        run.worker.start()
+        self._run = _Run(worker, failure, slots)
+        worker.start()
 
     def stop(self) -> None:
         """Ask the run to end after the step it is in; ``ended`` tells when it has."""
@@ -136,6 +138,7 @@ class Job(QObject):
         if run is None:
             return
         run.worker.quit()
+        run.let_go()
         if longest and run.worker.began and not run.worker.over.is_set():
             QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
             try:
@@ -183,6 +186,7 @@ class Job(QObject):
         """Make room for the next run."""
         assert self._run is not None
         run, self._run = self._run, None
+        run.let_go()
         self._show_progress(None)
         error = run.failure[0] if run.failure else None
         if error is not None and self._shows(error):
@@ -231,15 +235,22 @@ class _Run:
 
     worker: _EventWorker
     failure: list[Exception]
+    slots: tuple[tuple[Any, Callable[..., None]], ...]
+    """Signals of the worker, and what of ours hears them."""
+
+    def let_go(self) -> None:
+        """Forget who listens: napari keeps every worker until it is closed, and with it all that it knows."""
+        for signal, slot in self.slots:
+            signal.disconnect(slot)
 
 
 class _Titled(partial):
-    """A function that napari's question before closing names by its title."""
+    """:func:`_events`, which napari's question before closing names by the title of the run."""
 
     title: str
 
-    def __new__(cls, title: str, func: Callable[..., Any], *args: object) -> _Titled:
-        self = super().__new__(cls, func, *args)
+    def __new__(cls, title: str) -> _Titled:
+        self = super().__new__(cls, _events)
         self.title = title
         return self
 
@@ -253,8 +264,8 @@ class _EventWorker(GeneratorWorker):
     napari's own subclass would show every warning of torch and MONAI as a notification.
     """
 
-    def __init__(self, func: Callable[[], Generator[Event, None, None]]) -> None:
-        super().__init__(func)
+    def __init__(self, func: Callable[..., Generator[Event, None, None]], *args: object) -> None:
+        super().__init__(func, *args)
         self.began = False
         self.over = threading.Event()
 
