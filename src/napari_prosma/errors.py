@@ -9,6 +9,10 @@ class DataError(ProsmaError):
     """An image, a label or a folder cannot be used as it is."""
 
 
+class MissingMasksError(DataError):
+    """Some images have a mask, others have none; which may be meant so while a folder is being annotated."""
+
+
 class CheckpointError(ProsmaError):
     """A checkpoint is missing, damaged, not ours, or made for another task."""
 

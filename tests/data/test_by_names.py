@@ -15,7 +15,7 @@ from dicom_files import save_slice
 
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.layouts.pairing import split_in
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, MissingMasksError
 
 AFFINE = np.diag((-1.0, -1, 2, 1))
 
@@ -471,6 +471,21 @@ def test_many_numbered_files_without_masks_are_named_in_one_notice(tmp_path: Pat
     assert len(data.cases) == 2
     (said,) = (notice for notice in data.notices if "lie beside" in notice)
     assert re.match(r"9 files, such as 'benign \(\d+\).png', lie beside labelled images, without masks", said)
+
+
+def test_images_without_masks_are_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    for n in range(4):
+        save(tmp_path / "images" / f"{n}.png", noise(n))
+        if n:
+            save(tmp_path / "masks" / f"{n}.png", MASK)
+    with pytest.raises(MissingMasksError, match=r"1 of 4 images .*0.png.*leave out all without a mask"):
+        find_cases(tmp_path)
+    data = find_cases(tmp_path, "some")
+    assert [case.name for case in data.cases] == ["1", "2", "3"]
+    assert "1 of 4 images have no mask and are left out" in data.notices
+    shutil.rmtree(tmp_path / "masks")
+    with pytest.raises(DataError, match="4 images but no masks"):
+        find_cases(tmp_path, "some")
 
 
 def test_a_test_set_without_masks_is_named_and_not_used(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
+from napari_prosma.app.runs import cases_of
 from napari_prosma.events import EpochEnd
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.plugin.train.live_preview import LIVE
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run_folder import read_run
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[TrainPanel], None]
@@ -83,6 +86,33 @@ def test_the_newest_folder_wins(panel: TrainPanel, qtbot: QtBot, folder: Path, t
     assert panel.source.data_set.folder == folder
     qtbot.waitUntil(lambda: not panel.source.scan.is_running, timeout=SOON)
     assert not panel.source.summary.is_error
+
+
+def test_a_folder_that_is_being_annotated_is_learned_from_without_what_has_no_mask(
+    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path, tmp_path: Path
+):
+    copied = tmp_path / "breast"
+    shutil.copytree(folder, copied)
+    for name in ("2", "4"):
+        (copied / "masks" / f"{name}.png").unlink()
+    source = panel.source
+    enter(panel, copied)
+    qtbot.waitUntil(lambda: source.summary.is_error, timeout=SOON)
+    assert "2 of 6 images in" in source.summary.plain_text()
+    assert not source.labelled_only.isHidden()
+    press(source.labelled_only)
+    qtbot.waitUntil(lambda: source.data_set is not None, timeout=SOON)
+    assert "2 of 6 images have no mask and are left out" in source.summary.plain_text()
+    run_dir = panel.settings.run_field.path
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("Finished")
+    config = read_run(run_dir).config
+    assert [case.name for case in cases_of(config).cases] == ["0", "1", "3", "5"], "as when it is resumed"
+    enter(panel, folder)
+    qtbot.waitUntil(lambda: source.data_set is not None, timeout=SOON)
+    assert source.labelled_only.isHidden()
+    assert not source.labelled_only.isChecked()
 
 
 def test_start_without_a_folder_says_what_to_do(panel: TrainPanel, press: Press):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -64,12 +65,13 @@ def cases_of(config: TrainConfig) -> DataSet:
             f"the run '{config.run_dir}' was started from Python, so nobody knows where its cases are; go on "
             f"with it there, or start a new run with its model"
         )
-    data_set = find_cases(config.data, labels=config.labels, images=config.images, masks=config.masks)
+    required: bool | Literal["some"] = "some" if config.labelled_only else True
+    data_set = find_cases(config.data, required, config.labels, config.images, config.masks)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
         rule = data_set.labels.sparse(config.labelled)
-        data_set = find_cases(config.data, labels=rule, images=config.images, masks=config.masks)
+        data_set = find_cases(config.data, required, rule, config.images, config.masks)
     return data_set
 
 

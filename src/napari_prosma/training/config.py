@@ -60,6 +60,9 @@ class TrainConfig(BaseModel):
             unset="as found",
         ),
     ] = None
+    labelled_only: Annotated[
+        bool, Setting("Leave out images without a mask, such as those not annotated yet.", group=DATA)
+    ] = False
     images: Annotated[
         str | None,
         Setting("Which files are images, such as 'images/*'; with --masks.", group=DATA, unset="as found"),

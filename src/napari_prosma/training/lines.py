@@ -107,9 +107,10 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     lines += ["", "config = TrainConfig("]
     lines += [f"    {name}={code}," for name, code in settings.items()]
     chosen = ", images=config.images, masks=config.masks" if config.images is not None else ""
-    lines += [")", f"data = find_cases(config.data, labels=config.labels{chosen})"]
+    where = 'config.data, "some"' if config.labelled_only else "config.data"
+    lines += [")", f"data = find_cases({where}, labels=config.labels{chosen})"]
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
-        lines.append(f"data = find_cases(config.data, labels=data.labels.sparse(config.labelled){chosen})")
+        lines.append(f"data = find_cases({where}, labels=data.labels.sparse(config.labelled){chosen})")
     lines += [f"for event in {call}:", "    print(event)"]
     return "\n".join(lines) + "\n"
 

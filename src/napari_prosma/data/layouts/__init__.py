@@ -52,7 +52,7 @@ from napari_prosma.data.readers import (
     read_series,
     stem,
 )
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, MissingMasksError
 from napari_prosma.geometry import Geometry
 
 __all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
@@ -113,7 +113,7 @@ class DataSet:
 
 def find_cases(
     folder: str | Path,
-    require_labels: bool = True,
+    require_labels: bool | Literal["some"] = True,
     labels: Mapping[int, str] | LabelRule | None = None,
     images: str | None = None,
     masks: str | None = None,
@@ -129,7 +129,7 @@ def find_cases(
         folder with a DICOM series counts as one image. Series that DICOM SEG or RTSTRUCT objects refer to are
         cases, wherever the objects lie; their classes go by name.
     require_labels : bool
-        When False, images without a mask are cases without a label.
+        When False, images without a mask are cases without a label; with "some" they are left out.
     labels : stored value -> class name, or LabelRule, optional
         Overrides which values of the masks are which class.
     images, masks : patterns, optional
@@ -139,7 +139,9 @@ def find_cases(
     Raises
     ------
     DataError
-        When the folder is missing, holds nothing to read, or an image lacks its mask.
+        When the folder is missing or holds nothing to read.
+    MissingMasksError
+        An image lacks its mask.
 
     Notes
     -----
@@ -151,8 +153,12 @@ def find_cases(
     kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
     kept, clips = without_clips(kept)
     bare = [found for found in kept if not found.labels]
+    if bare and (require_labels is True or (require_labels and len(bare) == len(kept))):
+        kind = DataError if len(bare) == len(kept) else MissingMasksError
+        raise kind(missing_masks(folder, kept, bare))
     if bare and require_labels:
-        raise DataError(missing_masks(folder, kept, bare))
+        others = (*others, f"{len(bare)} of {len(kept)} images have no mask and are left out")
+        kept = [found for found in kept if found.labels]
     found = sorted(named_apart(kept), key=lambda case: natural(case.name))
     headers, damaged = _headers(found)
     header = next(iter(headers.values()))

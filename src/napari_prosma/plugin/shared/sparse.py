@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -45,18 +46,20 @@ class Wanted:
     # images, masks: which files are what; None = as found.
     images: str | None = None
     masks: str | None = None
+    labelled_only: bool = False
 
     def find(self, require_labels: bool = True) -> DataSet:
         """The cases of the folder, with labels that are meant so.
 
         Raises ``DataError``: as ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
         """
-        data = find_cases(self.folder, require_labels, self.rule, self.images, self.masks)
+        required: bool | Literal["some"] = "some" if require_labels and self.labelled_only else require_labels
+        data = find_cases(self.folder, required, self.rule, self.images, self.masks)
         if self.labelled is None:
             return data
         _require_slices(self.labelled, data.dims, f"the images in '{self.folder}'")
         rule = data.labels.sparse(self.labelled)
-        return find_cases(self.folder, require_labels, rule, self.images, self.masks)
+        return find_cases(self.folder, required, rule, self.images, self.masks)
 
 
 def sparse_rule(rule: LabelRule, labelled: Sparse | None, ndim: int, where: str) -> LabelRule:

@@ -32,7 +32,7 @@ from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.writers import write_image
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import ConfigError, MissingMasksError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
@@ -91,6 +91,7 @@ class FolderData:
             "labelled": self.wanted.labelled or "all",
             "images": self.wanted.images,
             "masks": self.wanted.masks,
+            "labelled_only": self.wanted.labelled_only,
         }
         if self.wanted.rule is not None:
             settings |= {"labels": data.labels, "labelled": "all"}
@@ -256,6 +257,7 @@ class Source(QWidget):
         self.labelled.setCurrentIndex(self.labelled.findData(None))
         self.folder.show_path(folder)
         self.classes.hide()
+        self._forget_labelled_only()
         self._look_at(Wanted(folder, rule=labels))
 
     def close_down(self) -> None:
@@ -350,7 +352,12 @@ class Source(QWidget):
         )
         self.check_button.clicked.connect(self._check)
         self._form.addRow("Labels are", self.labelled)
+        self.labelled_only = QCheckBox("leave out images without a mask")
+        self.labelled_only.setToolTip("Learn from those that are annotated so far")
+        self.labelled_only.clicked.connect(self._labelled_only_told)
+        self.labelled_only.hide()
         self._form.addRow(self.summary)
+        self._form.addRow(self.labelled_only)
         self._form.addRow(self.files)
         self._form.addRow(self.classes)
         self._form.addRow(self.check_button)
@@ -370,6 +377,7 @@ class Source(QWidget):
         self.summary.tell("")
         self.classes.setVisible(by_folder and self.data_set is not None)
         self.files.setVisible(by_folder)
+        self.labelled_only.setVisible(by_folder and self.labelled_only.isChecked())
         self.check_button.setVisible(by_folder)
         if by_folder:
             self._tell_folder()
@@ -494,8 +502,13 @@ class Source(QWidget):
         if ending.error is not None and self.from_layers.isChecked():
             self.summary.tell_error(str(ending.error))
 
+    def _labelled_only_told(self, wanted: bool) -> None:
+        if self._wanted is not None:
+            self._look_at(replace(self._wanted, labelled_only=wanted))
+
     def _folder_entered(self, folder: Path) -> None:
         self.classes.hide()
+        self._forget_labelled_only()
         self.images_pattern.clear()
         self.masks_pattern.clear()
         self._look_at(Wanted(folder, self.labelled.currentData()))
@@ -530,6 +543,12 @@ class Source(QWidget):
         if ending.error is not None:
             self._findings = []
             self.summary.tell_error(str(ending.error))
+            if isinstance(ending.error, MissingMasksError):
+                self.labelled_only.setVisible(self.from_folder.isChecked())
+
+    def _forget_labelled_only(self) -> None:
+        self.labelled_only.setChecked(False)
+        self.labelled_only.hide()
 
 
 @dataclass(frozen=True)
