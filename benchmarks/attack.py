@@ -54,7 +54,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.data.readers import read_header, read_image, read_label
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.writers import write_dicom, write_labels
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Finished
 from napari_prosma.geometry import Geometry, SourceFrame
@@ -101,6 +101,7 @@ def seeds_of_files(folder: Path) -> list[Path]:
     _film(folder / "a.avi", rng)
     _older_formats(folder, volume, plane)
     _annotated_sets(folder, plane)
+    _study(folder / "study", volume)
     for name, text in (("set", '{"labels": {"0": "background", "1": "a"}, "training": []}'), ("pairs", "")):
         (folder / name).mkdir()
         for kind in ("images", "masks"):
@@ -178,6 +179,28 @@ def _annotated_sets(folder: Path, plane: np.ndarray) -> None:
     listed = {"labels": {"background": 0, "a": 1}, "dataset": {}}
     listed["dataset"]["1"] = {"images": ["image.png"], "label": "label.png"}
     (folder / "listed" / "dataset.json").write_text(json.dumps(listed))
+
+
+def _study(folder: Path, volume: np.ndarray) -> None:
+    """A CT series with a SEG and an RTSTRUCT of it."""
+    (folder / "ct").mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for number, plane in enumerate(volume):
+        image = sitk.GetImageFromArray(plane)
+        told = {"0008|0060": "CT", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0032": f"0\\0\\{2 * number}"}
+        told |= {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0018": f"1.2.3.{number + 1}"}
+        told |= {"0020|000d": "1.2.4", "0020|000e": "1.2.5", "0020|0052": "1.2.6", "0028|0030": "1\\1"}
+        for key, value in told.items():
+            image.SetMetaData(key, value)
+        writer.SetFileName(str(folder / "ct" / f"{number}.dcm"))
+        writer.Execute(image)
+    series = read_image(folder / "ct").series
+    assert series is not None
+    labels = np.zeros(series.shape, np.uint8)
+    labels[1:4, 2:6, 3:8] = 1
+    for name in ("a.seg.dcm", "a.rtstruct.dcm"):
+        write_dicom(folder / name, labels, series, ("background", "a"))
 
 
 def _plate(folder: Path, plane: np.ndarray) -> None:

@@ -414,3 +414,46 @@ def test_the_fields_of_a_plate_are_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is a plate or a well .* such as '.*A/1/0'"):
         read_image(tmp_path / "plate.zarr")
     assert image_files([tmp_path]) == [tmp_path / "plate.zarr" / "A" / "1" / n for n in "01"]
+
+
+def test_an_image_and_its_label_in_one_archive_are_a_pair(tmp_path: Path) -> None:
+    for seed in range(3):
+        label = (mask(seed) > 0).astype(np.float32)
+        np.savez(tmp_path / f"case1_slice00{seed}.npz", image=picture(seed) / np.float32(255), label=label)
+    data = find_cases(tmp_path)
+    assert seen(data) == {0, 1}
+    assert "3 archives hold an image and its label each" in data.notices
+    assert np.allclose(data.cases[1].read_image().array[0], picture(1) / 255)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_name_may_say_packed_of_what_is_not(tmp_path: Path, name: str, kind: type) -> None:
+    right = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
+    kind(scan(1), np.diag((-1.0, -1, 3, 1))).to_filename(tmp_path / right)
+    (tmp_path / right).rename(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert np.array_equal(image.array[0], scan(1).T)
+    assert image.geometry.spacing == (3, 1, 1)
+
+
+def test_a_mask_beside_an_image_that_a_camera_turned_is_told(tmp_path: Path) -> None:
+    for seed in range(3):
+        turned = PIL.Image.fromarray(picture(seed, 3))
+        exif = turned.getexif()
+        exif[0x0112] = 6
+        (tmp_path / "images").mkdir(exist_ok=True)
+        turned.save(tmp_path / "images" / f"{seed}.jpg", exif=exif)
+        save(tmp_path / "masks" / f"{seed}.png", mask(seed))
+    with pytest.raises(DataError, match="one is turned, as by the orientation that a camera notes"):
+        seen(find_cases(tmp_path))
+
+
+def test_colours_that_blend_at_edges_are_doubted(tmp_path: Path) -> None:
+    for seed in range(3):
+        drawn = np.zeros((*PLANE, 3), np.uint8)
+        drawn[2:7, 2:9, 0], drawn[9:14, 4:12, 1] = 255, 255
+        save(tmp_path / "images" / f"{seed}.png", np.repeat(np.repeat(picture(seed), 2, 0), 2, 1))
+        smooth = PIL.Image.fromarray(drawn).resize((36, 32), PIL.Image.Resampling.BILINEAR)
+        save(tmp_path / "masks" / f"{seed}.png", np.asarray(smooth))
+    assert "lie at edges only, as after resizing" in " ".join(find_cases(tmp_path).notices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ from napari_prosma.geometry import Geometry
 
 SUFFIXES = (".npy", ".npz")
 _COLOURS = (3, 4)
-_PREFERRED = ("image", "img", "data", "label", "arr_0")
+_IMAGES, _LABELS = ("image", "img", "data"), ("label", "labels", "mask", "seg", "gt")
 
 
 def read_header(path: Path) -> Header:
@@ -31,7 +32,25 @@ def read(path: Path) -> Image:
 
     An archive gives its only array, or the one called ``image``.
     """
-    array = _array(path)
+    return _image(path, _array(path, (*_IMAGES, *_LABELS, "arr_0")))
+
+
+def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
+    """The same of what is called ``label``, beside the image in an archive or alone."""
+    image = _image(path, _array(path, (*_LABELS, *_IMAGES, "arr_0")))
+    return image.array, image.geometry
+
+
+def holds_pair(path: Path) -> bool:
+    """Whether an archive holds an image and its label."""
+    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = {Path(name).stem for name in archive.namelist()}
+    return not names.isdisjoint(_IMAGES) and not names.isdisjoint(_LABELS)
+
+
+def _image(path: Path, array: np.ndarray) -> Image:
     if array.dtype.kind not in "biuf" or array.ndim not in (2, 3, 4):
         raise DataError(
             f"'{path}' holds {array.dtype} of shape {array.shape}; "
@@ -66,7 +85,7 @@ def _require_numbers(path: Path, file: BinaryIO) -> None:
         )
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path, preferred: Sequence[str]) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
@@ -75,7 +94,7 @@ def _array(path: Path) -> np.ndarray:
         _require_plausible(path)
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
-            chosen = names[0] if len(names) == 1 else next((n for n in _PREFERRED if n in names), None)
+            chosen = names[0] if len(names) == 1 else next((n for n in preferred if n in names), None)
             if chosen is None:
                 raise DataError(f"'{path}' holds {', '.join(names)}; call the image's array 'image'")
             return archive[chosen]

@@ -41,6 +41,7 @@ class LabelLook:
     is_hollow: bool = False  # its foreground is one element thin and encloses more than itself
     sizes: tuple[tuple[int, int], ...] = ()  # value -> elements; of many values only
     whole: float = 0.0  # share of the values that lie in one piece; of many values only
+    blends: frozenset[int] = frozenset()  # colours at edges only, as after resizing with interpolation
     around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
 
 
@@ -121,6 +122,13 @@ def _rule_of(
         doubts.append("255 beside 1 is taken for a border that nobody decided, and nothing is learned there")
         return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
     rule = LabelRule.of_values(seen, lossy, foreground)
+    blends = frozenset().union(*(look.blends for look in looks))
+    if len(blends) > _SOFT_VALUES:
+        doubts.append(
+            f"{len(blends)} colours such as #{min(blends):06x} lie at edges only, as after resizing, and are "
+            "taken for classes; export the masks without smoothing, or name the colours that are meant "
+            "(class table, or --classes)"
+        )
     if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values":
         doubts.append(
             f"{len(rule.class_names) - 1} values are taken for as many classes; if they number objects, make "
@@ -151,7 +159,8 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
         and _has_soft_edges(stored)
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
-    return LabelLook(values, note, soft, hollow, sizes, whole, _around(stored))
+    blends = _at_edges(stored) if several and max(values) > 0xFFFF else frozenset()
+    return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored))
 
 
 def _around(stored: np.ndarray) -> int:
@@ -177,6 +186,18 @@ def is_hollow(on: np.ndarray) -> bool:
 def _has_soft_edges(stored: np.ndarray) -> bool:
     """Whether values between 0 and 255 hardly ever lie among their own."""
     between = (stored > 0) & (stored < 255)
+    return float(_among_its_own(stored)[between].mean()) <= _INSIDE
+
+
+def _at_edges(stored: np.ndarray) -> frozenset[int]:
+    """Values that hardly ever lie among their own."""
+    found, order, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    within = np.bincount(order.ravel(), _among_its_own(stored).ravel(), len(found))
+    return frozenset(found[within <= _INSIDE * counts].tolist())
+
+
+def _among_its_own(stored: np.ndarray) -> np.ndarray:
+    """Where an element has the value of its neighbours in the plane."""
     alike = np.ones(stored.shape, bool)
     for axis in (-2, -1):
         same = np.diff(stored.astype(np.int32), axis=axis) == 0
@@ -184,7 +205,7 @@ def _has_soft_edges(stored: np.ndarray) -> bool:
         after = list(before)
         before[axis], after[axis] = (1, 0), (0, 1)
         alike &= np.pad(same, before) & np.pad(same, after)
-    return float(alike[between].mean()) <= _INSIDE
+    return alike
 
 
 def _sizes(stored: np.ndarray) -> tuple[tuple[tuple[int, int], ...], float]:

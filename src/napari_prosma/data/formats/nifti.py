@@ -35,6 +35,8 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr")
 """A header ``.hdr`` has its voxels in ``.img`` beside it."""
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
+_GZIP, _SECOND, _MOST_NOTES = b"\x1f\x8b", 540, 2**20
+"""How a packed file begins; the number that NIfTI-2 begins with; header and notes of a misnamed file."""
 _COMMENT, _TIME_SERIES = 6, 2001
 """Codes of NIfTI: of an extension, of an intent."""
 _SAID = "said"
@@ -236,7 +238,7 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
 def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
     """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
     proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
-    if path.suffix.lower() == ".gz":
+    if is_packed(path):
         raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, "deflate", proxy.offset)
     else:
         raw = np.asanyarray(proxy.get_unscaled())
@@ -327,7 +329,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Head
 
 def _require_short_extensions(path: Path) -> None:
     """Refuse a gzipped file whose header says that gigabytes lie before the voxels: nibabel reads them."""
-    if path.suffix != ".gz":
+    if not is_packed(path):
         return
     with gzip.open(path) as file:
         start = file.read(_LONGEST_FIXED_HEADER)
@@ -338,6 +340,28 @@ def _require_short_extensions(path: Path) -> None:
             (begin,) = struct.unpack_from(offset[0], start, offset[1])
             if not begin <= _MOST_EXTENSIONS:
                 raise DataError(f"'{path}' has no voxels where its header says ({begin:g}); export it again")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is gzipped, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP
+
+
+def _loaded(path: Path) -> Any:
+    """As nibabel has it, which goes by the name; of a file that is packed against its name by its content."""
+    import nibabel
+
+    if is_packed(path) == (path.suffix.lower() == ".gz") or path.suffix.lower() == ".hdr":
+        return nibabel.load(path)
+    if is_packed(path):  # whose voxels are not read by nibabel
+        with gzip.open(path) as file:
+            content = file.read(_MOST_NOTES)
+    else:
+        content = path.read_bytes()
+    is_second = _SECOND in (struct.unpack("<i", content[:4])[0], struct.unpack(">i", content[:4])[0])
+    kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+    return kind.from_stream(BytesIO(content))
 
 
 def _of_analyze(path: Path, stored: AnalyzeImage) -> Nifti1Pair:
@@ -373,7 +397,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
 
     try:
         _require_short_extensions(path)
-        stored = nibabel.load(path)
+        stored = _loaded(path)
         if isinstance(stored, nibabel.AnalyzeImage) and not isinstance(stored, Nifti1Pair):
             stored = _of_analyze(path, stored)
         if not isinstance(stored, Nifti1Pair):
@@ -382,7 +406,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
         held = path.with_suffix(".img").stat().st_size if path.suffix.lower() == ".hdr" else None
-        require_possible(path, promised, "deflate" if path.suffix.lower() == ".gz" else "none", held)
+        require_possible(path, promised, "deflate" if is_packed(path) else "none", held)
         yield stored
     except FileNotFoundError:
         raise

@@ -403,6 +403,11 @@ def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
 def _require_same_grid(
     image: Path, header: Header, other: Path, shape: tuple[int, ...], geometry: Geometry
 ) -> None:
+    if shape != header.shape and len(shape) == 2 and shape == header.shape[::-1]:
+        raise DataError(
+            f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}: one is turned, as "
+            "by the orientation that a camera notes in a picture; turn it back, or export it again"
+        )
     if shape != header.shape:
         raise DataError(
             f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "

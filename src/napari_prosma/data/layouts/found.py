@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +67,34 @@ class Recognised:
     """Whether masks are left without an image."""
 
 
+_LISTED: ContextVar[dict[tuple[str, Path], list[Path]] | None] = ContextVar("listed", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within, every folder is walked once: nobody changes it while it is recognised."""
+    token = _LISTED.set({})
+    try:
+        yield
+    finally:
+        _LISTED.reset(token)
+
+
+def _kept(what: str, folder: Path, walk: Callable[[Path], Iterable[Path]]) -> list[Path]:
+    listed = _LISTED.get()
+    if listed is None:
+        return list(walk(folder))
+    if (what, folder) not in listed:
+        listed[what, folder] = list(walk(folder))
+    return list(listed[what, folder])
+
+
 def images_in(folder: Path) -> list[Path]:
     """Images under a folder, sorted; a folder with a DICOM series and an OME-Zarr count as one image each."""
+    return _kept("images", folder, _images_in)
+
+
+def _images_in(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         here = Path(place)
@@ -88,6 +116,10 @@ def fields_of(image: Path) -> list[Path]:
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Every file under a folder but hidden ones, pipes, devices and links that lead nowhere."""
+    return iter(_kept("files", folder, _files_in)) if _LISTED.get() is not None else _files_in(folder)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         here = (Path(place) / name for name in sorted(names) if not is_hidden(name))

@@ -18,12 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from napari_prosma.data import arrays
 from napari_prosma.data.formats import ome_zarr, polygons
 from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.dicom_studies import dicom_studies
-from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden
+from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden, listed_once
 from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
@@ -83,6 +84,11 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
     DataError
         When it is missing, empty, or holds no image that can be read.
     """
+    with listed_once():
+        return _recognised(folder, images, masks)
+
+
+def _recognised(folder: Path, images: str | None, masks: str | None) -> Recognised:
     if folder.is_file() and folder.suffix.lower() == ".csv":
         return _csv(folder)
     if not folder.is_dir():
@@ -94,7 +100,7 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
         return _finished(folder, by_patterns(folder, images, masks), [])
     inner = _unpacked_within(folder)
     if inner is not None:
-        return recognise(inner)
+        return _recognised(inner, None, None)
     passed_over: list[str] = []
     errors: list[DataError] = []
     partly: Recognised | None = None
@@ -112,7 +118,11 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
         partly = recognised
         break
     better = (
-        _zarr_labels(folder) or by_slices(folder) or by_names(folder, partly) or by_annotation_file(folder)
+        _zarr_labels(folder)
+        or _pairs_in_archives(folder)
+        or by_slices(folder)
+        or by_names(folder, partly)
+        or by_annotation_file(folder)
     )
     if better is not None:
         return _finished(folder, better, passed_over)
@@ -536,6 +546,17 @@ def _zarr_labels(folder: Path) -> Recognised | None:
     return Recognised(
         "OME-Zarr", found, notices=(said, *(f"labels '{name}' are not used" for name in unused))
     )
+
+
+def _pairs_in_archives(folder: Path) -> Recognised | None:
+    """NumPy's archives that hold an image and its label each, as slices of Synapse are kept."""
+    files = images_in(folder)
+    if not files or not all(map(arrays.holds_pair, (files[0], files[-1]))):
+        return None
+    found = tuple(Found(stem(path), (path,), (path,)) for path in files if arrays.holds_pair(path))
+    other = len(files) - len(found)
+    said = f"{len(found)} archives hold an image and its label each"
+    return Recognised("names", found, notices=(said + (f"; {other} other files are not used" * bool(other)),))
 
 
 def _number(path: Path) -> tuple[int, ...]:
