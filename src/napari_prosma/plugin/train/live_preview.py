@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.events import LivePreview
 from napari_prosma.plugin.shared.live import LiveCase
 from napari_prosma.plugin.shared.placing import plane_on_screen
@@ -50,9 +50,12 @@ class LiveLoop(QObject):
             self._shown.remove()
             self._shown = None
         if self._shown is None and {case.image, case.labels} <= set(self._viewer.layers):
-            # Now, before anybody draws on: napari takes more than a tenth of a second to add a layer.
+            # Now, before anybody draws on: napari takes more than a tenth of a second to add a layer, and
+            # half of that to give it other colours.
+            drawn = case.labels.data
+            values = np.union1d(0, present_values(drawn) if isinstance(drawn, np.ndarray) else [])
             self._shown = Prediction(
-                self._viewer, case.image, case.labels, np.zeros(1, int), SOON, case=case.name
+                self._viewer, case.image, case.labels, values.astype(int), SOON, case=case.name
             )
         self._strokes.watch(case.labels)
         self._viewer.dims.events.connect(self._dims_changed)
