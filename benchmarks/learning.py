@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from napari_prosma.data.case import Case, Image
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.events import Finished, Notice
-from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
@@ -80,21 +80,27 @@ def main() -> None:
     if given.one:
         print(json.dumps(run_one(given, **json.loads(given.one))))
         return
-    for job in jobs(given):
-        known = read(given.out)
-        if any(all(row.get(key) == value for key, value in job.items()) for row in known["runs"]):
-            continue
-        row = job | in_a_process(given, job)
-        known = read(given.out)
-        known["runs"].append(row)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(given.out) as temporary:
-            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    for row in run_all(given.out, jobs(given), __file__, given.core):
         print(
             f"{row['data']:24} {row['minutes']:5g} min  cases {row['cases']:4}  seed {row['seed']}  "
             f"{row['system']:22} steps {row['steps']:5}  Dice {row['dice']:.4f}  {row['wall']:.0f} s",
             flush=True,
         )
+
+
+def run_all(out: Path, jobs: Iterable[dict[str, Any]], script: str, core: str) -> Iterator[dict[str, Any]]:
+    """The rows of these jobs that ``out`` lacks, one process of ``script`` each, written as they come."""
+    for job in jobs:
+        known = read(out, script)
+        if any(all(row.get(key) == value for key, value in job.items()) for row in known["runs"]):
+            continue
+        row = job | in_a_process(job, script, core)
+        known = read(out, script)
+        known["runs"].append(row)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(out) as temporary:
+            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        yield row
 
 
 def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -112,19 +118,19 @@ def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, script: str) -> dict[str, Any]:
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     return {
         **circumstances(torch.device("cpu")),
-        "command": "see the head of benchmarks/learning.py",
+        "command": f"see the head of benchmarks/{Path(script).name}",
         "runs": [],
     }
 
 
-def in_a_process(given: argparse.Namespace, job: dict[str, Any]) -> dict[str, Any]:
-    cores = given.core.split(",")
-    words = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(job)]
+def in_a_process(job: dict[str, Any], script: str, core: str) -> dict[str, Any]:
+    cores = core.split(",")
+    words = [sys.executable, script, *sys.argv[1:], "--one", json.dumps(job)]
     threads = {"OMP_NUM_THREADS": str(len(cores)), "MKL_NUM_THREADS": str(len(cores))}
     done = subprocess.run(words, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -148,17 +154,25 @@ def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, c
     else:
         steps, predict, said = recipe(system, learned, len(data.class_names), minutes, seed)
     taken = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}
-    rows = [dice_of(predict(case), case, len(data.class_names)) for case in tested]
-    found = [row for row in rows if row]
-    empty = sum(not any(row) for row in found)
     return {
         **{name: round(seconds, 1) for name, seconds in taken.items()},
         "learned_from": len(learned),
         "steps": steps,
-        "dice": float(np.mean([np.mean(row) for row in found])),
-        "nothing_found": empty,
-        "tested": len(found),
+        **figures(predict, tested, len(data.class_names)),
         "said": said,
+    }
+
+
+def figures(
+    predict: Callable[[Case], np.ndarray], tested: Sequence[Case], classes: int
+) -> dict[str, float | int]:
+    """Mean Dice of those that have a structure, and in how many of them nothing was found."""
+    rows = [dice_of(predict(case), case, classes) for case in tested]
+    found = [row for row in rows if row]
+    return {
+        "dice": float(np.mean([np.mean(row) for row in found])),
+        "nothing_found": sum(not any(row) for row in found),
+        "tested": len(found),
     }
 
 
@@ -214,12 +228,22 @@ def ours(
         checkpoint = load_checkpoint(config.run_dir)
         steps = load_checkpoint(config.run_dir / "last.safetensors").place["step"]
 
+    return (
+        steps,
+        predictor(checkpoint),
+        [line for line in said if line.startswith(("Plan", "About", "A step"))],
+    )
+
+
+def predictor(checkpoint: Checkpoint) -> Callable[[Case], np.ndarray]:
+    """Labels of a case on its own grid."""
+
     def predict(case: Case) -> np.ndarray:
         *_, finished = segment(checkpoint, case.read_image(), device="cpu")
         assert isinstance(finished, Finished)
         return finished.result.labels
 
-    return steps, predict, [line for line in said if line.startswith(("Plan", "About", "A step"))]
+    return predict
 
 
 def recipe(
