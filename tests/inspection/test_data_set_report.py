@@ -8,6 +8,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -214,8 +215,10 @@ def inspected(make_checkpoint: Make, number: int, **measures: tuple[float, float
     skips = {
         level: SkipNumbers({name: values[level - 1] for name, values in measures.items()}) for level in (1, 2)
     }
-    models = {"m": ModelNumbers(skips)}
-    cases = [CaseNumbers(str(n), "", "unseen", "label", models, {}) for n in range(number)]
+    cases = [
+        CaseNumbers(str(n), "", "unseen", "label", {"m": ModelNumbers(deepcopy(skips))}, {})
+        for n in range(number)
+    ]
     return DataSetInspection({"m": make_checkpoint()}, tuple(cases), deviations_of(cases), {})
 
 
@@ -336,6 +339,23 @@ def test_the_sentence_is_right(
     assert say(inspected(make_checkpoint, cases, **measures)) == right
 
 
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        (1, "with the label at skip 1 (0.90); from 1 independent case nothing is claimed at skip 2 (0.10)."),
+        (7, "with the label at skip 1 (0.90); from 7 independent cases nothing is claimed at skip 2 (0.10)."),
+        (8, "with the label at skip 1 (0.90); with the error at skip 2 (0.10)."),
+    ],
+)
+def test_a_coarse_skip_with_few_errors_takes_no_cases_from_the_others(
+    few: int, said: str, make_checkpoint: Make
+) -> None:
+    found = inspected(make_checkpoint, 12, psi_auc_in_errors=(0.9, 0.1))
+    for case in found.cases[few:]:
+        del case.models["m"].skips[2].measures["psi_auc_in_errors"]
+    assert findings.telling_apart_in_errors(found).endswith(f"in m {said}")
+
+
 def test_a_channel_is_dead_or_open_only_if_it_is_so_in_every_case(make_checkpoint: Make) -> None:
     zeros = ((1.0, 1.0, 0.0, 0.0, 0.5), (1.0, 0.9, 0.0, 0.1, 0.7))
     cases = [
@@ -391,7 +411,7 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
     assert "too few to tell them apart: 3 independent cases, 8 are needed" in few
     same = dict.fromkeys(map(str, range(10)), "0")
     one = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}, same))
-    assert "1 independent cases, 8 are needed" in one
+    assert "1 independent case, 8 are needed" in one
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from napari_prosma.inspection.statistics import FEWEST, by_unit, interval, simultaneous, unusual_from
+from napari_prosma.inspection.statistics import (
+    FEWEST,
+    by_unit,
+    interval,
+    simultaneous,
+    units_in_words,
+    unusual_from,
+)
 
 
 def test_one_mean_has_students_interval():
@@ -24,7 +31,7 @@ def test_too_few_units_have_no_interval_and_claim_nothing(number: int):
     assert not found.is_above
     assert not found.is_below
     assert not found.is_within(100)
-    assert f"no interval from {number} independent cases" in found.in_words()
+    assert found.in_words().endswith(f"no interval from {units_in_words(number)}")
 
 
 def test_the_largest_of_several_nothings_is_rarely_claimed():

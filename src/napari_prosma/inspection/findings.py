@@ -9,7 +9,14 @@ import numpy as np
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.measures import in_digits, in_percent
-from napari_prosma.inspection.statistics import FEWEST, Interval, by_unit, interval, simultaneous
+from napari_prosma.inspection.statistics import (
+    FEWEST,
+    Interval,
+    by_unit,
+    interval,
+    simultaneous,
+    units_in_words,
+)
 from napari_prosma.nn.gate_kinds import GATES
 
 LITTLE = 0.01
@@ -174,7 +181,7 @@ def compared_in_words(difference: Interval) -> str:
     """A difference of two models with its interval, and whether it tells them apart."""
     if not difference.is_known:
         return (
-            f"{difference.mean:+.3f}, too few to tell them apart: {difference.units} independent cases, "
+            f"{difference.mean:+.3f}, too few to tell them apart: {units_in_words(difference.units)}, "
             f"{FEWEST} are needed"
         )
     told = difference.in_words()
@@ -200,7 +207,11 @@ def unusual(found: DataSetInspection) -> str:
 def _against(
     found: DataSetInspection, model: str, measure: str, signed: Callable[[np.ndarray], np.ndarray]
 ) -> dict[int, Interval]:
-    """Intervals over the skips of a measure whose sign says something, over the units that have it."""
+    """Intervals over the skips of a measure whose sign says something, over the units that have it.
+
+    They hold together over the same units; a skip that has too few for any claim, such as a coarse one with
+    hardly a wrong position, takes none from the others.
+    """
     samples: dict[int, dict[str, float]] = {}
     for level in found.levels(model):
         values = found.by_case(model, level, measure)
@@ -209,12 +220,21 @@ def _against(
                 held = dict(zip(values, signed(np.array([*values.values()])).tolist(), strict=True))
             finite = {case: value for case, value in held.items() if np.isfinite(value)}
             samples |= {level: finite} if finite else {}
-    shared = set.intersection(*(set(held) for held in samples.values())) if samples else set()
-    arrays = {
-        level: np.array([*by_unit({c: v for c, v in held.items() if c in shared}, found.units).values()])
-        for level, held in samples.items()
-    }
-    return simultaneous(arrays) if shared else {}
+
+    def together(levels: list[int]) -> dict[int, Interval]:
+        shared = set.intersection(*(set(samples[level]) for level in levels)) if levels else set()
+        chosen = {level: {c: v for c, v in samples[level].items() if c in shared} for level in levels}
+        if not shared:
+            return {}
+        return simultaneous(
+            {level: np.array([*by_unit(held, found.units).values()]) for level, held in chosen.items()}
+        )
+
+    enough = [level for level, held in samples.items() if len(by_unit(held, found.units)) >= FEWEST]
+    intervals = together(enough)
+    for level in samples.keys() - set(enough):
+        intervals |= together([level])
+    return {level: intervals[level] for level in samples if level in intervals}
 
 
 def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: str, below: str) -> str:
@@ -224,11 +244,11 @@ def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: 
         below: [level for level, each in intervals.items() if each.is_below],
     }
     left = [level for level in intervals if not any(level in held for held in groups.values())]
-    if any(each.is_known for each in intervals.values()):
-        groups["not shown by these cases"] = left
-    else:
-        units = next(iter(intervals.values())).units
-        groups[f"from {units} independent cases nothing is claimed"] = left
+    groups["not shown by these cases"] = [level for level in left if intervals[level].is_known]
+    for units in dict.fromkeys(intervals[level].units for level in left if not intervals[level].is_known):
+        groups[f"from {units_in_words(units)} nothing is claimed"] = [
+            level for level in left if intervals[level].units == units and not intervals[level].is_known
+        ]
     return "; ".join(
         f"{what} at {', '.join(f'skip {level} ({told[level]})' for level in levels)}"
         for what, levels in groups.items()

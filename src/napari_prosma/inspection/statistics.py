@@ -55,8 +55,13 @@ class Interval:
     def in_words(self) -> str:
         """Mean and interval, or that there is none."""
         if not self.is_known:
-            return f"{self.mean:+.3f}, no interval from {self.units} independent cases"
+            return f"{self.mean:+.3f}, no interval from {units_in_words(self.units)}"
         return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+
+
+def units_in_words(number: int) -> str:
+    """Such as ``1 independent case`` or ``3 independent cases``."""
+    return f"{number} independent case{'s' * (number != 1)}"
 
 
 def interval(values: np.ndarray) -> Interval:
