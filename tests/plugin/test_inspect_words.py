@@ -1,0 +1,173 @@
+"""What the panel says of a skip and of a what-if: for each kind of numbers the sentence that is right."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.measures import MEASURES
+from napari_prosma.inspection.record import Means, SkipRecord
+from napari_prosma.plugin.inspect.looking import SELECTION, SKIP, Tried
+from napari_prosma.plugin.inspect.words import effect_in_words, skip_in_words, worth_in_words
+
+MAP = np.ones((4, 4), np.float32)
+WHERE = "32 x 48 x 32 of 33 x 53 x 37"
+
+
+def skip(psi: bool = True, factor: int = 1, **measures: float) -> SkipRecord:
+    kept = Means(0.5 if psi else None, None, (0.0,))
+    return SkipRecord(
+        level=1,
+        factor=factor,
+        geometry=Geometry.pixels(2),
+        energy=MAP,
+        energy_kept=MAP,
+        selectivity=0.0,
+        means=kept,
+        psi=MAP if psi else None,
+        measures={"selectivity": 0.0, **measures},
+    )
+
+
+def tried(moved: float = 0.2, empty: bool = False, window: str = "", **dice: float) -> Tried:
+    return Tried(moved * MAP, Geometry.pixels(2), 0.9, empty, **dice, window=window)
+
+
+SELECTS = "of what reaches the decoder is selected (selectivity); a constant per channel explains the rest."
+ALONE = "One image proves nothing about others."
+
+SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
+    (
+        "a gate that only scales has no mask to compare",
+        skip(psi=False),
+        "label",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS}",
+    ),
+    (
+        "a mask without a structure",
+        skip(factor=2),
+        "prediction",
+        {},
+        f"Skip 1 (2 x coarser): 0.0% {SELECTS} There is no structure to compare psi with.",
+    ),
+    (
+        "a label is no agreement with itself",
+        skip(relative_energy_inside=2.04, psi_auc_in_errors=0.314),
+        "label",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
+        "average. Among the positions where the model is wrong, psi ranks the structure above the rest with "
+        "an AUC of 0.31 (0.5 = chance).",
+    ),
+    (
+        "a prediction is",
+        skip(relative_energy_inside=0.071),
+        "prediction",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
+        "passes on average. That is the model's own prediction, which psi contributes to, so it is no "
+        "evidence.",
+    ),
+    (
+        "nearly as on average",
+        skip(relative_energy_inside=1.004),
+        "label",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (label) psi passes as much as on "
+        "average.",
+    ),
+    (
+        "zeros of z are none of the skip",
+        skip(psi=False, z_zero_fraction=0.53, floor_pixel_fraction=0.051),
+        "label",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS} The threshold silenced 53% of its inner signals z, and all of "
+        "them at 5.1% of the positions.",
+    ),
+    (
+        "with a label the loss is told",
+        skip(psi=False),
+        "label",
+        {SELECTION: tried(dice=0.7, dice_before=0.812), SKIP: tried(dice=0.1, dice_before=0.812)},
+        f"Skip 1 (full detail): 0.0% {SELECTS} With psi at its mean Dice goes from 0.81 to 0.70; with the "
+        f"whole skip at its channel means Dice goes from 0.81 to 0.10. {ALONE}",
+    ),
+    (
+        "without one only what stays, in one window of many",
+        skip(psi=False),
+        "prediction",
+        {SKIP: tried(window=WHERE)},
+        f"Skip 1 (full detail): 0.0% {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
+        f"means 90% of the result stays. {ALONE}",
+    ),
+    (
+        "nothing found either way is no overlap of 1",
+        skip(psi=False),
+        "label",
+        {SELECTION: tried(0.0001, empty=True, dice=1.0, dice_before=1.0)},
+        f"Skip 1 (full detail): 0.0% {SELECTS} With psi at its mean nothing is found either way; the "
+        f"probabilities move by less than 0.001. {ALONE}",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("record", "reference", "means", "right"), [s[1:] for s in SAID], ids=[s[0] for s in SAID]
+)
+def test_the_sentence_of_a_skip_is_right(
+    record: SkipRecord, reference: str, means: dict[str, Tried], right: str
+) -> None:
+    assert skip_in_words(record, reference, means) == right
+
+
+@pytest.mark.parametrize(
+    ("means", "right"),
+    [
+        ({}, "selects no positions"),
+        ({SELECTION: tried(0.0304, empty=True)}, "none found, |dp| 0.030"),
+        ({SELECTION: tried(dice=0.7, dice_before=0.8)}, "+0.10"),
+        ({SELECTION: tried(dice=0.8, dice_before=0.7)}, "-0.10"),
+        ({SELECTION: tried(dice=0.804, dice_before=0.803)}, "+0.00"),  # never -0.00
+        ({SELECTION: tried()}, "90% stays"),
+    ],
+)
+def test_what_selecting_is_worth_fits_a_cell(means: dict[str, Tried], right: str) -> None:
+    assert worth_in_words(means) == right
+
+
+def effect(**values: Any) -> Any:
+    return SimpleNamespace(
+        **{"dice": None, "is_empty": False, "moved": 0.0, "agreement": 0.5, "seconds": 0.2} | values
+    )
+
+
+@pytest.mark.parametrize(
+    ("came", "before", "right"),
+    [
+        (effect(dice={"dice": 0.4}), 0.8, "Dice against the label 0.800 → 0.400 (200 ms)"),
+        (effect(), None, "overlap with the model's own prediction 0.500 (200 ms)"),
+        (effect(dice={}), 0.8, "overlap with the model's own prediction 0.500 (200 ms)"),  # nothing labelled
+        (
+            effect(is_empty=True, dice={"dice": 1.0}, moved=0.25, seconds=3.2),
+            1.0,
+            "nothing is found either way; the probabilities move by 0.250 on average (3 s)",
+        ),
+    ],
+)
+def test_what_came_of_a_what_if_is_told_against_what_it_is_measured(
+    came: Any, before: float | None, right: str
+) -> None:
+    assert effect_in_words(came, before) == right
+
+
+@pytest.mark.parametrize("name", list(MEASURES))
+@pytest.mark.parametrize("value", [0.0, 0.0004, 0.5, 1.0])
+def test_no_measure_is_told_as_nothing_but_zero_itself(name: str, value: float) -> None:
+    """A ratio of 0.0004 is not ``0.0 x``."""
+    if MEASURES[name].unit == "x":
+        assert (float(MEASURES[name].text(value)) == 0) == (value == 0)
