@@ -13,6 +13,7 @@ from napari_prosma.cli import follow
 from napari_prosma.cli.follow import exit_codes, say
 from napari_prosma.cli.tables import table
 from napari_prosma.errors import DataError
+from napari_prosma.events import EpochEnd, Finished, Verdict
 
 
 def shown(rows: list[dict[str, str | float]]) -> str:
@@ -62,3 +63,14 @@ def test_an_exit_that_was_meant_stays_as_it_is() -> None:
     with pytest.raises(typer.Exit) as end, exit_codes():
         raise typer.Exit(7)
     assert end.value.exit_code == 7
+
+
+def test_the_last_verdict_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = EpochEnd(1, 3, 0.5, 1e-3, 1.0, {"dice": 0.5, "iou": 0.4}, {}, 0)
+    good, better = Verdict(1, "Finds half", ("train on",)), Verdict(2, "Finds most")
+    follow.follow(event for event in [ended, good, ended, better, better, Finished(None)])
+    said = capsys.readouterr().out
+    assert said.count("Finds half. train on") == said.count("Finds most") == 1
+    unchanged = [ended, good, ended, good, Finished(None)]
+    follow.follow(event for event in unchanged)
+    assert capsys.readouterr().out.count("Finds half") == 2

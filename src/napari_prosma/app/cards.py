@@ -302,8 +302,8 @@ def _verdict_of(figures: Figures) -> str:
         f"Finds {figures.name} in {found} of {figures.cases} cases that hold it; Dice {figures.dice:.2f} on "
         f"average, {figures.middle:.2f} in the middle case"
     )
-    if figures.low is not None and figures.cases >= WORST_SHARE:
-        said += f", at most {figures.low:.2f} in the worst tenth"
+    if figures.low is not None and figures.cases >= WORST_SHARE and figures.low >= MISSED:
+        said += f", {figures.low:.2f} or less in the worst tenth of them"
     if figures.without:
         said += f". Marks something in {figures.wrong} of {figures.without} cases without it"
     return f"{said}."

@@ -135,7 +135,7 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
         _ctrl_c_stops(steering) as pressed,
         _progress() as bar,
     ):
-        task = None
+        task, judged = None, ""
         for event in events:
             match event:
                 case Started():
@@ -149,11 +149,13 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                 case Notice():
                     say(event.message)
                 case EpochEnd():
+                    judged = ""
                     say(_line(event))
                 case Resumed():
                     console.print(f"going on after epoch {len(event.history)}")
-                case Verdict():
-                    say(f"  {event.in_words()}")
+                case Verdict() if event.in_words() != judged:  # a run ends with that of its last epoch
+                    judged = event.in_words()
+                    say(f"  {judged}")
                 case Baseline() if event.figures:
                     figures = ", ".join(
                         f"{k} {v:.3f}" for k, v in event.figures.items() if k.startswith(("dice", "iou"))
