@@ -75,6 +75,7 @@ def newer(written: bytes) -> bytes:
         (newer, "newer version"),
         (lambda written: written[:40], "cut short"),
         (lambda _: b"", "cut short"),
+        (lambda written: written[:-1000], "cut short"),
         (lambda written: written.replace(b"class_names", b"class_namez"), "damaged"),
         (lambda written: written.replace(b"prosma", b"other_"), "no ProSMA checkpoint"),
     ],
@@ -89,6 +90,15 @@ def test_a_broken_model_is_listed_with_what_is_wrong(
     assert words in found.trouble
     assert str(path) in found.trouble
     assert found.refusal(ImageKind(2, 1)) == found.trouble
+
+
+def test_a_model_whose_classes_do_not_fit_its_network_is_no_choice(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    made = make_checkpoint()
+    plan = made.plan.model_copy(update={"class_names": ("background", "lesion", "cyst", "node")})
+    save_checkpoint(tmp_path / "best.safetensors", replace(made, plan=plan))
+    assert "disagree in the number of classes" in known_model(tmp_path / "best.safetensors").trouble
 
 
 def model(**facts: object) -> KnownModel:
@@ -106,7 +116,7 @@ def model(**facts: object) -> KnownModel:
         ({"dims": 3}, ImageKind(2, 1), "needs volumes, and the image is 2D"),
         ({"channels": 4}, ImageKind(2, 1), "needs 4 channels, and the image has 1"),
         ({"channels": 4}, ImageKind(3, 1), ""),
-        ({}, ImageKind(2, 4), "needs 1 channels, and the image has 4"),
+        ({}, ImageKind(2, 4), "needs 1 channel, and the image has 4"),
     ],
 )
 def test_a_model_is_refused_where_it_cannot_run(facts: dict, kind: ImageKind, words: str) -> None:

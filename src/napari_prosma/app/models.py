@@ -120,7 +120,8 @@ class KnownModel:
             return f"it needs volumes, and the image is {image.axes}D"
         pages = image.channels == 1 and image.axes > self.dims
         if image.channels != self.channels and not {image.channels, self.channels} <= {1, 3} and not pages:
-            return f"it needs {self.channels} channels, and the image has {image.channels}"
+            plural = "s" * (self.channels != 1)
+            return f"it needs {self.channels} channel{plural}, and the image has {image.channels}"
         return ""
 
     def doubt(self, image: ImageKind) -> str:
@@ -168,6 +169,8 @@ def known_model(path: Path, origin: str = "") -> KnownModel:
         file = model_file(path)
         header = read_header(file)
         plan, metrics = Plan.model_validate(header["plan"]), header["metrics"]
+        if header["spec"]["out_channels"] != plan.out_channels:
+            raise ValueError("its network and its plan disagree in the number of classes")
         return KnownModel(
             name=name,
             path=path,

@@ -27,6 +27,8 @@ SHIPPED, FURTHER = Path(__file__).parents[1] / "models", "PROSMA_MODELS"
 """Folder of the models in this package; variable that names further ones, parted as in ``PATH``."""
 LENGTH = 8
 """Bytes of a safetensors file that say how long its header is."""
+METADATA = "__metadata__"
+"""What lies under this name in the header of a safetensors file is no tensor."""
 _LONGEST_HEADER = 100_000_000
 
 
@@ -83,15 +85,21 @@ def model_file(given: Path | str) -> Path:
 def read_header(path: Path) -> dict[str, Any]:
     """Values of the header of a model file, by the names that ``model.checkpoint`` writes.
 
-    Raises ``CheckpointError``: it cannot be read, is no model of ours, or of a newer format.
+    Raises ``CheckpointError``: it cannot be read, is no model of ours, is shorter than its tensors, or of a
+    newer format.
     """
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH), "little")
-            if length > min(_LONGEST_HEADER, path.stat().st_size):
+            if length > min(_LONGEST_HEADER, size):
                 raise DataError("its header is longer than the file")
-            text = metadata_of(path, file.read(length))["prosma"]
-        return parse_header(path, text)
+            header = parse_json(file.read(length), f"the header of '{path}'")
+        read = parse_header(path, _ours(path, header)["prosma"])
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
+        if LENGTH + length + max(ends, default=0) > size:
+            raise DataError("its tensors are longer than the file")
+        return read
     except (OSError, DataError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"'{path}' is no checkpoint or is cut short ({error})") from error
 
@@ -101,7 +109,11 @@ def metadata_of(path: Path, header: bytes) -> dict[str, str]:
 
     Raises ``CheckpointError``: it is not of ours.
     """
-    metadata = parse_json(header, f"the header of '{path}'").get("__metadata__", {})
+    return _ours(path, parse_json(header, f"the header of '{path}'"))
+
+
+def _ours(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    metadata = header.get(METADATA, {})
     if "prosma" not in metadata:
         raise CheckpointError(
             f"'{path}' is a safetensors file but no ProSMA checkpoint; choose one that we wrote"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,9 @@ def _sorted(
 
 
 def _row(model: KnownModel, why: str) -> QTreeWidgetItem:
+    short = why  # of a file the reason is to be seen, not the folder, which the tip tells
+    for folder in (model.path, model.path.parent):
+        short = short.replace(f"{folder}{os.sep}", "")
     item = QTreeWidgetItem(
         [
             model.name,
@@ -216,7 +220,7 @@ def _row(model: KnownModel, why: str) -> QTreeWidgetItem:
             model.images if model.dims else "",
             f"{model.dice:.2f}" if model.dice is not None else "",
             model.day.isoformat() if model.day is not None else "",
-            why or _SOURCES.get(model.origin, "shipped with ProSMA"),
+            short or _SOURCES.get(model.origin, "shipped with ProSMA"),
         ]
     )
     item.setData(0, Qt.ItemDataRole.UserRole, model)
