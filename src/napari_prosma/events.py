@@ -3,6 +3,7 @@
 Stop = close the iterator, pause = stop pulling, progress = read the events.
 """
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,13 @@ class Finished(Event):
     """
 
     result: Any
+
+
+def result_of(events: Iterable[Event], *told: type[Event]) -> Generator[Any, None, Any]:
+    """Pass events on, all of them or those ``told``; return the result of the last, None without one."""
+    for event in events:
+        if isinstance(event, Finished):
+            return event.result
+        if isinstance(event, told or Event):
+            yield event
+    return None

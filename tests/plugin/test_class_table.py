@@ -146,6 +146,7 @@ def test_two_values_of_one_name_are_one_class(panel: TrainPanel, qtbot: QtBot, o
     assert panel.source.data_set.class_names == ("background", "organ")
     write(panel, qtbot, 2, 1, "background")
     assert shown(panel) == [("0", "background"), ("3", "organ"), ("7", "background")]
+    looked(panel, qtbot)  # which fills the table anew, under the hands of whoever types
     write(panel, qtbot, 2, 1, "spleen")
     assert "3 is organ, 7 is spleen" in looked(panel, qtbot)
 

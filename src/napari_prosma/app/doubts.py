@@ -17,7 +17,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
 from napari_prosma.data.writers import write_map
 from napari_prosma.errors import CheckpointError, DataError
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.report import write_table
 from napari_prosma.model.applying import named
@@ -51,10 +51,9 @@ def doubt_map(checkpoint: Checkpoint, case: Case, device: str = "auto") -> np.nd
     Raises ``DataError``, ``CheckpointError``, ``ConfigError``: as
     :func:`~napari_prosma.segmentation.segment.segment`, or the case has no label of its image's shape.
     """
-    for event in compare_with_label(checkpoint, case, device):
-        if isinstance(event, Finished):
-            return event.result.map
-    raise AssertionError("a segmentation ends with its result")
+    *_, last = compare_with_label(checkpoint, case, device)
+    assert isinstance(last, Finished)
+    return last.result.map
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,24 +79,11 @@ def _comparing(
     checkpoint: Checkpoint, case: Case, device: str, learned: frozenset[str] | None
 ) -> Iterator[Event]:
     image, label, was_learned = _read(checkpoint, case, learned)
-    for event in segment(checkpoint, image, name=case.name, device=device):
-        if not isinstance(event, Finished):
-            yield event
-            continue
-        probabilities = event.result.probabilities
-        found = doubt(probabilities, label)
-        yield Finished(
-            Compared(
-                found,
-                CaseDoubt(
-                    case.name,
-                    disagreement(probabilities, label, slice_axis(image.geometry)),
-                    tuple(doubted_regions(found, image.geometry)),
-                    was_learned,
-                ),
-                image.geometry,
-            )
-        )
+    segmented = yield from result_of(segment(checkpoint, image, name=case.name, device=device))
+    found = doubt(segmented.probabilities, label)
+    figures = disagreement(segmented.probabilities, label, slice_axis(image.geometry))
+    regions_of_it = tuple(doubted_regions(found, image.geometry))
+    yield Finished(Compared(found, CaseDoubt(case.name, figures, regions_of_it, was_learned), image.geometry))
 
 
 def doubted_regions(doubts: np.ndarray, geometry: Geometry) -> list[Region]:
@@ -170,14 +156,9 @@ def _compared(
 ) -> Generator[Event, None, Compared | DataError]:
     """What was found, or why the case is left out."""
     try:
-        for event in _comparing(checkpoint, case, device, learned):
-            if isinstance(event, Finished):
-                return event.result
-            if isinstance(event, Notice):
-                yield event
+        return (yield from result_of(_comparing(checkpoint, case, device, learned), Notice))
     except DataError as error:
         return error
-    raise AssertionError("a comparison ends with its result")
 
 
 def _learned_images(checkpoint: Checkpoint) -> frozenset[str] | None:

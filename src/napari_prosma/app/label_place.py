@@ -87,7 +87,6 @@ def label_place(data: DataSet, case: Case, class_names: Sequence[str]) -> LabelP
 
     Parameters
     ----------
-    data : DataSet
     case : one of its cases, without a label
     class_names : names, background first
         Of what is to be written.

@@ -28,7 +28,6 @@ def require_possible(path: Path, promised: int, packing: str = "none", held: int
 
     Parameters
     ----------
-    path : Path
     promised : int
         Bytes when unpacked.
     packing : key of ``MOST_SHRINKS``

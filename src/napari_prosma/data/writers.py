@@ -55,11 +55,6 @@ def write_labels(
     are kept by NIfTI (header extension, JSON), NRRD (Slicer segments), MetaImage (comment), OME-Zarr
     (``image-label``), PNG and TIFF (metadata).
 
-    Returns
-    -------
-    Path
-        ``path``.
-
     Raises
     ------
     DataError
@@ -103,11 +98,6 @@ def write_dicom(
     meanings : class name -> SNOMED CT term or ``CODE^SCHEME^TEXT``, optional
     by_hand : bool
         Whether a person corrected the result.
-
-    Returns
-    -------
-    Path
-        ``path``.
 
     Raises
     ------
@@ -154,11 +144,6 @@ def write_dicom(
 def write_descriptions(path: str | Path, class_names: Sequence[str]) -> Path:
     """Write names and colours of the classes for ITK-SNAP, which NIfTI does not tell it.
 
-    Returns
-    -------
-    Path
-        ``path``.
-
     Raises
     ------
     DataError
@@ -174,11 +159,6 @@ def write_map(path: str | Path, array: np.ndarray, geometry: Geometry) -> Path:
     """Write a map (C, *spatial) or (*spatial), such as probabilities, as float32.
 
     PNG holds one plane of values from 0 to 1 as 16 bits, 65535 = 1.
-
-    Returns
-    -------
-    Path
-        ``path``.
 
     Raises
     ------
@@ -204,11 +184,6 @@ def write_image(path: str | Path, image: Image) -> Path:
     """Write an image as OME-Zarr, the one format that keeps all of it, bit for bit.
 
     That is its type, channels, spacing, origin, unit and patient frame.
-
-    Returns
-    -------
-    Path
-        ``path``.
 
     Raises
     ------

@@ -67,7 +67,6 @@ def export_bioimageio(
         A ``.zip`` file.
     name : str, optional
         5 to 128 letters, digits, blanks, ``_+-()``; by default of the classes.
-    description : str
     authors : names
     license : str, optional
         An SPDX identifier such as ``CC-BY-4.0``.
@@ -76,11 +75,6 @@ def export_bioimageio(
         By default a phantom.
     card : str
         What the model is worth, as Markdown (``app.card_pages.as_markdown``): the README begins with it.
-
-    Returns
-    -------
-    Path
-        ``path``.
 
     Raises
     ------

@@ -43,11 +43,6 @@ def export_onnx(checkpoint: Checkpoint | Path | str, path: Path | str) -> Path:
     path : path
         A ``.onnx`` file.
 
-    Returns
-    -------
-    Path
-        ``path``.
-
     Raises
     ------
     ConfigError

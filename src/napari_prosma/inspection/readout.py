@@ -46,7 +46,6 @@ def readout(record: GateRecord, position: Sequence[float], top: int = TOP_CHANNE
 
     Parameters
     ----------
-    record : GateRecord
     position : per spatial axis
         Index on the grid of ``record.image``; fractions are allowed, the middle of element i is i.
     top : int

@@ -19,7 +19,7 @@ import torch
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.metrics import case_metrics
-from napari_prosma.events import Event, Finished
+from napari_prosma.events import Event, Finished, result_of
 from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import inspect_gates, level_factors, require_channel, require_levels
@@ -236,21 +236,17 @@ def over_whole_image(
         device=device,
         changes=changes,
     )
-    for event in events:
-        if not isinstance(event, Finished):
-            yield event
-            continue
-        record: GateRecord = event.result
-        now, classes = record.segmentation, before.class_names
-        dice = {} if label is None else case_metrics(now.labels, label, classes)
-        yield Finished(
-            Effect(
-                record=record,
-                difference=np.abs(now.probabilities - before.probabilities).sum(axis=0) / 2,
-                dice=None if label is None else {n: v for n, v in dice.items() if n.startswith("dice")},
-                agreement=case_metrics(now.labels, before.labels, classes)["dice"],
-                is_empty=not (now.labels.any() or before.labels.any()),
-                seconds=perf_counter() - begun,
-                recomputed_levels=tuple(sorted(record.skips, reverse=True)),
-            )
+    record: GateRecord = yield from result_of(events)
+    now, classes = record.segmentation, before.class_names
+    dice = {} if label is None else case_metrics(now.labels, label, classes)
+    yield Finished(
+        Effect(
+            record=record,
+            difference=np.abs(now.probabilities - before.probabilities).sum(axis=0) / 2,
+            dice=None if label is None else {n: v for n, v in dice.items() if n.startswith("dice")},
+            agreement=case_metrics(now.labels, before.labels, classes)["dice"],
+            is_empty=not (now.labels.any() or before.labels.any()),
+            seconds=perf_counter() - begun,
+            recomputed_levels=tuple(sorted(record.skips, reverse=True)),
         )
+    )

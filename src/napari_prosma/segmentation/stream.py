@@ -124,8 +124,6 @@ class Prepared:
     ----------
     array : (C, *spatial)
         A NumPy array, a memory map or a dask array.
-    geometry : Geometry
-    plan : Plan
     axis : int
         Spatial axis along which rows are asked for; they come with that axis first.
     statistics : Statistics, optional

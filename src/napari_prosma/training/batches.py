@@ -94,7 +94,6 @@ class PreparedCases:
     Parameters
     ----------
     cases : their Case each
-    plan : Plan
     beside : PreparedCases, optional
         Others that are kept in the same room.
     """
@@ -182,7 +181,6 @@ class Batches:
     indices : of the cases to train on
     plan : Plan
         ``batch`` patches are drawn per step and process.
-    seed : int
     augmentation : Augmentation, optional
     foreground_share : float
         See :func:`draw_patch`.
@@ -274,8 +272,6 @@ class UnlabelledBatches:
     ----------
     cases : PreparedCases
         All of them are drawn from.
-    plan : Plan
-    seed : int
     recipe : Recipe, optional
         Its movements make the weak view, its changes of the values the strong one of it.
     device : torch.device

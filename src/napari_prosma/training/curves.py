@@ -80,8 +80,6 @@ def draw_curves(figure: Figure, history: Sequence[EpochEnd], colours: Colours = 
     ----------
     figure : Figure
         Cleared first; legible from 3.5 x 3.6 inches on.
-    history : epochs in order
-    colours : Colours
     """
     figure.clear()
     figure.set_facecolor(colours.background)
@@ -131,11 +129,6 @@ def picture_of(
 
 def save_curves(history: Sequence[EpochEnd], path: str | Path) -> Path:
     """Write the curves as ``.png`` or ``.svg``, or every figure of every epoch as ``.csv``.
-
-    Returns
-    -------
-    Path
-        ``path``.
 
     Raises
     ------

@@ -59,7 +59,6 @@ def shell_line(config: TrainConfig, folds: int | None = None) -> str:
 
     Parameters
     ----------
-    config : TrainConfig
     folds : int, optional
         Of a cross-validation.
 

@@ -37,7 +37,6 @@ def dice_cross_entropy(
 
     Parameters
     ----------
-    out_channels : int
     class_weights : (classes,), optional
         Weight of every class in the cross-entropy, background first (two for one channel); it is divided by
         the sum of the weights that counted, as torch does. By default all alike.

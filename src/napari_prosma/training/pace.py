@@ -111,7 +111,6 @@ def pace_for(
 
     Parameters
     ----------
-    seconds : float
     speed : float
         Operations per second.
     rungs : cheapest first

@@ -98,7 +98,6 @@ def claimed(folder: Path, holder: object, data: Path | None = None, goes_on: boo
 
     Parameters
     ----------
-    folder : Path
     holder : object
         On behalf of whom; the same one may claim it again within the block.
     data : Path, optional

@@ -142,8 +142,6 @@ class Clock:
 
     Parameters
     ----------
-    steps : int
-    minutes : float, optional
     began : float, optional
         When the run began by ``time.monotonic``, if not now: what was read before the first step counts.
     """

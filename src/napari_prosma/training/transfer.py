@@ -60,7 +60,6 @@ def adapted_plan(
 
     Parameters
     ----------
-    source : Checkpoint
     facts : of every case
     class_names : background first
     **rules
@@ -154,7 +153,6 @@ def take_over(network: Network, source: Checkpoint, class_names: Sequence[str]) 
     ----------
     network : ProSMAUNet or a baseline
         Changed in place; its memory and device stay.
-    source : Checkpoint
     class_names : background first
         Of ``network``.
 

@@ -38,7 +38,6 @@ def verdict(
 
     Parameters
     ----------
-    epoch : int
     found : of the validation
     history : the epochs so far
     with_class : by class

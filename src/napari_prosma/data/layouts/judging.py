@@ -92,7 +92,6 @@ class Judge:
 
         Parameters
         ----------
-        reading : Reading
         masks : files, optional
             Those that are labels, as the user says; all others are images.
 

@@ -75,7 +75,6 @@ def recognise(folder: Path, images: str | None = None, masks: str | None = None)
 
     Parameters
     ----------
-    folder : Path
     images, masks : patterns such as ``images/*``, optional
         Which files are what, where the user says so.
 

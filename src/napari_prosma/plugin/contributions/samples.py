@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import napari
-from qtpy.QtWidgets import QMessageBox, QProgressDialog, QWidget
+from qtpy.QtWidgets import QProgressDialog
 
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Progress
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.events import Event, Finished, Progress, result_of
+from napari_prosma.plugin.shared.asking import agrees
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, labels_layer, widen_ranges
 
 if TYPE_CHECKING:
@@ -70,35 +71,33 @@ def _public(name: str) -> list[LayerTuple]:
     window = None if viewer is None else viewer.window._qt_window
     terms = f"{wanted.page}\n\nLicence: {wanted.licence}\n\nPlease cite: {wanted.citation}"
     is_new = not (folder / wanted.folder).exists()
-    if is_new and not _agrees(window, f"Download {wanted.title}?", f"{terms}\n\nKept in {folder}."):
+    kept = f"{terms}\n\nKept in {folder}."
+    if is_new and not agrees(window, f"Download {wanted.title}?", kept, "Download", leave="Not now"):
         raise DataError(f"{wanted.title}: nothing was downloaded; open the sample again to download it")
-    found: list[Finished] = []
+    found: list[list[LayerTuple]] = []
+    errors: list[str] = []
     dialog = QProgressDialog(f"{wanted.title}\n\n{terms}", "Cancel", 0, 0, window)
     dialog.setWindowTitle(wanted.title)
     dialog.setMinimumDuration(0)
-    job, endings = Job(dialog, notify=False), list[Ending]()
+    job = Job(dialog, notify=False)
 
     def happened(event: Event) -> None:
         if isinstance(event, Progress) and event.total:
             dialog.setMaximum(event.total)
             dialog.setValue(min(event.done, event.total - 1))
-        elif isinstance(event, Finished):
-            found.append(event)
-
-    def ended(ending: Ending) -> None:
-        endings.append(ending)
-        dialog.accept()
 
     job.happened.connect(happened)
-    job.ended.connect(ended)
+    job.finished.connect(found.append)
+    job.failed.connect(errors.append)
+    job.ended.connect(dialog.accept)
     job.start(f"ProSMA: {wanted.title}", partial(_fetched, name, folder))
     dialog.exec()
     job.close()
     dialog.deleteLater()
     if not found:
         stopped = f"{wanted.title}: stopped; open the sample again to continue the download"
-        raise DataError(str(endings[0].error) if endings and endings[0].error is not None else stopped)
-    return found[0].result
+        raise DataError(errors[0] if errors else stopped)
+    return found[0]
 
 
 def _fetched(name: str, folder: Path) -> Iterator[Event]:
@@ -106,19 +105,5 @@ def _fetched(name: str, folder: Path) -> Iterator[Event]:
     from napari_prosma.data.fetch import fetch
     from napari_prosma.data.layouts import find_cases
 
-    for event in fetch(name, folder):
-        if isinstance(event, Finished):
-            yield Finished(_layers(find_cases(event.result), SHOWN))
-        else:
-            yield event
-
-
-def _agrees(parent: QWidget | None, question: str, terms: str) -> bool:
-    box = QMessageBox(parent)
-    box.setIcon(QMessageBox.Icon.Question)
-    box.setText(question)
-    box.setInformativeText(terms)
-    download = box.addButton("Download", QMessageBox.ButtonRole.AcceptRole)
-    box.setEscapeButton(box.addButton("Not now", QMessageBox.ButtonRole.RejectRole))
-    box.exec()
-    return box.clickedButton() is download
+    fetched = yield from result_of(fetch(name, folder))
+    yield Finished(_layers(find_cases(fetched), SHOWN))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import napari
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHeaderView, QLabel, QTableWidgetItem, QVBoxLayout
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QTableWidgetItem, QVBoxLayout
 
 from napari_prosma.data.layouts.dicom_studies import Studies
 from napari_prosma.plugin.shared.panel import FigureTable
@@ -22,13 +22,9 @@ class SeriesChooser(QDialog):
         self.setWindowTitle("Open DICOM series")
         rows = studies.rows()
         self.table = FigureTable(_ROWS_SHOWN)
-        self.table.setColumnCount(len(rows[0]))
-        self.table.setHorizontalHeaderLabels([name.capitalize() for name in rows[0]])
+        self.table.head(name.capitalize() for name in rows[0])
         self.table.show_rows([[str(cell) for cell in row.values()] for row in rows])
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        self.table.fit(to_edge=True)
         labelled = [bool(one.objects) for one in studies.series]
         for number, ticked in enumerate(labelled if any(labelled) else [True] * len(labelled)):
             item = self._item(number)

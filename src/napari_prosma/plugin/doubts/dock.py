@@ -16,8 +16,6 @@ from napari.layers import Layer
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QHBoxLayout,
-    QHeaderView,
-    QMessageBox,
     QProgressBar,
     QPushButton,
     QTableWidgetItem,
@@ -37,9 +35,9 @@ from napari_prosma.plugin.doubts.doubted_case import (
     saving,
 )
 from napari_prosma.plugin.shared.access import name_controls
-from napari_prosma.plugin.shared.choosers import choose_run
+from napari_prosma.plugin.shared.asking import agrees, choose_run
 from napari_prosma.plugin.shared.fields import UNLIMITED
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.label_file import LabelFile
 from napari_prosma.plugin.shared.layers import (
     add_layer,
@@ -49,11 +47,11 @@ from napari_prosma.plugin.shared.layers import (
     hide_previews,
     keeping_selection,
     map_layer,
+    remove_layers,
 )
 from napari_prosma.plugin.shared.live import LiveCase
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
-from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.unsaved import note_saved
 
 if TYPE_CHECKING:
@@ -119,13 +117,15 @@ class DoubtedLabels(QWidget):
         self._may_write: set[Path] = set()
         self.listing, self.opening = NewestJob(self), NewestJob(self)
         self.saving = Job(self, notify=False)
-        self.listing.happened.connect(self._listed)
-        self.listing.ended.connect(self._listing_ended)
+        self.message = Message()
+        self.listing.finished.connect(self._listed)
         self.opening.happened.connect(self._opened)
+        self.opening.finished.connect(self._show_map)
         self.opening.ended.connect(self._opening_ended)
         self.saving.happened.connect(self._saved)
-        self.saving.ended.connect(self._saving_ended)
-        self.message = Message()
+        for job in (self.listing, self.opening, self.saving):
+            job.failed.connect(self.message.tell_error)
+            job.ended.connect(self._show_buttons)
         self.busy = QProgressBar()
         self.busy.setRange(0, 0)
         self.busy.setTextVisible(False)
@@ -135,15 +135,8 @@ class DoubtedLabels(QWidget):
         self.table.setToolTip(
             "Click a row, or press Enter on it, to open the case where its label is doubted"
         )
-        self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
-        self.table.setColumnCount(len(_HEADINGS))
-        for column, (title, tip) in enumerate(_HEADINGS.items()):
-            heading = QTableWidgetItem(title)
-            heading.setToolTip(tip)
-            self.table.setHorizontalHeaderItem(column, heading)
-        self.table.cellClicked.connect(self._row_chosen)
-        self.table.cellActivated.connect(self._row_chosen)
+        self.table.head(_HEADINGS)
+        self.table.open_rows(self._row_chosen)
         self.save_button = QPushButton("Save labels")
         self.save_button.setToolTip("Save your corrections to the original label files")
         self.save_button.clicked.connect(self.save)
@@ -242,10 +235,8 @@ class DoubtedLabels(QWidget):
 
     # ---- the list -----------------------------------------------------------------------------------------
 
-    def _listed(self, event: Event) -> None:
-        if not isinstance(event, Finished):
-            return
-        run_dir, rows = event.result
+    def _listed(self, listed: tuple[Path, list[DoubtedLabel]]) -> None:
+        run_dir, rows = listed
         if run_dir == self.run_dir and rows != self.rows:
             self.rows = rows
             self._fill()
@@ -255,11 +246,6 @@ class DoubtedLabels(QWidget):
                 if not less:
                     said = f"none of {len(rows)} labels counts less; those that differ most come first"
                 self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
-
-    def _listing_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
-        self._show_buttons()
 
     def _fill(self) -> None:
         chosen = self._asked.case if self._asked is not None else ""
@@ -277,10 +263,7 @@ class DoubtedLabels(QWidget):
                 self.table.selectRow(number)
         self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
         self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        self.table.fit(to_edge=True)
         self.table.setMaximumHeight(UNLIMITED)
         self.table.blockSignals(False)
 
@@ -303,14 +286,9 @@ class DoubtedLabels(QWidget):
             self._data = event.data
             if event.layers:
                 self._show_case(event)
-        elif isinstance(event, Finished):
-            self._show_map(event.result)
 
-    def _opening_ended(self, ending: Ending) -> None:
+    def _opening_ended(self) -> None:
         self.busy.hide()
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
-        self._show_buttons()
 
     def _show_case(self, read: CaseRead) -> None:
         """Its image and its label, in place of the last case unless that has corrections to save."""
@@ -430,28 +408,17 @@ class DoubtedLabels(QWidget):
 
     def _remove_map(self) -> None:
         drawn, self._map = self._map, None
-        if drawn is not None and drawn in self.viewer.layers:
-            self.viewer.layers.remove(drawn)
+        remove_layers(self.viewer, drawn)
 
     # ---- saving -------------------------------------------------------------------------------------------
 
     def _agrees(self, corrected: list[_Open], run_dir: Path) -> bool:
         paths = [path for each in corrected for path in each.file.paths]
-        box = QMessageBox(self)
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle("Save labels")
-        box.setText(f"Overwrite the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?")
+        question = f"Overwrite the label files of {len(corrected)} case{'s' * (len(corrected) != 1)}?"
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        box.setInformativeText(
-            as_rich(
-                f"{paths[0]}{more}\n\nThe original files are kept in {run_dir / ORIGINALS}. You are asked "
-                f"once per run."
-            )
-        )
-        write = box.addButton("Write over them", QMessageBox.ButtonRole.AcceptRole)
-        box.setDefaultButton(box.addButton("Leave them", QMessageBox.ButtonRole.RejectRole))
-        box.exec()
-        return box.clickedButton() is write
+        kept = f"The original files are kept in {run_dir / ORIGINALS}. You are asked once per run."
+        told = f"{paths[0]}{more}\n\n{kept}"
+        return agrees(self, question, told, "Write over them", leave="Leave them", title="Save labels")
 
     def _saved(self, event: Event) -> None:
         if isinstance(event, Written):
@@ -467,11 +434,6 @@ class DoubtedLabels(QWidget):
                 f"Saved the labels of {event.result}. A run that is training on them learns them at once; "
                 f"otherwise train again"
             )
-
-    def _saving_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
-        self._show_buttons()
 
     def _show_buttons(self) -> None:
         self.save_button.setVisible(bool(self._open()))

@@ -15,15 +15,12 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QHeaderView,
     QLineEdit,
     QPushButton,
     QRadioButton,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
@@ -46,6 +43,7 @@ from napari_prosma.plugin.shared.layers import (
     hide_previews,
     image_layer,
     labels_layer,
+    remove_layers,
     spatial_shape,
 )
 from napari_prosma.plugin.shared.loading import EVALUATION
@@ -77,8 +75,8 @@ class EvaluatePanel(Panel):
         self.evaluation: Evaluation | None = None
         self._measuring = False
         self.opening = NewestJob(self)
-        self.opening.happened.connect(self._opened)
-        self.opening.ended.connect(self._opening_ended)
+        self.opening.finished.connect(self._opened)
+        self.opening.failed.connect(self.status.tell_error)
         self._compared: tuple[Layer, ...] = ()
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None
@@ -223,11 +221,8 @@ class EvaluatePanel(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         self.summary = Message()
         self.table = FigureTable(rows_shown=8)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.table.setToolTip("Click a row to open its case where it is worst")
-        self.table.cellClicked.connect(self.open_row)
-        self.table.cellActivated.connect(self.open_row)
+        self.table.open_rows(self.open_row)
         self.plots_button = QPushButton("Box plots")
         self.plots_button.setToolTip("Distribution of each measure over the cases, class by class")
         self.plots_button.clicked.connect(self._show_plots)
@@ -247,20 +242,17 @@ class EvaluatePanel(Panel):
     def _show(self, evaluation: Evaluation) -> None:
         self.evaluation, self._shown_case = evaluation, None
         units = " or ".join(sorted({"mm" if c.unit == "mm" else "px" for c in evaluation.cases}))
-        titles = {
-            "Case": "Lowest mean Dice first",
-            "Class": "",
-            "Dice": "Overlap: 1 is perfect",
-            "IoU": "Intersection over union: 1 is perfect",
-            "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
-            f"HD95 {units}": "Distance within which 95% of both surfaces lie; ∞ where one of the two has "
-            "none",
-        }
-        self.table.setColumnCount(len(titles))
-        for column, (title, tip) in enumerate(titles.items()):
-            heading = QTableWidgetItem(title)
-            heading.setToolTip(tip)
-            self.table.setHorizontalHeaderItem(column, heading)
+        self.table.head(
+            {
+                "Case": "Lowest mean Dice first",
+                "Class": "",
+                "Dice": "Overlap: 1 is perfect",
+                "IoU": "Intersection over union: 1 is perfect",
+                "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
+                f"HD95 {units}": "Distance within which 95% of both surfaces lie; ∞ where one of the two has "
+                "none",
+            }
+        )
         rows = [
             [case.pair.name, name, *map(_share, (m.dice, m.iou, m.surface_dice)), _distance(m.hd95)]
             for case in evaluation.cases
@@ -270,10 +262,7 @@ class EvaluatePanel(Panel):
         failed += [[name, "", why, "", "", ""] for name, why in evaluation.unpaired.items()]
         self.table.show_rows([*rows, *failed])
         self.table.setColumnHidden(_CLASS_COLUMN, len(evaluation.class_names) == 1)
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table.fit(wide=0)
         for row, name in enumerate(row[0] for row in (*rows, *failed)):
             item = self.table.item(row, 0)
             assert item is not None
@@ -308,9 +297,7 @@ class EvaluatePanel(Panel):
         self.outcome.hide()
 
     def _close_case(self) -> None:
-        for layer in self._shown.values():
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        remove_layers(self.viewer, *self._shown.values())
         self._shown = {}
 
     def _save(self) -> None:
@@ -320,10 +307,7 @@ class EvaluatePanel(Panel):
 
     # ---- a case as layers ---------------------------------------------------------------------------------
 
-    def _opened(self, event: Event) -> None:
-        if not isinstance(event, Finished):
-            return
-        opened: _Opened = event.result
+    def _opened(self, opened: _Opened) -> None:
         if opened.layers:
             hide_previews(self.viewer)
             self._close_case()
@@ -343,10 +327,6 @@ class EvaluatePanel(Panel):
         elif looked_at:
             go_to(self.viewer, looked_at[-1], opened.worst)
             self.status.tell(f"{opened.case.pair.name}, where {opened.class_name} is worst")
-
-    def _opening_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.status.tell_error(str(ending.error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,7 +367,6 @@ def worst_place(
     ----------
     predicted, truth : (*spatial)
         Class indices; elements that the reference leaves unlabelled are not wrong.
-    label : int
     geometry : Geometry
         Its spacing says how deep an element lies.
     """

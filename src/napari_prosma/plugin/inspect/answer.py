@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
 
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect.looking import Looked
@@ -42,12 +42,7 @@ class Answer(QWidget):
         super().__init__()
         self._looked: Looked | None = None
         self.table = FigureTable()
-        self.table.setColumnCount(len(COLUMNS))
-        self.table.setHorizontalHeaderLabels(list(COLUMNS))
-        for column, tip in enumerate(COLUMNS.values()):
-            item = self.table.horizontalHeaderItem(column)
-            assert item is not None
-            item.setToolTip(tip)
+        self.table.head(COLUMNS)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.table.itemSelectionChanged.connect(self._selected)
@@ -71,10 +66,7 @@ class Answer(QWidget):
             rows.append([str(level), *cells, worth_in_words(looked.tried[level])])
         self.table.blockSignals(True)
         self.table.show_rows(rows)
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(len(COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
+        self.table.fit(wide=len(COLUMNS) - 1)
         self.table.selectRow(0)
         self.table.blockSignals(False)
         self._tell()

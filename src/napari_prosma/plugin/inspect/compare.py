@@ -23,7 +23,7 @@ from napari_prosma.plugin.inspect.layers import (
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.inspect.trials import Drawn, pixels_of
 from napari_prosma.plugin.shared.job import spare_threads
-from napari_prosma.plugin.shared.layers import add_layer, keeping_selection, map_layer
+from napari_prosma.plugin.shared.layers import add_layer, keeping_selection, map_layer, remove_layers
 from napari_prosma.plugin.shared.model_chooser import ModelChooser
 from napari_prosma.plugin.shared.panel import Message
 
@@ -195,9 +195,7 @@ class SideBySide:
         self._viewer.reset_view()
 
     def _take_away(self) -> None:
-        for layer in self._layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        remove_layers(self._viewer, *self._layers)
         self._layers = []
 
 

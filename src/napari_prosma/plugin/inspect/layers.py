@@ -17,6 +17,7 @@ from napari_prosma.plugin.shared.layers import (
     add_layer,
     keeping_selection,
     map_layer,
+    remove_layers,
     result_layer,
 )
 
@@ -60,9 +61,7 @@ class InspectLayers:
 
     def start(self, source: Layer) -> None:
         """Make way for the maps of an image."""
-        for layer in (*self._shown.values(), *self._extra.values(), self._outline):
-            if layer is not None and layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        remove_layers(self.viewer, *self._shown.values(), *self._extra.values(), self._outline)
         self._shown, self._extra, self._outline, self.source = {}, {}, None, source
         self._changed = ""
 
@@ -71,9 +70,7 @@ class InspectLayers:
         assert self.source is not None
         drawn = {layer.name: layer for layer in wanted}
         for name in [name for name in self._shown if name not in drawn]:
-            layer = self._shown.pop(name)
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+            remove_layers(self.viewer, self._shown.pop(name))
         with keeping_selection(self.viewer):
             for name, made in drawn.items():
                 layer_tuple = map_layer(made, self.source)
@@ -122,9 +119,7 @@ class InspectLayers:
 
     def drop(self, name: str) -> None:
         """Close a map that was opened besides, if it is still open."""
-        layer = self._extra.pop(name, None)
-        if layer is not None and layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
+        remove_layers(self.viewer, self._extra.pop(name, None))
 
     def outline(self, found: Segmentation) -> None:
         """Draw the result's outline above the maps."""

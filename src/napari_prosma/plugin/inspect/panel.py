@@ -343,8 +343,7 @@ class InspectPanel(Panel):
 
     def _fill_table(self, record: GateRecord) -> None:
         header, rows, meanings = table_of_measures({"": record})
-        self.table.setColumnCount(len(header))
-        self.table.setHorizontalHeaderLabels(header)
+        self.table.head(header)
         self.table.show_rows(rows)
         for row, meaning in enumerate(meanings):
             for column in range(len(header)):

@@ -11,18 +11,16 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtWidgets import (
     QCheckBox,
-    QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_prosma.data.texts import write_rows
-from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.record import GateRecord
+from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 
@@ -52,11 +50,8 @@ class PointerPart(QWidget):
         self.pin_box.toggled.connect(self._toggle)
         self.told = Message()
         self.table = FigureTable(rows_shown=8)
-        self.table.setColumnCount(len(COLUMNS))
-        self.table.setHorizontalHeaderLabels(list(COLUMNS))
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.head(COLUMNS)
+        self.table.fit()
         self.table.hide()
         self.save_button = QPushButton("Save rows…")
         self.save_button.setToolTip("Save the pinned positions as a CSV file")
@@ -144,15 +139,11 @@ class PointerPart(QWidget):
             self.table.scrollToBottom()
 
     def _save(self) -> None:
-        chosen, _ = QFileDialog.getSaveFileName(
-            self, "Save the rows", str(Path.home() / "positions.csv"), "*.csv"
-        )
-        if not chosen:
-            return
-        try:
-            write_rows(Path(chosen), (dict(zip(COLUMNS, row, strict=True)) for row in self.rows), COLUMNS)
-        except DataError as error:
-            self.told.tell_error(str(error))
+        save_as(self, "Save the rows", Path.home() / "positions.csv", "*.csv", self.save, self.told)
+
+    def save(self, path: Path) -> None:
+        """Write the pinned positions as CSV (raises ``DataError``)."""
+        write_rows(path, (dict(zip(COLUMNS, row, strict=True)) for row in self.rows), COLUMNS)
 
 
 def in_words(found: Readout) -> str:

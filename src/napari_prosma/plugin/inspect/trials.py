@@ -13,9 +13,7 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QDialog,
-    QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QScrollArea,
@@ -26,8 +24,9 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Started
+from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import combo
 from napari_prosma.plugin.shared.job import spare_threads
 from napari_prosma.plugin.shared.panel import FigureTable, Message
@@ -175,12 +174,9 @@ class OutcomeView(QWidget):
         self.finding.tell(drawn.finding)
         columns = list(dict.fromkeys(name for row in drawn.rows for name in row))
         self.table = FigureTable(rows_shown=6)
-        self.table.setColumnCount(len(columns))
-        self.table.setHorizontalHeaderLabels(columns)
+        self.table.head(columns)
         self.table.show_rows([[_cell(row.get(name, "")) for name in columns] for row in drawn.rows])
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.fit()
         self.save_button = QPushButton("Save…")
         self.save_button.setToolTip("The table as CSV, or the plot as PNG or SVG, by the name of the file")
         self.save_button.clicked.connect(self._save)
@@ -208,31 +204,21 @@ class OutcomeView(QWidget):
     def save(self, path: Path) -> None:
         """CSV of the rows, or the plot as what the name ends in.
 
-        Raises ``DataError``: the file cannot be written.
+        Raises ``DataError``: the name ends otherwise, or the file cannot be written.
         """
         from napari_prosma.inspection.report import write_table
 
+        if path.suffix.lower() not in (".csv", ".png", ".svg"):
+            raise DataError(f"'{path.name}' should end in .csv, .png or .svg; choose such a name")
         if path.suffix.lower() == ".csv":
             write_table(path, [dict(row) for row in self._drawn.rows])
             return
         with written_whole(path) as temporary:
-            self._drawn.figure.savefig(temporary, dpi=2 * DPI, format=path.suffix[1:].lower() or "png")
+            self._drawn.figure.savefig(temporary, dpi=2 * DPI, format=path.suffix[1:].lower())
 
     def _save(self) -> None:
-        start = str(Path.home() / f"{self._drawn.test}.csv")
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save the outcome", start, SAVED_AS)
-        if not chosen:
-            return
-        path = Path(chosen)
-        if path.suffix.lower() not in (".csv", ".png", ".svg"):
-            self.told.tell_error(f"'{path.name}' should end in .csv, .png or .svg; choose such a name")
-            return
-        try:
-            self.save(path)
-        except DataError as error:
-            self.told.tell_error(str(error))
-        else:
-            self.told.tell(f"Saved as {path}")
+        start = Path.home() / f"{self._drawn.test}.csv"
+        save_as(self, "Save the outcome", start, SAVED_AS, self.save, self.told)
 
 
 def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:
@@ -252,14 +238,10 @@ def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) ->
             run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)
             other = _another_training(looked, beside) if test == "sanity_check" else {}
             events = run(looked.checkpoint, looked.image, **place, **other)
-        for event in events:
-            if not isinstance(event, Finished):
-                yield event
-                continue
-            table: faithfulness.Table = event.result
-            figure = table_figure(test, table.rows)
-            finding = TESTED[test](table.rows, None)
-            yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))
+        table: faithfulness.Table = yield from result_of(events)
+        figure = table_figure(test, table.rows)
+        finding = TESTED[test](table.rows, None)
+        yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))
 
 
 def _another_training(looked: Looked, beside: Mapping[str, Path]) -> dict[str, Checkpoint]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -26,13 +26,14 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
-from napari_prosma.events import Event, Finished, Progress
+from napari_prosma.events import Event, Finished, Progress, result_of
 from napari_prosma.plugin.inspect.looking import Looked, Region, opened
 from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect.words import effect_in_words
 from napari_prosma.plugin.shared.job import Ending, spare_threads
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.strokes import single_shot
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import ChannelMaps, GateRecord, Means
@@ -95,15 +96,14 @@ class WhatIfPart(QWidget):
         self._region: Region | None = None
         self._channels: tuple[tuple[int, int], ...] = ()
         self.job = NewestJob(self)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
         self.whole_job = NewestJob(self)
+        self.told, self.whole_told = Message(), Message()
+        self.job.finished.connect(self._tell)
+        self.job.failed.connect(self.told.tell_error)
+        self.job.ended.connect(self._ended)
         self.whole_job.happened.connect(self._whole_happened)
-        self.whole_job.ended.connect(self._whole_ended)
-        self.rest = QTimer(self)
-        self.rest.setSingleShot(True)
-        self.rest.setInterval(REST_MS)
-        self.rest.timeout.connect(self._pass_whole)
+        self.whole_job.failed.connect(self.whole_told.tell_error)
+        self.rest = single_shot(self, REST_MS, self._pass_whole)
         self.sliders: dict[int, QLabeledDoubleSlider] = {}
         self.settings: dict[int, QComboBox] = {}
         self.zeros: dict[int, QLabel] = {}
@@ -125,7 +125,6 @@ class WhatIfPart(QWidget):
             "background. Untick it to stop that"
         )
         self.whole_box.toggled.connect(self._whole_toggled)
-        self.told, self.whole_told = Message(), Message()
         buttons = QHBoxLayout()
         buttons.addWidget(self.back_button)
         buttons.addWidget(self.here_button)
@@ -285,11 +284,9 @@ class WhatIfPart(QWidget):
         )
         self.job.start("ProSMA: what if", follow)
 
-    def _happened(self, event: Event) -> None:
-        if not isinstance(event, Finished):
-            return
+    def _tell(self, made: tuple[WhatIf, Followed]) -> None:
         assert self._looked is not None
-        self._what_if, followed = event.result
+        self._what_if, followed = made
         if self.is_unchanged:
             self.told.tell("As it was trained")
             self._show_zeros(self._looked.record)
@@ -301,9 +298,7 @@ class WhatIfPart(QWidget):
         self.followed.emit(followed)
 
     def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.told.tell_error(str(ending.error))
-        elif self.whole_box.isChecked() and self._has_rest:
+        if ending.error is None and self.whole_box.isChecked() and self._has_rest:
             self.rest.start()
 
     @property
@@ -351,10 +346,6 @@ class WhatIfPart(QWidget):
             self.whole_told.tell(f"In the whole image: {event.result.in_words()}")
             self._show_zeros(event.result.effect.record)
             self.followed.emit(event.result)
-
-    def _whole_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.whole_told.tell_error(str(ending.error))
 
     def _show_zeros(self, record: GateRecord) -> None:
         for level, label in self.zeros.items():
@@ -427,14 +418,9 @@ def _passing_whole(
     with cpu_threads(spare_threads()):
         maps = []
         for level, channel in channels:
-            for event in skip_channel(
+            events = skip_channel(
                 looked.checkpoint, looked.image, level, channel, name=looked.record.name, changes=changes
-            ):
-                if isinstance(event, Finished):
-                    maps.append(event.result)
-                else:
-                    yield event
-        for event in over_whole_image(looked.checkpoint, looked.record, changes):
-            if isinstance(event, Finished):
-                event = Finished(Followed(event.result, before, tuple(maps), changed))
-            yield event
+            )
+            maps.append((yield from result_of(events)))
+        effect = yield from result_of(over_whole_image(looked.checkpoint, looked.record, changes))
+        yield Finished(Followed(effect, before, tuple(maps), changed))

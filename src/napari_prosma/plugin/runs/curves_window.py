@@ -14,7 +14,6 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_prosma.data.names import in_plot
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -32,8 +31,9 @@ class CurvesWindow(QWidget):
         self.told = Message()
         self._theme = "dark"
         self.job = NewestJob(self)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
+        self.job.happened.connect(self._tell_notice)
+        self.job.finished.connect(self._draw)
+        self.job.failed.connect(self.told.tell_error)
         layout = QVBoxLayout(self)
         layout.addWidget(self.canvas, 1)
         layout.addWidget(self.told)
@@ -52,16 +52,13 @@ class CurvesWindow(QWidget):
         self.job.close()
         super().closeEvent(event)  # type: ignore[arg-type]
 
-    def _happened(self, event: Event) -> None:
+    def _tell_notice(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.told.tell_error(event.message)
-        elif isinstance(event, Finished):
-            draw_dice(self.figure, event.result, "white" if self._theme != "light" else "black")
-            self.canvas.draw_idle()
 
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.told.tell_error(str(ending.error))
+    def _draw(self, histories: dict[str, tuple[EpochEnd, ...]]) -> None:
+        draw_dice(self.figure, histories, "white" if self._theme != "light" else "black")
+        self.canvas.draw_idle()
 
 
 def draw_dice(figure: Figure, histories: dict[str, tuple[EpochEnd, ...]], ink: str) -> None:

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QInputDialog,
     QLineEdit,
-    QMessageBox,
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
@@ -31,7 +30,7 @@ from napari_prosma.app.run_list import FAILED, RUNNING, KnownRun, known_runs, re
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.runs.curves_window import CurvesWindow
-from napari_prosma.plugin.shared.job import Ending
+from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import PANEL_WIDTH, Message, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
@@ -84,8 +83,8 @@ class RunsPanel(QWidget):
         layout.addLayout(grid)
         self.setMinimumWidth(PANEL_WIDTH)
         self.reading = NewestJob(self)
-        self.reading.happened.connect(self._read)
-        self.reading.ended.connect(self._reading_ended)
+        self.reading.finished.connect(self._list)
+        self.reading.failed.connect(self.message.tell_error)
         self.under_way = under_way_of(napari_viewer)
         self.under_way.changed.connect(self.look_again)
         self.look_again()
@@ -122,7 +121,9 @@ class RunsPanel(QWidget):
             except ProsmaError as error:
                 refused.append(str(error))
         names = "\n".join(map(str, kept))
-        if kept and self._agrees("There is no trash for these runs. Delete them for good?", names, FOR_GOOD):
+        if kept and agrees(
+            self.window(), "There is no trash for these runs. Delete them for good?", names, FOR_GOOD
+        ):
             for folder in kept:
                 try:
                     _delete_for_good(folder)
@@ -144,27 +145,22 @@ class RunsPanel(QWidget):
             ("Forget…", "Forget recent models, folders and form values", self._forget),
         ]
 
-    def _read(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            names = {run.folder for run in self.chosen()}
-            self.runs = event.result
-            self.tree.blockSignals(True)
-            self.tree.clear()
-            for run in self.runs:
-                item = _row(run, run.folder in self.under_way.waiting)
-                self.tree.addTopLevelItem(item)
-                item.setSelected(run.folder in names)
-            there = {run.folder for run in self.runs}
-            for folder in self.under_way.waiting:
-                if folder.resolve() not in there:
-                    self.tree.addTopLevelItem(_row(KnownRun(folder, WAITING), True))
-            self.tree.blockSignals(False)
-            self._filter(self.search.text())
-            self._show_chosen()
-
-    def _reading_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
+    def _list(self, runs: list[KnownRun]) -> None:
+        names = {run.folder for run in self.chosen()}
+        self.runs = runs
+        self.tree.blockSignals(True)
+        self.tree.clear()
+        for run in runs:
+            item = _row(run, run.folder in self.under_way.waiting)
+            self.tree.addTopLevelItem(item)
+            item.setSelected(run.folder in names)
+        there = {run.folder for run in runs}
+        for folder in self.under_way.waiting:
+            if folder.resolve() not in there:
+                self.tree.addTopLevelItem(_row(KnownRun(folder, WAITING), True))
+        self.tree.blockSignals(False)
+        self._filter(self.search.text())
+        self._show_chosen()
 
     def _filter(self, text: str) -> None:
         words = text.casefold().split()
@@ -225,7 +221,7 @@ class RunsPanel(QWidget):
         runs = [run for run in self.chosen() if run.state not in (RUNNING, WAITING)]
         names = "\n".join(str(run.folder) for run in runs)
         count = f"{len(runs)} run{'s' * (len(runs) != 1)}"
-        if self._agrees(f"Move {count} to the trash?", names, "Move to trash"):
+        if agrees(self.window(), f"Move {count} to the trash?", names, "Move to trash"):
             self.delete(runs)
 
     def _add(self) -> None:
@@ -243,19 +239,9 @@ class RunsPanel(QWidget):
 
     def _forget(self) -> None:
         what = "Recent models and folders, form values and panel positions. Runs and models stay."
-        if self._agrees("Forget what is remembered between sessions?", what, "Forget"):
+        if agrees(self.window(), "Forget what is remembered between sessions?", what, "Forget"):
             forget_all()
             self.message.tell("Everything that was remembered is deleted")
-
-    def _agrees(self, question: str, further: str, action: str) -> bool:
-        box = QMessageBox(self.window())
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setText(question)
-        box.setInformativeText(as_rich(further))
-        agreed = box.addButton(action, QMessageBox.ButtonRole.AcceptRole)
-        box.setDefaultButton(box.addButton("Cancel", QMessageBox.ButtonRole.RejectRole))
-        box.exec()
-        return box.clickedButton() is agreed
 
 
 def _listing() -> Iterator[Event]:

@@ -12,9 +12,8 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLa
 from superqt import QLabeledDoubleSlider
 
 from napari_prosma.events import Event, Finished
-from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.segment.results import Cleaned, Result
 from napari_prosma.plugin.shared.fields import number
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -39,8 +38,7 @@ class CleaningBox(QGroupBox):
         self._result: Result | None = None
         self._stale: list[Result] = []
         self.job = NewestJob(self)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
+        self.job.finished.connect(self._show_cleaned)
         form = QFormLayout(self)
         form.setContentsMargins(6, 4, 6, 6)
         self.classes = QComboBox()
@@ -63,6 +61,7 @@ class CleaningBox(QGroupBox):
         self.fill_holes = QCheckBox("fill holes")
         self.fill_holes.setToolTip("Background that the class encloses on all sides becomes the class")
         self.message = Message()
+        self.job.failed.connect(self.message.tell_error)
         boxes = QWidget()
         row = QHBoxLayout(boxes)
         row.setContentsMargins(0, 0, 0, 0)
@@ -197,15 +196,10 @@ class CleaningBox(QGroupBox):
         if self._stale:
             self.job.ask(self._begin, interrupt=False)
 
-    def _happened(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            result, made = event.result
-            if not result.show(made):
-                self._clean(result)
-
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
+    def _show_cleaned(self, done: tuple[Result, Cleaned]) -> None:
+        result, made = done
+        if not result.show(made):
+            self._clean(result)
 
 
 def as_text(class_name: str, cleaning: Cleaning) -> str:

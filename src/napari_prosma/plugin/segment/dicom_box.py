@@ -36,7 +36,6 @@ class DicomBox(QDialog):
 
     Parameters
     ----------
-    parent : QWidget
     segments : names of classes without the background
         Of a SEG; empty for contours, which have no meanings.
     known : class name -> meaning

@@ -56,6 +56,7 @@ from napari_prosma.plugin.shared.layers import (
     hide_previews,
     image_kind,
     keeping_selection,
+    remove_layers,
     show_some,
     write_layer,
 )
@@ -341,9 +342,7 @@ class SegmentPanel(Panel):
         """Remove an earlier result of the same image and model, unless a hand has changed it."""
         for labels, result in list(self.results.results.items()):
             if (result.source, result.model) == (made.layer, made.model) and not result.is_corrected:
-                for layer in (labels, *result.maps):
-                    if layer in self.viewer.layers:
-                        self.viewer.layers.remove(layer)
+                remove_layers(self.viewer, labels, *result.maps)
 
     def _sum_up(self) -> None:
         said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []

@@ -10,15 +10,14 @@ import napari
 import numpy as np
 from napari.layers import Shapes
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
 
 from napari_prosma.data.keep import safe_name
-from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.access import name_controls
+from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import UNLIMITED
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     camera_of,
@@ -26,6 +25,7 @@ from napari_prosma.plugin.shared.layers import (
     folder_of,
     go_to,
     image_of,
+    remove_layers,
 )
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import FigureTable, Message
@@ -60,8 +60,8 @@ class RegionsTable(QWidget):
         self._result: Result | None = None
         self._mark: Shapes | None = None
         self.job = NewestJob(self)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
+        self.job.finished.connect(self._measured)
+        self.job.failed.connect(self._failed)
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self.measure)
         self.message = Message()
@@ -69,10 +69,7 @@ class RegionsTable(QWidget):
         self.table.setToolTip(
             "Click a row, or press Enter on it, to go to its region; click a title to sort by it"
         )
-        self.table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
-        self.table.cellActivated.connect(self._go_to_row)
-        self.table.cellClicked.connect(self._go_to_row)
+        self.table.open_rows(self._go_to_row)
         self.save_button = QPushButton("Save as CSV…")
         self.save_button.setToolTip("Save the table, with positions and boxes, as a CSV file")
         self.save_button.setEnabled(False)
@@ -143,16 +140,14 @@ class RegionsTable(QWidget):
             self.closed.emit()
         return super().event(event)
 
-    def _happened(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            result, found = event.result
-            if result is self._result:
-                self._show(result, found)
+    def _measured(self, measured: tuple[Result, list[Region]]) -> None:
+        result, found = measured
+        if result is self._result:
+            self._show(result, found)
 
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self._show(None, [])
-            self.message.tell_error(str(ending.error))
+    def _failed(self, error: str) -> None:
+        self._show(None, [])
+        self.message.tell_error(error)
 
     def _show(self, result: Result | None, found: list[Region]) -> None:
         self.found = found
@@ -161,9 +156,7 @@ class RegionsTable(QWidget):
         self.save_button.setEnabled(bool(found))
         self.table.blockSignals(True)
         self.table.setSortingEnabled(False)
-        titles = [] if result is None else _titles(result, found)
-        self.table.setColumnCount(len(titles))
-        self.table.setHorizontalHeaderLabels(titles)
+        self.table.head([] if result is None else _titles(result, found))
         self.table.setRowCount(min(len(found), MOST_ROWS))
         for row, region in enumerate(found[:MOST_ROWS]):
             for column, value in enumerate(_cells(region)):
@@ -218,21 +211,12 @@ class RegionsTable(QWidget):
 
     def _remove_mark(self) -> None:
         mark, self._mark = self._mark, None
-        if mark is not None and mark in self.viewer.layers:
-            self.viewer.layers.remove(mark)
+        remove_layers(self.viewer, mark)
 
     def _save(self) -> None:
         assert self._result is not None
-        start = str(folder_of(self._result.source) / f"{safe_name(self._result.found.name)} regions.csv")
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save the regions", start, "*.csv")
-        if not chosen:
-            return
-        try:
-            self.save(Path(chosen))
-        except DataError as error:
-            self.message.tell_error(str(error))
-        else:
-            self.message.tell(f"Saved as {chosen}")
+        start = folder_of(self._result.source) / f"{safe_name(self._result.found.name)} regions.csv"
+        save_as(self, "Save the regions", start, "*.csv", self.save, self.message)
 
 
 def _titles(result: Result, found: list[Region]) -> list[str]:

@@ -21,9 +21,10 @@ from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
-from napari_prosma.plugin.shared.choosers import DATA, PathField, chosen_folder
+from napari_prosma.plugin.shared.asking import chosen_folder
+from napari_prosma.plugin.shared.choosers import DATA, PathField
 from napari_prosma.plugin.shared.fields import group
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.placing import onto_image
@@ -50,8 +51,10 @@ class TrainingSet(QWidget):
         self._result: Result | None = None
         self._suggested: Path | None = None
         self.job = Job(self, notify=False)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
+        self.message = Message()
+        self.job.finished.connect(self.message.tell)
+        self.job.failed.connect(self.message.tell_error)
+        self.job.ended.connect(self._show_buttons)
         box, form = group("Correct and learn")
         self.folder = PathField("Choose the folder of the training set", "a folder for corrected cases")
         self.folder.line.setToolTip("Images and labels are saved here; created if missing")
@@ -70,7 +73,6 @@ class TrainingSet(QWidget):
             "enough"
         )
         self.own_button.clicked.connect(self._fine_tune_on_a_folder)
-        self.message = Message()
         buttons = QHBoxLayout()
         buttons.addWidget(self.add_button)
         buttons.addWidget(self.fine_tune_button)
@@ -125,15 +127,6 @@ class TrainingSet(QWidget):
         folder = chosen_folder(self, "Choose the folder of your images and masks", DATA)
         if folder is not None:
             self.fine_tune.emit(folder, None)
-
-    def _happened(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self.message.tell(event.result)
-
-    def _ended(self, ending: Ending) -> None:
-        self._show_buttons()
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
 
     def _show_buttons(self) -> None:
         self.add_button.setEnabled(self._result is not None and not self.job.is_running)

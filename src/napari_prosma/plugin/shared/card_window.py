@@ -11,7 +11,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTextBrowser, QVBoxLayout, QWidget
 
 from napari_prosma.events import Event, Finished, Notice
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -35,6 +34,7 @@ class CardWindow(QWidget):
         self.told = Message()
         self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
+        self.job.failed.connect(self.told.tell_error)
         self.job.ended.connect(self._ended)
         self.draw_button = QPushButton("Draw the worst cases")
         self.draw_button.setToolTip("Segment the worst cases of the run again, and draw them")
@@ -99,10 +99,8 @@ class CardWindow(QWidget):
             self.show_card(event.result, self._model)
             self.told.tell("" if any(worst.picture for worst in event.result.worst) else said)
 
-    def _ended(self, ending: Ending) -> None:
+    def _ended(self) -> None:
         self.draw_button.setEnabled(True)
-        if ending.error is not None:
-            self.told.tell_error(str(ending.error))
 
 
 def _drawing(model: Path) -> Iterator[Event]:

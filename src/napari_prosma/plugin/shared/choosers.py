@@ -11,7 +11,6 @@ from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
     QHBoxLayout,
     QLineEdit,
     QPushButton,
@@ -20,9 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.app.models import runs_folder
-from napari_prosma.app.remembered import remember, remembered
 from napari_prosma.errors import DataError
+from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.layers import add_layer, is_input
 from napari_prosma.plugin.shared.placing import joined_channels
 
@@ -35,8 +33,6 @@ class LayerChooser(QComboBox):
 
     Parameters
     ----------
-    viewer : napari.Viewer
-    kind : type of layer
     none : str
         Text of the entry for "no layer"; empty = there is none.
     """
@@ -157,9 +153,9 @@ class PathField(QWidget):
 
     chosen = Signal(object)
 
-    def __init__(self, title: str, placeholder: str = "", file_filter: str = "") -> None:
+    def __init__(self, title: str, placeholder: str = "") -> None:
         super().__init__()
-        self._title, self._filter = title, file_filter
+        self._title = title
         self.line = QLineEdit()
         self.line.setPlaceholderText(placeholder)
         self.line.editingFinished.connect(self._entered)
@@ -196,35 +192,7 @@ class PathField(QWidget):
             self.chosen.emit(self.path)
 
     def _browse(self) -> None:
-        if self._filter:
-            start = str(self.path or start_folder(self._title))
-            text, _ = QFileDialog.getOpenFileName(self, self._title, start, self._filter)
-            found = Path(text) if text else None
-        else:
-            found = chosen_folder(self, self._title, start=self.path)
+        found = chosen_folder(self, self._title, start=self.path)
         if found is not None:
             self._told = None
             self.set_path(found)
-
-
-def chosen_folder(parent: QWidget, title: str, topic: str = "", start: Path | None = None) -> Path | None:
-    """A folder that the user chooses, beginning where he chose the last one for this; None = none."""
-    topic = topic or title
-    found = QFileDialog.getExistingDirectory(parent, title, str(start or start_folder(topic)))
-    if not found:
-        return None
-    remember(f"folder: {topic}", found)
-    return Path(found)
-
-
-def start_folder(topic: str) -> Path:
-    """The folder that was chosen last for this, or home."""
-    held = remembered(f"folder: {topic}")
-    return Path(held) if isinstance(held, str) and Path(held).is_dir() else Path.home()
-
-
-def choose_run(parent: QWidget) -> Path | None:
-    """The folder of a run that the user chooses."""
-    start = runs_folder() if runs_folder().is_dir() else Path.home()
-    folder = QFileDialog.getExistingDirectory(parent, "Labels that the run in this folder doubts", str(start))
-    return Path(folder) if folder else None

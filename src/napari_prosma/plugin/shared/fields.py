@@ -52,17 +52,23 @@ def folded_form(title: str) -> tuple[QCollapsible, QFormLayout]:
     return fold(title, content), layout
 
 
-def combo(choices: Mapping[Value, Choice], default: Value, tip: str, named: bool = False) -> QComboBox:
-    """Choices with a tip each; ``named`` puts the value, as a shell knows it, before the words."""
+def combo(choices: Mapping[Value, Choice], default: Value, tip: str) -> QComboBox:
+    """Choices with a tip each."""
     box = QComboBox()
-    for index, (value, choice) in enumerate(choices.items()):
-        box.addItem(f"{value}: {choice.words}" if named else choice.words, value)
-        box.setItemData(index, choice.meaning, Qt.ItemDataRole.ToolTipRole)
+    for value, choice in choices.items():
+        box.addItem(choice.words, value)
+    show_meanings(box, choices)
     box.setCurrentIndex(list(choices).index(default))
-    box.setMinimumContentsLength(10)
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setToolTip(tip)
     return box
+
+
+def show_meanings(box: QComboBox, choices: Mapping[Value, Choice]) -> None:
+    """The sentence of each choice, where the mouse rests on it."""
+    for index, choice in enumerate(choices.values()):
+        box.setItemData(index, choice.meaning, Qt.ItemDataRole.ToolTipRole)
+    box.setMinimumContentsLength(10)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
 
 
 def whole(low: int, high: int, value: int, tip: str, least: str = "", suffix: str = "") -> QSpinBox:

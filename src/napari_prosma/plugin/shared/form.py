@@ -9,10 +9,10 @@ from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit
 from magicgui.widgets.bases import ValueWidget
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QFormLayout
+from qtpy.QtWidgets import QFormLayout
 
 from napari_prosma.errors import ConfigError
+from napari_prosma.plugin.shared.fields import show_meanings
 from napari_prosma.settings import Entry
 
 MOST = 1_000_000
@@ -129,14 +129,6 @@ class Form(dict[str, Field]):
             self[name].value = usual[value]
 
 
-def show_choices(box: QComboBox, entry: Entry) -> None:
-    """The sentence of each choice, where the mouse rests on it."""
-    for index, choice in enumerate(entry.choices.values()):
-        box.setItemData(index, choice.meaning, Qt.ItemDataRole.ToolTipRole)
-    box.setMinimumContentsLength(10)
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-
-
 def _widget(entry: Entry) -> ValueWidget[Any]:
     setting = entry.setting
     about: dict[str, Any] = {"name": entry.name, "tooltip": setting.tip or entry.help.rstrip(".")}
@@ -146,7 +138,7 @@ def _widget(entry: Entry) -> ValueWidget[Any]:
             for value, choice in entry.choices.items()
         ]
         box = ComboBox(choices=words, value=entry.default, **about)
-        show_choices(box.native, entry)
+        show_meanings(box.native, entry.choices)
         return box
     if entry.kind is bool:
         return CheckBox(text=setting.label, value=entry.default, **about)

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import QApplication
 from superqt.utils import GeneratorWorker
 
 from napari_prosma.errors import ProsmaError
-from napari_prosma.events import Event, Progress, Started
+from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.shared.layers import know_units
 
 PROGRESS_INTERVAL = 0.1
@@ -48,7 +48,6 @@ class Job(QObject):
 
     Parameters
     ----------
-    parent : QObject
     notify : bool
         Show a ``ProsmaError`` as a napari notification too; the panel shows it anyway.
 
@@ -56,6 +55,10 @@ class Job(QObject):
     -------
     happened(Event)
         Every event, in order, one at a time.
+    finished(object)
+        The result of ``Finished``.
+    failed(str)
+        The words of an error.
     held(bool)
         The run is paused (True) or goes on (False).
     ended(Ending)
@@ -63,6 +66,8 @@ class Job(QObject):
     """
 
     happened = Signal(object)
+    finished = Signal(object)
+    failed = Signal(str)
     held = Signal(bool)
     ended = Signal(object)
 
@@ -176,11 +181,18 @@ class Job(QObject):
             self._end()
             return
         self.happened.emit(event)
+        if isinstance(event, Finished):
+            self.finished.emit(event.result)
         if self._run is not None:
             self._show_progress(event)
 
     def _end(self) -> None:
-        self.ended.emit(self._finish())
+        self._tell_ending(self._finish())
+
+    def _tell_ending(self, ending: Ending) -> None:
+        if ending.error is not None:
+            self.failed.emit(str(ending.error) or type(ending.error).__name__)
+        self.ended.emit(ending)
 
     def _finish(self) -> Ending:
         """Make room for the next run."""

@@ -20,7 +20,6 @@ class LayerTicks(QWidget):
 
     Parameters
     ----------
-    viewer : napari.Viewer
     usual : image layer -> bool, optional
         Which are ticked until the user ticks others; by default the one in view.
 

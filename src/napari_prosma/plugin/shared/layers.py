@@ -92,6 +92,13 @@ def widen_range(layer: Layer) -> None:
         layer.contrast_limits_range = min(low, SOFT_TISSUE[0]), max(high, SOFT_TISSUE[1])
 
 
+def remove_layers(viewer: napari.Viewer, *layers: Layer | None) -> None:
+    """Take those that are still there out of the viewer."""
+    for layer in layers:
+        if layer is not None and layer in viewer.layers:
+            viewer.layers.remove(layer)
+
+
 @contextmanager
 def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
     """What is selected stays so while layers are added: a brush in the hand stays in the hand."""

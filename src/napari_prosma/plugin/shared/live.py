@@ -33,7 +33,6 @@ class LiveCase:
 
     Parameters
     ----------
-    image : napari Image layer
     labels : napari Labels layer
         Drawn on that image.
     labelled : "slices" or "scribbles", optional

@@ -18,7 +18,6 @@ from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.model.header import is_model
 from napari_prosma.plugin.shared.card_window import CardWindow
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.loading import map_torch
 from napari_prosma.plugin.shared.model_list import ModelList
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -97,7 +96,7 @@ class ModelChooser(QWidget):
         self.text, self.doubt = Message(), Message()
         self._reading = NewestJob(self)
         self._reading.happened.connect(self._happened)
-        self._reading.ended.connect(self._ended)
+        self._reading.failed.connect(self._failed)
         row = QHBoxLayout()
         row.setSpacing(3)
         row.addWidget(self.button, 1)
@@ -213,10 +212,9 @@ class ModelChooser(QWidget):
             self.show_doubts()
             self.described.emit(self.facts)
 
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.text.tell_error(str(ending.error))
-            self.described.emit(None)
+    def _failed(self, error: str) -> None:
+        self.text.tell_error(error)
+        self.described.emit(None)
 
 
 def _dropped(event: QDragEnterEvent | QDropEvent) -> Path | None:

@@ -65,7 +65,7 @@ class ModelList(QWidget):
         assert header is not None
         header.setStretchLastSection(True)
         self.reading = NewestJob(self)
-        self.reading.happened.connect(self._read)
+        self.reading.finished.connect(self._list)
         row = QHBoxLayout()
         for text, tip, act in (
             ("File…", "Choose a .safetensors file in another folder", self._choose_file),
@@ -105,15 +105,11 @@ class ModelList(QWidget):
         """Look no longer."""
         self.reading.close()
 
-    def _read(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self.models = event.result
-            self._fill()
-
-    def _fill(self) -> None:
+    def _list(self, models: list[KnownModel]) -> None:
+        self.models = models
         self.tree.clear()
-        for title, models in _sorted(self.models, self._image):
-            if not models:
+        for title, listed in _sorted(models, self._image):
+            if not listed:
                 continue
             top = QTreeWidgetItem(self.tree, [title])
             top.setFlags(Qt.ItemFlag.ItemIsEnabled)
@@ -121,7 +117,7 @@ class ModelList(QWidget):
             font = top.font(0)
             font.setBold(True)
             top.setFont(0, font)
-            for model, why in models:
+            for model, why in listed:
                 top.addChild(_row(model, why))
             top.setExpanded(True)
         for column in range(len(COLUMNS) - 1):

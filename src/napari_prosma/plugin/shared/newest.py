@@ -64,4 +64,4 @@ class NewestJob(Job):
             begin()
             ending = Ending(stopped=True)  # where it started nothing
         if not self.is_running:
-            self.ended.emit(ending)
+            self._tell_ending(ending)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -156,6 +156,30 @@ class FigureTable(QTableWidget):
         same = next((n for n, letters in pairs if len(set(letters)) > 1), len(first) - 1)
         kinds = [(letter.isdigit(), letter.isalpha()) for letter in first]
         return first[: max((n for n in range(1, same + 1) if kinds[n - 1] != kinds[n]), default=0)]
+
+    def head(self, titles: Iterable[str] | Mapping[str, str]) -> None:
+        """Titles of the columns, with tooltips where a mapping has them."""
+        named = [*titles.items()] if isinstance(titles, Mapping) else [(title, "") for title in titles]
+        self.setColumnCount(len(named))
+        for column, (title, meaning) in enumerate(named):
+            heading = QTableWidgetItem(title)
+            heading.setToolTip(meaning)
+            self.setHorizontalHeaderItem(column, heading)
+
+    def fit(self, wide: int | None = None, to_edge: bool = False) -> None:
+        """Columns as wide as what is in them; one, or the last, takes the rest."""
+        assert self._column_header is not None
+        self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        if wide is not None:
+            self._column_header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
+        self._column_header.setStretchLastSection(to_edge)
+
+    def open_rows(self, act: Callable[[int, int], object]) -> None:
+        """Whole rows are chosen, one at a time; a click or Enter calls ``act`` with row and column."""
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.cellClicked.connect(act)
+        self.cellActivated.connect(act)
 
     def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Fill the table and show it."""

@@ -49,14 +49,11 @@ class Outline:
 
     Parameters
     ----------
-    viewer : napari.Viewer
     over : napari layer
         Whose place it has.
     drawn : napari Labels layer
         Whose colours it has, brighter.
     values : labels that may be shown
-    name : str
-    metadata : dict
     """
 
     def __init__(
@@ -130,9 +127,6 @@ class Prediction:
 
     Parameters
     ----------
-    viewer : napari.Viewer
-    image : napari Image layer
-    drawn : napari Labels layer
     values : (K,)
         What is drawn for each class, 0 first.
     name : str

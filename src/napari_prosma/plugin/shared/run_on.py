@@ -9,7 +9,6 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWi
 
 from napari_prosma.app.remembered import MOST_RECENT, remember, remembered
 from napari_prosma.events import Event, Finished
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -50,8 +49,8 @@ class RunOn(QWidget):
         self.test_button.clicked.connect(self._test)
         self.message = Message()
         self.job = NewestJob(self)
-        self.job.happened.connect(self._answered)
-        self.job.ended.connect(self._ended)
+        self.job.finished.connect(self._answered)
+        self.job.failed.connect(self.message.tell_error)
         row = QHBoxLayout()
         row.addWidget(self.field, 1)
         row.addWidget(self.test_button)
@@ -87,14 +86,9 @@ class RunOn(QWidget):
             self.message.tell(f"Asking {address} …")
             self.job.ask(partial(self.job.start, "ProSMA: testing a scheduler", partial(_testing, address)))
 
-    def _answered(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self.message.tell(event.result)
-            self._keep()
-
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
+    def _answered(self, said: str) -> None:
+        self.message.tell(said)
+        self._keep()
 
     def _keep(self) -> None:
         address = self.scheduler

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import napari
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 REST_MS = 400
 """So long without a change counts as rest."""
+
+
+def single_shot(parent: QObject, interval: int, call: Any) -> QTimer:
+    """A timer that calls once, so many ms after it was started last."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(interval)
+    timer.timeout.connect(call)
+    return timer
 
 
 class Strokes(QObject):
@@ -26,10 +37,7 @@ class Strokes(QObject):
         self._viewer = viewer
         self._layer: LabelsLayer | None = None
         self._seen: tuple[object, ...] = ()
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.timeout.connect(self.rested)
+        self._rest = single_shot(self, REST_MS, self.rested)
 
     def watch(self, layer: LabelsLayer | None) -> None:
         """Follow this layer instead; None = none."""

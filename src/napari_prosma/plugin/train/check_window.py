@@ -10,7 +10,7 @@ from pathlib import Path
 import napari
 from qtpy.QtCore import QSize
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QDialog, QFileDialog, QHBoxLayout, QHeaderView, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QHBoxLayout, QHeaderView, QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.check import Problem, check_each, compare, write_table
@@ -18,6 +18,7 @@ from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.shared.access import name_controls
+from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import UNLIMITED
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
@@ -38,16 +39,15 @@ class CheckWindow(QDialog):
         self.problems: tuple[Problem, ...] = ()
         self._data: DataSet | None = None
         self.job = NewestJob(self)
+        self.opening = NewestJob(self)
+        self.message = Message()
         self.job.happened.connect(self._happened)
         self.job.ended.connect(self._ended)
-        self.opening = NewestJob(self)
         self.opening.happened.connect(self._opened)
-        self.opening.ended.connect(self._opening_ended)
+        self.opening.failed.connect(self.message.tell_error)
 
-        self.message = Message()
         self.table = FigureTable()
-        self.table.setColumnCount(4)
-        self.table.setHorizontalHeaderLabels(["Case", "Severity", "Found", "Remedy"])
+        self.table.head(("Case", "Severity", "Found", "Remedy"))
         self.table.setWordWrap(True)
         self.table.setToolTip("Double-click a row to open the image and the label of its case")
         self.table.cellDoubleClicked.connect(self._open)
@@ -139,21 +139,10 @@ class CheckWindow(QDialog):
         elif isinstance(event, Notice):
             self.message.tell_error(event.message)
 
-    def _opening_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
-
     def _save(self) -> None:
         name = f"{self._data.folder.name if self._data else 'data'} check.csv"
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save the table", str(Path.home() / name), "*.csv")
-        if not chosen:
-            return
-        try:
-            write_table(self.problems, Path(chosen))
-        except DataError as error:
-            self.message.tell_error(str(error))
-        else:
-            self.message.tell(f"Saved as {chosen}")
+        writing = partial(write_table, self.problems)
+        save_as(self, "Save the table", Path.home() / name, "*.csv", writing, self.message)
 
 
 @dataclass(frozen=True)

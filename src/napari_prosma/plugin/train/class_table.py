@@ -44,8 +44,7 @@ class ClassTable(QWidget):
             | FigureTable.EditTrigger.EditKeyPressed
             | FigureTable.EditTrigger.AnyKeyPressed
         )
-        self.table.setColumnCount(2)
-        self.table.setHorizontalHeaderLabels(["Value in the mask", "Class"])
+        self.table.head(("Value in the mask", "Class"))
         self.table.setToolTip(
             "Which number in the mask files is which class. Double-click to rename a class or to change its "
             "number; the same name twice makes one class; clear the number to take the class out."

@@ -8,13 +8,14 @@ from functools import partial
 
 import numpy as np
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QSize
 from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.events import EpochEnd, Event, Finished
 from napari_prosma.plugin.shared.newest import NewestJob
+from napari_prosma.plugin.shared.strokes import single_shot
 
 HEIGHT, LEAST_WIDTH = 240, 200
 ROW_HEIGHT = 110
@@ -38,11 +39,8 @@ class Curves(QLabel):
             "objective tells of few or doubtful labels"
         )
         self.job = NewestJob(self)
-        self.job.happened.connect(self._drawn)
-        self._resized = QTimer(self)
-        self._resized.setSingleShot(True)
-        self._resized.setInterval(AFTER_RESIZE_MS)
-        self._resized.timeout.connect(self._draw)
+        self.job.finished.connect(self._drawn)
+        self._resized = single_shot(self, AFTER_RESIZE_MS, self._draw)
         self.hide()
 
     def show_epochs(self, history: Sequence[EpochEnd]) -> None:
@@ -79,13 +77,11 @@ class Curves(QLabel):
         drawing = partial(_drawing, history, self.size(), self.devicePixelRatioF(), colours)
         self.job.start("ProSMA: drawing curves", drawing)
 
-    def _drawn(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            pixels: np.ndarray = event.result
-            height, width, _ = pixels.shape
-            image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
-            image.setDevicePixelRatio(self.devicePixelRatioF())
-            self.setPixmap(QPixmap.fromImage(image))
+    def _drawn(self, pixels: np.ndarray) -> None:
+        height, width, _ = pixels.shape
+        image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+        image.setDevicePixelRatio(self.devicePixelRatioF())
+        self.setPixmap(QPixmap.fromImage(image))
 
 
 def _drawing(

@@ -15,7 +15,6 @@ from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QPushButton, QVBoxLayou
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished, Progress, Started
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
@@ -41,7 +40,6 @@ class Examples(QDialog):
     ----------
     planned : () -> (settings of TrainConfig, Data)
         What the form says; raises a ``ProsmaError`` where something is missing.
-    parent : QWidget
     """
 
     def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]], parent: QWidget) -> None:
@@ -49,10 +47,11 @@ class Examples(QDialog):
         self._planned = planned
         self._draws = 0
         self.job = NewestJob(self)
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
         self.setWindowTitle("What the network will see")
         self.message = Message()
+        self.job.happened.connect(self._happened)
+        self.job.finished.connect(self._show_strip)
+        self.job.failed.connect(self.message.tell_error)
         self.again_button = QPushButton("Others")
         self.again_button.setToolTip("Draw again at random")
         self.again_button.clicked.connect(self.draw)
@@ -85,12 +84,6 @@ class Examples(QDialog):
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started | Progress):
             self.message.tell(event.message)
-        elif isinstance(event, Finished):
-            self._show_strip(event.result)
-
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
 
     def _show_strip(self, strip: Strip) -> None:
         while (item := self.pictures.takeAt(0)) is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import napari
 import numpy as np
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_prosma.data.labels import LabelRule, present_values
@@ -14,7 +14,7 @@ from napari_prosma.events import LivePreview
 from napari_prosma.plugin.shared.live import LiveCase
 from napari_prosma.plugin.shared.placing import plane_on_screen
 from napari_prosma.plugin.shared.prediction import Prediction
-from napari_prosma.plugin.shared.strokes import Strokes
+from napari_prosma.plugin.shared.strokes import Strokes, single_shot
 from napari_prosma.training.steering import Steering, View
 
 LIVE, SOON = "prediction (live)", "prediction (to come)"
@@ -39,8 +39,8 @@ class LiveLoop(QObject):
         self._next: LivePreview | None = None
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._relabel)
-        self._look = _single_shot(self, LOOK_MS, self.look)
-        self._draw = _single_shot(self, 0, self._draw_next)
+        self._look = single_shot(self, LOOK_MS, self.look)
+        self._draw = single_shot(self, 0, self._draw_next)
 
     def start(self, case: LiveCase, steering: Steering) -> None:
         """A run on these layers begins."""
@@ -132,11 +132,3 @@ def drawn_values(rule: LabelRule) -> np.ndarray:
     if rule.kind == "values":
         return np.array([0, *rule.values[1:]])
     return np.arange(len(rule.class_names))
-
-
-def _single_shot(parent: QObject, interval: int, call: Any) -> QTimer:
-    timer = QTimer(parent)
-    timer.setSingleShot(True)
-    timer.setInterval(interval)
-    timer.timeout.connect(call)
-    return timer

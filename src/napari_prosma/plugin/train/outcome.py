@@ -182,8 +182,7 @@ class Outcome(QWidget):
         names = [name.removeprefix("dice/") for name in figures if name.startswith("dice/")]
         before = self._baseline
         compared = ("Dice", "before", "IoU", "before") if before else ("Dice", "IoU")
-        self.table.setColumnCount(1 + len(compared))
-        self.table.setHorizontalHeaderLabels(["Class", *compared])
+        self.table.head(("Class", *compared))
 
         def cells(name: str, measure: str) -> list[str]:
             key = f"{measure}/{name}"
@@ -200,8 +199,7 @@ class Outcome(QWidget):
                     format(state[measure], form) if measure in state else "" for state in epoch.gates.values()
                 )
                 rows.append([words, *cells])
-        self.gates.setColumnCount(1 + len(epoch.gates))
-        self.gates.setHorizontalHeaderLabels(["skip", *map(str, epoch.gates)])
+        self.gates.head(("skip", *map(str, epoch.gates)))
         if rows:
             self.gates.show_rows(rows)
             self.gates_fold.show()

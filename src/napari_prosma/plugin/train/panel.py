@@ -35,7 +35,8 @@ from napari_prosma.events import (
     Started,
     Verdict,
 )
-from napari_prosma.plugin.shared.choosers import PathField, choose_run
+from napari_prosma.plugin.shared.asking import choose_run
+from napari_prosma.plugin.shared.choosers import PathField
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering

@@ -5,10 +5,11 @@ from __future__ import annotations
 import napari
 import numpy as np
 from napari.layers import Layer
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from napari_prosma.events import Preview
-from napari_prosma.plugin.shared.layers import IS_PREVIEW, class_colours, placement
+from napari_prosma.plugin.shared.layers import IS_PREVIEW, class_colours, placement, remove_layers
+from napari_prosma.plugin.shared.strokes import single_shot
 
 IMAGE, TRUTH, PREDICTION = "preview: image", "preview: label", "preview: prediction"
 _SHOWN_PERCENTILES = (0.5, 99.5)
@@ -27,9 +28,7 @@ class PreviewLayers(QObject):
         self._image: np.ndarray | None = None
         self._preview: Preview | None = None
         self._due: list[str] = []
-        self._next = QTimer(self)
-        self._next.setSingleShot(True)
-        self._next.timeout.connect(self._draw_next)
+        self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
         """A new run begins: layers that were removed may come back."""
@@ -91,9 +90,7 @@ class PreviewLayers(QObject):
             self._layers[name].contrast_limits = (low, max(high, low + 1e-6))
 
     def _remove(self) -> None:
-        for layer in self._layers.values():
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        remove_layers(self._viewer, *self._layers.values())
         self._layers.clear()
         self._image = None
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QApplication,
@@ -21,9 +20,9 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.fields import fold
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.strokes import single_shot
 from napari_prosma.plugin.train.source import Data
 
 FOLLOW_MS = 300
@@ -43,8 +42,8 @@ class Repeat(QWidget):
         super().__init__()
         self._planned = planned
         self.job = NewestJob(self)
-        self.job.happened.connect(self._told)
-        self.job.ended.connect(self._ended)
+        self.job.finished.connect(self._told)
+        self.job.failed.connect(self._refuse)
         self.message = Message()
         self.shell, shell_row = _lines("In a shell", "Copy the line for a shell")
         self.python, python_row = _lines("In Python", "Copy the lines for Python")
@@ -59,10 +58,7 @@ class Repeat(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.fold)
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(FOLLOW_MS)
-        self._later.timeout.connect(self._ask)
+        self._later = single_shot(self, FOLLOW_MS, self._ask)
 
     def form_changed(self) -> None:
         """Say anew, soon, what the form does."""
@@ -81,20 +77,17 @@ class Repeat(QWidget):
         try:
             settings, data = self._planned()
         except ProsmaError as error:
-            self._show("", "")
-            self.message.tell_error(str(error))
+            self._refuse(str(error))
             return
         self.job.start("ProSMA: writing down the run", partial(_telling, settings, data))
 
-    def _told(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self.message.tell("")
-            self._show(*event.result)
+    def _told(self, lines: tuple[str, str]) -> None:
+        self.message.tell("")
+        self._show(*lines)
 
-    def _ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self._show("", "")
-            self.message.tell_error(str(ending.error))
+    def _refuse(self, why: str) -> None:
+        self._show("", "")
+        self.message.tell_error(why)
 
     def _show(self, shell: str, python: str) -> None:
         self.shell.setPlainText(shell)

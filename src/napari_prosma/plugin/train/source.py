@@ -193,8 +193,8 @@ class Source(QWidget):
         self.scan.happened.connect(self._scanned)
         self.scan.ended.connect(self._scan_ended)
         self.counting = NewestJob(self)
-        self.counting.happened.connect(self._counted)
-        self.counting.ended.connect(self._counting_ended)
+        self.counting.finished.connect(self._counted)
+        self.counting.failed.connect(self._counting_failed)
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._count_drawn)
         box, self._form = group("Learn from")
@@ -487,10 +487,10 @@ class Source(QWidget):
         else:
             self.counting.start("ProSMA: counting what is labelled", partial(_counting, layer, kind))
 
-    def _counted(self, event: Event) -> None:
-        if not isinstance(event, Finished) or not self.from_layers.isChecked():
+    def _counted(self, counted: tuple[str, int, int]) -> None:
+        if not self.from_layers.isChecked():
             return
-        said, painted, slices = event.result
+        said, painted, slices = counted
         layer = self.labels_layer.layer
         if 0 < painted < slices and isinstance(layer, LabelsLayer) and self._may_take_for_slices(layer):
             self._take_for_slices()  # which counts anew
@@ -498,9 +498,9 @@ class Source(QWidget):
         taken = self._takes_for_slices and not self._is_told
         self.summary.tell(f"{said}. {TAKEN} {GO_ON_DRAWING}" if taken else said)
 
-    def _counting_ended(self, ending: Ending) -> None:
-        if ending.error is not None and self.from_layers.isChecked():
-            self.summary.tell_error(str(ending.error))
+    def _counting_failed(self, error: str) -> None:
+        if self.from_layers.isChecked():
+            self.summary.tell_error(error)
 
     def _labelled_only_told(self, wanted: bool) -> None:
         if self._wanted is not None:

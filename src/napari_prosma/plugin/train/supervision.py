@@ -18,7 +18,6 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.choosers import PathField
 from napari_prosma.plugin.shared.fields import combo, folded_form, group
 from napari_prosma.plugin.shared.form import Form
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import spatial_shape
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -54,8 +53,8 @@ class Supervision(QWidget):
         self._found: DataSet | None = None
         self._from_layers = False
         self.scan = NewestJob(self)
-        self.scan.happened.connect(self._scanned)
-        self.scan.ended.connect(self._scan_ended)
+        self.scan.happened.connect(self._tell_looking)
+        self.scan.finished.connect(self._scanned)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         box, self._form = group("Labels")
@@ -73,6 +72,7 @@ class Supervision(QWidget):
         self.layers = LayerTicks(viewer, self._is_alike)
         self.layers.list.setToolTip("Tick the images to learn from without labels")
         self.found = Message()
+        self.scan.failed.connect(self.found.tell_error)
         self.look_button = QPushButton("Labels that a run doubted…")
         self.look_button.setToolTip("The list of suspicious labels of an earlier run: choose its folder")
         self.look_button.clicked.connect(self.look_first)
@@ -171,16 +171,14 @@ class Supervision(QWidget):
         looking = partial(_looking, folder)
         self.scan.ask(partial(self.scan.start, "ProSMA: looking at unlabelled images", looking))
 
-    def _scanned(self, event: Event) -> None:
+    def _tell_looking(self, event: Event) -> None:
         if isinstance(event, Started):
             self.found.tell(event.message)
-        elif isinstance(event, Finished) and event.result.folder == self.folder.path:
-            self._found = event.result
-            self._tell_found()
 
-    def _scan_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.found.tell_error(str(ending.error))
+    def _scanned(self, found: DataSet) -> None:
+        if found.folder == self.folder.path:
+            self._found = found
+            self._tell_found()
 
     def _tell_changes(self) -> None:
         for fields in self.options.values():

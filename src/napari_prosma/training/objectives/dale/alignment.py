@@ -187,7 +187,6 @@ class Alignment:
         Adds up over all processes, with its gradient.
     is_first : bool
         Whether this process is the one whose pixels are remembered.
-    seed : int
     """
 
     def __init__(
