@@ -269,7 +269,7 @@ def test_training_from_layers(
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished")
-    assert "No case is held out" in panel.outcome.log.toPlainText()
+    assert "There are no validation cases" in panel.outcome.log.toPlainText()
     assert load_checkpoint(run_dir).split["training"] == ["breast 7"]
     qtbot.waitUntil(lambda: LIVE in viewer.layers, timeout=SOON)
     live = viewer.layers[LIVE]

@@ -253,7 +253,7 @@ def test_one_case_trains_and_the_user_is_told_what_its_figures_are_worth(
 ) -> None:
     events = list(train(settings(tmp_path), [square("only", size=30)]))
     told = [notice.message for notice in of_kind(events, Notice)]
-    assert any("No case is held out" in message for message in told)
+    assert any("There are no validation cases" in message for message in told)
     assert not any("smaller than the patch" in message for message in told)
     assert of_kind(events, Started)[-1].message == "Training on 1 case"
     assert load_checkpoint(tmp_path).split == {"training": ["only"], "validation": ["only"]}

@@ -121,7 +121,7 @@ def test_test_cases_are_never_learned_from() -> None:
     told = of(("train", ""), ("test", ""), ("val", ""), ("test", ""))
     kept, said = drained(learnable(told, "given", "patients"))
     assert [case.name for case in kept] == ["0", "2"]
-    assert "2 test cases are set apart" in said[0]
+    assert "2 test cases are left out" in said[0]
     everything, said = drained(learnable(told, "random", "patients"))
     assert (len(everything), {case.split for case in everything}, said) == (4, {""}, [])
     with pytest.raises(ConfigError, match="all 2 cases are test cases"):

@@ -165,7 +165,7 @@ def _check_label(label: np.ndarray, data: DataSet, tell: _Tell) -> tuple[int, ..
     present = tuple(int(n) for n in np.flatnonzero(counts[: len(data.class_names)]))
     foreground = int(counts[1 : len(data.class_names)].sum())
     if foreground == 0:
-        tell("note", "the label is empty", "fine where nothing is to be found; else label it")
+        tell("note", "the label is empty", "fine if there is nothing to find; otherwise label it")
     elif foreground / labelled < _TINY:
         tell("warning", f"only {foreground} of {labelled} elements are foreground", "check the label")
     elif foreground == labelled and len(present) == 1:

@@ -83,9 +83,7 @@ class TrainConfig(BaseModel):
             tip="How large the network is: larger is slower and learns more",
             by_name=True,
             choices={
-                AUTO: Choice(
-                    "by the time", "As large as the minutes are enough for; without a limit as 'tiny'"
-                ),
+                AUTO: Choice("by the time", "As large as the time allows; 'tiny' without a time limit"),
                 "quick": Choice(
                     "for a first look", "The smallest network: minutes, even without a graphics card"
                 ),
@@ -111,8 +109,8 @@ class TrainConfig(BaseModel):
             "{choices}.",
             "Gate",
             group=NETWORK,
-            tip="What decides which details of the image reach the outline that is drawn: the gate on each "
-            "skip connection (the shortcut from fine to coarse and back)",
+            tip="The gate on each skip connection (the shortcut from encoder to decoder) decides which "
+            "details of the image reach the decoder",
             by_name=True,
             choices=lambda: {name: kind.choice for name, kind in GATES.items()},
         ),
@@ -135,25 +133,29 @@ class TrainConfig(BaseModel):
             "ultrasound, ct, mr, endoscopy, histology, other or auto.",
             "Images are",
             group=DATA,
-            tip="What the images are: decides how they are varied",
+            tip="Kind of images: decides how they are augmented",
             choices={
                 "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
                 "ultrasound": Choice(
-                    "ultrasound", "Left and right change places, not up and down; gain, shadows, speckle"
+                    "ultrasound", "Flipped left to right, never upside down; gain, shadows and speckle vary"
                 ),
                 "ct": Choice(
-                    "CT", "Small turns and sizes, noise; gray values stay what they mean in Hounsfield units"
+                    "CT", "Small rotations and scalings, noise; Hounsfield units keep their meaning"
                 ),
-                "mr": Choice("MR", "Left and right change places; uneven brightness, contrast, noise"),
-                "endoscopy": Choice("endoscopy", "Any way up; brightness and colour"),
-                "histology": Choice("histology", "Any way up; strength and tint of the stain, blur"),
+                "mr": Choice("MR", "Flipped left to right; uneven brightness, contrast, noise"),
+                "endoscopy": Choice(
+                    "endoscopy", "Flipped and rotated in any direction; brightness and colour vary"
+                ),
+                "histology": Choice(
+                    "histology", "Flipped and rotated in any direction; strength and tint of the stain, blur"
+                ),
                 "other": Choice(
-                    "other", "Left and right change places; small turns and sizes, contrast, noise, blur"
+                    "other", "Flipped left to right; small rotations and scalings, contrast, noise, blur"
                 ),
             },
         ),
     ] = "auto"
-    augment: Annotated[bool, Setting("Learn from the patches as they are.", group=DATA)] = True
+    augment: Annotated[bool, Setting("Train without augmentation.", group=DATA)] = True
     dims: Annotated[
         Literal[2, 3] | None,
         Setting(
@@ -163,7 +165,7 @@ class TrainConfig(BaseModel):
             unset="by the data",
             tip="Whether the network sees slices or volumes",
             choices={
-                None: Choice("as the data", "Slices for pictures, volumes for volumes"),
+                None: Choice("as the data", "2D for pictures, 3D for volumes"),
                 2: Choice("2D, slice by slice", "Each slice by itself"),
                 3: Choice("3D", "Blocks of a volume"),
             },
@@ -200,13 +202,14 @@ class TrainConfig(BaseModel):
             "given: keep train, val and test of the data set; random: do not.",
             "Split",
             group=DATA,
-            tip="Which cases are learned from, and which validate",
+            tip="Which cases are used for training and which for validation",
             choices={
                 "given": Choice(
-                    "as the data set says", "Its test cases are set apart, its validation cases validate"
+                    "as the data set says",
+                    "Its test cases are left out; its validation cases are used as such",
                 ),
                 "random": Choice(
-                    "drawn from all cases", "What folders or a table say of train, val and test is ignored"
+                    "drawn from all cases", "Folders or tables that say train, val and test are ignored"
                 ),
             },
         ),
@@ -292,15 +295,13 @@ class TrainConfig(BaseModel):
             "Gray values",
             group=SEEN,
             unset="by the data",
-            tip="How gray values are brought to one scale before the network sees them",
+            tip="How intensities are normalised before the network sees them",
             choices={
                 None: Choice("by the data", "CT in Hounsfield units as CT, all else each image by itself"),
                 "zscore": Choice(
                     "each image by itself", "Each image and channel to mean 0 and spread 1 (z-score)"
                 ),
-                "ct": Choice(
-                    "CT", "Clipped to the values that the structure has in all images, then on one scale"
-                ),
+                "ct": Choice("CT", "Clipped to the range of the structure over all images, then normalised"),
             },
         ),
     ] = None
@@ -338,7 +339,7 @@ class TrainConfig(BaseModel):
             "Share of the patches that hold foreground.",
             "Foreground",
             group=LEARNING,
-            tip="Share of the patches that show some structure, each class alike",
+            tip="Share of the patches that contain a structure; every class is drawn equally often",
             unit="%",
         ),
     ] = Field(default=0.5, ge=0, le=1)
@@ -374,7 +375,7 @@ class TrainConfig(BaseModel):
             "Patience",
             group=LEARNING,
             unset="never",
-            tip="End early when so many epochs brought nothing better",
+            tip="End early after so many epochs without improvement",
             least="to the end",
         ),
     ] = Field(default=None, ge=1)
@@ -384,7 +385,7 @@ class TrainConfig(BaseModel):
             "Largest norm of the gradient; 0 = any.",
             "Gradient clip",
             group=LEARNING,
-            tip="Corrections larger than this are shortened, against jumps",
+            tip="Larger gradients are scaled down to this norm, which prevents jumps",
             least="off",
         ),
     ] = 12.0
@@ -394,7 +395,7 @@ class TrainConfig(BaseModel):
             "Split, weights, sampling and augmentation follow from it.",
             "Seed",
             group=LEARNING,
-            tip="Chance of this run: the same number gives the same run on the same machine",
+            tip="Random seed: the same number gives the same run on the same machine",
         ),
     ] = Field(default=0, ge=0, lt=2**32)
     device: Annotated[
@@ -403,7 +404,7 @@ class TrainConfig(BaseModel):
             "auto (CUDA, then MPS, then CPU), cpu, cuda or mps.",
             "Device",
             group=MACHINE,
-            tip="What computes",
+            tip="Where the network is computed",
             by_name=True,
             choices={
                 "auto": Choice("the fastest there is", "A graphics card if there is one, else the processor"),
@@ -419,7 +420,7 @@ class TrainConfig(BaseModel):
             "auto, 32-true, bf16-mixed or 16-mixed.",
             "Precision",
             group=MACHINE,
-            tip="How exactly it computes",
+            tip="Numerical precision",
             choices={
                 "auto": Choice("by the device", "What the device computes quickly without loss"),
                 "32-true": Choice("32 bit", "Slower on a graphics card, never less exact"),

@@ -113,8 +113,8 @@ class Keeper:
         seen = {*self.source.split["training"]} & {*split["validation"]}
         if seen:
             yield Notice(
-                f"The model before learned from {len(seen)} of the {len(split['validation'])} cases held "
-                f"out: its figures are better than it is, and so may be those of this one"
+                f"The model before learned from {len(seen)} of the {len(split['validation'])} validation "
+                f"cases: its figures are better than it is, and so may be those of this one"
             )
 
     def keep_source(self) -> Iterator[Event]:
@@ -262,4 +262,4 @@ def _before_and_after(before: dict[str, float], after: dict[str, float]) -> str:
         for name, value in after.items()
         if name.startswith("dice/") and name in before
     )
-    return f"Dice of the model before and of the best of this run on the cases held out: {', '.join(said)}"
+    return f"Dice of the model before and of the best of this run on the validation cases: {', '.join(said)}"

@@ -240,14 +240,14 @@ def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> 
             f"{AXES[plan.slice_axis]}; train on one kind at a time, or choose the slices"
         )
     if not held_out:
-        yield "No case is held out: the figures are those of a training case and say little."
+        yield "There are no validation cases: the figures are those of a training case and say little."
     else:
         counts = class_counts(facts, held_out, len(plan.class_names))
         missing = [name for name, count in zip(plan.class_names, counts, strict=True) if not count]
         if missing:
             yield (
-                f"No case that is held out holds {', '.join(missing)}: its figures say nothing; another seed "
-                f"holds out other cases"
+                f"No validation case contains {', '.join(missing)}: its figures say nothing; another seed "
+                f"chooses other validation cases"
             )
     small = [
         fact.name

@@ -53,8 +53,8 @@ def _copies_in_words(facts: Sequence[CaseFacts]) -> list[str]:
     if not copies:
         return []
     return [
-        f"{len(copies)} cases are copies of others, image and label, such as {copies[0]}, so that these "
-        "count more; take the copies away, or keep them on one side of the split with --together copies"
+        f"{len(copies)} cases are copies of others, image and label, such as {copies[0]}, so these "
+        "count more; remove the copies, or keep them on one side of the split with --together copies"
     ]
 
 

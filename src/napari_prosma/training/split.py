@@ -140,7 +140,7 @@ def learnable(
         )
     number = len({case.patient for case in kept} - {""})
     if number:
-        yield Notice(f"{number} patients: the images of each are either learned from or held out")
+        yield Notice(f"{number} patients: the images of each are all training or all validation cases")
     return kept
 
 
@@ -149,7 +149,7 @@ def _split_in_words(cases: Sequence[Case], in_folds: bool) -> list[str]:
     said = []
     if counts["test"]:
         said.append(
-            f"{counts['test']} test cases are set apart: nothing is learned from them or chosen by them"
+            f"{counts['test']} test cases are left out of training and of the choice of the best epoch"
         )
     if counts["val"] and counts["val"] + counts["test"] < len(cases):
         how = "are shared out among the folds with the others" if in_folds else "validate"

@@ -347,9 +347,7 @@ class Source(QWidget):
         patterns.addRow("Masks", self.masks_pattern)
         self.files = fold("Files", files)
         self.check_button = QPushButton("Check data")
-        self.check_button.setToolTip(
-            "Look at every case for what is wrong with it, before time is lost on it"
-        )
+        self.check_button.setToolTip("Check every case for problems before training on it")
         self.check_button.clicked.connect(self._check)
         self._form.addRow("Labels are", self.labelled)
         self.labelled_only = QCheckBox("leave out images without a mask")

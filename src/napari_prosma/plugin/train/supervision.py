@@ -60,14 +60,12 @@ class Supervision(QWidget):
         box, self._form = group("Labels")
         layout.addWidget(box)
         entry = SETTINGS["objective"]
-        self.objective = combo(
-            entry.choices, entry.default, "How much the labels tell, and whether all are right"
-        )
+        self.objective = combo(entry.choices, entry.default, "How complete and how reliable the labels are")
         self.sentence = Message()
         self.folder = PathField("Choose the folder of images without labels", "images without labels")
         self.folder.line.setToolTip(
             "A folder of further images of the same kind, such as all that nobody has labelled, or those of "
-            "another scanner that the model shall work on. Labels in it are not read"
+            "another scanner that the model should work on. Labels in it are not read"
         )
         self.layers = LayerTicks(viewer, self._is_alike)
         self.layers.list.setToolTip("Tick the images to learn from without labels")
