@@ -53,6 +53,8 @@ def test_models_are_listed_once_the_newest_run_first(make_checkpoint: Make, tmp_
         ("new", "run"),
         ("old", "run"),
     ]
+    # The files of a shipped model are as old as the installation.
+    assert [bool(model.day) for model in found if not model.trouble] == [False, False, True, True, True]
 
 
 def test_a_model_says_what_a_list_shows(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from napari_prosma.errors import ConfigError
 
 HTML, MARKDOWN = ".html", ".md"
 MEASURED = {
-    "test": "test cases: never learned from, and nothing was chosen by them",
+    "test": "test cases: never learned from, and no epoch was chosen by them",
     "validation": "validation cases, by which the best epoch was chosen",
     "training": "cases that it learned from",
     "": "",

@@ -180,12 +180,14 @@ def known_model(path: Path, origin: str = "") -> KnownModel:
             channels=plan.channels,
             modality=modality_of(plan, str(header["config"].get("modality", "auto"))),
             dice=float(metrics["dice"]) if "dice" in metrics else None,
-            day=date.fromtimestamp(file.stat().st_mtime),
+            # Of a shipped one it would be the day of the installation.
+            day=date.fromtimestamp(file.stat().st_mtime) if origin != SHIPPED else None,
         )
     except CheckpointError as error:
         return KnownModel(name, path, origin, trouble=str(error))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return KnownModel(name, path, origin, trouble=f"'{path}' is damaged ({error})")
+        said = str(error).partition("\n")[0]
+        return KnownModel(name, path, origin, trouble=f"'{path}' is damaged ({said})")
 
 
 def known_models(runs: Path, recent: Sequence[Path] = ()) -> Iterator[KnownModel]:
