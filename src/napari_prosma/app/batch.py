@@ -15,7 +15,7 @@ from napari_prosma.data.layouts.found import fields_of, images_in, is_hidden
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
-from napari_prosma.events import Event, Finished
+from napari_prosma.events import Event, Finished, result_of
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.batch import Planned, Record, RegionTable, plan_batch
 from napari_prosma.segmentation.files import RegionsMeasured, Wanted, Written, read_fitting, segment_file
@@ -174,9 +174,7 @@ def _in_parts(
         mirror=wanted.mirror,
         scheduler=batch.scheduler,
     )
-    for event in run:
-        if not isinstance(event, Finished):
-            yield event
+    yield from result_of(run)
     return ImageSegmented(path.name, target, None)
 
 

@@ -21,7 +21,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.segmentation.segment import segment
 
@@ -124,12 +124,9 @@ def _segmented(
             f"the label of '{case.name}' holds class {label[label != IGNORE].max()}, but the model knows "
             f"{classes - 1} structures; give labels of its classes"
         )
-    for event in segment(checkpoint, image, name=case.name, device=device, probabilities=()):
-        if isinstance(event, Finished):
-            return image, label, event.result.labels
-        if not isinstance(event, Started | Progress):
-            yield event
-    raise AssertionError("a segmentation ends with Finished")
+    events = segment(checkpoint, image, name=case.name, device=device, probabilities=())
+    segmented = yield from result_of(events, Notice)
+    return image, label, segmented.labels
 
 
 def _others(ndim: int, axis: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.names import file_stems
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.inspection.citing import content_of
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
@@ -262,7 +262,6 @@ def inspect_cases(
 
     Parameters
     ----------
-    checkpoint : Checkpoint
     cases : with or without labels
         A label is measured with the model's class indices.
     folder : Path
@@ -335,17 +334,10 @@ def record_of(
     on: On = here,
 ) -> Generator[Notice, None, GateRecord]:
     """The ``GateRecord`` of one image; only the notices of the run are passed on."""
-    record: GateRecord | None = None
     events = on(inspect_gates)(
         checkpoint, image, name=name, label=label, device=device, foreground=foreground
     )
-    for event in events:
-        if isinstance(event, Finished):
-            record = event.result
-        elif isinstance(event, Notice):
-            yield event
-    assert record is not None
-    return record
+    return (yield from result_of(events, Notice))
 
 
 def units_of(cases: Sequence[CaseNumbers], patients: Mapping[str, str]) -> dict[str, str]:

@@ -99,28 +99,29 @@ def mask_level(found: DataSetInspection) -> str:
 
 def telling_apart(found: DataSetInspection) -> str:
     """Where psi tells the foreground from what is around it."""
-    said = []
-    for model in found.checkpoints:
-        intervals = _against(found, model, "psi_auc", lambda values: values - 0.5)
-        if intervals:
-            told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
-            said.append(f"in {model} {_grouped(intervals, told, 'higher inside', 'lower inside')}")
+    said = _sides(found, "psi_auc", "higher inside", "lower inside")
     if not said:
         return "No mask could be compared with a foreground."
-    return f"AUC of psi (0.5 = chance): {'; '.join(said)}.{_of_its_own(found)}"
+    return f"AUC of psi (0.5 = chance): {said}.{_of_its_own(found)}"
 
 
 def telling_apart_in_errors(found: DataSetInspection) -> str:
     """The same among the positions where the model is wrong, where it is no echo of the prediction."""
-    said = []
-    for model in found.checkpoints:
-        intervals = _against(found, model, "psi_auc_in_errors", lambda values: values - 0.5)
-        if intervals:
-            told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
-            said.append(f"in {model} {_grouped(intervals, told, 'with the label', 'with the error')}")
+    said = _sides(found, "psi_auc_in_errors", "with the label", "with the error")
     if not said:
         return ""
-    return f"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): {'; '.join(said)}."
+    return f"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): {said}."
+
+
+def _sides(found: DataSetInspection, auc: str, above: str, below: str) -> str:
+    """On which side of chance an AUC is, model by model."""
+    said = []
+    for model in found.checkpoints:
+        intervals = _against(found, model, auc, lambda values: values - 0.5)
+        if intervals:
+            told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
+            said.append(f"in {model} {_grouped(intervals, told, above, below)}")
+    return "; ".join(said)
 
 
 def energy_ratio(found: DataSetInspection) -> str:

@@ -17,7 +17,7 @@ from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
 from napari_prosma.data.writers import RTSTRUCT, SEG, write_descriptions, write_dicom, write_labels, write_map
 from napari_prosma.errors import ConfigError, DataError
-from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.events import Event, Finished, Notice, result_of
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation, named
 from napari_prosma.model.checkpoint import Checkpoint
@@ -142,13 +142,7 @@ def segment_file(
             f"'{path}' is no DICOM image, which an object in DICOM would refer to; choose another --format"
         )
     events = segmenting(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
-    found: Segmentation | None = None
-    for event in events:
-        if isinstance(event, Finished):
-            found = event.result
-        else:
-            yield event
-    assert found is not None
+    found: Segmentation = yield from result_of(events)
     if wanted.cleanings:
         labels = cleaned(found.probabilities, found.geometry, wanted.cleanings)
         yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")

@@ -12,7 +12,7 @@ from typing import Any
 from napari_prosma.data.case import Case
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError
-from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.events import Event, Finished, Notice, result_of
 from napari_prosma.model.checkpoint import (
     BEST,
     ENSEMBLE,
@@ -216,12 +216,19 @@ def _train(
         if changed:
             said = ", ".join(f"{name} {value}" for name, value in changed.items())
             yield Notice(f"It keeps what was changed while it went on: {said}.")
-    with closing(train(wanted, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
-        for event in run:
-            if isinstance(event, Finished):
-                return event.result
-            yield event
-    return None
+    return (yield from train_on(wanted, cases, class_names, kept, steering))
+
+
+def train_on(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str],
+    kept: Checkpoint | None,
+    steering: Steering | None,
+) -> Generator[Event, None, RunResult | None]:
+    """A run among others, from where it was ``kept``; None where it was stopped."""
+    with closing(train(config, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
+        return (yield from result_of(run))
 
 
 # ---- figures over the folds -----------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from napari_prosma.model.checkpoint import ENSEMBLE, LAST, Checkpoint, load_chec
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import AUTO
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.folds import FREE, PLANNED
+from napari_prosma.training.folds import FREE, PLANNED, train_on
 from napari_prosma.training.lines import quoted
 from napari_prosma.training.processes import Processes
-from napari_prosma.training.run import RunResult, train
+from napari_prosma.training.run import RunResult
 from napari_prosma.training.run_folder import RUN, read_run
 from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.steering import Steering
@@ -134,7 +133,6 @@ def train_twins(
 
     Parameters
     ----------
-    original : Original
     cases : those of the run, every one with a label
     class_names : background first
     gates : keys of ``GATES``
@@ -188,7 +186,7 @@ def train_twins(
                 scores[gate] = RunResult.of(config.run_dir, last).score
                 continue
             yield Notice(f"{which}{'' if last is None else ' goes on'}.")
-            result = yield from _train(config, cases, class_names, last, steering)
+            result = yield from train_on(config, cases, class_names, last, steering)
             if result is None:  # stopped; what there is was kept
                 return
             processes.fabric.barrier()
@@ -264,18 +262,3 @@ def _same_content(original: Original, cases: Sequence[Case]) -> Iterator[Event]:
             f"the images or labels of {len(changed)} cases ({', '.join(changed[:_NAMED])}{more}) changed "
             f"since the run '{original.folder}'; restore them, or train the run anew"
         )
-
-
-def _train(
-    config: TrainConfig,
-    cases: Sequence[Case],
-    class_names: Sequence[str],
-    kept: Checkpoint | None,
-    steering: Steering | None,
-) -> Generator[Event, None, RunResult | None]:
-    with closing(train(config, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
-        for event in run:
-            if isinstance(event, Finished):
-                return event.result
-            yield event
-    return None
