@@ -213,6 +213,13 @@ class _Calls(TorchFunctionMode):
 
 
 @contextmanager
+def entered(where: torch.device) -> Iterator[None]:
+    """In this thread, too, torch has the device that is pretended."""
+    with _Dispatch(where), _Calls(where):
+        yield
+
+
+@contextmanager
 def pretended(kind: str = "cuda", memory: int = 80 * GIB) -> Iterator[torch.device]:
     """Within it torch has one device of ``kind`` ("cuda" or "mps") with so many bytes."""
     where = torch.device(kind, 0)
@@ -224,7 +231,7 @@ def pretended(kind: str = "cuda", memory: int = 80 * GIB) -> Iterator[torch.devi
         _starts_threads_within(patch, where)
         _answers(patch, where, memory)
         try:
-            with _Dispatch(where), _Calls(where):
+            with entered(where):
                 yield where
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swapped)
@@ -247,7 +254,7 @@ def _starts_threads_within(patch: pytest.MonkeyPatch, where: torch.device) -> No
     run = threading.Thread.run
 
     def within(thread: threading.Thread) -> None:
-        with _Dispatch(where), _Calls(where):
+        with entered(where):
             run(thread)
 
     patch.setattr(threading.Thread, "run", within)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric.plugins.precision.amp import MixedPrecision
-from pretended import Elsewhere
+from pretended import Elsewhere, pretended
 
-from napari_prosma.app.doubts import doubt_map
+from napari_prosma.app.doubts import doubt_map, find_doubts
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice
+from napari_prosma.export.onnx import export_onnx
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import (
     deletion_curve,
@@ -23,12 +25,15 @@ from napari_prosma.inspection.faithfulness import (
     sanity_check,
     threshold_sweep,
 )
-from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.inspection.trace import inspect_gates, skip_channel
+from napari_prosma.inspection.what_if import WhatIf, over_whole_image
 from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.model.tuning import tune, works_of
 from napari_prosma.nn.fast.forward import reference
+from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.gates import Change
+from napari_prosma.segmentation.informative import next_images
+from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import cross_validate
@@ -88,7 +93,7 @@ def trained_both(
 
 @pytest.mark.parametrize(
     ("gate", "device"),
-    [*((gate, "cuda") for gate in ("prosma", "prosma-exact", "attention", "channel")), ("prosma", "mps")],
+    [*((gate, "cuda") for gate in GATES), ("prosma", "mps")],
     indirect=["device"],
 )
 def test_gates_learn_there_what_it_learns_here(
@@ -176,6 +181,22 @@ def test_a_plane_is_previewed_there(device: torch.device, on: Settings, pictures
     assert all(isinstance(event.labels, np.ndarray) for event in live)
 
 
+def test_a_corrected_label_is_learned_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
+    steering = Steering()
+    run = train(on(device.type, epochs=2), pictures, steering=steering)
+    next(event for event in run if isinstance(event, EpochEnd))
+    steering.relabel(pictures[0].name)
+    said = [event.message for event in run if isinstance(event, Notice)]
+    assert any("are learned as they are now" in message for message in said)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_the_largest_batch_is_found_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
+    told = list(train(on(device.type, batch=None, steps_per_epoch=1), pictures))
+    assert any(isinstance(event, Notice) and "fit into the GPU's memory" in event.message for event in told)
+    assert isinstance(told[-1], Finished)
+
+
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_memory_that_runs_out_there_halves_the_batch(
     device: torch.device, on: Settings, pictures: list[Case], only_room_for: Callable[[int], None]
@@ -259,8 +280,57 @@ def test_a_change_of_the_gates_is_computed_there(
     np.testing.assert_allclose(there.difference, here.difference, **CLOSE)
 
 
-def test_doubts_are_found_there(device: torch.device, make_checkpoint: Make, pictures: list[Case]) -> None:
+def test_the_whole_image_and_a_channel_are_computed_there(
+    device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 40, 36))
+    changes = {1: Change(psi=1.0)}
+
+    def effect(device: str) -> np.ndarray:
+        record = result(inspect_gates(checkpoint, image, device=device))
+        return result(over_whole_image(checkpoint, record, changes, device=device)).difference
+
+    there, channel = effect(device.type), result(skip_channel(checkpoint, image, 1, 0, device=device.type))
+    with reference():
+        here, channel_here = effect("cpu"), result(skip_channel(checkpoint, image, 1, 0, device="cpu"))
+    np.testing.assert_allclose(there, here, **CLOSE)
+    np.testing.assert_allclose(channel.after, channel_here.after, **CLOSE)
+
+
+def test_rows_are_streamed_there(
+    device: torch.device, make_checkpoint: Make, noise: Callable, tmp_path: Path
+) -> None:
+    checkpoint, stack = make_checkpoint(patch=(16, 16)), noise(6, 20, 24)
+    np.save(tmp_path / "stack.npy", stack)
+    *_, last = segment_to(checkpoint, tmp_path / "stack.npy", tmp_path / "found.npy", device=device.type)
+    with reference():
+        here = result(segment(checkpoint, pixels(stack[None]), device="cpu"))
+    assert (np.load(last.result) != here.labels).mean() < 1e-3
+
+
+def test_doubts_are_found_there(
+    device: torch.device, make_checkpoint: Make, pictures: list[Case], tmp_path: Path
+) -> None:
     assert doubt_map(make_checkpoint(), pictures[0], device.type).shape == (32, 32)
+    assert len(result(find_doubts(make_checkpoint(), pictures[:2], tmp_path, device.type))) == 2
+
+
+def test_images_are_ranked_there(device: torch.device, make_checkpoint: Make, pictures: list[Case]) -> None:
+    bare = [replace(case, read_label=None) for case in pictures[:2]]
+    there = result(next_images(make_checkpoint(), bare, device=device.type))
+    with reference():
+        here = result(next_images(make_checkpoint(), bare, device="cpu"))
+    assert [each.name for each in there] == [each.name for each in here]
+    assert [each.candidate.score for each in there] == pytest.approx(
+        [each.candidate.score for each in here], rel=1e-3
+    )
+
+
+def test_what_was_learned_there_becomes_onnx(on: Settings, pictures: list[Case], tmp_path: Path) -> None:
+    """Only learned there: torch's exporter traces with devices of its own."""
+    with pretended("cuda"):
+        list(train(on("cuda"), pictures))
+    assert export_onnx(on("cuda").run_dir, tmp_path / "model.onnx").is_file()
 
 
 def test_ways_to_compute_are_measured_there(device: torch.device, make_checkpoint: Make) -> None:
