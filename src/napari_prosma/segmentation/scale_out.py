@@ -25,6 +25,7 @@ import torch
 
 from napari_prosma.data.atomic import beside, replace, require_replaceable, written_whole
 from napari_prosma.data.case import Image, Pyramid
+from napari_prosma.data.cluster import connect
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.formats import nifti, ome_zarr
 from napari_prosma.data.names import fitting_name
@@ -336,13 +337,7 @@ def _client_of(scheduler: Client | str) -> Iterator[Client]:
             with cpu_threads(1), local, Client(local) as client:
                 yield client
         else:
-            try:
-                client = Client(scheduler)
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    f"no Dask scheduler answers at '{scheduler}' ({error}); start one with dask scheduler"
-                ) from error
-            with client:
+            with connect(scheduler) as client:
                 yield client
     finally:
         dask.config.set(scheduler=before)

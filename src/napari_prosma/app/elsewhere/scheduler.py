@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from napari_prosma import __version__
+from napari_prosma.data.cluster import ANSWERS, connect
 from napari_prosma.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 GPU = "GPU"
 """The resource that a worker with a GPU is started with."""
-ANSWERS = 5.0
-"""Seconds in which a scheduler or a worker answers."""
 STARTS = 60.0
 """Seconds in which a worker that answers has loaded this program."""
 TRANSFER = 300.0
@@ -86,22 +84,6 @@ def connected(address: str) -> Iterator[Client]:
     client = connect(address)
     with closing(client):
         yield client
-
-
-def connect(address: str) -> Client:
-    """The same, open until it is closed."""
-    if find_spec("distributed") is None:
-        raise ConfigError("another machine needs Dask: pip install 'napari-prosma[cluster]'")
-    from distributed import Client
-
-    try:
-        return Client(address, timeout=ANSWERS, set_as_default=False)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        said = str(error).strip() or type(error).__name__
-        raise ConfigError(
-            f"no Dask scheduler answers at '{address}' ({said}); start one there with dask scheduler, and "
-            f"give its address, such as tcp://HOST:8786"
-        ) from error
 
 
 def workers_of(client: Client, address: str) -> list[Worker]:
