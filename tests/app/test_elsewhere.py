@@ -27,11 +27,12 @@ from napari_prosma.app.elsewhere.worker import Place, Told
 from napari_prosma.app.runs import left_run
 from napari_prosma.cli import follow
 from napari_prosma.cli.app import app
+from napari_prosma.data import cluster
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.phantoms import ULTRASOUND_CLASSES
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
-from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice, Progress
+from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice, Progress, Resumed
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
@@ -140,6 +141,22 @@ def test_a_run_that_is_stopped_there_is_resumed_here(
     assert losses(rest) == losses(here)[-len(rest) :]
 
 
+def test_a_run_that_was_stopped_here_is_resumed_there_with_both_its_checkpoints(
+    address: str, tmp_path: Path, settings: Settings, ultrasound: list[Case], here: list[EpochEnd]
+) -> None:
+    config = settings(tmp_path / "run", epochs=EPOCHS)
+    with closing(train(config, ultrasound, ULTRASOUND_CLASSES)) as run:
+        until(run, EpochEnd)
+    left = left_run(config.run_dir)
+    assert left.checkpoint is not None
+    run = train_elsewhere(address, left.config, ultrasound, ULTRASOUND_CLASSES, left.checkpoint)
+    until(run, Resumed)
+    (there,) = worker._running.values()
+    for name in (BEST, LAST):
+        assert load_checkpoint(there.folder / name).epoch == 1
+    assert losses(epochs(run)) == losses(here)[1:]
+
+
 def test_a_worker_that_is_killed_is_replaced(
     address: str, tmp_path: Path, settings: Settings, ultrasound: list[Case]
 ) -> None:
@@ -172,7 +189,7 @@ def test_a_run_outlives_its_connection_and_its_caller(
     here: list[EpochEnd],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "ANSWERS", 1.0)
+    monkeypatch.setattr(cluster, "ANSWERS", 1.0)
     config = settings(tmp_path / "run", epochs=EPOCHS)
     with Tunnel(address) as tunnel:
         run = train_elsewhere(tunnel.address, config, ultrasound, ULTRASOUND_CLASSES)
@@ -181,6 +198,7 @@ def test_a_run_outlives_its_connection_and_its_caller(
         assert "goes on there" in next(
             e.message for e in run if isinstance(e, Notice) and "lost" in e.message
         )
+        assert "connection is lost" in next(e.message for e in run if isinstance(e, Progress))
         run.close()
         assert note_of(config.run_dir) is not None
         tunnel.mend()
@@ -244,12 +262,11 @@ def test_the_shell_trains_segments_and_inspects_there(
 
 
 def test_what_is_wrong_with_a_cluster_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as quick:
-        quick.setattr(scheduler, "ANSWERS", 0.5)
-        with pytest.raises(ConfigError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
-            in_words("tcp://127.0.0.1:9")
-        with pytest.raises(ConfigError, match="no Dask scheduler answers at 'my machine'"):
-            in_words("my machine")
+    for nowhere in ("tcp://127.0.0.1:9", "my machine"):
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=f"no Dask scheduler answers at '{nowhere}'"):
+            in_words(nowhere)
+        assert time.monotonic() - began < cluster.ANSWERS
     with pytest.raises(ConfigError, match=r"offers a GPU \(1 without\).*choose the device auto"):
         opened_line(address, "cuda", "a run", is_exclusive=True)
     line = opened_line(address, "auto", "the run 'one'", is_exclusive=True)

@@ -12,7 +12,6 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
-from napari_prosma.app.elsewhere import scheduler
 from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.plugin.shared.run_on import HERE, RunOn
 from napari_prosma.plugin.train.leaving import LEAVE
@@ -29,10 +28,7 @@ def address(home: object, local_scheduler: Callable[[], AbstractContextManager[s
         yield address
 
 
-def test_an_address_is_tested_and_remembered(
-    address: str, qtbot: QtBot, press: Press, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scheduler, "ANSWERS", 1.0)
+def test_an_address_is_tested_and_remembered(address: str, qtbot: QtBot, press: Press) -> None:
     run_on = RunOn("train")
     qtbot.addWidget(run_on)
     assert run_on.scheduler is None

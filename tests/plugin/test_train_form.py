@@ -235,6 +235,9 @@ def test_the_lines_follow_the_form_and_are_copied(
             button.click()
     assert QApplication.clipboard().text() == line
     assert "epochs=23," in panel.repeat.python.toPlainText()
+    panel.run_on.field.setEditText("tcp://desk:8786")
+    assert lines(panel, qtbot, "--scheduler tcp://desk:8786").startswith("prosma train")
+    assert "in train_elsewhere('tcp://desk:8786', config," in panel.repeat.python.toPlainText()
 
 
 def test_the_shell_line_does_what_the_panel_does(

@@ -54,13 +54,15 @@ def config_from_options(options: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig.of(data=options.get("data"), run_dir=options.get("run_dir"), **settings)
 
 
-def shell_line(config: TrainConfig, folds: int | None = None) -> str:
+def shell_line(config: TrainConfig, folds: int | None = None, scheduler: str | None = None) -> str:
     """``prosma train ...`` with what differs from the defaults, quoted for this system's shell.
 
     Parameters
     ----------
     folds : int, optional
         Of a cross-validation.
+    scheduler : str, optional
+        Address of the one that finds a machine to train on.
 
     Raises
     ------
@@ -76,6 +78,8 @@ def shell_line(config: TrainConfig, folds: int | None = None) -> str:
             words += _words(entry, getattr(config, entry.name))
     if folds is not None:
         words += ["--folds", str(folds)]
+    if scheduler is not None:
+        words += ["--scheduler", scheduler]
     return quoted(words)
 
 
@@ -84,7 +88,7 @@ def quoted(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
-def python_lines(config: TrainConfig, folds: int | None = None) -> str:
+def python_lines(config: TrainConfig, folds: int | None = None, scheduler: str | None = None) -> str:
     """A program that does the same as :func:`shell_line`.
 
     Raises ``ConfigError``: as :func:`shell_line`.
@@ -101,6 +105,9 @@ def python_lines(config: TrainConfig, folds: int | None = None) -> str:
     if folds is not None:
         used["cross_validate"] = "napari_prosma.training.folds"
         names, call = "TrainConfig, find_cases", f"cross_validate({arguments}, {folds})"
+    if scheduler is not None:
+        used["train_elsewhere"] = "napari_prosma.app.elsewhere.run"
+        names, call = "TrainConfig, find_cases", f"train_elsewhere({scheduler!r}, {arguments})"
     lines = [f"from napari_prosma import {names}"]
     lines += [f"from {home} import {name}" for name, home in used.items()]
     lines += ["", "config = TrainConfig("]

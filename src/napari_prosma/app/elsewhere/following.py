@@ -25,6 +25,7 @@ STILL = 0.5
 """Seconds after which the last progress is told again, so that whoever pulls can stop or hold."""
 ENDS = 120.0
 """Seconds that a run has to keep its place when it is stopped."""
+LOST = "the connection is lost, the run goes on there"
 _MOST_FAILURES = 5
 """Questions that go wrong, one after the other, over a connection that holds."""
 
@@ -70,6 +71,7 @@ class Following:
         self._has: dict[str, tuple[int, int]] = {}
         self._queue: queue.SimpleQueue[tuple[int, Event] | Exception | None] = queue.SimpleQueue()
         self._taken = 0
+        self._is_cut = False
         self._closes = threading.Event()
         self._leaves = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="prosma events", daemon=True)
@@ -91,7 +93,7 @@ class Following:
                     item = self._queue.get(timeout=STILL)
                 except queue.Empty:
                     if last is not None:
-                        yield last
+                        yield replace(last, message=LOST) if self._is_cut else last
                     continue
                 if item is None:
                     return
@@ -185,12 +187,13 @@ class Following:
                     return False
             except ConfigError:
                 if not said:
-                    said = True
+                    said = self._is_cut = True
                     self._tell(
                         f"The connection to '{self._line.address}' is lost. The run goes on there, and this "
                         f"program tries to come back to it"
                     )
             else:
+                self._is_cut = False
                 if said:
                     self._tell(f"Connected to '{self._line.address}' again")
                 return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from napari_prosma.app.elsewhere.following import Following, WorkerLost
 from napari_prosma.app.elsewhere.jobs import Ended, Saved, TrainJob, as_here, without_paths
 from napari_prosma.app.elsewhere.note import Note, forget_note, note_of, write_note
-from napari_prosma.app.elsewhere.scheduler import Line, Unreachable, found_again, opened_line
+from napari_prosma.app.elsewhere.scheduler import TRANSFER, Line, Unreachable, found_again, opened_line
 from napari_prosma.app.elsewhere.store import (
     Parcel,
     Sent,
@@ -194,12 +194,15 @@ class _Run:
 
     def _begin(self, line: Line, resumed: Checkpoint | None) -> Generator[Event, None, bool]:
         """Send what the worker lacks and start; False where the user stopped it meanwhile."""
-        sees = self._is_seen(line)
+        sees = yield from self._is_seen(line)
+        if self.steering.was_stopped:
+            return False
         unlabelled = tuple(self._unlabelled())
         sent: list[SentCase] = []
         gone = there = 0
         number = len(self.cases) + len(unlabelled)
-        yield Started(number, f"{'Comparing' if sees else 'Sending'} cases")
+        if not sees or unlabelled:
+            yield Started(number, "Sending cases")
         for n, case in enumerate((*self.cases, *unlabelled), start=1):
             parcels: list[Parcel] = []
             is_labelled = n <= len(self.cases)
@@ -247,8 +250,8 @@ class _Run:
             models["start"] = model_sent(self.config.start_from)
         return models
 
-    def _is_seen(self, line: Line) -> bool:
-        """Whether the worker has the very files of all cases, under the same names."""
+    def _is_seen(self, line: Line) -> Generator[Event, None, bool]:
+        """Whether the worker has the very files of all cases, under the same names; read whole on both."""
         files = [file for case in self.cases for file in case.files]
         if self.config.data is None or not files or not all(case.files for case in self.cases):
             return False
@@ -257,8 +260,12 @@ class _Run:
         names = [str(file.absolute()) for file in files]
         if not line.call("sees", [(n, f.stat().st_size) for n, f in zip(names, files, strict=True)]):
             return False
-        for n, file in zip(names, files, strict=True):
-            if line.call("hashes", [n], seconds=60) != [hash_of_file(file)]:
+        yield Started(len(files), f"Comparing files with those on '{line.host}'")
+        for n, (name, file) in enumerate(zip(names, files, strict=True), start=1):
+            if line.call("hashes", [name], seconds=TRANSFER) != [hash_of_file(file)]:
+                return False
+            yield Progress(n, len(files), file.name)
+            if self.steering.was_stopped:
                 return False
         return True
 

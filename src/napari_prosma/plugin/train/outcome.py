@@ -130,6 +130,9 @@ class Outcome(QWidget):
     def say(self, line: str) -> None:
         """A line in the log."""
         self.log.appendPlainText(line)
+        bar = self.log.verticalScrollBar()
+        assert bar is not None
+        bar.setValue(bar.maximum())
 
     def judge(self, verdict: Verdict) -> None:
         """What the model finds, and what to do next: a line each."""

@@ -95,7 +95,8 @@ class TrainPanel(Panel):
         self.source = Source(napari_viewer)
         self.supervision = Supervision(napari_viewer)
         self.settings = Settings()
-        self.repeat = Repeat(self.repeated_data)
+        self.run_on = RunOn("train")
+        self.repeat = Repeat(self.repeated_data, self.run_on)
         self.examples: Examples | None = None
         self.doubts: Any = None
         self.source.changed.connect(self._suggest_run)
@@ -104,11 +105,11 @@ class TrainPanel(Panel):
         self.settings.suggest(self.source.from_layers.isChecked())
         for changed in (self.source.changed, self.supervision.changed, self.settings.changed):
             changed.connect(self.repeat.form_changed)
+        self.run_on.field.currentTextChanged.connect(self.repeat.form_changed)
         self.outcome = Outcome(napari_viewer)
         self.outcome.next_panel.connect(self._open_next)
         self.outcome.look_first.connect(self._look_first_again)
         self.supervision.look_first.connect(self._look_first_of_a_run)
-        self.run_on = RunOn("train")
         for part in (
             *(self.source, self.supervision, self.settings),
             *(self.run_on, self.repeat, self.outcome),

@@ -22,6 +22,7 @@ from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.fields import fold
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.strokes import single_shot
 from napari_prosma.plugin.train.source import Data
 
@@ -36,11 +37,13 @@ class Repeat(QWidget):
     ----------
     planned : () -> (settings of TrainConfig, Data)
         What the form says; raises a ``ProsmaError`` where something is missing.
+    run_on : RunOn
+        Where the run is computed.
     """
 
-    def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]]) -> None:
+    def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]], run_on: RunOn) -> None:
         super().__init__()
-        self._planned = planned
+        self._planned, self._run_on = planned, run_on
         self.job = NewestJob(self)
         self.job.finished.connect(self._told)
         self.job.failed.connect(self._refuse)
@@ -79,7 +82,9 @@ class Repeat(QWidget):
         except ProsmaError as error:
             self._refuse(str(error))
             return
-        self.job.start("ProSMA: writing down the run", partial(_telling, settings, data))
+        self.job.start(
+            "ProSMA: writing down the run", partial(_telling, settings, data, self._run_on.scheduler)
+        )
 
     def _told(self, lines: tuple[str, str]) -> None:
         self.message.tell("")
@@ -121,9 +126,9 @@ def _copy(text: str) -> None:
     clipboard.setText(text)
 
 
-def _telling(settings: dict[str, Any], data: Data) -> Iterator[Event]:
+def _telling(settings: dict[str, Any], data: Data, scheduler: str | None) -> Iterator[Event]:
     from napari_prosma.training.config import TrainConfig
     from napari_prosma.training.lines import python_lines, shell_line
 
     config = TrainConfig.of(**settings).model_copy(update=data.look().settings)
-    yield Finished((shell_line(config), python_lines(config)))
+    yield Finished((shell_line(config, None, scheduler), python_lines(config, None, scheduler)))
