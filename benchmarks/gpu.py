@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py --out gpu
     python benchmarks/gpu.py --out gpu --data Dataset_BUSI_with_GT     # trains on it in the time that is left
+    python benchmarks/gpu.py --out gpu --parts paper --sets sets --minutes 25
     python benchmarks/gpu.py --out gpu --device cpu --quick            # tries this script itself
 
 Each part writes ``PART.json`` under ``--out``; what is there is not run again, so that a run that was cut off
@@ -18,8 +19,14 @@ gate       each gate, computed fast and as written, compiled and not (``gate.py`
 network    forward and training step beside other U-Nets of the same widths (``network.py``)
 memory     training and segmenting with too little of it: parts are halved, and it goes on
 stopping   seconds from the wish to stop until the run has ended and its checkpoint is written
+alive      how late a loop as that of a window is, while a thread trains
 busi       base widths on ``--data`` for 400 epochs, or for the minutes that are left
+paper      the paper's tables (``paper.py``), what matters most first, for the minutes that are left
 =========  ==============================================================================================
+
+``--sets`` holds splits.json with the near-duplicates and, per set, what ``paper.py pack`` made (busi.npz) or
+the folder itself (busi, glas, kvasir, Task04_Hippocampus). Packed at 256 pixels BUSI has 33 MiB; GlaS and
+Kvasir-SEG are smaller as their folders. The tables' runs lie in ``OUT/paper``: bring them along to go on.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -64,6 +72,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="breast lesions, or another data set in any layout")
+    parser.add_argument("--sets", type=Path, help="of the paper's tables")
+    parser.add_argument("--widths", default="published", help="of the paper's tables")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -218,6 +228,20 @@ def stopping(given: argparse.Namespace) -> dict[str, Any]:
     return {"taken": taken, "largest": max(taken)}
 
 
+def alive(given: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds by which calls every 5 ms are late: the longest, and one in a hundred."""
+    late: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(given, Path(folder) / "run", given.device, widths="tiny", epochs=4)
+        thread = threading.Thread(target=lambda: list(train(config, pictures(), ULTRASOUND_CLASSES)))
+        thread.start()
+        while thread.is_alive():
+            began = time.perf_counter()
+            time.sleep(0.005)
+            late.append(1000 * (time.perf_counter() - began) - 5)
+    return {"calls": len(late), "longest": max(late), "one in a hundred": float(np.quantile(late, 0.99))}
+
+
 def busi(given: argparse.Namespace) -> dict[str, Any]:
     """Dice of base widths by the end of the schedule, or of the minutes."""
     if given.data is None:
@@ -246,8 +270,58 @@ def busi(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+FIRST = ("--models", "prosma-unet", "unet", "attention-unet")
+TABLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    # Ours and the two networks that it is built on: as the paper's tables do it, then honestly.
+    ("table1", "busi", FIRST),
+    ("table1", "busi", (*FIRST, "--clusters", "splits.json", "--inner", "0.1")),
+    ("table1", "busi", ()),
+    # Table 3: the prox against the dense gate; the gates' norms; where lambda starts and how fast it moves.
+    ("table3", "busi", ()),
+    ("table3", "busi", ("--gate-norm", "none")),
+    *(
+        ("table3", "busi", ("--preset", "paper2d", "--models", "prosma", "--threshold", start, *rate))
+        for start in ("0.1", "0.6931471805599453", "1.5")
+        for rate in (("--threshold-rate", "1"), ("--threshold-rate", "10"))
+    ),
+    ("table1", "glas", FIRST),
+    ("table1", "kvasir", ("--preset", "kvasir", *FIRST)),
+    ("table2", "Task04_Hippocampus", ()),
+    ("table1", "glas", ()),
+    ("table1", "kvasir", ("--preset", "kvasir")),
+    ("table1", "kvasir", ("--preset", "ukan2_exact", "--models", "ukan2", "prosma-unet")),
+)
+"""What is run, on which set, and how."""
+
+
+def paper(given: argparse.Namespace) -> dict[str, Any]:
+    """Tables of which all runs are there; an error while some are left, so that they go on next time."""
+    if given.sets is None:
+        return {"left out": "no --sets were given"}
+    done, absent = [], []
+    for table, name, options in TABLES:
+        found = [path for path in (given.sets / name, given.sets / f"{name}.npz") if path.exists()]
+        if not found or ("splits.json" in options and not (given.sets / "splits.json").is_file()):
+            absent.append([table, name, *options])
+            continue
+        minutes = (given.ends - time.monotonic()) / 60
+        if minutes <= 0:
+            break
+        words = [sys.executable, str(HERE / "paper.py"), table, "--data", str(found[0])]
+        words += ["--out", str(given.out / "paper"), "--widths", given.widths, "--incomplete"]
+        words += ["--device", given.device, "--minutes", str(minutes)]
+        words += ["--epochs", "1", "--size", "32", "--seeds", "0"] if given.quick else []
+        words += [str(given.sets / word) if word == "splits.json" else word for word in options]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        done.append([table, name, *options])
+    if time.monotonic() >= given.ends:
+        raise TimeoutError(f"time is up after {len(done)} tables; the same line goes on from there")
+    return {"done": done, "left out, there are no data": absent}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    part.__name__: part for part in (commands, losses, halves, gate, network, memory, stopping, busi)
+    part.__name__: part
+    for part in (commands, losses, halves, gate, network, memory, stopping, alive, busi, paper)
 }
 
 

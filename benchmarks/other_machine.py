@@ -170,12 +170,8 @@ def cut(tunnel: Tunnel, folder: Path, cases: Sequence[Case], here: dict[str, Any
 def killed(address: str, folder: Path, cases: Sequence[Case], here: dict[str, Any]) -> dict[str, Any]:
     run = train_elsewhere(address, config(folder / "killed"), cases, ULTRASOUND_CLASSES)
     first = next(event for event in run if isinstance(event, EpochEnd))
-    with Client(address, set_as_default=False) as client:
-        trains = client.run(lambda: any(thread.name == "prosma" for thread in threading.enumerate()))
-        processes = client.run(os.getpid)
-    process = next(processes[name] for name, is_busy in trains.items() if is_busy)
+    kill_worker(address)
     began = time.monotonic()
-    os.kill(process, 9)
     said, ends, after = "", [first.loss], 0.0
     for event in run:
         if isinstance(event, Notice) and "was lost" in event.message:
@@ -263,6 +259,14 @@ def cluster(cache: Path) -> Iterator[tuple[str, Callable[..., subprocess.Popen]]
 def wait_for_workers(address: str, number: int) -> None:
     with Client(address, set_as_default=False, timeout=60) as client:
         client.wait_for_workers(number, timeout=60)
+
+
+def kill_worker(address: str) -> None:
+    """The process of the worker that trains."""
+    with Client(address, set_as_default=False) as client:
+        trains = client.run(lambda: any(thread.name == "prosma" for thread in threading.enumerate()))
+        processes = client.run(os.getpid)
+    os.kill(next(processes[name] for name, is_busy in trains.items() if is_busy), 9)
 
 
 class Tunnel:

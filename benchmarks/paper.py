@@ -8,7 +8,7 @@
 The published protocols have no test set: the best epoch is chosen on the part that is reported. So the last
 epoch is reported beside it, and with ``--inner`` the best on a part of the training set; with ``--clusters``
 near-duplicates never lie on two sides. ``paper_planar.py`` and ``paper_volumes.py`` say what the presets are,
-``paper_gpu.sh`` in which order a GPU is best used.
+``gpu.py`` in which order a GPU is best used.
 
 One JSON per run; a run whose JSON is there is not run again. ``--minutes`` ends a call in time, in the middle
 of a run if need be, and the same line goes on. A run that diverged says so in its JSON and in the table. With
