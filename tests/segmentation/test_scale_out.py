@@ -284,7 +284,7 @@ def test_a_cluster_needs_a_file_and_a_scheduler_that_answers(
     target = stored.with_name("labels.zarr")
     with pytest.raises(ConfigError, match="a cluster needs the image as a file"):
         list(segment_to(model, volume, target, scheduler="local"))
-    with pytest.raises(ConfigError, match=r"'nowhere://1' .*start one with dask scheduler"):
+    with pytest.raises(ConfigError, match=r"'nowhere://1' .*start one there with dask scheduler"):
         list(segment_to(model, stored, target, scheduler="nowhere://1"))
 
 
