@@ -19,8 +19,6 @@ One process per run; a row that is in the file is not run again.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from learning import figures, parted, predictor, run_all
+from learning import add_options, figures, parted, predictor, run_all
 from shipped_models import MODELS, split
 
 from napari_prosma.data.case import Case
@@ -73,19 +70,16 @@ def main() -> None:
     parser.add_argument("--cases", default="5,10,20")
     parser.add_argument("--systems", default=f"{SHIPPED},fine-tuned,scratch")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--core", default="0")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fine-tuning.json")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_options(parser, "fine-tuning.json")
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(run_one(given, **json.loads(given.one))))
-        return
-    for row in run_all(given.out, jobs(given), __file__, given.core):
-        print(
-            f"{row['task']:8} cases {row['cases']:3}  seed {row['seed']}  {row['system']:16} "
-            f"Dice {row['dice']:.4f}  {row.get('processor', 0):.0f} s of processor time",
-            flush=True,
-        )
+    run_all(given, jobs(given), run_one, __file__, in_words)
+
+
+def in_words(row: dict[str, Any]) -> str:
+    return (
+        f"{row['task']:8} cases {row['cases']:3}  seed {row['seed']}  {row['system']:16} "
+        f"Dice {row['dice']:.4f}  {row.get('processor', 0):.0f} s of processor time"
+    )
 
 
 def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -100,9 +94,6 @@ def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def run_one(given: argparse.Namespace, cases: int, seed: int, system: str, **_: Any) -> dict[str, Any]:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, set(map(int, given.core.split(","))))
-    torch.set_num_threads(1)
     data = find_cases(given.data)
     pool, tested = own_images(given, data.cases)
     if system == SHIPPED:

@@ -73,34 +73,51 @@ def main() -> None:
     parser.add_argument("--systems", default=",".join([*GATES, *RECIPES]))
     parser.add_argument("--nnunet", metavar="PYTHON", help="one that has nnunetv2")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--core", default="0")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "learning.json")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_options(parser, "learning.json")
     given = parser.parse_args()
-    if given.one:
+    run_all(given, jobs(given), run_one, __file__, in_words)
+
+
+def in_words(row: dict[str, Any]) -> str:
+    return (
+        f"{row['data']:24} {row['minutes']:5g} min  cases {row['cases']:4}  seed {row['seed']}  "
+        f"{row['system']:22} steps {row['steps']:5}  Dice {row['dice']:.4f}  {row['wall']:.0f} s"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """What :func:`run_all` goes by."""
+    parser.add_argument("--core", default="0")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / out)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+
+
+def run_all(
+    given: argparse.Namespace,
+    jobs: Iterable[dict[str, Any]],
+    run_one: Callable[..., dict[str, Any]],
+    script: str,
+    in_words: Callable[[dict[str, Any]], str],
+) -> None:
+    """Run the jobs that ``--out`` lacks, one process of ``script`` each; rows are written as they come."""
+    cores, out = given.core.split(","), given.out
+    if given.one:  # this is such a process
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, set(map(int, cores)))
+        torch.set_num_threads(len(cores))
         print(json.dumps(run_one(given, **json.loads(given.one))))
         return
-    for row in run_all(given.out, jobs(given), __file__, given.core):
-        print(
-            f"{row['data']:24} {row['minutes']:5g} min  cases {row['cases']:4}  seed {row['seed']}  "
-            f"{row['system']:22} steps {row['steps']:5}  Dice {row['dice']:.4f}  {row['wall']:.0f} s",
-            flush=True,
-        )
-
-
-def run_all(out: Path, jobs: Iterable[dict[str, Any]], script: str, core: str) -> Iterator[dict[str, Any]]:
-    """The rows of these jobs that ``out`` lacks, one process of ``script`` each, written as they come."""
     for job in jobs:
         known = read(out, script)
         if any(all(row.get(key) == value for key, value in job.items()) for row in known["runs"]):
             continue
-        row = job | in_a_process(job, script, core)
+        row = job | in_a_process(job, script, len(cores))
         known = read(out, script)
         known["runs"].append(row)
         out.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(out) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        yield row
+        print(in_words(row), flush=True)
 
 
 def jobs(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -128,18 +145,14 @@ def read(path: Path, script: str) -> dict[str, Any]:
     }
 
 
-def in_a_process(job: dict[str, Any], script: str, core: str) -> dict[str, Any]:
-    cores = core.split(",")
+def in_a_process(job: dict[str, Any], script: str, cores: int) -> dict[str, Any]:
     words = [sys.executable, script, *sys.argv[1:], "--one", json.dumps(job)]
-    threads = {"OMP_NUM_THREADS": str(len(cores)), "MKL_NUM_THREADS": str(len(cores))}
+    threads = {"OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)}
     done = subprocess.run(words, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, cores: int, **_: Any) -> dict:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, set(map(int, given.core.split(","))))
-    torch.set_num_threads(cores)
     data = find_cases(given.data)
     cases = [case for case in data.cases if not given.skip or case.group != given.skip]
     learned, tested = parted(cases, given.held_out, given.clusters)
