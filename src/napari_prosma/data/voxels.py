@@ -157,6 +157,12 @@ def affine_of(geometry: Geometry) -> np.ndarray:
     return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
 
 
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzipped, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP_MAGIC
+
+
 def _inflate(file: BinaryIO, into: memoryview, skip: int) -> int:
     """Fill ``into`` from a zlib or gzip stream after ``skip`` bytes of it; the number of bytes that came.
 

@@ -35,8 +35,8 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr")
 """A header ``.hdr`` has its voxels in ``.img`` beside it."""
 _LONGEST_FIXED_HEADER, _MOST_EXTENSIONS = 540, 2**26
 """Bytes of the header of NIfTI-2; bytes of notes behind a header."""
-_GZIP, _SECOND, _MOST_NOTES = b"\x1f\x8b", 540, 2**20
-"""How a packed file begins; the number that NIfTI-2 begins with; header and notes of a misnamed file."""
+_SECOND, _MOST_NOTES = 540, 2**20
+"""The number that NIfTI-2 begins with; header and notes of a misnamed file."""
 _COMMENT, _TIME_SERIES = 6, 2001
 """Codes of NIfTI: of an extension, of an intent."""
 _SAID = "said"
@@ -238,7 +238,7 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
 def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
     """Stored voxels (i, j, k, ...), scaled as the header says: to float32 where that is exact enough."""
     proxy: Any = stored.dataobj  # an ArrayProxy, whose numbers nibabel leaves untyped
-    if is_packed(path):
+    if voxels.is_gzip(path):
         raw = voxels.read_voxels(path, 0, proxy.shape, proxy.dtype, "deflate", proxy.offset)
     else:
         raw = np.asanyarray(proxy.get_unscaled())
@@ -329,8 +329,6 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Head
 
 def _require_short_extensions(path: Path) -> None:
     """Refuse a gzipped file whose header says that gigabytes lie before the voxels: nibabel reads them."""
-    if not is_packed(path):
-        return
     with gzip.open(path) as file:
         start = file.read(_LONGEST_FIXED_HEADER)
     for order in "<>":
@@ -342,19 +340,13 @@ def _require_short_extensions(path: Path) -> None:
                 raise DataError(f"'{path}' has no voxels where its header says ({begin:g}); export it again")
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file is gzipped, whatever its name says."""
-    with path.open("rb") as file:
-        return file.read(2) == _GZIP
-
-
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path, is_packed: bool) -> Any:
     """As nibabel has it, which goes by the name; of a file that is packed against its name by its content."""
     import nibabel
 
-    if is_packed(path) == (path.suffix.lower() == ".gz") or path.suffix.lower() == ".hdr":
+    if is_packed == (path.suffix.lower() == ".gz") or path.suffix.lower() == ".hdr":
         return nibabel.load(path)
-    if is_packed(path):  # whose voxels are not read by nibabel
+    if is_packed:  # whose voxels are not read by nibabel
         with gzip.open(path) as file:
             content = file.read(_MOST_NOTES)
     else:
@@ -396,8 +388,10 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        _require_short_extensions(path)
-        stored = _loaded(path)
+        is_packed = voxels.is_gzip(path)
+        if is_packed:
+            _require_short_extensions(path)
+        stored = _loaded(path, is_packed)
         if isinstance(stored, nibabel.AnalyzeImage) and not isinstance(stored, Nifti1Pair):
             stored = _of_analyze(path, stored)
         if not isinstance(stored, Nifti1Pair):
@@ -406,7 +400,7 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
         held = path.with_suffix(".img").stat().st_size if path.suffix.lower() == ".hdr" else None
-        require_possible(path, promised, "deflate" if is_packed(path) else "none", held)
+        require_possible(path, promised, "deflate" if is_packed else "none", held)
         yield stored
     except FileNotFoundError:
         raise
