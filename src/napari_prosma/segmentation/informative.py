@@ -16,7 +16,7 @@ from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.data.preparation import cut_axis, filled
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Notice, Progress, Started
+from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.model.applying import Segmentation, named, prepare_for
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.device import usable_device
@@ -237,16 +237,11 @@ def next_slices(
             f"'{name}' has the shape {image.array.shape[1:]}, which has no slices to choose from; open a "
             "volume, or choose a folder of images"
         )
+    segmented, features = yield from result_of(_Look(checkpoint, mirror, device).at(image, name))
+    yield VolumeSegmented(segmented)
     done = set(labelled)
-    found: list[Candidate] = []
-    for event in _Look(checkpoint, mirror, device).at(image, name):
-        if not isinstance(event, Finished):
-            yield event
-            continue
-        segmented, features = event.result
-        yield VolumeSegmented(segmented)
-        every = _candidates(segmented, features, slice_axis(image.geometry))
-        found = [each for each in every if each.slice not in done]
+    every = _candidates(segmented, features, slice_axis(image.geometry))
+    found = [each for each in every if each.slice not in done]
     if not found:
         raise DataError(f"every slice of '{name}' is labelled; there is none to choose")
     for candidate in found:
@@ -267,7 +262,7 @@ class _Look:
         plan = self._checkpoint.plan
         with named(name):
             image = filled(as_channels(image, plan.channels))
-        for event in segment(
+        events = segment(
             self._checkpoint,
             image,
             name=name,
@@ -275,15 +270,13 @@ class _Look:
             mirror=self._mirror,
             disagreement=self._compares,
             features=True,
-        ):
-            if not isinstance(event, Finished):
-                yield event
-                continue
-            features = event.result.features
-            if features is None:
-                prepared = prepare_for(plan, image, name)
-                features = coarse_copy(prepared.array, plan.dims, cut_axis(plan, image.geometry))
-            yield Finished((event.result, features))
+        )
+        segmented = yield from result_of(events)
+        features = segmented.features
+        if features is None:
+            prepared = prepare_for(plan, image, name)
+            features = coarse_copy(prepared.array, plan.dims, cut_axis(plan, image.geometry))
+        yield Finished((segmented, features))
 
 
 def _candidates(found: Segmentation, features: np.ndarray, axis: int | None) -> list[Candidate]:

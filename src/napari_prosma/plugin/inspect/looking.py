@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Image
-from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.events import Event, Finished, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.job import spare_threads
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
@@ -93,11 +93,8 @@ def looking(
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
     with cpu_threads(spare_threads()):
-        for event in called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label):
-            if not isinstance(event, Finished):
-                yield event
-                continue
-            record: GateRecord = event.result
+        events = called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label)
+        record: GateRecord = yield from result_of(events)
         yield Started(len(record.skips), "Trying what the selection is worth")
         what_if = opened(checkpoint, image, layer.name, label, region)
         tried: dict[int, dict[str, Tried]] = {}
