@@ -55,6 +55,16 @@ def learning(panel: TrainPanel, qtbot: QtBot) -> None:
     )
 
 
+def long_run(panel: TrainPanel, qtbot: QtBot, press: Press) -> Path:
+    """Start a run that does not end by itself; its folder."""
+    panel.settings.limit.setValue(500)
+    run_dir = panel.settings.run_field.path
+    assert run_dir is not None
+    press(panel.start_button)
+    learning(panel, qtbot)
+    return run_dir
+
+
 def logged(panel: TrainPanel) -> str:
     return panel.outcome.log.toPlainText()
 
@@ -114,9 +124,7 @@ def test_rate_and_length_change_while_it_runs_and_the_form_is_left_alone(
 
 
 def test_a_number_that_is_being_typed_is_no_change_yet(panel: TrainPanel, qtbot: QtBot, press: Press):
-    panel.settings.limit.setValue(500)
-    press(panel.start_button)
-    learning(panel, qtbot)
+    long_run(panel, qtbot, press)
     panel.controls.epochs.selectAll()
     qtbot.keyClicks(panel.controls.epochs, "1")
     assert "Changed" not in logged(panel)
@@ -126,9 +134,7 @@ def test_a_number_that_is_being_typed_is_no_change_yet(panel: TrainPanel, qtbot:
 def test_finish_now_validates_and_keeps_the_best_even_out_of_a_pause(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish
 ):
-    panel.settings.limit.setValue(500)
-    press(panel.start_button)
-    learning(panel, qtbot)
+    long_run(panel, qtbot, press)
     press(panel.pause_button)
     qtbot.waitUntil(lambda: panel.pause_button.text() == "Continue", timeout=SOON)
     press(panel.finish_button)
@@ -212,9 +218,7 @@ def test_a_layer_that_is_closed_leaves_a_run_that_goes_on_and_says_so(
     finish: Finish,
 ):
     press(panel.source.from_layers)
-    panel.settings.limit.setValue(500)
-    press(panel.start_button)
-    learning(panel, qtbot)
+    long_run(panel, qtbot, press)
     viewer.layers.remove(painted)
     qtbot.waitUntil(lambda: "was closed; the run goes on" in panel.trouble.plain_text(), timeout=SOON)
     done = panel.progress_bar.value()
@@ -332,11 +336,7 @@ def test_two_runs_never_share_a_folder(panel: TrainPanel, qtbot: QtBot, press: P
 def test_closing_the_panel_asks_once_and_going_on_keeps_panel_and_run(
     panel: TrainPanel, qtbot: QtBot, press: Press
 ):
-    panel.settings.limit.setValue(500)
-    run_dir = panel.settings.run_field.path
-    assert run_dir is not None
-    press(panel.start_button)
-    learning(panel, qtbot)
+    run_dir = long_run(panel, qtbot, press)
     dock = panel.parentWidget()
     asked = Answers(GO_ON)
     press(dock.titleBarWidget().close_button)
@@ -354,11 +354,7 @@ def test_closing_the_panel_asks_once_and_going_on_keeps_panel_and_run(
 def test_a_run_that_is_asked_for_before_the_panel_has_closed_keeps_it_open(
     panel: TrainPanel, qtbot: QtBot, press: Press
 ):
-    panel.settings.limit.setValue(500)
-    run_dir = panel.settings.run_field.path
-    assert run_dir is not None
-    press(panel.start_button)
-    learning(panel, qtbot)
+    run_dir = long_run(panel, qtbot, press)
     dock = panel.parentWidget()
     ended: list[object] = []
     asked = Answers(STOP)
