@@ -13,7 +13,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_prosma.app.label_place import LabelPlace, label_place
 from napari_prosma.data.layouts import DataSet
@@ -22,6 +22,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.annotate.next_jobs import ImageOpened, Predicted, opening, saving
+from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.guesses import marks_of
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.layers import (
@@ -36,7 +37,6 @@ from napari_prosma.plugin.shared.layers import (
     write_layer,
 )
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import onto_image, steps_between
 from napari_prosma.plugin.shared.prediction import Prediction
 from napari_prosma.plugin.shared.unsaved import note_saved, unsaved_of
@@ -240,22 +240,15 @@ class FolderDesk(Desk):
         del self._opened[name]
 
     def _agrees(self, place: LabelPlace) -> bool:
-        box = QMessageBox(self._parent)
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle("Save labels")
-        box.setText(f"Save the labels as '{place.path.name}'?")
+        question = f"Save the labels as '{place.path.name}'?"
         stored = ", ".join(f"{name} = {value}" for name, value in zip(self._names, place.values, strict=True))
-        box.setInformativeText(
-            as_rich(
-                f"{place.path}\n\nStored as {stored}. The labels of further images of this folder are named "
-                "likewise; you are asked once. No file of others is written over."
-            )
+        told = (
+            f"{place.path}\n\nStored as {stored}. The labels of further images of this folder are named "
+            "likewise; you are asked once. No file of others is written over."
         )
-        save = box.addButton("Save", QMessageBox.ButtonRole.AcceptRole)
-        box.setDefaultButton(save)
-        box.setEscapeButton(box.addButton("Not now", QMessageBox.ButtonRole.RejectRole))
-        box.exec()
-        return box.clickedButton() is save
+        return agrees(
+            self._parent, question, told, "Save", leave="Not now", title="Save labels", is_default=True
+        )
 
 
 class VolumeDesk(Desk):

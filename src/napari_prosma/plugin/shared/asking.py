@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import remember, remembered
 from napari_prosma.errors import ProsmaError
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.panel_text import as_rich
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.shared.panel import Message
 
 
 def chosen_folder(parent: QWidget, title: str, topic: str = "", start: Path | None = None) -> Path | None:
@@ -53,17 +56,28 @@ def save_as(
 
 
 def agrees(
-    parent: QWidget | None, question: str, further: str, action: str, leave: str = "Cancel", title: str = ""
+    parent: QWidget | None,
+    question: str,
+    further: str,
+    action: str,
+    leave: str = "Cancel",
+    title: str = "",
+    loses: bool = False,
+    is_default: bool = False,
 ) -> bool:
-    """Whether the user chose ``action``; to ``leave`` it is one key away."""
+    """Whether the user chose ``action``; to ``leave`` it is one key away.
+
+    ``loses``: something is lost by the action, of which is warned; ``is_default``: Enter chooses it.
+    """
+    role = QMessageBox.ButtonRole.DestructiveRole if loses else QMessageBox.ButtonRole.AcceptRole
     box = QMessageBox(parent)
-    box.setIcon(QMessageBox.Icon.Question)
+    box.setIcon(QMessageBox.Icon.Warning if loses else QMessageBox.Icon.Question)
     box.setWindowTitle(title)
     box.setText(question)
     box.setInformativeText(as_rich(further))
-    agreed = box.addButton(action, QMessageBox.ButtonRole.AcceptRole)
+    agreed = box.addButton(action, role)
     left = box.addButton(leave, QMessageBox.ButtonRole.RejectRole)
-    box.setDefaultButton(left)
+    box.setDefaultButton(agreed if is_default else left)
     box.setEscapeButton(left)
     box.exec()
     return box.clickedButton() is agreed

@@ -87,7 +87,31 @@ class LayerChooser(QComboBox):
         return [layer for layer in self._viewer.layers if isinstance(layer, self._kind) and is_input(layer)]
 
 
-class JoinButton(QPushButton):
+class LayersButton(QPushButton):
+    """A button that goes by the images that are open until it is let go: enabled where there is one."""
+
+    def __init__(self, text: str, viewer: napari.Viewer) -> None:
+        super().__init__(text)
+        self._viewer = viewer
+        for emitter in self._followed():
+            emitter.connect(self._show_whether)
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        for emitter in self._followed():
+            emitter.disconnect(self._show_whether)
+
+    def _followed(self) -> tuple[EventEmitter, ...]:
+        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
+
+    def _images(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
+
+    def _show_whether(self, event: object = None) -> None:
+        self.setEnabled(bool(self._images()))
+
+
+class JoinButton(LayersButton):
     """Makes one image of image layers that are its channels: those selected in the layer list.
 
     Signals
@@ -101,33 +125,19 @@ class JoinButton(QPushButton):
     refused = Signal(str)
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__("Join channels")
-        self._viewer = viewer
+        super().__init__("Join channels", viewer)
         self.setToolTip(
             "Join the image layers selected in the layer list, such as sequences or stains, into one image: "
             "each becomes a channel, from the bottom of the list up"
         )
         self.clicked.connect(self._join)
         self._is_wanted = True
-        for emitter in self._followed():
-            emitter.connect(self._show_whether)
         self._show_whether()
 
     def setVisible(self, visible: bool) -> None:
         """Qt's hook: it stays hidden while there are no two images to join."""
         self._is_wanted = visible
         super().setVisible(visible and len(self._images()) > 1)
-
-    def let_go(self) -> None:
-        """Follow the viewer no longer."""
-        for emitter in self._followed():
-            emitter.disconnect(self._show_whether)
-
-    def _followed(self) -> tuple[EventEmitter, ...]:
-        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
-
-    def _images(self) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
 
     def _show_whether(self, event: object = None) -> None:
         self.setVisible(self._is_wanted)

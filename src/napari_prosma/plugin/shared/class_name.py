@@ -7,32 +7,22 @@ from collections.abc import Callable
 import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
-from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QWidget
 
-from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, is_input, new_labels
+from napari_prosma.plugin.shared.choosers import LayersButton
+from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, new_labels
 
 
-class NewLabels(QPushButton):
+class NewLabels(LayersButton):
     """Adds an empty labels layer over the image that ``chosen`` gives, with the brush in the hand."""
 
     def __init__(self, viewer: napari.Viewer, chosen: Callable[[], ImageLayer | None]) -> None:
-        super().__init__("New labels")
-        self._viewer, self._chosen = viewer, chosen
+        super().__init__("New labels", viewer)
+        self._chosen = chosen
         self.setToolTip("Add an empty labels layer over the image, in the same place, and select the brush")
         self.clicked.connect(self._add)
-        for emitter in self._followed():
-            emitter.connect(self._show_whether)
         self._show_whether()
-
-    def let_go(self) -> None:
-        """Follow the viewer no longer."""
-        for emitter in self._followed():
-            emitter.disconnect(self._show_whether)
-
-    def _followed(self) -> tuple[EventEmitter, ...]:
-        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
 
     def _add(self) -> None:
         image = self._chosen()
@@ -43,9 +33,6 @@ class NewLabels(QPushButton):
         layer = add_layer(self._viewer, new_labels(image))
         self._viewer.layers.selection.active = layer
         layer.mode = "paint"
-
-    def _show_whether(self, event: object = None) -> None:
-        self.setEnabled(any(isinstance(x, ImageLayer) and is_input(x) for x in self._viewer.layers))
 
 
 class ClassName(QWidget):

@@ -25,7 +25,6 @@ from qtpy.QtWidgets import (
     QApplication,
     QHBoxLayout,
     QMainWindow,
-    QMessageBox,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -36,10 +35,10 @@ from napari_prosma.data.keep import safe_name
 from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event
+from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.guesses import MARKS, guesses_of
 from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
-from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.training.run_claim import claim, release
 
 INTERVAL_MS = 20_000
@@ -184,17 +183,8 @@ class Unsaved(QObject):
         return False
 
     def _agrees(self, window: QMainWindow) -> bool:
-        box = QMessageBox(window)
-        box.setIcon(QMessageBox.Icon.Warning)
-        box.setWindowTitle("Painted labels are not saved")
-        box.setText("Painted labels are not saved.")
-        box.setInformativeText(as_rich(self.in_words()))
-        leave = box.addButton(LEAVE, QMessageBox.ButtonRole.DestructiveRole)
-        stay = box.addButton(STAY, QMessageBox.ButtonRole.RejectRole)
-        box.setDefaultButton(stay)
-        box.setEscapeButton(stay)
-        box.exec()
-        return box.clickedButton() is leave
+        said = "Painted labels are not saved"
+        return agrees(window, f"{said}.", self.in_words(), LEAVE, leave=STAY, title=said, loses=True)
 
     def _watch(self, layer: object) -> None:
         if isinstance(layer, LabelsLayer) and layer not in self._watched:
