@@ -24,6 +24,7 @@ from napari_prosma.nn.gates import AttentionMask, ProximalMask
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train
 
 os.environ["PROSMA_CACHE"] = ""  # no number may hang on what is faster on this machine
@@ -102,9 +103,11 @@ def settings() -> Callable[..., TrainConfig]:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, settings: Callable[..., TrainConfig], ultrasound: list[Case]
 ) -> tuple[Path, list[Event]]:
-    """Folder and events of one small run on the ultrasound phantoms."""
+    """Folder and events of one small run on the ultrasound phantoms, however long it takes."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    return run_dir, list(train(settings(run_dir), ultrasound, ULTRASOUND_CLASSES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rhythm, "is_due", lambda *_: False)  # previews at the ends of epochs, none by the clock
+        return run_dir, list(train(settings(run_dir), ultrasound, ULTRASOUND_CLASSES))
 
 
 @pytest.fixture(scope="session")

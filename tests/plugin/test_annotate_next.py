@@ -79,6 +79,16 @@ def done(box: Any, press: Press, qtbot: QtBot) -> None:
         qtbot.waitUntil(lambda: not box.desk.opening.is_running, timeout=LONGEST)
 
 
+def test_only_a_volume_is_offered_for_its_slices(box: Any, viewer: napari.Viewer) -> None:
+    viewer.add_image(np.zeros((32, 32), np.uint8))
+    assert box.image.layer is None
+    box.rank()
+    assert "open a volume first" in box.message.plain_text()
+    volume = viewer.add_image(np.zeros((4, 32, 32), np.uint8))
+    viewer.add_image(np.zeros((4, 32, 32), np.uint8), metadata={"channels_first": True})
+    assert box.image.layers() == [volume]
+
+
 def test_images_are_listed_opened_corrected_and_saved_where_they_belong(
     box: Any, data: Path, viewer: napari.Viewer, press: Press, qtbot: QtBot
 ) -> None:

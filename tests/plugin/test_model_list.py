@@ -13,14 +13,14 @@ import pytest
 from napari.errors import MultipleReaderError
 from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
-from qtpy.QtGui import QDropEvent
-from qtpy.QtWidgets import QAbstractButton, QTreeWidgetItem
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QAbstractButton, QApplication, QTreeWidgetItem
 
 from napari_prosma.app.remembered import MODELS, recent_paths, remember_path
 from napari_prosma.plugin.contributions.reader import get_reader
 from napari_prosma.plugin.shared.panel import Panel
-from napari_prosma.plugin.shared.run_folders import open_runs_unasked
+from napari_prosma.plugin.shared.run_folders import open_run_unasked, open_runs_unasked
 
 SOON = 30_000
 Press = Callable[[QAbstractButton], None]
@@ -39,6 +39,10 @@ def runs(home: Path, run: Path) -> Path:
 @pytest.fixture
 def panel(open_panel: Callable[[str], Panel], runs: Path) -> Any:
     return open_panel("Segment")
+
+
+def dragged(data: QMimeData) -> tuple[Any, ...]:
+    return Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
 
 
 def sections(panel: Any) -> dict[str, list[QTreeWidgetItem]]:
@@ -169,17 +173,40 @@ def test_the_folder_of_a_run_opens_without_a_question_unless_the_user_wants_one(
         viewer.open(str(runs / "sound"), plugin=None)
 
 
+def test_a_run_kept_elsewhere_opens_without_a_question(
+    panel: Any, viewer: napari.Viewer, qtbot: QtBot, runs: Path, run: Path
+) -> None:
+    panel.model.set_path(None)
+    entered = get_settings().plugins.extension2reader
+    open_run_unasked(runs / "sound")
+    assert get_settings().plugins.extension2reader == entered, "those in the usual folder share an entry"
+    open_run_unasked(run)
+    viewer.open(str(run), plugin=None)
+    assert panel.model.path == run
+    qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+
+
+def test_any_model_that_is_dropped_on_the_canvas_opens_in_segment(
+    panel: Any, viewer: napari.Viewer, qtbot: QtBot, run: Path
+) -> None:
+    panel.grab()  # painted, as on a screen
+    canvas = viewer.window._qt_viewer
+    for path in (run, run / "best.safetensors"):
+        panel.model.set_path(None)
+        data = QMimeData()
+        data.setUrls([QUrl.fromLocalFile(f"{path}/" if path.is_dir() else str(path))])
+        QApplication.sendEvent(canvas, QDragEnterEvent(QPoint(5, 5), *dragged(data)))
+        QApplication.sendEvent(canvas, QDropEvent(QPointF(5, 5), *dragged(data)))
+        assert panel.model.path == path
+        qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)
+    assert len(viewer.layers) == 0
+
+
 def test_a_model_that_is_dropped_on_the_button_is_chosen(panel: Any, qtbot: QtBot, runs: Path) -> None:
     panel.model.set_path(None)
     for path, expected in ((runs, None), (runs / "sound", runs / "sound")):
         data = QMimeData()
         data.setUrls([QUrl.fromLocalFile(str(path))])
-        everywhere = (
-            Qt.DropAction.CopyAction,
-            data,
-            Qt.MouseButton.LeftButton,
-            Qt.KeyboardModifier.NoModifier,
-        )
-        panel.model.dropEvent(QDropEvent(QPointF(5, 5), *everywhere))
+        panel.model.dropEvent(QDropEvent(QPointF(5, 5), *dragged(data)))
         assert panel.model.path == expected
     qtbot.waitUntil(lambda: not panel.model.is_reading, timeout=SOON)

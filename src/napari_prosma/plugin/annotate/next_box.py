@@ -75,7 +75,7 @@ class NextBox(QWidget):
         self.source.addItems([SLICES, IMAGES])
         self.source.setToolTip("What is ranked: slices without a label, or images without one")
         self.source.currentIndexChanged.connect(self._show_source)
-        self.image = LayerChooser(viewer, ImageLayer)
+        self.image = LayerChooser(viewer, ImageLayer, volumes=True)
         self.image.setToolTip("The volume whose slices are ranked; those that hold labels are left out")
         self.folder = PathField("Choose the folder of images", "a folder of images, some without a label")
         self.model.image = self._image_kind

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.asking import chosen_folder
-from napari_prosma.plugin.shared.layers import add_layer, is_input
+from napari_prosma.plugin.shared.layers import add_layer, is_input, spatial_shape
 from napari_prosma.plugin.shared.placing import joined_channels
 
 DATA = "Choose the folder of images and masks"
@@ -35,14 +35,18 @@ class LayerChooser(QComboBox):
     ----------
     none : str
         Text of the entry for "no layer"; empty = there is none.
+    volumes : bool
+        Whether only volumes and stacks can be chosen.
     """
 
-    def __init__(self, viewer: napari.Viewer, kind: type[Layer], none: str = "") -> None:
+    def __init__(
+        self, viewer: napari.Viewer, kind: type[Layer], none: str = "", *, volumes: bool = False
+    ) -> None:
         super().__init__()
-        self._viewer, self._kind, self._none = viewer, kind, none
+        self._viewer, self._kind, self._none, self._volumes = viewer, kind, none, volumes
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         if not none:
-            self.setPlaceholderText("none is open")
+            self.setPlaceholderText("no volume is open" if volumes else "none is open")
         for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
             emitter.connect(self.refresh)
         viewer.layers.events.renamed.connect(self.refresh)
@@ -84,7 +88,13 @@ class LayerChooser(QComboBox):
 
     def layers(self) -> list[Layer]:
         """What can be chosen: layers of this kind that are neither previews nor maps of our own."""
-        return [layer for layer in self._viewer.layers if isinstance(layer, self._kind) and is_input(layer)]
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, self._kind)
+            and is_input(layer)
+            and (not self._volumes or len(spatial_shape(layer)) > 2)
+        ]
 
 
 class LayersButton(QPushButton):

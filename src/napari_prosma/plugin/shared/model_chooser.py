@@ -16,13 +16,13 @@ from napari_prosma.app.models import ImageKind, KnownModel, known_model, shown_n
 from napari_prosma.app.remembered import MODELS, remember_path
 from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.model.header import is_model
 from napari_prosma.plugin.shared.card_window import CardWindow
 from napari_prosma.plugin.shared.loading import map_torch
 from napari_prosma.plugin.shared.model_list import ModelList
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message, epochs_in_words
 from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.plugin.shared.run_folders import dropped_model
 
 if TYPE_CHECKING:
     from napari_prosma.app.cards import Card
@@ -171,12 +171,12 @@ class ModelChooser(QWidget):
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
         """Qt's hook."""
-        if event is not None and _dropped(event) is not None:
+        if event is not None and dropped_model(event) is not None:
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent | None) -> None:
         """Qt's hook."""
-        path = None if event is None else _dropped(event)
+        path = None if event is None else dropped_model(event)
         if path is not None:
             self.set_path(path)
 
@@ -215,13 +215,6 @@ class ModelChooser(QWidget):
     def _failed(self, error: str) -> None:
         self.text.tell_error(error)
         self.described.emit(None)
-
-
-def _dropped(event: QDragEnterEvent | QDropEvent) -> Path | None:
-    """The model that is dragged."""
-    data = event.mimeData()
-    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()] if data is not None else []
-    return paths[0] if len(paths) == 1 and is_model(paths[0]) else None
 
 
 def _reading(path: Path) -> Iterator[Event]:

@@ -42,7 +42,7 @@ from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.keys import KEYS, tip
 from napari_prosma.plugin.shared.loading import loading
 from napari_prosma.plugin.shared.panel_text import as_rich
-from napari_prosma.plugin.shared.run_folders import open_runs_unasked
+from napari_prosma.plugin.shared.run_folders import ModelDrops, open_runs_unasked
 from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
 
 ERROR_COLOUR = "#ff6b6b"
@@ -274,7 +274,9 @@ class Panel(QWidget):
         if event is not None and event.type() == QEvent.Type.Paint and not self._was_painted:
             self._was_painted = True
             dock = self.parentWidget()
-            self.unsaved.guard(dock.parentWidget() if dock is not None else None)
+            window = dock.parentWidget() if dock is not None else None
+            self.unsaved.guard(window)
+            ModelDrops.watch(self.viewer, window)
             keep_place(type(self).__name__, self)
             open_runs_unasked()
             QTimer.singleShot(0, self._join_tabs)

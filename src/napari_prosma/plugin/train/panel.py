@@ -42,7 +42,7 @@ from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
 from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
-from napari_prosma.plugin.shared.run_folders import open_runs_unasked
+from napari_prosma.plugin.shared.run_folders import open_run_unasked, open_runs_unasked
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import new_run_folder
 from napari_prosma.plugin.shared.under_way import under_way_of
@@ -292,6 +292,7 @@ class TrainPanel(Panel):
                 self._show_trouble()
             case Configured():
                 open_runs_unasked()
+                open_run_unasked(event.config.run_dir)
                 self.controls.show_config(event.config)
                 self.repeat.form_changed()  # layers are files now
                 self._tell_waiting()

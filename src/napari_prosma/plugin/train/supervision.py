@@ -57,7 +57,7 @@ class Supervision(QWidget):
         self.scan.finished.connect(self._scanned)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        box, self._form = group("Labels")
+        box, self._form = group("Label quality")
         layout.addWidget(box)
         entry = SETTINGS["objective"]
         self.objective = combo(entry.choices, entry.default, "How complete and how reliable the labels are")
