@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,13 @@ def test_a_model_says_what_a_list_shows(make_checkpoint: Make, tmp_path: Path) -
     assert (found.dice, found.trouble) == (0.8, "")
     assert shown_name(tmp_path / "mine" / "best.safetensors") == "mine"
     assert shown_name(tmp_path / "other.safetensors") == "other"
+
+
+def test_a_dice_that_nobody_could_measure_is_left_out(make_checkpoint: Make, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", replace(make_checkpoint(), metrics={"dice": math.nan}))
+    found = known_model(tmp_path / "a.safetensors")
+    assert found.dice is None
+    assert "nan" not in found.in_words()
 
 
 def newer(written: bytes) -> bytes:

@@ -234,6 +234,27 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
     np.testing.assert_array_equal(read(), mask)
 
 
+def test_labels_go_by_their_names_for_a_model_or_are_told(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[5:10], mask[20:25] = 1, 2
+    save(tmp_path / "images" / "a.png", np.full((32, 32), 9, np.uint8))
+    save(tmp_path / "labels" / "a.png", mask)
+    model = make_checkpoint(classes=("background", "liver", "tumour"))
+    told = {}
+    for names in (("tumour", "liver"), ("liver", "lesion"), ("tumour", "cyst")):
+        (tmp_path / "classes.csv").write_text(f"value,name\n0,background\n1,{names[0]}\n2,{names[1]}\n")
+        data_set, notices = labelled_as(model, tmp_path)
+        read = data_set.cases[0].read_label
+        told[names] = (None if read is None else read()[[7, 22], 0].tolist(), " ".join(notices))
+    assert told["tumour", "liver"][0] == [2, 1]
+    assert told["liver", "lesion"][0] == [1, 2]
+    assert "'lesion' is taken for 'tumour'" in told["liver", "lesion"][1]
+    assert told["tumour", "cyst"][0] is None
+    assert "the labels are not used: the labels call 1 'tumour'" in told["tumour", "cyst"][1]
+
+
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
     told = error_of(prosma("suspicious", model, "--out", tmp_path / "doubts"))
     assert "does not say what it learned from; give a folder" in told

@@ -14,6 +14,7 @@ from napari_prosma.cli.follow import exit_codes, say
 from napari_prosma.cli.tables import table
 from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd, Finished, Verdict
+from napari_prosma.training.figures import validation_figures
 
 
 def shown(rows: list[dict[str, str | float]]) -> str:
@@ -63,6 +64,14 @@ def test_an_exit_that_was_meant_stays_as_it_is() -> None:
     with pytest.raises(typer.Exit) as end, exit_codes():
         raise typer.Exit(7)
     assert end.value.exit_code == 7
+
+
+def test_validation_without_any_structure_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = EpochEnd(1, 3, 0.5, 1e-3, 1.0, validation_figures([]), {}, 0)
+    follow.follow(event for event in [ended, Finished(None)])
+    said = capsys.readouterr().out
+    assert "unknown (no validation case holds a structure)" in " ".join(said.split())
+    assert "nan" not in said
 
 
 def test_the_last_verdict_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -547,6 +547,16 @@ def test_volumes_of_freesurfer_lie_where_nibabel_says(tmp_path: Path, suffix: st
         read_image(path)
 
 
+@pytest.mark.parametrize(("saved", "named"), [("a.mgz", "b.mgh"), ("a.mgh", "b.mgz")])
+def test_whether_a_volume_of_freesurfer_is_packed_is_told_by_its_content(
+    tmp_path: Path, saved: str, named: str
+) -> None:
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nibabel.save(nibabel.MGHImage(voxels, np.eye(4)), tmp_path / saved)
+    (tmp_path / saved).rename(tmp_path / named)
+    assert read_image(tmp_path / named).array.sum() == voxels.sum()
+
+
 def test_python_objects_in_numpy_files_are_refused_with_what_to_export(tmp_path: Path) -> None:
     path = tmp_path / "scan_seg.npy"
     np.save(path, {"masks": np.zeros((4, 4))}, allow_pickle=True)  # type: ignore[arg-type]

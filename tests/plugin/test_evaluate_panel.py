@@ -303,6 +303,20 @@ def test_layers_take_their_classes_from_either_of_them_or_from_their_values(view
     assert pairs_of_layers(predicted, truth).class_names == ("background", "label 1", "label 2")
 
 
+def test_layers_whose_classes_stand_in_another_order_are_compared_by_name(viewer: napari.Viewer):
+    drawn = np.array([[0, 1, 2]])
+    truth = viewer.add_labels(drawn, metadata={"class_names": ("background", "liver", "tumour")})
+    predicted = viewer.add_labels(
+        np.array([[0, 2, 1]]), metadata={"class_names": ("background", "tumour", "liver")}
+    )
+    (pair,) = pairs_of_layers(predicted, truth).pairs
+    assert pair.predicted.read_label is not None
+    np.testing.assert_array_equal(pair.predicted.read_label(), drawn)
+    predicted.metadata["class_names"] = ("background", "Leber", "cyst")
+    (notice,) = pairs_of_layers(predicted, truth).notices
+    assert "'Leber' is taken for 'liver', 'cyst' is taken for 'tumour'" in notice
+
+
 def test_the_worst_place_is_the_middle_of_the_thickest_error_of_the_class() -> None:
     predicted, truth = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
     predicted[2:4, 2:20] = 1  # long and thin

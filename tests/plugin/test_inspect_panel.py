@@ -209,6 +209,17 @@ def test_a_label_layer_is_the_structure(
     assert "Structure in the measures: the label." in panel.facts.plain_text()
 
 
+def test_a_label_layer_that_calls_the_structure_otherwise_is_told(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    mask = (lesion_image < 40).astype(np.uint8)
+    drawn = viewer.add_labels(mask, name="drawn", metadata={"class_names": ("background", "cyst")}, **PLACE)
+    panel.label_layer.choose(drawn)
+    press(panel.start_button)
+    finish(panel)
+    assert "'cyst' is taken for 'lesion'" in panel.cautions.plain_text()
+
+
 def test_another_run_replaces_the_layers_of_the_last(
     panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
 ):

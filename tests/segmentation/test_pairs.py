@@ -211,3 +211,21 @@ def test_what_a_broken_run_left_behind_is_no_prediction(tmp_path: Path) -> None:
     assert find_pairs(predicted, truth).notices == (
         "1 case has no prediction and will be left out, the first is 'b'",
     )
+
+
+def test_predictions_go_by_the_names_in_their_files(tmp_path: Path) -> None:
+    truth, predicted = tmp_path / "t", tmp_path / "p"
+    label = np.zeros((2, 3, 4), np.uint8)
+    label[0, 0], label[0, 1] = 1, 2
+    swapped = np.where(label > 0, 3 - label, 0).astype(np.uint8)
+    geometry = Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm")
+    write_labels(truth / "a.nii.gz", label, geometry, ("background", "liver", "tumour"))
+    write_labels(predicted / "a.nii.gz", swapped, geometry, ("background", "tumour", "liver"))
+    found = find_pairs(predicted, truth)
+    assert found.class_names == ("background", "liver", "tumour")
+    assert labels(found) == [(label.tolist(), label.tolist())]
+    write_labels(predicted / "a.nii.gz", label, geometry, ("background", "liver", "cyst"))
+    assert any("'cyst' is taken for 'tumour'" in notice for notice in find_pairs(predicted, truth).notices)
+    write_labels(predicted / "a.nii.gz", label, geometry, ("background", "tumour", "cyst"))
+    with pytest.raises(DataError, match="which is 2 in the reference"):
+        find_pairs(predicted, truth)

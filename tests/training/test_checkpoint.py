@@ -177,6 +177,13 @@ def test_a_damaged_or_newer_header_is_refused(change: Callable, words: str, writ
     assert str(written) in str(caught.value)
 
 
+def test_a_newer_file_is_called_newer_even_where_it_is_cut_short(written: Path) -> None:
+    rewrite(written, lambda header: {**header, "format": FORMAT + 1})
+    written.write_bytes(written.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="newer version"):
+        load_checkpoint(written)
+
+
 @pytest.mark.parametrize("header", ["{", "", "[" * 100_000])
 def test_a_header_that_is_no_json_is_refused(header: str, written: Path) -> None:
     save_file({"a": torch.zeros(1)}, written, metadata={"prosma": header})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -162,6 +163,12 @@ def runs_folder() -> Path:
     return Path.home() / "prosma-runs"
 
 
+def measured_dice(metrics: Mapping[str, Any]) -> float | None:
+    """Of the header of a model; None where no validation case held a structure, or nothing was measured."""
+    dice = metrics.get("dice")
+    return None if dice is None or math.isnan(dice) else float(dice)
+
+
 def known_model(path: Path, origin: str = "") -> KnownModel:
     """A model by its header; what is wrong with it is told, not raised."""
     name = shown_name(path)
@@ -179,7 +186,7 @@ def known_model(path: Path, origin: str = "") -> KnownModel:
             dims=plan.dims,
             channels=plan.channels,
             modality=modality_of(plan, str(header["config"].get("modality", "auto"))),
-            dice=float(metrics["dice"]) if "dice" in metrics else None,
+            dice=measured_dice(metrics),
             # Of a shipped one it would be the day of the installation.
             day=date.fromtimestamp(file.stat().st_mtime) if origin != SHIPPED else None,
         )

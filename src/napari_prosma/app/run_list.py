@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from napari_prosma.app.models import measured_dice
 from napari_prosma.data.names import DEVICES, LONGEST_NAME
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -61,14 +62,13 @@ def known_run(folder: Path) -> KnownRun:
         if kept.get("format", FORMAT) > FORMAT:
             raise ConfigError(f"'{folder / RUN}' was written by a newer version; update napari-prosma")
         config = kept.get("config") or last.get("config") or {}
-        dice = best.get("metrics", {}).get("dice")
         state, why = _state(folder, kept, last, config)
         return KnownRun(
             folder=folder,
             state=state,
             data=Path(config.get("data") or "").name or ("open layers" if config else ""),
             length=_length(folder, last, config),
-            dice=float(dice) if dice is not None else None,
+            dice=measured_dice(best.get("metrics", {})),
             when=when,
             why=why,
             has_model=bool(models),

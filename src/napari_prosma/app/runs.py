@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter
 
+from napari_prosma.data.class_names import places_by_name, taken_for
 from napari_prosma.data.labels import LabelRule
-from napari_prosma.data.layouts import DataSet, find_cases
-from napari_prosma.errors import ConfigError
+from napari_prosma.data.layouts import DataSet, find_cases, requirement
+from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.keeper import RunResult
@@ -65,7 +66,7 @@ def cases_of(config: TrainConfig) -> DataSet:
             f"the run '{config.run_dir}' was started from Python, so nobody knows where its cases are; go on "
             f"with it there, or start a new run with its model"
         )
-    required: bool | Literal["some"] = "some" if config.labelled_only else True
+    required = requirement(config.labelled_only)
     data_set = find_cases(config.data, required, config.labels, config.images, config.masks)
     if config.labelled == "slices" and data_set.dims == 2:
         raise ConfigError("2D images have no slices; choose --labelled all or scribbles")
@@ -78,8 +79,11 @@ def cases_of(config: TrainConfig) -> DataSet:
 def labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str, ...]]:
     """The data set with the classes of the model, and notices; without labels where they are others."""
     names = checkpoint.plan.class_names
-    data_set = find_cases(data, require_labels=False)
-    if kept := checkpoint.config.get("labels"):
+    as_found = data_set = find_cases(data, require_labels=False)
+    places = places_by_name(as_found.class_names, names)
+    if places is not None and len(places) == len(names) and places != tuple(range(len(names))):
+        data_set = find_cases(data, require_labels=False, labels=as_found.labels.reordered(names, places))
+    elif kept := checkpoint.config.get("labels"):
         rule = TypeAdapter(LabelRule).validate_python(kept)
         # Scribbles have a number of their own for the background: labels of the very same classes are none.
         is_complete = data_set.class_names == names and rule.unlabelled == 0
@@ -91,11 +95,21 @@ def labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str,
         or (labelled == "scribbles" and data_set.num_classes > len(names))
     ):
         data_set = find_cases(data, require_labels=False, labels=data_set.labels.sparse(labelled))
+    unused = f"the labels ({', '.join(data_set.class_names)}) are not those of the model ({', '.join(names)})"
     if data_set.num_classes == len(names):
-        return data_set, data_set.notices
+        try:
+            said = _taken_for(as_found.labels, data_set.labels, names)
+        except DataError as error:
+            unused = str(error)
+        else:
+            return data_set, (*data_set.notices, said) if said else data_set.notices
     bare = tuple(replace(case, read_label=None) for case in data_set.cases)
-    unused = (
-        f"the labels ({', '.join(data_set.class_names)}) are not those of the model ({', '.join(names)}) and "
-        f"are not used"
-    )
-    return replace(data_set, cases=bare), (*data_set.notices, unused)
+    return replace(data_set, cases=bare), (*data_set.notices, f"the labels are not used: {unused}")
+
+
+def _taken_for(found: LabelRule, used: LabelRule, names: Sequence[str]) -> str:
+    """What classes of labels are taken for that go by other names in the model; as ``taken_for``."""
+    theirs, ours = found.names, dict(zip(used.names, names, strict=False))
+    if len(theirs) == len(ours) == 2:
+        theirs, ours = dict(enumerate(theirs.values())), dict(enumerate(ours.values()))
+    return taken_for(theirs, ours, "the model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ from rich.progress import (
 from rich.text import Text
 
 from napari_prosma import __version__
+from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.data.names import printable
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import (
@@ -213,10 +215,10 @@ def _line(event: EpochEnd) -> str:
         f"{state['z_zero_fraction']:.0%}" for state in event.gates.values() if "z_zero_fraction" in state
     ]
     epoch = f"{event.epoch}/{event.epochs}" if event.epochs < UNLIMITED_EPOCHS else str(event.epoch)
-    line = (
-        f"epoch {epoch}  loss {event.loss:.3f}  dice {event.validation['dice']:.3f}  "
-        f"iou {event.validation['iou']:.3f}"
-    )
+    dice = event.validation["dice"]
+    line = f"epoch {epoch}  loss {event.loss:.3f}  dice {dice_in_words(dice)}"
+    if not math.isnan(dice):
+        line += f"  iou {event.validation['iou']:.3f}"
     if len(classes) > 1:
         line += f"  ({', '.join(classes)})"
     if zeros:

@@ -181,6 +181,7 @@ def demo(
     with exit_codes():
         from napari_prosma.app.models import known_model
         from napari_prosma.data.layouts import find_cases
+        from napari_prosma.data.metrics import dice_in_words
         from napari_prosma.data.phantoms import sample_folder
         from napari_prosma.inspection.report import measures_table, write_report
         from napari_prosma.inspection.trace import inspect_gates
@@ -203,7 +204,7 @@ def demo(
         record = follow(events)
         print_measures(measures_table(record))
         picture = write_report(record, out / "gates")[0]
-        say(f"validation Dice {result.score:.3f}; picture of the gates: {picture.resolve()}")
+        say(f"validation Dice {dice_in_words(result.score)}; picture of the gates: {picture.resolve()}")
         for name, model in shipped_models().items():
             finds = ", ".join(known_model(model).finds)
             say(f"to find {finds} in an image of your own: prosma segment {name} IMAGE --out labels")
@@ -252,6 +253,7 @@ def _run(
     from napari_prosma.app.elsewhere import training_on
     from napari_prosma.app.runs import cases_of
     from napari_prosma.data.layouts import check_foreground
+    from napari_prosma.data.metrics import dice_in_words
     from napari_prosma.training.lines import quoted
     from napari_prosma.training.run_folder import RUN
     from napari_prosma.training.steering import Steering
@@ -282,7 +284,7 @@ def _run(
     if folds is not None:
         say(result.in_words())
     else:
-        say(f"best validation Dice {result.score:.3f}: {result.best}")
+        say(f"best validation Dice {dice_in_words(result.score)}: {result.best}")
 
 
 def _can_open_window() -> bool:

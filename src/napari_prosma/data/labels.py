@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -87,6 +87,17 @@ class LabelRule:
         return dict(zip(self.values, self.class_names, strict=True)) | {
             value: self.class_names[number] for value, number in self.merged
         }
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name of every stored value; of a foreground that has several, of 1."""
+        return self.stored if self.kind == "values" else dict(enumerate(self.class_names))
+
+    def reordered(self, names: Sequence[str], places: Sequence[int]) -> LabelRule:
+        """The same with class ``i`` as class ``places[i]``, and with other ``names``."""
+        values = [value for _, value in sorted(zip(places, self.values, strict=False))]
+        merged = tuple((value, places[number]) for value, number in self.merged)
+        return replace(self, class_names=tuple(names), values=tuple(values), merged=merged)
 
     @classmethod
     def instances(cls, name: str = "foreground") -> LabelRule:

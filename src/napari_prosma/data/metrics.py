@@ -60,6 +60,11 @@ def _or_right(overlap: Overlap) -> tuple[float, float]:
     return (overlap.dice, overlap.iou) if overlap.there + overlap.found else (1.0, 1.0)
 
 
+def dice_in_words(dice: float) -> str:
+    """A mean Dice of validation cases; NaN is one of cases none of which holds a structure."""
+    return "unknown (no validation case holds a structure)" if math.isnan(dice) else f"{dice:.3f}"
+
+
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``.
 

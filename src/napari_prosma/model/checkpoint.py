@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,22 +219,48 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         Missing, cut short, not ours, of a newer format, or with a tensor of the wrong name or shape.
     """
     path = model_file(path)
-    try:
+    with _cut_short_in_words(path):
         # Read, not mapped: Windows would not let a run replace it, and whoever cuts it short would end us.
         content = path.read_bytes()
         metadata = _metadata(path, content)
+    with _damage_in_words(path):  # before the tensors: a newer file that is cut short is newer, too
+        header = parse_header(path, metadata["prosma"])
+    with _cut_short_in_words(path):
         weights = load(content)
-    except (SafetensorError, DataError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
-            f"{LAST}, or copy it again"
-        ) from error
     if metadata.get("checksum", "") not in ("", _checksum(metadata["prosma"], weights)):
         raise CheckpointError(
             f"'{path}' is no longer what was written (its checksum differs): the disk or a copy changed it; "
             f"copy it again, or choose another checkpoint"
         )
-    return _assemble(path, metadata["prosma"], weights)
+    return _assemble(path, header, weights)
+
+
+@contextmanager
+def _cut_short_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, DataError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
+            f"{LAST}, or copy it again"
+        ) from error
+
+
+@contextmanager
+def _damage_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        wrong = (
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            if isinstance(error, ValidationError)
+            else error
+        )
+        raise CheckpointError(
+            f"the header of '{path}' is damaged ({wrong}); choose another checkpoint"
+        ) from error
 
 
 def split_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -282,9 +309,8 @@ class _Header(BaseModel):
     place: _Place | None = None
 
 
-def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
-    try:
-        read = parse_header(path, text)
+def _assemble(path: Path, read: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    with _damage_in_words(path):
         header = _Header.model_validate({**read, "place": read.get("place") or None})
         checkpoint = Checkpoint(
             spec=header.spec,
@@ -301,17 +327,6 @@ def _assemble(path: Path, text: str, tensors: dict[str, Tensor]) -> Checkpoint:
         )
         _require_holdable(path, header, checkpoint.weights)
         expected = _expected(header.spec, checkpoint.weights)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        wrong = (
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            if isinstance(error, ValidationError)
-            else error
-        )
-        raise CheckpointError(
-            f"the header of '{path}' is damaged ({wrong}); choose another checkpoint"
-        ) from error
     spec, plan = checkpoint.spec, checkpoint.plan
     if (spec.dims, spec.in_channels, spec.out_channels) != (plan.dims, plan.channels, plan.out_channels):
         raise CheckpointError(

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.class_names import places_by_name, plain, taken_for
+from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.formats.dicom import Series
-from napari_prosma.data.formats.dicom_labels import LabelObject, describe, kind_of, plain
+from napari_prosma.data.formats.dicom_labels import LabelObject, describe, kind_of
 from napari_prosma.data.formats.dicom_labels import read_label as read_objects
 from napari_prosma.data.label_doubts import guessed_rule
 from napari_prosma.data.labels import LabelRule, present_values
-from napari_prosma.data.layouts import case_from_files, find_cases
+from napari_prosma.data.layouts import case_from_files, find_cases, told_names
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
 from napari_prosma.data.layouts.dicom_studies import holds_objects
 from napari_prosma.data.layouts.found import files_in
@@ -81,7 +83,8 @@ def find_pairs(
     notices: list[str] = []
     cases, rule = _truths(truth, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
-    ours = _rule_of_predictions(rule, predictions)
+    ours, said = _named_alike(_rule_of_predictions(rule, predictions), predictions)
+    notices += [said] if said else []
     unpaired: dict[str, str] = {}
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
@@ -184,7 +187,9 @@ def _truths(
     if rule is None:
         files = [path for several in by_name.values() for path in several]
         rule, doubts = guessed_rule(files, _axes_of(files))
-        notices.extend(doubts)
+        rule = rule.with_names(told_names(files))
+        rule, told = named_by_tables(rule, truth, files)
+        notices.extend((*doubts, *told))
     cases = [
         replace(case_from_files(files[0], files, labels=rule), name=name) for name, files in by_name.items()
     ]
@@ -216,6 +221,26 @@ def _rule_of_predictions(truth: LabelRule, predictions: Sequence[Path]) -> Label
     if (truth.values != indices or truth.merged) and _values(predictions) <= truth.stored.keys():
         return LabelRule("values", names, truth.values, merged=truth.merged)
     return LabelRule("values", names, indices)
+
+
+def _named_alike(rule: LabelRule, predictions: Sequence[Path]) -> tuple[LabelRule, str]:
+    """The rule of predictions by the names that their files tell, and what to say where these are others.
+
+    Raises ``DataError``: as ``taken_for``.
+    """
+    theirs: dict[int, str] = {}
+    for _, told in told_names(predictions):
+        theirs |= told
+    known = rule.names
+    values = [value for value in theirs if value in [*known][1:]]
+    names = ("background", *(theirs[value] for value in values))
+    places = places_by_name(names, rule.class_names)
+    if places is None or len(places) < len(rule.class_names):
+        return rule, taken_for({value: theirs[value] for value in values}, known, "the reference")
+    if rule.kind != "values":
+        return rule, ""
+    stored = sorted(zip(places, (rule.values[0], *values), strict=True))
+    return replace(rule, values=tuple(value for _, value in stored), merged=()), ""
 
 
 def _matched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.data.texts import read_rows, write_rows
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, result_of
@@ -70,8 +72,8 @@ class CrossValidation:
             if name.startswith("dice/")
         )
         return (
-            f"validation Dice over {len(self.scores)} folds {middle:.3f} (spread {spread:.3f}): {per_class}; "
-            f"ensemble: {self.ensemble}"
+            f"validation Dice over {len(self.scores)} folds {dice_in_words(middle)} "
+            f"(spread {spread:.3f}): {per_class}; ensemble: {self.ensemble}"
         )
 
 
@@ -235,8 +237,12 @@ def train_on(
 
 
 def _mean_and_spread(members: Sequence[Checkpoint]) -> dict[str, tuple[float, float]]:
-    figures = {name: [m.metrics[name] for m in members if name in m.metrics] for name in _names(members)}
-    return {name: (mean(v), stdev(v) if len(v) > 1 else 0.0) for name, v in figures.items()}
+    """Over the folds whose validation cases hold what is measured."""
+    found = {}
+    for name in _names(members):
+        values = [m.metrics[name] for m in members if not math.isnan(m.metrics.get(name, math.nan))]
+        found[name] = mean(values) if values else math.nan, stdev(values) if len(values) > 1 else 0.0
+    return found
 
 
 def _names(members: Sequence[Checkpoint]) -> list[str]:

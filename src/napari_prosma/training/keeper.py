@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from napari_prosma.data.metrics import Overlap, overlaps_of
+from napari_prosma.data.metrics import Overlap, dice_in_words, overlaps_of
 from napari_prosma.events import (
     OBJECTIVE,
     Baseline,
@@ -219,7 +219,7 @@ class Keeper:
             said = "No epoch was better than the model that it started from, which is kept"
             yield Notice(said)
             state.metrics = state.baseline
-            state.verdict = Verdict(0, f"{said}; its Dice is {state.metrics['dice']:.3f}")
+            state.verdict = Verdict(0, f"{said}; its Dice is {dice_in_words(state.metrics['dice'])}")
             return
         of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
         state.metrics = of_best[-1] if of_best else state.metrics
@@ -240,7 +240,7 @@ class Keeper:
             state.epoch = last
         yield Notice(
             f"Dice of the model that is kept, on all {len(validation)} validation cases: "
-            f"{state.metrics['dice']:.3f}"
+            f"{dice_in_words(state.metrics['dice'])}"
         )
 
     def result(self) -> Iterator[Event]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import rule_from_text, rule_to_text
+from napari_prosma.data.layouts import requirement
 from napari_prosma.data.texts import parse_json, read_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import UNLIMITED_EPOCHS
@@ -113,7 +114,7 @@ def python_lines(config: TrainConfig, folds: int | None = None, scheduler: str |
     lines += ["", "config = TrainConfig("]
     lines += [f"    {name}={code}," for name, code in settings.items()]
     chosen = ", images=config.images, masks=config.masks" if config.images is not None else ""
-    where = 'config.data, "some"' if config.labelled_only else "config.data"
+    where = f"config.data, {requirement(True)!r}" if config.labelled_only else "config.data"
     lines += [")", f"data = find_cases({where}, labels=config.labels{chosen})"]
     if config.labelled != "all" and (config.labels is None or not config.labels.is_sparse):
         lines.append(f"data = find_cases({where}, labels=data.labels.sparse(config.labelled){chosen})")

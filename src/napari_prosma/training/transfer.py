@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_prosma.data.class_names import plain, says_nothing
 from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
 from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.data.planes import AXES
@@ -34,8 +35,6 @@ INPUT = {
 }
 """The convolutions that see the image itself, by ``ModelSpec.entry``."""
 HEAD = ("head.weight", "head.bias")
-UNNAMED = {"foreground", "label", "mask", "object", "class 1", "label 1", "1"}
-"""Names that say nothing of a structure."""
 ARCHITECTURE = ("network", "widths", "gate", "gate_options", "gated_levels", "norm", "entry")
 """Settings of ``TrainConfig`` that say which network is built."""
 
@@ -201,11 +200,10 @@ def _by_class(tensor: Tensor, entry: int) -> Tensor:
 
 def _common_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     """Index in ``new`` -> index in ``old`` of the classes that both have; {} without a foreground class."""
-    places = {name.strip().casefold(): k for k, name in reversed(list(enumerate(old))) if k}
-    found = {k: places.get(name.strip().casefold()) for k, name in enumerate(new) if k}
+    places = {plain(name): k for k, name in reversed(list(enumerate(old))) if k}
+    found = {k: places.get(plain(name)) for k, name in enumerate(new) if k}
     known = {k: place for k, place in found.items() if place is not None}
-    alone = {name.strip().casefold() for name in (*old[1:], *new[1:])}
-    if not known and len(old) == len(new) == 2 and alone & UNNAMED:
+    if not known and len(old) == len(new) == 2 and any(map(says_nothing, (old[1], new[1]))):
         known = {1: 1}  # masks of one structure that nobody named: the one that the model finds
     return {0: 0, **known} if known else {}
 

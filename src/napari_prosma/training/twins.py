@@ -8,6 +8,7 @@ from pathlib import Path
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import read_facts
+from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.model.checkpoint import ENSEMBLE, LAST, Checkpoint, load_checkpoint
@@ -73,7 +74,7 @@ class Twins:
 
     def in_words(self) -> str:
         """One line: the best Dice of each on the same validation cases."""
-        figures = ", ".join(f"{gate} {score:.3f}" for gate, score in self.scores.items())
+        figures = ", ".join(f"{gate} {dice_in_words(score)}" for gate, score in self.scores.items())
         return f"best validation Dice: {figures}"
 
     def inspect_line(self) -> str:

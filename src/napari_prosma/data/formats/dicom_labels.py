@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_prosma.data.class_names import plain
 from napari_prosma.data.formats import contours, dicom_codecs, dicom_frames
 from napari_prosma.data.formats.dicom_results import Source
 from napari_prosma.data.limits import require_count
@@ -153,11 +154,6 @@ def read_label(
                 raise OverlapError(_overlap_in_words(one.path, names, int(there[taken][0]), value))
             there[mask & (rank[value] > rank[there])] = value
     return series.array_of(label), tuple(dict.fromkeys(notices))
-
-
-def plain(name: str) -> str:
-    """A name as it is compared between patients: without case, and with one blank for each gap."""
-    return " ".join(name.replace("_", " ").split()).casefold()
 
 
 def _overlap_in_words(path: Path, names: Mapping[int, str], one: int, other: int) -> str:

@@ -29,7 +29,7 @@ def read(path: Path) -> Image:
     """Volume as (C, z, y, x) of the stored type."""
     stored = _stored(path)
     shape, dtype, begin = _shape(stored), stored.get_data_dtype(), stored.get_data_offset()
-    if _is_packed(path):
+    if voxels.is_gzip(path):
         array = voxels.read_voxels(path, 0, shape, dtype, "deflate", begin)
     else:
         array = voxels.read_voxels(path, begin, shape, dtype)
@@ -45,7 +45,7 @@ def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
 def _stored(path: Path) -> MGHHeader:
     from nibabel.freesurfer.mghformat import MGHHeader
 
-    with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
+    with gzip.open(path) if voxels.is_gzip(path) else path.open("rb") as file:
         stored = MGHHeader.from_fileobj(file, check=False)
     if min(_shape(stored)) < 1:
         raise DataError(f"'{path}' is damaged (its shape is {_shape(stored)}); export it again")
@@ -60,7 +60,3 @@ def _shape(stored: MGHHeader) -> tuple[int, ...]:
 def _header(path: Path, stored: MGHHeader) -> Header:
     *space, frames = _shape(stored)
     return voxels.header_of(tuple(space), frames, stored.get_affine(), path)
-
-
-def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() in (".mgz", ".gz")

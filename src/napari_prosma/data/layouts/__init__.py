@@ -55,7 +55,15 @@ from napari_prosma.data.readers import (
 from napari_prosma.errors import DataError, MissingMasksError
 from napari_prosma.geometry import Geometry
 
-__all__ = ["DataSet", "case_from_files", "check_foreground", "find_cases", "pair_files"]
+__all__ = [
+    "DataSet",
+    "case_from_files",
+    "check_foreground",
+    "find_cases",
+    "pair_files",
+    "requirement",
+    "told_names",
+]
 
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
@@ -109,6 +117,11 @@ class DataSet:
     def num_classes(self) -> int:
         """Number of classes, the background among them."""
         return len(self.class_names)
+
+
+def requirement(labelled_only: bool) -> bool | Literal["some"]:
+    """What ``find_cases`` requires of labels: one for every image, or for those that are not left out."""
+    return "some" if labelled_only else True
 
 
 def find_cases(
@@ -181,7 +194,7 @@ def find_cases(
         files = [path for case in found for path in case.labels]
         dims = 2 if any(case.is_sliced for case in found) else len(header.shape)
         rule, doubts = guessed_rule(files, dims, recognised.foreground)
-        rule = rule.with_names(_told_names(files))
+        rule = rule.with_names(told_names(files))
         rule, told = named_by_tables(rule, folder, files)
         doubts = (*doubts, *told)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
@@ -479,7 +492,7 @@ def _is_coloured(path: Path) -> bool:
     return len(array) == 3 and not (np.array_equal(array[0], array[1]) and np.array_equal(array[1], array[2]))
 
 
-def _told_names(files: Sequence[Path]) -> list[tuple[Path, dict[int, str]]]:
+def told_names(files: Sequence[Path]) -> list[tuple[Path, dict[int, str]]]:
     """What label files call their values: all of 3D Slicer's, which a person numbered, else some."""
     by_hand = [path for path in files if path.name.lower().endswith(nrrd.SUFFIXES)]
     others = evenly(sorted(set(files) - set(by_hand)), SAMPLED_PICTURES)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from napari_prosma.data.class_names import plain
 from napari_prosma.data.formats import dicom, dicom_labels
-from napari_prosma.data.formats.dicom_labels import LabelObject, plain
+from napari_prosma.data.formats.dicom_labels import LabelObject
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
 from napari_prosma.data.readers import guarded

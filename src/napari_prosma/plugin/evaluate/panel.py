@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.class_names import as_ours
 from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_from_text
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
@@ -351,11 +352,16 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer) -> Pairs:
     named = (tuple(layer.metadata.get(CLASS_NAMES, ())) for layer in (truth, predicted))
     names = next((n for n in named if n and found[0] >= 0 and found[-1] < len(n)), None)
     rule = LabelRule.of_values(found) if names is None else LabelRule.of_names(dict(enumerate(names)))
+    labels = [rule.apply(array, layer.name) for array, layer in zip(arrays, (predicted, truth), strict=True)]
+    told = tuple(predicted.metadata.get(CLASS_NAMES, ()))
+    said = ""
+    if told and names is not None and arrays[0].max() < len(told):
+        labels[0], said = as_ours(labels[0], told, names, "the reference")
     ours, theirs = (
-        Case.from_arrays(layer.name, array[None], rule.apply(array, layer.name), geometry_of(layer))
-        for layer, array in zip((predicted, truth), arrays, strict=True)
+        Case.from_arrays(layer.name, array[None], label, geometry_of(layer))
+        for layer, array, label in zip((predicted, truth), arrays, labels, strict=True)
     )
-    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names)
+    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names, (said,) if said else ())
 
 
 def worst_place(

@@ -11,6 +11,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.class_names import as_ours
 from napari_prosma.events import Event, Finished, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.job import spare_threads
@@ -63,6 +64,7 @@ class Looked:
     tried: dict[int, dict[str, Tried]]  # by level, then "selection" (none where there is no psi) and "skip"
     source: ImageLayer  # that the image came from
     region: Region | None  # what was on screen, where the window is put; None with a label
+    taken_for: str = ""  # which classes of the label go by other names in the model
 
     def models(self, beside: Mapping[str, Path]) -> dict[str, Checkpoint | Path]:
         """This model, named after its gate, and others, none of which takes its name."""
@@ -75,12 +77,14 @@ def looking(
     path: Path,
     layer: ImageLayer,
     label: np.ndarray | None,
+    names: tuple[str, ...],
     region: Region | None,
     scheduler: str | None = None,
 ) -> Iterator[Event]:
     """Events of an inspection; the last one is ``Finished`` with a ``Looked``.
 
-    ``scheduler`` says where the gates of the whole image are computed, if not on this computer.
+    ``names`` are those of the classes of ``label``, background first. ``scheduler`` says where the gates of
+    the whole image are computed, if not on this computer.
 
     Raises ``CheckpointError``, ``ConfigError``, ``DataError``.
     """
@@ -92,6 +96,9 @@ def looking(
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
+    said = ""
+    if label is not None:
+        label, said = as_ours(label, names, checkpoint.plan.class_names, "the model")
     with cpu_threads(spare_threads()):
         events = called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label)
         record: GateRecord = yield from result_of(events)
@@ -101,7 +108,7 @@ def looking(
         for level, what, outcome in _trials(what_if, record):
             tried.setdefault(level, {})[what] = outcome
             yield Progress(len(tried), len(record.skips), f"skip {level}")
-    yield Finished(Looked(record, checkpoint, image, label, what_if, tried, layer, region))
+    yield Finished(Looked(record, checkpoint, image, label, what_if, tried, layer, region, said))
 
 
 def opened(

@@ -99,9 +99,9 @@ class InspectPanel(Panel):
         if not isinstance(layer, ImageLayer):
             raise ConfigError("open an image to look at first")
         drawn = self.label_layer.layer
-        label = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else None
+        label, names = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else (None, ())
         region = None if label is not None else region_on_screen(self.viewer, layer)
-        return "ProSMA: inspection", partial(looking, path, layer, label, region, self.run_on.used())
+        return "ProSMA: inspection", partial(looking, path, layer, label, names, region, self.run_on.used())
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -375,16 +375,17 @@ class InspectPanel(Panel):
             self.save(Path(folder))
 
 
-def _label_of(layer: LabelsLayer, image: ImageLayer) -> np.ndarray:
+def _label_of(layer: LabelsLayer, image: ImageLayer) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices of what is drawn, and what the layer calls the classes."""
     drawn = np.array(layer.data[0] if layer.multiscale else layer.data)
-    return class_indices(onto_image(drawn, layer, image), layer)[0]
+    return class_indices(onto_image(drawn, layer, image), layer)
 
 
 def cautions_in_words(looked: Looked) -> tuple[str, ...]:
     """What has to be known of the model and of the image before the gates are read."""
     from napari_prosma.inspection.trace import cautions
 
-    return cautions(looked.checkpoint, looked.image)
+    return (*cautions(looked.checkpoint, looked.image), *filter(None, [looked.taken_for]))
 
 
 def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:

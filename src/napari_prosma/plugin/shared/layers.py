@@ -24,7 +24,8 @@ from vispy.visuals.line.dash_atlas import DashAtlas
 from napari_prosma.app.models import ImageKind
 from napari_prosma.data.case import Image, Pyramid
 from napari_prosma.data.class_colours import CLASS_COLOURS
-from napari_prosma.data.formats.dicom_labels import LabelObject, OverlapError, Structure, plain, read_label
+from napari_prosma.data.class_names import plain
+from napari_prosma.data.formats.dicom_labels import LabelObject, OverlapError, Structure, read_label
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice, present_values

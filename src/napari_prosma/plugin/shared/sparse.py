@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from napari_prosma.data.labels import IGNORE, LabelRule, Sparse
-from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.layouts import DataSet, find_cases, requirement
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError
@@ -53,7 +52,7 @@ class Wanted:
 
         Raises ``DataError``: as ``find_cases`` and ``LabelRule.sparse``; slices of images that have none.
         """
-        required: bool | Literal["some"] = "some" if require_labels and self.labelled_only else require_labels
+        required = require_labels and requirement(self.labelled_only)
         data = find_cases(self.folder, required, self.rule, self.images, self.masks)
         if self.labelled is None:
             return data

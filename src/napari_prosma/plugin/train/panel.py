@@ -21,6 +21,7 @@ from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import RUNS, remember_path
 from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.data.names import file_stem
 from napari_prosma.errors import ConfigError, DataMovedError, ProsmaError
 from napari_prosma.events import (
@@ -315,7 +316,7 @@ class TrainPanel(Panel):
             case Preview() if self._run is not None and self._run.live is None:
                 self.previews.show(event)
             case Finished():
-                best = f"best Dice {event.result.score:.3f}, " if event.result.epochs else ""
+                best = f"best Dice {dice_in_words(event.result.score)}, " if event.result.epochs else ""
                 self.status.tell(
                     f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in "
                     f"{event.result.run_dir}"
