@@ -1,7 +1,8 @@
 """One gate at a time: computed fast against computed as written, against the attention gate and against none.
 
     python benchmarks/gate.py --out gate.json
-    python benchmarks/gate.py --device cuda --rounds 30 --out gate.json
+    python benchmarks/gate.py --device cuda --rounds 30 --also compiled graphs fused --out gate.json
+    TRITON_INTERPRET=1 python benchmarks/gate.py --small --also compiled fused      # tries this script itself
 
 For every skip of a network of the widths asked for, at its real size: the ways to gate take turns in one
 process, forward (evaluation, no gradients) and forward with backward (training). What is timed gives
@@ -10,6 +11,10 @@ processor time, on CUDA of the wall clock. Saved memory is what is kept for the 
 
 ``share`` is the part of the bandwidth of a copy on the same device that the forward pass reaches, if it read
 x and t and wrote ``[x~, t]`` once each and nothing else.
+
+``--also`` adds further ways: compiled, compiled with CUDA graphs, and with the gate's end as one Triton
+kernel (``fused``). Compiling takes its time, so it is tried on the finest skip alone, which costs most. A way
+that this machine lacks is left out, and its row says why.
 """
 
 from __future__ import annotations
@@ -31,12 +36,16 @@ import torch
 from measuring import circumstances, saved_bytes, timed
 from torch import Tensor
 
-from napari_prosma.nn.fast.forward import reference
+from napari_prosma.nn.build import fuse
+from napari_prosma.nn.fast.forward import fuses, reference
 from napari_prosma.nn.gates import make_gate
 from napari_prosma.nn.network_kinds import WIDTHS
 
 SETTINGS: dict[str, tuple[int, tuple[int, ...]]] = {"2d": (4, (256, 256)), "3d": (1, (64, 64, 64))}
 WAYS = {"no gate": "none", "attention": "attention", "prosma": "prosma", "prosma as written": "prosma"}
+ALSO = {name: f"prosma {name}" for name in ("compiled", "graphs", "fused")}
+MODES = {ALSO["compiled"]: None, ALSO["graphs"]: "reduce-overhead"}
+"""Of the compiler."""
 
 
 class Way:
@@ -46,7 +55,7 @@ class Way:
         torch.manual_seed(0)
         dims = len(size)
         self.is_reference = name.endswith("as written")
-        self.gate = make_gate(WAYS[name], channels, channels, dims).to(device)
+        self.gate = make_gate(WAYS.get(name, "prosma"), channels, channels, dims).to(device)
         shape = (batch, channels, *size)
         self.skip, self.gating = (torch.randn(shape, device=device).relu() for _ in range(2))
         if dims == 2:
@@ -57,12 +66,21 @@ class Way:
             )
         self.skip.requires_grad_()
         self.gating.requires_grad_()
+        if name == ALSO["fused"]:
+            fuse(self.gate)
+            if not fuses(self.skip):
+                raise RuntimeError("needs CUDA, or TRITON_INTERPRET=1, and Triton")
+        self.compute = self.gate.joined
+        if name in MODES:
+            if MODES[name] and device != "cuda":
+                raise RuntimeError("needs CUDA")
+            self.compute = torch.compile(self.gate.joined, mode=MODES[name])
         self.joined()
         self.given = torch.randn_like(self.joined())
 
     def joined(self) -> Tensor:
         with reference() if self.is_reference else nullcontext():
-            return self.gate.joined(self.skip, self.gating)
+            return self.compute(self.skip, self.gating)
 
     def forward(self) -> None:
         self.gate.eval()
@@ -78,6 +96,17 @@ class Way:
         """Kept for the backward pass, each block once, without x, t and the weights."""
         self.gate.train()
         return saved_bytes(self.joined, (self.skip, self.gating, *self.gate.parameters()))
+
+
+def made(name: str, *shape: Any) -> Way | str:
+    """A way that has gated once forward and back, or why it is left out."""
+    try:
+        way = Way(name, *shape)
+        way.forward()
+        way.step()
+    except Exception as error:  # whatever a compiler says of this machine
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return way
 
 
 def medians(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
@@ -99,6 +128,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--also", nargs="*", choices=ALSO, default=[])
+    parser.add_argument("--small", action="store_true", help="an eighth of each side, to try this script")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -110,10 +141,16 @@ def main() -> None:
     print(f"{'':10} {'':20} {'forward ms':>10} {'share':>6} {'step ms':>8} {'saved MiB':>9}")
     for setting in given.settings.split(","):
         batch, size = SETTINGS[setting]
+        size = tuple(n // 8 for n in size) if given.small else size
         rows = result[setting] = {}
         for level, channels in enumerate(WIDTHS[given.widths][:-1], 1):
             at = tuple(n // 2 ** (level - 1) for n in size)
-            ways = {name: Way(name, channels, batch, at, given.device) for name in WAYS}
+            names = [*WAYS, *(ALSO[also] for also in given.also if level == 1 or ALSO[also] not in MODES)]
+            found = {name: made(name, channels, batch, at, given.device) for name in names}
+            ways = {name: way for name, way in found.items() if isinstance(way, Way)}
+            for name, why in found.items():
+                if isinstance(why, str):
+                    rows[f"skip {level}, {name}"] = {"left out": why}
             # A copy of x and t reads and writes as much as the least that gating them can.
             whole = torch.cat([ways["no gate"].skip, ways["no gate"].gating], dim=1).detach()
             other = torch.empty_like(whole)

@@ -15,7 +15,8 @@ part       what it does
 commands   every command of the shell once, on phantoms
 losses     twenty steps of every gate and objective, against the same steps of the processor
 halves     the same in bfloat16 and float16, and that the zeros of the gates stay exact
-gate       each gate, computed fast and as written, compiled and not (``gate.py``)
+gate       each gate, computed fast and as written; its finest skip compiled, with CUDA graphs, and with
+           its end as one Triton kernel (``gate.py``)
 network    forward and training step beside other U-Nets of the same widths (``network.py``)
 memory     training and segmenting with too little of it: parts are halved, and it goes on
 stopping   seconds from the wish to stop until the run has ended and its checkpoint is written
@@ -185,7 +186,8 @@ def halves(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def gate(given: argparse.Namespace) -> dict[str, Any]:
-    return script(given, "gate.py")
+    quick = ["--small", "--also", "fused"] if given.quick else ["--also", "compiled", "graphs", "fused"]
+    return script(given, "gate.py", *quick)
 
 
 def network(given: argparse.Namespace) -> dict[str, Any]:
@@ -350,10 +352,10 @@ def losses_of(given: argparse.Namespace, device: str, **changes: Any) -> Sequenc
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = exact
 
 
-def script(given: argparse.Namespace, name: str) -> dict[str, Any]:
+def script(given: argparse.Namespace, name: str, *options: str) -> dict[str, Any]:
     """What another benchmark writes on this device."""
     out = given.out / f"{Path(name).stem}.own.json"
-    words = [sys.executable, str(HERE / name), "--device", given.device, "--out", str(out)]
+    words = [sys.executable, str(HERE / name), "--device", given.device, "--out", str(out), *options]
     if given.quick:
         words += ["--settings", "2d", "--rounds", "1"]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)

@@ -28,6 +28,8 @@ from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train
 
 os.environ["PROSMA_CACHE"] = ""  # no number may hang on what is faster on this machine
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read where Triton is imported, also by others
 os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"  # it may lock up a process in Python 3.11
 
 WIDTHS = (8, 16, 32)

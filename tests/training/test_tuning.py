@@ -316,3 +316,118 @@ def test_tuning_tells_what_compiling_brings(file: Path) -> None:
         finished.result[WORK].compiled,
         finished.result[WORK].compiling,
     )
+
+
+# ---- fused gates ------------------------------------------------------------------------------------------
+
+
+def test_fused_gates_are_used_only_where_they_beat_both_other_ways() -> None:
+    found = Measured(layout="contiguous", seconds={"contiguous": 0.3}, fused=0.1)
+    assert not found.way(1e9, np.inf).fused  # nobody knows what compiling would bring
+    assert found.model_copy(update={"compiled": 0.2}).way(1, np.inf) == Way("contiguous", fused=True)
+    assert found.model_copy(update={"compiled": 0.05}).way(1e9, np.inf) == Way("contiguous", 1.0)
+    assert not found.model_copy(update={"compiled": 0.4, "fused": 0.3}).way(1e9, np.inf).fused
+    assert "with fused gates 100 ms" in found.in_words()
+
+
+@pytest.fixture
+def interpreted() -> None:
+    """Fused gates can be tried here: Triton's interpreter computes them."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("Triton computes for CUDA here")
+
+
+@pytest.mark.parametrize("kind", ["forward", "step"])
+def test_tuning_tells_what_fused_gates_bring_and_a_run_uses_it(
+    kind: str, interpreted: None, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = replace(WORK, kind=kind, spec=ModelSpec(2, 1, 1, (4, 6, 8)))
+    with torch.compiler.set_stance("force_eager"):
+        *_, finished = tune([work], compiled=True)
+    assert isinstance(finished, Finished)
+    assert 0 < finished.result[work].fused < 10
+    kept = json.loads(file.read_text())[work.key]
+    assert kept["fused"] == finished.result[work].fused
+    file.write_text(json.dumps({work.key: {**kept, "fused": 1e-6}}))
+    assert known_way(work, 1).fused
+
+
+def test_nothing_is_fused_where_a_gate_has_no_such_end(interpreted: None, file: Path) -> None:
+    work = replace(WORK, spec=ModelSpec(2, 1, 1, (4, 6, 8), gate="attention"))
+    with torch.compiler.set_stance("force_eager"):
+        *_, finished = tune([work], compiled=True)
+    assert isinstance(finished, Finished)
+    assert finished.result[work].fused is None
+
+
+@pytest.mark.parametrize("fault", ["wrong", "failing"])
+def test_fused_gates_that_are_wrong_or_fail_are_told_and_not_used(
+    fault: str, interpreted: None, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_prosma.nn.fast import tail
+
+    joined = tail.joined
+
+    def faulty(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if fault == "failing":
+            raise RuntimeError("out of resources")
+        both, psi = joined(*given)
+        return both * 1.1, psi
+
+    monkeypatch.setattr(tail, "joined", faulty)
+    with torch.compiler.set_stance("force_eager"):
+        *said, finished = tune([replace(WORK, spec=ModelSpec(2, 1, 1, (4, 6, 8)))], compiled=True)
+    assert isinstance(finished, Finished)
+    assert [one.fused for one in finished.result.values()] == [None]
+    told = [event.message for event in said if isinstance(event, Notice)]
+    assert any({"wrong": "they are not used", "failing": "out of resources"}[fault] in one for one in told)
+
+
+def with_fused_gates(file: Path, work: Work) -> None:
+    """Let fused gates have been measured as the fastest way."""
+    measured = Measured(layout=USUAL.layout, seconds={USUAL.layout: 1.0}, compiled=1.0, fused=0.1)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({work.key: measured.model_dump(mode="json")}))
+
+
+def test_a_segmentation_with_fused_gates_is_the_same(
+    interpreted: None, file: Path, make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(patch=(16, 16))
+    usual = segmented(checkpoint, 2)
+    with_fused_gates(file, works_of(checkpoint, "cpu")[0])
+    from napari_prosma.nn.fast import tail
+
+    calls, joined = [], tail.joined
+    monkeypatch.setattr(tail, "joined", lambda *given: calls.append(1) or joined(*given))
+    fused = segmented(checkpoint, 2)
+    assert calls
+    np.testing.assert_allclose(usual.probabilities, fused.probabilities, atol=1e-5)
+
+
+def test_a_run_learns_with_fused_gates_goes_on_with_them_and_without_where_they_fail(
+    interpreted: None,
+    file: Path,
+    config: TrainConfig,
+    ultrasound: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from napari_prosma.nn.fast import tail
+
+    config = config.model_copy(update={"epochs": 2, "steps_per_epoch": 1})
+    usual = after(config.model_copy(update={"run_dir": config.run_dir.with_name("usual")}), ultrasound, 1)
+    with_fused_gates(file, works_of(usual, "cpu")[1])
+    half = after(config, ultrasound, 1)
+    assert half.place["fused"]
+    for name, weight in usual.weights.items():
+        torch.testing.assert_close(half.weights[name], weight, rtol=1e-3, atol=1e-4)
+
+    def failing(*given: torch.Tensor) -> None:
+        raise RuntimeError("out of resources")
+
+    monkeypatch.setattr(tail, "joined", failing)
+    said = list(train(config, ultrasound, resumed=half))
+    assert any(isinstance(event, Notice) and "kernel of the gates failed" in event.message for event in said)
+    assert isinstance(said[-1], Finished)
+    assert not load_checkpoint(config.run_dir / LAST).place["fused"]

@@ -15,11 +15,13 @@ from time import perf_counter
 from typing import Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from napari_prosma import __version__
 from napari_prosma.events import Event, Progress
 from napari_prosma.model.device import Precision
-from napari_prosma.nn.build import Layout, build_model, lay_out
+from napari_prosma.nn.build import Layout, Network, build_model, fuse, lay_out
+from napari_prosma.nn.gates import Gate
 from napari_prosma.nn.spec import ModelSpec
 
 T = TypeVar("T")
@@ -52,30 +54,60 @@ class Work:
         return f"{does} {' x '.join(map(str, self.shape))}"
 
 
-def pass_of(work: Work, layout: Layout, compiled: bool = False) -> Callable[[], float]:
+def pass_of(work: Work, layout: Layout, compiled: bool = False, fused: bool = False) -> Callable[[], float]:
     """A pass over noise that gives its seconds; the network is new, and no random number is taken."""
-    with torch.random.fork_rng(devices=[]):
-        network = lay_out(build_model(work.spec), work.spec.dims, layout)
-        image = torch.randn(work.shape).to(work.device)
-    network.to(work.device).train(work.kind == "step")
+    network, image = _network_and_noise(work, layout)
+    fuse(network, fused)
     if compiled:
         network.compile()
-    kind = work.device.type
-    half = torch.autocast(kind, _TYPES.get(work.precision), enabled=work.precision in _TYPES)
 
     def run() -> float:
         began = perf_counter()
-        with torch.set_grad_enabled(work.kind == "step"):
-            with half:
-                logits = network(image)
-            if work.kind == "step":
-                network.zero_grad()
-                logits.float().square().mean().backward()
-        if kind != "cpu":
+        _pass(work, network, image)
+        if work.device.type != "cpu":
             torch.accelerator.synchronize()
         return perf_counter() - began
 
     return run
+
+
+def apart_when_fused(work: Work, layout: Layout) -> float:
+    """How far a pass with fused gates is from one without, as a share of how much its numbers differ.
+
+    The larger of the logits' and, where the pass is a step, the gradients' of the gates and of all else.
+    """
+    network, image = _network_and_noise(work, layout)
+    own = {p for gate in network.modules() if isinstance(gate, Gate) for p in gate.parameters()}
+    computed = []
+    for on in (False, True):
+        fuse(network, on)
+        numbers = [_pass(work, network, image).float().flatten()]
+        gradients = [(p in own, p.grad.flatten()) for p in network.parameters() if p.grad is not None]
+        for group in (True, False):
+            found = [gradient for is_own, gradient in gradients if is_own == group]
+            numbers += [torch.cat(found)] if found else []
+        computed.append(numbers)
+    plain, fused = computed
+    return max(float((f - p).norm() / (p - p.mean()).norm()) for p, f in zip(plain, fused, strict=True))
+
+
+def _network_and_noise(work: Work, layout: Layout) -> tuple[Network, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        network = lay_out(build_model(work.spec), work.spec.dims, layout)
+        image = torch.randn(work.shape).to(work.device)
+    return network.to(work.device).train(work.kind == "step"), image
+
+
+def _pass(work: Work, network: Network, image: Tensor) -> Tensor:
+    """Logits; a step leaves its gradient in the network."""
+    half = torch.autocast(work.device.type, _TYPES.get(work.precision), enabled=work.precision in _TYPES)
+    with torch.set_grad_enabled(work.kind == "step"):
+        with half:
+            logits = network(image)
+        if work.kind == "step":
+            network.zero_grad()
+            logits.float().square().mean().backward()
+    return logits.detach()
 
 
 def with_signs(run: Callable[[], T], expected: float) -> Generator[Event, None, T]:

@@ -35,9 +35,10 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.device import Precision, best_precision, usable_device
 from napari_prosma.model.memory import ran_out_of_memory, release
-from napari_prosma.model.passes import Work, pass_of, with_signs
-from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, lay_out
+from napari_prosma.model.passes import Work, apart_when_fused, pass_of, with_signs
+from napari_prosma.nn.build import LAYOUTS, USUAL_LAYOUT, Layout, Network, build_model, fuse, lay_out
 from napari_prosma.nn.ensemble import Ensemble
+from napari_prosma.nn.fast.forward import fuses
 from napari_prosma.nn.spec import ModelSpec
 
 CACHE = "PROSMA_CACHE"
@@ -46,16 +47,22 @@ LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 2, 5, 2.0
 """So many times the layouts take turns; after so many seconds no further round begins."""
 USUAL_COMPILING = 60
 """Seconds, for the bar."""
+FUSED_APART = 0.01
+"""Fused gates may differ by so much of what the others compute: half precision rounds at 0.004."""
 TYPICAL: dict[int, tuple[int, ...]] = {2: (4, 1, 256, 256), 3: (2, 1, 64, 64, 64)}
 """Batches that a plan makes of gray images without further wishes (``data.fingerprint.BATCH_ELEMENTS``)."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a network computes: its layout, and the seconds that compiling it takes; 0 = it is not compiled."""
+    """How a network computes: its layout, and the seconds that compiling it takes; 0 = it is not compiled.
+
+    ``fused``: the ends of its gates are one kernel (``nn.fast.tail``); then it is not compiled.
+    """
 
     layout: Layout
     compiling: float = 0.0
+    fused: bool = False
 
 
 def usual_way(spec: ModelSpec) -> Way:
@@ -64,18 +71,24 @@ def usual_way(spec: ModelSpec) -> Way:
 
 
 class Measured(BaseModel, frozen=True, extra="forbid"):
-    """The faster layout, and seconds of a pass: by layout, and ``compiled``, which took ``compiling``."""
+    """The faster layout, and seconds of a pass: by layout, ``compiled`` in ``compiling``, and ``fused``."""
 
     layout: Layout
     seconds: dict[Layout, PositiveFloat]
     compiled: PositiveFloat | None = None
     compiling: PositiveFloat = 1.0
+    fused: PositiveFloat | None = None
 
     def way(self, passes: float, seconds: float) -> Way:
-        """Fastest way for this much work; compiling must give back the time that it takes."""
+        """Fastest way for this much work; compiling must give back the time that it takes.
+
+        Fused gates must have beaten both other ways.
+        """
         if self.compiled is None:
             return Way(self.layout)
         plain = self.seconds[self.layout]
+        if self.fused is not None and self.fused < min(plain, self.compiled):
+            return Way(self.layout, fused=True)
         saved = min(passes, seconds / plain) * (plain - self.compiled)
         return Way(self.layout, self.compiling if saved > self.compiling else 0.0)
 
@@ -84,6 +97,8 @@ class Measured(BaseModel, frozen=True, extra="forbid"):
         found = [f"{name} {1e3 * seconds:.0f} ms" for name, seconds in self.seconds.items()]
         if self.compiled is not None:
             found.append(f"compiled in {self.compiling:.0f} s {1e3 * self.compiled:.0f} ms")
+        if self.fused is not None:
+            found.append(f"with fused gates {1e3 * self.fused:.0f} ms")
         return f"{self.layout} ({', '.join(found) or 'could not be measured here'})"
 
 
@@ -116,7 +131,7 @@ def known_way(work: Work, passes: float, seconds: float = math.inf) -> Way:
 def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
     """Measure anew and remember; the last event is ``Finished`` with ``Measured`` by ``Work``.
 
-    With ``compiled`` each is also tried compiled, which takes a minute or more.
+    With ``compiled`` each is also tried compiled, which takes a minute or more, and then with fused gates.
 
     Raises ``DataError``: the file cannot be written.
     """
@@ -126,7 +141,10 @@ def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
         if measured is None:
             yield Notice(f"{work.in_words()} could not be measured here")
             continue
-        found[work] = (yield from _compiled(work, measured)) if compiled else measured
+        if compiled:
+            measured = yield from _compiled(work, measured)
+            measured = yield from _fused(work, measured)
+        found[work] = measured
         if file is not None:
             _remember(file, {work.key: found[work]})
     yield Finished(found)
@@ -172,15 +190,22 @@ def measure(work: Work) -> Generator[Event, None, Measured | None]:
 
 
 def computing(model: Network | Ensemble, work: Work, way: Way) -> Generator[Event, None, Network | Ensemble]:
-    """``model`` as it computes that way; it is compiled by a first pass over zeros."""
+    """``model`` as it computes that way; what is compiled is so by a first pass over zeros."""
     lay_out(model, work.spec.dims, way.layout)
+    zeros = torch.zeros(work.shape, device=work.device)
+    if way.fused:
+        fuse(model)
+        try:
+            torch.no_grad()(model)(zeros)
+        except Exception as error:  # whatever Triton says of this machine
+            fuse(model, False)
+            yield Notice(not_fused(error))
     if not way.compiling:
         return model
     yield Started(math.ceil(way.compiling), f"Compiling, about {way.compiling:.0f} s", str(work.device))
     networks = list(model.members) if isinstance(model, Ensemble) else [model]
     members = [cast(Network, torch.compile(network)) for network in networks]
     compiled = Ensemble(members) if isinstance(model, Ensemble) else members[0]
-    zeros = torch.zeros(work.shape, device=work.device)
     try:
         yield from with_signs(torch.no_grad()(lambda: compiled(zeros)), way.compiling)
     except Exception as error:  # whatever the compiler of this machine says
@@ -210,9 +235,37 @@ def _compiled(work: Work, found: Measured) -> Generator[Event, None, Measured]:
     return found.model_copy(update={"compiled": fastest, "compiling": compiling})
 
 
+def _fused(work: Work, found: Measured) -> Generator[Event, None, Measured]:
+    """``found`` with what fused gates bring, where they can be and give the numbers of the others."""
+    with torch.device("meta"):
+        has_gates = fuse(build_model(work.spec))
+    if not (has_gates and fuses(torch.empty(0, device=work.device))):
+        return found
+    yield Started(1, f"Fusing the gates, {work.in_words()}", str(work.device))
+    try:
+        apart = apart_when_fused(work, found.layout)
+        if not apart < FUSED_APART:
+            yield Notice(f"Fused gates gave numbers {apart:.2g} apart from the others'; they are not used")
+            return found
+        run = pass_of(work, found.layout, fused=True)
+        run()
+        fastest = min(run() for _ in range(MOST_ROUNDS))
+    except Exception as error:  # whatever Triton says of this machine
+        yield Notice(not_fused(error))
+        return found
+    return found.model_copy(update={"fused": fastest})
+
+
 def _not_compiled(error: Exception) -> str:
-    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return f"The network could not be compiled ({said[:200]}); it computes as it is"
+    return f"The network could not be compiled ({_said(error)}); it computes as it is"
+
+
+def not_fused(error: Exception) -> str:
+    return f"The kernel of the gates failed ({_said(error)}); they compute without it"
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
 
 
 def _faster(work: Work, taken: dict[Layout, list[float]]) -> Layout:

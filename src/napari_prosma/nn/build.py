@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from napari_prosma.nn.baselines.baseline import Baseline
+from napari_prosma.nn.gates import Gate, ProximalMask
 from napari_prosma.nn.network_kinds import NETWORKS
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
@@ -37,6 +38,17 @@ def lay_out(network: Module, dims: int, layout: Layout) -> Module:
     memory_format = _LAST[dims] if layout == "channels-last" else torch.contiguous_format
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
     return network
+
+
+def fuse(network: nn.Module, on: bool = True) -> bool:
+    """Let the end of each proximal gate be one kernel (``nn.fast.tail``), or no longer; False: there is none.
+
+    It needs CUDA and Triton. Elsewhere the gates compute as before; what they compute agrees to rounding.
+    """
+    gates = [m for m in network.modules() if isinstance(m, Gate) and isinstance(m.spatial, ProximalMask)]
+    for gate in gates:
+        gate.is_fused = on
+    return bool(gates)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -254,6 +254,16 @@ class ProximalMask(nn.Module):
             self._tell(kept, seen.field, seen.psi, threshold)
         return both
 
+    def fused(self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None) -> Tensor:
+        """``[x * c * psi, t]`` with ``c`` (B, C_x) or None, from u on in one kernel."""
+        from napari_prosma.nn.fast import tail
+
+        u, threshold = self.field(skip, gating), self.threshold()
+        both, psi = tail.joined(skip, gating, c, u, threshold, *self._projection())
+        if kept is not None:
+            self._tell(kept, u.detach(), psi, threshold)
+        return both
+
     def _tell(self, kept: SkipTrace, field: Tensor, psi: Tensor, threshold: Tensor | None) -> None:
         kept.field, kept.psi, kept.floor = field, psi, self.floor()
         kept.z = field if threshold is None else soft_threshold(field, threshold.detach())
@@ -332,7 +342,15 @@ class ConstantScale(nn.Module):
 
 
 class Gate(nn.Module):
-    """``x~ = x * c * psi``; a part that is None counts as 1."""
+    """``x~ = x * c * psi``; a part that is None counts as 1.
+
+    Attributes
+    ----------
+    is_fused : bool
+        Whether its end is one kernel where that can be; see ``nn.build.fuse``.
+    """
+
+    is_fused = False
 
     def __init__(self, spatial: nn.Module | None, channel: nn.Module | None) -> None:
         super().__init__()
@@ -371,7 +389,8 @@ class Gate(nn.Module):
                 kept.channel = torch.full_like(kept.channel, change.c)
         both = None
         if isinstance(self.spatial, ProximalMask) and change == Change():
-            both = self.spatial.learned(skip, gating, c, kept)
+            in_one = self.spatial.fused if self.is_fused and fast.fuses(skip) else self.spatial.learned
+            both = in_one(skip, gating, c, kept)
         if both is None:
             both = self._joined(skip, gating, c, kept, change)
         if trace is not None and kept is not None:

@@ -16,8 +16,8 @@ from napari_prosma.events import Event, Notice
 from napari_prosma.model.augment import Augmentation, recipe_of
 from napari_prosma.model.checkpoint import LAST, Checkpoint, split_prefix
 from napari_prosma.model.memory import ran_out_of_memory, release
-from napari_prosma.model.tuning import Way
-from napari_prosma.nn.build import Network, build_model, lay_out
+from napari_prosma.model.tuning import Way, not_fused
+from napari_prosma.nn.build import Network, build_model, fuse, lay_out
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
 from napari_prosma.training.failures import first_line, require_finite, smaller_parts
@@ -72,6 +72,7 @@ class Learner:
             torch.manual_seed(config.seed)
             network = build_model(begin.spec)
         self.transfer = None if begin.source is None else take_over(network, begin.source, plan.class_names)
+        fuse(network, begin.way.fused)
         self.network = processes.synchronised(lay_out(network, begin.spec.dims, begin.way.layout))
         self.taken = frozenset(place.get("taken", self.transfer.taken if self.transfer else ()))
         new = () if place else [*self.network.state_dict()] if self.transfer is None else self.transfer.new
@@ -214,6 +215,10 @@ class Learner:
             self.is_compiled, self.way = False, Way(self.way.layout)
             self.model = self.processes.fabric.setup_module(self.network)
             return f"The network could not be compiled ({first_line(error)}); it trains as it is"
+        if self.way.fused:
+            self.way = Way(self.way.layout)
+            fuse(self.network, False)
+            return not_fused(error)
         raise error
 
     @contextmanager
@@ -279,6 +284,7 @@ class Learner:
             "unlabelled": self.data.unlabelled.fingerprint,
             "layout": self.way.layout,
             "compiling": self.way.compiling,
+            "fused": self.way.fused,
             "rate": self.highest_rate,
             "judged": [self.data.facts[n].name for n in state.judged],
             "settled": True,

@@ -151,9 +151,10 @@ def _way(
     steps = config.epochs * (config.steps_per_epoch or LEAST_STEPS)
     way = known_way(work, steps, math.inf if config.minutes is None else 60 * config.minutes)
     if resumed is not None:
-        return Way(resumed.place.get("layout", way.layout), resumed.place.get("compiling", 0.0))
-    layout, compiling = processes.of_first([LAYOUTS.index(way.layout), way.compiling])
-    return Way(LAYOUTS[int(layout)], compiling)
+        place = resumed.place
+        return Way(place.get("layout", way.layout), place.get("compiling", 0.0), place.get("fused", False))
+    layout, compiling, fused = processes.of_first([LAYOUTS.index(way.layout), way.compiling, way.fused])
+    return Way(LAYOUTS[int(layout)], compiling, bool(fused))
 
 
 def _plan_in_words(plan: Plan, spec: ModelSpec) -> str:

@@ -8,16 +8,20 @@ The same numbers to rounding, from fewer and better-suited operations:
 - Where a gate has few channels, several positions side by side are taken as channels, which fills the
   processor's vectors.
 
-``applies`` says where, without gradients; ``nn.fast.learning`` is for gates that learn. Everywhere else, such
-as on a GPU, under autocast and in an exported or compiled network, the gate computes as it is written.
+``applies`` says where, without gradients; ``nn.fast.learning`` is for gates that learn. Everywhere else, as
+on a GPU, under autocast and in an exported or compiled network, the gate computes as it is written; its end
+is one kernel on CUDA where ``fuses`` (``nn.fast.tail``).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -51,13 +55,26 @@ def reference() -> Iterator[None]:
 
 
 def is_plain(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and not _REFERENCE.get()
-    )
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not _as_written()
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether a gate that was told to (``nn.build.fuse``) computes its end from ``x`` by ``nn.fast.tail``."""
+    return (x.is_cuda or _is_interpreted()) and _has_triton() and not _as_written()
+
+
+def _as_written() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or _REFERENCE.get()
+
+
+def _is_interpreted() -> bool:
+    """Whether Triton computes on the processor, slowly, as it does for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def applies(x: Tensor) -> bool:
