@@ -57,7 +57,7 @@ Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images. 
 104863. doi:10.1016/j.dib.2019.104863
 """,
             "not_for": (
-                "To tell benign from malignant lesions: it finds both as one class.",
+                "Telling benign from malignant lesions: it finds both as one class.",
                 "Images of other organs, of colour Doppler or elastography.",
             ),
         },

@@ -80,12 +80,12 @@ def test_the_card_of_a_run_says_on_what_it_was_made_and_measured(trained: tuple[
         ((Figures(name="liver", dice=0.91),), "Finds liver with a mean Dice of 0.91."),
         (
             figures_of(overlaps([0.3] * 2 + [0.9] * 18)),
-            "Finds lesion in 20 of 20 cases that hold it; Dice 0.84 on average, 0.90 in the middle case, "
-            "0.30 or less in the worst tenth of them.",
+            "Finds lesion in 20 of 20 cases that show it: mean Dice 0.84, median 0.90, 0.30 or less in the "
+            "worst tenth.",
         ),
         (  # the missed ones are the worst tenth
             figures_of(overlaps([0.0] * 2 + [0.9] * 18)),
-            "Finds lesion in 18 of 20 cases that hold it; Dice 0.81 on average, 0.90 in the middle case.",
+            "Finds lesion in 18 of 20 cases that show it: mean Dice 0.81, median 0.90.",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_pages_say_the_verdict_first_and_hold_their_pictures(tmp_path: Path) -> 
     assert text.index(card.verdict) < text.index("Photographs.")
     assert "](card_pictures/worst-1.jpg)" in text
     assert (tmp_path / "card_pictures" / "worst-1.jpg").read_bytes() == b"a picture"
-    assert "| mean of the mask psi: 1 lets everything through | 0.250 |" in text
+    assert "| mean of the mask psi (1: everything passes) | 0.250 |" in text
 
 
 def test_a_picture_shows_the_slice_that_differs_most_with_both_outlines() -> None:

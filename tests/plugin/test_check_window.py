@@ -71,7 +71,7 @@ def double_click(qtbot: QtBot, window: CheckWindow, case: str) -> None:
 
 def test_a_sound_folder_is_said_to_be_so(check: Callable[[Path], CheckWindow], folder: Path):
     window = check(folder)
-    assert window.message.plain_text() == "6 cases checked: nothing is wrong"
+    assert window.message.plain_text() == "6 cases checked: no problems found"
     assert rows(window) == []
     assert not window.save_button.isEnabled()
 

@@ -82,7 +82,7 @@ def test_the_worst_case_comes_first_with_its_measures(
     assert worst[:2] == ["bad", "foreground"]
     assert float(worst[2]) < 0.5
     assert best == ["good", "foreground", "1.000", "1.000", "1.000", "0.0"]
-    assert "lowest Dice: bad 0." in panel.status.plain_text()
+    assert "Lowest Dice: bad 0." in panel.status.plain_text()
     heading = panel.table.horizontalHeaderItem(5)
     assert heading is not None
     assert heading.text() == "HD95 mm"
@@ -155,7 +155,7 @@ def test_a_pair_that_cannot_be_measured_is_a_row_that_says_why(
     evaluate(panel, press, finish, *scans)
     assert cells(panel, 1)[:3] == ["good", "", "failed"]
     assert panel.status.is_error
-    assert "not measured: good" in panel.status.plain_text()
+    assert "Not measured: good" in panel.status.plain_text()
     assert "good is left out" in panel.notices.plain_text()
     click(panel, qtbot, 1)
     assert "have different shapes" in panel.status.plain_text()

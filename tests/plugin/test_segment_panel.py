@@ -35,7 +35,8 @@ def choose(panel: SegmentPanel, qtbot: QtBot, path: Path) -> None:
 def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
     choose(panel, qtbot, run)
     told = panel.model.text.plain_text()
-    assert "2D, gray; finds lesion" in told
+    assert "Finds lesion in 2 of 2 cases" in told
+    assert "2D, gray; prosma-unet" in told
     assert "gate: prosma; trained for 1 epoch" in told
     assert "Measured on 2 cases, which says little." in told
 

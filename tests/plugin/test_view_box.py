@@ -124,7 +124,7 @@ def test_a_line_over_the_scale_bar_gives_the_picture_and_its_labels_mm(
     viewer.layers.selection.active = image
     ruler.add_lines([[10, 5], [10, 45]])
     press(box.set_button)
-    assert "type how long" in box.message.plain_text()
+    assert "the length of the line" in box.message.plain_text()
     box.length.setValue(20)
     press(box.set_button)
     assert RULER not in viewer.layers

@@ -133,7 +133,7 @@ def test_what_nobody_labelled_counts_for_nothing_and_has_no_surface() -> None:
     assert (found.dice, found.iou) == (2 * 6 / (9 + 6), 6 / 9)
     assert math.isnan(found.surface_dice)
     assert math.isnan(found.hd95)
-    with pytest.raises(DataError, match="nothing is labelled in the truth of 'case'"):
+    with pytest.raises(DataError, match="nothing is labelled in the reference of 'case'"):
         measure(pair(predicted, np.full_like(truth, IGNORE)), NAMES)
 
 
@@ -154,7 +154,7 @@ def test_grids_that_differ_are_refused_and_both_are_named() -> None:
     here, moved = (Geometry.patient(SourceFrame.canonical(affine(x)), (4, 5, 6)) for x in (0, 0.4))
     volume = np.ones((4, 5, 6), np.uint8)
     assert lesion(measure(pair(volume, volume, here, here), NAMES)).dice == 1
-    with pytest.raises(DataError, match=r"'predicted' and the truth 'truth' lie 0.4 mm apart"):
+    with pytest.raises(DataError, match=r"'predicted' and the reference 'truth' lie 0.4 mm apart"):
         measure(pair(volume, volume, here, moved), NAMES)
     coarse = Geometry((2.0, 1.3), (0.0, 0.0), "mm")
     with pytest.raises(DataError, match=r"2\.1 mm apart \(spacing 2 x 1\.3 and 2 x 1\)"):

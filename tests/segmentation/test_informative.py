@@ -61,7 +61,7 @@ def test_the_unsure_come_first_but_not_those_that_are_like_one_before() -> None:
     )
     assert [each.name for each in found] == ["worst", "other", "plain", "twin"]
     assert [each.passed for each in found] == [0, 1, 1, 0]
-    assert [each.why.endswith("; unlike those above") for each in found] == [False, True, True, False]
+    assert [each.why.endswith("; new kind") for each in found] == [False, True, True, False]
 
 
 def test_where_nothing_is_unsure_what_is_unlike_goes_first_and_a_copy_last() -> None:
@@ -139,7 +139,7 @@ def test_mirrored_passes_and_ensembles_are_ranked_by_their_disagreement(
         scores = [each.candidate.score for each in found]
         assert scores == [each.candidate.disagreement for each in found]
         assert max(scores) == scores[0] > 0
-        assert found[0].why.startswith("passes disagree by ")
+        assert found[0].why.startswith("passes disagree ")
     with pytest.raises(ConfigError, match="nothing to disagree"):
         last_of(next_images(replace(checkpoint, config={"augment": False}), bare, mirror=True))
 

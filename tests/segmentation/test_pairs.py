@@ -47,7 +47,7 @@ def test_names_may_end_in_what_a_file_is(tmp_path: Path, truth: str, predicted: 
     )
     assert names(found) == {"scan": f"{predicted}.png"}
     assert found.notices == (
-        "1 prediction has no truth and will be left out, the first is 'other_labels.png'",
+        "1 prediction has no reference and will be left out, the first is 'other_labels.png'",
         "2 cases have no prediction and will be left out, the first is 'more'",
     )
     assert found.unpaired == {

@@ -16,9 +16,9 @@ from napari_prosma.errors import ConfigError
 
 HTML, MARKDOWN = ".html", ".md"
 MEASURED = {
-    "test": "test cases: never learned from, and no epoch was chosen by them",
+    "test": "test cases, used neither to learn nor to choose an epoch",
     "validation": "validation cases, by which the best epoch was chosen",
-    "training": "cases that it learned from",
+    "training": "cases it learned from",
     "": "",
 }
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_prosma.app.models import MODALITIES, images_in_words, modality_of, shown_name
+from napari_prosma.app.models import CARD, MODALITIES, images_in_words, modality_of, shown_name
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.metrics import Overlap
@@ -23,14 +23,14 @@ from napari_prosma.training.run_claim import RUN
 from napari_prosma.training.run_folder import METRICS, Run, read_metrics, read_run
 from napari_prosma.training.verdict import FEW_CASES, NOTHING
 
-CARD, LICENCE = "card.json", "LICENSE.md"
+LICENCE = "LICENSE.md"
 WORST_SHARE, MOST_WORST = 10, 8
 """The worst tenth of the cases, of which no more are named than this."""
 MISSED = 0.1
 """A structure whose Dice is lower was missed."""
 GATE_FIGURES = {
-    "psi_mean": "mean of the mask psi: 1 lets everything through",
-    "z_zero_fraction": "share of the gate's inner signals that its threshold set to exactly zero",
+    "psi_mean": "mean of the mask psi (1: everything passes)",
+    "z_zero_fraction": "zeros in z: share of the field that the threshold set to exactly zero",
     "lambda_mean": "mean threshold",
 }
 PAPER = (
@@ -120,12 +120,12 @@ class Card(_Frozen):
     def _doubts(self) -> list[str]:
         match self.measured_on:
             case "training":
-                return ["These figures are of cases that it learned from and say nothing about new images."]
+                return ["These figures are of cases it learned from and say nothing about new images."]
             case "validation" if self.measured < FEW_CASES:
                 plural = "s" * (self.measured != 1)
                 return [f"Measured on {self.measured} case{plural}, which says little."]
             case "validation":
-                return ["The best epoch was chosen by these cases: expect a little less on new images."]
+                return ["The best epoch was chosen by these cases: expect slightly less on new images."]
         return []
 
 
@@ -281,12 +281,12 @@ def _range(values: Sequence[float]) -> str:
 
 def _not_for(plan: Plan, modality: str, learned: int) -> tuple[str, ...]:
     of_kind = f"{MODALITIES[modality]} " if modality in MODALITIES else ""
-    few = (f"Images unlike the {learned} that it learned from: so few cannot cover every kind.",)
+    few = (f"Images unlike the {learned} it learned from: so few cannot cover every kind.",)
     return (
-        "Diagnosis or treatment: it is no medical device. Somebody who knows the structure must check every "
-        "result.",
-        f"Anything but {of_kind}images like those that it learned from: another scanner, protocol, patient "
-        f"group or part of the body needs a test on cases of your own first.",
+        "Diagnosis or treatment: it is not a medical device. Someone who knows the structure must check "
+        "every result.",
+        f"Anything but {of_kind}images like those it learned from: for another scanner, protocol, patient "
+        f"group or part of the body, first test it on your own cases.",
         f"Structures other than {', '.join(plan.class_names[1:])}.",
         *(few if 0 < learned < 100 else ()),
     )
@@ -299,11 +299,11 @@ def _verdict_of(figures: Figures) -> str:
         return f"Finds {figures.name} with a mean Dice of {figures.dice:.2f}."
     found = figures.cases - figures.missed
     said = (
-        f"Finds {figures.name} in {found} of {figures.cases} cases that hold it; Dice {figures.dice:.2f} on "
-        f"average, {figures.middle:.2f} in the middle case"
+        f"Finds {figures.name} in {found} of {figures.cases} cases that show it: mean Dice "
+        f"{figures.dice:.2f}, median {figures.middle:.2f}"
     )
     if figures.low is not None and figures.cases >= WORST_SHARE and figures.low >= MISSED:
-        said += f", {figures.low:.2f} or less in the worst tenth of them"
+        said += f", {figures.low:.2f} or less in the worst tenth"
     if figures.without:
         said += f". Marks something in {figures.wrong} of {figures.without} cases without it"
     return f"{said}."

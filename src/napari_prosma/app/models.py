@@ -8,13 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import AIR, Plan
-from napari_prosma.errors import CheckpointError
+from napari_prosma.data.texts import read_json
+from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.model.header import (
     BEST,
     ENSEMBLE,
@@ -44,6 +46,8 @@ _OF_DICOM = {
 }
 GRAY = ("ultrasound", "ct", "mr")
 SHIPPED, RECENT, RUN = "shipped", "recent", "run"
+CARD = "card.json"
+"""Beside the file of a model that was shipped."""
 _COLOURFUL, _SHARE, _SEEN = 24, 0.1, 100_000
 """A pixel is in colour where its channels differ by more; an image where such a share of them is, of so many
 that are looked at."""
@@ -91,7 +95,7 @@ class KnownModel:
     dims: int = 0
     channels: int = 0
     modality: str = "auto"  # as ``TrainConfig.modality``
-    dice: float | None = None  # of the validation cases
+    dice: float | None = None  # as on its card, or else of the validation cases
     day: date | None = None
     trouble: str = ""  # why it cannot be used; empty = it can
 
@@ -109,7 +113,7 @@ class KnownModel:
         """One line, beginning with what a shell takes for it."""
         if self.trouble:
             return f"{self.given}: cannot be used: {self.trouble}"
-        dice = "" if self.dice is None else f"validation Dice {self.dice:.2f}"
+        dice = "" if self.dice is None else f"Dice {self.dice:.2f}"
         said = (f"finds {', '.join(self.finds)}", self.images, dice, str(self.day or ""), self.origin)
         return f"{self.given}: {'; '.join(filter(None, said))}"
 
@@ -136,8 +140,10 @@ class KnownModel:
 
     def warning(self, image: ImageKind) -> str:
         """What to say before it is used on an image; empty = nothing."""
-        why = self.refusal(image) or self.doubt(image)
-        return f"This model may not fit: {why}" if why else ""
+        if refused := self.refusal(image):
+            return f"This model cannot be used here: {refused}"
+        doubt = self.doubt(image)
+        return f"This model may not fit: {doubt}" if doubt else ""
 
 
 def images_in_words(modality: str, dims: int, channels: int) -> str:
@@ -186,15 +192,21 @@ def known_model(path: Path, origin: str = "") -> KnownModel:
             dims=plan.dims,
             channels=plan.channels,
             modality=modality_of(plan, str(header["config"].get("modality", "auto"))),
-            dice=measured_dice(metrics),
+            dice=_dice_on(file.parent / CARD) or measured_dice(metrics),
             # Of a shipped one it would be the day of the installation.
             day=date.fromtimestamp(file.stat().st_mtime) if origin != SHIPPED else None,
         )
-    except CheckpointError as error:
+    except (CheckpointError, DataError) as error:
         return KnownModel(name, path, origin, trouble=str(error))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         said = str(error).partition("\n")[0]
         return KnownModel(name, path, origin, trouble=f"'{path}' is damaged ({said})")
+
+
+def _dice_on(card: Path) -> float | None:
+    """The mean over the structures on the card that a model came with; None without one."""
+    figures = read_json(card)["figures"] if card.is_file() else ()
+    return fmean(each["dice"] for each in figures) if figures else None
 
 
 def known_models(runs: Path, recent: Sequence[Path] = ()) -> Iterator[KnownModel]:

@@ -137,7 +137,7 @@ def _length(folder: Path, last: dict[str, Any], config: dict[str, Any]) -> str:
     epoch, epochs, minutes = last.get("epoch", 0), config.get("epochs"), config.get("minutes")
     if epochs is not None and epochs < UNLIMITED_EPOCHS:
         return f"{epoch} of {epochs} epochs"
-    return f"{epoch} epochs" + (f", {minutes:g} min" if minutes else "")
+    return f"{epoch} epoch{'s' * (epoch != 1)}" + (f", {minutes:g} min" if minutes else "")
 
 
 def _written(folder: Path) -> float:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_prosma.app.card_pictures import judged, with_pictures
-from napari_prosma.app.cards import CARD, LICENCE, card_of, figures_of, worst_of, write_card
+from napari_prosma.app.cards import LICENCE, card_of, figures_of, worst_of, write_card
+from napari_prosma.app.models import CARD
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError

@@ -181,8 +181,8 @@ def next_(
 ) -> None:
     """List what to annotate next: images without a label, or slices of a volume, in an order.
 
-    First comes what the model is unsure of, then what it is unsure of and unlike those above. It is an order,
-    not a promise: how it did against a random choice is told in the docs.
+    First come images that the model is unsure of and that are unlike those above. It is an order, not a
+    promise; the docs compare it with a random choice.
 
     [bold]Example:[/] prosma next runs/busi scans --most 20
     """

@@ -114,7 +114,7 @@ class Plan(BaseModel):
         grid = (
             "as it is"
             if self.spacing is None
-            else f"{' x '.join(f'{s:g}' for s in self.spacing)} {self.unit}"
+            else f"{' x '.join(f'{s:.4g}' for s in self.spacing)} {self.unit}"
         )
         rule = (
             "each image to mean 0 and spread 1"

@@ -136,7 +136,9 @@ def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERA
     geometry = _common_geometry(pair, predicted.shape, truth.shape)
     counted = truth != IGNORE
     if not counted.any():
-        raise DataError(f"nothing is labelled in the truth of '{pair.name}', so there is nothing to measure")
+        raise DataError(
+            f"nothing is labelled in the reference of '{pair.name}', so there is nothing to measure"
+        )
     complete = bool(counted.all())
     if not complete:
         predicted, truth = predicted[counted], truth[counted]
@@ -202,12 +204,12 @@ def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, .
 
     Raises ``DataError``: the two lie on different grids.
     """
-    names = [str(case.files[-1]) if case.files else case.name for case in (pair.predicted, pair.truth)]
-    two = f"the prediction '{names[0]}' and the truth '{names[1]}'"
+    names = [case.files[-1].name if case.files else case.name for case in (pair.predicted, pair.truth)]
+    two = f"the prediction '{names[0]}' and the reference '{names[1]}'"
     if predicted != truth:
         raise DataError(
-            f"{two} have different shapes, {predicted} and {truth}; segment the image that the truth was "
-            f"drawn on, or resample one of them"
+            f"{two} have different shapes, {predicted} and {truth}; segment the image that the reference "
+            f"was drawn on, or resample one of them"
         )
     ours, theirs = _in_mm(_geometry(pair.predicted)), _in_mm(_geometry(pair.truth))
     if ours.unit == theirs.unit == "mm":

@@ -108,12 +108,12 @@ class Next:
         """One line: what the model is unsure of, and whether it stands here because it is unlike others."""
         seen = self.candidate
         if not seen.share:
-            said = "finds nothing, and is sure of it"
+            said = "nothing found, and sure of it"
         elif seen.disagreement is not None:
-            said = f"passes disagree by {seen.disagreement:.3f} on {seen.share:.1%} of it"
+            said = f"passes disagree {seen.disagreement:.3f}, area {seen.share:.1%}"
         else:
-            said = f"unsure by {seen.uncertainty:.2f} on {seen.share:.1%} of it"
-        return f"{said}; unlike those above" if self.passed else said
+            said = f"unsure {seen.uncertainty:.2f}, area {seen.share:.1%}"
+        return f"{said}; new kind" if self.passed else said
 
     def row(self) -> dict[str, str | float]:
         """A line of a table."""

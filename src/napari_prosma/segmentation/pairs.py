@@ -93,7 +93,7 @@ def find_pairs(
         used = {file for _, file in matched} | {case.name for case, _ in matched}
         extra = [path.name for path in predictions if path not in used]
         missing = [case.name for case in cases if case.name not in used]
-        notices += _left_out(extra, "prediction", "truth") + _left_out(missing, "case", "prediction")
+        notices += _left_out(extra, "prediction", "reference") + _left_out(missing, "case", "prediction")
         unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
     pairs = tuple(Pair(case.name, case_from_files(file, file, labels=ours), case) for case, file in matched)
     return Pairs(pairs, rule.class_names, tuple(notices), unpaired)
@@ -127,15 +127,15 @@ def _by_reference(
         named = {plain(structure.name) for one in theirs for structure in one.structures}
         if not named & set(values):
             raise DataError(
-                f"'{theirs[0].path}' holds {', '.join(sorted(named))}, none of which is a class of the truth "
-                f"({', '.join(data.class_names[1:])}); give both the same names"
+                f"'{theirs[0].path}' holds {', '.join(sorted(named))}, none of which is a class of the "
+                f"reference ({', '.join(data.class_names[1:])}); give both the same names"
             )
         read = partial(_read_objects, tuple(theirs), case.series, values, rule)
         ours = replace(case, read_label=read, files=tuple(one.path for one in theirs))
         pairs.append(Pair(case.name, ours, case))
     if not pairs:
         raise DataError(f"no prediction refers to a series of '{truth}'; give those that were made of it")
-    notices += _left_out(extra, "prediction", "truth") + _left_out(missing, "case", "prediction")
+    notices += _left_out(extra, "prediction", "reference") + _left_out(missing, "case", "prediction")
     unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
     return Pairs(tuple(pairs), data.class_names, tuple(notices), unpaired)
 
@@ -178,7 +178,7 @@ def _truths(
         data = find_cases(truth, require_labels=False, labels=labels)
         labelled = [case for case in data.cases if case.read_label is not None]
         if not labelled:
-            raise DataError(f"'{truth}' holds images but no labels; give the folder of the true labels")
+            raise DataError(f"'{truth}' holds images but no labels; give the folder of the reference labels")
         return labelled, data.labels
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in _label_files(truth):

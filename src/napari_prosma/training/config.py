@@ -407,7 +407,7 @@ class TrainConfig(BaseModel):
             tip="Where the network is computed",
             by_name=True,
             choices={
-                "auto": Choice("the fastest there is", "A graphics card if there is one, else the processor"),
+                "auto": Choice("the fastest", "A graphics card if there is one, else the processor"),
                 "cpu": Choice("processor", "One core is left to the window"),
                 "cuda": Choice("NVIDIA card", "An NVIDIA graphics card"),
                 "mps": Choice("Apple chip", "The graphics part of an Apple chip"),

@@ -222,6 +222,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"'{path}' claims to be larger than any real picture ({error}); remove it") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
+        why = "" if isinstance(error, PIL.UnidentifiedImageError) else f" ({error})"
         raise DataError(
-            f"'{path}' is damaged or no {path.suffix[1:].upper()} image ({error}); export it again"
+            f"'{path}' is damaged or no {path.suffix[1:].upper()} image{why}; export it again"
         ) from error

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from napari_prosma.nn.gates import Gate
 
 
-@gate("prosma", "the paper's gate", "A sparse mask over positions, and a weight per channel", thresholds=True)
+@gate("prosma", "as published", "A sparse mask over positions, and a weight per channel", thresholds=True)
 def prosma(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     """Sparse mask over positions and channel weights (equations 1 to 5): the paper's."""
     from napari_prosma.nn.gates import ChannelMask, Gate, ProximalMask

@@ -37,7 +37,7 @@ class AcceptBox(QWidget):
         self.slice_button.clicked.connect(self.accept_slice)
         self.region_button = QPushButton("Accept region")
         self.region_button.setToolTip(
-            tip("Then click predicted regions to take them over, or point at one", "accept region")
+            tip("Then click predicted regions to accept them, or point at one", "accept region")
         )
         self.reject_button = QPushButton("Reject region")
         self.reject_button.setToolTip(
@@ -54,13 +54,13 @@ class AcceptBox(QWidget):
         self.sure = QSlider(Qt.Orientation.Horizontal)
         self.sure.setRange(50, 100)
         self.sure.setValue(USUAL_SURE)
-        self.sure.setToolTip("How sure the model has to be of what is accepted, in percent")
-        self.sure.setAccessibleName("least sureness in percent")
+        self.sure.setToolTip("Least confidence of what is accepted: the model's probability of the class")
+        self.sure.setAccessibleName("least confidence in percent")
         self.sure_label = QLabel()
         self.sure.valueChanged.connect(self._show_share)
-        self.sure_button = QPushButton("Accept what is surer")
+        self.sure_button = QPushButton("Accept confident")
         self.sure_button.setToolTip(
-            tip("Take over all that is predicted of which the model is at least so sure", "accept surer")
+            tip("Accept all predictions of at least the confidence below", "accept surer")
         )
         self.sure_button.clicked.connect(self.accept_surer)
         self.message = Message()
@@ -70,7 +70,7 @@ class AcceptBox(QWidget):
         ):
             buttons.addWidget(button, *divmod(place, 2))
         row = QHBoxLayout()
-        row.addWidget(QLabel("surer than"))
+        row.addWidget(QLabel("confidence from"))
         row.addWidget(self.sure, 1)
         row.addWidget(self.sure_label)
         layout = QVBoxLayout(self)
@@ -87,7 +87,7 @@ class AcceptBox(QWidget):
     def accept_surer(self) -> None:
         """Take over all of which the model is surer than the slider says."""
         share = self.sure.value()
-        self._accept(lambda shown: shown.surer_than(share / 100), f"with {share}% or more")
+        self._accept(lambda shown: shown.surer_than(share / 100), f"with a confidence of {share}% or more")
 
     def accept_at_cursor(self) -> None:
         """Take over the region under the cursor."""

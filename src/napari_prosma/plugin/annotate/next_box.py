@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 SLICES, IMAGES = "slices of an open volume", "images of a folder"
 _ROWS_SHOWN = 8
 _HEADINGS = {
-    "what": "In the order in which the model would probably learn most: an order, not a promise",
-    "why": "How unsure the model is where something may be (entropy, or how passes disagree), on how much of "
-    "the image, and whether it stands here because it is unlike those above",
+    "what": "What the model would probably learn most from, first: an order, not a promise",
+    "why": "How unsure the model is where something may be (entropy, or how mirrored passes disagree), on "
+    "which share of the image; new kind: unlike those above",
 }
 
 

@@ -16,6 +16,7 @@ from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
 from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.keys import bind, release
+from napari_prosma.plugin.shared.layers import spatial_shape
 from napari_prosma.plugin.shared.panel import Panel
 
 
@@ -81,10 +82,16 @@ class AnnotatePanel(Panel):
         chosen = self._chosen()
         self.class_name.follow(chosen)
         self.accept_box.message.tell("")
-        self._filling.setVisible(chosen is None or chosen.ndim > 2)  # a picture has no slices
+        self._show_filling()
         self.fill_box.layer_changed()
 
+    def _show_filling(self) -> None:
+        """Where there are slices; a picture has none."""
+        shown = self._chosen() or self.view_box.image
+        self._filling.setVisible(shown is None or len(spatial_shape(shown)) > 2)
+
     def _layer_selected(self) -> None:
+        self._show_filling()
         layer = self.viewer.layers.selection.active
         if layer in self.labels.layers():
             self.labels.choose(layer)

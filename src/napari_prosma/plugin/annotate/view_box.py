@@ -134,12 +134,18 @@ class ViewBox(QWidget):
             return
         self._remove_ruler()
         self._ruler = self._viewer.add_shapes(
-            name=RULER, ndim=2, edge_color="yellow", edge_width=1, metadata={IS_PREVIEW: True}
+            name=RULER,
+            ndim=2,
+            edge_color="yellow",
+            edge_width=1,
+            scale=image.scale[-2:],
+            translate=image.translate[-2:],
+            units=image.units[-2:],
+            metadata={IS_PREVIEW: True},
         )
-        self._ruler.scale, self._ruler.translate = image.scale[-2:], image.translate[-2:]
-        self._ruler.units = image.units[-2:]
         self._ruler.mode = "add_line"
-        self.message.tell("Draw a line from end to end of the scale bar, then type how long it is")
+        self.message.tell("Draw a line from end to end of the scale bar, then enter its length")
+        self.message.bring_into_view()
 
     def set_scale(self) -> None:
         """Give the image, and all layers that lie on its grid, the scale that the line tells."""
@@ -147,6 +153,7 @@ class ViewBox(QWidget):
             image, spacing = self._measured()
         except DataError as error:
             self.message.tell_error(str(error))
+            self.message.bring_into_view()
             return
         for layer in [x for x in self._viewer.layers if _on_grid(x, image)]:
             _scale(layer, spacing)
@@ -205,7 +212,7 @@ class ViewBox(QWidget):
         if image is None or ruler is None or ruler not in self._viewer.layers or not len(ruler.data):
             raise DataError("press 'Draw over the scale bar' and draw a line over it first")
         if not self.length.value():
-            raise DataError("type how long the line is, in mm")
+            raise DataError("enter the length of the line in mm first")
         ends = np.asarray(ruler.data[-1])[[0, -1]]
         pixels = float(np.linalg.norm(ends[1] - ends[0]))
         if pixels < 1:
@@ -259,7 +266,10 @@ class _Letters(QObject):
             return
         for edge in _EDGES:
             label = self.labels[edge] = QLabel(self._canvas)
-            label.setStyleSheet("color: #ffd60a; background: transparent; font: bold 14px;")
+            label.setStyleSheet(
+                "color: #ffd60a; background: rgba(0, 0, 0, 150); border-radius: 3px; padding: 1px 4px;"
+                "font: bold 14px;"
+            )
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self._canvas.installEventFilter(self)
 

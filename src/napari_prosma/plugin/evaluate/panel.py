@@ -137,7 +137,10 @@ class EvaluatePanel(Panel):
             case is self._shown_case and all(layer in self.viewer.layers for layer in self._shown.values())
         )
         self.status.tell(f"Opening {case.pair.name}")
-        self.opening.start("ProSMA: opening a case", partial(_opening, case, names, class_name, not is_open))
+        self.opening.start(
+            "ProSMA: opening a case",
+            partial(_opening, case, names, class_name, not is_open, self.viewer.theme),
+        )
 
     def save(self, folder: Path) -> None:
         """Write the tables and the box plots into ``folder``, in the background."""
@@ -238,7 +241,7 @@ class EvaluatePanel(Panel):
         layout.addLayout(row)
         self.outcome.hide()
         self.form.addWidget(self.outcome)  # which scrolls: it is higher than small screens
-        self.below.addWidget(self.notices)
+        self.form.addWidget(self.notices)
 
     def _show(self, evaluation: Evaluation) -> None:
         self.evaluation, self._shown_case = evaluation, None
@@ -270,9 +273,9 @@ class EvaluatePanel(Panel):
             item.setToolTip(as_rich(evaluation.left_out.get(name, name)))
         self.summary.tell("\n".join(_mean_lines(evaluation)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in evaluation.cases[:WORST_SHOWN])
-        said = f"lowest Dice: {', '.join(worst)}"
+        said = f"Lowest Dice: {', '.join(worst)}"
         if evaluation.failed:
-            self.status.tell_error(f"{said}\nnot measured: {', '.join(evaluation.failed)}")
+            self.status.tell_error(f"{said}\nNot measured: {', '.join(evaluation.failed)}")
         else:
             self.status.tell(said)
 
@@ -396,7 +399,9 @@ def _evaluating(find: Callable[[], Pairs], tolerance: float) -> Iterator[Event]:
         yield from evaluate(find(), tolerance)
 
 
-def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_layers: bool) -> Iterator[Event]:
+def _opening(
+    case: CaseMeasures, names: tuple[str, ...], class_name: str, as_layers: bool, theme: str
+) -> Iterator[Event]:
     name, pair = case.pair.name, case.pair
     yield Started(0, f"Opening {name}")
     assert pair.predicted.read_label is not None
@@ -405,12 +410,14 @@ def _opening(case: CaseMeasures, names: tuple[str, ...], class_name: str, as_lay
     held = pair.truth.read_image()
     layers: list[LayerTuple] = []
     if as_layers:
-        if pair.truth.files[0] not in pair.truth.files[1:]:  # else the reference came without its image
+        has_image = pair.truth.files[0] not in pair.truth.files[1:]
+        if has_image:
             layers.append(image_layer(held, name))
+        outline = "black" if theme == "light" and not has_image else "white"
         labels, attributes, kind = labels_layer(predicted, held.geometry, f"{name} prediction", names)
         layers.append((labels, {**attributes, "opacity": 0.5}, kind))
         labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} reference", names)
-        layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours("white")}, kind))
+        layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours(outline)}, kind))
     worst = worst_place(predicted, truth, names.index(class_name), held.geometry)
     yield Finished(_Opened(case, class_name, tuple(layers), worst))
 

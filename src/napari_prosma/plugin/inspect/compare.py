@@ -72,13 +72,12 @@ class ComparePart(QWidget):
         self.skip_box = QComboBox()
         self.skip_box.setToolTip("The skip whose masks stand side by side")
         self.skip_box.currentIndexChanged.connect(self._show)
-        self.leave_button = QPushButton("One view again")
+        self.leave_button = QPushButton("Close")
         self.leave_button.setToolTip("Close the comparison; the layers are as before")
         self.leave_button.clicked.connect(self.views.leave)
         self.figures_button = QPushButton("Figures")
         self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
         self.figures_button.clicked.connect(self._want_figures)
-        self.figures_button.setEnabled(False)
         row = QHBoxLayout()
         row.addWidget(self.compare_button)
         row.addWidget(self.figures_button)
@@ -87,6 +86,8 @@ class ComparePart(QWidget):
         form.addRow("Skip", self.skip_box)
         self.told = Message()
         form.addRow(self.told)
+        self._form = form
+        self._show_buttons()
 
     def _want_figures(self) -> None:
         self.figures_wanted.emit(self._compared)
@@ -103,7 +104,7 @@ class ComparePart(QWidget):
     def show_compared(self, compared: Comparison, source: Layer) -> None:
         """Show the masks of the finest skip that any model has."""
         self._compared, self._source = compared, source
-        self.figures_button.setEnabled(True)
+        self._show_buttons()
         self.skip_box.blockSignals(True)
         self.skip_box.clear()
         for level in compared.levels:
@@ -120,12 +121,18 @@ class ComparePart(QWidget):
         """Another image is looked at."""
         self.views.leave()
         self._compared = None
-        self.figures_button.setEnabled(False)
+        self._show_buttons()
 
     def let_go(self) -> None:
         """Read no models any longer."""
         for twin in self.twins:
             twin.let_go()
+
+    def _show_buttons(self) -> None:
+        """What can be done with a comparison, where there is one."""
+        for button in (self.figures_button, self.leave_button):
+            button.setVisible(self._compared is not None)
+        self._form.setRowVisible(self.skip_box, self._compared is not None)
 
     def _show(self) -> None:
         if self._compared is None or self._source is None or self.skip_box.currentIndex() < 0:

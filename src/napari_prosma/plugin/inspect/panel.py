@@ -345,6 +345,7 @@ class InspectPanel(Panel):
         header, rows, meanings = table_of_measures({"": record})
         self.table.head(header)
         self.table.show_rows(rows)
+        self.table.fit()
         for row, meaning in enumerate(meanings):
             for column in range(len(header)):
                 item = self.table.item(row, column)

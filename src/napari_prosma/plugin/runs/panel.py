@@ -140,7 +140,7 @@ class RunsPanel(QWidget):
             ("Curves", "Dice of the selected runs in one plot", self._compare),
             ("Rename…", "Give the folder of this run another name", self._rename),
             ("Delete…", "Move the folders of the selected runs to the trash", self._delete),
-            ("Look again", "Read the list again", self.look_again),
+            ("Refresh", "Read the list again", self.look_again),
             ("Add folder…", "Add a run from another folder to the list", self._add),
             ("Forget…", "Forget recent models, folders and form values", self._forget),
         ]

@@ -49,6 +49,7 @@ def folded_form(title: str) -> tuple[QCollapsible, QFormLayout]:
     layout = QFormLayout(content)
     layout.setContentsMargins(6, 0, 0, 0)
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
     return fold(title, content), layout
 
 

@@ -27,7 +27,7 @@ KEYS = {
     "fill to here": Key("Shift+H", "continue the nearest drawn slice up to the one on screen"),
     "accept slice": Key("Shift+A", "accept the prediction for the slice on screen"),
     "accept region": Key("A", "accept the predicted region under the cursor"),
-    "accept surer": Key("Shift+S", "accept all that is predicted surer than the slider says"),
+    "accept surer": Key("Shift+S", "accept predictions of at least the chosen confidence"),
     "reject region": Key("D", "reject the predicted region under the cursor"),
     "done, next": Key("Shift+N", "save what Annotate next opened, and open the next"),
     "soft tissue": Key("F2", "CT window of soft tissue"),

@@ -253,8 +253,9 @@ def _reading(path: Path) -> Iterator[Event]:
 
 
 def _in_words(checkpoint: Checkpoint, card: Card) -> str:
+    finds = "" if card.figures else f"finds {', '.join(card.finds)}; "  # else the verdict says it
     made = (
-        f"{card.images}; finds {', '.join(card.finds)}; {checkpoint.spec.network}, gate: "
-        f"{checkpoint.spec.gate}; trained for {epochs_in_words(checkpoint.epoch)}"
+        f"{card.images}; {finds}{checkpoint.spec.network}, gate: {checkpoint.spec.gate}; trained for "
+        f"{epochs_in_words(checkpoint.epoch)}"
     )
     return f"{card.verdict}\n{made}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import napari
 from npe2 import PluginManager
-from qtpy.QtCore import QEvent, QModelIndex, Qt, QTimer
+from qtpy.QtCore import QEvent, QModelIndex, QSize, Qt, QTimer
 from qtpy.QtGui import QHelpEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -45,7 +45,7 @@ from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.run_folders import ModelDrops, open_runs_unasked
 from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
 
-ERROR_COLOUR = "#ff6b6b"
+ERROR_ON_DARK, ERROR_ON_LIGHT = "#ff6b6b", "#b3261e"
 PANEL_WIDTH = 350
 ROW_HEIGHT = 21
 CELL_MARGIN = 5
@@ -60,23 +60,45 @@ class Message(QLabel):
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.is_error = False
         self.hide()
 
     def tell(self, text: str) -> None:
-        self._show(text, "")
+        self._show(text, False)
 
     def tell_error(self, text: str) -> None:
-        self._show(text, f"color: {ERROR_COLOUR};")
+        self._show(text, True)
 
-    @property
-    def is_error(self) -> bool:
-        return bool(self.styleSheet())
+    def bring_into_view(self) -> None:
+        """Scroll to it once the layout has made room."""
+        QTimer.singleShot(0, self._scroll_to_it)
 
-    def _show(self, text: str, style: str) -> None:
+    def changeEvent(self, event: QEvent | None) -> None:
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange:
+            self._colour()  # the theme may be another one
+
+    def _show(self, text: str, is_error: bool) -> None:
+        self.is_error = is_error
+        self._colour()
         # Paths have no spaces to wrap at: allow a break after each separator.
-        self.setStyleSheet(style)
         self.setText(text.replace("/", "/\u200b").replace("\\", "\\\u200b"))
         self.setVisible(bool(text))
+
+    def _scroll_to_it(self) -> None:
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QScrollArea):
+            parent = parent.parentWidget()
+        if parent is not None:
+            parent.ensureWidgetVisible(self)
+
+    def _colour(self) -> None:
+        parent = self.parentWidget()  # which has napari's colours
+        palette = self.palette() if parent is None else parent.palette()
+        colour = ERROR_ON_DARK if palette.window().color().lightness() < 128 else ERROR_ON_LIGHT
+        style = f"color: {colour};" if self.is_error else ""
+        if style != self.styleSheet():
+            self.setStyleSheet(style)
 
     def plain_text(self) -> str:
         """The text without the places where it may wrap."""
@@ -103,6 +125,16 @@ def epochs_in_words(epochs: int) -> str:
 
 class _Telling(QStyledItemDelegate):
     """Shows of names that do not fit the part that differs; the tooltip has the whole."""
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
+        """Room for the whole name, but for no more than half the table."""
+        hint, table = super().sizeHint(option, index), self.parent()
+        assert isinstance(table, FigureTable)
+        item = table.item(index.row(), index.column())
+        if item is None or index.column():
+            return hint
+        whole = table.fontMetrics().horizontalAdvance(item.text()) + 2 * CELL_MARGIN + 1
+        return QSize(max(hint.width(), min(whole, table.width() // 2)), hint.height())
 
     def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
         super().initStyleOption(option, index)
@@ -233,7 +265,8 @@ class Panel(QWidget):
         self.progress_bar = QProgressBar()
         self.progress_bar.setTextVisible(False)
         self.progress_bar.setMaximumHeight(8)
-        if not start_text:
+        self.has_run = bool(start_text)
+        if not self.has_run:
             for part in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
                 part.hide()
         self.status = Message()
@@ -326,6 +359,8 @@ class Panel(QWidget):
         self.help_button.clicked.connect(self._open_page)
         for button in buttons or (self.start_button, self.pause_button, self.stop_button):
             row.addWidget(button, 1)
+        if not self.has_run:
+            row.addStretch(1)
         row.addWidget(self.help_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)

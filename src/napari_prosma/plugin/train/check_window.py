@@ -186,7 +186,7 @@ def _opening(case: Case, class_names: tuple[str, ...]) -> Iterator[Event]:
 
 def _in_words(cases: int, problems: tuple[Problem, ...]) -> str:
     if not problems:
-        return f"{cases} cases checked: nothing is wrong"
+        return f"{cases} cases checked: no problems found"
     return f"{cases} cases checked: {_counted(problems)}. Double-click a row to open its case"
 
 

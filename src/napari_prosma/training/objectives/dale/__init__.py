@@ -86,7 +86,7 @@ class DaleOptions(ObjectiveOptions):
         bool,
         Setting(
             "Confidence per pixel in a band around the label's outline, in place of one per case.",
-            "confidence of every pixel near the outline",
+            "confidence per pixel near outlines",
         ),
     ] = False
     band: Annotated[int, Setting("Half width of that band, in pixels.", "Band", unit="px")] = Field(
