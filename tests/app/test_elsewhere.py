@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -27,15 +29,16 @@ from napari_prosma.app.elsewhere.worker import Place, Told
 from napari_prosma.app.runs import left_run
 from napari_prosma.cli import follow
 from napari_prosma.cli.app import app
-from napari_prosma.data import cluster
+from napari_prosma.data import atomic, cluster
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
-from napari_prosma.data.phantoms import ULTRASOUND_CLASSES
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice, Progress, Resumed
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
@@ -261,6 +264,61 @@ def test_the_shell_trains_segments_and_inspects_there(
 # ---- what cannot be done is told at once ------------------------------------------------------------------
 
 
+BANNERS = {
+    "a silent port": b"",
+    "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+    "a web server": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "a small number": (7).to_bytes(8, "little") + b"what",
+}
+
+
+@pytest.fixture(params=BANNERS)
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of something that listens and is no scheduler."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    kept[-1].sendall(BANNERS[request.param])
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for each in kept:
+            each.close()
+
+
+def test_who_listens_but_is_no_scheduler_is_told_in_time(
+    stranger: str,
+    make_checkpoint: Callable[..., Checkpoint],
+    noise: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWERS", 0.5)
+    monkeypatch.setattr(follow, "console", Console(soft_wrap=True, width=300))
+    save_checkpoint(tmp_path / "model.safetensors", make_checkpoint())
+    PIL.Image.fromarray(np.uint8(noise(32, 40) * 30 + 99)).save(tmp_path / "a.png")
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="does not speak as Dask does"):
+        in_words(stranger)
+    assert time.monotonic() - began < 4 * cluster.ANSWERS
+    words = ["segment", tmp_path / "model.safetensors", tmp_path / "a.png", "--out", tmp_path / "labels"]
+    shell = CliRunner().invoke(app, [*map(str, words), "--scheduler", stranger])
+    assert shell.exit_code != 0
+    assert f"no Dask scheduler answers at '{stranger}'" in shell.output
+
+
+def test_a_worker_is_no_scheduler(address: str) -> None:
+    with scheduler.connected(address) as client:
+        worker_address = next(iter(client.scheduler_info()["workers"]))
+    with pytest.raises(ConfigError, match="it is a Dask worker, not the scheduler"):
+        in_words(worker_address)
+
+
 def test_what_is_wrong_with_a_cluster_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for nowhere in ("tcp://127.0.0.1:9", "my machine"):
         began = time.monotonic()
@@ -278,6 +336,102 @@ def test_what_is_wrong_with_a_cluster_is_told(address: str, monkeypatch: pytest.
     monkeypatch.setattr(scheduler, "__version__", "9.9")
     with pytest.raises(ConfigError, match=r"napari-prosma 9\.9; install the same on both"):
         in_words(address)
+    monkeypatch.undo()
+    found = scheduler.Worker(address, "there", False, "3.9", scheduler.__version__)
+    with pytest.raises(ConfigError, match=r"has Python 3\.9 .* this computer Python"):
+        found.require_same()
+    with pytest.raises(ConfigError, match="the worker on 'there' has no napari-prosma; install version"):
+        replace(found, version="").require_same()
+
+
+def full(*folders: str) -> Callable[[Path, bytes], int]:
+    """``Path.write_bytes`` where the disk of what lies in folders of these names is full."""
+    write = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        if path.parent.name in folders or path.parent.parent.name in folders:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    return write_bytes
+
+
+def test_a_full_disk_there_is_told_before_the_run(
+    address: str,
+    tmp_path: Path,
+    settings: Settings,
+    ultrasound: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "write_bytes", full("sent"))
+    config = settings(tmp_path / "run")
+    with pytest.raises(DataError, match=r"^on '.*': cannot write .*No space left.*make room"):
+        list(train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES))
+    assert note_of(config.run_dir) is None
+    monkeypatch.undo()
+    in_words(address)
+    opened_line(address, "auto", "the next", is_exclusive=True).end()  # it is free again
+
+
+def test_a_disk_that_fills_there_during_a_run_ends_it_with_its_last_checkpoint_here(
+    address: str,
+    tmp_path: Path,
+    settings: Settings,
+    ultrasound: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replaced = atomic.replace
+
+    def replace_(temporary: Path, path: Path) -> None:
+        if "sent" in Path(path).parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replaced(temporary, path)
+
+    config = settings(tmp_path / "run", epochs=30)
+    run = train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES)
+    until(run, EpochEnd)
+    monkeypatch.setattr(atomic, "replace", replace_)
+    with pytest.raises(DataError, match=r"^on '.*': cannot write .*sent/runs.*No space left.*make room"):
+        list(run)
+    assert load_checkpoint(config.run_dir / LAST).epoch >= 1
+
+
+def test_files_that_the_worker_does_not_see_are_sent(
+    address: str, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        case = ultrasound_case(seed, (32, 32))
+        for folder, array in (("images", case.read_image().array[0]), ("masks", 255 * case.read_label())):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array.astype(np.uint8)).save(tmp_path / "data" / folder / f"{seed}.png")
+    data = find_cases(tmp_path / "data")
+    config = settings(tmp_path / "run", epochs=1, steps_per_epoch=1, data=tmp_path / "data")
+    monkeypatch.setattr(Place, "sees", lambda place, files: False)
+    events = list(train_elsewhere(address, config, data.cases, data.class_names))
+    assert "Sent" in said(events)
+    assert "reads the files" not in said(events)
+    assert isinstance(events[-1], Finished)
+
+
+def test_workers_that_are_lost_again_and_again_end_the_run_in_words(
+    address: str,
+    tmp_path: Path,
+    settings: Settings,
+    ultrasound: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where each is killed for lack of memory in the first step."""
+
+    def lost(_: following.Following) -> Iterator[Event]:
+        yield Progress(0, 1)
+        worker._running.clear()  # as with its process
+        raise following.WorkerLost("it was killed")
+
+    monkeypatch.setattr(following.Following, "events", lost)
+    config = settings(tmp_path / "run")
+    with pytest.raises(ProsmaError, match=r"two workers of .* were lost at the same place.*--memory-limit"):
+        list(train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES))
 
 
 # ---- the worker's side, without a scheduler ---------------------------------------------------------------
@@ -323,6 +477,14 @@ def test_a_caller_who_does_not_take_holds_the_run_and_one_who_is_gone_does_not(
         time.sleep(0.01)
     assert job.is_closed
     assert job.done < 1000
+
+
+def test_memory_that_runs_out_there_is_told() -> None:
+    place = Place("c", "somebody")
+    place.begin(Counting(MemoryError()))
+    while not (heard := place.exchange(Told())).ended:
+        time.sleep(0.005)
+    assert heard.failure == worker.Failure(ProsmaError, "memory ran out; choose smaller patches or networks")
 
 
 @pytest.mark.parametrize("error", [DataError("too small"), KeyError("what")])

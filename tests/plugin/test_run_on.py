@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,6 +15,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
 from napari_prosma.app.elsewhere.note import note_of
+from napari_prosma.data import cluster
 from napari_prosma.plugin.shared.run_on import HERE, RunOn
 from napari_prosma.plugin.train.leaving import LEAVE
 from napari_prosma.training.run_folder import read_run
@@ -48,6 +51,24 @@ def test_an_address_is_tested_and_remembered(address: str, qtbot: QtBot, press: 
     assert again[0].scheduler == address
     assert again[1].scheduler is None
     assert [again[1].field.itemText(n) for n in range(2)] == [HERE, address]
+
+
+def test_a_silent_port_is_told_and_the_panel_closes_meanwhile(
+    home: object, qtbot: QtBot, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWERS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for waits in (True, False):
+            run_on = RunOn("train")
+            qtbot.addWidget(run_on)
+            run_on.field.setEditText(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+            press(run_on.test_button)
+            if waits:
+                qtbot.waitUntil(lambda seen=run_on.message: seen.is_error, timeout=LONG)
+                assert "does not speak as Dask does" in run_on.message.plain_text()
+            began = time.monotonic()
+            run_on.close_down()
+            assert time.monotonic() - began < 2
 
 
 def while_training(panel: Any, qtbot: QtBot, holds: Callable[[], bool]) -> None:

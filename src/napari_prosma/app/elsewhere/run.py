@@ -293,7 +293,9 @@ class _Run:
                             self._last = event
                         yield event
         except ProsmaError as error:
-            raise type(error)(self._words(str(error), line)) from error
+            # What is wrong with a file there, such as a full disk, is not to be looked for here.
+            where = f"on '{line.host}': " if line.folder in str(error) else ""
+            raise type(error)(f"{where}{error}") from error
         finally:
             events.close()  # type: ignore[attr-defined]
 
