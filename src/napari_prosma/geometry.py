@@ -136,6 +136,12 @@ class Geometry:
         origin = (0.0,) * time + (float(head), float(back), float(left))
         return cls((1.0,) * time + spacing, origin, unit, ("t",) * time + ("z", "y", "x"), source)
 
+    def in_mm(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Index of an array of ``shape`` ([t,] z, y, x) with a frame to patient RAS+ in mm, 4 x 4."""
+        assert self.source is not None
+        scale = 1e-3 if self.unit == "um" else 1.0
+        return np.diag((scale, scale, scale, 1.0)) @ self.source.array_affine(shape)
+
     @property
     def tilt(self) -> float:
         """Largest angle in degrees between an axis of the array and the patient's; 0 without a frame."""

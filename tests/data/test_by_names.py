@@ -778,3 +778,23 @@ def test_a_table_saved_as_unicode_text_is_read(tmp_path: Path) -> None:
     table = "image\tlabel\r\na/0.png\tb/0.png\r\na/2.png\tb/2.png\r\n"
     (tmp_path / "pairs.csv").write_bytes(table.encode("utf-16"))
     assert [case.name for case in find_cases(tmp_path).cases] == ["0", "2"]
+
+
+def test_a_number_in_a_folder_that_its_names_repeat_is_no_role(tmp_path: Path) -> None:
+    for slide in (1, 2, 3):
+        for n in range(slide + 1):
+            save(tmp_path / f"Slide_{slide:02}/{slide:02}_{n}.png", noise(10 * slide + n))
+            save(tmp_path / f"GT_{slide:02}/{slide:02}_{n}.png", MASK)
+    data = find_cases(tmp_path)
+    assert len(data.cases) == 9
+    assert foreground(data) == {100}
+
+
+def test_a_further_mask_of_one_case_does_not_replace_those_of_all(tmp_path: Path) -> None:
+    for n in range(6):
+        save(tmp_path / f"case{n:03}.png", noise(n))
+        save(tmp_path / f"case{n:03}_tumor.png", MASK)
+    save(tmp_path / "case001_other1.png", MASK)
+    data = find_cases(tmp_path)
+    assert foreground(data) == {100}
+    assert len(data.cases) == 6

@@ -13,6 +13,7 @@ from pydicom.fileset import FileSet
 from pydicom.uid import SegmentationStorage
 
 from napari_prosma.data.formats.dicom import find_series
+from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.readers import can_read, read_header, read_image, read_label, stem
 from napari_prosma.errors import DataError
 
@@ -330,3 +331,15 @@ def test_files_named_by_numbers_keep_their_whole_names() -> None:
     assert stem("1.2.840.113619.100") == "1.2.840.113619.100"
     assert stem("IM.0001") == "IM.0001"
     assert stem("a/CT.NII.GZ") == "CT"
+
+
+@pytest.mark.parametrize("modality", ["MG", "US", "DX"])
+def test_views_of_one_series_are_images_of_their_own(tmp_path: Path, modality: str) -> None:
+    save_stack(tmp_path / "p1", planes(3), Modality=modality)
+    for path in tmp_path.rglob("*.dcm"):
+        data = dcmread(path)
+        del data.ImagePositionPatient, data.ImageOrientationPatient
+        dcmwrite(path, data)
+    assert [one.shape for one in find_series(tmp_path)] == [(ROWS, COLUMNS)] * 3
+    found = find_cases(tmp_path, require_labels=False)
+    assert [case.read_image().array[0, 0, 0] for case in found.cases] == [0, 30, 60]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
 import nibabel
 import nrrd
 import numpy as np
@@ -681,3 +682,83 @@ def test_nifti_voxels_that_are_no_numbers_are_refused(tmp_path: Path, array: np.
     for read in (read_image, read_header):
         with pytest.raises(DataError, match=rf"a\.nii\.gz' holds {told}"):
             read(tmp_path / "a.nii.gz")
+
+
+def test_metres_of_nifti_are_millimetres_in_every_format(tmp_path: Path) -> None:
+    stored = nibabel.Nifti1Image(VOXELS.T, np.diag([-5e-4, -5e-4, 2e-3, 1]))
+    stored.header.set_xyzt_units("meter")
+    stored.to_filename(tmp_path / "scan.nii")
+    geometry = read_image(tmp_path / "scan.nii").geometry
+    label = np.ones(VOXELS.shape, np.uint8)
+    for name in ("a.nii.gz", "b.nrrd", "c.mha"):
+        again = read_label(write_labels(tmp_path / name, label, geometry))[1]
+        np.testing.assert_allclose(again.spacing, (2, 0.5, 0.5), rtol=1e-5)
+        np.testing.assert_allclose(again.origin, geometry.origin, rtol=1e-5, atol=1e-5)
+
+
+def test_labels_may_tell_their_place_in_another_unit(tmp_path: Path) -> None:
+    for name, scale, unit in (("images", 1000.0, "micron"), ("labels", 1.0, "mm"), ("moved", 1.0, "mm")):
+        (tmp_path / name).mkdir()
+        affine = np.diag([-0.5 * scale, -0.5 * scale, 2 * scale, 1])
+        affine[2, 3] = 4 * (name == "moved")
+        array = VOXELS if name == "images" else np.ones_like(VOXELS)
+        stored = nibabel.Nifti1Image(array.T.astype(np.int16), affine)
+        stored.header.set_xyzt_units(unit)
+        stored.to_filename(tmp_path / name / "a.nii")
+    (case,) = find_cases(tmp_path, images="images/*", masks="labels/*").cases
+    assert case.read_label is not None
+    assert case.read_label().all()
+    (case,) = find_cases(tmp_path, images="images/*", masks="moved/*").cases
+    assert case.read_label is not None
+    with pytest.raises(DataError, match="lie 4 mm away"):
+        case.read_label()
+
+
+def test_voxels_within_the_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    nibabel.Nifti1Image(VOXELS.T, np.eye(4)).to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"scan\.nii' says that its voxels begin within its header, at byte 0"
+    ):
+        read_image(path)
+
+
+def test_sizes_that_no_header_tells_are_said_to_be_assumed(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    nibabel.Nifti1Image(VOXELS.T, np.eye(4)).to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[80:92], content[252:256] = bytes(12), bytes(4)  # pixdim, qform_code and sform_code
+    path.write_bytes(content)
+    nrrd.write(str(tmp_path / "scan.nrrd"), VOXELS.T)
+    nrrd.write(str(tmp_path / "half.nrrd"), VOXELS.T, {"spacings": [0.5, 0.5, np.nan]})
+    nrrd.write(str(tmp_path / "told.nrrd"), VOXELS.T, {"spacings": [1, 1, 1]})
+    said = {
+        name: " ".join(read_image(tmp_path / name).notices) for name in sorted(map(str, tmp_path.iterdir()))
+    }
+    assert {Path(name).name for name, told in said.items() if "1 mm is assumed" in told} == {
+        *("scan.nii", "scan.nrrd", "half.nrrd"),
+    }
+
+
+def test_voxels_beside_a_header_are_found_as_windows_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(VOXELS.tobytes())
+    (tmp_path / "a.mhd").write_text(
+        "ObjectType = Image\r\nNDims = 3\r\nBinaryData = True\r\nDimSize = 4 3 2\r\n"
+        "ElementType = MET_SHORT\r\nElementDataFile = .\\a.raw\r\n"
+    )
+    assert np.array_equal(read_image(tmp_path / "a.mhd").array[0], VOXELS)
+
+
+def test_sixteen_bits_of_a_colour_are_kept_and_numbers_in_them_as_well(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 65536, (6, 5, 3)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(colours))
+    image = read_image(tmp_path / "a.png").array
+    assert image.dtype == np.uint16
+    assert np.array_equal(image, np.moveaxis(colours, -1, 0))
+    on = np.zeros((6, 5, 3), np.uint16)
+    on[2:4, 1:3, 0] = 0xFFFF
+    (tmp_path / "mask.png").write_bytes(imagecodecs.png_encode(on))
+    assert set(np.unique(read_label(tmp_path / "mask.png")[0])) == {0, 0xFF0000}

@@ -267,3 +267,33 @@ def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
     assert rule_from_text("255=background,0=lesion").apply(mask, masks[0])[8, 4] == 1
     PIL.Image.fromarray(255 - mask).save(masks[0])
     assert not any("lies all around" in doubt for doubt in guessed_rule(masks, 2)[1])
+
+
+def test_a_1_of_jpeg_is_no_class_beside_255(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:40, 8:40] = 255
+    PIL.Image.fromarray(mask).save(tmp_path / "a.jpg", quality=40)
+    assert set(np.unique(read_label(tmp_path / "a.jpg")[0])) == {1, 255}
+    assert guessed_rule([tmp_path / "a.jpg"], 2) == (LabelRule("above", ("background", "foreground")), ())
+
+
+def test_a_middle_gray_of_jpeg_masks_is_told(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:40, 8:40] = 255
+    for name, array in (("two", mask), ("three", np.where(np.arange(64) < 24, mask // 2 + 1, mask))):
+        PIL.Image.fromarray(array.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=40)
+        rule, doubts = guessed_rule([tmp_path / f"{name}.jpg"], 2)
+        assert rule.kind == "above"
+        assert any("middle gray" in doubt for doubt in doubts) == (name == "three")
+
+
+def test_objects_numbered_in_the_red_of_a_mask_are_objects(tmp_path: Path) -> None:
+    paths = []
+    for number in (6, 9, 12):
+        mask = np.zeros((32, 48, 4), np.uint8)
+        mask[..., 3] = 255
+        for k in range(number):
+            mask[2 + 10 * (k // 6) :, 2 + 8 * (k % 6) :][:5, : 3 + k % 4, 0] = k + 1
+        paths.append(tmp_path / f"{number}.png")
+        PIL.Image.fromarray(mask).save(paths[-1])
+    assert guessed_rule(paths, 2)[0].kind == "any"

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.app.runs import cases_of
-from napari_prosma.events import EpochEnd
+from napari_prosma.events import EpochEnd, Preview
+from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.plugin.train.live_preview import LIVE
 from napari_prosma.plugin.train.panel import TrainPanel
-from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH
+from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH, PreviewLayers
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run_folder import read_run
 
@@ -372,3 +374,19 @@ def test_the_figures_name_each_class(panel: TrainPanel):
     )
     shown = [[panel.outcome.table.item(row, column).text() for column in range(3)] for row in range(2)]
     assert shown == [["liver", "0.900", "0.800"], ["cyst", "0.500", "0.200"]]
+
+
+def test_the_preview_layers_of_a_closed_panel_are_changed_by_the_next(viewer: napari.Viewer, qtbot: QtBot):
+    plane = np.zeros((8, 8), np.uint8)
+    preview = Preview(1, "a", plane[None].astype(np.float32), plane, plane, Geometry.pixels(2))
+    names = set()
+    for _ in range(2):
+        owner = QObject()
+        layers = PreviewLayers(viewer, owner)
+        layers.start()
+        layers.show(preview)
+        qtbot.waitUntil(lambda: len(viewer.layers) == 3 and viewer.layers[-1].visible, timeout=SOON)
+        qtbot.wait(100)
+        names |= {layer.name for layer in viewer.layers}
+        viewer.layers[IMAGE].visible = False
+    assert names == {IMAGE, PREDICTION, TRUTH}

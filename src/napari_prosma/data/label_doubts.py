@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ _SOFT_VALUES, _INSIDE = 3, 0.05
 _HOLLOW = 2.0
 """A closed outline encloses more than this times itself."""
 _MOST_ELEMENTS = 1 << 22
+_DARK, _BRIGHT, _A_CLASS = 63, 192, 0.1
+"""Between these grays JPEG puts no flat part of a mask of two values; share from which it is told."""
 _GRAYS, _SAME_GRAY, _MOSTLY = (32, 223), 16, 0.5
 """What no mask of 0 and 255 is; how far JPEG changes it; share of it that a picture keeps under drawings."""
 
@@ -43,6 +45,7 @@ class LabelLook:
     whole: float = 0.0  # share of the values that lie in one piece; of many values only
     blends: frozenset[int] = frozenset()  # colours at edges only, as after resizing with interpolation
     around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
+    middle: float = 0.0  # share of what is not dark that lies flat between dark and bright; of JPEG only
 
 
 def guessed_rule(
@@ -105,11 +108,18 @@ def _rule_of(
             "is meant, let them be filled (class table, or --classes with ,filled at the end)"
         )
     around = {look.around for look in looks if len(look.values) > 1}
+    around = {value if value > _BRIGHT else 0 for value in around} if lossy else around
     if len(around) == 1 and 0 not in around:
         (value,) = around
         doubts.append(
             f"{value} lies all around in every mask, and 0 within: if {value} is the background, say so "
             f"(class table, or --classes {value}=background,0=NAME)"
+        )
+    if lossy and any(look.middle > _A_CLASS for look in looks):
+        doubts.append(
+            "some masks hold flat parts of a middle gray, as of a class of their own, and JPEG keeps no "
+            "exact values: only what is brighter than half is taken; export the masks as PNG, with a value "
+            "for each class"
         )
     soft = [look for look in looks if look.is_soft]
     if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
@@ -118,7 +128,7 @@ def _rule_of(
     if not lossy and _are_objects(looks, dims):
         return LabelRule.instances(foreground), tuple(doubts)
     of_one = [look.values for look in looks if {1, 255} <= look.values]
-    if seen - {0} <= {1, 255} and of_one:
+    if of_one and not lossy and seen - {0} <= {1, 255}:
         doubts.append("255 beside 1 is taken for a border that nobody decided, and nothing is learned there")
         return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
     rule = LabelRule.of_values(seen, lossy, foreground)
@@ -143,7 +153,17 @@ def look_at(path: Path, dims: int | None = None) -> LabelLook:
         stored, _, note = read_label_with_note(path, dims)
     except DataError:
         return LabelLook()
-    return _look(stored, note)
+    found = _look(stored, note)
+    return replace(found, middle=_flat_middle(stored)) if is_lossy(path) else found
+
+
+def _flat_middle(stored: np.ndarray) -> float:
+    """Share of what is not dark whose neighbours in the plane are neither dark nor bright either."""
+    from scipy import ndimage
+
+    between = (stored > _DARK) & (stored < _BRIGHT)
+    inside = ndimage.binary_erosion(between, np.ones((3, 3) if stored.ndim == 2 else (1, 3, 3)))
+    return float(inside.sum() / max(1, np.count_nonzero(stored > _DARK)))
 
 
 def _look(stored: np.ndarray, note: str) -> LabelLook:
@@ -151,7 +171,12 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
     if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
         return LabelLook(values, note)
     several = len(values) > _FEWEST_INSTANCES
-    sizes, whole = _sizes(stored) if several and max(values) <= 0xFFFF and min(values) >= 0 else ((), 0.0)
+    shift = _shift_of(values)
+    sizes, whole = (
+        _sizes(stored >> shift)
+        if several and max(values) >> shift <= 0xFFFF and min(values) >= 0
+        else ((), 0.0)
+    )
     soft = (
         len(values) >= 2 + _SOFT_VALUES
         and {0, 255} <= values
@@ -227,7 +252,7 @@ def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
     drawn = [look for look in looks if look.values - {0}]
     if not drawn or min(min(look.values) for look in drawn) < 0:
         return False
-    numbers = [look.values - {0} for look in drawn]
+    numbers = [frozenset(value >> _shift_of(look.values) for value in look.values - {0}) for look in drawn]
     highest = [max(found) for found in numbers]
     counted = all(min(found) == 1 and len(found) == top for found, top in zip(numbers, highest, strict=True))
     if dims == 2 and counted and len(set(highest)) > 2 and max(highest) >= _FEWEST_INSTANCES:
@@ -240,6 +265,19 @@ def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
     return (
         len(set(highest)) > 1
         and _share_within([dict(look.sizes) for look in several]) > _SIZE_DOES_NOT_FOLLOW
+    )
+
+
+def _shift_of(values: frozenset[int]) -> int:
+    """By how many bits numbers are shifted that a mask in colour holds in its red or its green alone."""
+    highest = max(values)
+    return next(
+        (
+            shift
+            for shift in (16, 8)
+            if highest >= 1 << shift and all(value == value >> shift << shift for value in values)
+        ),
+        0,
     )
 
 

@@ -84,4 +84,4 @@ def require_inside(path: Path, folder: Path, name: str) -> Path:
     is_elsewhere = plain.startswith("/") or ":" in plain or ".." in plain.split("/") or "\0" in plain
     if is_elsewhere or not (folder / plain).resolve().is_relative_to(folder.resolve()):
         raise DataError(f"'{path}' points outside its folder ('{name}'); put both files into one folder")
-    return folder / name
+    return folder / plain

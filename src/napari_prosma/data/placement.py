@@ -43,10 +43,9 @@ def _start(
     small: tuple[int, ...], geometry: Geometry, shape: tuple[int, ...], image: Geometry
 ) -> tuple[int, ...] | None:
     """Index in the image of the label's first element; None where the grids differ or do not meet."""
-    ours, theirs = image.source, geometry.source
-    if ours is None or theirs is None or len(shape) != 3:
+    if image.source is None or geometry.source is None or len(shape) != 3:
         return None
-    to_image = np.linalg.inv(ours.array_affine(shape)) @ theirs.array_affine(small)
+    to_image = np.linalg.inv(image.in_mm(shape)) @ geometry.in_mm(small)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in small], [1])).reshape(4, -1)
     start = np.round(to_image[:3, 3])
     apart = np.abs((to_image @ corners)[:3] - corners[:3] - start[:, None]).max()

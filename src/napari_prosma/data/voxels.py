@@ -15,6 +15,7 @@ from napari_prosma.geometry import Geometry, SourceFrame
 
 _BLOCK = 1 << 18
 _GZIP, _ZLIB = 31, 15
+UNSIZED = "'{}' does not say how large its voxels are along every axis; 1 mm is assumed there"
 _GZIP_MAGIC = b"\x1f\x8b"
 Packing = Literal["none", "deflate", "bzip2"]
 

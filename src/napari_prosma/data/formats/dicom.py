@@ -26,8 +26,10 @@ from napari_prosma.data.formats.dicom_frames import (
     aspect,
     frames_of,
     holds_series,
+    holds_stills,
     is_dicom,
     is_directory,
+    is_still,
     pixel_notices,
     require_even,
     seconds_per_frame,
@@ -43,7 +45,17 @@ from napari_prosma.geometry import Geometry, SourceFrame
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SUFFIXES", "Frame", "Series", "find_series", "holds_series", "is_dicom", "read", "read_header"]
+__all__ = [
+    "SUFFIXES",
+    "Frame",
+    "Series",
+    "find_series",
+    "holds_series",
+    "holds_stills",
+    "is_dicom",
+    "read",
+    "read_header",
+]
 
 _LEAST_BYTES_OF_A_FRAME = 8
 """Of a compressed one: the tag of its item and its length."""
@@ -226,14 +238,15 @@ class _Group:
 
 
 def _key(header: Dataset, frame: Frame) -> tuple[Any, ...]:
-    """What frames of one image have in common to the letter; a clip never goes beyond its file."""
+    """What frames of one image have in common to the letter; a clip or a view never goes beyond its file."""
     is_clip = frame.position is None and int(header.get("NumberOfFrames") or 1) > 1
+    is_alone = is_clip or is_still(header)
     return (
         str(header.get("SeriesInstanceUID", "")),
         *(int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel") or 1)),
         _is_localizer(header),
         frame.position is None,
-        frame.path if is_clip else None,
+        frame.path if is_alone else None,
     )
 
 

@@ -34,6 +34,10 @@ _WITHOUT_INVERSION = ("CT", "PT")  # their values are quantities, however white 
 _MM_PER_CM = 10.0
 _MS_PER_S = 1000.0
 _CENTIMETRES = 3  # PhysicalUnitsXDirection of an ultrasound region
+_STILLS = (
+    *("US", "IVUS", "MG", "DX", "CR", "RG", "RF", "XA", "PX", "IO", "ES", "XC", "GM", "OP", "DG", "EPS"),
+)
+"""Modalities whose single images are views, none of them a slice unless it says where it lies."""
 _NOT_IMAGES = {
     "SEG": "segmentation object (SEG)",
     "RTSTRUCT": "set of contours (RTSTRUCT)",
@@ -170,6 +174,25 @@ def _require_bounded(path: Path) -> None:
         while waiting := inflater.unconsumed_tail or file.read(_BLOCK):
             inflated += len(inflater.decompress(waiting, _BLOCK))
             require_count(path, "bytes once inflated", inflated, _MOST_INFLATED)
+
+
+def is_still(header: Dataset) -> bool:
+    """Whether an image stands for itself, whatever else its series holds: a view in mammography, a photo."""
+    placed = header.get("ImagePositionPatient") or "PerFrameFunctionalGroupsSequence" in header
+    return not placed and header.get("Modality") in _STILLS
+
+
+def holds_stills(folder: Path) -> bool:
+    """Whether all that a folder holds in DICOM are images that stand for themselves."""
+    found = False
+    for path in _files_in(folder, nested=False):
+        header = read_header(path) if is_dicom(path) else None
+        if header is None or why_no_image(header) is not None:
+            continue
+        found = True
+        if not is_still(header):
+            return False
+    return found
 
 
 def why_no_image(header: Dataset | None) -> str | None:

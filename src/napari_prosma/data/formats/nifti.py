@@ -142,16 +142,14 @@ def _header(path: Path, stored: Nifti1Pair) -> Header:
         stored.header.get_xyzt_units()[0], ("mm", 1.0)
     )
     raw = bytes(stored.header.binaryblock)
+    affine = stored.affine if factor == 1 else np.diag((factor, factor, factor, 1.0)) @ stored.affine
     try:
-        source = SourceFrame.canonical(stored.affine, raw)
+        source = SourceFrame.canonical(affine, raw)
     except ValueError as error:
         raise DataError(f"'{path}' does not say where its voxels lie: {error}; repair its header") from error
     frames, seconds, kept = _time(path, stored)
     ours = (*((frames,) if frames else ()), *(shape[n] for n in source.order))
     geometry = replace(Geometry.patient(source, ours, unit), frame_seconds=seconds)
-    if factor != 1:
-        spacing = tuple(factor * s for s in geometry.spacing)
-        geometry = replace(geometry, spacing=spacing, origin=tuple(factor * o for o in geometry.origin))
     if kept == _CLIP and shape[2] == 1:
         known = unit if stored.header.get_xyzt_units()[0] != "unknown" else "pixel"
         spacing = (1.0, *(geometry.spacing[-2:] if known != "pixel" else (1.0, 1.0)))
@@ -217,10 +215,11 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
     except ValueError as error:  # no rotation at all; nibabel has checked it where it is the one in use
         return (f"'{path.name}': its qform is damaged ({error}); the sform is used",)
     if sform is None and qform is None:
-        return (
+        said = (
             f"'{path.name}' does not say how the patient lies (its sform and qform codes are 0); "
             "left and right may be exchanged",
         )
+        return (*said, voxels.UNSIZED.format(path.name)) if _lacks_sizes(path) else said
     if sform is None or qform is None:
         return ()
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*stored.shape, 1, 1)[:3]], [1])).reshape(
@@ -233,6 +232,17 @@ def _disagreement(path: Path, stored: Nifti1Pair) -> tuple[str, ...]:
     return (
         f"'{path.name}': sform and qform lie up to {apart:.3g} mm apart; the sform is used, as NIfTI rules",
     )
+
+
+def _lacks_sizes(path: Path) -> bool:
+    """Whether a size of the voxels is 0 in the file, which nibabel takes for 1."""
+    with gzip.open(path) if voxels.is_gzip(path) else path.open("rb") as file:
+        start = file.read(_LONGEST_FIXED_HEADER)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", start[:4])[0]
+        if place := {348: (f"{order}3f", 80), _SECOND: (f"{order}3d", 112)}.get(size):
+            return 0 in struct.unpack_from(place[0], start, place[1])
+    return False
 
 
 def _voxels(path: Path, stored: Nifti1Pair) -> np.ndarray:
@@ -398,6 +408,12 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
             raise DataError(f"'{path}' is no NIfTI volume ({type(stored).__name__}); export it again")
         if 0 in stored.shape:
             raise DataError(f"'{path}' is empty: its shape is {stored.shape}; export it again")
+        proxy: Any = stored.dataobj
+        begin = proxy.offset
+        if isinstance(stored, nibabel.Nifti1Image) and begin < stored.header.sizeof_hdr:
+            raise DataError(
+                f"'{path}' says that its voxels begin within its header, at byte {begin}; export it again"
+            )
         promised = int(np.prod(stored.shape, dtype=object)) * stored.get_data_dtype().itemsize
         held = path.with_suffix(".img").stat().st_size if path.suffix.lower() == ".hdr" else None
         require_possible(path, promised, "deflate" if is_packed else "none", held)

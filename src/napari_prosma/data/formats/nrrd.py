@@ -215,15 +215,18 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
         across = directions[np.ix_(spatial, range(min(directions.shape[1], 3)))].T
         affine[: across.shape[0], : across.shape[1]] = across
     else:
-        affine[range(len(spatial)), range(len(spatial))] = [_spacing(fields, n) for n in spatial]
+        sizes_told = [_spacing(fields, n) for n in spatial]
+        affine[range(len(spatial)), range(len(spatial))] = [size or 1.0 for size in sizes_told]
     origin = np.asarray(fields.get("space origin", ()), dtype=float)[:3]
     affine[: len(origin), 3] = origin
     said = list(fields.get("space units", ()) or [fields["units"][n] for n in spatial if "units" in fields])
     affine[:3] *= np.array([*(_to_mm(path, unit) for unit in said[:3]), 1.0, 1.0, 1.0])[:3, None]
     space = str(fields.get("space", "lps")).lower()
     notices: tuple[str, ...] = ()
+    if not directions.size and None in sizes_told:
+        notices = (voxels.UNSIZED.format(path.name),)
     if space in _WITHOUT_PATIENT:
-        notices = (f"'{path.name}' does not say how the patient lies (its space is {space}); taken as LPS",)
+        notices += (f"'{path.name}' does not say how the patient lies (its space is {space}); taken as LPS",)
     elif space not in _TO_RAS:
         raise DataError(f"'{path}' lies in the space '{space}', which is not known; save it again as LPS")
     to_ras = _TO_RAS.get(space, (-1.0, -1.0, 1.0))
@@ -235,7 +238,7 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
     if time and channels > 1:
         raise DataError(f"'{path}' holds channels and time; save one channel of it")
     if time:
-        seconds = _spacing(fields, time[0]) * _seconds(fields, time[0])
+        seconds = (_spacing(fields, time[0]) or 1.0) * _seconds(fields, time[0])
         source = header.geometry.source
         assert source is not None
         ours = (sizes[time[0]], *header.shape)
@@ -244,8 +247,8 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
     return header, _Axes(channel_axes, time, notices)
 
 
-def _spacing(fields: Mapping[str, Any], axis: int) -> float:
-    """Distance along an axis: as told, or from where its first and last sample or their edges lie."""
+def _spacing(fields: Mapping[str, Any], axis: int) -> float | None:
+    """Distance along an axis: as told, or by where its first and last sample or their edges lie."""
     spacing = np.asarray(fields.get("spacings", ()), dtype=float)
     if axis < len(spacing) and np.isfinite(spacing[axis]):
         return float(spacing[axis])
@@ -255,7 +258,7 @@ def _spacing(fields: Mapping[str, Any], axis: int) -> float:
         centers = centers.split() if isinstance(centers, str) else list(centers)
         between = int(fields["sizes"][axis]) - (str(centers[axis]).lower() == "node")
         return float(high[axis] - low[axis]) / max(1, between)
-    return 1.0
+    return None
 
 
 def _to_mm(path: Path, unit: str) -> float:

@@ -55,6 +55,9 @@ def read(path: Path) -> Image:
         if picture.format == _JPEG_2000:
             samples, _ = _of_jpeg_2000(path)
             return Image(np.ascontiguousarray(np.moveaxis(samples, -1, 0)), Geometry.pixels(2))
+        if _is_deep(picture):
+            samples, _ = _of_deep_png(path)
+            return Image(np.ascontiguousarray(np.moveaxis(samples, -1, 0)), Geometry.pixels(2))
         upright = _upright(picture)
         if upright.mode in ("1", "LA", "La"):
             upright = upright.convert("L")
@@ -76,6 +79,8 @@ def read_label(path: Path) -> np.ndarray:
     with _opened(path) as picture:
         if picture.format == _JPEG_2000:
             return mask_of_colours(*_of_jpeg_2000(path))
+        if _is_deep(picture):
+            return mask_of_colours(*_of_deep_png(path))
         upright = _upright(picture)
         alpha = _native(np.asarray(upright.getchannel("A"))) if "A" in upright.getbands() else None
         if picture.format in _JPEG and upright.mode != "L":
@@ -194,6 +199,31 @@ def _may_be_turned(picture: PIL.Image.Image) -> bool:
     return picture.format in _JPEG or "exif" in picture.info
 
 
+def _is_deep(picture: PIL.Image.Image) -> bool:
+    """Whether a PNG has 16 bits for each colour, of which Pillow would drop 8."""
+    tiles = getattr(picture, "tile", ())
+    return (
+        picture.format == "PNG"
+        and any(str(tile.args).endswith(";16B") for tile in tiles)
+        and (picture.mode in ("RGB", "RGBA", "LA"))
+    )
+
+
+def _of_deep_png(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples (y, x, 1 or 3) of 16 bits, and transparency."""
+    import imagecodecs
+
+    try:
+        array = np.atleast_3d(imagecodecs.png_decode(path.read_bytes()))
+    except imagecodecs.PngError as error:
+        raise DataError(f"'{path}' is damaged ({error}); export it again") from error
+    return _without_alpha(array)
+
+
+def _without_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    return (array[..., :-1], array[..., -1]) if array.shape[-1] in (2, 4) else (array, None)
+
+
 def _of_jpeg_2000(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples (y, x, 1 or 3) as stored, and transparency; Pillow would stretch 12 bits to 16."""
     import imagecodecs
@@ -202,7 +232,7 @@ def _of_jpeg_2000(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         array = np.atleast_3d(imagecodecs.jpeg2k_decode(path.read_bytes()))
     except imagecodecs.Jpeg2kError as error:
         raise DataError(f"'{path}' is damaged ({error}); export it again") from error
-    return (array[..., :-1], array[..., -1]) if array.shape[-1] in (2, 4) else (array, None)
+    return _without_alpha(array)
 
 
 def _native(array: np.ndarray) -> np.ndarray:

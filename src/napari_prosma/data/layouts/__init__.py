@@ -426,16 +426,15 @@ def _require_same_grid(
             f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "
             "crop or re-export one of them"
         )
-    ours, theirs = header.geometry.source, geometry.source
-    if ours is None or theirs is None:
+    if header.geometry.source is None or geometry.source is None:
         return
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(len(shape), -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
-    apart = (ours.array_affine(shape) - theirs.array_affine(shape)) @ corners
-    distance = float(np.linalg.norm(apart[:3], axis=0).max())
-    if distance > _SAME_PLACE * min(header.geometry.spacing):
+    ours, theirs = header.geometry.in_mm(shape), geometry.in_mm(shape)
+    distance = float(np.linalg.norm(((ours - theirs) @ corners)[:3], axis=0).max())
+    if distance > _SAME_PLACE * np.linalg.norm(ours[:3, :3], axis=0).min():
         raise DataError(
-            f"labels '{other}' lie {distance:.3g} {header.geometry.unit} away from image '{image}': their "
+            f"labels '{other}' lie {distance:.3g} mm away from image '{image}': their "
             "affines differ; export the labels from the same image, or copy its header if you know they fit"
         )
 

@@ -101,12 +101,16 @@ def _images_in(folder: Path) -> list[Path]:
         whole = [
             name
             for name in folders
-            if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or dicom.holds_series(here / name))
+            if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or _is_series(here / name))
         ]
         found += [image for name in whole for image in fields_of(here / name)]
         folders[:] = [name for name in folders if not is_hidden(name) and name not in whole]
         found += [path for name in files if not is_hidden(name) and can_read(path := here / name)]
     return sorted(found)
+
+
+def _is_series(folder: Path) -> bool:
+    return dicom.holds_series(folder) and not dicom.holds_stills(folder)
 
 
 def fields_of(image: Path) -> list[Path]:

@@ -410,7 +410,8 @@ def _without_repeats(
         colours = {role: max(look.channels for look in looks[role].values()) for role in (first, second)}
         numbers = {role: _OBJECT_WORDS.search(role.pattern.casefold()) is not None for role in kept}
         taken, other = sorted(
-            (first, second), key=lambda role: (numbers[role], values[role], colours[role], role)
+            (first, second),
+            key=lambda role: (numbers[role], -len(reading.files(role)), values[role], colours[role], role),
         )
         left.remove(other)
         notices.append(

@@ -106,7 +106,7 @@ def readings(
     shortest roles.
     """
     parts = {path: _folders(folder, path) for path in files}
-    aligned = [parts, *_aligned(parts)]
+    aligned = [parts, *_aligned(parts), *_without_repeated_numbers(parts)]
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
     ranked: dict[tuple[int, int, int, int, tuple[Role, ...]], Reading] = {}
     for names, of_case in product(aligned, product((False, True), repeat=depth)):
@@ -194,6 +194,20 @@ def _aligned(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str
         for names in set(parts.values())
     }
     return [{path: ("",) * shifts[names] + names for path, names in parts.items()}]
+
+
+def _without_repeated_numbers(parts: Mapping[Path, tuple[str, ...]]) -> list[dict[Path, tuple[str, ...]]]:
+    """The folders without numbers that all names in them repeat: ``Slide_03/03_1`` beside ``GT_03/03_1``."""
+    repeats: dict[tuple[int, str], bool] = {}
+    for path, names in parts.items():
+        told = {*_DIGITS.findall(stem(path))}
+        for place in enumerate(names):
+            own = {*_DIGITS.findall(place[1])}
+            repeats[place] = repeats.get(place, True) and bool(own) and own <= told
+    if not any(repeats.values()):
+        return []
+    bare = {place: _DIGITS.sub(_WHOLE_NAME, place[1]) if repeats[place] else place[1] for place in repeats}
+    return [{path: tuple(bare[place] for place in enumerate(names)) for path, names in parts.items()}]
 
 
 def _are_of_two_splits(*roles: Role) -> bool:

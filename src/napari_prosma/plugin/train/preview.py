@@ -12,6 +12,7 @@ from napari_prosma.plugin.shared.layers import IS_PREVIEW, class_colours, placem
 from napari_prosma.plugin.shared.strokes import single_shot
 
 IMAGE, TRUTH, PREDICTION = "preview: image", "preview: label", "preview: prediction"
+NAMES = {IMAGE, TRUTH, PREDICTION}
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
 
@@ -31,9 +32,13 @@ class PreviewLayers(QObject):
         self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
-        """A new run begins: layers that were removed may come back."""
+        """A new run begins: layers that were removed may come back, and those of a closed panel are taken."""
         self._image = None
         self._layers = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
+        for layer in self._viewer.layers:
+            if layer.name in NAMES - self._layers.keys() and layer.metadata.get(IS_PREVIEW):
+                self._layers[layer.name] = layer
+                layer.visible = True
 
     def show(self, preview: Preview) -> None:
         """Draw the current state, soon."""
