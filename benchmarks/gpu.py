@@ -19,6 +19,8 @@ gate       each gate, computed fast and as written; its finest skip compiled, wi
            its end as one Triton kernel (``gate.py``)
 network    forward and training step beside other U-Nets of the same widths (``network.py``)
 memory     training and segmenting with too little of it: parts are halved, and it goes on
+several    where there are several GPUs: losses and a teacher's figures against one with the whole batch, and
+           memory that runs out in one; ``--device cpu`` takes two processes
 stopping   seconds from the wish to stop until the run has ended and its checkpoint is written
 alive      how late a loop as that of a window is, while a thread trains
 busi       base widths on ``--data`` for 400 epochs, or for the minutes that are left
@@ -34,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,16 +50,19 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import circumstances
+from torch import distributed as dist
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.data.writers import write_labels, write_map
-from napari_prosma.events import EpochEnd, Finished, Notice, Progress
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.nn.build import Network
 from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
@@ -79,8 +85,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="as little of each part as tries it")
+    parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)  # torchrun, of ``several``
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.process:
+        one_of_several(given)
+        return
     given.ends = time.monotonic() + 60 * given.minutes
     print("\n".join(f"{part:10} {told}" for part in given.parts if (told := ran(part, given))), flush=True)
     missing = [part for part in given.parts if not (given.out / f"{part}.json").is_file()]
@@ -216,6 +226,91 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
     return {"said": [message for message in said if "emory" in message]}
 
 
+def several(given: argparse.Namespace) -> dict[str, Any]:
+    """How far several processes are from one with the whole batch, and that all halve it when one must."""
+    count = torch.cuda.device_count() if given.device == "cuda" else 2
+    if count < 2:
+        return {"left out": "one GPU: not run"}
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), __file__]
+        words += ["--out", folder, "--device", given.device, "--process", *["--quick"] * given.quick]
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+        each = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(count)]
+        apart = {}
+        for name, changes in TOGETHER.items():
+            whole = {**changes, "batch": count * BATCH}
+            alone = figures_of(run_of(given, Path(folder) / f"alone {name}", **whole))
+            for figure, value in alone.items():
+                found = {own[name][figure] for own in each}
+                if len(found) > 1:
+                    raise RuntimeError(f"{name}: the processes do not agree on {figure}: {found}")
+                apart[f"{name}, {figure}"] = abs(found.pop() - value) / max(abs(value), 1e-12)
+    if not all(own["halved"] for own in each):
+        raise RuntimeError(f"memory ran out in one process, and not all halved its batch: {each}")
+    return {"processes": count, "relative": apart, "largest": max(apart.values()), "halved": True}
+
+
+BATCH = 4
+"""Of each of several processes."""
+_NO_NORMS = {"norm": "instance", "gate_options": {"norm": "none"}}
+"""None that looks across the batch: a processor has no norms that look across processes."""
+TOGETHER: dict[str, dict[str, Any]] = {
+    "losses": _NO_NORMS,
+    # One step: the sharpness of a second one stands on the rounding of the first.
+    "dim": {
+        **_NO_NORMS,
+        "steps_per_epoch": 1,
+        "objective": "dim",
+        "objective_options": {"rho": 0.05, "ramp": 0.0},
+    },
+}
+
+
+def run_of(given: argparse.Namespace, folder: Path, **changes: Any) -> list[Event]:
+    config = settings(given, folder, given.device, **{"epochs": 1, "steps_per_epoch": 2, **changes})
+    cases, bare = ([ultrasound_case(seed + n, (64, 64)) for n in range(8)] for seed in (0, 20))
+    is_dim = config.objective == "dim"
+    return list(train(config, cases, ULTRASOUND_CLASSES, unlabelled=bare if is_dim else ()))
+
+
+def figures_of(events: Sequence[Event]) -> dict[str, float]:
+    (end,) = (event for event in events if isinstance(event, EpochEnd))
+    return {"loss": end.loss, **end.objective}
+
+
+def one_of_several(given: argparse.Namespace) -> None:
+    """What a process does that torchrun has started; the last has memory for two patches."""
+    from napari_prosma.training import learner
+
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if given.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Held over all runs: those that a run begins itself cannot be begun again at the same place.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if given.device == "cuda" else "gloo")
+    found: dict[str, Any] = {
+        name: figures_of(run_of(given, given.out / name, **changes, batch=BATCH))
+        for name, changes in TOGETHER.items()
+    }
+    build = learner.build_model
+
+    def short_of_memory(spec: ModelSpec) -> Network:
+        network = build(spec)
+
+        def look(module: torch.nn.Module, images: tuple[torch.Tensor]) -> None:
+            if module.training and len(images[0]) > BATCH // 2:
+                raise torch.OutOfMemoryError("out of memory")
+
+        network.register_forward_pre_hook(look)
+        return network
+
+    learner.build_model = short_of_memory if rank == count - 1 else build
+    events = run_of(given, given.out / "memory", batch=BATCH)
+    found["halved"] = any(isinstance(e, Notice) and "in 2 parts" in e.message for e in events)
+    (given.out / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def stopping(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds that closing a run takes, from a step in its middle."""
     taken = []
@@ -323,7 +418,7 @@ def paper(given: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     part.__name__: part
-    for part in (commands, losses, halves, gate, network, memory, stopping, alive, busi, paper)
+    for part in (commands, losses, halves, gate, network, memory, several, stopping, alive, busi, paper)
 }
 
 
