@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, CONTROLS, Row
+from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trial_findings import NOTHING, TESTED
 
 NAN = float("nan")
@@ -56,9 +57,19 @@ def correlated(random: float, other: float | None, cases: int) -> list[Row]:
     return found
 
 
-def noisy(losses: dict[str, float], cases: int) -> list[Row]:
+def noisy(
+    losses: dict[str, float], cases: int, clean: dict[str, float] | None = None, score: str = "dice"
+) -> list[Row]:
+    """Dice from ``clean`` (default .8) without noise to that less a loss at strength 1."""
     return [
-        {"image": f"{n}", "model": m, "skip": 1, "kind": "speckle", "strength": s, "dice": 0.8 - s * v}
+        {
+            "image": f"{n}",
+            "model": m,
+            "skip": 1,
+            "kind": "speckle",
+            "strength": s,
+            score: (clean or {}).get(m, 0.8) - s * v,
+        }
         for m, loss in losses.items()
         for n, v in enumerate(spread(loss, cases))
         for s in (0.0, 1.0)
@@ -219,13 +230,44 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         noisy({"a": 0.1, "b": 0.5}, 12),
         r"Mean of Dice over speckle noise of strength 0 to 1, of that without noise: 0\.749 of "
         r"0\.800 \(94 %\) "
-        r"with a, 0\.549 of 0\.800 \(69 %\) with b\. a loses less than b \(.*\), with these two trainings\.",
+        r"with a, 0\.549 of 0\.800 \(69 %\) with b\. a keeps a larger share of its own Dice than b "
+        r"\(\+0\.250, 95 % interval .*\), with these two trainings\.",
+    ),
+    (
+        "a poor model loses less Dice, and a larger share of what it has",
+        "noise_test",
+        noisy({"a": 0.3, "poor": 0.15}, 12, {"poor": 0.2}),
+        r".*0\.649 of 0\.800 \(81 %\) with a, 0\.124 of 0\.200 \(62 %\) with poor\. a keeps a "
+        r"larger share of its own Dice than poor \(\+0\.1\d\d, .*",
+    ),
+    (
+        "a model that finds nothing",
+        "noise_test",
+        noisy({"a": 0.3}, 12) + [{**r, "model": "empty", "dice": 0.0} for r in noisy({"a": 0.3}, 12)],
+        r".*0\.000 of 0\.000 with empty\. empty found nothing without noise and cannot be compared\.",
+    ),
+    (
+        "no label under noise",
+        "noise_test",
+        noisy({"a": 0.1}, 12, score="agreement"),
+        r"Mean of Dice against the unchanged result .* with a\. Without a label that is how far the result "
+        r"moves, not how good it stays\.",
+    ),
+    (
+        "images larger than a window beside some that are not",
+        "leave_one_out",
+        [
+            {k: v for k, v in r.items() if k != "window" or r["image"] != "0"}
+            for r in worths("psi", {1: 0.3}, 9, window="32 x 32 of 64 x 64")
+        ],
+        r"In one window of each image that is larger: Dice that is lost: .*",
     ),
     (
         "not told apart",
         "noise_test",
         noisy({"a": 0.3, "b": 0.3}, 12),
-        r".*Whether a loses more or less than b is not shown \(.*\), with these two trainings\.",
+        r".*Whether a or b keeps a larger share of its own Dice is not shown \(.*\), with these two "
+        r"trainings\.",
     ),
     (
         "too few",
@@ -258,6 +300,28 @@ VALUE = {
     "sanity_check": "correlation",
     "noise_test": "dice",
 }
+
+
+def test_the_share_kept_is_the_ratio_of_means_with_the_interval_of_the_delta_method() -> None:
+    drawn = np.random.default_rng(3)
+    clean = drawn.uniform(0, 1, 40)  # some hardly found at all
+    left = clean * drawn.uniform(0.4, 0.8, 40)
+    rows: list[Row] = [
+        {"image": f"{n}", "model": m, "skip": 1, "kind": "speckle", "strength": s, "dice": dice}
+        for n in range(40)
+        for m, end in (("a", 2 * left[n] - clean[n]), ("b", clean[n]))
+        for s, dice in ((0.0, clean[n]), (1.0, end))
+    ]
+    with noting() as kept:
+        TESTED["noise_test"](rows, None)
+    (found,) = kept
+    ratio = left.mean() / clean.mean()
+    resampled = drawn.integers(0, 40, (4000, 40))
+    ratios = left[resampled].mean(axis=1) / clean[resampled].mean(axis=1)
+    assert found["mean"] == pytest.approx(ratio - 1)
+    assert (found["low"] + 1, found["high"] + 1) == pytest.approx(
+        np.quantile(ratios, (0.025, 0.975)), abs=0.01
+    )
 
 
 @pytest.mark.filterwarnings("error")

@@ -225,43 +225,58 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
 
 
 def noise_test(rows: Sequence[Row], units: Units = None) -> str:
-    """What is left of Dice over all strengths of the noise, model by model."""
+    """What is left of Dice over all strengths of the noise, model by model.
+
+    Models are compared by the share that each keeps of its own Dice without noise: who finds little has
+    little to lose.
+    """
     score = _score(rows)
     rows = _complete(rows, score, "model", "kind", "strength", "skip")
     if not rows:
         return NOTHING
     kinds = ", ".join(map(str, _values(rows, "kind")))
     strongest = max(float(row["strength"]) for row in rows)
-    losses: dict[str, dict[str, float]] = {}
+    kept: dict[str, dict[str, float]] = {}
     said = []
     for model in _values(rows, "model"):
         own = [row for row in rows if row["model"] == model]
-        clean, area = {}, {}
-        for image in _values(own, "image"):
-            clean[image], area[image] = _area([row for row in own if row["image"] == image], score)
-        losses[model] = by_unit({image: clean[image] - area[image] for image in clean}, units)
+        areas = {
+            image: _area([row for row in own if row["image"] == image], score)
+            for image in _values(own, "image")
+        }
+        clean, area = (by_unit({image: both[n] for image, both in areas.items()}, units) for n in (0, 1))
         start, left = np.mean([*clean.values()]), np.mean([*area.values()])
+        if start > 0:
+            kept[model] = _shares(area, clean)
         share = f" ({100 * left / start:.0f} %)" if start > 0 else ""
         said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
     text = (
         f"{_window_in_words(rows)}Mean of {_SCORES[score]} over {kinds} noise of strength 0 to "
         f"{strongest:g}, of that without noise: {', '.join(said)}."
     )
-    first, *others = losses
+    what = "Dice" if score == "dice" else "result"
+    if score == "agreement":
+        text += " Without a label that is how far the result moves, not how good it stays."
+    first, *others = _values(rows, "model")
     if not others:
         return text
+    if lacking := [model for model in (first, *others) if model not in kept]:
+        text += f" {' and '.join(lacking)} found nothing without noise and cannot be compared."
     differences = {
-        other: {unit: losses[first][unit] - losses[other][unit] for unit in losses[first]} for other in others
+        other: {unit: kept[first][unit] - kept[other][unit] for unit in kept[first] if unit in kept[other]}
+        for other in others
+        if first in kept and other in kept
     }
-    intervals = simultaneous(_aligned(differences))
+    intervals = simultaneous(_aligned(differences)) if differences else {}
     for other, each in intervals.items():
         if not each.is_known:
             return f"{text} {_too_few(each.units)}"
         if each.is_above or each.is_below:
-            text += f" {first} loses {'less' if each.is_below else 'more'} than {other} ({each.in_words()})"
+            size = "larger" if each.is_above else "smaller"
+            text += f" {first} keeps a {size} share of its own {what} than {other}"
         else:
-            text += f" Whether {first} loses more or less than {other} is not shown ({each.in_words()})"
-        text += ", with these two trainings."
+            text += f" Whether {first} or {other} keeps a larger share of its own {what} is not shown"
+        text += f" ({each.in_words()}), with these two trainings."
     return text
 
 
@@ -306,7 +321,8 @@ def _window_in_words(rows: Sequence[Row]) -> str:
         return ""
     if len(_values(rows, "image")) == 1:
         return f"In one window ({parts[0]}): "
-    return "In one window of each image: "
+    larger = "" if all("window" in row for row in rows) else " that is larger"
+    return f"In one window of each image{larger}: "
 
 
 def _per_unit(rows: Sequence[Row], value: str, units: Units) -> dict[str, float]:
@@ -329,6 +345,17 @@ def _area(rows: Sequence[Row], score: str) -> tuple[float, float]:
     values = [_mean([r for r in rows if float(r["strength"]) == strength], score) for strength in strengths]
     span = strengths[-1] - strengths[0]
     return values[0], float(trapezoid(values, strengths)) / span if span > 0 else values[0]
+
+
+def _shares(part: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float]:
+    """What each unit says of the ratio of two means, of which the mean of these numbers is that ratio.
+
+    By the first terms of its expansion: the ratio of a single unit would be anything where the unit's own
+    whole is near 0.
+    """
+    mean = float(np.mean([*whole.values()]))
+    ratio = float(np.mean([*part.values()])) / mean
+    return {unit: ratio + (part[unit] - ratio * whole[unit]) / mean for unit in whole}
 
 
 def _score(rows: Sequence[Row]) -> str:
