@@ -61,7 +61,7 @@ def test_the_unsure_come_first_but_not_those_that_are_like_one_before() -> None:
     )
     assert [each.name for each in found] == ["worst", "other", "plain", "twin"]
     assert [each.passed for each in found] == [0, 1, 1, 0]
-    assert [each.why.endswith("; new kind") for each in found] == [False, True, True, False]
+    assert [each.why.endswith("; new") for each in found] == [False, True, True, False]
 
 
 def test_where_nothing_is_unsure_what_is_unlike_goes_first_and_a_copy_last() -> None:

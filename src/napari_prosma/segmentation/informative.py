@@ -113,7 +113,7 @@ class Next:
             said = f"passes disagree {seen.disagreement:.3f}, area {seen.share:.1%}"
         else:
             said = f"unsure {seen.uncertainty:.2f}, area {seen.share:.1%}"
-        return f"{said}; new kind" if self.passed else said
+        return f"{said}; new" if self.passed else said
 
     def row(self) -> dict[str, str | float]:
         """A line of a table."""

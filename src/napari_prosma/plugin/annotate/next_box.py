@@ -49,7 +49,7 @@ _ROWS_SHOWN = 8
 _HEADINGS = {
     "what": "What the model would probably learn most from, first: an order, not a promise",
     "why": "How unsure the model is where something may be (entropy, or how mirrored passes disagree), on "
-    "which share of the image; new kind: unlike those above",
+    "which share of the image; new: unlike those above",
 }
 
 
