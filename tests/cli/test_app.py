@@ -234,6 +234,11 @@ def test_a_number_that_stood_for_unlabelled_in_the_run_stands_for_it_where_class
     np.testing.assert_array_equal(read(), mask)
 
 
+def test_a_link_that_leads_back_to_itself_is_no_folder_for_a_run(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "loop" in error_of(prosma("train", folder, "--out", tmp_path / "loop", *QUICK))
+
+
 def test_labels_go_by_their_names_for_a_model_or_are_told(
     make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:

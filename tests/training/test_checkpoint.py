@@ -177,6 +177,12 @@ def test_a_damaged_or_newer_header_is_refused(change: Callable, words: str, writ
     assert str(written) in str(caught.value)
 
 
+def test_a_file_that_goes_on_behind_its_tensors_is_not_read(written: Path) -> None:
+    os.truncate(written, 2**40)
+    with pytest.raises(CheckpointError, match="longer than its tensors"):
+        load_checkpoint(written)
+
+
 def test_a_newer_file_is_called_newer_even_where_it_is_cut_short(written: Path) -> None:
     rewrite(written, lambda header: {**header, "format": FORMAT + 1})
     written.write_bytes(written.read_bytes()[:-1000])

@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import AIR, Plan
+from napari_prosma.data.limits import real
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.model.header import (
@@ -218,7 +219,7 @@ def known_models(runs: Path, recent: Sequence[Path] = ()) -> Iterator[KnownModel
         *((path, RUN) for path in model_folders(runs)),
     ]
     for path, origin in places:
-        place = path.resolve()
+        place = real(path)
         if place not in seen:
             seen.add(place)
             yield known_model(path, origin)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_prosma.app.models import measured_dice
+from napari_prosma.data.limits import real
 from napari_prosma.data.names import DEVICES, LONGEST_NAME
 from napari_prosma.data.texts import read_json
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
@@ -46,7 +47,7 @@ def known_runs(runs: Path, elsewhere: Sequence[Path] = ()) -> Iterator[KnownRun]
     for folder in (*(runs.iterdir() if runs.is_dir() else ()), *elsewhere):
         with suppress(OSError):  # somebody deletes it while we look
             if folder.is_dir() and is_run(folder):
-                folders.setdefault(folder.resolve(), _written(folder))
+                folders.setdefault(real(folder), _written(folder))
     for folder in sorted(folders, key=folders.__getitem__, reverse=True):
         yield known_run(folder)
 

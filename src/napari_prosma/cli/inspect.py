@@ -240,6 +240,7 @@ def _inspect_data_set(
     where: dict[str, Any],
 ) -> None:
     from napari_prosma.app.runs import labelled_as
+    from napari_prosma.data.limits import real
     from napari_prosma.errors import ConfigError
     from napari_prosma.inspection.data_set import chosen_cases, evenly, inspect_cases
     from napari_prosma.inspection.data_set_trials import run_trials
@@ -253,7 +254,7 @@ def _inspect_data_set(
     for line in (data_set.summary, *notices):
         say(line)
     found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, **where))
-    about = About(data.resolve().name, data_set.summary, notices)
+    about = About(real(data).name, data_set.summary, notices)
     sound = [case for case in cases if case.name not in found.failed]
     tested = None
     if tests:

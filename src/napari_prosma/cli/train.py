@@ -16,6 +16,7 @@ import typer
 from napari_prosma.cli.arguments import Scheduler, was_given
 from napari_prosma.cli.follow import exit_codes, follow, notice, say
 from napari_prosma.cli.tables import print_measures
+from napari_prosma.data.limits import real
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.training.config import grouped_settings
 
@@ -125,8 +126,8 @@ def train(
                 given["objective_options"] = [*given.get("objective_options", []), *texts]
         # Whole paths, so that the run can be resumed from another working directory.
         if "unlabelled" in given:
-            given["unlabelled"] = str(Path(str(given["unlabelled"])).resolve())
-        config = config_from_options({**given, "data": data.resolve(), "run_dir": run_dir})
+            given["unlabelled"] = str(real(Path(str(given["unlabelled"]))))
+        config = config_from_options({**given, "data": real(data), "run_dir": run_dir})
         if folds is None:
             require_new_run(config, overwrite)
         elif scheduler is not None:
@@ -159,7 +160,7 @@ def ablate(
         wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
         try:
             events = train_twins(
-                original, data_set.cases, data_set.class_names, wanted, out and out.resolve(), steering
+                original, data_set.cases, data_set.class_names, wanted, out and real(out), steering
             )
             found = follow(events, steering)
         except KeyboardInterrupt:
@@ -204,7 +205,7 @@ def demo(
         record = follow(events)
         print_measures(measures_table(record))
         picture = write_report(record, out / "gates")[0]
-        say(f"validation Dice {dice_in_words(result.score)}; picture of the gates: {picture.resolve()}")
+        say(f"validation Dice {dice_in_words(result.score)}; picture of the gates: {real(picture)}")
         for name, model in shipped_models().items():
             finds = ", ".join(known_model(model).finds)
             say(f"to find {finds} in an image of your own: prosma segment {name} IMAGE --out labels")

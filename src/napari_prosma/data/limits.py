@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from napari_prosma.errors import DataError
@@ -72,6 +73,11 @@ def require_room(path: Path, promised: int) -> None:
         )
 
 
+def real(path: Path) -> Path:
+    """Where a path leads, links followed; one that leads back to itself stays as it is."""
+    return Path(os.path.realpath(path))
+
+
 def require_inside(path: Path, folder: Path, name: str) -> Path:
     """The file ``name`` that ``path`` points to, if it lies in ``folder``.
 
@@ -82,6 +88,6 @@ def require_inside(path: Path, folder: Path, name: str) -> Path:
     """
     plain = name.replace("\\", "/")
     is_elsewhere = plain.startswith("/") or ":" in plain or ".." in plain.split("/") or "\0" in plain
-    if is_elsewhere or not (folder / plain).resolve().is_relative_to(folder.resolve()):
+    if is_elsewhere or not real(folder / plain).is_relative_to(real(folder)):
         raise DataError(f"'{path}' points outside its folder ('{name}'); put both files into one folder")
     return folder / plain

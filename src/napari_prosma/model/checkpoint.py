@@ -30,7 +30,7 @@ from napari_prosma.model.header import ENSEMBLE as ENSEMBLE
 from napari_prosma.model.header import FOLD as FOLD
 from napari_prosma.model.header import FORMAT as FORMAT
 from napari_prosma.model.header import LAST as LAST
-from napari_prosma.model.header import LENGTH, metadata_of, model_file, parse_header
+from napari_prosma.model.header import LENGTH, metadata_of, model_file, parse_header, require_no_longer
 from napari_prosma.nn.build import Network, build_model
 from napari_prosma.nn.ensemble import Ensemble
 from napari_prosma.nn.network_kinds import OURS
@@ -220,6 +220,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = model_file(path)
     with _cut_short_in_words(path):
+        require_no_longer(path)
         # Read, not mapped: Windows would not let a run replace it, and whoever cuts it short would end us.
         content = path.read_bytes()
         metadata = _metadata(path, content)
@@ -239,7 +240,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 def _cut_short_in_words(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, DataError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (SafetensorError, DataError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is no checkpoint or is cut short ({error}); choose another file, such as the run's "
             f"{LAST}, or copy it again"

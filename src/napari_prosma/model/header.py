@@ -89,19 +89,33 @@ def read_header(path: Path) -> dict[str, Any]:
     newer format.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH), "little")
-            if length > min(_LONGEST_HEADER, size):
-                raise DataError("its header is longer than the file")
-            header = parse_json(file.read(length), f"the header of '{path}'")
+        header, end = _whole_header(path)
         read = parse_header(path, _ours(path, header)["prosma"])
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
-        if LENGTH + length + max(ends, default=0) > size:
+        if end > path.stat().st_size:
             raise DataError("its tensors are longer than the file")
         return read
     except (OSError, DataError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"'{path}' is no checkpoint or is cut short ({error})") from error
+
+
+def require_no_longer(path: Path) -> None:
+    """Refuse a file that goes on behind its tensors, before any of it is read.
+
+    Raises ``DataError``; ``ValueError`` and its like where the header is none.
+    """
+    if path.stat().st_size > _whole_header(path)[1]:
+        raise DataError("the file is longer than its tensors")
+
+
+def _whole_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its last tensor ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH), "little")
+        if length > min(_LONGEST_HEADER, path.stat().st_size):
+            raise DataError("its header is longer than the file")
+        header = parse_json(file.read(length), f"the header of '{path}'")
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
+    return header, LENGTH + length + max(ends, default=0)
 
 
 def metadata_of(path: Path, header: bytes) -> dict[str, str]:

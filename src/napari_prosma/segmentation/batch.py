@@ -9,6 +9,7 @@ from pathlib import Path
 
 from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
+from napari_prosma.data.limits import real
 from napari_prosma.data.names import fitting_name, normal
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.data.texts import append_rows, read_rows, write_rows
@@ -52,7 +53,7 @@ def plan_batch(
     Raises ``DataError``: files of an image's channels are missing. ``ConfigError``: files of two images would
     have the same name.
     """
-    files = {image.resolve(): image for image in reversed(images)}
+    files = {real(image): image for image in reversed(images)}
     planned = [
         Planned(one.named, one.files, _files(one, folder, wanted, in_parts))
         for one in image_sets([*reversed(files.values())], channels, named_apart)

@@ -28,6 +28,7 @@ from napari_prosma.data.layouts.found import files_in
 from napari_prosma.data.layouts.image_sets import CHANNEL
 from napari_prosma.data.layouts.pairing import readings
 from napari_prosma.data.layouts.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
+from napari_prosma.data.limits import real
 from napari_prosma.data.readers import can_read, read_header, read_label, stem
 from napari_prosma.errors import DataError
 
@@ -283,8 +284,8 @@ def _matched_alike(
 ) -> list[tuple[Case, Path]]:
     """Pairs by what names share, where every prediction or every truth has one: ``pred_7`` and ``mask_7``."""
     of = {case.files[-1]: case for case in cases}
-    folder = Path(os.path.commonpath([predicted.resolve(), truth.resolve()]))
-    files = [path.resolve() for path in (*of, *predictions)]
+    folder = Path(os.path.commonpath([real(predicted), real(truth)]))
+    files = [real(path) for path in (*of, *predictions)]
     back = dict(zip(files, (*of, *predictions), strict=True))
     for reading in islice(readings(folder, files), READINGS_TRIED):
         pairs = [

@@ -24,6 +24,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from napari_prosma.data.keep import TABLE
+from napari_prosma.data.limits import real
 from napari_prosma.data.texts import parse_json, read_json
 from napari_prosma.errors import ConfigError, DataError
 
@@ -115,7 +116,7 @@ def claimed(folder: Path, holder: object, data: Path | None = None, goes_on: boo
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
-    key = folder.resolve()
+    key = real(folder)
     claim(folder, holder, data, goes_on)
     try:
         yield
@@ -125,7 +126,7 @@ def claimed(folder: Path, holder: object, data: Path | None = None, goes_on: boo
 
 def claim(folder: Path, holder: object, data: Path | None = None, goes_on: bool = False) -> Path:
     """As :func:`claimed`, until :func:`release` is called with what this gives."""
-    key = folder.resolve()
+    key = real(folder)
     with _GUARD:
         held = _HELD.get(key)
         if held is not None and held.holder is not holder:
@@ -163,7 +164,7 @@ def release(key: Path) -> None:
 
 def who_trains(folder: Path) -> str:
     """Who trains into a folder now, in words: ``HERE``, or which process on which machine; empty = nobody."""
-    if folder.resolve() in _HELD:
+    if real(folder) in _HELD:
         return HERE
     try:
         owner = _OWNER.validate_json((folder / LOCK).read_text(encoding="utf-8"))
@@ -177,7 +178,7 @@ def require_own_folder(folder: Path, data: Path | None = None) -> None:
 
     Raises ``ConfigError``.
     """
-    if data is not None and folder.resolve() == data.resolve():
+    if data is not None and real(folder) == real(data):
         raise ConfigError(
             f"'{folder}' holds the data to learn from; choose a new folder for the run, such as "
             f"'{folder.with_name(f'{folder.name}-run')}'"

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
+from napari_prosma.data.limits import real
 from napari_prosma.data.texts import read_json, read_rows
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError, ProsmaError
 from napari_prosma.events import EpochEnd
@@ -319,7 +320,7 @@ def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | 
         Nothing is where the data were, and no other place was given.
     """
     given = {"data": data, "unlabelled": unlabelled}
-    config = config.model_copy(update={name: path.resolve() for name, path in given.items() if path})
+    config = config.model_copy(update={name: real(path) for name, path in given.items() if path})
     for name, words in (("data", "data"), ("unlabelled", "unlabelled images")):
         path = getattr(config, name)
         if path is not None and not path.exists():
@@ -427,7 +428,7 @@ def _run_case(fact: CaseFacts, split: Mapping[str, Sequence[str]]) -> RunCase:
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:
     """So that the run can be resumed from another working directory."""
     paths = {name: getattr(config, name) for name in ("run_dir", "data", "unlabelled", "start_from")}
-    return config.model_copy(update={name: path.resolve() for name, path in paths.items() if path})
+    return config.model_copy(update={name: real(path) for name, path in paths.items() if path})
 
 
 def _as_found_in(folder: Path, config: TrainConfig) -> TrainConfig:

@@ -29,6 +29,7 @@ from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
 from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
+from napari_prosma.data.limits import real
 from napari_prosma.data.names import from_typed_cell, printable
 from napari_prosma.data.readers import can_read, read_header, stem
 from napari_prosma.data.texts import read_json
@@ -781,7 +782,7 @@ def _json(table: Path) -> Mapping[str, Any]:
 
 def _inside(folder: Path, table: Path, name: str) -> Path:
     path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+    if "\0" in name or not real(path).is_relative_to(real(folder)):
         raise DataError(f"'{table}' points outside its folder ('{name}'); give paths within '{folder}'")
     return path
 

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import RUNS, forget_all, recent_paths, remember_path
 from napari_prosma.app.run_list import FAILED, RUNNING, KnownRun, known_runs, rename_run, require_deletable
+from napari_prosma.data.limits import real
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.runs.curves_window import CurvesWindow
@@ -156,7 +157,7 @@ class RunsPanel(QWidget):
             item.setSelected(run.folder in names)
         there = {run.folder for run in runs}
         for folder in self.under_way.waiting:
-            if folder.resolve() not in there:
+            if real(folder) not in there:
                 self.tree.addTopLevelItem(_row(KnownRun(folder, WAITING), True))
         self.tree.blockSignals(False)
         self._filter(self.search.text())

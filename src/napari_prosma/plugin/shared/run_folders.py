@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import remember, remembered
+from napari_prosma.data.limits import real
 from napari_prosma.model.header import is_model
 
 READER = "napari-prosma"
@@ -36,7 +37,7 @@ def open_runs_unasked() -> None:
 
 def open_run_unasked(run_dir: Path) -> None:
     """The same of one run that is kept elsewhere."""
-    if run_dir.resolve().parent != runs_folder().resolve():
+    if real(run_dir).parent != real(runs_folder()):
         _open_unasked(os.path.join(os.path.realpath(run_dir), ""))
 
 

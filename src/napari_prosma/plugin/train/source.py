@@ -30,6 +30,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.keep import TABLE, safe_name
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.limits import real
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.writers import write_image
 from napari_prosma.errors import ConfigError, MissingMasksError
@@ -87,7 +88,7 @@ class FolderData:
         """
         data = self.known if self.known is not None else self.wanted.find()
         settings: dict[str, Any] = {
-            "data": self.wanted.folder.resolve(),
+            "data": real(self.wanted.folder),
             "labelled": self.wanted.labelled or "all",
             "images": self.wanted.images,
             "masks": self.wanted.masks,

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import DataSet, find_cases
+from napari_prosma.data.limits import real
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.choosers import PathField
 from napari_prosma.plugin.shared.fields import combo, folded_form, group
@@ -104,7 +105,7 @@ class Supervision(QWidget):
         if self.options[name]:
             settings["objective_options"] = self.options[name].settings()
         if self._kind.takes_unlabelled and not self._from_layers and self.folder.path is not None:
-            settings["unlabelled"] = self.folder.path.resolve()
+            settings["unlabelled"] = real(self.folder.path)
         return settings
 
     @property
