@@ -114,6 +114,69 @@ def test_modules_import_only_downwards(path: Path) -> None:
     assert breaches(path.read_text(encoding="utf-8"), part, package) == []
 
 
+class _Imports:
+    """What Python does with our modules when one of them is the first to be imported, by their source."""
+
+    def __init__(self) -> None:
+        self.bodies = {_dotted(path): ast.parse(path.read_text(encoding="utf-8")).body for path in MODULES}
+        self.bodies[NAME] = []  # which imports nothing of ours before it is asked
+        self.trouble: list[str] = []
+
+    def first(self, module: str) -> list[str]:
+        """Names that are asked for before they are there."""
+        self.defined: dict[str, set[str]] = {}
+        self.complete: set[str] = set()
+        self.trouble = []
+        self._load(module)
+        return self.trouble
+
+    def _load(self, module: str) -> None:
+        if module in self.defined or module not in self.bodies:
+            return
+        if "." in module:
+            self._load(module.rpartition(".")[0])
+        if module in self.defined:  # its package has asked for it
+            return
+        self.defined[module] = set()
+        self._run(module, self.bodies[module])
+        self.complete.add(module)
+
+    def _run(self, module: str, body: Sequence[ast.stmt]) -> None:
+        defined = self.defined[module]
+        for node in body:
+            match node:
+                case ast.ImportFrom(module=str(source), level=0, names=names):
+                    self._load(source)
+                    for alias in names:
+                        self._load(f"{source}.{alias.name}")
+                        known = self.defined.get(source, {alias.name})
+                        is_there = source in self.complete | {NAME} or alias.name in known
+                        if not is_there and f"{source}.{alias.name}" not in self.bodies:
+                            self.trouble.append(f"{module} wants {alias.name} of {source}")
+                        defined.add(alias.asname or alias.name)
+                case ast.Import(names=names):
+                    for alias in names:
+                        self._load(alias.name)
+                case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    defined.add(name)
+                case ast.If(test=test) if "TYPE_CHECKING" in ast.unparse(test):
+                    pass
+                case ast.If() | ast.Try() | ast.With():
+                    self._run(module, [x for x in ast.iter_child_nodes(node) if isinstance(x, ast.stmt)])
+                case _:
+                    defined |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join([NAME, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
+def test_every_module_can_be_the_first_that_is_imported() -> None:
+    imports = _Imports()
+    assert {name: wrong for name in imports.bodies if (wrong := imports.first(name))} == {}
+
+
 def test_every_room_is_there() -> None:
     assert {room_of(path.relative_to(PACKAGE).with_suffix("").parts) for path in MODULES} == set(MAY_IMPORT)
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.class_names import places_by_name, plain, taken_for
-from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.formats.dicom_labels import LabelObject, describe, kind_of
 from napari_prosma.data.formats.dicom_labels import read_label as read_objects
@@ -23,6 +22,7 @@ from napari_prosma.data.label_doubts import guessed_rule
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.layouts import case_from_files, find_cases, told_names
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
+from napari_prosma.data.layouts.class_tables import named_by_tables
 from napari_prosma.data.layouts.dicom_studies import holds_objects
 from napari_prosma.data.layouts.found import files_in
 from napari_prosma.data.layouts.image_sets import CHANNEL

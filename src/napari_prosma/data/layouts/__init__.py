@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from napari_prosma.data.case import Case, Header, Image
-from napari_prosma.data.class_tables import named_by_tables
 from napari_prosma.data.formats import dicom, dicom_labels, nrrd, pictures, polygons
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.label_doubts import (
@@ -28,6 +27,7 @@ from napari_prosma.data.label_doubts import (
 )
 from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
 from napari_prosma.data.layouts import slice_masks
+from napari_prosma.data.layouts.class_tables import named_by_tables
 from napari_prosma.data.layouts.dicom_studies import labelled_by
 from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.layouts.recognise import (
