@@ -17,6 +17,7 @@ from napari_prosma.data.fingerprint import (
     content_hash,
     make_plan,
     read_facts,
+    thinnest,
 )
 from napari_prosma.data.phantoms import CT_CLASSES, ct_case
 from napari_prosma.errors import DataError
@@ -32,9 +33,9 @@ def facts(
     name: str = "case",
     image: np.ndarray | None = None,
 ) -> CaseFacts:
-    """Facts of a case of ``shape``; by default of noise with one element of foreground."""
+    """Facts of a case of ``shape``; by default of noise with a quarter of foreground along each axis."""
     label = np.zeros(shape, np.uint8)
-    label[tuple(n // 2 for n in shape)] = 1
+    label[tuple(slice(n // 2, n // 2 + max(1, n // 4)) for n in shape)] = 1
     array = np.random.default_rng(0).normal(size=(1, *shape)) if image is None else image
     geometry = Geometry(spacing or (1.0,) * len(shape), (0.0,) * len(shape), unit)
     case = Case.from_arrays(name, array, label, geometry)
@@ -139,6 +140,36 @@ def test_large_pixel_images_are_shrunk_until_their_median_short_side_fits() -> N
     assert make_plan(images, NAMES).spacing == (2.0, 2.0)
     assert make_plan(images, NAMES, side=128).spacing == (4.0, 4.0)
     assert make_plan(images, NAMES, side=128).patch == (128, 128)
+
+
+def lines(width: int, label_of_others: int = 0) -> CaseFacts:
+    """Facts of a picture of 600 x 640 pixels, crossed by lines of so many pixels."""
+    label = np.full((600, 640), label_of_others, np.uint8)
+    for at in range(20, 580, 40):
+        label[at : at + width, 20:620] = 1
+    geometry = Geometry((1.0, 1.0), (0.0, 0.0), "pixel")
+    case = Case.from_arrays("lines", np.zeros((1, 600, 640), np.uint8), label, geometry)
+    return case_facts(case, case.read_image(), label)
+
+
+@pytest.mark.parametrize(("width", "side"), [(1, 600), (3, 400), (4, 300), (6, 256)])
+def test_images_are_not_shrunk_so_far_that_lines_are_lost(width: int, side: int) -> None:
+    plan = make_plan([lines(width)] * 3, NAMES)
+    zoom = 1.0 if plan.spacing is None else plan.spacing[0]
+    assert 600 / zoom == pytest.approx(side, rel=0.01)
+    assert make_plan([lines(width)] * 3, NAMES, side=128).spacing == pytest.approx((600 / 128,) * 2)
+
+
+def test_the_border_of_what_is_labelled_is_none_of_a_structure() -> None:
+    assert lines(3, label_of_others=255).thickness[1] == np.inf
+    assert make_plan([lines(3, label_of_others=255), lines(40)], NAMES).spacing == (600 / 256,) * 2
+
+
+def test_the_thinnest_class_of_a_usual_case_counts() -> None:
+    wide, thin = lines(20), lines(2)
+    assert thinnest([wide, wide, thin]) == (1, pytest.approx(20, rel=0.1))
+    assert thinnest([thin, thin, wide]) == (1, pytest.approx(2, rel=0.01))
+    assert thinnest([facts((8, 30, 30))]) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ from napari_prosma.training.pace import (
     validations,
     with_batch,
 )
-from napari_prosma.training.planning import pacing_for
+from napari_prosma.training.planning import pacing_for, remarks
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 
@@ -160,6 +161,23 @@ def test_pictures_are_smaller_in_a_short_run_unless_their_size_was_chosen(tmp_pa
 
     assert patch() == (128, 128)
     assert patch(side=256) == (256, 256)
+
+
+def test_thin_structures_keep_pictures_finer_and_a_side_that_loses_them_is_told(tmp_path: Path) -> None:
+    label = np.zeros((600, 600), np.uint8)
+    label[20:580:40] = label[21:580:40] = label[22:580:40] = 1
+    cases = [Case.from_arrays(f"lines {n}", np.zeros((1, 600, 600), np.uint8), label) for n in range(2)]
+    facts = facts_of(*cases)
+
+    def planned(**changes: object) -> Plan:
+        config = TrainConfig(run_dir=tmp_path, minutes=1, **changes)
+        return pacing_for(config, facts, (), None, 60.0, CPU).pace.plan
+
+    plan = planned()
+    assert plan.spacing == pytest.approx((1.5, 1.5), rel=0.01)
+    assert any("so images keep a short side of 400 pixels" in said for said in remarks(facts, plan, [1]))
+    lost = [said for said in remarks(facts, planned(side=128), [1]) if "a side of 400 keeps them" in said]
+    assert lost
 
 
 def pixels(case: Case) -> Case:

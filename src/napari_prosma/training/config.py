@@ -280,9 +280,9 @@ class TrainConfig(BaseModel):
             "Pixel images are shrunk until their median short side is this.",
             "Shrink to",
             group=SEEN,
-            unset="256, or less by the minutes",
-            tip="2D images are shrunk so that their short side is about this; volumes are not. By the "
-            "minutes: 256 px, and less for a short run",
+            unset="256; less in a short run, more for thin structures",
+            tip="2D images are shrunk so that their short side is about this; volumes are not. By itself: "
+            "256 px, less in a short run, and more where thin structures would be lost",
             unit="px",
             least="by the minutes",
             high=4096,

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, CaseFacts, Plan, make_plan
+from napari_prosma.data.fingerprint import (
+    BATCH_ELEMENTS,
+    PLANAR_SIDE,
+    SAME_SPACING,
+    THIN,
+    CaseFacts,
+    Plan,
+    least_side,
+    make_plan,
+    thinnest,
+)
 from napari_prosma.data.planes import AXES, AXIS_OF, thin_axes
 from napari_prosma.data.preparation import grid_size
 from napari_prosma.errors import ConfigError
@@ -102,12 +112,14 @@ def pacing_of(spec: ModelSpec, plan: Plan, device: torch.device) -> Pacing:
 
 def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
     """Networks to choose from: those of the ladder that fit what was asked for, cheapest first."""
-    asked = Rung(config.entry_stride, config.width_per_level, config.side or PLANAR_SIDE)
+    least = least_side(facts)
+    side = config.side or max(PLANAR_SIDE, least)
+    asked = Rung(config.entry_stride, config.width_per_level, side)
     if config.network != OURS or config.start_from is not None or not config.is_timed:
         return (asked,)
     shrinks = config.plan is None and config.side is None and config.spacing is None
     shrinks &= all(len(fact.shape) == 2 and fact.unit == "pixel" for fact in facts)
-    ladder = [rung if shrinks else replace(rung, side=asked.side) for rung in LADDER]
+    ladder = [replace(rung, side=max(rung.side, least) if shrinks else side) for rung in LADDER]
     if config.entry != AUTO:
         ladder = [rung for rung in ladder if rung.entry == config.entry]
     if config.widths != AUTO:
@@ -149,7 +161,7 @@ def _plan_for(
         return config.plan, ()
     rules: dict[str, Any] = {
         "dims": config.dims,
-        "side": config.side or PLANAR_SIDE,
+        "side": config.side,
         "divisor": config.divisor,
         "batch_elements": _batch_elements(config),
         "spacing": config.spacing,
@@ -230,6 +242,24 @@ def class_counts(facts: Sequence[CaseFacts], indices: Sequence[int], classes: in
     return counts
 
 
+def _about_thin(facts: Sequence[CaseFacts], plan: Plan) -> Iterator[str]:
+    """What 2D images are shrunk to, where a structure is so thin that it matters."""
+    found = thinnest(facts)
+    if found is None or plan.unit != "pixel":
+        return
+    (index, thickness), least = found, least_side(facts)
+    zoom = 1.0 if plan.spacing is None else plan.spacing[0]
+    side = round(float(np.median([min(fact.shape) for fact in facts])) / zoom)
+    thin = f"Structures of {plan.class_names[index]} are about {thickness:.2g} pixels thick"
+    if zoom > 1 and thickness / zoom < THIN * (1 - SAME_SPACING):
+        yield (
+            f"{thin}, and much of them is lost where images are shrunk to a short side of {side} pixels; a "
+            f"side of {least} keeps them"
+        )
+    elif min(least, side) > PLANAR_SIDE:
+        yield f"{thin}, so images keep a short side of {side} pixels, and a step takes longer"
+
+
 def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> Iterator[str]:
     """What the user should know of the data before the first step."""
     planes = Counter(fact.slice_axis for fact in facts if len(fact.shape) == len(AXES))
@@ -239,6 +269,7 @@ def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> 
             f"The volumes were acquired in different planes ({said}), and all are cut across "
             f"{AXES[plan.slice_axis]}; train on one kind at a time, or choose the slices"
         )
+    yield from _about_thin(facts, plan)
     if not held_out:
         yield "There are no validation cases: the figures are those of a training case and say little."
     else:
