@@ -63,6 +63,10 @@ def slice_axis(plan, spacing):
 
 def grid_size(shape, plan, spacing, across):
     """Size of an image on the grid that the model was trained on."""
+    if plan.get("side"):
+        seen = [axis for axis in range(len(shape)) if len(shape) == plan["dims"] or axis != across]
+        factor = plan["side"] / min(shape[axis] for axis in seen)
+        return tuple(max(1, round(n * factor)) if axis in seen else n for axis, n in enumerate(shape))
     if plan["spacing"] is None:
         return shape
     if plan["unit"] == "pixel":

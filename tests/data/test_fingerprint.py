@@ -167,18 +167,44 @@ def test_the_border_of_what_is_labelled_is_none_of_a_structure() -> None:
 
 def test_the_thinnest_class_of_a_usual_case_counts() -> None:
     wide, thin = lines(20), lines(2)
-    assert thinnest([wide, wide, thin]) == (1, pytest.approx(20, rel=0.1))
-    assert thinnest([thin, thin, wide]) == (1, pytest.approx(2, rel=0.01))
-    assert thinnest([facts((8, 30, 30))]) is None
+    for cases, thickness, side in (([wide, wide, thin], 20, 62), ([thin, thin, wide], 2, 600)):
+        found = thinnest(cases)
+        assert found is not None
+        assert (found.index, found.side) == (1, side)
+        assert found.thickness == pytest.approx(thickness, rel=0.05)
+    assert thinnest([]) is None
 
 
-@pytest.mark.parametrize(
-    ("shape", "unit"), [((256, 300), "pixel"), ((200, 260), "pixel"), ((512, 512), "mm")]
-)
-def test_small_images_and_those_with_a_physical_size_are_not_shrunk(
-    shape: tuple[int, int], unit: str
-) -> None:
+@pytest.mark.parametrize(("shape", "unit"), [((256, 300), "pixel"), ((200, 260), "mm")])
+def test_small_images_are_not_shrunk(shape: tuple[int, int], unit: str) -> None:
     assert make_plan([facts(shape, unit=unit)], NAMES).spacing is None
+
+
+def test_images_with_a_physical_size_are_shrunk_to_one_spacing() -> None:
+    images = [facts((512, 700), (0.2, 0.2)), facts((512, 512), (0.2, 0.2)), facts((600, 900), (0.2, 0.2))]
+    plan = make_plan(images, NAMES, side=128)
+    assert (plan.spacing, plan.unit, plan.side) == (pytest.approx((0.8, 0.8)), "mm", None)
+
+
+def test_volumes_are_shrunk_within_the_slices_that_a_2d_network_sees() -> None:
+    volume = facts((10, 512, 640), (5.0, 0.5, 0.5))
+    assert make_plan([volume], NAMES).spacing == (5.0, 1.0, 1.0)
+    assert make_plan([volume], NAMES, dims=3).spacing is None
+    assert make_plan([facts((40, 512, 640), (5.0, 0.5, 0.5))], NAMES).spacing is None
+
+
+def test_images_without_a_physical_size_have_one_short_side_or_one_magnification() -> None:
+    images = [
+        facts((512, 700), unit="pixel"),
+        facts((512, 512), unit="pixel"),
+        facts((900, 1024), unit="pixel"),
+    ]
+    plan = make_plan(images, NAMES)
+    assert (plan.side, plan.spacing) == (256, (2.0, 2.0))
+    assert "short side 256 pixels" in plan.in_words()
+    alike = make_plan(images, NAMES, same_scale=True)
+    assert (alike.side, alike.spacing) == (None, (2.0, 2.0))
+    assert make_plan(images, NAMES, spacing=(3.0, 3.0)).side is None
 
 
 # ---- patch, batch, dims ---------------------------------------------------------------------------------

@@ -10,7 +10,14 @@ from scipy import ndimage
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.preparation import grid_size, normalise, prepare, prepare_label, resample
+from napari_prosma.data.preparation import (
+    grid_size,
+    normalise,
+    prepare,
+    prepare_label,
+    resample,
+    size_in_words,
+)
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry, SourceFrame
 
@@ -176,6 +183,24 @@ def test_a_plan_in_pixels_takes_every_image_by_its_pixels() -> None:
     shrunk = plan(spacing=(2.0, 2.0), unit="pixel")
     for geometry in (Geometry.pixels(2), Geometry((0.1, 0.1), (0.0, 0.0), "mm")):
         assert grid_size((40, 60), geometry, shrunk) == (20, 30)
+
+
+@pytest.mark.parametrize("short", [10, 20, 33, 400])
+def test_a_plan_of_a_short_side_brings_images_of_any_size_to_it(short: int) -> None:
+    chosen = plan(spacing=(2.0, 2.0), unit="pixel", side=20)
+    for geometry in (Geometry.pixels(2), Geometry((0.1, 0.1), (0.0, 0.0), "mm")):
+        assert grid_size((short, 3 * short), geometry, chosen) == (20, 60)
+        assert grid_size((2 * short, short), geometry, chosen) == (40, 20)
+    stack = Geometry((1.0, 1.0, 4.0), (0.0, 0.0, 0.0), "mm")
+    assert grid_size((2 * short, short, 7), stack, chosen.model_copy(update={"axes": 2})) == (40, 20, 7)
+
+
+def test_an_image_of_quite_another_size_is_told() -> None:
+    chosen = plan(spacing=(2.0, 2.0), unit="pixel", side=20)
+    assert size_in_words((40, 90), Geometry.pixels(2), chosen) == ()
+    (said,) = size_in_words((300, 120), Geometry.pixels(2), chosen)
+    assert said.startswith("The image's short side has 120 pixels, and about 40 where the model learned")
+    assert size_in_words((300, 120), Geometry.pixels(2), plan(spacing=(2.0, 2.0), unit="pixel")) == ()
 
 
 def test_a_plan_in_millimetres_converts_micrometres_and_refuses_bare_pixels() -> None:

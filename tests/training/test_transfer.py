@@ -268,6 +268,15 @@ def test_images_with_a_size_are_planned_anew_for_a_model_in_pixels(make_checkpoi
     assert "had no physical size" in notice
 
 
+def test_a_short_side_goes_on_whatever_the_images_know_of_their_size(make_checkpoint: Make) -> None:
+    source = make_checkpoint(patch=(32, 16), spacing=(2.0, 2.0))
+    source = replace(source, plan=source.plan.model_copy(update={"unit": "pixel", "side": 32}))
+    for unit in ("pixel", "mm"):
+        found, notices = adapted_plan(source, facts(unit=unit), LIVER)
+        assert (found.side, found.unit, found.spacing, notices) == (32, "pixel", (2.0, 2.0), ())
+    assert adapted_plan(source, facts(unit="mm"), LIVER, spacing=(3.0, 3.0))[0].side is None
+
+
 def test_a_2d_model_goes_on_with_volumes_slice_by_slice(make_checkpoint: Make) -> None:
     source = make_checkpoint(classes=LIVER, spacing=(0.5, 0.5))
     source = replace(source, plan=source.plan.model_copy(update={"axes": 2}))

@@ -216,7 +216,7 @@ def _made(file: Path) -> Card:
             measured=len(measured),
             measured_on=_kind(learned, validation, bool(overlaps)) if metrics else "",
             sizes=_sizes(run) if run is not None else "",
-            grid=plan.in_words().partition("spacing ")[2].partition(";")[0],
+            grid=plan.grid_in_words(),
             figures=figures_of(overlaps)
             or tuple(
                 Figures(name=name.removeprefix("dice/"), dice=value)

@@ -7,23 +7,24 @@ where they differ. The plan travels in the checkpoint and is applied the same wa
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.data.planes import AXES, slice_axis
+from napari_prosma.data.planes import AXES, slice_axis, thin_axes
 from napari_prosma.errors import DataError
 
 PLANAR_SIDE = 256
-"""2D images that know no physical size are shrunk so that their median short side is this at most, unless
-that would lose what is thin."""
+"""What a 2D network sees is shrunk so that its usual short side is this at most, unless that would lose what
+is thin."""
 THIN = 2.0
 """Pixels; labels of structures that are thinner on average lose a tenth of their Dice on the way back."""
 PLANAR_PATCH_SIDE = 320
@@ -64,6 +65,10 @@ class Plan(BaseModel):
         Spacing that images are resampled to, per axis, in ``unit``; None = as they are.
     unit : "mm", "um" or "pixel"
         Of ``spacing``.
+    side : int or None
+        Elements to which the short side of every 2D image is brought, whatever its size: such a model knows
+        nothing of magnification. ``spacing`` is then what a usual training image was shrunk by. None = by
+        ``spacing`` alone.
     patch : (dims,)
         Training patch, in elements after resampling.
     window : (dims,)
@@ -84,6 +89,7 @@ class Plan(BaseModel):
     class_names: tuple[str, ...] = Field(min_length=2)
     spacing: tuple[float, ...] | None = None
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
+    side: int | None = Field(default=None, ge=1)
     patch: tuple[int, ...]
     window: tuple[int, ...] = ()
     batch: int = Field(ge=1)
@@ -112,13 +118,16 @@ class Plan(BaseModel):
         """Logits of the network: one for a single foreground class, else one per class with background."""
         return 1 if len(self.class_names) == 2 else len(self.class_names)
 
+    def grid_in_words(self) -> str:
+        """What images are brought to."""
+        if self.side is not None:
+            return f"short side {self.side} pixels"
+        if self.spacing is None:
+            return "spacing as in the file"
+        return f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} {self.unit}"
+
     def in_words(self) -> str:
         """One line a person can check."""
-        grid = (
-            "as it is"
-            if self.spacing is None
-            else f"{' x '.join(f'{s:.4g}' for s in self.spacing)} {self.unit}"
-        )
         rule = (
             "each image to mean 0 and spread 1"
             if self.intensity == "zscore"
@@ -130,7 +139,7 @@ class Plan(BaseModel):
             slices = f" in slices across {AXES[self.slice_axis]} (plane of {plane})"
         return (
             f"{self.dims}D{slices}, {self.channels} channel{'s' * (self.channels > 1)}, "
-            f"classes {', '.join(self.class_names)}; spacing {grid}; patch "
+            f"classes {', '.join(self.class_names)}; {self.grid_in_words()}; patch "
             f"{' x '.join(map(str, self.patch))}, {self.batch} per step; intensity: {rule}"
         )
 
@@ -156,8 +165,14 @@ class CaseFacts:
     label_hash: str
     notices: tuple[str, ...] = ()
     slice_axis: int = 0
-    # per class, in pixels, of a 2D label; see ``_thickness``
+    # per class, in pixels, within the acquired plane; see ``_thickness``
     thickness: tuple[float, ...] = ()
+
+    @property
+    def short_side(self) -> int:
+        """Pixels along the shorter axis of the acquired plane."""
+        thin = thin_axes(len(self.shape), 2, self.slice_axis)
+        return min(n for axis, n in enumerate(self.shape) if axis not in thin)
 
 
 def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
@@ -200,50 +215,62 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         label_hash=content_hash(label),
         notices=image.notices,
         slice_axis=slice_axis(image.geometry),
-        thickness=_thickness(label) if label.ndim == 2 else (),
+        thickness=_thickness(label, slice_axis(image.geometry)),
     )
 
 
-def _thickness(label: np.ndarray) -> tuple[float, ...]:
+def _thickness(label: np.ndarray, across: int) -> tuple[float, ...]:
     """Mean thickness of every class in pixels: twice its area over the length of its border.
 
-    A line has its width, a disk .39 of its diameter. What is not labelled is no border; a class without one
-    is infinitely thick, one that is not there is NaN.
+    Of a volume in its slices ``across`` an axis. A line has its width, a disk .39 of its diameter. What is
+    not labelled is no border; a class without one is infinitely thick, one that is not there is NaN.
     """
-    labelled = label[label != IGNORE]
-    areas = np.bincount(labelled)
-    borders = np.zeros(len(areas))
-    for along in (label, label.T):
-        one, other = along[:-1], along[1:]
-        differ = (one != other) & (one != IGNORE) & (other != IGNORE)
-        for side in (one, other):
-            borders += np.bincount(side[differ], minlength=len(areas))
+    if label.ndim not in (2, 3):
+        return ()
+    areas, borders = np.zeros(IGNORE), np.zeros(IGNORE)
+    for plane in label[None] if label.ndim == 2 else np.moveaxis(label, across, 0):
+        areas += np.bincount(plane[plane != IGNORE].ravel(), minlength=IGNORE)[:IGNORE]
+        for along in (plane, plane.T):
+            one, other = along[:-1], along[1:]
+            differ = (one != other) & (one != IGNORE) & (other != IGNORE)
+            for side in (one, other):
+                borders += np.bincount(side[differ], minlength=IGNORE)[:IGNORE]
+    classes = int(np.flatnonzero(areas).max(initial=-1)) + 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        return tuple(float(t) for t in 2 * areas / borders)
+        return tuple(float(t) for t in 2 * areas[:classes] / borders[:classes])
 
 
-def thinnest(facts: Sequence[CaseFacts]) -> tuple[int, float] | None:
-    """The foreground class whose structures are the thinnest in a usual 2D image, and how thick in pixels.
+class Thinnest(NamedTuple):
+    """The foreground class whose structures are the thinnest in a usual image."""
 
-    None where no label has a border.
-    """
-    found: dict[int, list[float]] = {}
-    for fact in facts:
-        for index, thickness in enumerate(fact.thickness[1:], start=1):
-            if not np.isnan(thickness):
-                found.setdefault(index, []).append(thickness)
-    usual = {index: float(np.median(values)) for index, values in found.items()}
-    index = min(usual, key=lambda index: usual[index], default=None)
-    return None if index is None or np.isinf(usual[index]) else (index, usual[index])
+    index: int
+    thickness: float  # pixels
+    side: int  # pixels to which the short side of a usual image may be shrunk without losing them
+
+
+def thinnest(facts: Sequence[CaseFacts]) -> Thinnest | None:
+    """The class that limits how far images may be shrunk; None where no label has a border."""
+    found = []
+    for index in range(1, max((len(fact.thickness) for fact in facts), default=0)):
+        held = [fact for fact in facts if index < len(fact.thickness) and not np.isnan(fact.thickness[index])]
+        if held:
+            sides = [fact.short_side * min(1.0, THIN / fact.thickness[index]) for fact in held]
+            thickness = float(np.median([fact.thickness[index] for fact in held]))
+            found.append(Thinnest(index, thickness, math.ceil(np.median(sides))))
+    thin = max(found, key=lambda one: one.side, default=None)
+    return None if thin is None or np.isinf(thin.thickness) else thin
 
 
 def least_side(facts: Sequence[CaseFacts]) -> int:
-    """Short side in pixels to which 2D images can be shrunk without losing what is thin."""
-    found = thinnest(facts)
-    if found is None:
-        return 0
-    short = float(np.median([min(fact.shape) for fact in facts]))
-    return int(np.ceil(short * min(1.0, THIN / found[1])))
+    """Pixels to which the short side of a usual image may be shrunk without losing what is thin."""
+    thin = thinnest(facts)
+    return 0 if thin is None else thin.side
+
+
+def planned_dims(facts: Sequence[CaseFacts], divisor: int, across: int) -> int:
+    """2 for images and for volumes of fewer than ``divisor`` slices across an axis, else 3."""
+    slices = [fact.shape[across] for fact in facts]
+    return 2 if len(facts[0].shape) == 2 or np.median(slices) < divisor else 3
 
 
 def content_hash(array: np.ndarray) -> str:
@@ -297,6 +324,7 @@ def make_plan(
     batch: int | None = None,
     intensity: Literal["zscore", "ct"] | None = None,
     slice_axis: Literal[0, 1, 2] | None = None,
+    same_scale: bool = False,
 ) -> Plan:
     """Plan for a data set of which ``facts`` are known; what is given is taken, the rest follows the rules.
 
@@ -307,14 +335,17 @@ def make_plan(
     dims : 2 or 3, optional
         By default 2 for images, 3 for volumes of at least ``divisor`` slices, else 2 (slice by slice).
     side : int, optional
-        Limit of the short side of images without a physical size, in pixels; by default ``PLANAR_SIDE``, or
-        more where what is thin would be lost.
+        Limit of the short side of what a 2D network sees, in pixels; by default ``PLANAR_SIDE``, or more
+        where what is thin would be lost.
     divisor : int
         Patch sizes are multiples of this.
     batch_elements : int
         About how many pixels or voxels fit into a training step.
     spacing, patch, batch, intensity, slice_axis : optional
         As in :class:`Plan`; slices are those of the plane in which most volumes were acquired.
+    same_scale : bool
+        2D images without a physical size have one magnification, as tiles of slides do: all are shrunk alike,
+        and not each to the same short side.
 
     Raises
     ------
@@ -326,8 +357,7 @@ def make_plan(
     shapes = np.array([f.shape for f in facts], dtype=float)
     spacings = np.array([f.spacing for f in facts])
     across = most_common_slice_axis(facts) if slice_axis is None else slice_axis
-    if dims is None:
-        dims = 2 if axes == 2 or np.median(shapes[:, across]) < divisor else 3
+    dims = dims or planned_dims(facts, divisor, across)
     if dims > axes:
         raise DataError("2D images cannot train a 3D network; choose dims 2")
 
@@ -336,15 +366,20 @@ def make_plan(
     if patch is not None and len(patch) != dims:
         raise DataError(f"the network is {dims}D but the chosen patch {patch} has {len(patch)} sizes")
     units = {f.unit for f in facts}
+    seen = [axis for axis in range(axes) if dims == axes or axis != across][-dims:]
     side = side or max(PLANAR_SIDE, least_side(facts))
-    target = spacing or _target_spacing(facts, shapes, spacings, side)
+    target = spacing or _target_spacing(shapes, spacings, seen, side if dims == 2 else None)
+    short = np.median(shapes.min(axis=1))
+    each = None
+    if axes == 2 and units == {"pixel"} and spacing is None and not same_scale:
+        each = round(short if target is None else short / target[0])
     if target is not None and len(units) > 1:
         raise DataError(
             f"the images measure their size in different units ({', '.join(sorted(units))}), so they "
             f"cannot be brought to one spacing; train on one kind at a time"
         )
     sizes = shapes if target is None else shapes * spacings / np.array(target)
-    sizes = sizes[:, [axis for axis in range(axes) if dims == axes or axis != across][-dims:]]
+    sizes = (sizes if each is None else each * shapes / shapes.min(axis=1, keepdims=True))[:, seen]
     window = patch
     if patch is None:
         patch = _patch(np.median(sizes, axis=0), divisor, batch_elements)
@@ -361,6 +396,7 @@ def make_plan(
         class_names=tuple(class_names),
         spacing=target,
         unit=units.pop(),
+        side=each,
         patch=patch,
         window=window or patch,
         batch=batch,
@@ -453,16 +489,20 @@ def require_fit(facts: Sequence[CaseFacts], plan: Plan) -> None:
 
 
 def _target_spacing(
-    facts: Sequence[CaseFacts], shapes: np.ndarray, spacings: np.ndarray, side: int
+    shapes: np.ndarray, spacings: np.ndarray, seen: Sequence[int], side: int | None
 ) -> tuple[float, ...] | None:
-    if shapes.shape[1] == 2 and all(f.unit == "pixel" for f in facts):
-        zoom = float(np.median(shapes.min(axis=1))) / side
-        return (zoom, zoom) if zoom > 1 + SAME_SPACING else None
-    median = np.median(spacings, axis=0)
-    if np.all(np.abs(spacings / median - 1) <= SAME_SPACING):
-        return None
-    coarse = median > COARSE_AXIS * median.min()
-    return tuple(float(s) for s in np.where(coarse, np.percentile(spacings, 10, axis=0), median))
+    """Spacing that suits most cases; along the axes ``seen`` coarse enough that the short side fits."""
+    usual = np.median(spacings, axis=0)
+    target, is_alike = usual.copy(), bool(np.all(np.abs(spacings / usual - 1) <= SAME_SPACING))
+    if not is_alike:
+        coarse = usual > COARSE_AXIS * usual.min()
+        target = np.where(coarse, np.percentile(spacings, 10, axis=0), usual)
+    if side is not None:
+        zoom = float(np.median((shapes * spacings / target)[:, seen].min(axis=1))) / side
+        if zoom > 1 + SAME_SPACING:
+            target[list(seen)] *= zoom
+            is_alike = False
+    return None if is_alike else tuple(float(s) for s in target)
 
 
 def _patch(size: np.ndarray, divisor: int, most: int) -> tuple[int, ...]:

@@ -12,6 +12,9 @@ from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
+UNUSUAL_SIZE = 1.5
+"""An image whose short side is so many times that of a usual training image is told."""
+
 
 def prepare(image: Image, plan: Plan) -> Image:
     """Image as the network sees it: float32 (C, *grid) on the plan's grid, with the grid's geometry.
@@ -69,13 +72,38 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
 
     Raises ``DataError``: as :func:`spacing_for`.
     """
+    factors = [1.0] * len(shape)
+    if plan.side is not None:
+        seen = _seen(shape, geometry, plan)
+        for axis in seen:
+            factors[axis] = plan.side / min(shape[n] for n in seen)
+        return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
     if plan.spacing is None:
         return tuple(shape)
-    factors = [1.0] * len(shape)
     held = spacing_for(geometry, plan)
     for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
         factors[axis] = held[axis] / spacing
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+
+
+def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[str, ...]:
+    """What is done to an image of quite another size than those that the model learned from; else nothing."""
+    if plan.side is None:
+        return ()
+    short = min(shape[axis] for axis in _seen(shape, geometry, plan))
+    usual = plan.side * (plan.spacing[0] if plan.spacing else 1.0)
+    if 1 / UNUSUAL_SIZE <= short / usual <= UNUSUAL_SIZE:
+        return ()
+    return (
+        f"The image's short side has {short} pixels, and about {usual:.0f} where the model learned: the "
+        f"image is brought to that size as a whole. If it shows more or less than those did, cut it",
+    )
+
+
+def _seen(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> list[int]:
+    """Axes of an image that the network sees."""
+    thin = thin_axes(len(shape), plan.dims, cut_axis(plan, geometry))
+    return [axis for axis in range(len(shape)) if axis not in thin]
 
 
 def resampled_axes(plan: Plan, geometry: Geometry) -> list[int]:

@@ -135,7 +135,7 @@ def _write_tensors(folder: Path, checkpoint: Checkpoint, sample: Image | None) -
 def _piece(plan: Plan, sample: Image | None, divisor: int) -> np.ndarray:
     """Middle of an image (C, *spatial) as the package takes it: on the plan's grid, sizes of whole cells."""
     if sample is None:
-        sample, plan = _phantom(plan), plan.model_copy(update={"spacing": None})
+        sample, plan = _phantom(plan), plan.model_copy(update={"spacing": None, "side": None})
     if _can_say_intensity(plan):
         plan = plan.model_copy(update=_AS_IT_IS)
     prepared = prepare(sample, plan)
@@ -276,6 +276,8 @@ def _title(checkpoint: Checkpoint) -> str:
 
 
 def _grid_in_words(plan: Plan) -> str:
+    if plan.side is not None:
+        return f"image resampled to a short side of {plan.side} pixels"
     if plan.spacing is None:
         return "image as it is, not resampled"
     spacing = " x ".join(f"{s:g}" for s in plan.spacing)
@@ -287,7 +289,8 @@ def _grid_in_words(plan: Plan) -> str:
 def _readme(checkpoint: Checkpoint, name: str, description: str, card: str = "") -> str:
     """What a person has to know to use the package, and what no program will do for them."""
     plan = checkpoint.plan
-    resampling = "" if plan.spacing is None else " **Programs that read this package do not do it for you.**"
+    is_resampled = plan.spacing is not None or plan.side is not None
+    resampling = "" if not is_resampled else " **Programs that read this package do not do it for you.**"
     rule = plan.in_words().rpartition("intensity: ")[2]
     if _can_say_intensity(plan):
         rule += ". Programs that read this package apply it."

@@ -70,7 +70,7 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
             f"The model was trained on images of {plan.axes} axes, this one has {axes}: what its gates show "
             f"here is nothing they learned."
         )
-    if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None:
+    if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None and plan.side is None:
         here = "none" if unit == "pixel" else unit
         there = "none" if plan.unit == "pixel" else plan.unit
         found.append(

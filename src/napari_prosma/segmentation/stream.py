@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_prosma.data.fingerprint import HASH_BYTES, Plan
-from napari_prosma.data.preparation import cut_axis, grid_size, normalise
+from napari_prosma.data.preparation import cut_axis, grid_size, normalise, size_in_words
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
@@ -163,9 +163,9 @@ class Prepared:
         self.axis = axis
         self.network_axis = axis if whole else 0
         self.shape, self.size = (_axis_first(sizes, axis) for sizes in (self.image_shape, self._size))
-        self.notices: tuple[str, ...] = ()
+        self.notices = size_in_words(self.image_shape, geometry, plan)
         if array.dtype == np.float16:
-            self.notices = ("The image holds 16-bit floats, three digits; they are computed as 32-bit.",)
+            self.notices += ("The image holds 16-bit floats, three digits; they are computed as 32-bit.",)
         self.statistics = statistics
         self.digest = ""
         self._buffer = np.empty((array.shape[0], 0, *self.size[1:]), np.float32)

@@ -15,11 +15,12 @@ from napari_prosma.data.fingerprint import (
     BATCH_ELEMENTS,
     PLANAR_SIDE,
     SAME_SPACING,
-    THIN,
     CaseFacts,
     Plan,
     least_side,
     make_plan,
+    most_common_slice_axis,
+    planned_dims,
     thinnest,
 )
 from napari_prosma.data.planes import AXES, AXIS_OF, thin_axes
@@ -114,12 +115,18 @@ def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device
     """Networks to choose from: those of the ladder that fit what was asked for, cheapest first."""
     least = least_side(facts)
     side = config.side or max(PLANAR_SIDE, least)
+    across = most_common_slice_axis(facts) if config.slices is None else AXIS_OF[config.slices]
     asked = Rung(config.entry_stride, config.width_per_level, side)
     if config.network != OURS or config.start_from is not None or not config.is_timed:
         return (asked,)
     shrinks = config.plan is None and config.side is None and config.spacing is None
-    shrinks &= all(len(fact.shape) == 2 and fact.unit == "pixel" for fact in facts)
-    ladder = [replace(rung, side=max(rung.side, least) if shrinks else side) for rung in LADDER]
+    divisor = min(config.model_copy(update={"entry": rung.entry}).divisor for rung in LADDER)
+    shrinks &= (config.dims or planned_dims(facts, divisor, across)) == 2
+    if shrinks:  # no further than to what is thin, and a side that shrinks nothing is no other one
+        short = math.ceil(np.median([fact.short_side for fact in facts]))
+        ladder = [replace(rung, side=min(max(rung.side, least), short)) for rung in LADDER]
+    else:
+        ladder = [replace(rung, side=side) for rung in LADDER]
     if config.entry != AUTO:
         ladder = [rung for rung in ladder if rung.entry == config.entry]
     if config.widths != AUTO:
@@ -139,7 +146,7 @@ def _made(
     """Network and plan of a rung, and what a user should know of the plan."""
 
     def planned(built: TrainConfig) -> tuple[ModelSpec, Plan, tuple[str, ...]]:
-        plan, told = _plan_for(built, facts, names, source)
+        plan, told = plan_for(built, facts, names, source)
         return built.model_spec(plan), plan, told
 
     widths = rung.widths
@@ -154,9 +161,10 @@ def _made(
     return planned(config.model_copy(update={**changes, "widths": widths[:-1]}))
 
 
-def _plan_for(
-    config: TrainConfig, facts: Sequence[CaseFacts], names: Sequence[str], source: Checkpoint | None
+def plan_for(
+    config: TrainConfig, facts: Sequence[CaseFacts], names: Sequence[str], source: Checkpoint | None = None
 ) -> tuple[Plan, tuple[str, ...]]:
+    """The plan that was given, or one by the rules and what was asked for; and what a user should know."""
     if config.plan is not None:
         return config.plan, ()
     rules: dict[str, Any] = {
@@ -169,6 +177,7 @@ def _plan_for(
         "batch": config.batch,
         "intensity": config.intensity,
         "slice_axis": None if config.slices is None else AXIS_OF[config.slices],
+        "same_scale": config.modality == "histology",
     }
     if source is None:
         return make_plan(facts, names, **rules), ()
@@ -243,21 +252,20 @@ def class_counts(facts: Sequence[CaseFacts], indices: Sequence[int], classes: in
 
 
 def _about_thin(facts: Sequence[CaseFacts], plan: Plan) -> Iterator[str]:
-    """What 2D images are shrunk to, where a structure is so thin that it matters."""
-    found = thinnest(facts)
-    if found is None or plan.unit != "pixel":
+    """To what images are shrunk for a 2D network, where a structure is so thin that it matters."""
+    thin = thinnest(facts)
+    if thin is None or plan.dims != 2:
         return
-    (index, thickness), least = found, least_side(facts)
-    zoom = 1.0 if plan.spacing is None else plan.spacing[0]
-    side = round(float(np.median([min(fact.shape) for fact in facts])) / zoom)
-    thin = f"Structures of {plan.class_names[index]} are about {thickness:.2g} pixels thick"
-    if zoom > 1 and thickness / zoom < THIN * (1 - SAME_SPACING):
+    grids = [_seen(grid_of(fact, plan), plan) for fact in facts]
+    side = round(float(np.median([min(grid) for grid in grids])))
+    said = f"Structures of {plan.class_names[thin.index]} are about {thin.thickness:.2g} pixels thick"
+    if side < thin.side * (1 - SAME_SPACING):
         yield (
-            f"{thin}, and much of them is lost where images are shrunk to a short side of {side} pixels; a "
-            f"side of {least} keeps them"
+            f"{said}, and much of them is lost where images are shrunk to a short side of {side} pixels; a "
+            f"side of {thin.side} keeps them"
         )
-    elif min(least, side) > PLANAR_SIDE:
-        yield f"{thin}, so images keep a short side of {side} pixels, and a step takes longer"
+    elif min(thin.side, side) > PLANAR_SIDE:
+        yield f"{said}, so images keep a short side of {side} pixels, and a step takes longer"
 
 
 def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> Iterator[str]:

@@ -88,12 +88,13 @@ def adapted_plan(
     rules = {**rules, "dims": old.dims}
     kept: dict[str, Any] = {"axes": old.axes} if old.axes else {}
     notices = []
-    if all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
+    if old.side is not None or all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
         if "patch" not in given:
             rules["patch"] = old.patch
             kept["window"] = old.window
-        if "spacing" not in given and old.spacing is not None:
-            kept |= {"spacing": old.spacing[-axes:], "unit": old.unit}
+        if "spacing" not in given and (old.spacing or old.side):
+            spacing = None if old.spacing is None else old.spacing[-axes:]
+            kept |= {"spacing": spacing, "unit": old.unit, "side": old.side}
     else:
         known = "had no physical size and some of these have one"
         if old.unit != "pixel":

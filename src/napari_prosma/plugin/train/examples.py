@@ -110,11 +110,11 @@ def _pixmap(picture: np.ndarray) -> QPixmap:
 
 def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]:
     yield Started(0, "Reading")
-    from napari_prosma.data.fingerprint import BATCH_ELEMENTS, PLANAR_SIDE, make_plan, read_facts
-    from napari_prosma.data.planes import AXIS_OF
+    from napari_prosma.data.fingerprint import read_facts
     from napari_prosma.model.augment import recipe_of
     from napari_prosma.training.batches import PreparedCases, example_patches
     from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.planning import plan_for
 
     config = TrainConfig.of(**settings)
     opened = data.look()
@@ -123,19 +123,7 @@ def _drawing(settings: dict[str, Any], data: Data, seed: int) -> Iterator[Event]
     for fact in read_facts(cases):
         facts.append(fact)
         yield Progress(len(facts), len(cases), f"Reading {fact.name}")
-    plan = make_plan(
-        facts,
-        opened.class_names,
-        dims=config.dims,
-        side=config.side or PLANAR_SIDE,
-        divisor=config.divisor,
-        batch_elements=BATCH_ELEMENTS,
-        spacing=config.spacing,
-        patch=config.patch,
-        batch=config.batch,
-        intensity=config.intensity,
-        slice_axis=None if config.slices is None else AXIS_OF[config.slices],
-    )
+    plan, _ = plan_for(config, facts, opened.class_names)
     recipe = recipe_of(config.modality, plan)
     images, labels = example_patches(
         PreparedCases(cases, plan), (seed - 1) % len(cases), plan, recipe, seed, COUNT
