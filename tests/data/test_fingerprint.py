@@ -170,7 +170,7 @@ def test_the_thinnest_class_of_a_usual_case_counts() -> None:
     for cases, thickness, side in (([wide, wide, thin], 20, 62), ([thin, thin, wide], 2, 600)):
         found = thinnest(cases)
         assert found is not None
-        assert (found.index, found.side) == (1, side)
+        assert (found.of_class, found.side) == (1, side)
         assert found.thickness == pytest.approx(thickness, rel=0.05)
     assert thinnest([]) is None
 

@@ -21,15 +21,18 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.pace import (
     ENOUGH_STEPS,
+    FEWEST_IMAGES,
     FINER_STEPS,
     LADDER,
     LEAST_BATCH,
     MANY_STEPS,
+    PATCHES_EACH,
     SMALLEST_SIDE,
     VALIDATING,
     Pace,
     Rung,
     enough_seconds,
+    most_patches,
     operations,
     pace_for,
     step_seconds,
@@ -93,6 +96,18 @@ def test_a_step_takes_more_patches_where_there_would_be_too_many_steps() -> None
     assert few.plan.batch == LEAST_BATCH
     assert many.plan.batch == BATCH_LIMITS[1]
     assert many.steps(10**7) >= MANY_STEPS
+
+
+def test_few_patches_are_not_learned_from_in_few_large_batches() -> None:
+    pace = pace_for(10**4, SPEED, LADDER[:1], made, most_patches=6000)
+    assert pace.plan.batch == 4
+    assert pace_for(10**4, SPEED, LADDER[:1], made).plan.batch > 4
+
+
+def test_images_limit_how_many_patches_are_learned_from_and_volumes_do_not() -> None:
+    assert most_patches([(64, 64)] * 5) == 5 * PATCHES_EACH
+    assert most_patches([(64, 64)]) == FEWEST_IMAGES * PATCHES_EACH
+    assert most_patches([(20, 64, 64)]) == float("inf")
 
 
 def test_a_patch_is_cut_where_hardly_a_step_fits_but_never_to_a_crumb() -> None:
@@ -322,6 +337,49 @@ def test_a_run_left_before_its_pace_was_decided_decides_it_when_it_is_resumed(
     assert last.place["steps"] != kept.place["steps"]
     assert last.plan == kept.plan
     assert 0.93 * 60 < last.place["seconds"] < 1.03 * 60
+
+
+@pytest.fixture
+def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_prosma.training.pace.PATCHES_EACH", 20)
+
+
+@pytest.mark.usefixtures("few_patches")
+def test_a_run_on_few_images_ends_before_its_time_and_says_so(
+    by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
+) -> None:
+    ticking()
+    config = by_minutes(10)
+    events = train(config, ultrasound[:5])
+    for event in events:
+        if isinstance(event, Notice) and "From so few images" in event.message:
+            break
+    events.close()  # type: ignore[attr-defined]
+    kept = load_checkpoint(config.run_dir / LAST)
+    ends = 60 * kept.place["minutes"]
+    assert ends < 30
+
+    *_, finished = train(config, ultrasound[:5], resumed=kept)
+    assert isinstance(finished, Finished)
+    last = load_checkpoint(config.run_dir / LAST)
+    assert 0.9 * ends < last.place["seconds"] < 1.05 * ends
+    assert last.place["history"][-1]["learning_rate"] < 0.05 * last.place["rate"]
+
+    longer = config.model_copy(update={"minutes": 2.0})
+    *_, finished = train(longer, ultrasound[:5], resumed=last)
+    assert load_checkpoint(config.run_dir / LAST).place["seconds"] > 0.9 * 120
+
+
+@pytest.mark.usefixtures("few_patches")
+def test_corrections_give_a_run_on_few_images_its_time_back(
+    by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
+) -> None:
+    ticking()
+    config, steering = by_minutes(1.5), Steering()
+    for event in train(config, ultrasound[:5], steering=steering):
+        if isinstance(event, Notice) and "From so few images" in event.message:
+            steering.relabel(ultrasound[0].name)
+    assert load_checkpoint(config.run_dir / LAST).place["seconds"] > 0.9 * 90
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -243,7 +243,7 @@ def _thickness(label: np.ndarray, across: int) -> tuple[float, ...]:
 class Thinnest(NamedTuple):
     """The foreground class whose structures are the thinnest in a usual image."""
 
-    index: int
+    of_class: int
     thickness: float  # pixels
     side: int  # pixels to which the short side of a usual image may be shrunk without losing them
 

@@ -252,4 +252,5 @@ class Loop:
                 self.learner.objective.relabelled(index[name])
                 if self.processes.is_first:
                     self.keeper.folder.set_label_hash(name, content_hash(label))
+                clock.set_minutes(state.config.minutes)  # there is more to learn from
                 yield Notice(f"The labels of '{name}' are learned as they are now")

@@ -7,7 +7,7 @@ network's arithmetic before the first one, and known after a few; these count, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -29,6 +29,9 @@ SMALLEST_SIDE = 32
 MANY_STEPS = 4000
 """Where there would be more, a step takes more patches."""
 LEAST_BATCH, USUAL_BATCH = BATCH_LIMITS[0], 4
+PATCHES_EACH, FEWEST_IMAGES = 1350, 3
+"""A run learns from so many patches of every 2D image at most, and as from so many images at least: five
+images learned from twice as often gave a worse model six times of six, ten gave a better one."""
 TRIED_STEPS = 3
 """So many steps tell what a step costs; the first of them, which is slower, is left out."""
 WRONG = 2.0
@@ -106,6 +109,7 @@ def pace_for(
     made: Callable[[Rung], tuple[ModelSpec, Plan]],
     free_batch: bool = True,
     free_patch: bool = True,
+    most_patches: float = math.inf,
 ) -> Pace:
     """The richest network that makes enough steps in ``seconds``, else the cheapest.
 
@@ -118,6 +122,8 @@ def pace_for(
         A network with the plan for it.
     free_batch, free_patch : bool
         Whether these may change, too.
+    most_patches : float
+        That the run will learn from, whatever time is left.
     """
     pace: Pace | None = None
     for rung in rungs:
@@ -135,7 +141,21 @@ def pace_for(
             break
         plan = pace.plan.model_copy(update={"patch": smaller})
         pace = replace(pace, plan=plan, step=step_seconds(pace.spec, plan, speed))
-    return _with_more_patches(pace, seconds) if free_batch else pace
+    if not free_batch:
+        return pace
+    return _with_more_patches(pace, min(seconds, seconds_for(most_patches, pace.plan.batch, pace.step)))
+
+
+def most_patches(shapes: Sequence[Sequence[int]]) -> float:
+    """Patches that a run learns from at most, by the shapes of its images; of volumes as many as it can."""
+    if any(len(shape) > 2 for shape in shapes):
+        return math.inf
+    return PATCHES_EACH * max(len(shapes), FEWEST_IMAGES)
+
+
+def seconds_for(patches: float, batch: int, step: float) -> float:
+    """Seconds in which so many patches are learned from, validations counted in."""
+    return patches / batch * step / (1 - VALIDATING)
 
 
 def _enough(rung: Rung, cheaper: Rung) -> int:

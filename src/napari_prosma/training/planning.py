@@ -41,6 +41,7 @@ from napari_prosma.training.pace import (
     Pace,
     Rung,
     enough_seconds,
+    most_patches,
     nominal_speed,
     pace_for,
     step_seconds,
@@ -65,6 +66,7 @@ class Pacing:
     again: Callable[[float, float], Pace] | None
     # pace -> seconds: from which on the next network is worth what it costs; None where there is none.
     richer: Callable[[Pace], float | None]
+    most_patches: float
     notices: tuple[str, ...] = ()
 
 
@@ -81,6 +83,7 @@ def pacing_for(
     The plan is the one that was given, that of the model to start from, or one made from the data.
     """
     rungs, names = _rungs(config, facts, device), class_names or _default_names(facts)
+    most = most_patches([fact.shape for fact in facts])
     made: dict[Rung, tuple[ModelSpec, Plan, tuple[str, ...]]] = {}
 
     def make(rung: Rung) -> tuple[ModelSpec, Plan]:
@@ -93,22 +96,22 @@ def pacing_for(
             spec, plan = make(rungs[0])
             return Pace(rungs[0], spec, plan, step_seconds(spec, plan, speed))
         free = config.plan is None
-        return pace_for(
-            seconds, speed, rungs, make, free and config.batch is None, free and config.patch is None
-        )
+        batch, patch = free and config.batch is None, free and config.patch is None
+        return pace_for(seconds, speed, rungs, make, batch, patch, most)
 
     def richer(pace: Pace) -> float | None:
         following = rungs[rungs.index(pace.rung) + 1 :]
         return enough_seconds(pace, following[0], *make(following[0])) if following else None
 
     pace = choose(seconds, nominal_speed(device, torch.get_num_threads()))
-    return Pacing(pace, choose, richer, made[pace.rung][2])
+    return Pacing(pace, choose, richer, most, made[pace.rung][2])
 
 
-def pacing_of(spec: ModelSpec, plan: Plan, device: torch.device) -> Pacing:
+def pacing_of(spec: ModelSpec, plan: Plan, facts: Sequence[CaseFacts], device: torch.device) -> Pacing:
     """That of a run which is resumed before its pace was decided: its network and plan stay."""
     step = step_seconds(spec, plan, nominal_speed(device, torch.get_num_threads()))
-    return Pacing(Pace(Rung(spec.entry, spec.widths), spec, plan, step), None, lambda pace: None)
+    pace = Pace(Rung(spec.entry, spec.widths), spec, plan, step)
+    return Pacing(pace, None, lambda pace: None, most_patches([fact.shape for fact in facts]))
 
 
 def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
@@ -258,7 +261,7 @@ def _about_thin(facts: Sequence[CaseFacts], plan: Plan) -> Iterator[str]:
         return
     grids = [_seen(grid_of(fact, plan), plan) for fact in facts]
     side = round(float(np.median([min(grid) for grid in grids])))
-    said = f"Structures of {plan.class_names[thin.index]} are about {thin.thickness:.2g} pixels thick"
+    said = f"Structures of {plan.class_names[thin.of_class]} are about {thin.thickness:.2g} pixels thick"
     if side < thin.side * (1 - SAME_SPACING):
         yield (
             f"{said}, and much of them is lost where images are shrunk to a short side of {side} pixels; a "

@@ -103,7 +103,7 @@ def train(
             if resumed is not None:
                 plan, spec = resumed.plan, resumed.spec
                 if not resumed.place.get("paced", True):
-                    pacing = pacing_of(spec, plan, processes.device)
+                    pacing = pacing_of(spec, plan, facts, processes.device)
             else:
                 left = math.inf
                 if config.is_timed:

@@ -162,6 +162,11 @@ class Clock:
         self._limit = None if minutes is None else 60 * minutes
 
     @property
+    def minutes(self) -> float | None:
+        """When the run ends, after its begin; None = by its steps alone."""
+        return None if self._limit is None else self._limit / 60
+
+    @property
     def total(self) -> int:
         """Steps, or seconds where the time is limited."""
         return self._steps if self._limit is None else max(1, round(self._limit))

@@ -18,6 +18,7 @@ from napari_prosma.training.pace import (
     WRONG,
     Pace,
     operations,
+    seconds_for,
     validations,
     with_batch,
 )
@@ -73,6 +74,8 @@ class Tempo:
         self._tried = begin.place.get("step", 0) + TRIED_STEPS
         self._is_decided: bool = begin.place.get("paced", bool(begin.place))
         if begin.place:
+            if begin.place.get("asked_minutes") == state.config.minutes:
+                self.clock.set_minutes(begin.place.get("minutes"))
             self.clock.count_on_from(begin.place["seconds"])
             self.clock.learning_began = begin.place.get("learning_began", 0.0)
 
@@ -87,12 +90,14 @@ class Tempo:
             and not OBJECTIVES[config.objective].counts_epochs
         )
 
-    def place(self) -> dict[str, float]:
+    def place(self) -> dict[str, Any]:
         """Its part of ``Checkpoint.place``."""
         return {
             "seconds": self.clock.elapsed(),
             "learning_began": self.clock.learning_began,
             "paced": self._is_decided,
+            "minutes": self.clock.minutes,
+            "asked_minutes": self.state.config.minutes,
         }
 
     def rate(self, step: int, highest: float) -> float:
@@ -200,6 +205,8 @@ class Tempo:
                 self.pacing = replace(self.pacing, pace=other, again=None)
                 self._tried = state.step + TRIED_STEPS  # a step of other size is tried anew
                 return
+        yield from self._long_enough(left, step)
+        (left,) = self.processes.of_first([max(self.clock.left(), 0.0)])
         count = validations(left)
         affordable = VALIDATING * left / count / max(window, NO_TIME)
         state.judged = self._judged(affordable / self.windows.count(self.validation) * len(self.validation))
@@ -210,6 +217,19 @@ class Tempo:
         self.clock.set_steps(state.config.epochs * state.steps)
         self._is_decided = True
         yield Notice(self._in_words(pace, steps, count))
+
+    def _long_enough(self, left: float, step: float) -> Iterator[Event]:
+        """End before the time is over where few images would be learned by heart."""
+        assert self.pacing is not None
+        enough = seconds_for(self.pacing.most_patches, self.state.plan.batch, step)
+        if enough >= left:
+            return
+        minutes = (self.clock.elapsed() + enough) / 60
+        self.clock.set_minutes(minutes)
+        yield Notice(
+            f"From so few images a longer run learns what is particular to them: this one ends after about "
+            f"{_duration(60 * minutes)}. More annotated images make it better"
+        )
 
     def _in_words(self, pace: Pace, steps: int, count: int) -> str:
         assert self.pacing is not None
