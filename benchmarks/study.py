@@ -250,7 +250,39 @@ def look_at(
             if kind.parts and other is not None:
                 alike = finished(sanity_check(checkpoint, image, seeds=(0,), other=other, **about))
                 rows["seeds"] += alike.rows
-    return {"run": run["run"], "arm": run["arm"], "seed": run["seed"], "cases": chosen, "rows": rows}
+    return {
+        "run": run["run"],
+        "arm": run["arm"],
+        "seed": run["seed"],
+        "cases": chosen,
+        "rows": in_short(rows),
+    }
+
+
+def in_short(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What the page needs: the mean over each deletion curve, and Dice under noise once an image."""
+    curves: dict[tuple[str, int, str], list[float]] = {}
+    for row in rows["deletion"]:
+        curves.setdefault((row["image"], row["skip"], row["order"]), []).append(row["dice"])
+    return {
+        "measures": [{k: row[k] for k in ("image", "skip", "selectivity")} for row in rows["measures"]],
+        "means": [
+            {k: row[k] for k in ("image", "skip", "part", "worth") if k in row} for row in rows["means"]
+        ],
+        "noise": [
+            dict(one)
+            for one in dict.fromkeys(
+                tuple((k, row[k]) for k in ("image", "strength", "dice")) for row in rows["noise"]
+            )
+        ],
+        "deletion": [
+            {"image": image, "skip": skip, "order": order, "dice": float(np.mean(dice))}
+            for (image, skip, order), dice in curves.items()
+        ],
+        "seeds": [
+            {k: row[k] for k in ("image", "skip", "randomised", "correlation")} for row in rows["seeds"]
+        ],
+    }
 
 
 # ---- the command ------------------------------------------------------------------------------------------
