@@ -248,9 +248,8 @@ SAID = [
         findings.telling_apart_in_errors,
         {"psi_auc_in_errors": (0.2, 0.2)},
         12,
-        r"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): in m with "
-        r"the error at "
-        r"skip 1 (0.20), skip 2 (0.20).",
+        r"Among the positions where the model confuses structure and background psi sides (AUC; 0.5 = "
+        r"neither): in m with the error at skip 1 (0.20), skip 2 (0.20).",
     ),
     (findings.telling_apart_in_errors, {}, 12, ""),
     (
@@ -354,6 +353,16 @@ def test_a_coarse_skip_with_few_errors_takes_no_cases_from_the_others(
     for case in found.cases[few:]:
         del case.models["m"].skips[2].measures["psi_auc_in_errors"]
     assert findings.telling_apart_in_errors(found).endswith(f"in m {said}")
+
+
+def test_a_model_without_gates_is_told_as_that(make_checkpoint: Make) -> None:
+    """Not as one whose gate lacks a part."""
+    found = replace(inspected(make_checkpoint, 2), checkpoints={"m": make_checkpoint("none")})
+    told = [
+        say(found)
+        for say in (findings.zeros_in_z, findings.mask_level, findings.without_evidence, findings.channels)
+    ]
+    assert all(text.startswith("M has no gates") for text in told), told
 
 
 def test_a_channel_is_dead_or_open_only_if_it_is_so_in_every_case(make_checkpoint: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,8 +62,17 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "label",
         {},
         f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
-        "average. Among the positions where the model is wrong, psi ranks the structure above the rest with "
-        "an AUC of 0.31 (0.5 = chance).",
+        "average. Among the positions where the model confuses the structure with the rest, psi ranks the "
+        "former above the latter with an AUC of 0.31 (0.5 = chance).",
+    ),
+    (
+        "an AUC of a few positions",
+        replace(skip(psi_auc_in_errors=0.0), inside=MAP > 0, wrong=MAP > 0),
+        "label",
+        {},
+        f"Skip 1 (full detail): 0.0% {SELECTS} There is no structure to compare psi with. Among the 16 "
+        "positions (16 missed, 0 added), too few to tell, where the model confuses the structure with the "
+        "rest, psi ranks the former above the latter with an AUC of 0.00 (0.5 = chance).",
     ),
     (
         "a prediction is",
@@ -114,6 +124,11 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         f"probabilities move by less than 0.001. {ALONE}",
     ),
 ]
+
+
+def test_several_classes_are_one_foreground_here() -> None:
+    said = skip_in_words(skip(relative_energy_inside=2.0), "label", {}, classes=2)
+    assert "Inside the 2 structures together (label) psi passes 2.0 x" in said
 
 
 @pytest.mark.parametrize(

@@ -483,10 +483,9 @@ def _no_gates(window: Window, model: str = "The model") -> Iterator[Event]:
 
 def _require(there: object, window: Window, lacking: str) -> None:
     if not there:
-        raise ConfigError(
-            f"the gates of this model ({window.checkpoint.spec.gate}) have {lacking}; choose a model with "
-            f"another gate, such as prosma"
-        )
+        gate = window.checkpoint.spec.gate
+        has = f"the gates of this model ({gate}) have" if GATES[gate].parts else "this model has no gates, so"
+        raise ConfigError(f"{has} {lacking}; choose a model with another gate, such as prosma")
 
 
 def _scores(window: Window, probabilities: np.ndarray, base: np.ndarray) -> Row:

@@ -62,7 +62,7 @@ def zeros_in_z(found: DataSetInspection) -> str:
         if spreads:
             said.append(f"in {model} {_range(spreads, in_percent)} of the entries of z are exactly zero")
         else:
-            said.append(f"the gate of {model} has no threshold, so nothing in it is exactly zero")
+            said.append(f"{_lacking(found, model, 'no threshold')}, so nothing in it is exactly zero")
     return f"{_sentence(said)} This says how sparse z is, not how much of a skip is cut."
 
 
@@ -71,7 +71,7 @@ def without_evidence(found: DataSetInspection) -> str:
     model = found.model
     spreads = _spreads(found, model, "floor_pixel_fraction")
     if not spreads:
-        return f"The gate of {model} has no threshold, so no position is without evidence."
+        return _sentence([f"{_lacking(found, model, 'no threshold')}, so no position is without evidence"])
     floors = {level: found.spread(model, level, "gate_floor") for level in spreads}
     floor = _range({k: s for k, s in floors.items() if s is not None}, "{:.2f}".format)
     kind = GATES[found.checkpoints[model].spec.gate]
@@ -89,7 +89,7 @@ def mask_level(found: DataSetInspection) -> str:
     for model in found.checkpoints:
         means, widths = _spreads(found, model, "psi_mean"), _spreads(found, model, "psi_std")
         if not means:
-            said.append(f"the gate of {model} has no spatial mask")
+            said.append(_lacking(found, model, "no spatial mask"))
             continue
         flat = [level for level, spread in widths.items() if spread.mean < LITTLE]
         words = f"in {model} psi is {_range(means, '{:.2f}'.format)} on average"
@@ -110,7 +110,10 @@ def telling_apart_in_errors(found: DataSetInspection) -> str:
     said = _sides(found, "psi_auc_in_errors", "with the label", "with the error")
     if not said:
         return ""
-    return f"Among the positions where the model is wrong psi sides (AUC; 0.5 = neither): {said}."
+    return (
+        f"Among the positions where the model confuses structure and background psi sides (AUC; 0.5 = "
+        f"neither): {said}."
+    )
 
 
 def _sides(found: DataSetInspection, auc: str, above: str, below: str) -> str:
@@ -150,7 +153,8 @@ def channels(found: DataSetInspection) -> str:
             dead += int((zeros == 1).all(axis=0).sum())
             always += int((zeros == 0).all(axis=0).sum())
     if not number:
-        return f"The gate of {found.model} has no threshold, so no latent channel can be dead."
+        lacking = _lacking(found, found.model, "no threshold")
+        return _sentence([f"{lacking}, so no latent channel can be dead"])
     return (
         f"{number} latent channels of {found.model} over {len(found.cases)} cases: {dead} zero everywhere in "
         f"all of them (dead), {always} zero nowhere in any (always open)."
@@ -255,6 +259,12 @@ def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: 
         for what, levels in groups.items()
         if levels
     )
+
+
+def _lacking(found: DataSetInspection, model: str, what: str) -> str:
+    """Such as ``the gate of twin has no threshold``, or that the model has no gates at all."""
+    has_gates = GATES[found.checkpoints[model].spec.gate].parts > 0
+    return f"the gate of {model} has {what}" if has_gates else f"{model} has no gates"
 
 
 def _of_its_own(found: DataSetInspection) -> str:

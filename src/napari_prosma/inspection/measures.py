@@ -201,8 +201,8 @@ MEASURES: dict[str, Measure] = {
     "psi_auc_in_errors": Measure(
         "AUC of psi among errors",
         _auc_in_errors,
-        "The same among the positions where the model is wrong, where it cannot just repeat the prediction; "
-        "needs a label",
+        "The same among the positions where the model confuses structure and background, where it cannot "
+        "just repeat the prediction; needs a label",
         neutral=lambda kind: 0.5,
         needs_reference=True,
     ),

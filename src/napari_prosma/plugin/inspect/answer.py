@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
 
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect.looking import Looked
-from napari_prosma.plugin.inspect.words import skip_in_words, worth_in_words
+from napari_prosma.plugin.inspect.words import sentence_of, worth_in_words
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class Answer(QWidget):
         row = self.table.currentRow()
         if self._looked is None or not 0 <= row < len(self.levels):
             return
-        level, record = self.levels[row], self._looked.record
-        self.sentence.tell(skip_in_words(record.skips[level], record.reference, self._looked.tried[level]))
+        self.sentence.tell(sentence_of(self._looked, self.levels[row]))
 
 
 def level_text(skip: SkipRecord, measure: str) -> str:

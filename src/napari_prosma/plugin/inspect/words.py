@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.inspect.looking import Looked, Tried
 
 
+FEW_ERRORS = 10
+"""Positions of either kind below which an AUC is a matter of luck: its spread is then about .1 or more."""
+
+
 def level_in_words(factor: int) -> str:
     """``full detail`` for the finest skip, else how much coarser its grid is."""
     return "full detail" if factor == 1 else f"{factor} x coarser"
@@ -36,16 +40,24 @@ def small_in_words(value: float) -> str:
     return "less than 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) -> str:
+def sentence_of(looked: Looked, level: int) -> str:
+    """What is said of a skip that was looked at."""
+    record = looked.record
+    classes = len(record.segmentation.class_names) - 1
+    return skip_in_words(record.skips[level], record.reference, looked.tried[level], classes)
+
+
+def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], classes: int = 1) -> str:
     """How much a skip selects, where, and what that is worth: one sentence each."""
     measures = skip.measures
+    structure = "the structure" if classes <= 1 else f"the {classes} structures together"
     sentences = [
         f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what reaches "
         "the decoder is selected (selectivity); a constant per channel explains the rest."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
-        sentences.append(f"Inside the structure ({reference}) psi passes {_relative_in_words(inside)}.")
+        sentences.append(f"Inside {structure} ({reference}) psi passes {_relative_in_words(inside)}.")
         if reference == "prediction":
             sentences.append(
                 "That is the model's own prediction, which psi contributes to, so it is no evidence."
@@ -55,8 +67,8 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried]) 
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
-            "Among the positions where the model is wrong, psi ranks the structure above the rest with an "
-            f"AUC of {errors:.2f} (0.5 = chance)."
+            f"Among {_errors_in_words(skip)} where the model confuses {structure} with the rest, psi ranks "
+            f"the former above the latter with an AUC of {errors:.2f} (0.5 = chance)."
         )
     if "z_zero_fraction" in measures:
         sentences.append(
@@ -70,10 +82,7 @@ def numbers_of(looked: Looked) -> dict[str, Any]:
     """What the sentences say of every skip, and the numbers of what was tried, for the JSON."""
     record = looked.record
     return {
-        "sentences": {
-            str(level): skip_in_words(skip, record.reference, looked.tried[level])
-            for level, skip in record.skips.items()
-        },
+        "sentences": {str(level): sentence_of(looked, level) for level in record.skips},
         "tried": {
             str(level): {
                 what: {
@@ -156,6 +165,15 @@ def _relative_in_words(ratio: float) -> str:
     if round(ratio, 2) == 1:
         return "as much as on average"
     return f"{in_digits(ratio)} x {'as much as' if ratio > 1 else 'what it passes'} on average"
+
+
+def _errors_in_words(skip: SkipRecord) -> str:
+    """The positions of an AUC among errors, counted: of a few it says little."""
+    if skip.wrong is None or skip.inside is None:
+        return "the positions"
+    missed, added = int((skip.wrong & skip.inside).sum()), int((skip.wrong & ~skip.inside).sum())
+    few = ", too few to tell," if min(missed, added) < FEW_ERRORS else ""
+    return f"the {missed + added} positions ({missed} missed, {added} added){few}"
 
 
 _AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
