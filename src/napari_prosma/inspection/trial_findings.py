@@ -122,7 +122,7 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     verdict = (
         f" Faithful at skip{'s' * (len(faithful) > 1)} {', '.join(map(str, sorted(faithful)))}."
         if faithful
-        else " At no skip is it faithful beyond what needs no gate."
+        else " At no skip is it shown to be faithful beyond what needs no gate."
     )
     return f"{text}{'; '.join(parts)}.{verdict}"
 
@@ -227,8 +227,8 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
 def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     """What is left of Dice over all strengths of the noise, model by model.
 
-    Models are compared by the share that each keeps of its own Dice without noise: who finds little has
-    little to lose.
+    Models are compared by the share that each keeps of its own Dice without noise, as who finds little has
+    little to lose, and by the Dice that is left.
     """
     score = _score(rows)
     rows = _complete(rows, score, "model", "kind", "strength", "skip")
@@ -237,6 +237,7 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     kinds = ", ".join(map(str, _values(rows, "kind")))
     strongest = max(float(row["strength"]) for row in rows)
     kept: dict[str, dict[str, float]] = {}
+    under: dict[str, dict[str, float]] = {}
     said = []
     for model in _values(rows, "model"):
         own = [row for row in rows if row["model"] == model]
@@ -244,40 +245,57 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
             image: _area([row for row in own if row["image"] == image], score)
             for image in _values(own, "image")
         }
-        clean, area = (by_unit({image: both[n] for image, both in areas.items()}, units) for n in (0, 1))
-        start, left = np.mean([*clean.values()]), np.mean([*area.values()])
+        clean, under[model] = (
+            by_unit({image: both[n] for image, both in areas.items()}, units) for n in (0, 1)
+        )
+        start, left = np.mean([*clean.values()]), np.mean([*under[model].values()])
         if start > 0:
-            kept[model] = _shares(area, clean)
+            kept[model] = _shares(under[model], clean)
         share = f" ({100 * left / start:.0f} %)" if start > 0 else ""
         said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
     text = (
         f"{_window_in_words(rows)}Mean of {_SCORES[score]} over {kinds} noise of strength 0 to "
         f"{strongest:g}, of that without noise: {', '.join(said)}."
     )
-    what = "Dice" if score == "dice" else "result"
     if score == "agreement":
         text += " Without a label that is how far the result moves, not how good it stays."
-    first, *others = _values(rows, "model")
+    first, *others = under
     if not others:
         return text
-    if lacking := [model for model in (first, *others) if model not in kept]:
-        text += f" {' and '.join(lacking)} found nothing without noise and cannot be compared."
+    # The share alone would call robust who marks everything, the Dice alone who finds little in any image.
+    compared = {"share": kept, "dice": under if score == "dice" else {}}
     differences = {
-        other: {unit: kept[first][unit] - kept[other][unit] for unit in kept[first] if unit in kept[other]}
+        (other, how): {unit: held[first][unit] - held[other][unit] for unit in held[first]}
         for other in others
-        if first in kept and other in kept
+        for how, held in compared.items()
+        if first in held and other in held
     }
     intervals = simultaneous(_aligned(differences)) if differences else {}
-    for other, each in intervals.items():
-        if not each.is_known:
-            return f"{text} {_too_few(each.units)}"
-        if each.is_above or each.is_below:
-            size = "larger" if each.is_above else "smaller"
-            text += f" {first} keeps a {size} share of its own {what} than {other}"
-        else:
-            text += f" Whether {first} or {other} keeps a larger share of its own {what} is not shown"
-        text += f" ({each.in_words()}), with these two trainings."
-    return text
+    if any(not each.is_known for each in intervals.values()):
+        return f"{text} {_too_few(next(iter(intervals.values())).units)}"
+    return text + "".join(
+        _noise_in_words(first, other, score, intervals.get((other, "share")), intervals.get((other, "dice")))
+        for other in others
+    )
+
+
+def _noise_in_words(first: str, other: str, score: str, share: Interval | None, dice: Interval | None) -> str:
+    """What two models keep under noise: shares of their own, and with a label the Dice itself."""
+    what = "Dice" if score == "dice" else "result"
+    if share is None:
+        said = f"{first} or {other} found nothing without noise, so no shares are compared"
+    elif share.is_above or share.is_below:
+        size = "larger" if share.is_above else "smaller"
+        said = f"{first} keeps a {size} share of its own {what} than {other} ({share.in_words()})"
+    else:
+        said = (
+            f"Whether {first} or {other} keeps a larger share of its own {what} is not shown "
+            f"({share.in_words()})"
+        )
+    if dice is not None:
+        side = "higher" if dice.is_above else "lower" if dice.is_below else "not told apart"
+        said += f"; the Dice of {first} under the noise is {side} ({dice.in_words()})"
+    return f" {said}, with these two trainings."
 
 
 TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
