@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from clinic_files import KINDS, identity, judged, pixels, save_kind, save_patients, save_stack
+from clinic_files import (
+    KINDS,
+    identity,
+    judged,
+    pixels,
+    save_kind,
+    save_patients,
+    save_stack,
+    save_ultrasound,
+)
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.sr.codedict import codes
@@ -251,6 +260,31 @@ def test_contours_that_are_none_are_told_and_the_rest_is_used(tmp_path: Path) ->
     assert "'tumour' in 'a.rtstruct.dcm' has no contours" in said
     with pytest.raises(DataError, match="no closed contour on a slice of its series"):
         read_label([one], series, {"marker": 1})
+
+
+def test_contours_of_nobody_and_beside_the_images_are_told(tmp_path: Path) -> None:
+    _, series = image_at(save_stack(tmp_path / "series", np.zeros((5, 12, 10), np.uint16)))
+    far = square(3) + np.array((500, 0, 0))
+    broken = square(3) * ((1e300, 1, 1), *((1, 1, 1),) * 3)
+    closed = [("CLOSED_PLANAR", one) for one in (square(3), far, broken)]
+    path = save_contours(tmp_path / "a.rtstruct.dcm", series, {"liver": closed, "spleen": closed[:1]})
+    change(path, lambda data: data.ROIContourSequence[1].pop("ReferencedROINumber"))
+    found, notices = read_label([describe(path)], series, {"liver": 1, "spleen": 2})
+    assert set(np.unique(found)) == {0, 1}
+    said = " | ".join(notices)
+    assert "1 contours beside the images of 'liver'" in said
+    assert "1 open or damaged contours of 'liver'" in said
+    assert "do not say whose they are" in said
+
+
+def test_a_seg_over_one_view_of_a_series_is_that_of_this_view(tmp_path: Path) -> None:
+    for n in range(3):
+        save_ultrasound(tmp_path / f"{n}.dcm", pixels()[n], SeriesInstanceUID="1.2.55", InstanceNumber=n)
+    image, series = image_at(tmp_path / "1.dcm")
+    write_dicom(tmp_path / "a.seg.dcm", np.ones(image.array.shape[1:], np.uint8), series, ("background", "x"))
+    data = find_cases(tmp_path)
+    assert [str(case.files[0].name) for case in data.cases] == ["1.dcm"]
+    assert not any("refers to 3" in notice for notice in data.notices)
 
 
 def test_contours_between_slices_stand_for_the_slices_beside_them(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ _THICKEST = 10.0
 """mm: contours farther apart were not drawn on neighbouring slices of any scan."""
 _INSIDE = 0.5
 """Between a mask's 0 and 1: contours run half-way between the centres of two pixels."""
+_FARTHEST = 1e6
+"""Coordinates in mm beyond this are damaged; NaN is, too."""
 _CONTOUR_DATA = 0x30060050
 _SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
@@ -45,9 +47,9 @@ def regions(data: Dataset) -> Iterator[tuple[Dataset, tuple[int, int, int] | Non
     """The regions of interest of an RTSTRUCT, with their colours."""
     colours = {}
     for item in data.get("ROIContourSequence") or ():
-        colour = item.get("ROIDisplayColor")
-        if colour and len(colour) == 3:
-            colours[int(item.ReferencedROINumber)] = (int(colour[0]), int(colour[1]), int(colour[2]))
+        number, colour = item.get("ReferencedROINumber"), item.get("ROIDisplayColor")
+        if number is not None and colour and len(colour) == 3:
+            colours[int(number)] = (int(colour[0]), int(colour[1]), int(colour[2]))
     for item in data.get("StructureSetROISequence") or ():
         yield item, colours.get(int(item.ROINumber))
 
@@ -100,7 +102,10 @@ def masks(
     kinds: Counter[str] = Counter()
     without = set(titles)
     for region in data.get("ROIContourSequence") or ():
-        number = int(region.get("ReferencedROINumber") or -1)
+        if region.get("ReferencedROINumber") is None:
+            notices.append(f"contours in '{path.name}' that do not say whose they are are left out")
+            continue
+        number = int(region.ReferencedROINumber)
         if number not in titles:
             continue
         levels, left, off = _levels(region, source)
@@ -149,14 +154,20 @@ class _Level:
 
     def mask(self, place: int, source: Source, shape: tuple[int, ...]) -> np.ndarray:
         """What the contours enclose, straight across to the elements of a slice."""
-        rows, columns, _ = source.directions
-        flat = []
-        for points in self.contours:
-            apart = points - source.origins[place]
-            flat.append(
-                np.column_stack([apart @ columns / source.spacing[0], apart @ rows / source.spacing[1]])
-            )
-        return _filled(flat, shape)
+        return _filled([_on_plane(points, place, source) for points in self.contours], shape)
+
+
+def _on_plane(points: np.ndarray, place: int, source: Source) -> np.ndarray:
+    """Row and column, in elements, of points in mm straight across to a slice."""
+    rows, columns, _ = source.directions
+    apart = points - source.origins[place]
+    return np.column_stack([apart @ columns / source.spacing[0], apart @ rows / source.spacing[1]])
+
+
+def _meets(points: np.ndarray, place: int, source: Source) -> bool:
+    """Whether what points enclose could lie on the elements of a slice."""
+    flat, shape = _on_plane(points, place, source), np.array(source.series.stored_shape[1:])
+    return bool(np.all(flat.max(axis=0) > -_INSIDE) and np.all(flat.min(axis=0) < shape - _INSIDE))
 
 
 def _levels(region: Dataset, source: Source) -> tuple[list[_Level], Counter[str], int]:
@@ -169,14 +180,17 @@ def _levels(region: Dataset, source: Source) -> tuple[list[_Level], Counter[str]
     for contour in region.get("ContourSequence") or ():
         kind = str(contour.get("ContourGeometricType", "")) or "untyped"
         numbers = _numbers(contour)
-        if kind not in _CLOSED or len(numbers) < 9 or len(numbers) % 3 or not np.isfinite(numbers).all():
+        is_whole = len(numbers) >= 9 and not len(numbers) % 3 and np.abs(numbers).max() < _FARTHEST
+        if kind not in _CLOSED or not is_whole:
             left["points" if kind == "POINT" else "open or damaged contours"] += 1
             continue
         points = numbers.reshape(-1, 3)
         heights = points @ normal
         nearest = int(np.abs(slices - heights.mean()).argmin())
         most = _BETWEEN * source.slice_distance
-        if np.abs(heights - slices[nearest]).max() <= most:
+        if not _meets(points, nearest, source):
+            left["contours beside the images"] += 1
+        elif np.abs(heights - slices[nearest]).max() <= most:
             level = on_slice.setdefault(nearest, _Level(float(slices[nearest]), nearest))
             level.contours.append(points)
         elif np.abs(heights - heights.mean()).max() > most:

@@ -63,6 +63,10 @@ class LabelObject:
         """Whether it refers to a series, or to images of it."""
         if series.uid and series.uid in self.series:
             return True
+        return self.names_images_of(series)
+
+    def names_images_of(self, series: Series) -> bool:
+        """Whether it refers to single images of a series."""
         return any(frame.instance in self.instances for frame in series.frames if frame and frame.instance)
 
 

@@ -88,11 +88,12 @@ def studies_in(folder: Path, objects: Iterable[Path] | None = None) -> Studies:
         try:
             one = guarded(path, dicom_labels.describe)
             of_series[_series_of(one, series)].append(one)
-            referred = sum(one.is_of(s) for s in series)
-            if referred > 1:
+            referred = [s for s in series if one.is_of(s)]
+            referred = [s for s in referred if one.names_images_of(s)] or referred
+            if len(referred) > 1:
                 notices.append(
-                    f"'{path.name}' refers to {referred} series; it labels the one of which it names most "
-                    "images"
+                    f"'{path.name}' refers to {len(referred)} series; it labels the one of which it names "
+                    "most images"
                 )
         except DataError as error:
             notices.append(str(error))
