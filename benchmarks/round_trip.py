@@ -5,7 +5,9 @@
 For each folder a small network is trained for one epoch; every image is segmented and its labels are
 written in the image's own format, those of DICOM as NIfTI. Without labels, what is brighter than the mean is
 one. SimpleITK then reads both files: the physical coordinates of all corner voxels must be equal to the last
-bit, those of DICOM to a thousandth of a mm (for pictures: the size). Prints a line per 20 cases and a row
+bit, those of DICOM to a thousandth of a mm (for pictures: the size). Over a DICOM series the labels are also
+written as SEG and RTSTRUCT and read back voxel for voxel, the SEG by highdicom too, and dciodvfy must find
+no error in them where it is installed. Prints a line per 20 cases and a row
 per folder; exit status 1 if any case fails. The file of results is kept up to date: what it holds is not
 done again.
 """
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,9 +32,12 @@ import SimpleITK as sitk
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
+from napari_prosma.data.formats.dicom import Series
+from napari_prosma.data.formats.dicom_labels import describe
+from napari_prosma.data.formats.dicom_labels import read_label as read_objects
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.readers import read_label
-from napari_prosma.data.writers import write_labels
+from napari_prosma.data.writers import write_dicom, write_labels
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import EpochEnd, Finished
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
@@ -128,7 +135,41 @@ def _one(case: Case, checkpoint: Checkpoint | None, scratch: Path) -> str:
     )
     if volume and np.abs(ours - theirs).max() > (_SERIES_AGREE if is_series else 0):
         return f"lies at {ours.tolist()} instead of {theirs.tolist()}"
+    return _objects(image.series, labels, scratch) if image.series is not None else ""
+
+
+def _objects(series: Series, labels: np.ndarray, scratch: Path) -> str:
+    """What is wrong with the labels as objects in DICOM."""
+    names = ("background", *(f"structure {k}" for k in range(1, int(labels.max()) + 1)))
+    for suffix in (".seg.dcm", ".rtstruct.dcm"):
+        path = scratch / f"labels{suffix}"
+        path.unlink(missing_ok=True)
+        write_dicom(path, labels, series, names)
+        back, _ = read_objects([describe(path)], series, {name: k for k, name in enumerate(names) if k})
+        if not np.array_equal(back, labels):
+            return f"{suffix} read back differs in {np.count_nonzero(back != labels)} voxels"
+        if suffix == ".seg.dcm" and (said := _unlike_highdicom(path, series, labels)):
+            return said
+        if shutil.which("dciodvfy") is not None:
+            done = subprocess.run(["dciodvfy", str(path)], capture_output=True, check=False)
+            errors = [line for line in done.stderr.decode(errors="replace").splitlines() if "Error" in line]
+            if errors:
+                return f"{suffix}: {errors[0]}"
     return ""
+
+
+def _unlike_highdicom(path: Path, series: Series, labels: np.ndarray) -> str:
+    """Where highdicom finds another label than ours at the same place in the patient."""
+    import highdicom
+
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=True)
+    assert series.geometry.source is not None
+    to_lps = np.diag((-1.0, -1.0, 1.0, 1.0)) @ series.geometry.source.array_affine(labels.shape)
+    there = np.indices(volume.spatial_shape).reshape(3, -1)
+    world = volume.affine @ np.vstack([there, np.ones(there.shape[1])])
+    at = (np.linalg.inv(to_lps) @ world)[:3].round().astype(int)
+    differ = np.count_nonzero(labels[tuple(at)] != volume.array.reshape(-1))
+    return f"highdicom finds {differ} voxels of the SEG otherwise" if differ else ""
 
 
 def _series(folder: Path) -> sitk.Image:

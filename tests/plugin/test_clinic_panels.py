@@ -9,11 +9,13 @@ import napari
 import numpy as np
 import pydicom
 import pytest
-from clinic_files import SECRET, pixels, save_patients, save_stack
+from clinic_files import SECRET, judged, pixels, save_patients, save_stack
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QApplication, QDialogButtonBox, QFileDialog, QLabel
 
+from napari_prosma.data.formats.dicom_labels import describe
+from napari_prosma.data.formats.dicom_labels import read_label as read_objects
 from napari_prosma.data.readers import read_label
 from napari_prosma.data.writers import write_labels
 from napari_prosma.geometry import Geometry
@@ -22,7 +24,7 @@ from napari_prosma.plugin.contributions.series_chooser import SeriesChooser
 from napari_prosma.plugin.contributions.writer import write_labels_layer
 from napari_prosma.plugin.segment.dicom_box import AS_DICOM, AS_NIFTI, DicomBox
 from napari_prosma.plugin.segment.panel import SegmentPanel
-from napari_prosma.plugin.shared.layers import add_layer
+from napari_prosma.plugin.shared.layers import SERIES, add_layer
 from napari_prosma.plugin.train.panel import TrainPanel
 
 pytest.importorskip("highdicom")
@@ -201,8 +203,16 @@ def test_of_many_series_those_that_are_ticked_are_opened(viewer: napari.Viewer, 
     assert not any(SECRET in cell for row in seen for cell in row)
 
 
-def test_contours_are_learned_from_in_the_panel(
-    panel: TrainPanel, qtbot: QtBot, press: Press, finish: Callable[..., None], home: Path, tmp_path: Path
+def test_contours_are_learned_from_in_the_panel_and_go_back_as_an_object(
+    panel: TrainPanel,
+    open_panel: Callable[[str], SegmentPanel],
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Callable[..., None],
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     save_patients(tmp_path / "pacs", ".rtstruct.dcm", 6, (4, 32, 32))
     panel.source.folder.line.setText(str(tmp_path / "pacs"))
@@ -216,4 +226,24 @@ def test_contours_are_learned_from_in_the_panel(
     assert not table.overlap.isHidden()
     press(panel.start_button)
     finish(panel)
-    assert list(home.rglob("best.safetensors")), panel.status.plain_text()
+    (model,) = home.rglob("best.safetensors")
+
+    (layer,) = read_layers(str(tmp_path / "pacs" / "p3" / "ct"))
+    image = add_layer(viewer, layer)
+    segment = open_panel("Segment")
+    segment.model.set_path(model)
+    qtbot.waitUntil(lambda: not segment.model.is_reading, timeout=SOON)
+    press(segment.start_button)
+    finish(segment)
+    assert segment.result is not None
+    labels = segment.result.labels
+    labels.data_setitem(np.nonzero(np.ones_like(labels.data)), 0)
+    labels.data_setitem((np.full(9, 1), *np.nonzero(np.ones((3, 3)))), 2)
+    choose_file(monkeypatch, tmp_path / "back.seg.dcm", "")
+    answer(AS_DICOM)
+    press(segment.save_button)
+    finish(segment)
+    assert judged(tmp_path / "back.seg.dcm") == []
+    one, series = describe(tmp_path / "back.seg.dcm"), image.metadata[SERIES]
+    back, _ = read_objects([one], series, {"liver": 1, "tumour": 2})
+    assert np.array_equal(back, labels.data)
