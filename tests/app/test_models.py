@@ -84,7 +84,7 @@ def newer(written: bytes) -> bytes:
     [
         (newer, "newer version"),
         (lambda written: written[:40], "cut short"),
-        (lambda _: b"", "cut short"),
+        (lambda _: b"", "cut short (it is empty)"),
         (lambda written: written[:-1000], "cut short"),
         (lambda written: written.replace(b"class_names", b"class_namez"), "damaged"),
         (lambda written: written.replace(b"prosma", b"other_"), "no ProSMA checkpoint"),

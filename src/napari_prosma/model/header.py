@@ -109,6 +109,8 @@ def require_no_longer(path: Path) -> None:
 
 def _whole_header(path: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and where its last tensor ends."""
+    if path.stat().st_size <= LENGTH:
+        raise DataError("it is empty")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH), "little")
         if length > min(_LONGEST_HEADER, path.stat().st_size):
