@@ -12,10 +12,12 @@ import PIL.Image
 import pytest
 from dicom_files import save_slice
 
+from napari_prosma.data.formats import ome_zarr
 from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
 from napari_prosma.data.readers import read_label
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
 Save = Callable[..., Path]
 
@@ -212,6 +214,22 @@ def test_a_label_that_lies_elsewhere_names_both_files(decathlon: Path, save_volu
     save_volume("labelsTr/two.nii.gz", np.zeros((4, 5, 6), np.uint8), moved)
     with pytest.raises(DataError, match=r"labelsTr/two.*1 mm away.*imagesTr/two.*affines"):
         find_cases(decathlon).cases[1].read_label()  # type: ignore[misc]
+
+
+def test_labels_in_an_ome_zarr_of_their_own_begin_where_their_image_does(tmp_path: Path) -> None:
+    def placed(*origin: float) -> Geometry:
+        return Geometry((1.0, 0.5, 0.5), origin, "um")
+
+    ome_zarr.write(tmp_path / "images/a.ome.zarr", np.ones((3, 8, 8), np.uint16), placed(0, 2, 2))
+    for y, fits in ((2, True), (4, False)):
+        ome_zarr.write(tmp_path / "labels/a.ome.zarr", np.ones((3, 8, 8), np.uint8), placed(0, y, 2))
+        (case,) = find_cases(tmp_path).cases
+        assert case.read_label is not None
+        if fits:
+            assert case.read_label().all()
+        else:
+            with pytest.raises(DataError, match=r"begin 2 um away.*by their translation"):
+                case.read_label()
 
 
 def test_a_label_with_other_axes_in_the_same_place_fits(decathlon: Path, save_volume: Save) -> None:

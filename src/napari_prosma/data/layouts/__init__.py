@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from napari_prosma.data.case import Case, Header, Image
-from napari_prosma.data.formats import dicom, dicom_labels, nrrd, pictures, polygons
+from napari_prosma.data.formats import dicom, dicom_labels, nrrd, ome_zarr, pictures, polygons
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.label_doubts import (
     SAMPLED_PICTURES,
@@ -427,6 +427,8 @@ def _require_same_grid(
             "crop or re-export one of them"
         )
     if header.geometry.source is None or geometry.source is None:
+        if ome_zarr.is_ome_zarr(image) and ome_zarr.is_ome_zarr(other):
+            _require_same_origin(image, header.geometry, other, geometry)
         return
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(len(shape), -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
@@ -436,6 +438,18 @@ def _require_same_grid(
         raise DataError(
             f"labels '{other}' lie {distance:.3g} mm away from image '{image}': their "
             "affines differ; export the labels from the same image, or copy its header if you know they fit"
+        )
+
+
+def _require_same_origin(image: Path, ours: Geometry, other: Path, theirs: Geometry) -> None:
+    """Of two files that tell where they begin, in the same unit; labels within an image are its own."""
+    if image in other.parents or ours.unit != theirs.unit:
+        return
+    apart = np.abs(np.subtract(ours.origin, theirs.origin))
+    if np.any(apart > np.array(ours.spacing) / 2):
+        raise DataError(
+            f"labels '{other}' begin {apart.max():.3g} {ours.unit} away from image '{image}' of the same "
+            "shape, by their translation; cut both to the same part, or write the translation of the image"
         )
 
 
