@@ -39,6 +39,9 @@ INDEXED = {
 """Their indices may lie on the CPU where the indexed tensor lies on the device, not the other way round."""
 
 
+LACKED_BY_METAL = {aten.grid_sampler_3d.default, aten.grid_sampler_3d_backward.default}
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says it lies on ``where``; ``true`` holds its values."""
 
@@ -112,6 +115,8 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], where: torch.device) 
         to_device = bool(away)
     if where.type == "mps" and to_device:
         _refuse_double(tensors, kwargs)
+        if func in LACKED_BY_METAL:
+            raise NotImplementedError(f"The operator '{func}' is not implemented for the MPS device")
     out = func(*tree_map(_true, args), **tree_map(_true, kwargs))
     if func is aten.copy_.default:
         return args[0]

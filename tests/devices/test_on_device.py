@@ -14,7 +14,7 @@ from pretended import Elsewhere, pretended
 
 from napari_prosma.app.doubts import doubt_map, find_doubts
 from napari_prosma.data.case import Case, Image
-from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
+from napari_prosma.data.phantoms import CT_CLASSES, ULTRASOUND_CLASSES, ct_case, ultrasound_case
 from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice
 from napari_prosma.export.onnx import export_onnx
 from napari_prosma.geometry import Geometry
@@ -109,6 +109,15 @@ def test_networks_learn_there_what_it_learns_here(
     network: str, device: torch.device, on: Settings, pictures: list[Case]
 ) -> None:
     there, here = trained_both(on, device, pictures, network=network)
+    np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
+
+
+@pytest.mark.parametrize("device", ["mps"], indirect=True)
+def test_volumes_are_learned_there_as_here(device: torch.device, on: Settings) -> None:
+    """Augmented, which on Metal takes a detour."""
+    volumes = [ct_case(seed, (8, 24, 24), (25.0, 14.0, 14.0)) for seed in range(3)]
+    changes = {"dims": 3, "patch": (8, 16, 16), "steps_per_epoch": 1, "modality": "ct"}
+    there, here = (list(train(on(kind, **changes), volumes, CT_CLASSES)) for kind in (device.type, "cpu"))
     np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pretended import Elsewhere
 from torch import nn
+from torch.nn import functional as F
 
 
 def test_a_tensor_of_the_cpu_does_not_mix(device: torch.device) -> None:
@@ -38,6 +39,13 @@ def test_a_network_and_its_gradients_lie_there(device: torch.device) -> None:
     assert not torch.equal(network[0].weight.detach().cpu(), before)
     with pytest.raises(RuntimeError, match="same device"):
         network(torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("device", ["mps"], indirect=True)
+def test_metal_does_not_sample_volumes(device: torch.device) -> None:
+    volume, grid = torch.zeros(1, 1, 4, 4, 4).to(device), torch.zeros(1, 4, 4, 4, 3).to(device)
+    with pytest.raises(NotImplementedError, match="grid_sampler_3d"):
+        F.grid_sample(volume, grid, align_corners=False)
 
 
 def test_metal_has_no_double_precision(device: torch.device) -> None:

@@ -71,8 +71,8 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "label",
         {},
         f"Skip 1 (full detail): 0.0% {SELECTS} There is no structure to compare psi with. Among the 16 "
-        "positions (16 missed, 0 added), too few to tell, where the model confuses the structure with the "
-        "rest, psi ranks the former above the latter with an AUC of 0.00 (0.5 = chance).",
+        "positions (16 missed, 0 added) where the model confuses the structure with the rest, psi ranks the "
+        "former above the latter with an AUC of 0.00 (0.5 = chance); of so few positions it says little.",
     ),
     (
         "a prediction is",

@@ -68,7 +68,7 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
     if errors is not None:
         sentences.append(
             f"Among {_errors_in_words(skip)} where the model confuses {structure} with the rest, psi ranks "
-            f"the former above the latter with an AUC of {errors:.2f} (0.5 = chance)."
+            f"the former above the latter with an AUC of {errors:.2f} (0.5 = chance){_few_in_words(skip)}."
         )
     if "z_zero_fraction" in measures:
         sentences.append(
@@ -172,8 +172,14 @@ def _errors_in_words(skip: SkipRecord) -> str:
     if skip.wrong is None or skip.inside is None:
         return "the positions"
     missed, added = int((skip.wrong & skip.inside).sum()), int((skip.wrong & ~skip.inside).sum())
-    few = ", too few to tell," if min(missed, added) < FEW_ERRORS else ""
-    return f"the {missed + added} positions ({missed} missed, {added} added){few}"
+    return f"the {missed + added} positions ({missed} missed, {added} added)"
+
+
+def _few_in_words(skip: SkipRecord) -> str:
+    if skip.wrong is None or skip.inside is None:
+        return ""
+    fewest = min((skip.wrong & skip.inside).sum(), (skip.wrong & ~skip.inside).sum())
+    return "; of so few positions it says little" if fewest < FEW_ERRORS else ""
 
 
 _AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
