@@ -139,8 +139,8 @@ def find_cases(
         Holding ``dataset.json`` (Decathlon), ``imagesTr/case_0000.nii.gz`` (nnU-Net), a folder of images
         beside a folder of masks (once, or once per split; Kvasir-SEG), masks beside their images (``x.png``,
         ``x_mask.png``; BUSI, GlaS), or a CSV with columns ``image`` and ``label``; or that CSV itself. A
-        folder with a DICOM series counts as one image. Series that DICOM SEG or RTSTRUCT objects refer to are
-        cases, wherever the objects lie; their classes go by name.
+        folder with a DICOM series counts as one image, but every view in it as one. Series that DICOM SEG or
+        RTSTRUCT objects refer to are cases, wherever the objects lie; their classes go by name.
     require_labels : bool
         When False, images without a mask are cases without a label; with "some" they are left out.
     labels : stored value -> class name, or LabelRule, optional
