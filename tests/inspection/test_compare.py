@@ -159,6 +159,12 @@ def test_a_model_without_gates_is_named(models: dict[str, Checkpoint], image: Im
     assert isinstance(histogram_figure(events[-1].result), Figure)  # type: ignore[attr-defined]
 
 
+def test_models_of_which_none_has_a_mask_are_told_as_such(make_checkpoint: Make, image: Image) -> None:
+    found = list(compare({"a": make_checkpoint("none"), "b": make_checkpoint("scale")}, image))[-1].result
+    for figure in (comparison_figure, histogram_figure):
+        assert "none of these models has a mask psi" in words_of(figure(found))
+
+
 def test_other_classes_and_other_shapes_are_refused(models: dict[str, Checkpoint], image: Image) -> None:
     plan = models["oktay"].plan.model_copy(update={"class_names": ("background", "vessel")})
     with pytest.raises(DataError, match="'b' knows the classes background, vessel, 'a' background, lesion"):

@@ -30,6 +30,7 @@ from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.gates import Change
 
 COUNTERFACTUAL = "{}, lambda = 0 (not retrained)"
+NO_MASKS = "none of these models has a mask psi"
 BINS = np.linspace(0, 1, 21)
 """Of the histograms of psi."""
 
@@ -204,6 +205,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
         bar.set_label("psi (same scale everywhere)", fontsize=8)
         bar.ax.tick_params(labelsize=6)
     figure.suptitle(f"{in_plot(comparison.name)}: the masks side by side", fontsize=11)
+    if not shown:
+        figure.text(0.5, 0.5, NO_MASKS, ha="center")
     if without:
         figure.supxlabel(f"no mask: {', '.join(map(in_plot, without))}", fontsize=8)
     return figure
@@ -234,6 +237,10 @@ def histogram_figure(comparison: Comparison) -> Figure:
         grid[row, 0].set_ylabel(in_plot(model).replace(" (", "\n("), fontsize=7)
     if models:
         grid[0, 0].legend(fontsize=6, frameon=False)
+    else:
+        for axes in grid.flat:
+            axes.set_axis_off()
+        figure.text(0.5, 0.5, NO_MASKS, ha="center")
     figure.supxlabel(f"psi (foreground: {comparison.reference})", fontsize=8)
     figure.suptitle(f"{in_plot(comparison.name)}: share of positions by psi", fontsize=10)
     return figure
