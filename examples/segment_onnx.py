@@ -17,6 +17,8 @@ import onnxruntime
 OVERLAP = 0.5
 THICKER = 1.05
 """Slices are thicker than their elements are wide by more than this factor."""
+SAME_SPACING = 0.05
+"""An image whose spacing is as close to that of all training images stays as it is."""
 NEVER = np.float32(-1e4)
 """The logarithm of the probability of a class in a window of plain background."""
 
@@ -71,13 +73,19 @@ def grid_size(shape, plan, spacing, across):
         return shape
     if plan["unit"] == "pixel":
         spacing = (1.0,) * len(shape)
+    if spacing is None and plan.get("one_spacing"):
+        return shape
     if spacing is None or len(spacing) != len(shape):
         raise SystemExit(f"give the spacing of the {len(shape)} axes in {plan['unit']}")
-    axes = [axis for axis in range(len(shape)) if len(plan["spacing"]) == len(shape) or axis != across]
-    factors = dict(zip(axes, plan["spacing"], strict=True))
-    return tuple(
-        max(1, round(n * spacing[axis] / factors.get(axis, spacing[axis]))) for axis, n in enumerate(shape)
-    )
+    wanted = plan["spacing"]
+    if len(wanted) > len(shape):  # a picture lies as the slices of the training volumes did
+        wanted = [s for axis, s in enumerate(wanted) if axis != plan["slice_axis"]]
+    axes = [axis for axis in range(len(shape)) if len(wanted) == len(shape) or axis != across]
+    wanted = dict(zip(axes, wanted, strict=True))
+    factors = [spacing[axis] / wanted.get(axis, spacing[axis]) for axis in range(len(shape))]
+    if plan.get("one_spacing") and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
+        return shape
+    return tuple(max(1, round(n * factor)) for n, factor in zip(shape, factors, strict=True))
 
 
 def resampled(array, size):

@@ -122,7 +122,10 @@ def test_cases_are_read_one_at_a_time() -> None:
 
 
 def test_equal_spacings_are_left_as_they_are() -> None:
-    assert make_plan([facts((40, 40), (0.5, 0.5)), facts((60, 40), (0.51, 0.495))], NAMES).spacing is None
+    plan = make_plan([facts((40, 40), (0.5, 0.5)), facts((60, 40), (0.51, 0.495))], NAMES)
+    assert plan.one_spacing
+    assert plan.spacing == pytest.approx((0.505, 0.4975))
+    assert plan.patch == (48, 32)
 
 
 def test_different_spacings_become_their_median() -> None:
@@ -177,7 +180,8 @@ def test_the_thinnest_class_of_a_usual_case_counts() -> None:
 
 @pytest.mark.parametrize(("shape", "unit"), [((256, 300), "pixel"), ((200, 260), "mm")])
 def test_small_images_are_not_shrunk(shape: tuple[int, int], unit: str) -> None:
-    assert make_plan([facts(shape, unit=unit)], NAMES).spacing is None
+    plan = make_plan([facts(shape, unit=unit)], NAMES)
+    assert (plan.spacing, plan.one_spacing) == (((1.0, 1.0), True) if unit == "mm" else (None, False))
 
 
 def test_images_with_a_physical_size_are_shrunk_to_one_spacing() -> None:
@@ -189,8 +193,8 @@ def test_images_with_a_physical_size_are_shrunk_to_one_spacing() -> None:
 def test_volumes_are_shrunk_within_the_slices_that_a_2d_network_sees() -> None:
     volume = facts((10, 512, 640), (5.0, 0.5, 0.5))
     assert make_plan([volume], NAMES).spacing == (5.0, 1.0, 1.0)
-    assert make_plan([volume], NAMES, dims=3).spacing is None
-    assert make_plan([facts((40, 512, 640), (5.0, 0.5, 0.5))], NAMES).spacing is None
+    assert make_plan([volume], NAMES, dims=3).one_spacing
+    assert make_plan([facts((40, 512, 640), (5.0, 0.5, 0.5))], NAMES).spacing == (5.0, 0.5, 0.5)
 
 
 def test_images_without_a_physical_size_have_one_short_side_or_one_magnification() -> None:

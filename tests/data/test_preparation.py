@@ -195,6 +195,22 @@ def test_a_plan_of_a_short_side_brings_images_of_any_size_to_it(short: int) -> N
     assert grid_size((2 * short, short, 7), stack, chosen.model_copy(update={"axes": 2})) == (40, 20, 7)
 
 
+def test_an_image_of_another_spacing_than_all_of_training_is_brought_to_it() -> None:
+    chosen = plan(dims=3, spacing=(2.0, 1.0, 1.0), one_spacing=True)
+    origin = (0.0, 0.0, 0.0)
+    assert grid_size((10, 40, 40), Geometry((1.0, 0.5, 0.5), origin, "mm"), chosen) == (5, 20, 20)
+    assert grid_size((10, 41, 40), Geometry((2.04, 0.98, 1.0), origin, "mm"), chosen) == (10, 41, 40)
+    unknown = Geometry.pixels(3)
+    assert grid_size((10, 40, 40), unknown, chosen) == (10, 40, 40)
+    (said,) = size_in_words((10, 40, 40), unknown, chosen)
+    assert said.endswith("taken to be those of training: spacing 2 x 1 x 1 mm")
+
+
+def test_a_picture_for_a_model_of_slices_has_the_spacing_within_these() -> None:
+    chosen = plan(spacing=(0.5, 4.0, 1.0), axes=3, slice_axis=1)
+    assert grid_size((20, 30), Geometry((1.0, 1.0), (0.0, 0.0), "mm"), chosen) == (40, 30)
+
+
 def test_an_image_of_quite_another_size_is_told() -> None:
     chosen = plan(spacing=(2.0, 2.0), unit="pixel", side=20)
     assert size_in_words((40, 90), Geometry.pixels(2), chosen) == ()

@@ -86,6 +86,19 @@ def in_mm(*spacing: float) -> Geometry:
         pytest.param("classes", {}, (2, 40, 97), (1.0, 1.0), id="classes"),
         pytest.param("2D", {"spacing": (0.5, 0.8)}, (1, 41, 30), (0.9, 2.3), id="finer"),
         pytest.param("2D", {"spacing": (2.0, 3.0)}, (1, 210, 130), (0.9, 1.3), id="coarser"),
+        pytest.param(
+            "2D", {"spacing": (1.0, 1.3), "one_spacing": True}, (1, 41, 30), (1.02, 1.3), id="as close"
+        ),
+        pytest.param(
+            "2D", {"spacing": (1.0, 1.3), "one_spacing": True}, (1, 41, 30), (0.5, 1.3), id="another"
+        ),
+        pytest.param(
+            "2D",
+            {"spacing": (2.0, 9.0, 3.0), "axes": 3, "slice_axis": 1},
+            (1, 70, 60),
+            (1.0, 2.0),
+            id="a picture for slices",
+        ),
         pytest.param("2D", {"side": 48}, (1, 150, 80), (0.9, 1.3), id="short side"),
         pytest.param(
             "2D", {"side": 48, "axes": 2}, (1, 30, 5, 40), (1.0, 4.0, 1.1), id="short side across y"

@@ -291,7 +291,7 @@ def with_nan(shape: tuple[int, ...]) -> np.ndarray:
         (
             {"spacing": (2.0, 1.0, 1.0)},
             np.zeros((1, 32, 32)),
-            "trained on images with 3 axes, this one has 2",
+            "does not say how large its pixels are",
         ),
         ({}, with_nan((1, 32, 32)), "NaN or infinite"),
         ({}, np.full((1, 32, 32), np.nan), "nothing but NaN or infinite"),

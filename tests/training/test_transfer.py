@@ -264,7 +264,7 @@ def test_images_with_a_size_are_planned_anew_for_a_model_in_pixels(make_checkpoi
     kept, none = adapted_plan(source, facts(), LIVER)
     assert (kept.spacing, kept.patch, none) == ((2.0, 2.0), (32, 16), ())
     found, (notice,) = adapted_plan(source, facts(unit="mm"), LIVER)
-    assert (found.spacing, found.unit, found.patch) == (None, "mm", (64, 64))
+    assert (found.spacing, found.unit, found.patch) == ((1.0, 1.0), "mm", (64, 64))
     assert "had no physical size" in notice
 
 

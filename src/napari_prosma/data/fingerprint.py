@@ -69,6 +69,9 @@ class Plan(BaseModel):
         Elements to which the short side of every 2D image is brought, whatever its size: such a model knows
         nothing of magnification. ``spacing`` is then what a usual training image was shrunk by. None = by
         ``spacing`` alone.
+    one_spacing : bool
+        All training images had ``spacing``: one as close to it stays as it is, and one that does not know its
+        size is taken to have it.
     patch : (dims,)
         Training patch, in elements after resampling.
     window : (dims,)
@@ -90,6 +93,7 @@ class Plan(BaseModel):
     spacing: tuple[float, ...] | None = None
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
     side: int | None = Field(default=None, ge=1)
+    one_spacing: bool = False
     patch: tuple[int, ...]
     window: tuple[int, ...] = ()
     batch: int = Field(ge=1)
@@ -117,6 +121,12 @@ class Plan(BaseModel):
     def out_channels(self) -> int:
         """Logits of the network: one for a single foreground class, else one per class with background."""
         return 1 if len(self.class_names) == 2 else len(self.class_names)
+
+    def spacing_within(self, axes: int) -> tuple[float, ...] | None:
+        """Spacing for an image of so many axes: a picture lies as the slices of the training volumes did."""
+        if self.spacing is None or len(self.spacing) <= axes or self.dims > axes:
+            return self.spacing
+        return tuple(s for axis, s in enumerate(self.spacing) if axis != self.slice_axis)
 
     def grid_in_words(self) -> str:
         """What images are brought to."""
@@ -369,6 +379,7 @@ def make_plan(
     seen = [axis for axis in range(axes) if dims == axes or axis != across][-dims:]
     side = side or max(PLANAR_SIDE, least_side(facts))
     target = spacing or _target_spacing(shapes, spacings, seen, side if dims == 2 else None)
+    one_spacing = target is None and len(units) == 1 and units != {"pixel"}
     short = np.median(shapes.min(axis=1))
     each = None
     if axes == 2 and units == {"pixel"} and spacing is None and not same_scale:
@@ -394,9 +405,10 @@ def make_plan(
         channels=channels,
         axes=axes,
         class_names=tuple(class_names),
-        spacing=target,
+        spacing=tuple(float(s) for s in np.median(spacings, axis=0)) if one_spacing else target,
         unit=units.pop(),
         side=each,
+        one_spacing=one_spacing,
         patch=patch,
         window=window or patch,
         batch=batch,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from napari_prosma.data.case import Image
-from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.fingerprint import SAME_SPACING, Plan
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -78,16 +78,29 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
         for axis in seen:
             factors[axis] = plan.side / min(shape[n] for n in seen)
         return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
-    if plan.spacing is None:
+    wanted = plan.spacing_within(geometry.ndim)
+    if wanted is None or is_taken_as_trained(geometry, plan):
         return tuple(shape)
     held = spacing_for(geometry, plan)
-    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
+    for axis, spacing in zip(resampled_axes(plan, geometry), wanted, strict=True):
         factors[axis] = held[axis] / spacing
+    if plan.one_spacing and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
+        return tuple(shape)
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+
+
+def is_taken_as_trained(geometry: Geometry, plan: Plan) -> bool:
+    """Whether an image that does not know its size is taken to have the one spacing of training."""
+    return plan.one_spacing and geometry.unit == "pixel"
 
 
 def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[str, ...]:
     """What is done to an image of quite another size than those that the model learned from; else nothing."""
+    if is_taken_as_trained(geometry, plan):
+        return (
+            f"The image does not say how large its elements are; they are taken to be those of training: "
+            f"{plan.grid_in_words()}",
+        )
     if plan.side is None:
         return ()
     short = min(shape[axis] for axis in _seen(shape, geometry, plan))
@@ -108,7 +121,7 @@ def _seen(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> list[int]:
 
 def resampled_axes(plan: Plan, geometry: Geometry) -> list[int]:
     """Axes of an image that the plan's spacing is of: the last ones, or those of the plane of its slices."""
-    thin = thin_axes(geometry.ndim, len(plan.spacing or ()), cut_axis(plan, geometry))
+    thin = thin_axes(geometry.ndim, len(plan.spacing_within(geometry.ndim) or ()), cut_axis(plan, geometry))
     return [axis for axis in range(geometry.ndim) if axis not in thin]
 
 
@@ -127,7 +140,7 @@ def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
 
     Raises ``DataError``: the plan has more axes, or a physical spacing where the image knows none.
     """
-    unit, axes = plan.unit, len(plan.spacing or ())
+    unit, axes = plan.unit, len(plan.spacing_within(geometry.ndim) or ())
     if axes > geometry.ndim:
         raise DataError(f"the model was trained on images with {axes} axes, this one has {geometry.ndim}")
     if unit == "pixel":

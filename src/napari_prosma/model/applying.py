@@ -10,7 +10,14 @@ import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.preparation import cut_axis, prepare, resample, resampled_axes, spacing_for
+from napari_prosma.data.preparation import (
+    cut_axis,
+    is_taken_as_trained,
+    prepare,
+    resample,
+    resampled_axes,
+    spacing_for,
+)
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.windows import Tiling, labels_of, probabilities_of, tile
@@ -61,10 +68,11 @@ def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geo
         raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
     if dtype.kind not in "biuf":
         raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
-    if plan.spacing is None or plan.unit == "pixel":
+    wanted = plan.spacing_within(geometry.ndim)
+    if wanted is None or plan.unit == "pixel" or is_taken_as_trained(geometry, plan):
         return
     held = spacing_for(geometry, plan)
-    for axis, spacing in zip(resampled_axes(plan, geometry), plan.spacing, strict=True):
+    for axis, spacing in zip(resampled_axes(plan, geometry), wanted, strict=True):
         ratio = max(held[axis] / spacing, spacing / held[axis])
         if ratio > FARTHEST_SPACING:
             raise DataError(

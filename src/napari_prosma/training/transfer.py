@@ -93,8 +93,8 @@ def adapted_plan(
             rules["patch"] = old.patch
             kept["window"] = old.window
         if "spacing" not in given and (old.spacing or old.side):
-            spacing = None if old.spacing is None else old.spacing[-axes:]
-            kept |= {"spacing": spacing, "unit": old.unit, "side": old.side}
+            kept |= {"spacing": old.spacing_within(axes), "unit": old.unit, "side": old.side}
+            kept |= {"one_spacing": old.one_spacing}
     else:
         known = "had no physical size and some of these have one"
         if old.unit != "pixel":
