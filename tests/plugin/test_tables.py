@@ -1,12 +1,14 @@
-"""Tables of the panels: names that do not fit show the part that differs."""
+"""Tables and messages of the panels: names show the part that differs, errors can be read."""
 
 from __future__ import annotations
 
+import napari
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QStyleOptionViewItem
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QApplication, QStyleOptionViewItem
 
-from napari_prosma.plugin.shared.panel import FigureTable
+from napari_prosma.plugin.shared.panel import FigureTable, Message
 
 
 @pytest.fixture
@@ -53,3 +55,42 @@ def test_only_names_that_do_not_fit_are_shortened_and_the_text_stays_whole(table
     assert shown(table, 1) == "…017"
     assert table.is_cut(table.item(1, 0)), "so that its tooltip tells the whole"
     assert table.item(1, 0).text() == "hippocampus_017"
+
+
+def test_names_stay_whole_where_a_table_has_room(qtbot: QtBot) -> None:
+    table = FigureTable()
+    qtbot.addWidget(table)
+    table.head(("case", "differs"))
+    table.resize(120, 200)
+    table.show_rows([(f"ultrasound_{n:02}", "3%") for n in range(4)])
+    table.fit(to_edge=True)
+    table.show()
+    assert table.columnWidth(0) <= 61, "half the table, and the line of the grid"
+    assert table.is_cut(table.item(0, 0))
+    table.resize(600, 200)
+    table.fit(to_edge=True)
+    table.resizeColumnToContents(0)
+    assert not any(table.is_cut(table.item(row, 0)) for row in range(4))
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_errors_can_be_read_in_either_theme(viewer: napari.Viewer, theme: str) -> None:
+    message = Message()
+    viewer.window.add_dock_widget(message, name="message")
+    message.tell_error("choose a model")
+    viewer.theme = theme
+    QApplication.processEvents()
+    parent = message.parentWidget()
+    assert parent is not None
+    shown, behind = (
+        luminance(colour)
+        for colour in (message.palette().windowText().color(), parent.palette().window().color())
+    )
+    assert (max(shown, behind) + 0.05) / (min(shown, behind) + 0.05) >= 4.5
+
+
+def luminance(colour: QColor) -> float:
+    """Relative luminance, as accessibility guidelines define it."""
+    parts = (colour.redF(), colour.greenF(), colour.blueF())
+    red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

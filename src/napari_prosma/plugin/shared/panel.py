@@ -134,7 +134,7 @@ class _Telling(QStyledItemDelegate):
         if item is None or index.column():
             return hint
         whole = table.fontMetrics().horizontalAdvance(item.text()) + 2 * CELL_MARGIN + 1
-        return QSize(max(hint.width(), min(whole, table.width() // 2)), hint.height())
+        return QSize(min(whole, table.width() // 2), hint.height())
 
     def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
         super().initStyleOption(option, index)
