@@ -64,28 +64,33 @@ def slice_axis(plan, spacing):
 
 
 def grid_size(shape, plan, spacing, across):
-    """Size of an image on the grid that the model was trained on."""
+    """Size of an image on the grid that the model was trained on; axes that it does not see keep theirs."""
+    seen = [axis for axis in range(len(shape)) if len(shape) == plan["dims"] or axis != across]
     if plan.get("side"):
-        seen = [axis for axis in range(len(shape)) if len(shape) == plan["dims"] or axis != across]
-        factor = plan["side"] / min(shape[axis] for axis in seen)
-        return tuple(max(1, round(n * factor)) if axis in seen else n for axis, n in enumerate(shape))
-    if plan["spacing"] is None:
+        factors = [plan["side"] / min(shape[axis] for axis in seen)] * len(seen)
+    elif plan["spacing"] is None:
         return shape
-    if plan["unit"] == "pixel":
-        spacing = (1.0,) * len(shape)
-    if spacing is None and plan.get("one_spacing"):
-        return shape
-    if spacing is None or len(spacing) != len(shape):
-        raise SystemExit(f"give the spacing of the {len(shape)} axes in {plan['unit']}")
-    wanted = plan["spacing"]
-    if len(wanted) > len(shape):  # a picture lies as the slices of the training volumes did
-        wanted = [s for axis, s in enumerate(wanted) if axis != plan["slice_axis"]]
-    axes = [axis for axis in range(len(shape)) if len(wanted) == len(shape) or axis != across]
-    wanted = dict(zip(axes, wanted, strict=True))
-    factors = [spacing[axis] / wanted.get(axis, spacing[axis]) for axis in range(len(shape))]
-    if plan.get("one_spacing") and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
-        return shape
-    return tuple(max(1, round(n * factor)) for n, factor in zip(shape, factors, strict=True))
+    else:
+        wanted, native = (of_seen_axes(plan, plan.get(name)) for name in ("spacing", "native"))
+        held = native
+        if plan["unit"] == "pixel":
+            held = (1.0,) * len(seen)
+        elif spacing is not None and len(spacing) == len(shape):
+            held = [spacing[axis] for axis in seen]
+        if held is None or (spacing is not None and len(spacing) != len(shape)):  # not told, or of other axes
+            raise SystemExit(f"give the spacing of the {len(shape)} axes in {plan['unit']}")
+        factors = [h / w for h, w in zip(held, wanted, strict=True)]
+        if wanted == native and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
+            return shape
+    factors = dict(zip(seen, factors, strict=True))
+    return tuple(max(1, round(n * factors[axis])) if axis in factors else n for axis, n in enumerate(shape))
+
+
+def of_seen_axes(plan, spacing):
+    """Of a spacing of the plan that of the axes that the model sees."""
+    if spacing is None or len(spacing) == plan["dims"]:
+        return spacing
+    return [s for axis, s in enumerate(spacing) if axis != plan["slice_axis"]]
 
 
 def resampled(array, size):

@@ -123,7 +123,7 @@ def test_cases_are_read_one_at_a_time() -> None:
 
 def test_equal_spacings_are_left_as_they_are() -> None:
     plan = make_plan([facts((40, 40), (0.5, 0.5)), facts((60, 40), (0.51, 0.495))], NAMES)
-    assert plan.one_spacing
+    assert plan.native == plan.spacing
     assert plan.spacing == pytest.approx((0.505, 0.4975))
     assert plan.patch == (48, 32)
 
@@ -181,19 +181,28 @@ def test_the_thinnest_class_of_a_usual_case_counts() -> None:
 @pytest.mark.parametrize(("shape", "unit"), [((256, 300), "pixel"), ((200, 260), "mm")])
 def test_small_images_are_not_shrunk(shape: tuple[int, int], unit: str) -> None:
     plan = make_plan([facts(shape, unit=unit)], NAMES)
-    assert (plan.spacing, plan.one_spacing) == (((1.0, 1.0), True) if unit == "mm" else (None, False))
+    assert plan.spacing == plan.native == ((1.0, 1.0) if unit == "mm" else None)
 
 
 def test_images_with_a_physical_size_are_shrunk_to_one_spacing() -> None:
     images = [facts((512, 700), (0.2, 0.2)), facts((512, 512), (0.2, 0.2)), facts((600, 900), (0.2, 0.2))]
     plan = make_plan(images, NAMES, side=128)
     assert (plan.spacing, plan.unit, plan.side) == (pytest.approx((0.8, 0.8)), "mm", None)
+    assert plan.native == (0.2, 0.2)
+
+
+@pytest.mark.parametrize("scale", [(0.3, 0.3), (2.0, 2.0), (1.0, 2.0)])
+@pytest.mark.parametrize("same_scale", [True, False])
+def test_a_scale_without_a_unit_is_no_size(scale: tuple[float, float], same_scale: bool) -> None:
+    plain = make_plan([facts((512, 600), unit="pixel")], NAMES, same_scale=same_scale)
+    assert make_plan([facts((512, 600), scale, "pixel")], NAMES, same_scale=same_scale) == plain
 
 
 def test_volumes_are_shrunk_within_the_slices_that_a_2d_network_sees() -> None:
     volume = facts((10, 512, 640), (5.0, 0.5, 0.5))
     assert make_plan([volume], NAMES).spacing == (5.0, 1.0, 1.0)
-    assert make_plan([volume], NAMES, dims=3).one_spacing
+    assert make_plan([volume], NAMES, dims=3).spacing == (5.0, 0.5, 0.5)
+    assert make_plan([volume], NAMES).native == (5.0, 0.5, 0.5)
     assert make_plan([facts((40, 512, 640), (5.0, 0.5, 0.5))], NAMES).spacing == (5.0, 0.5, 0.5)
 
 

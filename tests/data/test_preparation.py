@@ -196,14 +196,23 @@ def test_a_plan_of_a_short_side_brings_images_of_any_size_to_it(short: int) -> N
 
 
 def test_an_image_of_another_spacing_than_all_of_training_is_brought_to_it() -> None:
-    chosen = plan(dims=3, spacing=(2.0, 1.0, 1.0), one_spacing=True)
+    chosen = plan(dims=3, spacing=(2.0, 1.0, 1.0), native=(2.0, 1.0, 1.0))
     origin = (0.0, 0.0, 0.0)
     assert grid_size((10, 40, 40), Geometry((1.0, 0.5, 0.5), origin, "mm"), chosen) == (5, 20, 20)
     assert grid_size((10, 41, 40), Geometry((2.04, 0.98, 1.0), origin, "mm"), chosen) == (10, 41, 40)
     unknown = Geometry.pixels(3)
     assert grid_size((10, 40, 40), unknown, chosen) == (10, 40, 40)
     (said,) = size_in_words((10, 40, 40), unknown, chosen)
-    assert said.endswith("taken to be those of training: spacing 2 x 1 x 1 mm")
+    assert said.endswith("taken to be those of training: 2 x 1 x 1 mm")
+    shrunk = chosen.model_copy(update={"spacing": (4.0, 2.0, 2.0)})
+    assert grid_size((10, 40, 40), unknown, shrunk) == (5, 20, 20)
+
+
+def test_slices_and_times_that_a_2d_network_goes_through_stay_as_many() -> None:
+    chosen = plan(spacing=(5.0, 1.0, 1.0), native=(5.0, 1.0, 1.0), axes=3)
+    for first in (1.25, 5.0, 160.0):
+        geometry = Geometry((first, 0.5, 0.5), (0.0, 0.0, 0.0), "mm")
+        assert grid_size((40, 200, 220), geometry, chosen) == (40, 100, 110)
 
 
 def test_a_picture_for_a_model_of_slices_has_the_spacing_within_these() -> None:
@@ -215,7 +224,7 @@ def test_an_image_of_quite_another_size_is_told() -> None:
     chosen = plan(spacing=(2.0, 2.0), unit="pixel", side=20)
     assert size_in_words((40, 90), Geometry.pixels(2), chosen) == ()
     (said,) = size_in_words((300, 120), Geometry.pixels(2), chosen)
-    assert said.startswith("The image's short side has 120 pixels, and about 40 where the model learned")
+    assert said.startswith("The short side of the image is 120 pixels, and was about 40 in training")
     assert size_in_words((300, 120), Geometry.pixels(2), plan(spacing=(2.0, 2.0), unit="pixel")) == ()
 
 

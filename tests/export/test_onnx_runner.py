@@ -87,10 +87,10 @@ def in_mm(*spacing: float) -> Geometry:
         pytest.param("2D", {"spacing": (0.5, 0.8)}, (1, 41, 30), (0.9, 2.3), id="finer"),
         pytest.param("2D", {"spacing": (2.0, 3.0)}, (1, 210, 130), (0.9, 1.3), id="coarser"),
         pytest.param(
-            "2D", {"spacing": (1.0, 1.3), "one_spacing": True}, (1, 41, 30), (1.02, 1.3), id="as close"
+            "2D", {"spacing": (1.0, 1.3), "native": (1.0, 1.3)}, (1, 41, 30), (1.02, 1.3), id="as close"
         ),
         pytest.param(
-            "2D", {"spacing": (1.0, 1.3), "one_spacing": True}, (1, 41, 30), (0.5, 1.3), id="another"
+            "2D", {"spacing": (1.0, 1.3), "native": (1.0, 1.3)}, (1, 41, 30), (0.5, 1.3), id="another"
         ),
         pytest.param(
             "2D",

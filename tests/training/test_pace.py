@@ -21,6 +21,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.pace import (
     ENOUGH_STEPS,
+    FEW_IMAGES,
     FEWEST_IMAGES,
     FINER_STEPS,
     LADDER,
@@ -104,10 +105,11 @@ def test_few_patches_are_not_learned_from_in_few_large_batches() -> None:
     assert pace_for(10**4, SPEED, LADDER[:1], made).plan.batch > 4
 
 
-def test_images_limit_how_many_patches_are_learned_from_and_volumes_do_not() -> None:
-    assert most_patches([(64, 64)] * 5) == 5 * PATCHES_EACH
-    assert most_patches([(64, 64)]) == FEWEST_IMAGES * PATCHES_EACH
-    assert most_patches([(20, 64, 64)]) == float("inf")
+def test_few_images_limit_how_many_patches_are_learned_from() -> None:
+    assert most_patches(5, 1) == 5 * PATCHES_EACH
+    assert most_patches(1, 1) == FEWEST_IMAGES * PATCHES_EACH
+    assert most_patches(5, 8) == 40 * PATCHES_EACH
+    assert most_patches(FEW_IMAGES, 1) == float("inf")
 
 
 def test_a_patch_is_cut_where_hardly_a_step_fits_but_never_to_a_crumb() -> None:
@@ -188,11 +190,16 @@ def test_thin_structures_keep_pictures_finer_and_a_side_that_loses_them_is_told(
         config = TrainConfig(run_dir=tmp_path, minutes=1, **changes)
         return pacing_for(config, facts, (), None, 60.0, CPU).pace.plan
 
-    plan = planned()
+    plan, usual = planned(), TrainConfig(run_dir=tmp_path, minutes=1)
     assert plan.spacing == pytest.approx((1.5, 1.5), rel=0.01)
-    assert any("so images keep a short side of 400 pixels" in said for said in remarks(facts, plan, [1]))
-    lost = [said for said in remarks(facts, planned(side=128), [1]) if "a side of 400 keeps them" in said]
-    assert lost
+    assert any(
+        "so images keep a short side of 400 pixels" in said for said in remarks(facts, plan, usual, [1])
+    )
+    said = list(remarks(facts, planned(side=128), usual, [1]))
+    assert any("much of them is lost" in one and "a side of 400 keeps them" in one for one in said)
+    fixed = usual.model_copy(update={"spacing": (4.0, 4.0)})
+    said = list(remarks(facts, planned(spacing=(4.0, 4.0)), fixed, [1]))
+    assert any("much of them is lost" in one and "keeps them" not in one for one in said)
 
 
 def pixels(case: Case) -> Case:
@@ -357,7 +364,7 @@ def test_a_run_on_few_images_ends_before_its_time_and_says_so(
     events.close()  # type: ignore[attr-defined]
     kept = load_checkpoint(config.run_dir / LAST)
     ends = 60 * kept.place["minutes"]
-    assert ends < 30
+    assert ends < 60
 
     *_, finished = train(config, ultrasound[:5], resumed=kept)
     assert isinstance(finished, Finished)

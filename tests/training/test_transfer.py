@@ -274,6 +274,7 @@ def test_a_short_side_goes_on_whatever_the_images_know_of_their_size(make_checkp
     for unit in ("pixel", "mm"):
         found, notices = adapted_plan(source, facts(unit=unit), LIVER)
         assert (found.side, found.unit, found.spacing, notices) == (32, "pixel", (2.0, 2.0), ())
+    assert adapted_plan(source, [*facts(), *facts(unit="mm")], LIVER)[0].side == 32
     assert adapted_plan(source, facts(unit="mm"), LIVER, spacing=(3.0, 3.0))[0].side is None
 
 
@@ -288,7 +289,10 @@ def test_a_2d_model_goes_on_with_volumes_slice_by_slice(make_checkpoint: Make) -
 
 def test_a_2d_model_of_volumes_goes_on_with_images(make_checkpoint: Make) -> None:
     source = make_checkpoint(classes=LIVER, spacing=(3.0, 0.8, 0.8))
-    assert adapted_plan(source, facts(unit="mm"), LIVER)[0].spacing == (0.8, 0.8)
+    source = replace(source, plan=source.plan.model_copy(update={"axes": 3, "slice_axis": 2}))
+    found, _ = adapted_plan(source, facts(unit="mm"), LIVER)
+    assert (found.spacing, found.slice_axis) == ((3.0, 0.8, 0.8), 2)
+    assert found.of_seen_axes(found.spacing) == (3.0, 0.8)
 
 
 # ---- what learns ----------------------------------------------------------------------------------------

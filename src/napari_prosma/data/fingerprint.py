@@ -69,9 +69,9 @@ class Plan(BaseModel):
         Elements to which the short side of every 2D image is brought, whatever its size: such a model knows
         nothing of magnification. ``spacing`` is then what a usual training image was shrunk by. None = by
         ``spacing`` alone.
-    one_spacing : bool
-        All training images had ``spacing``: one as close to it stays as it is, and one that does not know its
-        size is taken to have it.
+    native : (n,) or None
+        Spacing that all training images had, if there was one: an image that does not know its size is taken
+        to have it. Where ``spacing`` is the same, an image as close to it is not resampled.
     patch : (dims,)
         Training patch, in elements after resampling.
     window : (dims,)
@@ -93,7 +93,7 @@ class Plan(BaseModel):
     spacing: tuple[float, ...] | None = None
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
     side: int | None = Field(default=None, ge=1)
-    one_spacing: bool = False
+    native: tuple[float, ...] | None = None
     patch: tuple[int, ...]
     window: tuple[int, ...] = ()
     batch: int = Field(ge=1)
@@ -122,11 +122,11 @@ class Plan(BaseModel):
         """Logits of the network: one for a single foreground class, else one per class with background."""
         return 1 if len(self.class_names) == 2 else len(self.class_names)
 
-    def spacing_within(self, axes: int) -> tuple[float, ...] | None:
-        """Spacing for an image of so many axes: a picture lies as the slices of the training volumes did."""
-        if self.spacing is None or len(self.spacing) <= axes or self.dims > axes:
-            return self.spacing
-        return tuple(s for axis, s in enumerate(self.spacing) if axis != self.slice_axis)
+    def of_seen_axes(self, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        """Of a spacing as ``spacing`` that of the axes that the network sees (dims,)."""
+        if spacing is None or len(spacing) == self.dims:
+            return spacing
+        return tuple(s for axis, s in enumerate(spacing) if axis != self.slice_axis)
 
     def grid_in_words(self) -> str:
         """What images are brought to."""
@@ -365,7 +365,7 @@ def make_plan(
     require_one_kind(facts, class_names)
     axes, channels = len(facts[0].shape), facts[0].channels
     shapes = np.array([f.shape for f in facts], dtype=float)
-    spacings = np.array([f.spacing for f in facts])
+    spacings = np.array([f.spacing if f.unit != "pixel" else (1.0,) * axes for f in facts])
     across = most_common_slice_axis(facts) if slice_axis is None else slice_axis
     dims = dims or planned_dims(facts, divisor, across)
     if dims > axes:
@@ -378,8 +378,8 @@ def make_plan(
     units = {f.unit for f in facts}
     seen = [axis for axis in range(axes) if dims == axes or axis != across][-dims:]
     side = side or max(PLANAR_SIDE, least_side(facts))
-    target = spacing or _target_spacing(shapes, spacings, seen, side if dims == 2 else None)
-    one_spacing = target is None and len(units) == 1 and units != {"pixel"}
+    native = _one_spacing(spacings) if len(units) == 1 and units != {"pixel"} else None
+    target = spacing or _target_spacing(shapes, spacings, seen, side if dims == 2 else None) or native
     short = np.median(shapes.min(axis=1))
     each = None
     if axes == 2 and units == {"pixel"} and spacing is None and not same_scale:
@@ -389,7 +389,7 @@ def make_plan(
             f"the images measure their size in different units ({', '.join(sorted(units))}), so they "
             f"cannot be brought to one spacing; train on one kind at a time"
         )
-    sizes = shapes if target is None else shapes * spacings / np.array(target)
+    sizes = shapes if target in (None, native) else shapes * spacings / np.array(target)
     sizes = (sizes if each is None else each * shapes / shapes.min(axis=1, keepdims=True))[:, seen]
     window = patch
     if patch is None:
@@ -405,10 +405,10 @@ def make_plan(
         channels=channels,
         axes=axes,
         class_names=tuple(class_names),
-        spacing=tuple(float(s) for s in np.median(spacings, axis=0)) if one_spacing else target,
+        spacing=target,
         unit=units.pop(),
         side=each,
-        one_spacing=one_spacing,
+        native=native,
         patch=patch,
         window=window or patch,
         batch=batch,
@@ -500,12 +500,22 @@ def require_fit(facts: Sequence[CaseFacts], plan: Plan) -> None:
         )
 
 
+def _one_spacing(spacings: np.ndarray) -> tuple[float, ...] | None:
+    """The median of (n, axes) where all agree with it."""
+    usual = np.median(spacings, axis=0)
+    is_one = np.all(np.abs(spacings / usual - 1) <= SAME_SPACING)
+    return tuple(float(s) for s in usual) if is_one else None
+
+
 def _target_spacing(
     shapes: np.ndarray, spacings: np.ndarray, seen: Sequence[int], side: int | None
 ) -> tuple[float, ...] | None:
-    """Spacing that suits most cases; along the axes ``seen`` coarse enough that the short side fits."""
-    usual = np.median(spacings, axis=0)
-    target, is_alike = usual.copy(), bool(np.all(np.abs(spacings / usual - 1) <= SAME_SPACING))
+    """Spacing that suits most cases; along the axes ``seen`` coarse enough that the short side fits.
+
+    None where all have one that suits.
+    """
+    usual, is_alike = np.median(spacings, axis=0), _one_spacing(spacings) is not None
+    target = usual.copy()
     if not is_alike:
         coarse = usual > COARSE_AXIS * usual.min()
         target = np.where(coarse, np.percentile(spacings, 10, axis=0), usual)

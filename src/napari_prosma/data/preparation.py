@@ -70,58 +70,47 @@ def prepare_label(label: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarr
 def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[int, ...]:
     """Size of the plan's grid over an image of ``shape``; at least one element per axis.
 
+    Axes that the network does not see, such as time or that of its slices, keep their elements.
     Raises ``DataError``: as :func:`spacing_for`.
     """
-    factors = [1.0] * len(shape)
+    seen, wanted = seen_axes(geometry, plan), plan.of_seen_axes(plan.spacing)
     if plan.side is not None:
-        seen = _seen(shape, geometry, plan)
-        for axis in seen:
-            factors[axis] = plan.side / min(shape[n] for n in seen)
-        return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
-    wanted = plan.spacing_within(geometry.ndim)
-    if wanted is None or is_taken_as_trained(geometry, plan):
+        factors = [plan.side / min(shape[axis] for axis in seen)] * len(seen)
+    elif wanted is None:
         return tuple(shape)
-    held = spacing_for(geometry, plan)
-    for axis, spacing in zip(resampled_axes(plan, geometry), wanted, strict=True):
-        factors[axis] = held[axis] / spacing
-    if plan.one_spacing and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
-        return tuple(shape)
-    return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
-
-
-def is_taken_as_trained(geometry: Geometry, plan: Plan) -> bool:
-    """Whether an image that does not know its size is taken to have the one spacing of training."""
-    return plan.one_spacing and geometry.unit == "pixel"
+    else:
+        factors = [held / s for held, s in zip(spacing_for(geometry, plan), wanted, strict=True)]
+        if plan.spacing == plan.native and all(abs(factor - 1) <= SAME_SPACING for factor in factors):
+            return tuple(shape)
+    size = list(shape)
+    for axis, factor in zip(seen, factors, strict=True):
+        size[axis] = max(1, round(shape[axis] * factor))
+    return tuple(size)
 
 
 def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[str, ...]:
-    """What is done to an image of quite another size than those that the model learned from; else nothing."""
-    if is_taken_as_trained(geometry, plan):
+    """How an image is looked at whose size is unknown, or quite another than in training; else nothing."""
+    if plan.side is None:
+        if plan.native is None or geometry.unit != "pixel":
+            return ()
+        spacing = " x ".join(f"{s:.4g}" for s in plan.native)
         return (
             f"The image does not say how large its elements are; they are taken to be those of training: "
-            f"{plan.grid_in_words()}",
+            f"{spacing} {plan.unit}",
         )
-    if plan.side is None:
-        return ()
-    short = min(shape[axis] for axis in _seen(shape, geometry, plan))
+    short = min(shape[axis] for axis in seen_axes(geometry, plan))
     usual = plan.side * (plan.spacing[0] if plan.spacing else 1.0)
     if 1 / UNUSUAL_SIZE <= short / usual <= UNUSUAL_SIZE:
         return ()
     return (
-        f"The image's short side has {short} pixels, and about {usual:.0f} where the model learned: the "
-        f"image is brought to that size as a whole. If it shows more or less than those did, cut it",
+        f"The short side of the image is {short} pixels, and was about {usual:.0f} in training: the image is "
+        f"brought to that size as a whole. If it shows more than the training images did, crop it",
     )
 
 
-def _seen(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> list[int]:
-    """Axes of an image that the network sees."""
-    thin = thin_axes(len(shape), plan.dims, cut_axis(plan, geometry))
-    return [axis for axis in range(len(shape)) if axis not in thin]
-
-
-def resampled_axes(plan: Plan, geometry: Geometry) -> list[int]:
-    """Axes of an image that the plan's spacing is of: the last ones, or those of the plane of its slices."""
-    thin = thin_axes(geometry.ndim, len(plan.spacing_within(geometry.ndim) or ()), cut_axis(plan, geometry))
+def seen_axes(geometry: Geometry, plan: Plan) -> list[int]:
+    """Axes of an image that the network sees: the last ones, or those of the plane of its slices."""
+    thin = thin_axes(geometry.ndim, plan.dims, cut_axis(plan, geometry))
     return [axis for axis in range(geometry.ndim) if axis not in thin]
 
 
@@ -136,22 +125,23 @@ def cut_axis(plan: Plan, geometry: Geometry) -> int:
 
 
 def spacing_for(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
-    """Spacing of an image in the plan's unit; a plan in pixels takes every image by its pixels.
+    """Spacing of an image along the axes that the network sees (dims,), in the plan's unit.
 
-    Raises ``DataError``: the plan has more axes, or a physical spacing where the image knows none.
+    A plan in pixels takes every image by its pixels; an image that does not know its size has the spacing of
+    all training images. Raises ``DataError``: these had several.
     """
-    unit, axes = plan.unit, len(plan.spacing_within(geometry.ndim) or ())
-    if axes > geometry.ndim:
-        raise DataError(f"the model was trained on images with {axes} axes, this one has {geometry.ndim}")
-    if unit == "pixel":
-        return (1.0,) * geometry.ndim
+    if plan.unit == "pixel":
+        return (1.0,) * plan.dims
     if geometry.unit == "pixel":
-        raise DataError(
-            f"the model was trained on images with a spacing in {unit}, but this one does not say how large "
-            f"its pixels are; give it in a format that does, or set the layer's scale and units"
-        )
-    thousand = {("um", "mm"): 1e-3, ("mm", "um"): 1e3}.get((geometry.unit, unit), 1.0)
-    return tuple(thousand * s for s in geometry.spacing)
+        native = plan.of_seen_axes(plan.native)
+        if native is None:
+            raise DataError(
+                f"the model was trained on images with a spacing in {plan.unit}, but this one does not say "
+                f"how large its pixels are; give it in a format that does, or set the layer's scale and units"
+            )
+        return native
+    thousand = {("um", "mm"): 1e-3, ("mm", "um"): 1e3}.get((geometry.unit, plan.unit), 1.0)
+    return tuple(thousand * geometry.spacing[axis] for axis in seen_axes(geometry, plan))
 
 
 def resample(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:

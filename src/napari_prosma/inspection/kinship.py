@@ -70,7 +70,8 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
             f"The model was trained on images of {plan.axes} axes, this one has {axes}: what its gates show "
             f"here is nothing they learned."
         )
-    if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None and plan.side is None:
+    knows_none = plan.side is not None or (plan.native is not None and unit == "pixel")
+    if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None and not knows_none:
         here = "none" if unit == "pixel" else unit
         there = "none" if plan.unit == "pixel" else plan.unit
         found.append(

@@ -10,14 +10,7 @@ import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import Plan
-from napari_prosma.data.preparation import (
-    cut_axis,
-    is_taken_as_trained,
-    prepare,
-    resample,
-    resampled_axes,
-    spacing_for,
-)
+from napari_prosma.data.preparation import cut_axis, prepare, resample, seen_axes, spacing_for
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.windows import Tiling, labels_of, probabilities_of, tile
@@ -68,12 +61,16 @@ def require_fit(plan: Plan, shape: Sequence[int], dtype: np.dtype, geometry: Geo
         raise DataError(f"the image is empty: its shape is {tuple(shape)}; export it again")
     if dtype.kind not in "biuf":
         raise DataError(f"the model expects real numbers but the image holds {dtype}; convert it")
-    wanted = plan.spacing_within(geometry.ndim)
-    if wanted is None or plan.unit == "pixel" or is_taken_as_trained(geometry, plan):
+    seen, wanted = seen_axes(geometry, plan), plan.of_seen_axes(plan.spacing)
+    if plan.side is not None and plan.side > FARTHEST_SPACING * (short := min(shape[1 + n] for n in seen)):
+        raise DataError(
+            f"the model expects images with a short side of about {plan.side} pixels, but that of this one "
+            f"is {short}: it is too narrow to be enlarged"
+        )
+    if wanted is None or plan.unit == "pixel" or geometry.unit == "pixel":
         return
-    held = spacing_for(geometry, plan)
-    for axis, spacing in zip(resampled_axes(plan, geometry), wanted, strict=True):
-        ratio = max(held[axis] / spacing, spacing / held[axis])
+    for axis, held, spacing in zip(seen, spacing_for(geometry, plan), wanted, strict=True):
+        ratio = max(held / spacing, spacing / held)
         if ratio > FARTHEST_SPACING:
             raise DataError(
                 f"the model expects {spacing:g} {plan.unit} along {geometry.axes[axis]} but the "

@@ -271,7 +271,7 @@ class Augmentation:
 
     def __init__(self, plan: Plan, recipe: Recipe | None = None) -> None:
         self._plan, self._recipe = plan, recipe or recipe_of("auto", plan)
-        spacing = plan.spacing[-plan.dims :] if plan.spacing else (1.0,) * plan.dims
+        spacing = plan.of_seen_axes(plan.spacing) or (1.0,) * plan.dims
         self._size = np.array(plan.patch) * spacing
 
     def __call__(

@@ -277,12 +277,13 @@ class TrainConfig(BaseModel):
     side: Annotated[
         int | None,
         Setting(
-            "Pixel images are shrunk until their median short side is this.",
+            "What a 2D network sees is shrunk until its usual short side is this.",
             "Shrink to",
             group=SEEN,
             unset="256; less in a short run, more for thin structures",
-            tip="2D images are shrunk so that their short side is about this; volumes are not. By itself: "
-            "256 px, less in a short run, and more where thin structures would be lost",
+            tip="Images and slices for a 2D network are shrunk so that their short side is about this; "
+            "volumes for a 3D network are not. By itself: 256 px, less in a short run, and more where thin "
+            "structures would be lost",
             unit="px",
             least="by the minutes",
             high=4096,

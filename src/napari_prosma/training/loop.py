@@ -114,7 +114,7 @@ class Loop:
             message += f", validating on {len(data.validation)}"
         yield Started(self.tempo.clock.total, message, str(self.learner.device))
         held_out = data.validation if data.has_validation else ()
-        yield from map(Notice, remarks(data.facts, state.plan, held_out))
+        yield from map(Notice, remarks(data.facts, state.plan, state.config, held_out))
         if state.history:
             yield Resumed(tuple(state.history))
         if state.step and state.baseline:
@@ -234,7 +234,8 @@ class Loop:
                 yield Notice(f"Not changed: {error}")
             else:
                 clock.set_steps(state.config.epochs * state.steps)
-                clock.set_minutes(state.config.minutes)
+                if "minutes" in changes.settings:
+                    clock.set_minutes(state.config.minutes)
                 if self.processes.is_first:
                     self.keeper.folder.configuration_changed(state.config)
                 said = ", ".join(
@@ -252,5 +253,7 @@ class Loop:
                 self.learner.objective.relabelled(index[name])
                 if self.processes.is_first:
                     self.keeper.folder.set_label_hash(name, content_hash(label))
-                clock.set_minutes(state.config.minutes)  # there is more to learn from
+                if clock.minutes != state.config.minutes:  # there is more to learn from
+                    clock.set_minutes(state.config.minutes)
+                    yield Started(clock.total, "Training on with corrections", str(self.learner.device))
                 yield Notice(f"The labels of '{name}' are learned as they are now")

@@ -7,7 +7,7 @@ network's arithmetic before the first one, and known after a few; these count, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -29,9 +29,9 @@ SMALLEST_SIDE = 32
 MANY_STEPS = 4000
 """Where there would be more, a step takes more patches."""
 LEAST_BATCH, USUAL_BATCH = BATCH_LIMITS[0], 4
-PATCHES_EACH, FEWEST_IMAGES = 900, 3
-"""A run learns from so many patches of every 2D image at most, and as from so many images at least: more made
-the model worse on average where five were labelled, and better where ten were."""
+FEW_IMAGES, FEWEST_IMAGES, PATCHES_EACH = 10, 3, 900
+"""A run on fewer 2D images than the first, and as if on the second at least, learns from so many patches of
+each at most: more made the model worse on average where five were labelled, and better where ten were."""
 TRIED_STEPS = 3
 """So many steps tell what a step costs; the first of them, which is slower, is left out."""
 WRONG = 2.0
@@ -146,11 +146,11 @@ def pace_for(
     return _with_more_patches(pace, min(seconds, seconds_for(most_patches, pace.plan.batch, pace.step)))
 
 
-def most_patches(shapes: Sequence[Sequence[int]]) -> float:
-    """Patches that a run learns from at most, by the shapes of its images; of volumes as many as it can."""
-    if any(len(shape) > 2 for shape in shapes):
+def most_patches(images: int, patches: float) -> float:
+    """Patches that a run on 2D images learns from at most, if it has few; one image holds so many."""
+    if images >= FEW_IMAGES:
         return math.inf
-    return PATCHES_EACH * max(len(shapes), FEWEST_IMAGES)
+    return PATCHES_EACH * max(images, FEWEST_IMAGES) * max(patches, 1.0)
 
 
 def seconds_for(patches: float, batch: int, step: float) -> float:

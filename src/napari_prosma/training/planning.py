@@ -83,13 +83,14 @@ def pacing_for(
     The plan is the one that was given, that of the model to start from, or one made from the data.
     """
     rungs, names = _rungs(config, facts, device), class_names or _default_names(facts)
-    most = most_patches([fact.shape for fact in facts])
     made: dict[Rung, tuple[ModelSpec, Plan, tuple[str, ...]]] = {}
 
     def make(rung: Rung) -> tuple[ModelSpec, Plan]:
         if rung not in made:
             made[rung] = _made(config, facts, names, source, rung)
         return made[rung][:2]
+
+    most = _most_patches(facts, make(rungs[0])[1])
 
     def choose(seconds: float, speed: float) -> Pace:
         if not math.isfinite(seconds):
@@ -111,7 +112,15 @@ def pacing_of(spec: ModelSpec, plan: Plan, facts: Sequence[CaseFacts], device: t
     """That of a run which is resumed before its pace was decided: its network and plan stay."""
     step = step_seconds(spec, plan, nominal_speed(device, torch.get_num_threads()))
     pace = Pace(Rung(spec.entry, spec.widths), spec, plan, step)
-    return Pacing(pace, None, lambda pace: None, most_patches([fact.shape for fact in facts]))
+    return Pacing(pace, None, lambda pace: None, _most_patches(facts, plan))
+
+
+def _most_patches(facts: Sequence[CaseFacts], plan: Plan) -> float:
+    if any(len(fact.shape) > 2 for fact in facts):
+        return math.inf
+    return most_patches(
+        len(facts), np.median([math.prod(grid_of(f, plan)) for f in facts]) / math.prod(plan.patch)
+    )
 
 
 def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device) -> tuple[Rung, ...]:
@@ -126,7 +135,8 @@ def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device
     divisor = min(config.model_copy(update={"entry": rung.entry}).divisor for rung in LADDER)
     shrinks &= (config.dims or planned_dims(facts, divisor, across)) == 2
     if shrinks:  # no further than to what is thin, and a side that shrinks nothing is no other one
-        short = math.ceil(np.median([fact.short_side for fact in facts]))
+        sizes = [[n for axis, n in enumerate(f.shape) if len(f.shape) == 2 or axis != across] for f in facts]
+        short = math.ceil(np.median([min(size) for size in sizes]))
         ladder = [replace(rung, side=min(max(rung.side, least), short)) for rung in LADDER]
     else:
         ladder = [replace(rung, side=side) for rung in LADDER]
@@ -254,24 +264,25 @@ def class_counts(facts: Sequence[CaseFacts], indices: Sequence[int], classes: in
     return counts
 
 
-def _about_thin(facts: Sequence[CaseFacts], plan: Plan) -> Iterator[str]:
+def _about_thin(facts: Sequence[CaseFacts], plan: Plan, config: TrainConfig) -> Iterator[str]:
     """To what images are shrunk for a 2D network, where a structure is so thin that it matters."""
     thin = thinnest(facts)
     if thin is None or plan.dims != 2:
         return
-    grids = [_seen(grid_of(fact, plan), plan) for fact in facts]
-    side = round(float(np.median([min(grid) for grid in grids])))
+    side = round(float(np.median([min(_seen(grid_of(fact, plan), plan)) for fact in facts])))
     said = f"Structures of {plan.class_names[thin.of_class]} are about {thin.thickness:.2g} pixels thick"
+    follows_side = config.spacing is None and config.plan is None and config.start_from is None
     if side < thin.side * (1 - SAME_SPACING):
-        yield (
-            f"{said}, and much of them is lost where images are shrunk to a short side of {side} pixels; a "
-            f"side of {thin.side} keeps them"
+        yield f"{said}, and much of them is lost where images are shrunk to a short side of {side} pixels" + (
+            f"; a side of {thin.side} keeps them" if follows_side else ""
         )
-    elif min(thin.side, side) > PLANAR_SIDE:
+    elif follows_side and config.side is None and min(thin.side, side) > PLANAR_SIDE:
         yield f"{said}, so images keep a short side of {side} pixels, and a step takes longer"
 
 
-def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> Iterator[str]:
+def remarks(
+    facts: Sequence[CaseFacts], plan: Plan, config: TrainConfig, held_out: Sequence[int]
+) -> Iterator[str]:
     """What the user should know of the data before the first step."""
     planes = Counter(fact.slice_axis for fact in facts if len(fact.shape) == len(AXES))
     if plan.dims == 2 and plan.axes == len(AXES) and len(planes) > 1:
@@ -280,7 +291,7 @@ def remarks(facts: Sequence[CaseFacts], plan: Plan, held_out: Sequence[int]) -> 
             f"The volumes were acquired in different planes ({said}), and all are cut across "
             f"{AXES[plan.slice_axis]}; train on one kind at a time, or choose the slices"
         )
-    yield from _about_thin(facts, plan)
+    yield from _about_thin(facts, plan, config)
     if not held_out:
         yield "There are no validation cases: the figures are those of a training case and say little."
     else:

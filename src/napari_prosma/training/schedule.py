@@ -159,12 +159,13 @@ class Clock:
 
     def set_minutes(self, minutes: float | None) -> None:
         """Let the run end ``minutes`` after its begin; None = by its steps alone."""
+        self._minutes = minutes
         self._limit = None if minutes is None else 60 * minutes
 
     @property
     def minutes(self) -> float | None:
         """When the run ends, after its begin; None = by its steps alone."""
-        return None if self._limit is None else self._limit / 60
+        return self._minutes
 
     @property
     def total(self) -> int:

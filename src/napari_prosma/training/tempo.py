@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan
-from napari_prosma.events import Event, Notice
+from napari_prosma.events import Event, Notice, Started
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.objectives import OBJECTIVES
 from napari_prosma.training.pace import (
@@ -221,11 +221,13 @@ class Tempo:
     def _long_enough(self, left: float, step: float) -> Iterator[Event]:
         """End before the time is over where few images would be learned by heart."""
         assert self.pacing is not None
-        enough = seconds_for(self.pacing.most_patches, self.state.plan.batch, step)
+        patches = self.pacing.most_patches / self.processes.world
+        enough = seconds_for(patches, self.state.plan.batch, step)
         if enough >= left:
             return
         minutes = (self.clock.elapsed() + enough) / 60
         self.clock.set_minutes(minutes)
+        yield Started(self.clock.total, f"Training for {_duration(60 * minutes)}", str(self.processes.device))
         yield Notice(
             f"From so few images a longer run learns what is particular to them: this one ends after about "
             f"{_duration(60 * minutes)}. More annotated images make it better"
@@ -237,7 +239,7 @@ class Tempo:
         said = f"About {steps} steps of {plan.batch} patches of {' x '.join(map(str, plan.patch))}, and "
         said += f"{count} validation{'s' * (count > 1)} on {cases} case{'s' * (cases > 1)}"
         richer = self.pacing.richer(pace)
-        if richer is not None and minutes and richer > 60 * minutes:
+        if richer is not None and minutes and richer > 60 * minutes and self.clock.minutes == minutes:
             said += f"; finer images or a wider network pay from about {_duration(richer)} on"
         return said
 

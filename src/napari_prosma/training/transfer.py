@@ -87,21 +87,23 @@ def adapted_plan(
     given = {name for name, value in rules.items() if value is not None}
     rules = {**rules, "dims": old.dims}
     kept: dict[str, Any] = {"axes": old.axes} if old.axes else {}
+    if old.axes == len(AXES) and rules.get("slice_axis") is None:
+        kept["slice_axis"] = rules["slice_axis"] = old.slice_axis
+    if old.side is not None:  # whatever the images know of their size
+        facts = [replace(fact, unit="pixel", spacing=(1.0,) * len(fact.shape)) for fact in facts]
     notices = []
     if old.side is not None or all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
         if "patch" not in given:
             rules["patch"] = old.patch
             kept["window"] = old.window
         if "spacing" not in given and (old.spacing or old.side):
-            kept |= {"spacing": old.spacing_within(axes), "unit": old.unit, "side": old.side}
-            kept |= {"one_spacing": old.one_spacing}
+            kept |= {"spacing": old.spacing, "unit": old.unit, "side": old.side}
+            kept |= {"native": old.native}
     else:
         known = "had no physical size and some of these have one"
         if old.unit != "pixel":
             known = f"had a size in {old.unit} and some of these have none"
         notices.append(f"The images of the model {known}: spacing and patch are planned anew.")
-    if old.axes == len(AXES) and rules.get("slice_axis") is None:
-        rules["slice_axis"] = old.slice_axis
     plan = make_plan(facts, class_names, **rules)
     if old.intensity == plan.intensity or (old.intensity == "zscore" and "intensity" not in given):
         kept |= {name: getattr(old, name) for name in ("intensity", "clip", "mean", "std")}
