@@ -296,6 +296,8 @@ def test_unlabelled_images_come_onto_the_grid_of_the_labelled_ones(
     assert unlabelled is not None
     assert unlabelled._moved._cases[0].image.shape == (1, 20, 20)
     unsized = Case.from_arrays("bare 0", bare(1)[0].read_image().array)
+    told(tmp_path / "taken as all others", labelled, [unsized], spacing=(1.0, 1.0))
+    labelled = [sized(case, 1.0 + number) for number, case in enumerate(ultrasound)]
     with pytest.raises(DataError, match=r"'bare 0' cannot be brought to the spacing.*how large"):
         told(tmp_path / "other", labelled, [unsized], spacing=(1.0, 1.0))
 

@@ -201,7 +201,8 @@ def _is_over(config: TrainConfig, last: Checkpoint) -> bool:
     if last.epoch >= config.epochs:
         return True
     if config.minutes is not None and last.epoch:
-        return not place["losses"] and place["seconds"] >= _NEAR * 60 * place.get("minutes", config.minutes)
+        minutes = place.get("minutes") or config.minutes
+        return not place["losses"] and place["seconds"] >= _NEAR * 60 * minutes
     waited = last.epoch - place.get("best_epoch", last.epoch)
     return config.patience is not None and waited >= config.patience
 
