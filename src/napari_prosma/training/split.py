@@ -84,7 +84,8 @@ def _drawn(groups: Sequence[list[int]], wanted: int) -> list[int]:
 
 def _require_patients_apart(cases: Sequence[Case], validation: Sequence[int]) -> None:
     theirs = {cases[n].patient for n in validation} - {""}
-    both = sorted({case.patient for n, case in enumerate(cases) if n not in set(validation)} & theirs)
+    training = set(range(len(cases))) - set(validation)
+    both = sorted({cases[n].patient for n in training} & theirs)
     if both:
         raise ConfigError(
             f"the data set puts {len(both)} patient(s) into training and into validation, such as "

@@ -527,7 +527,7 @@ def _fill(volume: np.ndarray, empty: Sequence[int], padded: Mapping[int, np.ndar
         if place in padded
         else volume[:, place].min()
         for place in range(volume.shape[1])
-        if place not in set(empty)
+        if place not in empty
     ]
     for place, outside in padded.items():
         volume[:, place][outside] = min(lowest)

@@ -618,7 +618,7 @@ def _side_by_side(folder: Path) -> Recognised | None:
     orphans: list[Path] = []
     for place, files in sorted(by_place.items()):
         masks = [path for path in files if _MASK_SUFFIX.search(stem(path))]
-        images = [path for path in files if path not in set(masks)]
+        images = [path for path in files if not _MASK_SUFFIX.search(stem(path))]
         group = place.relative_to(folder).as_posix() if place != folder else ""
         pairs = pair_files(images, masks)
         found += [Found(stem(image), (image,), labels, group) for image, labels in pairs]
