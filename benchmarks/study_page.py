@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 STUDY, PAGE = ROOT / "benchmarks" / "results" / "study", ROOT / "docs" / "results.md"
 SECTION = re.compile(r"(?<=<!-- study -->\n).*(?=<!-- end -->)", re.DOTALL)
 PROSMA = "prosma"
-LEVEL = 0.95
+LEVEL, FEWEST_SEEDS = 0.95, 3
+"""Of an interval, and the trainings that it needs."""
 ALL_SKIPS = 0
 STARTED_AT = np.log(2)
 """Every lambda."""
@@ -59,7 +60,7 @@ def summary(folder: Path) -> Json:
         "arms": arms,
         "thresholds": [value for run in runs if run["arm"] == PROSMA for value in run["thresholds"].values()],
         "noise": noise(looks),
-        "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks)],
+        "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks) if arm != "none"],
     }
 
 
@@ -88,7 +89,7 @@ def interval(values: Sequence[float], at_once: int = 1) -> Json:
     """Mean over the seeds with Student's interval, which holds for so many means at once."""
     number = len(values)
     found: Json = {"mean": mean(values), "seeds": number, "low": None, "high": None}
-    if number > 1:
+    if number >= FEWEST_SEEDS:
         chance = (1 - LEVEL) / 2 / max(1, at_once)
         reach = float(stats.t.isf(chance, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
         found |= {"low": found["mean"] - reach, "high": found["mean"] + reach}
@@ -214,7 +215,8 @@ def sentences(found: Json) -> Iterator[str]:
         for part, worth in gate["worth"].items():
             start = f"With {names[part]} at their means at all skips, `{gate['arm']}`"
             if worth["low"] is None:
-                yield f"{start} loses {worth['mean']:.3f} Dice in one training, which claims nothing."
+                trainings = "one training" if worth["seeds"] == 1 else f"{worth['seeds']} trainings"
+                yield f"{start} loses {worth['mean']:.3f} Dice in {trainings}, which claims nothing."
             elif worth["low"] > 0:
                 yield f"{start} loses Dice: {in_words(worth)}."
             else:
