@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -440,6 +441,27 @@ def test_an_image_of_another_kind_is_told(
     checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update=changes))
     image = Image(np.ones((1, *(4,) * geometry.ndim), np.float32), geometry)
     found = unlike_training(checkpoint, image)
+    assert [said in sentence for sentence in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("plan", "size", "said"),
+    [
+        ({"side": 4, "unit": "pixel"}, 5, ""),
+        (
+            {"side": 4, "unit": "pixel"},
+            40,
+            "short side of the image is 40 pixels, and was about 4 in training",
+        ),
+        ({"native": (0.5, 0.5), "unit": "mm"}, 4, "taken to be those of training: 0.5 x 0.5 mm."),
+    ],
+)
+def test_an_image_of_another_size_is_told(
+    plan: dict[str, Any], size: int, said: str, make_checkpoint: Make
+) -> None:
+    checkpoint = make_checkpoint()
+    checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"axes": 2, **plan}))
+    found = unlike_training(checkpoint, Image(np.ones((1, size, size), np.float32), Geometry.pixels(2)))
     assert [said in sentence for sentence in found] == ([True] if said else [])
 
 

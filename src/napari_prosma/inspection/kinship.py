@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.preparation import size_in_words
 from napari_prosma.model.checkpoint import Checkpoint
 
 _MAY_DIFFER = {
@@ -61,7 +62,7 @@ def _settings_that_differ(first: Mapping[str, Any], other: Mapping[str, Any]) ->
 def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
     """What shows that an image is not of the kind a model was trained on, a sentence each.
 
-    Number of axes, unit and range of the values: what a plan tells. A model knows no more of its images.
+    Number of axes, unit, size and range of the values: what a plan tells. A model knows no more of them.
     """
     plan, found = checkpoint.plan, []
     axes, unit = image.geometry.ndim, image.geometry.unit
@@ -89,4 +90,4 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
             f"The model was trained on {modality}, whose values are not negative, but this image has values "
             f"down to {lowest:g}: it may be of another kind."
         )
-    return tuple(found)
+    return (*found, *(f"{said}." for said in size_in_words(image.array.shape[1:], image.geometry, plan)))
