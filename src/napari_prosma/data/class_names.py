@@ -24,12 +24,17 @@ def says_nothing(name: str) -> bool:
     return _SAYS_NOTHING.fullmatch(plain(name)) is not None
 
 
+def by_name(names: Sequence[str]) -> dict[str, int]:
+    """Index of every class but the background by its plain name; the first of equal ones."""
+    return {plain(name): k for k, name in reversed(list(enumerate(names))) if k}
+
+
 def places_by_name(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | None:
     """Index in ``ours`` of every class of ``theirs``; None where one of the names is not among them.
 
     Both begin with the background, whatever it is called.
     """
-    places = {plain(name): k for k, name in reversed(list(enumerate(ours))) if k}
+    places = by_name(ours)
     found = [places.get(plain(name)) for name in theirs[1:]]
     known = [place for place in found if place is not None]
     return (0, *known) if len({*known}) == len(found) else None

@@ -178,10 +178,9 @@ class CaseFacts:
     # per class, in pixels, within the acquired plane; see ``_thickness``
     thickness: tuple[float, ...] = ()
 
-    @property
-    def short_side(self) -> int:
-        """Pixels along the shorter axis of the acquired plane."""
-        thin = thin_axes(len(self.shape), 2, self.slice_axis)
+    def short_side(self, across: int) -> int:
+        """Elements along the shorter axis of an image, or of a volume's plane ``across`` an axis."""
+        thin = thin_axes(len(self.shape), 2, across)
         return min(n for axis, n in enumerate(self.shape) if axis not in thin)
 
 
@@ -208,7 +207,7 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         )
     if not np.all(np.isfinite(array)):
         raise DataError(f"the image of case '{case.name}' holds NaN or infinite values; re-export it")
-    labelled = label != IGNORE
+    labelled, across = label != IGNORE, slice_axis(image.geometry)
     values = array[0][(label > 0) & labelled]
     step = max(1, values.size // 10_000)
     return CaseFacts(
@@ -224,8 +223,8 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         image_hash=content_hash(array),
         label_hash=content_hash(label),
         notices=image.notices,
-        slice_axis=slice_axis(image.geometry),
-        thickness=_thickness(label, slice_axis(image.geometry)),
+        slice_axis=across,
+        thickness=_thickness(label, across),
     )
 
 
@@ -264,7 +263,9 @@ def thinnest(facts: Sequence[CaseFacts]) -> Thinnest | None:
     for index in range(1, max((len(fact.thickness) for fact in facts), default=0)):
         held = [fact for fact in facts if index < len(fact.thickness) and not np.isnan(fact.thickness[index])]
         if held:
-            sides = [fact.short_side * min(1.0, THIN / fact.thickness[index]) for fact in held]
+            sides = [
+                fact.short_side(fact.slice_axis) * min(1.0, THIN / fact.thickness[index]) for fact in held
+            ]
             thickness = float(np.median([fact.thickness[index] for fact in held]))
             found.append(Thinnest(index, thickness, math.ceil(np.median(sides))))
     thin = max(found, key=lambda one: one.side, default=None)

@@ -135,8 +135,7 @@ def _rungs(config: TrainConfig, facts: Sequence[CaseFacts], device: torch.device
     divisor = min(config.model_copy(update={"entry": rung.entry}).divisor for rung in LADDER)
     shrinks &= (config.dims or planned_dims(facts, divisor, across)) == 2
     if shrinks:  # no further than to what is thin, and a side that shrinks nothing is no other one
-        sizes = [[n for axis, n in enumerate(f.shape) if len(f.shape) == 2 or axis != across] for f in facts]
-        short = math.ceil(np.median([min(size) for size in sizes]))
+        short = math.ceil(np.median([fact.short_side(across) for fact in facts]))
         ladder = [replace(rung, side=min(max(rung.side, least), short)) for rung in LADDER]
     else:
         ladder = [replace(rung, side=side) for rung in LADDER]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_prosma.data.class_names import plain, says_nothing
+from napari_prosma.data.class_names import by_name, plain, says_nothing
 from napari_prosma.data.fingerprint import CaseFacts, Plan, make_plan
 from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.data.planes import AXES
@@ -97,8 +97,7 @@ def adapted_plan(
             rules["patch"] = old.patch
             kept["window"] = old.window
         if "spacing" not in given and (old.spacing or old.side):
-            kept |= {"spacing": old.spacing, "unit": old.unit, "side": old.side}
-            kept |= {"native": old.native}
+            kept |= {name: getattr(old, name) for name in ("spacing", "unit", "side", "native")}
     else:
         known = "had no physical size and some of these have one"
         if old.unit != "pixel":
@@ -203,7 +202,7 @@ def _by_class(tensor: Tensor, entry: int) -> Tensor:
 
 def _common_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     """Index in ``new`` -> index in ``old`` of the classes that both have; {} without a foreground class."""
-    places = {plain(name): k for k, name in reversed(list(enumerate(old))) if k}
+    places = by_name(old)
     found = {k: places.get(plain(name)) for k, name in enumerate(new) if k}
     known = {k: place for k, place in found.items() if place is not None}
     if not known and len(old) == len(new) == 2 and any(map(says_nothing, (old[1], new[1]))):
