@@ -166,7 +166,7 @@ def mean(values: Sequence[float]) -> float:
 
 def in_lines(found: Json) -> Iterator[str]:
     yield from ("", *(f"- {line}" for line in sentences(found)), "")
-    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
+    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus this one, last |"
     yield "|---|---|---|---|---|"
     for row in found["arms"]:
         difference = row.get("prosma minus it")
@@ -175,7 +175,7 @@ def in_lines(found: Json) -> Iterator[str]:
     if found["noise"]:
         yield from (
             "",
-            "| gate | seeds | share of its Dice that noise leaves | prosma minus it |",
+            "| gate | seeds | share of its Dice left under noise | prosma minus this one |",
             "|---|---|---|---|",
         )
     for row in found["noise"]:
@@ -203,20 +203,21 @@ def sentences(found: Json) -> Iterator[str]:
     """What the study answers, a sentence per question."""
     if found["thresholds"]:
         low, high = min(found["thresholds"]), max(found["thresholds"])
-        yield f"Lambda began at {STARTED_AT:.3f} and ended at {low:.3f} to {high:.3f} (means of a skip)."
+        ends = f"ended between {low:.3f} and {high:.3f} (means per skip)"
+        yield f"Lambda started at {STARTED_AT:.3f} and {ends}."
     for row in found["arms"]:
         if row["block"] == "A" and "prosma minus it" in row:
             yield compared("Dice", row["arm"], row["prosma minus it"])
     for row in found["noise"]:
         if "prosma minus it" in row:
-            yield compared("The share of Dice that noise leaves", row["arm"], row["prosma minus it"])
-    names = {"psi": "its masks psi", "c": "its channel weights c", "both": "psi and c"}
+            yield compared("the share of Dice left under noise", row["arm"], row["prosma minus it"])
+    names = {"psi": "psi", "c": "the channel weights c", "both": "psi and c"}
     for gate in found["gates"]:
         for part, worth in gate["worth"].items():
-            start = f"With {names[part]} at their means at all skips, `{gate['arm']}`"
+            start = f"With {names[part]} set to the mean in all skips, `{gate['arm']}`"
             if worth["low"] is None:
                 trainings = "one training" if worth["seeds"] == 1 else f"{worth['seeds']} trainings"
-                yield f"{start} loses {worth['mean']:.3f} Dice in {trainings}, which claims nothing."
+                yield f"{start} loses {worth['mean']:.3f} Dice ({trainings}: too few to claim anything)."
             elif worth["low"] > 0:
                 yield f"{start} loses Dice: {in_words(worth)}."
             else:
@@ -224,14 +225,19 @@ def sentences(found: Json) -> Iterator[str]:
 
 
 def compared(what: str, arm: str, difference: Json) -> str:
-    """Whether prosma is told apart from another gate, and how."""
+    """Whether a difference between prosma and another gate is shown, and which."""
     if difference["low"] is None:
         seeds = difference["seeds"]
-        return f"{what} of `prosma` and `{arm}`: too few seeds in common ({seeds}) to claim anything."
+        few = f"too few seeds in common ({seeds}) to claim anything"
+        return f"{capital(what)} with `prosma` and with `{arm}`: {few}."
     if difference["low"] > 0 or difference["high"] < 0:
         side = "higher" if difference["low"] > 0 else "lower"
-        return f"{what} is {side} with `prosma` than with `{arm}`: {in_words(difference)}."
-    return f"{what} is not told apart between `prosma` and `{arm}`: {in_words(difference)}."
+        return f"{capital(what)} is {side} with `prosma` than with `{arm}`: {in_words(difference)}."
+    return f"No difference in {what} is shown between `prosma` and `{arm}`: {in_words(difference)}."
+
+
+def capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def in_words(found: Json) -> str:

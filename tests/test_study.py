@@ -133,11 +133,14 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     reach = 3.4954 * np.std(values, ddof=1) / np.sqrt(5)
     assert dense["prosma minus it"]["low"] == pytest.approx(np.mean(values) - reach, rel=1e-3)
     said = " ".join(study_page.sentences(found))
-    assert said.startswith("Lambda began at 0.693 and ended at 0.600 to 1.000 (means of a skip).")
+    assert said.startswith("Lambda started at 0.693 and ended between 0.600 and 1.000 (means per skip).")
     assert "Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200)." in said
-    assert "Dice is not told apart between `prosma` and `dense`" in said
-    assert "The share of Dice that noise leaves is not told apart between `prosma` and `dense`" in said
-    assert "With its masks psi at their means at all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
+    assert "No difference in Dice is shown between `prosma` and `dense`: " in said
+    assert (
+        "No difference in the share of Dice left under noise is shown between `prosma` and `dense`: "
+        in said
+    )
+    assert "With psi set to the mean in all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
     lines = list(study_page.in_lines(found))
     assert "| `none` | 5 | 0.520 | 0.520 | +0.200 (+0.200 to +0.200) |" in lines
     assert any(line.startswith("| `prosma` | 1 | 10.0 % | +0.120 (") for line in lines)
@@ -170,9 +173,9 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
 
     written_study(tmp_path, {"prosma": 0.7, "none": 0.1}, seeds=1)
     said = " ".join(study_page.sentences(study_page.summary(tmp_path)))
-    assert "Dice of `prosma` and `none`: too few seeds in common (1) to claim anything." in said
+    assert "Dice with `prosma` and with `none`: too few seeds in common (1) to claim anything." in said
     assert "higher" not in said
-    assert "loses 0.200 Dice in one training, which claims nothing" in said
+    assert "loses 0.200 Dice (one training: too few to claim anything)" in said
 
 
 @pytest.mark.usefixtures("benchmarks")
