@@ -166,7 +166,7 @@ def mean(values: Sequence[float]) -> float:
 
 def in_lines(found: Json) -> Iterator[str]:
     yield from ("", *(f"- {line}" for line in sentences(found)), "")
-    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus this one, last |"
+    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
     yield "|---|---|---|---|---|"
     for row in found["arms"]:
         difference = row.get("prosma minus it")
@@ -175,7 +175,7 @@ def in_lines(found: Json) -> Iterator[str]:
     if found["noise"]:
         yield from (
             "",
-            "| gate | seeds | share of its Dice left under noise | prosma minus this one |",
+            "| gate | seeds | share of its Dice left under noise | prosma minus it |",
             "|---|---|---|---|",
         )
     for row in found["noise"]:

@@ -137,8 +137,7 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     assert "Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200)." in said
     assert "No difference in Dice is shown between `prosma` and `dense`: " in said
     assert (
-        "No difference in the share of Dice left under noise is shown between `prosma` and `dense`: "
-        in said
+        "No difference in the share of Dice left under noise is shown between `prosma` and `dense`: " in said
     )
     assert "With psi set to the mean in all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
     lines = list(study_page.in_lines(found))
