@@ -220,6 +220,13 @@ def test_images_without_a_physical_size_have_one_short_side_or_one_magnification
     assert make_plan(images, NAMES, spacing=(3.0, 3.0)).side is None
 
 
+def test_images_of_which_some_know_no_size_are_planned_as_if_none_did() -> None:
+    known, unknown = facts((900, 1200), (0.2, 0.2)), facts((512, 600), unit="pixel")
+    plan = make_plan([known, unknown], NAMES)
+    assert plan == make_plan([facts((900, 1200), unit="pixel"), unknown], NAMES)
+    assert (plan.side, plan.unit, plan.native) == (256, "pixel", None)
+
+
 # ---- patch, batch, dims ---------------------------------------------------------------------------------
 
 

@@ -49,6 +49,18 @@ def test_the_network_and_plan_are_those_of_the_model_and_its_figures_come_first(
     assert events.index(before) < first_step
 
 
+def test_a_chosen_side_goes_before_the_models(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    old = load_checkpoint(trained[0]).plan
+    assert min(old.patch) == 48
+    list(train(from_model(tmp_path, trained[0], side=32, epochs=1), ultrasound, old.class_names))
+    found = load_checkpoint(tmp_path).plan
+    assert min(found.patch) == 32
+    assert found.spacing == pytest.approx([48 / 32 * step for step in old.spacing])
+    assert (found.intensity, found.class_names) == (old.intensity, old.class_names)
+
+
 def test_figures_on_cases_that_the_model_learned_from_are_called_too_good(
     trained: Trained, ultrasound: list[Case], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Notice, Progress, Started, Verdict
+from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
 from napari_prosma.nn.network_kinds import WIDTHS
 from napari_prosma.nn.spec import ModelSpec
@@ -178,6 +179,25 @@ def test_pictures_are_smaller_in_a_short_run_unless_their_size_was_chosen(tmp_pa
 
     assert patch() == (128, 128)
     assert patch(side=256) == (256, 256)
+
+
+def test_it_is_told_where_some_images_do_not_know_their_size(tmp_path: Path) -> None:
+    label = np.zeros((64, 64), np.uint8)
+    label[20:40] = 1
+    image, sized = np.zeros((1, 64, 64), np.uint8), Geometry((0.2, 0.2), (0.0, 0.0), "mm")
+    cases = [Case.from_arrays("a", image, label, sized)] + [
+        Case.from_arrays(f"b{n}", image, label) for n in range(2)
+    ]
+    config = TrainConfig(run_dir=tmp_path, minutes=1)
+
+    def told(*chosen: Case) -> list[str]:
+        facts = facts_of(*chosen)
+        plan = pacing_for(config, facts, (), None, 60.0, CPU).pace.plan
+        return [said for said in remarks(facts, plan, config, [0]) if "how large their pixels" in said]
+
+    (said,) = told(*cases)
+    assert said.startswith("2 of 3 images do not say how large")
+    assert told(*cases[1:]) == told(cases[0]) == []
 
 
 def test_thin_structures_keep_pictures_finer_and_a_side_that_loses_them_is_told(tmp_path: Path) -> None:

@@ -275,7 +275,8 @@ def test_a_short_side_goes_on_whatever_the_images_know_of_their_size(make_checkp
         found, notices = adapted_plan(source, facts(unit=unit), LIVER)
         assert (found.side, found.unit, found.spacing, notices) == (32, "pixel", (2.0, 2.0), ())
     both = [*facts((512, 600)), *facts((512, 600), "mm")]
-    assert adapted_plan(source, both, LIVER, side=256)[0].side == 32
+    assert adapted_plan(source, both, LIVER)[0].side == 32
+    assert adapted_plan(source, both, LIVER, side=256)[0].side == 256
     assert adapted_plan(source, facts(unit="mm"), LIVER, spacing=(3.0, 3.0))[0].side is None
 
 

@@ -347,7 +347,8 @@ def make_plan(
         By default 2 for images, 3 for volumes of at least ``divisor`` slices, else 2 (slice by slice).
     side : int, optional
         Limit of the short side of what a 2D network sees, in pixels; by default ``PLANAR_SIDE``, or more
-        where what is thin would be lost.
+        where what is thin would be lost. 2D images of which some have no physical size are all planned as if
+        none had one.
     divisor : int
         Patch sizes are multiples of this.
     batch_elements : int
@@ -377,13 +378,16 @@ def make_plan(
     if patch is not None and len(patch) != dims:
         raise DataError(f"the network is {dims}D but the chosen patch {patch} has {len(patch)} sizes")
     units = {f.unit for f in facts}
+    sizeless = axes == 2 and "pixel" in units and spacing is None and not same_scale
+    if sizeless:  # not even those that say how large they are
+        units, spacings = {"pixel"}, np.ones_like(spacings)
     seen = [axis for axis in range(axes) if dims == axes or axis != across][-dims:]
     side = side or max(PLANAR_SIDE, least_side(facts))
     native = _one_spacing(spacings) if len(units) == 1 and units != {"pixel"} else None
     target = spacing or _target_spacing(shapes, spacings, seen, side if dims == 2 else None) or native
     short = np.median(shapes.min(axis=1))
     each = None
-    if axes == 2 and units == {"pixel"} and spacing is None and not same_scale:
+    if sizeless:
         each = round(short if target is None else short / target[0])
     if target is not None and len(units) > 1:
         raise DataError(

@@ -162,7 +162,9 @@ def _made(
         return built.model_spec(plan), plan, told
 
     widths = rung.widths
-    changes = {"widths": widths, "entry": rung.entry, "side": rung.side}
+    changes = {"widths": widths, "entry": rung.entry}
+    if config.side is not None or source is None:  # a model brings its own
+        changes["side"] = rung.side
     found = planned(config.model_copy(update=changes))
     if rung.entry == 1 or config.widths != AUTO:
         return found
@@ -289,6 +291,12 @@ def remarks(
         yield (
             f"The volumes were acquired in different planes ({said}), and all are cut across "
             f"{AXES[plan.slice_axis]}; train on one kind at a time, or choose the slices"
+        )
+    unsized = sum(fact.unit == "pixel" for fact in facts)
+    if plan.side is not None and 0 < unsized < len(facts):
+        yield (
+            f"{unsized} of {len(facts)} images do not say how large their pixels are, so physical size "
+            f"is not used: each image is brought to the same short side"
         )
     yield from _about_thin(facts, plan, config)
     if not held_out:

@@ -93,10 +93,11 @@ def adapted_plan(
         facts = [replace(fact, unit="pixel", spacing=(1.0,) * len(fact.shape)) for fact in facts]
     notices = []
     if old.side is not None or all((fact.unit == "pixel") == (old.unit == "pixel") for fact in facts):
-        if "patch" not in given:
+        resized = old.dims == 2 and "side" in given
+        if "patch" not in given and not resized:
             rules["patch"] = old.patch
             kept["window"] = old.window
-        if "spacing" not in given and (old.spacing or old.side):
+        if "spacing" not in given and not resized and (old.spacing or old.side):
             kept |= {name: getattr(old, name) for name in ("spacing", "unit", "side", "native")}
     else:
         known = "had no physical size and some of these have one"
