@@ -29,15 +29,19 @@ from napari_prosma.data.formats.dicom_frames import (
     holds_stills,
     is_dicom,
     is_directory,
+    is_packed,
     is_still,
     pixel_notices,
+    promised_bytes,
     require_even,
     seconds_per_frame,
     why_no_image,
+    why_no_pixels,
 )
 from napari_prosma.data.formats.dicom_frames import (
     read_header as read_file_header,
 )
+from napari_prosma.data.formats.dicom_stacks import even_places, normal_of, stacks_of, why_no_volume
 from napari_prosma.data.limits import require_count, require_possible
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry, SourceFrame
@@ -59,15 +63,14 @@ __all__ = [
 
 _LEAST_BYTES_OF_A_FRAME = 8
 """Of a compressed one: the tag of its item and its length."""
-_UNEVEN = 0.1  # of the slice distance: more, and a slice is not where an even grid has it
-_NO_GAP = 1.5  # of the usual slice distance: more, and a slice is missing between two
-_MOST_MISSING = 4  # times as many places as slices are filled; beyond, the grid is none
-_SAME_POSITION_MM = 1e-3
 _SAME_DIRECTION = 1e-3  # of direction cosines: half a voxel over 500 of them
 _SAME_SPACING = 1e-3  # of the spacing
 _SKEWED = 1e-2  # cosine of the angle between rows and columns
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _MS_PER_S = 1000
+_ONE_PER_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
+"""A UID alone does not do: anonymisers give several series the same."""
+_UNUSABLE = ("damaged file", "file without pixels", "file that is cut short")
 _INT16 = np.iinfo(np.int16)
 _CONVERT = {
     **dict.fromkeys(LABEL_KINDS, "it labels a series: give a folder that holds both"),
@@ -94,6 +97,7 @@ class Series:
     study: str = ""
     frame_of_reference: str = ""
     patient: str = ""  # what tells this patient from others, without the name
+    why_none: str = ""  # why its frames make no image, if they do not
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -107,11 +111,20 @@ class Series:
         stored as 0 the values are mirrored within the range that the headers of all slices allow together,
         so that equal values stay equal; CT and PET hold quantities, which are never mirrored.
 
-        Raises ``DataError``: when the pixels of a file cannot be decoded.
+        Raises ``DataError``: its frames make no image, or the pixels of a file cannot be decoded.
         """
+        self.require_whole()
         channels = [self.array_of(planes) for planes in self._stacked()]
         array = channels[0][None] if len(channels) == 1 else np.stack(channels)
         return Image(array, self.geometry, self.notices, self)
+
+    def require_whole(self) -> None:
+        """Refuse frames that make no image (raises ``DataError``)."""
+        if self.why_none:
+            raise DataError(
+                f"'{self.files[0].parent}' holds no volume: slices of '{self.description or self.uid}' "
+                f"{self.why_none}"
+            )
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -188,12 +201,16 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
                 continue
             _require_plausible(path, header)
             frames = frames_of(path, header)
+            bare = why_no_pixels(header)
         except DataError as error:
             refused.append(error)
             left_out["damaged file"].append(path)
             continue
         except (ValueError, TypeError, AttributeError, IndexError):
             left_out["damaged file"].append(path)
+            continue
+        if bare is not None:
+            left_out[bare].append(path)
             continue
         first = frames[0]
         copy = (first.instance, first.position, first.number)
@@ -209,6 +226,7 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
             else:
                 fitting.frames.append(frame)
     left_out.pop("", None)
+    unusable = [path for why in _UNUSABLE for path in left_out.get(why, ())]
     if not groups and refused:
         raise refused[0]
     if not groups:
@@ -219,7 +237,29 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
     found: list[Series] = []
     for group in (group for alike in groups.values() for group in alike):
         found += _series(group, notice)
-    return tuple(found)
+    unplaced = [one for one in found if len(one.frames) == 1 and not one.is_localizer]
+    return tuple(_with_suspects(one, unusable, unplaced) for one in found)
+
+
+def _with_suspects(series: Series, unusable: Sequence[Path], unplaced: Sequence[Series]) -> Series:
+    """Refused where slices are missing and files lie there that may be these, but cannot be used."""
+    missing = series.frames.count(None)
+    if not missing or series.why_none:
+        return series
+    folders = {path.parent for path in series.files}
+    slices = [
+        one.files[0]
+        for one in unplaced
+        if (one.uid, one.modality) == (series.uid, series.modality) and one.shape == series.stored_shape[1:]
+    ]
+    suspects = sorted({path for path in unusable if path.parent in folders} | set(slices))
+    if not suspects:
+        return series
+    why = (
+        f"are missing ({missing} of {len(series.frames)}), and {_listed(suspects)} cannot be used in their "
+        "place; export the series again"
+    )
+    return replace(series, why_none=why)
 
 
 @dataclass
@@ -242,7 +282,8 @@ def _key(header: Dataset, frame: Frame) -> tuple[Any, ...]:
     is_clip = frame.position is None and int(header.get("NumberOfFrames") or 1) > 1
     is_alone = is_clip or is_still(header)
     return (
-        str(header.get("SeriesInstanceUID", "")),
+        *(str(header.get(name) or "") for name in _ONE_PER_SERIES),
+        "" if header.get("SeriesInstanceUID") else str(header.get("SeriesNumber") or ""),
         *(int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel") or 1)),
         _is_localizer(header),
         frame.position is None,
@@ -304,6 +345,7 @@ def series_of(path: Path) -> Series:
     if len(found) > 1 and len(stacks) == 1:
         others = [path for one in found if one is not stacks[0] for path in one.files]
         said = f"left out beside the series: {_listed(others)}"
+        stacks[0].require_whole()
         return replace(stacks[0], notices=(*stacks[0].notices, said))
     if len(found) > 1:
         listed = "; ".join(
@@ -315,6 +357,7 @@ def series_of(path: Path) -> Series:
             f"'{path}' holds {len(found)} series: {listed}. "
             "Move the files of one into a folder of their own and give that, or open all in napari"
         )
+    found[0].require_whole()
     return found[0]
 
 
@@ -343,7 +386,7 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
     if len(frames) == 1 and not in_one_file:
         geometry = Geometry(spacing, (0.0, 0.0), unit)
         return [Series(**common, frames=tuple(frames), shape=plane, geometry=geometry, notices=notices)]
-    if first.orientation is None or first.position is None:
+    if first.orientation is None or first.position is None or _are_of_no_place(frames):
         ordered, step, said = _by_number(frames, header)
         axis = "t" if in_one_file else "z"
         seconds = seconds_per_frame(header) if in_one_file else 0.0
@@ -356,29 +399,41 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
         raise DataError(
             f"'{first.path}' has rows and columns that are not at right angles; export the series again"
         )
-    result = []
-    stacks, repeated = _stacks(frames, first.orientation)
+    stacks = stacks_of(frames)
     one_kind = len({frame.kinds[:NOT_OF_TIME] for frame in frames}) == 1
-    if one_kind and len(stacks) > 1 and {len(stack) for stack in stacks} == {1}:
-        return [_over_time([stack[0] for stack in stacks], common, spacing, plane, notices)]
+    if one_kind and len(stacks) > 1 and {len(stack.frames) for stack in stacks} == {1}:
+        return [_over_time([stack.frames[0] for stack in stacks], common, spacing, plane, notices)]
+    result = []
     for number, stack in enumerate(stacks, 1):
-        grid, affine, said = _grid(stack, first.orientation, spacing, header)
+        grid, affine, said = _grid(stack.frames, spacing, header)
         source = SourceFrame.canonical(affine)
         stored = (plane[1], plane[0], len(grid))
         volume = tuple(stored[n] for n in source.order)
         described = dict(common)
         if len(stacks) > 1:
-            described["description"] = f"{common['description']} ({number} of {len(stacks)})"
+            which = ", ".join(filter(None, (f"{number} of {len(stacks)}", stack.of)))
+            described["description"] = f"{common['description']} ({which})"
+        why_none = stack.why_none or why_no_volume(stack.frames)
         result.append(
             Series(
                 **described,
                 frames=grid,
                 shape=volume,
                 geometry=Geometry.patient(source, volume),
-                notices=(*notices, *repeated, *said),
+                notices=(*notices, *([stack.notice] if stack.notice else []), *said),
+                why_none=f"{why_none}; export the stacks as series of their own" if why_none else "",
             )
         )
     return result
+
+
+def _are_of_no_place(frames: Sequence[Frame]) -> bool:
+    """Whether slices lost their positions: all have one, but different places along the stack."""
+    return (
+        len({frame.position for frame in frames}) == 1
+        and len({frame.location for frame in frames}) == len(frames)
+        and len({frame.path for frame in frames}) == len(frames)
+    )
 
 
 def _by_number(frames: Sequence[Frame], header: Dataset) -> tuple[tuple[Frame, ...], float, tuple[str, ...]]:
@@ -399,7 +454,7 @@ def _over_time(
     notices: tuple[str, ...],
 ) -> Series:
     """Frames of one place: a clip, in the order of their times."""
-    trigger = KINDS.index("TriggerTime")
+    trigger = list(KINDS).index("TriggerTime")
     times = [frame.kinds[trigger] for frame in frames]
     seconds = 0.0
     if all(times) and len(set(times)) == len(times):
@@ -416,50 +471,20 @@ def _over_time(
     )
 
 
-def _stacks(frames: list[Frame], orientation: tuple[float, ...]) -> tuple[list[list[Frame]], tuple[str, ...]]:
-    """Frames sorted along the slice normal; what repeats a place is told apart by kind, else by number."""
-    places = _places(frames, orientation)
-    repeats = max(len(place) for place in places)
-    if repeats == 1:
-        return [[place[0] for place in places]], ()
-    for kind in range(len(KINDS)):
-        by_kind: dict[str, list[Frame]] = defaultdict(list)
-        for frame in sorted(frames, key=lambda frame: frame.number):
-            by_kind[frame.kinds[kind]].append(frame)
-        sorted_apart = [_places(of_kind, orientation) for of_kind in by_kind.values()]
-        if len(by_kind) == repeats and all(len(place) == 1 for stack in sorted_apart for place in stack):
-            return [[place[0] for place in stack] for stack in sorted_apart], ()
-    if len({len(place) for place in places}) == 1:
-        return [[place[n] for place in places] for n in range(repeats)], ()
-    extra = sum(len(place) - 1 for place in places)
-    return [[place[0] for place in places]], (f"{extra} slices repeat a place and were left out",)
-
-
-def _places(frames: Iterable[Frame], orientation: tuple[float, ...]) -> list[list[Frame]]:
-    normal = np.cross(orientation[:3], orientation[3:])
-    at = [(float(normal @ np.array(frame.position)), frame) for frame in frames]
-    places: list[tuple[float, list[Frame]]] = []
-    for here, frame in sorted(at, key=lambda one: (one[0], one[1].number)):
-        if places and here - places[-1][0] < _SAME_POSITION_MM:
-            places[-1][1].append(frame)
-        else:
-            places.append((here, [frame]))
-    return [there for _, there in places]
-
-
 def _grid(
-    stack: list[Frame],
-    orientation: tuple[float, ...],
+    stack: Sequence[Frame],
     spacing: tuple[float, ...],
     header: Dataset,
 ) -> tuple[tuple[Frame | None, ...], np.ndarray, tuple[str, ...]]:
     """The stack on an even grid, its affine (column, row, slice) to RAS+, and what is to be said of it."""
+    orientation, normal = stack[0].orientation, normal_of(stack[0])
+    assert orientation is not None
     positions = np.array([frame.position for frame in stack])
     grid: tuple[Frame | None, ...] = tuple(stack)
     said: tuple[str, ...] = ()
     if len(stack) > 1:
-        along = (positions - positions[0]) @ np.cross(orientation[:3], orientation[3:])
-        places = _even_places(along)
+        along = (positions - positions[0]) @ normal
+        places = even_places(along)
         if places is None:
             even = np.linspace(0, along[-1], len(along))
             gaps = np.diff(along)
@@ -475,32 +500,13 @@ def _grid(
         between = (positions[-1] - positions[0]) / (len(grid) - 1)
     else:
         thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)
-        between = np.cross(orientation[:3], orientation[3:]) * thickness
+        between = normal * thickness
     affine = np.eye(4)
     affine[:3, 0] = np.array(orientation[:3]) * spacing[1]
     affine[:3, 1] = np.array(orientation[3:]) * spacing[0]
     affine[:3, 2] = between
     affine[:3, 3] = positions[0]
     return grid, _LPS_TO_RAS @ affine, said
-
-
-def _even_places(along: np.ndarray) -> np.ndarray | None:
-    """Whole numbers that slices at these distances have on an even grid; None where none fits.
-
-    The usual gap is a first guess, then a small one, in case most have a hole behind them. It is refined by
-    all neighbours that nothing is missing between: positions are often rounded, and a step that is off by a
-    little is off by slices behind a large hole.
-    """
-    gaps = np.diff(along)
-    for guess in np.quantile(gaps, (0.5, 0.25, 0), method="lower"):
-        step = float(gaps[gaps < _NO_GAP * guess].mean())
-        places = np.concatenate([[0], np.cumsum(np.round(gaps / step))]).astype(int)
-        if places[-1] >= _MOST_MISSING * len(along) or np.any(np.diff(places) < 1):
-            continue
-        step = float(along @ places / (places @ places))
-        if np.abs(along - places * step).max() <= _UNEVEN * step:
-            return places
-    return None
 
 
 def _mirror(frames: Iterable[Frame | None]) -> int | float:
@@ -590,16 +596,15 @@ def _require_plausible(path: Path, data: Dataset) -> None:
     """Refuse a header that promises more frames than its file can hold, or than memory."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
-    frames, samples = int(data.get("NumberOfFrames") or 1), int(data.get("SamplesPerPixel", 1))
-    promised = frames * samples * int(data.Rows) * int(data.Columns) * int(data.get("BitsAllocated", 1)) // 8
-    syntax = data.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not syntax.is_compressed:
-        is_halved = data.get("PhotometricInterpretation") == "YBR_FULL_422"  # two pixels share their colours
-        require_possible(path, promised * 2 // 3 if is_halved else promised)
+    promised = promised_bytes(data)
+    if not is_packed(data):
+        require_possible(path, promised)
     else:
+        frames = int(data.get("NumberOfFrames") or 1)
         require_count(path, "frames", frames, path.stat().st_size // _LEAST_BYTES_OF_A_FRAME)
         packings = {RLELossless: "rle", DeflatedExplicitVRLittleEndian: "deflate"}
         packings |= dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "jpeg")
+        syntax = data.file_meta.TransferSyntaxUID
         require_possible(path, promised, packings.get(syntax, "other"))
 
 

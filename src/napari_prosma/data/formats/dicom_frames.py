@@ -29,6 +29,8 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of a file that begins with its dat
 _FILES_OPENED, _NAMES_LOOKED_AT = 8, 10_000
 _BLOCK, _MOST_INFLATED = 2**20, 2**29
 """Bytes of a step, and of a whole deflated file, which pydicom holds twice."""
+_EMPTY, _EMPTY_PACKED = 12, 36
+"""Bytes of an element of pixels that holds none: its tag, and of a packed one its items."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _WITHOUT_INVERSION = ("CT", "PT")  # their values are quantities, however white is stored
 _MM_PER_CM = 10.0
@@ -58,16 +60,32 @@ _TAGS = [
     *("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "SliceVector"),
     *("DetectorInformationSequence", "AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime"),
     *("EchoNumbers", "TriggerTime", "DiffusionBValue", "ContentTime", "AcquisitionTime"),
+    *("ConvolutionKernel", "KVP", "FlipAngle", "InversionTime", "SequenceName"),
     *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("TotalPixelMatrixRows", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-KINDS = (
-    *("ImageType", "EchoTime", "EchoNumbers", "DiffusionBValue"),
-    *("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "ContentTime"),
-)
-NOT_OF_TIME = 4
+KINDS = {
+    "ImageType": "image type",
+    "EchoTime": "echo time",
+    "EchoNumbers": "echo",
+    "DiffusionBValue": "b-value",
+    "ConvolutionKernel": "kernel",
+    "SliceThickness": "slice thickness",
+    "KVP": "tube voltage",
+    "FlipAngle": "flip angle",
+    "InversionTime": "inversion time",
+    "SequenceName": "sequence",
+    "AcquisitionNumber": "acquisition",
+    "TemporalPositionIdentifier": "phase",
+    "TriggerTime": "trigger time",
+    "ContentTime": "time",
+}
+"""Fields that tell images of one place apart, and what people call them."""
+NOT_OF_TIME = 10
 """So many of the first ``KINDS`` say what was measured; the others say when."""
 _SEQUENCE_OF_KIND = {
+    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
+    "ConvolutionKernel": ("CTReconstructionSequence", "ConvolutionKernel"),
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
     "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
     "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
@@ -95,6 +113,7 @@ class Frame:
     # Lowest and highest stored value that means "no image here", if any
     padding: tuple[int, int] | None = None
     kinds: tuple[str, ...] = ()  # one text per name of ``KINDS``
+    location: str = ""  # along the stack, as the file tells it beside its position
     instance: str = ""
     of_frames: int = 1
     # Whether the place is told within a recording, as of 3D ultrasound, not in the patient
@@ -137,10 +156,13 @@ def is_directory(path: Path) -> bool:
 def read_header(path: Path) -> Dataset | None:
     """The header of a file as far as it matters here; None where it is damaged or no DICOM.
 
+    Its attribute ``bytes_after`` says how many bytes follow, which the pixels should be; None where packed.
+
     Raises ``DataError``: it is deflated and holds more than such a file can.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     damages = (
         InvalidDicomError,
@@ -153,7 +175,11 @@ def read_header(path: Path) -> Dataset | None:
     )
     try:
         _require_bounded(path)
-        return dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+        with open(path, "rb") as file:
+            header = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+            is_deflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+            header.bytes_after = None if is_deflated else path.stat().st_size - file.tell()
+        return header
     except (*damages, zlib.error):
         return None
 
@@ -214,6 +240,30 @@ def why_no_image(header: Dataset | None) -> str | None:
     return None
 
 
+def promised_bytes(header: Dataset) -> int:
+    """How large the pixels are once they are unpacked, as the header has it."""
+    frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
+    bits = frames * samples * int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 1)
+    is_halved = header.get("PhotometricInterpretation") == "YBR_FULL_422"  # two pixels share their colours
+    return bits // 8 * 2 // 3 if is_halved and not is_packed(header) else bits // 8
+
+
+def is_packed(header: Dataset) -> bool:
+    """Whether the pixels are compressed."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    return syntax is not None and syntax.is_compressed
+
+
+def why_no_pixels(header: Dataset) -> str | None:
+    """What an image file is that lacks its pixels, or some of them; None where they seem to be there."""
+    if header.bytes_after is None:
+        return None
+    if header.bytes_after <= (_EMPTY_PACKED if is_packed(header) else _EMPTY):
+        return "file without pixels"
+    is_short = not is_packed(header) and header.bytes_after < promised_bytes(header)
+    return "file that is cut short" if is_short else None
+
+
 def frames_of(path: Path, header: Dataset) -> list[Frame]:
     """The frames of a file; per frame where the file says so, else as the whole file."""
     count = int(header.get("NumberOfFrames") or 1)
@@ -263,9 +313,10 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
                 orientation if orientation and any(orientation) else None,
                 _numbers(sought("PixelMeasuresSequence", "PixelSpacing"), 2) or of_file,
                 kinds=tuple(
-                    str(sought(*_SEQUENCE_OF_KIND.get(kind, ("", ""))) or header.get(kind, ""))
-                    for kind in KINDS
+                    _text(number, sought(*_SEQUENCE_OF_KIND.get(kind, ("", ""))) or header.get(kind, ""))
+                    for number, kind in enumerate(KINDS)
                 ),
+                location=str(header.get("SliceLocation") or ""),
                 in_volume=not in_patient and bool(in_volume),
                 **fixed,
             )
@@ -435,6 +486,11 @@ def _several(value: Any) -> list[Any]:
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, Sequence) or hasattr(value, "__iter__") else [value]
+
+
+def _text(kind: int, value: Any) -> str:
+    """A value as text; what was measured is rounded, since the same is written in several ways."""
+    return f"{value:.3g}" if kind < NOT_OF_TIME and isinstance(value, float) else str(value)
 
 
 def _first(value: Any, otherwise: float) -> float:
