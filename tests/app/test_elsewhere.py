@@ -313,7 +313,7 @@ def test_who_listens_but_is_no_scheduler_is_told_in_time(
 
 
 def test_a_worker_is_no_scheduler(address: str) -> None:
-    with scheduler.connected(address) as client:
+    with closing(cluster.connect(address)) as client:
         worker_address = next(iter(client.scheduler_info()["workers"]))
     with pytest.raises(ConfigError, match="it is a Dask worker, not the scheduler"):
         in_words(worker_address)

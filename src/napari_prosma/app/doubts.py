@@ -15,11 +15,11 @@ from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.names import file_stems
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
+from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_map
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
-from napari_prosma.inspection.report import write_table
 from napari_prosma.model.applying import named
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.regions import Region, region_rows, regions
@@ -125,10 +125,10 @@ def find_doubts(
             f"none of the {len(labelled)} labelled cases can be compared; the first: {left_out[0]}"
         )
     found.sort(key=lambda each: (-each[0].figures.error_ratio, each[0].case))
-    write_table(out / CASES, case_rows([each for each, _ in found], checkpoint))
+    write_rows(out / CASES, case_rows([each for each, _ in found], checkpoint))
     pieces = [(piece, each.case, geometry) for each, geometry in found for piece in each.regions]
     pieces.sort(key=lambda piece: -piece[0].size)
-    write_table(out / REGIONS, [_region_row(*piece) for piece in pieces])
+    write_rows(out / REGIONS, [_region_row(*piece) for piece in pieces])
     yield Finished([each for each, _ in found])
 
 

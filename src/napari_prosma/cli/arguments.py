@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,16 @@ MODEL_HELP = (
     "A checkpoint (.safetensors), a run folder, or the name of a model of the package (see prosma models)."
 )
 Model = Annotated[Path, typer.Argument(help=MODEL_HELP, show_default=False)]
-INSTEAD = "choose another --out, or --overwrite it"
+
+
+def require_new(
+    paths: Iterable[Path | None], overwrite: bool, instead: str = "choose another --out, or --overwrite it"
+) -> None:
+    """Refuse to write over what is there (raises ``DataError``), unless that is wanted."""
+    from napari_prosma.data.atomic import require_new as require
+
+    if not overwrite:
+        require((path for path in paths if path is not None), instead)
 
 
 def was_given(context: typer.Context, name: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from napari_prosma.cli.arguments import Overwrite
-from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say, track
+from napari_prosma.cli.arguments import Overwrite, require_new
+from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, follow, say, track
 from napari_prosma.cli.tables import table
 
 
@@ -32,16 +32,13 @@ def check(
     [bold]Example:[/] prosma check Dataset_BUSI_with_GT --out problems.csv
     """
     with exit_codes():
-        from napari_prosma.data.atomic import require_new
         from napari_prosma.data.check import check_each, compare, write_table
         from napari_prosma.data.layouts import find_cases
         from napari_prosma.data.layouts.dicom_studies import studies_in
 
-        if out is not None and not overwrite:
-            require_new([out], "choose another --out, or --overwrite it")
+        require_new([out], overwrite)
         data_set = find_cases(data, require_labels=False, images=images, masks=masks)
-        for line in (data_set.summary, *data_set.notices):
-            say(line)
+        describe(data_set)
         if data_set.layout == "DICOM":
             console.print(table(studies_in(data_set.folder).rows()))
         checked = list(track(check_each(data_set), len(data_set.cases), "Checking"))

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +49,7 @@ from napari_prosma.events import (
 from napari_prosma.events import Progress as Step
 
 if TYPE_CHECKING:
+    from napari_prosma.data.layouts import DataSet
     from napari_prosma.training.steering import Steering
 
 T = TypeVar("T")
@@ -68,6 +69,12 @@ def as_it_is(text: str) -> Text:
 def say(text: str) -> None:
     """Print a line as it is."""
     console.print(as_it_is(text))
+
+
+def describe(data_set: DataSet, notices: Iterable[str] | None = None) -> None:
+    """Say what was found in a folder, and what was decided about it."""
+    for line in (data_set.summary, *(data_set.notices if notices is None else notices)):
+        say(line)
 
 
 def notice(text: str) -> None:

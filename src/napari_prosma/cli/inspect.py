@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite, Scheduler
-from napari_prosma.cli.follow import BAD_INPUT, console, exit_codes, follow, say
+from napari_prosma.cli.arguments import Device, Model, Overwrite, Scheduler, require_new
+from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, follow, say
 from napari_prosma.cli.tables import print_measures, table
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def inspect(
     """
     with exit_codes():
         from napari_prosma.app.elsewhere import called
-        from napari_prosma.data.atomic import require_new, require_writable
+        from napari_prosma.data.atomic import require_writable
         from napari_prosma.data.layouts import case_from_files
         from napari_prosma.data.layouts.dicom_studies import holds_objects
         from napari_prosma.data.readers import can_read
@@ -90,8 +90,7 @@ def inspect(
                 raise ConfigError("--label is for one image; a data set has its own labels")
             if figure is not None:
                 raise ConfigError("--figure is for one image; give one image of the data set")
-            if not overwrite:
-                require_new((out / name for name in REPORT), INSTEAD)
+            require_new((out / name for name in REPORT), overwrite)
             where = {"device": device, "on": partial(called, scheduler)}
             _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, where)
             return
@@ -111,8 +110,7 @@ def inspect(
         )
         record = follow(events)
         print_measures(measures_table(record))
-        if not overwrite:
-            require_new((*report_files(record, out), *([figure] if figure else ())), INSTEAD)
+        require_new((*report_files(record, out), figure), overwrite)
         written = write_report(record, out)
         if figure is not None:
             from napari_prosma.inspection.figure import gates_figure, save_figure
@@ -143,7 +141,6 @@ def suspicious(
     with exit_codes():
         from napari_prosma.app.doubts import CASES, case_rows, doubt_files, find_doubts
         from napari_prosma.app.runs import labelled_as
-        from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
         from napari_prosma.model.checkpoint import load_checkpoint
 
@@ -154,10 +151,8 @@ def suspicious(
                 f"'{model}' does not say what it learned from; give a folder of labelled images"
             )
         data_set, notices = labelled_as(checkpoint, Path(place))
-        for line in (data_set.summary, *notices):
-            say(line)
-        if not overwrite:
-            require_new(doubt_files(out, (case.name for case in data_set.cases)), INSTEAD)
+        describe(data_set, notices)
+        require_new(doubt_files(out, (case.name for case in data_set.cases)), overwrite)
         found = follow(find_doubts(checkpoint, data_set.cases, out, device))
         console.print(table(case_rows(found[:SUSPICIOUS_SHOWN], checkpoint)))
         say(str(out / CASES))
@@ -187,23 +182,20 @@ def next_(
     [bold]Example:[/] prosma next runs/busi scans --most 20
     """
     with exit_codes():
-        from napari_prosma.data.atomic import require_new
         from napari_prosma.data.layouts import find_cases
         from napari_prosma.data.readers import can_read, read_image
         from napari_prosma.data.texts import write_rows
         from napari_prosma.model.checkpoint import load_checkpoint
         from napari_prosma.segmentation.informative import next_images, next_slices
 
-        if out is not None and not overwrite:
-            require_new([out], INSTEAD)
+        require_new([out], overwrite)
         checkpoint = load_checkpoint(model)
         if can_read(images):
             image = read_image(images)
             ranking = next_slices(checkpoint, image, images.name, most=most, mirror=mirror, device=device)
         else:
             data_set = find_cases(images, require_labels=False)
-            for line in (data_set.summary, *data_set.notices):
-                say(line)
+            describe(data_set)
             ranking = next_images(checkpoint, data_set.cases, most, mirror, device)
         rows = [each.row() for each in follow(ranking)]
         console.print(table(rows))
@@ -251,8 +243,7 @@ def _inspect_data_set(
         raise ConfigError(f"the model itself is called '{name}'; give the twin another name: NAME=MODEL")
     data_set, notices = labelled_as(checkpoint, data)
     cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
-    for line in (data_set.summary, *notices):
-        say(line)
+    describe(data_set, notices)
     found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, **where))
     about = About(real(data).name, data_set.summary, notices)
     sound = [case for case in cases if case.name not in found.failed]

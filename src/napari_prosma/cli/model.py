@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_prosma.cli.arguments import MODEL_HELP, Device, Model, Overwrite
+from napari_prosma.cli.arguments import MODEL_HELP, Device, Model, Overwrite, require_new
 from napari_prosma.cli.follow import exit_codes, follow, say
 
 
@@ -48,15 +48,13 @@ def card(
         from napari_prosma.app.card_pages import as_markdown, require_page, write_page
         from napari_prosma.app.card_pictures import pictured_card
         from napari_prosma.app.cards import card_of
-        from napari_prosma.data.atomic import require_new
 
         if out is None:
             for line in as_markdown(card_of(model)).splitlines():
                 say(line)
             return
         require_page(out)
-        if not overwrite:
-            require_new([out], "choose another --out, or --overwrite it")
+        require_new([out], overwrite)
         write_page(follow(pictured_card(model, device)), out)
         say(str(out))
 
@@ -76,7 +74,6 @@ def export(
     with exit_codes():
         from napari_prosma.app.card_pages import as_markdown
         from napari_prosma.app.cards import card_of
-        from napari_prosma.data.atomic import require_new
         from napari_prosma.errors import ConfigError
         from napari_prosma.export.bioimageio import export_bioimageio
         from napari_prosma.export.onnx import export_onnx
@@ -87,10 +84,7 @@ def export(
         wanted = [(export_onnx, onnx), (with_card, bioimageio)]
         if not any(path for _, path in wanted):
             raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
-        if not overwrite:
-            require_new(
-                (path for _, path in wanted if path is not None), "choose another name, or --overwrite it"
-            )
+        require_new((path for _, path in wanted), overwrite, "choose another name, or --overwrite it")
         for write, path in wanted:
             if path is not None:
                 say(str(write(model, path)))

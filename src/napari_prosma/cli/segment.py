@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from napari_prosma.cli.arguments import INSTEAD, Device, Model, Overwrite
+from napari_prosma.cli.arguments import Device, Model, Overwrite, require_new
 from napari_prosma.cli.follow import BAD_INPUT, complain, console, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import table
 from napari_prosma.events import Event
@@ -178,7 +178,7 @@ def evaluate(
     [bold]Example:[/] prosma evaluate labels Dataset_BUSI_with_GT --out figures
     """
     with exit_codes():
-        from napari_prosma.data.atomic import require_new, require_writable
+        from napari_prosma.data.atomic import require_writable
         from napari_prosma.data.labels import rule_from_text
         from napari_prosma.segmentation.evaluate import evaluate as run
         from napari_prosma.segmentation.evaluation_report import FILES, summary_rows, write_evaluation
@@ -186,8 +186,7 @@ def evaluate(
 
         if out is not None:
             require_writable(out)
-        if out is not None and not overwrite:
-            require_new((out / name for name in FILES), INSTEAD)
+            require_new((out / name for name in FILES), overwrite)
         pairs = find_pairs(predicted, truth, None if classes is None else rule_from_text(classes))
         found = follow(run(pairs, tolerance))
         console.print(table(summary_rows(found)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_prosma.cli.arguments import Scheduler, was_given
-from napari_prosma.cli.follow import exit_codes, follow, notice, say
+from napari_prosma.cli.follow import describe, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import print_measures
 from napari_prosma.data.limits import real
 from napari_prosma.nn.gate_kinds import GATES
@@ -260,8 +260,7 @@ def _run(
     from napari_prosma.training.steering import Steering
 
     data_set = cases_of(config)
-    for line in (data_set.summary, *data_set.notices):
-        say(line)
+    describe(data_set)
     check_foreground(data_set)
     config = config.model_copy(update={"labels": data_set.labels})
     steering = Steering(wants_previews=False)

@@ -1,7 +1,4 @@
-"""``inspect_cases``: the gates of a model, and of its twins, over many cases; what is unusual comes first.
-
-Every finished case is kept as a small file, so that an inspection that was stopped goes on where it was.
-"""
+"""``inspect_cases``: the gates of a model, and of its twins, over many cases; what is unusual comes first."""
 
 from __future__ import annotations
 
@@ -10,18 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from scipy.stats import spearmanr
 
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.check import Checked, near_duplicates, seen
 from napari_prosma.data.metrics import case_metrics
-from napari_prosma.data.names import file_stems
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
-from napari_prosma.inspection.citing import content_of
+from napari_prosma.inspection.kept import KeptCases
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.statistics import FEWEST, by_unit, unusual_from
@@ -188,10 +182,10 @@ class DataSetInspection:
         deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
         return Spread(values.size, float(values.mean()), deviation, float(np.median(values)))
 
-    def overlaps(self, model: str, figure: str = "dice") -> dict[str, float]:
-        """Dice (or another figure) by case, where there is a label."""
+    def overlaps(self, model: str) -> dict[str, float]:
+        """Dice by case, where there is a label."""
         found = {case.name: case.models[model].overlap for case in self.cases}
-        return {name: figures[figure] for name, figures in found.items() if figure in figures}
+        return {name: figures["dice"] for name, figures in found.items() if "dice" in figures}
 
     def channel_zeros(self, model: str, level: int) -> np.ndarray:
         """Share of zeros in z per case and latent channel (n, C_a); (0, 0) where the gate has no z.
@@ -285,15 +279,14 @@ def inspect_cases(
     _require_comparable(checkpoints)
     if not cases:
         raise DataError("there is no case to inspect; give a folder of images")
-    hashes, stems = what_models_hold(checkpoints), file_stems(case.name for case in cases)
+    kept = KeptCases(CaseNumbers, folder / "cases", cases, checkpoints)
     found: list[CaseNumbers] = []
     failed: dict[str, str] = {}
     said: set[str] = set()
     yield Started(len(cases), f"Inspecting {len(cases)} cases with {len(checkpoints)} model(s)")
     for number, case in enumerate(cases, start=1):
-        path = folder / "cases" / f"{stems[case.name]}.json"
-        of = {**hashes, **files_of(case)}
-        numbers = _kept(path, case.name, of)
+        of = kept.of(case)
+        numbers = kept.read(case, of)
         if numbers is None:
             try:
                 numbers = yield from _case(case, checkpoints, of, device, said, on)
@@ -301,8 +294,7 @@ def inspect_cases(
                 failed[case.name] = str(error) or "memory ran out"
                 yield Notice(f"'{case.name}' is left out: {failed[case.name]}")
             else:
-                with written_whole(path) as temporary:
-                    temporary.write_bytes(_CASE.dump_json(numbers, indent=1))
+                kept.write(case, numbers)
         if numbers is not None:
             found.append(numbers)
         yield Progress(number, len(cases), case.name)
@@ -389,14 +381,6 @@ def deviations_of(cases: Sequence[CaseNumbers]) -> dict[str, Deviation]:
     return largest if len(largest) == len(cases) else {}
 
 
-def what_models_hold(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """:func:`content_of` every model, by its name."""
-    return {name: content_of(checkpoint) for name, checkpoint in checkpoints.items()}
-
-
-_CASE = TypeAdapter(CaseNumbers)
-
-
 def _case(
     case: Case,
     checkpoints: Mapping[str, Checkpoint],
@@ -450,18 +434,3 @@ def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
                 f"the twin '{name}' takes images of {checkpoint.plan.channels} channels, the model of "
                 f"{first.plan.channels}; compare models trained on the same images"
             )
-
-
-def files_of(case: Case) -> dict[str, str]:
-    """Size and time of every file of a case, by its name: what changes when they do."""
-    there = [(path, path.stat()) for path in case.files if path.is_file()]
-    return {path.name: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in there}
-
-
-def _kept(path: Path, name: str, of: Mapping[str, str]) -> CaseNumbers | None:
-    """What an earlier inspection kept of a case, None where it is missing, damaged or no longer true."""
-    try:
-        kept = _CASE.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return kept if (kept.name, kept.of) == (name, dict(of)) else None

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
-from napari_prosma.data.names import file_stems
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
-from napari_prosma.inspection.data_set import On, files_of, here, read_fitting_case, what_models_hold
+from napari_prosma.inspection.data_set import On, here, read_fitting_case
 from napari_prosma.inspection.faithfulness import (
     TESTS,
     Row,
@@ -24,6 +20,7 @@ from napari_prosma.inspection.faithfulness import (
     sanity_check,
     threshold_sweep,
 )
+from napari_prosma.inspection.kept import KeptCases
 from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -79,32 +76,27 @@ def run_trials(
         Keeps a file per finished case under ``tests``.
     """
     models = {name: checkpoint, **(twins or {})}
-    hashes, stems = what_models_hold(models), file_stems(case.name for case in cases)
+    kept = KeptCases(CaseTrials, folder / "tests", cases, models)
     tested: list[CaseTrials] = []
     yield Started(len(cases), f"Testing the gates on {len(cases)} cases")
     for number, case in enumerate(cases, start=1):
-        path = folder / "tests" / f"{stems[case.name]}.json"
-        of = {**hashes, **files_of(case)}
-        kept = _kept(path, case.name, of)
-        if kept is None:
+        of = kept.of(case)
+        trials = kept.read(case, of)
+        if trials is None:
             try:
-                kept = _tested(case, models, of, device, on)
+                trials = _tested(case, models, of, device, on)
             except (ProsmaError, MemoryError) as error:
                 yield Notice(f"'{case.name}' is not tested: {error}")
             else:
-                with written_whole(path) as temporary:
-                    temporary.write_bytes(_TESTED.dump_json(kept))
-        if kept is not None:
-            tested.append(kept)
+                kept.write(case, trials)
+        if trials is not None:
+            tested.append(trials)
         yield Progress(number, len(cases), case.name)
     rows: dict[str, list[Row]] = {
         test: [r for each in tested for r in each.rows.get(test, ())] for test in TESTS
     }
     not_applied = {test: why for each in tested for test, why in each.not_applied.items()}
     yield Finished(Trials(len(tested), {test: found for test, found in rows.items() if found}, not_applied))
-
-
-_TESTED = TypeAdapter(CaseTrials)
 
 
 def _tested(
@@ -127,11 +119,3 @@ def _tested(
         except ConfigError as error:  # its gates have nothing to test so
             not_applied[test] = str(error)
     return CaseTrials(case.name, rows, not_applied, of)
-
-
-def _kept(path: Path, name: str, of: Mapping[str, str]) -> CaseTrials | None:
-    try:
-        kept = _TESTED.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return kept if (kept.name, kept.of) == (name, dict(of)) else None

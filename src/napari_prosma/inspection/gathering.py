@@ -113,9 +113,6 @@ class Gathered:
             u=u,
             channel=None if channels is None else channels.mean(axis=0),
             channel_spread=None if channels is None else channels.std(axis=0),
-            relative_channels=(
-                None if channels is None else relative(channels.mean(axis=0), self._sums.channel_energy)
-            ),
             threshold=self._threshold,
             field_spread=None if counts is None else counts.spread(),
             channel_zeros=None if counts is None else counts.zero_fraction(),
@@ -220,9 +217,9 @@ class Sums:
         )
 
 
-def relative(part: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Square of psi (*grid) or c (C_x,) over its mean, weighted by ``energy``: 1 = as on average."""
-    squares, total = np.square(part, dtype=np.float64), float(energy.sum(dtype=np.float64))
+def relative(psi: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Square of psi (*grid) over its mean, weighted by ``energy``: 1 = as on average."""
+    squares, total = np.square(psi, dtype=np.float64), float(energy.sum(dtype=np.float64))
     mean = float((squares * energy).sum()) / total if total > 0 else 0.0
     return (squares / mean if mean > 0 else np.ones_like(squares)).astype(np.float32)
 

@@ -19,6 +19,7 @@ from PIL import Image as Pictures
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
 from napari_prosma.data.names import file_stems
+from napari_prosma.data.texts import write_rows
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
@@ -43,7 +44,7 @@ from napari_prosma.inspection.data_set_trials import Trials
 from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.measures import MEASURES
-from napari_prosma.inspection.report import channel_plot, gate_panel, write_table
+from napari_prosma.inspection.report import channel_plot, gate_panel
 from napari_prosma.inspection.statistics import noting
 from napari_prosma.inspection.trace import cautions
 from napari_prosma.inspection.trial_findings import TESTED
@@ -126,7 +127,7 @@ def write_data_set(
         picture = _data_uri("image/svg+xml", drawing)
         embedded[plot.name] = {"picture": picture, "says": plot.sentence}
         if plot.rows:
-            write_table(folder / "plots" / f"{plot.name}.csv", plot.rows)
+            write_rows(folder / "plots" / f"{plot.name}.csv", plot.rows)
     tables = {
         "measures": measure_rows(found),
         "summary": summary_rows(found),
@@ -135,7 +136,7 @@ def write_data_set(
     }
     for name, rows in tables.items():
         if rows:
-            write_table(folder / f"{name}.csv", rows)
+            write_rows(folder / f"{name}.csv", rows)
     said = {plot.name: plot.sentence for plot in (*overview, *tested)}
     intervals = {plot.name: plot.intervals for plot in (*overview, *tested)}
     kept = write_numbers(everything(found, tests, said, intervals), folder / NUMBERS)

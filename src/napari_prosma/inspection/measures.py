@@ -37,7 +37,6 @@ class Measure:
     limits: tuple[float | None, float | None] = (0.0, 1.0)
     # Of the gate: the value at which it says nothing, None where there is none.
     neutral: Callable[[GateKind], float | None] = lambda kind: None
-    needs_reference: bool = False  # it depends on what counts as foreground
 
     def text(self, value: float) -> str:
         """The value in its unit, with as many digits as say something."""
@@ -169,7 +168,6 @@ MEASURES: dict[str, Measure] = {
         "x",
         ANY,
         neutral=lambda kind: 1.0,
-        needs_reference=True,
     ),
     "relative_energy_outside": Measure(
         "relative energy outside",
@@ -178,7 +176,6 @@ MEASURES: dict[str, Measure] = {
         "x",
         ANY,
         neutral=lambda kind: 1.0,
-        needs_reference=True,
     ),
     "retained_energy_ratio": Measure(
         "energy kept inside/outside",
@@ -187,7 +184,6 @@ MEASURES: dict[str, Measure] = {
         "x",
         ANY,
         neutral=lambda kind: 1.0,
-        needs_reference=True,
     ),
     "psi_auc": Measure(
         "AUC of psi",
@@ -196,7 +192,6 @@ MEASURES: dict[str, Measure] = {
         "than chance. Without a label this is agreement with the model's own prediction, which psi helps to "
         "make",
         neutral=lambda kind: 0.5,
-        needs_reference=True,
     ),
     "psi_auc_in_errors": Measure(
         "AUC of psi among errors",
@@ -204,7 +199,6 @@ MEASURES: dict[str, Measure] = {
         "The same among the positions where the model confuses structure and background, where it cannot "
         "just repeat the prediction; needs a label",
         neutral=lambda kind: 0.5,
-        needs_reference=True,
     ),
     "z_zero_fraction": Measure(
         "zeros in z, %",
@@ -246,7 +240,6 @@ MEASURES: dict[str, Measure] = {
         "x",
         ANY,
         neutral=lambda kind: 1.0,
-        needs_reference=True,
     ),
     "retained_energy": Measure(
         "energy kept, %",
@@ -262,7 +255,6 @@ MEASURES: dict[str, Measure] = {
         "The same inside the structure",
         "%",
         neutral=lambda kind: kind.neutral_energy,
-        needs_reference=True,
     ),
     "retained_energy_outside": Measure(
         "energy kept outside, %",
@@ -270,7 +262,6 @@ MEASURES: dict[str, Measure] = {
         "The same outside the structure",
         "%",
         neutral=lambda kind: kind.neutral_energy,
-        needs_reference=True,
     ),
     "channel_mean": Measure(
         "mean of c",

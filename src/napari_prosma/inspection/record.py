@@ -65,8 +65,8 @@ class SkipRecord:
     empty_share : float, optional
         Share of positions without evidence, the weighted mean over windows.
     means : Means
-    channel, channel_spread, relative_channels : (C_x,), optional
-        c, mean and standard deviation over windows; ``c^2`` over its mean, weighted by the channels' energy.
+    channel, channel_spread : (C_x,), optional
+        c, mean and standard deviation over windows.
     threshold, field_spread, channel_zeros, field_peak : (C_a,), optional
         lambda; std(u), zero fraction of z and max|u| per latent channel.
     floor : float, optional
@@ -97,7 +97,6 @@ class SkipRecord:
     psi_dense: np.ndarray | None = None
     channel: np.ndarray | None = None
     channel_spread: np.ndarray | None = None
-    relative_channels: np.ndarray | None = None
     threshold: np.ndarray | None = None
     field_spread: np.ndarray | None = None
     channel_zeros: np.ndarray | None = None

@@ -131,14 +131,14 @@ def by_unit(values: Mapping[str, float], units: Mapping[str, str] | None = None)
     return {unit: float(np.mean(values)) for unit, values in held.items()}
 
 
-def unusual_from(cases: int, measures: int, alarms: float = 1 - LEVEL) -> float:
+def unusual_from(cases: int, measures: int) -> float:
     """Robust standard deviations from which on a case is called unusual.
 
     So that of sets in which nothing is unusual one in twenty has a case that is called so: for independent,
     normally distributed measures, by simulation with the median and 1.4826 MAD of so many cases.
     """
     if cases > _LARGE:
-        return float(stats.norm.isf(alarms / (2 * cases * measures)))
+        return float(stats.norm.isf((1 - LEVEL) / (2 * cases * measures)))
     drawn = np.random.default_rng(0)
     largest = np.zeros(_SIMULATED)
     for _ in range(measures):
@@ -146,4 +146,4 @@ def unusual_from(cases: int, measures: int, alarms: float = 1 - LEVEL) -> float:
         values -= np.median(values, axis=1, keepdims=True)
         spread = 1.4826 * np.median(np.abs(values), axis=1)
         largest = np.maximum(largest, np.abs(values).max(axis=1) / spread)
-    return float(np.quantile(largest, 1 - alarms))
+    return float(np.quantile(largest, LEVEL))

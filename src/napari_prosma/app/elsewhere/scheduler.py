@@ -7,9 +7,9 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -70,20 +70,6 @@ class Worker:
                 f"the worker on '{self.host}' has Python {self.python} and napari-prosma {self.version}, "
                 f"this computer Python {here} and napari-prosma {__version__}; install the same on both"
             )
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """The scheduler at an address such as ``tcp://HOST:8786``.
-
-    Raises
-    ------
-    ConfigError
-        Dask is not installed, or nobody answers.
-    """
-    client = connect(address)
-    with closing(client):
-        yield client
 
 
 def workers_of(client: Client, address: str) -> list[Worker]:
@@ -164,7 +150,7 @@ def in_words(address: str) -> str:
     ConfigError
         As the others here.
     """
-    with connected(address) as client:
+    with closing(connect(address)) as client:
         found = fitting_workers(client, address, "auto")
     gpus = sum(worker.has_gpu for worker in found)
     hosts = ", ".join(sorted({worker.host for worker in found}))

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.data.atomic import written_whole
+from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.plugin.inspect.looking import Looked
@@ -206,12 +207,10 @@ class OutcomeView(QWidget):
 
         Raises ``DataError``: the name ends otherwise, or the file cannot be written.
         """
-        from napari_prosma.inspection.report import write_table
-
         if path.suffix.lower() not in (".csv", ".png", ".svg"):
             raise DataError(f"'{path.name}' should end in .csv, .png or .svg; choose such a name")
         if path.suffix.lower() == ".csv":
-            write_table(path, [dict(row) for row in self._drawn.rows])
+            write_rows(path, self._drawn.rows)
             return
         with written_whole(path) as temporary:
             self._drawn.figure.savefig(temporary, dpi=2 * DPI, format=path.suffix[1:].lower())

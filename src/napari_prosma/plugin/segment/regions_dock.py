@@ -13,6 +13,7 @@ from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
 
 from napari_prosma.data.keep import safe_name
+from napari_prosma.data.texts import write_rows
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.access import name_controls
@@ -117,11 +118,9 @@ class RegionsTable(QWidget):
 
         Raises ``DataError``: the file cannot be written.
         """
-        from napari_prosma.inspection.report import write_table
-
         assert self._result is not None
         found = self._result.found
-        write_table(path, region_rows(self.found, found.geometry, found.name))
+        write_rows(path, region_rows(self.found, found.geometry, found.name))
 
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
