@@ -91,6 +91,11 @@ def element_size(geometry: Geometry) -> tuple[float, str]:
     return volume, f"{geometry.unit}^{len(spacing)}"
 
 
+def kind_of_size(unit: str) -> str:
+    """What is measured in a unit of :func:`element_size`."""
+    return "volume" if unit in ("ml", "um^3", "voxels") else "area"
+
+
 def spatial(values: Sequence[float], geometry: Geometry) -> tuple[float, ...]:
     """Those of ``values``, one per axis, that belong to an axis of space."""
     return tuple(value for value, axis in zip(values, geometry.axes, strict=True) if axis != _TIME)
@@ -128,11 +133,10 @@ def region_rows(found: Sequence[Region], geometry: Geometry, case: str) -> list[
     """
     rows = []
     for region in found:
-        kind = "volume" if region.size_unit in ("ml", "um^3", "voxels") else "area"
         row: dict[str, str | float] = {"case": case, "class": region.class_name}
         if _TIME in geometry.axes:
             row["frame"] = region.at[geometry.axes.index(_TIME)]
-        row[f"{kind} ({region.size_unit})"] = region.size
+        row[f"{kind_of_size(region.size_unit)} ({region.size_unit})"] = region.size
         row[f"longest diameter ({region.diameter_unit})"] = region.diameter
         for channel, mean in enumerate(region.intensity, 1):
             row["mean intensity" if len(region.intensity) == 1 else f"mean of channel {channel}"] = mean

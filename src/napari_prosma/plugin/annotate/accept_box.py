@@ -8,9 +8,10 @@ from typing import Any
 import napari
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSlider, QWidget
 
 from napari_prosma.errors import DataError
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import guesses_of
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.panel import Message
@@ -69,15 +70,8 @@ class AcceptBox(QWidget):
             (self.slice_button, self.sure_button, self.region_button, self.reject_button)
         ):
             buttons.addWidget(button, *divmod(place, 2))
-        row = QHBoxLayout()
-        row.addWidget(QLabel("confidence from"))
-        row.addWidget(self.sure, 1)
-        row.addWidget(self.sure_label)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(buttons)
-        layout.addLayout(row)
-        layout.addWidget(self.message)
+        row = in_a_row(QLabel("confidence from"), self.sure, self.sure_label, wide=self.sure)
+        stack(self, buttons, row, self.message)
         self._show_share()
 
     def accept_slice(self) -> None:

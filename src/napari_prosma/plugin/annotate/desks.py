@@ -24,15 +24,17 @@ from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.annotate.next_jobs import ImageOpened, Predicted, opening, saving
 from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.guesses import marks_of
-from napari_prosma.plugin.shared.job import Ending, Job
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     add_layer,
+    folder_of,
     geometry_of,
     go_to,
     hide_previews,
     keeping_selection,
     new_labels,
+    remove_layers,
     spatial_shape,
     write_layer,
 )
@@ -66,15 +68,11 @@ class Desk(QObject):
         super().__init__(parent)
         self.viewer, self._parent = viewer, parent
         self.saving = Job(self, notify=False)
-        self.saving.ended.connect(self._saving_ended)
+        self.saving.failed.connect(self.failed)
 
     def close_down(self) -> None:
         """Labels that are being written are waited for."""
         self.saving.close()
-
-    def _saving_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.failed.emit(str(ending.error))
 
     def _show_prediction(
         self, image: ImageLayer, labels: LabelsLayer, made: Predicted, name: str, classes: int
@@ -112,8 +110,8 @@ class FolderDesk(Desk):
         self._under_way: tuple[str, np.ndarray] | None = None
         self.opening = NewestJob(self)
         self.opening.happened.connect(self._happened)
-        self.opening.ended.connect(self._opening_ended)
-        self.saving.happened.connect(self._written)
+        self.opening.failed.connect(self.failed)
+        self.saving.finished.connect(self._written)
 
     def open(self, name: str) -> None:
         """Show an image, its labels and what is predicted; what is open and saved makes way."""
@@ -132,7 +130,7 @@ class FolderDesk(Desk):
         self.told.emit(f"Opening '{name}'")
         case = next(case for case in self._data.cases if case.name == name)
         reading = partial(opening, self._checkpoint, case, self._saved.get(name))
-        self.opening.ask(partial(self.opening.start, f"ProSMA: opening {name}", reading))
+        self.opening.ask_for(f"ProSMA: opening {name}", reading)
 
     def save(self, name: str) -> None:
         """Write the labels of an image where they belong; asks once per folder."""
@@ -206,23 +204,18 @@ class FolderDesk(Desk):
                 held.prediction = made
                 self.told.emit(self._hint(event.name))
 
-    def _opening_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.failed.emit(str(ending.error))
-
     def _hint(self, name: str) -> str:
         return f"'{name}': accept what is right, draw what is missing, then Done, next"
 
-    def _written(self, event: Event) -> None:
-        if not isinstance(event, Finished) or self._under_way is None:
-            return
+    def _written(self, place: LabelPlace) -> None:
+        assert self._under_way is not None
         (name, labels), self._under_way = self._under_way, None
-        self._saved[name], self._is_proved = event.result, True
+        self._saved[name], self._is_proved = place, True
         held = self._opened.get(name)
         if held is not None and np.array_equal(held.labels.data, labels):
             note_saved(held.labels.data)
         self.saved.emit(name)
-        self.told.emit(f"Saved '{event.result.path.name}'")
+        self.told.emit(f"Saved '{place.path.name}'")
 
     def _make_way(self, name: str, held: _Opened) -> None:
         """Close what is saved or was not touched; hide what is not saved."""
@@ -235,8 +228,7 @@ class FolderDesk(Desk):
             return
         if held.prediction is not None:
             held.prediction.remove()
-        for layer in open_layers:
-            self.viewer.layers.remove(layer)
+        remove_layers(self.viewer, *open_layers)
         del self._opened[name]
 
     def _agrees(self, place: LabelPlace) -> bool:
@@ -270,7 +262,8 @@ class VolumeDesk(Desk):
         self._prediction: Prediction | None = None
         self._path: Path | None = None
         self._under_way: tuple[str, np.ndarray] | None = None
-        self.saving.happened.connect(self._written)
+        self.saving.finished.connect(self._written)
+        self.saving.failed.connect(self._ask_anew)
 
     def drawn(self) -> LabelsLayer:
         """The labels layer; a new one where none is open that lies on the image."""
@@ -333,10 +326,7 @@ class VolumeDesk(Desk):
             self.told.emit("The labels are still being saved; press again in a moment")
             return
         if self._path is None:
-            source = self.labels.source.path or self.image.source.path
-            folder = (
-                Path(source).parent if source is not None and Path(source).parent.is_dir() else Path.home()
-            )
+            folder = folder_of(self.labels if self.labels.source.path else self.image)
             start = folder / f"{file_stem(self.labels.name)}.nii.gz"
             kinds = "NIfTI (*.nii.gz *.nii);;Segments of 3D Slicer (*.seg.nrrd);;TIFF (*.tif)"
             chosen, _ = QFileDialog.getSaveFileName(self._parent, "Save the labels as", str(start), kinds)
@@ -349,19 +339,18 @@ class VolumeDesk(Desk):
         writing = partial(_writing, self._path, self.labels, labels)
         self.saving.start("ProSMA: saving labels", writing)
 
-    def _written(self, event: Event) -> None:
-        if not isinstance(event, Finished) or self._under_way is None or self.labels is None:
-            return
+    def _written(self, path: Path) -> None:
+        assert self._under_way is not None
+        assert self.labels is not None
         (name, labels), self._under_way = self._under_way, None
         if np.array_equal(self.labels.data, labels):
             note_saved(self.labels.data)
         self.saved.emit(name)
-        self.told.emit(f"Saved '{event.result.name}'")
+        self.told.emit(f"Saved '{path.name}'")
 
-    def _saving_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self._path = None  # to be asked anew
-        super()._saving_ended(ending)
+    def _ask_anew(self) -> None:
+        """Where the labels are saved, since they cannot be there."""
+        self._path = None
 
 
 def _lies_on(labels: LabelsLayer, image: ImageLayer) -> bool:

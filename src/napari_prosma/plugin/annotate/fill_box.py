@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import napari
 import numpy as np
 from napari.layers import Labels as LabelsLayer
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QWidget
 
 from napari_prosma.data.labels import present_values
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import guesses_of
-from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.layers import geometry_of
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -23,6 +24,9 @@ from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.placing import plane_on_screen
 from napari_prosma.plugin.shared.prediction import Outline
 from napari_prosma.plugin.shared.strokes import Strokes
+
+if TYPE_CHECKING:
+    from napari_prosma.data.between import Filling
 
 PREVIEW = "fill (preview)"
 
@@ -37,11 +41,10 @@ class FillBox(QWidget):
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._preview_anew)
         self.filling = NewestJob(self)
-        self.filling.happened.connect(self._made)
-        self.filling.ended.connect(self._filling_ended)
+        self.filling.finished.connect(self._made)
         self.previewing = NewestJob(self)
-        self.previewing.happened.connect(self._previewed)
-        self.previewing.ended.connect(self._previewing_ended)
+        self.previewing.finished.connect(self._previewed)
+        self.previewing.failed.connect(self._preview_failed)
         self.fill_button = QPushButton("Fill between slices")
         self.fill_button.setToolTip(
             tip("Fill the slices between those that are drawn, class by class; what is drawn stays", "fill")
@@ -59,16 +62,10 @@ class FillBox(QWidget):
         self.preview.setToolTip("Outline what would be filled; it follows what is drawn")
         self.preview.clicked.connect(self._preview_switched)
         self.message = Message()
-        buttons, boxes = QHBoxLayout(), QHBoxLayout()
-        for button in (self.fill_button, self.here_button):
-            buttons.addWidget(button)
-        for box in (self.preview, self.only_selected):
-            boxes.addWidget(box)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(boxes)
-        layout.addLayout(buttons)
-        layout.addWidget(self.message)
+        self.filling.failed.connect(self.message.tell_error)
+        boxes = in_a_row(self.preview, self.only_selected)
+        buttons = in_a_row(self.fill_button, self.here_button)
+        stack(self, boxes, buttons, self.message)
 
     def layer_changed(self) -> None:
         """Another layer was chosen."""
@@ -110,9 +107,7 @@ class FillBox(QWidget):
             self.message.tell_error(str(error))
             return
         self.message.tell("Filling")
-        self.filling.ask(
-            partial(self.filling.start, "ProSMA: filling", partial(_filling, layer, to, self._classes(layer)))
-        )
+        self.filling.ask_for("ProSMA: filling", partial(_filling, layer, to, self._classes(layer)))
 
     def _required(self) -> LabelsLayer:
         layer = self._chosen()
@@ -129,10 +124,8 @@ class FillBox(QWidget):
     def _classes(self, layer: LabelsLayer) -> list[int] | None:
         return [layer.selected_label] if self.only_selected.isChecked() else None
 
-    def _made(self, event: Event) -> None:
-        if not isinstance(event, Finished):
-            return
-        layer, filling = event.result
+    def _made(self, made: tuple[LabelsLayer, Filling]) -> None:
+        layer, filling = made
         if layer not in self._viewer.layers:
             self.message.tell_error(f"the labels '{layer.name}' were closed, so nothing was filled")
             return
@@ -146,10 +139,6 @@ class FillBox(QWidget):
             f"Ctrl+Z takes it back{_left_alone(filling.alone)}"
         )
         self._viewer.layers.selection.active = layer
-
-    def _filling_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self.message.tell_error(str(ending.error))
 
     # ---- the preview --------------------------------------------------------------------------------------
 
@@ -166,18 +155,13 @@ class FillBox(QWidget):
         except DataError as error:
             self.message.tell(str(error))
             return
-        self.previewing.ask(
-            partial(
-                self.previewing.start,
-                "ProSMA: previewing what would be filled",
-                partial(_filling, layer, None, self._classes(layer)),
-            )
+        self.previewing.ask_for(
+            "ProSMA: previewing what would be filled",
+            partial(_filling, layer, None, self._classes(layer)),
         )
 
-    def _previewed(self, event: Event) -> None:
-        if not isinstance(event, Finished):
-            return
-        layer, filling = event.result
+    def _previewed(self, made: tuple[LabelsLayer, Filling]) -> None:
+        layer, filling = made
         is_wanted = self._chosen() is layer and self.preview.isChecked()
         if not is_wanted:
             return
@@ -189,11 +173,10 @@ class FillBox(QWidget):
         shown[filling.indices] = filling.values
         self._outline.show((None,) * shown.ndim, shown)
 
-    def _previewing_ended(self, ending: Ending) -> None:
-        if ending.error is not None:
-            self._remove_outline()
-            if not self.message.plain_text():  # what was filled just now is not talked over
-                self.message.tell(f"Preview: {ending.error}")
+    def _preview_failed(self, error: str) -> None:
+        self._remove_outline()
+        if not self.message.plain_text():  # what was filled just now is not talked over
+            self.message.tell(f"Preview: {error}")
 
     def _remove_outline(self) -> None:
         outline, self._outline = self._outline, None

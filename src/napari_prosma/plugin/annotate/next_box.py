@@ -14,10 +14,8 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
-    QHBoxLayout,
     QProgressBar,
     QPushButton,
-    QTableWidgetItem,
     QWidget,
 )
 
@@ -33,6 +31,7 @@ from napari_prosma.plugin.annotate.next_jobs import (
     ranking_slices,
 )
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.layers import image_kind, image_of
@@ -93,7 +92,10 @@ class NextBox(QWidget):
         self.busy = QProgressBar()
         self.busy.setTextVisible(False)
         self.busy.setMaximumHeight(8)
-        self.table = self._make_table()
+        self.table = FigureTable(_ROWS_SHOWN)
+        self.table.setToolTip("Click a row, or press Enter on it, to open it with its prediction")
+        self.table.head(_HEADINGS)
+        self.table.open_rows(self._row_chosen)
         self.done_button = QPushButton("Done, next")
         self.done_button.setToolTip(
             tip("Save the labels where they belong, and open the next of the list", "done, next")
@@ -109,9 +111,7 @@ class NextBox(QWidget):
         layout.addRow("Folder", self.folder)
         self._form = layout
         layout.addRow(self.mirror)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.rank_button, 1)
-        buttons.addWidget(self.stop_button)
+        buttons = in_a_row(self.rank_button, self.stop_button, wide=self.rank_button)
         layout.addRow(buttons)
         for row in (self.busy, self.done_button, self.message, self.table):
             layout.addRow(row)
@@ -240,20 +240,6 @@ class NextBox(QWidget):
         )
 
     # ---- the list -----------------------------------------------------------------------------------------
-
-    def _make_table(self) -> FigureTable:
-        table = FigureTable(_ROWS_SHOWN)
-        table.setToolTip("Click a row, or press Enter on it, to open it with its prediction")
-        table.setSelectionBehavior(FigureTable.SelectionBehavior.SelectRows)
-        table.setSelectionMode(FigureTable.SelectionMode.SingleSelection)
-        table.setColumnCount(len(_HEADINGS))
-        for column, (title, meaning) in enumerate(_HEADINGS.items()):
-            heading = QTableWidgetItem(title)
-            heading.setToolTip(meaning)
-            table.setHorizontalHeaderItem(column, heading)
-        table.cellClicked.connect(self._row_chosen)
-        table.cellActivated.connect(self._row_chosen)
-        return table
 
     def _fill(self) -> None:
         shown = [(f"{'✓ ' * (row.name in self._done)}{_called(row)}", row.why) for row in self.rows]

@@ -16,7 +16,7 @@ from napari_prosma.data.marks import keep_marks
 from napari_prosma.data.readers import as_channels
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.geometry import Geometry
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, labels_layer, with_marks
 from napari_prosma.plugin.shared.loading import SEGMENTATION, loading
 
@@ -64,14 +64,13 @@ def ranking_images(model: Path, folder: Path, mirror: bool) -> Iterator[Event]:
     """Rank the images of a folder that have no label."""
     yield from loading(SEGMENTATION)
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.model.device import cpu_threads
     from napari_prosma.segmentation.informative import next_images
 
     yield Started(0, "Reading the folder")
     data = find_cases(folder, require_labels=False)
     checkpoint = load_checkpoint(model)
     yield RankingBegun(checkpoint, data)
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         yield from next_images(checkpoint, data.cases, LISTED, mirror)
 
 
@@ -81,12 +80,11 @@ def ranking_slices(
     """Rank the slices of a volume but those that are ``labelled``."""
     yield from loading(SEGMENTATION)
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.model.device import cpu_threads
     from napari_prosma.segmentation.informative import VolumeSegmented, next_slices
 
     checkpoint = load_checkpoint(model)
     yield RankingBegun(checkpoint)
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         for event in next_slices(checkpoint, image, name, labelled.tolist(), LISTED, mirror):
             if isinstance(event, VolumeSegmented):
                 yield Predicted.of(event.found)
@@ -97,7 +95,6 @@ def ranking_slices(
 def opening(checkpoint: Checkpoint, case: Case, saved: LabelPlace | None) -> Iterator[Event]:
     """Read an image, with the labels that were ``saved``, then ask the model about it."""
     yield Started(0, f"Opening '{case.name}'")
-    from napari_prosma.model.device import cpu_threads
     from napari_prosma.segmentation.segment import segment
 
     image = case.read_image()
@@ -107,7 +104,7 @@ def opening(checkpoint: Checkpoint, case: Case, saved: LabelPlace | None) -> Ite
     if saved is not None:
         labels = with_marks(labels, saved.path)
     yield ImageOpened(case.name, image_layer(image, case.name), labels)
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         for event in segment(checkpoint, as_channels(image, checkpoint.plan.channels), name=case.name):
             if isinstance(event, Finished):
                 yield Predicted.of(event.result)

@@ -13,12 +13,12 @@ from napari.layers.utils.layer_utils import calc_data_range
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
-from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
-from napari_prosma.plugin.shared.fields import number
+from napari_prosma.plugin.shared.fields import number, stack
 from napari_prosma.plugin.shared.keys import KEYS
 from napari_prosma.plugin.shared.layers import (
     GEOMETRY,
@@ -28,6 +28,7 @@ from napari_prosma.plugin.shared.layers import (
     camera_of,
     geometry_of,
     is_input,
+    remove_layers,
     spatial_shape,
 )
 from napari_prosma.plugin.shared.panel import Message
@@ -86,13 +87,7 @@ class ViewBox(QWidget):
         ):
             for widget in widgets:
                 row.addWidget(widget, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(first)
-        layout.addWidget(self.spacing)
-        layout.addWidget(self.draw_button)
-        layout.addLayout(second)
-        layout.addWidget(self.message)
+        stack(self, first, self.spacing, self.draw_button, second, self.message)
         for emitter in self._followed():
             emitter.connect(self.show_directions)
         self.show_directions()
@@ -221,8 +216,7 @@ class ViewBox(QWidget):
 
     def _remove_ruler(self) -> None:
         ruler, self._ruler = self._ruler, None
-        if ruler is not None and ruler in self._viewer.layers:
-            self._viewer.layers.remove(ruler)
+        remove_layers(self._viewer, ruler)
 
 
 class _Letters(QObject):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import napari
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QTableWidgetItem, QVBoxLayout
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QTableWidgetItem
 
 from napari_prosma.data.layouts.dicom_studies import Studies
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.panel import FigureTable
 
 MOST_OPENED = 3
@@ -35,10 +36,13 @@ class SeriesChooser(QDialog):
         )
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.addWidget(QLabel("Tick the series to open; labels open with the series that they refer to."))
-        layout.addWidget(self.table)
-        layout.addWidget(self.buttons)
+        stack(
+            self,
+            QLabel("Tick the series to open; labels open with the series that they refer to."),
+            self.table,
+            self.buttons,
+            margins=None,
+        )
         self.resize(820, self.sizeHint().height())
 
     def ticked(self) -> list[int]:

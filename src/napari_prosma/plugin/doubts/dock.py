@@ -15,11 +15,9 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import (
-    QHBoxLayout,
     QProgressBar,
     QPushButton,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -36,7 +34,7 @@ from napari_prosma.plugin.doubts.doubted_case import (
 )
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import agrees, choose_run
-from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.label_file import LabelFile
 from napari_prosma.plugin.shared.layers import (
@@ -51,7 +49,7 @@ from napari_prosma.plugin.shared.layers import (
 )
 from napari_prosma.plugin.shared.live import LiveCase
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.panel import FigureTable, Message, has_left_its_dock
 from napari_prosma.plugin.shared.unsaved import note_saved
 
 if TYPE_CHECKING:
@@ -68,8 +66,8 @@ MEANING = (
 )
 _OPENED = "doubted label"
 """Key of a layer's metadata: the case that it shows. So it outlives the list, as corrections do."""
-_CASE, _COUNTS, _DIFFERS, _CLASS, _SLICE = range(5)
-_INDEX = Qt.ItemDataRole.UserRole
+_CLASS, _SLICE = 3, 4
+"""Columns that say nothing where all rows have the same."""
 _HEADINGS = {
     "case": "Most doubtful first; training cases only",
     "counts": "Latest weight of the label: 1 = full weight",
@@ -143,15 +141,8 @@ class DoubtedLabels(QWidget):
         self.run_button = QPushButton("Another run…")
         self.run_button.setToolTip("The list of another run: choose its folder")
         self.run_button.clicked.connect(self._choose_run)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.message, 1)
-        buttons.addWidget(self.save_button)
-        buttons.addWidget(self.run_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(self.table, 1)
-        layout.addWidget(self.busy)
-        layout.addLayout(buttons)
+        buttons = in_a_row(self.message, self.save_button, self.run_button, wide=self.message)
+        stack(self, self.table, self.busy, buttons, wide=self.table, margins=(6, 6, 6, 6))
         self._show_buttons()
         name_controls(self)
 
@@ -165,7 +156,7 @@ class DoubtedLabels(QWidget):
             self._fill()
         self.run_dir, self._live = run_dir, live
         reading = partial(listing, run_dir)
-        self.listing.ask(partial(self.listing.start, "ProSMA: reading suspicious labels", reading))
+        self.listing.ask_for("ProSMA: reading suspicious labels", reading)
 
     def open(self, row: DoubtedLabel) -> None:
         """Open a case, go where its label is doubted most, and ask the model about all of it."""
@@ -223,9 +214,8 @@ class DoubtedLabels(QWidget):
         return QSize(600, HEIGHT)
 
     def event(self, event: QEvent | None) -> bool:
-        # napari's close button takes the list out of its dock without closing it: it may be docked again.
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._stop_looking()
+        if has_left_its_dock(self, event):
+            self._stop_looking()  # it may be docked again
         return super().event(event)
 
     def _stop_looking(self) -> None:
@@ -250,14 +240,12 @@ class DoubtedLabels(QWidget):
     def _fill(self) -> None:
         chosen = self._asked.case if self._asked is not None else ""
         self.table.blockSignals(True)
-        self.table.setSortingEnabled(False)
         self.table.setRowCount(min(len(self.rows), MOST_ROWS))
         for number, row in enumerate(self.rows[:MOST_ROWS]):
             figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
             for column, value in enumerate((row.case, *figures)):
                 item = QTableWidgetItem()
                 item.setData(Qt.ItemDataRole.DisplayRole, value)
-                item.setData(_INDEX, number)
                 self.table.setItem(number, column, item)
             if row.case == chosen:
                 self.table.selectRow(number)
@@ -268,9 +256,7 @@ class DoubtedLabels(QWidget):
         self.table.blockSignals(False)
 
     def _row_chosen(self, row: int, column: int = 0) -> None:
-        item = self.table.item(row, _CASE)
-        if item is not None:
-            self.open(self.rows[item.data(_INDEX)])
+        self.open(self.rows[row])
 
     def _choose_run(self) -> None:
         folder = choose_run(self)

@@ -13,7 +13,7 @@ from napari_prosma.data.keep import safe_name
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.label_file import LabelFile, open_label
 from napari_prosma.plugin.shared.layers import LayerTuple, image_layer, labels_layer
 from napari_prosma.plugin.shared.live import LiveCase
@@ -70,9 +70,8 @@ def opening_case(
     yield from loading()
     from napari_prosma.app.doubts import compare_with_label
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.model.device import cpu_threads
 
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         yield from compare_with_label(load_checkpoint(run_dir), case)
 
 

@@ -17,7 +17,6 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
-    QHBoxLayout,
     QLineEdit,
     QPushButton,
     QRadioButton,
@@ -32,8 +31,8 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
-from napari_prosma.plugin.shared.fields import BY_THE_DATA, number
-from napari_prosma.plugin.shared.job import Ending, spare_threads
+from napari_prosma.plugin.shared.fields import BY_THE_DATA, in_a_row, number
+from napari_prosma.plugin.shared.job import Ending, leaving_a_core
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     LayerTuple,
@@ -155,9 +154,7 @@ class EvaluatePanel(Panel):
         self.from_folders, self.from_layers = QRadioButton("Folders"), QRadioButton("Open layers")
         self.from_folders.setToolTip("Files of labels, paired by their names")
         self.from_layers.setToolTip("Two labels layers of this viewer")
-        row = QHBoxLayout()
-        for button in (self.from_folders, self.from_layers):
-            row.addWidget(button)
+        row = in_a_row(self.from_folders, self.from_layers)
         form.addRow("Compare", row)
         self.predicted = PathField("Folder of predicted labels")
         self.predicted.line.setToolTip(
@@ -233,9 +230,7 @@ class EvaluatePanel(Panel):
         self.save_button = QPushButton("Save all…")
         self.save_button.setToolTip("The measures and their summary as CSV, and the box plots, into a folder")
         self.save_button.clicked.connect(self._save)
-        row = QHBoxLayout()
-        for button in (self.plots_button, self.save_button):
-            row.addWidget(button)
+        row = in_a_row(self.plots_button, self.save_button)
         for part in (self.summary, self.table):
             layout.addWidget(part)
         layout.addLayout(row)
@@ -392,10 +387,9 @@ def worst_place(
 
 def _evaluating(find: Callable[[], Pairs], tolerance: float) -> Iterator[Event]:
     yield Started(0, "Finding pairs")
-    from napari_prosma.model.device import cpu_threads
     from napari_prosma.segmentation.evaluate import evaluate
 
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         yield from evaluate(find(), tolerance)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QWidget
 
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.inspect.words import sentence_of, worth_in_words
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ class Answer(QWidget):
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.table.itemSelectionChanged.connect(self._selected)
         self.sentence = Message()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.table)
-        layout.addWidget(self.sentence)
+        stack(self, self.table, self.sentence)
 
     @property
     def levels(self) -> list[int]:

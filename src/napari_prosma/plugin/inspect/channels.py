@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QSizePolicy, QToolTip, QWidge
 from napari_prosma.events import Event
 from napari_prosma.inspection.record import SkipRecord
 from napari_prosma.plugin.inspect.looking import Looked
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.panel import Message
 
 USUAL, DEAD, OPEN, SPREAD = "#3b8ec5", "#c1121f", "#e09f3e", "#c8d6e5"
@@ -226,7 +226,6 @@ def threshold_bars(skip: SkipRecord) -> list[Bar]:
 def reading_channel(looked: Looked, level: int, channel: int) -> Iterator[Event]:
     """Events that end in ``Finished`` with the ``ChannelMaps`` of a feature channel over the whole image."""
     from napari_prosma.inspection.trace import skip_channel
-    from napari_prosma.model.device import cpu_threads
 
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         yield from skip_channel(looked.checkpoint, looked.image, level, channel, name=looked.record.name)

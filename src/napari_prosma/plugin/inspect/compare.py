@@ -10,7 +10,7 @@ import napari
 import numpy as np
 from napari.layers import Layer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
 
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
@@ -22,7 +22,8 @@ from napari_prosma.plugin.inspect.layers import (
 )
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.inspect.trials import Drawn, pixels_of
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import add_layer, keeping_selection, map_layer, remove_layers
 from napari_prosma.plugin.shared.model_chooser import ModelChooser
 from napari_prosma.plugin.shared.panel import Message
@@ -78,10 +79,7 @@ class ComparePart(QWidget):
         self.figures_button = QPushButton("Figures")
         self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
         self.figures_button.clicked.connect(self._want_figures)
-        row = QHBoxLayout()
-        row.addWidget(self.compare_button)
-        row.addWidget(self.figures_button)
-        row.addWidget(self.leave_button)
+        row = in_a_row(self.compare_button, self.figures_button, self.leave_button)
         form.addRow(row)
         form.addRow("Skip", self.skip_box)
         self.told = Message()
@@ -268,9 +266,8 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
 def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
     """Events of a comparison; the last one is ``Finished`` with a ``Comparison``."""
     from napari_prosma.inspection.compare import compare
-    from napari_prosma.model.device import cpu_threads
 
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         yield from compare(looked.models(beside), looked.image, looked.label, name=looked.record.name)
 
 

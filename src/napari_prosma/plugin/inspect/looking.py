@@ -14,7 +14,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.data.class_names import as_ours
 from napari_prosma.events import Event, Finished, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
 
 if TYPE_CHECKING:
@@ -92,14 +92,13 @@ def looking(
     from napari_prosma import inspect_gates
     from napari_prosma.app.elsewhere import called
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.model.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
     said = ""
     if label is not None:
         label, said = as_ours(label, names, checkpoint.plan.class_names, "the model")
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         events = called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label)
         record: GateRecord = yield from result_of(events)
         yield Started(len(record.skips), "Trying what the selection is worth")

@@ -13,7 +13,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtWidgets import (
     QFileDialog,
-    QHBoxLayout,
     QPushButton,
     QTableWidgetItem,
     QVBoxLayout,
@@ -36,7 +35,7 @@ from napari_prosma.plugin.inspect.view import region_on_screen
 from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
 from napari_prosma.plugin.shared.choosers import LayerChooser
-from napari_prosma.plugin.shared.fields import fold
+from napari_prosma.plugin.shared.fields import fold, in_a_row
 from napari_prosma.plugin.shared.layers import class_indices, hide_previews, image_kind
 from napari_prosma.plugin.shared.loading import INSPECTION
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
@@ -189,10 +188,7 @@ class InspectPanel(Panel):
             "the models side by side where they were compared"
         )
         self.figure_button.clicked.connect(self._save_figure)
-        row = QHBoxLayout()
-        row.addWidget(self.csv_button)
-        row.addWidget(self.figure_button)
-        row.addWidget(self.report_button)
+        row = in_a_row(self.csv_button, self.figure_button, self.report_button)
         layout.addWidget(self.facts)
         layout.addWidget(self.table)
         layout.addLayout(row)

@@ -11,9 +11,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtWidgets import (
     QCheckBox,
-    QHBoxLayout,
     QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -21,6 +19,7 @@ from napari_prosma.data.texts import write_rows
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.plugin.shared.asking import save_as
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 
@@ -59,16 +58,8 @@ class PointerPart(QWidget):
         self.clear_button = QPushButton("Clear")
         self.clear_button.setToolTip("Remove the pinned positions")
         self.clear_button.clicked.connect(self.clear)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.save_button)
-        buttons.addWidget(self.clear_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 0, 0, 0)
-        layout.addWidget(self.follow_box)
-        layout.addWidget(self.pin_box)
-        layout.addWidget(self.told)
-        layout.addWidget(self.table)
-        layout.addLayout(buttons)
+        buttons = in_a_row(self.save_button, self.clear_button)
+        stack(self, self.follow_box, self.pin_box, self.told, self.table, buttons, margins=(6, 0, 0, 0))
         self.follow_box.setChecked(True)
 
     def show_record(self, record: GateRecord, source: ImageLayer, geometry: Geometry) -> None:

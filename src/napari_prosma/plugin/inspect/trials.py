@@ -13,7 +13,6 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QDialog,
-    QHBoxLayout,
     QLabel,
     QPushButton,
     QScrollArea,
@@ -28,8 +27,8 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.shared.asking import save_as
-from napari_prosma.plugin.shared.fields import combo
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.fields import combo, in_a_row, stack
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.settings import Choice
 
@@ -119,9 +118,7 @@ class TrialsPart(QWidget):
             if test != "noise_test":
                 layout.addWidget(button)
         self.noise_box = combo(NOISE, "auto", "The noise that is added")
-        row = QHBoxLayout()
-        row.addWidget(self.buttons["noise_test"], 1)
-        row.addWidget(self.noise_box)
+        row = in_a_row(self.buttons["noise_test"], self.noise_box, wide=self.buttons["noise_test"])
         layout.addLayout(row)
 
     @property
@@ -139,8 +136,7 @@ class OutcomeWindow(QDialog):
         self.tabs = QTabWidget()
         self.tabs.setTabsClosable(True)
         self.tabs.tabCloseRequested.connect(self.tabs.removeTab)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.tabs)
+        stack(self, self.tabs, margins=None)
         screen = self.screen()
         assert screen is not None
         self.resize(WINDOW.boundedTo(0.9 * screen.availableSize()))
@@ -182,12 +178,8 @@ class OutcomeView(QWidget):
         self.save_button.setToolTip("The table as CSV, or the plot as PNG or SVG, by the name of the file")
         self.save_button.clicked.connect(self._save)
         self.told = Message()
-        beside = QVBoxLayout()
-        for widget in (self.finding, self.table, self.save_button, self.told):
-            beside.addWidget(widget)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self._scroll, 1)
-        layout.addLayout(beside)
+        below = (self.finding, self.table, self.save_button, self.told)
+        stack(self, self._scroll, *below, wide=self._scroll, margins=None)
 
     def numbers(self) -> dict[str, Any]:
         """Of which image and test, its sentence, and its rows."""
@@ -226,10 +218,9 @@ def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) ->
     from napari_prosma.inspection import faithfulness
     from napari_prosma.inspection.faithfulness_plots import table_figure
     from napari_prosma.inspection.trial_findings import TESTED
-    from napari_prosma.model.device import cpu_threads
 
     place = {"name": looked.record.name, "label": looked.label, "region": looked.region}
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         if test == "noise_test":
             models = looked.models(beside)
             events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]

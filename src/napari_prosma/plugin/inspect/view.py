@@ -7,15 +7,14 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.geometry import Geometry
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, spatial_shape
+from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, camera_of, spatial_shape
 
 
 def region_on_screen(viewer: napari.Viewer, layer: ImageLayer) -> tuple[slice, ...]:
     """The element (slices of length 1 per spatial axis) in the middle of what is on screen, in the image."""
     world = np.array(viewer.dims.point, float)
-    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
     shown = list(viewer.dims.displayed)
-    world[shown] = np.array(camera.center)[-len(shown) :]
+    world[shown] = np.array(camera_of(viewer).center)[-len(shown) :]
     at = element_at(layer, world)
     shape = spatial_shape(layer)
     inside = np.clip(at, 0, np.array(shape) - 1)

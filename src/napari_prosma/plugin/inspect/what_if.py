@@ -17,11 +17,9 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
     QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 from superqt import QLabeledDoubleSlider
@@ -30,7 +28,8 @@ from napari_prosma.events import Event, Finished, Progress, result_of
 from napari_prosma.plugin.inspect.looking import Looked, Region, opened
 from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect.words import effect_in_words
-from napari_prosma.plugin.shared.job import Ending, spare_threads
+from napari_prosma.plugin.shared.fields import in_a_row, stack
+from napari_prosma.plugin.shared.job import Ending, leaving_a_core
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.strokes import single_shot
@@ -125,16 +124,8 @@ class WhatIfPart(QWidget):
             "background. Untick it to stop that"
         )
         self.whole_box.toggled.connect(self._whole_toggled)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.back_button)
-        buttons.addWidget(self.here_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 0, 0, 0)
-        layout.addLayout(self._grid)
-        layout.addLayout(buttons)
-        layout.addWidget(self.told)
-        layout.addWidget(self.whole_box)
-        layout.addWidget(self.whole_told)
+        buttons = in_a_row(self.back_button, self.here_button)
+        stack(self, self._grid, buttons, self.told, self.whole_box, self.whole_told, margins=(6, 0, 0, 0))
 
     def show_looked(self, looked: Looked) -> None:
         """Offer the skips of a model, all as trained."""
@@ -391,9 +382,8 @@ def _following(
     channels: tuple[tuple[int, int], ...],
     changed: str,
 ) -> Iterator[Event]:
-    from napari_prosma.model.device import cpu_threads
 
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         if what_if is None:
             record = looked.record
             what_if = opened(looked.checkpoint, looked.image, record.name, looked.label, region)
@@ -410,12 +400,11 @@ def _passing_whole(
     from napari_prosma.data.metrics import case_metrics
     from napari_prosma.inspection.trace import skip_channel
     from napari_prosma.inspection.what_if import over_whole_image
-    from napari_prosma.model.device import cpu_threads
 
     own, before = looked.record.segmentation, None
     if looked.label is not None:
         before = case_metrics(own.labels, looked.label, own.class_names).get("dice")
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         maps = []
         for level, channel in channels:
             events = skip_channel(

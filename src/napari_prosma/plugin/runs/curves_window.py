@@ -9,11 +9,12 @@ from pathlib import Path
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_prosma.data.names import in_plot
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -34,16 +35,14 @@ class CurvesWindow(QWidget):
         self.job.happened.connect(self._tell_notice)
         self.job.finished.connect(self._draw)
         self.job.failed.connect(self.told.tell_error)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.canvas, 1)
-        layout.addWidget(self.told)
+        stack(self, self.canvas, self.told, wide=self.canvas, margins=None)
         self.resize(*SIZE)
 
     def show_runs(self, folders: Sequence[Path], theme: str) -> None:
         """Read and draw them."""
         self._theme = theme
         self.told.tell("")
-        self.job.ask(partial(self.job.start, "ProSMA: reading curves", partial(_reading, folders)))
+        self.job.ask_for("ProSMA: reading curves", partial(_reading, folders))
         self.show()
         self.raise_()
 

@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -32,8 +31,9 @@ from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.runs.curves_window import CurvesWindow
 from napari_prosma.plugin.shared.asking import agrees
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import PANEL_WIDTH, Message, open_panel
+from napari_prosma.plugin.shared.panel import PANEL_WIDTH, Message, has_left_its_dock, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.training.run_claim import is_run
@@ -76,12 +76,7 @@ class RunsPanel(QWidget):
             button.clicked.connect(act)
             self.buttons[text] = button
             grid.addWidget(button, *divmod(place, 3))
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(self.search)
-        layout.addWidget(self.tree, 1)
-        layout.addWidget(self.message)
-        layout.addLayout(grid)
+        stack(self, self.search, self.tree, self.message, grid, wide=self.tree, margins=(6, 6, 6, 6))
         self.setMinimumWidth(PANEL_WIDTH)
         self.reading = NewestJob(self)
         self.reading.finished.connect(self._list)
@@ -97,11 +92,11 @@ class RunsPanel(QWidget):
 
     def look_again(self) -> None:
         """Read how the runs stand."""
-        self.reading.ask(partial(self.reading.start, "ProSMA: reading the runs", _listing))
+        self.reading.ask_for("ProSMA: reading the runs", _listing)
 
     def event(self, event: QEvent | None) -> bool:
-        """Qt's hook: napari's close button takes the panel out of its dock without closing it."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+        """Qt's hook."""
+        if has_left_its_dock(self, event):
             self.close_down()
         return super().event(event)
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QLineEdit, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QLineEdit, QWidget
 from superqt import QLabeledDoubleSlider
 
 from napari_prosma.events import Event, Finished
-from napari_prosma.plugin.segment.results import Cleaned, Result
-from napari_prosma.plugin.shared.fields import number
+from napari_prosma.plugin.segment.results import Cleaned, Result, shown_unit
+from napari_prosma.plugin.shared.fields import in_a_row, number
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -63,10 +63,7 @@ class CleaningBox(QGroupBox):
         self.message = Message()
         self.job.failed.connect(self.message.tell_error)
         boxes = QWidget()
-        row = QHBoxLayout(boxes)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.largest_only)
-        row.addWidget(self.fill_holes)
+        in_a_row(self.largest_only, self.fill_holes, owner=boxes)
         form.addRow("Class", self.classes)
         form.addRow(self.by_threshold, self.threshold)
         form.addRow("Smoothing", self.smoothing)
@@ -112,7 +109,7 @@ class CleaningBox(QGroupBox):
         unit = {"pixel": "pixels"}.get(geometry.unit, geometry.unit)
         self.smoothing.setSuffix(f" {unit}")
         element, size_unit = element_size(geometry)
-        self.minimum_size.setSuffix(f" {size_unit.replace('^2', '²').replace('^3', '³')}")
+        self.minimum_size.setSuffix(f" {shown_unit(size_unit)}")
         self.minimum_size.setSingleStep(float(f"{10 * element:.1g}"))
         self._show_class()
         self._tell()

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
     QGridLayout,
-    QHBoxLayout,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
@@ -42,10 +41,12 @@ from napari_prosma.plugin.segment.results import (
     Result,
     labels_to_paint,
     maps_of,
+    shown_unit,
 )
 from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.segment.training_set import TrainingSet
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
@@ -307,9 +308,7 @@ class SegmentPanel(Panel):
             "Write the labels as they are now, your corrections included, exactly over their image"
         )
         self.save_button.clicked.connect(self._save)
-        row = QHBoxLayout()
-        row.addWidget(self.regions_button)
-        row.addWidget(self.save_button)
+        row = in_a_row(self.regions_button, self.save_button)
         form.addRow(self.results)
         form.addRow(row)
 
@@ -458,7 +457,7 @@ def _in_words(made: LayerSegmented) -> str:
     sizes = zip(made.found.class_names[1:], made.counts[1:], strict=True)
     digits = ",.0f" if size == 1 else ",.4g"
     said = ", ".join(f"{name} {format(count * size, digits)}" for name, count in sizes)
-    return f"Found in {made.found.name}, in {unit.replace('^2', '²').replace('^3', '³')}: {said}"
+    return f"Found in {made.found.name}, in {shown_unit(unit)}: {said}"
 
 
 def _drawn(layer: LabelsLayer) -> np.ndarray:

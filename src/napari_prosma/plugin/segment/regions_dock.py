@@ -10,15 +10,15 @@ import napari
 import numpy as np
 from napari.layers import Shapes
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QTableWidgetItem, QWidget
 
 from napari_prosma.data.keep import safe_name
 from napari_prosma.data.texts import write_rows
 from napari_prosma.events import Event, Finished, Started
-from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.segment.results import Result, shown_unit
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
-from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     camera_of,
@@ -29,9 +29,9 @@ from napari_prosma.plugin.shared.layers import (
     remove_layers,
 )
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.panel import FigureTable, Message, has_left_its_dock
 from napari_prosma.plugin.shared.strokes import Strokes
-from napari_prosma.segmentation.regions import Region, element_size, region_rows, regions
+from napari_prosma.segmentation.regions import Region, element_size, kind_of_size, region_rows, regions
 
 MARK = "region"
 """Name of the layer with the box around the region that was clicked."""
@@ -75,13 +75,8 @@ class RegionsTable(QWidget):
         self.save_button.setToolTip("Save the table, with positions and boxes, as a CSV file")
         self.save_button.setEnabled(False)
         self.save_button.clicked.connect(self._save)
-        row = QHBoxLayout()
-        row.addWidget(self.message, 1)
-        row.addWidget(self.save_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(row)
+        row = in_a_row(self.message, self.save_button, wide=self.message)
+        stack(self, self.table, row, wide=self.table, margins=(6, 6, 6, 6))
         name_controls(self)
 
     def show_result(self, result: Result | None) -> None:
@@ -133,8 +128,7 @@ class RegionsTable(QWidget):
         return QSize(600, HEIGHT)
 
     def event(self, event: QEvent | None) -> bool:
-        # napari's close button takes the table out of its dock without closing it.
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+        if has_left_its_dock(self, event):
             self.close_down()
             self.closed.emit()
         return super().event(event)
@@ -220,8 +214,7 @@ class RegionsTable(QWidget):
 
 def _titles(result: Result, found: list[Region]) -> list[str]:
     _, unit = element_size(result.found.geometry)
-    kind = "volume" if unit in ("ml", "um^3", "voxels") else "area"
-    titles = ["class", f"{kind} ({unit.replace('^2', '²').replace('^3', '³')})"]
+    titles = ["class", f"{kind_of_size(unit)} ({shown_unit(unit)})"]
     titles.append(f"longest diameter ({result.found.geometry.unit})")
     channels = len(found[0].intensity) if found else 0
     titles += ["mean intensity"] if channels == 1 else [f"mean of channel {n + 1}" for n in range(channels)]

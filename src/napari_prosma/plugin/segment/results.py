@@ -142,6 +142,11 @@ class Outputs:
     disagreement: bool = False
 
 
+def shown_unit(unit: str) -> str:
+    """A unit of a size as it is printed."""
+    return unit.replace("^2", "²").replace("^3", "³")
+
+
 def labels_to_paint(found: Segmentation, source: ImageLayer) -> LayerTuple:
     """The labels as a layer of their own array over the image."""
     return result_layer(replace(found, labels=found.labels.copy()), source)

@@ -16,7 +16,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.errors import DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.segment.results import Outputs
-from napari_prosma.plugin.shared.job import spare_threads
+from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import fitting_image, image_of, spatial_shape
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def segment_layers(
     """
     yield Started(0, "Loading the model")
     from napari_prosma.model.checkpoint import load_checkpoint
-    from napari_prosma.model.device import cpu_threads
 
     checkpoint = load_checkpoint(path)
     if outputs.mirror or (outputs.disagreement and checkpoint.members == 1):
@@ -94,7 +93,7 @@ def segment_layers(
 
         yield Notice(mirrored_in_words(checkpoint))
     failures: list[str] = []
-    with cpu_threads(spare_threads()):
+    with leaving_a_core():
         for number, layer in enumerate(layers, 1):
             yield LayerStarted(layer, number)
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Image
@@ -23,7 +23,7 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result
 from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import DATA, PathField
-from napari_prosma.plugin.shared.fields import group
+from napari_prosma.plugin.shared.fields import group, in_a_row, stack
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
 from napari_prosma.plugin.shared.panel import Message
@@ -73,16 +73,12 @@ class TrainingSet(QWidget):
             "enough"
         )
         self.own_button.clicked.connect(self._fine_tune_on_a_folder)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.add_button)
-        buttons.addWidget(self.fine_tune_button)
+        buttons = in_a_row(self.add_button, self.fine_tune_button)
         form.addRow("Keep in", self.folder)
         form.addRow(buttons)
         form.addRow(self.own_button)
         form.addRow(self.message)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(box)
+        stack(self, box)
         self.show_result(None)
 
     def show_result(self, result: Result | None) -> None:

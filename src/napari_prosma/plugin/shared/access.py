@@ -19,11 +19,11 @@ from qtpy.QtWidgets import (
     QScrollBar,
     QTableWidget,
     QTextBrowser,
-    QVBoxLayout,
     QWidget,
 )
 
 import napari_prosma
+from napari_prosma.plugin.shared.fields import stack
 
 _CONTROLS = (
     *(QAbstractButton, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit, QPlainTextEdit),
@@ -82,9 +82,7 @@ class Page(QDialog):
         self.text.setOpenExternalLinks(True)
         self.text.setAccessibleName(f"help on {section}")
         self.text.setMarkdown(section_of_docs(section))
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.text)
+        stack(self, self.text)
         self.resize(*_SIZE)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QPushButton, QTextBrowser, QWidget
 
 from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -44,14 +45,8 @@ class CardWindow(QWidget):
         self.save_button.clicked.connect(self._save)
         for button in (self.draw_button, self.save_button):
             button.setMinimumWidth(BUTTON_WIDTH)
-        row = QHBoxLayout()
-        row.addWidget(self.draw_button)
-        row.addStretch(1)
-        row.addWidget(self.save_button)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.page, 1)
-        layout.addWidget(self.told)
-        layout.addLayout(row)
+        row = in_a_row(self.draw_button, None, self.save_button)
+        stack(self, self.page, self.told, row, wide=self.page, margins=None)
         self.resize(WIDTH, HEIGHT)
 
     def show_card(self, card: Card, model: Path) -> None:
@@ -69,7 +64,7 @@ class CardWindow(QWidget):
     def save(self, path: Path) -> None:
         """Write it as .html or .md, in the background."""
         assert self._card is not None
-        self.job.ask(partial(self.job.start, "ProSMA: saving a card", partial(_saving, self._card, path)))
+        self.job.ask_for("ProSMA: saving a card", partial(_saving, self._card, path))
 
     def closeEvent(self, event: object) -> None:
         """Qt's hook."""
@@ -79,7 +74,7 @@ class CardWindow(QWidget):
     def _draw(self) -> None:
         self.draw_button.setEnabled(False)
         self.told.tell("Drawing…")
-        self.job.ask(partial(self.job.start, "ProSMA: drawing cases", partial(_drawing, self._model)))
+        self.job.ask_for("ProSMA: drawing cases", partial(_drawing, self._model))
 
     def _save(self) -> None:
         if self._card is None:

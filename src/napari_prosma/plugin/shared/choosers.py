@@ -11,7 +11,6 @@ from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
-    QHBoxLayout,
     QLineEdit,
     QPushButton,
     QSizePolicy,
@@ -21,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.asking import chosen_folder
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.layers import add_layer, is_input, spatial_shape
 from napari_prosma.plugin.shared.placing import joined_channels
 
@@ -184,11 +184,7 @@ class PathField(QWidget):
         self.browse_button.setToolTip(title)
         self.browse_button.clicked.connect(self._browse)
         self._told: Path | None = None
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addWidget(self.line, 1)
-        layout.addWidget(self.browse_button)
+        in_a_row(self.line, self.browse_button, owner=self, wide=self.line).setSpacing(3)
         self.setFocusProxy(self.line)
 
     @property

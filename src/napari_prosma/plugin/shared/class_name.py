@@ -8,9 +8,10 @@ import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QWidget
+from qtpy.QtWidgets import QLabel, QLineEdit, QWidget
 
 from napari_prosma.plugin.shared.choosers import LayersButton
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, new_labels
 
 
@@ -54,10 +55,7 @@ class ClassName(QWidget):
         self.line.setToolTip("Name of the class that is painted; choose another label to name its class")
         self.line.setAccessibleName("name of the class")
         self.line.editingFinished.connect(self._entered)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.number)
-        row.addWidget(self.line, 1)
+        in_a_row(self.number, self.line, owner=self, wide=self.line)
         self.follow(None)
 
     def follow(self, layer: LabelsLayer | None) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QGroupBox, QSpinBox, QWidget
+from qtpy.QtWidgets import (
+    QBoxLayout,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLayout,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QCollapsible
 
 from napari_prosma.settings import Choice
@@ -16,6 +27,48 @@ Value = TypeVar("Value")
 BY_THE_DATA = "by the data"
 UNLIMITED = 16777215
 """Qt's own height without limit."""
+
+
+def stack(
+    owner: QWidget,
+    *parts: QWidget | QLayout | None,
+    wide: QWidget | QLayout | None = None,
+    margins: tuple[int, int, int, int] | None = (0, 0, 0, 0),
+) -> QVBoxLayout:
+    """Lay out parts one below the other, None as free room; ``wide`` takes what is left.
+
+    Without ``margins`` they are those of a window.
+    """
+    layout = QVBoxLayout(owner)
+    if margins is not None:
+        layout.setContentsMargins(*margins)
+    _fill(layout, parts, wide)
+    return layout
+
+
+def in_a_row(
+    *parts: QWidget | QLayout | None, owner: QWidget | None = None, wide: QWidget | QLayout | None = None
+) -> QHBoxLayout:
+    """The same side by side, to be put into another layout or filling ``owner``."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    _fill(layout, parts, wide)
+    if owner is not None:
+        owner.setLayout(layout)
+    return layout
+
+
+def _fill(
+    layout: QBoxLayout, parts: Iterable[QWidget | QLayout | None], wide: QWidget | QLayout | None
+) -> None:
+    for part in parts:
+        share = 1 if part is wide else 0
+        if part is None:
+            layout.addStretch(1)
+        elif isinstance(part, QWidget):
+            layout.addWidget(part, share)
+        else:
+            layout.addLayout(part, share)
 
 
 def group(title: str) -> tuple[QGroupBox, QFormLayout]:
@@ -72,12 +125,11 @@ def show_meanings(box: QComboBox, choices: Mapping[Value, Choice]) -> None:
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
 
 
-def whole(low: int, high: int, value: int, tip: str, least: str = "", suffix: str = "") -> QSpinBox:
-    """A whole number; ``least`` is what the lowest one is called."""
+def whole(high: int, value: int, tip: str, suffix: str = "") -> QSpinBox:
+    """A whole number from 1 on."""
     box = QSpinBox()
-    box.setRange(low, high)
+    box.setRange(1, high)
     box.setValue(value)
-    box.setSpecialValueText(least)
     box.setSuffix(suffix)
     box.setToolTip(tip)
     return box

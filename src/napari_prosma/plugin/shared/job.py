@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -239,6 +239,15 @@ class Job(QObject):
 def spare_threads() -> int:
     """Threads for torch on the CPU that leave one core to the interface."""
     return max(1, (os.cpu_count() or 1) - 1)
+
+
+@contextmanager
+def leaving_a_core() -> Iterator[None]:
+    """Torch computes with no more threads than that."""
+    from napari_prosma.model.device import cpu_threads
+
+    with cpu_threads(spare_threads()):
+        yield
 
 
 @dataclass(frozen=True)

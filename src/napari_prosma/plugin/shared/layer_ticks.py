@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QWidget
 
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.layers import is_input
 from napari_prosma.plugin.shared.panel import ROW_HEIGHT
 
@@ -43,11 +44,7 @@ class LayerTicks(QWidget):
         self.all_box = QCheckBox("all of them")
         self.all_box.setToolTip("Tick all the images, or none")
         self.all_box.clicked.connect(self._tick_all)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addWidget(self.list)
-        layout.addWidget(self.all_box)
+        stack(self, self.list, self.all_box).setSpacing(3)
         self.setFocusProxy(self.list)
         for emitter in self._emitters():
             emitter.connect(self.refresh)

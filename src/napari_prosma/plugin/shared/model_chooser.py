@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QSizePolicy, QWidget
 
 from napari_prosma.app.models import ImageKind, KnownModel, known_model, shown_name
 from napari_prosma.app.remembered import MODELS, remember_path
 from napari_prosma.errors import CheckpointError, ConfigError
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.card_window import CardWindow
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.loading import map_torch
 from napari_prosma.plugin.shared.model_list import ModelList
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -97,16 +98,9 @@ class ModelChooser(QWidget):
         self._reading = NewestJob(self)
         self._reading.happened.connect(self._happened)
         self._reading.failed.connect(self._failed)
-        row = QHBoxLayout()
+        row = in_a_row(self.button, self.card_button, wide=self.button)
         row.setSpacing(3)
-        row.addWidget(self.button, 1)
-        row.addWidget(self.card_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(row)
-        layout.addWidget(self.doubt)
-        layout.addWidget(self.text)
+        stack(self, row, self.doubt, self.text).setSpacing(3)
         self.setFocusProxy(self.button)
         self.setAcceptDrops(True)
         self.show_path(None)
@@ -194,8 +188,7 @@ class ModelChooser(QWidget):
 
     def _read(self, path: Path) -> None:
         self._wanted, self.facts = path, None
-        begin = partial(self._reading.start, "ProSMA: reading a model", partial(_reading, path))
-        self._reading.ask(begin)
+        self._reading.ask_for("ProSMA: reading a model", partial(_reading, path))
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started):

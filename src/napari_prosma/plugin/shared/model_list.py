@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from qtpy.QtCore import QPoint, Qt, Signal
@@ -15,13 +14,13 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_prosma.app.models import RECENT, ImageKind, KnownModel, known_models, runs_folder
 from napari_prosma.app.remembered import MODELS, forget_path, recent_paths
 from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel_text import as_rich
 
@@ -79,11 +78,7 @@ class ModelList(QWidget):
                 button.clicked.connect(act)
                 row.addWidget(button)
         row.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.addWidget(self.search)
-        layout.addWidget(self.tree, 1)
-        layout.addLayout(row)
+        stack(self, self.search, self.tree, row, wide=self.tree, margins=(6, 6, 6, 6))
         self.resize(WIDTH, HEIGHT)
 
     def open_below(self, button: QWidget, image: ImageKind | None) -> None:
@@ -99,7 +94,7 @@ class ModelList(QWidget):
         self.move(place)
         self.show()
         self.search.setFocus()
-        self.reading.ask(partial(self.reading.start, "ProSMA: looking for models", _listing))
+        self.reading.ask_for("ProSMA: looking for models", _listing)
 
     def let_go(self) -> None:
         """Look no longer."""

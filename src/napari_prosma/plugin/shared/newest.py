@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from qtpy.QtCore import QObject
 
@@ -42,6 +43,10 @@ class NewestJob(Job):
                 super().stop()
         else:
             begin()
+
+    def ask_for(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
+        """Run these events as soon as the run in progress, which is interrupted, has ended."""
+        self.ask(partial(self.start, title, make_events))
 
     def stop(self) -> None:
         """As ``Job.stop``; what waits is forgotten."""

@@ -113,6 +113,11 @@ def open_panel(viewer: napari.Viewer, name: str) -> QWidget:
     return widget
 
 
+def has_left_its_dock(widget: QWidget, event: QEvent | None) -> bool:
+    """napari's close button takes a widget out of its dock without closing it."""
+    return event is not None and event.type() == QEvent.Type.ParentChange and widget.parent() is None
+
+
 def from_manifest(command: str, *arguments: Any) -> Any:
     """What a command of our manifest makes; so one room opens what another holds without knowing it."""
     return PluginManager.instance().commands.execute(f"napari-prosma.{command}", arguments)
@@ -301,8 +306,7 @@ class Panel(QWidget):
         self.job.close()
 
     def event(self, event: QEvent | None) -> bool:
-        # napari's close button takes the panel out of its dock without closing it.
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+        if has_left_its_dock(self, event):
             self.close_down()
         if event is not None and event.type() == QEvent.Type.Paint and not self._was_painted:
             self._was_painted = True

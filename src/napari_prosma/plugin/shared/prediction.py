@@ -23,6 +23,7 @@ from napari_prosma.plugin.shared.layers import (
     geometry_of,
     keeping_selection,
     place_like,
+    remove_layers,
     spatial_shape,
 )
 from napari_prosma.plugin.shared.placing import steps_between
@@ -112,8 +113,7 @@ class Outline:
     def remove(self) -> None:
         """Take it out of the viewer."""
         self._viewer.dims.events.ndisplay.disconnect(self._show_dimensions)
-        if self.is_there:
-            self._viewer.layers.remove(self.layer)
+        remove_layers(self._viewer, self.layer)
 
     def _show_dimensions(self, event: object = None) -> None:
         """In 3D, where napari draws no outlines, what is guessed is seen through."""

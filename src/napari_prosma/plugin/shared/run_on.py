@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
 
 from napari_prosma.app.remembered import MOST_RECENT, remember, remembered
 from napari_prosma.events import Event, Finished
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 
@@ -51,9 +52,7 @@ class RunOn(QWidget):
         self.job = NewestJob(self)
         self.job.finished.connect(self._answered)
         self.job.failed.connect(self.message.tell_error)
-        row = QHBoxLayout()
-        row.addWidget(self.field, 1)
-        row.addWidget(self.test_button)
+        row = in_a_row(self.field, self.test_button, wide=self.field)
         layout = QFormLayout(self)
         layout.setContentsMargins(6, 0, 6, 0)
         layout.addRow("Run on", row)
@@ -84,7 +83,7 @@ class RunOn(QWidget):
         address = self.scheduler
         if address is not None:
             self.message.tell(f"Asking {address} …")
-            self.job.ask(partial(self.job.start, "ProSMA: testing a scheduler", partial(_testing, address)))
+            self.job.ask_for("ProSMA: testing a scheduler", partial(_testing, address))
 
     def _answered(self, said: str) -> None:
         self.message.tell(said)

@@ -23,10 +23,8 @@ from platformdirs import user_state_path
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import (
     QApplication,
-    QHBoxLayout,
     QMainWindow,
     QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -36,6 +34,7 @@ from napari_prosma.data.texts import parse_json
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event
 from napari_prosma.plugin.shared.asking import agrees
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import MARKS, guesses_of
 from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
 from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
@@ -287,13 +286,8 @@ class BringBack(QWidget):
         self.back_button.clicked.connect(self.bring_back)
         self.forget_button.setToolTip("Delete the backup")
         self.forget_button.clicked.connect(self.forget)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.back_button)
-        buttons.addWidget(self.forget_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.message)
-        layout.addLayout(buttons)
+        buttons = in_a_row(self.back_button, self.forget_button)
+        stack(self, self.message, buttons)
         self.look()
 
     def look(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import napari
 from qtpy.QtCore import QSize
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QDialog, QHBoxLayout, QHeaderView, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QHeaderView, QPushButton, QWidget
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.check import Problem, check_each, compare, write_table
@@ -19,7 +19,7 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
-from napari_prosma.plugin.shared.fields import UNLIMITED
+from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -57,14 +57,8 @@ class CheckWindow(QDialog):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("Look at no further case")
         self.stop_button.clicked.connect(self.job.stop)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self.stop_button)
-        buttons.addWidget(self.save_button)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.message)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(buttons)
+        buttons = in_a_row(None, self.stop_button, self.save_button)
+        stack(self, self.message, self.table, buttons, wide=self.table, margins=None)
         name_controls(self)
         self.resize(WINDOW)
 
@@ -129,7 +123,7 @@ class CheckWindow(QDialog):
             return
         self.message.tell(f"Opening '{name}'")
         opening = partial(_opening, case, self._data.class_names)
-        self.opening.ask(partial(self.opening.start, "ProSMA: opening a case", opening))
+        self.opening.ask_for("ProSMA: opening a case", opening)
 
     def _opened(self, event: Event) -> None:
         if isinstance(event, Finished):

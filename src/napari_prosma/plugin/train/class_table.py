@@ -8,15 +8,14 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QHBoxLayout,
     QPushButton,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import DataError
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 
 VALUE, NAME = 0, 1
@@ -72,16 +71,8 @@ class ClassTable(QWidget):
         self.overlap.setToolTip("Which class counts where structures of DICOM SEG or RTSTRUCT overlap")
         self.overlap.activated.connect(self._order)
         self.message = Message()
-        buttons = QHBoxLayout()
-        for widget in (self.add_button, self.one_button, self.reset_button):
-            buttons.addWidget(widget)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 0, 0, 0)
-        layout.addWidget(self.table)
-        layout.addLayout(buttons)
-        layout.addWidget(self.filled)
-        layout.addWidget(self.overlap)
-        layout.addWidget(self.message)
+        buttons = in_a_row(self.add_button, self.one_button, self.reset_button)
+        stack(self, self.table, buttons, self.filled, self.overlap, self.message, margins=(6, 0, 0, 0))
         self._rule: LabelRule | None = None
         self._shown: list[tuple[str, str]] = []
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import napari
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QWidget
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
-from napari_prosma.plugin.shared.fields import fold
+from napari_prosma.plugin.shared.fields import fold, stack
 from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.train.curves import Curves
 
@@ -58,9 +58,7 @@ class Outcome(QWidget):
             "is no share of the image that was removed."
         )
         held = QWidget()
-        inside = QVBoxLayout(held)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addWidget(self.gates)
+        stack(held, self.gates)
         self.gates_fold = fold("Gates", held)
         self.gates_fold.toggled.connect(self.curves.show_gates)
         self.log = QPlainTextEdit()
@@ -87,21 +85,11 @@ class Outcome(QWidget):
         self.look_button = QPushButton("Suspicious labels…")
         self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
         self.look_button.clicked.connect(self.look_first)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (
-            self.verdict,
-            self.figures,
-            self.table,
-            self.gates_fold,
-            self.curves,
-            self.save_button,
-            self.look_button,
-            self.log,
-        ):
-            layout.addWidget(widget)
-            widget.hide()
-        self.next_buttons.hide()
+        parts: list[QWidget] = [self.verdict, self.figures, self.table, self.gates_fold, self.curves]
+        parts += [self.save_button, self.look_button, self.log]
+        stack(self, *parts)
+        for part in (*parts, self.next_buttons):
+            part.hide()
 
     def close_down(self) -> None:
         """Draw no more."""

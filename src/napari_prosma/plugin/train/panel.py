@@ -15,7 +15,7 @@ import napari
 from napari.layers import Image
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.app.models import runs_folder
@@ -38,6 +38,7 @@ from napari_prosma.events import (
 )
 from napari_prosma.plugin.shared.asking import choose_run
 from napari_prosma.plugin.shared.choosers import PathField
+from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
@@ -127,10 +128,7 @@ class TrainPanel(Panel):
         self.moved.line.setToolTip("The folder where the data of this run are now")
         self.moved.chosen.connect(self._resume_moved)  # a function would keep the panel alive
         self.moved_row = QWidget()
-        row = QHBoxLayout(self.moved_row)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(QLabel("Its data are in"))
-        row.addWidget(self.moved, 1)
+        in_a_row(QLabel("Its data are in"), self.moved, owner=self.moved_row, wide=self.moved)
         self.moved_row.hide()
         self.under_way = under_way_of(napari_viewer)
         self.waiting.changed.connect(self._tell_waiting)

@@ -9,17 +9,15 @@ from typing import Any
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QApplication,
-    QHBoxLayout,
     QLabel,
     QPlainTextEdit,
     QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished
-from napari_prosma.plugin.shared.fields import fold
+from napari_prosma.plugin.shared.fields import fold, in_a_row, stack
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.run_on import RunOn
@@ -51,16 +49,10 @@ class Repeat(QWidget):
         self.shell, shell_row = _lines("In a shell", "Copy the line for a shell")
         self.python, python_row = _lines("In Python", "Copy the lines for Python")
         content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(6, 0, 0, 0)
-        inside.addWidget(self.message)
-        inside.addWidget(shell_row)
-        inside.addWidget(python_row)
+        stack(content, self.message, shell_row, python_row, margins=(6, 0, 0, 0))
         self.fold = fold("Reproduce", content)
         self.fold.toggled.connect(self.form_changed)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.fold)
+        stack(self, self.fold)
         self._later = single_shot(self, FOLLOW_MS, self._ask)
 
     def form_changed(self) -> None:
@@ -109,14 +101,9 @@ def _lines(title: str, tip: str) -> tuple[QPlainTextEdit, QWidget]:
     button = QPushButton("Copy")
     button.setToolTip(tip)
     button.clicked.connect(lambda: _copy(text.toPlainText()))
-    head = QHBoxLayout()
-    head.addWidget(QLabel(title), 1)
-    head.addWidget(button)
+    head = in_a_row(QLabel(title), None, button)
     row = QWidget()
-    layout = QVBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.addLayout(head)
-    layout.addWidget(text)
+    stack(row, head, text)
     return text, row
 
 

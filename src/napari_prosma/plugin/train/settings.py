@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.plugin.shared.choosers import PathField
-from napari_prosma.plugin.shared.fields import folded_form, group, whole
+from napari_prosma.plugin.shared.fields import folded_form, group, stack, whole
 from napari_prosma.plugin.shared.form import Form
 from napari_prosma.plugin.shared.job import spare_threads
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
@@ -44,17 +44,13 @@ class Settings(QWidget):
         super().__init__()
         self._length_chosen = False
         self.fields = Form(SETTINGS.values())
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
         box, form = group("Network")
         self._add_network(form)
-        layout.addWidget(box)
         self.fine_tuning, form = folded_form("Fine-tuning")
         self._add_fine_tuning(form)
-        layout.addWidget(self.fine_tuning)
         self.advanced, form = folded_form("Advanced")
         self._add_advanced(form)
-        layout.addWidget(self.advanced)
+        stack(self, box, self.fine_tuning, self.advanced)
         self._of_model: dict[str, tuple[Any, Any]] = {}
         self._model_described(None)
         self._tell_changes()
@@ -114,7 +110,7 @@ class Settings(QWidget):
 
     def _add_network(self, form: QFormLayout) -> None:
         self.limit = whole(
-            1, UNLIMITED_EPOCHS, USUAL_MINUTES, "How long to learn; Stop ends it earlier and keeps the model"
+            UNLIMITED_EPOCHS, USUAL_MINUTES, "How long to learn; Stop ends it earlier and keeps the model"
         )
         self.limit_unit = QComboBox()
         self.limit_unit.addItems(["minutes", "epochs"])

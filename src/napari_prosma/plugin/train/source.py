@@ -18,11 +18,9 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
-    QHBoxLayout,
     QLineEdit,
     QPushButton,
     QRadioButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -37,7 +35,7 @@ from napari_prosma.errors import ConfigError, MissingMasksError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
-from napari_prosma.plugin.shared.fields import fold, group
+from napari_prosma.plugin.shared.fields import fold, group, in_a_row, stack
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
 from napari_prosma.plugin.shared.live import LiveCase, image_to_learn
@@ -199,9 +197,7 @@ class Source(QWidget):
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._count_drawn)
         box, self._form = group("Learn from")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(box)
+        stack(self, box)
         self._add_choice()
         self._add_folder()
         self._add_layers()
@@ -281,9 +277,7 @@ class Source(QWidget):
         self.from_layers.setToolTip(
             "One image that is open in napari, and labels drawn on it; you can go on drawing while it trains"
         )
-        choice = QHBoxLayout()
-        choice.addWidget(self.from_folder)
-        choice.addWidget(self.from_layers)
+        choice = in_a_row(self.from_folder, self.from_layers)
         self._form.addRow(choice)
 
     def _add_folder(self) -> None:
@@ -515,7 +509,7 @@ class Source(QWidget):
     def _look_at(self, wanted: Wanted) -> None:
         self.data_set, self._wanted = None, wanted
         self._findings = []
-        self.scan.ask(partial(self.scan.start, "ProSMA: looking at a folder", partial(_looking, wanted)))
+        self.scan.ask_for("ProSMA: looking at a folder", partial(_looking, wanted))
         self.changed.emit()
 
     def _scanned(self, event: Event) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.limits import real
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.choosers import PathField
-from napari_prosma.plugin.shared.fields import combo, folded_form, group
+from napari_prosma.plugin.shared.fields import combo, folded_form, group, stack
 from napari_prosma.plugin.shared.form import Form
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import spatial_shape
@@ -56,10 +56,8 @@ class Supervision(QWidget):
         self.scan = NewestJob(self)
         self.scan.happened.connect(self._tell_looking)
         self.scan.finished.connect(self._scanned)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
         box, self._form = group("Label quality")
-        layout.addWidget(box)
+        stack(self, box)
         entry = SETTINGS["objective"]
         self.objective = combo(entry.choices, entry.default, "How complete and how reliable the labels are")
         self.sentence = Message()
@@ -168,7 +166,7 @@ class Supervision(QWidget):
     def _look_at(self, folder: Path) -> None:
         self._found = None
         looking = partial(_looking, folder)
-        self.scan.ask(partial(self.scan.start, "ProSMA: looking at unlabelled images", looking))
+        self.scan.ask_for("ProSMA: looking at unlabelled images", looking)
 
     def _tell_looking(self, event: Event) -> None:
         if isinstance(event, Started):
