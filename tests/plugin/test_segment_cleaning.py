@@ -15,7 +15,7 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation
 from napari_prosma.plugin.segment.cleaning_box import CleaningBox, as_text
 from napari_prosma.plugin.segment.panel import SegmentPanel
-from napari_prosma.plugin.segment.results import Result, labels_to_paint
+from napari_prosma.plugin.segment.results import Result, UsedModel, labels_to_paint
 from napari_prosma.plugin.shared.layers import add_layer
 from napari_prosma.segmentation.cleaning import Cleaning, cleaned
 from napari_prosma.segmentation.files import cleanings_from_text
@@ -42,7 +42,7 @@ def result(viewer: napari.Viewer, classes: tuple[str, ...] = ("background", "les
     )
     image = viewer.add_image(np.zeros((20, 20)), name="breast", scale=GEOMETRY.spacing, units=("mm", "mm"))
     labels = add_layer(viewer, labels_to_paint(found, image))
-    return Result(image, labels, found, Path("model"), dims=2, channels=1)
+    return Result(image, labels, found, UsedModel(Path("model"), dims=2, channels=1))
 
 
 @pytest.fixture

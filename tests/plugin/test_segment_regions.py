@@ -17,7 +17,7 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation
 from napari_prosma.plugin.segment.panel import SegmentPanel
 from napari_prosma.plugin.segment.regions_dock import MARK, RegionsTable
-from napari_prosma.plugin.segment.results import Result, labels_to_paint
+from napari_prosma.plugin.segment.results import Result, UsedModel, labels_to_paint
 from napari_prosma.plugin.shared.layers import add_layer
 
 Press = Callable[[QAbstractButton], None]
@@ -39,7 +39,7 @@ def made(viewer: napari.Viewer) -> Result:
         scan, name="scan", scale=GEOMETRY.spacing, translate=GEOMETRY.origin, units=("mm",) * 3
     )
     layer = add_layer(viewer, labels_to_paint(found, image))
-    return Result(image, layer, found, Path("model"), dims=3, channels=1)
+    return Result(image, layer, found, UsedModel(Path("model"), dims=3, channels=1))
 
 
 @pytest.fixture

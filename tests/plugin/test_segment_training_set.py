@@ -18,7 +18,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation
 from napari_prosma.plugin.segment.panel import SegmentPanel
-from napari_prosma.plugin.segment.results import Result
+from napari_prosma.plugin.segment.results import Result, UsedModel
 from napari_prosma.plugin.segment.training_set import add_case, class_names_of, training_set_of
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.training.config import TrainConfig
@@ -121,7 +121,7 @@ def test_corrections_go_to_the_set_of_the_model_that_made_the_result(
             model.name, labels, np.zeros((0, 8, 8)), Geometry.pixels(2), ("background", "lesion"), ()
         )
         layer = viewer.add_labels(labels.copy(), name=model.name)
-        return Result(viewer.layers["breast"], layer, found, model, dims=2, channels=1)
+        return Result(viewer.layers["breast"], layer, found, UsedModel(model, dims=2, channels=1))
 
     viewer.add_image(np.zeros((8, 8)), name="breast")
     panel, sets = open_panel("Segment"), home / "prosma-training-sets"

@@ -8,7 +8,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QApplication, QStyleOptionViewItem
 
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.figure_table import FigureTable
+from napari_prosma.plugin.shared.message import Message
 
 
 @pytest.fixture

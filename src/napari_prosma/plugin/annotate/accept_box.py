@@ -14,7 +14,7 @@ from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import guesses_of
 from napari_prosma.plugin.shared.keys import tip
-from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.placing import plane_on_screen
 from napari_prosma.plugin.shared.prediction import Plane, Prediction, prediction_in
 

@@ -19,8 +19,8 @@ from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import guesses_of
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.layers import geometry_of
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.placing import plane_on_screen
 from napari_prosma.plugin.shared.prediction import Outline
 from napari_prosma.plugin.shared.strokes import Strokes

@@ -32,12 +32,13 @@ from napari_prosma.plugin.annotate.next_jobs import (
 )
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.layers import image_kind, image_of
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_chooser import ModelChooser
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.panel_text import as_rich
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from napari_prosma.plugin.shared.layers import (
     remove_layers,
     spatial_shape,
 )
-from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.message import Message
 
 CT_WINDOWS = {
     "soft tissue": SOFT_TISSUE,

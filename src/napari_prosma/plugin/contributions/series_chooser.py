@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QTableWidgetItem
 
 from napari_prosma.data.layouts.dicom_studies import Studies
 from napari_prosma.plugin.shared.fields import stack
-from napari_prosma.plugin.shared.panel import FigureTable
+from napari_prosma.plugin.shared.figure_table import FigureTable
 
 MOST_OPENED = 3
 """So many series are opened without a question."""

@@ -35,6 +35,7 @@ from napari_prosma.plugin.doubts.doubted_case import (
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import agrees, choose_run
 from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.label_file import LabelFile
 from napari_prosma.plugin.shared.layers import (
@@ -48,8 +49,9 @@ from napari_prosma.plugin.shared.layers import (
     remove_layers,
 )
 from napari_prosma.plugin.shared.live import LiveCase
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message, has_left_its_dock
+from napari_prosma.plugin.shared.panel import has_left_its_dock
 from napari_prosma.plugin.shared.unsaved import note_saved
 
 if TYPE_CHECKING:

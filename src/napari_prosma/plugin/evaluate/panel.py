@@ -32,12 +32,14 @@ from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import BY_THE_DATA, in_a_row, number
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending, leaving_a_core
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     LayerTuple,
     add_layer,
     class_colours,
+    finest,
     geometry_of,
     go_to,
     hide_previews,
@@ -47,8 +49,9 @@ from napari_prosma.plugin.shared.layers import (
     spatial_shape,
 )
 from napari_prosma.plugin.shared.loading import EVALUATION
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.shared.panel import Panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import require_same_place
 from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
@@ -345,7 +348,7 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer) -> Pairs:
     """
     if spatial_shape(predicted) == spatial_shape(truth):  # else it is said when they are measured
         require_same_place(predicted, truth)
-    arrays = [np.array(layer.data[0] if layer.multiscale else layer.data) for layer in (predicted, truth)]
+    arrays = [np.array(finest(layer)) for layer in (predicted, truth)]
     found = sorted({int(value) for array in arrays for value in present_values(array)})
     named = (tuple(layer.metadata.get(CLASS_NAMES, ())) for layer in (truth, predicted))
     names = next((n for n in named if n and found[0] >= 0 and found[-1] < len(n)), None)

@@ -11,7 +11,8 @@ from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.inspect.words import sentence_of, worth_in_words
 from napari_prosma.plugin.shared.fields import stack
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.figure_table import FigureTable
+from napari_prosma.plugin.shared.message import Message
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import SkipRecord

@@ -14,7 +14,7 @@ from napari_prosma.events import Event
 from napari_prosma.inspection.record import SkipRecord
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.shared.job import leaving_a_core
-from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.message import Message
 
 USUAL, DEAD, OPEN, SPREAD = "#3b8ec5", "#c1121f", "#e09f3e", "#c8d6e5"
 HEIGHT = 90

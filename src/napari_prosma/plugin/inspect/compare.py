@@ -25,8 +25,8 @@ from napari_prosma.plugin.inspect.trials import Drawn, pixels_of
 from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import add_layer, keeping_selection, map_layer, remove_layers
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_chooser import ModelChooser
-from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.compare import Comparison

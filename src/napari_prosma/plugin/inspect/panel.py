@@ -36,10 +36,12 @@ from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold, in_a_row
-from napari_prosma.plugin.shared.layers import class_indices, hide_previews, image_kind
+from napari_prosma.plugin.shared.figure_table import FigureTable
+from napari_prosma.plugin.shared.layers import class_indices, finest, hide_previews, image_kind
 from napari_prosma.plugin.shared.loading import INSPECTION
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
-from napari_prosma.plugin.shared.panel import FigureTable, Message, Panel
+from napari_prosma.plugin.shared.panel import Panel
 from napari_prosma.plugin.shared.placing import onto_image
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
@@ -374,7 +376,7 @@ class InspectPanel(Panel):
 
 def _label_of(layer: LabelsLayer, image: ImageLayer) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class indices of what is drawn, and what the layer calls the classes."""
-    drawn = np.array(layer.data[0] if layer.multiscale else layer.data)
+    drawn = np.array(finest(layer))
     return class_indices(onto_image(drawn, layer, image), layer)
 
 

@@ -20,8 +20,9 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import in_a_row, stack
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.layers import CHANNELS_FIRST
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.message import Message
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.readout import Readout

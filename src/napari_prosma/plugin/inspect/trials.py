@@ -28,8 +28,9 @@ from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.plugin.inspect.looking import Looked
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import combo, in_a_row, stack
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import leaving_a_core
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.settings import Choice
 
 if TYPE_CHECKING:

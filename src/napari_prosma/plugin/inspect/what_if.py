@@ -30,8 +30,8 @@ from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect.words import effect_in_words
 from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.job import Ending, leaving_a_core
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.strokes import single_shot
 
 if TYPE_CHECKING:

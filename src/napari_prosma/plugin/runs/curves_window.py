@@ -15,8 +15,8 @@ from napari_prosma.data.names import in_plot
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice
 from napari_prosma.plugin.shared.fields import stack
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 
 SIZE = (640, 420)
 

@@ -32,8 +32,9 @@ from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.runs.curves_window import CurvesWindow
 from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.fields import stack
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import PANEL_WIDTH, Message, has_left_its_dock, open_panel
+from napari_prosma.plugin.shared.panel import PANEL_WIDTH, has_left_its_dock, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.training.run_claim import is_run

@@ -14,8 +14,8 @@ from superqt import QLabeledDoubleSlider
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.segment.results import Cleaned, Result, shown_unit
 from napari_prosma.plugin.shared.fields import in_a_row, number
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.cleaning import Cleaning

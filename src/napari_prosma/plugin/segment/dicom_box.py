@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.formats import dicom_seg
 from napari_prosma.data.formats.dicom_results import IDENTITY
 from napari_prosma.errors import ConfigError
-from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.message import Message
 
 AS_DICOM, AS_NIFTI = "Save as DICOM", "Save as NIfTI instead"
 _TIP = (

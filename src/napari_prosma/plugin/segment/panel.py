@@ -53,6 +53,7 @@ from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     SERIES,
     add_layer,
+    finest,
     folder_of,
     hide_previews,
     image_kind,
@@ -62,8 +63,9 @@ from napari_prosma.plugin.shared.layers import (
     write_layer,
 )
 from napari_prosma.plugin.shared.loading import SEGMENTATION
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
-from napari_prosma.plugin.shared.panel import Message, Panel, open_panel
+from napari_prosma.plugin.shared.panel import Panel, open_panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
@@ -211,7 +213,7 @@ class SegmentPanel(Panel):
             case Finished() if isinstance(event.result, Path):
                 assert self._saved is not None
                 layer, written = self._saved
-                if np.array_equal(_drawn(layer), written):  # the hand may have gone on painting
+                if np.array_equal(finest(layer), written):  # the hand may have gone on painting
                     self.unsaved.saved(layer)
                 self._saved = None
                 self.status.tell(f"Saved as {event.result}")
@@ -258,7 +260,7 @@ class SegmentPanel(Panel):
         """
         assert self.result is not None
         layer = self.result.labels
-        self._of, self._saved = 0, (layer, np.array(_drawn(layer)))
+        self._of, self._saved = 0, (layer, np.array(finest(layer)))
         self.save_button.setEnabled(False)
         written = partial(write_layer, path, *self._saved, self.result.is_corrected, shown, meanings)
         names = layer.metadata.get(CLASS_NAMES, ()) if described else ()
@@ -330,7 +332,7 @@ class SegmentPanel(Panel):
         assert isinstance(labels, LabelsLayer)
         if is_first:
             show_some(self.viewer, labels)
-        result = Result(made.layer, labels, made.found, made.model, made.dims, made.channels, made.data, maps)
+        result = Result(made.layer, labels, made.found, made.model, maps)
         self.results.add(result, chosen=is_first)
         if not is_first:
             _set_visible(result, False)
@@ -400,9 +402,10 @@ class SegmentPanel(Panel):
         self.regions = None
 
     def _fine_tune(self, folder: Path, labels: LabelRule | None) -> None:
-        model = self.model.path if self.result is None else self.result.model
+        used = None if self.result is None else self.result.model
+        model, dims = (self.model.path, None) if used is None else (used.path, used.dims)
         widget: Any = open_panel(self.viewer, "Train")
-        widget.fine_tune(model, folder, labels, None if self.result is None else self.result.dims)
+        widget.fine_tune(model, folder, labels, dims)
 
     def _save(self) -> None:
         assert self.result is not None
@@ -458,10 +461,6 @@ def _in_words(made: LayerSegmented) -> str:
     digits = ",.0f" if size == 1 else ",.4g"
     said = ", ".join(f"{name} {format(count * size, digits)}" for name, count in sizes)
     return f"Found in {made.found.name}, in {shown_unit(unit)}: {said}"
-
-
-def _drawn(layer: LabelsLayer) -> np.ndarray:
-    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
 
 
 def _saving(path: Path, write: Callable[[], Path], described: Sequence[str]) -> Iterator[Event]:

@@ -19,6 +19,7 @@ from napari_prosma.plugin.segment.results import Result, shown_unit
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     camera_of,
@@ -28,8 +29,9 @@ from napari_prosma.plugin.shared.layers import (
     image_of,
     remove_layers,
 )
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message, has_left_its_dock
+from napari_prosma.plugin.shared.panel import has_left_its_dock
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.segmentation.regions import Region, element_size, kind_of_size, region_rows, regions
 
@@ -234,7 +236,7 @@ def _measuring(result: Result) -> Iterator[Event]:
     yield Started(0, "Measuring regions")
     drawn = np.array(result.labels.data)
     found = result.found
-    image = fitting_image(image_of(result.source), result.channels, result.source.name)
+    image = fitting_image(image_of(result.source), result.model.channels, result.source.name)
     yield Finished(
         (result, regions(drawn, found.geometry, found.class_names, image.array, result.probabilities))
     )

@@ -41,6 +41,16 @@ class Cleaned:
     to_paint: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class UsedModel:
+    """The model that a result is of."""
+
+    path: Path
+    dims: int  # whether it looks at slices (2) or volumes (3)
+    channels: int  # that it looks at
+    data: Path | None = None  # folder that it learned from
+
+
 class Result:
     """A labels layer and what it came from. What the user painted on it stays, whatever is cleaned.
 
@@ -50,13 +60,7 @@ class Result:
     labels : napari Labels layer
     found : Segmentation
         As the model left it.
-    model : Path
-    dims : int
-        Whether the model looks at slices (2) or volumes (3).
-    channels : int
-        That the model looks at.
-    data : Path, optional
-        Folder that the model learned from.
+    model : UsedModel
     maps : napari layers
         Of probabilities, uncertainty and disagreement, as they were asked for.
     cleanings : class index -> Cleaning
@@ -68,14 +72,10 @@ class Result:
         source: ImageLayer,
         labels: LabelsLayer,
         found: Segmentation,
-        model: Path,
-        dims: int,
-        channels: int,
-        data: Path | None = None,
+        model: UsedModel,
         maps: tuple[Layer, ...] = (),
     ) -> None:
-        self.source, self.labels, self.found, self.maps = source, labels, found, maps
-        self.model, self.dims, self.channels, self.data = model, dims, channels, data
+        self.source, self.labels, self.found, self.model, self.maps = source, labels, found, model, maps
         self.cleanings: dict[int, Cleaning] = {}
         self.is_cleaned = False
         self._ours = found.labels  # what the layer held when it was last written by the program

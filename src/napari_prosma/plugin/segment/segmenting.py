@@ -15,7 +15,7 @@ from napari.layers import Image as ImageLayer
 from napari_prosma.data.case import Image
 from napari_prosma.errors import DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Started
-from napari_prosma.plugin.segment.results import Outputs
+from napari_prosma.plugin.segment.results import Outputs, UsedModel
 from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import fitting_image, image_of, spatial_shape
 
@@ -40,8 +40,7 @@ class LayerStarted(Event):
 class LayerSegmented(Event):
     """A layer is done.
 
-    ``counts`` are the elements of each class, ``dims`` and ``channels`` what the model looks at, ``data``
-    the folder that it learned from, if any.
+    ``counts`` are the elements of each class.
     """
 
     layer: ImageLayer
@@ -49,10 +48,7 @@ class LayerSegmented(Event):
     counts: tuple[int, ...]
     uncertainty: np.ndarray | None
     outputs: Outputs
-    model: Path
-    data: Path | None
-    dims: int
-    channels: int
+    model: UsedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +117,7 @@ def _segment_layer(
     _require_open(layer, is_open)
     plan = checkpoint.plan
     data = Path(checkpoint.config["data"]) if checkpoint.config.get("data") else None
+    model = UsedModel(path, plan.dims, plan.channels, data)
     size = 4 * len(plan.class_names) * math.prod(spatial_shape(layer))
     most = min(MOST_KEPT, SHARE_KEPT * psutil.virtual_memory().available)
     every = outputs.probabilities or outputs.uncertainty or size <= most
@@ -140,7 +137,7 @@ def _segment_layer(
         found = event.result
         counts = tuple(int(np.count_nonzero(found.labels == k)) for k in range(len(plan.class_names)))
         unsure = entropy(found.probabilities) if outputs.uncertainty else None
-        yield LayerSegmented(layer, found, counts, unsure, outputs, path, data, plan.dims, plan.channels)
+        yield LayerSegmented(layer, found, counts, unsure, outputs, model)
 
 
 def _read(layer: ImageLayer) -> Image:

@@ -26,7 +26,7 @@ from napari_prosma.plugin.shared.choosers import DATA, PathField
 from napari_prosma.plugin.shared.fields import group, in_a_row, stack
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
-from napari_prosma.plugin.shared.panel import Message
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.placing import onto_image
 
 CLASSES = "classes.json"
@@ -85,7 +85,7 @@ class TrainingSet(QWidget):
         """Offer to keep this result, by default where corrections of its own model are kept."""
         self._result = result
         if result is not None:
-            self.suggest(result.model, result.data)
+            self.suggest(result.model.path, result.model.data)
         self._show_buttons()
 
     def suggest(self, model: Path, data: Path | None = None) -> None:
@@ -227,7 +227,7 @@ def _place(folder: Path, known: list[str], name: str, image: Image) -> tuple[str
 
 def _adding(folder: Path, result: Result) -> Iterator[Event]:
     yield Started(0, "Adding to the training set")
-    image = fitting_image(image_of(result.source), result.channels, result.source.name)
+    image = fitting_image(image_of(result.source), result.model.channels, result.source.name)
     labels = onto_image(np.array(result.labels.data), result.labels, result.source)
     names = dict(enumerate(result.found.class_names))
     name, is_there = add_case(folder, result.found.name, image, labels, names)

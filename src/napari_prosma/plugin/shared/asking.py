@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import remember, remembered
 from napari_prosma.errors import ProsmaError
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.panel_text import as_rich
-
-if TYPE_CHECKING:
-    from napari_prosma.plugin.shared.panel import Message
 
 
 def chosen_folder(parent: QWidget, title: str, topic: str = "", start: Path | None = None) -> Path | None:
@@ -35,9 +32,8 @@ def start_folder(topic: str) -> Path:
 
 def choose_run(parent: QWidget) -> Path | None:
     """The folder of a run that the user chooses."""
-    start = runs_folder() if runs_folder().is_dir() else Path.home()
-    folder = QFileDialog.getExistingDirectory(parent, "Labels that the run in this folder doubts", str(start))
-    return Path(folder) if folder else None
+    start = runs_folder() if runs_folder().is_dir() else None
+    return chosen_folder(parent, "Labels that the run in this folder doubts", start=start)
 
 
 def save_as(

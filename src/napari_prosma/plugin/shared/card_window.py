@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QFileDialog, QPushButton, QTextBrowser, QWidget
 
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.plugin.shared.fields import in_a_row, stack
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 
 if TYPE_CHECKING:
     from napari_prosma.app.cards import Card

@@ -10,8 +10,8 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QWidget
 
 from napari_prosma.plugin.shared.fields import stack
+from napari_prosma.plugin.shared.figure_table import ROW_HEIGHT
 from napari_prosma.plugin.shared.layers import is_input
-from napari_prosma.plugin.shared.panel import ROW_HEIGHT
 
 _ROWS_SHOWN = 5
 

@@ -341,9 +341,14 @@ def geometry_of(layer: Layer) -> Geometry:
     )
 
 
+def finest(layer: ImageLayer | LabelsLayer) -> Any:
+    """The array of a layer, of several levels the finest; nothing is read of one in a file."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
 def image_of(layer: ImageLayer) -> Image:
     """Image (C, *spatial) of a layer; RGB gives three channels, a multiscale layer its finest level."""
-    array = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    array = np.asarray(finest(layer))
     if layer.rgb:
         array = np.moveaxis(array[..., :3], -1, 0)
     elif not layer.metadata.get(CHANNELS_FIRST):
@@ -353,7 +358,7 @@ def image_of(layer: ImageLayer) -> Image:
 
 def image_kind(layer: ImageLayer) -> ImageKind:
     """What decides which models fit a layer; of an array that lies elsewhere no value is read."""
-    held = layer.data[0] if layer.multiscale else layer.data
+    held = finest(layer)
     if isinstance(held, np.ndarray):
         return ImageKind.of(replace(image_of(layer), series=layer.metadata.get(SERIES)))
     channels = held.shape[0] if layer.metadata.get(CHANNELS_FIRST) else 1
@@ -373,7 +378,7 @@ def fitting_image(image: Image, channels: int, name: str) -> Image:
 
 def spatial_shape(layer: ImageLayer | LabelsLayer) -> tuple[int, ...]:
     """Shape without channels, of the finest level of a multiscale layer; nothing is read."""
-    shape = tuple(layer.data[0].shape if layer.multiscale else layer.data.shape)
+    shape = tuple(finest(layer).shape)
     if isinstance(layer, ImageLayer) and layer.rgb:
         return shape[:-1]
     return shape[1:] if layer.metadata.get(CHANNELS_FIRST) else shape

@@ -20,7 +20,14 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import DataError
-from napari_prosma.plugin.shared.layers import geometry_of, image_of, is_gray, label_rule, spatial_shape
+from napari_prosma.plugin.shared.layers import (
+    finest,
+    geometry_of,
+    image_of,
+    is_gray,
+    label_rule,
+    spatial_shape,
+)
 from napari_prosma.plugin.shared.placing import onto_image
 from napari_prosma.training.run_claim import CASES
 from napari_prosma.training.steering import Changes, Steering
@@ -79,7 +86,7 @@ class LiveCase:
                 f"Stack) and learn from one of them"
             )
         self._drawn_shape = spatial_shape(labels)
-        onto_image(self._drawn(), labels, image)
+        onto_image(np.asarray(finest(labels)), labels, image)
 
     def open(self, rule: LabelRule | None = None) -> Case:
         """The case as it is now, with nothing written; in the run's thread.
@@ -168,17 +175,13 @@ class LiveCase:
             raise DataError(
                 f"a layer to learn from ('{self.image.name}' or '{self.labels.name}') was closed; {after}"
             )
-        stored = np.array(self._drawn())
+        stored = np.array(finest(self.labels))
         if stored.shape != self._drawn_shape:
             raise DataError(
                 f"the labels '{self.labels.name}' have another shape now, {stored.shape} instead of "
                 f"{self._drawn_shape}; {after}"
             )
         return onto_image(stored, self.labels, self.image)
-
-    def _drawn(self) -> np.ndarray:
-        """The layer's own array; only a layer in a file is read."""
-        return np.asarray(self.labels.data[0] if self.labels.multiscale else self.labels.data)
 
     def _require_drawn(self, label: np.ndarray) -> None:
         """Labels that were all erased are no correction: the network would unlearn what it knows."""

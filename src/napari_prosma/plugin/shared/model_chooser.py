@@ -19,9 +19,10 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.shared.card_window import CardWindow
 from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.loading import map_torch
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_list import ModelList
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message, epochs_in_words
+from napari_prosma.plugin.shared.panel import epochs_in_words
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.run_folders import dropped_model
 

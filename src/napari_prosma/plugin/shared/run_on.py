@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
 from napari_prosma.app.remembered import MOST_RECENT, remember, remembered
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 
 HERE = "this computer"
 KNOWN, CHOSEN = "schedulers", "run on"

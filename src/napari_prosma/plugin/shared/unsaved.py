@@ -37,7 +37,8 @@ from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.guesses import MARKS, guesses_of
 from napari_prosma.plugin.shared.job import SHORT_WAIT, Ending, Job
-from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, labels_layer, spatial_shape
+from napari_prosma.plugin.shared.layers import GEOMETRY, add_layer, finest, labels_layer, spatial_shape
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.training.run_claim import claim, release
 
 INTERVAL_MS = 20_000
@@ -137,7 +138,7 @@ class Unsaved(QObject):
         for layer in self.layers():
             if self._painted[layer]:
                 self._painted[layer] = False
-                data = np.array(layer.data[0] if layer.multiscale else layer.data)
+                data = np.array(finest(layer))
                 place = {name: np.asarray(getattr(layer, name)).tolist() for name in _PLACE}
                 work.append((self._file_of(layer), data, {"name": layer.name, **place}))
         if work or over:
@@ -275,8 +276,6 @@ class BringBack(QWidget):
     """Offers what was painted before napari ended without a word."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        from napari_prosma.plugin.shared.panel import Message
-
         super().__init__()
         self._viewer = viewer
         self.left: list[Left] = []

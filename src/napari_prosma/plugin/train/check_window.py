@@ -20,10 +20,11 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
+from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layers import LayerTuple, add_layer, image_layer, labels_layer
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import FigureTable, Message
 from napari_prosma.plugin.shared.sparse import Wanted
 
 WINDOW = QSize(820, 420)

@@ -16,7 +16,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.fields import in_a_row, stack
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.figure_table import FigureTable
+from napari_prosma.plugin.shared.message import Message
 
 VALUE, NAME = 0, 1
 UNLABELLED, BACKGROUND = "not labelled", "background"

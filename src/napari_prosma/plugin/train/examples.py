@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QPushButton, QVBoxLayou
 from napari_prosma.data.class_colours import CLASS_COLOURS
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished, Progress, Started
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.train.source import Data
 
 CASES_READ = 4

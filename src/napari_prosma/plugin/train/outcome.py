@@ -12,7 +12,8 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
 from napari_prosma.plugin.shared.fields import fold, stack
-from napari_prosma.plugin.shared.panel import FigureTable, Message
+from napari_prosma.plugin.shared.figure_table import FigureTable
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.train.curves import Curves
 
 SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"

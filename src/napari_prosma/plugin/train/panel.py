@@ -43,7 +43,8 @@ from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING, loading
-from napari_prosma.plugin.shared.panel import Message, Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.shared.message import Message
+from napari_prosma.plugin.shared.panel import Panel, epochs_in_words, from_manifest, open_panel
 from napari_prosma.plugin.shared.run_folders import open_run_unasked, open_runs_unasked
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import new_run_folder

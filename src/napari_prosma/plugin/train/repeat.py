@@ -18,8 +18,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.fields import fold, in_a_row, stack
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.strokes import single_shot
 from napari_prosma.plugin.train.source import Data

@@ -37,11 +37,17 @@ from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser,
 from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
 from napari_prosma.plugin.shared.fields import fold, group, in_a_row, stack
 from napari_prosma.plugin.shared.job import Ending
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, class_indices, geometry_of, spatial_shape
+from napari_prosma.plugin.shared.layers import (
+    CHANNELS_FIRST,
+    class_indices,
+    finest,
+    geometry_of,
+    spatial_shape,
+)
 from napari_prosma.plugin.shared.live import LiveCase, image_to_learn
 from napari_prosma.plugin.shared.loading import loading
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.plugin.shared.sparse import LABELLED, Coverage, Wanted, coverage
 from napari_prosma.plugin.shared.strokes import Strokes
 from napari_prosma.plugin.train.class_table import ClassTable
@@ -566,7 +572,7 @@ def _looking(wanted: Wanted) -> Iterator[Event]:
 
 def _counting(layer: LabelsLayer, kind: Sparse | None) -> Iterator[Event]:
     """Words for what is labelled, and how many slices of how many hold anything."""
-    drawn = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    drawn = np.asarray(finest(layer))
     painted, slices = _painted_slices(drawn, layer)
     if kind is None:
         said = _complete_in_words(painted, slices)

@@ -21,8 +21,8 @@ from napari_prosma.plugin.shared.fields import combo, folded_form, group, stack
 from napari_prosma.plugin.shared.form import Form
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import spatial_shape
+from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.shared.panel import Message
 from napari_prosma.settings import entries_of
 from napari_prosma.training.config import SETTINGS
 from napari_prosma.training.objectives import OBJECTIVES, ObjectiveKind

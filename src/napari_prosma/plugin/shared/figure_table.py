@@ -1,0 +1,125 @@
+"""``FigureTable``: a table to read, as those of figures, cases and problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from qtpy.QtCore import QEvent, QModelIndex, QSize, Qt
+from qtpy.QtGui import QHelpEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableWidget,
+    QTableWidgetItem,
+    QToolTip,
+)
+
+from napari_prosma.plugin.shared.panel_text import as_rich
+
+ROW_HEIGHT = 21
+CELL_MARGIN = 5
+
+
+class _Telling(QStyledItemDelegate):
+    """Shows of names that do not fit the part that differs; the tooltip has the whole."""
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
+        """Room for the whole name, but for no more than half the table."""
+        hint, table = super().sizeHint(option, index), self.parent()
+        assert isinstance(table, FigureTable)
+        item = table.item(index.row(), index.column())
+        if item is None or index.column():
+            return hint
+        whole = table.fontMetrics().horizontalAdvance(item.text()) + 2 * CELL_MARGIN + 1
+        return QSize(min(whole, table.width() // 2), hint.height())
+
+    def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
+        super().initStyleOption(option, index)
+        assert option is not None
+        option.textElideMode = Qt.TextElideMode.ElideMiddle
+        table = self.parent()
+        assert isinstance(table, FigureTable)
+        item = table.item(index.row(), index.column())
+        if item is not None and not index.column() and table.is_cut(item):
+            option.text = item.text().replace(table.shared_beginning(), "…", 1)
+
+
+class FigureTable(QTableWidget):
+    """A table to read: no row numbers, as high as its first few rows."""
+
+    def __init__(self, rows_shown: int = 4) -> None:
+        super().__init__()
+        self._rows_shown = rows_shown
+        self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
+        assert self._row_header is not None
+        assert self._column_header is not None
+        self._row_header.hide()
+        self._row_header.setDefaultSectionSize(ROW_HEIGHT)
+        self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setTabKeyNavigation(False)
+        self.setItemDelegate(_Telling(self))
+        self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
+
+    def viewportEvent(self, event: QEvent | None) -> bool:
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            item = self.itemAt(event.pos())
+            if item is not None and not item.toolTip() and self.is_cut(item):
+                QToolTip.showText(event.globalPos(), as_rich(item.text()), self)
+                return True
+        return super().viewportEvent(event)
+
+    def is_cut(self, item: QTableWidgetItem) -> bool:
+        """Whether the text of a cell does not fit."""
+        room = self.columnWidth(item.column()) - 2 * CELL_MARGIN
+        return self.fontMetrics().horizontalAdvance(item.text()) > room
+
+    def shared_beginning(self) -> str:
+        """What all texts of the first column begin with, up to where a word or a number begins."""
+        items = (self.item(row, 0) for row in range(self.rowCount()))
+        names = {item.text() for item in items if item is not None and item.text()}
+        if len(names) < 2:
+            return ""
+        first, last = min(names), max(names)  # what these share, all between them share
+        pairs = enumerate(zip(first, last, strict=False))
+        same = next((n for n, letters in pairs if len(set(letters)) > 1), len(first) - 1)
+        kinds = [(letter.isdigit(), letter.isalpha()) for letter in first]
+        return first[: max((n for n in range(1, same + 1) if kinds[n - 1] != kinds[n]), default=0)]
+
+    def head(self, titles: Iterable[str] | Mapping[str, str]) -> None:
+        """Titles of the columns, with tooltips where a mapping has them."""
+        named = [*titles.items()] if isinstance(titles, Mapping) else [(title, "") for title in titles]
+        self.setColumnCount(len(named))
+        for column, (title, meaning) in enumerate(named):
+            heading = QTableWidgetItem(title)
+            heading.setToolTip(meaning)
+            self.setHorizontalHeaderItem(column, heading)
+
+    def fit(self, wide: int | None = None, to_edge: bool = False) -> None:
+        """Columns as wide as what is in them; one, or the last, takes the rest."""
+        assert self._column_header is not None
+        self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        if wide is not None:
+            self._column_header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
+        self._column_header.setStretchLastSection(to_edge)
+
+    def open_rows(self, act: Callable[[int, int], object]) -> None:
+        """Whole rows are chosen, one at a time; a click or Enter calls ``act`` with row and column."""
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.cellClicked.connect(act)
+        self.cellActivated.connect(act)
+
+    def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        """Fill the table and show it."""
+        assert self._column_header is not None
+        self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                self.setItem(number, column, QTableWidgetItem(text))
+        shown = min(len(rows), self._rows_shown)
+        self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
+        self.show()
