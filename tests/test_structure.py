@@ -7,7 +7,7 @@ An arrow points to a lower floor only, and rooms on one floor do not see each ot
     4  export  inspection  segmentation  training
     3  model
     2  data  nn
-    1  errors  events  geometry  settings
+    1  errors  events  geometry  libraries  settings
 
 Within ``plugin/`` every room sees ``shared`` only; what lies in no room, such as the demo, sees all rooms.
 """
@@ -27,7 +27,7 @@ import napari_prosma
 PACKAGE = Path(napari_prosma.__file__).parent
 NAME = PACKAGE.name
 
-FOR_ALL = {"errors", "events", "geometry", "settings"}
+FOR_ALL = {"errors", "events", "geometry", "libraries", "settings"}
 LOW = {"data", "nn", "model"}
 NEIGHBOURS = {"export", "inspection", "segmentation", "training"}
 ROOMS = {
@@ -39,7 +39,7 @@ ROOMS = {
 }
 BELOW_PLUGIN = LOW | NEIGHBOURS | {"app"}
 MAY_IMPORT: dict[str, set[str]] = {
-    **{room: set[str]() for room in ("errors", "events", "geometry", "settings", "data", "nn")},
+    **{room: set[str]() for room in (*FOR_ALL, "data", "nn")},
     "model": {"data", "nn"},
     **dict.fromkeys(NEIGHBOURS, LOW),
     "app": LOW | NEIGHBOURS,

@@ -7,6 +7,10 @@ import os
 from importlib import import_module
 from typing import Any
 
+from napari_prosma.libraries import keep_triton_apart
+
+keep_triton_apart()
+
 # Torch's threads on the CPU would spin while they wait for each other; where another program (or the window)
 # holds one of the cores that costs them and it dearly. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -129,24 +129,6 @@ def test_other_threads_run_while_torch_is_mapped():
     assert int(done.stdout) > 5
 
 
-DRAWN_BEFORE_TRITON = """
-import numpy
-from napari import Viewer
-from qtpy.QtWidgets import QApplication
-viewer = Viewer()
-viewer.add_image(numpy.eye(8))
-QApplication.processEvents()
-from napari_prosma.plugin.shared.loading import loading
-list(loading())
-import torch._dynamo
-"""
-
-
-def test_a_window_drawn_without_a_graphics_driver_outlives_the_import_of_triton():
-    done = subprocess.run([sys.executable, "-c", DRAWN_BEFORE_TRITON], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def test_the_first_labels_layer_finds_its_dashes_drawn():
     _make_pattern.cache_clear()
     load_layers()

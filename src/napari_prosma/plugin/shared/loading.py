@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from napari_prosma.events import Event, Started
+from napari_prosma.libraries import map_library
 from napari_prosma.plugin.shared.layers import load_layers
 
 TRAINING = {
@@ -56,7 +56,6 @@ def loading(modules: Mapping[str, str] = TRAINING) -> Iterator[Event]:
             yield Started(0, f"Loading {name}")
         if module == "torch":
             map_torch()
-            map_triton()
         with _no_search_for_garbage():
             import_module(module)
     with _no_search_for_garbage():
@@ -99,25 +98,5 @@ def map_torch() -> None:
         return
     time.sleep(SIGN_SECONDS)
     # In the order and the ways of torch's own start, whose library of dependencies all others may see.
-    if _map(folder / "libtorch_global_deps.so", os.RTLD_NOW | os.RTLD_GLOBAL):
-        _map(folder / "libtorch.so", os.RTLD_NOW)
-
-
-def map_triton() -> None:
-    """Map Triton's library so that it calls its own LLVM, not the one that draws the window.
-
-    Where no graphics driver is at hand, as over a remote desktop, Mesa draws with an LLVM of its own. An
-    import of Triton, which PyTorch with CUDA brings, would mix the two and end napari.
-    """
-    found = find_spec("triton")
-    if sys.platform != "linux" or "triton" in sys.modules or found is None or found.origin is None:
-        return
-    if "libLLVM" in Path("/proc/self/maps").read_text():
-        _map(Path(found.origin).parent / "_C" / "libtriton.so", os.RTLD_NOW | os.RTLD_DEEPBIND)
-
-
-def _map(library: Path, mode: int) -> bool:
-    """Whether the system could map a library; other threads go on meanwhile."""
-    dlopen = ctypes.CDLL(None).dlopen
-    dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
-    return dlopen(bytes(library), mode) is not None
+    if map_library(folder / "libtorch_global_deps.so", os.RTLD_NOW | os.RTLD_GLOBAL):
+        map_library(folder / "libtorch.so", os.RTLD_NOW)
