@@ -228,6 +228,17 @@ def test_an_image_of_quite_another_size_is_told() -> None:
     assert size_in_words((300, 120), Geometry.pixels(2), plan(spacing=(2.0, 2.0), unit="pixel")) == ()
 
 
+def test_a_volume_much_larger_than_any_of_training_is_told() -> None:
+    chosen = plan(3, spacing=(2.0, 1.0, 1.0), largest=(10, 20, 20))
+    head = Geometry((1.0, 1.0, 1.0), (0.0,) * 3, "mm")
+    assert size_in_words((40, 20, 40), head, chosen) == ()
+    (said,) = size_in_words((40, 20, 41), head, chosen)
+    assert "is 40 x 20 x 41 mm large, and no training image was larger than 20 x 20 x 20 mm" in said
+    assert size_in_words((40, 20, 41), head, plan(3, spacing=(2.0, 1.0, 1.0))) == ()
+    (bare,) = size_in_words((40, 40, 41), Geometry.pixels(3), plan(3, unit="pixel", largest=(10, 20, 20)))
+    assert "is 40 x 40 x 41 voxels large" in bare
+
+
 def test_a_plan_in_millimetres_converts_micrometres_and_refuses_bare_pixels() -> None:
     chosen = plan(spacing=(0.5, 0.5))
     assert grid_size((40, 60), Geometry((100.0, 100.0), (0.0, 0.0), "um"), chosen) == (8, 12)

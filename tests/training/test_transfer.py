@@ -22,6 +22,7 @@ from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.figures import validation_figures
+from napari_prosma.training.planning import plan_for
 from napari_prosma.training.schedule import make_optimizer
 from napari_prosma.training.transfer import (
     adapted_plan,
@@ -278,6 +279,18 @@ def test_a_short_side_goes_on_whatever_the_images_know_of_their_size(make_checkp
     assert adapted_plan(source, both, LIVER)[0].side == 32
     assert adapted_plan(source, both, LIVER, side=256)[0].side == 256
     assert adapted_plan(source, facts(unit="mm"), LIVER, spacing=(3.0, 3.0))[0].side is None
+
+
+def test_a_plan_knows_the_largest_volumes_of_its_own_and_of_the_model_before(ct_model: Checkpoint) -> None:
+    volumes = [*facts((40, 90, 100), "mm", lowest=-1000), *facts((50, 80, 90), "mm", lowest=-1000)]
+    config = TrainConfig.of(run_dir=Path("run"), spacing=(2.0, 1.0, 1.0), dims=3)
+    assert plan_for(config, volumes, LIVER)[0].largest == (25, 90, 100)
+    source = replace(ct_model, plan=ct_model.plan.model_copy(update={"largest": (30, 30, 30)}))
+    config = TrainConfig.of(run_dir=Path("run"), start_from=Path("model"))
+    assert plan_for(config, volumes, LIVER, source)[0].largest == (30, 112, 125)
+    other = config.model_copy(update={"spacing": (2.0, 1.0, 1.0)})
+    assert plan_for(other, volumes, LIVER, source)[0].largest == (25, 90, 100)
+    assert plan_for(TrainConfig.of(run_dir=Path("run")), facts((64, 64), "mm"), LIVER)[0].largest == ()
 
 
 def test_a_2d_model_goes_on_with_volumes_slice_by_slice(make_checkpoint: Make) -> None:

@@ -72,6 +72,8 @@ class Plan(BaseModel):
     native : (n,) or None
         Spacing that all training images had, if there was one: an image that does not know its size is taken
         to have it. Where ``spacing`` is the same, an image as close to it is not resampled.
+    largest : (3,) or ()
+        Sizes that no training volume of a 3D network exceeded, after resampling; () = not known.
     patch : (dims,)
         Training patch, in elements after resampling.
     window : (dims,)
@@ -94,6 +96,7 @@ class Plan(BaseModel):
     unit: str = Field(default="pixel", pattern="^(mm|um|pixel)$")
     side: int | None = Field(default=None, ge=1)
     native: tuple[float, ...] | None = None
+    largest: tuple[int, ...] = ()
     patch: tuple[int, ...]
     window: tuple[int, ...] = ()
     batch: int = Field(ge=1)

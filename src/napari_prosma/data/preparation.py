@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from napari_prosma.geometry import Geometry
 
 UNUSUAL_SIZE = 1.5
 """An image whose short side is so many times that of a usual training image is told."""
+MUCH_LARGER = 4
+"""So is a volume that is so many times larger than any that a 3D network was trained on."""
 
 
 def prepare(image: Image, plan: Plan) -> Image:
@@ -90,14 +93,30 @@ def grid_size(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[i
 
 def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[str, ...]:
     """How an image is looked at whose size is unknown, or quite another than in training; else nothing."""
-    if plan.side is None:
-        if plan.native is None or geometry.unit != "pixel":
-            return ()
-        spacing = " x ".join(f"{s:.4g}" for s in plan.native)
-        return (
+    if plan.side is not None:
+        return _short_side_in_words(shape, geometry, plan)
+    said = []
+    if plan.native is not None and geometry.unit == "pixel":
+        said.append(
             f"The image does not say how large its elements are; they are taken to be those of training: "
-            f"{spacing} {plan.unit}",
+            f"{_product(plan.native)} {plan.unit}"
         )
+    if plan.largest:
+        size, unit = np.array(grid_size(shape, geometry, plan))[seen_axes(geometry, plan)], "voxels"
+        largest = np.array(plan.largest)
+        if size.prod() > MUCH_LARGER * largest.prod():
+            if plan.spacing is not None and plan.unit != "pixel":
+                size, largest, unit = size * plan.spacing, largest * plan.spacing, plan.unit
+            said.append(
+                f"The image is {_product(size)} {unit} large, and no training image was larger than "
+                f"{_product(largest)} {unit}. If structures are found where there are none, crop the image "
+                f"to what the training images showed"
+            )
+    return tuple(said)
+
+
+def _short_side_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tuple[str, ...]:
+    assert plan.side is not None
     short = min(shape[axis] for axis in seen_axes(geometry, plan))
     usual = plan.side * (plan.spacing[0] if plan.spacing else 1.0)
     if 1 / UNUSUAL_SIZE <= short / usual <= UNUSUAL_SIZE:
@@ -106,6 +125,10 @@ def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tup
         f"The short side of the image is {short} pixels, and was about {usual:.0f} in training: the image is "
         f"brought to that size as a whole. If it shows more than the training images did, crop it",
     )
+
+
+def _product(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def seen_axes(geometry: Geometry, plan: Plan) -> list[int]:

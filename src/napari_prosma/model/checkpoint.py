@@ -148,7 +148,8 @@ def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkp
     first = members[0]
     for member in members:
         member.require_one_network("part of another")
-        if (member.spec, member.plan) != (first.spec, first.plan):
+        plan = member.plan.model_copy(update={"largest": first.plan.largest})  # other data, the same model
+        if (member.spec, plan) != (first.spec, first.plan):
             raise CheckpointError(
                 f"'{first.path}' and '{member.path}' differ in their network or plan; an ensemble needs "
                 f"models trained with the same settings"

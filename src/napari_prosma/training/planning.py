@@ -193,9 +193,17 @@ def plan_for(
         "slice_axis": None if config.slices is None else AXIS_OF[config.slices],
         "same_scale": config.modality == "histology",
     }
+    told: tuple[str, ...] = ()
     if source is None:
-        return make_plan(facts, names, **rules), ()
-    return adapted_plan(source, facts, names, **rules)
+        plan = make_plan(facts, names, **rules)
+    else:
+        plan, told = adapted_plan(source, facts, names, **rules)
+    if plan.dims == 2:
+        return plan, told
+    sizes = [grid_of(fact, plan) for fact in facts]
+    if source is not None and source.plan.largest and source.plan.spacing == plan.spacing:
+        sizes.append(source.plan.largest)
+    return plan.model_copy(update={"largest": tuple(np.max(sizes, axis=0).tolist())}), told
 
 
 def with_fitting_batch(
