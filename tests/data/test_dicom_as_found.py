@@ -343,3 +343,11 @@ def test_views_of_one_series_are_images_of_their_own(tmp_path: Path, modality: s
     assert [one.shape for one in find_series(tmp_path)] == [(ROWS, COLUMNS)] * 3
     found = find_cases(tmp_path, require_labels=False)
     assert [case.read_image().array[0, 0, 0] for case in found.cases] == [0, 30, 60]
+
+
+def test_decimal_commas_in_dicom_are_called_that(tmp_path: Path) -> None:
+    save_slice(tmp_path / "a.dcm", (0, 0, 0), np.zeros((4, 5), np.int16), PixelSpacing=["0.50", "0.50"])
+    stored = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(stored.replace(b"0.50\\0.50", b"0,50\\0,50"))
+    with pytest.raises(DataError, match=r"a file with decimal commas; write the numbers of its header with"):
+        read_image(tmp_path / "a.dcm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -762,3 +763,69 @@ def test_sixteen_bits_of_a_colour_are_kept_and_numbers_in_them_as_well(tmp_path:
     on[2:4, 1:3, 0] = 0xFFFF
     (tmp_path / "mask.png").write_bytes(imagecodecs.png_encode(on))
     assert set(np.unique(read_label(tmp_path / "mask.png")[0])) == {0, 0xFF0000}
+
+
+# Decimal commas
+
+
+def _meta_image(path: Path, comma: str) -> None:
+    fields = {"NDims": 3, "DimSize": "5 4 3", "ElementType": "MET_UCHAR", "ElementSpacing": f"{comma} 1 2"}
+    lines = "".join(f"{name} = {value}\n" for name, value in fields.items())
+    path.write_bytes(f"{lines}ElementDataFile = LOCAL\n".encode() + bytes(60))
+
+
+def _nrrd_spacings(path: Path, comma: str) -> None:
+    fields = {
+        "type": "uchar",
+        "dimension": 3,
+        "sizes": "5 4 3",
+        "spacings": f"{comma} 1 2",
+        "encoding": "raw",
+    }
+    lines = "".join(f"{name}: {value}\n" for name, value in fields.items())
+    path.write_bytes(f"NRRD0004\n{lines}\n".encode() + bytes(60))
+
+
+def _imagej(path: Path, comma: str) -> None:
+    stack = np.zeros((3, 4, 5), np.uint8)
+    tifffile.imwrite(path, stack, imagej=True, metadata={"spacing": comma, "unit": "mm", "axes": "ZYX"})
+
+
+def _ome(path: Path, comma: str) -> None:
+    pixels = 'DimensionOrder="XYZCT" Type="uint8" SizeX="5" SizeY="4" SizeZ="1" SizeC="1" SizeT="1" ' + (
+        f'PhysicalSizeX="{comma}" PhysicalSizeY="{comma}"'
+    )
+    text = f'<Image ID="Image:0"><Pixels ID="Pixels:0" {pixels}><TiffData/></Pixels></Image>'
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    tifffile.imwrite(path, np.zeros((4, 5), np.uint8), description=f'<OME xmlns="{space}">{text}</OME>')
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [("a.mha", _meta_image), ("a.nrrd", _nrrd_spacings), ("a.tif", _imagej), ("a.ome.tif", _ome)],
+)
+def test_a_decimal_comma_is_called_that(tmp_path: Path, name: str, save: Callable[[Path, str], None]) -> None:
+    save(tmp_path / name, "0.5")
+    assert 0.5 in {round(size, 6) for size in read_image(tmp_path / name).geometry.spacing}
+    save(tmp_path / name, "0,5")
+    with pytest.raises(DataError, match=r"has commas in the numbers of its header \('0,5'\); write decimal"):
+        read_image(tmp_path / name)
+
+
+def test_decimal_commas_in_vectors_of_nrrd_are_refused(tmp_path: Path) -> None:
+    for origin in ("(0.5,2,3)", "(0,5,2,3)"):
+        fields = {
+            "type": "uchar",
+            "dimension": 3,
+            "space": "left-posterior-superior",
+            "sizes": "5 4 3",
+            "space directions": "(1,0,0) (0,1,0) (0,0,1)",
+            "space origin": origin,
+            "encoding": "raw",
+        }
+        lines = "".join(f"{name}: {value}\n" for name, value in fields.items())
+        (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\n{lines}\n".encode() + bytes(60))
+        if origin.startswith("(0.5"):
+            assert read_image(tmp_path / "a.nrrd").array.shape == (1, 3, 4, 5)
+    with pytest.raises(DataError, match="has vectors of 4 numbers in a space of 3"):
+        read_image(tmp_path / "a.nrrd")

@@ -15,6 +15,7 @@ from napari_prosma.data import arrays
 from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Header, Image, Pyramid
 from napari_prosma.data.formats import clips, dicom, metaimage, mgh, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.texts import number_with_comma
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 
@@ -213,11 +214,16 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
         raise DataError(f"'{path}' is a device or a pipe, which may never end; give a file")
     try:
         return read(path)
-    except DataError:
-        raise
     except PermissionError as error:
         raise DataError(f"'{path}' may not be opened ({error.strerror}); change its permissions") from error
     except Exception as error:
+        if text := number_with_comma(error):
+            raise DataError(
+                f"'{path}' has commas in the numbers of its header ('{text}'); write decimal points, with "
+                "blanks between numbers, or export it again in English"
+            ) from error
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"'{path}' is damaged or not what its name says ({type(error).__name__}: {error}); "
             "export it again"

@@ -24,6 +24,8 @@ DEEPEST = 100
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[ord("["), ord("{")]], _STEPS[[ord("]"), ord("}")]] = 1, -1
+_COMMA = re.compile(r"'(-?\d+(?:\.\d*)?,[^']*)'")
+"""A number with a comma in the words of Python, which could not read it."""
 _PARTS = ";\t\r\n"
 """Where spreadsheets of other countries part cells."""
 
@@ -48,6 +50,16 @@ def parse_json(text: bytes | str, what: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is damaged ({error}); restore it") from error
+
+
+def number_with_comma(error: BaseException | None) -> str:
+    """The text with a decimal comma that caused an error; "" where another thing did."""
+    while error is not None:
+        found = _COMMA.search(str(error)) if isinstance(error, ValueError) else None
+        if found is not None:
+            return found.group(1)
+        error = error.__cause__
+    return ""
 
 
 def parse_names(text: str) -> dict[int, str]:

@@ -43,6 +43,7 @@ from napari_prosma.data.formats.dicom_frames import (
 )
 from napari_prosma.data.formats.dicom_stacks import even_places, normal_of, stacks_of, why_no_volume
 from napari_prosma.data.limits import require_count, require_possible
+from napari_prosma.data.texts import number_with_comma
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry, SourceFrame
 
@@ -70,12 +71,14 @@ _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _MS_PER_S = 1000
 _ONE_PER_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 """A UID alone does not do: anonymisers give several series the same."""
-_UNUSABLE = ("damaged file", "file without pixels", "file that is cut short")
+_COMMAS = "file with decimal commas"
+_UNUSABLE = ("damaged file", _COMMAS, "file without pixels", "file that is cut short")
 _INT16 = np.iinfo(np.int16)
 _CONVERT = {
     **dict.fromkeys(LABEL_KINDS, "it labels a series: give a folder that holds both"),
     "dose distribution (RTDOSE)": "convert it to .nii.gz with 3D Slicer",
     "whole-slide image in tiles": "convert it to OME-TIFF or OME-Zarr with Bio-Formats",
+    _COMMAS: "write the numbers of its header with decimal points, as the standard wants",
     "mosaic that holds its slices side by side": "convert it to .nii.gz with dcm2niix",
 }
 
@@ -206,8 +209,8 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
             refused.append(error)
             left_out["damaged file"].append(path)
             continue
-        except (ValueError, TypeError, AttributeError, IndexError):
-            left_out["damaged file"].append(path)
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            left_out[_COMMAS if number_with_comma(error) else "damaged file"].append(path)
             continue
         if bare is not None:
             left_out[bare].append(path)

@@ -210,6 +210,15 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
         raise DataError(f"'{path}' holds complex numbers; save their magnitude")
     if len(spatial) not in (2, 3) or min(sizes) < 1 or len(time) > (len(spatial) == 3):
         raise DataError(f"'{path}' has axes of sizes {sizes}; volumes have 3 and pictures 2: export it again")
+    origin = np.asarray(fields.get("space origin", ()), dtype=float)
+    space = str(fields.get("space", "lps")).lower()
+    expected = int(fields.get("space dimension", 4 if space.endswith(("t", "time")) else 3))
+    lengths = {len(vector) for vector in (*directions, origin) if len(vector)}
+    if lengths - {expected}:
+        raise DataError(
+            f"'{path}' has vectors of {max(lengths)} numbers in a space of {expected}; write numbers with "
+            "decimal points, and commas only between them"
+        )
     affine = np.eye(4)
     if directions.size:
         across = directions[np.ix_(spatial, range(min(directions.shape[1], 3)))].T
@@ -217,11 +226,9 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
     else:
         sizes_told = [_spacing(fields, n) for n in spatial]
         affine[range(len(spatial)), range(len(spatial))] = [size or 1.0 for size in sizes_told]
-    origin = np.asarray(fields.get("space origin", ()), dtype=float)[:3]
-    affine[: len(origin), 3] = origin
+    affine[: min(len(origin), 3), 3] = origin[:3]
     said = list(fields.get("space units", ()) or [fields["units"][n] for n in spatial if "units" in fields])
     affine[:3] *= np.array([*(_to_mm(path, unit) for unit in said[:3]), 1.0, 1.0, 1.0])[:3, None]
-    space = str(fields.get("space", "lps")).lower()
     notices: tuple[str, ...] = ()
     if not directions.size and None in sizes_told:
         notices = (voxels.UNSIZED.format(path.name),)

@@ -18,7 +18,7 @@ import tifffile
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.formats.pictures import mask_of_colours
 from napari_prosma.data.limits import require_count, require_inside, require_possible, require_room
-from napari_prosma.data.texts import parse_names
+from napari_prosma.data.texts import number_with_comma, parse_names
 from napari_prosma.data.units import common, seconds
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -322,7 +322,9 @@ def _ome_sizes(file: tifffile.TiffFile) -> tuple[dict[str, float], dict[str, str
         pixels = next(iter(ElementTree.fromstring(file.ome_metadata or "").iterfind(".//{*}Pixels")))
         sizes = {axis: float(pixels.get(f"PhysicalSize{axis.upper()}", "nan")) for axis in "zyx"}
         step = float(pixels.get("TimeIncrement", "0"))
-    except (ElementTree.ParseError, StopIteration, ValueError):
+    except (ElementTree.ParseError, StopIteration, ValueError) as error:
+        if number_with_comma(error):
+            raise
         return {}, {}, 0.0  # pixels without a size, as in a plain TIFF
     units = {axis: pixels.get(f"PhysicalSize{axis.upper()}Unit", "µm") for axis in "zyx"}
     return sizes, units, step * (seconds(pixels.get("TimeIncrementUnit", "s")) or 0.0)
