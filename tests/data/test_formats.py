@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import gzip
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -565,3 +567,48 @@ def test_python_objects_in_numpy_files_are_refused_with_what_to_export(tmp_path:
     np.save(path, np.random.default_rng(0).random((5, 4, 4, 2)))
     with pytest.raises(DataError, match="each image as a file of its own"):
         read_label(path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_array_of_zarr_alone_is_read_and_says_what_is_assumed(tmp_path: Path, version: int) -> None:
+    import zarr
+
+    def saved(name: str, shape: tuple[int, ...], kind: str = "int16", axes: list[str] | None = None) -> Path:
+        named: dict[str, Any] = {"dimension_names": axes} if version == 3 else {}
+        if version == 2 and axes:
+            named = {"attributes": {"_ARRAY_DIMENSIONS": axes}}
+        stored = zarr.create_array(tmp_path / name, shape=shape, dtype=kind, zarr_format=version, **named)
+        stored[...] = np.arange(np.prod(shape)).reshape(shape)
+        return tmp_path / name
+
+    image = read_image(saved("a.zarr", (2, 4, 3)))
+    assert np.array_equal(image.array[0], np.arange(24).reshape(2, 4, 3))
+    assert (image.geometry.axes, image.geometry.unit) == (("z", "y", "x"), "pixel")
+    assert image.notices == (
+        "'a.zarr' is an array without sizes of its elements; told in pixels, and its axes taken as z, y, x",
+    )
+    colour = read_image(saved("b.zarr", (4, 5, 3), "uint8"))
+    assert colour.array.shape == (3, 4, 5)
+    named = read_image(saved("c.zarr", (2, 4, 3), axes=["channel", "y", "x"]))
+    assert named.array.shape == (2, 4, 3)
+    assert named.notices == ("'c.zarr' is an array without sizes of its elements; told in pixels",)
+    assert read_label(saved("d.zarr", (4, 5), "uint8"))[0].shape == (4, 5)
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
+    assert read_image(tmp_path / "link.zarr").array.shape == (1, 2, 4, 3)
+    with pytest.raises(DataError, match="has 4 axes without names; save it as OME-Zarr, or name them"):
+        read_image(saved("e.zarr", (2, 2, 4, 3)))
+    with pytest.raises(DataError, match="has the axis 'energy', which is not understood"):
+        read_image(saved("f.zarr", (2, 4, 3), axes=["energy", "y", "x"]))
+    zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=version)
+    saved("g.zarr/raw", (4, 5))
+    with pytest.raises(DataError, match=r"no OME-Zarr image; give one of the arrays in it, such as '.*raw'"):
+        read_image(tmp_path / "g.zarr")
+
+
+def test_an_array_of_zarr_alone_runs_no_code(tmp_path: Path) -> None:
+    described = {"zarr_format": 2, "shape": [3, 3], "chunks": [3, 3], "dtype": "|O", "compressor": None}
+    (tmp_path / "a.zarr").mkdir()
+    filters = {"fill_value": None, "filters": [{"id": "pickle"}], "order": "C"}
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(described | filters))
+    with pytest.raises(DataError, match="is packed by 'pickle', which is not opened because it may run code"):
+        read_image(tmp_path / "a.zarr")

@@ -1,4 +1,7 @@
-"""OME-Zarr 0.4 and 0.5: pyramids that are read where they are looked at; results as 0.4 with their levels."""
+"""OME-Zarr 0.4 and 0.5: pyramids that are read where they are looked at; results as 0.4 with their levels.
+
+An array of Zarr that lies there alone is one level, its axes by their names or, where it has none, as usual.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,8 +28,6 @@ from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry, SourceFrame
 
 if TYPE_CHECKING:
-    import zarr
-
     from napari_prosma.data.formats.zarr_store import CheckedStore, Packing
 
 SUFFIXES = (".zarr",)
@@ -39,6 +40,16 @@ _CODECS = _PACKERS | {
 """Codecs of Zarr 2 and 3 that turn bytes into numbers and nothing else."""
 _INDEX_CODECS, _INDEX_ENTRY, _CRC = {"bytes", "crc32c"}, 16, 4
 """Of shards: codecs that keep the size of an index, bytes for every chunk in it and for its checksum."""
+_AXES = {
+    **dict.fromkeys(("time", "frame"), "t"),
+    **dict.fromkeys(("channel", "channels", "ch"), "c"),
+    **dict.fromkeys(("depth", "plane", "slice"), "z"),
+    **dict.fromkeys(("height", "row"), "y"),
+    **dict.fromkeys(("width", "col", "column"), "x"),
+}
+"""What else axes are called in arrays that are no OME-Zarr."""
+_COLOURS, _BYTES = (3, 4), ("|u1", "uint8")
+_SAID = "said"
 _FRAME = "patient_frame"
 _VERSION = "0.4"
 _CHUNK = 128
@@ -46,8 +57,16 @@ _COARSEST = 256
 
 
 def is_ome_zarr(folder: Path) -> bool:
-    """Whether a folder is a Zarr group."""
-    return any((folder / name).is_file() for name in (".zgroup", "zarr.json", ".zattrs"))
+    """Whether a folder is a Zarr group or array."""
+    return any((folder / name).is_file() for name in (".zgroup", ".zarray", "zarr.json", ".zattrs"))
+
+
+def _is_array(folder: Path) -> bool:
+    """Whether a folder is an array of Zarr, no group."""
+    if (folder / ".zarray").is_file():
+        return True
+    described = read_json(folder / "zarr.json") if (folder / "zarr.json").is_file() else {}
+    return isinstance(described, dict) and described.get("node_type") == "array"
 
 
 def fields(folder: Path) -> list[Path]:
@@ -101,13 +120,16 @@ def read_pyramid(path: Path) -> Pyramid:
     Raises ``DataError``: when the folder is no OME-Zarr image.
     """
     import dask.array
+    import zarr
 
-    attributes, group, store, folder = _opened(path)
+    attributes, store, folder = _opened(path)
     if "plate" in attributes or "well" in attributes:
         shown = next(iter(fields(path)), path / "A" / "1" / "0")
         raise DataError(
             f"'{path}' is a plate or a well of several images; give one of them, such as '{shown}'"
         )
+    if "multiscales" not in attributes and (inside := [p for p in sorted(path.glob("*/")) if _is_array(p)]):
+        raise DataError(f"'{path}' is no OME-Zarr image; give one of the arrays in it, such as '{inside[0]}'")
     try:
         multiscale = attributes["multiscales"][0]
         datasets = multiscale["datasets"]
@@ -115,7 +137,10 @@ def read_pyramid(path: Path) -> Pyramid:
             packing = _require_harmless(folder, str(dataset["path"]))
             if packing is not None:
                 store.expect(str(dataset["path"]), packing)
-        arrays: list[Any] = [group[dataset["path"]] for dataset in datasets]
+        arrays: list[Any] = []
+        for name in (str(dataset["path"]) for dataset in datasets):
+            version: Literal[2, 3] = 2 if (folder / name / ".zarray").is_file() else 3
+            arrays.append(zarr.open_array(store, mode="r", path=name, zarr_format=version))
         told = multiscale.get("axes") or list("tczyx"[-arrays[0].ndim :])  # versions 0.1 and 0.2 tell none
         axes = [str(axis if isinstance(axis, str) else axis["name"]).lower() for axis in told]
         units = ["" if isinstance(axis, str) else axis.get("unit") or "" for axis in told]
@@ -145,6 +170,7 @@ def read_pyramid(path: Path) -> Pyramid:
     if min(spacing) <= 0:
         raise DataError(f"'{path}' has scale {spacing}; correct its coordinateTransformations")
     unit, factors, notices = _units({axes[n]: units[n] for n in kept if axes[n] != "t"}, path)
+    notices += tuple(multiscale.get(_SAID, ()))
     spatial_factor = [factors.get(axes[n], 1.0) for n in kept]
     time = next((n for n in kept if axes[n] == "t"), None)
     seconds = 0.0 if time is None else scales[0][time] * (seconds_of(units[time]) or 0.0)
@@ -242,13 +268,40 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: Sequen
     group.attrs.update(attributes)
 
 
-def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore, Path]:
-    """What an image says of itself, its group, its store, and the folder that these are of."""
+def _array_alone(path: Path) -> dict[str, Any]:
+    """An array that lies in no OME-Zarr, described as if it did.
+
+    Raises ``DataError``: its axes have no names, and there are several ways to take them.
+    """
+    stored = read_json(path / (".zarray" if (path / ".zarray").is_file() else "zarr.json"))
+    beside = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
+    shape, names = stored.get("shape", ()), stored.get("dimension_names") or beside.get("_ARRAY_DIMENSIONS")
+    said = f"'{path.name}' is an array without sizes of its elements; told in pixels"
+    if names and all(names):
+        axes = [_AXES.get(str(name).lower(), str(name)) for name in names]
+    elif len(shape) == 3 and shape[-1] in _COLOURS and stored.get("dtype", stored.get("data_type")) in _BYTES:
+        axes, said = list("yxc"), f"{said}, and its axes taken as y, x and colour"
+    elif len(shape) in (2, 3):
+        axes = list("zyx"[-len(shape) :])
+        said = f"{said}, and its axes taken as {', '.join(axes)}"
+    else:
+        raise DataError(
+            f"'{path}' has {len(shape)} axes without names; save it as OME-Zarr, or name them "
+            "(dimension_names in Zarr 3, _ARRAY_DIMENSIONS in Zarr 2)"
+        )
+    return {"multiscales": [{"axes": axes, "datasets": [{"path": path.name}], _SAID: [said]}]}
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], CheckedStore, Path]:
+    """What an image says of itself, its store, and the folder that these are of."""
     import zarr
     from zarr.errors import BaseZarrError
 
     from napari_prosma.data.formats.zarr_store import CheckedStore
 
+    if _is_array(path):
+        path = path.resolve()
+        return _array_alone(path), CheckedStore(path.parent), path.parent
     try:
         store = CheckedStore(path)
         # Not what was consolidated: what is opened then may be another array than the one that was looked at.
@@ -260,7 +313,7 @@ def _opened(path: Path) -> tuple[Mapping[str, Any], zarr.Group, CheckedStore, Pa
     attributes: dict[str, Any] = dict(group.attrs)
     described: dict[str, Any] = attributes.get("ome", attributes)
     if "bioformats2raw.layout" not in described or "multiscales" in described:
-        return described, group, store, path
+        return described, store, path
     if (path / "1").is_dir():
         raise DataError(f"'{path}' is a collection of images; give one of them, such as '{path / '0'}'")
     return _opened(path / "0")
