@@ -12,6 +12,7 @@ import nrrd
 import numpy as np
 import PIL.Image
 import pytest
+import SimpleITK
 import tifffile
 import zarr
 
@@ -457,3 +458,77 @@ def test_colours_that_blend_at_edges_are_doubted(tmp_path: Path) -> None:
         smooth = PIL.Image.fromarray(drawn).resize((36, 32), PIL.Image.Resampling.BILINEAR)
         save(tmp_path / "masks" / f"{seed}.png", np.asarray(smooth))
     assert "lie at edges only, as after resizing" in " ".join(find_cases(tmp_path).notices)
+
+
+def test_colours_kept_as_three_slices_are_channels_where_labels_are_planes(tmp_path: Path) -> None:
+    for n in range(3):
+        save_meta_image(tmp_path / f"image_mha/{n}.mha", picture(n, 3).transpose(2, 0, 1))
+        save_meta_image(tmp_path / f"label_mha/{n}.mha", mask(n, 1, 2))
+    data = find_cases(tmp_path)
+    assert (data.dims, data.channels, data.class_names) == (2, 3, ("background", "label 1", "label 2"))
+    image = data.cases[1].read_image()
+    assert np.array_equal(image.array, picture(1, 3).transpose(2, 0, 1))
+    assert image.geometry.source is None
+    label = data.cases[1].read_label
+    assert label is not None
+    assert np.array_equal(label(), mask(1, 1, 2))
+
+
+def test_slices_of_a_patient_are_no_colours(tmp_path: Path) -> None:
+    for n in range(3):
+        save_meta_image(tmp_path / f"image_mha/{n}.mha", picture(n, 3).transpose(2, 0, 1), (0.5, 0.5, 3.0))
+        save_meta_image(tmp_path / f"label_mha/{n}.mha", mask(n, 1, 2))
+    with pytest.raises(DataError, match="is a volume, but its masks are pictures"):
+        find_cases(tmp_path)
+
+
+def save_meta_image(path: Path, array: np.ndarray, spacing: tuple[float, ...] = ()) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(spacing or (1.0,) * array.ndim)
+    SimpleITK.WriteImage(image, str(path))
+
+
+def test_vague_areas_are_not_labelled(tmp_path: Path) -> None:
+    """NuInsSeg: masks under several names, and areas where nobody could tell."""
+    for n in range(3):
+        place = tmp_path / "mouse liver"
+        save(place / f"tissue images/liver_{n}.png", picture(n, 3))
+        save(place / f"mask binary/liver_{n}.png", mask(n, 255))
+        save(place / f"vague areas/mask binary/liver_{n}.png", mask(n, 0, 255))
+    data = find_cases(tmp_path)
+    assert data.class_names == ("background", "mask binary")
+    assert data.labels.unlabelled == 2
+    assert seen(data) == {0, 1, 255}
+
+
+def test_pictures_in_two_formats_are_one_case_each(tmp_path: Path) -> None:
+    """CVC-ClinicDB: a case and its copy would fall on two sides of a split."""
+    for n in range(3):
+        for kind, suffix in (("PNG", "png"), ("TIF", "tif")):
+            save(tmp_path / kind / f"Original/{n}.{suffix}", picture(n, 3))
+            save(tmp_path / kind / f"Ground Truth/{n}.{suffix}", mask(n))
+    data = find_cases(tmp_path)
+    assert [case.files[0].name for case in data.cases] == ["0.png", "1.png", "2.png"]
+    said = "3 cases are others in another format, such as 'TIF/Original/0.tif' of 'PNG/Original/0.png'"
+    assert f"{said}; each is used once" in data.notices
+    save(tmp_path / "TIF/Original/1.tif", picture(9, 3))
+    assert len(find_cases(tmp_path).cases) == 6
+
+
+def test_a_refusal_of_several_images_names_their_folders(tmp_path: Path) -> None:
+    """EndoVis: two cameras, and a mask folder per instrument, in every video."""
+    for video in ("video_1", "video_2", "video_3"):
+        for n in range(2):
+            for camera in ("left_frames", "right_frames"):
+                save(tmp_path / video / camera / f"frame{n}.png", picture(n + len(camera), 3))
+            for number, tool in enumerate(("Left_Forceps_labels", "Scissors_labels")):
+                drawn = mask(n, *(0,) * number, 10)
+                save(tmp_path / video / "ground_truth" / tool / f"frame{n}.png", drawn)
+    with pytest.raises(
+        DataError, match=r"--images '\*/left_frames/\*' --masks '\*/ground_truth/Left_Forceps"
+    ):
+        find_cases(tmp_path)
+    data = find_cases(tmp_path, images="*/left_frames/*", masks="*/ground_truth/*/*")
+    assert len(data.cases) == 6
+    assert data.class_names == ("background", "Left_Forceps_labels", "Scissors_labels")

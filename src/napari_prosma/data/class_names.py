@@ -12,6 +12,7 @@ from napari_prosma.errors import DataError
 _SAYS_NOTHING = re.compile(
     r"(foreground|label|mask|object|class|segment|region|structure|roi)?[ -]*\d*|#[0-9a-f]{6}"
 )
+_VOID = re.compile(r"(ignored?|void|don'?t ?care|vague|ambiguous)( (areas?|regions?|masks?))?")
 
 
 def plain(name: str) -> str:
@@ -22,6 +23,11 @@ def plain(name: str) -> str:
 def says_nothing(name: str) -> bool:
     """Whether a name says nothing of a structure, such as ``label 1``."""
     return _SAYS_NOTHING.fullmatch(plain(name)) is not None
+
+
+def is_void(name: str) -> bool:
+    """Whether a class of that name marks what nobody could label, so that it is not labelled."""
+    return _VOID.fullmatch(plain(name)) is not None
 
 
 def by_name(names: Sequence[str]) -> dict[str, int]:

@@ -31,6 +31,7 @@ _PARTS_OF_A_SUFFIX = sorted({suffix.count(".") for suffix in SUFFIXES}, reverse=
 # ITU-R BT.601 luma in 16-bit fixed point, as Pillow's "L": equal channels come back unchanged.
 _LUMA = np.array([19595, 38470, 7471])
 _LUMA_BITS = 16
+_COLOURS = 3
 MOST_COPIED = 2**30
 """Bytes of an image that is read although its file could be mapped."""
 _LARGEST = np.iinfo(np.int32).max - 128
@@ -180,10 +181,10 @@ def as_channels(image: Image, channels: int) -> Image:
     array = image.array
     if len(array) == channels:
         return image
-    if may_hold_channels(len(array), image.geometry) and array.shape[1] == channels:
+    if may_hold_channels(len(array), image.geometry, array.shape[1]) and array.shape[1] == channels:
         kept = tuple(notice for notice in image.notices if not notice.startswith("a clip of"))
         pages = () if image.geometry.axes[0] == "t" else (f"the {channels} pages are taken for channels",)
-        return Image(array[0], image.geometry.still(), (*kept, *pages))
+        return Image(array[0], of_pages(image.geometry), (*kept, *pages))
     if may_hold_channels(len(array), image.geometry) and array.ndim == 4 and array.shape[-1] == channels:
         said = f"the {channels} elements of the last axis are taken for channels"
         return Image(np.moveaxis(array[0], -1, 0), Geometry.pixels(2), (*image.notices, said))
@@ -197,11 +198,22 @@ def as_channels(image: Image, channels: int) -> Image:
     )
 
 
-def may_hold_channels(channels: int, geometry: Geometry) -> bool:
-    """Whether the first axis of an image is time before volumes, or pages that do not lie in space."""
-    return channels == 1 and (
-        (geometry.ndim == 4 and geometry.axes[0] == "t") or (geometry.ndim == 3 and geometry.source is None)
-    )
+def may_hold_channels(channels: int, geometry: Geometry, pages: int = 0) -> bool:
+    """Whether the first axis of an image is time before volumes, or pages that do not lie in space.
+
+    Three pages of a header that was left as a program makes it may be colours, too.
+    """
+    if channels != 1 or geometry.ndim not in (3, 4):
+        return False
+    if geometry.ndim == 4:
+        return geometry.axes[0] == "t"
+    source = geometry.source
+    return source is None or (pages == _COLOURS and np.array_equal(np.abs(source.affine), np.eye(4)))
+
+
+def of_pages(geometry: Geometry) -> Geometry:
+    """Geometry of one of the volumes or pages that are taken for channels."""
+    return geometry.still() if geometry.ndim == 4 else replace(geometry.still(), source=None)
 
 
 def guarded(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -46,6 +46,7 @@ from napari_prosma.data.readers import (
     as_channels,
     label_names,
     may_hold_channels,
+    of_pages,
     read_header,
     read_image,
     read_label,
@@ -361,7 +362,7 @@ def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.n
 def _axis_of_channels(header: Header, found: Sequence[Found]) -> Literal[0, -1] | None:
     """The axis that the first image has more than its label: before volumes or planes, or behind a plane."""
     labelled = [case for case in found if case.labels and case.has_label_volumes]
-    if not labelled or not may_hold_channels(header.channels, header.geometry):
+    if not labelled or not may_hold_channels(header.channels, header.geometry, header.shape[0]):
         return None
     label = read_header(labelled[0].labels[0]).shape
     if header.shape[0] > 1 and label == header.shape[1:]:
@@ -389,10 +390,11 @@ def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
 
 def _of_channels(header: Header, channels: int | None) -> Header:
     """The header with the first or last axis read as channels, as :func:`as_channels` reads the image."""
-    if channels in (1, None) or not may_hold_channels(header.channels, header.geometry):
+    pages = header.shape[0]
+    if channels in (1, None) or not may_hold_channels(header.channels, header.geometry, pages):
         return header
     if header.shape[0] == channels:
-        return Header(header.shape[0], header.shape[1:], header.geometry.still())
+        return Header(header.shape[0], header.shape[1:], of_pages(header.geometry))
     if len(header.shape) == 3 and header.shape[-1] == channels:
         return Header(header.shape[-1], header.shape[:-1], Geometry.pixels(2))
     return header

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
+from napari_prosma.data.class_names import is_void
 from napari_prosma.data.formats import pictures, polygons
 from napari_prosma.data.label_doubts import evenly
 from napari_prosma.data.labels import LabelRule
@@ -161,8 +162,19 @@ def _paired(
         shown = unused[0].relative_to(folder).as_posix()
         notices.append(f"{len(unused)} files belong to no pair and are not used, the first is '{shown}'")
     names = classes or tuple(found[0].polygons[1:])
-    rule = LabelRule("values", ("background", *names), tuple(range(len(names) + 1))) if names else None
-    return Recognised("names", tuple(found), rule, notices=tuple(notices))
+    return Recognised("names", tuple(found), _rule_of(names) if names else None, notices=tuple(notices))
+
+
+def _rule_of(names: Sequence[str]) -> LabelRule:
+    """Classes by their names; what is called void, or vague, is not labelled."""
+    void = [number for number, name in enumerate(names, 1) if is_void(name)]
+    used = [number for number in range(1, len(names) + 1) if len(void) != 1 or number not in void]
+    return LabelRule(
+        "values",
+        ("background", *(names[number - 1] for number in used)),
+        (0, *used),
+        unlabelled=void[0] if len(used) < len(names) else None,
+    )
 
 
 def _with_shared_classes(found: Sequence[Found]) -> list[Found]:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from napari_prosma.data.class_names import is_void
 from napari_prosma.data.formats import pictures
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.found import files_in
@@ -27,7 +28,6 @@ _MOST_BYTES, _TABLES_READ = 1 << 20, 32
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _BACKGROUND = ("background", "bg", "backgr", "unlabeled", "unlabelled", "clear label", "none", "unknown")
-_VOID = ("ignore", "void", "ignored", "dontcare")
 _TOP = 255
 
 
@@ -70,7 +70,7 @@ def named_by_tables(
             continue
         where = table.path.relative_to(folder).as_posix()
         said = (f"names of the classes are those in '{where}'",)
-        void = [value for value, name in named.items() if _is(name, _VOID)]
+        void = [value for value, name in named.items() if is_void(name)]
         if void and rule.unlabelled is None and len(named) > 1 and rule.kind == "values":
             rule = replace(rule, unlabelled=void[0])
         else:

@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_prosma.data.formats import polygons
 from napari_prosma.data.layouts.pairing import Key, Reading, Role
-from napari_prosma.data.readers import label_names, read_header, read_image, stem
+from napari_prosma.data.readers import label_names, may_hold_channels, read_header, read_image, stem
 from napari_prosma.errors import DataError
 
 _LABEL_WORDS = re.compile(
@@ -268,7 +268,8 @@ def _require_one_kind_of_axes(
     if axes != [{3}, {2}]:
         return
     image, label = reading.files(images[0])[0], reading.files(labels[0])[0]
-    if read_header(image).geometry.source is not None:  # else its pages may be channels
+    header = read_header(image)
+    if not may_hold_channels(header.channels, header.geometry, header.shape[0]):
         raise DataError(
             f"'{image}' is a volume, but its masks are pictures, such as '{label.name}'; save those of its "
             "slices as one label volume that lies where the image does (.nii.gz, .nrrd)"
@@ -330,7 +331,10 @@ def _pattern_of(reading: Reading, files: Mapping[Role, Path], role: Role) -> str
     """The name of a case's file where other cases call theirs the same, else what names share."""
     names = [stem(path) for path in reading.files(role)]
     name = stem(files[role]) if role in files else names[0]
-    return "/".join((*("*" for _ in role.folders), name)) if names.count(name) > 1 else role.pattern
+    is_told_by_folder = any(folder != "*" for folder in role.folders)
+    if is_told_by_folder or names.count(name) == 1:
+        return role.pattern
+    return "/".join((*role.folders, name))
 
 
 def _are_parts(roles: Sequence[Role]) -> bool:
@@ -503,7 +507,8 @@ def _class_names(roles: Sequence[Role]) -> tuple[str, ...]:
     columns = list(zip(*((("",) * (depth - len(part)) + part) for part in parts), strict=True))
     telling = [column for column in columns if len(set(column)) > 1]
     names = [" ".join(filter(None, words)) for words in zip(*telling, strict=True)]
-    return tuple(name or role.pattern for name, role in zip(names, roles, strict=True))
+    own = [next(filter(None, reversed(part)), role.pattern) for part, role in zip(parts, roles, strict=True)]
+    return tuple(name or other for name, other in zip(names, own, strict=True))
 
 
 def _listed(roles: Sequence[Role]) -> str:

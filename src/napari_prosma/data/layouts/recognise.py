@@ -26,7 +26,7 @@ from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by
 from napari_prosma.data.layouts.dicom_studies import dicom_studies
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden, listed_once
 from napari_prosma.data.layouts.pairing import split_in
-from napari_prosma.data.layouts.repeats import without_repeats
+from napari_prosma.data.layouts.repeats import without_other_formats, without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
 from napari_prosma.data.layouts.split_lists import PATIENT_COLUMNS, SPLIT_COLUMNS, with_listed
 from napari_prosma.data.limits import real
@@ -155,8 +155,9 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     found, listed = with_listed(folder, found)
     shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
     if recognised.layout != "CSV":  # where a person says what counts twice
-        found, repeated = without_repeats(folder, found)
-        twice = (*twice, *repeated)
+        for without in (without_repeats, without_other_formats):
+            found, repeated = without(folder, found)
+            twice = (*twice, *repeated)
     notices = (*dict.fromkeys(passed_over), *recognised.notices, *twice, *shared, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
 

@@ -1,16 +1,20 @@
-"""Cases that are copies of others by their names and byte for byte, as ``1 (copy).png`` beside ``1.png``."""
+"""Cases that are copies of others: ``1 (copy).png`` of ``1.png``, or ``TIF/1.tif`` of ``PNG/1.png``."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from napari_prosma.data.fingerprint import hash_of_file
+from napari_prosma.data.label_doubts import evenly, is_lossy
 from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.names import normal
-from napari_prosma.data.readers import stem
+from napari_prosma.data.readers import read_image, stem
+from napari_prosma.errors import DataError
 
 _COPY = re.compile(
     r"\W*(?:copy|kopie|copie|copia|c[óo]pia|kopia|kopi|копия|副本|のコピー|コピー|복사본)"
@@ -18,6 +22,9 @@ _COPY = re.compile(
 )
 _END = 4096
 """Bytes by which files of one size are told apart before they are read whole."""
+_COMPARED = 3
+_ALIKE = 0.02
+"""Of the range of the values: as far as JPEG may take them from where they were."""
 _HEADERS = (".hdr", ".mhd", ".nhdr")
 """Their voxels lie in another file."""
 
@@ -42,6 +49,51 @@ def without_repeats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], 
         f"{len(original)} cases are copies of others, byte for byte, such as '{one}' of '{of}'; each is used "
         "once",
     )
+
+
+def without_other_formats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases without those that show the pictures of others of the same names in another format, and a notice.
+
+    A case and its copy would fall on two sides of a split.
+    """
+    of_format: dict[str, dict[str, Found]] = defaultdict(dict)
+    if len({case.image.suffix for case in found}) < 2:
+        return list(found), ()
+    for case in found:
+        if len(case.images) > 1 or case.polygons or normal(stem(case.image)) in of_format[case.image.suffix]:
+            return list(found), ()
+        of_format[case.image.suffix][normal(stem(case.image))] = case
+    kept = min(of_format, key=lambda suffix: (is_lossy(Path(f"x{suffix}")), suffix), default="")
+    same = [
+        suffix
+        for suffix, cases in of_format.items()
+        if suffix != kept
+        and cases.keys() == of_format[kept].keys()
+        and _show_the_same(cases, of_format[kept])
+    ]
+    if not same:
+        return list(found), ()
+    name = next(iter(of_format[kept]))
+    one, of = (of_format[suffix][name].image.relative_to(folder).as_posix() for suffix in (same[0], kept))
+    return [case for case in found if case.image.suffix not in same], (
+        f"{sum(len(of_format[suffix]) for suffix in same)} cases are others in another format, such as "
+        f"'{one}' of '{of}'; each is used once",
+    )
+
+
+def _show_the_same(cases: Mapping[str, Found], others: Mapping[str, Found]) -> bool:
+    """Whether images of the same names look alike, by a few of them."""
+    for image in evenly([case.image for case in cases.values()], _COMPARED):
+        try:
+            ours, theirs = (read_image(path).array for path in (image, others[normal(stem(image))].image))
+        except DataError:  # said when its case is read
+            return False
+        if ours.shape != theirs.shape:
+            return False
+        apart = np.abs(ours.astype(float) - theirs.astype(float)).mean()
+        if apart > _ALIKE * (float(theirs.max()) - float(theirs.min())):
+            return False
+    return True
 
 
 def _is_called_a_copy(image: Path, first: Path) -> bool:
