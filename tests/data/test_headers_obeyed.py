@@ -829,3 +829,17 @@ def test_decimal_commas_in_vectors_of_nrrd_are_refused(tmp_path: Path) -> None:
             assert read_image(tmp_path / "a.nrrd").array.shape == (1, 3, 4, 5)
     with pytest.raises(DataError, match="has vectors of 4 numbers in a space of 3"):
         read_image(tmp_path / "a.nrrd")
+
+
+def test_soft_edges_multiplied_by_their_transparency_are_no_classes(tmp_path: Path) -> None:
+    drawn = np.zeros((8, 12, 4), np.uint8)
+    drawn[2:6, 1:5], drawn[2:6, 6:10] = (200, 30, 0, 255), (0, 0, 90, 255)
+    drawn[6, 1:5], drawn[6, 6:10] = (157, 24, 0, 200), (0, 0, 64, 180)  # multiplied
+    drawn[7, 1:5], drawn[7, 6:10] = (79, 12, 0, 100), (0, 0, 32, 90)  # more transparent than not
+    PIL.Image.fromarray(drawn).save(tmp_path / "a.png")
+    label, _ = read_label(tmp_path / "a.png")
+    assert set(np.unique(label)) == {0, 0xC81E00, 0x00005A}
+    assert (label[6, 1], label[6, 6], label[7, 1]) == (0xC81E00, 0x00005A, 0)
+    drawn[6, 1:5] = (60, 60, 60, 200)  # a colour of its own
+    PIL.Image.fromarray(drawn).save(tmp_path / "b.png")
+    assert 0x3C3C3C in read_label(tmp_path / "b.png")[0]

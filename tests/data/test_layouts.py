@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -670,3 +671,40 @@ def test_labels_that_no_number_of_a_class_can_be_are_refused(value: float, tmp_p
     np.save(tmp_path / "a.npy", stored)
     with pytest.raises(DataError, match="infinite or huge"):
         read_label(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("is_image", [False, True])
+def test_one_slice_with_a_header_fits_a_picture_where_it_is_not_turned(
+    tmp_path: Path, is_image: bool
+) -> None:
+    plane = np.zeros((8, 6), np.uint8)
+    plane[1:3, 1:5] = 1
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    volumes, pictures = (tmp_path / name for name in (("images", "masks"), ("masks", "images"))[not is_image])
+    for n, affine in enumerate((np.diag((-1.0, -1, 1, 1)), np.eye(4))):
+        stored = plane if not is_image else plane * 90 + np.arange(6, dtype=np.uint8)
+        nibabel.Nifti1Image(stored.T[..., None], affine).to_filename(volumes / f"{n}.nii.gz")
+        shown = plane if is_image else plane * 90 + np.arange(6, dtype=np.uint8)
+        PIL.Image.fromarray(shown).save(pictures / f"{n}.png")
+    straight, turned = find_cases(tmp_path).cases
+    assert straight.read_label is not None
+    assert turned.read_label is not None
+    assert np.array_equal(np.squeeze(straight.read_label()), plane)
+    with pytest.raises(DataError, match="is one slice that its header turns against its rows and columns"):
+        turned.read_label()
+
+
+def test_a_volume_of_labels_beside_single_slices_is_refused_at_once(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        (tmp_path / case).mkdir()
+        for n in range(3):
+            plane = np.random.default_rng(n).integers(0, 255, (8, 6), np.uint8)
+            PIL.Image.fromarray(plane).save(tmp_path / case / f"slice_{n}.png")
+        volume = np.zeros((6, 8, 3), np.uint8)
+        volume[1:3, 1:3, 1] = 1
+        nibabel.Nifti1Image(volume, np.eye(4)).to_filename(tmp_path / case / "seg.nii.gz")
+    with pytest.raises(
+        DataError, match=r"is a single slice, but its labels 'seg\.nii\.gz' are a volume of 3"
+    ):
+        find_cases(tmp_path)

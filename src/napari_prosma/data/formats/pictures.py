@@ -35,6 +35,9 @@ structure; or as class numbers with a palette, which programs for pictures show 
 _HIGHEST_IN_PALETTE = 255
 _MAX_16_BIT = 65535
 _OPAQUE = 255
+_MOST_COLOURS = 64
+_ROUNDED = 0.02
+"""Of the brightest colour: as far as rounding takes one that was multiplied by its transparency."""
 _JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
 _JPEG_2000 = "JPEG2000"
 
@@ -101,7 +104,8 @@ def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray
     """Values of a mask in colour: ``0xRRGGBB`` of three samples, the value of one.
 
     Where ``alpha`` differs from place to place, nothing was drawn where it is transparent, whatever colour
-    lies below; what was drawn in black alone is 255, for its shape is all that it says.
+    lies below; what was drawn in black alone is 255, for its shape is all that it says. Soft edges that were
+    multiplied by their transparency are of the colour beside them.
 
     Parameters
     ----------
@@ -118,7 +122,24 @@ def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray
     drawn = alpha > alpha.max() // 2
     if not values[drawn].any():
         return np.where(drawn, np.uint8(_OPAQUE), np.uint8(0))
-    return np.where(drawn, values, values.dtype.type(0))
+    return np.where(drawn, _unmultiplied(values, colours, alpha, drawn), values.dtype.type(0))
+
+
+def _unmultiplied(
+    values: np.ndarray, colours: np.ndarray, alpha: np.ndarray, drawn: np.ndarray
+) -> np.ndarray:
+    """``values`` where a colour divided by its transparency is one that is drawn opaque elsewhere."""
+    solid = drawn & (alpha == alpha.max())
+    known, where = np.unique(values[solid], return_index=True)
+    soft = drawn & ~solid & ~np.isin(values, known)
+    if not soft.any() or not 0 < len(known) <= _MOST_COLOURS:
+        return values
+    opaque = colours[solid][where].astype(float)
+    whole = colours[soft] * (float(alpha.max()) / alpha[soft][:, None])
+    apart = np.abs(whole[:, None] - opaque).max(axis=-1) / max(1.0, opaque.max())
+    restored = values.copy()
+    restored[soft] = np.where(apart.min(axis=1) <= _ROUNDED, known[apart.argmin(axis=1)], values[soft])
+    return restored
 
 
 def label_names(path: Path) -> dict[int, str]:

@@ -166,6 +166,7 @@ def find_cases(
     recognised = recognise(folder, images, masks)
     kept, others = without_others(recognised.found) if require_labels else (recognised.found, ())
     kept, clips = without_clips(kept)
+    _require_labels_of_slices(kept)
     bare = [found for found in kept if not found.labels]
     if bare and (require_labels is True or (require_labels and len(bare) == len(kept))):
         kind = DataError if len(bare) == len(kept) else MissingMasksError
@@ -359,6 +360,23 @@ def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.n
     return dicom_labels.read_label(found.objects, series, values, rule.overlap)
 
 
+def _require_labels_of_slices(found: Sequence[Found]) -> None:
+    """Refuse volumes as labels of single slices, whichever slice of them that may be."""
+    case = next((case for case in found if case.labels and case.has_label_volumes), None)
+    if case is None or case.series is not None or not _is_picture(case.image):
+        return
+    try:
+        label = read_header(case.labels[0])
+    except DataError:  # said when its case is read
+        return
+    if label.geometry.source is not None and len(label.shape) == 3 and min(label.shape) > 1:
+        raise DataError(
+            f"'{case.image}' is a single slice, but its labels '{case.labels[0].name}' are a volume of "
+            f"{label.shape[0]} slices; give the volume that they were drawn on as the image, or save the "
+            "labels slice by slice under the names of the images"
+        )
+
+
 def _axis_of_channels(header: Header, found: Sequence[Found]) -> Literal[0, -1] | None:
     """The axis that the first image has more than its label: before volumes or planes, or behind a plane."""
     labelled = [case for case in found if case.labels and case.has_label_volumes]
@@ -404,9 +422,29 @@ def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
     if found.polygons:
         return polygons.read_label(path, found.image, header.shape, found.polygons)
-    stored, geometry = placed(*read_label(path, len(header.shape)), header.shape, header.geometry)
+    stored, geometry = read_label(path, len(header.shape))
+    if {stored.ndim, len(header.shape)} == {2, 3} and 1 in (*stored.shape, *header.shape):
+        stored, geometry = _of_one_slice(found.image, header, path, stored, geometry)
+    stored, geometry = placed(stored, geometry, header.shape, header.geometry)
     _require_same_grid(found.image, header, path, stored.shape, geometry)
     return stored
+
+
+def _of_one_slice(
+    image: Path, header: Header, path: Path, stored: np.ndarray, geometry: Geometry
+) -> tuple[np.ndarray, Geometry]:
+    """A plane as the volume of one slice that its image is, or the reverse, where neither is turned."""
+    volume = geometry if stored.ndim == 3 else header.geometry
+    shape = np.squeeze(stored).shape
+    if volume.source is None or shape != tuple(size for size in header.shape if size > 1):
+        return stored, geometry
+    if any(volume.source.flipped) or list(volume.source.order) != sorted(volume.source.order, reverse=True):
+        one, other = (path, image) if stored.ndim == 3 else (image, path)
+        raise DataError(
+            f"'{one}' is one slice that its header turns against its rows and columns, and '{other}' is a "
+            "picture, which does not say where it lies; save both in one format"
+        )
+    return stored.reshape(header.shape), header.geometry
 
 
 def _guessed(stored: np.ndarray, path: Path) -> LabelRule:

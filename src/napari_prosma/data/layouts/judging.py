@@ -269,7 +269,7 @@ def _require_one_kind_of_axes(
         return
     image, label = reading.files(images[0])[0], reading.files(labels[0])[0]
     header = read_header(image)
-    if not may_hold_channels(header.channels, header.geometry, header.shape[0]):
+    if min(header.shape) > 1 and not may_hold_channels(header.channels, header.geometry, header.shape[0]):
         raise DataError(
             f"'{image}' is a volume, but its masks are pictures, such as '{label.name}'; save those of its "
             "slices as one label volume that lies where the image does (.nii.gz, .nrrd)"
