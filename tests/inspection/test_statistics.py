@@ -16,12 +16,39 @@ from napari_prosma.inspection.statistics import (
 )
 
 
-def test_one_mean_has_students_interval():
-    values = np.array([0.1, 0.3, -0.2, 0.4, 0.0, 0.2, 0.1, 0.5, -0.1])
+def test_one_mean_of_an_even_sample_has_students_interval():
+    values = 0.1 + stats.norm.ppf((np.arange(15) + 0.5) / 15)
     found = interval(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
-    assert found.units == 9
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=0.1)
+    assert found.low <= low < high <= found.high
+    assert found.units == 15
+
+
+def test_the_interval_reaches_to_where_rare_large_values_may_be():
+    values = np.array([0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.6, 2.5])
+    found = interval(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.high - found.mean > 1.5 * (high - found.mean)
+    assert found.low == pytest.approx(low)
+
+
+@pytest.mark.parametrize("number", [8, 16])
+def test_skewed_nothings_are_rarely_claimed(number: int):
+    """By Student's intervals, widened by the largest under random signs, it is one set of four."""
+    rng, claimed = np.random.default_rng(1), 0
+    for _ in range(100):
+        values = np.exp(rng.standard_normal((4, number)) + rng.standard_normal(number)) - np.exp(1)
+        claimed += any(e.is_above or e.is_below for e in simultaneous(dict(enumerate(values))).values())
+    assert claimed < 10
+
+
+def test_where_all_units_but_one_are_equal_nothing_is_known():
+    found = simultaneous({"one": np.array([0.3, *[0.0] * 9]), "other": 0.5 + 0.01 * np.arange(10)})
+    assert not found["one"].is_known
+    assert np.isnan(found["one"].high)
+    assert found["one"].in_words() == "+0.030, no interval, as nearly all of 10 independent cases are equal"
+    assert found["other"].is_above
 
 
 @pytest.mark.parametrize("number", [0, 1, FEWEST - 1])

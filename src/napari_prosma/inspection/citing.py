@@ -19,7 +19,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.inspection.faithfulness import CONTROLS, Row
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import NOISES
-from napari_prosma.inspection.statistics import FEWEST, LEVEL
+from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
 from napari_prosma.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -140,9 +140,9 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         "independent of each other, near-duplicates and images of one patient counted as one. "
         f"Models: {models}. Selectivity is the share of the gated skip's energy that no constant per channel "
         "explains; relative energy is psi squared over its mean, weighted by the energy of the skip. "
-        f"Intervals are Student's at {100 * LEVEL:g} %, simultaneous over skips and parts by the "
-        f"largest studentised mean under random signs; nothing is claimed from fewer than {FEWEST} "
-        "independent cases."
+        f"Intervals are bootstrap-t at {100 * LEVEL:g} % ({RESAMPLES} resamples of the independent cases), "
+        "at least as wide as Student's and simultaneous over skips and parts; nothing is claimed from fewer "
+        f"than {FEWEST} independent cases."
     )
     if kept["tests"]:
         tested = {row["image"] for rows in kept["tests"].values() for row in rows}

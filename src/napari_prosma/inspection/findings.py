@@ -184,7 +184,7 @@ def overlap(found: DataSetInspection) -> str:
 
 def compared_in_words(difference: Interval) -> str:
     """A difference of two models with its interval, and whether it tells them apart."""
-    if not difference.is_known:
+    if difference.units < FEWEST:
         return (
             f"{difference.mean:+.3f}, too few to tell them apart: {units_in_words(difference.units)}, "
             f"{FEWEST} are needed"

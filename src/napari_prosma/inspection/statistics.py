@@ -2,7 +2,8 @@
 
 A claim needs :data:`FEWEST` units. Units are patients, or clusters of near-duplicates; for a method they are
 trainings. Of several skips or parts the largest is always large, so their intervals hold at once: by the
-largest studentised mean under random signs (Westfall and Young 1993), never narrower than Student's.
+largest studentised mean of units drawn anew (bootstrap-t, Efron and Tibshirani 1993, section 12.5), which
+follows skewed differences, and never narrower than Student's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +21,8 @@ from scipy import stats
 FEWEST = 8
 """Units that a claim needs: with fewer even Student's interval is a matter of their distribution."""
 LEVEL = 0.95
-FLIPS = 4096
+RESAMPLES = 4096
+_ROUNDING = 1e-6
 _SIMULATED = 2000
 _LARGE = 200  # cases from which on the median and its spread are as good as known
 Key = TypeVar("Key", bound=Hashable)
@@ -28,7 +31,7 @@ _NOTED: ContextVar[list[dict[str, Any]] | None] = ContextVar("_NOTED", default=N
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over some units with its 95 % interval, NaN where they are too few."""
+    """Mean over some units with its 95 % interval, NaN where they are too few or nearly all equal."""
 
     mean: float
     low: float
@@ -37,7 +40,7 @@ class Interval:
 
     @property
     def is_known(self) -> bool:
-        """There were units enough for an interval."""
+        """There were units enough for an interval, and they differ."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
@@ -54,8 +57,10 @@ class Interval:
 
     def in_words(self) -> str:
         """Mean and interval, or that there is none."""
-        if not self.is_known:
+        if self.units < FEWEST:
             return f"{self.mean:+.3f}, no interval from {units_in_words(self.units)}"
+        if not self.is_known:
+            return f"{self.mean:+.3f}, no interval, as nearly all of {self.units} independent cases are equal"
         return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
 
 
@@ -65,7 +70,7 @@ def units_in_words(number: int) -> str:
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Student's interval of the mean of (n,) units."""
+    """Interval of the mean of (n,) units."""
     return simultaneous({"": values})[""]
 
 
@@ -80,19 +85,20 @@ def simultaneous(samples: Mapping[Key, np.ndarray]) -> dict[Key, Interval]:
         return _noted(
             {k: Interval(float(m), np.nan, np.nan, number) for k, m in zip(keys, means, strict=True)}
         )
-    spreads = table.std(axis=1, ddof=1)
-    critical = float(stats.t.isf((1 - LEVEL) / 2, number - 1))
-    varies = spreads > 0
-    if varies.sum() > 1:
-        largest = _largest_by_chance((table - means[:, None])[varies])
-        critical = max(critical, float(np.quantile(largest, LEVEL)))
-    reach = critical * spreads / np.sqrt(number)
-    return _noted(
-        {
-            key: Interval(float(m), float(m - r), float(m + r), number)
-            for key, m, r in zip(keys, means, reach, strict=True)
-        }
-    )
+    errors = table.std(axis=1, ddof=1) / np.sqrt(number)
+    student = float(stats.t.isf((1 - LEVEL) / 2, number - 1))
+    below, above = np.full(len(keys), -student), np.full(len(keys), student)
+    varies = errors > _ROUNDING * np.abs(table).max(axis=1, initial=0)
+    if varies.any():
+        lowest, highest = _critical_values((table - means[:, None])[varies])
+        below[varies], above[varies] = np.minimum(lowest, -student), np.maximum(highest, student)
+    found = {}
+    for n, key in enumerate(keys):
+        low, high = means[n] - above[n] * errors[n], means[n] - below[n] * errors[n]
+        if not np.isfinite(low + high):  # nearly all units are equal
+            low = high = np.nan
+        found[key] = Interval(float(means[n]), float(low), float(high), number)
+    return _noted(found)
 
 
 @contextmanager
@@ -113,14 +119,31 @@ def _noted(intervals: dict[Key, Interval]) -> dict[Key, Interval]:
     return intervals
 
 
-def _largest_by_chance(residuals: np.ndarray) -> np.ndarray:
-    """Largest |t| over the rows (k, n) under random signs of the units."""
+def _critical_values(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Between which studentised means of all rows (k, n) lie at once, a pair for each row (k,).
+
+    Of units drawn with replacement; infinite for a row of which often all drawn are equal.
+    """
     number = residuals.shape[1]
-    signs = np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, number))
-    means = signs @ residuals.T / number
-    squares = np.square(residuals).mean(axis=1)
-    spreads = np.sqrt(np.maximum(squares - means**2, np.finfo(float).tiny) * number / (number - 1))
-    return np.abs(means / spreads * np.sqrt(number)).max(axis=1)
+    drawn = _drawn(number)
+    means, squares = residuals @ drawn / number, np.square(residuals) @ drawn / number
+    errors = np.sqrt(np.maximum(squares - means**2, 0) / (number - 1))
+    rounding = _ROUNDING * np.abs(residuals).max(axis=1, keepdims=True)
+    equal = np.where(np.abs(means) > rounding, np.copysign(np.inf, means), 0.0)
+    away = np.divide(means, errors, out=equal, where=errors > rounding)
+    finite = np.where(np.isfinite(away), away, 0.0)
+    tail = (1 - LEVEL) / 2
+    lowest, highest = np.quantile(finite.min(axis=0), tail), np.quantile(finite.max(axis=0), 1 - tail)
+    return (
+        np.minimum(lowest, np.quantile(away, tail, axis=1, method="lower")),
+        np.maximum(highest, np.quantile(away, 1 - tail, axis=1, method="higher")),
+    )
+
+
+@lru_cache(maxsize=4)
+def _drawn(number: int) -> np.ndarray:
+    """How often each of so many units is drawn, (number, RESAMPLES)."""
+    return np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), RESAMPLES).T
 
 
 def by_unit(values: Mapping[str, float], units: Mapping[str, str] | None = None) -> dict[str, float]:

@@ -54,7 +54,7 @@ def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
 def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
     groups: dict[str, list[int]] = {"": [], "a gain": [], "none": [], "not shown": []}
     for skip, each in own.items():
-        if not is_dice or not each.is_known or each.is_above:
+        if not is_dice or each.units < FEWEST or each.is_above:
             groups[""].append(skip)
         elif each.is_within(LITTLE):
             groups["none"].append(skip)
@@ -271,8 +271,8 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         if first in held and other in held
     }
     intervals = simultaneous(_aligned(differences)) if differences else {}
-    if any(not each.is_known for each in intervals.values()):
-        return f"{text} {_too_few(next(iter(intervals.values())).units)}"
+    if intervals and (count := next(iter(intervals.values())).units) < FEWEST:
+        return f"{text} {_too_few(count)}"
     return text + "".join(
         _noise_in_words(first, other, score, intervals.get((other, "share")), intervals.get((other, "dice")))
         for other in others
