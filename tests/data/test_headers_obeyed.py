@@ -107,7 +107,7 @@ def test_white_stored_as_zero_is_turned_but_not_for_imagej(tmp_path: Path) -> No
     picture = np.arange(12, dtype=np.uint8).reshape(3, 4)
     plain = saved(tmp_path / "a.tif", picture, photometric="miniswhite")
     assert np.array_equal(read_image(plain).array[0], 255 - picture)
-    mask = saved(tmp_path / "m.tif", picture > 5, photometric="miniswhite")
+    mask = saved(tmp_path / "m.tif", picture > 5, photometric="miniswhite", software="a scanner")
     assert np.array_equal(read_label(mask)[0], picture <= 5)
     imagej = saved(tmp_path / "i.tif", picture, photometric="miniswhite", imagej=True)
     assert np.array_equal(read_image(imagej).array[0], picture)
@@ -843,3 +843,12 @@ def test_soft_edges_multiplied_by_their_transparency_are_no_classes(tmp_path: Pa
     drawn[6, 1:5] = (60, 60, 60, 200)  # a colour of its own
     PIL.Image.fromarray(drawn).save(tmp_path / "b.png")
     assert 0x3C3C3C in read_label(tmp_path / "b.png")[0]
+
+
+def test_boolean_arrays_of_tifffile_are_what_they_were(tmp_path: Path) -> None:
+    """It says that white is 0 of any of them, unless it is told otherwise."""
+    mask = np.arange(64).reshape(8, 8) % 3 == 0
+    tifffile.imwrite(tmp_path / "a.tif", mask)
+    assert np.array_equal(read_label(tmp_path / "a.tif")[0], mask)
+    tifffile.imwrite(tmp_path / "b.tif", mask, software="a scanner")
+    assert np.array_equal(read_label(tmp_path / "b.tif")[0], ~mask)

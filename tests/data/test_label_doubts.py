@@ -297,3 +297,20 @@ def test_objects_numbered_in_the_red_of_a_mask_are_objects(tmp_path: Path) -> No
         paths.append(tmp_path / f"{number}.png")
         PIL.Image.fromarray(mask).save(paths[-1])
     assert guessed_rule(paths, 2)[0].kind == "any"
+
+
+def test_palettes_that_each_mask_sorts_in_its_own_way_are_refused(tmp_path: Path) -> None:
+    red, green = (255, 0, 0), (0, 255, 0)
+    drawn = np.zeros((8, 8), np.uint8)
+    drawn[2:5, 1:4], drawn[2:5, 5:7] = 1, 2
+    masks = []
+    for n, colours in enumerate(((red, green), (red, green), (green, red))):
+        picture = PIL.Image.fromarray(drawn, "P")
+        picture.putpalette([0, 0, 0, *colours[0], *colours[1], *(0,) * 759])
+        picture.save(tmp_path / f"{n}.png")
+        masks.append(tmp_path / f"{n}.png")
+    assert guessed_rule(masks[:2], 2)[0].class_names == ("background", "label 1", "label 2")
+    with pytest.raises(
+        DataError, match=r"2\.png' shows #00ff00 as 1, but '0\.png' as 2: each mask sorts its"
+    ):
+        guessed_rule(masks, 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from napari_prosma.data.formats import pictures
 from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.readers import read_image, read_label, read_label_with_note
 from napari_prosma.errors import DataError
@@ -57,6 +59,7 @@ def guessed_rule(
     """
     sampled = evenly(masks, SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
     looks = [look_at(path, dims) for path in sampled]
+    _require_one_palette(sampled, looks)
     lossy = any(is_lossy(path) for path in masks)
     rule, doubts = _rule_of(looks, dims, lossy, foreground)
     seen = set().union(*(look.values for look in looks))
@@ -66,6 +69,28 @@ def guessed_rule(
         if not seen <= {*rule.values, rule.unlabelled}:
             rule = LabelRule.of_values(seen, lossy, foreground)
     return rule, doubts
+
+
+def _require_one_palette(masks: Sequence[Path], looks: Sequence[LabelLook]) -> None:
+    """Refuse masks whose palettes are sorted each in its own way, as by programs that save few colours.
+
+    Raises ``DataError``: a colour has two numbers.
+    """
+    shown: dict[int, tuple[int, Path]] = {}
+    for path, look in zip(masks, looks, strict=True):
+        if not look.values or not path.name.lower().endswith(pictures.SUFFIXES):
+            continue
+        used = {value: colour for value, colour in pictures.palette(path).items() if value in look.values}
+        counts = Counter(used.values())
+        for value, colour in used.items():
+            if counts[colour] > 1:  # of several numbers, it tells none
+                continue
+            number, first = shown.setdefault(colour, (value, path))
+            if number != value:
+                raise DataError(
+                    f"'{path}' shows #{colour:06x} as {value}, but '{first.name}' as {number}: each mask "
+                    "sorts its palette in its own way, and its numbers mean nothing; save the masks as RGB"
+                )
 
 
 def require_no_drawing(image: Path, label: Path) -> None:

@@ -149,7 +149,7 @@ def _samples(path: Path, file: tifffile.TiffFile, stored: _Stored) -> np.ndarray
     order = kept + [n for n, axis in enumerate(series.axes) if n not in kept and axis in stored.spatial]
     array = np.transpose(array, order)
     array = array.reshape(-1, *array.shape[len(kept) :])
-    if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not file.is_imagej:
+    if _stores_white_as_0(file, series.keyframe):
         array = _turned(path, array, series.keyframe.bitspersample)
     orientation = _orientation(file)
     if orientation >= _SIDEWAYS:
@@ -186,6 +186,13 @@ def _palette(file: tifffile.TiffFile) -> np.ndarray | None:
     if page.photometric != tifffile.PHOTOMETRIC.PALETTE or file.is_imagej or page.colormap is None:
         return None
     return (page.colormap.T >> _GRAY_16_TO_8).astype(np.uint8)
+
+
+def _stores_white_as_0(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bool:
+    """As the header says, but for ImageJ and for what tifffile makes of Boolean arrays: these are values."""
+    is_boolean = page.bitspersample == 1 and page.software.startswith("tifffile")
+    is_said = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    return is_said and not file.is_imagej and not is_boolean
 
 
 def _has_alpha(page: tifffile.TiffPage) -> bool:
