@@ -134,6 +134,24 @@ def test_splits_are_those_of_lists_beside_the_images(kind: str, tmp_path: Path) 
     assert any(notice.endswith(": 2 train, 1 val, 1 test") for notice in data.notices)
 
 
+def test_words_that_name_no_split_are_told(tmp_path: Path) -> None:
+    (tmp_path / "info.csv").write_text("id,split\np0,train\np1,train\np2,holdout\np3,external\n")
+    data = pairs(tmp_path)
+    assert [case.split for case in data.cases] == ["train", "train", "test", ""]
+    said = "'info.csv' has 'external' in the column 'split', which is none of train, val and test"
+    assert f"{said}: these cases are divided by chance" in data.notices
+
+
+def test_a_list_of_files_as_monai_has_it_tells_pairs_and_splits(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    entries = [{"image": f"images/p{n}.png", "label": f"masks/p{n}.png", "fold": n % 2} for n in range(4)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries[:3], "validation": entries[3:]}))
+    data = find_cases(tmp_path)
+    assert [case.split for case in data.cases] == ["", "", "", "val"]
+    (tmp_path / "dataset.json").rename(tmp_path / "split.json")
+    assert [case.split for case in find_cases(tmp_path).cases] == ["train", "train", "train", "val"]
+
+
 def test_lists_of_folds_are_named_and_not_used(tmp_path: Path) -> None:
     for fold in range(2):
         (tmp_path / f"fold{fold}").mkdir()

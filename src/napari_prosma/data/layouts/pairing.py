@@ -36,7 +36,7 @@ _WITHIN = 0.8
 _WHOLE_NAME = "*"
 _REGULAR = 3
 _SPLIT = re.compile(
-    r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?))"
+    r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|holdout))"
     r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
     re.IGNORECASE,
 )

@@ -378,7 +378,7 @@ def _decathlon(folder: Path) -> Recognised | None:
         return None
     content = _content(table)
     try:
-        labels = content["labels"].items()
+        labels = content.get("labels", {}).items()  # MONAI lists files only
         if all(isinstance(value, int) for _, value in labels):  # as nnU-Net has them
             labels = [(value, name) for name, value in labels]
         names = {int(value): str(name) for value, name in labels}
@@ -398,7 +398,7 @@ def _decathlon(folder: Path) -> Recognised | None:
         channels = tuple(_inside(folder, table, str(name)) for name in images)
         found.append(Found(stem(channels[0]), channels, (_inside(folder, table, str(label)),), split=split))
     _require_files(table, found)
-    return Recognised("Decathlon", tuple(found), LabelRule.of_names(names))
+    return Recognised("Decathlon", tuple(found), LabelRule.of_names(names) if names else None)
 
 
 def _nnunet(folder: Path) -> Recognised | None:

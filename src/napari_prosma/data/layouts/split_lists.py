@@ -21,6 +21,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 _COLUMN = re.compile(r"[,;\t]")
 _MOST_BYTES = 1 << 24
+_WORDS_SHOWN = 3
 _KNOWN = 0.5
 """Share of the names of a list that have to be cases here."""
 
@@ -43,6 +44,7 @@ def with_listed(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tupl
         for name in _names(folder, case):
             cases_of[name].add(number)
     told, splits_told = _with_splits(folder, found, files, cases_of)
+    splits_told += _said_of_other_words(folder, files, cases_of)
     told, patients_told = _with_patients(folder, told, files, cases_of)
     return told, (*splits_told, *patients_told)
 
@@ -83,6 +85,26 @@ def _with_splits(
     counts = Counter(case.split or "in none" for case in told)
     said = ", ".join(f"{counts[part]} {part}" for part in ("train", "val", "test", "in none") if counts[part])
     return told, (f"splits are those of lists such as '{first}': {said}",)
+
+
+def _said_of_other_words(
+    folder: Path, files: Sequence[Path], cases_of: Mapping[str, set[int]]
+) -> tuple[str, ...]:
+    """What to say of a column ``split`` with words that name no split."""
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8-sig") if path.suffix.lower() in _TABLES else ""
+            rows = [(name, word) for name, word in _rows(text, SPLIT_COLUMNS[:1]) if _cases(name, cases_of)]
+        except (OSError, ValueError, csv.Error):  # no table, whatever else it is
+            continue
+        others = sorted({word for _, word in rows if word and not split_in(word)})
+        if others:
+            shown = ", ".join(f"'{word}'" for word in others[:_WORDS_SHOWN])
+            return (
+                f"'{path.relative_to(folder).as_posix()}' has {shown} in the column 'split', which is none "
+                "of train, val and test: these cases are divided by chance",
+            )
+    return ()
 
 
 def _with_patients(
@@ -159,7 +181,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
     if path.suffix.lower() == ".json":
         content = parse_json(path.read_text(encoding="utf-8-sig"), path.name)
         for key, names in content.items() if isinstance(content, dict) else [(path.stem, content)]:
-            for name in names if split_in(str(key)) and isinstance(names, list) else ():
+            for entry in names if split_in(str(key)) and isinstance(names, list) else ():
+                name = entry.get("image") if isinstance(entry, dict) else entry
                 if isinstance(name, str):
                     yield name, split_in(str(key))
         return
