@@ -3,33 +3,42 @@
     python benchmarks/gpu.py --out gpu
     python benchmarks/gpu.py --out gpu --data Dataset_BUSI_with_GT     # trains on it in the time that is left
     python benchmarks/gpu.py --out gpu --parts paper --sets sets --minutes 25
-    python benchmarks/gpu.py --out gpu --device cpu --quick            # tries this script itself
+    python benchmarks/gpu.py --out gpu --device cpu --quick --minutes 60      # tries this script itself
 
-Each part writes ``PART.json`` under ``--out``; what is there is not run again, so that a run that was cut off
-goes on. Ends with 0 only if every part ran. A part that fails leaves its error in the file's place
-(``PART.failed.txt``) and the others go on.
+Needs this package with PyTorch for CUDA and MONAI, and a C compiler for what Triton compiles; nnU-Net's
+networks are measured where ``dynamic_network_architectures`` is installed. ``PYTHONPATH=src`` will do in
+place of an installation.
 
-=========  ==============================================================================================
-part       what it does
-=========  ==============================================================================================
-commands   every command of the shell once, on phantoms
-losses     twenty steps of every gate and objective, against the same steps of the processor
-halves     the same in bfloat16 and float16, and that the zeros of the gates stay exact
-gate       each gate, computed fast and as written; its finest skip compiled, with CUDA graphs, and with
-           its end as one Triton kernel (``gate.py``)
-network    forward and training step beside other U-Nets of the same widths (``network.py``)
-memory     training and segmenting with too little of it: parts are halved, and it goes on
-several    where there are several GPUs: losses and a teacher's figures against one with the whole batch, and
-           memory that runs out in one; ``--device cpu`` takes two processes
-stopping   seconds from the wish to stop until the run has ended and its checkpoint is written
-alive      how late a loop as that of a window is, while a thread trains
-busi       base widths on ``--data`` for 400 epochs, or for the minutes that are left
-paper      the paper's tables (``paper.py``), what matters most first, for the minutes that are left
-=========  ==============================================================================================
+Each part is a process of its own, which is ended when its time is over, and writes ``PART.json`` under
+``--out``; what is there is not run again, so that the same line goes on where a run was cut off. A part that
+fails leaves its output in ``PART.failed.txt``, and the others go on. Ends with 0 only if every part ran, with
+1 if one did not, and with 2 if there is no such device or no such data. Keep ``PART.json``.
 
-``--sets`` holds splits.json with the near-duplicates and, per set, what ``paper.py pack`` made (busi.npz) or
-the folder itself (busi, glas, kvasir, Task04_Hippocampus). Packed at 256 pixels BUSI has 33 MiB; GlaS and
-Kvasir-SEG are smaller as their folders. The tables' runs lie in ``OUT/paper``: bring them along to go on.
+=========  =======  =====================================================================================
+part       seconds  what it does
+=========  =======  =====================================================================================
+commands       200  every command of the shell that computes once, on phantoms
+losses         100  twenty steps of every gate and objective, against the same steps of the processor
+halves          40  the same in bfloat16 and float16, and that the zeros of the gates stay exact
+memory          45  training and segmenting with too little of it: parts are halved, and it goes on
+several         60  where there are several GPUs: losses and a teacher's figures against one with the whole
+                    batch, and memory that runs out in one; ``--device cpu`` takes two processes
+stopping        30  seconds from the wish to stop until the run has ended and its checkpoint is written
+alive           30  how late a loop as that of a window is, while a thread trains
+gate           140  each gate, computed fast and as written; its finest skip compiled, with CUDA graphs, and
+                    with its end as one Triton kernel (``gate.py``)
+network         60  forward and training step beside other U-Nets of the same widths (``network.py``)
+busi             -  base widths on ``--data`` for 400 epochs, or for the minutes that are left
+paper            -  the paper's tables (``paper.py``), what matters most first, for the minutes that are left
+=========  =======  =====================================================================================
+
+The seconds are the most that a part may take, for ``--minutes 12``, and more for more. ``busi`` and ``paper``
+are left out where their data are not given.
+
+``--data`` may be what ``paper.py pack`` made of BUSI, as well. ``--sets`` holds splits.json with the
+near-duplicates and, per set, what ``paper.py pack`` made (busi.npz) or the folder itself (busi, glas, kvasir,
+Task04_Hippocampus). Packed at 256 pixels BUSI has 33 MiB; GlaS and Kvasir-SEG are smaller as their folders.
+The tables' runs lie in ``OUT/paper``, that of ``busi`` in ``OUT/run``: bring them along to go on.
 """
 
 from __future__ import annotations
@@ -37,39 +46,59 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from measuring import circumstances
+from paper_data import read_pictures
 from torch import distributed as dist
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case, Image
+from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ULTRASOUND_CLASSES, ultrasound_case
 from napari_prosma.data.writers import write_labels, write_map
+from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.trace import inspect_gates
-from napari_prosma.nn.build import Network
+from napari_prosma.model.checkpoint import LAST, load_checkpoint
+from napari_prosma.nn.build import Network, choose_device
 from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
+from napari_prosma.training.run_folder import read_metrics
 
 HERE = Path(__file__).parent
 MINUTES = 12
 """For all parts."""
+SECONDS = {
+    "commands": 200,
+    "losses": 100,
+    "halves": 40,
+    "memory": 45,
+    "several": 60,
+    "stopping": 30,
+    "alive": 30,
+    "gate": 140,
+    "network": 60,
+}
+"""At most, of a part, for so many minutes; the others take what is left."""
+LAST_SECONDS = 30
+"""Left of a part's time when it stops training: to validate, to write, and to have begun."""
 EPOCHS = 400
 
 
@@ -83,38 +112,96 @@ def main() -> None:
     parser.add_argument("--widths", default="published", help="of the paper's tables")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=MINUTES)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="as little of each part as tries it")
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # of a part in its process
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)  # torchrun, of ``several``
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
     if given.process:
         one_of_several(given)
         return
-    given.ends = time.monotonic() + 60 * given.minutes
-    print("\n".join(f"{part:10} {told}" for part in given.parts if (told := ran(part, given))), flush=True)
-    missing = [part for part in given.parts if not (given.out / f"{part}.json").is_file()]
+    if given.until is not None:
+        run_here(given)
+        return
+    needs = {"busi": given.data, "paper": given.sets}
+    parts = given.parts or [part for part in PARTS if part not in needs or needs[part] is not None]
+    try:
+        choose_device(given.device)
+        for part in needs.keys() & parts:
+            if needs[part] is None:
+                parser.error(f"{part} needs {'--data' if part == 'busi' else '--sets'}")
+            require_data(needs[part], is_set=part == "busi")
+    except (ValueError, ProsmaError) as error:
+        parser.error(str(error))
+    given.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # with the part in progress
+    ends = time.time() + 60 * given.minutes
+    for part in parts:
+        print(f"{part:10} {ran(part, given, ends)}", flush=True)
+    missing = [part for part in parts if not (given.out / f"{part}.json").is_file()]
     if missing:
         sys.exit(f"did not run: {', '.join(missing)}")
 
 
-def ran(part: str, given: argparse.Namespace) -> str:
-    """Run a part, unless its file is there, and say how it went."""
+def require_data(path: Path, is_set: bool) -> None:
+    """Raises ``ProsmaError``: nothing there can be trained on. Better said now than after ten minutes."""
+    if is_set:
+        cases_of(path)
+    elif not path.is_dir():
+        raise ConfigError(f"'{path}' is no folder of sets")
+
+
+def ran(part: str, given: argparse.Namespace, ends: float) -> str:
+    """Run a part in a process of its own, unless its file is there, and say how it went."""
     file, failed = given.out / f"{part}.json", given.out / f"{part}.failed.txt"
     if file.is_file():
         return "there"
+    left = ends - time.time()
+    limit = min(left, SECONDS.get(part, left) * given.minutes / MINUTES)
+    if limit <= 0:
+        return "time is up; the same line goes on from here"
+    words = [sys.executable, __file__, *sys.argv[1:], "--parts", part, "--until", str(time.time() + limit)]
     began = time.monotonic()
+    with failed.open("w+", encoding="utf-8") as said:
+        code = result_of(words, said, limit)
+        if not file.is_file():
+            why = f"took more than {limit:.0f} s" if code is None else f"ended with {code}"
+            said.write(f"\n{part} {why}\n")
+            return f"failed, see {failed}: {why}"
+    failed.unlink()
+    return f"{time.monotonic() - began:.1f} s{told_by(file)}"
+
+
+def result_of(words: Sequence[str], said: IO[str], limit: float) -> int | None:
+    """Exit status of a process, which may print to a file; None where it had to be ended, with its own."""
+    process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, process_group=0)
     try:
-        found = PARTS[part](given)
-    except Exception:  # the other parts are to run; main ends with an error
-        failed.write_text(traceback.format_exc(), encoding="utf-8")
-        return f"failed, see {failed}"
-    failed.unlink(missing_ok=True)
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):  # the first lets torchrun end its own
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, how)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+
+
+def told_by(file: Path) -> str:
+    """What of a part's result stands beside its time."""
+    row = json.loads(file.read_text(encoding="utf-8"))
+    return "".join(f", {key}: {row[key]}" for key in ("left out", "largest", "longest") if key in row)
+
+
+def run_here(given: argparse.Namespace) -> None:
+    """The one part in this process."""
+    (part,) = given.parts
+    began = time.monotonic()
+    found = PARTS[part](given)
     seconds = round(time.monotonic() - began, 1)
     row = {**circumstances(torch.device(given.device)), "seconds": seconds, **found}
-    with written_whole(file) as temporary:
+    with written_whole(given.out / f"{part}.json") as temporary:
         temporary.write_text(json.dumps(row, indent=1, default=str) + "\n", encoding="utf-8")
-    return f"{seconds} s"
 
 
 # ---- parts ------------------------------------------------------------------------------------------------
@@ -135,6 +222,7 @@ def commands(given: argparse.Namespace) -> dict[str, Any]:
             write_labels(data / "labels" / f"{case.name}.nii.gz", case.read_label(), image.geometry)
         scan, truth = sorted(str(path) for path in data.rglob("*.nii.gz"))[::6]
         device, quick = ["--device", given.device], ["--epochs", "2", "--widths", "quick"]
+        quick += ["--steps-per-epoch", "2"] if given.quick else []
         lines: list[list[str]] = [
             ["check", str(data)],
             ["train", str(data), "--out", str(run), *quick, *device],
@@ -143,8 +231,10 @@ def commands(given: argparse.Namespace) -> dict[str, Any]:
             ["evaluate", f"{folder}/found", truth],
             ["inspect", str(run), scan, "--out", f"{folder}/gates", *device],
             ["suspicious", str(run), str(data), "--out", f"{folder}/doubts", *device],
+            ["next", str(run), str(data / "images"), *device],
+            ["models"],
             ["card", str(run)],
-            ["tune", str(run), *device],
+            ["tune", str(run), *device, *(() if given.quick else ("--compile",))],
             ["export", str(run), "--onnx", f"{folder}/model.onnx"],
         ]
         for line in lines:
@@ -223,7 +313,10 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
             assert isinstance(last, Finished)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    return {"said": [message for message in said if "emory" in message]}
+    ran_out = [message for message in said if "emory" in message]
+    if not ran_out:
+        raise RuntimeError(f"memory was to run out, and did not: {said}")
+    return {"said": ran_out}
 
 
 def several(given: argparse.Namespace) -> dict[str, Any]:
@@ -234,7 +327,7 @@ def several(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), __file__]
         words += ["--out", folder, "--device", given.device, "--process", *["--quick"] * given.quick]
-        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, *words], check=True)
         each = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(count)]
         apart = {}
         for name, changes in TOGETHER.items():
@@ -341,12 +434,10 @@ def alive(given: argparse.Namespace) -> dict[str, Any]:
 
 def busi(given: argparse.Namespace) -> dict[str, Any]:
     """Dice of base widths by the end of the schedule, or of the minutes."""
-    if given.data is None:
-        return {"left out": "no --data was given"}
-    from napari_prosma.data.layouts import find_cases
-
-    data = find_cases(given.data)
-    limit = max(0.5, (given.ends - time.monotonic()) / 60 - 0.5)
+    cases, class_names = cases_of(given.data)
+    limit = (given.until - time.time() - LAST_SECONDS) / 60
+    if limit < 0.5:
+        raise TimeoutError("too little time is left to train; the same line goes on from here")
     time_or_epochs = (
         {"epochs": 2, "steps_per_epoch": 2} if given.quick else {"minutes": limit, "epochs": EPOCHS}
     )
@@ -358,7 +449,10 @@ def busi(given: argparse.Namespace) -> dict[str, Any]:
         seed=0,
         **time_or_epochs,
     )
-    ends = [event for event in train(config, data.cases, data.class_names) if isinstance(event, EpochEnd)]
+    kept = given.out / "run" / LAST
+    for _ in train(config, cases, class_names, load_checkpoint(kept) if kept.is_file() else None):
+        pass
+    ends = read_metrics(given.out / "run")
     return {
         "minutes": limit,
         "epochs": len(ends),
@@ -393,15 +487,13 @@ TABLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def paper(given: argparse.Namespace) -> dict[str, Any]:
     """Tables of which all runs are there; an error while some are left, so that they go on next time."""
-    if given.sets is None:
-        return {"left out": "no --sets were given"}
     done, absent = [], []
     for table, name, options in TABLES:
         found = [path for path in (given.sets / name, given.sets / f"{name}.npz") if path.exists()]
         if not found or ("splits.json" in options and not (given.sets / "splits.json").is_file()):
             absent.append([table, name, *options])
             continue
-        minutes = (given.ends - time.monotonic()) / 60
+        minutes = (given.until - time.time() - LAST_SECONDS) / 60
         if minutes <= 0:
             break
         words = [sys.executable, str(HERE / "paper.py"), table, "--data", str(found[0])]
@@ -409,16 +501,16 @@ def paper(given: argparse.Namespace) -> dict[str, Any]:
         words += ["--device", given.device, "--minutes", str(minutes)]
         words += ["--epochs", "1", "--size", "32", "--seeds", "0"] if given.quick else []
         words += [str(given.sets / word) if word == "splits.json" else word for word in options]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(words, check=True)
         done.append([table, name, *options])
-    if time.monotonic() >= given.ends:
+    if time.time() >= given.until - LAST_SECONDS:
         raise TimeoutError(f"time is up after {len(done)} tables; the same line goes on from there")
     return {"done": done, "left out, there are no data": absent}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     part.__name__: part
-    for part in (commands, losses, halves, gate, network, memory, several, stopping, alive, busi, paper)
+    for part in (commands, losses, halves, memory, several, stopping, alive, gate, network, busi, paper)
 }
 
 
@@ -432,6 +524,16 @@ def pictures() -> list[Case]:
 def settings(given: argparse.Namespace, run: Path, device: str, **changes: Any) -> TrainConfig:
     short = {"epochs": 2, "steps_per_epoch": 2 if given.quick else 10, "widths": "quick", "batch": 4}
     return TrainConfig.of(run_dir=run, device=device, seed=0, **{"precision": "32-true", **short, **changes})
+
+
+def cases_of(path: Path) -> tuple[Sequence[Case], Sequence[str]]:
+    """The cases of a folder, or of what ``paper.py pack`` made, with the names of their classes."""
+    if path.suffix != ".npz":
+        data = find_cases(path)
+        return data.cases, data.class_names
+    held = read_pictures(path)
+    each = zip(held.names, held.images, held.masks[:, 0], strict=True)
+    return [Case.from_arrays(*one) for one in each], ULTRASOUND_CLASSES
 
 
 def losses_of(given: argparse.Namespace, device: str, **changes: Any) -> Sequence[float]:
@@ -453,7 +555,7 @@ def script(given: argparse.Namespace, name: str, *options: str) -> dict[str, Any
     words = [sys.executable, str(HERE / name), "--device", given.device, "--out", str(out), *options]
     if given.quick:
         words += ["--settings", "2d", "--rounds", "1"]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(words, check=True)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
