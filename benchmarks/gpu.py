@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --out gpu --parts paper --sets sets --minutes 25
     python benchmarks/gpu.py --out gpu --device cpu --quick --minutes 60      # tries this script itself
 
-Needs this package with PyTorch for CUDA and MONAI, and a C compiler for what Triton compiles; nnU-Net's
-networks are measured where ``dynamic_network_architectures`` is installed. ``PYTHONPATH=src`` will do in
-place of an installation.
+Needs this package with PyTorch for CUDA, and a C compiler for what Triton compiles; networks of MONAI and
+nnU-Net are measured where ``monai`` and ``dynamic_network_architectures`` are installed. ``PYTHONPATH=src``
+will do in place of an installation.
 
 Each part is a process of its own, which is ended when its time is over, and writes ``PART.json`` under
 ``--out``; what is there is not run again, so that the same line goes on where a run was cut off. A part that
@@ -17,14 +17,14 @@ fails leaves its output in ``PART.failed.txt``, and the others go on. Ends with 
 =========  =======  =====================================================================================
 part       seconds  what it does
 =========  =======  =====================================================================================
-commands       200  every command of the shell that computes once, on phantoms
-losses         100  twenty steps of every gate and objective, against the same steps of the processor
+commands       230  every command of the shell that computes once, on phantoms
+losses          80  twenty steps of every gate and objective, against the same steps of the processor
 halves          40  the same in bfloat16 and float16, and that the zeros of the gates stay exact
-memory          45  training and segmenting with too little of it: parts are halved, and it goes on
+memory          40  training and segmenting with too little of it: parts are halved, and it goes on
 several         60  where there are several GPUs: losses and a teacher's figures against one with the whole
                     batch, and memory that runs out in one; ``--device cpu`` takes two processes
-stopping        30  seconds from the wish to stop until the run has ended and its checkpoint is written
-alive           30  how late a loop as that of a window is, while a thread trains
+stopping        25  seconds from the wish to stop until the run has ended and its checkpoint is written
+alive           25  how late a loop as that of a window is, while a thread trains
 gate           140  each gate, computed fast and as written; its finest skip compiled, with CUDA graphs, and
                     with its end as one Triton kernel (``gate.py``)
 network         60  forward and training step beside other U-Nets of the same widths (``network.py``)
@@ -52,10 +52,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -82,17 +84,18 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 from napari_prosma.training.run_folder import read_metrics
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 MINUTES = 12
 """For all parts."""
 SECONDS = {
-    "commands": 200,
-    "losses": 100,
+    "commands": 230,
+    "losses": 80,
     "halves": 40,
-    "memory": 45,
+    "memory": 40,
     "several": 60,
-    "stopping": 30,
-    "alive": 30,
+    "stopping": 25,
+    "alive": 25,
     "gate": 140,
     "network": 60,
 }
@@ -209,7 +212,6 @@ def run_here(given: argparse.Namespace) -> None:
 
 def commands(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every command, each a process of its own."""
-    taken = {}
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", Path(folder) / "run"
         for seed in range(6):
@@ -237,34 +239,28 @@ def commands(given: argparse.Namespace) -> dict[str, Any]:
             ["tune", str(run), *device, *(() if given.quick else ("--compile",))],
             ["export", str(run), "--onnx", f"{folder}/model.onnx"],
         ]
-        for line in lines:
-            began = time.monotonic()
-            words = [sys.executable, "-m", "napari_prosma", *line]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(
-                    f"prosma {line[0]} ended with {done.returncode}: {done.stdout}{done.stderr}"
-                )
-            taken[line[0]] = round(time.monotonic() - began, 2)
+        taken = all_of({line[0]: partial(seconds_of, line) for line in lines})
     return {"taken": taken}
 
 
 def losses(given: argparse.Namespace) -> dict[str, Any]:
     """Largest relative difference of the losses of the first epochs."""
-    rows = {}
     ways = {gate: {"gate": gate} for gate in GATES} | {
         "strided entry": {"entry": 2},
         "averaged": {"average": 0.9},
         "dim": {"objective": "dim"},
         "dale": {"objective": "dale", "objective_options": {"warm_up_epochs": 1, "every": 1}},
     }
-    for name, changes in ways.items():
-        there = losses_of(given, given.device, **changes)
-        with reference():
-            here = losses_of(given, "cpu", **changes)
-        apart = np.abs(np.subtract(there, here)) / np.abs(here)
-        rows[name] = {"there": there, "here": here, "relative": float(apart.max())}
+    rows = all_of({name: partial(both_losses, given, **changes) for name, changes in ways.items()})
     return {"ways": rows, "largest": max(row["relative"] for row in rows.values())}
+
+
+def both_losses(given: argparse.Namespace, **changes: Any) -> dict[str, Any]:
+    there = losses_of(given, given.device, **changes)
+    with reference():
+        here = losses_of(given, "cpu", **changes)
+    apart = np.abs(np.subtract(there, here)) / np.abs(here)
+    return {"there": there, "here": here, "relative": float(apart.max())}
 
 
 def halves(given: argparse.Namespace) -> dict[str, Any]:
@@ -515,6 +511,29 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 # ---- what parts share -------------------------------------------------------------------------------------
+
+
+def all_of(tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """What each gives; an error only when all have been tried, with what every one of them said."""
+    found, failed = {}, []
+    for name, task in tasks.items():
+        try:
+            found[name] = task()
+        except Exception:
+            failed.append(f"{name}: {traceback.format_exc()}")
+    if failed:
+        raise RuntimeError("\n".join([*failed, f"these ran: {', '.join(found) or 'none'}"]))
+    return found
+
+
+def seconds_of(line: Sequence[str]) -> float:
+    """Of a command of the shell, in a process of its own."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "napari_prosma", *line]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"prosma {line[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return round(time.monotonic() - began, 2)
 
 
 def pictures() -> list[Case]:

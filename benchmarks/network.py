@@ -9,8 +9,8 @@ over the rounds is told. Beside the wall clock the processor time of the process
 a busy machine. ``prosma as written`` computes every gate by the operations of the paper.
 
 A step is forward in training mode, loss, backward and AdamW. Saved memory is what the forward pass keeps for
-the backward one, each block counted once, without weights and input. Needs MONAI, which is installed with the
-package; nnU-Net's networks are compared if ``dynamic_network_architectures`` is installed.
+the backward one, each block counted once, without weights and input. Networks of MONAI and
+nnU-Net are compared if ``monai`` and ``dynamic_network_architectures`` are installed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from napari_prosma.nn.spec import ModelSpec
 
 SETTINGS: dict[str, tuple[int, ...]] = {"2d": (4, 1, 256, 256), "3d": (1, 1, 64, 64, 64)}
 BASE = "no gate"
+OTHERS = {"MONAI": "monai", "nnU-Net": "dynamic_network_architectures"}
+"""Of whom networks are, and what has to be installed for them."""
 
 
 def ours(gate: str) -> Callable[[int, tuple[int, ...]], nn.Module]:
@@ -177,9 +179,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    names, missing = given.networks.split(","), []
-    if find_spec("dynamic_network_architectures") is None:
-        missing = [name for name in names if name.startswith("nnU-Net")]
+    names = given.networks.split(",")
+    missing = [
+        name for name in names for of, module in OTHERS.items() if of in name and not find_spec(module)
+    ]
     result: dict[str, Any] = {
         **circumstances(device),
         "widths": given.widths,

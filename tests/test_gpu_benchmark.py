@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -101,3 +102,18 @@ def test_a_packed_set_can_be_trained_on(gpu: ModuleType, tmp_path: Path) -> None
 def test_parts_have_no_more_than_the_time_of_all(gpu: ModuleType) -> None:
     assert sum(gpu.SECONDS.values()) <= 60 * gpu.MINUTES
     assert gpu.SECONDS.keys() < gpu.PARTS.keys()
+
+
+def test_all_are_tried_though_one_fails(gpu: ModuleType) -> None:
+    tried: list[int] = []
+
+    def divide(by: int) -> float:
+        tried.append(by)
+        return 1 / by
+
+    assert gpu.all_of({"half": lambda: divide(2)}) == {"half": 0.5}
+    numbers = {"half": 2, "none": 0, "third": 3}
+    with pytest.raises(RuntimeError, match=r"(?s)none: .*ZeroDivision.*these ran: half, third") as caught:
+        gpu.all_of({name: partial(divide, by) for name, by in numbers.items()})
+    assert tried == [2, 2, 0, 3]
+    assert "half: " not in str(caught.value)
