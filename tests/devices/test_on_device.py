@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from pretended import Elsewhere, pretended
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_prosma.app.doubts import doubt_map, find_doubts
 from napari_prosma.data.case import Case, Image
@@ -18,6 +19,9 @@ from napari_prosma.data.phantoms import CT_CLASSES, ULTRASOUND_CLASSES, ct_case,
 from napari_prosma.events import EpochEnd, Event, Finished, LivePreview, Notice
 from napari_prosma.export.onnx import export_onnx
 from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.compare import compare
+from napari_prosma.inspection.data_set import inspect_cases
+from napari_prosma.inspection.data_set_trials import run_trials
 from napari_prosma.inspection.faithfulness import (
     deletion_curve,
     leave_one_out,
@@ -27,12 +31,14 @@ from napari_prosma.inspection.faithfulness import (
 )
 from napari_prosma.inspection.trace import inspect_gates, skip_channel
 from napari_prosma.inspection.what_if import WhatIf, over_whole_image
-from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.checkpoint import LAST, Checkpoint, ensemble_of, load_checkpoint
 from napari_prosma.model.tuning import tune, works_of
 from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.gates import Change
-from napari_prosma.segmentation.informative import next_images
+from napari_prosma.nn.network_kinds import NETWORKS, OURS
+from napari_prosma.nn.unet import ProSMAUNet
+from napari_prosma.segmentation.informative import next_images, next_slices
 from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.config import TrainConfig
@@ -104,7 +110,7 @@ def test_gates_learn_there_what_it_learns_here(
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
-@pytest.mark.parametrize("network", ["unet++", "ukan"])
+@pytest.mark.parametrize("network", sorted(NETWORKS.keys() - {OURS}))
 def test_networks_learn_there_what_it_learns_here(
     network: str, device: torch.device, on: Settings, pictures: list[Case]
 ) -> None:
@@ -121,22 +127,24 @@ def test_volumes_are_learned_there_as_here(device: torch.device, on: Settings) -
     np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
 
 
-@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+WAYS_OF_LEARNING = {
+    "entry": {"entry": 2},
+    "average": {"average": 0.9},
+    "instance": {"norm": "instance"},
+    "dim": {"objective": "dim"},
+    "dale": {"objective": "dale", "epochs": 2, "objective_options": {"warm_up_epochs": 1, "every": 1}},
+}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"entry": 2},
-        {"average": 0.9},
-        {"norm": "instance"},
-        {"objective": "dim"},
-        {"objective": "dale", "epochs": 2, "objective_options": {"warm_up_epochs": 1, "every": 1}},
-    ],
-    ids=["entry", "average", "instance", "dim", "dale"],
+    ("way", "device"),
+    [*((way, "cuda") for way in WAYS_OF_LEARNING), ("dim", "mps"), ("dale", "mps")],
+    indirect=["device"],
 )
 def test_every_way_of_learning_gives_there_what_it_gives_here(
-    changes: dict[str, object], device: torch.device, on: Settings, pictures: list[Case]
+    way: str, device: torch.device, on: Settings, pictures: list[Case]
 ) -> None:
-    there, here = trained_both(on, device, pictures, **changes)
+    there, here = trained_both(on, device, pictures, **WAYS_OF_LEARNING[way])
     np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
 
 
@@ -179,6 +187,14 @@ def test_folds_and_fine_tuning_run_there(device: torch.device, on: Settings, pic
     list(train(begun, pictures))
     taught = on(device.type, "taught", start_from=begun.run_dir, trains="decoder")
     assert isinstance(list(train(taught, pictures))[-1], Finished)
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_images_without_labels_are_learned_from_there(
+    device: torch.device, on: Settings, pictures: list[Case]
+) -> None:
+    bare = [replace(ultrasound_case(seed, (32, 32)), read_label=None) for seed in (8, 9)]
+    assert losses(list(train(on(device.type, objective="dim"), pictures, unlabelled=bare)))
 
 
 def test_a_plane_is_previewed_there(device: torch.device, on: Settings, pictures: list[Case]) -> None:
@@ -247,6 +263,35 @@ def test_labels_and_probabilities_are_those_of_the_processor(
     assert (there.labels != here.labels).mean() < 1e-3
 
 
+def test_windows_are_halved_there_when_memory_runs_out(
+    device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 40, 36))
+
+    def small(module: torch.nn.Module, inputs: tuple) -> None:
+        if isinstance(module, ProSMAUNet) and inputs[0].numel() > 16 * 16:
+            raise torch.OutOfMemoryError("no room")
+
+    handle = register_module_forward_pre_hook(small)
+    try:
+        events = list(segment(checkpoint, image, device=device.type, batch=2))
+    finally:
+        handle.remove()
+    assert any(isinstance(event, Notice) and "16 x 16" in event.message for event in events)
+    assert isinstance(events[-1], Finished)
+
+
+def test_several_models_answer_as_one_there(
+    device: torch.device, make_checkpoint: Make, noise: Callable
+) -> None:
+    both = ensemble_of([make_checkpoint(seed=1), make_checkpoint(seed=2)], {})
+    image = pixels(noise(1, 40, 36))
+    there = result(segment(both, image, device=device.type))
+    with reference():
+        here = result(segment(both, image, device="cpu"))
+    np.testing.assert_allclose(there.probabilities, here.probabilities, **CLOSE)
+
+
 @pytest.mark.parametrize("gate", ["prosma", "prosma-exact", "attention"])
 def test_gates_show_there_what_they_show_here(
     gate: str, device: torch.device, make_checkpoint: Make, noise: Callable
@@ -276,6 +321,22 @@ def test_every_trial_of_the_gates_runs_there(
         assert result(trial(checkpoint, image, **about)).rows
     assert result(sanity_check(checkpoint, image, seeds=(0,), **about)).rows
     assert result(noise_test({"m": checkpoint}, image, strengths=(0.1,), **about)).rows
+
+
+def test_models_and_data_sets_are_inspected_and_tested_there(
+    device: torch.device, make_checkpoint: Make, pictures: list[Case], tmp_path: Path
+) -> None:
+    models = {"prosma": make_checkpoint(), "attention": make_checkpoint("attention")}
+    image = pictures[0].read_image()
+    with reference():
+        here = result(compare(models, image, device="cpu"))
+    there = result(compare(models, image, device=device.type))
+    for model in models:
+        np.testing.assert_allclose(there.psi(model, 1), here.psi(model, 1), **CLOSE)
+    about = {"name": "prosma", "device": device.type}
+    inspected = result(inspect_cases(models["prosma"], pictures[:2], tmp_path, **about))
+    assert not inspected.failed
+    assert result(run_trials(models["prosma"], pictures[:1], tmp_path, **about)).rows
 
 
 def test_a_change_of_the_gates_is_computed_there(
@@ -333,6 +394,12 @@ def test_images_are_ranked_there(device: torch.device, make_checkpoint: Make, pi
     assert [each.candidate.score for each in there] == pytest.approx(
         [each.candidate.score for each in here], rel=1e-3
     )
+
+
+def test_slices_are_ranked_there(device: torch.device, make_checkpoint: Make, noise: Callable) -> None:
+    volume = pixels(noise(1, 16, 16, 16))
+    found = result(next_slices(make_checkpoint(dims=3), volume, "volume", device=device.type))
+    assert found
 
 
 def test_what_was_learned_there_becomes_onnx(on: Settings, pictures: list[Case], tmp_path: Path) -> None:
