@@ -434,6 +434,23 @@ def test_workers_that_are_lost_again_and_again_end_the_run_in_words(
         list(train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES))
 
 
+def test_a_worker_that_is_lost_before_the_run_begins_is_told(
+    address: str,
+    tmp_path: Path,
+    settings: Settings,
+    ultrasound: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the import of PyTorch takes more memory than it may have."""
+
+    def lost(*_: object) -> None:
+        raise scheduler.Unreachable("it was killed")
+
+    monkeypatch.setattr(scheduler.Line, "begin", lost)
+    with pytest.raises(ProsmaError, match=r"lost before the run began .*memory.*--memory-limit"):
+        list(train_elsewhere(address, settings(tmp_path / "run"), ultrasound, ULTRASOUND_CLASSES))
+
+
 # ---- the worker's side, without a scheduler ---------------------------------------------------------------
 
 

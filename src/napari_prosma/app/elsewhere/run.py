@@ -160,8 +160,8 @@ class _Run:
         except Unreachable as error:
             line.close()
             raise ProsmaError(
-                f"'{line.host}' was lost before the run began ({error}); start it again: what was sent is "
-                f"kept there"
+                f"'{line.host}' was lost before the run began ({error}), perhaps for lack of memory; give it "
+                f"more (--memory-limit), then start the run again: what was sent is kept there"
             ) from error
         except BaseException:
             line.end()
