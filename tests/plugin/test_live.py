@@ -23,8 +23,8 @@ from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.placing import plane_on_screen
 from napari_prosma.plugin.shared.prediction import PREDICTION, Prediction, prediction_in
 from napari_prosma.plugin.shared.strokes import Strokes
+from napari_prosma.plugin.train.data import LayerData
 from napari_prosma.plugin.train.live_preview import LIVE, LiveLoop, drawn_values
-from napari_prosma.plugin.train.source import LayerData
 from napari_prosma.training.steering import Steering, View
 
 SHAPE = (4, 12, 10)

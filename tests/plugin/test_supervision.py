@@ -16,8 +16,8 @@ from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.train.data import LayerData
 from napari_prosma.plugin.train.panel import TrainPanel
-from napari_prosma.plugin.train.source import LayerData
 from napari_prosma.settings import Entry, entries_of
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objectives import OBJECTIVES

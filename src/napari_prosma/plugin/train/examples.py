@@ -17,7 +17,7 @@ from napari_prosma.errors import ProsmaError
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-from napari_prosma.plugin.train.source import Data
+from napari_prosma.plugin.train.data import Data
 
 CASES_READ = 4
 """Of a folder so many cases are read: enough to choose the size of the patches as training will, roughly."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,24 +41,26 @@ from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
-from napari_prosma.plugin.shared.loading import TRAINING, loading
+from napari_prosma.plugin.shared.loading import TRAINING
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.panel import Panel, epochs_in_words, from_manifest, open_panel
 from napari_prosma.plugin.shared.run_folders import open_run_unasked, open_runs_unasked
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import new_run_folder
 from napari_prosma.plugin.shared.under_way import under_way_of
+from napari_prosma.plugin.train.data import Data, LayerData
 from napari_prosma.plugin.train.examples import Examples
 from napari_prosma.plugin.train.leaving import Leaving
 from napari_prosma.plugin.train.live_preview import LiveLoop
 from napari_prosma.plugin.train.outcome import Outcome
 from napari_prosma.plugin.train.preview import PreviewLayers
 from napari_prosma.plugin.train.repeat import Repeat
-from napari_prosma.plugin.train.run_controls import Configured, PlannedRun, RunControls, WaitingRuns
+from napari_prosma.plugin.train.run_controls import PlannedRun, RunControls, WaitingRuns
+from napari_prosma.plugin.train.running import Configured, resuming, training
 from napari_prosma.plugin.train.settings import Settings
-from napari_prosma.plugin.train.source import Data, LayerData, Source
+from napari_prosma.plugin.train.source import Source
 from napari_prosma.plugin.train.supervision import Supervision
-from napari_prosma.training.run_claim import RUN, claimed, is_run, require_own_folder
+from napari_prosma.training.run_claim import RUN, is_run, require_own_folder
 from napari_prosma.training.steering import Steering
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
@@ -210,7 +211,7 @@ class TrainPanel(Panel):
         return PlannedRun(
             f"{self.source.name}, {size}, {length}",
             run_dir,
-            partial(_training, settings, data, scheduler),
+            partial(training, settings, data, scheduler),
             data.live if isinstance(data, LayerData) else None,
             scheduler,
         )
@@ -231,7 +232,7 @@ class TrainPanel(Panel):
             PlannedRun(
                 f"{folder.name}, resumed",
                 folder,
-                partial(_resuming, folder, live, data, scheduler),
+                partial(resuming, folder, live, data, scheduler),
                 live,
                 scheduler,
             )
@@ -561,53 +562,3 @@ class TrainPanel(Panel):
         self.finish_button.setEnabled(running)
         for button in (self.pause_button, self.finish_button, self.stop_button):
             button.setVisible(running)
-
-
-def _training(
-    settings: dict[str, Any], data: Data, scheduler: str | None, steering: Steering
-) -> Iterator[Event]:
-    yield from loading()
-    from napari_prosma.app.elsewhere import training_on
-    from napari_prosma.training.config import TrainConfig
-
-    config = TrainConfig.of(**settings)
-    # Python's search for garbage would go through all that napari and torch hold, with every thread halted
-    # meanwhile (0.2 s and more); what is there now is left out until the run ends.
-    gc.freeze()
-    try:
-        yield Started(0, "Reading the labels")
-        with claimed(config.run_dir, steering, config.data):
-            opened = data.begin()
-            config = config.model_copy(update=opened.settings)
-            yield Configured(config)
-            yield from training_on(scheduler)(
-                config, opened.cases, opened.class_names, steering=steering, unlabelled=opened.unlabelled
-            )
-    finally:
-        gc.unfreeze()
-
-
-def _resuming(
-    folder: Path, live: LiveCase | None, moved: Path | None, scheduler: str | None, steering: Steering
-) -> Iterator[Event]:
-    yield from loading()
-    from napari_prosma.app.elsewhere import training_on
-    from napari_prosma.app.runs import cases_of, left_run
-    from napari_prosma.training.run_folder import with_data
-
-    left = left_run(folder)
-    if left.is_finished and note_of(folder) is None:
-        yield Notice(left.in_words())
-        yield Finished(left.result())
-        return
-    config = left.config if live is not None else with_data(left.config, moved)
-    gc.freeze()
-    try:
-        with claimed(folder, steering, goes_on=True):
-            data = cases_of(config) if live is None else LayerData(live, config.labels).begin()
-            yield Configured(config)
-            yield from training_on(scheduler)(
-                config, data.cases, data.class_names, left.checkpoint, steering=steering
-            )
-    finally:
-        gc.unfreeze()

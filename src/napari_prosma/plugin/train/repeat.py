@@ -22,7 +22,7 @@ from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.strokes import single_shot
-from napari_prosma.plugin.train.source import Data
+from napari_prosma.plugin.train.data import Data
 
 FOLLOW_MS = 300
 HEIGHT = 84

@@ -42,13 +42,6 @@ class PlannedRun:
     scheduler: str | None = None  # where it runs
 
 
-@dataclass(frozen=True)
-class Configured(Event):
-    """The configuration that a run begins or goes on with."""
-
-    config: TrainConfig
-
-
 class RunControls(QWidget):
     """Learning rate and length of the run that goes on; the form above is for the next one.
 
