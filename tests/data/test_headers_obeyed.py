@@ -618,7 +618,8 @@ def test_a_clip_stays_a_clip_wherever_its_labels_are_kept(tmp_path: Path, suffix
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_formats_without_time_refuse_a_clip(tmp_path: Path, suffix: str) -> None:
     geometry = Geometry((1.0,) * 3, (0.0,) * 3, "mm", ("t", "y", "x"))
-    with pytest.raises(DataError, match=r"no axis of time; save the series as \.nii\.gz"):
+    told = rf"'a\{suffix}': .* has no axis of time; save the series as \.nii\.gz"
+    with pytest.raises(DataError, match=told):
         write_labels(tmp_path / f"a{suffix}", np.zeros((2, 3, 4), np.uint8), geometry)
 
 
@@ -852,3 +853,11 @@ def test_boolean_arrays_of_tifffile_are_what_they_were(tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "a.tif")[0], mask)
     tifffile.imwrite(tmp_path / "b.tif", mask, software="a scanner")
     assert np.array_equal(read_label(tmp_path / "b.tif")[0], ~mask)
+
+
+def test_four_axes_of_nrrd_without_their_kinds_are_called_that(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((4, 3, 2, 5), np.uint8))
+    with pytest.raises(
+        DataError, match="has 4 axes, and its header does not say what the fourth is; name it"
+    ):
+        read_image(tmp_path / "a.nrrd")

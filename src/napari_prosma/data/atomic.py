@@ -26,6 +26,11 @@ _WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 _AT_FDCWD, _SWAP = -100, 2
 
 
+def wanted_name(path: Path) -> str:
+    """The user's name for a file that :func:`written_whole` lets us write under a temporary one."""
+    return path.name.split("-", 2)[-1] if path.name.startswith(WRITING) else path.name
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written in ``folder``, where nobody else writes now."""
     for left in folder.glob(f"{ASIDE}*"):

@@ -8,6 +8,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_possible
 from napari_prosma.errors import DataError
@@ -97,7 +98,8 @@ def require_no_time(path: Path, geometry: Geometry) -> None:
     """Refuse to write a time series into a format without an axis of time (raises ``DataError``)."""
     if "t" in geometry.axes:
         raise DataError(
-            f"'{path.name}': {path.suffix} has no axis of time; save the series as .nii.gz, .tif or .ome.zarr"
+            f"'{wanted_name(path)}': {path.suffix} has no axis of time; save the series as .nii.gz, "
+            ".tif or .ome.zarr"
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma.data import voxels
+from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_inside
 from napari_prosma.data.units import length
@@ -92,7 +93,7 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
     """Array (*spatial) or (C, *spatial) as one deflated .mha; the numbers of a source .mha are kept."""
     voxels.require_no_time(path, geometry)
     if path.suffix.lower() == ".mhd":
-        raise DataError(f"'{path.name}': results are written as one file; use .mha")
+        raise DataError(f"'{wanted_name(path)}': results are written as one file; use .mha")
     stored, affine = voxels.stored_of(array, geometry)
     ndim = geometry.ndim
     spacing, direction, origin = _parts(geometry, affine, ndim)

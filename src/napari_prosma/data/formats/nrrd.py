@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data import voxels
+from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.limits import require_inside
@@ -123,7 +124,7 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
 
     voxels.require_no_time(path, geometry)
     if path.suffix.lower() != ".nrrd":
-        raise DataError(f"'{path.name}': results are written as one file; use .nrrd")
+        raise DataError(f"'{wanted_name(path)}': results are written as one file; use .nrrd")
     stored, affine = voxels.stored_of(array, geometry)
     ndim = geometry.ndim
     lps = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
@@ -208,6 +209,11 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
     spatial = tuple(n for n in range(len(sizes)) if n not in outside)
     if any(kinds[n] in _COMPLEX for n in channel_axes):
         raise DataError(f"'{path}' holds complex numbers; save their magnitude")
+    if len(spatial) == 4:
+        raise DataError(
+            f"'{path}' has 4 axes, and its header does not say what the fourth is; name it in the field "
+            "kinds (list for channels, time for a series), or save the series as .nii.gz"
+        )
     if len(spatial) not in (2, 3) or min(sizes) < 1 or len(time) > (len(spatial) == 3):
         raise DataError(f"'{path}' has axes of sizes {sizes}; volumes have 3 and pictures 2: export it again")
     origin = np.asarray(fields.get("space origin", ()), dtype=float)

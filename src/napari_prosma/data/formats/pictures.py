@@ -13,7 +13,7 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from napari_prosma.data.atomic import WRITING
+from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.limits import require_possible
@@ -166,12 +166,12 @@ def write_labels(
     highest = int(labels.max(initial=0))
     if shown == "white" and highest > 1:
         raise DataError(
-            f"'{_wanted_name(path)}': 255 stands for one structure, but the labels run up to {highest}; save "
+            f"'{wanted_name(path)}': 255 stands for one structure, but the labels run up to {highest}; save "
             "it in colours or as class numbers"
         )
     if shown == "colours" and highest > _HIGHEST_IN_PALETTE:
         raise DataError(
-            f"'{_wanted_name(path)}': a palette has 256 colours, but the labels run up to {highest}; save it "
+            f"'{wanted_name(path)}': a palette has 256 colours, but the labels run up to {highest}; save it "
             "as class numbers"
         )
     text = PngInfo()
@@ -197,18 +197,13 @@ def write_map(path: Path, array: np.ndarray) -> None:
 def _require_plane(path: Path, array: np.ndarray) -> None:
     if path.suffix.lower() != ".png":
         raise DataError(
-            f"'{_wanted_name(path)}': results are not written as {path.suffix}, which loses values; use .png"
+            f"'{wanted_name(path)}': results are not written as {path.suffix}, which loses values; use .png"
         )
     if array.ndim != 2:
         raise DataError(
-            f"'{_wanted_name(path)}': PNG holds one plane, but the result has shape {array.shape}; "
+            f"'{wanted_name(path)}': PNG holds one plane, but the result has shape {array.shape}; "
             "use .tif or .nii.gz"
         )
-
-
-def _wanted_name(path: Path) -> str:
-    """The user's name for a file that :func:`written_whole` lets us write under a temporary one."""
-    return path.name.split("-", 2)[-1] if path.name.startswith(WRITING) else path.name
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
