@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QTableWidgetItem,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.planes import slice_axis
@@ -241,21 +242,20 @@ class DoubtedLabels(QWidget):
 
     def _fill(self) -> None:
         chosen = self._asked.case if self._asked is not None else ""
-        self.table.blockSignals(True)
-        self.table.setRowCount(min(len(self.rows), MOST_ROWS))
-        for number, row in enumerate(self.rows[:MOST_ROWS]):
-            figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
-            for column, value in enumerate((row.case, *figures)):
-                item = QTableWidgetItem()
-                item.setData(Qt.ItemDataRole.DisplayRole, value)
-                self.table.setItem(number, column, item)
-            if row.case == chosen:
-                self.table.selectRow(number)
-        self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
-        self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
-        self.table.fit(to_edge=True)
-        self.table.setMaximumHeight(UNLIMITED)
-        self.table.blockSignals(False)
+        with signals_blocked(self.table):
+            self.table.setRowCount(min(len(self.rows), MOST_ROWS))
+            for number, row in enumerate(self.rows[:MOST_ROWS]):
+                figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
+                for column, value in enumerate((row.case, *figures)):
+                    item = QTableWidgetItem()
+                    item.setData(Qt.ItemDataRole.DisplayRole, value)
+                    self.table.setItem(number, column, item)
+                if row.case == chosen:
+                    self.table.selectRow(number)
+            self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
+            self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
+            self.table.fit(to_edge=True)
+            self.table.setMaximumHeight(UNLIMITED)
 
     def _row_chosen(self, row: int, column: int = 0) -> None:
         self.open(self.rows[row])

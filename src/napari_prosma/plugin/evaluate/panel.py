@@ -15,7 +15,6 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QFileDialog,
     QFormLayout,
     QLineEdit,
     QPushButton,
@@ -30,6 +29,7 @@ from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_fr
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.fields import BY_THE_DATA, in_a_row, number
 from napari_prosma.plugin.shared.figure_table import FigureTable
@@ -303,9 +303,9 @@ class EvaluatePanel(Panel):
         self._shown = {}
 
     def _save(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Save tables and box plots in", str(Path.home()))
-        if folder:
-            self.save(Path(folder))
+        folder = chosen_folder(self, "Save tables and box plots in")
+        if folder is not None:
+            self.save(folder)
 
     # ---- a case as layers ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.plugin.inspect.looking import Looked
@@ -63,11 +64,10 @@ class Answer(QWidget):
         for level, skip in sorted(looked.record.skips.items()):
             cells = [level_text(skip, name) for name in SHOWN]
             rows.append([str(level), *cells, worth_in_words(looked.tried[level])])
-        self.table.blockSignals(True)
-        self.table.show_rows(rows)
-        self.table.fit(wide=len(COLUMNS) - 1)
-        self.table.selectRow(0)
-        self.table.blockSignals(False)
+        with signals_blocked(self.table):
+            self.table.show_rows(rows)
+            self.table.fit(wide=len(COLUMNS) - 1)
+            self.table.selectRow(0)
         self._tell()
 
     def _selected(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from qtpy.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, QPalette, QPen
 from qtpy.QtWidgets import QComboBox, QFormLayout, QSizePolicy, QToolTip, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.events import Event
 from napari_prosma.inspection.record import SkipRecord
@@ -158,11 +159,10 @@ class ChannelsPart(QWidget):
     def show_looked(self, looked: Looked) -> None:
         """Show the channels of the finest skip."""
         self._looked = looked
-        self.skip_box.blockSignals(True)
-        self.skip_box.clear()
-        for level in sorted(looked.record.skips):
-            self.skip_box.addItem(str(level), level)
-        self.skip_box.blockSignals(False)
+        with signals_blocked(self.skip_box):
+            self.skip_box.clear()
+            for level in sorted(looked.record.skips):
+                self.skip_box.addItem(str(level), level)
         self._show()
 
     def _choose_channel(self, channel: int) -> None:

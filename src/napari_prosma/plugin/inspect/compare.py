@@ -11,6 +11,7 @@ import numpy as np
 from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
@@ -103,11 +104,10 @@ class ComparePart(QWidget):
         """Show the masks of the finest skip that any model has."""
         self._compared, self._source = compared, source
         self._show_buttons()
-        self.skip_box.blockSignals(True)
-        self.skip_box.clear()
-        for level in compared.levels:
-            self.skip_box.addItem(str(level), level)
-        self.skip_box.blockSignals(False)
+        with signals_blocked(self.skip_box):
+            self.skip_box.clear()
+            for level in compared.levels:
+                self.skip_box.addItem(str(level), level)
         self._show()
 
     @property

@@ -34,6 +34,7 @@ from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, Tr
 from napari_prosma.plugin.inspect.view import region_on_screen
 from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
 from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
+from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold, in_a_row
 from napari_prosma.plugin.shared.figure_table import FigureTable
@@ -351,9 +352,9 @@ class InspectPanel(Panel):
                 item.setToolTip(meaning)
 
     def _save_tables(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Save the tables in", str(Path.home()))
-        if folder:
-            self.save_tables(Path(folder))
+        folder = chosen_folder(self, "Save the tables in")
+        if folder is not None:
+            self.save_tables(folder)
 
     def save_figure(self, path: Path) -> None:
         """Draw and write the figure, in the background."""
@@ -369,9 +370,9 @@ class InspectPanel(Panel):
             self.save_figure(Path(chosen))
 
     def _save_all(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Save everything in", str(Path.home()))
-        if folder:
-            self.save(Path(folder))
+        folder = chosen_folder(self, "Save everything in")
+        if folder is not None:
+            self.save(folder)
 
 
 def _label_of(layer: LabelsLayer, image: ImageLayer) -> tuple[np.ndarray, tuple[str, ...]]:

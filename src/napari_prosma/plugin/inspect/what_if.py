@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QLabeledDoubleSlider
+from superqt.utils import signals_blocked
 
 from napari_prosma.events import Event, Finished, Progress, result_of
 from napari_prosma.plugin.inspect.looking import Looked, Region, opened
@@ -184,12 +185,9 @@ class WhatIfPart(QWidget):
         """As it was trained."""
         for level, slider in self.sliders.items():
             box = self.settings[level]
-            for field in (slider, box):
-                field.blockSignals(True)
-            slider.setValue(1.0)
-            box.setCurrentIndex(0)
-            for field in (slider, box):
-                field.blockSignals(False)
+            with signals_blocked(slider), signals_blocked(box):
+                slider.setValue(1.0)
+                box.setCurrentIndex(0)
         self._apply()
 
     def follow_channels(self, channels: Sequence[tuple[int, int]]) -> None:

@@ -12,7 +12,6 @@ import napari
 from qtpy.QtCore import QEvent, QFile, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QFileDialog,
     QGridLayout,
     QHeaderView,
     QInputDialog,
@@ -22,6 +21,7 @@ from qtpy.QtWidgets import (
     QTreeWidgetItem,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_prosma.app.models import runs_folder
 from napari_prosma.app.remembered import RUNS, forget_all, recent_paths, remember_path
@@ -30,7 +30,7 @@ from napari_prosma.data.limits import real
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.runs.curves_window import CurvesWindow
-from napari_prosma.plugin.shared.asking import agrees
+from napari_prosma.plugin.shared.asking import agrees, chosen_folder
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -145,17 +145,16 @@ class RunsPanel(QWidget):
     def _list(self, runs: list[KnownRun]) -> None:
         names = {run.folder for run in self.chosen()}
         self.runs = runs
-        self.tree.blockSignals(True)
-        self.tree.clear()
-        for run in runs:
-            item = _row(run, run.folder in self.under_way.waiting)
-            self.tree.addTopLevelItem(item)
-            item.setSelected(run.folder in names)
-        there = {run.folder for run in runs}
-        for folder in self.under_way.waiting:
-            if real(folder) not in there:
-                self.tree.addTopLevelItem(_row(KnownRun(folder, WAITING), True))
-        self.tree.blockSignals(False)
+        with signals_blocked(self.tree):
+            self.tree.clear()
+            for run in runs:
+                item = _row(run, run.folder in self.under_way.waiting)
+                self.tree.addTopLevelItem(item)
+                item.setSelected(run.folder in names)
+            there = {run.folder for run in runs}
+            for folder in self.under_way.waiting:
+                if real(folder) not in there:
+                    self.tree.addTopLevelItem(_row(KnownRun(folder, WAITING), True))
         self._filter(self.search.text())
         self._show_chosen()
 
@@ -222,9 +221,9 @@ class RunsPanel(QWidget):
             self.delete(runs)
 
     def _add(self) -> None:
-        found = QFileDialog.getExistingDirectory(self, "The folder of a run", str(Path.home()))
-        if found:
-            self.add(Path(found))
+        folder = chosen_folder(self, "The folder of a run")
+        if folder is not None:
+            self.add(folder)
 
     def add(self, folder: Path) -> None:
         """List a run that lies elsewhere, and remember it."""

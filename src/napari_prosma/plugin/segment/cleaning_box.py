@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QLineEdit, QWidget
 from superqt import QLabeledDoubleSlider
+from superqt.utils import signals_blocked
 
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.segment.results import Cleaned, Result, shown_unit
@@ -87,23 +89,21 @@ class CleaningBox(QGroupBox):
         self._result = result
         self.setEnabled(result is not None)
         self.message.tell("")
-        self.blockSignals(True)
-        self.setChecked(result is not None and result.is_cleaned)
-        self.blockSignals(False)
+        with signals_blocked(self):
+            self.setChecked(result is not None and result.is_cleaned)
         self._enable()
         if result is None:
             return
         from napari_prosma.segmentation.regions import element_size  # with scipy, as a result has loaded
 
         names = result.found.class_names[1:]
-        self.classes.blockSignals(True)
-        self.classes.clear()
-        if len(names) > 1:
-            self.classes.addItem(EVERY, range(1, len(names) + 1))
-        for k, name in enumerate(names, 1):
-            self.classes.addItem(name, (k,))
-        self.classes.setCurrentIndex(max(0, chosen))
-        self.classes.blockSignals(False)
+        with signals_blocked(self.classes):
+            self.classes.clear()
+            if len(names) > 1:
+                self.classes.addItem(EVERY, range(1, len(names) + 1))
+            for k, name in enumerate(names, 1):
+                self.classes.addItem(name, (k,))
+            self.classes.setCurrentIndex(max(0, chosen))
         self._form.setRowVisible(self.classes, len(names) > 1)
         geometry = result.found.geometry
         unit = {"pixel": "pixels"}.get(geometry.unit, geometry.unit)
@@ -130,16 +130,15 @@ class CleaningBox(QGroupBox):
             *(self.by_threshold, self.threshold, self.smoothing, self.minimum_size),
             *(self.largest_only, self.fill_holes),
         )
-        for field in fields:
-            field.blockSignals(True)
-        self.by_threshold.setChecked(cleaning.threshold is not None)
-        self.threshold.setValue(cleaning.threshold if cleaning.threshold is not None else MIDDLE)
-        self.smoothing.setValue(cleaning.smoothing)
-        self.minimum_size.setValue(cleaning.minimum_size)
-        self.largest_only.setChecked(cleaning.largest_only)
-        self.fill_holes.setChecked(cleaning.fill_holes)
-        for field in fields:
-            field.blockSignals(False)
+        with ExitStack() as blocked:
+            for field in fields:
+                blocked.enter_context(signals_blocked(field))
+            self.by_threshold.setChecked(cleaning.threshold is not None)
+            self.threshold.setValue(cleaning.threshold if cleaning.threshold is not None else MIDDLE)
+            self.smoothing.setValue(cleaning.smoothing)
+            self.minimum_size.setValue(cleaning.minimum_size)
+            self.largest_only.setChecked(cleaning.largest_only)
+            self.fill_holes.setChecked(cleaning.fill_holes)
         self._enable()
 
     def _enable(self) -> None:

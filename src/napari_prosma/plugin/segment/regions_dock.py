@@ -11,6 +11,7 @@ import numpy as np
 from napari.layers import Shapes
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import QPushButton, QTableWidgetItem, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.data.keep import safe_name
 from napari_prosma.data.texts import write_rows
@@ -149,19 +150,18 @@ class RegionsTable(QWidget):
         if self._mark is not None:
             self._mark.visible = False  # of the region as it was
         self.save_button.setEnabled(bool(found))
-        self.table.blockSignals(True)
-        self.table.setSortingEnabled(False)
-        self.table.head([] if result is None else _titles(result, found))
-        self.table.setRowCount(min(len(found), MOST_ROWS))
-        for row, region in enumerate(found[:MOST_ROWS]):
-            for column, value in enumerate(_cells(region)):
-                item = QTableWidgetItem()
-                item.setData(Qt.ItemDataRole.DisplayRole, value)  # numbers are sorted as numbers
-                item.setData(_INDEX, row)
-                self.table.setItem(row, column, item)
-        self.table.setSortingEnabled(True)
-        self.table.setCurrentCell(-1, -1)
-        self.table.blockSignals(False)
+        with signals_blocked(self.table):
+            self.table.setSortingEnabled(False)
+            self.table.head([] if result is None else _titles(result, found))
+            self.table.setRowCount(min(len(found), MOST_ROWS))
+            for row, region in enumerate(found[:MOST_ROWS]):
+                for column, value in enumerate(_cells(region)):
+                    item = QTableWidgetItem()
+                    item.setData(Qt.ItemDataRole.DisplayRole, value)  # numbers are sorted as numbers
+                    item.setData(_INDEX, row)
+                    self.table.setItem(row, column, item)
+            self.table.setSortingEnabled(True)
+            self.table.setCurrentCell(-1, -1)
         self.table.setMaximumHeight(UNLIMITED)
         if result is not None:
             more = f"; the first {MOST_ROWS} are shown, the file has all" if len(found) > MOST_ROWS else ""

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QToolButton,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.asking import chosen_folder
@@ -64,19 +65,18 @@ class LayerChooser(QComboBox):
     def refresh(self) -> None:
         """Fill anew; the choice stays while its layer is open, else the newest layer is chosen."""
         chosen, layers = self.currentData(), self.layers()
-        self.blockSignals(True)
-        self.clear()
-        if self._none:
-            self.addItem(self._none, None)
-        for layer in layers:
-            self.addItem(layer.name, layer)
-        if chosen in layers:
-            self.choose(chosen)
-        elif self._none:
-            self.setCurrentIndex(0)
-        elif layers:
-            self.choose(layers[-1])
-        self.blockSignals(False)
+        with signals_blocked(self):
+            self.clear()
+            if self._none:
+                self.addItem(self._none, None)
+            for layer in layers:
+                self.addItem(layer.name, layer)
+            if chosen in layers:
+                self.choose(chosen)
+            elif self._none:
+                self.setCurrentIndex(0)
+            elif layers:
+                self.choose(layers[-1])
         if self.currentData() is not chosen:
             self.currentIndexChanged.emit(self.currentIndex())
 

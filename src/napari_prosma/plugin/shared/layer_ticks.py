@@ -8,6 +8,7 @@ import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.figure_table import ROW_HEIGHT
@@ -116,21 +117,20 @@ class LayerTicks(QWidget):
 
     def _show(self, layers: Sequence[ImageLayer], ticked: Sequence[ImageLayer]) -> None:
         before = self.ticked()
-        self.list.blockSignals(True)
-        self.list.clear()
-        for layer in layers:
-            item = QListWidgetItem(layer.name)
-            item.setData(Qt.ItemDataRole.UserRole, layer)
-            item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            item.setCheckState(Qt.CheckState.Checked if layer in ticked else Qt.CheckState.Unchecked)
-            self.list.addItem(item)
-        if not layers:
-            nothing = QListWidgetItem("none is open")
-            nothing.setFlags(Qt.ItemFlag.NoItemFlags)
-            self.list.addItem(nothing)
-        for item in self._items():
-            item.setSizeHint(QSize(0, ROW_HEIGHT))
-        self.list.blockSignals(False)
+        with signals_blocked(self.list):
+            self.list.clear()
+            for layer in layers:
+                item = QListWidgetItem(layer.name)
+                item.setData(Qt.ItemDataRole.UserRole, layer)
+                item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+                item.setCheckState(Qt.CheckState.Checked if layer in ticked else Qt.CheckState.Unchecked)
+                self.list.addItem(item)
+            if not layers:
+                nothing = QListWidgetItem("none is open")
+                nothing.setFlags(Qt.ItemFlag.NoItemFlags)
+                self.list.addItem(nothing)
+            for item in self._items():
+                item.setSizeHint(QSize(0, ROW_HEIGHT))
         shown = min(max(len(layers), 1), _ROWS_SHOWN)
         self.list.setFixedHeight(ROW_HEIGHT * shown + 6)
         self._show_all_box()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
+from superqt.utils import signals_blocked
 
 from napari_prosma.app.remembered import MOST_RECENT, remember, remembered
 from napari_prosma.events import Event, Finished
@@ -97,11 +98,10 @@ class RunOn(QWidget):
         known = [self.field.itemText(n) for n in range(1, self.field.count())]
         known = [address, *(other for other in known if other != address)][:MOST_RECENT]
         remember(KNOWN, known)
-        self.field.blockSignals(True)
-        self.field.clear()
-        self.field.addItems([HERE, *known])
-        self.field.setCurrentText(address)
-        self.field.blockSignals(False)
+        with signals_blocked(self.field):
+            self.field.clear()
+            self.field.addItems([HERE, *known])
+            self.field.setCurrentText(address)
 
 
 def _testing(address: str) -> Iterator[Event]:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QTableWidgetItem,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import DataError
@@ -84,12 +85,12 @@ class ClassTable(QWidget):
         self.filled.setChecked(rule.filled)
         self.overlap.setVisible(has_objects)
         self.overlap.setCurrentIndex(self.overlap.findData(rule.overlap))
-        self.table.blockSignals(True)
-        self.table.show_rows(self._shown)
-        names = [name for _, name in self._shown]
-        for name in {UNLABELLED, BACKGROUND} & {*names}:
-            self._lock(names.index(name), NAME)  # a further value of the background may be called otherwise
-        self.table.blockSignals(False)
+        with signals_blocked(self.table):
+            self.table.show_rows(self._shown)
+            names = [name for _, name in self._shown]
+            # Once each: a further value of the background may be called otherwise.
+            for name in {UNLABELLED, BACKGROUND} & {*names}:
+                self._lock(names.index(name), NAME)
 
     def _reset(self) -> None:
         self.changed.emit(None)
@@ -116,10 +117,9 @@ class ClassTable(QWidget):
         item.setToolTip("Given by the smallest number")
 
     def _add(self) -> None:
-        self.table.blockSignals(True)
-        rows = self._texts()
-        self.table.show_rows([*rows, ("", "")])
-        self.table.blockSignals(False)
+        with signals_blocked(self.table):
+            rows = self._texts()
+            self.table.show_rows([*rows, ("", "")])
         self.table.setCurrentCell(len(rows), VALUE)
         item = self.table.item(len(rows), VALUE)
         self.table.scrollToItem(item)

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_prosma.events import UNLIMITED_EPOCHS, Event
 from napari_prosma.plugin.shared.fields import number, whole
@@ -81,9 +82,8 @@ class RunControls(QWidget):
             (self.minutes, config.minutes or 1),
         ]
         for field, value in values:
-            field.blockSignals(True)
-            field.setValue(value)  # type: ignore[arg-type]
-            field.blockSignals(False)
+            with signals_blocked(field):
+                field.setValue(value)  # type: ignore[arg-type]
         self.epochs.setVisible(not by_time)
         self.minutes.setVisible(by_time)
         self.show()
