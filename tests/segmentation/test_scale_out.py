@@ -25,9 +25,10 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 from napari_prosma.nn.unet import ProSMAUNet
-from napari_prosma.segmentation import scale_out
-from napari_prosma.segmentation.scale_out import Output, segment_to
+from napari_prosma.segmentation import unfinished
+from napari_prosma.segmentation.scale_out import segment_to
 from napari_prosma.segmentation.segment import segment
+from napari_prosma.segmentation.unfinished import Output
 
 Make = Callable[..., Checkpoint]
 SHAPE = (90, 11, 14)
@@ -37,7 +38,7 @@ CLASSES = ("background", "a", "b")
 @pytest.fixture(autouse=True)
 def thin_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Written ten rows at a time, so that small images have several layers."""
-    monkeypatch.setattr(scale_out, "LAYER", 10)
+    monkeypatch.setattr(unfinished, "LAYER", 10)
 
 
 @pytest.fixture
@@ -187,8 +188,8 @@ def test_a_killed_run_goes_on_too(model: Checkpoint, volume: Image, stored: Path
     save_checkpoint(stored.with_name("model.safetensors"), model)
     program = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from napari_prosma.segmentation import scale_out\n"
-        "scale_out.LAYER = 10\n"
+        "from napari_prosma.segmentation import scale_out, unfinished\n"
+        "unfinished.LAYER = 10\n"
         "for event in scale_out.segment_to(*sys.argv[1:]): print(event, flush=True)"
     )
     target = stored.with_name("labels.zarr")

@@ -21,9 +21,11 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import require_fit
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.windows import Blend, labels_of, predict, probabilities_of, tile
+from napari_prosma.segmentation import prepared as preparing
 from napari_prosma.segmentation import stream
+from napari_prosma.segmentation.prepared import Prepared, needed_rows, resample_rows
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.segmentation.stream import Background, Prepared, needed_rows, resample_rows
+from napari_prosma.segmentation.stream import Background
 
 
 def plan(dims: int = 3, channels: int = 1, **values: object) -> Plan:
@@ -113,7 +115,7 @@ def test_rows_do_not_depend_on_which_are_asked_for_before() -> None:
 def test_statistics_do_not_depend_on_the_parts_they_are_taken_from(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "PIECE", piece)
+    monkeypatch.setattr(preparing, "PIECE", piece)
     array = (np.random.default_rng(0).normal(size=(2, 11, 13, 9)) * 3 + 1000).astype(np.float32)
     lazy = dask.array.from_array(array, chunks=(1, 4, 5, 9))
     for held in (array, lazy):
@@ -182,7 +184,7 @@ def test_rows_are_read_in_parts_of_whole_chunks_that_take_little_memory(
     array = np.random.default_rng(0).normal(size=(1, 24, 24, 8)).astype(np.float32)
     held, ct = Chunked(array), plan(intensity="ct", clip=(-1.0, 1.0))
     expected = Prepared(array, geometry(array), ct, axis).rows(0, 16)
-    monkeypatch.setattr(stream, "PIECE", 4 * 16 * 8 * 8)
+    monkeypatch.setattr(preparing, "PIECE", 4 * 16 * 8 * 8)
     assert np.array_equal(Prepared(held, geometry(array), ct, axis).rows(0, 16), expected)
     assert held.read == [(16, 8, 8) if axis == 0 else (8, 16, 8)] * 3
 

@@ -24,7 +24,8 @@ from napari_prosma.model.tuning import computing, known_way
 from napari_prosma.model.windows import Tiling
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
-from napari_prosma.segmentation.stream import Background, Labelled, Prepared, label_rows, window_tiling
+from napari_prosma.segmentation.prepared import Prepared
+from napari_prosma.segmentation.stream import Background, Labelled, label_rows, window_tiling
 
 T = TypeVar("T")
 
