@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from napari_prosma.errors import ConfigError
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.windows import labels_of
-from napari_prosma.segmentation.cleaning import Cleaning, cleaned
+from napari_prosma.segmentation.cleaning import Cleaning, cleaned, cleanings_from_text
 
 PIXELS = Geometry.pixels(2)
 
@@ -187,18 +187,6 @@ def test_what_stays_obeys_every_rule_at_once(seed: int, cleanings: dict[int, Cle
         assert all(piece.size >= cleaning.minimum_size for piece in pieces)
 
 
-def test_a_cleaning_says_what_it_does_in_its_order() -> None:
-    volume = Geometry((3.0, 1.0, 1.0), (0.0,) * 3, "mm")
-    assert Cleaning(0.4, 2, 0.5, True, True).in_words(volume) == (
-        "probability at least 0.4, smoothed over 2 mm, regions under 0.5 ml removed, largest region only, "
-        "holes filled"
-    )
-    assert Cleaning(minimum_size=20, smoothing=1.5).in_words(PIXELS) == (
-        "smoothed over 1.5 pixels, regions under 20 pixels removed"
-    )
-    assert Cleaning().in_words(PIXELS) == "as it is"
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -211,3 +199,21 @@ def test_a_cleaning_says_what_it_does_in_its_order() -> None:
 def test_a_setting_that_makes_no_sense_is_refused(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Cleaning(**wrong)
+
+
+NAMES = ("background", "liver", "left: kidney")
+
+
+def test_every_class_or_one_of_them_is_cleaned_as_the_words_say() -> None:
+    found = cleanings_from_text(["largest, min=0.5", "left: kidney:holes,smooth=2,threshold=0.4"], NAMES)
+    assert found[1] == Cleaning(minimum_size=0.5, largest_only=True)
+    assert found[2] == Cleaning(0.4, 2.0, 0.5, largest_only=True, fill_holes=True)
+    assert cleanings_from_text([], NAMES) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["spleen:largest", "background:largest", "liver:min=", "liver:largest=1", "x"]
+)
+def test_what_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        cleanings_from_text([text], NAMES)

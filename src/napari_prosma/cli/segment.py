@@ -99,7 +99,8 @@ def segment(
         )
         from napari_prosma.data.formats.dicom_results import IDENTITY
         from napari_prosma.model.checkpoint import load_checkpoint
-        from napari_prosma.segmentation.files import Wanted, cleanings_from_text, meanings_from_text
+        from napari_prosma.segmentation.cleaning import cleanings_from_text
+        from napari_prosma.segmentation.files import Wanted, meanings_from_text
 
         checkpoint = load_checkpoint(model)
         cleanings = cleanings_from_text(clean or (), checkpoint.plan.class_names)

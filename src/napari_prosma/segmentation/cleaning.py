@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +19,10 @@ from napari_prosma.segmentation.regions import element_size, touching
 # spreads keeps half of the Gaussian's weight at its centre.
 _MEDIAN_RADIUS = {2: 1.1774100225154747, 3: 1.5381722544550522}
 _ROUNDING = 1e-9
+EVERY_CLASS = "*"
+_SETTINGS = {"threshold": "threshold", "smooth": "smoothing", "min": "minimum_size"}
+_SWITCHES = {"largest": "largest_only", "holes": "fill_holes"}
+"""What a shell calls them."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,6 @@ class Cleaning:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name.replace('_', ' ')} must be 0 or more, found {value:g}")
-
-    def in_words(self, geometry: Geometry) -> str:
-        """What is done, in the order in which it is done."""
-        unit = {"pixel": "pixels"}.get(geometry.unit, geometry.unit)
-        said = []
-        if self.threshold is not None:
-            said.append(f"probability at least {self.threshold:g}")
-        if self.smoothing:
-            said.append(f"smoothed over {self.smoothing:g} {unit}")
-        if self.minimum_size:
-            said.append(f"regions under {self.minimum_size:g} {element_size(geometry)[1]} removed")
-        if self.largest_only:
-            said.append("largest region only")
-        if self.fill_holes:
-            said.append("holes filled")
-        return ", ".join(said) or "as it is"
 
 
 def cleaned(found: np.ndarray, geometry: Geometry, cleanings: Mapping[int, Cleaning]) -> np.ndarray:
@@ -151,3 +140,46 @@ def _remove_regions(labels: np.ndarray, k: int, near: np.ndarray, least: float, 
         goes |= np.arange(len(sizes)) != sizes.argmax()
     goes[0] = False
     labels[goes[pieces]] = 0
+
+
+# ---- as text ----------------------------------------------------------------------------------------------
+
+
+def cleaning_as_text(class_name: str, cleaning: Cleaning) -> str:
+    """The cleaning of a class as :func:`cleanings_from_text` reads it; empty where it does nothing."""
+    numbers = {word: getattr(cleaning, name) for word, name in _SETTINGS.items()}
+    words = [f"{word}={value:.12g}" for word, value in numbers.items() if value]
+    words += [word for word, name in _SWITCHES.items() if getattr(cleaning, name)]
+    return f"{class_name}:{' '.join(words)}" if words else ""
+
+
+def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[int, Cleaning]:
+    """Cleanings by class of texts such as ``liver:largest,holes`` or ``*:min=0.5,smooth=1,threshold=0.4``.
+
+    Raises ``ConfigError``: a class that the model does not know, or a word that is not understood.
+    """
+    found: dict[int, Cleaning] = {}
+    for text in texts:
+        name, colon, words = text.rpartition(":")
+        name = name if colon else EVERY_CLASS
+        chosen = [k for k, known in enumerate(class_names) if k and name in (EVERY_CLASS, known)]
+        if not chosen:
+            raise ConfigError(
+                f"the model knows no class '{name}'; clean one of {', '.join(class_names[1:])}, or "
+                f"'{EVERY_CLASS}' for all"
+            )
+        settings: dict[str, float | bool] = {}
+        for word in filter(None, re.split(r"[,\s]+", words)):
+            setting, equals, value = word.partition("=")
+            try:
+                if equals:
+                    settings[_SETTINGS[setting]] = float(value)
+                else:
+                    settings[_SWITCHES[setting]] = True
+            except (KeyError, ValueError) as error:
+                raise ConfigError(
+                    f"'{word}' is not understood; write largest, holes, min=SIZE, smooth=RADIUS, threshold=P"
+                ) from error
+        for k in chosen:
+            found[k] = replace(found.get(k, Cleaning()), **settings)  # type: ignore[arg-type]
+    return found

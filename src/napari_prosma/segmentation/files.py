@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from napari_prosma.segmentation.confidence import entropy
 from napari_prosma.segmentation.regions import element_size, region_rows, regions
 from napari_prosma.segmentation.segment import segment
 
-EVERY_CLASS = "*"
 FORMATS = {
     "auto": "",
     "nifti": ".nii.gz",
@@ -179,42 +177,6 @@ def class_sizes(
         row[f"{name} ({unit} per frame)"] = float(size * per_frame.mean())
         row[f"frames with {name}"] = float(np.count_nonzero(per_frame))
     return row
-
-
-_SETTINGS = {"min": "minimum_size", "smooth": "smoothing", "threshold": "threshold"}
-_SWITCHES = {"largest": "largest_only", "holes": "fill_holes"}
-
-
-def cleanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[int, Cleaning]:
-    """Cleanings by class of texts such as ``liver:largest,holes`` or ``*:min=0.5,smooth=1,threshold=0.4``.
-
-    Raises ``ConfigError``: a class that the model does not know, or a word that is not understood.
-    """
-    found: dict[int, Cleaning] = {}
-    for text in texts:
-        name, colon, words = text.rpartition(":")
-        name = name if colon else EVERY_CLASS
-        chosen = [k for k, known in enumerate(class_names) if k and name in (EVERY_CLASS, known)]
-        if not chosen:
-            raise ConfigError(
-                f"the model knows no class '{name}'; clean one of {', '.join(class_names[1:])}, or "
-                f"'{EVERY_CLASS}' for all"
-            )
-        settings: dict[str, float | bool] = {}
-        for word in filter(None, re.split(r"[,\s]+", words)):
-            setting, equals, value = word.partition("=")
-            try:
-                if equals:
-                    settings[_SETTINGS[setting]] = float(value)
-                else:
-                    settings[_SWITCHES[setting]] = True
-            except (KeyError, ValueError) as error:
-                raise ConfigError(
-                    f"'{word}' is not understood; write largest, holes, min=SIZE, smooth=RADIUS, threshold=P"
-                ) from error
-        for k in chosen:
-            found[k] = replace(found.get(k, Cleaning()), **settings)  # type: ignore[arg-type]
-    return found
 
 
 def meanings_from_text(texts: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:

@@ -13,12 +13,11 @@ from qtpy.QtWidgets import QAbstractButton
 
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import Segmentation
-from napari_prosma.plugin.segment.cleaning_box import CleaningBox, as_text
+from napari_prosma.plugin.segment.cleaning_box import CleaningBox
 from napari_prosma.plugin.segment.panel import SegmentPanel
 from napari_prosma.plugin.segment.results import Result, UsedModel, labels_to_paint
 from napari_prosma.plugin.shared.layers import add_layer
-from napari_prosma.segmentation.cleaning import Cleaning, cleaned
-from napari_prosma.segmentation.files import cleanings_from_text
+from napari_prosma.segmentation.cleaning import Cleaning, cleaned, cleaning_as_text, cleanings_from_text
 
 Press = Callable[[QAbstractButton], None]
 SOON = 10_000
@@ -160,6 +159,6 @@ def test_the_class_stays_chosen_when_the_result_is_saved(
 def test_the_line_for_a_shell_says_the_same():
     asked = {1: Cleaning(0.4, 1.5, 0.25, True, True), 2: Cleaning(minimum_size=123456.789)}
     names = ("background", "left lobe", "vessel")
-    texts = [as_text(names[k], cleaning) for k, cleaning in asked.items()]
+    texts = [cleaning_as_text(names[k], cleaning) for k, cleaning in asked.items()]
     assert cleanings_from_text(texts, names) == asked
-    assert as_text("vessel", Cleaning()) == ""
+    assert cleaning_as_text("vessel", Cleaning()) == ""

@@ -20,10 +20,9 @@ from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
 
 if TYPE_CHECKING:
-    from napari_prosma.segmentation.cleaning import Cleaning
+    pass
 
-EVERY, EVERY_CLASS = "every class", "*"
-"""In words, and for a shell (``segmentation.files.EVERY_CLASS``, which would load torch)."""
+EVERY = "every class"
 LEAST_THRESHOLD, MIDDLE = 0.01, 0.5
 LARGEST = 1e6
 """Of a size or a radius that can be typed."""
@@ -173,10 +172,13 @@ class CleaningBox(QGroupBox):
             return
         names = self._result.found.class_names
         asked = [self._result.cleaning(k) for k in range(1, len(names))]
-        texts = list(map(as_text, names[1:], asked))
+        # With scipy and torch, which a result has loaded.
+        from napari_prosma.segmentation.cleaning import EVERY_CLASS, cleaning_as_text
+        from napari_prosma.training.lines import quoted
+
+        texts = list(map(cleaning_as_text, names[1:], asked))
         if len(texts) > 1 and len(set(asked)) == 1:
-            texts = [as_text(EVERY_CLASS, asked[0])]
-        from napari_prosma.training.lines import quoted  # with torch, which a result has loaded
+            texts = [cleaning_as_text(EVERY_CLASS, asked[0])]
 
         options = quoted([word for text in texts if text for word in ("--clean", text)])
         self.message.tell(f"In a shell: prosma segment … {options}" if options else "")
@@ -196,22 +198,6 @@ class CleaningBox(QGroupBox):
         result, made = done
         if not result.show(made):
             self._clean(result)
-
-
-def as_text(class_name: str, cleaning: Cleaning) -> str:
-    """The cleaning as ``prosma segment --clean`` takes it; empty where it leaves the class as it is."""
-    words = []
-    if cleaning.threshold is not None:
-        words.append(f"threshold={cleaning.threshold:.12g}")
-    if cleaning.smoothing:
-        words.append(f"smooth={cleaning.smoothing:.12g}")
-    if cleaning.minimum_size:
-        words.append(f"min={cleaning.minimum_size:.12g}")
-    if cleaning.largest_only:
-        words.append("largest")
-    if cleaning.fill_holes:
-        words.append("holes")
-    return f"{class_name}:{' '.join(words)}" if words else ""
 
 
 def _cleaning(result: Result) -> Iterator[Event]:
