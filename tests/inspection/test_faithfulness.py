@@ -24,6 +24,7 @@ from napari_prosma.inspection.faithfulness import (
     deletion_curve,
     leave_one_out,
     noise_test,
+    run_test,
     sanity_check,
     threshold_sweep,
 )
@@ -333,3 +334,18 @@ def test_another_training_stands_beside_the_redrawn_decoder(make_checkpoint: Mak
     other = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"window": (16, 16)}))
     with pytest.raises(ConfigError, match="another grid"):
         list(sanity_check(checkpoint, image, seeds=(0,), other=other))
+
+
+def test_the_sanity_check_finds_another_training_among_the_models(
+    make_checkpoint: Make, image: Image
+) -> None:
+    checkpoint = make_checkpoint()
+    other_gate = make_checkpoint(gate="attention")
+    again = replace(checkpoint, config={**checkpoint.config, "seed": 7})
+    several = {"own": checkpoint, "attention": other_gate, "again": again}
+    table = found_by(run_test("sanity_check", several, image, seeds=(0,)))
+    assert [row["correlation"] for row in where(table, randomised="another training")] == pytest.approx(
+        [1, 1]
+    )
+    alone = found_by(run_test("sanity_check", {"own": checkpoint, "other": other_gate}, image, seeds=(0,)))
+    assert not where(alone, randomised="another training")

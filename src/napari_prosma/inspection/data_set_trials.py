@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.data_set import On, here, read_fitting_case
-from napari_prosma.inspection.faithfulness import (
-    TESTS,
-    Row,
-    deletion_curve,
-    leave_one_out,
-    noise_test,
-    sanity_check,
-    threshold_sweep,
-)
+from napari_prosma.inspection.faithfulness import TESTS, Row, run_test
 from napari_prosma.inspection.kept import KeptCases
-from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.model.checkpoint import Checkpoint
 
 CASES = 12
 """Cases that are tested unless told otherwise: each takes some hundred passes through the decoder."""
-SHARES, DRAWS = (0.0, 0.25, 0.5, 0.75), 2
-"""Of the deletion curve: fewer than of one image, because there are many."""
-_OF_ONE: dict[str, Callable[..., Iterator[Event]]] = {
-    "leave_one_out": leave_one_out,
-    "deletion_curve": partial(deletion_curve, quantiles=SHARES, draws=DRAWS),
-    "threshold_sweep": threshold_sweep,
-}
+BRIEF: dict[str, dict[str, Any]] = {"deletion_curve": {"quantiles": (0.0, 0.25, 0.5, 0.75), "draws": 2}}
+"""Tests that measure less than of one image, because there are many."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +89,12 @@ def _tested(
     case: Case, models: Mapping[str, Checkpoint], of: dict[str, str], device: str, on: On
 ) -> CaseTrials:
     first = next(iter(models.values()))
-    other = next((model for model in models.values() if is_another_training(first, model)), None)
     image, label = read_fitting_case(case, first)
     rows: dict[str, list[dict[str, str | int | float]]] = {}
     not_applied: dict[str, str] = {}
     for test in TESTS:
-        if test == "noise_test":
-            events = on(noise_test)(models, image, name=case.name, label=label, device=device)
-        elif test == "sanity_check":
-            events = on(sanity_check)(first, image, name=case.name, label=label, device=device, other=other)
-        else:
-            events = on(_OF_ONE[test])(first, image, name=case.name, label=label, device=device)
+        brief = BRIEF.get(test, {})
+        events = on(run_test)(test, models, image, name=case.name, label=label, device=device, **brief)
         try:
             rows[test] = next(list(e.result.rows) for e in events if isinstance(e, Finished))
         except ConfigError as error:  # its gates have nothing to test so

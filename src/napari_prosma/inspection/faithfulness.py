@@ -9,9 +9,10 @@ The rows of several images can be put together (``findings`` says what they show
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.gathering import Sums
+from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
 from napari_prosma.inspection.trace import require_levels, same_classes
 from napari_prosma.inspection.window import Window, open_window
-from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.windows import labels_of
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GATES
@@ -461,6 +463,34 @@ def noise_test(
                 rows.append({**known, "skip": level, **moved, **scores})
             yield Progress(number * len(strengths) + done, total, f"{name}, {model}")
     yield Finished(Table("noise_test", name, tuple(rows), geometry))
+
+
+_OF_ONE_MODEL: dict[str, Callable[..., Iterator[Event]]] = {
+    "leave_one_out": leave_one_out,
+    "deletion_curve": deletion_curve,
+    "threshold_sweep": threshold_sweep,
+}
+
+
+def run_test(test: str, models: Mapping[str, Model], image: Image, **how: Any) -> Iterator[Event]:
+    """A test by its key in ``TESTS``; ends in ``Finished`` with a ``Table``.
+
+    The first model is tested; under noise all are, and the sanity check looks for another training of the
+    first among the others. ``how`` are the further arguments of the test.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, DataError
+    """
+    if test == "noise_test":
+        return noise_test(models, image, **how)
+    if test in _OF_ONE_MODEL:
+        return _OF_ONE_MODEL[test](next(iter(models.values())), image, **how)
+    own, *loaded = (
+        each if isinstance(each, Checkpoint) else load_checkpoint(each) for each in models.values()
+    )
+    other = next((model for model in loaded if is_another_training(own, model)), None)
+    return sanity_check(own, image, other=other, **how)
 
 
 # ---- what the tests share ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,6 @@ from napari_prosma.settings import Choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from napari_prosma.model.checkpoint import Checkpoint
 
 DPI = 110
 WINDOW = QSize(1060, 760)
@@ -216,33 +214,18 @@ class OutcomeView(QWidget):
 def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:
     """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
     yield Started(0, TRIALS[test][0])
-    from napari_prosma.inspection import faithfulness
+    from napari_prosma.inspection.faithfulness import Table, run_test
     from napari_prosma.inspection.faithfulness_plots import table_figure
     from napari_prosma.inspection.trial_findings import TESTED
 
-    place = {"name": looked.record.name, "label": looked.label, "region": looked.region}
+    how: dict[str, Any] = {"name": looked.record.name, "label": looked.label, "region": looked.region}
+    if test == "noise_test":
+        how["kind"] = noise
     with leaving_a_core():
-        if test == "noise_test":
-            models = looked.models(beside)
-            events = faithfulness.noise_test(models, looked.image, kind=noise, **place)  # type: ignore[arg-type]
-        else:
-            run: Callable[..., Iterator[Event]] = getattr(faithfulness, test)
-            other = _another_training(looked, beside) if test == "sanity_check" else {}
-            events = run(looked.checkpoint, looked.image, **place, **other)
-        table: faithfulness.Table = yield from result_of(events)
+        table: Table = yield from result_of(run_test(test, looked.models(beside), looked.image, **how))
         figure = table_figure(test, table.rows)
         finding = TESTED[test](table.rows, None)
         yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))
-
-
-def _another_training(looked: Looked, beside: Mapping[str, Path]) -> dict[str, Checkpoint]:
-    """Of the models side by side the first that has the same gate and another seed."""
-    from napari_prosma.inspection.kinship import is_another_training
-    from napari_prosma.model.checkpoint import load_checkpoint
-
-    models = map(load_checkpoint, beside.values())
-    found = next((model for model in models if is_another_training(looked.checkpoint, model)), None)
-    return {} if found is None else {"other": found}
 
 
 def pixels_of(figure: Figure) -> np.ndarray:
