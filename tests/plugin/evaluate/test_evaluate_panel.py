@@ -203,8 +203,14 @@ def test_tables_and_box_plots_are_saved_and_shown(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
+    offered: list[str] = []
+
+    def chosen(_parent: object, _title: str, offer: str) -> str:
+        offered.append(offer)
+        return str(tmp_path / "figures")
+
     evaluate(panel, press, finish, *scans)
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "figures"))
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", chosen)
     press(panel.save_button)
     finish(panel)
     assert panel.status.plain_text() == f"Saved 3 files in {tmp_path / 'figures'}"
@@ -214,6 +220,7 @@ def test_tables_and_box_plots_are_saved_and_shown(
     finish(panel)
     assert panel.status.is_error
     assert "there already" in panel.status.plain_text()
+    assert offered[1] == str(tmp_path / "figures"), "the folder of the last time"
     assert PIL.Image.open(tmp_path / "figures" / "boxes.png").size[0] > 300
     for _ in range(2):
         press(panel.plots_button)
