@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from dicom_files import save_slice
+from pydicom import dcmread
 
 from napari_prosma.data.formats import ome_zarr
 from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
@@ -707,4 +708,18 @@ def test_a_volume_of_labels_beside_single_slices_is_refused_at_once(tmp_path: Pa
     with pytest.raises(
         DataError, match=r"is a single slice, but its labels 'seg\.nii\.gz' are a volume of 3"
     ):
+        find_cases(tmp_path)
+
+
+def test_an_image_that_cannot_be_read_is_told_where_it_seems_to_lack_its_mask(tmp_path: Path) -> None:
+    for n in range(4):
+        plane = np.full((8, 6), n, np.int16)
+        save_slice(tmp_path / "p0" / "dicom" / f"{n}.dcm", (0, 0, 2.0 * n), plane)
+    data = dcmread(tmp_path / "p0" / "dicom" / "2.dcm")
+    del data.PixelData
+    data.save_as(tmp_path / "p0" / "dicom" / "2.dcm")
+    volume = np.zeros((6, 8, 4), np.uint8)
+    volume[1:3, 1:3, 1] = 1
+    nibabel.Nifti1Image(volume, np.diag((-1.0, -1, 2, 1))).to_filename(tmp_path / "p0" / "mask.nii.gz")
+    with pytest.raises(DataError, match=r"an image cannot be read: .*'2\.dcm' cannot be used in their place"):
         find_cases(tmp_path)

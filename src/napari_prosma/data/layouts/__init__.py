@@ -66,6 +66,7 @@ __all__ = [
     "told_names",
 ]
 
+_LOOKED_AT = 8
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
     "OME-Zarr": "OME-Zarr images with labels in them",
@@ -170,7 +171,7 @@ def find_cases(
     bare = [found for found in kept if not found.labels]
     if bare and (require_labels is True or (require_labels and len(bare) == len(kept))):
         kind = DataError if len(bare) == len(kept) else MissingMasksError
-        raise kind(missing_masks(folder, kept, bare))
+        raise kind(missing_masks(folder, kept, bare) + _why_unreadable(bare))
     if bare and require_labels:
         others = (*others, f"{len(bare)} of {len(kept)} images have no mask and are left out")
         kept = [found for found in kept if found.labels]
@@ -358,6 +359,16 @@ def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.n
             names[value]: of_class[name] for value, name in stored if value in names and name in of_class
         }
     return dicom_labels.read_label(found.objects, series, values, rule.overlap)
+
+
+def _why_unreadable(bare: Sequence[Found]) -> str:
+    """What to say of an image without a mask that cannot be read, so that nothing could be paired with it."""
+    for case in bare[:_LOOKED_AT]:
+        try:
+            read_header(case.image)
+        except DataError as error:
+            return f"; note that an image cannot be read: {error}"
+    return ""
 
 
 def _require_labels_of_slices(found: Sequence[Found]) -> None:
