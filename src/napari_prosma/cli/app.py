@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ from napari_prosma.cli.follow import notice
 from napari_prosma.cli.inspect import inspect, next_, suspicious
 from napari_prosma.cli.model import card, export, models, tune
 from napari_prosma.cli.segment import evaluate, segment
-from napari_prosma.cli.train import ablate, demo, train
+from napari_prosma.cli.tables import table
+from napari_prosma.cli.train import ablate, demo, require_new_run, train
 
 app = typer.Typer(
     help="Train ProSMA-UNet on your own annotations, segment images with it, and see what each of its gated "
@@ -38,6 +40,16 @@ def _version(
     if version:
         typer.echo(f"napari-prosma {__version__}")
         raise typer.Exit
+
+
+# Older names of functions, which scripts import.
+_refuse_to_replace, _table = require_new_run, table
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    from napari_prosma.app.batch import image_files
+
+    return image_files(paths)
 
 
 for _command in (

@@ -161,13 +161,17 @@ def channel_table(record: GateRecord) -> list[dict[str, str | float]]:
     return rows
 
 
+def write_table(path: Path, rows: Sequence[dict[str, str | float]]) -> Path:
+    """CSV of rows that need not have the same columns."""
+    write_rows(path, rows)
+    return path
+
+
 def write_tables(record: GateRecord, folder: Path) -> list[Path]:
     """The measures and the channels of one image as CSV into ``folder``."""
     tables = {"measures": measures_table(record), "channels": channel_table(record)}
-    written = {folder / f"{file_stem(record.name)}_{name}.csv": rows for name, rows in tables.items()}
-    for path, rows in written.items():
-        write_rows(path, rows)
-    return list(written)
+    stem = file_stem(record.name)
+    return [write_table(folder / f"{stem}_{name}.csv", rows) for name, rows in tables.items()]
 
 
 def write_report(record: GateRecord, folder: Path, further: Mapping[str, Any] | None = None) -> list[Path]:

@@ -89,6 +89,11 @@ class RegionsMeasured(Event):
     rows: Sequence[dict[str, str | float]]
 
 
+def labels_path(path: Path, image: Image, folder: Path) -> Path:
+    """Where the labels of an image file go, for scripts: the first of :func:`outputs`."""
+    return outputs(path, image.geometry, folder, Wanted())[0]
+
+
 def outputs(path: Path, geometry: Geometry, folder: Path, wanted: Wanted) -> tuple[Path, ...]:
     """The files that are written of an image file: its labels, then the maps that are wanted."""
     if geometry.ndim > 2 and geometry.source is not None:
