@@ -256,6 +256,22 @@ def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
     assert note == "25.00% of the labels are no numbers (NaN); taken as background"
 
 
+@pytest.mark.parametrize("across", [0, 1, 2])
+def test_single_slices_with_nothing_drawn_between_are_doubted(across: int, tmp_path: Path) -> None:
+    def doubted(*slices: int) -> bool:
+        label = np.zeros((20, 24, 24), np.uint8)
+        label[list(slices), 5:15, 6:18] = 1
+        label = np.moveaxis(label, 0, across)
+        nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "labels.nii.gz")
+        _, doubts = guessed_rule([tmp_path / "labels.nii.gz"], 3)
+        return any("--labelled slices" in doubt for doubt in doubts)
+
+    assert doubted(2, 9, 16)
+    assert not doubted(2, 3, 9, 16)
+    assert not doubted(9)
+    assert not doubted()
+
+
 def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
     for n in range(3):
         mask = np.full((16, 16), 255, np.uint8)

@@ -47,6 +47,7 @@ class LabelLook:
     whole: float = 0.0  # share of the values that lie in one piece; of many values only
     blends: frozenset[int] = frozenset()  # colours at edges only, as after resizing with interpolation
     around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
+    is_gapped: bool = False  # the slices of a volume with a foreground are several, none beside another
     middle: float = 0.0  # share of what is not dark that lies flat between dark and bright; of JPEG only
 
 
@@ -132,6 +133,13 @@ def _rule_of(
             "the labels are outlines one element thin, so that lines would be learned; if what they enclose "
             "is meant, let them be filled (class table, or --classes with ,filled at the end)"
         )
+    gapped = sum(look.is_gapped for look in looks)
+    if gapped and gapped >= sum(bool(look.values - {0}) for look in looks) / 2:
+        doubts.append(
+            "labels are in single slices with unlabelled ones between them, and what is not labelled is "
+            "learned as background; if those slices are just not drawn yet, say that labels are only in some "
+            "slices (Labels are, or --labelled slices)"
+        )
     around = {look.around for look in looks if len(look.values) > 1}
     around = {value if value > _BRIGHT else 0 for value in around} if lossy else around
     if len(around) == 1 and 0 not in around:
@@ -210,7 +218,17 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
     blends = _at_edges(stored) if several and max(values) > 0xFFFF else frozenset()
-    return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored))
+    gapped = stored.ndim == 3 and _is_gapped(stored != 0)
+    return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), gapped)
+
+
+def _is_gapped(drawn: np.ndarray) -> bool:
+    """Whether a volume (z, y, x) is drawn in two slices or more across an axis, of which no two touch."""
+    for across in range(drawn.ndim):
+        has = drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across))
+        if has.sum() > 1 and not (has[1:] & has[:-1]).any():
+            return True
+    return False
 
 
 def _around(stored: np.ndarray) -> int:
