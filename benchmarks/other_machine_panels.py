@@ -108,7 +108,7 @@ def trained(session: Session, address: str, tunnel: Tunnel) -> Path:
     session.step("training", panel, lambda: panel.outcome.epochs > 1 and "First preview" in log())
     labels.data[:8] = 1
     labels.events.paint(value=[])
-    session.step("correction", panel, lambda: "are learned as they are now" in log())
+    session.step("correction", panel, lambda: "have changed and are learned from now on" in log())
     panel.stop_button.click()
     session.step("stop", panel, lambda: not panel.job.is_running)
     stopped = panel.outcome.epochs

@@ -1,4 +1,23 @@
-"""Errors that a user can act on: what was found, where, and what to do. The shell exits 2 on each."""
+"""Errors that a user can act on: what was found, where, and what to do. The shell exits 2 on each.
+
+Their texts begin in lower case, since they may follow ``error:`` or the name of a file; where one stands
+alone, it is shown :func:`as_sentence`.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PLAIN_WORD = re.compile(r"(?!napari\b|prosma\b)[a-z][a-z'-]*(?=[ ,])")
+
+
+def as_sentence(text: str) -> str:
+    """Each line with a capital, unless it begins with a name, a number or an option."""
+    lines = []
+    for line in text.split("\n"):
+        begins = _PLAIN_WORD.match(line)
+        lines.append(line[0].upper() + line[1:] if begins else line)
+    return "\n".join(lines)
 
 
 class ProsmaError(Exception):

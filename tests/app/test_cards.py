@@ -69,13 +69,13 @@ def test_the_card_of_a_run_says_on_what_it_was_made_and_measured(trained: tuple[
     assert set(card.gates) == set(kept.spec.gated_levels)
     assert "torch" in card.versions
     assert card.images == "2D, gray"
-    assert "Measured on 2 cases, which says little." in card.verdict
+    assert "Measured on only 2 cases, which says little." in card.verdict
 
 
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ((), "This model was never tested"),
+        ((), "This model has not been tested"),
         ((Figures(name="liver", dice=0.03),), "Does not find liver."),
         ((Figures(name="liver", dice=0.91),), "Finds liver with a mean Dice of 0.91."),
         (

@@ -121,7 +121,7 @@ def test_what_was_sent_is_not_sent_again_and_corrections_arrive(
     steering.relabel(cases[0].name)
     for event in run:
         events.append(event)
-        if isinstance(event, Notice) and "are learned as they are now" in event.message:
+        if isinstance(event, Notice) and "have changed and are learned from now on" in event.message:
             break
     steering.finish()
     events += run
@@ -198,10 +198,10 @@ def test_a_run_outlives_its_connection_and_its_caller(
         run = train_elsewhere(tunnel.address, config, ultrasound, ULTRASOUND_CLASSES)
         until(run, EpochEnd)
         tunnel.cut()
-        assert "goes on there" in next(
+        assert "continues there" in next(
             e.message for e in run if isinstance(e, Notice) and "lost" in e.message
         )
-        assert "connection is lost" in next(e.message for e in run if isinstance(e, Progress))
+        assert "connection lost" in next(e.message for e in run if isinstance(e, Progress))
         run.close()
         assert note_of(config.run_dir) is not None
         tunnel.mend()

@@ -123,10 +123,10 @@ def model(**facts: object) -> KnownModel:
         ({}, ImageKind(2, 3), ""),
         ({}, ImageKind(3, 1), ""),
         ({"dims": 3}, ImageKind(3, 1), ""),
-        ({"dims": 3}, ImageKind(2, 1), "needs volumes, and the image is 2D"),
-        ({"channels": 4}, ImageKind(2, 1), "needs 4 channels, and the image has 1"),
+        ({"dims": 3}, ImageKind(2, 1), "needs volumes, but the image is 2D"),
+        ({"channels": 4}, ImageKind(2, 1), "needs 4 channels, but the image has 1"),
         ({"channels": 4}, ImageKind(3, 1), ""),
-        ({}, ImageKind(2, 4), "needs 1 channel, and the image has 4"),
+        ({}, ImageKind(2, 4), "needs 1 channel, but the image has 4"),
     ],
 )
 def test_a_model_is_refused_where_it_cannot_run(facts: dict, kind: ImageKind, words: str) -> None:
@@ -135,13 +135,14 @@ def test_a_model_is_refused_where_it_cannot_run(facts: dict, kind: ImageKind, wo
 
 
 def test_another_modality_is_told() -> None:
-    ct = ImageKind(2, 1, "ct", "its header says")
-    assert model().doubt(ct) == "it learned ultrasound, and its header says CT"
+    ct = ImageKind(2, 1, "ct", "the image header says")
+    assert model().doubt(ct) == "it was trained on ultrasound, but the image header says CT"
     assert model(modality="ct").doubt(ct) == ""
     assert model(modality="other").doubt(ct) == ""
     assert model().doubt(ImageKind(2, 1)) == ""
     assert (
-        model().doubt(ImageKind(2, 3, is_colour=True)) == "it learned ultrasound, and the image is in colour"
+        model().doubt(ImageKind(2, 3, is_colour=True))
+        == "it was trained on ultrasound, but the image is in colour"
     )
     assert model(modality="endoscopy").doubt(ImageKind(2, 3, is_colour=True)) == ""
 

@@ -129,5 +129,7 @@ def test_a_shell_warns_of_another_modality_before_it_segments(
     tifffile.imwrite(tmp_path / "slice.tif", values)
     done = CliRunner().invoke(app, ["segment", "us.safetensors", "slice.tif", "--out", "labels"])
     assert done.exit_code == 0, done.output
-    said = "slice.tif: This model may not fit: it learned ultrasound, and its values look like CT"
+    said = (
+        "slice.tif: This model may not fit: it was trained on ultrasound, but the image values look like CT"
+    )
     assert said in " ".join(done.output.split())

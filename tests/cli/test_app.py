@@ -262,7 +262,7 @@ def test_labels_go_by_their_names_for_a_model_or_are_told(
 
 def test_a_model_that_does_not_know_its_data_is_told_what_to_doubt(model: Path, tmp_path: Path) -> None:
     told = error_of(prosma("suspicious", model, "--out", tmp_path / "doubts"))
-    assert "does not say what it learned from; give a folder" in told
+    assert "does not say what it was trained on; give a folder" in told
     assert not (tmp_path / "doubts").exists()
 
 
@@ -423,7 +423,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(
     [
         ("gone.png", None, "does not exist"),
         ("letter.png", b"dear", "is damaged or no PNG"),
-        ("letter.txt", b"dear", "no image format that can be read"),
+        ("letter.txt", b"dear", "is not in a supported image format"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_refused(
@@ -507,7 +507,7 @@ def test_labels_of_another_image_are_not_taken_for_done(model: Path, scan: Path,
     copied = tmp_path / "copied" / "scan.png"
     copied.parent.mkdir()
     shutil.copy(scan, copied)
-    assert "1 had labels already" in said(prosma("segment", model, copied, *words))
+    assert "1 already had labels" in said(prosma("segment", model, copied, *words))
     save(scan, np.full((48, 48), 9, np.uint8))
     assert "as it was before it changed" in error_of(prosma("segment", model, scan, *words))
 
@@ -584,7 +584,7 @@ def test_ctrl_c_stops_a_training_with_130_and_keeps_the_last_checkpoint(folder: 
     shell.send_signal(signal.SIGINT)
     output, _ = shell.communicate(timeout=60)
     assert shell.returncode == 130, output.decode()
-    assert b"stopped" in output
+    assert b"Stopped" in output
     assert b"Traceback" not in output
     found = load_checkpoint(run / "last.safetensors")
     assert found.epoch >= 1
@@ -622,7 +622,7 @@ def test_check_and_train_say_the_same_of_doubtful_values(folder: Path, tmp_path:
         mask = np.asarray(PIL.Image.open(path)) // 255
         mask[:3] = 255
         save(path, mask)
-    words = "255 beside 1 is taken for a border that nobody decided"
+    words = "255 beside 1 is read as an undecided border"
     assert words in said(prosma("check", folder))
     assert words in said(prosma("train", folder, "--out", tmp_path / "run", *QUICK))
 
@@ -739,7 +739,7 @@ def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path
     wanted = ("--regions", "--uncertainty", "--mirror", "--clean", "*:largest,holes", "--skip-done")
     rest = prosma("segment", run, folder / "images", "--out", out, *wanted)
     assert rest.exit_code == 0, said(rest)
-    assert "1 had labels already" in said(rest)
+    assert "1 already had labels" in said(rest)
     names = files_below(out)
     assert "regions.csv" in names
     assert sum("_uncertainty" in name for name in names) == len(images) - 1

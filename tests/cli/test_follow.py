@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 
 from napari_prosma.cli import follow
-from napari_prosma.cli.follow import exit_codes, say
+from napari_prosma.cli.follow import describe, exit_codes, say
 from napari_prosma.cli.tables import table
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.layouts import DataSet
 from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd, Finished, Verdict
 from napari_prosma.training.figures import validation_figures
@@ -37,6 +39,16 @@ def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
     assert "\x1b" not in shown([{"a\x1b[31m": "b\x1b]0;title\x07"}])
 
 
+def test_what_was_decided_begins_with_a_capital(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rule = LabelRule.instances("cell")
+    data = DataSet("names", tmp_path, (), rule.class_names, 1, 2, "2 cases", (), rule)
+    describe(data, ("labels of 'a.png' were rounded", "'b.png' is not used"))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "Labels of 'a.png' were rounded",
+        "'b.png' is not used",
+    ]
+
+
 def test_an_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as end, exit_codes():
         raise DataError("'a\nerror: b [red].png' is damaged")
@@ -53,10 +65,7 @@ def test_what_nobody_foresaw_is_one_line_with_the_place_of_its_details(
     assert end.value.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     log = tmp_path / "logs" / "prosma-errors.log"
-    assert (
-        line
-        == f"error: something went wrong that should not (RecursionError: too); please report it with '{log}'"
-    )
+    assert line == f"error: unexpected error (RecursionError: too); please report it and attach '{log}'"
     assert "Traceback" in log.read_text()
 
 

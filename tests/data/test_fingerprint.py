@@ -63,7 +63,7 @@ def test_the_balance_of_the_classes_counts_what_is_labelled() -> None:
     sparse[:5], sparse[9] = 0, 2
     cases = [Case.from_arrays(n, np.zeros((1, 10, 10)), label) for n, label in (("a", full), ("b", sparse))]
     said = balance_in_words(list(read_facts(cases)), ("background", "lesion", "cyst"))
-    assert said == "background 87.5%, lesion 6.2% (in 1 of 2 cases), cyst 6.2% (in 1 of 2 cases)"
+    assert said == "background 87.5 %, lesion 6.2 % (in 1 of 2 cases), cyst 6.2 % (in 1 of 2 cases)"
 
 
 def test_no_more_foreground_is_kept_than_is_needed() -> None:

@@ -661,7 +661,7 @@ def test_nan_outside_a_patient_is_the_lowest_value_of_a_case(tmp_path: Path) -> 
     image = case.read_image()
     assert np.array_equal(image.array[0, ..., 1:], VOXELS[..., 1:])
     assert np.all(image.array[0, ..., 0] == 1)
-    assert image.notices[-1] == "25.00% of the image are no numbers (NaN); taken as its lowest value"
+    assert image.notices[-1] == "25.00 % of the image is NaN; replaced by its lowest value"
 
 
 @pytest.mark.parametrize("side", [8, 64])

@@ -58,7 +58,7 @@ def test_255_beside_1_is_a_border_that_nobody_decided(save_picture: Save, tmp_pa
     mask[disc(radius=10) > 0] = 1
     data = find_cases(data_of(save_picture, tmp_path, mask, mask))
     assert data.labels == LabelRule("values", ("background", "foreground"), (0, 1), unlabelled=255)
-    assert "255 beside 1 is taken for a border" in data.notices[0]
+    assert "255 beside 1 is read as an undecided border" in data.notices[0]
     label = data.cases[0].read_label()  # type: ignore[misc]
     assert int((label == 1).sum()) == int((mask == 1).sum())
     assert int((label == IGNORE).sum()) == int((mask == 255).sum())
@@ -157,7 +157,7 @@ def test_many_values_are_told_with_how_to_join_them() -> None:
     organs = np.arange(1, 26, dtype=np.uint8).repeat(12).reshape(25, 4, 3)
     rule, doubts = rule_of_arrays([organs])
     assert len(rule.class_names) == 26
-    assert "25 values are taken for as many classes" in doubts[0]
+    assert "25 values are read as separate classes" in doubts[0]
 
 
 def test_thin_outlines_are_told_and_can_be_filled(save_picture: Save, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
     nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "label.nii.gz")
     stored, _, note = read_label_with_note(tmp_path / "label.nii.gz")
     assert np.count_nonzero(stored) == 60
-    assert note == "25.00% of the labels are no numbers (NaN); taken as background"
+    assert note == "25.00 % of the labels is NaN; taken as background"
 
 
 @pytest.mark.parametrize("across", [0, 1, 2])
@@ -279,10 +279,10 @@ def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
         PIL.Image.fromarray(mask).save(tmp_path / f"{n}.png")
     masks = sorted(tmp_path.iterdir())
     _, doubts = guessed_rule(masks, 2)
-    assert any("255 lies all around in every mask" in doubt for doubt in doubts)
+    assert any("255 surrounds 0 in every mask" in doubt for doubt in doubts)
     assert rule_from_text("255=background,0=lesion").apply(mask, masks[0])[8, 4] == 1
     PIL.Image.fromarray(255 - mask).save(masks[0])
-    assert not any("lies all around" in doubt for doubt in guessed_rule(masks, 2)[1])
+    assert not any("surrounds 0" in doubt for doubt in guessed_rule(masks, 2)[1])
 
 
 def test_a_1_of_jpeg_is_no_class_beside_255(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_an_image_of_another_spacing_than_all_of_training_is_brought_to_it() -> 
     unknown = Geometry.pixels(3)
     assert grid_size((10, 40, 40), unknown, chosen) == (10, 40, 40)
     (said,) = size_in_words((10, 40, 40), unknown, chosen)
-    assert said.endswith("taken to be those of training: 2 x 1 x 1 mm")
+    assert said.endswith("spacing of the training images is assumed: 2 x 1 x 1 mm")
     shrunk = chosen.model_copy(update={"spacing": (4.0, 2.0, 2.0)})
     assert grid_size((10, 40, 40), unknown, shrunk) == (5, 20, 20)
 

@@ -212,7 +212,7 @@ def test_a_corrected_label_is_learned_there(device: torch.device, on: Settings, 
     next(event for event in run if isinstance(event, EpochEnd))
     steering.relabel(pictures[0].name)
     said = [event.message for event in run if isinstance(event, Notice)]
-    assert any("are learned as they are now" in message for message in said)
+    assert any("have changed and are learned from now on" in message for message in said)
 
 
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)

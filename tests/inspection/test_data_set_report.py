@@ -453,7 +453,7 @@ def test_an_image_of_another_kind_is_told(
             40,
             "short side of the image is 40 pixels, and was about 4 in training",
         ),
-        ({"native": (0.5, 0.5), "unit": "mm"}, 4, "taken to be those of training: 0.5 x 0.5 mm."),
+        ({"native": (0.5, 0.5), "unit": "mm"}, 4, "spacing of the training images is assumed: 0.5 x 0.5 mm."),
     ],
 )
 def test_an_image_of_another_size_is_told(

@@ -224,7 +224,7 @@ def test_a_run_in_smaller_windows_goes_on_in_these(model: Checkpoint, stored: Pa
         handle.remove()
     assert "windows of 8 x 16 x 16" in next(e.message for e in events if isinstance(e, Notice))
     again = list(segment_to(model, stored, target))
-    assert next(e.message for e in again if isinstance(e, Notice)).startswith("Going on")
+    assert next(e.message for e in again if isinstance(e, Notice)).startswith("Resuming")
     assert np.array_equal(np.load(target), expected)
 
 

@@ -156,7 +156,7 @@ def test_nothing_is_passed_mirrored_that_training_never_mirrored(
         for e in segment(checkpoint, Image(array, Geometry.pixels(2)), mirror=True)
         if isinstance(e, Notice)
     ]
-    assert any("No window was passed mirrored" in message for message in told)
+    assert any("No mirrored passes: " in message for message in told)
 
 
 def test_only_the_probabilities_that_are_asked_for_are_made(

@@ -152,14 +152,14 @@ def test_a_fine_tuning_never_ends_below_the_model_that_it_began_with(
     events = list(train(ruinous, cases, names))
     (before,) = of_kind(events, Baseline)
     said = [notice.message for notice in of_kind(events, Notice)]
-    assert "No epoch was better than the model that it started from, which is kept" in said
+    assert "No epoch was better than the model the run started from, so that model is kept" in said
     finished, kept = events[-1], load_checkpoint(tmp_path)
     assert isinstance(finished, Finished)
     assert finished.result.score == kept.metrics["dice"] == before.figures["dice"]
     assert kept.epoch == 0
     assert {overlap.case for overlap in kept.overlaps} == set(kept.split["validation"])
     last = of_kind(events, Verdict)[-1]
-    assert "which is kept; its Dice is" in last.summary
+    assert "that model is kept; its Dice is" in last.summary
 
 
 def test_another_structure_of_a_name_of_its_own_is_not_taken_for_the_old_one() -> None:

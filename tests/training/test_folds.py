@@ -175,7 +175,7 @@ def test_a_fold_that_was_finished_early_is_not_gone_on_with(
     run.close()  # type: ignore[attr-defined]
     short = config_of(tmp_path, epochs=1)
     told = [event for event in cross_validate(short, squares, CLASSES, 2) if isinstance(event, Notice)]
-    assert Notice("Fold 1 of 2 was trained before.") in told
+    assert Notice("Fold 1 of 2 is already trained.") in told
     assert fold(tmp_path, 1, "last").epoch == 2
 
 
@@ -204,7 +204,7 @@ def test_what_was_changed_while_a_fold_went_on_stays_changed(
     next(steps)
     run.close()  # type: ignore[attr-defined]
     went_on = list(cross_validate(config, squares, CLASSES, 2))
-    assert Notice("It keeps what was changed while it went on: epochs 1.") in went_on
+    assert Notice("It keeps settings that were changed during the run: epochs 1.") in went_on
     assert epochs_in(went_on) == 1 + 2
 
 

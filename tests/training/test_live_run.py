@@ -91,7 +91,9 @@ def test_a_corrected_label_is_learned_without_a_restart(settings: Settings, tmp_
     painted.label[18:30, 2:30] = 1
     steering.relabel("picture")
     events = list(run)
-    assert any("'picture' are learned as they are now" in n.message for n in of_kind(events, Notice))
+    assert any(
+        "'picture' have changed and are learned from now on" in n.message for n in of_kind(events, Notice)
+    )
     preview = of_kind(events, Preview)[-1]
     assert np.array_equal(preview.truth, painted.label)
     assert of_kind(events, EpochEnd)[-1].validation["dice"] > 0.5  # of the new place, where nothing is bright
@@ -103,13 +105,13 @@ def test_a_label_that_cannot_be_read_any_more_does_not_end_the_run(
     painted, steering = Painted(picture()), Steering()
     run = train(settings(tmp_path), [painted.case], steering=steering)
     after_steps(run, 1)
-    painted.error = DataError("the labels layer was resized; the run goes on with the labels as they were")
+    painted.error = DataError("the labels layer was resized; the run continues with the previous labels")
     before = painted.label.copy()
     painted.label[:] = 1
     steering.relabel("picture")
     steering.relabel("nobody")
     events = list(run)
-    assert any("the labels layer was resized" in n.message for n in of_kind(events, Notice))
+    assert any("The labels layer was resized" in n.message for n in of_kind(events, Notice))
     assert np.array_equal(of_kind(events, Preview)[-1].truth, before)
     assert isinstance(events[-1], Finished)
 
@@ -238,7 +240,7 @@ def test_a_run_without_progress_ends_by_its_patience(settings: Settings, tmp_pat
     config = settings(tmp_path, epochs=50, patience=2, learning_rate=1e-30, steps_per_epoch=1)
     events = list(train(config, [picture()]))
     assert of_kind(events, EpochEnd)[-1].epoch == 3
-    assert any("No better Dice for 2 epochs" in n.message for n in of_kind(events, Notice))
+    assert any("No improvement of Dice for 2 epochs" in n.message for n in of_kind(events, Notice))
     assert isinstance(events[-1], Finished)
 
 

@@ -167,7 +167,7 @@ def test_near_duplicates_stay_together_on_request() -> None:
     kept, said = drained(learnable(told, "given", "copies"))
     assert [case.patient for case in kept[:3]] == [case.patient for case in kept[3:]]
     assert len({case.patient for case in kept}) == 3
-    assert "6 of 6 images are nearly the same as another one (3 groups)" in said[0]
+    assert "6 of 6 images are near-duplicates of another image (3 groups)" in said[0]
 
 
 def test_copies_among_the_cases_are_told_before_they_are_learned_from() -> None:

@@ -95,8 +95,8 @@ def test_stopped_twins_go_on_and_finished_ones_are_not_trained_again(run: Path, 
                 break
     seen = list(train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense")))
     said = " ".join(event.message for event in seen if isinstance(event, Notice))
-    assert "Twin 1 of 2 (attention) was trained before" in said
-    assert "Twin 2 of 2 (dense) goes on" in said
+    assert "Twin 1 of 2 (attention) is already trained" in said
+    assert "Twin 2 of 2 (dense) resumes" in said
     assert sum(isinstance(event, EpochEnd) for event in seen) == 1
 
 

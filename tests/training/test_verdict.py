@@ -48,12 +48,12 @@ GOOD = [(100, 0.9)] * 8
             "Finds nothing yet",
             "hardly begun",
         ),
-        (overlaps("liver", *[(100, 0.0)] * 8), {"steps": 90}, "Finds nothing yet", "90 steps are few"),
+        (overlaps("liver", *[(100, 0.0)] * 8), {"steps": 90}, "Finds nothing yet", "90 steps are too few"),
         (
             overlaps("liver", *GOOD) + overlaps("tumour", *[(9, 0.0)] * 3),
             {"with_class": {"liver": 50, "tumour": 2}},
             "Never finds tumour (3 validation cases hold it); finds liver with a mean Dice of 0.90",
-            "tumour is in 2 of 50 training cases only",
+            "tumour is in only 2 of 50 training cases",
         ),
         (
             overlaps("liver", *GOOD) + overlaps("tumour", (9, 0.0)),
@@ -65,12 +65,12 @@ GOOD = [(100, 0.9)] * 8
             overlaps("liver", *GOOD) + overlaps("tumour", *[(9, 0.0)] * 8),
             {"shares": {"liver": 0.1, "tumour": 0.0002}},
             "Never finds tumour",
-            "covers 0.02% of what is labelled: choose class weights 'balanced'",
+            "covers 0.02 % of the labelled area: choose class weights 'balanced'",
         ),
         (
             overlaps("tumour", *[(5, 0.0)] * 3, *[(500, 0.8)] * 6),
             {},
-            "misses small ones of tumour",
+            "misses small tumour",
             "For small structures",
         ),
         (
@@ -86,11 +86,16 @@ GOOD = [(100, 0.9)] * 8
             "its Dice fell by 0.10",
             None,
         ),
-        (overlaps("liver", (100, 0.9), (100, 0.9)), {}, "measured on 2 cases, which says little", "--folds"),
+        (
+            overlaps("liver", (100, 0.9), (100, 0.9)),
+            {},
+            "measured on only 2 cases, which says little",
+            "--folds",
+        ),
         (
             [Overlap(f"{n}", "liver", 0, n % 2, 0) for n in range(8)],
             {},
-            "No validation case holds any structure",
+            "No validation case contains a structure",
             "seed",
         ),
         (

@@ -16,9 +16,9 @@ from napari_prosma.errors import ConfigError
 
 HTML, MARKDOWN = ".html", ".md"
 MEASURED = {
-    "test": "test cases, used neither to learn nor to choose an epoch",
-    "validation": "validation cases, by which the best epoch was chosen",
-    "training": "cases it learned from",
+    "test": "test cases, used neither for training nor for choosing the epoch",
+    "validation": "validation cases, on which the best epoch was chosen",
+    "training": "training cases",
     "": "",
 }
 

@@ -114,18 +114,18 @@ class Card(_Frozen):
     def verdict(self) -> str:
         """What the model is worth, in a few sentences that stand first."""
         if not self.figures:
-            return "This model was never tested: check every result."
+            return "This model has not been tested: check every result."
         return " ".join([*map(_verdict_of, self.figures), *self._doubts()])
 
     def _doubts(self) -> list[str]:
         match self.measured_on:
             case "training":
-                return ["These figures are of cases it learned from and say nothing about new images."]
+                return ["These figures are from training cases and say nothing about new images."]
             case "validation" if self.measured < FEW_CASES:
                 plural = "s" * (self.measured != 1)
-                return [f"Measured on {self.measured} case{plural}, which says little."]
+                return [f"Measured on only {self.measured} case{plural}, which says little."]
             case "validation":
-                return ["The best epoch was chosen by these cases: expect slightly less on new images."]
+                return ["The best epoch was chosen on these cases: expect slightly less on new images."]
         return []
 
 
@@ -281,11 +281,11 @@ def _range(values: Sequence[float]) -> str:
 
 def _not_for(plan: Plan, modality: str, learned: int) -> tuple[str, ...]:
     of_kind = f"{MODALITIES[modality]} " if modality in MODALITIES else ""
-    few = (f"Images unlike the {learned} it learned from: so few cannot cover every kind.",)
+    few = (f"Images unlike its {learned} training images: so few cannot cover every kind.",)
     return (
         "Diagnosis or treatment: it is not a medical device. Someone who knows the structure must check "
         "every result.",
-        f"Anything but {of_kind}images like those it learned from: for another scanner, protocol, patient "
+        f"Anything except {of_kind}images like its training images: for another scanner, protocol, patient "
         f"group or part of the body, first test it on your own cases.",
         f"Structures other than {', '.join(plan.class_names[1:])}.",
         *(few if 0 < learned < 100 else ()),

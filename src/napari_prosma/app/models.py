@@ -78,9 +78,9 @@ class ImageKind:
         step = max(1, math.isqrt(plane[0].size // _SEEN))
         values = np.asarray(plane[:, ::step, ::step])
         known = _OF_DICOM.get(image.series.modality, "") if image.series is not None else ""
-        told_by = "its header says" if known else ""
+        told_by = "the image header says" if known else ""
         if not known and len(values) == 1 and values.min() <= AIR and np.all(values % 1 == 0):
-            known, told_by = "ct", "its values look like"
+            known, told_by = "ct", "the image values look like"
         return cls(image.geometry.ndim, len(values), known, told_by, _is_colour(values))
 
 
@@ -123,20 +123,20 @@ class KnownModel:
         if self.trouble:
             return self.trouble
         if self.dims > image.axes:
-            return f"it needs volumes, and the image is {image.axes}D"
+            return f"it needs volumes, but the image is {image.axes}D"
         pages = image.channels == 1 and image.axes > self.dims
         if image.channels != self.channels and not {image.channels, self.channels} <= {1, 3} and not pages:
             plural = "s" * (self.channels != 1)
-            return f"it needs {self.channels} channel{plural}, and the image has {image.channels}"
+            return f"it needs {self.channels} channel{plural}, but the image has {image.channels}"
         return ""
 
     def doubt(self, image: ImageKind) -> str:
         """Why it may find nothing sensible on an image that it can be used on; empty = nothing is known."""
         learned = MODALITIES.get(self.modality)
         if learned and image.modality and image.modality != self.modality:
-            return f"it learned {learned}, and {image.told_by} {MODALITIES[image.modality]}"
+            return f"it was trained on {learned}, but {image.told_by} {MODALITIES[image.modality]}"
         if self.modality in GRAY and image.is_colour:
-            return f"it learned {learned}, and the image is in colour"
+            return f"it was trained on {learned}, but the image is in colour"
         return ""
 
     def warning(self, image: ImageKind) -> str:

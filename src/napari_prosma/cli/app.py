@@ -77,7 +77,7 @@ def _keep_old_name(old: str, command: Callable[..., None]) -> None:
 
     @wraps(command)
     def renamed(*given: object, **options: object) -> None:
-        notice(f"prosma {old} is now called prosma {command.__name__}; the old name will go")
+        notice(f"prosma {old} is now called prosma {command.__name__}; the old name will be removed")
         command(*given, **options)
 
     app.command(old, hidden=True)(renamed)

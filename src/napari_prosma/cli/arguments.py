@@ -18,7 +18,7 @@ Scheduler = Annotated[
     ),
 ]
 MODEL_HELP = (
-    "A checkpoint (.safetensors), a run folder, or the name of a model of the package (see prosma models)."
+    "A checkpoint (.safetensors), a run folder, or the name of a model in the package (see prosma models)."
 )
 Model = Annotated[Path, typer.Argument(help=MODEL_HELP, show_default=False)]
 

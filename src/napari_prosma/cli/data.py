@@ -75,7 +75,7 @@ def fetch(
         try:
             folder = follow(run(name, out))
         except KeyboardInterrupt:
-            say("the downloaded part is kept; the same command resumes")
+            say("The downloaded part is kept; run the same command to resume")
             raise
         say(f"{folder}: {find_cases(folder, require_labels=False).summary}")
 
@@ -86,4 +86,4 @@ def forget() -> None:
         from napari_prosma.app.remembered import forget_all, memory_file
 
         was_there = forget_all()
-        say(f"{memory_file()} is deleted" if was_there else f"nothing is remembered in {memory_file()}")
+        say(f"{memory_file()} is deleted" if was_there else f"Nothing is remembered in {memory_file()}")

@@ -31,9 +31,9 @@ from rich.progress import (
 from rich.text import Text
 
 from napari_prosma import __version__
-from napari_prosma.data.metrics import dice_in_words
+from napari_prosma.data.metrics import dice_in_words, in_percent
 from napari_prosma.data.names import printable
-from napari_prosma.errors import ProsmaError
+from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import (
     UNLIMITED_EPOCHS,
     Baseline,
@@ -74,7 +74,7 @@ def say(text: str) -> None:
 def describe(data_set: DataSet, notices: Iterable[str] | None = None) -> None:
     """Say what was found in a folder, and what was decided about it."""
     for line in (data_set.summary, *(data_set.notices if notices is None else notices)):
-        say(line)
+        say(as_sentence(line))
 
 
 def notice(text: str) -> None:
@@ -96,7 +96,7 @@ def exit_codes() -> Iterator[None]:
         complain(error)
         raise typer.Exit(BAD_INPUT) from error
     except KeyboardInterrupt as stop:
-        _errors.print("stopped")
+        _errors.print("Stopped")
         raise typer.Exit(INTERRUPTED) from stop
     except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):
         raise
@@ -105,7 +105,7 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from error
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_SAID]
-        _complain(f"something went wrong that should not ({said}); please report it with '{log(error)}'")
+        _complain(f"unexpected error ({said}); please report it and attach '{log(error)}'")
         raise typer.Exit(BAD_INPUT) from error
 
 
@@ -152,7 +152,7 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                         bar.remove_task(task)
                     task = bar.add_task(escape(printable(event.message)), total=event.total)
                     if event.device != "cpu":
-                        console.print(f"on {event.device}")
+                        console.print(f"Device: {event.device}")
                 case Step() if task is not None:
                     bar.update(task, completed=event.done, total=event.total)
                 case Notice():
@@ -161,7 +161,7 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                     judged = ""
                     say(_line(event))
                 case Resumed():
-                    console.print(f"going on after epoch {len(event.history)}")
+                    console.print(f"Resuming after epoch {len(event.history)}")
                 case Verdict() if event.in_words() != judged:  # a run ends with that of its last epoch
                     judged = event.in_words()
                     say(f"  {judged}")
@@ -169,7 +169,7 @@ def follow(events: Iterator[Event], steering: Steering | None = None) -> Any:
                     figures = ", ".join(
                         f"{k} {v:.3f}" for k, v in event.figures.items() if k.startswith(("dice", "iou"))
                     )
-                    say(f"the model before: {figures}")
+                    say(f"Before fine-tuning: {figures}")
                 case CheckpointSaved(kind="best"):
                     say(f"  best so far: {event.path}")
                 case Finished():
@@ -219,7 +219,7 @@ def _line(event: EpochEnd) -> str:
         f"{k.removeprefix('dice/')} {v:.3f}" for k, v in event.validation.items() if k.startswith("dice/")
     ]
     zeros = [
-        f"{state['z_zero_fraction']:.0%}" for state in event.gates.values() if "z_zero_fraction" in state
+        in_percent(state["z_zero_fraction"]) for state in event.gates.values() if "z_zero_fraction" in state
     ]
     epoch = f"{event.epoch}/{event.epochs}" if event.epochs < UNLIMITED_EPOCHS else str(event.epoch)
     dice = event.validation["dice"]

@@ -33,12 +33,12 @@ def inspect(
     twin: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=MODEL: another model to compare, such as one of prosma ablate; may be repeated.",
+            help="NAME=MODEL: another model to compare, such as one from prosma ablate; may be repeated.",
             show_default=False,
         ),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only the cases that the model's training held out.")
+        bool, typer.Option("--held-out", help="Only the cases that the model was not trained on.")
     ] = False,
     limit: Annotated[
         int | None,
@@ -46,11 +46,11 @@ def inspect(
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Number of unusual cases to draw.")] = 12,
     tests: Annotated[
-        int, typer.Option(min=0, help="Number of cases to test the gates on: seconds to minutes each.")
+        int, typer.Option(min=0, help="Number of cases for the faithfulness tests: seconds to minutes each.")
     ] = 12,
     figure: Annotated[
         Path | None,
-        typer.Option(help="One figure for a journal, of one image: .svg, .pdf or .png.", show_default=False),
+        typer.Option(help="One journal figure of one image: .svg, .pdf or .png.", show_default=False),
     ] = None,
     width: Annotated[
         str, typer.Option(help="Width in columns: single, one and a half, or double.")
@@ -125,7 +125,7 @@ def suspicious(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of labelled images; by default those the model learned from.", show_default=False
+            help="Folder of labelled images; by default, those the model was trained on.", show_default=False
         ),
     ] = None,
     device: Device = "auto",
@@ -148,7 +148,7 @@ def suspicious(
         place = data or checkpoint.config.get("data")
         if place is None:
             raise ConfigError(
-                f"'{model}' does not say what it learned from; give a folder of labelled images"
+                f"'{model}' does not say what it was trained on; give a folder of labelled images"
             )
         data_set, notices = labelled_as(checkpoint, Path(place))
         describe(data_set, notices)
@@ -162,15 +162,13 @@ def next_(
     model: Model,
     images: Annotated[
         Path,
-        typer.Argument(
-            help="Folder of images, of which some have no label; or one volume.", show_default=False
-        ),
+        typer.Argument(help="Folder of images, some without a label, or one volume.", show_default=False),
     ],
     most: Annotated[int, typer.Option(min=1, help="How many to list.")] = 20,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Rank by how much mirrored passes disagree: slower.")
+        bool, typer.Option("--mirror", help="Rank by how much mirrored passes disagree; slower.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:

@@ -28,14 +28,14 @@ def models(
         for model in listed:
             say(model.in_words())
         if not listed:
-            say("there is no model yet; train one with prosma train")
+            say("There are no models yet; train one with prosma train")
 
 
 def card(
     model: Model,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write it as a page, .html or .md, with pictures of the worst cases."),
+        typer.Option(help="Write a page, .html or .md, with pictures of the worst cases."),
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -83,7 +83,7 @@ def export(
 
         wanted = [(export_onnx, onnx), (with_card, bioimageio)]
         if not any(path for _, path in wanted):
-            raise ConfigError("say what to write: --onnx FILE, --bioimageio FILE, or both")
+            raise ConfigError("choose what to write: --onnx FILE, --bioimageio FILE, or both")
         require_new((path for _, path in wanted), overwrite, "choose another name, or --overwrite it")
         for write, path in wanted:
             if path is not None:

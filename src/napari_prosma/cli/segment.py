@@ -41,7 +41,7 @@ def segment(
         ),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average mirrored passes: slower, steadier.")
+        bool, typer.Option("--mirror", help="Average mirrored passes; slower, but steadier.")
     ] = False,
     format: Annotated[
         str,
@@ -76,7 +76,7 @@ def segment(
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing labels.")] = False,
     skip_done: Annotated[
-        bool, typer.Option("--skip-done", help="Skip images that have labels already.")
+        bool, typer.Option("--skip-done", help="Skip images that already have labels.")
     ] = False,
 ) -> None:
     """Segment images; each result lies on its image's own grid.
@@ -146,7 +146,7 @@ def segment(
             say(str(table_of_regions))
         say(f"{len(segmented)} of {len(segmented) + len(failed)} segmented")
         if left_out:
-            say(f"{len(left_out)} had labels already and were skipped")
+            say(f"{len(left_out)} already had labels and were skipped")
         if failed:
             say(f"failed: {', '.join(failed)}")
             raise typer.Exit(BAD_INPUT)

@@ -77,7 +77,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     folds: Annotated[
         int | None,
-        typer.Option(help="Train this many networks, each validated on another part.", show_default=False),
+        typer.Option(
+            help="Cross-validate: train this many networks, each validated on another part.",
+            show_default=False,
+        ),
     ] = None,
     scheduler: Scheduler = None,
     **options: object,
@@ -121,7 +124,7 @@ def train(
         for old in OLD_OPTIONS:
             texts = given.pop(f"{old}_option", [])
             if texts:
-                notice(f"--{old}-option is now called --objective-option; the old name will go")
+                notice(f"--{old}-option is now called --objective-option; the old name will be removed")
             if texts and given.get("objective") == old:
                 given["objective_options"] = [*given.get("objective_options", []), *texts]
         # Whole paths, so that the run can be resumed from another working directory.
@@ -208,9 +211,9 @@ def demo(
         say(f"validation Dice {dice_in_words(result.score)}; picture of the gates: {real(picture)}")
         for name, model in shipped_models().items():
             finds = ", ".join(known_model(model).finds)
-            say(f"to find {finds} in an image of your own: prosma segment {name} IMAGE --out labels")
+            say(f"To find {finds} in your own image: prosma segment {name} IMAGE --out labels")
         if window and _can_open_window():
-            say("opening napari ...")
+            say("Opening napari ...")
             viewer = [sys.executable, "-m", "napari_prosma.plugin.demo", str(result.best)]
             raise typer.Exit(subprocess.call([*viewer, *(str(path) for path in case.files)]))
 
@@ -275,11 +278,11 @@ def _run(
         result = follow(events, steering)
     except KeyboardInterrupt:
         if folds is not None:
-            say("resume with the same line, without --overwrite")
+            say("Resume with the same command, without --overwrite")
         else:
             kept = (config.run_dir / RUN).exists()
             line = quoted(["prosma", "train", "--resume", str(config.run_dir)])
-            say(f"resume with: {line}" if kept else "nothing was kept yet")
+            say(f"Resume with: {line}" if kept else "Nothing was saved yet")
         raise
     if folds is not None:
         say(result.in_words())

@@ -14,6 +14,7 @@ from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.layouts.pairing import split_in
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -147,7 +148,11 @@ def _check_image(image: Image, data: DataSet, tell: _Tell) -> None:
         tell("error", f"{image.geometry.ndim} axes instead of {data.dims}", "export all images alike")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         share = 1 - float(np.isfinite(array).mean())
-        tell("error", f"{share:.2%} of the image are no numbers (NaN or infinite)", "fill or crop them")
+        tell(
+            "error",
+            f"{in_percent(share, 2)} of the image is NaN or infinite",
+            "fill or crop them",
+        )
     elif array.min() == array.max():
         tell("error", f"the image is {array.flat[0]:g} everywhere", "export it again or leave it out")
     for notice in image.notices:
@@ -160,7 +165,7 @@ def _check_label(label: np.ndarray, data: DataSet, tell: _Tell) -> tuple[int, ..
     counts = np.bincount(label.ravel(), minlength=len(data.class_names))
     labelled = counts.sum() - (counts[IGNORE] if len(counts) > IGNORE >= len(data.class_names) else 0)
     if labelled == 0:
-        tell("warning", "nothing in the label is labelled", "label some slices, or leave it out")
+        tell("warning", "no element is labelled", "label some slices, or leave it out")
         return ()
     present = tuple(int(n) for n in np.flatnonzero(counts[: len(data.class_names)]))
     foreground = int(counts[1 : len(data.class_names)].sum())
@@ -196,7 +201,7 @@ def _copies(checked: Sequence[Checked]) -> Iterator[Problem]:
                 names[0],
                 "error",
                 f"{_listed(names)} are copies in {' and '.join(sorted(str(side) for side in sides))}",
-                "move them to one side, or the validation tells nothing",
+                "move them to one side, or the validation is meaningless",
             )
 
 
@@ -231,11 +236,9 @@ def _absent_classes(data: DataSet, checked: Sequence[Checked]) -> Iterator[Probl
     seen = Counter(n for one in checked for n in one.classes)
     for index, name in enumerate(data.class_names[1:], 1):
         if not seen[index] and any(one.classes for one in checked):
-            yield Problem(
-                "", "error", f"no label holds the class {name}", "label some, or take the class out"
-            )
+            yield Problem("", "error", f"no label holds the class {name}", "label some, or remove the class")
     if len(checked) < _FEWEST_CASES:
-        yield Problem("", "warning", f"only {len(checked)} cases", "add cases; results will not carry over")
+        yield Problem("", "warning", f"only {len(checked)} cases", "add cases; results will not generalise")
 
 
 def _thumbnail(image: Image) -> np.ndarray | None:

@@ -180,7 +180,7 @@ def _download(wanted: PublicSet, part: Path) -> Iterator[Event]:
                 if goes_on is None:
                     raise DataError(_unreachable(wanted, part, f"{response.status_code} {response.reason}"))
                 if before and not goes_on:
-                    yield Notice("the server cannot go on from a part; starting again")
+                    yield Notice("the server cannot resume the download; starting again")
                 with open(part, "ab" if goes_on else "wb") as file:
                     yield from _write(response, file, wanted.archive)
                 return

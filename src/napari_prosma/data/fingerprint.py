@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import AXES, slice_axis, thin_axes
 from napari_prosma.errors import DataError
 
@@ -312,9 +313,9 @@ def balance_in_words(facts: Sequence[CaseFacts], class_names: Sequence[str]) -> 
         row[: len(fact.class_counts)] = fact.class_counts
     shares = counts.sum(axis=0) / max(1, counts.sum())
     cases = np.count_nonzero(counts, axis=0)
-    parts = [f"{class_names[0]} {shares[0]:.1%}"]
+    parts = [f"{class_names[0]} {in_percent(shares[0], 1)}"]
     for name, share, number in list(zip(class_names, shares, cases, strict=True))[1:]:
-        parts.append(f"{name} {share:.1%} (in {number} of {len(facts)} cases)")
+        parts.append(f"{name} {in_percent(share, 1)} (in {number} of {len(facts)} cases)")
     return ", ".join(parts)
 
 

@@ -109,8 +109,8 @@ def require_no_drawing(image: Path, label: Path) -> None:
     apart = abs(ours[gray].astype(int) - theirs[gray])
     if gray.any() and float((apart <= _SAME_GRAY).mean()) >= _MOSTLY:
         raise DataError(
-            f"'{label}' is '{image.name}', perhaps with something drawn on it, and no mask; export what was "
-            "drawn as a mask, or as polygons"
+            f"'{label}' is the image '{image.name}', perhaps with something drawn on it, not a mask; export "
+            "what was drawn as a mask, or as polygons"
         )
 
 
@@ -130,8 +130,8 @@ def _rule_of(
     hollow = sum(look.is_hollow for look in looks)
     if hollow and hollow >= sum(bool(look.values - {0}) for look in looks) / 2:
         doubts.append(
-            "the labels are outlines one element thin, so that lines would be learned; if what they enclose "
-            "is meant, let them be filled (class table, or --classes with ,filled at the end)"
+            "the labels are outlines one element thin, so only lines would be learned; to learn the area "
+            "inside, fill the outlines (class table, or --classes with ,filled at the end)"
         )
     gapped = sum(look.is_gapped for look in looks)
     if gapped and gapped >= sum(bool(look.values - {0}) for look in looks) / 2:
@@ -145,36 +145,36 @@ def _rule_of(
     if len(around) == 1 and 0 not in around:
         (value,) = around
         doubts.append(
-            f"{value} lies all around in every mask, and 0 within: if {value} is the background, say so "
+            f"{value} surrounds 0 in every mask: if {value} is the background, set it as such "
             f"(class table, or --classes {value}=background,0=NAME)"
         )
     if lossy and any(look.middle > _A_CLASS for look in looks):
         doubts.append(
-            "some masks hold flat parts of a middle gray, as of a class of their own, and JPEG keeps no "
-            "exact values: only what is brighter than half is taken; export the masks as PNG, with a value "
+            "some masks have flat areas of a middle gray, as if for another class, but JPEG does not keep "
+            "exact values: only values brighter than half are used; export the masks as PNG, with a value "
             "for each class"
         )
     soft = [look for look in looks if look.is_soft]
     if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
-        doubts.append("the masks have soft edges, as after resizing: what is brighter than half is taken")
+        doubts.append("the masks have soft edges, as after resizing: values brighter than half are used")
         return LabelRule("above", ("background", foreground)), tuple(doubts)
     if not lossy and _are_objects(looks, dims):
         return LabelRule.instances(foreground), tuple(doubts)
     of_one = [look.values for look in looks if {1, 255} <= look.values]
     if of_one and not lossy and seen - {0} <= {1, 255}:
-        doubts.append("255 beside 1 is taken for a border that nobody decided, and nothing is learned there")
+        doubts.append("255 beside 1 is read as an undecided border, and nothing is learned there")
         return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
     rule = LabelRule.of_values(seen, lossy, foreground)
     blends = frozenset().union(*(look.blends for look in looks))
     if len(blends) > _SOFT_VALUES:
         doubts.append(
-            f"{len(blends)} colours such as #{min(blends):06x} lie at edges only, as after resizing, and are "
-            "taken for classes; export the masks without smoothing, or name the colours that are meant "
+            f"{len(blends)} colours such as #{min(blends):06x} lie only at edges, as after resizing, and are "
+            "read as classes; export the masks without smoothing, or name only the true colours "
             "(class table, or --classes)"
         )
     if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values":
         doubts.append(
-            f"{len(rule.class_names) - 1} values are taken for as many classes; if they number objects, make "
+            f"{len(rule.class_names) - 1} values are read as separate classes; if they number objects, make "
             "them one class (class table, or --classes any=NAME)"
         )
     return rule, tuple(doubts)

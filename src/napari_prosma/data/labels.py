@@ -191,7 +191,7 @@ class LabelRule:
             raise DataError(
                 "scribbles need at least two label values, the smaller for the background (such as 1) and "
                 f"another for the structure (such as 2), but in this data set {self.in_words()}; draw some "
-                "background too, or say that the labels are complete"
+                "background too, or set the labels to complete"
             )
         names = ("background", *self.class_names[2:])
         merged = tuple((value, max(number - 1, 0)) for value, number in self.merged)
@@ -247,7 +247,7 @@ class LabelRule:
                 if {1, 255} <= set(present_values(stored[on]).tolist()):
                     raise DataError(
                         f"labels '{where}' hold both 1 and 255, while in this data set {self.in_words()}; if "
-                        f"255 marks a border that nobody decided, name the values with the classes "
+                        f"255 marks an undecided border, name the values with the classes "
                         f"0=background,1={self.class_names[-1]},unlabelled=255, else with "
                         f"any={self.class_names[-1]}"
                     )

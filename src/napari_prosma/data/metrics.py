@@ -60,6 +60,11 @@ def _or_right(overlap: Overlap) -> tuple[float, float]:
     return (overlap.dice, overlap.iou) if overlap.there + overlap.found else (1.0, 1.0)
 
 
+def in_percent(share: float, digits: int = 0) -> str:
+    """A share as percent, such as ``14.9 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def dice_in_words(dice: float) -> str:
     """A mean Dice of validation cases; NaN is one of cases none of which holds a structure."""
     return "unknown (no validation case holds a structure)" if math.isnan(dice) else f"{dice:.3f}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.fingerprint import SAME_SPACING, Plan
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import slice_axis, thin_axes
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -60,7 +61,7 @@ def filled(image: Image) -> Image:
         numbers = np.isfinite(channel)
         if numbers.any():
             channel[holes] = channel[numbers].min()
-    said = f"{missing.mean():.2%} of the image are no numbers (NaN); taken as its lowest value"
+    said = f"{in_percent(missing.mean(), 2)} of the image is NaN; replaced by its lowest value"
     return replace(image, array=array, notices=(*image.notices, said))
 
 
@@ -98,7 +99,7 @@ def size_in_words(shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> tup
     said = []
     if plan.native is not None and geometry.unit == "pixel":
         said.append(
-            f"The image does not say how large its elements are; they are taken to be those of training: "
+            f"The image has no physical size; the spacing of the training images is assumed: "
             f"{_product(plan.native)} {plan.unit}"
         )
     if plan.largest:

@@ -15,6 +15,7 @@ from napari_prosma.data import arrays
 from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Header, Image, Pyramid
 from napari_prosma.data.formats import clips, dicom, metaimage, mgh, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.texts import number_with_comma
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -183,10 +184,10 @@ def as_channels(image: Image, channels: int) -> Image:
         return image
     if may_hold_channels(len(array), image.geometry, array.shape[1]) and array.shape[1] == channels:
         kept = tuple(notice for notice in image.notices if not notice.startswith("a clip of"))
-        pages = () if image.geometry.axes[0] == "t" else (f"the {channels} pages are taken for channels",)
+        pages = () if image.geometry.axes[0] == "t" else (f"the {channels} pages are read as channels",)
         return Image(array[0], of_pages(image.geometry), (*kept, *pages))
     if may_hold_channels(len(array), image.geometry) and array.ndim == 4 and array.shape[-1] == channels:
-        said = f"the {channels} elements of the last axis are taken for channels"
+        said = f"the {channels} elements of the last axis are read as channels"
         return Image(np.moveaxis(array[0], -1, 0), Geometry.pixels(2), (*image.notices, said))
     if len(array) == 1 and channels == 3:
         return replace(image, array=np.broadcast_to(array, (3, *array.shape[1:])))
@@ -306,7 +307,7 @@ def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
         return array, ""
     if (missing := np.isnan(array)).any() and not missing.all():
         stored, note = _whole_numbers(path, np.where(missing, array.dtype.type(0), array))
-        said = f"{missing.mean():.2%} of the labels are no numbers (NaN); taken as background"
+        said = f"{in_percent(missing.mean(), 2)} of the labels is NaN; taken as background"
         return stored, "; ".join(filter(None, (said, note)))
     if not np.abs(array).max() <= _LARGEST:
         raise DataError(
@@ -316,9 +317,7 @@ def _whole_numbers(path: Path, array: np.ndarray) -> tuple[np.ndarray, str]:
     if np.array_equal(rounded, array):
         return rounded.astype(np.int32), ""
     if np.all(np.abs(array - rounded) <= _NEARLY_WHOLE * np.maximum(1, np.abs(rounded))):
-        return rounded.astype(
-            np.int32
-        ), "values of the labels are nearly whole, such as 1.00002, and were rounded"
+        return rounded.astype(np.int32), "label values are nearly whole, such as 1.00002, and were rounded"
     if array.min() >= 0 and array.max() <= 1:
         return (array > 0.5).astype(np.uint8), "labels with values between 0 and 1 are cut at 0.5"
     raise DataError(
@@ -353,5 +352,5 @@ def _reader(path: Path) -> ModuleType:
     if module is None and header is not None:
         raise DataError(f"'{path}' holds the voxels of '{header.name}'; give that")
     if module is None:
-        raise DataError(f"'{path}' is no image format that can be read; use one of {', '.join(SUFFIXES)}")
+        raise DataError(f"'{path}' is not in a supported image format; use one of {', '.join(SUFFIXES)}")
     return module

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
-from napari_prosma.inspection.measures import in_digits, in_percent
+from napari_prosma.inspection.measures import in_digits
 from napari_prosma.inspection.statistics import (
     FEWEST,
     Interval,

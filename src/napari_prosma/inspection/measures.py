@@ -59,11 +59,6 @@ def in_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 
-def in_percent(value: float) -> str:
-    """A share as whole percent."""
-    return f"{100 * value:.0f} %"
-
-
 def _mean(array: np.ndarray | None) -> float | None:
     return None if array is None else float(array.mean())
 

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.names import file_stem, in_plot
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.texts import write_rows
@@ -296,14 +297,15 @@ def _title(record: GateRecord, level: int, kind: str) -> str:
     if kind == "second model":
         return f"skip {level}, {held.gate}: mean {figures.get('psi_mean', float('nan')):.2f}"
     extra = {
-        "zeros in z": ("z_zero_fraction", "zeros in z {:.0%}"),
-        "without evidence": ("floor_pixel_fraction", "without evidence {:.0%}"),
-        "psi": ("psi_mean", "psi mean {:.2f}"),
+        "zeros in z": ("z_zero_fraction", "zeros in z {1}"),
+        "without evidence": ("floor_pixel_fraction", "without evidence {1}"),
+        "psi": ("psi_mean", "psi mean {0:.2f}"),
         "psi dense": ("psi_mean", "same weights, lambda = 0"),
-        "energy kept": ("retained_energy", "energy kept {:.0%}"),
-        "relative energy": ("selectivity", "selectivity {:.0%}"),
+        "energy kept": ("retained_energy", "energy kept {1}"),
+        "relative energy": ("selectivity", "selectivity {1}"),
     }
     name, text = extra[kind]
-    title = f"skip {level}: {text.format(figures.get(name, float('nan')))}"
+    value = figures.get(name, float("nan"))
+    title = f"skip {level}: {text.format(value, in_percent(value))}"
     floor = held.skips[level].floor
     return f"{title}, floor {floor:.2f}" if kind == "psi" and floor is not None else title

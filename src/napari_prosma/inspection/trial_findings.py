@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.integrate import trapezoid
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
-from napari_prosma.inspection.measures import in_percent
 from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous
 
 LITTLE = 0.01

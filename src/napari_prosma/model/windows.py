@@ -361,10 +361,10 @@ def sweep(
                     raise
                 if size > 1:
                     size = size // 2
-                    notice = Notice(f"Memory ran out: going on with {size} window(s) at a time.")
+                    notice = Notice(f"Memory ran out: continuing with {size} window(s) at a time.")
                 else:
                     blend.to("cpu")
-                    notice = Notice("Memory ran out: going on with the sums in the computer's own memory.")
+                    notice = Notice("Memory ran out: continuing with the sums in main memory.")
             if notice is not None:  # the error is gone now, and with it what it held
                 release(device)
                 yield notice
@@ -391,7 +391,7 @@ def _make_blend(tiling: Tiling, channels: int, device: torch.device) -> tuple[Bl
         if not ran_out_of_memory(error) or device.type == "cpu":
             raise
     release(device)
-    notice = Notice("Memory ran out: the sums are kept in the computer's own memory.")
+    notice = Notice("Memory ran out: the sums are kept in main memory.")
     return Blend(tiling, channels, rows=tiling.window[0]), notice
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from napari_prosma.data.case import Image
 from napari_prosma.data.formats import dicom_seg
 from napari_prosma.data.layouts import case_from_files
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.names import fitting_name
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, read_image, stem
@@ -143,7 +144,9 @@ def segment_file(
     found: Segmentation = yield from result_of(events)
     if wanted.cleanings:
         labels = cleaned(found.probabilities, found.geometry, wanted.cleanings)
-        yield Notice(f"{path.name}: cleaning changed {np.mean(labels != found.labels):.2%} of the image")
+        yield Notice(
+            f"{path.name}: cleaning changed {in_percent(np.mean(labels != found.labels), 2)} of the image"
+        )
         found = replace(found, labels=labels)
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)

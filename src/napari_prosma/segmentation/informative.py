@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_prosma.data.case import Case, Image
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.data.preparation import cut_axis, filled
 from napari_prosma.data.readers import as_channels
@@ -108,11 +109,11 @@ class Next:
         """One line: what the model is unsure of, and whether it stands here because it is unlike others."""
         seen = self.candidate
         if not seen.share:
-            said = "nothing found, and sure of it"
+            said = "nothing found, with certainty"
         elif seen.disagreement is not None:
-            said = f"passes disagree {seen.disagreement:.3f}, area {seen.share:.1%}"
+            said = f"passes disagree {seen.disagreement:.3f}, area {in_percent(seen.share, 1)}"
         else:
-            said = f"unsure {seen.uncertainty:.2f}, area {seen.share:.1%}"
+            said = f"unsure {seen.uncertainty:.2f}, area {in_percent(seen.share, 1)}"
         return f"{said}; new" if self.passed else said
 
     def row(self) -> dict[str, str | float]:
@@ -183,7 +184,7 @@ def next_images(
             f"all {len(cases)} images have a label; give a folder that has images without one as well"
         )
     look = _Look(checkpoint, mirror, device)
-    yield Started(len(unlabelled), "Looking at unlabelled images", str(look.device))
+    yield Started(len(unlabelled), "Ranking unlabelled images", str(look.device))
     seen: list[Candidate] = []
     left_out: list[DataError] = []
     for n, case in enumerate(unlabelled, start=1):

@@ -120,7 +120,7 @@ def segment_to(
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Path]:
         if unfinished.go_on(window):
-            yield Notice(f"Going on with {name}: {unfinished.rows:,} of {output.shape[0]:,} rows are done.")
+            yield Notice(f"Resuming {name}: {unfinished.rows:,} of {output.shape[0]:,} rows are done.")
         work = Work(
             checkpoint=checkpoint,
             image=pyramid if path is None else Path(path),

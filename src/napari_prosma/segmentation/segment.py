@@ -211,7 +211,7 @@ def windows_that_fit(
         half = -(-window[longest] // (2 * divisor)) * divisor
         window = (*window[:longest], half, *window[longest + 1 :])
         yield Notice(
-            f"Memory ran out: beginning again with windows of {_in_words(window)}. The model was trained on "
+            f"Memory ran out: starting again with windows of {_in_words(window)}. The model was trained on "
             f"larger ones, so look at the result."
         )
 
@@ -232,8 +232,8 @@ def mirrored_in_words(checkpoint: Checkpoint) -> str:
     """What mirrored passes do with this model."""
     ways = " and ".join({-1: "left-right", -2: "up-down"}[axis] for axis in flips_of(checkpoint))
     if not ways:
-        return "No window was passed mirrored: the training of this model mirrored nothing."
-    return f"Every window was also passed mirrored ({ways}), as the model's training did."
+        return "No mirrored passes: the training of this model mirrored nothing."
+    return f"Every window was also segmented mirrored ({ways}), as in the model's training."
 
 
 def require_settings(overlap: float, batch: int) -> None:

@@ -117,7 +117,7 @@ class TrainConfig(BaseModel):
     ] = OURS_GATE
     gate_options: Annotated[
         GateOptions,
-        Setting("NAME=VALUE within the gate; may be repeated.", group=NETWORK, option="gate-option"),
+        Setting("An option of the gate, NAME=VALUE; may be repeated.", group=NETWORK, option="gate-option"),
     ] = Field(default_factory=GateOptions)
     gated_levels: Annotated[
         tuple[int, ...],
@@ -135,7 +135,7 @@ class TrainConfig(BaseModel):
             group=DATA,
             tip="Kind of images: decides how they are augmented",
             choices={
-                "auto": Choice("by the data", "CT in Hounsfield units as CT, all else as 'other'"),
+                "auto": Choice("by the data", "As CT if in Hounsfield units, otherwise as 'other'"),
                 "ultrasound": Choice(
                     "ultrasound", "Flipped left to right, never upside down; gain, shadows and speckle vary"
                 ),
@@ -199,7 +199,7 @@ class TrainConfig(BaseModel):
     split: Annotated[
         Literal["given", "random"],
         Setting(
-            "given: keep train, val and test of the data set; random: do not.",
+            "given: use train, val and test of the data set; random: ignore them.",
             "Split",
             group=DATA,
             tip="Which cases are used for training and which for validation",
@@ -217,28 +217,28 @@ class TrainConfig(BaseModel):
     together: Annotated[
         Literal["patients", "names", "copies", "none"],
         Setting(
-            "What stays on one side: patients of a table, names (patients told by names), copies, or none.",
+            "What is never split up: patients (of a table), names (patients by file name), copies, or none.",
             "Keep together",
             group=DATA,
-            tip="Which cases are either all training or all validation cases, in folds too",
+            tip="Cases that are never divided between training and validation, also in folds",
             choices={
                 "patients": Choice(
-                    "patients of the data set", "As a table tells them in a column 'patient' or 'group'"
+                    "patients of the data set", "As listed in a table, in a column 'patient' or 'group'"
                 ),
                 "names": Choice(
-                    "patients told by names", "Cases such as p3_f1 and p3_f2 are of the patient p3"
+                    "patients by file name", "Cases such as p3_f1 and p3_f2 belong to patient p3"
                 ),
                 "copies": Choice(
-                    "nearly the same images", "Copies and near-duplicates, too; every image is compared"
+                    "nearly the same images", "Copies and near-duplicates; every image is compared"
                 ),
-                "none": Choice("nothing", "Every case by itself"),
+                "none": Choice("nothing", "Every case on its own"),
             },
         ),
     ] = "patients"
     epochs: Annotated[int, Setting("Number of epochs.", group=LEARNING)] = Field(default=100, ge=1)
     minutes: Annotated[
         PositiveNumber | None,
-        Setting("Stop after this time; the schedule is stretched over it.", group=LEARNING, unset="no limit"),
+        Setting("Stop after this time; the schedule adapts to it.", group=LEARNING, unset="no limit"),
     ] = None
     steps_per_epoch: Annotated[
         int | None, Setting("Steps per epoch.", group=LEARNING, unset="by the data")
@@ -246,43 +246,45 @@ class TrainConfig(BaseModel):
     learning_rate: Annotated[
         PositiveNumber | None,
         Setting(
-            "AdamW's, at its highest.",
+            "Highest learning rate of AdamW.",
             "Learning rate",
             group=LEARNING,
             unset="by the steps",
-            tip="Learning rate: how large each correction is; lower it if the loss jumps",
+            tip="How large each update of the weights is; lower it if the loss jumps",
             step=1e-4,
             decimals=6,
             high=1,
         ),
     ] = None
-    weight_decay: Annotated[float, Setting("AdamW's.", group=LEARNING)] = Field(default=1e-4, ge=0)
+    weight_decay: Annotated[float, Setting("Weight decay of AdamW.", group=LEARNING)] = Field(
+        default=1e-4, ge=0
+    )
     warm_up: Annotated[
         float, Setting("Share of the run over which the learning rate rises.", group=LEARNING)
     ] = Field(default=0.03, ge=0, lt=1)
     threshold_rate: Annotated[
-        float, Setting("Learning rate of the gates' thresholds, relative.", group=LEARNING)
+        float, Setting("Learning rate of the gates' thresholds, as a factor.", group=LEARNING)
     ] = Field(default=1.0, ge=0)
     spacing: Annotated[
         tuple[PositiveNumber, ...] | None,
         Setting(
-            "Resample to this, such as 3,1,1 (z, y, x).",
+            "Resample to this spacing, such as 3,1,1 (z, y, x).",
             "Spacing",
             group=SEEN,
             unset="by the data",
-            tip="Distance between voxels that every image is brought to, in the unit of the data: one number "
-            "per axis, slices first, such as 3, 1, 1. Empty: the usual one of the data",
+            tip="Every image is resampled to this voxel spacing, in the unit of the data: one number per "
+            "axis, slices first, such as 3, 1, 1. Empty: the typical spacing of the data",
         ),
     ] = None
     side: Annotated[
         int | None,
         Setting(
-            "What a 2D network sees is shrunk until its usual short side is this.",
+            "For a 2D network, shrink images to this typical short side.",
             "Shrink to",
             group=SEEN,
             unset="256; less in a short run, more for thin structures",
             tip="Images and slices for a 2D network are shrunk so that their short side is about this; "
-            "volumes for a 3D network are not. By itself: 256 px, less in a short run, and more where thin "
+            "volumes for a 3D network are not. Default: 256 px, less in a short run, and more if thin "
             "structures would be lost",
             unit="px",
             least="by the minutes",
@@ -298,7 +300,7 @@ class TrainConfig(BaseModel):
             unset="by the data",
             tip="How intensities are normalised before the network sees them",
             choices={
-                None: Choice("by the data", "CT in Hounsfield units as CT, all else each image by itself"),
+                None: Choice("by the data", "As CT if in Hounsfield units, otherwise each image by itself"),
                 "zscore": Choice(
                     "each image by itself", "Each image and channel to mean 0 and spread 1 (z-score)"
                 ),
@@ -309,12 +311,12 @@ class TrainConfig(BaseModel):
     patch: Annotated[
         tuple[PositiveInt, ...] | None,
         Setting(
-            "Patch and window, such as 32,96,96.",
+            "Size of patches and windows, such as 32,96,96.",
             "Patch size",
             group=SEEN,
             unset="by the data",
             tip="Size of what the network sees at once, in voxels: one number per axis, slices first, "
-            "such as 32, 128, 128. Empty: by the data and the memory",
+            "such as 32, 128, 128. Empty: chosen from the data and the memory",
         ),
     ] = None
     batch: Annotated[
@@ -331,13 +333,15 @@ class TrainConfig(BaseModel):
     plan: Annotated[
         Plan | None,
         Setting(
-            "All of this from a JSON file, such as the run.json of a run.", group=SEEN, unset="by the data"
+            "Read the whole plan from a JSON file, such as the run.json of a run.",
+            group=SEEN,
+            unset="by the data",
         ),
     ] = None
     foreground_share: Annotated[
         float,
         Setting(
-            "Share of the patches that hold foreground.",
+            "Share of the patches that contain foreground.",
             "Foreground",
             group=LEARNING,
             tip="Share of the patches that contain a structure; every class is drawn equally often",
@@ -363,8 +367,8 @@ class TrainConfig(BaseModel):
             "Decay of a moving average of the weights, such as 0.999.",
             "Averaging",
             group=LEARNING,
-            tip="Moving average of the weights, which is kept as the model: its decay per step, such as "
-            "0.999; calmer, but slow to follow in a short run",
+            tip="Decay per step, such as 0.999, of a moving average of the weights that is kept as the "
+            "model: it is steadier, but lags behind in a short run",
             least="off",
             step=0.001,
         ),
@@ -372,18 +376,18 @@ class TrainConfig(BaseModel):
     patience: Annotated[
         int | None,
         Setting(
-            "End after so many epochs without a better validation Dice.",
+            "End after this many epochs without a better validation Dice.",
             "Patience",
             group=LEARNING,
             unset="never",
-            tip="End early after so many epochs without improvement",
+            tip="End early after this many epochs without improvement",
             least="to the end",
         ),
     ] = Field(default=None, ge=1)
     gradient_clip: Annotated[
         PositiveNumber | None,
         Setting(
-            "Largest norm of the gradient; 0 = any.",
+            "Largest norm of the gradient; 0 = no limit.",
             "Gradient clip",
             group=LEARNING,
             tip="Larger gradients are scaled down to this norm, which prevents jumps",
@@ -393,7 +397,7 @@ class TrainConfig(BaseModel):
     seed: Annotated[
         int,
         Setting(
-            "Split, weights, sampling and augmentation follow from it.",
+            "Random seed of split, weights, sampling and augmentation.",
             "Seed",
             group=LEARNING,
             tip="Random seed: the same number gives the same run on the same machine",
@@ -408,10 +412,10 @@ class TrainConfig(BaseModel):
             tip="Where the network is computed",
             by_name=True,
             choices={
-                "auto": Choice("the fastest", "A graphics card if there is one, else the processor"),
-                "cpu": Choice("processor", "One core is left to the window"),
+                "auto": Choice("the fastest", "A graphics card if there is one, otherwise the processor"),
+                "cpu": Choice("processor", "The CPU; one core is left free for napari"),
                 "cuda": Choice("NVIDIA card", "An NVIDIA graphics card"),
-                "mps": Choice("Apple chip", "The graphics part of an Apple chip"),
+                "mps": Choice("Apple chip", "The GPU of an Apple chip"),
             },
         ),
     ] = "auto"
@@ -423,8 +427,8 @@ class TrainConfig(BaseModel):
             group=MACHINE,
             tip="Numerical precision",
             choices={
-                "auto": Choice("by the device", "What the device computes quickly without loss"),
-                "32-true": Choice("32 bit", "Slower on a graphics card, never less exact"),
+                "auto": Choice("by the device", "The fastest that the device computes without loss"),
+                "32-true": Choice("32 bit", "Slower on a graphics card, most exact"),
                 "bf16-mixed": Choice("bfloat16", "Half the memory on newer graphics cards"),
                 "16-mixed": Choice("float16", "Half the memory on older graphics cards"),
             },
@@ -436,41 +440,37 @@ class TrainConfig(BaseModel):
     compile: Annotated[
         bool,
         Setting(
-            "Compile the network, which takes a minute or more at first.",
+            "Compile the network first, which takes a minute or more.",
             "compile the network first",
             group=MACHINE,
-            tip="Faster steps after a minute or more of waiting; for long runs on a card",
+            tip="Faster steps after a wait of a minute or more; for long runs on a graphics card",
         ),
     ] = False
     tensorboard: Annotated[
         bool,
         Setting(
-            "Write the figures for TensorBoard too.",
+            "Also write the figures for TensorBoard.",
             "write files for TensorBoard",
             group=MACHINE,
-            tip="Curves for the program TensorBoard, in the run folder",
+            tip="Write curves for TensorBoard to the run folder",
         ),
     ] = False
     start_from: Annotated[
         Path | None,
-        Setting(
-            "Model whose weights are taken over, with its plan and network.", group=FINE_TUNING, option="from"
-        ),
+        Setting("Model to start from: its weights, plan and network.", group=FINE_TUNING, option="from"),
     ] = None
     trains: Annotated[
         Literal["all", "decoder", "gates and head"],
         Setting(
-            "What of it still learns: all, decoder, or gates and head.",
+            "Which of its layers learn: all, decoder, or gates and head.",
             "Trainable layers",
             group=FINE_TUNING,
-            tip="Which part of the model still learns",
+            tip="Which layers of the model learn",
             choices={
-                "all": Choice("everything", "The whole network learns, what was taken over more slowly"),
-                "decoder": Choice(
-                    "the decoder", "What finds features in images stays; the gates and the outline learn"
-                ),
+                "all": Choice("everything", "The whole network learns, pretrained weights more slowly"),
+                "decoder": Choice("the decoder", "The encoder is frozen; the gates and the decoder learn"),
                 "gates and head": Choice(
-                    "gates and last layer", "The least that can learn: for a handful of images"
+                    "gates and last layer", "The fewest layers, for a handful of images"
                 ),
             },
         ),
@@ -478,12 +478,12 @@ class TrainConfig(BaseModel):
     taken_rate: Annotated[
         float | None,
         Setting(
-            "Learning rate of what was taken over, relative to new.",
+            "Learning rate of pretrained weights, relative to new ones.",
             "Pretrained LR factor",
             group=FINE_TUNING,
             unset="by the steps",
-            tip="Learning rate of what was taken over, relative to what is new; by the steps: the lower the "
-            "more there are",
+            tip="Learning rate of pretrained weights, relative to new ones. By the steps: the more steps, "
+            "the lower",
             step=0.05,
         ),
     ] = Field(default=None, ge=0, le=1)
@@ -497,12 +497,12 @@ class TrainConfig(BaseModel):
     ] = next(iter(OBJECTIVES))
     unlabelled: Annotated[
         Path | None,
-        Setting("dim: folder of further images; labels in it are not read.", group=OBJECTIVE),
+        Setting("For dim: folder of unlabelled images; labels in it are not read.", group=OBJECTIVE),
     ] = None
     objective_options: Annotated[
         SerializeAsAny[ObjectiveOptions],
         Setting(
-            "NAME=VALUE within the objective, such as rho=0.1 of dim; may be repeated.",
+            "An option of the objective, NAME=VALUE, such as rho=0.1 for dim; may be repeated.",
             group=OBJECTIVE,
             option="objective-option",
         ),

@@ -32,7 +32,7 @@ def smaller_parts(error: Exception, batch: Batch, state: RunState) -> str | None
     state.parts *= 2
     return (
         f"Memory ran out: from step {state.step + 1} on, each batch of {len(batch.names)} patches "
-        f"is learned in {state.parts} parts, whose gradients add up"
+        f"is split into {state.parts} parts, whose gradients add up"
     )
 
 

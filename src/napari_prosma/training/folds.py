@@ -141,9 +141,9 @@ def _folds(
         is_over = k + 1 in over and (wanted.run_dir / BEST).is_file()
         processes.fabric.barrier()  # none writes before all have looked
         if is_over:
-            yield Notice(f"Fold {k + 1} of {folds} was trained before.")
+            yield Notice(f"Fold {k + 1} of {folds} is already trained.")
         else:
-            yield Notice(f"Fold {k + 1} of {folds}{'' if kept is None else ' goes on'}.")
+            yield Notice(f"Fold {k + 1} of {folds}{'' if kept is None else ' resumes'}.")
             result = yield from _train(wanted, cases, class_names, kept, steering)
             if result is None:  # stopped; what there is was kept
                 return
@@ -217,7 +217,7 @@ def _train(
         wanted = wanted.model_copy(update=changed)
         if changed:
             said = ", ".join(f"{name} {value}" for name, value in changed.items())
-            yield Notice(f"It keeps what was changed while it went on: {said}.")
+            yield Notice(f"It keeps settings that were changed during the run: {said}.")
     return (yield from train_on(wanted, cases, class_names, kept, steering))
 
 

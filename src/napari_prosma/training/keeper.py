@@ -147,7 +147,7 @@ class Keeper:
                 state.is_stopping = True
                 return []
             if found and self.processes.world == 1 and clock.elapsed() > late:
-                yield Notice(f"The time is over: validated on {len(found)} of {len(mine)} cases")
+                yield Notice(f"Time is up: validated on {len(found)} of {len(mine)} cases")
                 break
         if len(found) == len(mine):
             self.tempo.costs.validated(self.tempo.windows.count(mine), clock.elapsed() - began)
@@ -216,7 +216,7 @@ class Keeper:
         """The model that was kept on all validation cases, where only part of them was looked at so far."""
         state, validation = self.state, self.data.validation
         if state.best_epoch == 0 and state.baseline:
-            said = "No epoch was better than the model that it started from, which is kept"
+            said = "No epoch was better than the model the run started from, so that model is kept"
             yield Notice(said)
             state.metrics = state.baseline
             state.verdict = Verdict(0, f"{said}; its Dice is {dice_in_words(state.metrics['dice'])}")

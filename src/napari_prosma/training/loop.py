@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from napari_prosma.data.fingerprint import content_hash
-from napari_prosma.errors import ConfigError, DataError
+from napari_prosma.errors import ConfigError, DataError, as_sentence
 from napari_prosma.events import (
     Baseline,
     CheckpointSaved,
@@ -85,7 +85,7 @@ class Loop:
             if self.learner.is_compiled:
                 compiling = self.learner.way.compiling
                 takes = f"about {compiling:.0f} s" if compiling else "a minute or more"
-                yield Notice(f"The network is being compiled: the first step takes {takes}")
+                yield Notice(f"Compiling the network: the first step takes {takes}")
             if state.step == 0:
                 clock.begin_learning()
             yield from clock.without_pauses(self._epochs())
@@ -168,7 +168,7 @@ class Loop:
             yield from self.previews.show(state.epoch)
             patience = state.config.patience
             if patience is not None and state.epoch - state.improved >= patience:
-                yield Notice(f"No better Dice for {patience} epochs: the run ends here")
+                yield Notice(f"No improvement of Dice for {patience} epochs: the run ends")
                 return
             if state.is_finishing:
                 return
@@ -248,7 +248,7 @@ class Loop:
             try:
                 label = self.prepared.relabel(index[name])
             except DataError as error:
-                yield Notice(str(error))
+                yield Notice(as_sentence(str(error)))
             else:
                 self.learner.objective.relabelled(index[name])
                 if self.processes.is_first:
@@ -256,4 +256,4 @@ class Loop:
                 if clock.minutes != state.config.minutes:  # there is more to learn from
                     clock.set_minutes(state.config.minutes)
                     yield Started(clock.total, "Training on with corrections", str(self.learner.device))
-                yield Notice(f"The labels of '{name}' are learned as they are now")
+                yield Notice(f"The labels of '{name}' have changed and are learned from now on")

@@ -112,7 +112,7 @@ def read_unlabelled(
         said = f"{len(twice)} of the {len(given)} unlabelled images ({named}) are among the labelled cases"
         if not kept:
             raise DataError(f"{said}: none is left; give other images, or leave them out")
-        yield Notice(f"{said} and are left out of the unlabelled")
+        yield Notice(f"{said} and are not used as unlabelled images")
     yield Notice(f"Unlabelled: {len(kept)} image{'s' * (len(kept) > 1)}")
     fingerprint = hashlib.blake2b("".join(hashes).encode(), digest_size=HASH_BYTES).hexdigest()
     return Unlabelled(tuple(kept), fingerprint)

@@ -199,6 +199,6 @@ def _with_copies(cases: Sequence[Case]) -> Generator[Event, None, list[Case]]:
                 joined[name] = shared
     number = sum(map(len, clusters))
     yield Notice(
-        f"{number} of {len(cases)} images are nearly the same as another one ({len(clusters)} groups)"
+        f"{number} of {len(cases)} images are near-duplicates of another image ({len(clusters)} groups)"
     )
     return [replace(case, patient=joined[case.name]) for case in cases]

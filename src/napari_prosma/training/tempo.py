@@ -109,7 +109,7 @@ class Tempo:
         usual = self.costs.step
         if usual and seconds > max(SLEPT_SECONDS, SLEPT_STEPS * usual):
             self.clock.leave_out(seconds - usual)
-            yield Notice(f"The computer slept for {_duration(seconds)}; that does not count")
+            yield Notice(f"The computer slept for {_duration(seconds)}; this time does not count")
         elif self.state.step > 1:
             self.costs.stepped(seconds)
         if not self._is_decided and self.state.step >= self._tried:
@@ -194,9 +194,7 @@ class Tempo:
             other, thought = self.pacing.again(left, speed), self.pacing.pace.step
             is_other = (other.rung, other.plan.patch) != (pace.rung, state.plan.patch)
             if is_other and max(least / thought, thought / max(least, NO_TIME)) > WRONG:
-                yield Notice(
-                    f"A step takes {least:.2g} s, {thought:.2g} s were expected: the plan is made again"
-                )
+                yield Notice(f"A step takes {least:.2g} s, {thought:.2g} s were expected: planning again")
                 self.better = other
                 return
             if not is_other and other.plan.batch != state.plan.batch:

@@ -183,10 +183,10 @@ def train_twins(
             which = f"Twin {number} of {len(wanted)} ({gate})"
             last, config = kept[gate], configs[gate]
             if last is not None and _is_over(config, last):
-                yield Notice(f"{which} was trained before.")
+                yield Notice(f"{which} is already trained.")
                 scores[gate] = RunResult.of(config.run_dir, last).score
                 continue
-            yield Notice(f"{which}{'' if last is None else ' goes on'}.")
+            yield Notice(f"{which}{'' if last is None else ' resumes'}.")
             result = yield from train_on(config, cases, class_names, last, steering)
             if result is None:  # stopped; what there is was kept
                 return

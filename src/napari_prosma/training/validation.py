@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.data.labels import IGNORE, is_foreground
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Notice
 from napari_prosma.model.windows import (
     Blend,
@@ -136,11 +137,11 @@ def gate_warnings(gates: dict[int, dict[str, float]]) -> Iterator[Notice]:
     for level, state in gates.items():
         if state.get("dead_channel_fraction", 0) > 0.1:
             yield Notice(
-                f"skip {level}: {state['dead_channel_fraction']:.0%} of the gate's channels are dead"
+                f"Skip {level}: {in_percent(state['dead_channel_fraction'])} of the gate's channels are dead"
             )
         if state.get("floor_pixel_fraction", 0) > 0.95:
             yield Notice(
-                f"skip {level}: {state['floor_pixel_fraction']:.0%} of the positions are at the gate floor"
+                f"Skip {level}: {in_percent(state['floor_pixel_fraction'])} of positions are at the floor"
             )
         if state["psi_std"] < 0.01:
-            yield Notice(f"skip {level}: psi is the same everywhere (spread {state['psi_std']:.3f})")
+            yield Notice(f"Skip {level}: psi is the same everywhere (spread {state['psi_std']:.3f})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from napari_prosma.data.metrics import Overlap
+from napari_prosma.data.metrics import Overlap, in_percent
 from napari_prosma.events import EpochEnd, Verdict
 from napari_prosma.training.figures import LEAST_FOR_SMALL
 
@@ -56,7 +56,7 @@ def verdict(
     if not known:
         return Verdict(
             epoch,
-            "No validation case holds any structure: its figures say nothing",
+            "No validation case contains a structure: the figures say nothing",
             ("Choose another seed, or annotate more cases",),
         )
     dice = {name: fmean(overlap.dice for overlap in there[name]) for name in known}
@@ -70,12 +70,12 @@ def verdict(
     if never and (epoch >= SOON or steps >= FEW_STEPS):
         advice += [_why(name, with_class, shares, steps, learned) for name in never]
     elif never:
-        advice.append("It has hardly begun: wait for a few epochs")
+        advice.append("The run has hardly begun: wait for a few epochs")
     small = [name for name in known if name not in never and _misses_small(there[name])]
     if small:
-        said.append(f"misses small ones of {', '.join(small)}")
+        said.append(f"misses small {', '.join(small)}")
         advice.append(
-            "For small structures choose a larger Shrink to (--side) or a finer spacing, or draw more of them"
+            "For small structures, choose a larger Shrink to (--side), a finer spacing, or draw more of them"
         )
     for name in names:
         absent = [overlap for overlap in found if overlap.class_name == name and not overlap.there]
@@ -88,8 +88,8 @@ def verdict(
         advice += more
     if cases < FEW_CASES:
         plural = "s" * (cases != 1)
-        said.append(f"measured on {cases} case{plural}, which says little")
-        advice.append("Annotate more cases, or cross-validate (--folds), for figures that can be trusted")
+        said.append(f"measured on only {cases} case{plural}, which says little")
+        advice.append("For figures you can trust, annotate more cases, or cross-validate (--folds)")
     text = "; ".join(said)
     return Verdict(epoch, text[0].upper() + text[1:], tuple(dict.fromkeys(advice)))
 
@@ -106,15 +106,15 @@ def _why(
     if not drawn:
         return f"{name} is in no training case: draw it in some, or choose another seed"
     if steps < FEW_STEPS:
-        return f"{name}: {steps} steps are few; give the run more time"
+        return f"{name}: {steps} steps are too few; give the run more time"
     if drawn < FEW_CASES and learned > drawn:
-        return f"{name} is in {drawn} of {learned} training cases only: draw it in more"
+        return f"{name} is in only {drawn} of {learned} training cases: draw it in more"
     if share < RARE:
         return (
-            f"{name} covers {share:.2%} of what is labelled: choose class weights 'balanced', or a smaller "
-            f"patch"
+            f"{name} covers {in_percent(share, 2)} of the labelled area: choose class weights "
+            f"'balanced', or a smaller patch"
         )
-    return f"{name}: look at its labels, then try a lower learning rate or another seed"
+    return f"{name}: check its labels, then try a lower learning rate or another seed"
 
 
 def _misses_small(there: Sequence[Overlap]) -> bool:
@@ -139,7 +139,7 @@ def _trend(history: Sequence[EpochEnd]) -> tuple[list[str], list[str]]:
     seconds = sum(epoch.seconds for epoch in last[1:])
     took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
     if rise > STEADY:
-        return [f"still improving, by {rise:.2f} in the last {took}"], ["A longer run may give more"]
+        return [f"still improving, by {rise:.2f} in the last {took}"], ["A longer run may improve it further"]
     if rise < -STEADY:
         return [f"its Dice fell by {-rise:.2f} in the last {took}"], []
     return ["steady"], []

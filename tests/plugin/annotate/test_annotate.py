@@ -85,7 +85,7 @@ def test_a_class_on_one_slice_only_is_told(
 ) -> None:
     drawn.data[2, 20:24, 2:6] = 7
     said = fill(panel, press, qtbot)
-    assert said.endswith("Ctrl+Z takes it back. On one slice only, so not filled: class 7")
+    assert said.endswith("Ctrl+Z undoes it. On one slice only, so not filled: class 7")
     assert (drawn.data == 7).sum() == 16
 
 
@@ -146,10 +146,10 @@ def test_filling_works_on_what_is_seen_in_3d_and_with_large_numbers(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda viewer: viewer.layers.remove("strokes"), "add a labels layer"),
+        (lambda viewer: viewer.layers.remove("strokes"), "Add a labels layer"),
         (lambda viewer: viewer.add_labels(np.zeros((8, 8), np.uint8), name="flat"), "'flat' have 2 axes"),
         (lambda viewer: viewer.add_labels(np.zeros((2, 3, 8, 8), np.uint8), name="beats"), "4 axes.*split"),
-        (lambda viewer: None, "nothing is drawn yet"),
+        (lambda viewer: None, "Nothing is drawn yet"),
     ],
 )
 def test_what_cannot_be_filled_is_told(
@@ -171,11 +171,11 @@ def test_filling_to_here_needs_a_slice_on_screen(
 ) -> None:
     viewer.dims.ndisplay = 3
     press(panel.fill_box.here_button)
-    assert "no slice across z of 'strokes' is on screen" in panel.fill_box.message.plain_text()
+    assert "No slice across z of 'strokes' is on screen" in panel.fill_box.message.plain_text()
     viewer.dims.ndisplay = 2
     viewer.dims.order = (1, 0, 2)
     press(panel.fill_box.here_button)
-    assert "no slice across z" in panel.fill_box.message.plain_text()
+    assert "No slice across z" in panel.fill_box.message.plain_text()
 
 
 def test_a_layer_that_is_closed_or_renamed_meanwhile_is_no_trouble(
@@ -269,7 +269,7 @@ def test_a_slice_is_accepted_as_one_step_and_remembered_as_accepted(
     drawn.data[2, 0:4, 0:4] = 1  # drawn, where something else is predicted
     before = drawn.data.copy()
     press(panel.accept_box.slice_button)
-    assert panel.accept_box.message.plain_text() == "Accepted 68 voxels; Ctrl+Z takes it back"
+    assert panel.accept_box.message.plain_text() == "Accepted 68 voxels; Ctrl+Z undoes it"
     assert (drawn.data[before > 0] == before[before > 0]).all()
     assert (drawn.data[2] == 3).sum() == 36 + 36 - 4
     np.testing.assert_array_equal(drawn.data[3:], before[3:])
@@ -398,7 +398,7 @@ def test_without_a_prediction_or_in_3d_it_is_said_what_to_do(
     panel: Any, viewer: napari.Viewer, drawn: LabelsLayer, press: Press
 ) -> None:
     press(panel.accept_box.slice_button)
-    assert "no prediction is on screen" in panel.accept_box.message.plain_text()
+    assert "No prediction is on screen" in panel.accept_box.message.plain_text()
     made = Prediction(viewer, viewer.layers["scan"], drawn, np.array([0, 1]), "prediction")
     made.show((None,) * 3, np.ones(SHAPE, np.uint8), np.full(SHAPE, 255, np.uint8))
     viewer.dims.ndisplay = 3
@@ -407,7 +407,7 @@ def test_without_a_prediction_or_in_3d_it_is_said_what_to_do(
     viewer.dims.ndisplay = 2
     drawn.data = np.ones(SHAPE, np.uint8)
     press(panel.accept_box.slice_button)
-    assert panel.accept_box.message.plain_text() == "Nothing is predicted on this slice that is open"
+    assert panel.accept_box.message.plain_text() == "There is nothing left to accept on this slice"
     made.outline.layer.visible = False
     assert prediction_in(viewer) is None
 

@@ -83,7 +83,7 @@ def test_only_a_volume_is_offered_for_its_slices(box: Any, viewer: napari.Viewer
     viewer.add_image(np.zeros((32, 32), np.uint8))
     assert box.image.layer is None
     box.rank()
-    assert "open a volume first" in box.message.plain_text()
+    assert "Open a volume first" in box.message.plain_text()
     volume = viewer.add_image(np.zeros((4, 32, 32), np.uint8))
     viewer.add_image(np.zeros((4, 32, 32), np.uint8), metadata={"channels_first": True})
     assert box.image.layers() == [volume]
@@ -96,8 +96,8 @@ def test_images_are_listed_opened_corrected_and_saved_where_they_belong(
     names = [row.name for row in box.rows]
     assert sorted(names) == ["0", "1", "2"]
     assert box.table.rowCount() == 3
-    assert "3 looked at" in box.message.plain_text()
-    assert "not a promise" in box.message.plain_text()
+    assert "3 ranked" in box.message.plain_text()
+    assert "The order is a suggestion" in box.message.plain_text()
 
     click(box, 0, qtbot)
     labels = viewer.layers[f"{names[0]} labels"]
@@ -164,7 +164,7 @@ def test_what_is_not_saved_stays_and_what_is_empty_is_asked_about(
     click(box, 0, qtbot)
     viewer.layers.remove(labels)
     press(box.done_button)
-    assert f"the labels of '{first}' are not open; click its row" in box.message.plain_text()
+    assert f"The labels of '{first}' are not open; click its row" in box.message.plain_text()
     (data / "masks" / f"{first}.png").write_bytes(b"of somebody else")
     click(box, 0, qtbot)
     viewer.layers[f"{first} labels"].data_setitem((np.array([3]), np.array([5])), 1)
@@ -244,10 +244,10 @@ def test_what_is_missing_is_said_and_a_stop_lists_what_was_looked_at(
     box: Any, data: Path, viewer: napari.Viewer, qtbot: QtBot
 ) -> None:
     rank(box, qtbot)
-    assert "open a volume first" in box.message.plain_text()
+    assert "Open a volume first" in box.message.plain_text()
     box.source.setCurrentText(IMAGES)
     rank(box, qtbot)
-    assert "choose the folder" in box.message.plain_text()
+    assert "Choose the folder" in box.message.plain_text()
     box.folder.line.setText(str(data))
     box.rank()
     qtbot.waitUntil(lambda: bool(box._seen), timeout=LONGEST)
@@ -256,4 +256,4 @@ def test_what_is_missing_is_said_and_a_stop_lists_what_was_looked_at(
     assert 1 <= len(box.rows) <= 3
     box.model.show_path(None)
     rank(box, qtbot)
-    assert "choose a trained model" in box.message.plain_text()
+    assert "Choose a trained model" in box.message.plain_text()

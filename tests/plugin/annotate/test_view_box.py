@@ -117,7 +117,7 @@ def test_a_line_over_the_scale_bar_gives_the_picture_and_its_labels_mm(
     other = viewer.add_image(np.zeros((20, 20)), name="other")
     viewer.layers.selection.active = image
     press(box.set_button)
-    assert "draw a line over it first" in box.message.plain_text()
+    assert "First press 'Draw over the scale bar' and draw a line over it" in box.message.plain_text()
     press(box.draw_button)
     ruler = viewer.layers[RULER]
     assert ruler.mode == "add_line"

@@ -132,12 +132,12 @@ def test_corrections_are_saved_over_their_files_after_one_question(
     before = mask(cases, "1").copy()
     viewer.layers["1 labels"].fill((0, 0), 1)
     asked: list[str] = []
-    answer("Leave them", asked)
+    answer("Keep them", asked)
     press(dock.save_button)
     assert dock.message.plain_text() == "Nothing was saved"
     np.testing.assert_array_equal(mask(cases, "1"), before)
 
-    answer("Write over them", asked)
+    answer("Overwrite", asked)
     press(dock.save_button)
     qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
     assert dock.message.plain_text().startswith("Saved the labels of '1'")
@@ -152,7 +152,7 @@ def test_corrections_are_saved_over_their_files_after_one_question(
     assert not mask(cases, "1").any()
     assert len(asked) == 2, "it asks once, if the answer is yes"
     press(dock.save_button)
-    assert dock.message.plain_text().startswith("Nothing was corrected")
+    assert dock.message.plain_text().startswith("There are no corrections to save")
 
 
 def test_corrections_that_are_not_saved_stay_open(dock: DoubtedLabels, viewer: napari.Viewer, qtbot: QtBot):
@@ -180,7 +180,7 @@ def test_a_correction_whose_image_was_closed_is_kept_and_saved(
     assert [layer.name for layer in viewer.layers] == ["1", "1 doubt", "1 labels"]
     assert viewer.layers["1 labels"] is labels
     viewer.layers.remove("1")
-    answer("Write over them", [])
+    answer("Overwrite", [])
     press(dock.save_button)
     qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
     assert mask(cases, "1").min() == 255
@@ -199,7 +199,7 @@ def test_another_list_knows_what_was_corrected(
     qtbot.waitUntil(lambda: other.table.rowCount() == 3 and not other.listing.is_running, timeout=SOON)
     click(other, 0, qtbot)
     assert [layer.name for layer in viewer.layers if is_input(layer)] == ["1", "1 labels"]
-    answer("Write over them", [])
+    answer("Overwrite", [])
     press(other.save_button)
     qtbot.waitUntil(lambda: not other.saving.is_running, timeout=SOON)
     assert mask(cases, "1").min() == 255
@@ -212,7 +212,7 @@ def test_one_label_that_cannot_be_saved_holds_no_other_back(
         click(dock, row, qtbot)
         viewer.layers[f"{name} labels"].fill((0, 0), 1)
     PIL.Image.fromarray(np.zeros_like(mask(cases, "1"))).save(cases / "masks" / "1.png")
-    answer("Write over them", [])
+    answer("Overwrite", [])
     press(dock.save_button)
     qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
     assert mask(cases, "3").min() == 255
@@ -252,8 +252,8 @@ def test_each_run_has_its_own_cases(
     second.data[:] = 0
     second.data[0, 0] = 1
     asked: list[str] = []
-    answer("Write over them", asked)
-    QTimer.singleShot(1200, lambda: answer("Write over them", asked))
+    answer("Overwrite", asked)
+    QTimer.singleShot(1200, lambda: answer("Overwrite", asked))
     press(dock.save_button)
     qtbot.waitUntil(lambda: not dock.saving.is_running, timeout=SOON)
     assert not dock.message.is_error, dock.message.plain_text()

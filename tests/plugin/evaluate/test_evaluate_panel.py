@@ -165,12 +165,12 @@ def test_what_the_shell_would_say_is_said(
     panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
 ):
     press(panel.start_button)
-    assert "choose the folder of the predictions" in panel.status.plain_text()
+    assert "Choose the folder of the predictions" in panel.status.plain_text()
     evaluate(panel, press, finish, tmp_path / "nowhere", scans[1])
     assert "nowhere' does not exist; give a folder of label files" in panel.status.plain_text()
     panel.classes.setText("liver")
     evaluate(panel, press, finish, *scans)
-    assert "the classes 'liver' are not understood" in panel.status.plain_text()
+    assert "The classes 'liver' are not understood" in panel.status.plain_text()
     assert panel.evaluation is None
     assert panel.outcome.isHidden()
 
@@ -276,7 +276,7 @@ def test_two_layers_are_compared_and_the_view_goes_where_they_differ(
 def test_one_layer_is_not_compared_with_itself(panel: EvaluatePanel, viewer: napari.Viewer, press: Press):
     press(panel.from_layers)
     press(panel.start_button)
-    assert "open the predicted labels and the reference first" in panel.status.plain_text()
+    assert "First open the predicted labels and the reference" in panel.status.plain_text()
     viewer.add_labels(np.zeros((8, 8), int), name="only")
     press(panel.start_button)
     assert "'only' is chosen twice" in panel.status.plain_text()

@@ -166,7 +166,7 @@ def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth
         )
     told = panel.answer.sentence.plain_text()
     assert told.startswith(
-        f"Skip 1 (full detail): {looked.record.skips[1].measures['selectivity']:.1%} of what"
+        f"Skip 1 (full detail): {100 * looked.record.skips[1].measures['selectivity']:.1f} % of what"
     )
     panel.answer.table.selectRow(1)
     assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")
@@ -256,6 +256,6 @@ def test_a_wrong_label_leaves_the_layers_as_they_were(
     press(panel.start_button)
     finish(panel)
     assert panel.status.is_error
-    assert "labels layer 'other' lies elsewhere" in panel.status.plain_text()
+    assert "Labels layer 'other' lies elsewhere" in panel.status.plain_text()
     assert [layer.name for layer in viewer.layers] == ["breast", "other"]
     assert panel.start_button.isEnabled()

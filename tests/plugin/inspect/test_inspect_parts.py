@@ -106,11 +106,11 @@ def test_what_is_changed_is_marked_on_the_canvas_and_in_the_names(
     assert "Changed" not in canvas_text(viewer).text
 
 
-def test_one_is_told_to_be_louder_and_means_are_those_of_the_record(panel: InspectPanel):
+def test_one_is_told_to_be_larger_and_means_are_those_of_the_record(panel: InspectPanel):
     box, means = panel.what_if.settings[1], panel.looked.record.skips[1].means
     words = [box.itemText(n) for n in range(box.count())]
-    assert f"psi = 1 ({1 / means.psi:.1f} x louder)" in words
-    assert f"c = 1 ({1 / means.c:.1f} x louder)" in words
+    assert f"psi = 1 ({1 / means.psi:.1f} x larger)" in words
+    assert f"c = 1 ({1 / means.c:.1f} x larger)" in words
     choose(panel, 1, "both at mean")
     changed = panel.what_if.changes()[1]
     assert (changed.psi, changed.c) == (means.psi, means.c)
@@ -128,7 +128,7 @@ def test_support_of_the_deepest_skip_only_shrinks_as_its_slider_rises(
         settle()
     assert len(shares) == 4
     assert shares == sorted(shares)
-    assert panel.what_if.zeros[2].text() == f"{shares[-1]:.0%}"
+    assert panel.what_if.zeros[2].text() == f"{100 * shares[-1]:.0f} %"
 
 
 def test_the_newest_setting_wins(panel: InspectPanel, settle: Callable[[], None]):
@@ -324,7 +324,7 @@ def test_gates_at_their_floor_everywhere_are_shown(panel: InspectPanel, viewer: 
     settle()
     floor = panel.looked.record.skips[1].floor
     np.testing.assert_allclose(viewer.layers["skip 1 psi (changed)"].data, floor, atol=1e-6)
-    assert panel.what_if.zeros[1].text() == "100%"
+    assert panel.what_if.zeros[1].text() == "100 %"
 
 
 def test_a_brush_in_the_hand_stays_there(
@@ -429,7 +429,7 @@ def test_twins_stand_side_by_side_on_one_scale(
 ):
     before = {layer.name: layer.visible for layer in viewer.layers}
     press(panel.compare.compare_button)
-    assert "choose at least one other model" in panel.status.plain_text()
+    assert "Choose at least one other model" in panel.status.plain_text()
     for twin, gate in zip(panel.compare.twins, ("attention", "dense"), strict=False):
         made = make_checkpoint(gate, patch=(64, 64))
         made = replace(made, split={"training": ("elsewhere",)}) if gate == "dense" else made

@@ -47,21 +47,21 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS}",
+        f"Skip 1 (full detail): 0.0 % {SELECTS}",
     ),
     (
         "a mask without a structure",
         skip(factor=2),
         "prediction",
         {},
-        f"Skip 1 (2 x coarser): 0.0% {SELECTS} There is no structure to compare psi with.",
+        f"Skip 1 (2 x coarser): 0.0 % {SELECTS} There is no structure to compare psi with.",
     ),
     (
         "a label is no agreement with itself",
         skip(relative_energy_inside=2.04, psi_auc_in_errors=0.314),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
         "average. Among the positions where the model confuses the structure with the rest, psi ranks the "
         "former above the latter with an AUC of 0.31 (0.5 = chance).",
     ),
@@ -70,7 +70,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         replace(skip(psi_auc_in_errors=0.0), inside=MAP > 0, wrong=MAP > 0),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS} There is no structure to compare psi with. Among the 16 "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} There is no structure to compare psi with. Among the 16 "
         "positions (16 missed, 0 added) where the model confuses the structure with the rest, psi ranks the "
         "former above the latter with an AUC of 0.00 (0.5 = chance); of so few positions it says little.",
     ),
@@ -79,7 +79,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(relative_energy_inside=0.071),
         "prediction",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
         "passes on average. That is the model's own prediction, which psi contributes to, so it is no "
         "evidence.",
     ),
@@ -88,7 +88,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(relative_energy_inside=1.004),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS} Inside the structure (label) psi passes as much as on "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (label) psi passes as much as on "
         "average.",
     ),
     (
@@ -96,15 +96,15 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False, z_zero_fraction=0.53, floor_pixel_fraction=0.051),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0% {SELECTS} The threshold silenced 53% of its inner signals z, and all of "
-        "them at 5.1% of the positions.",
+        f"Skip 1 (full detail): 0.0 % {SELECTS} The threshold sets 53 % of its inner signals z to "
+        "zero, and all of them at 5.1 % of the positions.",
     ),
     (
         "with a label the loss is told",
         skip(psi=False),
         "label",
         {SELECTION: tried(dice=0.7, dice_before=0.812), SKIP: tried(dice=0.1, dice_before=0.812)},
-        f"Skip 1 (full detail): 0.0% {SELECTS} With psi at its mean Dice goes from 0.81 to 0.70; with the "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} With psi at its mean Dice goes from 0.81 to 0.70; with the "
         f"whole skip at its channel means Dice goes from 0.81 to 0.10. {ALONE}",
     ),
     (
@@ -112,15 +112,15 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "prediction",
         {SKIP: tried(window=WHERE)},
-        f"Skip 1 (full detail): 0.0% {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
-        f"means 90% of the result stays. {ALONE}",
+        f"Skip 1 (full detail): 0.0 % {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
+        f"means 90 % of the result stays. {ALONE}",
     ),
     (
         "nothing found either way is no overlap of 1",
         skip(psi=False),
         "label",
         {SELECTION: tried(0.0001, empty=True, dice=1.0, dice_before=1.0)},
-        f"Skip 1 (full detail): 0.0% {SELECTS} With psi at its mean nothing is found either way; the "
+        f"Skip 1 (full detail): 0.0 % {SELECTS} With psi at its mean nothing is found either way; the "
         f"probabilities move by less than 0.001. {ALONE}",
     ),
 ]
@@ -148,7 +148,7 @@ def test_the_sentence_of_a_skip_is_right(
         ({SELECTION: tried(dice=0.7, dice_before=0.8)}, "+0.10"),
         ({SELECTION: tried(dice=0.8, dice_before=0.7)}, "-0.10"),
         ({SELECTION: tried(dice=0.804, dice_before=0.803)}, "+0.00"),  # never -0.00
-        ({SELECTION: tried()}, "90% stays"),
+        ({SELECTION: tried()}, "90 % stays"),
     ],
 )
 def test_what_selecting_is_worth_fits_a_cell(means: dict[str, Tried], right: str) -> None:

@@ -38,7 +38,7 @@ def test_a_model_is_described(panel: SegmentPanel, qtbot: QtBot, run: Path):
     assert "Finds lesion in 2 of 2 cases" in told
     assert "2D, gray; prosma-unet" in told
     assert "gate: prosma; trained for 1 epoch" in told
-    assert "Measured on 2 cases, which says little." in told
+    assert "Measured on only 2 cases, which says little." in told
 
 
 def test_what_is_no_model_is_told_in_red(panel: SegmentPanel, qtbot: QtBot, run: Path, tmp_path: Path):
@@ -190,7 +190,7 @@ def test_start_says_what_is_missing(
         if model is not None:
             choose(panel, qtbot, model)
         press(panel.start_button)
-        assert "open an image to segment first" in panel.status.plain_text()
+        assert "First open an image" in panel.status.plain_text()
 
 
 def test_stop_ends_a_long_segmentation(

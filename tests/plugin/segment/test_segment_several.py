@@ -192,4 +192,4 @@ def test_maps_run_from_0_to_1_and_are_no_images_to_segment(
     assert disagreement.max() > 0
     assert [layer.visible for layer in maps.values()] == [False, False, True]
     assert [layer.name for layer in panel.images.layers()] == ["breast"]
-    assert "passed mirrored" in panel.status.plain_text()
+    assert "also segmented mirrored" in panel.status.plain_text()

@@ -155,7 +155,7 @@ def test_a_corrected_result_is_learned_from_with_nothing_typed(
     box = panel.training_set
     assert not box.add_button.isEnabled()
     press(box.fine_tune_button)
-    assert "nothing was added to the training set yet" in box.message.plain_text()
+    assert "The training set is empty" in box.message.plain_text()
     viewer.add_image(np.stack([lesion_image] * 3, axis=-1), rgb=True, name="breast")
     press(panel.start_button)
     finish(panel)

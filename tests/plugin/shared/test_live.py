@@ -122,7 +122,7 @@ def test_a_value_that_is_new_is_refused_until_it_is_undone(live: LiveCase, drawn
     live.open()
     steering = LiveSteering(live)
     drawn.data_setitem((np.array([2]), np.array([3]), np.array([4])), 3)
-    with pytest.raises(DataError, match=r"value 3 is new in 'strokes'.* fine-tuning run.* undo it"):
+    with pytest.raises(DataError, match=r"value 3 is new in 'strokes'.* undo or erase it.* fine-tuning run"):
         corrected(live, steering)
     assert "value 3" in live.trouble
     drawn.undo()
@@ -135,7 +135,7 @@ def test_labels_that_were_all_erased_are_no_correction(live: LiveCase, drawn: La
     steering, before = LiveSteering(live), drawn.data.copy()
     drawn.data = np.zeros_like(before)
     with pytest.raises(
-        DataError, match="all labels of 'strokes' were erased; the run goes on with the labels"
+        DataError, match="all labels of 'strokes' were erased; the run continues with the previous labels"
     ):
         corrected(live, steering)
     assert "were erased" in live.trouble
@@ -195,7 +195,7 @@ def test_nan_in_the_image_is_filled_and_told(live: LiveCase, scan: ImageLayer):
     (case,) = LayerData(live).begin().cases
     image = case.read_image()
     assert image.array[0, 2, 3, 3] == np.nanmin(scan.data)
-    assert image.notices == ("0.21% of the image are no numbers (NaN); taken as its lowest value",)
+    assert image.notices == ("0.21 % of the image is NaN; replaced by its lowest value",)
     assert np.isnan(scan.data[2, 3, 3])
 
 

@@ -79,14 +79,14 @@ def test_those_that_fit_the_image_come_first_and_the_others_say_why(
     why = {row.text(0): row.text(5) for row in listed["Cannot be used"]}
     assert why.keys() == {"broken", "hippocampus-mr"}  # the second one comes with the program, for volumes
     assert why["broken"].startswith("'best.safetensors' is no checkpoint or is cut short")
-    assert why["hippocampus-mr"] == "it needs volumes, and the image is 2D"
+    assert why["hippocampus-mr"] == "it needs volumes, but the image is 2D"
     panel.model.list.hide()
     viewer.layers.clear()
     viewer.add_image(np.zeros((4, 64, 64), np.uint8), metadata={"channels_first": True})
     qtbot.waitUntil(lambda: panel.model.list.isHidden())
     listed = open_list(panel, press, qtbot)
     (row,) = (row for row in listed["Cannot be used"] if row.text(0) == "sound")
-    assert row.text(5) == "it needs 1 channel, and the image has 4"
+    assert row.text(5) == "it needs 1 channel, but the image has 4"
 
 
 def test_words_search_the_list(panel: Any, press: Press, qtbot: QtBot, runs: Path) -> None:
@@ -129,7 +129,7 @@ def test_another_modality_is_told_before_anything_runs(
     layer = viewer.add_image(np.full((8, 64, 64), -1000, np.int16), name="ct")
     panel.model.set_path(runs / "us.safetensors")
     qtbot.waitUntil(lambda: panel.model.facts is not None, timeout=SOON)
-    assert "it learned ultrasound, and its values look like CT" in panel.model.doubt.plain_text()
+    assert "it was trained on ultrasound, but the image values look like CT" in panel.model.doubt.plain_text()
     viewer.layers.remove(layer)
     viewer.add_image(np.zeros((64, 64), np.uint8), name="us")
     qtbot.waitUntil(lambda: panel.model.doubt.plain_text() == "", timeout=SOON)

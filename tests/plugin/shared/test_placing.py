@@ -138,8 +138,8 @@ def test_layers_that_are_selected_become_the_channels_of_one_image(
 @pytest.mark.parametrize(
     ("selected", "other", "said"),
     [
-        (2, {"translate": (1, 9)}, "image layer 'FLAIR' lies elsewhere than image layer 'T1'"),
-        (1, {}, "select the image layers that are channels of one image"),
+        (2, {"translate": (1, 9)}, "Image layer 'FLAIR' lies elsewhere than image layer 'T1'"),
+        (1, {}, "Select the image layers that are channels of one image"),
     ],
 )
 def test_layers_that_are_no_channels_of_one_image_are_not_joined(

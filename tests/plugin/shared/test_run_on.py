@@ -108,7 +108,9 @@ def test_a_run_from_layers_goes_on_there_without_napari_and_is_come_back_to(
     while_training(panel, qtbot, lambda: "First preview" in panel.outcome.log.toPlainText())
     labels.data[:8] = 1
     labels.events.paint(value=[])
-    while_training(panel, qtbot, lambda: "are learned as they are now" in panel.outcome.log.toPlainText())
+    while_training(
+        panel, qtbot, lambda: "have changed and are learned from now on" in panel.outcome.log.toPlainText()
+    )
 
     def leave(box: QMessageBox) -> None:
         box.show()

@@ -79,6 +79,7 @@ def test_errors_can_be_read_in_either_theme(viewer: napari.Viewer, theme: str) -
     message = Message()
     viewer.window.add_dock_widget(message, name="message")
     message.tell_error("choose a model")
+    assert message.plain_text() == "Choose a model"
     viewer.theme = theme
     QApplication.processEvents()
     parent = message.parentWidget()

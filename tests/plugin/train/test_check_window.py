@@ -102,7 +102,7 @@ def test_rows_tell_what_is_wrong_are_saved_and_open_their_cases(
     table = tmp_path / "problems.csv" / "within a file.csv"
     press(window.save_button)
     assert window.message.is_error
-    assert "cannot write" in window.message.plain_text()
+    assert "Cannot write" in window.message.plain_text()
 
     double_click(qtbot, window, "0")
     assert [layer.name for layer in viewer.layers] == ["0", "0 label"]

@@ -122,8 +122,8 @@ def test_a_value_is_added_and_taken_out(panel: TrainPanel, qtbot: QtBot, press: 
 @pytest.mark.parametrize(
     ("row", "column", "text", "told"),
     [
-        (1, 0, "three", "'three' is no value of a mask"),
-        (1, 0, "7", "the value 7 stands twice"),
+        (1, 0, "three", "'three' is not a mask value"),
+        (1, 0, "7", "The value 7 appears twice"),
     ],
 )
 def test_what_cannot_be_is_told_under_the_table(

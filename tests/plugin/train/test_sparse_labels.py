@@ -94,7 +94,7 @@ def test_training_on_scribbles_of_a_folder(
     panel.source.folder.set_path(scribbles)
     told = looked(panel, qtbot)
     assert "1 is background, 2 is label 2, 0 is unlabelled" in told
-    assert "8.20% of all pixels are labelled" in told
+    assert "8.20 % of all pixels are labelled" in told
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
@@ -107,7 +107,7 @@ def test_scribbles_of_one_kind_are_told_in_red(panel: TrainPanel, qtbot: QtBot, 
     panel.source.folder.set_path(folder)
     looked(panel, qtbot)
     choose(qtbot, panel.source.labelled, "scribbles")
-    assert "scribbles need at least two label values" in looked(panel, qtbot)
+    assert "Scribbles need at least two label values" in looked(panel, qtbot)
     assert panel.source.summary.is_error
 
 
@@ -115,7 +115,7 @@ def test_pictures_have_no_slices_to_leave_out(panel: TrainPanel, qtbot: QtBot, p
     panel.source.folder.set_path(folder)
     choose(qtbot, panel.source.labelled, "only in some slices")
     told = looked(panel, qtbot)
-    assert f"the images in '{folder}' are pictures without slices" in told
+    assert f"The images in '{folder}' are pictures without slices" in told
     assert panel.source.summary.is_error
 
 
@@ -136,7 +136,7 @@ def test_a_labels_layer_tells_what_is_labelled_while_it_is_drawn(
     assert "draw some background too" in panel.source.summary.plain_text()
     drawn.data_setitem((np.full(9, 3), np.arange(9), np.arange(9)), 2)
     told = panel.source.summary.plain_text
-    qtbot.waitUntil(lambda: "0.29% of all pixels are labelled" in told(), timeout=SOON)
+    qtbot.waitUntil(lambda: "0.29 % of all pixels are labelled" in told(), timeout=SOON)
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished")
@@ -151,16 +151,16 @@ def test_painted_slices_beside_empty_ones_are_taken_as_some_slices_which_is_told
     drawn = viewer.add_labels(np.zeros((12, 32, 32), np.uint8), name="organ")
     press(panel.source.from_layers)
     told = panel.source.summary.plain_text
-    qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
+    qtbot.waitUntil(lambda: told().startswith("You can keep drawing"), timeout=SOON)
     drawn.data_setitem((np.arange(3), np.arange(3), np.arange(3)), 1)
     qtbot.waitUntil(lambda: told().startswith("3 of 12 slices are labelled"), timeout=SOON)
     assert panel.source.labelled.currentText() == "only in some slices"
-    assert "say that labels are 'complete'" in told()
+    assert "set 'Labels are' to 'complete'" in told()
     panel.source.labelled.setFocus()
     qtbot.keyClick(panel.source.labelled, Qt.Key.Key_Up)
-    qtbot.waitUntil(lambda: told().startswith("Only 3 of 12 slices hold labels"), timeout=SOON)
+    qtbot.waitUntil(lambda: told().startswith("Only 3 of 12 slices have labels"), timeout=SOON)
     drawn.data_setitem((np.arange(6), np.arange(6), np.arange(6)), 1)
-    qtbot.waitUntil(lambda: told().startswith("You can go on drawing"), timeout=SOON)
+    qtbot.waitUntil(lambda: told().startswith("You can keep drawing"), timeout=SOON)
     assert panel.source.labelled.currentText() == "complete", "what the user says stays"
 
 

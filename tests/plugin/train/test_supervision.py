@@ -96,7 +96,7 @@ def test_training_with_few_labels(
     panel.source.folder.set_path(folder)
     choose(panel, "dim")
     form = panel.supervision
-    assert form.found.plain_text().startswith("No images without labels chosen yet")
+    assert form.found.plain_text().startswith("No unlabelled images chosen yet")
     form.folder.set_path(bare)
     qtbot.waitUntil(lambda: form.found.plain_text() == "3 images to learn from without labels", timeout=SOON)
     form.options["dim"]["rho"].value = 0

@@ -186,7 +186,9 @@ def test_a_correction_is_learned_while_it_trains_and_the_run_goes_on_from_its_fo
     qtbot.waitUntil(lambda: LIVE in viewer.layers, timeout=LONG)
     assert "First preview after" in logged(panel)
     painted.fill((0, 0), 1)
-    qtbot.waitUntil(lambda: "'breast 7' are learned as they are now" in logged(panel), timeout=SOON)
+    qtbot.waitUntil(
+        lambda: "'breast 7' have changed and are learned from now on" in logged(panel), timeout=SOON
+    )
     painted.data_setitem((np.array([1]), np.array([1])), 3)
     qtbot.waitUntil(lambda: "value 3 is new" in panel.trouble.plain_text(), timeout=SOON)
     painted.undo()
@@ -197,7 +199,9 @@ def test_a_correction_is_learned_while_it_trains_and_the_run_goes_on_from_its_fo
     panel.resume(run_dir)
     learning(panel, qtbot)
     painted.undo()
-    qtbot.waitUntil(lambda: "'breast 7' are learned as they are now" in logged(panel), timeout=SOON)
+    qtbot.waitUntil(
+        lambda: "'breast 7' have changed and are learned from now on" in logged(panel), timeout=SOON
+    )
     press(panel.stop_button)
     finish(panel)
 
@@ -231,9 +235,9 @@ def test_a_layer_that_is_closed_leaves_a_run_that_goes_on_and_says_so(
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        ("empty", "nothing is drawn on 'strokes' yet"),
-        ("nan", "the image 'breast 7' holds infinite values or nothing but NaN"),
-        ("read-only", "choose a folder that"),
+        ("empty", "Nothing is drawn on 'strokes' yet"),
+        ("nan", "The image 'breast 7' holds infinite values or nothing but NaN"),
+        ("read-only", "; choose a folder that"),
     ],
 )
 def test_what_cannot_be_learned_from_is_told_and_can_be_put_right(
@@ -314,7 +318,7 @@ def test_after_an_error_the_next_run_begins_and_the_error_is_kept(
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 1 epoch")
-    assert f"cannot write to '{tmp_path / 'file' / 'run'}'" in logged(panel)
+    assert f"Cannot write to '{tmp_path / 'file' / 'run'}'" in logged(panel)
 
 
 def test_two_runs_never_share_a_folder(panel: TrainPanel, qtbot: QtBot, press: Press, tmp_path: Path):
@@ -468,7 +472,7 @@ def test_what_cannot_be_kept_does_not_close(panel: TrainPanel, qtbot: QtBot):
     qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
     qtbot.wait(100)
     assert not closed
-    assert panel.status.plain_text() == "the disk is full"
+    assert panel.status.plain_text() == "The disk is full"
 
 
 def test_two_windows_never_suggest_one_folder(panel: TrainPanel, folder: Path):

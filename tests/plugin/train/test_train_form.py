@@ -173,7 +173,7 @@ def test_examples_are_drawn_from_the_folder_and_anew_each_time(
 ):
     panel.settings.examples_button.click()
     assert panel.examples is not None
-    assert "choose the folder" in panel.examples.message.plain_text()
+    assert "Choose the folder" in panel.examples.message.plain_text()
     panel.source.folder.set_path(folder)
     panel.settings.fields["modality"].native.setCurrentText("ultrasound")
     panel.settings.examples_button.click()
@@ -224,7 +224,7 @@ def test_the_lines_follow_the_form_and_are_copied(
 ):
     panel.repeat.fold.expand(animate=False)
     qtbot.waitUntil(lambda: panel.repeat.message.is_error, timeout=SOON)
-    assert "choose the folder" in panel.repeat.message.plain_text()
+    assert "Choose the folder" in panel.repeat.message.plain_text()
     panel.source.folder.set_path(folder)
     line = lines(panel, qtbot, "--epochs 1 ")
     assert line.startswith(f"prosma train {folder} --out ")

@@ -120,7 +120,7 @@ def test_a_folder_that_is_being_annotated_is_learned_from_without_what_has_no_ma
 def test_start_without_a_folder_says_what_to_do(panel: TrainPanel, press: Press):
     press(panel.start_button)
     assert panel.status.is_error
-    assert "choose the folder" in panel.status.plain_text()
+    assert "Choose the folder" in panel.status.plain_text()
     assert not panel.job.is_running
 
 
@@ -260,10 +260,10 @@ def test_training_from_layers(
 ):
     press(panel.source.from_layers)
     press(panel.start_button)
-    assert "open an image first" in panel.status.plain_text()
+    assert "First open an image, or learn from a folder" in panel.status.plain_text()
     viewer.add_image(lesion_image, name="breast 7", scale=(0.3, 0.3), units=("mm", "mm"))
     press(panel.start_button)
-    assert "draw labels on the image first" in panel.status.plain_text()
+    assert "Draw labels on the image first" in panel.status.plain_text()
     labels = viewer.add_labels((lesion_image < 40).astype(int), name="strokes", scale=(0.3, 0.3))
     assert panel.settings.run_field.path is not None
     assert panel.settings.run_field.path.name.startswith("breast_7-")
@@ -324,12 +324,12 @@ def test_values_of_the_plan_are_taken(
 @pytest.mark.parametrize(
     ("field", "typed", "told"),
     [
-        ("spacing", "3, a", "the spacing '3, a' is not understood; give one positive number per axis"),
-        ("spacing", "1, -1", "the spacing '1, -1' is not understood"),
-        ("spacing", "1, inf", "the spacing '1, inf' is not understood"),
-        ("spacing", "3, 1, 1", "the spacing has 3 numbers, but the images have 2 axes"),
-        ("patch", "64.5", "the patch size '64.5' is not understood; give one positive whole number per axis"),
-        ("patch", "64", "the patch size has 1 number, but the network sees 2 axes"),
+        ("spacing", "3, a", "The spacing '3, a' is not understood; give one positive number per axis"),
+        ("spacing", "1, -1", "The spacing '1, -1' is not understood"),
+        ("spacing", "1, inf", "The spacing '1, inf' is not understood"),
+        ("spacing", "3, 1, 1", "The spacing has 3 numbers, but the images have 2 axes"),
+        ("patch", "64.5", "The patch size '64.5' is not understood; give one positive whole number per axis"),
+        ("patch", "64", "The patch size has 1 number, but the network sees 2 axes"),
     ],
 )
 def test_values_that_cannot_be_are_told_before_anything_runs(

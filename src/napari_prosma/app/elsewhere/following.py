@@ -25,7 +25,7 @@ STILL = 0.5
 """Seconds after which the last progress is told again, so that whoever pulls can stop or hold."""
 ENDS = 120.0
 """Seconds that a run has to keep its place when it is stopped."""
-LOST = "the connection is lost, the run goes on there"
+LOST = "connection lost, the run continues there"
 _MOST_FAILURES = 5
 """Questions that go wrong, one after the other, over a connection that holds."""
 
@@ -189,8 +189,8 @@ class Following:
                 if not said:
                     said = self._is_cut = True
                     self._tell(
-                        f"The connection to '{self._line.address}' is lost. The run goes on there, and this "
-                        f"program tries to come back to it"
+                        f"The connection to '{self._line.address}' is lost. The run continues there, and "
+                        f"this program tries to reconnect"
                     )
             else:
                 self._is_cut = False
@@ -199,7 +199,7 @@ class Following:
                 return True
             stops = self._steering.was_stopped or self._told.changes.stop
             if stops or self._closes.is_set() or self._leaves.is_set():
-                left = f"The run goes on at '{self._line.address}', which does not answer now"
+                left = f"The run continues at '{self._line.address}', which does not answer now"
                 logging.getLogger(__name__).warning(left)
                 self._queue.put(ProsmaError(f"{left}; {self._comes_back}" if self._comes_back else left))
                 return False

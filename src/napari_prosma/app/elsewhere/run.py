@@ -95,7 +95,7 @@ class _Run:
         """All of them, on however many workers."""
         line = self._left_line(resumed is not None)
         if line is not None:
-            yield Notice(f"The run goes on on '{line.host}'; what it said meanwhile follows")
+            yield Notice(f"The run continues on '{line.host}'; its messages since then follow")
         is_again, place = False, ""
         while True:
             if line is None:
@@ -108,7 +108,7 @@ class _Run:
                 self.steering,
                 {case.name: case for case in self.cases},
                 self._keep,
-                f"come back to it with prosma train --resume {self.folder}",
+                f"reconnect with prosma train --resume {self.folder}",
             )
             try:
                 with closing(self._translated(following.events(), line)) as happening:

@@ -33,18 +33,21 @@ class AcceptBox(QWidget):
         self._mode_before: tuple[Any, str] | None = None
         self.slice_button = QPushButton("Accept slice")
         self.slice_button.setToolTip(
-            tip("Take over what is predicted on the slice on screen; what is drawn stays", "accept slice")
+            tip("Accept the prediction on the slice on screen; what you drew stays", "accept slice")
         )
         self.slice_button.clicked.connect(self.accept_slice)
         self.region_button = QPushButton("Accept region")
         self.region_button.setToolTip(
-            tip("Then click predicted regions to accept them, or point at one", "accept region")
+            tip(
+                "Click predicted regions to accept them, or press the key with the cursor on one",
+                "accept region",
+            )
         )
         self.reject_button = QPushButton("Reject region")
         self.reject_button.setToolTip(
             tip(
-                "Then click predicted regions that are wrong: they are hidden, and what was accepted there "
-                "is erased; or point at one",
+                "Click predicted regions that are wrong, or press the key with the cursor on one: they are "
+                "hidden, and anything accepted there is erased",
                 "reject region",
             )
         )
@@ -55,13 +58,13 @@ class AcceptBox(QWidget):
         self.sure = QSlider(Qt.Orientation.Horizontal)
         self.sure.setRange(50, 100)
         self.sure.setValue(USUAL_SURE)
-        self.sure.setToolTip("Least confidence of what is accepted: the model's probability of the class")
+        self.sure.setToolTip("Lowest confidence to accept: the model's probability of the class")
         self.sure.setAccessibleName("least confidence in percent")
         self.sure_label = QLabel()
         self.sure.valueChanged.connect(self._show_share)
         self.sure_button = QPushButton("Accept confident")
         self.sure_button.setToolTip(
-            tip("Accept all predictions of at least the confidence below", "accept surer")
+            tip("Accept all predictions with at least the confidence below", "accept surer")
         )
         self.sure_button.clicked.connect(self.accept_surer)
         self.message = Message()
@@ -81,7 +84,7 @@ class AcceptBox(QWidget):
     def accept_surer(self) -> None:
         """Take over all of which the model is surer than the slider says."""
         share = self.sure.value()
-        self._accept(lambda shown: shown.surer_than(share / 100), f"with a confidence of {share}% or more")
+        self._accept(lambda shown: shown.surer_than(share / 100), f"with a confidence of {share} % or more")
 
     def accept_at_cursor(self) -> None:
         """Take over the region under the cursor."""
@@ -113,9 +116,7 @@ class AcceptBox(QWidget):
             self.message.tell_error(str(error))
             return
         self._viewer.layers.selection.active = shown.drawn
-        self.message.tell(
-            f"{said}; Ctrl+Z takes it back" if said else f"Nothing is predicted {where} that is open"
-        )
+        self.message.tell(f"{said}; Ctrl+Z undoes it" if said else f"There is nothing left to accept {where}")
 
     def _required(self) -> Prediction:
         shown = prediction_in(self._viewer)
@@ -143,7 +144,7 @@ class AcceptBox(QWidget):
         return region
 
     def _show_share(self) -> None:
-        self.sure_label.setText(f"{self.sure.value()}%")
+        self.sure_label.setText(f"{self.sure.value()} %")
 
     # ---- clicks -------------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class FolderDesk(Desk):
             self.failed.emit(f"the labels of '{name}' are not open; click its row to open it")
             return
         if self.saving.is_running:
-            self.told.emit("The labels before it are still being saved; press again in a moment")
+            self.told.emit("The previous labels are still being saved; press again in a moment")
             return
         labels = np.array(held.labels.data)
         if not labels.any() and self._empty != name:

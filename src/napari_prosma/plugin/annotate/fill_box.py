@@ -47,19 +47,21 @@ class FillBox(QWidget):
         self.previewing.failed.connect(self._preview_failed)
         self.fill_button = QPushButton("Fill between slices")
         self.fill_button.setToolTip(
-            tip("Fill the slices between those that are drawn, class by class; what is drawn stays", "fill")
+            tip("Fill the slices between those you drew, class by class; what you drew stays", "fill")
         )
         self.fill_button.clicked.connect(self.fill)
         self.here_button = QPushButton("Fill to here")
         self.here_button.setToolTip(
-            tip("Continue the nearest drawn slice up to the one on screen, to be corrected", "fill to here")
+            tip(
+                "Continue the nearest drawn slice up to the one on screen, for you to correct", "fill to here"
+            )
         )
         self.here_button.clicked.connect(self.fill_to_here)
         self.only_selected = QCheckBox("only the selected class")
-        self.only_selected.setToolTip("Fill the class that is painted with, and leave the others alone")
+        self.only_selected.setToolTip("Fill only the class that you paint with")
         self.only_selected.clicked.connect(self._preview_anew)
         self.preview = QCheckBox("preview")
-        self.preview.setToolTip("Outline what would be filled; it follows what is drawn")
+        self.preview.setToolTip("Outline what would be filled, updated as you draw")
         self.preview.clicked.connect(self._preview_switched)
         self.message = Message()
         self.filling.failed.connect(self.message.tell_error)
@@ -136,7 +138,7 @@ class FillBox(QWidget):
         slices = len(np.unique(indices[across]))
         self.message.tell(
             f"{slices} slice{'s' * (slices != 1)} filled across {AXES[across]}, {count:,} voxels; "
-            f"Ctrl+Z takes it back{_left_alone(filling.alone)}"
+            f"Ctrl+Z undoes it{_left_alone(filling.alone)}"
         )
         self._viewer.layers.selection.active = layer
 

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 SLICES, IMAGES = "slices of an open volume", "images of a folder"
 _ROWS_SHOWN = 8
 _HEADINGS = {
-    "what": "What the model would probably learn most from, first: an order, not a promise",
-    "why": "How unsure the model is where something may be (entropy, or how mirrored passes disagree), on "
-    "which share of the image; new: unlike those above",
+    "what": "Sorted by what the model would probably learn most from: a suggestion",
+    "why": "How unsure the model is where a structure may be (entropy, or disagreement of mirrored passes), "
+    "and on which share of the image; new: unlike the rows above",
 }
 
 
@@ -69,26 +69,25 @@ class NextBox(QWidget):
         self.ranking.happened.connect(self._happened)
         self.ranking.ended.connect(self._ranking_ended)
         self.model = ModelChooser(
-            tip="The model that says what it is unsure of; of a run that trains, its folder", brief=True
+            tip="The model whose uncertainty is used; for a run that is training, choose its folder",
+            brief=True,
         )
         self.source = QComboBox()
         self.source.addItems([SLICES, IMAGES])
-        self.source.setToolTip("What is ranked: slices without a label, or images without one")
+        self.source.setToolTip("Rank slices without a label, or images without one")
         self.source.currentIndexChanged.connect(self._show_source)
         self.image = LayerChooser(viewer, ImageLayer, volumes=True)
-        self.image.setToolTip("The volume whose slices are ranked; those that hold labels are left out")
+        self.image.setToolTip("The volume whose slices are ranked; labelled slices are left out")
         self.folder = PathField("Choose the folder of images", "a folder of images, some without a label")
         self.model.image = self._image_kind
         self.image.currentIndexChanged.connect(self.model.show_doubts)
         self.mirror = QCheckBox("compare mirrored passes")
-        self.mirror.setToolTip("Rank by how much mirrored passes of the model disagree: slower")
+        self.mirror.setToolTip("Rank by how much mirrored passes of the model disagree; slower")
         self.rank_button = QPushButton("List what to annotate next")
-        self.rank_button.setToolTip(
-            "Look at what has no label yet, in the background, also while a run trains"
-        )
+        self.rank_button.setToolTip("Rank what has no label yet, in the background, also during a run")
         self.rank_button.clicked.connect(self.rank)
         self.stop_button = QPushButton("Stop")
-        self.stop_button.setToolTip("List what was looked at so far")
+        self.stop_button.setToolTip("Stop, and list what was ranked so far")
         self.stop_button.clicked.connect(self.ranking.stop)
         self.busy = QProgressBar()
         self.busy.setTextVisible(False)
@@ -99,7 +98,7 @@ class NextBox(QWidget):
         self.table.open_rows(self._row_chosen)
         self.done_button = QPushButton("Done, next")
         self.done_button.setToolTip(
-            tip("Save the labels where they belong, and open the next of the list", "done, next")
+            tip("Save the labels where they belong, and open the next row", "done, next")
         )
         self.done_button.clicked.connect(self.done)
         self.message = Message()
@@ -128,7 +127,7 @@ class NextBox(QWidget):
             self.message.tell_error(str(error))
             return
         self._seen, self._left_out = [], 0
-        self.message.tell("Looking")
+        self.message.tell("Ranking")
         self.ranking.ask(partial(self._begin, begin))
 
     def open(self, row: Next) -> None:
@@ -213,7 +212,7 @@ class NextBox(QWidget):
             case Progress():
                 self.busy.setRange(0, event.total)
                 self.busy.setValue(event.done)
-                self.message.tell(f"Looking: {event.message}")
+                self.message.tell(f"Ranking: {event.message}")
             case LeftOut():
                 self._left_out += 1
             case Finished():
@@ -227,17 +226,17 @@ class NextBox(QWidget):
 
             self._list(in_order(self._seen, LISTED))
         elif ending.stopped:
-            self.message.tell("Stopped before anything was looked at")
+            self.message.tell("Stopped before anything was ranked")
         self._show_buttons()
 
     def _list(self, rows: list[Next]) -> None:
         self.rows = rows
         self._fill()
-        looked = f"{len(self._seen)} looked at"
+        looked = f"{len(self._seen)} ranked"
         out = f", {self._left_out} cannot be read" if self._left_out else ""
         self.message.tell(
-            f"{looked}{out}. Click a row to open it. It is an order, not a promise: a damaged image is "
-            "unsure, too"
+            f"{looked}{out}. Click a row to open it. The order is a suggestion: damaged images are "
+            "uncertain, too"
         )
 
     # ---- the list -----------------------------------------------------------------------------------------
@@ -270,7 +269,7 @@ class NextBox(QWidget):
             self.open(after)
         self._fill()
         if after is None:
-            self.message.tell("All of the list is done; train with the new labels, then list anew")
+            self.message.tell("The list is done. Train with the new labels, then rank again")
 
     def _from_current(self) -> list[Next]:
         """The rows after the current one, then those before it."""

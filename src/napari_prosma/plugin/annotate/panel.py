@@ -28,7 +28,7 @@ class AnnotatePanel(Panel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer)
         self.labels = LayerChooser(napari_viewer, LabelsLayer)
-        self.labels.setToolTip("The labels that are drawn on, and filled between slices")
+        self.labels.setToolTip("The labels to draw on, and to fill between slices")
         self.view_box = ViewBox(napari_viewer)
         self.new_labels = NewLabels(napari_viewer, lambda: self.view_box.image)
         self.class_name = ClassName()

@@ -58,7 +58,7 @@ class ViewBox(QWidget):
         self.windows = QComboBox()
         for name in CT_WINDOWS:
             self.windows.addItem(f"{name} ({KEYS[name].name})", name)
-        self.windows.setToolTip("Contrast limits of a CT, in Hounsfield units")
+        self.windows.setToolTip("Contrast limits for CT, in Hounsfield units")
         self.windows.setPlaceholderText("CT window")
         self.windows.setCurrentIndex(-1)
         self.windows.activated.connect(self._window_chosen)
@@ -73,10 +73,12 @@ class ViewBox(QWidget):
         self.draw_button = QPushButton("Draw over the scale bar")
         self.draw_button.setToolTip("Add a layer and draw a line as long as the scale bar in the picture")
         self.draw_button.clicked.connect(self.draw_ruler)
-        self.length = number(0, 100_000, 0, 3, 1, "How long the line is in the patient", least="its length")
+        self.length = number(
+            0, 100_000, 0, 3, 1, "Length of the line in the patient", least="length of the line"
+        )
         self.length.setSuffix(" mm")
         self.set_button = QPushButton("Set scale")
-        self.set_button.setToolTip("Give the picture and what is drawn on it the size that the line tells")
+        self.set_button.setToolTip("Give the picture and its labels the scale set by the line")
         self.set_button.clicked.connect(self.set_scale)
         self.message = Message()
         self._letters = _Letters(self)
@@ -205,9 +207,9 @@ class ViewBox(QWidget):
         """
         image, ruler = self.image, self._ruler
         if image is None or ruler is None or ruler not in self._viewer.layers or not len(ruler.data):
-            raise DataError("press 'Draw over the scale bar' and draw a line over it first")
+            raise DataError("first press 'Draw over the scale bar' and draw a line over it")
         if not self.length.value():
-            raise DataError("enter the length of the line in mm first")
+            raise DataError("first enter the length of the line in mm")
         ends = np.asarray(ruler.data[-1])[[0, -1]]
         pixels = float(np.linalg.norm(ends[1] - ends[0]))
         if pixels < 1:
@@ -301,7 +303,7 @@ def letters_at(viewer: napari.Viewer, image: ImageLayer | None, geometry: Geomet
 
 def _spacing_in_words(geometry: Geometry) -> str:
     if geometry.unit == "pixel":
-        return "The size of a pixel is not known; draw over the scale bar to set it"
+        return "The pixel size is unknown; draw over the scale bar to set it"
     sizes = [f"{size:.3g}" for size in geometry.spacing]
     if geometry.ndim != len(AXES):
         return f"Pixels of {' x '.join(sizes[-2:])} {geometry.unit}"

@@ -9,7 +9,7 @@ from typing import Any
 import napari
 from napari.utils.notifications import show_info
 
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, as_sentence
 from napari_prosma.plugin.shared.layers import (
     LayerTuple,
     image_layer,
@@ -43,7 +43,7 @@ def open_model(path: PathOrPaths) -> list[LayerTuple]:
     """A model that was dropped on napari is chosen in the panel *Segment*; it is no layer."""
     viewer = napari.current_viewer()
     if viewer is None:
-        raise DataError(f"'{path}' is a model and no image; open napari, then the panel Segment with it")
+        raise DataError(f"'{path}' is a model, not an image; open napari and choose it in the Segment panel")
     panel: Any = open_panel(viewer, "Segment")
     panel.model.set_path(Path(path if isinstance(path, str) else path[0]))
     return [NO_LAYER]
@@ -101,7 +101,7 @@ def _layers_of_studies(where: Path) -> list[LayerTuple]:
 
     studies = beside(where) if kind_of(where) else studies_in(where)
     for notice in studies.notices:
-        show_info(notice)
+        show_info(as_sentence(notice))
     names = [one.series.description or where.name for one in studies.series]
     layers = []
     for number in chosen_of(studies):

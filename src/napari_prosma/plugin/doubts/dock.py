@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_prosma.data.layouts import DataSet
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.doubts.doubted_case import (
@@ -64,18 +65,18 @@ MOST_ROWS = 1000
 """Rows that are shown; the file has all."""
 COLOURS = "magma"
 MEANING = (
-    "Probability that the model gives to anything but the label: 0 = it agrees, 1 = it is sure of something "
-    "else"
+    "Probability that the model gives to anything except the label: 0 = it agrees, 1 = it is sure of "
+    "something else"
 )
 _OPENED = "doubted label"
 """Key of a layer's metadata: the case that it shows. So it outlives the list, as corrections do."""
 _CLASS, _SLICE = 3, 4
 """Columns that say nothing where all rows have the same."""
 _HEADINGS = {
-    "case": "Most doubtful first; training cases only",
+    "case": "Most suspicious first; training cases only",
     "counts": "Latest weight of the label: 1 = full weight",
-    "differs": "Share of the marked area that only one of label and model marks",
-    "class": "The class with the largest such share",
+    "differs": "Share of the marked area that only the label or only the model marks",
+    "class": "The class that differs most",
     "slice": "Slice of the largest doubt, counted from 0",
 }
 
@@ -133,16 +134,14 @@ class DoubtedLabels(QWidget):
         self.busy.setMaximumHeight(8)
         self.busy.hide()
         self.table = FigureTable()
-        self.table.setToolTip(
-            "Click a row, or press Enter on it, to open the case where its label is doubted"
-        )
+        self.table.setToolTip("Click a row, or press Enter on it, to open the case at the doubted place")
         self.table.head(_HEADINGS)
         self.table.open_rows(self._row_chosen)
         self.save_button = QPushButton("Save labels")
         self.save_button.setToolTip("Save your corrections to the original label files")
         self.save_button.clicked.connect(self.save)
         self.run_button = QPushButton("Another run…")
-        self.run_button.setToolTip("The list of another run: choose its folder")
+        self.run_button.setToolTip("Choose the folder of another run to see its list")
         self.run_button.clicked.connect(self._choose_run)
         buttons = in_a_row(self.message, self.save_button, self.run_button, wide=self.message)
         stack(self, self.table, self.busy, buttons, wide=self.table, margins=(6, 6, 6, 6))
@@ -190,7 +189,7 @@ class DoubtedLabels(QWidget):
         """Write every corrected label over its files, in the background; asks once per run."""
         corrected = self.corrections()
         if not corrected:
-            self.message.tell("Nothing was corrected: the label files are unchanged")
+            self.message.tell("There are no corrections to save")
             return
         for run_dir in dict.fromkeys(each.run_dir for each in corrected):
             if run_dir not in self._may_write:
@@ -245,7 +244,7 @@ class DoubtedLabels(QWidget):
         with signals_blocked(self.table):
             self.table.setRowCount(min(len(self.rows), MOST_ROWS))
             for number, row in enumerate(self.rows[:MOST_ROWS]):
-                figures = (round(row.confidence, 3), f"{row.error_ratio:.0%}", row.worst_class, row.slice)
+                figures = (round(row.confidence, 3), in_percent(row.error_ratio), row.worst_class, row.slice)
                 for column, value in enumerate((row.case, *figures)):
                     item = QTableWidgetItem()
                     item.setData(Qt.ItemDataRole.DisplayRole, value)
@@ -336,7 +335,7 @@ class DoubtedLabels(QWidget):
             return
         self._go_to(labels, regions[0].at)
         parts = f"in {len(regions)} places; this is the largest" if len(regions) > 1 else "here"
-        said = f"'{name}': model and label differ by {figures.error_ratio:.0%}, {parts}. "
+        said = f"'{name}': model and label differ by {in_percent(figures.error_ratio)}, {parts}. "
         if self._live_case(name) is not None:
             said += "Correct the layer: the run follows"
         else:
@@ -406,7 +405,7 @@ class DoubtedLabels(QWidget):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         kept = f"The original files are kept in {run_dir / ORIGINALS}. You are asked once per run."
         told = f"{paths[0]}{more}\n\n{kept}"
-        return agrees(self, question, told, "Write over them", leave="Leave them", title="Save labels")
+        return agrees(self, question, told, "Overwrite", leave="Keep them", title="Save labels")
 
     def _saved(self, event: Event) -> None:
         if isinstance(event, Written):

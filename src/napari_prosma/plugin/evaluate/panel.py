@@ -74,7 +74,7 @@ class EvaluatePanel(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Evaluate")
-        self.start_button.setToolTip("Dice, IoU, surface Dice and 95% Hausdorff distance of every case")
+        self.start_button.setToolTip("Dice, IoU, surface Dice and 95 % Hausdorff distance of every case")
         self.evaluation: Evaluation | None = None
         self._measuring = False
         self.opening = NewestJob(self)
@@ -155,7 +155,7 @@ class EvaluatePanel(Panel):
     def _add_source(self, form: QFormLayout) -> None:
         self._form = form
         self.from_folders, self.from_layers = QRadioButton("Folders"), QRadioButton("Open layers")
-        self.from_folders.setToolTip("Files of labels, paired by their names")
+        self.from_folders.setToolTip("Label files, paired by their names")
         self.from_layers.setToolTip("Two labels layers of this viewer")
         row = in_a_row(self.from_folders, self.from_layers)
         form.addRow("Compare", row)
@@ -167,13 +167,13 @@ class EvaluatePanel(Panel):
         self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
         self.classes = QLineEdit()
         self.classes.setPlaceholderText(BY_THE_DATA)
-        self.classes.setToolTip("Stored values of the reference, such as 0=background,1=liver")
+        self.classes.setToolTip("Values stored in the reference, such as 0=background,1=liver")
         self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
         self.predicted_layer.setToolTip("The labels to measure")
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
         self.truth_layer.setToolTip("The labels to compare with")
         self.tolerance = number(
-            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces within this distance count as equal in the surface Dice"
+            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces within this distance count as equal in surface Dice"
         )
         self.tolerance.setSuffix(" mm")
         self._folder_rows = {
@@ -203,14 +203,14 @@ class EvaluatePanel(Panel):
     def _from_folders(self) -> Callable[[], Pairs]:
         predicted, truth, classes = self.predicted.path, self.truth.path, self.classes.text().strip()
         if predicted is None or truth is None:
-            raise ConfigError("choose the folder of the predictions, and that of the reference")
+            raise ConfigError("choose the folder of the predictions and that of the references")
         self._compared = ()
         return partial(find_pairs, predicted, truth, rule_from_text(classes) if classes else None)
 
     def _from_layers(self) -> Callable[[], Pairs]:
         predicted, truth = self.predicted_layer.layer, self.truth_layer.layer
         if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
-            raise ConfigError("open the predicted labels and the reference first")
+            raise ConfigError("first open the predicted labels and the reference")
         if predicted is truth:
             raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")
         self._compared = (predicted, truth)
@@ -225,13 +225,15 @@ class EvaluatePanel(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         self.summary = Message()
         self.table = FigureTable(rows_shown=8)
-        self.table.setToolTip("Click a row to open its case where it is worst")
+        self.table.setToolTip("Click a row to open its case where it differs most")
         self.table.open_rows(self.open_row)
         self.plots_button = QPushButton("Box plots")
-        self.plots_button.setToolTip("Distribution of each measure over the cases, class by class")
+        self.plots_button.setToolTip("Distribution of each measure over the cases, per class")
         self.plots_button.clicked.connect(self._show_plots)
         self.save_button = QPushButton("Save all…")
-        self.save_button.setToolTip("The measures and their summary as CSV, and the box plots, into a folder")
+        self.save_button.setToolTip(
+            "Save the measures and their summary as CSV, and the box plots, to a folder"
+        )
         self.save_button.clicked.connect(self._save)
         row = in_a_row(self.plots_button, self.save_button)
         for part in (self.summary, self.table):
@@ -251,8 +253,8 @@ class EvaluatePanel(Panel):
                 "Dice": "Overlap: 1 is perfect",
                 "IoU": "Intersection over union: 1 is perfect",
                 "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
-                f"HD95 {units}": "Distance within which 95% of both surfaces lie; ∞ where one of the two has "
-                "none",
+                f"HD95 {units}": "Distance within which 95 % of both surfaces lie; ∞ if one of them "
+                "is missing",
             }
         )
         rows = [

@@ -23,7 +23,7 @@ COLUMNS = {
     "selectivity": MEASURES["selectivity"].meaning,
     "rel. energy": MEASURES["relative_energy_inside"].meaning,
     "in / out": MEASURES["retained_energy_ratio"].meaning,
-    "worth": "What the spatial selection is worth: the Dice against the label that is lost when psi is set "
+    "worth": "What the spatial selection is worth: Dice against the label that is lost when psi is set "
     "to its mean, in the window around the structure; without a label, how much of the result stays. None "
     "found: no structure is found with it or without, so see how far the probabilities move (mean |dp|)",
 }

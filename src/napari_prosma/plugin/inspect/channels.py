@@ -11,6 +11,7 @@ from qtpy.QtGui import QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, Q
 from qtpy.QtWidgets import QComboBox, QFormLayout, QSizePolicy, QToolTip, QWidget
 from superqt.utils import signals_blocked
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event
 from napari_prosma.inspection.record import SkipRecord
 from napari_prosma.plugin.inspect.looking import Looked
@@ -137,7 +138,7 @@ class ChannelsPart(QWidget):
         self.skip_box.setToolTip("The skip whose channels are shown")
         self.skip_box.currentIndexChanged.connect(self._show)
         self.weights = BarPlot(
-            "Weight c of every feature channel; click one to see it before and after the gate"
+            "Weight c of every feature channel; click a bar to see the channel before and after the gate"
         )
         self.weights.clicked.connect(self._choose_channel)
         self.thresholds = BarPlot(
@@ -178,7 +179,7 @@ class ChannelsPart(QWidget):
         weights, thresholds = weight_bars(skip), threshold_bars(skip)
         self.weights.show_bars(weights, 1.0)
         self.weights_told.tell(
-            "c, the weight of each channel, 0 to 1; lines: spread over windows"
+            "c, the weight of each channel, from 0 to 1; lines: spread over windows"
             if weights
             else "This gate has no channel weights."
         )
@@ -216,9 +217,8 @@ def threshold_bars(skip: SkipRecord) -> list[Bar]:
         colour = DEAD if zeros == 1 else OPEN if zeros == 0 else USUAL
         state = {DEAD: ", dead in this image", OPEN: ", always open in this image"}.get(colour, "")
         relative = float(threshold / spread) if spread > 0 else 0.0
-        tip = (
-            f"inner channel {k}: lambda {threshold:.3f} = {relative:.2f} x spread, zero at {zeros:.0%}{state}"
-        )
+        lambda_ = f"lambda {threshold:.3f} = {relative:.2f} x spread"
+        tip = f"inner channel {k}: {lambda_}, zero at {in_percent(zeros)}{state}"
         bars.append(Bar(k, relative, colour=colour, tip=tip))
     return bars
 

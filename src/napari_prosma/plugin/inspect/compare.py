@@ -13,6 +13,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
 from superqt.utils import signals_blocked
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection.maps import DIFFERENCE_COLOURS, MASK_COLOURS, MapLayer
 from napari_prosma.plugin.inspect.layers import (
@@ -72,13 +73,15 @@ class ComparePart(QWidget):
         self.compare_button.setToolTip("Inspect the image with all these models")
         self.compare_button.clicked.connect(self.wanted.emit)
         self.skip_box = QComboBox()
-        self.skip_box.setToolTip("The skip whose masks stand side by side")
+        self.skip_box.setToolTip("The skip whose masks are shown side by side")
         self.skip_box.currentIndexChanged.connect(self._show)
         self.leave_button = QPushButton("Close")
-        self.leave_button.setToolTip("Close the comparison; the layers are as before")
+        self.leave_button.setToolTip("Close the comparison and restore the layers")
         self.leave_button.clicked.connect(self.views.leave)
         self.figures_button = QPushButton("Figures")
-        self.figures_button.setToolTip("Draw the masks and their histograms, to be saved with the numbers")
+        self.figures_button.setToolTip(
+            "Draw the masks and their histograms, which you can save with the numbers"
+        )
         self.figures_button.clicked.connect(self._want_figures)
         row = in_a_row(self.compare_button, self.figures_button, self.leave_button)
         form.addRow(row)
@@ -296,7 +299,7 @@ def _heading(comparison: Comparison, level: int) -> str:
 
 
 def _floors(comparison: Comparison, level: int) -> str:
-    lines = [f"Skip {level}; AUC = the chance that psi is higher inside the structure; 0.5 tells nothing."]
+    lines = [f"Skip {level}; AUC = the probability that psi is higher inside the structure; 0.5 = chance."]
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
         if skip is None or skip.psi is None:
@@ -306,5 +309,5 @@ def _floors(comparison: Comparison, level: int) -> str:
         zeros = skip.measures.get("psi_zero_fraction", 0.0)
         auc = skip.measures.get("psi_auc")
         finds = "" if auc is None else f", AUC {auc:.2f}"
-        lines.append(f"{model}: {floor}, psi exactly zero at {zeros:.0%}{finds}")
+        lines.append(f"{model}: {floor}, psi exactly zero at {in_percent(zeros)}{finds}")
     return "\n".join(lines)

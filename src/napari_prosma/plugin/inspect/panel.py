@@ -62,7 +62,7 @@ class InspectPanel(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Inspect")
-        self.start_button.setToolTip("Segment the image and keep what every gate did on the way")
+        self.start_button.setToolTip("Segment the image and record what every gate does")
         self.looked: Looked | None = None
         self._shown_record: GateRecord | None = None
         self._latent: list[tuple[int, int]] = []
@@ -75,7 +75,7 @@ class InspectPanel(Panel):
         form.addRow(self.model)
         form = self.add_group("Image")
         self.image_layer = LayerChooser(napari_viewer, ImageLayer)
-        self.image_layer.setToolTip("The open image to look at")
+        self.image_layer.setToolTip("The open image to inspect")
         self.label_layer = LayerChooser(napari_viewer, LabelsLayer, none="the model's own prediction")
         self.label_layer.setToolTip("What counts as structure in the measures")
         self.model.image = self._image_to_inspect
@@ -99,7 +99,7 @@ class InspectPanel(Panel):
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         path, layer = self.model.required_path(), self.image_layer.layer
         if not isinstance(layer, ImageLayer):
-            raise ConfigError("open an image to look at first")
+            raise ConfigError("first open an image")
         drawn = self.label_layer.layer
         label, names = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else (None, ())
         region = None if label is not None else region_on_screen(self.viewer, layer)
@@ -180,10 +180,10 @@ class InspectPanel(Panel):
         self.facts = Message()
         self.table = FigureTable(rows_shown=8)
         self.csv_button = QPushButton("Save tables…")
-        self.csv_button.setToolTip("Measures and channels of every skip as two CSV files")
+        self.csv_button.setToolTip("Save measures and channels of every skip as two CSV files")
         self.csv_button.clicked.connect(self._save_tables)
         self.report_button = QPushButton("Save all…")
-        self.report_button.setToolTip("Pictures, tables, labels and maps into a folder")
+        self.report_button.setToolTip("Save pictures, tables, labels and maps to a folder")
         self.report_button.clicked.connect(self._save_all)
         self.figure_button = QPushButton("Figure…")
         self.figure_button.setToolTip(
@@ -293,7 +293,7 @@ class InspectPanel(Panel):
             self.layers.add([z_layer(self._shown_record, level, channel)])
         except ValueError:
             self.status.tell_error(
-                f"z of skip {level} is too large to be kept for this image; look at a smaller part of it"
+                f"z of skip {level} is too large to keep for this image; inspect a smaller part of it"
             )
         else:
             self._latent.append((level, channel))
@@ -301,7 +301,7 @@ class InspectPanel(Panel):
     def _compare(self) -> None:
         beside = self.compare.beside()
         if self.looked is None or not beside:
-            self.status.tell_error("choose at least one other model to compare with")
+            self.status.tell_error("choose at least one other model for the comparison")
             return
         self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
 
@@ -316,7 +316,7 @@ class InspectPanel(Panel):
     def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
         """A run on what was looked at; one at a time."""
         if self.job.is_running:
-            self.status.tell("Something is still running: wait for it, or press Stop")
+            self.status.tell("Another task is running: wait for it, or press Stop")
         else:
             self.run(title, make_events)
 
@@ -392,7 +392,7 @@ def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:
     """What has to be known of the numbers, one plain line each."""
     lines = []
     if model is not None and model.epoch == 0:
-        lines.append("This model was not trained: its gates say nothing yet.")
+        lines.append("This model is not trained: its gates mean nothing yet.")
     lines += exactness(record)
     if any(skip.psi_dense is not None for skip in record.skips.values()):
         lines.append("psi dense is a counterfactual: the same weights without threshold, not retrained.")

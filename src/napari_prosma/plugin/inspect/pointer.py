@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.texts import write_rows
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.record import GateRecord
@@ -43,7 +44,7 @@ class PointerPart(QWidget):
         self._geometry: Geometry | None = None
         self.rows: list[list[str]] = []
         self.follow_box = QCheckBox("show values at cursor")
-        self.follow_box.setToolTip("Show below what every gate did at the position of the cursor")
+        self.follow_box.setToolTip("Show what every gate did at the position of the cursor")
         self.pin_box = QCheckBox("a click pins it")
         self.pin_box.setToolTip("Clicks add rows below; panning and painting still work")
         self.follow_box.toggled.connect(self._toggle)
@@ -144,9 +145,9 @@ def in_words(found: Readout) -> str:
     if found.psi is not None:
         at_floor = " = its floor, no evidence" if found.without_evidence else ""
         said.append(f"psi {found.psi:.2f}{at_floor},")
-    said.append(f"energy kept {found.energy_kept:.0%}")
+    said.append(f"energy kept {in_percent(found.energy_kept)}")
     if found.support is not None:
-        said.append(f", {found.support:.0%} of z open")
+        said.append(f", {in_percent(found.support)} of z open")
     if found.through:
         said.append("; through " + " ".join(str(value.channel) for value in found.through))
     if found.stopped:

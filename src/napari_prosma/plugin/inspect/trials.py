@@ -42,32 +42,34 @@ SCROLL_BAR = 48
 SAVED_AS = "Table (*.csv);;Picture (*.png);;Vector picture (*.svg)"
 TRIALS = {
     "leave_one_out": (
-        "What is selecting worth",
-        "Set psi, c, both or the whole of one skip to its mean, which cannot select, and see what is lost",
+        "Worth of the selection",
+        "Set psi, c, both or the whole skip to its mean, which selects nothing, and measure what is lost",
     ),
     "deletion_curve": (
-        "Are the maps faithful",
-        "Replace positions by the mask, least important first, and in orders that need no gate: the mask "
-        "must do better than the best of them",
+        "Faithfulness of the maps",
+        "Replace positions in the order of the mask, least important first, and in orders that need no gate: "
+        "the mask must do better than the best of these",
     ),
     "threshold_sweep": (
-        "What the thresholds do",
-        "Multiply all thresholds by 0 to 4: zeros in z, and the result",
+        "Effect of the thresholds",
+        "Multiply all thresholds by 0 to 4 and measure zeros in z and the result",
     ),
     "sanity_check": (
         "Learned or not",
-        "Draw the decoder's weights again: how alike the masks are, beside those of another training",
+        "Randomise the decoder's weights: how similar are the masks, compared with another training?",
     ),
     "noise_test": (
         "Noise",
-        "Add rising noise, for this model and those side by side: masks, zeros and the result",
+        "Add rising noise and measure masks, zeros and the result, also for models side by side",
     ),
 }
 """Test (a key of ``faithfulness.TESTS``): what its button says, and what it does."""
 NOISE = {
-    "auto": Choice("as its modality", "What fits the model: speckle, Rician, Hounsfield units or Gaussian"),
+    "auto": Choice(
+        "as its modality", "The noise that fits the model: speckle, Rician, Hounsfield units or Gaussian"
+    ),
     "speckle": Choice(
-        "speckle", "Grows with the image's own values and is as coarse as its grain: ultrasound"
+        "speckle", "Grows with the values of the image and is as coarse as its grain: ultrasound"
     ),
     "rician": Choice("Rician", "As in magnitude images: MR"),
     "hu": Choice("Hounsfield units", "Added to the values of CT"),
@@ -199,7 +201,7 @@ class OutcomeView(QWidget):
         Raises ``DataError``: the name ends otherwise, or the file cannot be written.
         """
         if path.suffix.lower() not in (".csv", ".png", ".svg"):
-            raise DataError(f"'{path.name}' should end in .csv, .png or .svg; choose such a name")
+            raise DataError(f"'{path.name}' does not end in .csv, .png or .svg; choose another name")
         if path.suffix.lower() == ".csv":
             write_rows(path, self._drawn.rows)
             return

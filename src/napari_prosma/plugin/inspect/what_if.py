@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleSlider
 from superqt.utils import signals_blocked
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event, Finished, Progress, result_of
 from napari_prosma.plugin.inspect.looking import Looked, Region, opened
 from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
@@ -48,13 +49,13 @@ REST_MS = 1000
 AS_TRAINED = "as trained"
 SETTINGS = {
     AS_TRAINED: "The gate as it is",
-    "psi at mean": "The mask cannot select: everywhere its mean, weighted by the energy of the skip",
+    "psi at mean": "The mask selects nothing: it is its mean everywhere, weighted by the energy of the skip",
     "c at mean": "No channel is preferred: each has the mean weight",
     "both at mean": "psi and c at their means",
     "skip at mean": "The decoder gets the mean of each channel, everywhere",
     "skip at zero": "The decoder gets nothing, unlike in training",
-    "psi = 1": "The skip at a scale unknown from training; shows the effect of scale, not of selection",
-    "c = 1": "The same with the weights of the channels",
+    "psi = 1": "The skip at a scale never seen in training: shows the effect of scale, not of selection",
+    "c = 1": "The same for the channel weights",
 }
 """What a gate can be set to, and what that means."""
 
@@ -110,7 +111,7 @@ class WhatIfPart(QWidget):
         self._grid = QGridLayout()
         self._grid.setColumnStretch(1, 1)
         self.back_button = QPushButton("Back to the model")
-        self.back_button.setToolTip("All thresholds x 1 and all parts on, as it was trained")
+        self.back_button.setToolTip("Reset all thresholds and parts to those of the trained model")
         self.back_button.clicked.connect(self.reset)
         self.here_button = QPushButton("Try it here")
         self.here_button.setToolTip(
@@ -150,8 +151,8 @@ class WhatIfPart(QWidget):
         self._show_zeros(looked.record)
         self.whole_told.tell("")
         self.told.tell(
-            "Move a slider: the support of that skip only shrinks as its threshold rises (theorem 1). Finer "
-            "skips see other signals then, so theirs may grow."
+            "Move a slider: the support of that skip can only shrink as its threshold rises (theorem 1). "
+            "Finer skips then see other signals, so their support may grow."
         )
 
     def changes(self) -> dict[int, Change]:
@@ -339,7 +340,7 @@ class WhatIfPart(QWidget):
     def _show_zeros(self, record: GateRecord) -> None:
         for level, label in self.zeros.items():
             share = record.skips[level].measures.get("z_zero_fraction")
-            label.setText("" if share is None else f"{share:.0%}")
+            label.setText("" if share is None else in_percent(share))
 
 
 def settings_of(means: Means) -> dict[str, str]:
@@ -352,7 +353,7 @@ def settings_of(means: Means) -> dict[str, str]:
 def shown_setting(setting: str, means: Means) -> str:
     """The setting, with how many times louder it makes the skip."""
     mean = {"psi = 1": means.psi, "c = 1": means.c}.get(setting)
-    return f"{setting} ({1 / mean:.1f} x louder)" if mean else setting
+    return f"{setting} ({1 / mean:.1f} x larger)" if mean else setting
 
 
 def change_of(setting: str, threshold: float, means: Means) -> Change:

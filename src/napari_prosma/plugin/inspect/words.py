@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.measures import MEASURES, in_digits
 from napari_prosma.plugin.inspect.looking import SELECTION, SKIP
 
@@ -32,7 +33,7 @@ def worth_in_words(tried: Mapping[str, Tried]) -> str:
         return f"none found, |dp| {outcome.moved:.3f}"
     if outcome.worth is not None:
         return f"{round(outcome.worth, 2) + 0.0:+.2f}"  # never -0.00
-    return f"{outcome.agreement:.0%} stays"
+    return f"{in_percent(outcome.agreement)} stays"
 
 
 def small_in_words(value: float) -> str:
@@ -51,9 +52,10 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
     """How much a skip selects, where, and what that is worth: one sentence each."""
     measures = skip.measures
     structure = "the structure" if classes <= 1 else f"the {classes} structures together"
+    selected = in_percent(measures["selectivity"], 1)
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.factor)}): {measures['selectivity']:.1%} of what reaches "
-        "the decoder is selected (selectivity); a constant per channel explains the rest."
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): {selected} of what reaches the decoder is "
+        "selected (selectivity); a constant per channel explains the rest."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
@@ -71,9 +73,10 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
             f"the former above the latter with an AUC of {errors:.2f} (0.5 = chance){_few_in_words(skip)}."
         )
     if "z_zero_fraction" in measures:
+        silenced, empty = in_percent(measures["z_zero_fraction"]), measures["floor_pixel_fraction"]
         sentences.append(
-            f"The threshold silenced {measures['z_zero_fraction']:.0%} of its inner signals z, and all of "
-            f"them at {measures['floor_pixel_fraction']:.1%} of the positions."
+            f"The threshold sets {silenced} of its inner signals z to zero, and all of them at "
+            f"{in_percent(empty, 1)} of the positions."
         )
     return " ".join([*sentences, *_tried_in_words(tried)])
 
@@ -197,7 +200,7 @@ def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
         elif outcome.dice is not None and outcome.dice_before is not None:
             told = f"Dice goes from {outcome.dice_before:.2f} to {outcome.dice:.2f}"
         else:
-            told = f"{outcome.agreement:.0%} of the result stays"
+            told = f"{in_percent(outcome.agreement)} of the result stays"
         found.append(f"with {_AT_ITS_MEAN[what]} {told}")
     words = "; ".join(found)
     words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."

@@ -131,11 +131,15 @@ class RunsPanel(QWidget):
 
     def _actions(self) -> list[tuple[str, str, Callable[[], None]]]:
         return [
-            ("Segment", "Open the panel Segment with the model of this run", partial(self._open, "Segment")),
-            ("Inspect", "Open the panel Inspect gates with it", partial(self._open, "Inspect gates")),
-            ("Resume", "Continue this run in the panel Train", self._resume),
-            ("Curves", "Dice of the selected runs in one plot", self._compare),
-            ("Rename…", "Give the folder of this run another name", self._rename),
+            ("Segment", "Open the Segment panel with the model of this run", partial(self._open, "Segment")),
+            (
+                "Inspect",
+                "Open the Inspect gates panel with the model of this run",
+                partial(self._open, "Inspect gates"),
+            ),
+            ("Resume", "Continue this run in the Train panel", self._resume),
+            ("Curves", "Plot the Dice of the selected runs together", self._compare),
+            ("Rename…", "Rename the folder of this run", self._rename),
             ("Delete…", "Move the folders of the selected runs to the trash", self._delete),
             ("Refresh", "Read the list again", self.look_again),
             ("Add folder…", "Add a run from another folder to the list", self._add),
@@ -178,7 +182,7 @@ class RunsPanel(QWidget):
         if one is not None:
             (self.message.tell_error if one.state == FAILED or one.why else self.message.tell)(_in_words(one))
         elif not self.runs:
-            self.message.tell(f"There is no run in {runs_folder()} yet: train one, or add the folder of one")
+            self.message.tell(f"There are no runs in {runs_folder()} yet: train one, or add its folder")
         else:
             self.message.tell_error(self._refused)
         self._refused = ""

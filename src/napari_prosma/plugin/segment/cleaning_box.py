@@ -45,12 +45,16 @@ class CleaningBox(QGroupBox):
         self.classes = QComboBox()
         self.classes.setToolTip("The class that the settings below apply to")
         self.by_threshold = QCheckBox("Threshold")
-        self.by_threshold.setToolTip("Accept what reaches this probability; unticked: as the model decides")
+        self.by_threshold.setToolTip(
+            "Accept everything that reaches this probability; unticked: as the model decides"
+        )
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.threshold.setRange(LEAST_THRESHOLD, 1)
         self.threshold.setDecimals(2)
         self.threshold.setValue(MIDDLE)
-        self.threshold.setToolTip("Least probability of the class: lower finds more, higher less")
+        self.threshold.setToolTip(
+            "Least probability of the class: a lower value finds more, a higher one less"
+        )
         for field in self.threshold.findChildren(QLineEdit):
             field.setToolTip(self.threshold.toolTip())
         self.smoothing = number(
@@ -58,7 +62,7 @@ class CleaningBox(QGroupBox):
         )
         self.minimum_size = number(0, LARGEST, 0, 3, 1, "Smaller regions are removed", least="off")
         self.largest_only = QCheckBox("largest region only")
-        self.largest_only.setToolTip("Removes all regions of the class but the largest")
+        self.largest_only.setToolTip("Removes all regions of the class except the largest")
         self.fill_holes = QCheckBox("fill holes")
         self.fill_holes.setToolTip("Background that the class encloses on all sides becomes the class")
         self.message = Message()

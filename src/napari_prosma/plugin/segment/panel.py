@@ -120,7 +120,7 @@ class SegmentPanel(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Segment")
-        self.start_button.setToolTip("Find the structures that the model knows in the images ticked above")
+        self.start_button.setToolTip("Segment the images ticked above")
         self.regions: RegionsTable | None = None
         self._in_view: Result | None = None
         self._saved: tuple[LabelsLayer, np.ndarray] | None = None
@@ -176,9 +176,9 @@ class SegmentPanel(Panel):
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         path, layers = self.model.required_path(), self.images.ticked()
         if not self.images.layers():
-            raise ConfigError("open an image to segment first")
+            raise ConfigError("first open an image")
         if not layers:
-            raise ConfigError("tick the images to segment")
+            raise ConfigError("tick at least one image to segment")
         outputs = Outputs(
             mirror=self.mirror.isChecked(),
             probabilities=self.probabilities.isChecked(),

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from napari_prosma.segmentation.cleaning import Cleaning
 
 PROBABILITY, UNCERTAINTY, DISAGREEMENT = (
-    "How probable the model finds the structure: 0 not at all, 1 certain",
-    "How unsure the model is about the class (entropy of its probabilities): 0 sure, 1 all classes equally "
-    "probable",
-    "How much mirrored passes, or the networks of an ensemble, contradict each other: 0 not at all, 1 "
-    "completely",
+    "Probability of the structure according to the model: 0 = none, 1 = certain",
+    "How unsure the model is about the class (entropy of its probabilities): 0 = sure, 1 = all classes "
+    "equally probable",
+    "How much mirrored passes, or the networks of an ensemble, disagree: 0 = not at all, 1 = completely",
 )
 """What the maps mean."""
 

@@ -60,8 +60,7 @@ class TrainingSet(QWidget):
         self.folder.line.setToolTip("Images and labels are saved here; created if missing")
         self.add_button = QPushButton("Add to training set")
         self.add_button.setToolTip(
-            "Save the image and the corrected labels as a case to learn from; adding it again replaces its "
-            "labels"
+            "Save the image and the corrected labels as a training case; adding it again replaces its labels"
         )
         self.add_button.clicked.connect(self._add)
         self.fine_tune_button = QPushButton("Fine-tune…")
@@ -102,7 +101,7 @@ class TrainingSet(QWidget):
         assert self._result is not None
         folder = self.folder.path
         if folder is None:
-            self.message.tell_error("choose a folder to keep corrected cases in")
+            self.message.tell_error("choose a folder for the corrected cases")
             return
         self.message.tell("Adding")
         self.job.start("ProSMA: adding to a training set", partial(_adding, folder, self._result))
@@ -112,7 +111,7 @@ class TrainingSet(QWidget):
         folder = self.folder.path
         try:
             if folder is None or not cases_in(folder):
-                raise ConfigError("nothing was added to the training set yet; add a corrected result first")
+                raise ConfigError("the training set is empty; first add a corrected result")
             names = class_names_of(folder)
         except ProsmaError as error:
             self.message.tell_error(str(error))

@@ -23,7 +23,7 @@ from qtpy.QtCore import QObject, Qt, QThreadPool, Signal
 from qtpy.QtWidgets import QApplication
 from superqt.utils import GeneratorWorker
 
-from napari_prosma.errors import ProsmaError
+from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.shared.layers import know_units
 
@@ -320,7 +320,7 @@ def _events(
 def _tell(error: Exception) -> None:
     """Ours in its own words; anything else as napari shows errors, with its traceback."""
     if isinstance(error, ProsmaError):
-        show_error(str(error))
+        show_error(as_sentence(str(error)))
     else:
         notification_manager.receive_error(type(error), error, error.__traceback__)
 

@@ -34,7 +34,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
 from napari_prosma.data.readers import as_channels, stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, write_dicom, write_labels
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, as_sentence
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.guesses import MARKS, marks_of
 from napari_prosma.plugin.shared.sparse import sparse_rule
@@ -252,7 +252,7 @@ def with_marks(layer: LayerTuple, path: Path) -> LayerTuple:
     try:
         marks = read_marks(path, data)
     except DataError as error:
-        show_info(str(error))
+        show_info(as_sentence(str(error)))
         marks = {}
     if marks:
         attributes["metadata"] = {**attributes.get("metadata", {}), MARKS: marks}
@@ -278,7 +278,7 @@ def labels_layers(found: Labelled) -> list[LayerTuple]:
             attributes["metadata"][SERIES] = found.series
             layers.append((data, attributes, kind))
             for notice in notices:
-                show_info(notice)
+                show_info(as_sentence(notice))
     return layers
 
 

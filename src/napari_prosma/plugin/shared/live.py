@@ -32,7 +32,7 @@ from napari_prosma.plugin.shared.placing import onto_image
 from napari_prosma.training.run_claim import CASES
 from napari_prosma.training.steering import Changes, Steering
 
-GOES_ON = "the run goes on with the labels as they were"
+GOES_ON = "the run continues with the previous labels"
 
 
 class LiveCase:
@@ -106,7 +106,7 @@ class LiveCase:
         if not all(np.isfinite(plane).all() for channel in image.array for plane in channel):
             raise DataError(
                 f"the image '{self.image.name}' holds infinite values or nothing but NaN; replace them, "
-                f"or open the image as it was before it was computed with"
+                f"or open the original image"
             )
         self.rule = rule if rule is not None else label_rule(stored, self.labels, self.labelled)
         self._label = self._classes(stored)
@@ -187,7 +187,7 @@ class LiveCase:
         """Labels that were all erased are no correction: the network would unlearn what it knows."""
         if self._label is not None and not is_foreground(label).any():
             raise DataError(
-                f"all labels of '{self.labels.name}' were erased; {GOES_ON}; undo it, or draw them anew"
+                f"all labels of '{self.labels.name}' were erased; {GOES_ON}; undo this, or draw them again"
             )
 
     def _classes(self, stored: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ class LiveCase:
             new = sorted(set(present_values(stored).tolist()) - known)
             raise DataError(
                 f"the value {', '.join(map(str, new))} is new in '{self.labels.name}', and this run does not "
-                f"know it; start a fine-tuning run to learn it; until then undo it or erase it"
+                f"know it; undo or erase it, or start a fine-tuning run to learn it"
             ) from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy
 
+from napari_prosma.errors import as_sentence
+
 ERROR_ON_DARK, ERROR_ON_LIGHT = "#ff6b6b", "#b3261e"
 
 
@@ -24,7 +26,7 @@ class Message(QLabel):
         self._show(text, False)
 
     def tell_error(self, text: str) -> None:
-        self._show(text, True)
+        self._show(as_sentence(text), True)
 
     def bring_into_view(self) -> None:
         """Scroll to it once the layout has made room."""

@@ -28,8 +28,8 @@ WIDTH, HEIGHT = 800, 360
 WIDEST, BUTTON_WIDTH = 170, 90
 """Of a column but the last, which says why a model does not fit; of a button, at least."""
 COLUMNS = ("Model", "Finds", "Images", "Dice", "Date", "Remark")
-NO_IMAGE, FIT, DOUBT, REFUSED = "Models", "Fit", "Learned other images", "Cannot be used"
-_SOURCES = {RECENT: "used before", "run": "a run", "": ""}
+NO_IMAGE, FIT, DOUBT, REFUSED = "Models", "Fit", "Trained on other images", "Cannot be used"
+_SOURCES = {RECENT: "used recently", "run": "a run", "": ""}
 
 
 class ModelList(QWidget):

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.errors import ProsmaError
+from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.shared.access import Page, name_controls
 from napari_prosma.plugin.shared.fields import group
@@ -299,7 +299,7 @@ class Panel(QWidget):
         """Say anew how far the run is."""
         if not self.job.is_stopping and self.stop_button.isEnabled():
             said = (self._progress, f"{left} left" if (left := self.job.time_left()) else "", self.remark())
-            self.status.tell(", ".join(filter(None, said)))
+            self.status.tell(as_sentence(", ".join(filter(None, said))))
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started):

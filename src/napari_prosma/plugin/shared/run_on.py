@@ -36,8 +36,8 @@ class RunOn(QWidget):
         self.field.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.field.setAccessibleName("Run on")
         self.field.setToolTip(
-            "This computer, or another one: the address of its Dask scheduler, such as tcp://HOST:8786. The "
-            "documentation, 'On another machine', starts one in three lines"
+            "This computer, or another one: the address of its Dask scheduler, such as tcp://HOST:8786. See "
+            "'On another machine' in the documentation"
         )
         line = self.field.lineEdit()
         assert line is not None

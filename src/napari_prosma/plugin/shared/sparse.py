@@ -10,21 +10,22 @@ import numpy as np
 
 from napari_prosma.data.labels import IGNORE, LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet, find_cases, requirement
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError
 from napari_prosma.settings import Choice
 
 LABELLED: dict[Sparse | None, Choice] = {
-    None: Choice("complete", "What has no label is background"),
+    None: Choice("complete", "Unlabelled elements are background"),
     "slices": Choice(
         "only in some slices",
-        "A slice without any label counts as not labelled, and nothing is learned from it. In a slice with a "
-        "label, what has no label is background.",
+        "Nothing is learned from slices without any label. In slices with a label, unlabelled elements are "
+        "background.",
     ),
     "scribbles": Choice(
         "scribbles",
-        "0 is not labelled, and nothing is learned from it. The smallest number that was drawn (such as 1) "
+        "0 is not labelled, and nothing is learned from it. The smallest value drawn (such as 1) "
         "is the background, the others are structures.",
     ),
 }
@@ -95,7 +96,7 @@ class Coverage:
         if self.kind == "slices":
             said = f"{self.done} of {self.total} slices are labelled"
         else:
-            said = f"{self.done / max(self.total, 1):.2%} of all pixels are labelled"
+            said = f"{in_percent(self.done / max(self.total, 1), 2)} of all pixels are labelled"
         return f"{where}{said}; nothing is learned from the rest"
 
 
@@ -114,4 +115,4 @@ def coverage(data: DataSet, kind: Sparse) -> Iterator[Coverage]:
 
 def _require_slices(labelled: Sparse, ndim: int, what: str) -> None:
     if labelled == "slices" and ndim < 3:
-        raise DataError(f"{what} are pictures without slices; say that the labels are complete or scribbles")
+        raise DataError(f"{what} are pictures without slices; set 'Labels are' to complete or scribbles")

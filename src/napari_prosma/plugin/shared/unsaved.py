@@ -296,7 +296,7 @@ class BringBack(QWidget):
         self.setVisible(bool(names))
         if names:
             said = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
-            self.message.tell(f"napari ended while painted labels were not saved: {said}. They were kept")
+            self.message.tell(f"napari closed before painted labels were saved: {said}. There is a backup")
 
     def bring_back(self) -> None:
         """Add it as layers that are not saved yet."""

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QDialog, QHeaderView, QPushButton, QWidget
 from napari_prosma.data.case import Case
 from napari_prosma.data.check import Problem, check_each, compare, write_table
 from napari_prosma.data.layouts import DataSet
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, as_sentence
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
@@ -53,10 +53,10 @@ class CheckWindow(QDialog):
         self.table.setToolTip("Double-click a row to open the image and the label of its case")
         self.table.cellDoubleClicked.connect(self._open)
         self.save_button = QPushButton("Save table…")
-        self.save_button.setToolTip("Keep the table as a CSV file")
+        self.save_button.setToolTip("Save the table as a CSV file")
         self.save_button.clicked.connect(self._save)
         self.stop_button = QPushButton("Stop")
-        self.stop_button.setToolTip("Look at no further case")
+        self.stop_button.setToolTip("Stop checking")
         self.stop_button.clicked.connect(self.job.stop)
         buttons = in_a_row(None, self.stop_button, self.save_button)
         stack(self, self.message, self.table, buttons, wide=self.table, margins=None)
@@ -97,7 +97,8 @@ class CheckWindow(QDialog):
                 self._show_problems()
         elif isinstance(event, Finished):
             assert self._data is not None
-            self.message.tell("\n".join([_in_words(event.result, self.problems), *self._data.notices]))
+            notices = map(as_sentence, self._data.notices)
+            self.message.tell("\n".join([_in_words(event.result, self.problems), *notices]))
 
     def _ended(self, ending: Ending) -> None:
         self.stop_button.setEnabled(False)
@@ -149,7 +150,7 @@ class _Looked(Event):
 
 
 def _checking(wanted: Wanted) -> Iterator[Event]:
-    yield Started(0, f"Looking at '{wanted.folder.name}'")
+    yield Started(0, f"Reading '{wanted.folder.name}'")
     data = wanted.find(require_labels=False)
     number = len(data.cases)
     yield Started(number, f"Checking {number} cases")

@@ -47,21 +47,23 @@ class ClassTable(QWidget):
         )
         self.table.head(("Value in the mask", "Class"))
         self.table.setToolTip(
-            "Which number in the mask files is which class. Double-click to rename a class or to change its "
-            "number; the same name twice makes one class; clear the number to take the class out."
+            "Which value in the mask files is which class. Double-click to rename a class or change its "
+            "value. Values with the same name are one class. Clear a value to remove its class."
         )
         self.table.itemChanged.connect(self._edited)
         self.add_button = QPushButton("Add a value")
-        self.add_button.setToolTip("Name one more number of the mask files")
+        self.add_button.setToolTip("Name another value in the mask files")
         self.add_button.clicked.connect(self._add)
         self.reset_button = QPushButton("As found")
-        self.reset_button.setToolTip("Name the classes again by what is found in the masks")
+        self.reset_button.setToolTip("Reset the classes to those found in the masks")
         self.reset_button.clicked.connect(self._reset)
         self.one_button = QPushButton("One structure")
-        self.one_button.setToolTip("Every number but 0 is the same structure, as where objects are numbered")
+        self.one_button.setToolTip(
+            "Treat every value except 0 as the same structure, for example if objects are numbered"
+        )
         self.one_button.clicked.connect(self._make_one)
         self.filled = QCheckBox("fill outlines")
-        self.filled.setToolTip("The masks are drawn as outlines: what they enclose belongs to the structure")
+        self.filled.setToolTip("The masks are outlines: what they enclose belongs to the structure")
         self.filled.clicked.connect(self._fill)
         self.overlap = QComboBox()
         for text, overlap in (
@@ -114,7 +116,7 @@ class ClassTable(QWidget):
         item = self.table.item(row, column)
         assert item is not None
         item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
-        item.setToolTip("Given by the smallest number")
+        item.setToolTip("Given by the smallest value")
 
     def _add(self) -> None:
         with signals_blocked(self.table):
@@ -167,9 +169,9 @@ def rule_of(shown: LabelRule, rows: list[tuple[str, str]]) -> LabelRule:
     unlabelled: int | None = None
     for value, name in kept:
         if not value.removeprefix("-").isdecimal():
-            raise DataError(f"'{value}' is no value of a mask; give a whole number, such as 2")
+            raise DataError(f"'{value}' is not a mask value; enter a whole number, such as 2")
         if int(value) in numbered:
-            raise DataError(f"the value {value} stands twice; give every value one name")
+            raise DataError(f"the value {value} appears twice; give every value one name")
         if name == UNLABELLED and (unlabelled is None or int(value) == shown.unlabelled):
             unlabelled = int(value)
             continue

@@ -36,7 +36,7 @@ class Curves(QLabel):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "Loss (lower is better), Dice of the validation cases (1 is perfect), the gates, and what the "
-            "objective tells of few or doubtful labels"
+            "figures of few or noisy labels"
         )
         self.job = NewestJob(self)
         self.job.finished.connect(self._drawn)

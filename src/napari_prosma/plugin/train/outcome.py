@@ -52,11 +52,11 @@ class Outcome(QWidget):
         self.verdict.setToolTip("What the model finds on the validation cases, and what to do next")
         self.figures = Message()
         self.table = FigureTable()
-        self.table.setToolTip("Overlap with the labels of the validation cases: 0 none, 1 perfect")
+        self.table.setToolTip("Overlap with the labels of the validation cases: 0 = none, 1 = perfect")
         self.gates = FigureTable()
         self.gates.setToolTip(
-            "zeros in z: share of the gate's inner signals that the threshold lambda set to exactly zero. It "
-            "is no share of the image that was removed."
+            "zeros in z: share of the gate's inner signals that the threshold lambda sets to exactly zero. "
+            "This is not the share of the image that is removed."
         )
         held = QWidget()
         stack(held, self.gates)
@@ -69,7 +69,9 @@ class Outcome(QWidget):
         self.log.setTabChangesFocus(True)
         self.log.setToolTip("Decisions and warnings of this run")
         self.save_button = QPushButton("Save curves…")
-        self.save_button.setToolTip("The curves of all epochs as a picture (PNG, SVG), or the numbers (CSV)")
+        self.save_button.setToolTip(
+            "Save the curves of all epochs as a picture (PNG, SVG) or as numbers (CSV)"
+        )
         self.save_button.clicked.connect(self._save_curves)
         self.next_buttons = QWidget()
         row = QHBoxLayout(self.next_buttons)
@@ -79,12 +81,12 @@ class Outcome(QWidget):
             ("Look at its gates", "Inspect gates", 1),
         ):
             button = QPushButton(text)
-            button.setToolTip(f"Open the panel '{panel}' with this model")
+            button.setToolTip(f"Open the {panel} panel with this model")
             button.setMinimumHeight(NEXT_HEIGHT)
             button.clicked.connect(partial(self._open_next, panel))
             row.addWidget(button, share)
         self.look_button = QPushButton("Suspicious labels…")
-        self.look_button.setToolTip("The labels that this run doubts most: a click opens one to be corrected")
+        self.look_button.setToolTip("List the labels that this run doubts most; click one to correct it")
         self.look_button.clicked.connect(self.look_first)
         parts: list[QWidget] = [self.verdict, self.figures, self.table, self.gates_fold, self.curves]
         parts += [self.save_button, self.look_button, self.log]

@@ -126,7 +126,7 @@ class TrainPanel(Panel):
         self.controls.changed.connect(self._change)
         self.trouble = Message()
         self.waiting = WaitingRuns()
-        self.moved = PathField("Choose the folder where the data of the run are now", "its data now")
+        self.moved = PathField("Choose the folder where the data of this run are now", "its data now")
         self.moved.line.setToolTip("The folder where the data of this run are now")
         self.moved.chosen.connect(self._resume_moved)  # a function would keep the panel alive
         self.moved_row = QWidget()
@@ -140,7 +140,7 @@ class TrainPanel(Panel):
         self.finish_button.setToolTip("End early: validate, and keep the best model")
         self.finish_button.clicked.connect(self._finish)
         self.resume_button = QPushButton("Resume…")
-        self.resume_button.setToolTip("Continue a run that was stopped or failed: choose it in the list")
+        self.resume_button.setToolTip("Choose a stopped or failed run in the list to continue it")
         self.resume_button.clicked.connect(self._resume)
         self.lay_out(
             (self.start_button, self.resume_button, self.pause_button, self.finish_button, self.stop_button)
@@ -162,7 +162,7 @@ class TrainPanel(Panel):
         """
         run_dir = self.settings.run_field.path
         if run_dir is None:
-            raise ConfigError("choose a folder to keep the run in")
+            raise ConfigError("choose a folder for the run")
         data = self.source.data(run_dir)
         if isinstance(data, LayerData):
             data = replace(data, unlabelled=self.supervision.ticked())
@@ -256,12 +256,12 @@ class TrainPanel(Panel):
         """For the question before the panel or napari is closed."""
         assert self._run is not None
         waiting = len(self.waiting.runs)
-        forgotten = f" What waits ({waiting}) is forgotten." if waiting else ""
+        forgotten = f" Waiting runs ({waiting}) are dropped." if waiting else ""
         if not (self._run.run_dir / RUN).is_file():
-            return f"It has not begun to learn yet: if you stop it, no model is kept.{forgotten}"
+            return f"The run has not started to learn yet: if you stop it, no model is kept.{forgotten}"
         if self._run.scheduler is not None:
             forgotten += (
-                f" If you leave it, it goes on at {self._run.scheduler}, and Resume… comes back to it."
+                f" If you leave it, it continues at {self._run.scheduler}, and Resume… reconnects to it."
             )
         return (
             f"If you stop it, the model so far is kept in {self._run.run_dir}, and Resume… continues it "
@@ -284,7 +284,7 @@ class TrainPanel(Panel):
         self.waiting.clear()
         self._after_stop = then
         self._stop()
-        self.status.tell("Stopping after this step and keeping the model, then this closes")
+        self.status.tell("Stopping after this step and saving the model; then this closes")
 
     def happened(self, event: Event) -> None:
         match event:
@@ -357,7 +357,7 @@ class TrainPanel(Panel):
         left = self._usual_wait - (time.monotonic() - self._pressed)
         if left > 1:
             return f"first preview in about {left:.0f} s"
-        return "first preview any moment" if left > -LATE else "the first preview takes longer than usual"
+        return "first preview at any moment" if left > -LATE else "the first preview takes longer than usual"
 
     def close_down(self) -> None:
         self.waiting.clear()
@@ -427,7 +427,7 @@ class TrainPanel(Panel):
         self.finish_button.setEnabled(False)
         if self.is_held:
             self.job.resume()
-        self.status.tell("Finishing: validating, then keeping the best")
+        self.status.tell("Finishing: validating, then saving the best model")
 
     def _resume(self) -> None:
         open_panel(self.viewer, "Runs")
@@ -554,7 +554,7 @@ class TrainPanel(Panel):
             tip(
                 "Train on the data above when the current run has ended"
                 if running
-                else "Learn from the data above; the best model is kept in the run folder",
+                else "Train on the data above; the best model is saved in the run folder",
                 "start",
             )
         )

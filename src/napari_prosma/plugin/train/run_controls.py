@@ -57,10 +57,8 @@ class RunControls(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.rate = number(0, 1, 0, 6, 1e-4, "Learning rate of this run, from now on", least="by the steps")
-        self.epochs = whole(MOST_ELEMENTS, 1, "This run ends after so many epochs", suffix=" epochs")
-        self.minutes = number(
-            0.1, 100_000, 1, 1, 1, "This run ends after so many minutes, counted from its start"
-        )
+        self.epochs = whole(MOST_ELEMENTS, 1, "This run ends after this many epochs", suffix=" epochs")
+        self.minutes = number(0.1, 100_000, 1, 1, 1, "This run ends this many minutes after its start")
         self.minutes.setSuffix(" min")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)

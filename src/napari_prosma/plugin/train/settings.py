@@ -114,14 +114,14 @@ class Settings(QWidget):
         )
         self.limit_unit = QComboBox()
         self.limit_unit.addItems(["minutes", "epochs"])
-        self.limit_unit.setToolTip("An epoch is one pass over all the images")
+        self.limit_unit.setToolTip("An epoch is one pass over all images")
         self.limit_unit.currentTextChanged.connect(self._unit_changed)
         self.limit.valueChanged.connect(self._choose_length)
         limit = QHBoxLayout()
         limit.addWidget(self.limit, 1)
         limit.addWidget(self.limit_unit, 1)
         self.run_field = PathField("Choose a folder for the run", "folder for the model")
-        self.run_field.line.setToolTip("The best and the last model are kept here; made if missing")
+        self.run_field.line.setToolTip("The best and the last model are saved here; created if missing")
         self.fields.add_to(form, ["widths"])
         form.addRow("Train for", limit)
         form.addRow("Keep in", self.run_field)
@@ -129,7 +129,7 @@ class Settings(QWidget):
     def _add_fine_tuning(self, form: QFormLayout) -> None:
         self.start_from = ModelChooser(
             "a new network",
-            "A trained model to go on from, on other data, with other classes or channels if need be",
+            "A trained model to start from, also for other data, classes or channels",
         )
         self.start_from.described.connect(self._model_described)
         form.addRow("Start from", self.start_from)
@@ -137,7 +137,9 @@ class Settings(QWidget):
 
     def _add_advanced(self, form: QFormLayout) -> None:
         self.examples_button = QPushButton("Show examples")
-        self.examples_button.setToolTip("Patches of an image, varied at random as the network will see them")
+        self.examples_button.setToolTip(
+            "Show patches of an image with random changes, as the network will see them"
+        )
         for name in self.fields:
             if name != "widths" and not _is_fine_tuning(name):
                 self.fields.add_to(form, [name])
@@ -167,7 +169,7 @@ class Settings(QWidget):
         size = self.fields["widths"]
         size.native.setEnabled(facts is None)
         size.native.setToolTip(
-            size.entry.setting.tip if facts is None else "As large as the model that is started from"
+            size.entry.setting.tip if facts is None else "As large as the model to start from"
         )
         if facts is None:
             self._give_back()

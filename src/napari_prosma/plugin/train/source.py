@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.labels import LabelRule, Sparse
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.planes import slice_axis
-from napari_prosma.errors import ConfigError, MissingMasksError
+from napari_prosma.errors import ConfigError, MissingMasksError, as_sentence
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.plugin.shared.choosers import DATA, JoinButton, LayerChooser, PathField
 from napari_prosma.plugin.shared.class_name import ClassName, NewLabels
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from napari_prosma.plugin.train.check_window import CheckWindow
 
 
-TAKEN = "If the slices without labels are background, say that labels are 'complete'."
-GO_ON_DRAWING = "You can go on drawing while it trains: corrections are learned at once."
+TAKEN = "If the slices without labels are background, set 'Labels are' to 'complete'."
+GO_ON_DRAWING = "You can keep drawing during the run: corrections are learned at once."
 
 
 class Source(QWidget):
@@ -121,7 +121,7 @@ class Source(QWidget):
         if self.from_layers.isChecked():
             image, labels = self.image_layer.layer, self.labels_layer.layer
             if not isinstance(image, ImageLayer):
-                raise ConfigError("open an image first, or learn from a folder")
+                raise ConfigError("first open an image, or learn from a folder")
             if not isinstance(labels, LabelsLayer):
                 raise ConfigError("draw labels on the image first: press 'New labels', paint the structure")
             if self._may_take_for_slices(labels):  # what was painted a moment ago may not be counted yet
@@ -163,7 +163,7 @@ class Source(QWidget):
         self.from_folder.setToolTip("Many images, each with a mask that marks the structure")
         self.from_layers = QRadioButton("open layers")
         self.from_layers.setToolTip(
-            "One image that is open in napari, and labels drawn on it; you can go on drawing while it trains"
+            "One image that is open in napari, and labels drawn on it; you can keep drawing during the run"
         )
         choice = in_a_row(self.from_folder, self.from_layers)
         self._form.addRow(choice)
@@ -187,7 +187,7 @@ class Source(QWidget):
         self.labels_layer.currentIndexChanged.connect(self._layers_changed)
         self.channels_first = QCheckBox("first axis is channels")
         self.channels_first.setToolTip(
-            "The image holds several channels of one picture or volume, such as sequences or stains, and the "
+            "The first axis of the image holds channels, such as sequences or stains, and the "
             "labels are drawn on all of them"
         )
         self.channels_first.clicked.connect(self._channels_told)
@@ -209,7 +209,7 @@ class Source(QWidget):
             self.labelled.addItem(meant.words, kind)
             self.labelled.setItemData(index, meant.meaning, Qt.ItemDataRole.ToolTipRole)
         self.labelled.setToolTip(
-            "Whether everything was labelled: only in what is labelled the network is told what is right"
+            "How much of the images is labelled: the network learns only from labelled elements"
         )
         self.labelled.currentIndexChanged.connect(self._labelled_changed)
         self.labelled.activated.connect(self._meaning_told)
@@ -234,7 +234,7 @@ class Source(QWidget):
         self.check_button.clicked.connect(self._check)
         self._form.addRow("Labels are", self.labelled)
         self.labelled_only = QCheckBox("leave out images without a mask")
-        self.labelled_only.setToolTip("Learn from those that are annotated so far")
+        self.labelled_only.setToolTip("Learn only from images that have a mask")
         self.labelled_only.clicked.connect(self._labelled_only_told)
         self.labelled_only.hide()
         self._form.addRow(self.summary)
@@ -407,7 +407,7 @@ class Source(QWidget):
             self.data_set = data = event.data
             kind = {1: "gray", 3: "colour"}.get(data.channels, f"{data.channels} channels")
             said = f"labels: {data.labels.in_words()}"
-            notices = [notice for notice in data.notices if notice != said]
+            notices = [as_sentence(notice) for notice in data.notices if notice != said]
             self._findings = [f"{data.summary}; {data.dims}D, {kind}", *notices, f"L{said[1:]}"]
             self.class_table.show_rule(data.labels, data.layout == "DICOM")
             self.classes.setVisible(self.from_folder.isChecked())
@@ -442,7 +442,7 @@ class Found(Event):
 
 def _looking(wanted: Wanted) -> Iterator[Event]:
     """Recognise a folder, then load what training needs while the user reads."""
-    yield Started(0, f"Looking at '{wanted.folder.name}'")
+    yield Started(0, f"Reading '{wanted.folder.name}'")
     data = wanted.find()
     yield Found(wanted, data)
     if wanted.labelled is not None:
@@ -477,6 +477,6 @@ def _complete_in_words(painted: int, slices: int) -> str:
     if not 0 < painted < slices / 2:
         return GO_ON_DRAWING
     return (
-        f"Only {painted} of {slices} slices hold labels: the others are learned as background. If they "
-        f"are not painted yet, say that labels are '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
+        f"Only {painted} of {slices} slices have labels: the others are learned as background. If they "
+        f"are not painted yet, set 'Labels are' to '{LABELLED['slices'].words}'. {GO_ON_DRAWING}"
     )

@@ -63,15 +63,15 @@ class Supervision(QWidget):
         self.sentence = Message()
         self.folder = PathField("Choose the folder of images without labels", "images without labels")
         self.folder.line.setToolTip(
-            "A folder of further images of the same kind, such as all that nobody has labelled, or those of "
-            "another scanner that the model should work on. Labels in it are not read"
+            "A folder of more images of the same kind, such as all unlabelled ones, or images from "
+            "another scanner that the model should work on. Labels in the folder are not read"
         )
         self.layers = LayerTicks(viewer, self._is_alike)
         self.layers.list.setToolTip("Tick the images to learn from without labels")
         self.found = Message()
         self.scan.failed.connect(self.found.tell_error)
         self.look_button = QPushButton("Labels that a run doubted…")
-        self.look_button.setToolTip("The list of suspicious labels of an earlier run: choose its folder")
+        self.look_button.setToolTip("Choose the folder of an earlier run to see its suspicious labels")
         self.look_button.clicked.connect(self.look_first)
         self._form.addRow(self.objective)
         self._form.addRow(self.sentence)
@@ -192,13 +192,13 @@ class Supervision(QWidget):
 
 
 def _looking(folder: Path) -> Iterator[Event]:
-    yield Started(0, f"Looking at '{folder.name}'")
+    yield Started(0, f"Reading '{folder.name}'")
     yield Finished(find_cases(folder, require_labels=False, labels=BINARY))  # labels are not read
 
 
 def _counted(number: int) -> str:
     if not number:
-        return "No images without labels chosen yet: only the labelled ones are learned from"
+        return "No unlabelled images chosen yet: the network learns from the labels alone"
     return f"{number} image{'s' * (number != 1)} to learn from without labels"
 
 

@@ -23,8 +23,8 @@ class DaleOptions(ObjectiveOptions):
     every: Annotated[
         int,
         Setting(
-            "Epochs of each phase: from the clear cases alone, then from all, in turns; cases are parted "
-            "into clear and fuzzy ones before each.",
+            "Epochs of each phase: alternately from the clear cases alone and from all. Cases are divided "
+            "into clear and fuzzy ones before each phase.",
             "Length of a phase",
             unit="epochs",
         ),
@@ -32,7 +32,7 @@ class DaleOptions(ObjectiveOptions):
     k: Annotated[
         NotNegative,
         Setting(
-            "Soft threshold: a label is doubted from so many standard deviations of its error above the "
+            "Soft threshold: a label is doubted if its error is this many standard deviations above the "
             "mean.",
             "Soft threshold k",
             step=0.1,
@@ -47,22 +47,22 @@ class DaleOptions(ObjectiveOptions):
             decimals=3,
         ),
     ] = 2.0
-    floor: Annotated[float, Setting("Least confidence of a case.", "Least confidence", step=0.01)] = Field(
+    floor: Annotated[float, Setting("Lowest confidence of a case.", "Lowest confidence", step=0.01)] = Field(
         default=0.05, ge=0, le=1
     )
     align: Annotated[
         Literal["w2", "mmd", "adversarial", "none"],
         Setting(
-            "How the features of fuzzy cases are brought to those of clear ones: {choices}.",
+            "How features of fuzzy cases are aligned with those of clear ones: {choices}.",
             "Alignment",
-            tip="How the features of doubted cases are brought to those of clear ones",
+            tip="How features of doubted cases are aligned with those of clear ones",
             choices={
                 "w2": Choice("Wasserstein", "By mean and spread of each channel"),
                 "mmd": Choice("MMD", "By a kernel over pairs of pixels"),
                 "adversarial": Choice(
-                    "adversarial", "A small network that tells them apart is learned against"
+                    "adversarial", "Against a small network that learns to tell them apart"
                 ),
-                "none": Choice("none", "Features are left alone"),
+                "none": Choice("none", "No alignment"),
             },
         ),
     ] = "w2"
@@ -70,7 +70,7 @@ class DaleOptions(ObjectiveOptions):
         NotNegative,
         Setting(
             "Weight of the alignment; 0 = none.",
-            "Its weight beta",
+            "Weight beta",
             step=0.01,
             decimals=4,
             applies=("align", ("w2", "mmd", "adversarial")),
@@ -79,13 +79,13 @@ class DaleOptions(ObjectiveOptions):
     scales: Annotated[
         tuple[PositiveInt, ...],
         Setting(
-            "Features are compared on grids so many times coarser, such as 1,2; 1 = as they are.", "Scales"
+            "Features are compared on grids this many times coarser, such as 1,2; 1 = unchanged.", "Scales"
         ),
     ] = Field(default=(1,), min_length=1)
     pixel: Annotated[
         bool,
         Setting(
-            "Confidence per pixel in a band around the label's outline, in place of one per case.",
+            "Confidence per pixel in a band around the label's outline, instead of one per case.",
             "confidence per pixel near outlines",
         ),
     ] = False
@@ -109,12 +109,14 @@ class DaleOptions(ObjectiveOptions):
     ] = Field(default=0.99, ge=0, lt=1)
     least_clear: Annotated[
         float,
-        Setting("Least share of the cases that stays clear.", "Least share clear", step=0.05, decimals=2),
+        Setting(
+            "Smallest share of the cases that stays clear.", "Smallest share clear", step=0.05, decimals=2
+        ),
     ] = Field(default=0.5, gt=0, le=1)
     least_cases: Annotated[
         int,
         Setting(
-            "With fewer training cases pixels near outlines are doubted, not whole labels.", "Least cases"
+            "With fewer training cases, pixels near outlines are doubted, not whole labels.", "Least cases"
         ),
     ] = Field(default=20, ge=2)
     least_pixels: Annotated[
@@ -125,8 +127,8 @@ class DaleOptions(ObjectiveOptions):
 @objective(
     "dale",
     "Noisy labels",
-    "After a warm-up, labels that the model disagrees with most count less, and a list names those to look "
-    "at first. Correct these: in our trials the list found wrong masks, the model hardly gained.",
+    "After a warm-up, labels that the model disagrees with most count less, and a list shows which to check "
+    "first. Correct these: in our trials, the list found wrong masks, but the model hardly improved.",
     options=DaleOptions,
     doubts_labels=True,
     counts_epochs=True,

@@ -22,8 +22,8 @@ class DimOptions(ObjectiveOptions):
         Setting(
             "Divergence between the features of labelled and unlabelled images: {choices}.",
             "Divergence",
-            tip="How the difference between the features of labelled and of unlabelled images is "
-            "measured, which is made small",
+            tip="How the difference between the features of labelled and unlabelled images, which is made "
+            "small, is measured",
             choices={
                 "js": Choice("Jensen-Shannon", "Symmetric, never more than ln 2"),
                 "kl": Choice("Kullback-Leibler", "Of the labelled from the unlabelled"),
@@ -35,14 +35,14 @@ class DimOptions(ObjectiveOptions):
             by_name=True,
         ),
     ] = "js"
-    beta: Annotated[
-        NotNegative, Setting("Weight of the divergence; 0 = none.", "Its weight beta", step=0.05)
-    ] = 0.1
+    beta: Annotated[NotNegative, Setting("Weight of the divergence; 0 = none.", "Weight beta", step=0.05)] = (
+        0.1
+    )
     rho: Annotated[
         NotNegative,
         Setting(
-            "How far uphill a step looks before it goes down, in the space of the weights (SAM): flat minima "
-            "hold on other scanners, too; 0 = plain steps.",
+            "How far uphill, in weight space, a step looks before it goes down (SAM): flat minima also hold "
+            "on other scanners; 0 = plain steps.",
             "Radius rho",
             step=0.01,
             usual=("adaptive", {False: 0.05, True: 0.5}),
@@ -50,9 +50,7 @@ class DimOptions(ObjectiveOptions):
     ] = 0.05
     adaptive: Annotated[
         bool,
-        Setting(
-            "Measure that length relative to the weights (ASAM, usually with rho=0.5).", "adaptive (ASAM)"
-        ),
+        Setting("Measure rho relative to the weights (ASAM, usually with rho=0.5).", "adaptive (ASAM)"),
     ] = False
     eta: Annotated[
         NotNegative,
@@ -67,7 +65,7 @@ class DimOptions(ObjectiveOptions):
     tau: Annotated[
         float,
         Setting(
-            "Only where the teacher is so sure (0.5 to 1) does the student learn from it.",
+            "The student learns from the teacher only where it is at least this sure (0.5 to 1).",
             "Teacher is sure from",
             step=0.01,
         ),
@@ -75,13 +73,13 @@ class DimOptions(ObjectiveOptions):
     mu_max: Annotated[
         NotNegative,
         Setting(
-            "Weight of what is learned from the teacher once it has risen; 0 = no teacher.",
+            "Full weight of what is learned from the teacher; 0 = no teacher.",
             "Teacher's weight",
             step=0.1,
         ),
     ] = 1.0
     ramp: Annotated[
-        NotNegative, Setting("Epochs until the teacher has its full weight.", "reached after")
+        NotNegative, Setting("Epochs until the teacher reaches its full weight.", "reached after")
     ] = 10.0
     ema: Annotated[
         float,
@@ -91,19 +89,24 @@ class DimOptions(ObjectiveOptions):
     ] = Field(default=0.99, ge=0, lt=1)
     temperature: Annotated[
         PositiveNumber,
-        Setting("Of the softmax over the features' channels.", "Temperature", step=0.1, decimals=3),
+        Setting(
+            "Temperature of the softmax over the channels of the features.",
+            "Temperature",
+            step=0.1,
+            decimals=3,
+        ),
     ] = 1.0
     perturb_gates: Annotated[
         bool,
-        Setting("Looking uphill moves theta of the gates as well.", "move the gates' thresholds, too"),
+        Setting("SAM also moves theta of the gates.", "also move the gates' thresholds"),
     ] = False
 
 
 @objective(
     "dim",
     "Few labels",
-    "It learns from further images without labels, too: where it is sure of one, it teaches itself. A step "
-    "takes three to four times as long; in our trials it helped with 100 labels, not with 50.",
+    "Also learns from images without labels: where the network is sure, it teaches itself. A step takes "
+    "three to four times as long; in our trials, this helped with 100 labels, but not with 50.",
     options=DimOptions,
     takes_unlabelled=True,
     counts_epochs=True,

@@ -183,7 +183,7 @@ class DiM(Supervised):
         """Say what is left of the method where a part of it has nothing to work on."""
         if epoch == 0 and self.context.unlabelled is None:
             steps = "sharpness-aware steps (SAM)" if self._options.rho else "plain steps"
-            yield Notice(f"No unlabelled images were given: it learns from the labels alone, by {steps}")
+            yield Notice(f"No unlabelled images were given: the run learns from the labels alone, by {steps}")
         elif epoch == 0 and self._unlabelled is None:
             yield Notice("The unlabelled images are not used: mu_max and beta are 0")
 
