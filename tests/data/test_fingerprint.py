@@ -19,6 +19,7 @@ from napari_prosma.data.fingerprint import (
     read_facts,
     thinnest,
 )
+from napari_prosma.data.labels import IGNORE, count_classes
 from napari_prosma.data.phantoms import CT_CLASSES, ct_case
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -225,6 +226,14 @@ def test_images_of_which_some_know_no_size_are_planned_as_if_none_did() -> None:
     plan = make_plan([known, unknown], NAMES)
     assert plan == make_plan([facts((900, 1200), unit="pixel"), unknown], NAMES)
     assert (plan.side, plan.unit, plan.native) == (256, "pixel", None)
+
+
+def test_classes_are_counted_without_what_is_not_labelled() -> None:
+    label = np.zeros((3, 4, 5), np.uint8)
+    label[0, 0], label[1], label[2, 1:] = 2, IGNORE, IGNORE
+    assert count_classes(label).tolist() == [20, 0, 5]
+    assert count_classes(label[:1] > 0).tolist() == [15, 5]
+    assert count_classes(label[1]).tolist() == []
 
 
 # ---- patch, batch, dims ---------------------------------------------------------------------------------

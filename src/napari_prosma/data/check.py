@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
-from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.labels import count_classes
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.metrics import in_percent
@@ -162,8 +162,8 @@ def _check_image(image: Image, data: DataSet, tell: _Tell) -> None:
 
 
 def _check_label(label: np.ndarray, data: DataSet, tell: _Tell) -> tuple[int, ...]:
-    counts = np.bincount(label.ravel(), minlength=len(data.class_names))
-    labelled = counts.sum() - (counts[IGNORE] if len(counts) > IGNORE >= len(data.class_names) else 0)
+    counts = count_classes(label)
+    labelled = int(counts.sum())
     if labelled == 0:
         tell("warning", "no element is labelled", "label some slices, or leave it out")
         return ()

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_prosma.data.case import Case, Image
-from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.labels import IGNORE, count_classes
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.planes import AXES, slice_axis, thin_axes
 from napari_prosma.errors import DataError
@@ -211,8 +211,8 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         )
     if not np.all(np.isfinite(array)):
         raise DataError(f"the image of case '{case.name}' holds NaN or infinite values; re-export it")
-    labelled, across = label != IGNORE, slice_axis(image.geometry)
-    values = array[0][(label > 0) & labelled]
+    across = slice_axis(image.geometry)
+    values = array[0][(label > 0) & (label != IGNORE)]
     step = max(1, values.size // 10_000)
     return CaseFacts(
         name=case.name,
@@ -223,7 +223,7 @@ def case_facts(case: Case, image: Image, label: np.ndarray) -> CaseFacts:
         lowest=float(array.min()),
         whole_numbers=bool(np.issubdtype(array.dtype, np.integer) or np.all(array[0, ::7] % 1 == 0)),
         foreground=np.asarray(values[::step], dtype=np.float32),
-        class_counts=np.bincount(label[labelled]),
+        class_counts=count_classes(label),
         image_hash=content_hash(array),
         label_hash=content_hash(label),
         notices=image.notices,

@@ -225,7 +225,7 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
 def _is_gapped(drawn: np.ndarray) -> bool:
     """Whether a volume (z, y, x) is drawn in two slices or more across an axis, of which no two touch."""
     for across in range(drawn.ndim):
-        has = drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across))
+        has = np.asarray(drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across)))
         if has.sum() > 1 and not (has[1:] & has[:-1]).any():
             return True
     return False

@@ -461,3 +461,13 @@ def present_values(stored: np.ndarray) -> np.ndarray:
     for plane in stored if stored.ndim > 2 else [stored]:
         present[plane.astype(np.int64) - low] = True
     return np.flatnonzero(present) + low
+
+
+def count_classes(label: np.ndarray) -> np.ndarray:
+    """How many elements each class has, (n,) with the highest that occurs last; of ``IGNORE`` none."""
+    highest = int(label.max(initial=0))
+    counts = np.zeros(highest + 1, dtype=np.int64)
+    for plane in label:  # as a whole it would be counted as 64-bit numbers
+        counts += np.bincount(plane.ravel(), minlength=highest + 1)
+    counts[IGNORE:][:1] = 0
+    return np.trim_zeros(counts, "b")

@@ -186,10 +186,19 @@ def normalise(array: np.ndarray, plan: Plan, across: int = 0) -> np.ndarray:
     slice by slice, across the axis ``across``.
     """
     if plan.intensity == "ct":
-        return ((array.clip(*plan.clip) - plan.mean) / plan.std).astype(np.float32)
+        normalised = array.clip(*plan.clip)
+        normalised -= plan.mean
+        normalised /= plan.std
+        return normalised
     axes = tuple(range(-min(plan.axes or array.ndim - 1, array.ndim - 1), 0))
     if across and len(axes) == array.ndim - 2:
         axes = tuple(axis for axis in range(1, array.ndim) if axis != 1 + across)
     mean = array.mean(axis=axes, keepdims=True, dtype=np.float64)
     spread = array.std(axis=axes, keepdims=True, dtype=np.float64)
-    return ((array - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)
+    spread[spread == 0] = 1
+    normalised = np.empty_like(array)
+    for n in range(array.shape[1]):  # in double precision, but not of a whole volume at once
+        here = np.s_[:, n : n + 1]
+        own, of_own = (each[here] if each.shape[1] > 1 else each for each in (mean, spread))
+        normalised[here] = (array[here] - own) / of_own
+    return normalised
