@@ -318,6 +318,27 @@ def test_a_run_ends_in_its_time_annealed_and_with_a_model(
     assert done == sorted(done)
 
 
+def test_a_large_case_is_validated_in_part_so_that_the_run_ends_in_its_time(
+    by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
+) -> None:
+    ticking()
+    config = by_minutes(0.25, side=320)
+    large = ultrasound_case(1, (320, 320))
+    events = list(train(config, [large]))
+    last = load_checkpoint(config.run_dir / LAST)
+    most = last.place["most_windows"]
+    assert any(f"on at most {most} windows of each" in e.message for e in events if isinstance(e, Notice))
+    ended = [n for n, event in enumerate(events) if isinstance(event, EpochEnd)]
+    for first, end in zip([0, *ended], ended, strict=False):
+        looked = [e for e in events[first:end] if isinstance(e, Progress) and "validating" in e.message]
+        assert 0 < len(looked) <= most + 1 < 19 * 19  # windows of 32 x 32, half over each other
+    assert last.place["seconds"] < 1.03 * 15
+    assert 0 < last.metrics["score"] < 1
+    resumed = list(train(config.model_copy(update={"minutes": 0.5}), [large], resumed=last))
+    assert isinstance(resumed[-1], Finished)
+    assert load_checkpoint(config.run_dir / LAST).place["most_windows"] == most
+
+
 def test_what_was_decided_is_kept_where_a_run_goes_on(
     by_minutes: Callable, ticking: Callable, ultrasound: list[Case]
 ) -> None:

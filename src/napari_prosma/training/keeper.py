@@ -97,7 +97,8 @@ class Keeper:
         """Figures of the model that a fine-tuning starts from, for the classes that both know."""
         assert self.source is not None
         figures = baseline(
-            self.source, self.prepared, self.data.validation, self.state.plan, self.learner.device
+            *(self.source, self.prepared, self.data.validation, self.state.plan, self.learner.device),
+            self.tempo.windows.most,
         )
         while True:
             try:
@@ -137,7 +138,8 @@ class Keeper:
         began, mine = clock.elapsed(), indices[self.processes.rank :: self.processes.world]
         found: list[list[Overlap]] = []
         late = math.inf if state.config.minutes is None else LATE * 60 * state.config.minutes
-        for case, predicted in validate(self.learner.evaluated, self.prepared, mine, state.plan):
+        most = self.tempo.windows.most
+        for case, predicted in validate(self.learner.evaluated, self.prepared, mine, state.plan, most):
             if predicted is not None:
                 found.append(overlaps_of(case.name, predicted, case.label, state.plan.class_names))
             number = len(found) + (predicted is None)

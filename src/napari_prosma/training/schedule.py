@@ -238,22 +238,27 @@ class Costs:
     ----------
     window, extra : float
         Thought cost of a window, and of what comes with a validation, in steps, until they are measured.
+
+    Attributes
+    ----------
+    window : float
+        Cost of a validation window, in steps.
     """
 
     def __init__(self, window: float, extra: float = 0.0) -> None:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._window, self._extra = window, extra
+        self.window, self._extra = window, extra
         self._measured = self._added = False
 
     def stepped(self, seconds: float) -> None:
         """A step took so long."""
         self._steps.append(seconds)
 
-    def validated(self, windows: int, seconds: float) -> None:
+    def validated(self, windows: float, seconds: float) -> None:
         """So many windows took ``seconds``: the fewest steps count, since what is beside it only adds."""
         if self._steps and windows:
             found = seconds / windows / self.step
-            self._window = min(self._window, found) if self._measured else found
+            self.window = min(self.window, found) if self._measured else found
             self._measured = True
 
     def added(self, seconds: float) -> None:
@@ -280,4 +285,4 @@ class Costs:
 
     def of_windows(self, windows: float) -> float:
         """Seconds that a validation of so many windows would take now."""
-        return windows * self._window * self.step
+        return windows * self.window * self.step

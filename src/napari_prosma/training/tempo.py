@@ -32,6 +32,8 @@ LEAST_STEPS = 20
 """An epoch has at least this many steps, so that a handful of cases is not validated all the time."""
 LEAST_JUDGED = 10
 """A validation within a run looks at so many cases at least, where there are so many."""
+LEAST_WINDOWS = 4
+"""Of a case that a validation looks at."""
 SLEPT_SECONDS, SLEPT_STEPS = 60.0, 20
 """A step that took longer than both, the second in usual steps, slept with its computer."""
 NO_TIME = 1e-9
@@ -71,6 +73,8 @@ class Tempo:
         state.expected = begin.place.get("expected", self._thought_steps())
         self.clock = Clock(state.config.epochs * state.steps, state.config.minutes, begin.began)
         self.costs = _costs(state.plan)
+        thought = 0.0 if begin.pacing is None else begin.pacing.pace.step
+        self.windows.most = begin.place.get("most_windows") or self._most_windows(thought)
         self._tried = begin.place.get("step", 0) + TRIED_STEPS
         self._is_decided: bool = begin.place.get("paced", bool(begin.place))
         if begin.place:
@@ -92,7 +96,9 @@ class Tempo:
 
     def place(self) -> dict[str, Any]:
         """Its part of ``Checkpoint.place``."""
+        limit = {"most_windows": self.windows.most} if math.isfinite(self.windows.most) else {}
         return {
+            **limit,
             "seconds": self.clock.elapsed(),
             "learning_began": self.clock.learning_began,
             "paced": self._is_decided,
@@ -165,6 +171,14 @@ class Tempo:
         """So many of the validation cases, at least ``LEAST_JUDGED`` where there are."""
         return judged_part(self.facts, self.validation, max(int(count), LEAST_JUDGED), self.state.config.seed)
 
+    def _most_windows(self, step: float) -> float:
+        """Windows that a validation looks at in a case, so that large ones do not take the time to learn."""
+        minutes = self.state.config.minutes
+        if minutes is None or not step:
+            return math.inf
+        affordable = 3 * VALIDATING * 60 * minutes / (self.costs.window * step)
+        return max(LEAST_WINDOWS, int(affordable / len(self.validation)))
+
     def _thought_steps(self) -> int:
         """About how many steps there will be."""
         config = self.state.config
@@ -203,6 +217,8 @@ class Tempo:
                 self.pacing = replace(self.pacing, pace=other, again=None)
                 self._tried = state.step + TRIED_STEPS  # a step of other size is tried anew
                 return
+        if not state.baseline:  # which was measured on the same windows
+            self.windows.most = self._most_windows(step)
         yield from self._long_enough(left, step)
         (left,) = self.processes.of_first([max(self.clock.left(), 0.0)])
         count = validations(left)
@@ -236,6 +252,8 @@ class Tempo:
         plan, minutes, cases = self.state.plan, self.state.config.minutes, len(self.state.judged)
         said = f"About {steps} steps of {plan.batch} patches of {' x '.join(map(str, plan.patch))}, and "
         said += f"{count} validation{'s' * (count > 1)} on {cases} case{'s' * (cases > 1)}"
+        if self.windows.are_cut(self.state.judged):
+            said += f", on at most {self.windows.most:.0f} windows of each"
         richer = self.pacing.richer(pace)
         if richer is not None and minutes and richer > 60 * minutes and self.clock.minutes == minutes:
             said += f"; finer images or a wider network pay from about {_duration(richer)} on"
@@ -243,18 +261,29 @@ class Tempo:
 
 
 class ValidationWindows:
-    """How many windows a validation of some cases takes; each case is counted once, since every step asks."""
+    """How many windows a validation of some cases takes; each case is counted once, since every step asks.
+
+    Attributes
+    ----------
+    most : float
+        Of a case not more than these are looked at.
+    """
 
     def __init__(self, facts: Sequence[CaseFacts], prepared: PreparedCases, plan: Plan, divisor: int) -> None:
         self._of = facts, prepared
         self._plan, self._divisor = plan, divisor
         self._counted: dict[int, int] = {}
+        self.most = math.inf
 
-    def count(self, indices: Sequence[int]) -> int:
+    def count(self, indices: Sequence[int]) -> float:
         """Windows of these cases."""
         for index in set(indices) - self._counted.keys():
             self._counted[index] = validation_windows(*self._of, [index], self._plan, self._divisor)
-        return sum(self._counted[index] for index in indices)
+        return sum(min(self._counted[index], self.most) for index in indices)
+
+    def are_cut(self, indices: Sequence[int]) -> bool:
+        """Whether a part of any of these cases is not looked at."""
+        return self.count(indices) < sum(self._counted[index] for index in indices)
 
 
 def _costs(plan: Plan) -> Costs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -281,9 +282,16 @@ def _frozen(trains: str, network: nn.Module) -> list[str]:
 
 
 def baseline(
-    source: Checkpoint, cases: PreparedCases, indices: Sequence[int], plan: Plan, device: torch.device
+    source: Checkpoint,
+    cases: PreparedCases,
+    indices: Sequence[int],
+    plan: Plan,
+    device: torch.device,
+    most: float = math.inf,
 ) -> Generator[str, None, tuple[dict[str, float], list[Overlap]]]:
     """How well ``source`` itself segments cases of a new plan: ``validation_figures``, and of what.
+
+    At most so many windows of a case are looked at, as :func:`~napari_prosma.training.validation.validate`.
 
     Only classes that both know by name have figures; the means over all classes only where both know all of
     them. What it takes for another class counts as background. The name of the case in work is yielded after
@@ -301,7 +309,7 @@ def baseline(
         return {}, []
     known = {name for k, name in enumerate(plan.class_names) if k and k in common}
     overlaps: list[Overlap] = []
-    for case, found in validate(network, cases, indices, plan):
+    for case, found in validate(network, cases, indices, plan, most):
         yield case.name
         if found is not None:
             labels = translated(found, source.plan.class_names, plan.class_names)

@@ -47,17 +47,20 @@ class InPrecision(nn.Module):
 
 
 def validate(
-    model: nn.Module, cases: PreparedCases, indices: Sequence[int], plan: Plan
+    model: nn.Module, cases: PreparedCases, indices: Sequence[int], plan: Plan, most: float = math.inf
 ) -> Iterator[tuple[PreparedCase, np.ndarray | None]]:
     """After every window the case that is being segmented, and at its end with its labels (*grid).
 
-    Where a case is labelled in part, only the windows that hold something labelled are segmented.
+    Where a case is labelled in part, only the windows that hold something labelled are segmented; of these
+    at most ``most``, and the label of the case is ``IGNORE`` elsewhere.
     """
     network = unwrap(model)
     for index in indices:
         case = cases[index]
         tiling = tile(case.label.shape, plan.window, network.divisor, across=case.across)
         tiling = labelled_part(tiling, case.label)
+        if len(tiling.starts) > most:
+            tiling, case = some_windows(tiling, case, int(most))
         blend = Blend(tiling, network.spec.out_channels)
         model.eval()
         for _ in predict(model, case.image, tiling, 1, blend):
@@ -71,6 +74,24 @@ def labelled_part(tiling: Tiling, label: np.ndarray) -> Tiling:
         return tiling
     starts = tuple(s for s in tiling.starts if (label[tiling.at(s)] != IGNORE).any())
     return replace(tiling, starts=starts)
+
+
+def some_windows(tiling: Tiling, case: PreparedCase, most: int) -> tuple[Tiling, PreparedCase]:
+    """The same tiling with ``most`` windows, half of them with foreground, and the label that these cover."""
+    holds = [bool(is_foreground(case.label[tiling.at(start)]).any()) for start in tiling.starts]
+    inside, outside = np.flatnonzero(holds), np.flatnonzero(np.logical_not(holds))
+    number = min(len(inside), max(math.ceil(most / 2), most - len(outside)))
+    chosen = [*_evenly(inside, number), *_evenly(outside, most - number)]
+    tiling = replace(tiling, starts=tuple(tiling.starts[n] for n in sorted(chosen)))
+    label = np.full_like(case.label, IGNORE)
+    for start in tiling.starts:
+        label[tiling.at(start)] = case.label[tiling.at(start)]
+    return tiling, replace(case, label=label)
+
+
+def _evenly(numbers: np.ndarray, count: int) -> list[int]:
+    """``count`` of the numbers, each from the middle of a part of them."""
+    return numbers[((np.arange(count) + 0.5) * len(numbers) / max(count, 1)).astype(int)].tolist()
 
 
 def validation_windows(
