@@ -184,10 +184,13 @@ def result_of(words: Sequence[str], said: IO[str], limit: float) -> int | None:
         return None
     finally:
         for how in (signal.SIGTERM, signal.SIGKILL):  # the first lets torchrun end its own
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # all of them have ended
                 os.killpg(process.pid, how)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                until = time.monotonic() + 10
+                while time.monotonic() < until:
+                    process.poll()
+                    os.killpg(process.pid, 0)
+                    time.sleep(0.1)
 
 
 def told_by(file: Path) -> str:

@@ -42,7 +42,8 @@ from napari_prosma.data.check import check_each, near_duplicates
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Event, Finished
-from napari_prosma.inspection.data_set import content_of, read_fitting_case
+from napari_prosma.inspection.citing import content_of
+from napari_prosma.inspection.data_set import read_fitting_case
 from napari_prosma.inspection.faithfulness import (
     deletion_curve,
     leave_one_out,

@@ -16,6 +16,7 @@ from napari_prosma.errors import as_sentence
         ("--label is for one image", "--label is for one image"),
         ("prosma ablate needs a run", "prosma ablate needs a run"),
         ("napari ended", "napari ended"),
+        ("z of skip 2 is too large", "z of skip 2 is too large"),
         ("one thing\nanother thing", "One thing\nAnother thing"),
         ("", ""),
     ],

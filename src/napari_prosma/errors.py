@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_PLAIN_WORD = re.compile(r"(?!napari\b|prosma\b)[a-z][a-z'-]*(?=[ ,])")
+_PLAIN_WORD = re.compile(r"(?!(?:napari|prosma|psi|lambda|[b-z])\b)[a-z][a-z'-]*(?=[ ,])")
 
 
 def as_sentence(text: str) -> str:

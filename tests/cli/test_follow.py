@@ -65,7 +65,10 @@ def test_what_nobody_foresaw_is_one_line_with_the_place_of_its_details(
     assert end.value.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     log = tmp_path / "logs" / "prosma-errors.log"
-    assert line == f"error: unexpected error (RecursionError: too); please report it and attach '{log}'"
+    assert line == (
+        f"error: unexpected error (RecursionError: too); please report it; the details are in '{log}': take "
+        f"names of patients out before you attach it"
+    )
     assert "Traceback" in log.read_text()
 
 

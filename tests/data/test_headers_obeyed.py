@@ -560,7 +560,7 @@ def test_volumes_with_one_label_are_channels_whatever_the_header_says_of_time(
         (tmp_path / "dataset.json").write_text(json.dumps(table))
     data = find_cases(tmp_path)
     assert (data.channels, data.dims) == (4, 3)
-    assert "the 4 volumes of an image are taken for channels, since the labels are volumes" in " ".join(
+    assert "the 4 volumes of an image are read as channels, since the labels are volumes" in " ".join(
         data.notices
     )
     for case in data.cases:

@@ -242,9 +242,7 @@ def test_pages_over_a_mask_of_one_plane_are_channels(pages: int, tmp_path: Path)
     data = find_cases(tmp_path)
     assert (data.channels, data.dims) == (pages, 2)
     assert data.cases[0].read_image().array.shape == (pages, 40, 48)
-    assert (
-        f"the {pages} pages of an image are taken for channels, since the labels are planes" in data.notices
-    )
+    assert f"the {pages} pages of an image are read as channels, since the labels are planes" in data.notices
 
 
 def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:

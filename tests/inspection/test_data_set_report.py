@@ -33,7 +33,7 @@ from napari_prosma.inspection.data_set import (
 )
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.html import About, write_data_set
-from napari_prosma.inspection.kinship import not_an_ablation, unlike_training
+from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
 from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
@@ -470,3 +470,10 @@ def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
     assert "not zero there but equals the gate floor of 0.45" in findings.without_evidence(found)
     exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
     assert "psi is exactly zero there" in findings.without_evidence(exact)
+
+
+def test_the_size_of_the_training_images_makes_no_other_kind_of_model(make_checkpoint: Make) -> None:
+    first = make_checkpoint(dims=3)
+    other = replace(first, plan=first.plan.model_copy(update={"largest": (8, 8, 9)}), config={"seed": 7})
+    assert is_another_training(first, other)
+    assert "another plan" not in not_an_ablation(first, other)

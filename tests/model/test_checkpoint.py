@@ -370,7 +370,10 @@ def test_an_ensemble_that_lacks_a_tensor_or_has_one_too_many_is_refused(
 def test_models_of_other_data_and_one_task_are_an_ensemble(make_checkpoint: Make) -> None:
     first = make_checkpoint(dims=3)
     other = replace(first, plan=first.plan.model_copy(update={"largest": (8, 8, 9)}))
-    assert ensemble_of([first, other], {}).members == 2
+    both = ensemble_of([first, other], {})
+    assert (both.members, both.plan.largest) == (2, ())  # not all are known
+    first = replace(first, plan=first.plan.model_copy(update={"largest": (9, 8, 8)}))
+    assert ensemble_of([first, other], {}).plan.largest == (9, 8, 9)
 
 
 def test_models_of_different_tasks_are_no_ensemble(make_checkpoint: Make, ensemble: Checkpoint) -> None:

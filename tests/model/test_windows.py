@@ -389,8 +389,8 @@ def test_the_batch_is_halved_until_it_fits(
         found = list(sweep(model, lambda start, stop: image[:, start:stop], tiling, batch=8))
     told = [event.message for event in found if isinstance(event, Notice)]
     assert [message.split("with ")[1] for message in told] == [
-        "4 window(s) at a time.",
-        "2 window(s) at a time.",
+        "fewer windows at a time (4)",
+        "fewer windows at a time (2)",
     ]
     assert sum(event for event in found if isinstance(event, int)) == len(tiling.starts)
     with watched(small):

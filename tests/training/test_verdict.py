@@ -65,7 +65,7 @@ GOOD = [(100, 0.9)] * 8
             overlaps("liver", *GOOD) + overlaps("tumour", *[(9, 0.0)] * 8),
             {"shares": {"liver": 0.1, "tumour": 0.0002}},
             "Never finds tumour",
-            "covers 0.02 % of the labelled area: choose class weights 'balanced'",
+            "covers 0.02 % of the labelled elements: choose class weights 'balanced'",
         ),
         (
             overlaps("tumour", *[(5, 0.0)] * 3, *[(500, 0.8)] * 6),

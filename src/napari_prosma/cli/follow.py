@@ -105,7 +105,10 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from error
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_SAID]
-        _complain(f"unexpected error ({said}); please report it and attach '{log(error)}'")
+        _complain(
+            f"unexpected error ({said}); please report it; the details are in '{log(error)}': take names of "
+            f"patients out before you attach it"
+        )
         raise typer.Exit(BAD_INPUT) from error
 
 

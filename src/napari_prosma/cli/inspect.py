@@ -37,9 +37,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only the cases that the model was not trained on.")
-    ] = False,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Only the model's validation cases.")] = False,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="At most this many cases, evenly spaced.", show_default="all"),

@@ -121,6 +121,10 @@ class Plan(BaseModel):
             raise ValueError(f"the CT rule needs clip limits and a spread, found {self.clip} and {self.std}")
         return self
 
+    def agrees_with(self, other: Plan) -> bool:
+        """Whether images are treated alike; how large those of training were does not matter."""
+        return self == other.model_copy(update={"largest": self.largest})
+
     @property
     def out_channels(self) -> int:
         """Logits of the network: one for a single foreground class, else one per class with background."""

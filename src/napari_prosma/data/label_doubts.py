@@ -137,8 +137,8 @@ def _rule_of(
     if gapped and gapped >= sum(bool(look.values - {0}) for look in looks) / 2:
         doubts.append(
             "labels are in single slices with unlabelled ones between them, and what is not labelled is "
-            "learned as background; if those slices are just not drawn yet, say that labels are only in some "
-            "slices (Labels are, or --labelled slices)"
+            "learned as background; if those slices are not drawn yet, set 'Labels are' to 'only in some "
+            "slices' (--labelled slices)"
         )
     around = {look.around for look in looks if len(look.values) > 1}
     around = {value if value > _BRIGHT else 0 for value in around} if lossy else around

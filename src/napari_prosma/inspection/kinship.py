@@ -27,7 +27,7 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     found = []
     if first.split != other.split:
         found.append("other cases to learn from")
-    if first.plan != other.plan:
+    if not first.plan.agrees_with(other.plan):
         found.append("another plan")
     if first.spec.widths != other.spec.widths or first.spec.network != other.spec.network:
         found.append("another network")
@@ -49,7 +49,7 @@ def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
     """The same gate on the same grid, trained with another seed: how alike two masks can be."""
     return (
         first.spec == other.spec
-        and first.plan == other.plan
+        and first.plan.agrees_with(other.plan)
         and first.config.get("seed") != other.config.get("seed")
     )
 

@@ -140,7 +140,7 @@ def _critical_values(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _drawn(number: int) -> np.ndarray:
     """How often each of so many units is drawn, (number, RESAMPLES)."""
     return np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), RESAMPLES).T

@@ -148,17 +148,18 @@ def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkp
     first = members[0]
     for member in members:
         member.require_one_network("part of another")
-        plan = member.plan.model_copy(update={"largest": first.plan.largest})  # other data, the same model
-        if (member.spec, plan) != (first.spec, first.plan):
+        if member.spec != first.spec or not member.plan.agrees_with(first.plan):
             raise CheckpointError(
                 f"'{first.path}' and '{member.path}' differ in their network or plan; an ensemble needs "
                 f"models trained with the same settings"
             )
     figures = {name: [m.metrics[name] for m in members if name in m.metrics] for name in first.metrics}
     names = {name for member in members for part in member.split.values() for name in part}
+    sizes = [member.plan.largest for member in members]
+    largest = tuple(map(max, *sizes, sizes[0])) if all(sizes) else ()
     return Checkpoint(
         spec=first.spec,
-        plan=first.plan,
+        plan=first.plan.model_copy(update={"largest": largest}),
         weights={
             f"{MEMBERS}.{k}.{name}": tensor
             for k, member in enumerate(members)

@@ -361,7 +361,7 @@ def sweep(
                     raise
                 if size > 1:
                     size = size // 2
-                    notice = Notice(f"Memory ran out: continuing with {size} window(s) at a time.")
+                    notice = Notice(f"Memory ran out: continuing with fewer windows at a time ({size})")
                 else:
                     blend.to("cpu")
                     notice = Notice("Memory ran out: continuing with the sums in main memory.")

@@ -109,7 +109,7 @@ class Next:
         """One line: what the model is unsure of, and whether it stands here because it is unlike others."""
         seen = self.candidate
         if not seen.share:
-            said = "nothing found, with certainty"
+            said = "nothing found, and the model is sure"
         elif seen.disagreement is not None:
             said = f"passes disagree {seen.disagreement:.3f}, area {in_percent(seen.share, 1)}"
         else:

@@ -229,7 +229,8 @@ class TrainConfig(BaseModel):
                     "patients by file name", "Cases such as p3_f1 and p3_f2 belong to patient p3"
                 ),
                 "copies": Choice(
-                    "nearly the same images", "Copies and near-duplicates; every image is compared"
+                    "nearly the same images",
+                    "Patients of the data set, and also copies and near-duplicates; every image is compared",
                 ),
                 "none": Choice("nothing", "Every case on its own"),
             },

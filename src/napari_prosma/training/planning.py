@@ -304,7 +304,7 @@ def remarks(
     if plan.side is not None and 0 < unsized < len(facts):
         yield (
             f"{unsized} of {len(facts)} images do not say how large their pixels are, so physical size "
-            f"is not used: each image is brought to the same short side"
+            f"is not used: each image is resized to the same short side"
         )
     yield from _about_thin(facts, plan, config)
     if not held_out:

@@ -75,7 +75,8 @@ def verdict(
     if small:
         said.append(f"misses small {', '.join(small)}")
         advice.append(
-            "For small structures, choose a larger Shrink to (--side), a finer spacing, or draw more of them"
+            "For small structures, choose a larger Shrink to (--side) or a finer spacing, or draw more of "
+            "them"
         )
     for name in names:
         absent = [overlap for overlap in found if overlap.class_name == name and not overlap.there]
@@ -111,7 +112,7 @@ def _why(
         return f"{name} is in only {drawn} of {learned} training cases: draw it in more"
     if share < RARE:
         return (
-            f"{name} covers {in_percent(share, 2)} of the labelled area: choose class weights "
+            f"{name} covers {in_percent(share, 2)} of the labelled elements: choose class weights "
             f"'balanced', or a smaller patch"
         )
     return f"{name}: check its labels, then try a lower learning rate or another seed"

@@ -184,7 +184,7 @@ def find_cases(
         channels, header = header.shape[axis], _of_channels(header, header.shape[axis])
         what = "elements of the last axis" if axis else "volumes" if len(header.shape) == 3 else "pages"
         channel_notices = (
-            f"the {channels} {what} of an image are taken for channels, since the labels are "
+            f"the {channels} {what} of an image are read as channels, since the labels are "
             f"{'volumes' if len(header.shape) == 3 else 'planes'}",
         )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels

@@ -102,7 +102,7 @@ def _said_of_other_words(
             shown = ", ".join(f"'{word}'" for word in others[:_WORDS_SHOWN])
             return (
                 f"'{path.relative_to(folder).as_posix()}' has {shown} in the column 'split', which is none "
-                "of train, val and test: these cases are divided by chance",
+                "of train, val and test: these cases are split at random",
             )
     return ()
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SLICES, IMAGES = "slices of an open volume", "images of a folder"
 _ROWS_SHOWN = 8
 _HEADINGS = {
-    "what": "Sorted by what the model would probably learn most from: a suggestion",
+    "what": "Most uncertain and least like the rows above first: a suggestion",
     "why": "How unsure the model is where a structure may be (entropy, or disagreement of mirrored passes), "
     "and on which share of the image; new: unlike the rows above",
 }

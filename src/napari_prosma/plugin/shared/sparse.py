@@ -17,11 +17,11 @@ from napari_prosma.errors import DataError
 from napari_prosma.settings import Choice
 
 LABELLED: dict[Sparse | None, Choice] = {
-    None: Choice("complete", "Unlabelled elements are background"),
+    None: Choice("complete", "Everything without a label (0) is background"),
     "slices": Choice(
         "only in some slices",
-        "Nothing is learned from slices without any label. In slices with a label, unlabelled elements are "
-        "background.",
+        "Nothing is learned from slices without any label. In slices with a label, everything without a "
+        "label is background.",
     ),
     "scribbles": Choice(
         "scribbles",

@@ -15,7 +15,7 @@ from napari_prosma.plugin.shared.unsaved import is_closed_by_script, unsaved_of
 if TYPE_CHECKING:
     from napari_prosma.plugin.train.panel import TrainPanel
 
-STOP, GO_ON, LEAVE = "Stop and keep the model", "Continue training", "Leave it running there"
+STOP, GO_ON, LEAVE = "Stop training", "Continue training", "Leave it running there"
 
 
 class Leaving(QObject):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import napari
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPlainTextEdit, QPushButton, QWidget
 
+from napari_prosma.data.metrics import in_percent
 from napari_prosma.errors import ProsmaError
 from napari_prosma.events import UNLIMITED_EPOCHS, Baseline, EpochEnd, Verdict
 from napari_prosma.plugin.shared.fields import fold, stack
@@ -20,7 +22,10 @@ SAVED_AS = "PNG (*.png);;SVG (*.svg);;CSV (*.csv)"
 GIB = 2**30
 LOG_HEIGHT = 150
 NEXT_HEIGHT = 40
-GATE_FIGURES = {"z_zero_fraction": ("zeros in z", ".0%"), "lambda_mean": ("mean λ", ".2f")}
+GATE_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "z_zero_fraction": ("zeros in z", in_percent),
+    "lambda_mean": ("mean λ", "{:.2f}".format),
+}
 """Of each skip, in words and how it is written."""
 
 
@@ -56,7 +61,7 @@ class Outcome(QWidget):
         self.gates = FigureTable()
         self.gates.setToolTip(
             "zeros in z: share of the gate's inner signals that the threshold lambda sets to exactly zero. "
-            "This is not the share of the image that is removed."
+            "It does not mean that this share of the image is removed."
         )
         held = QWidget()
         stack(held, self.gates)
@@ -189,9 +194,7 @@ class Outcome(QWidget):
         rows = []
         for measure, (words, form) in GATE_FIGURES.items():
             if any(measure in state for state in epoch.gates.values()):
-                cells = (
-                    format(state[measure], form) if measure in state else "" for state in epoch.gates.values()
-                )
+                cells = (form(state[measure]) if measure in state else "" for state in epoch.gates.values())
                 rows.append([words, *cells])
         self.gates.head(("skip", *map(str, epoch.gates)))
         if rows:

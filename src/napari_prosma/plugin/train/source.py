@@ -209,7 +209,7 @@ class Source(QWidget):
             self.labelled.addItem(meant.words, kind)
             self.labelled.setItemData(index, meant.meaning, Qt.ItemDataRole.ToolTipRole)
         self.labelled.setToolTip(
-            "How much of the images is labelled: the network learns only from labelled elements"
+            "Whether everything is labelled: nothing is learned from elements that are not labelled"
         )
         self.labelled.currentIndexChanged.connect(self._labelled_changed)
         self.labelled.activated.connect(self._meaning_told)
