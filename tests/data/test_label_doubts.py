@@ -328,3 +328,55 @@ def test_palettes_that_each_mask_sorts_in_its_own_way_are_refused(tmp_path: Path
         DataError, match=r"2\.png' shows #00ff00 as 1, but '0\.png' as 2: each mask sorts its"
     ):
         guessed_rule(masks, 2)
+
+
+def test_a_palette_with_a_colour_of_several_numbers_is_no_other_palette(tmp_path: Path) -> None:
+    colours = [0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 0, 0]  # 1 and 4 are red
+    for name, numbers in (("a", (1, 2)), ("b", (4, 3))):
+        drawn = np.zeros((8, 8), np.uint8)
+        drawn[2:5, 1:4], drawn[2:5, 5:7] = numbers
+        picture = PIL.Image.fromarray(drawn, "P")
+        picture.putpalette(colours)
+        picture.save(tmp_path / f"{name}.png")
+    assert guessed_rule(sorted(tmp_path.iterdir()), 2)[0].values == (0, 1, 2, 3, 4)
+
+
+def test_masks_of_one_value_may_show_1_and_255_in_one_colour(tmp_path: Path) -> None:
+    white, black = (255, 255, 255), (0, 0, 0)
+    palettes = {"a": (1, (black, white)), "b": (255, (*[black] * 2, *[(9, 9, n) for n in range(253)], white))}
+    for name, (value, palette) in palettes.items():
+        drawn = np.zeros((8, 8), np.uint8)
+        drawn[2:5, 1:4] = value
+        picture = PIL.Image.fromarray(drawn, "P")
+        picture.putpalette([part for colour in palette for part in colour])
+        picture.save(tmp_path / f"{name}.png")
+    rule, _ = guessed_rule(sorted(tmp_path.iterdir()), 2)
+    assert rule.class_names == ("background", "foreground")
+
+
+@pytest.mark.parametrize(("first", "second"), [("RG", "RGB"), ("R", "")])
+def test_masks_of_which_a_program_saved_few_colours_are_refused(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    for name, colours in (("a", first), ("b", second)):
+        drawn = np.zeros((16, 16, 3), np.uint8)
+        for n, colour in enumerate(colours):
+            drawn[1 + 5 * n :, 1:6, "RGB".index(colour)][:4] = 255
+        PIL.Image.fromarray(drawn).quantize(8).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match="each mask sorts its palette in its own way"):
+        guessed_rule(sorted(tmp_path.iterdir()), 2)
+
+
+def test_masks_in_the_palette_of_pascal_voc_are_read(tmp_path: Path) -> None:
+    palette = [
+        sum((n >> (3 * bit + part) & 1) << (7 - bit) for bit in range(3))
+        for n in range(256)
+        for part in range(3)
+    ]
+    for name, numbers in (("a", (1, 15)), ("b", (15, 255))):
+        drawn = np.zeros((8, 8), np.uint8)
+        drawn[2:5, 1:4], drawn[2:5, 5:7] = numbers
+        picture = PIL.Image.fromarray(drawn, "P")
+        picture.putpalette(palette)
+        picture.save(tmp_path / f"{name}.png")
+    assert {1, 15} <= set(guessed_rule(sorted(tmp_path.iterdir()), 2)[0].values)

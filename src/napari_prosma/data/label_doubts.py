@@ -78,16 +78,18 @@ def _require_one_palette(masks: Sequence[Path], looks: Sequence[LabelLook]) -> N
     Raises ``DataError``: a colour has two numbers.
     """
     shown: dict[int, tuple[int, Path]] = {}
+    binary = all(len(look.values - {0}) <= 1 for look in looks)  # 1 in some, 255 in others
     for path, look in zip(masks, looks, strict=True):
         if not look.values or not path.name.lower().endswith(pictures.SUFFIXES):
             continue
-        used = {value: colour for value, colour in pictures.palette(path).items() if value in look.values}
-        counts = Counter(used.values())
-        for value, colour in used.items():
+        palette = pictures.palette(path)
+        counts = Counter(palette.values())
+        for value in sorted(look.values & palette.keys()):
+            colour = palette[value]
             if counts[colour] > 1:  # of several numbers, it tells none
                 continue
             number, first = shown.setdefault(colour, (value, path))
-            if number != value:
+            if number != value and not (binary and number and value):
                 raise DataError(
                     f"'{path}' shows #{colour:06x} as {value}, but '{first.name}' as {number}: each mask "
                     "sorts its palette in its own way, and its numbers mean nothing; save the masks as RGB"
