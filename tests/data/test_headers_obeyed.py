@@ -846,6 +846,16 @@ def test_soft_edges_multiplied_by_their_transparency_are_no_classes(tmp_path: Pa
     assert 0x3C3C3C in read_label(tmp_path / "b.png")[0]
 
 
+def test_an_area_half_transparent_is_not_the_opaque_one_elsewhere(tmp_path: Path) -> None:
+    drawn = np.zeros((12, 20, 4), np.uint8)
+    drawn[2:6, 1:5], drawn[2:6, 10:16] = (255, 0, 0, 255), (128, 0, 0, 128)
+    drawn[6, 1:5] = (153, 0, 0, 153)  # the soft edge of the opaque one
+    PIL.Image.fromarray(drawn).save(tmp_path / "a.png")
+    label, _ = read_label(tmp_path / "a.png")
+    assert set(np.unique(label[:, :8])) == {0, 0xFF0000}
+    assert set(np.unique(label[:, 8:])) == {0, 0x800000}
+
+
 def test_boolean_arrays_of_tifffile_are_what_they_were(tmp_path: Path) -> None:
     """It says that white is 0 of any of them, unless it is told otherwise."""
     mask = np.arange(64).reshape(8, 8) % 3 == 0

@@ -38,6 +38,8 @@ _OPAQUE = 255
 _MOST_COLOURS = 64
 _ROUNDED = 0.02
 """Of the brightest colour: as far as rounding takes one that was multiplied by its transparency."""
+_SOFT_EDGE = 2
+"""So many pixels of a soft edge are more opaque than not; what lies farther away is an area of its own."""
 _JPEG = ("JPEG", "MPO")  # MPO: the same from a telephone, with further pictures behind it
 _JPEG_2000 = "JPEG2000"
 
@@ -128,7 +130,9 @@ def mask_of_colours(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray
 def _unmultiplied(
     values: np.ndarray, colours: np.ndarray, alpha: np.ndarray, drawn: np.ndarray
 ) -> np.ndarray:
-    """``values`` where a colour divided by its transparency is one that is drawn opaque elsewhere."""
+    """``values`` where a colour divided by its transparency is one that is drawn opaque beside it."""
+    from scipy import ndimage
+
     solid = drawn & (alpha == alpha.max())
     known, where = np.unique(values[solid], return_index=True)
     soft = drawn & ~solid & ~np.isin(values, known)
@@ -137,8 +141,15 @@ def _unmultiplied(
     opaque = colours[solid][where].astype(float)
     whole = colours[soft] * (float(alpha.max()) / alpha[soft][:, None])
     apart = np.abs(whole[:, None] - opaque).max(axis=-1) / max(1.0, opaque.max())
+    nearest, alike = known[apart.argmin(axis=1)], apart.min(axis=1) <= _ROUNDED
     restored = values.copy()
-    restored[soft] = np.where(apart.min(axis=1) <= _ROUNDED, known[apart.argmin(axis=1)], values[soft])
+    size = 2 * _SOFT_EDGE + 1
+    beside = np.ones((1,) * (values.ndim - 2) + (size, size))
+    for colour in np.unique(nearest[alike]):
+        near = ndimage.binary_dilation(solid & (values == colour), beside)
+        found = np.zeros(values.shape, bool)
+        found[soft] = alike & (nearest == colour)
+        restored[near & found] = colour
     return restored
 
 
