@@ -832,6 +832,21 @@ def test_decimal_commas_in_vectors_of_nrrd_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.nrrd")
 
 
+def test_a_picture_of_nrrd_that_names_no_space_lies_in_its_plane(tmp_path: Path) -> None:
+    def saved(told: str) -> Path:
+        lines = f"type: uchar\ndimension: 2\nsizes: 5 4\nencoding: raw\n{told}"
+        (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\n{lines}\n\n".encode() + bytes(20))
+        return tmp_path / "a.nrrd"
+
+    assert read_image(saved("space origin: (0,0)")).array.shape == (1, 4, 5)
+    turned = read_image(saved("space directions: (0.5,0) (0,2)\nspace origin: (3,1)"))
+    assert turned.geometry.spacing == (2, 0.5)
+    with pytest.raises(DataError, match="has vectors of 2 numbers in a space of 3"):
+        read_image(saved("space directions: (0.5,0) (0,2)\nspace origin: (3,1,0)"))
+    with pytest.raises(DataError, match="has vectors of 4 numbers in a space of 3"):
+        read_image(saved("space directions: (0,5,0,0) (0,0,2,0)"))
+
+
 def test_soft_edges_multiplied_by_their_transparency_are_no_classes(tmp_path: Path) -> None:
     drawn = np.zeros((8, 12, 4), np.uint8)
     drawn[2:6, 1:5], drawn[2:6, 6:10] = (200, 30, 0, 255), (0, 0, 90, 255)

@@ -220,9 +220,11 @@ def _header(path: Path, fields: Mapping[str, Any]) -> tuple[Header, _Axes]:
     space = str(fields.get("space", "lps")).lower()
     expected = int(fields.get("space dimension", 4 if space.endswith(("t", "time")) else 3))
     lengths = {len(vector) for vector in (*directions, origin) if len(vector)}
-    if lengths - {expected}:
+    if lengths == {len(spatial)} and not fields.keys() & {"space", "space dimension"}:
+        expected = len(spatial)
+    if strange := lengths - {expected}:
         raise DataError(
-            f"'{path}' has vectors of {max(lengths)} numbers in a space of {expected}; write numbers with "
+            f"'{path}' has vectors of {max(strange)} numbers in a space of {expected}; write numbers with "
             "decimal points, and commas only between them"
         )
     affine = np.eye(4)
