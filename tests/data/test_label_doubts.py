@@ -256,15 +256,18 @@ def test_nan_outside_the_patient_is_background(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("across", [0, 1, 2])
 def test_single_slices_with_nothing_drawn_between_are_doubted(across: int, tmp_path: Path) -> None:
-    def doubted(*slices: int) -> bool:
+    def doubted(*slices: int, thick: int = across) -> bool:
         label = np.zeros((20, 24, 24), np.uint8)
         label[list(slices), 5:15, 6:18] = 1
         label = np.moveaxis(label, 0, across)
-        nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "labels.nii.gz")
+        spacing = np.where(np.arange(3) == 2 - thick, 5.0, 1.0)
+        affine = np.diag((*spacing, 1.0))
+        nibabel.Nifti1Image(label.T, affine).to_filename(tmp_path / "labels.nii.gz")
         _, doubts = guessed_rule([tmp_path / "labels.nii.gz"], 3)
         return any("--labelled slices" in doubt for doubt in doubts)
 
     assert doubted(2, 9, 16)
+    assert not doubted(2, 9, 16, thick=(across + 1) % 3)  # thin sheets, each drawn in every slice
     assert not doubted(2, 3, 9, 16)
     assert not doubted(9)
     assert not doubted()

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_prosma.data.formats import pictures
 from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_image, read_label, read_label_with_note
 from napari_prosma.errors import DataError
 
@@ -185,10 +186,10 @@ def _rule_of(
 def look_at(path: Path, dims: int | None = None) -> LabelLook:
     """A look at a mask; at one that cannot be read nothing, which is said when its case is read."""
     try:
-        stored, _, note = read_label_with_note(path, dims)
+        stored, geometry, note = read_label_with_note(path, dims)
     except DataError:
         return LabelLook()
-    found = _look(stored, note)
+    found = _look(stored, note, slice_axis(geometry))
     return replace(found, middle=_flat_middle(stored)) if is_lossy(path) else found
 
 
@@ -201,7 +202,7 @@ def _flat_middle(stored: np.ndarray) -> float:
     return float(inside.sum() / max(1, np.count_nonzero(stored > _DARK)))
 
 
-def _look(stored: np.ndarray, note: str) -> LabelLook:
+def _look(stored: np.ndarray, note: str, across: int = 0) -> LabelLook:
     values = frozenset(int(value) for value in present_values(stored))
     if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
         return LabelLook(values, note)
@@ -220,17 +221,14 @@ def _look(stored: np.ndarray, note: str) -> LabelLook:
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
     blends = _at_edges(stored) if several and max(values) > 0xFFFF else frozenset()
-    gapped = stored.ndim == 3 and _is_gapped(stored != 0)
+    gapped = stored.ndim == 3 and _is_gapped(stored != 0, across)
     return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), gapped)
 
 
-def _is_gapped(drawn: np.ndarray) -> bool:
-    """Whether a volume (z, y, x) is drawn in two slices or more across an axis, of which no two touch."""
-    for across in range(drawn.ndim):
-        has = np.asarray(drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across)))
-        if has.sum() > 1 and not (has[1:] & has[:-1]).any():
-            return True
-    return False
+def _is_gapped(drawn: np.ndarray, across: int) -> bool:
+    """Whether a volume (z, y, x) is drawn in two slices or more ``across`` an axis, of which no two touch."""
+    has = np.asarray(drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across)))
+    return bool(has.sum() > 1 and not (has[1:] & has[:-1]).any())
 
 
 def _around(stored: np.ndarray) -> int:
