@@ -48,7 +48,7 @@ _AXES = {
     **dict.fromkeys(("width", "col", "column"), "x"),
 }
 """What else axes are called in arrays that are no OME-Zarr."""
-_COLOURS, _BYTES = (3, 4), ("|u1", "uint8")
+_COLOURS = (3, 4)
 _SAID = "said"
 _FRAME = "patient_frame"
 _VERSION = "0.4"
@@ -279,7 +279,7 @@ def _array_alone(path: Path) -> dict[str, Any]:
     said = f"'{path.name}' is an array without sizes of its elements; told in pixels"
     if names and all(names):
         axes = [_AXES.get(str(name).lower(), str(name)) for name in names]
-    elif len(shape) == 3 and shape[-1] in _COLOURS and stored.get("dtype", stored.get("data_type")) in _BYTES:
+    elif len(shape) == 3 and shape[-1] in _COLOURS:
         axes, said = list("yxc"), f"{said}, and its axes taken as y, x and colour"
     elif len(shape) in (2, 3):
         axes = list("zyx"[-len(shape) :])
