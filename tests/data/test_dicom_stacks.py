@@ -164,3 +164,29 @@ def test_a_hole_and_a_slice_without_a_place_are_not_filled(tmp_path: Path) -> No
     data.save_as(tmp_path / "a2.dcm")
     with pytest.raises(DataError, match=r"'a2\.dcm' cannot be used in their place"):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["AcquisitionNumber", "ContentTime"])
+@pytest.mark.parametrize(
+    ("rotations", "slices"),
+    [
+        ([[0, 2, 4, 6], [8, 10, 12], [16, 18, 20, 22]], 12),  # one slice is missing
+        ([[0, 2, 4, 6], [8.7, 10.7, 12.7, 14.7], [17.4, 19.4, 21.4, 23.4]], 12),  # a gap per rotation
+        ([[n, n + 2] for n in (0, 4.5, 9, 13.5, 18, 22.5)], 12),
+        ([[0, 4, 8, 12], [6, 10, 14]], 8),  # odd and even slices
+    ],
+)
+def test_one_volume_may_be_of_a_rotation_per_few_slices(
+    tmp_path: Path, field: str, rotations: list[list[float]], slices: int
+) -> None:
+    for n, places in enumerate(rotations):
+        save_stack(tmp_path, f"{n}_", 100, places, **{field: f"12000{n}"})
+    image = read_image(tmp_path)
+    assert image.array.shape[1] == slices
+    assert len(image.notices) == 1
+
+
+def test_acquisitions_far_from_each_other_are_stacks_of_their_own(tmp_path: Path) -> None:
+    save_stack(tmp_path, "a", 100, [0, 2, 4, 6], AcquisitionNumber=1)
+    save_stack(tmp_path, "b", 200, [200, 202, 204, 206], AcquisitionNumber=2)
+    assert list(values(tmp_path).values()) == [[100, 101, 102, 103], [200, 201, 202, 203]]

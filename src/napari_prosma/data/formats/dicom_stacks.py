@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from napari_prosma.data.formats.dicom_frames import KINDS, Frame
+from napari_prosma.data.formats.dicom_frames import KINDS, NOT_OF_TIME, Frame
 
 _UNEVEN = 0.1  # of the slice distance: more, and a slice is not where an even grid has it
 _NO_GAP = 1.5  # of the usual slice distance: more, and a slice is missing between two
@@ -112,7 +112,9 @@ def _among_each_other(frames: Sequence[Frame]) -> list[list[Frame]]:
         parts = _by_kind(frames, number)
         if not 1 < len(parts) <= len(frames) // 2 or not all(map(_is_whole, parts)):
             continue
-        if not _is_whole(frames) or (kind in _STACKED and _overlap(parts)):
+        if kind in _STACKED and _overlap(parts):
+            return parts
+        if not _is_nearly_even(frames) and (number < NOT_OF_TIME or _overlap(parts) or _are_far(parts)):
             return parts
     return [list(frames)]
 
@@ -122,6 +124,21 @@ def _is_whole(frames: Sequence[Frame]) -> bool:
     along = _along(frames)
     places = even_places(along - along[0]) if len(along) > 1 else None
     return places is not None and int(places[-1]) == len(frames) - 1 and not why_no_volume(_sorted(frames))
+
+
+def _is_nearly_even(frames: Sequence[Frame]) -> bool:
+    """Whether frames lie on an even grid of which few slices are missing."""
+    along = _along(frames)
+    places = even_places(along - along[0])
+    return places is not None and int(np.sum(np.diff(places) > 1)) <= _HOLES * (len(frames) - 1)
+
+
+def _are_far(parts: Sequence[Sequence[Frame]]) -> bool:
+    """Whether few stacks lie so far from each other that an even grid over all would be nearly empty."""
+    ends = sorted((along[0], along[-1]) for along in map(_along, parts))
+    return len(parts) <= _FEW_HOLES and any(
+        above[0] - below[1] > _MOST_MISSING * (below[1] - below[0]) for below, above in pairwise(ends)
+    )
 
 
 def _overlap(parts: Iterable[Sequence[Frame]]) -> bool:
