@@ -143,18 +143,47 @@ def cut(path: Path) -> None:
         (cut, "that is cut short"),
     ],
 )
-def test_a_slice_without_its_pixels_is_left_out_where_no_hole_remains(
+def test_a_slice_without_its_pixels_is_left_out_where_another_lies_in_its_place(
     tmp_path: Path, spoil: object, told: str
 ) -> None:
     save_stack(tmp_path, "a", 100, [0, 2, 4, 6, 8])
+    save_stack(tmp_path, "b", 100, [4])
     assert callable(spoil)
-    spoil(tmp_path / "a4.dcm")
+    spoil(tmp_path / "b0.dcm")
     image = read_image(tmp_path)
-    assert image.array[0, :, 0, 0].tolist() == [100, 101, 102, 103]
-    assert image.notices == (f"left out as file {told}: 'a4.dcm'",)
+    assert image.array[0, :, 0, 0].tolist() == [100, 101, 102, 103, 104]
+    assert image.notices == (f"left out as file {told}: 'b0.dcm'",)
     spoil(tmp_path / "a2.dcm")
-    with pytest.raises(DataError, match=r"are missing \(1 of 4\), and 'a2\.dcm' and 1 more cannot be used"):
+    with pytest.raises(DataError, match=r"are missing \(1 of 5\), and 'a2\.dcm' and 1 more cannot be used"):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", [without_pixels, with_empty_pixels, cut])
+@pytest.mark.parametrize("unread", [[0], [2, 3, 4], [0, 1, 2, 3]])
+def test_a_series_of_which_an_end_cannot_be_read_is_refused(
+    tmp_path: Path, spoil: object, unread: list[int]
+) -> None:
+    save_stack(tmp_path, "a", 100, [0, 2, 4, 6, 8])
+    assert callable(spoil)
+    for n in unread:
+        spoil(tmp_path / f"a{n}.dcm")
+    with pytest.raises(DataError, match=rf"continue in 'a{unread[0]}\.dcm'.* cannot be read; download or"):
+        read_image(tmp_path)
+
+
+def test_files_of_a_system_beside_slices_are_no_slices(tmp_path: Path) -> None:
+    """macOS puts a hidden file beside each on a disk of another system."""
+    save_stack(tmp_path, "a", 100, [0, 2, 6])
+    (tmp_path / "._a1.dcm").write_bytes(b"\0\5\x16\7" + bytes(100))
+    image = read_image(tmp_path)
+    assert image.notices == ("1 of 4 slices are missing; they are filled with the lowest value",)
+
+
+def test_slices_without_pixels_that_do_not_continue_the_grid_are_left_out(tmp_path: Path) -> None:
+    save_stack(tmp_path, "a", 100, [0, 2, 4, 6])
+    save_stack(tmp_path, "b", 100, [301])
+    without_pixels(tmp_path / "b0.dcm")
+    assert read_image(tmp_path).array.shape[1] == 4
 
 
 def test_a_hole_and_a_slice_without_a_place_are_not_filled(tmp_path: Path) -> None:

@@ -41,7 +41,13 @@ from napari_prosma.data.formats.dicom_frames import (
 from napari_prosma.data.formats.dicom_frames import (
     read_header as read_file_header,
 )
-from napari_prosma.data.formats.dicom_stacks import even_places, normal_of, stacks_of, why_no_volume
+from napari_prosma.data.formats.dicom_stacks import (
+    even_places,
+    frames_beyond,
+    normal_of,
+    stacks_of,
+    why_no_volume,
+)
 from napari_prosma.data.limits import require_count, require_possible
 from napari_prosma.data.texts import number_with_comma
 from napari_prosma.errors import DataError
@@ -188,9 +194,14 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
     folder = Path(folder)
     if folder.is_file() and is_directory(folder):
         folder = folder.parent
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    files = (
+        [folder]
+        if folder.is_file()
+        else sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    )
     groups: dict[tuple[Any, ...], list[_Group]] = defaultdict(list)
     left_out: dict[str, list[Path]] = defaultdict(list)
+    without_pixels: list[tuple[tuple[Any, ...], Frame]] = []
     refused: list[DataError] = []
     seen: set[tuple[Any, ...]] = set()
     for path in files:
@@ -214,6 +225,7 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
             continue
         if bare is not None:
             left_out[bare].append(path)
+            without_pixels += [(_key(header, frame), frame) for frame in frames]
             continue
         first = frames[0]
         copy = (first.instance, first.position, first.number)
@@ -238,10 +250,20 @@ def find_series(folder: str | Path) -> tuple[Series, ...]:
         f"left out as {why}: {_listed(paths)}" for why, paths in left_out.items() if why not in LABEL_KINDS
     )
     found: list[Series] = []
-    for group in (group for alike in groups.values() for group in alike):
-        found += _series(group, notice)
+    for key, group in ((key, group) for key, alike in groups.items() for group in alike):
+        unread = [frame for of, frame in without_pixels if of == key and group.takes(frame)]
+        found += [_without_ends(one, unread) for one in _series(group, notice)]
     unplaced = [one for one in found if len(one.frames) == 1 and not one.is_localizer]
     return tuple(_with_suspects(one, unusable, unplaced) for one in found)
+
+
+def _without_ends(series: Series, unread: Sequence[Frame]) -> Series:
+    """Refused where frames that cannot be read continue its grid: a series of which a part was loaded."""
+    beyond = frames_beyond([frame for frame in series.frames if frame is not None], unread)
+    if not beyond or series.why_none:
+        return series
+    why = f"continue in {_listed(sorted({frame.path for frame in beyond}))}, which cannot be read"
+    return replace(series, why_none=f"{why}; download or export the series again")
 
 
 def _with_suspects(series: Series, unusable: Sequence[Path], unplaced: Sequence[Series]) -> Series:

@@ -69,6 +69,21 @@ def even_places(along: np.ndarray) -> np.ndarray | None:
     return None
 
 
+def frames_beyond(stack: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
+    """Those of the others that lie above or below a stack and continue its grid."""
+    if not others or stack[0].position is None or stack[0].orientation is None:
+        return []
+    own = _along(stack)
+    low, high = own[0] - _SAME_POSITION_MM, own[-1] + _SAME_POSITION_MM
+    beyond = {_along([frame])[0]: frame for frame in others if not low < _along([frame])[0] < high}
+    is_of_one_place = len(own) > 1 and np.ptp(own) < _SAME_POSITION_MM
+    if not beyond or is_of_one_place:
+        return []
+    both = np.sort([*own, *beyond])
+    is_even = len(own) < 3 or even_places(own - own[0]) is not None
+    return [] if is_even and even_places(both - both[0]) is None else list(beyond.values())
+
+
 def why_no_volume(frames: Sequence[Frame]) -> str:
     """Why a stack is none of one volume, in words; "" where it is."""
     positions = np.array([frame.position for frame in frames])
