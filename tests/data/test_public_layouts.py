@@ -512,7 +512,21 @@ def test_pictures_in_two_formats_are_one_case_each(tmp_path: Path) -> None:
     assert [case.files[0].name for case in data.cases] == ["0.png", "1.png", "2.png"]
     said = "3 cases are others in another format, such as 'TIF/Original/0.tif' of 'PNG/Original/0.png'"
     assert f"{said}; each is used once" in data.notices
+    save(tmp_path / "TIF/Ground Truth/1.tif", mask(0))
+    assert len(find_cases(tmp_path).cases) == 6
+    save(tmp_path / "TIF/Ground Truth/1.tif", mask(1))
     save(tmp_path / "TIF/Original/1.tif", picture(9, 3))
+    assert len(find_cases(tmp_path).cases) == 6
+
+
+def test_dark_pictures_of_the_same_names_are_cases_of_their_own(tmp_path: Path) -> None:
+    """Fluorescence of two sites: spots on black, which differ in few of their pixels."""
+    for n in range(3):
+        for site, suffix in enumerate(("png", "tif")):
+            spots = np.zeros((40, 40), np.uint8)
+            spots[5 + 20 * site : 8 + 20 * site, 5 + n : 8 + n] = 250
+            save(tmp_path / f"images/site{site}/{n}.{suffix}", spots)
+            save(tmp_path / f"masks/site{site}/{n}.{suffix}", np.full((40, 40), 255, np.uint8))
     assert len(find_cases(tmp_path).cases) == 6
 
 

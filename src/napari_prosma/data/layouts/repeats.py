@@ -23,8 +23,8 @@ _COPY = re.compile(
 _END = 4096
 """Bytes by which files of one size are told apart before they are read whole."""
 _COMPARED = 3
-_ALIKE = 0.02
-"""Of the range of the values: as far as JPEG may take them from where they were."""
+_ALIKE = 0.2
+"""Of the standard deviation of the values: as far as JPEG may take them from where they were."""
 _HEADERS = (".hdr", ".mhd", ".nhdr")
 """Their voxels lie in another file."""
 
@@ -82,18 +82,27 @@ def without_other_formats(folder: Path, found: Sequence[Found]) -> tuple[list[Fo
 
 
 def _show_the_same(cases: Mapping[str, Found], others: Mapping[str, Found]) -> bool:
-    """Whether images of the same names look alike, by a few of them."""
+    """Whether images of the same names look alike and have equal labels, by a few of them."""
     for image in evenly([case.image for case in cases.values()], _COMPARED):
+        name = normal(stem(image))
+        one, other = _files(cases[name]), _files(others[name])
+        if len(one) != len(other):
+            return False
         try:
-            ours, theirs = (read_image(path).array for path in (image, others[normal(stem(image))].image))
+            pairs = [(read_image(a).array, read_image(b).array) for a, b in zip(one, other, strict=True)]
         except DataError:  # said when its case is read
             return False
-        if ours.shape != theirs.shape:
-            return False
-        apart = np.abs(ours.astype(float) - theirs.astype(float)).mean()
-        if apart > _ALIKE * (float(theirs.max()) - float(theirs.min())):
+        if not _look_alike(*pairs[0]) or not all(np.array_equal(a, b) for a, b in pairs[1:]):
             return False
     return True
+
+
+def _look_alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether two pictures differ by far less than each varies."""
+    if ours.shape != theirs.shape:
+        return False
+    apart = np.sqrt(np.mean((ours.astype(float) - theirs.astype(float)) ** 2))
+    return bool(apart <= _ALIKE * theirs.std())
 
 
 def _is_called_a_copy(image: Path, first: Path) -> bool:
