@@ -115,7 +115,7 @@ def test_a_shell_lists_the_models_and_forgets_what_panels_remember(
         assert name in done.output
     said = [CliRunner().invoke(app, ["forget"]) for _ in range(2)]
     assert [(result.exit_code, "is deleted" in result.output) for result in said] == [(0, True), (0, False)]
-    assert "nothing is remembered" in " ".join(said[1].output.split())
+    assert "Nothing is remembered" in " ".join(said[1].output.split())
     assert recent_paths(MODELS) == []
 
 

@@ -67,5 +67,5 @@ def test_ctrl_c_tells_how_to_go_on(proxy: socket.socket, tmp_path: Path) -> None
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command resumes" in output
+    assert "run the same command to resume" in output
     assert "Traceback" not in errors

@@ -730,7 +730,7 @@ def test_images_with_something_drawn_on_them_are_no_labels(tmp_path: Path) -> No
         drawn[4:9, 3] = drawn[4:9, 9] = 255, 0, 0
         save(tmp_path / "annotated" / f"{n}.png", drawn)
     with pytest.raises(
-        DataError, match=r"annotated.* is '0\.png', perhaps with something drawn on it.*export"
+        DataError, match=r"annotated.* is the image '0\.png', perhaps with something drawn on it.*export"
     ):
         find_cases(tmp_path)
 

@@ -40,7 +40,7 @@ def test_a_good_data_set_has_no_problem() -> None:
     ("spoil", "says"),
     [
         (lambda image: np.full_like(image, 7), "the image is 7 everywhere"),
-        (lambda image: np.where(image > 200, np.nan, image.astype(float)), "are no numbers"),
+        (lambda image: np.where(image > 200, np.nan, image.astype(float)), "is NaN or infinite"),
         (lambda image: np.concatenate([image, image]), "2 channels instead of 1"),
     ],
 )

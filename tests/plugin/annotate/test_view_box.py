@@ -79,7 +79,7 @@ def test_letters_follow_the_image_and_the_box(
 def test_spacing_is_told(box: Any, viewer: napari.Viewer, scan: Any) -> None:
     assert box.spacing.plain_text() == "Pixels of 0.7 x 0.7 mm, slices 4 mm apart across z"
     viewer.add_image(np.zeros((8, 8)), name="photo")
-    assert "not known" in box.spacing.plain_text()
+    assert "is unknown" in box.spacing.plain_text()
 
 
 @pytest.mark.parametrize("name", CT_WINDOWS)
