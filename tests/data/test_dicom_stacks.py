@@ -95,6 +95,24 @@ def test_slices_beside_the_others_are_no_volume(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+def test_stations_a_little_beside_each_other_are_one_volume_with_a_notice(tmp_path: Path) -> None:
+    for n in range(40):
+        plane = np.zeros((ROWS, COLUMNS), np.int16)
+        save_slice(tmp_path / f"{n}.dcm", (0 if n < 20 else 3, 0, n), plane, PixelSpacing=[1, 1])
+    image = read_image(tmp_path)
+    assert image.array.shape[1] == 40
+    (said,) = image.notices
+    assert said == "slices lie up to 1.46 mm beside each other; they are shown in a straight line"
+
+
+def test_slices_of_two_distances_in_a_row_are_to_be_resampled(tmp_path: Path) -> None:
+    save_stack(tmp_path, "a", 100, [5 * n for n in range(10)] + [45 + 10 * n for n in range(1, 9)])
+    with pytest.raises(
+        DataError, match=r"lie 5 to 10 mm apart; resample them to one slice distance, or give"
+    ):
+        read_image(tmp_path)
+
+
 @pytest.mark.parametrize("field", ["PatientID", "StudyInstanceUID"])
 def test_one_uid_of_two_patients_or_studies_is_two_series(tmp_path: Path, field: str) -> None:
     save_stack(tmp_path, "a", 100, [0, 2, 4], **{field: "1.1"})

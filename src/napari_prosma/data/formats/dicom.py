@@ -42,6 +42,7 @@ from napari_prosma.data.formats.dicom_frames import (
     read_header as read_file_header,
 )
 from napari_prosma.data.formats.dicom_stacks import (
+    beside_line,
     even_places,
     frames_beyond,
     normal_of,
@@ -438,7 +439,6 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
         if len(stacks) > 1:
             which = ", ".join(filter(None, (f"{number} of {len(stacks)}", stack.of)))
             described["description"] = f"{common['description']} ({which})"
-        why_none = stack.why_none or why_no_volume(stack.frames)
         result.append(
             Series(
                 **described,
@@ -446,7 +446,7 @@ def _series(group: _Group, notices: tuple[str, ...]) -> list[Series]:
                 shape=volume,
                 geometry=Geometry.patient(source, volume),
                 notices=(*notices, *([stack.notice] if stack.notice else []), *said),
-                why_none=f"{why_none}; export the stacks as series of their own" if why_none else "",
+                why_none=stack.why_none or why_no_volume(stack.frames),
             )
         )
     return result
@@ -522,6 +522,11 @@ def _grid(
             grid = tuple(at.get(place) for place in range(int(places[-1]) + 1))
             missing = len(grid) - len(stack)
             said = (f"{missing} of {len(grid)} slices are missing; they are filled with the lowest value",)
+        beside = beside_line(stack).max()
+        if beside > max(spacing):
+            said += (
+                f"slices lie up to {beside:.3g} mm beside each other; they are shown in a straight line",
+            )
         between = (positions[-1] - positions[0]) / (len(grid) - 1)
     else:
         thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)

@@ -22,6 +22,8 @@ _SAME_POSITION_MM = 1e-3
 _FEW_REPEATED = 1 / 3  # of the places: so many slices may have been taken once more
 _FEW_HOLES = 3
 _HOLES = 0.25  # of the gaps: more, and no slices are missing, but their distance changes
+_MOST_BESIDE = 2  # pixels or slice distances, the larger: further, and slices are of another stack
+_APART = "; export the stacks as series of their own"
 _STACKED = ("ConvolutionKernel", "SliceThickness")
 """What is one for a whole stack, so that slices of two values that lie among each other are two stacks."""
 
@@ -85,25 +87,31 @@ def frames_beyond(stack: Sequence[Frame], others: Sequence[Frame]) -> list[Frame
 
 
 def why_no_volume(frames: Sequence[Frame]) -> str:
-    """Why a stack is none of one volume, in words; "" where it is."""
-    positions = np.array([frame.position for frame in frames])
+    """Why a stack is none of one volume and what to do, in words; "" where it is."""
     if len(frames) < 3:
         return ""
-    along = (positions - positions[0]) @ normal_of(frames[0])
-    straight = positions[0] + np.outer(along / along[-1], positions[-1] - positions[0])
-    beside = np.linalg.norm(positions - straight, axis=1)
-    if beside.max() > max(frames[0].spacing or (1.0,)):
-        return f"lie up to {beside.max():.3g} mm beside each other, '{_name(frames, beside)}' among them"
+    along, beside = _along(frames), beside_line(frames)
     gaps = np.diff(along)
+    if beside.max() > _MOST_BESIDE * max(*(frames[0].spacing or (1.0,)), float(np.median(gaps))):
+        name = frames[int(beside.argmax())].path.name
+        return f"lie up to {beside.max():.3g} mm beside each other, '{name}' among them{_APART}"
     places = even_places(along)
     holes = 0 if places is None else int(np.sum(np.diff(places) > 1))
     if holes >= _FEW_HOLES and holes > _HOLES * len(gaps):
-        return f"lie {gaps.min():.3g} to {gaps.max():.3g} mm apart, as those of several stacks do"
+        apart = f"lie {gaps.min():.3g} to {gaps.max():.3g} mm apart"
+        if np.sum(np.abs(np.diff(gaps)) > _UNEVEN * gaps.min()) <= _FEW_HOLES:
+            return f"{apart}; resample them to one slice distance, or give those of one distance"
+        return f"{apart}, as those of several stacks do{_APART}"
     return ""
 
 
-def _name(frames: Sequence[Frame], beside: np.ndarray) -> str:
-    return frames[int(beside.argmax())].path.name
+def beside_line(frames: Sequence[Frame]) -> np.ndarray:
+    """How far each frame of a stack lies from the line between the first and the last, in mm."""
+    positions = np.array([frame.position for frame in frames])
+    along = (positions - positions[0]) @ normal_of(frames[0])
+    return np.linalg.norm(
+        positions - positions[0] - np.outer(along / along[-1], positions[-1] - positions[0]), axis=1
+    )
 
 
 def _apart(frames: Sequence[Frame]) -> list[list[Frame]] | None:
@@ -190,7 +198,7 @@ def _unexplained(frames: Sequence[Frame]) -> list[Stack]:
     extra = sum(len(place) - 1 for place in places)
     first = tuple(place[0] for place in places)
     if extra > _FEW_REPEATED * len(places):
-        return [Stack(first, why_none=f"repeat {extra} places, and their headers do not say why")]
+        return [Stack(first, why_none=f"repeat {extra} places, and their headers do not say why{_APART}")]
     return [Stack(first, notice=f"{extra} slices repeat a place and were left out")]
 
 
