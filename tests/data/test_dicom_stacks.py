@@ -9,6 +9,7 @@ import pytest
 from dicom_files import save_slice
 from pydicom import dcmread
 
+from napari_prosma.data.formats import dicom_stacks
 from napari_prosma.data.formats.dicom import find_series
 from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
@@ -58,6 +59,19 @@ def test_two_echoes_of_three_phases_are_six_stacks_though_one_lacks_a_slice(tmp_
     assert sorted(values(tmp_path).values()) == [
         *([0, 1, 2], [10, 11, 12], [20, 21, 22], [100, 101, 102], [110, 111, 112], [120, 121]),
     ]
+
+
+def test_kinds_that_tell_the_same_stacks_apart_are_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        fields = {"EchoTime": n + 1, "EchoNumbers": n + 1, "FlipAngle": n + 1, "AcquisitionNumber": n + 1}
+        save_stack(tmp_path, f"{n}_", 100 * n, [0, 2, 4], **fields)
+    tried: list[int] = []
+    apart = dicom_stacks._apart
+    monkeypatch.setattr(dicom_stacks, "_apart", lambda frames: tried.append(len(frames)) or apart(frames))
+    assert len(find_series(tmp_path)) == 3
+    assert tried == [9, 3, 3, 3]
 
 
 def test_stacks_of_two_slice_distances_are_two_where_the_thickness_tells(tmp_path: Path) -> None:

@@ -120,9 +120,11 @@ def _apart(frames: Sequence[Frame]) -> list[list[Frame]] | None:
     if repeats == 1:
         return _among_each_other(frames)
     ways = []
+    tried: list[list[list[Frame]]] = []
     for kind in range(len(KINDS)):
         parts = _by_kind(frames, kind)
-        if 1 < len(parts) <= repeats:
+        if 1 < len(parts) <= repeats and parts not in tried:
+            tried.append(parts)
             found = [_apart(part) for part in parts]
             if all(found):
                 ways.append([part for several in found if several for part in several])
