@@ -139,7 +139,7 @@ def test_words_that_name_no_split_are_told(tmp_path: Path) -> None:
     data = pairs(tmp_path)
     assert [case.split for case in data.cases] == ["train", "train", "test", ""]
     said = "'info.csv' has 'external' in the column 'split', which is none of train, val and test"
-    assert f"{said}: these cases are divided by chance" in data.notices
+    assert f"{said}: these cases are split at random" in data.notices
 
 
 def test_a_list_of_files_as_monai_has_it_tells_pairs_and_splits(tmp_path: Path) -> None:

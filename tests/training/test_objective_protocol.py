@@ -273,7 +273,10 @@ def test_a_case_in_both_sets_is_taken_out_of_the_unlabelled_whatever_it_is_calle
 ) -> None:
     again = [replace(ultrasound[0], name="copy"), replace(bare(1)[0], name=ultrasound[1].name), bare(2)[1]]
     said = told(tmp_path / "run", ultrasound, again)
-    assert "1 of the 3 unlabelled images (copy) are among the labelled cases and are left out" in said
+    assert (
+        "1 of the 3 unlabelled images (copy) are among the labelled cases and are not used as unlabelled "
+        "images" in said
+    )
     assert "Unlabelled: 2 images" in said
     with pytest.raises(DataError, match="none is left"):
         told(tmp_path / "other", ultrasound, ultrasound[2:4])

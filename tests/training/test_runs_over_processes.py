@@ -143,7 +143,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_parts_of_all(
 ) -> None:
     folder, (one, other) = both[0], (kept[run] for kept in both[1])
     for kept in (one, other):
-        assert [note for note in kept.notices if "Memory ran out" in note and "in 2 parts" in note]
+        assert [note for note in kept.notices if "Memory ran out" in note and "into 2 parts" in note]
     assert math.isfinite(one.loss)
     assert one.loss == other.loss
     torch.testing.assert_close(one.weights, other.weights, rtol=0, atol=0)

@@ -149,12 +149,12 @@ def test_a_layer_of_another_size_or_closed_leaves_the_run_its_labels(live: LiveC
     live.open()
     steering, before = LiveSteering(live), drawn.data
     drawn.data = np.ones((2, 12, 10), np.uint8)
-    with pytest.raises(DataError, match=r"another shape now, \(2, 12, 10\).* with the labels as they were"):
+    with pytest.raises(DataError, match=r"another shape now, \(2, 12, 10\).* with the previous labels"):
         corrected(live, steering)
     drawn.data = before
     assert corrected(live, steering).sum() == 9
     live.is_closed = True
-    with pytest.raises(DataError, match="was closed; the run goes on"):
+    with pytest.raises(DataError, match="was closed; the run continues"):
         corrected(live, steering)
 
 

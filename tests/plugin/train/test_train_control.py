@@ -224,7 +224,7 @@ def test_a_layer_that_is_closed_leaves_a_run_that_goes_on_and_says_so(
     press(panel.source.from_layers)
     long_run(panel, qtbot, press)
     viewer.layers.remove(painted)
-    qtbot.waitUntil(lambda: "was closed; the run goes on" in panel.trouble.plain_text(), timeout=SOON)
+    qtbot.waitUntil(lambda: "was closed; the run continues" in panel.trouble.plain_text(), timeout=SOON)
     done = panel.progress_bar.value()
     qtbot.waitUntil(lambda: panel.progress_bar.value() > done, timeout=SOON)
     press(panel.finish_button)

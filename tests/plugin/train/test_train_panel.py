@@ -38,7 +38,7 @@ def enter(panel: TrainPanel, folder: Path) -> None:
 
 def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> float:
     """Seconds from the stop button to the end."""
-    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "poch " in panel.status.plain_text(), timeout=60_000)
     began = time.monotonic()
     press(panel.stop_button)
     qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
@@ -211,7 +211,7 @@ def test_pause_holds_training_and_goes_on(panel: TrainPanel, qtbot: QtBot, press
     enter(panel, folder)
     panel.settings.limit.setValue(500)
     press(panel.start_button)
-    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "poch " in panel.status.plain_text(), timeout=60_000)
     press(panel.pause_button)
     qtbot.waitUntil(lambda: panel.status.plain_text() == "Paused", timeout=SOON)
     done = panel.progress_bar.value()
@@ -230,7 +230,7 @@ def test_closing_the_panel_stops_training_and_keeps_the_model(
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
-    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "poch " in panel.status.plain_text(), timeout=60_000)
     viewer.window.remove_dock_widget(panel)
     assert not panel.job.is_running
     assert load_checkpoint(run_dir / "last.safetensors").epoch == 0
@@ -244,7 +244,7 @@ def test_closing_napari_stops_training_and_keeps_the_model(
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
-    qtbot.waitUntil(lambda: "epoch" in panel.status.plain_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "poch " in panel.status.plain_text(), timeout=60_000)
     assert viewer.window._task_status_manager.get_status() == ["napari-worker: Executing ProSMA: training"]
     viewer.close()
     qtbot.waitUntil(lambda: (run_dir / "last.safetensors").is_file(), timeout=SOON)

@@ -86,7 +86,7 @@ def _show_the_same(cases: Mapping[str, Found], others: Mapping[str, Found]) -> b
     for image in evenly([case.image for case in cases.values()], _COMPARED):
         name = normal(stem(image))
         one, other = _files(cases[name]), _files(others[name])
-        if len(one) != len(other):
+        if len(one) != len(other) or not cases[name].labels:
             return False
         try:
             pairs = [(read_image(a).array, read_image(b).array) for a, b in zip(one, other, strict=True)]
