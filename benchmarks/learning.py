@@ -13,7 +13,7 @@ same recipe with its AttentionUnet; with ``--nnunet PYTHON``, a Python that has 
 own plan) and ``nnunet-batch-2``, see ``learning_nnunet.py``. Every system has the same cases to learn from
 and the same minutes, its reading and validations counted in (not nnU-Net's preprocessing). Test cases were
 never seen; near-duplicates (``--clusters``: a JSON file with lists of names anywhere in it) and patients lie
-on one side.
+on one side, and the split that a data set brings is left aside.
 
 Each run is a process of its own, held to ``--core`` with one thread (to ``--core 0,1`` with two), the systems
 in turn. Figures are Dice on the test images' own grid, over those that have the structure. A row that is in
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def in_a_process(job: dict[str, Any], script: str, cores: int) -> dict[str, Any]
 
 def run_one(given: argparse.Namespace, system: str, minutes: float, seed: int, cores: int, **_: Any) -> dict:
     data = find_cases(given.data)
-    cases = [case for case in data.cases if not given.skip or case.group != given.skip]
+    cases = [replace(case, split="") for case in data.cases if not given.skip or case.group != given.skip]
     learned, tested = parted(cases, given.held_out, given.clusters)
     if given.cases:
         learned = [learned[n] for n in np.random.RandomState(seed).permutation(len(learned))[: given.cases]]

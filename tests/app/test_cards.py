@@ -72,6 +72,15 @@ def test_the_card_of_a_run_says_on_what_it_was_made_and_measured(trained: tuple[
     assert "Measured on only 2 cases, which says little." in card.verdict
 
 
+def test_a_card_says_that_large_cases_were_measured_in_part(trained: tuple[Path, list[Event]]) -> None:
+    whole = card_of(trained[0])
+    assert whole.windows == 0
+    assert "windows" not in whole.verdict
+    cut = whole.model_copy(update={"windows": 12})
+    assert "Measured on at most 12 windows of each case" in cut.verdict
+    assert "Measured on at most 12 windows of each case" in as_markdown(cut)
+
+
 @pytest.mark.parametrize(
     ("figures", "words"),
     [

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_prosma.app.cards import card_of
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
@@ -313,6 +314,7 @@ def test_a_run_ends_in_its_time_annealed_and_with_a_model(
     assert isinstance(events[-1], Finished)
     assert isinstance(events[-2], Verdict)
     assert load_checkpoint(config.run_dir / BEST).spec.entry == 2
+    assert card_of(config.run_dir).windows == 0
     assert any("validation" in e.message for e in events if isinstance(e, Notice))
     done = [event.done for event in events if isinstance(event, Progress) and event.total == 60]
     assert done == sorted(done)
@@ -334,6 +336,8 @@ def test_a_large_case_is_validated_in_part_so_that_the_run_ends_in_its_time(
         assert 0 < len(looked) <= most + 1 < 19 * 19  # windows of 32 x 32, half over each other
     assert last.place["seconds"] < 1.03 * 15
     assert 0 < last.metrics["score"] < 1
+    assert last.place["in_part"]
+    assert card_of(config.run_dir).windows == most
     resumed = list(train(config.model_copy(update={"minutes": 0.5}), [large], resumed=last))
     assert isinstance(resumed[-1], Finished)
     assert load_checkpoint(config.run_dir / LAST).place["most_windows"] == most

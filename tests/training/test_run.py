@@ -248,6 +248,16 @@ def test_however_few_minutes_there_is_a_model_at_the_end(settings: Settings, tmp
 # ---- what is trained ------------------------------------------------------------------------------------
 
 
+def test_images_that_are_smaller_than_the_patch_are_told(settings: Settings, tmp_path: Path) -> None:
+    """Not those for which it was only rounded up."""
+    cases = [square(name, size) for name, size in {"a": 16, "b": 62, "c": 63, "d": 63}.items()]
+    events = train(settings(tmp_path, modality="histology", widths=(4, 8, 16)), cases)
+    told = [notice.message for notice in of_kind(events, Notice)]
+    assert any(
+        "1 of 4 images are smaller than the patch of" in message and "'a'" in message for message in told
+    )
+
+
 def test_one_case_trains_and_the_user_is_told_what_its_figures_are_worth(
     settings: Settings, tmp_path: Path
 ) -> None:

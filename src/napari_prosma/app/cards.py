@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -84,6 +84,8 @@ class Card(_Frozen):
     # "test", "validation", "training" or "": what these cases were for: a test case was never learned from,
     # nor was anything chosen by it.
     measured_on: Literal["test", "validation", "training", ""] = ""
+    # Windows of each case that were looked at, at most; 0 where cases were measured whole.
+    windows: int = 0
     # sizes, grid: of the images, and what they are brought to.
     sizes: str = ""
     grid: str = ""
@@ -117,16 +119,20 @@ class Card(_Frozen):
             return "This model has not been tested: check every result."
         return " ".join([*map(_verdict_of, self.figures), *self._doubts()])
 
-    def _doubts(self) -> list[str]:
+    def _doubts(self) -> Iterator[str]:
         match self.measured_on:
             case "training":
-                return ["These figures are from training cases and say nothing about new images."]
+                yield "These figures are from training cases and say nothing about new images."
             case "validation" if self.measured < FEW_CASES:
                 plural = "s" * (self.measured != 1)
-                return [f"Measured on only {self.measured} case{plural}, which says little."]
+                yield f"Measured on only {self.measured} case{plural}, which says little."
             case "validation":
-                return ["The best epoch was chosen on these cases: expect slightly less on new images."]
-        return []
+                yield "The best epoch was chosen on these cases: expect slightly less on new images."
+        if self.windows:
+            yield (
+                f"Measured on at most {self.windows} windows of each case, half of them with a structure, as "
+                f"time allowed no more: whole images may have more false finds. Evaluate tests whole images."
+            )
 
 
 def card_of(model: Path | str) -> Card:
@@ -205,6 +211,7 @@ def _made(file: Path) -> Card:
         learned, validation = set(split.get("training", ())), set(split.get("validation", ()))
         measured = {overlap.case for overlap in overlaps} or validation
         data = config.get("data")
+        place = header.get("place") or {}
         return Card(
             name=shown_name(file),
             finds=plan.class_names[1:],
@@ -215,6 +222,7 @@ def _made(file: Path) -> Card:
             learned=len(learned),
             measured=len(measured),
             measured_on=_kind(learned, validation, bool(overlaps)) if metrics else "",
+            windows=int(place["most_windows"]) if place.get("in_part") else 0,
             sizes=_sizes(run) if run is not None else "",
             grid=plan.grid_in_words(),
             figures=figures_of(overlaps)
@@ -231,7 +239,7 @@ def _made(file: Path) -> Card:
             versions=run.versions if run is not None else {},
             made=datetime.fromtimestamp(file.stat().st_mtime).astimezone().date().isoformat(),
             epochs=header["epoch"],
-            advice=tuple((header.get("place") or {}).get("verdict", ())[1:]),
+            advice=tuple(place.get("verdict", ())[1:]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the header of '{file}' is damaged ({error}); choose another file") from error

@@ -320,9 +320,11 @@ def remarks(
     small = [
         fact.name
         for fact in facts
-        if any(n < m for n, m in zip(_seen(grid_of(fact, plan), plan), plan.patch, strict=True))
+        if any(
+            n + config.divisor <= m for n, m in zip(_seen(grid_of(fact, plan), plan), plan.patch, strict=True)
+        )
     ]
-    if small and len(facts) > 1:  # the patch was made from a single one, rounded up
+    if small:  # not where the patch was only rounded up
         yield (
             f"{len(small)} of {len(facts)} images are smaller than the patch of "
             f"{' x '.join(map(str, plan.patch))} and are mirrored at their border, such as '{small[0]}'"

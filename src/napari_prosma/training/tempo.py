@@ -99,6 +99,7 @@ class Tempo:
         limit = {"most_windows": self.windows.most} if math.isfinite(self.windows.most) else {}
         return {
             **limit,
+            "in_part": self.windows.are_cut(self.validation),
             "seconds": self.clock.elapsed(),
             "learning_began": self.clock.learning_began,
             "paced": self._is_decided,
