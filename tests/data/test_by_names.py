@@ -568,6 +568,49 @@ def test_a_mask_per_slice_of_a_series_is_its_label(
             assert np.array_equal(label[n], square(4, 6 + n, 10) > 0)
 
 
+def test_slices_as_pictures_beside_their_masks_are_no_masks(tmp_path: Path) -> None:
+    series_with_masks(tmp_path / "7" / "DICOM", tmp_path / "7" / "Ground")
+    for n in range(5):
+        save(tmp_path / "7" / "JPEG" / f"{n}.png", noise(n))
+    (case,) = find_cases(tmp_path).cases
+    assert case.files[0].name == "DICOM"
+    assert {path.parent.name for path in case.files[1:]} == {"Ground"}
+
+
+def test_images_in_another_format_are_no_channels(tmp_path: Path) -> None:
+    for n in range(4):
+        for folder, image in (("jpg", noise(n)), ("png", noise(n)), ("red", noise(n + 9)), ("mask", MASK)):
+            save(tmp_path / folder / f"{n}.{'jpg' if folder == 'jpg' else 'png'}", image)
+    data = find_cases(tmp_path)
+    assert [path.parent.name for path in data.cases[0].files] == ["png", "red", "mask"]
+    assert any("'jpg/*' (the first is '0.jpg') show the same as 'png/*'" in said for said in data.notices)
+
+
+def test_slices_without_place_that_are_series_of_their_own_are_images(tmp_path: Path) -> None:
+    for n in range(4):
+        path = tmp_path / "dicom" / f"{n}.dcm"
+        save_slice(path, (), noise(n).astype(np.int16), f"1.{n}", (), InstanceNumber=1)
+        save(tmp_path / "jpeg" / f"{n}.jpg", noise(n) // 2)
+        save(tmp_path / "masks" / f"{n}.png", MASK)
+    data = find_cases(tmp_path)
+    assert [[path.parent.name for path in case.files] for case in data.cases] == [["dicom", "masks"]] * 4
+
+
+def test_two_cameras_are_told_with_patterns_that_work(tmp_path: Path) -> None:
+    for n in range(4):
+        for folder in ("left_frames", "right_frames"):
+            save(
+                tmp_path / str(n % 2) / folder / f"{n}.png", np.dstack([noise(n), noise(n + 1), noise(n + 2)])
+            )
+        for part, mask in (("grasper", MASK), ("shaft", INNER)):
+            save(tmp_path / str(n % 2) / "truth" / part / f"{n}.png", mask)
+    with pytest.raises(DataError, match="nothing tells on which the labels were drawn") as refused:
+        find_cases(tmp_path)
+    images, masks = re.findall(r"--\w+ '([^']+)'", str(refused.value))
+    assert (images, masks) == ("*/left_frames/*", "*/truth/*/*")
+    assert find_cases(tmp_path, images=images, masks=masks).class_names == ("background", "grasper", "shaft")
+
+
 def test_masks_that_may_be_those_of_other_slices_are_refused(tmp_path: Path) -> None:
     image, masks = tmp_path / "DICOM", tmp_path / "Ground"
     series_with_masks(image, masks)

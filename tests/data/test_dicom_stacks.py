@@ -127,6 +127,22 @@ def test_slices_of_two_distances_in_a_row_are_to_be_resampled(tmp_path: Path) ->
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "places", [[10 * n + k for n in range(6) for k in (0, 1)], [0, 1, 2, 3, 40.4, 41.4, 42.4, 43.4]]
+)
+def test_slabs_of_which_gaps_fit_no_grid_are_not_stretched(tmp_path: Path, places: list[float]) -> None:
+    save_stack(tmp_path, "a", 100, places)
+    with pytest.raises(DataError, match=r"lie 1 to [0-9.]+ mm apart, in slabs with gaps between them; give"):
+        read_image(tmp_path)
+
+
+def test_slabs_on_one_grid_are_a_volume_with_its_gaps_told(tmp_path: Path) -> None:
+    save_stack(tmp_path, "a", 100, [40 * slab + 5 * k for slab in range(5) for k in range(4)])
+    image = read_image(tmp_path)
+    assert (image.array.shape[1], image.geometry.spacing[0]) == (36, 5)
+    assert image.notices == ("16 of 36 slices are missing; they are filled with the lowest value",)
+
+
 @pytest.mark.parametrize("field", ["PatientID", "StudyInstanceUID"])
 def test_one_uid_of_two_patients_or_studies_is_two_series(tmp_path: Path, field: str) -> None:
     save_stack(tmp_path, "a", 100, [0, 2, 4], **{field: "1.1"})

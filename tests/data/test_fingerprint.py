@@ -67,6 +67,14 @@ def test_the_balance_of_the_classes_counts_what_is_labelled() -> None:
     assert said == "background 87.5 %, lesion 6.2 % (in 1 of 2 cases), cyst 6.2 % (in 1 of 2 cases)"
 
 
+def test_a_small_share_is_told_with_the_digits_that_it_takes() -> None:
+    label = np.zeros((200, 200), np.uint8)
+    label[3, 4:8] = 1
+    case = Case.from_arrays("a", np.zeros((1, 200, 200)), label)
+    said = balance_in_words(list(read_facts([case])), ("background", "lesion"))
+    assert said == "background 99.99 %, lesion 0.01 % (in 1 of 1 cases)"
+
+
 def test_no_more_foreground_is_kept_than_is_needed() -> None:
     label = np.ones((400, 400), np.uint8)
     case = Case.from_arrays("a", np.zeros((1, 400, 400)), label)

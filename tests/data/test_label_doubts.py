@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -264,13 +265,98 @@ def test_single_slices_with_nothing_drawn_between_are_doubted(across: int, tmp_p
         affine = np.diag((*spacing, 1.0))
         nibabel.Nifti1Image(label.T, affine).to_filename(tmp_path / "labels.nii.gz")
         _, doubts = guessed_rule([tmp_path / "labels.nii.gz"], 3)
-        return any("--labelled slices" in doubt for doubt in doubts)
+        return any("single slices" in doubt and "--labelled slices" in doubt for doubt in doubts)
 
     assert doubted(2, 9, 16)
     assert not doubted(2, 9, 16, thick=(across + 1) % 3)  # thin sheets, each drawn in every slice
     assert not doubted(2, 3, 9, 16)
-    assert not doubted(9)
     assert not doubted()
+
+
+@pytest.mark.parametrize(
+    ("slices", "size", "doubt"),
+    [
+        ((9,), 5, "labels are in a single slice of each volume"),
+        ((7, 8, 9, 10), 5, "labels end abruptly from one slice to the next"),
+        ((7, 8), 8, "labels end abruptly from one slice to the next"),
+        ((7, 8), 1, ""),  # a small structure has no more
+        (range(20), 5, ""),  # a vessel through all of the volume
+        (range(12), 5, "labels end abruptly"),
+    ],
+)
+def test_volumes_drawn_in_part_are_doubted(
+    slices: Sequence[int], size: int, doubt: str, tmp_path: Path
+) -> None:
+    label = np.zeros((20, 24, 24), np.uint8)
+    label[list(slices), 4 : 4 + 2 * size, 5 : 5 + 2 * size] = 1
+    nibabel.Nifti1Image(label.T, np.diag((1.0, 1.0, 2.0, 1.0))).to_filename(tmp_path / "labels.nii.gz")
+    _, doubts = guessed_rule([tmp_path / "labels.nii.gz"], 3)
+    assert [doubt in said for said in doubts] == [True] * bool(doubt)
+
+
+def test_a_structure_that_tapers_is_not_drawn_in_part(tmp_path: Path) -> None:
+    z, y, x = np.ogrid[:20, :24, :24]
+    ball = ((z - 10) / 5) ** 2 + ((y - 12) / 9) ** 2 + ((x - 12) / 9) ** 2 < 1
+    nibabel.Nifti1Image(ball.astype(np.uint8).T, np.eye(4)).to_filename(tmp_path / "labels.nii.gz")
+    assert guessed_rule([tmp_path / "labels.nii.gz"], 3)[1] == ()
+
+
+def test_labels_in_part_are_doubted_although_their_values_are_told(tmp_path: Path) -> None:
+    label = np.zeros((12, 16, 16), np.uint8)
+    label[5, 4:12, 4:12] = 1
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    noise = np.random.default_rng(0).normal(size=label.shape).astype(np.float32)
+    nibabel.Nifti1Image(noise.T, np.eye(4)).to_filename(tmp_path / "imagesTr" / "a.nii.gz")
+    nibabel.Nifti1Image(label.T, np.eye(4)).to_filename(tmp_path / "labelsTr" / "a.nii.gz")
+    listed = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    table = {"labels": {"0": "background", "1": "liver"}, "training": listed}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    data = find_cases(tmp_path)
+    assert any("in a single slice" in notice for notice in data.notices)
+    told = find_cases(tmp_path, labels=data.labels.sparse("slices"))
+    assert not any("in a single slice" in notice for notice in told.notices)
+
+
+def _save_numbered(folder: Path, counts: Sequence[tuple[int, int]], factor: int, first: int) -> list[Path]:
+    """Masks in which the objects of classes 1 and 2 are numbered from ``first`` on, so many of each."""
+    for n, objects in enumerate(counts):
+        mask = np.zeros((40, 40), np.uint16)
+        for number, several in enumerate(objects, 1):
+            for k in range(several):
+                mask[20 * number - 15 : 20 * number - 8, 6 * k + 1 : 6 * k + 5] = factor * number + first + k
+        PIL.Image.fromarray(mask).save(folder / f"{n}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(("factor", "first"), [(1000, 0), (1000, 1), (256, 1)])
+def test_objects_numbered_within_their_class_are_that_class(factor: int, first: int, tmp_path: Path) -> None:
+    masks = _save_numbered(tmp_path, [(3, 1), (1, 2), (4, 3), (2, 0)], factor, first)
+    rule, (doubt,) = guessed_rule(masks, 2)
+    assert rule.class_names == ("background", "label 1", "label 2")
+    assert set(np.unique(rule.apply(read_label(masks[2])[0], masks[2]))) == {0, 1, 2}
+    assert f"4 values from {factor + first} to {factor + first + 3} are label 1" in rule.in_words()
+    assert "are read as objects of one class (class 1 x" in doubt
+
+
+def test_the_numbers_of_an_atlas_stay_classes(tmp_path: Path) -> None:
+    masks = _save_numbered(tmp_path, [(4, 3)] * 5 + [(4, 2)], 1000, 1)
+    rule, (doubt,) = guessed_rule(masks, 2)
+    assert len(rule.class_names) == 1 + 4 + 3
+    assert "1001 and 1002 are read as separate classes; if they number objects" in doubt
+
+
+def test_numbers_that_a_palette_shows_alike_are_told(tmp_path: Path) -> None:
+    for n in range(3):
+        drawn = np.zeros((16, 16), np.uint8)
+        drawn[2:6, 2:6], drawn[8:12, 8 + n : 12], drawn[8:12, 2:5] = 1, 2, 3
+        picture = PIL.Image.fromarray(drawn, "P")
+        picture.putpalette([0, 0, 0, 255, 0, 0, 255, 0, 0, *(0,) * 759])
+        picture.save(tmp_path / f"{n}.png")
+    _, (background, both) = guessed_rule(sorted(tmp_path.iterdir()), 2)
+    assert "shows 3 in the same colour as 0, the background" in background
+    assert "3=background" in background
+    assert "shows 2 in the same colour as 1, but" in both
 
 
 def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:

@@ -706,7 +706,8 @@ def test_a_volume_of_labels_beside_single_slices_is_refused_at_once(tmp_path: Pa
         volume[1:3, 1:3, 1] = 1
         nibabel.Nifti1Image(volume, np.eye(4)).to_filename(tmp_path / case / "seg.nii.gz")
     with pytest.raises(
-        DataError, match=r"is a single slice, but its labels 'seg\.nii\.gz' are a volume of 3"
+        DataError,
+        match=r"are pictures of single slices, but the labels, such as '.*seg\.nii\.gz', are volumes of 3",
     ):
         find_cases(tmp_path)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from napari_prosma.data.labels import LabelRule, present_values
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_image, read_label, read_label_with_note
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
 
+T = TypeVar("T")
 SAMPLED_PICTURES = 32
 _SAMPLED_VOLUMES = 8
 _LOSSY = (".jpg", ".jpeg", ".jfif")
@@ -26,6 +29,9 @@ _IN_ONE_PIECE = 0.9
 _SIZE_DOES_NOT_FOLLOW = 0.5
 """Share of the spread of sizes that is left among equal numbers: classes have their size, objects any."""
 _SOFT_VALUES, _INSIDE = 3, 0.05
+_FEW_SLICES, _NO_TAPER = 3, 0.75
+"""Fewer are no stack; share of its largest section that a structure has left where it ends."""
+_FACTORS = (1000, 256)
 _HOLLOW = 2.0
 """A closed outline encloses more than this times itself."""
 _MOST_ELEMENTS = 1 << 22
@@ -48,7 +54,7 @@ class LabelLook:
     whole: float = 0.0  # share of the values that lie in one piece; of many values only
     blends: frozenset[int] = frozenset()  # colours at edges only, as after resizing with interpolation
     around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
-    is_gapped: bool = False  # the slices of a volume with a foreground are several, none beside another
+    in_part: str = ""  # how a foreground lies that only some slices of a volume may have; else ""
     middle: float = 0.0  # share of what is not dark that lies flat between dark and bright; of JPEG only
 
 
@@ -61,40 +67,74 @@ def guessed_rule(
     """
     sampled = evenly(masks, SAMPLED_PICTURES if dims == 2 else _SAMPLED_VOLUMES)
     looks = [look_at(path, dims) for path in sampled]
-    _require_one_palette(sampled, looks)
+    palettes = _palettes(sampled, looks)
+    _require_one_palette(palettes)
     lossy = any(is_lossy(path) for path in masks)
     rule, doubts = _rule_of(looks, dims, lossy, foreground)
+    if rule.kind == "values":
+        doubts += _said_of_palettes([shown for _, shown in palettes], rule)
     seen = set().union(*(look.values for look in looks))
     if rule.kind == "values" or not seen - {0}:
         rest = (_values(path, dims) for path in set(masks) - set(sampled))
         seen = seen.union(*rest)
-        if not seen <= {*rule.values, rule.unlabelled}:
-            rule = LabelRule.of_values(seen, lossy, foreground)
+        if rule.kind != "values" or not seen <= {*rule.stored, rule.unlabelled}:
+            rule = _rule_of_values(seen, _factor(looks)[0], lossy, foreground)
     return rule, doubts
 
 
-def _require_one_palette(masks: Sequence[Path], looks: Sequence[LabelLook]) -> None:
+def _palettes(masks: Sequence[Path], looks: Sequence[LabelLook]) -> list[tuple[Path, dict[int, int]]]:
+    """Masks with a palette, and the colour of every value that occurs in each."""
+    read = (
+        (path, pictures.palette(path), look.values)
+        for path, look in zip(masks, looks, strict=True)
+        if look.values and path.name.lower().endswith(pictures.SUFFIXES)
+    )
+    return [
+        (path, {value: palette[value] for value in sorted(values & palette.keys())})
+        for path, palette, values in read
+        if palette
+    ]
+
+
+def _require_one_palette(palettes: Sequence[tuple[Path, dict[int, int]]]) -> None:
     """Refuse masks whose palettes are sorted each in its own way, as by programs that save few colours.
 
     Raises ``DataError``: a colour has two numbers.
     """
     shown: dict[int, tuple[int, Path]] = {}
-    binary = all(len(look.values - {0}) <= 1 for look in looks)  # 1 in some, 255 in others
-    for path, look in zip(masks, looks, strict=True):
-        if not look.values or not path.name.lower().endswith(pictures.SUFFIXES):
-            continue
-        palette = pictures.palette(path)
+    binary = all(len(palette.keys() - {0}) <= 1 for _, palette in palettes)  # 1 in some, 255 in others
+    for path, palette in palettes:
         counts = Counter(palette.values())
-        for value in sorted(look.values & palette.keys()):
-            colour = palette[value]
+        for value, colour in palette.items():
             if counts[colour] > 1:  # of several numbers, it tells none
                 continue
             number, first = shown.setdefault(colour, (value, path))
-            if number != value and not (binary and number and value):
+            is_other = number != value and pictures.palette(first) != pictures.palette(path)
+            if is_other and not (binary and number and value):
                 raise DataError(
                     f"'{path}' shows #{colour:06x} as {value}, but '{first.name}' as {number}: each mask "
                     "sorts its palette in its own way, and its numbers mean nothing; save the masks as RGB"
                 )
+
+
+def _said_of_palettes(palettes: Sequence[dict[int, int]], rule: LabelRule) -> tuple[str, ...]:
+    """What to say of values that look the same to whoever drew them."""
+    of_colour: dict[int, set[int]] = defaultdict(set)
+    for palette in palettes:
+        for value, colour in palette.items():
+            if value != rule.unlabelled:
+                of_colour[colour].add(value)
+    said = []
+    for same in of_colour.values() if len(of_colour) > 1 else ():
+        first, *others = sorted(same)
+        for value in others:
+            remedy = f"{value}=background" if not first else "one name for both"
+            said.append(
+                f"the palette of the masks shows {value} in the same colour as {first}"
+                f"{', the background' if not first else ''}, but it is read as a class of its own; if that "
+                f"is wrong, change it (class table, or --classes with {remedy})"
+            )
+    return tuple(said)
 
 
 def require_no_drawing(image: Path, label: Path) -> None:
@@ -121,7 +161,7 @@ def rule_of_arrays(
     arrays: Sequence[np.ndarray], foreground: str = "foreground"
 ) -> tuple[LabelRule, tuple[str, ...]]:
     """The same of labels in memory."""
-    looks = [_look(array, "") for array in arrays]
+    looks = [_look(array, "", Geometry.pixels(array.ndim)) for array in arrays]
     return _rule_of(looks, max(array.ndim for array in arrays), False, foreground)
 
 
@@ -130,19 +170,8 @@ def _rule_of(
 ) -> tuple[LabelRule, tuple[str, ...]]:
     seen = set().union(*(look.values for look in looks))
     doubts = list(dict.fromkeys(look.note for look in looks if look.note))
-    hollow = sum(look.is_hollow for look in looks)
-    if hollow and hollow >= sum(bool(look.values - {0}) for look in looks) / 2:
-        doubts.append(
-            "the labels are outlines one element thin, so only lines would be learned; to learn the area "
-            "inside, fill the outlines (class table, or --classes with ,filled at the end)"
-        )
-    gapped = sum(look.is_gapped for look in looks)
-    if gapped and gapped >= sum(bool(look.values - {0}) for look in looks) / 2:
-        doubts.append(
-            "labels are in single slices with unlabelled ones between them, and what is not labelled is "
-            "learned as background; if those slices are not drawn yet, set 'Labels are' to 'only in some "
-            "slices' (--labelled slices)"
-        )
+    doubts += _said_of_outlines(looks)
+    doubts += slices_in_words([look.in_part for look in looks if look.values - {0}])
     around = {look.around for look in looks if len(look.values) > 1}
     around = {value if value > _BRIGHT else 0 for value in around} if lossy else around
     if len(around) == 1 and 0 not in around:
@@ -167,7 +196,18 @@ def _rule_of(
     if of_one and not lossy and seen - {0} <= {1, 255}:
         doubts.append("255 beside 1 is read as an undecided border, and nothing is learned there")
         return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
-    rule = LabelRule.of_values(seen, lossy, foreground)
+    factor, number_objects = _factor(looks)
+    rule = _rule_of_values(seen, factor if number_objects else 0, lossy, foreground)
+    if factor:
+        first = min(value for value in seen if value >= factor and value + 1 in seen)
+        product = f"class {first // factor} x {factor} + number of an object"
+        doubts.append(
+            f"{first} and {first + 1} are read as objects of one class ({product}); to read each value as a "
+            "class of its own, use 'Each value a class' below the class table, or name the values (--classes)"
+            if number_objects
+            else f"{first} and {first + 1} are read as separate classes; if they number objects ({product}), "
+            "give those of one class the same name (class table, or --classes)"
+        )
     blends = frozenset().union(*(look.blends for look in looks))
     if len(blends) > _SOFT_VALUES:
         doubts.append(
@@ -175,12 +215,76 @@ def _rule_of(
             "read as classes; export the masks without smoothing, or name only the true colours "
             "(class table, or --classes)"
         )
-    if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values":
+    if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values" and not factor:
         doubts.append(
             f"{len(rule.class_names) - 1} values are read as separate classes; if they number objects, make "
             "them one class (class table, or --classes any=NAME)"
         )
     return rule, tuple(doubts)
+
+
+def _factor(looks: Sequence[LabelLook]) -> tuple[int, bool]:
+    """By what classes are multiplied where values are those products and the number of an object.
+
+    As in Cityscapes (26003 is the fourth car) and KITTI; 0 where they are not. Of the numbers of an atlas
+    (1001 to 1035) the masks have all, or nearly: whether the masks differ in them is told, too.
+    """
+    for factor in _FACTORS:
+        numbers = [_objects_by_class(look.values, factor) for look in looks if max(look.values, default=0)]
+        of_class: dict[int, set[int]] = defaultdict(set)
+        for found in numbers:
+            for number, objects in found.items():
+                of_class[number] |= objects
+        in_order = all(
+            objects in ({*range(len(objects))}, {*range(1, len(objects) + 1)})
+            for found in numbers
+            for objects in found.values()
+        )
+        if in_order and max(map(len, of_class.values()), default=0) > 1:
+            lacking = sum(
+                any(len(objects) > 1 and found.get(n) != objects for n, objects in of_class.items())
+                for found in numbers
+            )
+            return factor, lacking >= len(numbers) / 2
+    return 0, False
+
+
+def _objects_by_class(values: Iterable[int], factor: int) -> dict[int, set[int]]:
+    of_class: dict[int, set[int]] = defaultdict(set)
+    for value in values:
+        if value >= factor:
+            of_class[value // factor].add(value % factor)
+    return of_class
+
+
+def _rule_of_values(seen: Iterable[int], factor: int, lossy: bool, foreground: str) -> LabelRule:
+    if not factor:
+        return LabelRule.of_values(seen, lossy, foreground)
+    classes = {value: value // factor if value >= factor else value for value in sorted(seen)}
+    pairs = ((value, f"label {number}") for value, number in classes.items() if number)
+    return LabelRule.of_pairs([(0, "background"), *pairs])
+
+
+def _said_of_outlines(looks: Sequence[LabelLook]) -> list[str]:
+    hollow = sum(look.is_hollow for look in looks)
+    if not hollow or hollow < sum(bool(look.values - {0}) for look in looks) / 2:
+        return []
+    return [
+        "the labels are outlines one element thin, so only lines would be learned; to learn the area "
+        "inside, fill the outlines (class table, or --classes with ,filled at the end)"
+    ]
+
+
+def slices_in_words(found: Sequence[str]) -> tuple[str, ...]:
+    """What to say of volumes, each with a foreground that lies as :func:`in_part` says."""
+    counts = Counter(filter(None, found))
+    if not counts or counts.total() < len(found) / 2:
+        return ()
+    ((where, _),) = counts.most_common(1)
+    return (
+        f"{where}, and what is not labelled is learned as background; if the other slices are not drawn yet, "
+        "set 'Labels are' to 'only in some slices' (--labelled slices)",
+    )
 
 
 def look_at(path: Path, dims: int | None = None) -> LabelLook:
@@ -189,7 +293,7 @@ def look_at(path: Path, dims: int | None = None) -> LabelLook:
         stored, geometry, note = read_label_with_note(path, dims)
     except DataError:
         return LabelLook()
-    found = _look(stored, note, slice_axis(geometry))
+    found = _look(stored, note, geometry)
     return replace(found, middle=_flat_middle(stored)) if is_lossy(path) else found
 
 
@@ -202,7 +306,7 @@ def _flat_middle(stored: np.ndarray) -> float:
     return float(inside.sum() / max(1, np.count_nonzero(stored > _DARK)))
 
 
-def _look(stored: np.ndarray, note: str, across: int = 0) -> LabelLook:
+def _look(stored: np.ndarray, note: str, geometry: Geometry) -> LabelLook:
     values = frozenset(int(value) for value in present_values(stored))
     if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
         return LabelLook(values, note)
@@ -221,14 +325,30 @@ def _look(stored: np.ndarray, note: str, across: int = 0) -> LabelLook:
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
     blends = _at_edges(stored) if several and max(values) > 0xFFFF else frozenset()
-    gapped = stored.ndim == 3 and _is_gapped(stored != 0, across)
-    return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), gapped)
+    part = in_part(stored != 0, geometry) if stored.ndim == 3 else ""
+    return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), part)
 
 
-def _is_gapped(drawn: np.ndarray, across: int) -> bool:
-    """Whether a volume (z, y, x) is drawn in two slices or more ``across`` an axis, of which no two touch."""
-    has = np.asarray(drawn.any(axis=tuple(axis for axis in range(drawn.ndim) if axis != across)))
-    return bool(has.sum() > 1 and not (has[1:] & has[:-1]).any())
+def in_part(drawn: np.ndarray, geometry: Geometry) -> str:
+    """How the foreground of a volume (z, y, x) lies that may have been drawn in some of its slices only."""
+    across = slice_axis(geometry)
+    plane = tuple(axis for axis in range(drawn.ndim) if axis != across)
+    sizes = np.count_nonzero(drawn, axis=plane)
+    (has,) = np.nonzero(sizes)
+    if not len(has) or len(sizes) < _FEW_SLICES:
+        return ""
+    if len(has) == 1:
+        return "labels are in a single slice of each volume"
+    gaps = np.diff(has)
+    if gaps.min() > 1:
+        return "labels are in single slices with unlabelled ones between them"
+    ends = [end for end in (has[0], has[-1]) if 0 < end < len(sizes) - 1]
+    is_flat = bool(ends) and min(sizes[ends]) >= _NO_TAPER * sizes.max()
+    width = float(np.sqrt(sizes.max() * np.prod([geometry.spacing[axis] for axis in plane])))
+    is_thin = len(has) * geometry.spacing[across] < width / 2
+    if gaps.max() == 1 and is_flat and (len(has) >= _FEW_SLICES or is_thin):
+        return "labels end abruptly from one slice to the next, as if drawn in a part of each volume"
+    return ""
 
 
 def _around(stored: np.ndarray) -> int:
@@ -338,11 +458,11 @@ def _share_within(sizes: Sequence[dict[int, int]]) -> float:
     return within / total if total > 0 else 1.0
 
 
-def evenly(paths: Sequence[Path], number: int) -> list[Path]:
-    """At most ``number`` of the paths, spread evenly, first and last among them."""
-    if len(paths) <= number:
-        return list(paths)
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, number).round().astype(int)]
+def evenly(items: Sequence[T], number: int) -> list[T]:
+    """At most ``number`` of the items, spread evenly, first and last among them."""
+    if len(items) <= number:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, number).round().astype(int)]
 
 
 def is_lossy(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,7 @@ _CLASS_NUMBERS = 34
 _VOID_COLOUR = 0xE0E0C0
 """The same in Pascal VOC's colours."""
 _VALUES_SHOWN = 8
+_MANY_OF_ONE_CLASS = 4
 _MOST_NEGATIVE = 8
 """Values below 0 that a person may have meant by something."""
 
@@ -266,7 +267,7 @@ class LabelRule:
             case "on":
                 said = f"0 is background, 1 or 255 is {foreground}"
             case _:
-                said = ", ".join(f"{value} is {name}" for value, name in self.stored.items())
+                said = ", ".join(self._values_in_words())
         if self.unlabelled is not None:
             said += f", {self.unlabelled} is unlabelled"
         if self.filled:
@@ -274,6 +275,17 @@ class LabelRule:
         if self.overlap:
             said += f", where classes overlap the {_IN_ORDER[self.overlap]} one counts"
         return said + (", slices without any label are unlabelled" if self.labelled_slices_only else "")
+
+    def _values_in_words(self) -> Iterator[str]:
+        of_class: dict[str, list[int]] = defaultdict(list)
+        for value, name in self.stored.items():
+            of_class[name].append(value)
+        for value, name in self.stored.items():
+            values = of_class[name]
+            if len(values) < _MANY_OF_ONE_CLASS:
+                yield f"{value} is {name}"
+            elif value == values[0]:
+                yield f"{len(values)} values from {min(values)} to {max(values)} are {name}"
 
     def _indices(self, stored: np.ndarray, where: object) -> np.ndarray:
         kind: type[np.unsignedinteger] = np.uint8 if len(self.values) < np.iinfo(np.uint8).max else np.uint16

@@ -11,6 +11,9 @@ import numpy as np
 
 from napari_prosma.data.labels import IGNORE
 
+_ROUNDING_ERROR = 1e-6
+"""In percent: less is no share that somebody counted."""
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -61,8 +64,12 @@ def _or_right(overlap: Overlap) -> tuple[float, float]:
 
 
 def in_percent(share: float, digits: int = 0) -> str:
-    """A share as percent, such as ``14.9 %``."""
-    return f"{100 * share:.{digits}f} %"
+    """A share as percent, such as ``14.9 %``; with more digits where little would read as 0 % or 100 %."""
+    percent = 100 * share
+    rest = min(abs(percent), abs(100 - percent))
+    while _ROUNDING_ERROR < rest < 0.5 * 10.0**-digits:
+        digits += 1
+    return f"{percent:.{digits}f} %"
 
 
 def dice_in_words(dice: float) -> str:

@@ -74,6 +74,24 @@ def test_the_finding_says_what_is_what(panel: TrainPanel, qtbot: QtBot, folder: 
     assert shown(panel) == [("0", "background"), ("1 or 255", "foreground")]
 
 
+def test_objects_numbered_within_their_class_are_taken_apart_by_one_click(
+    panel: TrainPanel, qtbot: QtBot, press: Press, organs: Path
+):
+    for n, path in enumerate(sorted((organs / "masks").iterdir())):
+        mask = np.zeros((48, 48), np.uint16)
+        for k in range(n + 1):
+            mask[4:20, 12 * k : 12 * k + 8] = 1001 + k
+        PIL.Image.fromarray(mask).save(path)
+    assert "1001 and 1002 are read as objects of one class" in look_at(panel, qtbot, organs)
+    several = [("0", "background"), ("1001", "label 1"), ("1002", "label 1"), ("1003", "label 1")]
+    assert shown(panel) == several
+    panel.source.classes.expand(animate=False)
+    press(panel.source.class_table.apart_button)
+    looked(panel, qtbot)
+    assert shown(panel) == [(value, f"label {value}" if value != "0" else name) for value, name in several]
+    assert not panel.source.class_table.apart_button.isVisibleTo(panel)
+
+
 def test_a_class_is_renamed_and_learned_under_its_name(
     panel: TrainPanel, qtbot: QtBot, press: Press, finish: Finish, folder: Path
 ):

@@ -204,21 +204,31 @@ def _require_bounded(path: Path) -> None:
 
 def is_still(header: Dataset) -> bool:
     """Whether an image stands for itself, whatever else its series holds: a view in mammography, a photo."""
-    placed = header.get("ImagePositionPatient") or "PerFrameFunctionalGroupsSequence" in header
-    return not placed and header.get("Modality") in _STILLS
+    return not _is_placed(header) and header.get("Modality") in _STILLS
+
+
+def _is_placed(header: Dataset) -> bool:
+    return bool(header.get("ImagePositionPatient")) or "PerFrameFunctionalGroupsSequence" in header
 
 
 def holds_stills(folder: Path) -> bool:
-    """Whether all that a folder holds in DICOM are images that stand for themselves."""
-    found = False
+    """Whether all that a folder holds in DICOM are images that stand for themselves.
+
+    So do several without a position, each a series of its own.
+    """
+    stills, series = 0, set()
     for path in _files_in(folder, nested=False):
         header = read_header(path) if is_dicom(path) else None
         if header is None or why_no_image(header) is not None:
             continue
-        found = True
-        if not is_still(header):
+        if is_still(header):
+            stills += 1
+            continue
+        uid = header.get("SeriesInstanceUID")
+        if _is_placed(header) or int(header.get("NumberOfFrames") or 1) > 1 or not uid or uid in series:
             return False
-    return found
+        series.add(uid)
+    return stills > 0 or len(series) > 1
 
 
 def why_no_image(header: Dataset | None) -> str | None:

@@ -21,11 +21,13 @@ from napari_prosma.data.label_doubts import (
     SAMPLED_PICTURES,
     evenly,
     guessed_rule,
+    in_part,
     is_lossy,
     require_no_drawing,
     rule_of_arrays,
+    slices_in_words,
 )
-from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, present_values, united
+from napari_prosma.data.labels import BINARY, IGNORE, LabelRule, is_foreground, present_values, united
 from napari_prosma.data.layouts import slice_masks
 from napari_prosma.data.layouts.class_tables import named_by_tables
 from napari_prosma.data.layouts.dicom_studies import labelled_by
@@ -67,6 +69,8 @@ __all__ = [
 ]
 
 _LOOKED_AT = 8
+_LABELS_LOOKED_AT = 3
+"""Of those whose values are told; else many more are looked at."""
 _SAME_PLACE = 0.05  # of the smallest spacing: far below what shows, far above float32 rounding
 _TITLES = {
     "OME-Zarr": "OME-Zarr images with labels in them",
@@ -188,18 +192,21 @@ def find_cases(
             f"{'volumes' if len(header.shape) == 3 else 'planes'}",
         )
     chosen = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
-    drawn = next((case for case in found if case.labels and not case.polygons), None)
+    labelled = [case for case in found if case.labels]
+    drawn = next((case for case in labelled if not case.polygons), None)
     if drawn is not None and _is_picture(drawn.image) and _is_picture(drawn.labels[0]):
         require_no_drawing(drawn.image, drawn.labels[0])
     doubts: tuple[str, ...] = ()
     rule = chosen or recognised.labels
     if rule is None:
-        files = [path for case in found for path in case.labels]
+        files = [path for case in labelled for path in case.labels]
         dims = 2 if any(case.is_sliced for case in found) else len(header.shape)
         rule, doubts = guessed_rule(files, dims, recognised.foreground)
         rule = rule.with_names(told_names(files))
         rule, told = named_by_tables(rule, folder, files)
         doubts = (*doubts, *told)
+    elif not rule.is_sparse and len(header.shape) == 3:
+        doubts = _said_of_slices(labelled, channels, rule)
     label_notices = () if rule.kind == "on" else (f"labels: {rule.in_words()}",)
     # In a table a person says which label is that of an image.
     placed_notices = () if recognised.layout == "CSV" else _said_of_place(header, found)
@@ -381,10 +388,11 @@ def _require_labels_of_slices(found: Sequence[Found]) -> None:
     except DataError:  # said when its case is read
         return
     if label.geometry.source is not None and len(label.shape) == 3 and min(label.shape) > 1:
+        slices = label.shape[slice_axis(label.geometry)]
         raise DataError(
-            f"'{case.image}' is a single slice, but its labels '{case.labels[0].name}' are a volume of "
-            f"{label.shape[0]} slices; give the volume that they were drawn on as the image, or save the "
-            "labels slice by slice under the names of the images"
+            f"the images, such as '{case.image}', are pictures of single slices, but the labels, such as "
+            f"'{case.labels[0]}', are volumes of {slices} slices; give the volumes that they were drawn on "
+            "as images, or save the labels slice by slice under the names of the images"
         )
 
 
@@ -415,6 +423,20 @@ def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
         f"labels such as '{first.name}' do not say where they lie; their axes are taken to run to the head, "
         "to the back and to the left of the patient",
     )
+
+
+def _said_of_slices(labelled: Sequence[Found], channels: int, rule: LabelRule) -> tuple[str, ...]:
+    """What is doubtful about where volumes are labelled whose values are told, by a few of them."""
+    found = []
+    for case in evenly(labelled, _LABELS_LOOKED_AT):
+        try:
+            header = read_header(case.image) if case.series is None else dicom.header_of(case.series)
+            drawn = is_foreground(_read_label(case, rule, channels))
+        except DataError:  # said when its case is read
+            continue
+        if drawn.any() and drawn.ndim == 3:
+            found.append(in_part(drawn, header.geometry))
+    return slices_in_words(found)
 
 
 def _of_channels(header: Header, channels: int | None) -> Header:

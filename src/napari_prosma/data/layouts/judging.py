@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_prosma.data.formats import polygons
+from napari_prosma.data.formats import pictures, polygons
+from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.layouts.pairing import Key, Reading, Role
 from napari_prosma.data.readers import label_names, may_hold_channels, read_header, read_image, stem
 from napari_prosma.errors import DataError
@@ -36,6 +37,8 @@ _SAME_FOREGROUND = 0.5
 _WITHIN = 0.98
 _MOST_OF_IMAGE, _NEARLY_ALL = 0.4, 0.9
 _SAME_IN_ALL = 0.95
+_SAME_GRAYS = 0.9
+"""Correlation of two images of which one is the other in another format."""
 _OUTLINED = 0.5
 """Share of the border of a structure that its outline runs along."""
 _NUMBERS = re.compile(r"\d+")
@@ -304,7 +307,7 @@ def _chosen_labels(
     if any(look.values > _FEW_VALUES - 1 for role in kept for look in looks[role].values()):
         raise DataError(
             f"beside each image lie {len(kept)} kinds of labels of several values ({_listed(kept)}), and "
-            f"nothing tells which are meant; {_to_choose(reading, images, kept)}"
+            f"nothing tells which are meant; {_to_choose(reading, images, kept[:1])}"
         )
     size = {role: np.mean([look.share for look in looks[role].values()]) for role in kept}
     kept = sorted(kept, key=lambda role: (-size[role], role))  # what lies within another one is drawn over it
@@ -318,13 +321,20 @@ def _to_choose(reading: Reading, images: Sequence[Role], labels: Sequence[Role])
     """How a person says which of several kinds of files are meant, with an example from them."""
     files = max(reading.cases.values(), key=lambda files: ({*images} <= {*files}, len(files)))
     image, mask = (
-        _pattern_of(reading, files, next((role for role in roles if role in files), roles[0]))
-        for roles in (images, labels)
+        _of_all([_pattern_of(reading, files, role) for role in roles]) for roles in (images, labels)
     )
     return (
         f"choose by patterns (--images '{image}' --masks '{mask}', in the panel under Files), or list the "
         "pairs in a table with the columns 'image' and 'label'"
     )
+
+
+def _of_all(patterns: Sequence[str]) -> str:
+    """One pattern for several with equally many folders, else the first of them."""
+    parts = [pattern.split("/") for pattern in patterns]
+    if len({*map(len, parts)}) > 1:
+        return patterns[0]
+    return "/".join(names[0] if len({*names}) == 1 else "*" for names in zip(*parts, strict=True))
 
 
 def _pattern_of(reading: Reading, files: Mapping[Role, Path], role: Role) -> str:
@@ -434,7 +444,7 @@ def _chosen_images(
     notices: list[str],
 ) -> tuple[Role, ...]:
     """The image roles to use: one, or several channels of one size."""
-    kept = list(images)
+    kept = _without_copies(reading, images, notices)
     shapes = {key: look.shape for role in labels for key, look in looks[role].items() if look.shape}
     for role in sorted(kept):
         seen = looks[role]
@@ -464,9 +474,44 @@ def _chosen_images(
     if channels != {1} or any(len(found) > 1 for found in sizes):
         raise DataError(
             f"beside each label lie {len(kept)} kinds of images ({_listed(kept)}) that are no channels of "
-            f"one image; {_to_choose(reading, kept, labels)}"
+            "one image, and nothing tells on which the labels were drawn; "
+            f"{_to_choose(reading, kept[:1], labels)}"
         )
     return tuple(sorted(kept))
+
+
+def _without_copies(reading: Reading, images: Sequence[Role], notices: list[str]) -> list[Role]:
+    """Of roles that show the same images in several formats the one that lost least."""
+
+    def lost(role: Role) -> tuple[bool, bool, Role]:
+        path = reading.files(role)[0]
+        return is_lossy(path), path.name.lower().endswith(pictures.SUFFIXES), role
+
+    kept = list(images)
+    for first, second in combinations(sorted(images, key=lost), 2):
+        if not {first, second} <= {*kept} or lost(first)[:2] == lost(second)[:2]:
+            continue
+        both = [
+            (files[first], files[second]) for files in reading.cases.values() if {first, second} <= {*files}
+        ]
+        if both and all(_show_the_same(*both[n]) for n in {0, len(both) - 1}):
+            kept.remove(second)
+            notices.append(
+                f"{_counted(reading, second)} show the same as '{first.pattern}' in another format and are "
+                "not used"
+            )
+    return kept
+
+
+def _show_the_same(first: Path, second: Path) -> bool:
+    """Whether the grays of two images follow each other, as after a window was chosen and saved as JPEG."""
+    try:
+        arrays = [read_image(path).array.mean(axis=0, dtype=float) for path in (first, second)]
+    except DataError:  # said when its case is read
+        return False
+    if arrays[0].shape != arrays[1].shape or not all(array.std() > 0 for array in arrays):
+        return False
+    return float(np.corrcoef(arrays[0].ravel(), arrays[1].ravel())[0, 1]) >= _SAME_GRAYS
 
 
 def _extends(role: Role, other: Role) -> bool:

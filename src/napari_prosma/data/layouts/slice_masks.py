@@ -12,6 +12,7 @@ import numpy as np
 from napari_prosma.data.formats import dicom, pictures
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in
+from napari_prosma.data.layouts.judging import Judge
 from napari_prosma.data.names import natural, normal
 from napari_prosma.data.readers import read_label as read_picture
 from napari_prosma.data.readers import stem
@@ -82,7 +83,8 @@ def read_label(case: Found) -> tuple[np.ndarray, Geometry]:
 def _masks_of(folder: Path, image: Path, slices: int, by_place: Mapping[Path, Sequence[Path]]) -> Path | None:
     """The folder of pictures that shares most folders with a series, or among these has a picture per slice.
 
-    None where no single one does.
+    Of several the only one whose first picture shows labels, for slices may lie there as pictures, too. None
+    where no single one does.
     """
     ours = {*image.relative_to(folder).parts}
 
@@ -90,8 +92,12 @@ def _masks_of(folder: Path, image: Path, slices: int, by_place: Mapping[Path, Se
         shared = len(ours & {*place.relative_to(folder).parts})
         return place == image, shared, len(by_place[place]) == slices
 
-    ranked = sorted(by_place, key=fit, reverse=True)
-    return ranked[0] if ranked and (len(ranked) == 1 or fit(ranked[0]) > fit(ranked[1])) else None
+    best = max(map(fit, by_place))
+    fitting = [place for place in by_place if fit(place) == best]
+    judge = Judge()
+    if len(fitting) > 1:
+        fitting = [place for place in fitting if judge.look(by_place[place][0]).kind in ("label", "empty")]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _in_order(series: Series, image: Path, masks: Sequence[Path]) -> tuple[tuple[Path, ...], bool]:

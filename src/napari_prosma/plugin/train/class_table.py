@@ -62,6 +62,9 @@ class ClassTable(QWidget):
             "Treat every value except 0 as the same structure, for example if objects are numbered"
         )
         self.one_button.clicked.connect(self._make_one)
+        self.apart_button = QPushButton("Each value a class")
+        self.apart_button.setToolTip("Values that are read as objects of one class are classes of their own")
+        self.apart_button.clicked.connect(self._take_apart)
         self.filled = QCheckBox("fill outlines")
         self.filled.setToolTip("The masks are outlines: what they enclose belongs to the structure")
         self.filled.clicked.connect(self._fill)
@@ -76,7 +79,16 @@ class ClassTable(QWidget):
         self.overlap.activated.connect(self._order)
         self.message = Message()
         buttons = in_a_row(self.add_button, self.one_button, self.reset_button)
-        stack(self, self.table, buttons, self.filled, self.overlap, self.message, margins=(6, 0, 0, 0))
+        stack(
+            self,
+            self.table,
+            buttons,
+            self.apart_button,
+            self.filled,
+            self.overlap,
+            self.message,
+            margins=(6, 0, 0, 0),
+        )
         self._rule: LabelRule | None = None
         self._shown: list[tuple[str, str]] = []
 
@@ -86,6 +98,7 @@ class ClassTable(QWidget):
         self.message.tell("")
         self.filled.setChecked(rule.filled)
         self.overlap.setVisible(has_objects)
+        self.apart_button.setVisible(bool(rule.merged))
         self.overlap.setCurrentIndex(self.overlap.findData(rule.overlap))
         with signals_blocked(self.table):
             self.table.show_rows(self._shown)
@@ -102,6 +115,14 @@ class ClassTable(QWidget):
         names = self._rule.class_names
         name = names[1] if len(names) == 2 else "foreground"
         self.changed.emit(replace(LabelRule.instances(name), filled=self.filled.isChecked()))
+
+    def _take_apart(self) -> None:
+        assert self._rule is not None
+        merged = {value for value, _ in self._rule.merged}
+        names = self._rule.stored
+        several = {names[value] for value in merged}
+        apart = {v: f"label {v}" if v and name in several else name for v, name in names.items()}
+        self.changed.emit(replace(LabelRule.of_names(apart), unlabelled=self._rule.unlabelled))
 
     def _fill(self, filled: bool) -> None:
         assert self._rule is not None
