@@ -3,7 +3,7 @@
 # there it prints the one line that does it and exits 1. On other systems it does nothing.
 #
 #   system_packages.sh --window      what Qt and OpenGL need to open a window
-#   system_packages.sh --tests       the same, and a virtual display
+#   system_packages.sh --tests       the same, a virtual display, and what judges DICOM files
 #   system_packages.sh --update      only the package lists
 #   system_packages.sh NAME...       these packages
 set -u
@@ -13,12 +13,14 @@ libfontconfig1 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb
 libxcb-shape0 libxcb-xinerama0 libxcb-xkb1"
 # xvfb only recommends xauth, but xvfb-run does not start without it.
 DISPLAY_SERVER="xvfb xauth"
+# Its dciodvfy judges the DICOM files that the tests write; without it those tests are skipped.
+JUDGE="dicom3tools"
 
 command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 || exit 0
 
 case "${1:-}" in
 --window) wanted=$WINDOW ;;
---tests) wanted="$WINDOW $DISPLAY_SERVER" ;;
+--tests) wanted="$WINDOW $DISPLAY_SERVER $JUDGE" ;;
 --update) wanted="" ;;
 "" | --*)
     sed -n '5,8s/^# *//p' "$0" >&2

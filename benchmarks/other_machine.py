@@ -65,7 +65,7 @@ def main() -> None:
             start_worker("--resources", "GPU=1")
             worker = start_worker()
             wait_for_workers(address, 2)
-            row["wrong"] = what_is_wrong(address)
+            row["wrong"] = what_is_wrong(address) | unfit_workers(folder)
             row["sent"] = sent(tunnel, folder, data, cases)
             few = cases[:8]
             here = run_of(train(config(folder / "here"), few, ULTRASOUND_CLASSES))
@@ -89,14 +89,38 @@ def what_is_wrong(address: str) -> dict[str, Any]:
     return {
         "no scheduler": refusal(lambda: in_words("tcp://127.0.0.1:9")),
         "no such machine": refusal(lambda: in_words("tcp://no-such-machine.invalid:8786")),
-        "busy": refusal(lambda: busy(address)),
+        "busy": busy(address),
     }
 
 
-def busy(address: str) -> None:
+def busy(address: str) -> dict[str, Any]:
+    """A third user of two workers."""
     with ExitStack() as stack:
-        for n in range(3):
+        for n in range(2):
             stack.callback(opened_line(address, "auto", f"the run '{n}'", is_exclusive=True).end)
+        return refusal(lambda: opened_line(address, "auto", "the third run", is_exclusive=True))
+
+
+def unfit_workers(folder: Path) -> dict[str, Any]:
+    """Words and seconds of workers that cannot be used."""
+    wheel = folder / "another" / "napari_prosma-9.9.dist-info"
+    wheel.mkdir(parents=True)
+    (wheel / "METADATA").write_text("Metadata-Version: 2.1\nName: napari-prosma\nVersion: 9.9\n")
+    clone = folder / "older" / "napari_prosma"  # of the same version, but without what is called there
+    clone.mkdir(parents=True)
+    (clone / "__init__.py").touch()
+    unfit: dict[str, tuple[Path | None, tuple[str, ...]]] = {
+        "another version": (wheel.parent, ()),
+        "an older clone": (clone.parent, ()),
+        "too little memory": (None, ("--memory-limit", "300MB")),
+    }
+    found = {}
+    for name, (path, options) in unfit.items():
+        with cluster(folder / "cache", path) as (address, start_worker):
+            start_worker(*options)
+            wait_for_workers(address, 1)
+            found[name] = refusal(lambda at=address: opened_line(at, "auto", "a run", is_exclusive=True))
+    return found
 
 
 def sent(tunnel: Tunnel, folder: Path, data: Path, cases: Sequence[Case]) -> dict[str, Any]:
@@ -228,13 +252,15 @@ def folder_of_images(folder: Path, number: int) -> Path:
 
 
 @contextmanager
-def cluster(cache: Path) -> Iterator[tuple[str, Callable[..., subprocess.Popen]]]:
-    """A scheduler, and what starts a worker of it with further options."""
+def cluster(cache: Path, first: Path | None = None) -> Iterator[tuple[str, Callable[..., subprocess.Popen]]]:
+    """A scheduler, and what starts a worker of it with further options; ``first`` is where it looks first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    if first is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(first), *sys.path])
     processes: list[subprocess.Popen] = []
 
     def start(program: str, *options: str) -> subprocess.Popen:

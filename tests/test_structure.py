@@ -262,6 +262,10 @@ def test_the_data_part_loads_no_torch() -> None:
     assert loaded_by(f"import {names}", "torch", *WINDOWS) == set()
 
 
+def test_a_worker_loads_no_torch_before_it_says_whether_it_is_free() -> None:
+    assert loaded_by(f"import {NAME}.app.elsewhere.worker", "torch", *WINDOWS) == set()
+
+
 def test_loading_is_told_apart_from_not_loading() -> None:
     assert loaded_by("import napari_prosma.nn.prox", "torch", "napari") == {"torch"}
 

@@ -333,15 +333,42 @@ def test_what_is_wrong_with_a_cluster_is_told(address: str, monkeypatch: pytest.
     line.end()
     opened_line(address, "auto", "the run 'two'", is_exclusive=True).end()
     assert "1 worker on 127.0.0.1, none with a GPU" in in_words(address)
-    monkeypatch.setattr(scheduler, "__version__", "9.9")
+    monkeypatch.setattr(cluster, "__version__", "9.9")
     with pytest.raises(ConfigError, match=r"napari-prosma 9\.9; install the same on both"):
         in_words(address)
     monkeypatch.undo()
-    found = scheduler.Worker(address, "there", False, "3.9", scheduler.__version__)
+    found = cluster.Worker(address, "there", False, "3.9", cluster.__version__)
     with pytest.raises(ConfigError, match=r"has Python 3\.9 .* this computer Python"):
-        found.require_same()
+        found.require_usable()
     with pytest.raises(ConfigError, match="the worker on 'there' has no napari-prosma; install version"):
-        replace(found, version="").require_same()
+        replace(found, version="").require_usable()
+    same = replace(found, python=".".join(map(str, sys.version_info[:2])))
+    same.require_usable()
+    with pytest.raises(ConfigError, match=r"'there' is short of memory \(its limit is 0\.3 GiB\); start it"):
+        replace(same, memory=300_000_000).require_usable()
+    with pytest.raises(ConfigError, match="is short of memory"):
+        replace(same, memory=2**32, is_paused=True).require_usable()
+
+
+_OVER = threading.Event()
+
+
+def _wait_for_it() -> None:
+    _OVER.wait(60)
+
+
+def test_a_worker_whose_threads_others_take_is_busy(address: str) -> None:
+    """Else nothing begins there before they end."""
+    with closing(cluster.connect(address)) as client:
+        others = [client.submit(_wait_for_it, pure=False) for _ in range(2)]
+        try:
+            while not client.processing():
+                time.sleep(0.01)
+            with pytest.raises(ConfigError, match="is busy with 2 other tasks of Dask: wait for the end"):
+                opened_line(address, "auto", "a look", is_exclusive=False)
+        finally:
+            _OVER.set()
+            client.gather(others)
 
 
 def full(*folders: str) -> Callable[[Path, bytes], int]:
@@ -423,7 +450,8 @@ def test_workers_that_are_lost_again_and_again_end_the_run_in_words(
 ) -> None:
     """As where each is killed for lack of memory in the first step."""
 
-    def lost(_: following.Following) -> Iterator[Event]:
+    def lost(those: following.Following) -> Iterator[Event]:
+        those._told = Told(received=1)
         yield Progress(0, 1)
         worker._running.clear()  # as with its process
         raise following.WorkerLost("it was killed")
@@ -434,7 +462,16 @@ def test_workers_that_are_lost_again_and_again_end_the_run_in_words(
         list(train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES))
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        (scheduler.Line, "begin", scheduler.Unreachable),
+        (following.Following, "events", following.WorkerLost),
+    ],
+    ids=["begin", "load"],
+)
 def test_a_worker_that_is_lost_before_the_run_begins_is_told(
+    way: tuple[type, str, type[Exception]],
     address: str,
     tmp_path: Path,
     settings: Settings,
@@ -442,11 +479,13 @@ def test_a_worker_that_is_lost_before_the_run_begins_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the import of PyTorch takes more memory than it may have."""
+    kind, name, error = way
 
-    def lost(*_: object) -> None:
-        raise scheduler.Unreachable("it was killed")
+    def lost(*_: object) -> Iterator[Event]:
+        worker._running.clear()  # as with its process
+        raise error("it was killed")
 
-    monkeypatch.setattr(scheduler.Line, "begin", lost)
+    monkeypatch.setattr(kind, name, lost)
     with pytest.raises(ProsmaError, match=r"lost before the run began .*memory.*--memory-limit"):
         list(train_elsewhere(address, settings(tmp_path / "run"), ultrasound, ULTRASOUND_CLASSES))
 

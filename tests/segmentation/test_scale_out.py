@@ -26,7 +26,7 @@ from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.segmentation import unfinished
-from napari_prosma.segmentation.scale_out import segment_to
+from napari_prosma.segmentation.scale_out import require_seen, segment_to
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.segmentation.unfinished import Output
 
@@ -287,6 +287,20 @@ def test_a_cluster_needs_a_file_and_a_scheduler_that_answers(
         list(segment_to(model, volume, target, scheduler="local"))
     with pytest.raises(ConfigError, match=r"'nowhere://1' .*start one there with dask scheduler"):
         list(segment_to(model, stored, target, scheduler="nowhere://1"))
+
+
+def test_a_path_that_a_worker_does_not_see_is_told(cluster: Client, stored: Path) -> None:
+    require_seen(cluster, stored)
+    with pytest.raises(ConfigError, match=r"worker at '.*' does not see '.*gone'; share the folder"):
+        require_seen(cluster, stored, stored / "gone")
+
+
+def test_a_cluster_without_workers_is_told(model: Checkpoint, stored: Path) -> None:
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", protocol="tcp://", dashboard_address=None) as local,
+        pytest.raises(ConfigError, match="has no worker; start one on the machine that is to compute"),
+    ):
+        list(segment_to(model, stored, stored.with_name("labels.zarr"), scheduler=local.scheduler_address))
 
 
 # ---- what cannot be done leaves nothing -----------------------------------------------------------------

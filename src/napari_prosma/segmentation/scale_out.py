@@ -21,7 +21,7 @@ import torch
 
 from napari_prosma.data.atomic import require_replaceable
 from napari_prosma.data.case import Image, Pyramid
-from napari_prosma.data.cluster import connect
+from napari_prosma.data.cluster import connect, workers_of
 from napari_prosma.data.planes import AXES
 from napari_prosma.data.preparation import cut_axis
 from napari_prosma.data.readers import read_pyramid, stem
@@ -234,6 +234,8 @@ def _on_cluster(
         from distributed import Event as Flag
         from distributed import KilledWorker, wait
 
+        if isinstance(work.image, Path):
+            require_seen(client, work.image, work.output.path.parent)
         workers = max(1, sum(client.nthreads().values()))
         parts = _parted(unfinished.left(), workers * SPANS_PER_WORKER, work.output.layer)
         windows = [work.windows(prepared, span) for span in parts]
@@ -268,6 +270,17 @@ def _on_cluster(
                 stop.set()
                 client.cancel(list(futures))
     return total
+
+
+def require_seen(client: Client, *paths: Path) -> None:
+    """Raises ``ConfigError``: a worker does not see one of these."""
+    for path in paths:
+        for worker, is_there in client.run(os.path.exists, str(path.absolute())).items():
+            if not is_there:
+                raise ConfigError(
+                    f"the worker at '{worker}' does not see '{path}'; share the folder under the same name "
+                    f"with all workers, or leave out --stream, so that images are sent"
+                )
 
 
 def _write_part(work: Work, span: range, stop: str) -> tuple[int, list[Notice]]:
@@ -317,6 +330,8 @@ def _client_of(scheduler: Client | str) -> Iterator[Client]:
                 yield client
         else:
             with connect(scheduler) as client:
+                for worker in workers_of(client, scheduler):  # any of them may be given any rows
+                    worker.require_usable()
                 yield client
     finally:
         dask.config.set(scheduler=before)

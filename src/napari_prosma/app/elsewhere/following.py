@@ -76,6 +76,11 @@ class Following:
         self._leaves = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="prosma events", daemon=True)
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether any event has come from there."""
+        return self._told.received > 0
+
     def events(self) -> Iterator[Event]:
         """What happens there; closing it stops that and keeps its files, unless the steering was left.
 

@@ -98,6 +98,7 @@ class _Run:
             yield Notice(f"The run continues on '{line.host}'; its messages since then follow")
         is_again, place = False, ""
         while True:
+            is_new = line is None
             if line is None:
                 line = yield from self._started(resumed, NEW_WORKER if is_again else 0)
             if line is None:  # stopped meanwhile
@@ -127,6 +128,8 @@ class _Run:
                 if self._finished is not None:
                     yield Finished(self._result(self._finished))
                 return
+            if is_new and not following.has_heard:
+                raise _lost_early(line, lost) from lost
             before, place = place, self._place()
             if is_again and place == before:
                 raise ProsmaError(
@@ -159,10 +162,7 @@ class _Run:
             is_sent = yield from self._begin(line, resumed)
         except Unreachable as error:
             line.close()
-            raise ProsmaError(
-                f"'{line.host}' was lost before the run began ({error}), perhaps for lack of memory; give it "
-                f"more (--memory-limit), then start the run again: what was sent is kept there"
-            ) from error
+            raise _lost_early(line, error) from error
         except BaseException:
             line.end()
             raise
@@ -338,6 +338,13 @@ class _Run:
 
     def _result(self, ended: Ended) -> RunResult:
         return RunResult(self.folder, self.folder / BEST, self.folder / LAST, ended.score, ended.epochs)
+
+
+def _lost_early(line: Line, error: Exception) -> ProsmaError:
+    return ProsmaError(
+        f"'{line.host}' was lost before the run began ({error}), perhaps for lack of memory; give it more "
+        f"(--memory-limit), then start the run again: what was sent is kept there"
+    )
 
 
 def _case_sent(case: Case, parcels: list[Parcel], sees: bool, is_labelled: bool) -> SentCase:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import getpass
 import logging
 import platform
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from napari_prosma import __version__
-from napari_prosma.data.cluster import ANSWERS, connect
+from napari_prosma.data.cluster import ANSWERS, LOST, PREFIX, Worker, connect, require_usable, workers_of
 from napari_prosma.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,93 +21,16 @@ if TYPE_CHECKING:
     from napari_prosma.app.elsewhere.store import Parcel
     from napari_prosma.app.elsewhere.worker import Job
 
-GPU = "GPU"
-"""The resource that a worker with a GPU is started with."""
-STARTS = 60.0
+STARTS = 30.0
 """Seconds in which a worker that answers has loaded this program."""
 TRANSFER = 300.0
 """Seconds in which a file arrives."""
-NAME = "prosma"
-_LOST = (OSError, RuntimeError, ValueError)
-"""What Dask raises where a worker, or the connection to it, is gone; ``TimeoutError`` is one of them."""
 _LOOKS = 3
 """Times that a worker is asked before it counts as gone, a second apart."""
 
 
 class Unreachable(Exception):
     """A worker does not answer: it is gone, or the connection to it."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A worker as the scheduler knows it."""
-
-    address: str
-    host: str
-    has_gpu: bool
-    python: str
-    version: str
-
-    def require_same(self) -> None:
-        """Refuse one that would not understand what is sent.
-
-        Raises
-        ------
-        ConfigError
-        """
-        here = ".".join(map(str, sys.version_info[:2]))
-        if not self.version:
-            raise ConfigError(
-                f"the worker on '{self.host}' has no napari-prosma; install version {__version__} there, "
-                f"where dask worker is started"
-            )
-        if (self.python, self.version) != (here, __version__):
-            raise ConfigError(
-                f"the worker on '{self.host}' has Python {self.python} and napari-prosma {self.version}, "
-                f"this computer Python {here} and napari-prosma {__version__}; install the same on both"
-            )
-
-
-def workers_of(client: Client, address: str) -> list[Worker]:
-    """The workers, those with a GPU first.
-
-    Raises
-    ------
-    ConfigError
-        There is none, or they do not answer.
-    """
-    pool = ThreadPoolExecutor(1)
-    try:
-        asked = pool.submit(client.get_versions, check=False, packages=["napari_prosma"])
-        versions: Any = asked.result(ANSWERS)
-    except _LOST as error:
-        raise ConfigError(f"the workers of '{address}' do not answer; start them anew") from error
-    finally:
-        pool.shutdown(wait=False)
-    try:
-        known = client.scheduler_info(n_workers=-1)["workers"]
-    except TypeError:  # distributed before 2025.5
-        known = client.scheduler_info()["workers"]
-    found = []
-    for worker, said in versions["workers"].items():
-        if worker not in known:
-            continue
-        packages = said["packages"]
-        found.append(
-            Worker(
-                worker,
-                known[worker].get("host", worker),
-                known[worker].get("resources", {}).get(GPU, 0) > 0,
-                ".".join(packages["python"].split(".")[:2]),
-                packages["napari_prosma"] or "",
-            )
-        )
-    if not found:
-        raise ConfigError(
-            f"the scheduler at '{address}' has no worker; start one on the machine that is to compute: "
-            f"dask worker {address} --resources GPU=1"
-        )
-    return sorted(found, key=lambda worker: not worker.has_gpu)
 
 
 def fitting_workers(client: Client, address: str, device: str) -> list[Worker]:
@@ -123,23 +42,13 @@ def fitting_workers(client: Client, address: str, device: str) -> list[Worker]:
         None can, and why.
     """
     found = workers_of(client, address)
-    if device == "cuda" and not found[0].has_gpu:
+    wanted = [worker for worker in found if worker.has_gpu or device != "cuda"]
+    if not wanted:
         raise ConfigError(
             f"no worker of '{address}' offers a GPU ({len(found)} without); start one with dask worker "
             f"{address} --resources GPU=1, or choose the device auto"
         )
-    wrong: ConfigError | None = None
-    fitting = []
-    for worker in found:
-        try:
-            worker.require_same()
-        except ConfigError as error:
-            wrong = wrong or error
-        else:
-            fitting.append(worker)
-    if not fitting and wrong is not None:
-        raise wrong
-    return [worker for worker in fitting if worker.has_gpu or device != "cuda"]
+    return require_usable(wanted)
 
 
 def in_words(address: str) -> str:
@@ -188,7 +97,7 @@ class Line:
                 return getattr(self._actor, method)(*arguments).result(timeout=seconds)
         except DataError as error:
             raise type(error)(f"on '{self.host}': {error}") from error
-        except _LOST as error:
+        except LOST as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
 
     def send(self, parcels: Sequence[Parcel]) -> int:
@@ -205,7 +114,11 @@ class Line:
 
     def begin(self, job: Job) -> None:
         """Start a job, which goes on when the connection is lost."""
-        self.call("begin", job, seconds=TRANSFER)
+        from distributed.protocol.pickle import dumps
+
+        from napari_prosma.app.elsewhere.worker import PackedJob
+
+        self.call("begin", PackedJob(dumps(job)), seconds=TRANSFER)
 
     def again(self) -> bool:
         """Connect anew; False where the worker, or what it did, is gone.
@@ -227,7 +140,7 @@ class Line:
         try:
             self.call("forget")
             self._client.unpublish_dataset(self.name)
-        except (Unreachable, *_LOST) as error:  # what is left there is swept one day
+        except (Unreachable, *LOST) as error:  # what is left there is swept one day
             logging.getLogger(__name__).warning("'%s' was left as it is: %s", self.host, error)
         finally:
             self.close()
@@ -261,7 +174,10 @@ def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Lin
     busy: list[str] = []
     try:
         for worker in fitting_workers(client, address, device):
-            name = f"{NAME}-{uuid4().hex[:12]}"
+            if tasks := worker.tasks(client):
+                busy.append(f"'{worker.host}' is busy with {tasks} other tasks of Dask")
+                continue
+            name = f"{PREFIX}{uuid4().hex[:12]}"
             owner = f"{what} of {getpass.getuser()} at '{platform.node()}', since {datetime.now():%H:%M}"
             future: Any = client.submit(
                 Place, name, owner, actor=True, workers=[worker.address], key=name, pure=False
@@ -274,9 +190,15 @@ def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Lin
             except ConfigError as error:
                 busy.append(str(error))
                 continue
-            except (Unreachable, *_LOST) as error:
+            except (Unreachable, OSError) as error:
                 busy.append(f"the worker on '{worker.host}' does not answer ({error or 'in time'})")
                 continue
+            except LOST as error:
+                said = str(error.__cause__ or error).partition("\n")[0]
+                raise ConfigError(
+                    f"the worker on '{worker.host}' cannot load this program ({said}); install the same "
+                    f"state of it on both"
+                ) from error
             return line
         raise ConfigError(f"{'; '.join(busy)}: wait for the end, or start another worker of '{address}'")
     except BaseException:
@@ -300,7 +222,7 @@ def found_again(address: str, name: str) -> Line | None:
             return Line(address, name, client, future.result(timeout=ANSWERS))
         except (KeyError, RuntimeError):
             break
-        except (Unreachable, *_LOST):
+        except (Unreachable, *LOST):
             time.sleep(look < _LOOKS)
     client.close(timeout=ANSWERS)
     return None

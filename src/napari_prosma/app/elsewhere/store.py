@@ -1,4 +1,7 @@
-"""What is sent to a worker: arrays and models, each once, by the hash of its content."""
+"""What is sent to a worker: arrays and models, each once, by the hash of its content.
+
+Imports no torch, so that a worker answers at once whether it is free and has room.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -20,7 +23,9 @@ from napari_prosma.data.case import Case, Image
 from napari_prosma.data.fingerprint import content_hash
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
-from napari_prosma.model.checkpoint import Checkpoint, checksum_of, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from napari_prosma.model.checkpoint import Checkpoint
 
 ARRAY, MODEL = ".npy", ".safetensors"
 KEPT_DAYS = 30
@@ -74,7 +79,11 @@ class Sent:
 
     def opened(self) -> Any:
         """On the worker: the array, mapped (what is changed in it stays in memory), or the checkpoint."""
-        return np.load(self.path, mmap_mode="c") if self.kind == ARRAY else load_checkpoint(self.path)
+        if self.kind == ARRAY:
+            return np.load(self.path, mmap_mode="c")
+        from napari_prosma.model.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.path)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,8 @@ def array_sent(array: np.ndarray) -> Parcel:
 
 def model_sent(model: Checkpoint | Path | str) -> Parcel:
     """A checkpoint as it is sent."""
+    from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
+
     if not isinstance(model, Checkpoint):
         model = load_checkpoint(model)
     return Parcel(_sent_model(model), partial(_pack_model, model))
@@ -146,10 +157,14 @@ def sweep_cache() -> None:
 
 @lru_cache(maxsize=8)
 def _sent_model(model: Checkpoint) -> Sent:
+    from napari_prosma.model.checkpoint import checksum_of
+
     return Sent(checksum_of(model), MODEL)
 
 
 def _pack_model(model: Checkpoint) -> bytes:
+    from napari_prosma.model.checkpoint import save_checkpoint
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_checkpoint(path, model)

@@ -3,6 +3,8 @@
 While the caller takes its events the iterator stays at most ``AHEAD`` seconds before them, so that a caller
 who stops pulling holds it. Where the caller is gone it goes on by itself, and keeps its events until somebody
 comes back for them.
+
+Imports no torch, so that a worker answers at once whether it is free and has room.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from napari_prosma.app.elsewhere.store import Sent, cache_folder, sweep_cache
 from napari_prosma.data.fingerprint import hash_of_file
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, LivePreview, Preview, Progress
-from napari_prosma.model.device import cpu_threads
 from napari_prosma.training.run_claim import LOCK
 from napari_prosma.training.steering import Changes, Steering, View
 
@@ -50,6 +51,23 @@ class Job(Protocol):
     def events(self, place: Place) -> Iterator[Event]:
         """Its events, made on the worker."""
         ...
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """A job as it travels: what it needs there, torch above all, is loaded when it is begun."""
+
+    content: bytes
+
+    def events(self, place: Place) -> Iterator[Event]:
+        """Those of the job."""
+        from distributed.protocol.pickle import loads
+
+        from napari_prosma.model.device import cpu_threads
+
+        # Dask gives its workers one thread of torch.
+        with cpu_threads(CPU_COUNT), closing(loads(self.content).events(place)) as events:
+            yield from events
 
 
 @dataclass(frozen=True)
@@ -226,8 +244,7 @@ class Place:
 
     def _go(self, job: Job) -> None:
         try:
-            # Dask gives its workers one thread of torch.
-            with cpu_threads(CPU_COUNT), closing(job.events(self)) as events:  # type: ignore[type-var]
+            with closing(job.events(self)) as events:  # type: ignore[type-var]
                 for event in events:
                     self._say(event)
                     if self._closes:
