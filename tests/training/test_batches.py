@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,18 +169,61 @@ def test_a_batch_has_the_types_that_the_network_and_the_loss_take() -> None:
     assert batch.images.is_contiguous()
 
 
-def test_cases_are_prepared_once_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
+def counted(read: list[str]) -> list[Case]:
+    """Two cases that write down when they are read."""
 
-    def case(name: str) -> Case:
-        held = Case.from_arrays(name, np.ones((1, 16, 16), np.float32), np.eye(16, dtype=np.uint8))
+    def case(name: str, shift: int) -> Case:
+        array = shift + np.arange(17 * 16, dtype=np.float32).reshape(1, 17, 16)
+        held = Case.from_arrays(name, array, np.eye(17, 16, shift, dtype=np.uint8))
         return Case(name, lambda: (read.append(name), held.read_image())[1], held.read_label)
 
-    cases = PreparedCases([case("a"), case("b")], plan())
-    assert cases[0] is cases[0]
-    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", cases[0].nbytes + 1)
+    return [case("a", 0), case("b", 3)]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["folder", "no folder yet"])
+def test_cases_are_prepared_once_in_memory_or_on_disk(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    folder = tmp_path if there else tmp_path / "run" / "later"
+    cases = PreparedCases(counted(read), plan(), folder=folder)
+    whole = [cases[0], cases[1]]
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
+    stored = PreparedCases(counted(read), plan(), folder=folder)
+    for index, held in enumerate(whole):
+        for _ in range(2):
+            found = stored[index]
+            assert np.array_equal(found.image, held.image)
+            assert np.array_equal(found.label, held.label)
+            assert found.image.flags.writeable
+            assert [a.tolist() for a in found.positions] == [a.tolist() for a in held.positions]
+            assert found.nbytes == held.nbytes
+    assert cases[0] is whole[0]
+    assert read == ["a", "b", "a", "b"]
+    found.image[:] = 7
+    assert np.array_equal(stored[1].image, whole[1].image)
+    draws = [
+        Batches(held, range(2), plan(patch=(16, 16), batch=2), 0, None).draw(3) for held in (cases, stored)
+    ]
+    assert torch.equal(draws[0].images, draws[1].images)
+    assert torch.equal(draws[0].labels, draws[1].labels)
+
+
+def test_where_the_disk_is_full_cases_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 1000:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            return super().write(bytes(data)[:500])
+
+    read: list[str] = []
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
+    file = Full()
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: file)
+    cases = PreparedCases(counted(read), plan())
     assert np.array_equal(cases[1].image, cases[1].image)
-    assert read == ["a", "b", "b"]
+    assert read == ["b", "b"]
+    assert file.getvalue() == b""
 
 
 @pytest.mark.parametrize("modality", RECIPES)
@@ -277,13 +324,18 @@ def test_what_is_unlabelled_is_no_class_of_a_new_label() -> None:
     assert prepared[0].positions[1].size == 20
 
 
-def test_a_case_that_is_not_kept_gets_its_new_label_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_a_case_on_disk_gets_its_new_label_too(is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
     painted = Painted()
     prepared = PreparedCases([painted.case], plan(patch=(8, 8)))
+    image = prepared[0].image if is_drawn else None
     painted.label = np.ones((20, 24), np.uint8)
     assert prepared.relabel(0).all()
     assert prepared[0].label.all()
+    assert prepared[0].positions[1].size == 20 * 24
+    if image is not None:
+        assert np.array_equal(prepared[0].image, image)
 
 
 # ---- examples ---------------------------------------------------------------------------------------------
@@ -329,3 +381,5 @@ def test_bare_images_are_kept_in_the_room_that_the_labelled_ones_leave(
     assert cases[0] is cases[0]
     assert beside[0] is beside[0]
     assert beside[1] is not beside[1]
+    assert not any(beside[1].label.strides)
+    assert np.array_equal(beside[1].image, beside[0].image)

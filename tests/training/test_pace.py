@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from napari_prosma.app.cards import card_of
 from napari_prosma.data.case import Case
-from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts
+from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts, make_plan
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Notice, Progress, Started, Verdict
 from napari_prosma.geometry import Geometry
@@ -199,6 +200,29 @@ def test_it_is_told_where_some_images_do_not_know_their_size(tmp_path: Path) -> 
     (said,) = told(*cases)
     assert said.startswith("2 of 3 images do not say how large")
     assert told(*cases[1:]) == told(cases[0]) == []
+
+
+def test_it_is_told_where_the_prepared_images_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_of(*(pixels(ultrasound_case(n, (64, 64))) for n in range(3)))
+    config = TrainConfig(run_dir=tmp_path / "later")
+    plan = make_plan(facts, ("background", "lesion"))
+
+    def told() -> list[str]:
+        return [said for said in remarks(facts, plan, config, [0]) if " GB " in said]
+
+    assert told() == []
+    monkeypatch.setattr("napari_prosma.training.planning.CACHE_BYTES", 3 * 64 * 64 * 5)
+    assert told() == []
+    monkeypatch.setattr("napari_prosma.training.planning.CACHE_BYTES", 3 * 64 * 64 * 5 - 10**9)
+    (said,) = told()
+    assert said.startswith("1.0 GB of the prepared images do not fit into the ")
+    monkeypatch.setattr(
+        "napari_prosma.training.planning.disk_usage", lambda _: SimpleNamespace(free=400_000_000)
+    )
+    assert "only 0.4 GB free" in told()[1]
+    assert "free 0.6 GB" in told()[1]
 
 
 def test_thin_structures_keep_pictures_finer_and_a_side_that_loses_them_is_told(tmp_path: Path) -> None:

@@ -89,11 +89,16 @@ def require_writable(folder: Path) -> None:
 
     Raises ``ConfigError``.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    there = nearest(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK):
         raise ConfigError(
-            f"'{nearest}' is no folder that can be written to; choose another place than '{folder}'"
+            f"'{there}' is no folder that can be written to; choose another place than '{folder}'"
         )
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def require_replaceable(path: Path) -> None:

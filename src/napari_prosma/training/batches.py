@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from napari_prosma.data.atomic import nearest
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.labels import IGNORE
@@ -20,11 +27,13 @@ from napari_prosma.model.augment import Augmentation, Recipe
 
 CPU = torch.device("cpu")
 CACHE_BYTES = 4 * 2**30
-"""Prepared cases are kept in memory up to this; further ones are read again each time."""
+"""Prepared cases are kept in memory up to this, further ones on disk."""
 FOREGROUND_SHARE = 0.5
 """Share of the patches that hold an element of a foreground class, where there is one."""
 FOREGROUND_KEPT = 2_000
 """Positions remembered per case and class."""
+ALIGNED = 64
+"""Arrays begin at multiples of so many bytes in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +57,13 @@ class PreparedCase:
     acquired: int = 0
 
     @property
+    def is_bare(self) -> bool:
+        """Whether its label is a single number."""
+        return not any(self.label.strides)
+
+    @property
     def nbytes(self) -> int:
-        is_one_number = not any(self.label.strides)
-        return self.image.nbytes + (0 if is_one_number else self.label.nbytes)
+        return self.image.nbytes + (0 if self.is_bare else self.label.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,28 +94,107 @@ class Views:
     strong: Tensor
 
 
-@dataclass
-class _Room:
-    """Bytes that prepared cases take by now."""
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A case whose image and label lie one behind the other in a file."""
 
-    taken: int = 0
+    case: PreparedCase  # whose arrays have their sizes and no memory
+    is_bare: bool
+    file: IO[bytes]  # not buffered
+    offset: int
+
+    def mapped(self) -> PreparedCase:
+        """The case, read where it is looked at; what is changed in it stays in memory."""
+        image = self._map(self.case.image, self.offset)
+        if self.is_bare:
+            return replace(self.case, image=image)
+        return replace(self.case, image=image, label=self._map(self.case.label, self._label_at))
+
+    def relabelled(self, label: np.ndarray, positions: tuple[np.ndarray, ...]) -> _Stored:
+        """With another label of the same size, which is written over the old one."""
+        _write(self.file, self._label_at, label)
+        return replace(self, case=replace(self.case, positions=positions))
+
+    @property
+    def _label_at(self) -> int:
+        return self.offset + self.case.image.nbytes
+
+    def _map(self, like: np.ndarray, offset: int) -> np.ndarray:
+        return np.memmap(self.file, like.dtype, "c", offset, like.shape)
+
+
+class _Room:
+    """Where prepared cases are kept: bytes in memory that are taken by now, and a file for those beyond.
+
+    The file has no name, or one that the system removes: it is gone with the process, however that ends.
+    """
+
+    def __init__(self, beside: Path | None) -> None:
+        self.taken = 0
+        self._beside = beside
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        folder = None if self._beside is None else nearest(self._beside)
+        return tempfile.TemporaryFile(buffering=0, dir=folder)
+
+    def store(self, case: PreparedCase) -> _Stored:
+        """Write a case behind the others.
+
+        Raises ``OSError``: the disk is full.
+        """
+        end = self._file.seek(0, os.SEEK_END)
+        offset = -(-end // ALIGNED) * ALIGNED
+        try:
+            _write(self._file, offset, case.image)
+            if not case.is_bare:
+                _write(self._file, offset + case.image.nbytes, case.label)
+        except OSError:
+            self._file.truncate(end)
+            raise
+        empty = replace(case, image=_sized(case.image), label=_sized(case.label))
+        return _Stored(empty, case.is_bare, self._file, offset)
+
+
+def _write(file: IO[bytes], offset: int, array: np.ndarray) -> None:
+    file.seek(offset)
+    left = np.ascontiguousarray(array).data.cast("B")
+    while left:
+        left = left[file.write(left) :]
+
+
+def _sized(array: np.ndarray) -> np.ndarray:
+    """Of the same type and size, a single number in memory."""
+    return np.broadcast_to(array.flat[0], array.shape)
 
 
 class PreparedCases:
-    """Cases as the network sees them, by index, kept in memory while there is room.
+    """Cases as the network sees them, by index, kept in memory while there is room, then on disk.
+
+    Where the disk is full, too, a case is read again each time.
 
     Parameters
     ----------
     cases : their Case each
     beside : PreparedCases, optional
         Others that are kept in the same room.
+    folder : Path, optional
+        On whose disk cases are kept, whether it is there yet or not; by default in the system's folder for
+        temporary files.
     """
 
-    def __init__(self, cases: Sequence[Case], plan: Plan, beside: PreparedCases | None = None) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        plan: Plan,
+        beside: PreparedCases | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.cases = list(cases)
         self._plan = plan
         self._kept: dict[int, PreparedCase] = {}
-        self._room: _Room = _Room() if beside is None else beside._room
+        self._stored: dict[int, _Stored] = {}
+        self._room: _Room = _Room(folder) if beside is None else beside._room
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -110,10 +202,15 @@ class PreparedCases:
     def __getitem__(self, index: int) -> PreparedCase:
         if index in self._kept:
             return self._kept[index]
+        if index in self._stored:
+            return self._stored[index].mapped()
         prepared = self._prepare(self.cases[index])
         if self._room.taken + prepared.nbytes <= CACHE_BYTES:
             self._kept[index] = prepared
             self._room.taken += prepared.nbytes
+        else:
+            with suppress(OSError):
+                self._stored[index] = self._room.store(prepared)
         return prepared
 
     def relabel(self, index: int) -> np.ndarray:
@@ -131,7 +228,8 @@ class PreparedCases:
                 f"the label of case '{case.name}' now holds class {highest}, but the run learns "
                 f"{', '.join(self._plan.class_names)}; take it out, or start a new run"
             )
-        held = self._kept.get(index)
+        kept = self._stored.get(index)
+        held = self._kept.get(index) if kept is None else kept.case
         if held is None:  # it is read again whenever it is drawn
             return stored
         if stored.shape != held.stored_shape:
@@ -140,7 +238,13 @@ class PreparedCases:
                 f"{held.stored_shape}; bring it back to that size"
             )
         label, positions = self._on_grid(stored, held.label.shape)
-        self._kept[index] = replace(held, label=label, positions=positions)
+        if kept is None:
+            self._kept[index] = replace(held, label=label, positions=positions)
+            return stored
+        try:
+            self._stored[index] = kept.relabelled(label, positions)
+        except OSError:
+            del self._stored[index]
         return stored
 
     def _prepare(self, case: Case) -> PreparedCase:

@@ -46,7 +46,7 @@ class Loop:
     ) -> None:
         self.state = RunState(config, begin.plan)
         self.data, self.begin, self.processes, self.steering = data, begin, processes, steering
-        self.prepared = PreparedCases(data.cases, begin.plan)
+        self.prepared = PreparedCases(data.cases, begin.plan, folder=config.run_dir)
         windows = ValidationWindows(data.facts, self.prepared, begin.plan, begin.spec.divisor)
         self.tempo = Tempo(self.state, data, begin, windows, processes)
         self.learner = Learner(self.state, data, begin, self.prepared, processes)

@@ -6,11 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
 import torch
 
+from napari_prosma.data.atomic import nearest
 from napari_prosma.data.fingerprint import (
     BATCH_ELEMENTS,
     PLANAR_SIDE,
@@ -34,6 +37,7 @@ from napari_prosma.model.memory import largest_batch, memory_shares
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.network_kinds import OURS, WIDTHS
 from napari_prosma.nn.spec import AUTO, ModelSpec
+from napari_prosma.training.batches import CACHE_BYTES
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objective import make_objective
 from napari_prosma.training.pace import (
@@ -55,6 +59,8 @@ BYTES_PER_ELEMENT = 172
 """Kept for the backward pass per input element and channel of the finest level.
 
 Measured in 2D: 688 MiB for 2**18 pixels at 16 channels."""
+
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -289,6 +295,24 @@ def _about_thin(facts: Sequence[CaseFacts], plan: Plan, config: TrainConfig) -> 
         yield f"{said}, so images keep a short side of {side} pixels, and a step takes longer"
 
 
+def _about_room(facts: Sequence[CaseFacts], plan: Plan, run_dir: Path) -> Iterator[str]:
+    """Where the prepared images are kept that do not fit into memory."""
+    each = 4 * plan.channels + 1  # float32 values and a label
+    beyond = sum(math.prod(grid_of(fact, plan)) * each for fact in facts) - CACHE_BYTES
+    if beyond <= 0:
+        return
+    yield (
+        f"{beyond / GB:.1f} GB of the prepared images do not fit into the {CACHE_BYTES / GB:.1f} GB of "
+        f"memory for them: they are kept on the disk of the run folder until the run ends"
+    )
+    free = disk_usage(nearest(run_dir)).free
+    if free < beyond:
+        yield (
+            f"There are only {free / GB:.1f} GB free on that disk: the other images are read again each "
+            f"time, which is slow; free {(beyond - free) / GB:.1f} GB, or choose a run folder on another disk"
+        )
+
+
 def remarks(
     facts: Sequence[CaseFacts], plan: Plan, config: TrainConfig, held_out: Sequence[int]
 ) -> Iterator[str]:
@@ -307,6 +331,7 @@ def remarks(
             f"is not used: each image is resized to the same short side"
         )
     yield from _about_thin(facts, plan, config)
+    yield from _about_room(facts, plan, config.run_dir)
     if not held_out:
         yield "There are no validation cases: the figures are those of a training case and say little."
     else:
