@@ -497,6 +497,14 @@ def test_one_image_given_twice_is_segmented_once(model: Path, scan: Path, tmp_pa
     assert "1 of 1 segmented" in said(result)
 
 
+def test_of_a_folder_of_pairs_the_images_are_segmented(model: Path, folder: Path, tmp_path: Path) -> None:
+    pairs = sorted(path for path in folder.rglob("*") if path.is_file())
+    result = prosma("segment", model, folder, "--out", tmp_path / "out", "--device", "cpu")
+    number = len(pairs) // 2
+    assert f"{number} of {number} segmented" in said(result)
+    assert f"{number} files label others and are not segmented, such as" in result.output
+
+
 def test_labels_of_another_image_are_not_taken_for_done(model: Path, scan: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "other" / "scan.png", np.zeros((48, 48), np.uint8))
     words = ("--out", tmp_path / "out", "--device", "cpu", "--skip-done")

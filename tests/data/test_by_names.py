@@ -533,6 +533,21 @@ def test_image_and_mask_of_one_name_in_two_formats_are_a_pair(tmp_path: Path) ->
     assert find_cases(tmp_path, images="*.jpg", masks="*.png").cases[0].name == "p0"
 
 
+def test_masks_as_run_lengths_are_told(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "train" / f"p{n}.jpg", noise(n))
+    (tmp_path / "train.csv").write_text("ImageId,EncodedPixels\np0.jpg,3 4 9 2\n")
+    with pytest.raises(DataError, match=r"written as run lengths, as in 'train\.csv', are not read: save"):
+        find_cases(tmp_path)
+
+
+def test_names_of_two_sets_do_not_tell_where_the_folder_lies(tmp_path: Path) -> None:
+    for part in ("trainval", "test"):
+        written(tmp_path / "data", image=f"{part}-image/{{}}.png", mask=f"{part}-mask/{{}}.png", count=2)
+    names = {case.name for case in find_cases(tmp_path / "data").cases}
+    assert names == {f"{part}-image_{n}.png" for part in ("trainval", "test") for n in range(2)}
+
+
 def test_images_that_lie_there_in_two_formats_are_no_pairs(tmp_path: Path) -> None:
     for n in range(3):
         for name in (f"p{n}.jpg", f"p{n}.png"):

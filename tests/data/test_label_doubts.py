@@ -366,10 +366,75 @@ def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
         PIL.Image.fromarray(mask).save(tmp_path / f"{n}.png")
     masks = sorted(tmp_path.iterdir())
     _, doubts = guessed_rule(masks, 2)
-    assert any("255 surrounds 0 in every mask" in doubt for doubt in doubts)
+    assert any("255 surrounds all else in every mask" in doubt for doubt in doubts)
     assert rule_from_text("255=background,0=lesion").apply(mask, masks[0])[8, 4] == 1
     PIL.Image.fromarray(255 - mask).save(masks[0])
-    assert not any("surrounds 0" in doubt for doubt in guessed_rule(masks, 2)[1])
+    assert not any("surrounds all" in doubt for doubt in guessed_rule(masks, 2)[1])
+
+
+def test_masks_without_a_0_are_told_so_with_every_value_to_name(tmp_path: Path) -> None:
+    for n in range(3):
+        trimap = np.full((16, 16), 2, np.uint8)
+        trimap[4 + n : 12, 3:8], trimap[12, 3:8] = 1, 3
+        PIL.Image.fromarray(trimap).save(tmp_path / f"{n}.png")
+    masks = sorted(tmp_path.iterdir())
+    _, (around, nothing) = guessed_rule(masks, 2)
+    assert "--classes 2=background,1=NAME,3=NAME" in around
+    assert "0 occurs in no mask, so nothing is learned as background" in nothing
+    PIL.Image.fromarray(trimap % 2).save(masks[0])
+    assert guessed_rule(masks, 2)[1] == ()
+
+
+def test_classes_in_colours_of_jpeg_are_told(tmp_path: Path) -> None:
+    colours = np.zeros((64, 64, 3), np.uint8)
+    colours[8:30, 8:50] = 255, 0, 0
+    for name, other in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
+        colours[34:56, 8:50] = other
+        PIL.Image.fromarray(colours).save(tmp_path / f"{name}.jpg", quality=90)
+    assert guessed_rule([tmp_path / "one.jpg"], 2)[1] == ()
+    assert (
+        "flat areas of a middle gray or of several colours" in guessed_rule([tmp_path / "two.jpg"], 2)[1][0]
+    )
+
+
+def test_classes_in_grays_with_smooth_edges_are_told(tmp_path: Path) -> None:
+    for n in range(3):
+        grays = np.zeros((32, 32), np.uint8)
+        grays[4:14, 4 + n : 14], grays[20:28, 18:28] = 85, 255
+        smooth = PIL.Image.fromarray(grays).resize((64, 64), PIL.Image.Resampling.BILINEAR)
+        smooth.save(tmp_path / f"{n}.png")
+    _, (edges,) = guessed_rule(sorted(tmp_path.iterdir()), 2)
+    assert "values such as 5 lie only at edges, as after resizing or JPEG, and are read as classes" in edges
+
+
+def test_a_few_numbers_that_may_be_objects_are_told(tmp_path: Path) -> None:
+    def doubts(*masks: list[int], is_nested: bool = False) -> tuple[str, ...]:
+        for n, sides in enumerate(masks):
+            mask = np.zeros((48, 48), np.uint8)
+            for k, side in enumerate(sides):
+                place = slice(24 - side, 24 + side) if is_nested else slice(15 * k, 15 * k + side)
+                mask[place, place] = k + 1
+            PIL.Image.fromarray(mask).save(tmp_path / f"{n}.png")
+        return guessed_rule([tmp_path / f"{n}.png" for n in range(len(masks))], 2)[1]
+
+    lesions = [9, 4, 12], [3, 11], [10], [5, 8]
+    assert "every mask holds as many as it has pieces; if they number objects" in doubts(*lesions)[0]
+    assert doubts([20, 6, 2], [19, 5], [22], [18, 7], is_nested=True) == ()  # each has its size
+    assert doubts([9, 4], [3, 11], [12, 10], [5, 8]) == ()  # both in every mask
+
+
+@pytest.mark.parametrize("first", [1, 8])
+def test_the_numbers_of_vertebrae_are_no_numbers_of_objects(first: int) -> None:
+    """Volumes that show a part of the spine; objects would be numbered from 1 on."""
+    volumes = []
+    for n in range(4):
+        volume = np.zeros((60, 12, 12), np.uint8)
+        for k in range(8 + n % 2):
+            volume[6 * k : 6 * k + 4, 2 : 5 + (3 * k + 5 * n) % 7, 3:9] = (
+                (first > 1) * (first + n - 1) + k + 1
+            )
+        volumes.append(volume)
+    assert rule_of_arrays(volumes)[0].kind == ("any" if first == 1 else "values")
 
 
 def test_a_1_of_jpeg_is_no_class_beside_255(tmp_path: Path) -> None:

@@ -132,6 +132,11 @@ def named(*names: str) -> list[Case]:
     return [Case(name, lambda: None) for name in names]  # type: ignore[arg-type, return-value]
 
 
+def test_copies_that_a_program_made_of_one_image_belong_together() -> None:
+    names = [f"{scan}_jpg.rf.{copy:032x}" for copy, scan in enumerate(("b", "b", "c", "c", "d"))]
+    assert list(patients_in_names(named(*names)).values()) == [[0, 1], [2, 3], [4]]
+
+
 def test_patients_of_names_are_told_and_taken_on_request() -> None:
     told = named(*(f"p{p}_f{f}" for p in range(4) for f in range(3)))
     kept, said = drained(learnable(told, "given", "patients"))

@@ -12,10 +12,11 @@ from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
 from napari_prosma.data.layouts.dicom_studies import series_folders
 from napari_prosma.data.layouts.found import fields_of, images_in, is_hidden
+from napari_prosma.data.layouts.image_sets import labels_among
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
-from napari_prosma.events import Event, Finished, result_of
+from napari_prosma.events import Event, Finished, Notice, result_of
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.batch import Planned, Record, RegionTable, plan_batch
 from napari_prosma.segmentation.files import RegionsMeasured, Wanted, Written, read_fitting, segment_file
@@ -104,8 +105,14 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
     """
     require_writable(batch.folder)
     from_folder = any(path.is_dir() for path in images)
+    files, labels = _images_and_labels(images)
+    if labels:
+        yield Notice(
+            f"{len(labels)} files label others and are not segmented, such as '{labels[0].name}'; give the "
+            "file itself to segment it"
+        )
     planned = plan_batch(
-        image_files(images),
+        files,
         checkpoint.plan.channels,
         batch.folder,
         batch.wanted,
@@ -181,11 +188,18 @@ def _in_parts(
 def image_files(paths: Sequence[Path]) -> list[Path]:
     """The image files of files, folders of images, and tables with a column ``image``.
 
-    A folder that holds images in folders only, such as one per patient, gives all of these.
+    A folder that holds images in folders only, such as one per patient, gives all of these; of a folder with
+    labels only the images.
 
     Raises ``DataError``: a folder holds no image.
     """
+    return _images_and_labels(paths)[0]
+
+
+def _images_and_labels(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The same, and the labels in folders, which are left out."""
     files: list[Path] = []
+    labels: list[Path] = []
     for path in paths:
         if path.suffix.lower() == ".csv":
             files += [path.parent / row["image"] for row in read_rows(path, ("image",)) if row["image"]]
@@ -200,5 +214,9 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
             inside = beside or images_in(path)
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
+        if len(inside) > 1:
+            labelling = {*labels_among(path, inside)}
+            labels += sorted(labelling)
+            inside = [one for one in inside if one not in labelling]
         files += [image for one in inside for image in fields_of(one)]
-    return files
+    return files, labels

@@ -23,6 +23,7 @@ _SAMPLED_VOLUMES = 8
 _LOSSY = (".jpg", ".jpeg", ".jfif")
 _FEWEST_INSTANCES = 5
 _MANY_VALUES = 8
+_COLOUR_ABOVE = 0xFFFF
 _ONE_PICTURE = 20
 """So many numbers from 1 on, each in one piece, are objects even where a single picture tells."""
 _IN_ONE_PIECE = 0.9
@@ -35,8 +36,8 @@ _FACTORS = (1000, 256)
 _HOLLOW = 2.0
 """A closed outline encloses more than this times itself."""
 _MOST_ELEMENTS = 1 << 22
-_DARK, _BRIGHT, _A_CLASS = 63, 192, 0.1
-"""Between these grays JPEG puts no flat part of a mask of two values; share from which it is told."""
+_DARK, _HALF, _BRIGHT, _A_CLASS = 63, 127, 192, 0.1
+"""Between dark and bright JPEG puts no flat part of a mask of two values; share from which it is told."""
 _GRAYS, _SAME_GRAY, _MOSTLY = (32, 223), 16, 0.5
 """What no mask of 0 and 255 is; how far JPEG changes it; share of it that a picture keeps under drawings."""
 
@@ -52,7 +53,7 @@ class LabelLook:
     is_hollow: bool = False  # its foreground is one element thin and encloses more than itself
     sizes: tuple[tuple[int, int], ...] = ()  # value -> elements; of many values only
     whole: float = 0.0  # share of the values that lie in one piece; of many values only
-    blends: frozenset[int] = frozenset()  # colours at edges only, as after resizing with interpolation
+    blends: frozenset[int] = frozenset()  # values at edges only, as after resizing with interpolation
     around: int = 0  # value but 0 that every edge of the image has, while 0 lies within; else 0
     in_part: str = ""  # how a foreground lies that only some slices of a volume may have; else ""
     middle: float = 0.0  # share of what is not dark that lies flat between dark and bright; of JPEG only
@@ -79,6 +80,11 @@ def guessed_rule(
         seen = seen.union(*rest)
         if rule.kind != "values" or not seen <= {*rule.stored, rule.unlabelled}:
             rule = _rule_of_values(seen, _factor(looks)[0], lossy, foreground)
+        if rule.kind == "values" and 0 not in seen:
+            doubts += (
+                "0 occurs in no mask, so nothing is learned as background; if one of the values is the "
+                "background, set it as such (class table, or --classes VALUE=background,OTHER=NAME)",
+            )
     return rule, doubts
 
 
@@ -176,15 +182,16 @@ def _rule_of(
     around = {value if value > _BRIGHT else 0 for value in around} if lossy else around
     if len(around) == 1 and 0 not in around:
         (value,) = around
+        others = "".join(f",{other}=NAME" for other in sorted(seen - {value})) if not lossy else ",0=NAME"
         doubts.append(
-            f"{value} surrounds 0 in every mask: if {value} is the background, set it as such "
-            f"(class table, or --classes {value}=background,0=NAME)"
+            f"{value} surrounds all else in every mask: if {value} is the background, set it as such (class "
+            f"table, or --classes {value}=background{others})"
         )
     if lossy and any(look.middle > _A_CLASS for look in looks):
         doubts.append(
-            "some masks have flat areas of a middle gray, as if for another class, but JPEG does not keep "
-            "exact values: only values brighter than half are used; export the masks as PNG, with a value "
-            "for each class"
+            "some masks have flat areas of a middle gray or of several colours, as if for other classes, but "
+            "JPEG does not keep exact values: only values brighter than half are used; export the masks as "
+            "PNG, with a value for each class"
         )
     soft = [look for look in looks if look.is_soft]
     if soft and not lossy and all(look.is_soft or look.values <= {0, 255} for look in looks):
@@ -209,16 +216,22 @@ def _rule_of(
             "give those of one class the same name (class table, or --classes)"
         )
     blends = frozenset().union(*(look.blends for look in looks))
-    if len(blends) > _SOFT_VALUES:
+    if len(blends) > _SOFT_VALUES and rule.kind == "values":
+        example = f"#{min(blends):06x}" if max(blends) > _COLOUR_ABOVE else str(min(blends))
         doubts.append(
-            f"{len(blends)} colours such as #{min(blends):06x} lie only at edges, as after resizing, and are "
-            "read as classes; export the masks without smoothing, or name only the true colours "
-            "(class table, or --classes)"
+            f"{len(blends)} values such as {example} lie only at edges, as after resizing or JPEG, and are "
+            "read as classes; export the masks without smoothing, or name only the true values (class "
+            "table, or --classes)"
         )
-    if len(rule.class_names) > _ONE_PICTURE and rule.kind == "values" and not factor:
+    elif len(rule.class_names) > _ONE_PICTURE and rule.kind == "values" and not factor:
         doubts.append(
             f"{len(rule.class_names) - 1} values are read as separate classes; if they number objects, make "
             "them one class (class table, or --classes any=NAME)"
+        )
+    elif _may_be_objects(looks):
+        doubts.append(
+            "values from 1 on are read as separate classes, but every mask holds as many as it has pieces; "
+            "if they number objects, make them one class (class table, or --classes any=NAME)"
         )
     return rule, tuple(doubts)
 
@@ -294,16 +307,31 @@ def look_at(path: Path, dims: int | None = None) -> LabelLook:
     except DataError:
         return LabelLook()
     found = _look(stored, note, geometry)
-    return replace(found, middle=_flat_middle(stored)) if is_lossy(path) else found
+    if not is_lossy(path):
+        return found
+    return replace(found, middle=max(_flat_middle(stored), _flat_colours(read_image(path).array)))
 
 
 def _flat_middle(stored: np.ndarray) -> float:
     """Share of what is not dark whose neighbours in the plane are neither dark nor bright either."""
+    return _share_of_flat((stored > _DARK) & (stored < _BRIGHT), stored > _DARK)
+
+
+def _flat_colours(array: np.ndarray) -> float:
+    """Share of what is drawn in (C, y, x) that is flat and of another colour than most of it."""
+    bright = array > _HALF
+    colour = np.tensordot(1 << np.arange(len(bright)), bright, axes=1)
+    counts = np.bincount(colour.ravel())
+    counts[0] = 0
+    usual = int(np.argmax(counts))
+    return _share_of_flat((colour > 0) & (colour != usual), colour > 0)
+
+
+def _share_of_flat(wanted: np.ndarray, drawn: np.ndarray) -> float:
     from scipy import ndimage
 
-    between = (stored > _DARK) & (stored < _BRIGHT)
-    inside = ndimage.binary_erosion(between, np.ones((3, 3) if stored.ndim == 2 else (1, 3, 3)))
-    return float(inside.sum() / max(1, np.count_nonzero(stored > _DARK)))
+    inside = ndimage.binary_erosion(wanted, np.ones((3, 3) if wanted.ndim == 2 else (1, 3, 3)))
+    return float(inside.sum() / max(1, np.count_nonzero(drawn)))
 
 
 def _look(stored: np.ndarray, note: str, geometry: Geometry) -> LabelLook:
@@ -311,10 +339,11 @@ def _look(stored: np.ndarray, note: str, geometry: Geometry) -> LabelLook:
     if len(values) < 2 or (stored.size > _MOST_ELEMENTS and stored.ndim < 3):
         return LabelLook(values, note)
     several = len(values) > _FEWEST_INSTANCES
+    is_small = stored.size <= _MOST_ELEMENTS and len(values) > 2
     shift = _shift_of(values)
     sizes, whole = (
         _sizes(stored >> shift)
-        if several and max(values) >> shift <= 0xFFFF and min(values) >= 0
+        if (several or is_small) and max(values) >> shift <= 0xFFFF and min(values) >= 0
         else ((), 0.0)
     )
     soft = (
@@ -324,7 +353,8 @@ def _look(stored: np.ndarray, note: str, geometry: Geometry) -> LabelLook:
         and _has_soft_edges(stored)
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
-    blends = _at_edges(stored) if several and max(values) > 0xFFFF else frozenset()
+    is_of_classes = not several or max(values) > _COLOUR_ABOVE or not _is_counted(values)
+    blends = _at_edges(stored) if several and is_of_classes else frozenset()
     part = in_part(stored != 0, geometry) if stored.ndim == 3 else ""
     return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), part)
 
@@ -417,7 +447,10 @@ def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
         return False
     numbers = [frozenset(value >> _shift_of(look.values) for value in look.values - {0}) for look in drawn]
     highest = [max(found) for found in numbers]
-    counted = all(min(found) == 1 and len(found) == top for found, top in zip(numbers, highest, strict=True))
+    counted = all(map(_is_counted, numbers))
+    is_run = sum(1 < min(found) == max(found) + 1 - len(found) for found in numbers)
+    if is_run >= len(numbers) / 2:  # such as vertebrae 8 to 19: parts of the body have their numbers
+        return False
     if dims == 2 and counted and len(set(highest)) > 2 and max(highest) >= _FEWEST_INSTANCES:
         return True
     several = [look for look in drawn if look.sizes]
@@ -429,6 +462,25 @@ def _are_objects(looks: Sequence[LabelLook], dims: int) -> bool:
         len(set(highest)) > 1
         and _share_within([dict(look.sizes) for look in several]) > _SIZE_DOES_NOT_FOLLOW
     )
+
+
+def _may_be_objects(looks: Sequence[LabelLook]) -> bool:
+    """Whether few values could number objects: from 1 on, each in one piece, of any size."""
+    drawn = [look for look in looks if look.values - {0}]
+    several = [look for look in drawn if look.sizes]
+    return (
+        len(several) > 1
+        and all(_is_counted(look.values) for look in drawn)
+        and len({len(look.values) for look in drawn}) > 1
+        and min(look.whole for look in several) == 1
+        and _share_within([dict(look.sizes) for look in several], 2) > _SIZE_DOES_NOT_FOLLOW
+    )
+
+
+def _is_counted(values: Iterable[int]) -> bool:
+    """Whether values but 0 run from 1 on without a gap."""
+    numbers = {*values} - {0}
+    return bool(numbers) and min(numbers) == 1 and max(numbers) == len(numbers)
 
 
 def _shift_of(values: frozenset[int]) -> int:
@@ -444,14 +496,14 @@ def _shift_of(values: frozenset[int]) -> int:
     )
 
 
-def _share_within(sizes: Sequence[dict[int, int]]) -> float:
+def _share_within(sizes: Sequence[dict[int, int]], fewest: int = _SOFT_VALUES) -> float:
     """Share of the variance of log sizes that is left among equal values; 0 where none occurs twice."""
     by_value: dict[int, list[float]] = {}
     for found in sizes:
         for value, size in found.items():
             by_value.setdefault(value, []).append(float(np.log(size)))
     shared = [np.array(several) for several in by_value.values() if len(several) > 1]
-    if len(shared) < _SOFT_VALUES:
+    if len(shared) < fewest:
         return 0.0
     total = float(np.var(np.concatenate(shared), ddof=1))
     within = sum(float(((s - s.mean()) ** 2).sum()) for s in shared) / sum(len(s) - 1 for s in shared)

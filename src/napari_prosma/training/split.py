@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Together = Literal["patients", "names", "copies", "none"]
 _WORD = re.compile(r"[^\W_]+")
 _NUMBERED = re.compile(r"[^\W\d_]*\d+")
+_AUGMENTED = re.compile(r"(.+)\.rf\.[0-9a-f]{32}")
+"""As Roboflow names the copies of an image that it turned or brightened."""
 _FEWEST_PATIENTS = 3
 _NAMED = 5
 
@@ -162,11 +164,14 @@ def patients_in_names(cases: Sequence[Case]) -> dict[str, list[int]]:
     """Cases by what their names say of patients; every case by itself where they say nothing.
 
     Every name has to have a word that ends in a number, the patient's, and another number in a later word:
-    ``p3_f1``, ``p3_f2``.
+    ``p3_f1``, ``p3_f2``. Copies that a program made of one image count as of one patient.
     """
     alone = {case.name: [n] for n, case in enumerate(cases)}
     found: dict[str, list[int]] = defaultdict(list)
     for n, case in enumerate(cases):
+        if augmented := _AUGMENTED.fullmatch(case.name):
+            found[augmented.group(1)].append(n)
+            continue
         words = _WORD.findall(case.name)
         numbered = [place for place, word in enumerate(words) if _NUMBERED.fullmatch(word)]
         if len(numbered) < 2:

@@ -11,8 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
+from napari_prosma.data.layouts.found import Found
 from napari_prosma.data.layouts.judging import Judge, case_name
 from napari_prosma.data.layouts.pairing import Reading, Role, readings
+from napari_prosma.data.layouts.recognise import recognise
+from napari_prosma.data.names import normal
 from napari_prosma.data.readers import read_header, stem
 from napari_prosma.errors import DataError
 
@@ -87,6 +90,7 @@ def _renamed(path: Path, name: str) -> Path:
 def _alike(files: Sequence[Path], channels: int) -> list[ImageSet] | None:
     """Files whose names are equal but for the channel: ``x_t1.nii.gz`` and ``x_t2.nii.gz``, no labels."""
     judge, folder = Judge(), Path(os.path.commonpath([path.parent for path in files]))
+    joined: dict[frozenset[tuple[Path, ...]], tuple[Reading, list[ImageSet]]] = {}
     for reading in islice(readings(folder, files), READINGS_TRIED):
         images = [role for role in reading.roles if not _shows_labels(judge, reading, role)]
         whole = [found for found in reading.cases.values() if all(role in found for role in images)]
@@ -97,8 +101,62 @@ def _alike(files: Sequence[Path], channels: int) -> list[ImageSet] | None:
             first = found[images[0]]
             name = case_name(reading, key, first, images[0], True)
             sets.append(ImageSet(tuple(found[role] for role in images), _renamed(first, name)))
-        return sets
-    return None
+        joined.setdefault(frozenset(tuple(sorted(one.files)) for one in sets), (reading, sets))
+    if len(joined) < 2:
+        return next((sets for _, sets in joined.values()), None)
+    # As many images as channels: the images of one channel might be the channels of one image.
+    learned = joined.get(frozenset(tuple(sorted(case.images)) for case in _labelled_in(folder)))
+    if learned is not None:
+        return learned[1]
+    for is_usual in (_is_called_after_folder, _ends_in_channels):
+        usual = [sets for reading, sets in joined.values() if is_usual(reading)]
+        if len(usual) == 1:
+            return usual[0]
+    first, second = (sets[0].files for _, sets in list(joined.values())[:2])
+    raise DataError(
+        f"files of {channels} channels fit each other in two ways: '{first[0].relative_to(folder)}' with "
+        f"'{first[1].relative_to(folder)}', or '{second[0].relative_to(folder)}' with "
+        f"'{second[1].relative_to(folder)}'; put the files of each image into a folder of its name, or "
+        "segment one image at a time"
+    )
+
+
+def _is_called_after_folder(reading: Reading) -> bool:
+    """Whether the files of every case lie in a folder whose name is a part of theirs: ``p7/p7_t1``."""
+    return all(
+        len({path.parent for path in found.values()}) == 1
+        and all(normal(path.parent.name) in normal(path.name) for path in found.values())
+        for found in reading.cases.values()
+    )
+
+
+def _ends_in_channels(reading: Reading) -> bool:
+    """Whether all files lie in one folder, and their names end in the channel: ``p7_t1``."""
+    return all(not role.folders and not role.whole and not role.before for role in reading.roles)
+
+
+def _labelled_in(folder: Path) -> tuple[Found, ...]:
+    """Cases of a folder as training has them; none where nothing is labelled."""
+    try:
+        found = recognise(folder).found
+    except DataError:
+        return ()
+    return found if any(case.labels for case in found) else ()
+
+
+def labels_among(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of the files under a folder that label others of it, as training would have them."""
+    found = _labelled_in(folder)
+    labels = {path for case in found for path in case.labels}
+    images = {path for case in found for path in case.images}
+    if not images.intersection(files):
+        return []
+    judge = Judge()
+    return [
+        path
+        for path in files
+        if path in labels - images or (path not in images and judge.look(path).kind == "label")
+    ]
 
 
 def _shows_labels(judge: Judge, reading: Reading, role: Role) -> bool:

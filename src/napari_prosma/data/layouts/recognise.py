@@ -58,6 +58,7 @@ _WORDS = re.compile(r"[\W_]*[^\W_]+")
 _SEPARATOR = re.compile(r"\Asep=.(?:\r?\n)?", re.IGNORECASE)
 """What Excel puts before the heading."""
 _LONGEST_HEADING = 1 << 16
+_RUN_LENGTHS = re.compile(r"encoded_?pixels|(?<![a-z])rle(?![a-z])", re.IGNORECASE)
 _ARCHIVES = (".mrb", ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _DEEPEST_SPLIT = 2
 """So many folders may lie above those of images and masks, as in ``TestDataset/CVC-300/images``."""
@@ -226,6 +227,7 @@ def named_apart(found: Sequence[Found]) -> list[Found]:
     for rename in (
         lambda case: f"{case.group.replace('/', '_')}_{case.name}" if case.group else case.name,
         lambda case: case.image.name,
+        lambda case: "_".join(case.image.parts[-2:]),
         lambda case: "_".join(case.image.parts[-3:]),
     ):
         counts: dict[str, int] = defaultdict(int)
@@ -350,6 +352,9 @@ def _seen_beside(folder: Path) -> str:
     packed = [paths[0].name for kind, paths in others.items() if kind in _ARCHIVES]
     if ".mat" in others:
         kinds += "; save what MATLAB's hold, such as inst_map, as .npy or .tif"
+    runs = next((path.name for path in others.get(".csv", ()) if _holds_run_lengths(path)), None)
+    if runs is not None:
+        kinds += f"; masks written as run lengths, as in '{runs}', are not read: save them as PNG"
     if packed:
         kinds += f"; unpack archives such as '{packed[0]}' if the masks are in them"
     for paths in sorted(others.values(), key=len, reverse=True):
@@ -360,6 +365,16 @@ def _seen_beside(folder: Path) -> str:
                 if len(paths) > 1 or polygons.UNREADABLE not in str(error):
                     return f" (beside them: {kinds}; of these {error})".replace("; ", ", ")
     return f" (beside them: {kinds})"
+
+
+def _holds_run_lengths(table: Path) -> bool:
+    """Whether a column of a table holds masks as Kaggle has them: ``EncodedPixels``, ``rle``."""
+    try:
+        with table.open(encoding=_encoding(table), errors="replace") as file:
+            heading = file.readline(_LONGEST_HEADING)
+    except OSError:
+        return False
+    return _RUN_LENGTHS.search(heading) is not None
 
 
 def _unpacked_within(folder: Path) -> Path | None:
