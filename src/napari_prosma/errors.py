@@ -20,6 +20,14 @@ def as_sentence(text: str) -> str:
     return "\n".join(lines)
 
 
+def in_brackets(error: Exception) -> str:
+    """What a library says of its error, behind a blank; "" where it says nothing that a user could read."""
+    said = next(iter(str(error).splitlines()), "").strip()
+    if isinstance(error, KeyError):
+        said = f"{said} is missing"
+    return f" ({said})" if said else ""
+
+
 class ProsmaError(Exception):
     """Base of every error whose text is meant for the user, word for word."""
 

@@ -168,3 +168,32 @@ def test_a_file_that_may_not_be_opened_says_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(DataError, match=r"raw\.mha.*Permission denied"):
         read_image(tmp_path / "raw.mha")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.nii.gz", "a.nii", "a.mha", "a.nrrd", "a.npy"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty; download or export it again"),
+        (b"\n<!DOCTYPE html>\n<title>Sign in</title>", "is a web page, as after a download that failed"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "is a pointer of Git LFS, .* 'git lfs pull'",
+        ),
+        (b"/annex/objects/MD5E-s3--0.nii.gz\n", "is a pointer of git-annex, .* 'git annex get'"),
+    ],
+)
+def test_what_lies_in_the_place_of_an_image_is_called_that(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in READERS:
+        with pytest.raises(DataError, match=f"{name}' {said}"):
+            read(path)
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS.astype(np.complex64))
+    with pytest.raises(DataError, match="holds complex numbers; save their magnitude"):
+        read_image(tmp_path / "a.tif")

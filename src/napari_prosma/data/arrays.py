@@ -96,7 +96,11 @@ def _array(path: Path, preferred: Sequence[str]) -> np.ndarray:
             names = archive.files
             chosen = names[0] if len(names) == 1 else next((n for n in preferred if n in names), None)
             if chosen is None:
-                raise DataError(f"'{path}' holds {', '.join(names)}; call the image's array 'image'")
+                listed = ", ".join(f"'{name}'" for name in names)
+                raise DataError(
+                    f"'{path}' holds the arrays {listed}, and nothing tells which is meant; save it again "
+                    "with the image called 'image' and its label 'label'"
+                )
             return archive[chosen]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

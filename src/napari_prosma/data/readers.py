@@ -17,7 +17,7 @@ from napari_prosma.data.case import Header, Image, Pyramid
 from napari_prosma.data.formats import clips, dicom, metaimage, mgh, nifti, nrrd, ome_zarr, pictures, tiff
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.texts import number_with_comma
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry
 
 _FORMATS: tuple[ModuleType, ...] = (
@@ -37,6 +37,12 @@ MOST_COPIED = 2**30
 """Bytes of an image that is read although its file could be mapped."""
 _LARGEST = np.iinfo(np.int32).max - 128
 """Of a label of real numbers: float32 has no number between it and the largest of int32."""
+_START = 1024
+_POINTERS = (
+    (b"git-lfs.github.com/spec", "Git LFS", "git lfs pull"),
+    (b"/annex/objects/", "git-annex", "git annex get"),
+)
+"""What version control keeps in the place of a large file: a mark in it, the program, its command."""
 _NEARLY_WHOLE = 1e-3
 """How far labels may be from whole numbers, relative to them, after a program scaled or resampled them."""
 
@@ -89,6 +95,8 @@ def read_image(path: str | Path) -> Image:
     image: Image = guarded(path, _reader(path).read)
     if 0 in image.array.shape:
         raise DataError(f"'{path}' is empty: its shape is {image.array.shape[1:]}; export it again")
+    if image.array.dtype.kind == "c":
+        raise DataError(f"'{path}' holds complex numbers; save their magnitude")
     return _let_go(_in_native_order(image))
 
 
@@ -230,6 +238,8 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     except PermissionError as error:
         raise DataError(f"'{path}' may not be opened ({error.strerror}); change its permissions") from error
     except Exception as error:
+        if what := _what_it_is(path):
+            raise DataError(f"'{path}' {what}") from error
         if text := number_with_comma(error):
             raise DataError(
                 f"'{path}' has commas in the numbers of its header ('{text}'); write decimal points, with "
@@ -238,9 +248,28 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"'{path}' is damaged or not what its name says ({type(error).__name__}: {error}); "
-            "export it again"
+            f"'{path}' is damaged or not what its name says{in_brackets(error)}; export it again"
         ) from error
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file that cannot be read is instead of an image, and what to do; "" where nothing tells."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        start = file.read(_START).lstrip().lower()
+    if not start:
+        return "is empty; download or export it again"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, as after a download that failed; download the file again"
+    return next(
+        (
+            f"is a pointer of {program}, not the file itself; get it with '{command}'"
+            for mark, program, command in _POINTERS
+            if mark in start
+        ),
+        "",
+    )
 
 
 def _in_native_order(image: Image) -> Image:

@@ -319,9 +319,7 @@ def _read(path: Path) -> Dataset:
         with config.disable_value_validation():
             return dcmread(path, force=True, defer_size=1 << 16)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
-        raise DataError(
-            f"'{path}' is cut short or no DICOM ({type(error).__name__}); export it again"
-        ) from error
+        raise DataError(f"'{path}' is cut short or no DICOM; export it again") from error
 
 
 def _references(data: Dataset) -> tuple[set[str], set[str]]:
@@ -394,8 +392,8 @@ def _pixels(path: Path, data: Dataset, count: int) -> Iterator[np.ndarray]:
     except Exception as error:  # as pydicom and the decoders say it
         syntax = data.file_meta.get("TransferSyntaxUID")
         raise DataError(
-            f"the frames of '{path}' cannot be read ({getattr(syntax, 'name', 'no transfer syntax')}: "
-            f"{type(error).__name__}); export it uncompressed"
+            f"the frames of '{path}' cannot be read ({getattr(syntax, 'name', 'no transfer syntax')}); "
+            "export it uncompressed"
         ) from error
     if held != count:
         raise DataError(f"'{path}' describes {count} frames but holds {held}; export it again")

@@ -17,7 +17,7 @@ from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_inside
 from napari_prosma.data.units import length
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry
 
 SUFFIXES = (".mha", ".mhd")
@@ -172,7 +172,7 @@ def _stored(path: Path) -> _Stored:
         data_file = fields["ElementDataFile"]
     except (KeyError, ValueError) as error:
         raise DataError(
-            f"'{path}' is no MetaImage that can be read ({type(error).__name__}: {error}); export it again"
+            f"'{path}' is no MetaImage that can be read{in_brackets(error)}; export it again"
         ) from error
     if int(fields.get("HeaderSizePerSlice", "0")) > 0:
         raise DataError(f"'{path}' has a header before every slice (HeaderSizePerSlice); save it as one .mha")

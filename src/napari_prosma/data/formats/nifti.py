@@ -421,6 +421,4 @@ def _opened(path: Path) -> Iterator[Nifti1Pair]:
     except FileNotFoundError:
         raise
     except (ImageFileError, HeaderDataError, OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"'{path}' is cut short or no NIfTI volume ({error}); download or export it again"
-        ) from error
+        raise DataError(f"'{path}' is cut short or no NIfTI volume; download or export it again") from error

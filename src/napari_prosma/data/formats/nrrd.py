@@ -18,7 +18,7 @@ from napari_prosma.data.limits import require_inside
 from napari_prosma.data.texts import parse_json
 from napari_prosma.data.units import length
 from napari_prosma.data.units import seconds as seconds_of
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry
 
 SUFFIXES = (".nrrd", ".nhdr")
@@ -160,7 +160,7 @@ def _fields(path: Path) -> tuple[Mapping[str, Any], int]:
             file.seek(0)
             return nrrd.read_header(file), file.tell()
     except (nrrd.NRRDError, OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
-        raise DataError(f"'{path}' is cut short or no NRRD ({error}); export it again") from error
+        raise DataError(f"'{path}' is cut short or no NRRD{in_brackets(error)}; export it again") from error
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from napari_prosma.data.limits import (
 from napari_prosma.data.texts import read_json
 from napari_prosma.data.units import common
 from napari_prosma.data.units import seconds as seconds_of
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry, SourceFrame
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ def read_pyramid(path: Path) -> Pyramid:
         shifts = [_transform(multiscale, dataset, "translation", len(axes), 0.0) for dataset in datasets]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
-            f"'{path}' is no OME-Zarr image ({type(error).__name__}: {error}); "
-            "give the folder with 'multiscales'"
+            f"'{path}' is no OME-Zarr image{in_brackets(error)}; give the folder with 'multiscales'"
         ) from error
     unknown = [name for n, name in enumerate(axes) if name not in tuple("tczyx") and arrays[0].shape[n] > 1]
     if unknown:

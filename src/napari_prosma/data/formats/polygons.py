@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_prosma.data.texts import parse_json, read_yaml
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 
 SUFFIXES = (".txt", ".json", ".geojson", ".xml", ".roi", ".zip")
 _MOST_BYTES = 256 * 2**20
@@ -225,7 +225,7 @@ def _ours(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(
-            f"'{path}' {UNREADABLE} ({type(error).__name__}: {error}); export "
+            f"'{path}' {UNREADABLE}{in_brackets(error)}; export "
             "masks, or as polygons of COCO, LabelMe, CVAT, VIA or YOLO"
         ) from error
 

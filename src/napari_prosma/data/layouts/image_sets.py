@@ -112,12 +112,13 @@ def _alike(files: Sequence[Path], channels: int) -> list[ImageSet] | None:
         usual = [sets for reading, sets in joined.values() if is_usual(reading)]
         if len(usual) == 1:
             return usual[0]
-    first, second = (sets[0].files for _, sets in list(joined.values())[:2])
+    ways = [
+        " with ".join(f"'{path.relative_to(folder)}'" for path in sets[0].files[:2])
+        for _, sets in joined.values()
+    ]
     raise DataError(
-        f"files of {channels} channels fit each other in two ways: '{first[0].relative_to(folder)}' with "
-        f"'{first[1].relative_to(folder)}', or '{second[0].relative_to(folder)}' with "
-        f"'{second[1].relative_to(folder)}'; put the files of each image into a folder of its name, or "
-        "segment one image at a time"
+        f"files of {channels} channels fit each other in two ways: {ways[0]}, or {ways[1]}; put the files of "
+        "each image into a folder of its name, or segment one image at a time"
     )
 
 

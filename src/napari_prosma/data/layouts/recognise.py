@@ -33,7 +33,7 @@ from napari_prosma.data.limits import real
 from napari_prosma.data.names import from_typed_cell, printable
 from napari_prosma.data.readers import can_read, read_header, stem
 from napari_prosma.data.texts import read_json
-from napari_prosma.errors import DataError
+from napari_prosma.errors import DataError, in_brackets
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "inputs", "input", "scans", "volumes")
 _MASK_FOLDERS = (
@@ -404,7 +404,7 @@ def _decathlon(folder: Path) -> Recognised | None:
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _NotThisLayout(
-            f"'{table}' is no Decathlon table ({type(error).__name__}: {error}); it needs 'labels' "
+            f"'{table}' is no Decathlon table{in_brackets(error)}; it needs 'labels' "
             '{"0": "background", ...} and \'training\' [{"image": ..., "label": ...}, ...]',
             f"'{table.name}' is no Decathlon table and is not used",
         ) from error
@@ -461,8 +461,7 @@ def _nnunet_listed(folder: Path) -> Recognised | None:
         counts = {len(case.images) for case in found}
     except (KeyError, TypeError) as error:
         raise _NotThisLayout(
-            f"'{table}' has a damaged 'dataset' ({type(error).__name__}: {error}); it maps cases to 'images' "
-            "and 'label'",
+            f"'{table}' has a damaged 'dataset'{in_brackets(error)}; it maps cases to 'images' and 'label'",
             f"the 'dataset' of '{table.name}' lists no images and labels and is not used",
         ) from error
     if len(counts) > 1 or 0 in counts:
