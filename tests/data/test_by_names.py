@@ -245,6 +245,28 @@ def test_images_of_two_splits_are_never_channels_of_one_case(tmp_path: Path) -> 
     assert {case.split for case in data.cases} == {"train", "test"}
 
 
+@pytest.mark.parametrize(("one", "other"), [("test", "holdout"), ("test1", "test2"), ("test_A", "test_B")])
+def test_images_of_two_test_sets_are_never_channels_of_one_case(one: str, other: str, tmp_path: Path) -> None:
+    for split in ("train", one, other):
+        written(tmp_path, image=f"images_{split}/{{}}.png", mask=f"masks_{split}/{{}}.png", count=3)
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (9, 1)
+    assert sorted(case.split for case in data.cases) == ["test"] * 6 + ["train"] * 3
+
+
+@pytest.mark.parametrize("name", ["{split}_{n:02}", "{n:02}_{split}", "{split}{n}"])
+def test_splits_that_names_tell_are_honoured_and_told(name: str, tmp_path: Path) -> None:
+    for n, split in enumerate(("train", "train", "train", "val", "test")):
+        save(tmp_path / "images" / f"{name.format(split=split, n=n)}.png", noise(n))
+        save(tmp_path / "masks" / f"{name.format(split=split, n=n)}.png", MASK)
+    data = find_cases(tmp_path)
+    assert sorted(case.split for case in data.cases) == ["test", "train", "train", "train", "val"]
+    assert any("of the names, such as" in said and "3 train, 1 val, 1 test" in said for said in data.notices)
+    save(tmp_path / "images" / "another.png", noise(9))
+    save(tmp_path / "masks" / "another.png", MASK)
+    assert {case.split for case in find_cases(tmp_path).cases} == {""}
+
+
 @pytest.mark.parametrize(
     ("folder", "split"),
     [
@@ -254,6 +276,11 @@ def test_images_of_two_splits_are_never_channels_of_one_case(tmp_path: Path) -> 
         ("labelsVa", "val"),
         ("testing-set", "test"),
         ("valid", "val"),
+        ("train2017", "train"),
+        ("test_B", "test"),
+        ("testA", "test"),
+        ("evaluation", "test"),
+        ("holdout", "test"),
         ("valve", ""),
         ("testis", ""),
         ("contrast", ""),
@@ -609,21 +636,6 @@ def test_slices_without_place_that_are_series_of_their_own_are_images(tmp_path: 
         save(tmp_path / "masks" / f"{n}.png", MASK)
     data = find_cases(tmp_path)
     assert [[path.parent.name for path in case.files] for case in data.cases] == [["dicom", "masks"]] * 4
-
-
-def test_two_cameras_are_told_with_patterns_that_work(tmp_path: Path) -> None:
-    for n in range(4):
-        for folder in ("left_frames", "right_frames"):
-            save(
-                tmp_path / str(n % 2) / folder / f"{n}.png", np.dstack([noise(n), noise(n + 1), noise(n + 2)])
-            )
-        for part, mask in (("grasper", MASK), ("shaft", INNER)):
-            save(tmp_path / str(n % 2) / "truth" / part / f"{n}.png", mask)
-    with pytest.raises(DataError, match="nothing tells on which the labels were drawn") as refused:
-        find_cases(tmp_path)
-    images, masks = re.findall(r"--\w+ '([^']+)'", str(refused.value))
-    assert (images, masks) == ("*/left_frames/*", "*/truth/*/*")
-    assert find_cases(tmp_path, images=images, masks=masks).class_names == ("background", "grasper", "shaft")
 
 
 def test_masks_that_may_be_those_of_other_slices_are_refused(tmp_path: Path) -> None:

@@ -539,9 +539,7 @@ def test_a_refusal_of_several_images_names_their_folders(tmp_path: Path) -> None
             for number, tool in enumerate(("Left_Forceps_labels", "Scissors_labels")):
                 drawn = mask(n, *(0,) * number, 10)
                 save(tmp_path / video / "ground_truth" / tool / f"frame{n}.png", drawn)
-    with pytest.raises(
-        DataError, match=r"--images '\*/left_frames/\*' --masks '\*/ground_truth/Left_Forceps"
-    ):
+    with pytest.raises(DataError, match=r"--images '\*/left_frames/\*' --masks '\*/ground_truth/\*/\*'"):
         find_cases(tmp_path)
     data = find_cases(tmp_path, images="*/left_frames/*", masks="*/ground_truth/*/*")
     assert len(data.cases) == 6

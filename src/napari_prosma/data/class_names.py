@@ -27,7 +27,7 @@ def says_nothing(name: str) -> bool:
 
 def is_void(name: str) -> bool:
     """Whether a class of that name marks what nobody could label, so that it is not labelled."""
-    return _VOID.fullmatch(plain(name)) is not None
+    return _VOID.fullmatch(plain(name).removesuffix("*")) is not None  # QuPath writes ``Ignore*``
 
 
 def by_name(names: Sequence[str]) -> dict[str, int]:

@@ -36,10 +36,12 @@ _WITHIN = 0.8
 _WHOLE_NAME = "*"
 _REGULAR = 3
 _SPLIT = re.compile(
-    r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|holdout))"
-    r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?",
+    r"(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|holdout|eval(?:uation)?|unseen))"
+    r"(?:sets?|datasets?|data|images?|imgs?|masks?|labels?|annot\w*|gt)?(\d*|[a-d])",
     re.IGNORECASE,
 )
+"""With a number or a letter behind it, as in COCO's ``train2017`` and in ``testB``."""
+_WORDS = re.compile(r"[\W_]+")
 _SPLIT_ENDING = re.compile(r"(?<=[a-z])(?:(Tr)|(Va|Val)|(Ts|Te))$")
 """As in nnU-Net's ``imagesTr``."""
 _TRAINVAL = re.compile(r"train(?:ing)?[\W_]*val", re.IGNORECASE)
@@ -86,12 +88,26 @@ class Reading:
 
 def split_in(*folders: str) -> str:
     """``train``, ``val`` or ``test`` by the name of a folder: ``Training_Input``, ``test``, ``imagesTs``."""
+    return _set_in(*folders)[0]
+
+
+def _set_in(*folders: str) -> tuple[str, str]:
+    """The split by the name of a folder, and what tells it from others of the split: ``holdout``, ``2``."""
     for folder in folders:
-        words = (_SPLIT.fullmatch(word) for word in re.split(r"[\W_]+", folder))
-        found = next(filter(None, words), None) or _SPLIT_ENDING.search(folder)
-        if found is not None:
-            return next(split for split, group in zip(_SPLITS, found.groups(), strict=True) if group)
-    return ""
+        words = _WORDS.split(folder)
+        for word, following in zip(words, (*words[1:], ""), strict=True):
+            found = _SPLIT.fullmatch(word)
+            if found is not None:
+                split, own = _first_group(found)
+                number = found.group(4) or (following if len(following) == 1 or following.isdecimal() else "")
+                return split, ("" if own.startswith(split) else own) + number.lower()
+        if (found := _SPLIT_ENDING.search(folder)) is not None:
+            return _first_group(found)[0], ""
+    return "", ""
+
+
+def _first_group(found: re.Match[str]) -> tuple[str, str]:
+    return next((s, word.lower()) for s, word in zip(_SPLITS, found.groups(), strict=False) if word)
 
 
 def readings(
@@ -217,12 +233,14 @@ def _are_of_two_splits(*roles: Role) -> bool:
     """
     if len({any(_UNLABELLED.search(folder) for folder in role.folders) for role in roles}) > 1:
         return True
-    return len({split_in(*role.folders) or _in_trainval(role) for role in roles} - {""}) > 1
+    sets = {_set_in(*role.folders) for role in roles if not _is_trainval(role)} - {("", "")}
+    # What is training and validation together is no test.
+    together = any(map(_is_trainval, roles))
+    return len(sets) > 1 or (together and any(split != "train" for split, _ in sets))
 
 
-def _in_trainval(role: Role) -> str:
-    """``train`` for what is training and validation together, so that it is no test."""
-    return "train" if any(_TRAINVAL.search(folder) for folder in role.folders) else ""
+def _is_trainval(role: Role) -> bool:
+    return any(_TRAINVAL.search(folder) for folder in role.folders)
 
 
 def _folders(folder: Path, path: Path) -> tuple[str, ...]:

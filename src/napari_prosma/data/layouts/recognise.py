@@ -55,6 +55,7 @@ _CSV_GROUP = ("group", "split", "fold", "set", "class")
 _CSV_NAME = ("name", "case", "id")
 _CSV_PATIENT = (*PATIENT_COLUMNS, "group")
 _WORDS = re.compile(r"[\W_]*[^\W_]+")
+_SEPARATORS = re.compile(r"[\W_\d]+")
 _SEPARATOR = re.compile(r"\Asep=.(?:\r?\n)?", re.IGNORECASE)
 """What Excel puts before the heading."""
 _LONGEST_HEADING = 1 << 16
@@ -152,6 +153,7 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     splits = {group: split_in(*group.split("/")) for group in {case.group for case in found}}
     if any(splits.values()):
         found = [case if case.split else replace(case, split=splits[case.group]) for case in found]
+    found, named = _with_splits_of_names(found)
     found = [replace(case, name=printable(case.name)) for case in found]
     found, listed = with_listed(folder, found)
     shared = () if recognised.layout in _BY_TABLE else _shared_masks(folder, found)
@@ -159,8 +161,26 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
         for without in (without_repeats, without_other_formats):
             found, repeated = without(folder, found)
             twice = (*twice, *repeated)
-    notices = (*dict.fromkeys(passed_over), *recognised.notices, *twice, *shared, *listed)
+    notices = (*dict.fromkeys(passed_over), *recognised.notices, *twice, *shared, *named, *listed)
     return replace(recognised, found=tuple(found), notices=notices)
+
+
+def _with_splits_of_names(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+    """Cases with the splits that the first or the last word of every name tells, as ``test_07`` does."""
+    for place in (0, -1):
+        words = [[word for word in _SEPARATORS.split(case.name) if word] or [""] for case in found]
+        splits = [split_in(several[place]) for several in words]
+        if all(splits) and len({*splits}) > 1 and not any(case.split for case in found):
+            counts = Counter(splits)
+            said = ", ".join(
+                f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split]
+            )
+            first = next(case.name for case, split in zip(found, splits, strict=True) if split != "train")
+            return (
+                [replace(case, split=split) for case, split in zip(found, splits, strict=True)],
+                (f"splits are those of the names, such as '{first}': {said}",),
+            )
+    return list(found), ()
 
 
 def _shared_masks(folder: Path, found: Sequence[Found]) -> tuple[str, ...]:
