@@ -187,12 +187,12 @@ def test_models_that_are_no_ablation_of_the_first_are_told(
 ) -> None:
     other = replace(models["dense"], split={"training": ("somewhere else",)})
     events = list(compare({"prox": models["prox"], "dense": other}, image))
-    said = "dense is no ablation of prox: other cases to learn from"
+    said = "dense is no gate ablation of prox: they differ in split"
     assert any(event.message.startswith(said) for event in events if isinstance(event, Notice))
     assert events[-1].result.cautions[0].startswith(said)  # type: ignore[attr-defined]
     twins = list(inspect_gates(models["prox"], image, twin=other))
     assert any(
-        event.message.startswith("The second model is no ablation of the model: other cases")
+        event.message.startswith("The second model is no gate ablation of the model: they differ in split")
         for event in twins
         if isinstance(event, Notice)
     )

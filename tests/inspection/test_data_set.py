@@ -133,7 +133,7 @@ def test_the_case_far_from_the_median_comes_first_and_says_why(make_checkpoint: 
     assert (
         deviations["odd"]
         .in_words()
-        .startswith("Skip 1: energy kept is 5.0 %, 25.0 robust standard deviations below the median")
+        .startswith("Skip 1: energy kept 5.0 %, 25.0 robust standard deviations below the median")
     )
     assert deviations_of(cases[:4]) == {}
     spread = [numbers(str(n), psi_mean=0.1 * n) for n in range(9)]  # median 0.4, median distance 0.2
@@ -147,7 +147,7 @@ def test_measures_that_a_label_has_a_part_in_make_no_case_unusual() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "said"), [(-1, "the lower its Dice"), (1, "the higher its Dice"), (0, "do not show")]
+    ("slope", "said"), [(-1, "goes with lower Dice"), (1, "goes with higher Dice"), (0, "no association")]
 )
 def test_what_is_said_of_dice_follows_the_numbers(make_checkpoint: Make, slope: int, said: str) -> None:
     noise = np.random.default_rng(0).permutation(20) / 100
@@ -169,7 +169,7 @@ def test_what_is_said_of_dice_follows_the_numbers(make_checkpoint: Make, slope: 
 def test_few_labels_say_nothing(make_checkpoint: Make) -> None:
     cases = [numbers(str(n), dice=0.1 * n if n < 4 else None, psi_mean=0.1 * n) for n in range(8)]
     assert inspection(cases, make_checkpoint()).association().in_words() == (
-        "Whether unusual gating goes with low Dice cannot be told from 4 independent cases."
+        "Whether unusual gating goes with low Dice cannot be judged from 4 independent cases."
     )
     assert isinstance(inspection(cases, make_checkpoint()).association(), Association)
 

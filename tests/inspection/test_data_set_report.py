@@ -121,7 +121,7 @@ def test_the_page_says_what_was_inspected_what_failed_and_what_words_mean(
     for said in ("six phantoms", "read as gray", "&#39;torn.png&#39; is cut short", "gate floor", "seed: 7"):
         assert said in page
     assert not re.search(r"% of the skip (is |was )?removed", page)
-    assert "not how much of a skip is cut" in page
+    assert "not how much of a skip is removed" in page
 
 
 def test_every_number_is_in_a_table_beside_the_page(written: tuple[Path, Trials]) -> None:
@@ -223,80 +223,77 @@ def inspected(make_checkpoint: Make, number: int, **measures: tuple[float, float
     return DataSetInspection({"m": make_checkpoint()}, tuple(cases), deviations_of(cases), {})
 
 
+AUC = "AUC of psi, inside against outside the foreground (0.5 = chance): in m "
 SAID = [
     (
         findings.telling_apart,
         {"psi_auc": (0.9, 0.52)},
         12,
-        r"AUC of psi (0.5 = chance): in m higher inside at skip 1 (0.90), skip 2 (0.52).",
+        AUC + "psi is higher inside at skip 1 (0.90), skip 2 (0.52).",
     ),
     (
         findings.telling_apart,
         {"psi_auc": (0.9, 0.5)},
         12,
-        r"AUC of psi (0.5 = chance): in m higher inside at skip 1 (0.90); not shown by these cases "
-        r"at skip 2 (0.50).",
+        AUC + "psi is higher inside at skip 1 (0.90); no difference shown by these cases at skip 2 (0.50).",
     ),
     (
         findings.telling_apart,
         {"psi_auc": (0.9, 0.1)},
         6,
-        r"AUC of psi (0.5 = chance): in m from 6 independent cases nothing is claimed at skip 1 "
-        r"(0.90), skip 2 (0.10).",
+        AUC + "no claim from 6 independent cases at skip 1 (0.90), skip 2 (0.10).",
     ),
-    (findings.telling_apart, {}, 12, "No mask could be compared with a foreground."),
+    (findings.telling_apart, {}, 12, findings.NO_FOREGROUND),
     (
         findings.telling_apart_in_errors,
         {"psi_auc_in_errors": (0.2, 0.2)},
         12,
-        r"Among the positions where the model confuses structure and background psi sides (AUC; 0.5 = "
-        r"neither): in m with the error at skip 1 (0.20), skip 2 (0.20).",
+        "AUC of psi among errors, where the model confuses structure and background (0.5 = chance): in m psi "
+        "sides with the prediction at skip 1 (0.20), skip 2 (0.20).",
     ),
     (findings.telling_apart_in_errors, {}, 12, ""),
     (
         findings.focus,
         {"relative_energy_inside": (2.0, 0.07)},
         12,
-        r"Energy that psi passes inside the foreground, relative to its own mean: in m more at "
-        r"skip 1 (2.0 x); less "
-        r"at skip 2 (0.07 x).",
+        "Relative energy inside the foreground (1 x = psi passes as much there as on average): in m above "
+        "average at skip 1 (2.0 x); below average at skip 2 (0.07 x).",
     ),
     (
         findings.selecting,
         {"selectivity": (0.065, 0.105)},
         2,
-        r"The share of the gated skips that no constant per channel explains (selectivity) is 6 % "
-        r"(skip 1) to 10 % "
-        r"(skip 2) with m. The rest is a change of scale, which the next convolution undoes.",
+        "Selectivity, the share of a gated skip that no constant per channel explains, is 6 % (skip 1) to 10 "
+        "% (skip 2) with m. The rest only rescales channels, which the next convolution can undo.",
     ),
     (
         findings.energy_ratio,
         {"retained_energy_ratio": (0.07, 1.5), "retained_energy": (0.06, 0.08)},
         2,
-        r"With m 0.07 x (skip 1) to 1.5 x (skip 2) as much is kept inside as outside, 6 % (skip 1) "
-        r"to 8 % (skip 2) "
-        r"in all, where a gate that selects nothing keeps 6.25 %.",
+        "With m the share of energy kept inside the foreground is 0.07 x (skip 1) to 1.5 x (skip 2) that "
+        "outside; over the whole image 6 % (skip 1) to 8 % (skip 2) is kept, where a gate that selects "
+        "nothing keeps 6.25 %.",
     ),
-    (findings.energy_ratio, {}, 2, "There is no foreground to compare with."),
+    (findings.energy_ratio, {}, 2, "No case has a foreground to compare with."),
     (
         findings.zeros_in_z,
         {"z_zero_fraction": (0.6, 0.41)},
         2,
-        "In m 41 % (skip 2) to 60 % (skip 1) of the entries of z are exactly zero. This says how sparse z "
-        "is, not how much of a skip is cut.",
+        "In m 41 % (skip 2) to 60 % (skip 1) of z is exactly zero. This is how sparse z is, not how much of "
+        "a skip is removed.",
     ),
     (
         findings.zeros_in_z,
         {},
         2,
-        "The gate of m has no threshold, so nothing in it is exactly zero. This says how sparse z is, not "
-        "how much of a skip is cut.",
+        "The gate of m has no threshold, so it sets nothing to zero. This is how sparse z is, not how much "
+        "of a skip is removed.",
     ),
     (
         findings.mask_level,
         {"psi_mean": (0.5, 0.5), "psi_std": (0.2, 0.001)},
         2,
-        "In m psi is 0.50 on average, and nearly flat at skip 2.",
+        "In m the mean of psi is 0.50, and psi is nearly constant at skip 2.",
     ),
     (findings.mask_level, {}, 2, "The gate of m has no spatial mask."),
     (
@@ -305,19 +302,19 @@ SAID = [
         2,
         "The gate of m has no threshold, so no position is without evidence.",
     ),
-    (findings.channels, {}, 2, "The gate of m has no threshold, so no latent channel can be dead."),
-    (findings.overlap, {}, 2, "No case has a label, so how good the segmentations are is not known."),
+    (findings.channels, {}, 2, "The gate of m has no threshold, so it has no dead channels."),
+    (findings.overlap, {}, 2, "No case has a label, so the Dice of the segmentations is unknown."),
     (
         findings.telling_apart,
         {"psi_auc": (float("nan"), 0.9)},
         12,
-        "AUC of psi (0.5 = chance): in m higher inside at skip 2 (0.90).",
+        AUC + "psi is higher inside at skip 2 (0.90).",
     ),
     (
         findings.focus,
         {"relative_energy_inside": (0.0, 0.0)},
         12,
-        "No mask could be compared with a foreground.",
+        findings.NO_FOREGROUND,
     ),
     (
         findings.unusual,
@@ -342,9 +339,9 @@ def test_the_sentence_is_right(
 @pytest.mark.parametrize(
     ("few", "said"),
     [
-        (1, "with the label at skip 1 (0.90); from 1 independent case nothing is claimed at skip 2 (0.10)."),
-        (7, "with the label at skip 1 (0.90); from 7 independent cases nothing is claimed at skip 2 (0.10)."),
-        (8, "with the label at skip 1 (0.90); with the error at skip 2 (0.10)."),
+        (1, "with the label at skip 1 (0.90); no claim from 1 independent case at skip 2 (0.10)."),
+        (7, "with the label at skip 1 (0.90); no claim from 7 independent cases at skip 2 (0.10)."),
+        (8, "with the label at skip 1 (0.90); psi sides with the prediction at skip 2 (0.10)."),
     ],
 )
 def test_a_coarse_skip_with_few_errors_takes_no_cases_from_the_others(
@@ -353,7 +350,7 @@ def test_a_coarse_skip_with_few_errors_takes_no_cases_from_the_others(
     found = inspected(make_checkpoint, 12, psi_auc_in_errors=(0.9, 0.1))
     for case in found.cases[few:]:
         del case.models["m"].skips[2].measures["psi_auc_in_errors"]
-    assert findings.telling_apart_in_errors(found).endswith(f"in m {said}")
+    assert findings.telling_apart_in_errors(found).endswith(f"in m psi sides {said}")
 
 
 def test_a_model_without_gates_is_told_as_that(make_checkpoint: Make) -> None:
@@ -374,8 +371,8 @@ def test_a_channel_is_dead_or_open_only_if_it_is_so_in_every_case(make_checkpoin
     ]
     said = findings.channels(DataSetInspection({"m": make_checkpoint()}, tuple(cases), {}, {}))
     assert said == (
-        "5 latent channels of m over 2 cases: 1 zero everywhere in all of them (dead), 1 zero nowhere in any "
-        "(always open)."
+        "Latent channels of m: 5, of which 1 dead (zero everywhere in every case) and 1 always open (zero "
+        "nowhere in any case)."
     )
 
 
@@ -383,8 +380,8 @@ def test_agreement_with_the_own_prediction_is_called_so(make_checkpoint: Make) -
     found = inspected(make_checkpoint, 12, psi_auc=(0.9, 0.9))
     guessed = replace(found, cases=tuple(replace(case, reference="prediction") for case in found.cases))
     for say in (findings.telling_apart, findings.focus):
-        assert "no evidence" not in say(found)
-    assert findings.telling_apart(guessed).endswith("that is agreement with itself, no evidence.")
+        assert "not evidence" not in say(found)
+    assert findings.telling_apart(guessed).endswith("this is agreement with itself, not evidence.")
 
 
 def dice(value: float) -> ModelNumbers:
@@ -404,31 +401,31 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
         split={"training": ("a",)},
     )
     assert not_an_ablation(first, other) == (
-        "other cases to learn from",
-        "40 steps instead of 100",
-        "another learning rate",
+        "split",
+        "steps (40 instead of 100)",
+        "learning rate",
     )
     cases = [
         CaseNumbers(str(n), "", "unseen", "label", {m: dice(v) for m, v in both.items()}, {})
         for n, both in enumerate({"m": 0.8 + 0.001 * n, "d": 0.6 - 0.001 * n} for n in range(10))
     ]
     said = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}))
-    assert "m minus d: +0.209, 95 % interval +0.205 to +0.213, with these two trainings" in said
+    assert "m minus d: +0.209, 95 % interval +0.205 to +0.213, for these two trainings" in said
     assert said.endswith(
-        "d is no ablation of m: other cases to learn from, 40 steps instead of 100, another learning rate."
+        "d is no gate ablation of m: they differ in split, steps (40 instead of 100), learning rate."
     )
     few = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases[:3]), {}, {}))
-    assert "too few to tell them apart: 3 independent cases, 8 are needed" in few
+    assert "no claim from 3 independent cases, 8 are needed" in few
     same = dict.fromkeys(map(str, range(10)), "0")
     one = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}, same))
-    assert "1 independent case, 8 are needed" in one
+    assert "no claim from 1 independent case, 8 are needed" in one
 
 
 @pytest.mark.parametrize(
     ("geometry", "intensity", "said"),
     [
         (Geometry.pixels(2), "zscore", ""),
-        (Geometry.pixels(3), "zscore", "images of 2 axes, this one has 3"),
+        (Geometry.pixels(3), "zscore", "images with 2 axes, this one has 3"),
         (Geometry((1.0, 1.0), (0.0, 0.0), "mm"), "zscore", "the unit none, this one has mm"),
         (Geometry.pixels(2), "ct", "no value of this image is negative"),
     ],
@@ -476,4 +473,4 @@ def test_the_size_of_the_training_images_makes_no_other_kind_of_model(make_check
     first = make_checkpoint(dims=3)
     other = replace(first, plan=first.plan.model_copy(update={"largest": (8, 8, 9)}), config={"seed": 7})
     assert is_another_training(first, other)
-    assert "another plan" not in not_an_ablation(first, other)
+    assert "plan" not in not_an_ablation(first, other)

@@ -9,7 +9,7 @@ import pytest
 
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, CONTROLS, Row
 from napari_prosma.inspection.statistics import noting, simultaneous
-from napari_prosma.inspection.trial_findings import NOTHING, TESTED
+from napari_prosma.inspection.trial_findings import CONSTANT, NOTHING, TESTED
 
 NAN = float("nan")
 
@@ -81,25 +81,24 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "three cases claim nothing, though one skip leads by far",
         "leave_one_out",
         worths("psi", {1: 0.01, 2: 0.4}, 3),
-        r"Dice that is lost: with its mask psi at its mean 0\.01\d at skip 1, 0\.40\d at skip 2\. "
-        r"3 independent cases claim nothing; 8 are needed\.",
+        r"Dice lost with psi at its mean: 0\.01\d at skip 1, 0\.40\d at skip 2\. "
+        r"No claim from 3 independent cases; 8 are needed\.",
     ),
     (
         "one case",
         "leave_one_out",
         worths("psi", {1: 0.3}, 1),
-        r".*One independent case claims nothing; 8 are needed\.",
+        r".*No claim from 1 independent case; 8 are needed\.",
     ),
     (
         "a loss, a gain, none and what is not shown",
         "leave_one_out",
         worths("psi", {1: 0.2, 2: -0.2, 3: 0.0}, 12)
         + [{**r, "worth": float(r["worth"]) * 30} for r in worths("c", {1: 0.0}, 12)],
-        r"Dice that is lost: with its mask psi at its mean 0\.20\d at skip 1 \(\+0\.\d+ to "
-        r"\+0\.\d+\); a gain, "
-        r"-0\.19\d at skip 2 \(-0\.\d+ to -0\.\d+\); none, -?0\.00\d at skip 3 \(-0\.00\d to "
-        r"\+0\.0\d\d\); with its "
-        r"channel weights c at their mean not shown, 0\.0\d\d at skip 1 \(-0\.\d+ to \+0\.\d+\)\.",
+        r"Dice lost with psi at its mean: 0\.20\d at skip 1 \(\+0\.\d+ to \+0\.\d+\); gain: "
+        r"-0\.19\d at skip 2 \(-0\.\d+ to -0\.\d+\); less than 0\.01: -?0\.00\d at skip 3 \(-0\.00\d to "
+        r"\+0\.0\d\d\)\. Dice lost with c at its mean: not shown: 0\.0\d\d at skip 1 "
+        r"\(-0\.\d+ to \+0\.\d+\)\.",
     ),
     (
         "what one case alone loses is not shown",
@@ -108,26 +107,25 @@ SAID: list[tuple[str, str, list[Row], str]] = [
             {"image": f"{n}", "skip": 1, "part": "psi", "worth": 0.6 * (n == 3), "dice": 0.8}
             for n in range(12)
         ],
-        r"Dice that is lost: with its mask psi at its mean not shown, 0\.050 at skip 1\.",
+        r"Dice lost with psi at its mean: not shown: 0\.050 at skip 1\.",
     ),
     (
         "all skips come last",
         "leave_one_out",
         worths("both", {ALL_SKIPS: 0.3, 1: 0.2}, 9),
-        r"Dice that is lost: with psi and c at their means 0\.20\d at skip 1 \(.*\), 0\.30\d at "
-        r"all skips \(.*\)\.",
+        r"Dice lost with psi and c at their means: 0\.20\d at skip 1 \(.*\), 0\.30\d at all skips \(.*\)\.",
     ),
     (
         "one window of one image",
         "leave_one_out",
         worths("psi", {1: 0.3}, 1, window="32 x 48 x 32 of 33 x 53 x 37"),
-        r"In one window \(32 x 48 x 32 of 33 x 53 x 37\): Dice that is lost: .*",
+        r"In one window \(32 x 48 x 32 of 33 x 53 x 37\): Dice lost with .*",
     ),
     (
         "one window of many images",
         "leave_one_out",
         worths("psi", {1: 0.3}, 9, window="32 x 32 of 64 x 64"),
-        r"In one window of each image: Dice that is lost: .*",
+        r"In one window of each image: Dice lost with .*",
     ),
     (
         "no label",
@@ -136,93 +134,87 @@ SAID: list[tuple[str, str, list[Row], str]] = [
             {"image": f"{n}", "skip": 1, "part": "psi", "agreement": v, "effect": 0.1}
             for n, v in enumerate(spread(0.6, 9))
         ],
-        r"Dice against the unchanged result: with its mask psi at its mean 0\.60\d at skip 1 "
-        r"\(.*\)\. Without a "
-        r"label it cannot be told whether that is a loss\.",
+        r"Dice against the unchanged prediction with psi at its mean: 0\.60\d at skip 1 \(.*\)\. "
+        r"Without a label, it is unknown whether this is a loss\.",
     ),
     (
         "faithful beyond the best control",
         "deletion_curve",
         deleted(0.9, 10, energy=0.8),
-        r".*psi is better at skip 1 \(0\.90\d against 0\.80\d of energy of the encoder; \+0\.100, "
-        r"95 % interval "
-        r".*\)\. Faithful at skip 1\.",
+        r".*psi is better at skip 1 \(0\.90\d against 0\.80\d with energy of the encoder; \+0\.100, "
+        r"95 % interval .*\)\. So psi is faithful at skip 1\.",
     ),
     (
         "better than chance is not enough",
         "deletion_curve",
         deleted(0.7, 10, centre=0.8, random=0.1),
-        r".*psi is worse at skip 1 \(0\.70\d against 0\.80\d of distance to the centre; .*\)\. At "
-        r"no skip is it "
-        r"shown to be faithful beyond what needs no gate\.",
+        r".*psi is worse at skip 1 \(0\.70\d against 0\.80\d with distance to the centre; .*\)\. "
+        r"So psi is not shown to be faithful at any skip\.",
     ),
     (
         "three cases",
         "deletion_curve",
         deleted(0.9, 3, random=0.1),
-        r".*skip 1 \(0\.90\d against 0\.50\d of .*\)\. 3 independent cases claim nothing; 8 are needed\.",
+        r".*skip 1 \(0\.90\d against 0\.50\d with .*\)\. No claim from 3 independent cases; 8 are needed\.",
     ),
     (
         "no difference, shown",
         "threshold_sweep",
         swept(0.0, 12),
-        r".*Over this range the thresholds make no difference of 0\.01 or more \(largest: "
-        r"\+0\.000, 95 % interval "
-        r"\+0\.000 to \+0\.000\)\.",
+        r"Dice is 0\.70\d with lambda as trained \(50 % zeros in z\), 0\.70\d with lambda x 0 and 0\.70\d "
+        r"with lambda x 4 \(90 % zeros in z\)\. In this range Dice changes by less than 0\.01 \(largest "
+        r"change: \+0\.000, 95 % interval \+0\.000 to \+0\.000\)\.",
     ),
     (
         "no difference, not shown",
         "threshold_sweep",
         swept(0.0, 12, 0.1),
-        r".*These cases show no difference, and do not show that there is none \(.*\)\.",
+        r".*These cases show no difference, but do not rule one out \(largest: .*\)\.",
     ),
     (
         "worse",
         "threshold_sweep",
         swept(-0.2, 12),
-        r".*It is lower times 0, 4; no scale is shown to be better\.",
+        r".*Dice is lower with lambda x 0, 4; no factor is shown to be better than 1\.",
     ),
     (
         "better",
         "threshold_sweep",
         swept(0.2, 12),
-        r".*It is higher times [04] \(.*\), where training did not go\.",
+        r".*Dice is higher with lambda x [04] than as trained \(.*\)\.",
     ),
     (
         "no difference in three cases",
         "threshold_sweep",
         swept(0.0, 3),
-        r".*3 independent cases claim nothing; 8 are needed\.",
+        r".*No claim from 3 independent cases; 8 are needed\.",
     ),
     (
         "no other training",
         "sanity_check",
         correlated(0.3, None, 12),
-        r"With a random decoder psi correlates with the trained one by 0\.30 \(skip 1\)\. What "
-        r"that means shows only "
-        r"beside the correlation of two trainings, which no two have at 1: give a model of the "
-        r"same gate with "
-        r"another seed\.",
+        r"The correlation of psi with psi of a random decoder is 0\.30 \(skip 1\)\. Compare it with the "
+        r"correlation between two trainings, which is never 1: add a model with the same gate and another "
+        r"seed\.",
     ),
     (
         "learned",
         "sanity_check",
         correlated(0.3, 0.7, 12),
-        r".*Two trainings correlate by 0\.70 \(skip 1\)\. At skip 1 these two are more alike, so there "
-        r"psi depends on "
-        r"what was learned\.",
+        r".*Between two trainings it is 0\.70 \(skip 1\)\. It is higher between these two trainings at "
+        r"skip 1, so psi depends on what was learned there\.",
     ),
     (
         "not learned",
         "sanity_check",
         correlated(0.7, 0.7, 12),
-        r".*At no skip are two trainings shown to be more alike than that\.",
+        r".*It is not shown to be higher between two trainings at any skip\.",
     ),
     (
         "constant",
         "sanity_check",
         [{"image": "0", "randomised": "decoder", "seed": 0, "skip": 1}],
-        r"psi was constant with a random decoder, so nothing can be compared\.",
+        r"psi is constant with a random decoder, so nothing can be compared\.",
     ),
     (
         "NaN",
@@ -231,16 +223,15 @@ SAID: list[tuple[str, str, list[Row], str]] = [
             {"image": f"{n}", "randomised": "decoder", "seed": 0, "skip": 1, "correlation": value}
             for n, value in enumerate((0.5, NAN))
         ],
-        r".*by 0\.50 \(skip 1\)\..*",
+        r".*is 0\.50 \(skip 1\)\..*",
     ),
     (
         "loses less",
         "noise_test",
         noisy({"a": 0.1, "b": 0.5}, 12),
-        r"Mean of Dice over speckle noise of strength 0 to 1, of that without noise: 0\.749 of "
-        r"0\.800 \(94 %\) "
+        r"Mean Dice over speckle noise of strength 0 to 1, and without noise: 0\.749 of 0\.800 \(94 %\) "
         r"with a, 0\.549 of 0\.800 \(69 %\) with b\. a keeps a larger share of its own Dice than b "
-        r"\(\+0\.250, 95 % interval .*\); the Dice of a under the noise is higher \(.*\), with these two "
+        r"\(\+0\.250, 95 % interval .*\); under noise the Dice of a is higher \(.*\), for these two "
         r"trainings\.",
     ),
     (
@@ -248,29 +239,28 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "noise_test",
         noisy({"a": 0.3, "poor": 0.15}, 12, {"poor": 0.2}),
         r".*0\.649 of 0\.800 \(81 %\) with a, 0\.124 of 0\.200 \(62 %\) with poor\. a keeps a "
-        r"larger share of its own Dice than poor \(\+0\.1\d\d, .*; the Dice of a under the noise is higher "
-        r".*",
+        r"larger share of its own Dice than poor \(\+0\.1\d\d, .*; under noise the Dice of a is higher .*",
     ),
     (
         "a model that finds nothing",
         "noise_test",
         noisy({"a": 0.3}, 12) + [{**r, "model": "empty", "dice": 0.0} for r in noisy({"a": 0.3}, 12)],
-        r".*0\.000 of 0\.000 with empty\. a or empty found nothing without noise, so no shares are compared; "
-        r"the Dice of a under the noise is higher \(.*",
+        r".*0\.000 of 0\.000 with empty\. a or empty finds nothing without noise, so their shares are not "
+        r"compared; under noise the Dice of a is higher \(.*",
     ),
     (
         "a model that marks everything keeps all of what little it has",
         "noise_test",
         noisy({"a": 0.3, "all": 0.0}, 12, {"all": 0.1}),
-        r".* with all\. a keeps a smaller share of its own Dice than all \(.*\); the Dice of a under the "
-        r"noise is higher \(.*\), with these two trainings\.",
+        r".* with all\. a keeps a smaller share of its own Dice than all \(.*\); under noise the Dice of "
+        r"a is higher \(.*\), for these two trainings\.",
     ),
     (
         "no label under noise",
         "noise_test",
         noisy({"a": 0.1}, 12, score="agreement"),
-        r"Mean of Dice against the unchanged result .* with a\. Without a label that is how far the result "
-        r"moves, not how good it stays\.",
+        r"Mean Dice against the unchanged prediction .* with a\. Without a label, this shows how stable the "
+        r"prediction is, not how good\.",
     ),
     (
         "images larger than a window beside some that are not",
@@ -279,20 +269,20 @@ SAID: list[tuple[str, str, list[Row], str]] = [
             {k: v for k, v in r.items() if k != "window" or r["image"] != "0"}
             for r in worths("psi", {1: 0.3}, 9, window="32 x 32 of 64 x 64")
         ],
-        r"In one window of each image that is larger: Dice that is lost: .*",
+        r"In one window of each larger image: Dice lost with .*",
     ),
     (
         "not told apart",
         "noise_test",
         noisy({"a": 0.3, "b": 0.3}, 12),
-        r".*Whether a or b keeps a larger share of its own Dice is not shown \(.*\); the Dice of a "
-        r"under the noise is not told apart \(.*\), with these two trainings\.",
+        r".*No difference is shown between the shares of their own Dice that a and b keep \(.*\); under "
+        r"noise the Dice of a is not shown to differ \(.*\), for these two trainings\.",
     ),
     (
         "too few",
         "noise_test",
         noisy({"a": 0.1, "b": 0.5}, 4),
-        r".*4 independent cases claim nothing; 8 are needed\.",
+        r".*No claim from 4 independent cases; 8 are needed\.",
     ),
     ("one model", "noise_test", noisy({"a": 0.1}, 4), r".* with a\."),
 ]
@@ -356,7 +346,7 @@ def test_what_was_not_measured_is_not_told(test: str, kind: str) -> None:
         "no value": [{k: v for k, v in row.items() if k != VALUE[test]} for row in ROWS[test]],
     }[kind]
     said = TESTED[test](rows, None)
-    assert said in (NOTHING, "psi was constant with a random decoder, so nothing can be compared.")
+    assert said in (NOTHING, CONSTANT)
 
 
 @pytest.mark.filterwarnings("error")
@@ -378,4 +368,4 @@ def test_an_image_that_was_measured_in_part_counts_nowhere(test: str, place: int
 def test_near_duplicates_are_too_few(test: str) -> None:
     """Twelve images of three patients claim as little as three."""
     said = TESTED[test](ROWS[test], {f"{n}": f"patient {n % 3}" for n in range(12)})
-    assert said.endswith("3 independent cases claim nothing; 8 are needed.")
+    assert said.endswith("No claim from 3 independent cases; 8 are needed.")

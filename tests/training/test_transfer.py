@@ -254,7 +254,7 @@ def test_a_3d_model_is_refused_for_images_and_other_dims_are_too(ct_model: Check
 def test_images_that_know_no_size_are_planned_anew_and_the_user_is_told(ct_model: Checkpoint) -> None:
     found, (units, intensity) = adapted_plan(ct_model, facts((48, 64, 64)), LIVER)
     assert (found.spacing, found.unit, found.patch) == (None, "pixel", (48, 64, 64))
-    assert "had a size in mm and some of these have none: spacing and patch are planned anew" in units
+    assert "had a size in mm and some of these have none: spacing and patch are planned again" in units
     assert found.intensity == "zscore"
     assert "trained on CT" in intensity
 

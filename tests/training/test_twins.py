@@ -95,8 +95,8 @@ def test_stopped_twins_go_on_and_finished_ones_are_not_trained_again(run: Path, 
                 break
     seen = list(train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense")))
     said = " ".join(event.message for event in seen if isinstance(event, Notice))
-    assert "Twin 1 of 2 (attention) is already trained" in said
-    assert "Twin 2 of 2 (dense) resumes" in said
+    assert "Gate ablation 1 of 2 (attention) is already trained" in said
+    assert "Gate ablation 2 of 2 (dense) resumes" in said
     assert sum(isinstance(event, EpochEnd) for event in seen) == 1
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_was_stopped_has_no_twins(run: Path) -> None:
     kept = json.loads((run / "run.json").read_text())
     kept["config"]["epochs"] = 5
     (run / "run.json").write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match=r"2 of 5 epochs; finish it first with: prosma train --resume"):
+    with pytest.raises(ConfigError, match=r"2 of 5 epochs; complete it first with: prosma train --resume"):
         read_original(run)
 
 

@@ -23,7 +23,7 @@ _TRIED = 5
 """Labels of the folder that the place of another one has to explain."""
 _LISTED = ("CSV", "Decathlon", "DICOM")
 """Layouts in which a table or an object says what belongs to what, not a name."""
-SAVE_YOURSELF = "save the layer by File > Save Selected Layers, then go on"
+SAVE_YOURSELF = "save the layer by File > Save Selected Layers, then continue"
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def cases_of(config: TrainConfig) -> DataSet:
     """
     if config.data is None:
         raise ConfigError(
-            f"the run '{config.run_dir}' was started from Python, so nobody knows where its cases are; go on "
-            f"with it there, or start a new run with its model"
+            f"the run '{config.run_dir}' was started from Python, so it is not known where its cases are; "
+            f"resume it there, or start a new run with its model"
         )
     required = requirement(config.labelled_only)
     data_set = find_cases(config.data, required, config.labels, config.images, config.masks)

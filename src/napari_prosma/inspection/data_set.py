@@ -18,7 +18,7 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started, res
 from napari_prosma.inspection.kept import KeptCases
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
-from napari_prosma.inspection.statistics import FEWEST, by_unit, unusual_from
+from napari_prosma.inspection.statistics import FEWEST, by_unit, units_in_words, unusual_from
 from napari_prosma.inspection.trace import inspect_gates, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -88,8 +88,8 @@ class Deviation:
         measure = MEASURES[self.measure]
         side = "above" if self.score > 0 else "below"
         return (
-            f"Skip {self.level}: {measure.name} is {measure.in_words(self.value)}, {abs(self.score):.1f} "
-            f"robust standard deviations {side} the median of all cases, {measure.in_words(self.median)}."
+            f"Skip {self.level}: {measure.name} {measure.in_words(self.value)}, {abs(self.score):.1f} robust "
+            f"standard deviations {side} the median of all cases ({measure.in_words(self.median)})."
         )
 
 
@@ -109,23 +109,15 @@ class Association:
     def in_words(self) -> str:
         """What may be said, and no more."""
         if not np.isfinite(self.rho):
-            return (
-                f"Whether unusual gating goes with low Dice cannot be told from {self.cases} independent "
-                "cases."
-            )
+            cases = units_in_words(self.cases)
+            return f"Whether unusual gating goes with low Dice cannot be judged from {cases}."
         figures = f"Spearman's rho {self.rho:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
-        over = f"over the {self.cases} independent ones that have a label ({figures})"
+        over = f"Over {units_in_words(self.cases)} with a label"
         if self.high < 0:
-            return (
-                f"The more unusual the gating of a case, the lower its Dice, {over}. That is no proof of why."
-            )
+            return f"{over}, unusual gating goes with lower Dice ({figures}). This does not show why."
         if self.low > 0:
-            return (
-                f"The more unusual the gating of a case, the higher its Dice, {over}: here it is no warning."
-            )
-        return (
-            f"These cases do not show that unusual gating goes with low Dice, {over}: the interval holds 0."
-        )
+            return f"{over}, unusual gating goes with higher Dice ({figures}): here it is no warning."
+        return f"{over}, no association of unusual gating with Dice is shown ({figures})."
 
 
 @dataclass(frozen=True)

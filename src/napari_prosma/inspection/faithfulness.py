@@ -40,13 +40,13 @@ Row = dict[str, str | float]
 Model = Checkpoint | Path | str
 
 TESTS: dict[str, str] = {
-    "leave_one_out": "What the selection of each skip is worth",
-    "deletion_curve": "Does psi rank positions better than what needs no gate",
-    "threshold_sweep": "What the thresholds do",
-    "sanity_check": "Does the mask depend on what was learned",
-    "noise_test": "Masks and segmentations under noise",
+    "leave_one_out": "Leave one out: what is the selection of each skip worth?",
+    "deletion_curve": "Deletion curve: does psi rank positions better than the controls?",
+    "threshold_sweep": "Threshold sweep: what do the thresholds change?",
+    "sanity_check": "Sanity check: does psi depend on what was learned?",
+    "noise_test": "Noise test: how do masks and segmentations change under noise?",
 }
-"""What each test asks."""
+"""Name of each test and its question."""
 QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -54,16 +54,16 @@ RANDOM_DRAWS = 10
 ALL_SKIPS = 0
 """In the rows: all skips at once."""
 PARTS: dict[str, str] = {
-    "psi": "its mask psi at its mean",
-    "c": "its channel weights c at their mean",
+    "psi": "psi at its mean",
+    "c": "c at its mean",
     "both": "psi and c at their means",
     "skip mean": "the whole skip at its channel means",
     "skip zero": "the whole skip at zero",
 }
-"""What is taken away. Means keep the skip as loud as training knew it; zero is far from anything it saw."""
+"""What is taken away. Means keep the scale of the skip in training; zero is far from anything seen in it."""
 CONTROLS: dict[str, str] = {
     "energy": "energy of the encoder",
-    "redrawn": "psi of gates and decoder drawn anew",
+    "redrawn": "psi of random gates and decoder",
     "centre": "distance to the centre",
     "highest": "highest psi first",
     "random": "chance",

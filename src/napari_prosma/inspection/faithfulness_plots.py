@@ -30,7 +30,7 @@ def _score_of(rows: Sequence[Row]) -> tuple[str, str]:
     """The figure that says how good a segmentation is, and its name on an axis."""
     if any("dice" in row for row in rows):
         return "dice", "Dice against the label"
-    return "agreement", "Dice against the unchanged model"
+    return "agreement", "Dice against the unchanged prediction"
 
 
 def _gathered(rows: Sequence[Row], by: str, value: str) -> tuple[list, np.ndarray, np.ndarray]:
@@ -82,7 +82,7 @@ def _draw_leave_one_out(figure: Figure, rows: Sequence[Row]) -> None:
     for axes in (left, right):
         axes.set_xticks(skips, ["all" if k == ALL_SKIPS else f"skip {k}" for k in skips])
     _finish(left, "1 = finest", "mean change of the probabilities")
-    words = "Dice that is lost" if drop == "worth" else "Dice against the unchanged model"
+    words = "Dice lost" if drop == "worth" else "Dice against the unchanged prediction"
     _finish(right, "1 = finest", words, legend=False)
     right.axhline(0, color="0.4", linewidth=0.6)
 
@@ -129,7 +129,7 @@ def _draw_sanity_check(figure: Figure, rows: Sequence[Row]) -> None:
 
 
 def _drawn_anew(parts: str) -> str:
-    return parts if parts == ANOTHER else f"{parts} drawn anew"
+    return parts if parts == ANOTHER else f"random {parts}"
 
 
 def _draw_noise_test(figure: Figure, rows: Sequence[Row]) -> None:

@@ -21,7 +21,8 @@ from napari_prosma.inspection.statistics import (
 from napari_prosma.nn.gate_kinds import GATES
 
 LITTLE = 0.01
-"""A spread of psi below this is called flat."""
+"""Where psi varies less over an image, it is called nearly constant."""
+NO_FOREGROUND = "No case has a mask psi and a foreground that can be compared."
 
 
 def selecting(found: DataSetInspection) -> str:
@@ -34,8 +35,8 @@ def selecting(found: DataSetInspection) -> str:
         else:
             said.append(f"0 % with {model}, which has no gates")
     return (
-        f"The share of the gated skips that no constant per channel explains (selectivity) is "
-        f"{', '.join(said)}. The rest is a change of scale, which the next convolution undoes."
+        f"Selectivity, the share of a gated skip that no constant per channel explains, is "
+        f"{', '.join(said)}. The rest only rescales channels, which the next convolution can undo."
     )
 
 
@@ -46,12 +47,12 @@ def focus(found: DataSetInspection) -> str:
         intervals = _against(found, model, "relative_energy_inside", np.log2)
         if intervals:
             told = {level: f"{in_digits(2**each.mean)} x" for level, each in intervals.items()}
-            said.append(f"in {model} {_grouped(intervals, told, 'more', 'less')}")
+            said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average')}")
     if not said:
-        return "No mask could be compared with a foreground."
+        return NO_FOREGROUND
     return (
-        f"Energy that psi passes inside the foreground, relative to its own mean: {'; '.join(said)}."
-        f"{_of_its_own(found)}"
+        f"Relative energy inside the foreground (1 x = psi passes as much there as on average): "
+        f"{'; '.join(said)}.{_of_its_own(found)}"
     )
 
 
@@ -61,10 +62,10 @@ def zeros_in_z(found: DataSetInspection) -> str:
     for model in found.checkpoints:
         spreads = _spreads(found, model, "z_zero_fraction")
         if spreads:
-            said.append(f"in {model} {_range(spreads, in_percent)} of the entries of z are exactly zero")
+            said.append(f"in {model} {_range(spreads, in_percent)} of z is exactly zero")
         else:
-            said.append(f"{_lacking(found, model, 'no threshold')}, so nothing in it is exactly zero")
-    return f"{_sentence(said)} This says how sparse z is, not how much of a skip is cut."
+            said.append(f"{_lacking(found, model, 'no threshold')}, so it sets nothing to zero")
+    return f"{_sentence(said)} This is how sparse z is, not how much of a skip is removed."
 
 
 def without_evidence(found: DataSetInspection) -> str:
@@ -79,9 +80,10 @@ def without_evidence(found: DataSetInspection) -> str:
     there = (
         "psi is exactly zero there, so the skip itself is cut"
         if kind.exact_zeros
-        else f"psi is not zero there but equals the gate floor of {floor}, and that share passes"
+        else f"psi is not zero there but equals the gate floor of {floor}, and that share of the skip passes"
     )
-    return f"In {model} z is empty at {_range(spreads, in_percent)} of the positions; {there}."
+    share = _range(spreads, in_percent)
+    return f"In {model} {share} of the positions are without evidence (all of z is zero); {there}."
 
 
 def mask_level(found: DataSetInspection) -> str:
@@ -93,27 +95,26 @@ def mask_level(found: DataSetInspection) -> str:
             said.append(_lacking(found, model, "no spatial mask"))
             continue
         flat = [level for level, spread in widths.items() if spread.mean < LITTLE]
-        words = f"in {model} psi is {_range(means, '{:.2f}'.format)} on average"
-        said.append(words + (f", and nearly flat at {_skips(flat)}" if flat else ""))
+        words = f"in {model} the mean of psi is {_range(means, '{:.2f}'.format)}"
+        said.append(words + (f", and psi is nearly constant at {_skips(flat)}" if flat else ""))
     return _sentence(said)
 
 
 def telling_apart(found: DataSetInspection) -> str:
     """Where psi tells the foreground from what is around it."""
-    said = _sides(found, "psi_auc", "higher inside", "lower inside")
+    said = _sides(found, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
-        return "No mask could be compared with a foreground."
-    return f"AUC of psi (0.5 = chance): {said}.{_of_its_own(found)}"
+        return NO_FOREGROUND
+    return f"AUC of psi, inside against outside the foreground (0.5 = chance): {said}.{_of_its_own(found)}"
 
 
 def telling_apart_in_errors(found: DataSetInspection) -> str:
     """The same among the positions where the model is wrong, where it is no echo of the prediction."""
-    said = _sides(found, "psi_auc_in_errors", "with the label", "with the error")
+    said = _sides(found, "psi_auc_in_errors", "psi sides with the label", "psi sides with the prediction")
     if not said:
         return ""
     return (
-        f"Among the positions where the model confuses structure and background psi sides (AUC; 0.5 = "
-        f"neither): {said}."
+        f"AUC of psi among errors, where the model confuses structure and background (0.5 = chance): {said}."
     )
 
 
@@ -138,10 +139,10 @@ def energy_ratio(found: DataSetInspection) -> str:
             kept = _range(_spreads(found, model, "retained_energy"), in_percent)
             ratio = _range(spreads, lambda value: f"{in_digits(value)} x")
             said.append(
-                f"with {model} {ratio} as much is kept inside as outside, {kept} in all, where a gate that "
-                f"selects nothing keeps {100 * neutral:g} %"
+                f"with {model} the share of energy kept inside the foreground is {ratio} that outside; over "
+                f"the whole image {kept} is kept, where a gate that selects nothing keeps {100 * neutral:g} %"
             )
-    return _sentence(said) or "There is no foreground to compare with."
+    return _sentence(said) or "No case has a foreground to compare with."
 
 
 def channels(found: DataSetInspection) -> str:
@@ -155,10 +156,10 @@ def channels(found: DataSetInspection) -> str:
             always += int((zeros == 0).all(axis=0).sum())
     if not number:
         lacking = _lacking(found, found.model, "no threshold")
-        return _sentence([f"{lacking}, so no latent channel can be dead"])
+        return _sentence([f"{lacking}, so it has no dead channels"])
     return (
-        f"{number} latent channels of {found.model} over {len(found.cases)} cases: {dead} zero everywhere in "
-        f"all of them (dead), {always} zero nowhere in any (always open)."
+        f"Latent channels of {found.model}: {number}, of which {dead} dead (zero everywhere in every case) "
+        f"and {always} always open (zero nowhere in any case)."
     )
 
 
@@ -166,7 +167,7 @@ def overlap(found: DataSetInspection) -> str:
     """Dice of the model and how the others differ, unit by unit."""
     own = found.overlaps(found.model)
     if not own:
-        return "No case has a label, so how good the segmentations are is not known."
+        return "No case has a label, so the Dice of the segmentations is unknown."
     words = [
         f"the mean Dice over {len(own)} labelled cases is {np.mean([*own.values()]):.3f} with {found.model}"
     ]
@@ -176,7 +177,7 @@ def overlap(found: DataSetInspection) -> str:
         differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
         said = compared_in_words(interval(np.array([*differences.values()])))
         words.append(
-            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, with "
+            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, for "
             "these two trainings)"
         )
         strange.append(ablation_in_words(found.model, found.checkpoints[found.model], other, checkpoint))
@@ -187,11 +188,10 @@ def compared_in_words(difference: Interval) -> str:
     """A difference of two models with its interval, and whether it tells them apart."""
     if difference.units < FEWEST:
         return (
-            f"{difference.mean:+.3f}, too few to tell them apart: {units_in_words(difference.units)}, "
-            f"{FEWEST} are needed"
+            f"{difference.mean:+.3f}, no claim from {units_in_words(difference.units)}, {FEWEST} are needed"
         )
     told = difference.in_words()
-    return told if difference.is_above or difference.is_below else f"{told}: not told apart"
+    return told if difference.is_above or difference.is_below else f"{told}: no difference shown"
 
 
 def unusual(found: DataSetInspection) -> str:
@@ -202,8 +202,8 @@ def unusual(found: DataSetInspection) -> str:
     verb = "has" if number == 1 else "have"
     return (
         f"{number} of {len(found.cases)} cases {verb} a measure more than {found.unusual_from:.1f} robust "
-        f"standard deviations from the median, a bound that one in twenty sets of as many ordinary cases "
-        f"exceeds somewhere. {found.association().in_words()}"
+        "standard deviations from the median. Among ordinary cases, one in twenty sets of this size has "
+        f"such a case. {found.association().in_words()}"
     )
 
 
@@ -244,15 +244,15 @@ def _against(
 
 
 def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: str, below: str) -> str:
-    """Such as ``more at skip 1 (1.9 x); not shown at skips 2 (1.1 x), 3 (1.0 x)``."""
+    """Such as ``above average at skip 1 (1.9 x); no difference shown by these cases at skip 2 (1.1 x)``."""
     groups = {
         above: [level for level, each in intervals.items() if each.is_above],
         below: [level for level, each in intervals.items() if each.is_below],
     }
     left = [level for level in intervals if not any(level in held for held in groups.values())]
-    groups["not shown by these cases"] = [level for level in left if intervals[level].is_known]
+    groups["no difference shown by these cases"] = [level for level in left if intervals[level].is_known]
     for units in dict.fromkeys(intervals[level].units for level in left if not intervals[level].is_known):
-        groups[f"from {units_in_words(units)} nothing is claimed"] = [
+        groups[f"no claim from {units_in_words(units)}"] = [
             level for level in left if intervals[level].units == units and not intervals[level].is_known
         ]
     return "; ".join(
@@ -272,8 +272,8 @@ def _of_its_own(found: DataSetInspection) -> str:
     """That a model cannot be held against itself, where it is."""
     if any(case.reference == "prediction" for case in found.cases):
         return (
-            f" Where there is no label the foreground is what {found.model} predicts, which psi helps to "
-            "make: that is agreement with itself, no evidence."
+            f" Where a case has no label, the foreground is the prediction of {found.model}, to which psi "
+            "contributes: this is agreement with itself, not evidence."
         )
     return ""
 

@@ -26,23 +26,21 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     """What differs between two models besides the gate, in words; empty for an ablation."""
     found = []
     if first.split != other.split:
-        found.append("other cases to learn from")
+        found.append("split")
     if not first.plan.agrees_with(other.plan):
-        found.append("another plan")
+        found.append("plan")
     if first.spec.widths != other.spec.widths or first.spec.network != other.spec.network:
-        found.append("another network")
+        found.append("network")
     if min(first.steps, other.steps) < _NEAR * max(first.steps, other.steps):
-        found.append(f"{other.steps} steps instead of {first.steps}")
-    found += [
-        f"another {name.replace('_', ' ')}" for name in _settings_that_differ(first.config, other.config)
-    ]
+        found.append(f"steps ({other.steps} instead of {first.steps})")
+    found += [name.replace("_", " ") for name in _settings_that_differ(first.config, other.config)]
     return tuple(found)
 
 
 def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Checkpoint) -> str:
     """In what the other model differs besides its gate, a sentence; empty for an ablation of the first."""
     apart = not_an_ablation(first, other)
-    return f"{other_name} is no ablation of {name}: {', '.join(apart)}." if apart else ""
+    return f"{other_name} is no gate ablation of {name}: they differ in {', '.join(apart)}." if apart else ""
 
 
 def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
@@ -68,8 +66,8 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
     axes, unit = image.geometry.ndim, image.geometry.unit
     if plan.axes and axes != plan.axes:
         found.append(
-            f"The model was trained on images of {plan.axes} axes, this one has {axes}: what its gates show "
-            f"here is nothing they learned."
+            f"The model was trained on images with {plan.axes} axes, this one has {axes}: what its gates "
+            "show here says little about what they learned."
         )
     knows_none = plan.side is not None or (plan.native is not None and unit == "pixel")
     if (plan.unit == "pixel") != (unit == "pixel") and plan.spacing is not None and not knows_none:
@@ -81,8 +79,8 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
         )
     if plan.intensity == "ct" and float(np.min(image.array)) >= 0:
         found.append(
-            "The model was trained on CT in Hounsfield units, but no value of this image is negative: it is "
-            "no such CT."
+            "The model was trained on CT in Hounsfield units, but no value of this image is negative: it "
+            "may have other units."
         )
     modality = checkpoint.config.get("modality")
     if modality in _NEVER_NEGATIVE and (lowest := float(np.min(image.array))) < 0:

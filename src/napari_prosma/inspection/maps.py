@@ -14,12 +14,13 @@ if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
     from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 
 KINDS: dict[str, str] = {
-    "zeros in z": "bright = the threshold silenced most inner channels of the gate here, black = none",
+    "zeros in z": "bright = the threshold sets most inner channels of the gate to zero here, black = none",
     "without evidence": "marked = z is zero in every channel here, so psi equals the gate floor",
-    "psi": "bright = the mask lets the skip's detail through, dark = it holds it back",
+    "psi": "bright = the mask lets the skip through here, dark = it holds it back",
     "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
-    "psi - dense": "what the threshold changed in the mask; red = it lets more through here, blue = less",
-    "relative energy": "what psi passes here over its own mean, 1/4 to 4 x as log2: red = more, blue = less",
+    "psi - dense": "what the threshold changes in the mask: red = more passes here, blue = less",
+    "relative energy": "what psi passes here, relative to its own mean (log2, 1/4 to 4 x): red = more, blue "
+    "= less",
     "energy kept": "share of the skip's squared values that gets through; bright = much, dark = little",
     "second model": "the mask of the second checkpoint, on the same scale",
 }

@@ -13,12 +13,12 @@ from scipy.integrate import trapezoid
 
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
-from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous
+from napari_prosma.inspection.statistics import FEWEST, Interval, Key, by_unit, simultaneous, units_in_words
 
 LITTLE = 0.01
 """Dice whose loss is called none, where the whole interval lies within it."""
 Units = Mapping[str, str] | None
-_SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged result"}
+_SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged prediction"}
 
 
 def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
@@ -36,15 +36,15 @@ def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
         for row in rows
     }
     intervals = simultaneous(_aligned(worth))
-    what = "Dice that is lost" if is_dice else "Dice against the unchanged result"
+    what = "Dice lost" if is_dice else _SCORES["agreement"]
     said = []
     for part, words in PARTS.items():
         own = {skip: each for (skip, of), each in intervals.items() if of == part}
         if own:
-            said.append(f"with {words} {_worth_in_words(own, is_dice)}")
-    text = f"{_window_in_words(rows)}{what}: {'; '.join(said)}."
+            said.append(f"{what} with {words}: {_worth_in_words(own, is_dice)}.")
+    text = f"{_window_in_words(rows)}{' '.join(said)}"
     if not is_dice:
-        return f"{text} Without a label it cannot be told whether that is a loss."
+        return f"{text} Without a label, it is unknown whether this is a loss."
     count = next(iter(intervals.values())).units
     if count < FEWEST:
         return f"{text} {_too_few(count)}"
@@ -52,14 +52,15 @@ def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
 
 
 def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
-    groups: dict[str, list[int]] = {"": [], "a gain": [], "none": [], "not shown": []}
+    none = f"less than {LITTLE:g}"
+    groups: dict[str, list[int]] = {"": [], "gain": [], none: [], "not shown": []}
     for skip, each in own.items():
         if not is_dice or each.units < FEWEST or each.is_above:
             groups[""].append(skip)
         elif each.is_within(LITTLE):
-            groups["none"].append(skip)
+            groups[none].append(skip)
         else:
-            groups["a gain" if each.is_below else "not shown"].append(skip)
+            groups["gain" if each.is_below else "not shown"].append(skip)
 
     def at(skip: int) -> str:
         return "all skips" if skip == ALL_SKIPS else f"skip {skip}"
@@ -74,7 +75,7 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
     for what, skips in groups.items():
         if skips:
             told = ", ".join(map(figure, sorted(skips, key=lambda skip: skip or len(own) + 1)))
-            parts.append(f"{what}, {told}" if what else told)
+            parts.append(f"{what}: {told}" if what else told)
     return "; ".join(parts)
 
 
@@ -99,14 +100,14 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
 
     def told(skips: Iterable[int]) -> str:
         return ", ".join(
-            f"skip {skip} ({figures[skip]} of {CONTROLS[against[skip]]}"
+            f"skip {skip} ({figures[skip]} with {CONTROLS[against[skip]]}"
             + (f"; {intervals[skip].in_words()})" if intervals[skip].is_known else ")")
             for skip in sorted(skips)
         )
 
     text = (
-        f"{_window_in_words(rows)}Unimportant positions replaced first, {_SCORES[score]} over all shares, "
-        "psi against the best control: "
+        f"{_window_in_words(rows)}Mean {_SCORES[score]} over all shares of positions replaced, lowest psi "
+        "first, against the best control: "
     )
     count = next(iter(intervals.values())).units
     if count < FEWEST:
@@ -120,9 +121,9 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     parts = [f"{what} {told(skips)}" for what, skips in groups.items() if skips]
     faithful = groups["psi is better at"]
     verdict = (
-        f" Faithful at skip{'s' * (len(faithful) > 1)} {', '.join(map(str, sorted(faithful)))}."
+        f" So psi is faithful at skip{'s' * (len(faithful) > 1)} {', '.join(map(str, sorted(faithful)))}."
         if faithful
-        else " At no skip is it shown to be faithful beyond what needs no gate."
+        else " So psi is not shown to be faithful at any skip."
     )
     return f"{text}{'; '.join(parts)}.{verdict}"
 
@@ -140,9 +141,9 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     trained = min(scales, key=lambda scale: abs(scale - 1))
     first, last = scales[0], scales[-1]
     text = (
-        f"{_window_in_words(rows)}With the thresholds times {first:g} {_SCORES[score]} is "
-        f"{means[first]:.3f}, as trained {means[trained]:.3f} ({in_percent(zeros[trained])} zeros in z), "
-        f"times {last:g} {means[last]:.3f} ({in_percent(zeros[last])} zeros)."
+        f"{_window_in_words(rows)}{_SCORES[score]} is {means[trained]:.3f} with lambda as trained "
+        f"({in_percent(zeros[trained])} zeros in z), {means[first]:.3f} with lambda x {first:g} and "
+        f"{means[last]:.3f} with lambda x {last:g} ({in_percent(zeros[last])} zeros in z)."
     )
     own = _per_unit(at[trained], score, units)
     change = {
@@ -159,24 +160,20 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     largest = max(intervals.values(), key=lambda each: max(abs(each.low), abs(each.high)))
     if all(each.is_within(LITTLE) for each in intervals.values()):
         return (
-            f"{text} Over this range the thresholds make no difference of {LITTLE:g} or more (largest: "
+            f"{text} In this range {_SCORES[score]} changes by less than {LITTLE:g} (largest change: "
             f"{largest.in_words()})."
         )
     worse = [scale for scale, each in intervals.items() if each.is_below]
     better = [scale for scale, each in intervals.items() if each.is_above]
     if score == "agreement":
-        return f"{text} Without a label it cannot be told whether another scale is better."
+        return f"{text} Without a label, it is unknown whether another factor is better."
     if better:
         best = max(better, key=lambda scale: intervals[scale].mean)
-        return (
-            f"{text} It is higher times {best:g} ({intervals[best].in_words()}), where training did not go."
-        )
+        return f"{text} Dice is higher with lambda x {best:g} than as trained ({intervals[best].in_words()})."
     if worse:
         told = ", ".join(f"{scale:g}" for scale in worse)
-        return f"{text} It is lower times {told}; no scale is shown to be better."
-    return (
-        f"{text} These cases show no difference, and do not show that there is none ({largest.in_words()})."
-    )
+        return f"{text} Dice is lower with lambda x {told}; no factor is shown to be better than 1."
+    return f"{text} These cases show no difference, but do not rule one out (largest: {largest.in_words()})."
 
 
 def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
@@ -184,7 +181,7 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     known = _measured(rows, "correlation")
     random = [row for row in known if row["randomised"] == "decoder"]
     if not random:
-        return "psi was constant with a random decoder, so nothing can be compared."
+        return CONSTANT
     skips = sorted({int(row["skip"]) for row in random})
 
     def per_skip(what: str) -> dict[int, dict[str, float]]:
@@ -197,11 +194,11 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
 
     drawn, ceiling = per_skip("decoder"), per_skip(ANOTHER)
     means = ", ".join(f"{np.mean([*drawn[skip].values()]):.2f} (skip {skip})" for skip in skips)
-    text = f"{_window_in_words(rows)}With a random decoder psi correlates with the trained one by {means}."
+    text = f"{_window_in_words(rows)}The correlation of psi with psi of a random decoder is {means}."
     if not all(ceiling.values()):
         return (
-            f"{text} What that means shows only beside the correlation of two trainings, which no two have "
-            "at 1: give a model of the same gate with another seed."
+            f"{text} Compare it with the correlation between two trainings, which is never 1: add a model "
+            "with the same gate and another seed."
         )
     highest = ", ".join(f"{np.mean([*ceiling[skip].values()]):.2f} (skip {skip})" for skip in skips)
     gap = {
@@ -211,16 +208,16 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
         for skip in skips
     }
     intervals = simultaneous(_aligned(gap))
-    text += f" Two trainings correlate by {highest}."
+    text += f" Between two trainings it is {highest}."
     count = next(iter(intervals.values())).units
     if count < FEWEST:
         return f"{text} {_too_few(count)}"
     learned = [skip for skip, each in intervals.items() if each.is_above]
     if not learned:
-        return f"{text} At no skip are two trainings shown to be more alike than that."
+        return f"{text} It is not shown to be higher between two trainings at any skip."
     return (
-        f"{text} At skip{'s' * (len(learned) > 1)} {', '.join(map(str, learned))} these two are more "
-        "alike, so there psi depends on what was learned."
+        f"{text} It is higher between these two trainings at skip{'s' * (len(learned) > 1)} "
+        f"{', '.join(map(str, learned))}, so psi depends on what was learned there."
     )
 
 
@@ -254,11 +251,11 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         share = f" ({100 * left / start:.0f} %)" if start > 0 else ""
         said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
     text = (
-        f"{_window_in_words(rows)}Mean of {_SCORES[score]} over {kinds} noise of strength 0 to "
-        f"{strongest:g}, of that without noise: {', '.join(said)}."
+        f"{_window_in_words(rows)}Mean {_SCORES[score]} over {kinds} noise of strength 0 to {strongest:g}, "
+        f"and without noise: {', '.join(said)}."
     )
     if score == "agreement":
-        text += " Without a label that is how far the result moves, not how good it stays."
+        text += " Without a label, this shows how stable the prediction is, not how good."
     first, *others = under
     if not others:
         return text
@@ -281,21 +278,21 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
 
 def _noise_in_words(first: str, other: str, score: str, share: Interval | None, dice: Interval | None) -> str:
     """What two models keep under noise: shares of their own, and with a label the Dice itself."""
-    what = "Dice" if score == "dice" else "result"
+    what = "Dice" if score == "dice" else "prediction"
     if share is None:
-        said = f"{first} or {other} found nothing without noise, so no shares are compared"
+        said = f"{first} or {other} finds nothing without noise, so their shares are not compared"
     elif share.is_above or share.is_below:
         size = "larger" if share.is_above else "smaller"
         said = f"{first} keeps a {size} share of its own {what} than {other} ({share.in_words()})"
     else:
         said = (
-            f"Whether {first} or {other} keeps a larger share of its own {what} is not shown "
+            f"No difference is shown between the shares of their own {what} that {first} and {other} keep "
             f"({share.in_words()})"
         )
     if dice is not None:
-        side = "higher" if dice.is_above else "lower" if dice.is_below else "not told apart"
-        said += f"; the Dice of {first} under the noise is {side} ({dice.in_words()})"
-    return f" {said}, with these two trainings."
+        side = "higher" if dice.is_above else "lower" if dice.is_below else "not shown to differ"
+        said += f"; under noise the Dice of {first} is {side} ({dice.in_words()})"
+    return f" {said}, for these two trainings."
 
 
 TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
@@ -309,7 +306,8 @@ TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
 
 # ---- what the sentences share -----------------------------------------------------------------------------
 
-NOTHING = "No image was measured in every respect, so nothing is said."
+NOTHING = "No image has all measurements, so nothing can be said."
+CONSTANT = "psi is constant with a random decoder, so nothing can be compared."
 
 
 def _measured(rows: Sequence[Row], value: str) -> list[Row]:
@@ -328,8 +326,7 @@ def _complete(rows: Sequence[Row], value: str, *respects: str) -> list[Row]:
 
 
 def _too_few(units: int) -> str:
-    cases = "One independent case" if units == 1 else f"{units} independent cases"
-    return f"{cases} claim{'s' * (units == 1)} nothing; {FEWEST} are needed."
+    return f"No claim from {units_in_words(units)}; {FEWEST} are needed."
 
 
 def _window_in_words(rows: Sequence[Row]) -> str:
@@ -339,8 +336,8 @@ def _window_in_words(rows: Sequence[Row]) -> str:
         return ""
     if len(_values(rows, "image")) == 1:
         return f"In one window ({parts[0]}): "
-    larger = "" if all("window" in row for row in rows) else " that is larger"
-    return f"In one window of each image{larger}: "
+    larger = "" if all("window" in row for row in rows) else "larger "
+    return f"In one window of each {larger}image: "
 
 
 def _per_unit(rows: Sequence[Row], value: str, units: Units) -> dict[str, float]:

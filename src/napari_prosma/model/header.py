@@ -69,7 +69,7 @@ def model_file(given: Path | str) -> Path:
         inside = _inside(path)
         if not inside and (path / f"{FOLD}1").is_dir():
             raise CheckpointError(
-                f"the cross-validation in '{path}' is not finished and has no {ENSEMBLE} yet; go on with it, "
+                f"the cross-validation in '{path}' is not finished and has no {ENSEMBLE} yet; resume it, "
                 f"or choose one of its folds, such as '{path / f'{FOLD}1'}'"
             )
         if not inside:

@@ -80,12 +80,13 @@ class TrainConfig(BaseModel):
             "quick, tiny, base, large, published, or per level: 16,32,64; auto = by the minutes, else tiny.",
             "Size",
             group=NETWORK,
-            tip="How large the network is: larger is slower and learns more",
+            tip="Size of the network: a larger one is slower and can learn more",
             by_name=True,
             choices={
                 AUTO: Choice("by the time", "As large as the time allows; 'tiny' without a time limit"),
                 "quick": Choice(
-                    "for a first look", "The smallest network: minutes, even without a graphics card"
+                    "for a first look",
+                    "The smallest network: trains in minutes, even without a graphics card",
                 ),
                 "tiny": Choice("for a laptop", "A small network: good results on small data sets"),
                 "base": Choice("for a graphics card", "A medium network: slow without a graphics card"),
@@ -165,7 +166,7 @@ class TrainConfig(BaseModel):
             unset="by the data",
             tip="Whether the network sees slices or volumes",
             choices={
-                None: Choice("as the data", "2D for pictures, 3D for volumes"),
+                None: Choice("as the data", "2D for 2D images, 3D for volumes"),
                 2: Choice("2D, slice by slice", "Each slice by itself"),
                 3: Choice("3D", "Blocks of a volume"),
             },
@@ -174,15 +175,13 @@ class TrainConfig(BaseModel):
     slices: Annotated[
         Literal["z", "y", "x"] | None,
         Setting(
-            "Axis across which 2D goes through volumes: z, y or x.",
+            "For a 2D network: the axis across which volumes are sliced: z, y or x.",
             "Slices",
             group=SEEN,
             unset="by the data",
-            tip="Across which axis a network of slices goes through volumes",
+            tip="Axis across which volumes are cut into slices, for a 2D network",
             choices={
-                None: Choice(
-                    "as acquired", "Across the axis of the largest spacing, or the one that the file tells"
-                ),
+                None: Choice("as acquired", "Across the axis with the largest spacing, or as the file says"),
                 "z": Choice("across z", "Axial slices of a patient; the first axis of other stacks"),
                 "y": Choice("across y", "Coronal slices of a patient"),
                 "x": Choice("across x", "Sagittal slices of a patient"),
@@ -194,7 +193,7 @@ class TrainConfig(BaseModel):
     ] = Field(default=0.2, ge=0, lt=1)
     fold: Annotated[
         tuple[int, int] | None,
-        Setting("Hold out one part of several instead: 1/5 is the first of five.", group=DATA),
+        Setting("Fold whose cases are the validation cases instead: 1/5 is the first of five.", group=DATA),
     ] = None
     split: Annotated[
         Literal["given", "random"],
@@ -217,10 +216,11 @@ class TrainConfig(BaseModel):
     together: Annotated[
         Literal["patients", "names", "copies", "none"],
         Setting(
-            "What is never split up: patients (of a table), names (patients by file name), copies, or none.",
+            "Cases that stay together: patients (of a table), names (patients by file name), copies, or "
+            "none.",
             "Keep together",
             group=DATA,
-            tip="Cases that are never divided between training and validation, also in folds",
+            tip="Cases that stay on one side of the split into training and validation, also in folds",
             choices={
                 "patients": Choice(
                     "patients of the data set", "As listed in a table, in a column 'patient' or 'group'"
@@ -316,8 +316,8 @@ class TrainConfig(BaseModel):
             "Patch size",
             group=SEEN,
             unset="by the data",
-            tip="Size of what the network sees at once, in voxels: one number per axis, slices first, "
-            "such as 32, 128, 128. Empty: chosen from the data and the memory",
+            tip="Size of a patch, the part of an image that the network sees at once, in voxels: one number "
+            "per axis, slices first, such as 32, 128, 128. Empty: chosen from the data and the memory",
         ),
     ] = None
     batch: Annotated[
@@ -358,7 +358,7 @@ class TrainConfig(BaseModel):
             tip="How much each class counts",
             choices={
                 "equal": Choice("all the same", "Each pixel counts the same, whatever its class"),
-                "balanced": Choice("rare ones more", "Classes with few pixels count more"),
+                "balanced": Choice("rare classes more", "Classes with few pixels count more"),
             },
         ),
     ] = "equal"
@@ -428,7 +428,9 @@ class TrainConfig(BaseModel):
             group=MACHINE,
             tip="Numerical precision",
             choices={
-                "auto": Choice("by the device", "The fastest that the device computes without loss"),
+                "auto": Choice(
+                    "by the device", "The fastest that the device computes without losing accuracy"
+                ),
                 "32-true": Choice("32 bit", "Slower on a graphics card, most exact"),
                 "bf16-mixed": Choice("bfloat16", "Half the memory on newer graphics cards"),
                 "16-mixed": Choice("float16", "Half the memory on older graphics cards"),

@@ -116,7 +116,7 @@ def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
         rows = _ROWS.validate_python(read_rows(path))
     except (ValidationError, DataError) as error:
         raise CheckpointError(
-            f"'{path}' is damaged ({error}); go on with the run, which writes it"
+            f"'{path}' is damaged ({error}); resume the run, which writes it again"
         ) from error
     return sorted(rows, key=most_doubtful_first)
 

@@ -56,7 +56,7 @@ def gpu_errors(run_dir: Path) -> Iterator[None]:
         yield
     except torch.AcceleratorError as error:
         raise ProsmaError(
-            f"the GPU reported an error ({first_line(error)}); restart the program, then go on with the run "
+            f"the GPU reported an error ({first_line(error)}); restart the program, then resume the run "
             f"in '{run_dir}', on the CPU if it happens again"
         ) from error
 

@@ -198,7 +198,7 @@ def _kept(wanted: TrainConfig) -> Checkpoint | None:
     differ = [f"{name} {then[name]}, now {now[name]}" for name in now if then[name] != now[name]]
     if differ:
         raise ConfigError(
-            f"'{wanted.run_dir}' was trained with other settings ({'; '.join(differ)}); go on with those, "
+            f"'{wanted.run_dir}' was trained with other settings ({'; '.join(differ)}); resume with those, "
             f"choose another folder, or overwrite it"
         )
     return kept

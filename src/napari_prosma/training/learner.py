@@ -214,7 +214,9 @@ class Learner:
         if self.is_compiled:
             self.is_compiled, self.way = False, Way(self.way.layout)
             self.model = self.processes.fabric.setup_module(self.network)
-            return f"The network cannot be compiled ({first_line(error)}); it trains without"
+            return (
+                f"The network cannot be compiled ({first_line(error)}); the run continues without compiling"
+            )
         if self.way.fused:
             self.way = Way(self.way.layout)
             fuse(self.network, False)

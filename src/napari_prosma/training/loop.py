@@ -122,8 +122,8 @@ class Loop:
         resumed, fingerprint = self.begin.resumed, data.unlabelled.fingerprint
         if resumed is not None and resumed.place.get("unlabelled", "") != fingerprint:
             yield Notice(
-                "The unlabelled images changed since the run was left; it goes on with them and is no longer "
-                "the run that was never interrupted"
+                "The unlabelled images changed since the run stopped; it resumes with them, so its result "
+                "differs from that of an uninterrupted run"
             )
         if state.step:
             return
@@ -242,7 +242,7 @@ class Loop:
                     f"{name.replace('_', ' ')} {'by the steps' if value is None else f'{value:g}'}"
                     for name, value in changes.settings.items()
                 )
-                yield Started(clock.total, f"Training on with {said}", str(self.learner.device))
+                yield Started(clock.total, f"Training continues with {said}", str(self.learner.device))
         index = self.data.index
         for name in sorted(changes.relabelled & index.keys()):
             try:

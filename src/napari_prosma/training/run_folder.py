@@ -194,7 +194,7 @@ class RunFolder:
             try:
                 kept = read_run(self.path)
             except CheckpointError as error:
-                notices = (f"{error}; it is written anew, and whether the data changed is not known",)
+                notices = (f"{error}; it is written again, and whether the data changed is unknown",)
             else:
                 notices = _changed(kept.cases, run.cases)
                 run = replace(run, started=kept.started + run.started)
@@ -241,8 +241,8 @@ class RunFolder:
         """
         if not (self.path / RUN).is_file():
             raise DataError(
-                f"the run folder '{self.path}' was moved, renamed or deleted while the run went on ({RUN} is "
-                f"no longer there); put it back and go on with the run, or train into another folder"
+                f"the run folder '{self.path}' was moved, renamed or deleted during the run ({RUN} is "
+                f"no longer there); put it back and resume the run, or train into another folder"
             )
 
     @property
@@ -346,8 +346,8 @@ def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
     except (DataError, ValueError, TypeError) as error:
         wrong = _first_error(error) if isinstance(error, ValidationError) else error
         raise DataError(
-            f"'{path}' is damaged ({wrong}); the run's {LAST} has the same figures, and going on writes it "
-            f"anew"
+            f"'{path}' is damaged ({wrong}); the run's {LAST} has the same figures, and resuming writes it "
+            f"again"
         ) from error
 
 
@@ -474,8 +474,8 @@ def _changed(before: Sequence[RunCase], now: Sequence[RunCase]) -> tuple[str, ..
 def _change_in_words(what: str, names: Sequence[str]) -> str:
     which = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     return (
-        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({which}) changed since the run was left; "
-        f"it goes on with them and is no longer the run that was never interrupted"
+        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({which}) changed since the run stopped; "
+        f"it resumes with them, so its result differs from that of an uninterrupted run"
     )
 
 

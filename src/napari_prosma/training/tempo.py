@@ -257,7 +257,7 @@ class Tempo:
             said += f", on at most {self.windows.most:.0f} windows of each"
         richer = self.pacing.richer(pace)
         if richer is not None and minutes and richer > 60 * minutes and self.clock.minutes == minutes:
-            said += f"; finer images or a wider network pay from about {_duration(richer)} on"
+            said += f"; finer images or a wider network pay off from about {_duration(richer)} on"
         return said
 
 

@@ -104,7 +104,7 @@ def adapted_plan(
         known = "had no physical size and some of these have one"
         if old.unit != "pixel":
             known = f"had a size in {old.unit} and some of these have none"
-        notices.append(f"The images of the model {known}: spacing and patch are planned anew.")
+        notices.append(f"The images of the model {known}: spacing and patch are planned again.")
     plan = make_plan(facts, class_names, **rules)
     if old.intensity == plan.intensity or (old.intensity == "zscore" and "intensity" not in given):
         kept |= {name: getattr(old, name) for name in ("intensity", "clip", "mean", "std")}

@@ -109,13 +109,13 @@ def read_original(run: Path) -> Original:
         )
     if config.start_from is not None:
         raise ConfigError(
-            f"the run '{folder}' began with the gates of '{config.start_from}', its twins would begin with "
-            f"untrained ones; train a run from the start and give that"
+            f"the run '{folder}' started from the model '{config.start_from}', whose gates are trained, but "
+            f"other gates would start untrained; give a run that was trained from scratch"
         )
     if not _is_over(config, last):
         raise ConfigError(
-            f"the run '{folder}' has had {last.epoch} of {config.epochs} epochs; finish it first with: "
-            f"{quoted(['prosma', 'train', '--resume', str(folder)])}"
+            f"the run '{folder}' has finished {last.epoch} of {config.epochs} epochs; complete it first "
+            f"with: {quoted(['prosma', 'train', '--resume', str(folder)])}"
         )
     return Original(folder, as_it_began(config, last), last)
 
@@ -180,7 +180,7 @@ def train_twins(
     # Held open over all twins, as over the folds of a cross-validation.
     with Processes(configs[wanted[0]]) as processes:
         for number, gate in enumerate(wanted, start=1):
-            which = f"Twin {number} of {len(wanted)} ({gate})"
+            which = f"Gate ablation {number} of {len(wanted)} ({gate})"
             last, config = kept[gate], configs[gate]
             if last is not None and _is_over(config, last):
                 yield Notice(f"{which} is already trained.")
@@ -219,7 +219,7 @@ def _kept(wanted: TrainConfig, original: Original) -> Checkpoint | None:
     differ += ["split"] * (last.split != original.last.split)
     if differ:
         raise ConfigError(
-            f"'{folder}' holds a run that is no twin of '{original.folder}' (different: "
+            f"'{folder}' holds a run that is no ablation of '{original.folder}' (different: "
             f"{', '.join(differ)}); choose another --out, or delete that folder"
         )
     return last
@@ -230,7 +230,7 @@ def _require_same_split(original: Original, cases: Sequence[Case], class_names: 
     if class_names and tuple(class_names) != plan.class_names:
         raise DataError(
             f"the run knows the classes {', '.join(plan.class_names)}, the data now have "
-            f"{', '.join(class_names)}; restore the data, or train the run anew"
+            f"{', '.join(class_names)}; restore the data, or train the run again"
         )
     config = original.config
     training, held_out = split_cases(cases, config.validation_fraction, config.seed, config.fold)
@@ -242,7 +242,7 @@ def _require_same_split(original: Original, cases: Sequence[Case], class_names: 
     what = f"different: {', '.join(changed[:_NAMED])}" if changed else "in another order"
     raise DataError(
         f"the cases in '{config.data}' are not those of the run '{original.folder}' ({what}), so its split "
-        f"cannot be made again; restore the data, or train the run anew"
+        f"cannot be made again; restore the data, or train the run again"
     )
 
 
@@ -262,5 +262,5 @@ def _same_content(original: Original, cases: Sequence[Case]) -> Iterator[Event]:
         more = ", ..." if len(changed) > _NAMED else ""
         raise DataError(
             f"the images or labels of {len(changed)} cases ({', '.join(changed[:_NAMED])}{more}) changed "
-            f"since the run '{original.folder}'; restore them, or train the run anew"
+            f"since the run '{original.folder}'; restore them, or train the run again"
         )

@@ -301,11 +301,11 @@ def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
         moved = tried["selection"].moved
         assert panel.answer.table.item(row, 4).text() == f"none found, |dp| {moved:.3f}"
     told = panel.answer.sentence.plain_text()
-    assert "with psi at its mean nothing is found either way" in told.lower()
+    assert "with psi at its mean nothing is segmented either way" in told.lower()
     assert "mattered" not in told
     panel.what_if.sliders[2].setValue(4.0)
     settle()
-    assert panel.what_if.told.plain_text().startswith("Nothing is found either way")
+    assert panel.what_if.told.plain_text().startswith("Nothing is segmented either way")
 
 
 def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press, finish: Finish):
@@ -313,7 +313,7 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
     press(panel.trials.buttons["noise_test"])
     finish(panel)
     view = panel.outcomes.tabs.currentWidget()
-    assert view.finding.plain_text().startswith("Mean of Dice over gaussian noise")
+    assert view.finding.plain_text().startswith("Mean Dice over gaussian noise")
     panel.outcomes.close()
 
 
@@ -446,7 +446,7 @@ def test_twins_stand_side_by_side_on_one_scale(
     assert len({layer.colormap.name for layer in masks}) == 1
     assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
     assert f"floor {panel.looked.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
-    assert "dense is no ablation of prosma: other cases to learn from" in panel.compare.told.plain_text()
+    assert "dense is no gate ablation of prosma: they differ in split" in panel.compare.told.plain_text()
     assert panel.outcomes.tabs.count() == 0, "figures are drawn where they are asked for"
     press(panel.compare.leave_button)
     assert not canvas_grid(viewer).enabled

@@ -38,7 +38,7 @@ def tried(moved: float = 0.2, empty: bool = False, window: str = "", **dice: flo
     return Tried(moved * MAP, Geometry.pixels(2), 0.9, empty, **dice, window=window)
 
 
-SELECTS = "of what reaches the decoder is selected (selectivity); a constant per channel explains the rest."
+SELECTS = "selectivity 0.0 %; a constant per channel explains the rest of the gated skip."
 ALONE = "One image proves nothing about others."
 
 SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
@@ -47,40 +47,40 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS}",
+        f"Skip 1 (full detail): {SELECTS}",
     ),
     (
         "a mask without a structure",
         skip(factor=2),
         "prediction",
         {},
-        f"Skip 1 (2 x coarser): 0.0 % {SELECTS} There is no structure to compare psi with.",
+        f"Skip 1 (2 x coarser): {SELECTS} There is no structure to compare psi with.",
     ),
     (
         "a label is no agreement with itself",
         skip(relative_energy_inside=2.04, psi_auc_in_errors=0.314),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
-        "average. Among the positions where the model confuses the structure with the rest, psi ranks the "
-        "former above the latter with an AUC of 0.31 (0.5 = chance).",
+        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
+        "average. Among the positions where the model confuses the structure and background, psi ranks "
+        "the structure above background with an AUC of 0.31 (0.5 = chance).",
     ),
     (
         "an AUC of a few positions",
         replace(skip(psi_auc_in_errors=0.0), inside=MAP > 0, wrong=MAP > 0),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} There is no structure to compare psi with. Among the 16 "
-        "positions (16 missed, 0 added) where the model confuses the structure with the rest, psi ranks the "
-        "former above the latter with an AUC of 0.00 (0.5 = chance); of so few positions it says little.",
+        f"Skip 1 (full detail): {SELECTS} There is no structure to compare psi with. Among the 16 "
+        "positions (16 missed, 0 added) where the model confuses the structure and background, psi ranks the "
+        "structure above background with an AUC of 0.00 (0.5 = chance); so few positions say little.",
     ),
     (
         "a prediction is",
         skip(relative_energy_inside=0.071),
         "prediction",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
-        "passes on average. That is the model's own prediction, which psi contributes to, so it is no "
+        f"Skip 1 (full detail): {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
+        "passes on average. This is the model's own prediction, to which psi contributes, so it is not "
         "evidence.",
     ),
     (
@@ -88,40 +88,39 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(relative_energy_inside=1.004),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} Inside the structure (label) psi passes as much as on "
-        "average.",
+        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes as much as on average.",
     ),
     (
         "zeros of z are none of the skip",
         skip(psi=False, z_zero_fraction=0.53, floor_pixel_fraction=0.051),
         "label",
         {},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} The threshold sets 53 % of its inner signals z to "
-        "zero, and all of them at 5.1 % of the positions.",
+        f"Skip 1 (full detail): {SELECTS} The threshold sets 53 % of the inner signals z to "
+        "zero; 5.1 % of the positions are without evidence (all of z is zero).",
     ),
     (
         "with a label the loss is told",
         skip(psi=False),
         "label",
         {SELECTION: tried(dice=0.7, dice_before=0.812), SKIP: tried(dice=0.1, dice_before=0.812)},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} With psi at its mean Dice goes from 0.81 to 0.70; with the "
-        f"whole skip at its channel means Dice goes from 0.81 to 0.10. {ALONE}",
+        f"Skip 1 (full detail): {SELECTS} With psi at its mean Dice changes from 0.81 to 0.70; with the "
+        f"whole skip at its channel means Dice changes from 0.81 to 0.10. {ALONE}",
     ),
     (
         "without one only what stays, in one window of many",
         skip(psi=False),
         "prediction",
         {SKIP: tried(window=WHERE)},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
-        f"means 90 % of the result stays. {ALONE}",
+        f"Skip 1 (full detail): {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
+        f"means the overlap (Dice) with the unchanged prediction is 0.90. {ALONE}",
     ),
     (
         "nothing found either way is no overlap of 1",
         skip(psi=False),
         "label",
         {SELECTION: tried(0.0001, empty=True, dice=1.0, dice_before=1.0)},
-        f"Skip 1 (full detail): 0.0 % {SELECTS} With psi at its mean nothing is found either way; the "
-        f"probabilities move by less than 0.001. {ALONE}",
+        f"Skip 1 (full detail): {SELECTS} With psi at its mean nothing is segmented either way; the "
+        f"probabilities change by less than 0.001 on average. {ALONE}",
     ),
 ]
 
@@ -148,7 +147,7 @@ def test_the_sentence_of_a_skip_is_right(
         ({SELECTION: tried(dice=0.7, dice_before=0.8)}, "+0.10"),
         ({SELECTION: tried(dice=0.8, dice_before=0.7)}, "-0.10"),
         ({SELECTION: tried(dice=0.804, dice_before=0.803)}, "+0.00"),  # never -0.00
-        ({SELECTION: tried()}, "90 % stays"),
+        ({SELECTION: tried()}, "overlap 0.90"),
     ],
 )
 def test_what_selecting_is_worth_fits_a_cell(means: dict[str, Tried], right: str) -> None:
@@ -165,12 +164,16 @@ def effect(**values: Any) -> Any:
     ("came", "before", "right"),
     [
         (effect(dice={"dice": 0.4}), 0.8, "Dice against the label 0.800 → 0.400 (200 ms)"),
-        (effect(), None, "overlap with the model's own prediction 0.500 (200 ms)"),
-        (effect(dice={}), 0.8, "overlap with the model's own prediction 0.500 (200 ms)"),  # nothing labelled
+        (effect(), None, "overlap (Dice) with the unchanged prediction 0.500 (200 ms)"),
+        (
+            effect(dice={}),
+            0.8,
+            "overlap (Dice) with the unchanged prediction 0.500 (200 ms)",
+        ),  # nothing labelled
         (
             effect(is_empty=True, dice={"dice": 1.0}, moved=0.25, seconds=3.2),
             1.0,
-            "nothing is found either way; the probabilities move by 0.250 on average (3 s)",
+            "nothing is segmented either way; the probabilities change by 0.250 on average (3 s)",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def test_training_with_few_labels(
     form = panel.supervision
     assert form.found.plain_text().startswith("No unlabelled images chosen yet")
     form.folder.set_path(bare)
-    qtbot.waitUntil(lambda: form.found.plain_text() == "3 images to learn from without labels", timeout=SOON)
+    qtbot.waitUntil(lambda: form.found.plain_text() == "3 unlabelled images to learn from", timeout=SOON)
     form.options["dim"]["rho"].value = 0
     panel.repeat.fold.expand(animate=False)
     qtbot.waitUntil(lambda: bool(panel.repeat.shell.toPlainText()), timeout=SOON)
@@ -157,7 +157,7 @@ def test_masks_beside_unlabelled_images_are_not_read(
     panel.supervision.folder.set_path(further)
     found = panel.supervision.found
     qtbot.waitUntil(lambda: found.is_error or "images to learn from" in found.plain_text(), timeout=SOON)
-    assert found.plain_text() == "6 images to learn from without labels"
+    assert found.plain_text() == "6 unlabelled images to learn from"
     data = panel.supervision._found
     assert data is not None
     assert data.class_names == ("background", "foreground"), "nobody looked at their values"

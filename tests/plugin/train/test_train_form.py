@@ -49,7 +49,7 @@ def test_the_form_begins_with_the_defaults(open_panel: Callable[[str], TrainPane
 def test_advanced_settings_reach_the_configuration(panel: TrainPanel):
     form, fields = panel.settings, panel.settings.fields
     fields["modality"].native.setCurrentText("MR")
-    fields["class_weights"].native.setCurrentText("rare ones more")
+    fields["class_weights"].native.setCurrentText("rare classes more")
     fields["precision"].native.setCurrentText("32 bit")
     fields["foreground_share"].native.setValue(80)
     fields["average"].native.setValue(0.99)

@@ -186,7 +186,7 @@ class _Run:
         if not resumes and (self.folder / RUN).exists():
             line.close()
             raise ConfigError(
-                f"the run in '{self.folder}' goes on at '{note.scheduler}'; come back to it with "
+                f"the run in '{self.folder}' continues at '{note.scheduler}'; reconnect to it with "
                 f"prosma train --resume {self.folder}, or choose another folder"
             )
         self.scheduler = note.scheduler

@@ -235,8 +235,8 @@ class FolderDesk(Desk):
         question = f"Save the labels as '{place.path.name}'?"
         stored = ", ".join(f"{name} = {value}" for name, value in zip(self._names, place.values, strict=True))
         told = (
-            f"{place.path}\n\nStored as {stored}. The labels of further images of this folder are named "
-            "likewise; you are asked once. No file of others is written over."
+            f"{place.path}\n\nStored as {stored}. The labels of further images in this folder are named "
+            "in the same way; you are asked once. Files of others are never overwritten."
         )
         return agrees(
             self._parent, question, told, "Save", leave="Not now", title="Save labels", is_default=True

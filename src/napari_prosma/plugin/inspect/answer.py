@@ -23,15 +23,15 @@ COLUMNS = {
     "selectivity": MEASURES["selectivity"].meaning,
     "rel. energy": MEASURES["relative_energy_inside"].meaning,
     "in / out": MEASURES["retained_energy_ratio"].meaning,
-    "worth": "What the spatial selection is worth: Dice against the label that is lost when psi is set "
-    "to its mean, in the window around the structure; without a label, how much of the result stays. None "
-    "found: no structure is found with it or without, so see how far the probabilities move (mean |dp|)",
+    "worth": "What the spatial selection is worth: the Dice lost when psi is set to its mean, in the window "
+    "around the structure; without a label, the overlap (Dice) with the unchanged prediction. None found: "
+    "nothing is segmented either way; |dp| is the mean change of the probabilities",
 }
 SHOWN = ("selectivity", "relative_energy_inside", "retained_energy_ratio")
 
 
 class Answer(QWidget):
-    """The first thing to read: how much does each gate select, where, and what is it worth?
+    """The first thing to read: how much each gate selects, where, and what that is worth.
 
     Signals
     -------

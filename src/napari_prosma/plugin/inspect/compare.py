@@ -61,10 +61,10 @@ class ComparePart(QWidget):
         self._compared: Comparison | None = None
         self._source: Layer | None = None
         tip = (
-            "A model trained on the same data with another gate, such as attention, dense or prosma-exact; a "
-            "line 'prosma ablate RUN' trains them"
+            "A model trained on the same data with another gate, such as attention, dense or prosma-exact; "
+            "'prosma ablate RUN' in a shell trains them"
         )
-        self.twins = [ModelChooser("no further model", tip) for _ in range(TWINS)]
+        self.twins = [ModelChooser("no other model", tip) for _ in range(TWINS)]
         form = QFormLayout(self)
         form.setContentsMargins(6, 0, 0, 0)
         for number, twin in enumerate(self.twins, start=2):

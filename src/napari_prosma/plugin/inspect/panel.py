@@ -169,7 +169,7 @@ class InspectPanel(Panel):
         self.trials = TrialsPart()
         self.trials.wanted.connect(self._try)
         layout.addWidget(fold("Faithfulness tests", self.trials))
-        layout.addWidget(fold("All numbers, and what is exactly zero", self._numbers()))
+        layout.addWidget(fold("All numbers", self._numbers()))
         self.result.hide()
         self.form.addWidget(self.result)
 
@@ -183,7 +183,9 @@ class InspectPanel(Panel):
         self.csv_button.setToolTip("Save measures and channels of every skip as two CSV files")
         self.csv_button.clicked.connect(self._save_tables)
         self.report_button = QPushButton("Save all…")
-        self.report_button.setToolTip("Save pictures, tables, labels and maps to a folder")
+        self.report_button.setToolTip(
+            "Save images, tables, labels, maps and one JSON file with every number to a folder"
+        )
         self.report_button.clicked.connect(self._save_all)
         self.figure_button = QPushButton("Figure…")
         self.figure_button.setToolTip(

@@ -44,8 +44,8 @@ class PointerPart(QWidget):
         self._geometry: Geometry | None = None
         self.rows: list[list[str]] = []
         self.follow_box = QCheckBox("show values at cursor")
-        self.follow_box.setToolTip("Show what every gate did at the position of the cursor")
-        self.pin_box = QCheckBox("a click pins it")
+        self.follow_box.setToolTip("Show what every gate does at the position of the cursor")
+        self.pin_box = QCheckBox("pin with a click")
         self.pin_box.setToolTip("Clicks add rows below; panning and painting still work")
         self.follow_box.toggled.connect(self._toggle)
         self.pin_box.toggled.connect(self._toggle)
@@ -143,11 +143,11 @@ def in_words(found: Readout) -> str:
     """One skip at one position, as a line."""
     said = [f"skip {found.level}:"]
     if found.psi is not None:
-        at_floor = " = its floor, no evidence" if found.without_evidence else ""
+        at_floor = " = gate floor, no evidence" if found.without_evidence else ""
         said.append(f"psi {found.psi:.2f}{at_floor},")
     said.append(f"energy kept {in_percent(found.energy_kept)}")
     if found.support is not None:
-        said.append(f", {in_percent(found.support)} of z open")
+        said.append(f", {in_percent(found.support)} of z not zero")
     if found.through:
         said.append("; through " + " ".join(str(value.channel) for value in found.through))
     if found.stopped:

@@ -1,4 +1,4 @@
-"""``TrialsPart``: which skip mattered, whether the picture is faithful, what noise does: runs with a plot."""
+"""``TrialsPart``: the faithfulness tests, a button each, with a plot and a sentence as outcome."""
 
 from __future__ import annotations
 
@@ -42,38 +42,41 @@ SCROLL_BAR = 48
 SAVED_AS = "Table (*.csv);;Picture (*.png);;Vector picture (*.svg)"
 TRIALS = {
     "leave_one_out": (
-        "Worth of the selection",
-        "Set psi, c, both or the whole skip to its mean, which selects nothing, and measure what is lost",
+        "Leave one out",
+        "What is the selection worth? Set psi, c, both or the whole skip to its mean, which selects nothing, "
+        "and measure the Dice lost",
     ),
     "deletion_curve": (
-        "Faithfulness of the maps",
-        "Replace positions in the order of the mask, least important first, and in orders that need no gate: "
-        "the mask must do better than the best of these",
+        "Deletion curve",
+        "Is psi faithful? Replace positions in the order of psi, lowest first, and in the order of controls: "
+        "psi must do better than the best of them",
     ),
     "threshold_sweep": (
-        "Effect of the thresholds",
-        "Multiply all thresholds by 0 to 4 and measure zeros in z and the result",
+        "Threshold sweep",
+        "Do the thresholds matter? Multiply all of them by 0 to 4 and measure zeros in z and Dice",
     ),
     "sanity_check": (
-        "Learned or not",
-        "Randomise the decoder's weights: how similar are the masks, compared with another training?",
+        "Sanity check",
+        "Does psi depend on what was learned? Randomise the decoder's weights and compare the masks, also "
+        "with those of another training",
     ),
     "noise_test": (
-        "Noise",
-        "Add rising noise and measure masks, zeros and the result, also for models side by side",
+        "Noise test",
+        "Is the model robust? Add rising noise and measure masks, zeros in z and Dice, also for models side "
+        "by side",
     ),
 }
 """Test (a key of ``faithfulness.TESTS``): what its button says, and what it does."""
 NOISE = {
     "auto": Choice(
-        "as its modality", "The noise that fits the model: speckle, Rician, Hounsfield units or Gaussian"
+        "by modality", "The noise that fits the model: speckle, Rician, Hounsfield units or Gaussian"
     ),
     "speckle": Choice(
-        "speckle", "Grows with the values of the image and is as coarse as its grain: ultrasound"
+        "speckle", "For ultrasound: grows with the values of the image and is as coarse as its grain"
     ),
-    "rician": Choice("Rician", "As in magnitude images: MR"),
-    "hu": Choice("Hounsfield units", "Added to the values of CT"),
-    "gaussian": Choice("Gaussian", "The same everywhere, as from a detector"),
+    "rician": Choice("Rician", "For MR: as in magnitude images"),
+    "hu": Choice("Hounsfield units", "For CT: added to its values"),
+    "gaussian": Choice("Gaussian", "For other images: the same everywhere, as from a detector"),
 }
 """Kind of ``faithfulness.noise_test``: its name, and what it is."""
 
@@ -118,7 +121,7 @@ class TrialsPart(QWidget):
             self.buttons[test] = button
             if test != "noise_test":
                 layout.addWidget(button)
-        self.noise_box = combo(NOISE, "auto", "The noise that is added")
+        self.noise_box = combo(NOISE, "auto", "Kind of noise")
         row = in_a_row(self.buttons["noise_test"], self.noise_box, wide=self.buttons["noise_test"])
         layout.addLayout(row)
 
@@ -129,11 +132,11 @@ class TrialsPart(QWidget):
 
 
 class OutcomeWindow(QDialog):
-    """The outcomes so far, a tab each; the newest is seen."""
+    """The outcomes so far, a tab each; the newest is in front."""
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
-        self.setWindowTitle("What the tests found")
+        self.setWindowTitle("Faithfulness tests")
         self.tabs = QTabWidget()
         self.tabs.setTabsClosable(True)
         self.tabs.tabCloseRequested.connect(self.tabs.removeTab)
@@ -176,7 +179,9 @@ class OutcomeView(QWidget):
         self.table.show_rows([[_cell(row.get(name, "")) for name in columns] for row in drawn.rows])
         self.table.fit()
         self.save_button = QPushButton("Save…")
-        self.save_button.setToolTip("The table as CSV, or the plot as PNG or SVG, by the name of the file")
+        self.save_button.setToolTip(
+            "Save the table as CSV, or the plot as PNG or SVG: the ending of the file name decides"
+        )
         self.save_button.clicked.connect(self._save)
         self.told = Message()
         below = (self.finding, self.table, self.save_button, self.told)

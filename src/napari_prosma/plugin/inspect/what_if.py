@@ -49,11 +49,12 @@ REST_MS = 1000
 AS_TRAINED = "as trained"
 SETTINGS = {
     AS_TRAINED: "The gate as it is",
-    "psi at mean": "The mask selects nothing: it is its mean everywhere, weighted by the energy of the skip",
-    "c at mean": "No channel is preferred: each has the mean weight",
+    "psi at mean": "psi selects no positions: it is the same everywhere, its mean weighted by the energy of "
+    "the skip",
+    "c at mean": "c prefers no channel: each has the mean weight",
     "both at mean": "psi and c at their means",
     "skip at mean": "The decoder gets the mean of each channel, everywhere",
-    "skip at zero": "The decoder gets nothing, unlike in training",
+    "skip at zero": "The decoder gets nothing from this skip, unlike in training",
     "psi = 1": "The skip at a scale never seen in training: shows the effect of scale, not of selection",
     "c = 1": "The same for the channel weights",
 }
@@ -110,8 +111,8 @@ class WhatIfPart(QWidget):
         self.zeros: dict[int, QLabel] = {}
         self._grid = QGridLayout()
         self._grid.setColumnStretch(1, 1)
-        self.back_button = QPushButton("Back to the model")
-        self.back_button.setToolTip("Reset all thresholds and parts to those of the trained model")
+        self.back_button = QPushButton("Reset")
+        self.back_button.setToolTip("Reset all thresholds and gates to the trained model")
         self.back_button.clicked.connect(self.reset)
         self.here_button = QPushButton("Try it here")
         self.here_button.setToolTip(
@@ -122,8 +123,8 @@ class WhatIfPart(QWidget):
         self.whole_box = QCheckBox("then the whole image")
         self.whole_box.setChecked(True)
         self.whole_box.setToolTip(
-            "A window follows the sliders at once; when they rest, the whole image follows in the "
-            "background. Untick it to stop that"
+            "The window is updated at once; when the sliders rest, the whole image follows in the "
+            "background. Untick to update the window alone"
         )
         self.whole_box.toggled.connect(self._whole_toggled)
         buttons = in_a_row(self.back_button, self.here_button)
@@ -143,7 +144,7 @@ class WhatIfPart(QWidget):
             if widget is not None:
                 widget.deleteLater()
         self.sliders, self.settings, self.zeros = {}, {}, {}
-        for column, title in enumerate(("skip", "threshold x", "zeros", "the gate")):
+        for column, title in enumerate(("skip", "threshold x", "zeros in z", "set to")):
             self._grid.addWidget(QLabel(title), 0, column)
         for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
             self._grid.addWidget(QLabel(str(level)), row, 0)
@@ -151,8 +152,8 @@ class WhatIfPart(QWidget):
         self._show_zeros(looked.record)
         self.whole_told.tell("")
         self.told.tell(
-            "Move a slider: the support of that skip can only shrink as its threshold rises (theorem 1). "
-            "Finer skips then see other signals, so their support may grow."
+            "Move a slider: as the threshold of a skip rises, entries of its z can only become zero, never "
+            "nonzero (theorem 1). Finer skips then get another input, so some of their z may become nonzero."
         )
 
     def changes(self) -> dict[int, Change]:

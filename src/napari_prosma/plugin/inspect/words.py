@@ -33,7 +33,7 @@ def worth_in_words(tried: Mapping[str, Tried]) -> str:
         return f"none found, |dp| {outcome.moved:.3f}"
     if outcome.worth is not None:
         return f"{round(outcome.worth, 2) + 0.0:+.2f}"  # never -0.00
-    return f"{in_percent(outcome.agreement)} stays"
+    return f"overlap {outcome.agreement:.2f}"
 
 
 def small_in_words(value: float) -> str:
@@ -54,29 +54,29 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
     structure = "the structure" if classes <= 1 else f"the {classes} structures together"
     selected = in_percent(measures["selectivity"], 1)
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.factor)}): {selected} of what reaches the decoder is "
-        "selected (selectivity); a constant per channel explains the rest."
+        f"Skip {skip.level} ({level_in_words(skip.factor)}): selectivity {selected}; a constant per channel "
+        "explains the rest of the gated skip."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
         sentences.append(f"Inside {structure} ({reference}) psi passes {_relative_in_words(inside)}.")
         if reference == "prediction":
             sentences.append(
-                "That is the model's own prediction, which psi contributes to, so it is no evidence."
+                "This is the model's own prediction, to which psi contributes, so it is not evidence."
             )
     elif skip.psi is not None:
         sentences.append("There is no structure to compare psi with.")
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
-            f"Among {_errors_in_words(skip)} where the model confuses {structure} with the rest, psi ranks "
-            f"the former above the latter with an AUC of {errors:.2f} (0.5 = chance){_few_in_words(skip)}."
+            f"Among {_errors_in_words(skip)} where the model confuses {structure} and background, psi ranks "
+            f"{structure} above background with an AUC of {errors:.2f} (0.5 = chance){_few_in_words(skip)}."
         )
     if "z_zero_fraction" in measures:
         silenced, empty = in_percent(measures["z_zero_fraction"]), measures["floor_pixel_fraction"]
         sentences.append(
-            f"The threshold sets {silenced} of its inner signals z to zero, and all of them at "
-            f"{in_percent(empty, 1)} of the positions."
+            f"The threshold sets {silenced} of the inner signals z to zero; {in_percent(empty, 1)} of the "
+            "positions are without evidence (all of z is zero)."
         )
     return " ".join([*sentences, *_tried_in_words(tried)])
 
@@ -107,7 +107,7 @@ def exactness(record: GateRecord) -> list[str]:
     if not kind.parts:
         lines.append("This model has no gates: every skip passes whole, so there is no mask to show.")
     elif kind.thresholds:
-        lines.append("Exactly zero: z, the gate's inner signal, wherever its threshold cut it (zeros in z).")
+        lines.append("Exactly zero: z, the gate's inner signal, where its threshold cuts it (zeros in z).")
     else:
         lines.append(f"Exactly zero: nothing; the gate '{record.gate}' has no threshold.")
     floors = {level: skip.floor for level, skip in record.skips.items() if skip.floor is not None}
@@ -130,11 +130,11 @@ def effect_in_words(effect: Effect, dice_before: float | None) -> str:
     dice = None if effect.dice is None else effect.dice.get("dice")
     if effect.is_empty:
         moved = small_in_words(effect.moved)
-        found = f"nothing is found either way; the probabilities move by {moved} on average"
+        found = f"nothing is segmented either way; the probabilities change by {moved} on average"
     elif dice is not None and dice_before is not None:
         found = f"Dice against the label {dice_before:.3f} → {dice:.3f}"
     else:
-        found = f"overlap with the model's own prediction {effect.agreement:.3f}"
+        found = f"overlap (Dice) with the unchanged prediction {effect.agreement:.3f}"
     took = f"{1000 * effect.seconds:.0f} ms" if effect.seconds < 1 else f"{effect.seconds:.0f} s"
     return f"{found} ({took})"
 
@@ -182,25 +182,26 @@ def _few_in_words(skip: SkipRecord) -> str:
     if skip.wrong is None or skip.inside is None:
         return ""
     fewest = min((skip.wrong & skip.inside).sum(), (skip.wrong & ~skip.inside).sum())
-    return "; of so few positions it says little" if fewest < FEW_ERRORS else ""
+    return "; so few positions say little" if fewest < FEW_ERRORS else ""
 
 
 _AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
 
 
 def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
-    """What becomes of the result with means in place of what is selected, and where that was tried."""
+    """How the prediction changes with means in place of what is selected, and where that was tried."""
     if not tried:
         return []
     place = next(iter(tried.values())).window
     found = []
     for what, outcome in tried.items():
         if outcome.is_empty:
-            told = f"nothing is found either way; the probabilities move by {small_in_words(outcome.moved)}"
+            moved = small_in_words(outcome.moved)
+            told = f"nothing is segmented either way; the probabilities change by {moved} on average"
         elif outcome.dice is not None and outcome.dice_before is not None:
-            told = f"Dice goes from {outcome.dice_before:.2f} to {outcome.dice:.2f}"
+            told = f"Dice changes from {outcome.dice_before:.2f} to {outcome.dice:.2f}"
         else:
-            told = f"{in_percent(outcome.agreement)} of the result stays"
+            told = f"the overlap (Dice) with the unchanged prediction is {outcome.agreement:.2f}"
         found.append(f"with {_AT_ITS_MEAN[what]} {told}")
     words = "; ".join(found)
     words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."

@@ -33,7 +33,7 @@ def start_folder(topic: str) -> Path:
 def choose_run(parent: QWidget) -> Path | None:
     """The folder of a run that the user chooses."""
     start = runs_folder() if runs_folder().is_dir() else None
-    return chosen_folder(parent, "Labels that the run in this folder doubts", start=start)
+    return chosen_folder(parent, "Suspicious labels: choose the folder of a run", start=start)
 
 
 def save_as(

@@ -156,7 +156,8 @@ def open_label(data: DataSet, name: str) -> LabelFile:
     files = next((found for found in named_apart(recognise(data.folder).found) if found.name == name), None)
     if case is None or case.read_label is None or files is None:
         raise DataError(
-            f"there is no labelled case '{name}' in '{data.folder}' any longer; put it back, or train anew"
+            f"there is no labelled case '{name}' in '{data.folder}' any longer; put it back, or start a new "
+            "run"
         )
     if files.series is not None:
         label = case.read_label()

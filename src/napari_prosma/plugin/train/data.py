@@ -125,8 +125,8 @@ class LayerData:
         table = self.live.folder.absolute() / TABLE
         if self.live.rule is None or not table.is_file():
             raise ConfigError(
-                "the layers are no files yet, which a line could name; Start keeps them as files and shows "
-                "the lines here"
+                "the open layers are not yet files that a line could name; press Start, which writes them "
+                "and shows the lines here"
             )
         unlabelled = self._folder if self.unlabelled and self._folder.is_dir() else None
         return FolderData(Wanted(table, rule=self.live.rule), None, unlabelled)

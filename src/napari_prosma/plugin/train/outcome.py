@@ -83,7 +83,7 @@ class Outcome(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         for text, panel, share in (
             ("Segment with it", "Segment", 2),
-            ("Look at its gates", "Inspect gates", 1),
+            ("Inspect its gates", "Inspect gates", 1),
         ):
             button = QPushButton(text)
             button.setToolTip(f"Open the {panel} panel with this model")

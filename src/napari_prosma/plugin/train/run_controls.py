@@ -62,7 +62,7 @@ class RunControls(QWidget):
         self.minutes.setSuffix(" min")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(QLabel("This run: rate"))
+        row.addWidget(QLabel("Learning rate"))
         for name, field in (("learning_rate", self.rate), ("epochs", self.epochs), ("minutes", self.minutes)):
             # Not with every digit: on the way to 200 epochs stand 2 and 20.
             field.setKeyboardTracking(False)

@@ -61,16 +61,16 @@ class Supervision(QWidget):
         entry = SETTINGS["objective"]
         self.objective = combo(entry.choices, entry.default, "How complete and how reliable the labels are")
         self.sentence = Message()
-        self.folder = PathField("Choose the folder of images without labels", "images without labels")
+        self.folder = PathField("Choose the folder of unlabelled images", "unlabelled images")
         self.folder.line.setToolTip(
             "A folder of more images of the same kind, such as all unlabelled ones, or images from "
             "another scanner that the model should work on. Labels in the folder are not read"
         )
         self.layers = LayerTicks(viewer, self._is_alike)
-        self.layers.list.setToolTip("Tick the images to learn from without labels")
+        self.layers.list.setToolTip("Tick the unlabelled images to learn from")
         self.found = Message()
         self.scan.failed.connect(self.found.tell_error)
-        self.look_button = QPushButton("Labels that a run doubted…")
+        self.look_button = QPushButton("Suspicious labels…")
         self.look_button.setToolTip("Choose the folder of an earlier run to see its suspicious labels")
         self.look_button.clicked.connect(self.look_first)
         self._form.addRow(self.objective)
@@ -199,7 +199,7 @@ def _looking(folder: Path) -> Iterator[Event]:
 def _counted(number: int) -> str:
     if not number:
         return "No unlabelled images chosen yet: the network learns from the labels alone"
-    return f"{number} image{'s' * (number != 1)} to learn from without labels"
+    return f"{number} unlabelled image{'s' * (number != 1)} to learn from"
 
 
 def _misfit(found: DataSet, labelled: DataSet | None) -> str:
