@@ -121,7 +121,7 @@ def test_a_run_on_open_layers_or_begun_from_a_model_has_no_twins(run: Path, tmp_
     text = (run / "run.json").read_text()
     for field, value, said in (
         ("data", None, "from open layers"),
-        ("start_from", str(tmp_path / "model"), "began with the gates"),
+        ("start_from", str(tmp_path / "model"), "whose gates are trained"),
     ):
         kept = json.loads(text)
         kept["config"][field] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.faithfulness import TESTS
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import Means, SkipRecord
 from napari_prosma.plugin.inspect.looking import SELECTION, SKIP, Tried
+from napari_prosma.plugin.inspect.trials import TRIALS
 from napari_prosma.plugin.inspect.words import effect_in_words, skip_in_words, worth_in_words
 
 MAP = np.ones((4, 4), np.float32)
@@ -189,3 +192,13 @@ def test_no_measure_is_told_as_nothing_but_zero_itself(name: str, value: float) 
     """A ratio of 0.0004 is not ``0.0 x``."""
     if MEASURES[name].unit == "x":
         assert (float(MEASURES[name].text(value)) == 0) == (value == 0)
+
+
+def test_a_faithfulness_test_has_the_same_name_on_its_button_its_plot_and_in_the_docs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "inspect.md").read_text(encoding="utf-8")
+    assert TRIALS.keys() == TESTS.keys()
+    for test, title in TESTS.items():
+        name = test.replace("_", " ")
+        assert TRIALS[test][0].lower() == name
+        assert title.lower().startswith(f"{name}: ")
+        assert f"| {name} |" in page

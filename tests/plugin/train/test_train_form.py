@@ -276,7 +276,7 @@ def test_lines_for_layers_run_once_start_has_kept_them(
     press(panel.source.from_layers)
     panel.repeat.fold.expand(animate=False)
     qtbot.waitUntil(lambda: panel.repeat.message.is_error, timeout=SOON)
-    assert "Start keeps them as files" in panel.repeat.message.plain_text()
+    assert "press Start, which writes them" in panel.repeat.message.plain_text()
     assert panel.repeat.shell.toPlainText() == ""
     first = panel.settings.run_field.path
     assert first is not None
