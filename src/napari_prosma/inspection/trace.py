@@ -250,8 +250,9 @@ def cautions(checkpoint: Checkpoint, image: Image | None = None) -> tuple[str, .
     kind, found = GATES[checkpoint.spec.gate], []
     if checkpoint.steps < SETTLED_STEPS and kind.thresholds and not checkpoint.place.get("settled"):
         found.append(
-            f"The model was trained for {checkpoint.steps} steps only: until about {SETTLED_STEPS} the "
-            f"averages in its gates lag behind and show more zeros than training saw."
+            f"The model was trained for only {checkpoint.steps} steps: up to about {SETTLED_STEPS}, the "
+            "running statistics in its gates lag behind, and the maps show more zeros than there were in "
+            "training."
         )
     if not kind.parts:
         found.append("The model has no gates: every skip passes whole, so there is no mask to show.")

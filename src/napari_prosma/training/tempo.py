@@ -244,8 +244,8 @@ class Tempo:
         self.clock.set_minutes(minutes)
         yield Started(self.clock.total, f"Training for {_duration(60 * minutes)}", str(self.processes.device))
         yield Notice(
-            f"From so few images a longer run learns what is particular to them: this one ends after about "
-            f"{_duration(60 * minutes)}. More annotated images make it better"
+            f"With so few images, a longer run would overfit: this one ends after about "
+            f"{_duration(60 * minutes)}. More annotated images make the model better"
         )
 
     def _in_words(self, pace: Pace, steps: int, count: int) -> str:

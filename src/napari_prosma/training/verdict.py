@@ -105,11 +105,11 @@ def _why(
     """The likely reason that a class is not found, and what to do."""
     drawn, share = with_class.get(name, 0), shares.get(name, 0.0)
     if not drawn:
-        return f"{name} is in no training case: draw it in some, or choose another seed"
+        return f"{name} is in no training case: annotate it in some, or choose another seed"
     if steps < FEW_STEPS:
         return f"{name}: {steps} steps are too few; give the run more time"
     if drawn < FEW_CASES and learned > drawn:
-        return f"{name} is in only {drawn} of {learned} training cases: draw it in more"
+        return f"{name} is in only {drawn} of {learned} training cases: annotate it in more"
     if share < RARE:
         return (
             f"{name} covers {in_percent(share, 2)} of the labelled elements: choose class weights "

@@ -101,7 +101,7 @@ def test_measures_and_plain_lines(panel: InspectPanel, press: Press, finish: Fin
         assert shown["energy kept, %"][level] == f"{100 * measures['retained_energy']:.1f}"
     assert shown["energy kept, %"][0] == "6.2"  # what a gate that selects nothing keeps
     told = panel.facts.plain_text()
-    assert "steps only" not in told  # its statistics are those of its weights
+    assert "trained for only" not in told  # its statistics are those of its weights
     assert "Not zero: psi" in told
     assert f"{panel.record.skips[1].floor:.2f}" in told
     assert "Exactly zero: z" in told

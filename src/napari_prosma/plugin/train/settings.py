@@ -114,7 +114,9 @@ class Settings(QWidget):
         )
         self.limit_unit = QComboBox()
         self.limit_unit.addItems(["minutes", "epochs"])
-        self.limit_unit.setToolTip("An epoch is one pass over all images")
+        self.limit_unit.setToolTip(
+            "An epoch goes through the training cases at least once; then the model is validated"
+        )
         self.limit_unit.currentTextChanged.connect(self._unit_changed)
         self.limit.valueChanged.connect(self._choose_length)
         limit = QHBoxLayout()
