@@ -158,7 +158,7 @@ def test_data_that_changed_give_no_twins(run: Path, data: DataSet, ultrasound: l
 
 def test_a_folder_with_another_run_is_not_gone_on_with(run: Path, data: DataSet, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "there" / "dense")
-    with pytest.raises(ConfigError, match=r"no twin of .*different: gate"):
+    with pytest.raises(ConfigError, match=r"no ablation of .*different: gate"):
         list(train_twins(read_original(run), data.cases, data.class_names, ("dense",), tmp_path / "there"))
 
 

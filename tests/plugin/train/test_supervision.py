@@ -196,7 +196,7 @@ def test_open_images_without_labels_are_learned_from_and_kept(
     form = panel.supervision
     assert form.layers.layers() == [other, volume]
     assert form.ticked() == (other,), "what is alike, and not what has labels"
-    assert form.found.plain_text() == "1 image to learn from without labels"
+    assert form.found.plain_text() == "1 unlabelled image to learn from"
     settings, data = panel.planned_data()
     assert "unlabelled" not in settings
     assert isinstance(data, LayerData)
