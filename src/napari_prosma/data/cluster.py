@@ -154,7 +154,7 @@ def workers_of(client: Client, address: str) -> list[Worker]:
         asked = pool.submit(client.get_versions, check=False, packages=["napari_prosma"])
         versions: Any = asked.result(ANSWERS)
     except LOST as error:
-        raise ConfigError(f"the workers of '{address}' do not answer; start them anew") from error
+        raise ConfigError(f"the workers of '{address}' do not answer; restart them") from error
     finally:
         pool.shutdown(wait=False)
     try:
