@@ -73,9 +73,7 @@ class ViewBox(QWidget):
         self.draw_button = QPushButton("Draw over the scale bar")
         self.draw_button.setToolTip("Add a layer and draw a line as long as the scale bar in the picture")
         self.draw_button.clicked.connect(self.draw_ruler)
-        self.length = number(
-            0, 100_000, 0, 3, 1, "Length of the line in the patient", least="length of the line"
-        )
+        self.length = number(0, 100_000, 0, 3, 1, "Length of the line in the patient", least="line length")
         self.length.setSuffix(" mm")
         self.set_button = QPushButton("Set scale")
         self.set_button.setToolTip("Give the picture and its labels the scale set by the line")
