@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+import SimpleITK
 from dicom_files import save_slice
 
 from napari_prosma.data.layouts import DataSet, find_cases
@@ -636,6 +637,25 @@ def test_slices_without_place_that_are_series_of_their_own_are_images(tmp_path: 
         save(tmp_path / "masks" / f"{n}.png", MASK)
     data = find_cases(tmp_path)
     assert [[path.parent.name for path in case.files] for case in data.cases] == [["dicom", "masks"]] * 4
+
+
+@pytest.mark.parametrize("name", ["label.nii.gz", "Segmentation.nrrd", "7_seg.mha"])
+def test_a_label_in_the_folder_of_its_series_is_found(name: str, tmp_path: Path) -> None:
+    for patient in ("7", "8"):
+        for n in range(5):
+            plane = noise(n).astype(np.int16)
+            save_slice(
+                tmp_path / patient / f"{n}.dcm", (0, 0, 2 * n), plane, f"1.{patient}", PixelSpacing=[1, 1]
+            )
+        label = SimpleITK.GetImageFromArray(np.stack([square(4, 6 + n, 10) for n in range(5)]))
+        label.SetSpacing((1, 1, 2))
+        SimpleITK.WriteImage(label, str(tmp_path / patient / name.replace("7", patient)))
+    data = find_cases(tmp_path)
+    assert [case.name for case in data.cases] == ["7", "8"]
+    (alone,) = find_cases(tmp_path / "8").cases
+    for case in (*data.cases, alone):
+        assert case.read_label is not None
+        assert np.array_equal(case.read_label()[2], square(4, 8, 10) > 0)
 
 
 def test_masks_that_may_be_those_of_other_slices_are_refused(tmp_path: Path) -> None:

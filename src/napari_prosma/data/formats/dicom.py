@@ -76,6 +76,7 @@ _SAME_SPACING = 1e-3  # of the spacing
 _SKEWED = 1e-2  # cosine of the angle between rows and columns
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _MS_PER_S = 1000
+_LISTED = 6
 _ONE_PER_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 """A UID alone does not do: anonymisers give several series the same."""
 _COMMAS = "file with decimal commas"
@@ -375,10 +376,11 @@ def series_of(path: Path) -> Series:
         return replace(stacks[0], notices=(*stacks[0].notices, said))
     if len(found) > 1:
         listed = "; ".join(
-            f"{one.description or one.uid} ({len(one.frames)} slices in {one.files[0].parent.name}/, "
-            f"the first is '{one.files[0].name}')"
-            for one in found
+            f"{one.description or one.uid} ({len(one.frames)} slice{'s' * (len(one.frames) > 1)} in "
+            f"{one.files[0].parent.name}/, the first is '{one.files[0].name}')"
+            for one in found[:_LISTED]
         )
+        listed += f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise DataError(
             f"'{path}' holds {len(found)} series: {listed}. "
             "Move the files of one into a folder of their own and give that, or open all in napari"

@@ -18,6 +18,7 @@ from napari_prosma.data.formats.dicom_frames import KINDS, NOT_OF_TIME, Frame
 _UNEVEN = 0.1  # of the slice distance: more, and a slice is not where an even grid has it
 _NO_GAP = 1.5  # of the usual slice distance: more, and a slice is missing between two
 _MOST_MOVED = 0.6  # of the mean slice distance: further, and a slice is not shown at the mean distance
+_MOST_UNEVEN = 3  # times the smallest slice distance
 _MOST_MISSING = 4  # times as many places as slices are filled; beyond, the grid is none
 _SAME_POSITION_MM = 1e-3
 _FEW_REPEATED = 1 / 3  # of the places: so many slices may have been taken once more
@@ -98,7 +99,8 @@ def why_no_volume(frames: Sequence[Frame]) -> str:
         return f"lie up to {beside.max():.3g} mm beside each other, '{name}' among them{_APART}"
     places = even_places(along)
     between = np.abs(along - np.linspace(along[0], along[-1], len(along))).max()
-    if places is None and between > _MOST_MOVED * np.ptp(along) / len(gaps):
+    is_in_slabs = gaps.max() > _MOST_UNEVEN * gaps.min()
+    if places is None and is_in_slabs and between > _MOST_MOVED * np.ptp(along) / len(gaps):
         return (
             f"lie {gaps.min():.3g} to {gaps.max():.3g} mm apart, in slabs with gaps between them; give each "
             "slab as a series of its own, or resample all to one slice distance"

@@ -253,7 +253,7 @@ def _found_by_names(folder: Path, judged: Judged, judge: Judge) -> tuple[list[Fo
 
 def _group_of(folder: Path, image: Path, role: Role) -> str:
     """Folders of an image that are not its role's, without the one that is the case itself."""
-    parts = image.relative_to(folder).parts[:-1]
+    parts = image.relative_to(folder).parts[: len(role.folders)]
     kept = [part for part, name in zip(parts, role.folders, strict=True) if name == "*"]
     return "/".join(kept[:-1] if role.whole else kept)
 

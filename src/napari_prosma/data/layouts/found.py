@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_prosma.data.formats import dicom, ome_zarr
+from napari_prosma.data.formats import dicom, metaimage, nifti, nrrd, ome_zarr
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.formats.dicom_labels import LabelObject
 from napari_prosma.data.labels import LabelRule
@@ -19,6 +19,9 @@ _OF_SYSTEMS = (
     *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("@eadir", "#recycle", "#snapshot", "lost+found"),
 )
+
+
+_VOLUMES = (*nifti.SUFFIXES, *nrrd.SUFFIXES, *metaimage.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,10 @@ def _kept(what: str, folder: Path, walk: Callable[[Path], Iterable[Path]]) -> li
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Images under a folder, sorted; a folder with a DICOM series and an OME-Zarr count as one image each."""
+    """Images under a folder, sorted; a folder with a DICOM series and an OME-Zarr count as one image each.
+
+    Volumes of other formats in the folder of a series are images, too: labels are often saved there.
+    """
     return _kept("images", folder, _images_in)
 
 
@@ -101,15 +107,24 @@ def _images_in(folder: Path) -> list[Path]:
         whole = [
             name
             for name in folders
-            if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or _is_series(here / name))
+            if not is_hidden(name) and (ome_zarr.is_ome_zarr(here / name) or is_series(here / name))
         ]
         found += [image for name in whole for image in fields_of(here / name)]
+        found += [volume for name in whole for volume in volumes_within(here / name)]
         folders[:] = [name for name in folders if not is_hidden(name) and name not in whole]
         found += [path for name in files if not is_hidden(name) and can_read(path := here / name)]
     return sorted(found)
 
 
-def _is_series(folder: Path) -> bool:
+def volumes_within(series: Path) -> list[Path]:
+    """Volumes in the folder of a DICOM series that are none of its slices."""
+    if ome_zarr.is_ome_zarr(series):
+        return []
+    return [path for path in series.iterdir() if path.name.lower().endswith(_VOLUMES) and path.is_file()]
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder itself holds a series in DICOM, or several."""
     return dicom.holds_series(folder) and not dicom.holds_stills(folder)
 
 

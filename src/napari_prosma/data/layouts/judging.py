@@ -568,6 +568,8 @@ def _counted(reading: Reading, role: Role) -> str:
 
 def case_name(reading: Reading, key: Key, image: Path, role: Role, several: bool) -> str:
     """What a case is called: its folder where files have the same name in all, else what names share."""
+    if any(image in path.parents for path in reading.cases[key].values()):  # its label lies in its folder
+        return image.name
     if role.whole and "*" in role.folders:
         return image.parents[role.folders[::-1].index("*")].name
     name = stem(image)

@@ -121,7 +121,8 @@ def readings(
     The likeliest makes most cases of more than one file; then leaves the fewest files over; then has the
     shortest roles.
     """
-    parts = {path: _folders(folder, path) for path in files}
+    within = {path.parent for path in files}
+    parts = {path: _folders(folder, path, path in within) for path in files}
     aligned = [parts, *_aligned(parts), *_without_repeated_numbers(parts)]
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
     ranked: dict[tuple[int, int, int, int, tuple[Role, ...]], Reading] = {}
@@ -243,8 +244,10 @@ def _is_trainval(role: Role) -> bool:
     return any(_TRAINVAL.search(folder) for folder in role.folders)
 
 
-def _folders(folder: Path, path: Path) -> tuple[str, ...]:
-    return path.relative_to(folder).parts[:-1]
+def _folders(folder: Path, path: Path, holds_others: bool = False) -> tuple[str, ...]:
+    """The folders of a file, or of the files of a series beside which others lie in its folder."""
+    parts = path.relative_to(folder).parts
+    return parts if holds_others else parts[:-1]
 
 
 def _cut(

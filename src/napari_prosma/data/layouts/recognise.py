@@ -24,7 +24,17 @@ from napari_prosma.data.label_doubts import is_lossy
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts.by_names import by_annotation_file, by_names, by_patterns
 from napari_prosma.data.layouts.dicom_studies import dicom_studies
-from napari_prosma.data.layouts.found import Found, Recognised, files_in, images_in, is_hidden, listed_once
+from napari_prosma.data.layouts.found import (
+    Found,
+    Recognised,
+    files_in,
+    images_in,
+    is_hidden,
+    is_series,
+    listed_once,
+    volumes_within,
+)
+from napari_prosma.data.layouts.judging import Judge
 from napari_prosma.data.layouts.pairing import split_in
 from napari_prosma.data.layouts.repeats import without_other_formats, without_repeats
 from napari_prosma.data.layouts.slice_masks import by_slices
@@ -100,6 +110,8 @@ def _recognised(folder: Path, images: str | None, masks: str | None) -> Recognis
         if images is None or masks is None:
             raise DataError("the patterns of images and masks belong together; give both, or neither")
         return _finished(folder, by_patterns(folder, images, masks), [])
+    if (series := _series_with_label(folder)) is not None:
+        return _finished(folder, series, [])
     inner = _unpacked_within(folder)
     if inner is not None:
         return _recognised(inner, None, None)
@@ -395,6 +407,17 @@ def _holds_run_lengths(table: Path) -> bool:
     except OSError:
         return False
     return _RUN_LENGTHS.search(heading) is not None
+
+
+def _series_with_label(folder: Path) -> Recognised | None:
+    """A folder that is one DICOM series itself and holds the only label volume of it."""
+    labels = volumes_within(folder) if is_series(folder) else []
+    judge = Judge()
+    labels = [path for path in labels if judge.look(path).kind in ("label", "empty")]
+    if len(labels) != 1:
+        return None
+    said = f"'{labels[0].name}' labels the series in whose folder it lies"
+    return Recognised("names", (Found(real(folder).name, (folder,), (labels[0],)),), notices=(said,))
 
 
 def _unpacked_within(folder: Path) -> Path | None:
