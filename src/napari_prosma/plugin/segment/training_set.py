@@ -68,8 +68,7 @@ class TrainingSet(QWidget):
         self.fine_tune_button.clicked.connect(self._fine_tune)
         self.own_button = QPushButton("Fine-tune on a folder…")
         self.own_button.setToolTip(
-            "Open the Train panel with this model and a folder of your own images and masks; ten can be "
-            "enough"
+            "Open the Train panel with this model and a folder of your own images and masks"
         )
         self.own_button.clicked.connect(self._fine_tune_on_a_folder)
         buttons = in_a_row(self.add_button, self.fine_tune_button)

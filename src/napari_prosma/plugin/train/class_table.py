@@ -63,7 +63,7 @@ class ClassTable(QWidget):
         )
         self.one_button.clicked.connect(self._make_one)
         self.apart_button = QPushButton("Each value a class")
-        self.apart_button.setToolTip("Values that are read as objects of one class are classes of their own")
+        self.apart_button.setToolTip("Treat every value as a class of its own, not as an object of one class")
         self.apart_button.clicked.connect(self._take_apart)
         self.filled = QCheckBox("fill outlines")
         self.filled.setToolTip("The masks are outlines: what they enclose belongs to the structure")

@@ -35,8 +35,8 @@ class Curves(QLabel):
         self.setMinimumWidth(LEAST_WIDTH)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setToolTip(
-            "Loss (lower is better), Dice of the validation cases (1 is perfect), the gates, and what the "
-            "figures of few or noisy labels"
+            "Loss (lower is better), Dice of the validation cases (1 is perfect), and the figures of the "
+            "gates and of few or noisy labels"
         )
         self.job = NewestJob(self)
         self.job.finished.connect(self._drawn)

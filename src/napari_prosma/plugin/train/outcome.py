@@ -91,7 +91,7 @@ class Outcome(QWidget):
             button.clicked.connect(partial(self._open_next, panel))
             row.addWidget(button, share)
         self.look_button = QPushButton("Suspicious labels…")
-        self.look_button.setToolTip("List the labels that this run doubts most; click one to correct it")
+        self.look_button.setToolTip("List the suspicious labels of this run; click one to correct it")
         self.look_button.clicked.connect(self.look_first)
         parts: list[QWidget] = [self.verdict, self.figures, self.table, self.gates_fold, self.curves]
         parts += [self.save_button, self.look_button, self.log]

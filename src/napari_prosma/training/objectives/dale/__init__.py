@@ -109,9 +109,7 @@ class DaleOptions(ObjectiveOptions):
     ] = Field(default=0.99, ge=0, lt=1)
     least_clear: Annotated[
         float,
-        Setting(
-            "Smallest share of the cases that stays clear.", "Smallest share clear", step=0.05, decimals=2
-        ),
+        Setting("Smallest share of the cases that stays clear.", "Least share clear", step=0.05, decimals=2),
     ] = Field(default=0.5, gt=0, le=1)
     least_cases: Annotated[
         int,

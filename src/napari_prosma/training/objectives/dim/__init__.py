@@ -22,8 +22,8 @@ class DimOptions(ObjectiveOptions):
         Setting(
             "Divergence between the features of labelled and unlabelled images: {choices}.",
             "Divergence",
-            tip="How the difference between the features of labelled and unlabelled images, which is made "
-            "small, is measured",
+            tip="Measure of the difference between the features of labelled and unlabelled images, which "
+            "training reduces",
             choices={
                 "js": Choice("Jensen-Shannon", "Symmetric, never more than ln 2"),
                 "kl": Choice("Kullback-Leibler", "Of the labelled from the unlabelled"),
@@ -41,8 +41,8 @@ class DimOptions(ObjectiveOptions):
     rho: Annotated[
         NotNegative,
         Setting(
-            "How far uphill, in weight space, a step looks before it goes down (SAM): flat minima also hold "
-            "on other scanners; 0 = plain steps.",
+            "How far uphill, in weight space, the gradient of a step is taken (SAM), to find flat minima; 0 "
+            "= plain steps.",
             "Radius rho",
             step=0.01,
             usual=("adaptive", {False: 0.05, True: 0.5}),
@@ -55,7 +55,7 @@ class DimOptions(ObjectiveOptions):
     eta: Annotated[
         NotNegative,
         Setting(
-            "ASAM: added to the size of every weight.",
+            "ASAM: added to the magnitude of every weight.",
             "ASAM's eta",
             step=0.01,
             decimals=4,
@@ -65,8 +65,9 @@ class DimOptions(ObjectiveOptions):
     tau: Annotated[
         float,
         Setting(
-            "The student learns from the teacher only where it is at least this sure (0.5 to 1).",
-            "Teacher is sure from",
+            "The network learns from the teacher only where the teacher is at least this confident (0.5 to "
+            "1).",
+            "Teacher confidence from",
             step=0.01,
         ),
     ] = Field(default=0.95, ge=0.5, le=1)
@@ -79,7 +80,7 @@ class DimOptions(ObjectiveOptions):
         ),
     ] = 1.0
     ramp: Annotated[
-        NotNegative, Setting("Epochs until the teacher reaches its full weight.", "reached after")
+        NotNegative, Setting("Epochs until the teacher reaches its full weight.", "Full weight after")
     ] = 10.0
     ema: Annotated[
         float,
