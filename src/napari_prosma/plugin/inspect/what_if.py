@@ -144,7 +144,7 @@ class WhatIfPart(QWidget):
             if widget is not None:
                 widget.deleteLater()
         self.sliders, self.settings, self.zeros = {}, {}, {}
-        for column, title in enumerate(("skip", "threshold x", "zeros in z", "set to")):
+        for column, title in enumerate(("skip", "threshold x", "zeros", "set to")):
             self._grid.addWidget(QLabel(title), 0, column)
         for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
             self._grid.addWidget(QLabel(str(level)), row, 0)
