@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 from dicom_files import save_slice
 from pydicom import dcmread
 
@@ -724,3 +725,63 @@ def test_an_image_that_cannot_be_read_is_told_where_it_seems_to_lack_its_mask(tm
     nibabel.Nifti1Image(volume, np.diag((-1.0, -1, 2, 1))).to_filename(tmp_path / "p0" / "mask.nii.gz")
     with pytest.raises(DataError, match=r"an image cannot be read: .*'2\.dcm' cannot be used in their place"):
         find_cases(tmp_path)
+
+
+def test_a_turned_label_of_an_image_without_a_place_is_refused(tmp_path: Path) -> None:
+    label = np.zeros((5, 8, 9), np.uint8)
+    label[1:4, 2:5, 1:4] = 1
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, label.shape, dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", noise, photometric="minisblack")
+    for axes, is_turned in ((np.eye(4), True), (np.diag((-1.0, -1.0, 1.0, 1.0)), False)):
+        nibabel.Nifti1Image(label.T, axes).to_filename(tmp_path / "labels" / "a.nii.gz")
+        (case,) = find_cases(tmp_path).cases
+        assert case.read_label is not None
+        if is_turned:
+            with pytest.raises(
+                DataError, match=r"a\.nii\.gz' turns them .* may be mirrored; save both in one"
+            ):
+                case.read_label()
+        else:
+            assert np.array_equal(case.read_label(), label)
+
+
+@pytest.mark.parametrize("axes", [(1.0, 1.0), (-1.0, -1.0)])
+def test_a_label_without_a_place_is_told_to_be_mirrored_where_it_may_be(
+    axes: tuple[float, float], tmp_path: Path
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    volume = np.random.default_rng(0).normal(size=(9, 8, 5)).astype(np.float32)
+    nibabel.Nifti1Image(volume, np.diag((*axes, 1.0, 1.0))).to_filename(tmp_path / "images" / "a.nii.gz")
+    label = np.zeros((5, 8, 9), np.uint8)
+    label[1:4, 2:5, 1:4] = 1
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", label, photometric="minisblack")
+    (said,) = (said for said in find_cases(tmp_path).notices if "do not say where they lie" in said)
+    assert ("would be mirrored" in said) == (axes[0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("label", "remedy"),
+    [
+        (
+            np.ones((2, 24, 30), np.uint8) * 9,
+            "the 2 pages overlap or hold several values.*page of class numbers",
+        ),
+        (np.ones((30, 24), np.uint8), "one is turned"),
+        (np.ones((25, 30), np.uint8), "crop or re-export one of them"),
+    ],
+)
+def test_a_label_of_another_shape_says_what_may_be_wrong(
+    label: np.ndarray, remedy: str, tmp_path: Path
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (24, 30), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", noise)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", label, photometric="minisblack")
+    (case,) = find_cases(tmp_path).cases
+    assert case.read_label is not None
+    with pytest.raises(DataError, match=remedy):
+        case.read_label()

@@ -353,8 +353,9 @@ def _look(stored: np.ndarray, note: str, geometry: Geometry) -> LabelLook:
         and _has_soft_edges(stored)
     )
     hollow = len(values) <= 3 and is_hollow(stored != 0)
-    is_of_classes = not several or max(values) > _COLOUR_ABOVE or not _is_counted(values)
-    blends = _at_edges(stored) if several and is_of_classes else frozenset()
+    # Each edge is in many pieces, a small object in one.
+    may_blend = max(values) > _COLOUR_ABOVE or (stored.ndim == 2 and whole < _IN_ONE_PIECE)
+    blends = _at_edges(stored) if several and may_blend else frozenset()
     part = in_part(stored != 0, geometry) if stored.ndim == 3 else ""
     return LabelLook(values, note, soft, hollow, sizes, whole, blends, _around(stored), part)
 

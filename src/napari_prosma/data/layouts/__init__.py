@@ -421,7 +421,9 @@ def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
         return ()
     return (
         f"labels such as '{first.name}' do not say where they lie; their axes are taken to run to the head, "
-        "to the back and to the left of the patient",
+        "to the back and to the left of the patient"
+        + "; labels in the order of the image's file would be mirrored: save these in its format"
+        * _is_turned(header.geometry),
     )
 
 
@@ -471,13 +473,21 @@ def _of_one_slice(
     shape = np.squeeze(stored).shape
     if volume.source is None or shape != tuple(size for size in header.shape if size > 1):
         return stored, geometry
-    if any(volume.source.flipped) or list(volume.source.order) != sorted(volume.source.order, reverse=True):
+    if _is_turned(volume):
         one, other = (path, image) if stored.ndim == 3 else (image, path)
         raise DataError(
             f"'{one}' is one slice that its header turns against its rows and columns, and '{other}' is a "
             "picture, which does not say where it lies; save both in one format"
         )
     return stored.reshape(header.shape), header.geometry
+
+
+def _is_turned(geometry: Geometry) -> bool:
+    """Whether an array was flipped, or its axes exchanged, so that it runs as arrays of patients do."""
+    source = geometry.source
+    return source is not None and (
+        any(source.flipped) or list(source.order) != sorted(source.order, reverse=True)
+    )
 
 
 def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
@@ -497,7 +507,12 @@ def _require_same_grid(
     if shape != header.shape:
         raise DataError(
             f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "
-            "crop or re-export one of them"
+            f"{_remedy_of_shapes(header, shape, geometry)}"
+        )
+    if header.geometry.source is None and geometry.source is not None and _is_turned(geometry):
+        raise DataError(
+            f"the header of labels '{other}' turns them against the order in which they are stored, but "
+            f"image '{image}' does not say where it lies, so they may be mirrored; save both in one format"
         )
     if header.geometry.source is None or geometry.source is None:
         if ome_zarr.is_ome_zarr(image) and ome_zarr.is_ome_zarr(other):
@@ -512,6 +527,18 @@ def _require_same_grid(
             f"labels '{other}' lie {distance:.3g} mm away from image '{image}': their "
             "affines differ; export the labels from the same image, or copy its header if you know they fit"
         )
+
+
+def _remedy_of_shapes(header: Header, shape: tuple[int, ...], geometry: Geometry) -> str:
+    if shape[1:] == header.shape:
+        return (
+            f"the {shape[0]} pages overlap or hold several values, so they are no masks of classes: save one "
+            "page of class numbers"
+        )
+    if sorted(shape) == sorted(header.shape):
+        return "their axes are in another order: save the labels in that of the image"
+    both_lie_somewhere = header.geometry.source is not None and geometry.source is not None
+    return "crop or re-export one of them" + ", or resample the labels to the image" * both_lie_somewhere
 
 
 def _require_same_origin(image: Path, ours: Geometry, other: Path, theirs: Geometry) -> None:
