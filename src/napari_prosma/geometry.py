@@ -56,6 +56,11 @@ class SourceFrame:
         rows = tuple(tuple(float(value) for value in row) for row in affine)
         return cls(rows, order, flipped, nifti_header, metaimage)
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether our array is flipped against the stored one, or has its axes in another order."""
+        return any(self.flipped) or list(self.order) != sorted(self.order, reverse=True)
+
     def array_affine(self, shape: tuple[int, ...]) -> np.ndarray:
         """Index (z, y, x) of our array of ``shape`` ([t,] z, y, x) to patient RAS+, 4 x 4."""
         shape = shape[-len(self.order) :]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy import ndimage
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE
+from napari_prosma.data.layouts import case_from_files
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry, SourceFrame
@@ -161,6 +165,23 @@ def test_grids_that_differ_are_refused_and_both_are_named() -> None:
         measure(pair(square(1, 1), square(1, 1), MM, coarse), NAMES)
     with pytest.raises(DataError, match=r"different shapes, \(6, 8\) and \(7, 8\)"):
         measure(pair(square(1, 1)[1:], square(1, 1)), NAMES)
+
+
+def test_files_of_which_one_is_turned_and_the_other_lies_nowhere_are_refused(tmp_path: Path) -> None:
+    volume = np.zeros((4, 5, 6), np.uint8)
+    volume[1:3, 1:3, 1:4] = 1
+    tifffile.imwrite(tmp_path / "truth.tif", volume, photometric="minisblack")
+    truth = case_from_files(tmp_path / "truth.tif", tmp_path / "truth.tif")
+    for axes, is_turned in ((np.eye(4), True), (affine(0), False)):
+        nibabel.Nifti1Image(volume.T, axes).to_filename(tmp_path / "found.nii.gz")
+        pair_of_files = Pair(
+            "a", case_from_files(tmp_path / "found.nii.gz", tmp_path / "found.nii.gz"), truth
+        )
+        if is_turned:
+            with pytest.raises(DataError, match=r"'truth\.tif' may be mirrored: only one says where it lies"):
+                measure(pair_of_files, NAMES)
+        else:
+            assert lesion(measure(pair_of_files, NAMES)).dice == 1
 
 
 def affine(x: float) -> np.ndarray:

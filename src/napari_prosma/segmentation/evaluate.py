@@ -211,7 +211,15 @@ def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, .
             f"{two} have different shapes, {predicted} and {truth}; segment the image that the reference "
             f"was drawn on, or resample one of them"
         )
-    ours, theirs = _in_mm(_geometry(pair.predicted)), _in_mm(_geometry(pair.truth))
+    placed = [_geometry(pair.predicted), _geometry(pair.truth)]
+    sources = [geometry.source for geometry in placed if geometry.source is not None]
+    in_files = bool(pair.predicted.files and pair.truth.files)  # layers are turned alike
+    if in_files and len(sources) == 1 and sources[0].is_turned:
+        raise DataError(
+            f"{two} may be mirrored: only one says where it lies, and its header turns it against the order "
+            "in which it is stored; save both in one format"
+        )
+    ours, theirs = map(_in_mm, placed)
     if ours.unit == theirs.unit == "mm":
         distance = _apart(ours, theirs, truth)
         if distance > SAME_PLACE * min(theirs.spacing):

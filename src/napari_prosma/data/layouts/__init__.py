@@ -423,7 +423,7 @@ def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
         f"labels such as '{first.name}' do not say where they lie; their axes are taken to run to the head, "
         "to the back and to the left of the patient"
         + "; labels in the order of the image's file would be mirrored: save these in its format"
-        * _is_turned(header.geometry),
+        * header.geometry.source.is_turned,
     )
 
 
@@ -473,21 +473,13 @@ def _of_one_slice(
     shape = np.squeeze(stored).shape
     if volume.source is None or shape != tuple(size for size in header.shape if size > 1):
         return stored, geometry
-    if _is_turned(volume):
+    if volume.source.is_turned:
         one, other = (path, image) if stored.ndim == 3 else (image, path)
         raise DataError(
             f"'{one}' is one slice that its header turns against its rows and columns, and '{other}' is a "
             "picture, which does not say where it lies; save both in one format"
         )
     return stored.reshape(header.shape), header.geometry
-
-
-def _is_turned(geometry: Geometry) -> bool:
-    """Whether an array was flipped, or its axes exchanged, so that it runs as arrays of patients do."""
-    source = geometry.source
-    return source is not None and (
-        any(source.flipped) or list(source.order) != sorted(source.order, reverse=True)
-    )
 
 
 def _guessed(stored: np.ndarray, path: Path) -> LabelRule:
@@ -509,7 +501,7 @@ def _require_same_grid(
             f"labels '{other}' have shape {shape} but image '{image}' has {header.shape}; "
             f"{_remedy_of_shapes(header, shape, geometry)}"
         )
-    if header.geometry.source is None and geometry.source is not None and _is_turned(geometry):
+    if header.geometry.source is None and geometry.source is not None and geometry.source.is_turned:
         raise DataError(
             f"the header of labels '{other}' turns them against the order in which they are stored, but "
             f"image '{image}' does not say where it lies, so they may be mirrored; save both in one format"
