@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -179,19 +179,19 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
 
 def _with_splits_of_names(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases with the splits that the first or the last word of every name tells, as ``test_07`` does."""
+    if any(case.split for case in found):
+        return list(found), ()
     for place in (0, -1):
-        words = [[word for word in _SEPARATORS.split(case.name) if word] or [""] for case in found]
-        splits = [split_in(several[place]) for several in words]
-        if all(splits) and len({*splits}) > 1 and not any(case.split for case in found):
+        words = ([word for word in _SEPARATORS.split(case.name) if word] or [""] for case in found)
+        splits = list(takewhile(bool, (split_in(several[place]) for several in words)))
+        if len(splits) == len(found) and len({*splits}) > 1:
             counts = Counter(splits)
             said = ", ".join(
                 f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split]
             )
-            first = next(case.name for case, split in zip(found, splits, strict=True) if split != "train")
-            return (
-                [replace(case, split=split) for case, split in zip(found, splits, strict=True)],
-                (f"splits are those of the names, such as '{first}': {said}",),
-            )
+            told = [replace(case, split=split) for case, split in zip(found, splits, strict=True)]
+            first = next(case.name for case in told if case.split != "train")
+            return told, (f"splits are those of the names, such as '{first}': {said}",)
     return list(found), ()
 
 
