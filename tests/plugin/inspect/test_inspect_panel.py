@@ -166,7 +166,7 @@ def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth
         )
     told = panel.answer.sentence.plain_text()
     assert told.startswith(
-        f"Skip 1 (full detail): {100 * looked.record.skips[1].measures['selectivity']:.1f} % of what"
+        f"Skip 1 (full detail): selectivity {100 * looked.record.skips[1].measures['selectivity']:.1f} %"
     )
     panel.answer.table.selectRow(1)
     assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")
