@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
 
 from napari_prosma.nn.build import build_model, choose_device
 from napari_prosma.nn.gate_kinds import GATES
@@ -60,8 +64,19 @@ def test_every_network_computes_and_learns_in_half_precision(
         half = model(image)
     assert half.dtype == dtype
     assert (half.float() - full).norm() < HALF[dtype] * full.norm()
+    if dtype == torch.bfloat16:
+        # Gradients of its convolutions come out NaN on some processors, which runs refuse; no others do.
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+                module.forward = partial(_in_single, module.forward)
+        with torch.autocast("cpu", dtype=dtype):
+            half = model(image)
     half.float().square().mean().backward()
-    # Those of dilated and of 3D convolutions in bfloat16 come out NaN on some processors, which runs refuse.
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
-    assert dtype == torch.bfloat16 or all(gradient.isfinite().all() for gradient in gradients)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def _in_single(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return forward(x.float())
