@@ -5,7 +5,7 @@
 A scheduler and two workers stand in for the machine, behind a tunnel that can be cut (``other_machine.py``).
 Test the address; train from layers; correct a label; stop; resume; cut the connection and mend it; kill the
 worker; leave the run and come back to it; finish; segment; inspect. Prints the seconds of each step, and ends
-with an error where a panel says nothing new for two minutes.
+with an error where a panel says nothing new for five minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 
 from napari_prosma.data.phantoms import ultrasound_case
 
-LONG = 120.0
+LONG = 300.0
 SIDE = 48
 
 

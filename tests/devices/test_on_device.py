@@ -99,7 +99,7 @@ def trained_both(
 
 @pytest.mark.parametrize(
     ("gate", "device"),
-    [*((gate, "cuda") for gate in GATES), ("prosma", "mps")],
+    [*((gate, "cuda") for gate in GATES), ("prosma", "mps"), ("none", "mps")],
     indirect=["device"],
 )
 def test_gates_learn_there_what_it_learns_here(
@@ -109,8 +109,11 @@ def test_gates_learn_there_what_it_learns_here(
     np.testing.assert_allclose(losses(there), losses(here), **CLOSE)
 
 
-@pytest.mark.parametrize("device", ["cuda"], indirect=True)
-@pytest.mark.parametrize("network", sorted(NETWORKS.keys() - {OURS}))
+@pytest.mark.parametrize(
+    ("network", "device"),
+    [*((network, "cuda") for network in sorted(NETWORKS.keys() - {OURS})), ("unet", "mps")],
+    indirect=["device"],
+)
 def test_networks_learn_there_what_it_learns_here(
     network: str, device: torch.device, on: Settings, pictures: list[Case]
 ) -> None:
