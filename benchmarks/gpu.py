@@ -344,6 +344,8 @@ def several(given: argparse.Namespace) -> dict[str, Any]:
 
 BATCH = 4
 """Of each of several processes."""
+HALVED = "into 2 parts"
+"""What a run says of batches that did not fit."""
 _NO_NORMS = {"norm": "instance", "gate_options": {"norm": "none"}}
 """None that looks across the batch: a processor has no norms that look across processes."""
 TOGETHER: dict[str, dict[str, Any]] = {
@@ -397,7 +399,7 @@ def one_of_several(given: argparse.Namespace) -> None:
 
     learner.build_model = short_of_memory if rank == count - 1 else build
     events = run_of(given, given.out / "memory", batch=BATCH)
-    found["halved"] = any(isinstance(e, Notice) and "in 2 parts" in e.message for e in events)
+    found["halved"] = any(isinstance(e, Notice) and HALVED in e.message for e in events)
     (given.out / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()

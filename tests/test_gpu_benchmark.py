@@ -6,10 +6,13 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+
+from napari_prosma.training.failures import smaller_parts
 
 PART = """
 import json, pathlib, sys, time
@@ -102,6 +105,12 @@ def test_a_packed_set_can_be_trained_on(gpu: ModuleType, tmp_path: Path) -> None
 def test_parts_have_no_more_than_the_time_of_all(gpu: ModuleType) -> None:
     assert sum(gpu.SECONDS.values()) <= 60 * gpu.MINUTES
     assert gpu.SECONDS.keys() < gpu.PARTS.keys()
+
+
+def test_what_is_looked_for_in_a_run_that_halves_its_batch_is_said(gpu: ModuleType) -> None:
+    state = SimpleNamespace(parts=1, step=0)
+    said = smaller_parts(torch.OutOfMemoryError(), SimpleNamespace(names=("a", "b")), state)
+    assert gpu.HALVED in said
 
 
 def test_all_are_tried_though_one_fails(gpu: ModuleType) -> None:
