@@ -6,9 +6,11 @@ import errno
 import io
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from napari_prosma.data.labels import IGNORE
 from napari_prosma.errors import DataError
 from napari_prosma.model.augment import RECIPES, Augmentation
 from napari_prosma.training.batches import (
+    LEFT_FREE,
     Batch,
     Batches,
     PreparedCase,
@@ -218,12 +221,39 @@ def test_where_the_disk_is_full_cases_are_read_again(monkeypatch: pytest.MonkeyP
 
     read: list[str] = []
     monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
-    file = Full()
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: file)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
     cases = PreparedCases(counted(read), plan())
     assert np.array_equal(cases[1].image, cases[1].image)
     assert read == ["b", "b"]
-    assert file.getvalue() == b""
+
+
+def test_the_disk_keeps_room_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
+    cases = PreparedCases(counted(read), plan(), folder=tmp_path)
+    needed = LEFT_FREE + cases[0].nbytes
+    frees = iter([needed, needed - 1])
+    disk = "napari_prosma.training.batches.disk_usage"
+    monkeypatch.setattr(disk, lambda _: SimpleNamespace(free=next(frees)))
+    cases = PreparedCases(counted(read), plan(), folder=tmp_path)
+    read.clear()
+    for _ in range(3):
+        assert cases[0].image.size + cases[1].image.size
+    assert read == ["a", "b", "b", "b"]
+
+
+def test_what_was_prepared_is_given_back_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", 0)
+    cases = PreparedCases(counted(read), plan(), folder=tmp_path)
+    process = psutil.Process()
+    before = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    assert cases[0].image.size
+    cases.close()
+    after = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    assert after <= before
+    assert cases[0].image.size
+    assert read == ["a", "a"]
 
 
 @pytest.mark.parametrize("modality", RECIPES)
@@ -380,6 +410,7 @@ def test_bare_images_are_kept_in_the_room_that_the_labelled_ones_leave(
     monkeypatch.setattr("napari_prosma.training.batches.CACHE_BYTES", room)
     assert cases[0] is cases[0]
     assert beside[0] is beside[0]
-    assert beside[1] is not beside[1]
+    assert not isinstance(beside[1].image, np.memmap)
+    assert isinstance(beside[1].image, np.memmap)
     assert not any(beside[1].label.strides)
     assert np.array_equal(beside[1].image, beside[0].image)

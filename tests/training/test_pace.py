@@ -18,9 +18,10 @@ from napari_prosma.data.fingerprint import BATCH_LIMITS, Plan, case_facts, make_
 from napari_prosma.data.phantoms import ct_case, ultrasound_case
 from napari_prosma.events import EpochEnd, Finished, Notice, Progress, Started, Verdict
 from napari_prosma.geometry import Geometry
-from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.model.checkpoint import BEST, LAST, ensemble_of, load_checkpoint
 from napari_prosma.nn.network_kinds import WIDTHS
 from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.training.batches import LEFT_FREE
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.pace import (
     ENOUGH_STEPS,
@@ -212,17 +213,22 @@ def test_it_is_told_where_the_prepared_images_are_kept(
     def told() -> list[str]:
         return [said for said in remarks(facts, plan, config, [0]) if " GB " in said]
 
+    def free(number: float) -> None:
+        disk = SimpleNamespace(free=LEFT_FREE + number)
+        monkeypatch.setattr("napari_prosma.training.planning.disk_usage", lambda _: disk)
+
+    free(2e9)
     assert told() == []
-    monkeypatch.setattr("napari_prosma.training.planning.CACHE_BYTES", 3 * 64 * 64 * 5)
+    monkeypatch.setattr("napari_prosma.training.planning.CACHE_BYTES", 3 * 64 * 64 * 5 - 1000)
     assert told() == []
     monkeypatch.setattr("napari_prosma.training.planning.CACHE_BYTES", 3 * 64 * 64 * 5 - 10**9)
     (said,) = told()
     assert said.startswith("1.0 GB of the prepared images do not fit into the ")
-    monkeypatch.setattr(
-        "napari_prosma.training.planning.disk_usage", lambda _: SimpleNamespace(free=400_000_000)
-    )
-    assert "only 0.4 GB free" in told()[1]
-    assert "free 0.6 GB" in told()[1]
+    assert "until the run ends" in said
+    free(0.4e9)
+    (said,) = told()
+    assert "has room for 0.4 GB" in said
+    assert "free 0.6 GB" in said
 
 
 def test_thin_structures_keep_pictures_finer_and_a_side_that_loses_them_is_told(tmp_path: Path) -> None:
@@ -360,7 +366,8 @@ def test_a_large_case_is_validated_in_part_so_that_the_run_ends_in_its_time(
         assert 0 < len(looked) <= most + 1 < 19 * 19  # windows of 32 x 32, half over each other
     assert last.place["seconds"] < 1.03 * 15
     assert 0 < last.metrics["score"] < 1
-    assert last.place["in_part"]
+    assert last.windows == most
+    assert ensemble_of([last], {}).windows == most
     assert card_of(config.run_dir).windows == most
     resumed = list(train(config.model_copy(update={"minutes": 0.5}), [large], resumed=last))
     assert isinstance(resumed[-1], Finished)

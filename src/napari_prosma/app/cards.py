@@ -130,8 +130,9 @@ class Card(_Frozen):
                 yield "The best epoch was chosen on these cases: expect slightly less on new images."
         if self.windows:
             yield (
-                f"Measured on at most {self.windows} windows of each case, half of them with a structure, as "
-                f"time allowed no more: whole images may have more false finds. Evaluate tests whole images."
+                f"Measured on at most {self.windows} windows of each case, as time allowed no more, and "
+                f"structures were chosen first: whole images may have more false finds. Evaluate tests whole "
+                f"images."
             )
 
 
@@ -211,7 +212,6 @@ def _made(file: Path) -> Card:
         learned, validation = set(split.get("training", ())), set(split.get("validation", ()))
         measured = {overlap.case for overlap in overlaps} or validation
         data = config.get("data")
-        place = header.get("place") or {}
         return Card(
             name=shown_name(file),
             finds=plan.class_names[1:],
@@ -222,7 +222,7 @@ def _made(file: Path) -> Card:
             learned=len(learned),
             measured=len(measured),
             measured_on=_kind(learned, validation, bool(overlaps)) if metrics else "",
-            windows=int(place["most_windows"]) if place.get("in_part") else 0,
+            windows=header.get("windows", 0),
             sizes=_sizes(run) if run is not None else "",
             grid=plan.grid_in_words(),
             figures=figures_of(overlaps)
@@ -239,7 +239,7 @@ def _made(file: Path) -> Card:
             versions=run.versions if run is not None else {},
             made=datetime.fromtimestamp(file.stat().st_mtime).astimezone().date().isoformat(),
             epochs=header["epoch"],
-            advice=tuple(place.get("verdict", ())[1:]),
+            advice=tuple((header.get("place") or {}).get("verdict", ())[1:]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the header of '{file}' is damaged ({error}); choose another file") from error

@@ -100,6 +100,7 @@ def ship_model(
             "not_for": (*made.not_for, *not_for),
             "measured": len({overlap.case for overlap in overlaps}),
             "measured_on": "test",
+            "windows": 0,
             "figures": figures_of(overlaps),
             "worst": worst,
             "advice": (),

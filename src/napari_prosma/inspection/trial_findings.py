@@ -197,8 +197,8 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     text = f"{_window_in_words(rows)}The correlation of psi with psi of a random decoder is {means}."
     if not all(ceiling.values()):
         return (
-            f"{text} Compare it with the correlation between two trainings, which is never 1: add a model "
-            "with the same gate and another seed."
+            f"{text} Compare it with the correlation between two trainings, which is below 1, too: add a "
+            "model with the same gate and another seed."
         )
     highest = ", ".join(f"{np.mean([*ceiling[skip].values()]):.2f} (skip {skip})" for skip in skips)
     gap = {
@@ -248,11 +248,11 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         start, left = np.mean([*clean.values()]), np.mean([*under[model].values()])
         if start > 0:
             kept[model] = _shares(under[model], clean)
-        share = f" ({100 * left / start:.0f} %)" if start > 0 else ""
-        said.append(f"{left:.3f} of {start:.3f}{share} with {model}")
+        share = f", {100 * left / start:.0f} % of it" if start > 0 else ""
+        said.append(f"{left:.3f} ({start:.3f}{share}) with {model}")
     text = (
         f"{_window_in_words(rows)}Mean {_SCORES[score]} over {kinds} noise of strength 0 to {strongest:g}, "
-        f"and without noise: {', '.join(said)}."
+        f"and in brackets without noise: {', '.join(said)}."
     )
     if score == "agreement":
         text += " Without a label, this shows how stable the prediction is, not how good."

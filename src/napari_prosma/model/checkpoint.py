@@ -65,6 +65,8 @@ class Checkpoint:
         Names of the ``training`` and ``validation`` cases.
     overlaps : tuple of Overlap
         Of every validation case and class, of which ``metrics`` are made; empty where nobody kept them.
+    windows : int
+        At most so many of each case were looked at for these; 0 where cases were looked at whole.
     state : tensors by name
         Of the optimizer (``optimizer.``) and the objective (``objective.``), and the weights that are trained
         where ``weights`` are their average (``raw.``); empty but in the last checkpoint of a run.
@@ -83,6 +85,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     split: dict[str, list[str]] = field(default_factory=dict)
     overlaps: tuple[Overlap, ...] = ()
+    windows: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
     place: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -170,6 +173,7 @@ def ensemble_of(members: Sequence[Checkpoint], config: dict[str, Any]) -> Checkp
         metrics={name: sum(values) / len(values) for name, values in figures.items()},
         split={"training": sorted(names), "validation": []},
         overlaps=tuple(overlap for member in members for overlap in member.overlaps),
+        windows=max(member.windows for member in members),
     )
 
 
@@ -203,6 +207,7 @@ def _stored(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
         "metrics": checkpoint.metrics,
         "split": checkpoint.split,
         "overlaps": [astuple(overlap) for overlap in checkpoint.overlaps],
+        "windows": checkpoint.windows,
         "place": checkpoint.place,
     }
     state = {f"{STATE}.{name}": tensor for name, tensor in checkpoint.state.items()}
@@ -309,6 +314,7 @@ class _Header(BaseModel):
     metrics: dict[str, float]
     split: dict[str, list[str]]
     overlaps: list[tuple[str, str, NonNegativeInt, NonNegativeInt, NonNegativeInt]] = []
+    windows: NonNegativeInt = 0
     place: _Place | None = None
 
 
@@ -324,6 +330,7 @@ def _assemble(path: Path, read: dict[str, Any], tensors: dict[str, Tensor]) -> C
             metrics=header.metrics,
             split=header.split,
             overlaps=tuple(Overlap(*values) for values in header.overlaps),
+            windows=header.windows,
             state=split_prefix(tensors, STATE),
             place=header.place.model_dump() if header.place else {},
             path=path,

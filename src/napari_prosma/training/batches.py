@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from shutil import disk_usage
 from typing import IO
 
 import numpy as np
@@ -26,8 +26,10 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.model.augment import Augmentation, Recipe
 
 CPU = torch.device("cpu")
-CACHE_BYTES = 4 * 2**30
+CACHE_BYTES = 4 * 10**9
 """Prepared cases are kept in memory up to this, further ones on disk."""
+LEFT_FREE = 2 * 10**9
+"""Bytes that these leave free there: the run writes its checkpoints to the same disk."""
 FOREGROUND_SHARE = 0.5
 """Share of the patches that hold an element of a foreground class, where there is one."""
 FOREGROUND_KEPT = 2_000
@@ -131,29 +133,40 @@ class _Room:
 
     def __init__(self, beside: Path | None) -> None:
         self.taken = 0
-        self._beside = beside
+        self._folder = Path(tempfile.gettempdir()) if beside is None else nearest(beside)
+        self._is_full = False
 
     @cached_property
     def _file(self) -> IO[bytes]:
-        folder = None if self._beside is None else nearest(self._beside)
-        return tempfile.TemporaryFile(buffering=0, dir=folder)
+        return tempfile.TemporaryFile(buffering=0, dir=self._folder)
 
-    def store(self, case: PreparedCase) -> _Stored:
-        """Write a case behind the others.
+    def close(self) -> None:
+        """Give memory and disk back."""
+        self.taken = 0
+        if file := self.__dict__.pop("_file", None):
+            file.close()
 
-        Raises ``OSError``: the disk is full.
-        """
+    def store(self, case: PreparedCase) -> _Stored | None:
+        """Write a case behind the others; None where the disk has no room, from then on for every case."""
+        if self._is_full:
+            return None
+        try:
+            self._is_full = disk_usage(self._folder).free < LEFT_FREE + case.nbytes
+            return None if self._is_full else self._store(case)
+        except OSError:
+            self._is_full = True
+            return None
+
+    def _store(self, case: PreparedCase) -> _Stored:
         end = self._file.seek(0, os.SEEK_END)
         offset = -(-end // ALIGNED) * ALIGNED
-        try:
-            _write(self._file, offset, case.image)
-            if not case.is_bare:
-                _write(self._file, offset + case.image.nbytes, case.label)
-        except OSError:
-            self._file.truncate(end)
-            raise
+        _write(self._file, offset, case.image)
+        if not case.is_bare:
+            _write(self._file, offset + case.image.nbytes, case.label)
         empty = replace(case, image=_sized(case.image), label=_sized(case.label))
-        return _Stored(empty, case.is_bare, self._file, offset)
+        stored = _Stored(empty, case.is_bare, self._file, offset)
+        stored.mapped()  # not every file system can
+        return stored
 
 
 def _write(file: IO[bytes], offset: int, array: np.ndarray) -> None:
@@ -209,9 +222,16 @@ class PreparedCases:
             self._kept[index] = prepared
             self._room.taken += prepared.nbytes
         else:
-            with suppress(OSError):
-                self._stored[index] = self._room.store(prepared)
+            stored = self._room.store(prepared)
+            if stored is not None:
+                self._stored[index] = stored
         return prepared
+
+    def close(self) -> None:
+        """Forget all that was prepared."""
+        self._kept.clear()
+        self._stored.clear()
+        self._room.close()
 
     def relabel(self, index: int) -> np.ndarray:
         """Read the label of a case again, and return it as it was read; its image stays as it is.

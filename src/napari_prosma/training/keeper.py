@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,8 @@ class Keeper:
         with self.learner.settled():
             if self.processes.is_first:
                 self.folder.require_there()
-                save_checkpoint(path, self.learner.checkpoint(name, self.tempo.place()))
+                checkpoint = self.learner.checkpoint(name, self.tempo.place())
+                save_checkpoint(path, replace(checkpoint, windows=self.tempo.most_windows()))
         self.state.saved_step = self.state.step
         return path
 

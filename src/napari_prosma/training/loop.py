@@ -67,6 +67,12 @@ class Loop:
 
         An interrupt inside a step does not: half a step is no place to go on from.
         """
+        try:
+            yield from self._events()
+        finally:
+            self.prepared.close()
+
+    def _events(self) -> Iterator[Event]:
         state, clock = self.state, self.tempo.clock
         yield from self._introduction()
         try:

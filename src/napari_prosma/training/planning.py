@@ -37,7 +37,7 @@ from napari_prosma.model.memory import largest_batch, memory_shares
 from napari_prosma.nn.build import build_model
 from napari_prosma.nn.network_kinds import OURS, WIDTHS
 from napari_prosma.nn.spec import AUTO, ModelSpec
-from napari_prosma.training.batches import CACHE_BYTES
+from napari_prosma.training.batches import CACHE_BYTES, LEFT_FREE
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.objective import make_objective
 from napari_prosma.training.pace import (
@@ -299,18 +299,18 @@ def _about_room(facts: Sequence[CaseFacts], plan: Plan, run_dir: Path) -> Iterat
     """Where the prepared images are kept that do not fit into memory."""
     each = 4 * plan.channels + 1  # float32 values and a label
     beyond = sum(math.prod(grid_of(fact, plan)) * each for fact in facts) - CACHE_BYTES
-    if beyond <= 0:
+    if beyond < GB / 10:
+        return
+    room = max(0, disk_usage(nearest(run_dir)).free - LEFT_FREE)
+    said = f"{beyond / GB:.1f} GB of the prepared images do not fit into the 4 GB of memory for them"
+    if room >= beyond:
+        yield f"{said}: they are kept on the disk of the run folder until the run ends"
         return
     yield (
-        f"{beyond / GB:.1f} GB of the prepared images do not fit into the {CACHE_BYTES / GB:.1f} GB of "
-        f"memory for them: they are kept on the disk of the run folder until the run ends"
+        f"{said}, and the disk of the run folder has room for {room / GB:.1f} GB: the rest is read "
+        f"again each time, which is slow; free {(beyond - room) / GB:.1f} GB, or choose a run folder on "
+        f"another disk"
     )
-    free = disk_usage(nearest(run_dir)).free
-    if free < beyond:
-        yield (
-            f"There are only {free / GB:.1f} GB free on that disk: the other images are read again each "
-            f"time, which is slow; free {(beyond - free) / GB:.1f} GB, or choose a run folder on another disk"
-        )
 
 
 def remarks(

@@ -99,13 +99,16 @@ class Tempo:
         limit = {"most_windows": self.windows.most} if math.isfinite(self.windows.most) else {}
         return {
             **limit,
-            "in_part": self.windows.are_cut(self.validation),
             "seconds": self.clock.elapsed(),
             "learning_began": self.clock.learning_began,
             "paced": self._is_decided,
             "minutes": self.clock.minutes,
             "asked_minutes": self.state.config.minutes,
         }
+
+    def most_windows(self) -> int:
+        """Windows of a validation case that are looked at, at most; 0 where that is all of them."""
+        return int(self.windows.most) if self.windows.are_cut(self.validation) else 0
 
     def rate(self, step: int, highest: float) -> float:
         """Learning rate of a step."""
