@@ -85,8 +85,8 @@ class NextBox(QWidget):
         self.mirror.setToolTip("Rank by how much mirrored passes of the model disagree; slower")
         self.rank_button = QPushButton("List what to annotate next")
         self.rank_button.setToolTip(
-            "Rank what has no label yet, in the background, also during a run. Where we measured it, a random "
-            "choice did better: use the list to see where the model is unsure"
+            "Rank what has no label yet, in the background, also during a run. Where we measured it, a "
+            "random choice did better: use the list to see where the model is unsure"
         )
         self.rank_button.clicked.connect(self.rank)
         self.stop_button = QPushButton("Stop")
