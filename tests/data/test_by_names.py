@@ -255,6 +255,27 @@ def test_images_of_two_test_sets_are_never_channels_of_one_case(one: str, other:
     assert sorted(case.split for case in data.cases) == ["test"] * 6 + ["train"] * 3
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train_x", "train_y"),
+        ("train_x", "train_y", "test_x", "test_y"),
+        ("trainA", "trainB"),
+        ("train_A", "train_B", "val_A", "val_B"),
+        ("evaluation_images", "eval_masks"),
+        ("images_test_1", "test_labels_1"),
+        ("train_1_img", "train_2_gt"),
+    ],
+)
+def test_letters_and_numbers_of_images_and_masks_are_no_sets(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    for image, mask in zip(folders[::2], folders[1::2], strict=True):
+        written(tmp_path, image=f"{image}/{{}}.png", mask=f"{mask}/{{}}.png", count=3)
+    data = find_cases(tmp_path)
+    assert (len(data.cases), data.channels) == (3 * len(folders) // 2, 1)
+
+
 @pytest.mark.parametrize("name", ["{split}_{n:02}", "{n:02}_{split}", "{split}{n}"])
 def test_splits_that_names_tell_are_honoured_and_told(name: str, tmp_path: Path) -> None:
     for n, split in enumerate(("train", "train", "train", "val", "test")):

@@ -95,15 +95,21 @@ def _set_in(*folders: str) -> tuple[str, str]:
     """The split by the name of a folder, and what tells it from others of the split: ``holdout``, ``2``."""
     for folder in folders:
         words = _WORDS.split(folder)
-        for word, following in zip(words, (*words[1:], ""), strict=True):
+        for place, word in enumerate(words, 1):
             found = _SPLIT.fullmatch(word)
             if found is not None:
                 split, own = _first_group(found)
-                number = found.group(4) or (following if len(following) == 1 or following.isdecimal() else "")
-                return split, ("" if own.startswith(split) else own) + number.lower()
+                number = found.group(4) or next((one for one in words[place:] if _is_tag(one)), "")
+                own = "" if own.startswith(split) else own[:4]  # eval and evaluation are one
+                return split, own + number.lower()
         if (found := _SPLIT_ENDING.search(folder)) is not None:
             return _first_group(found)[0], ""
     return "", ""
+
+
+def _is_tag(word: str) -> bool:
+    """Whether a word tells sets of a split apart; x and y are image and mask."""
+    return word.isdecimal() or (len(word) == 1 and word.lower() not in "xy")
 
 
 def _first_group(found: re.Match[str]) -> tuple[str, str]:
@@ -125,13 +131,15 @@ def readings(
     parts = {path: _folders(folder, path, path in within) for path in files}
     aligned = [parts, *_aligned(parts), *_without_repeated_numbers(parts)]
     depth = min(_DEEPEST, max((len(names) for names in aligned[-1].values()), default=0))
-    ranked: dict[tuple[int, int, int, int, tuple[Role, ...]], Reading] = {}
-    for names, of_case in product(aligned, product((False, True), repeat=depth)):
-        for found in _cut(names, of_case, by_format, by_number):
+    ranked: dict[tuple[bool, int, int, int, int, tuple[Role, ...]], Reading] = {}
+    # A and B may be two sets, or the images and the masks of one.
+    ways = (True, False) if any(_set_in(*names)[1] for names in {*parts.values()}) else (True,)
+    for by_tag, names, of_case in product(ways, aligned, product((False, True), repeat=depth)):
+        for found in _cut(names, of_case, by_format, by_number, by_tag):
             several = sum(len(joined) > 1 for joined in found.cases.values())
-            if several and not any(_are_of_two_splits(*joined) for joined in found.cases.values()):
+            if several and not any(_are_of_two_splits(*one, by_tag=by_tag) for one in found.cases.values()):
                 length = sum(len(role.pattern) for role in found.roles)
-                rank = (-several, len(found.left), length, sum(of_case), tuple(found.roles))
+                rank = (not by_tag, -several, len(found.left), length, sum(of_case), tuple(found.roles))
                 ranked.setdefault(rank, found)
     # Where a folder per case always holds the same names, no number within these tells cases apart.
     is_regular = any(_is_regular(found) for found in ranked.values())
@@ -140,7 +148,8 @@ def readings(
     yield from (
         ranked[rank]
         for rank in sorted(
-            ranked, key=lambda rank: (is_regular and (rank[1] > 0 or _is_by_number(ranked[rank])), rank)
+            ranked,
+            key=lambda rank: (rank[0], is_regular and (rank[2] > 0 or _is_by_number(ranked[rank])), rank),
         )
     )
 
@@ -158,7 +167,7 @@ def _by_numbers(folder: Path, files: Sequence[Path]) -> Iterator[Reading]:
     )
     found = []
     for first, second in combinations(roles[:_NUMBERED_ROLES], 2):
-        if _are_of_two_splits(first, second):
+        if _are_of_two_splits(first, second, by_tag=False):
             continue
         for one, other in product(_distinct(alike[first]), _distinct(alike[second])):
             shared = one.keys() & other.keys()
@@ -227,17 +236,19 @@ def _without_repeated_numbers(parts: Mapping[Path, tuple[str, ...]]) -> list[dic
     return [{path: tuple(bare[place] for place in enumerate(names)) for path, names in parts.items()}]
 
 
-def _are_of_two_splits(*roles: Role) -> bool:
+def _are_of_two_splits(*roles: Role, by_tag: bool = True) -> bool:
     """Whether files of these roles are no case: ``train/1.png`` and ``test/1.png`` are two.
 
-    Neither are ``images/1.png`` and ``unlabelled/1.png``.
+    So are ``test1/1.png`` and ``test2/1.png`` where ``by_tag``. Neither are
+    ``images/1.png`` and ``unlabelled/1.png``.
     """
     if len({any(_UNLABELLED.search(folder) for folder in role.folders) for role in roles}) > 1:
         return True
-    sets = {_set_in(*role.folders) for role in roles if not _is_trainval(role)} - {("", "")}
+    sets = {_set_in(*role.folders)[: 1 + by_tag] for role in roles if not _is_trainval(role)}
+    sets -= {("", ""), ("",)}
     # What is training and validation together is no test.
     together = any(map(_is_trainval, roles))
-    return len(sets) > 1 or (together and any(split != "train" for split, _ in sets))
+    return len(sets) > 1 or (together and any(split != "train" for split, *_ in sets))
 
 
 def _is_trainval(role: Role) -> bool:
@@ -251,7 +262,11 @@ def _folders(folder: Path, path: Path, holds_others: bool = False) -> tuple[str,
 
 
 def _cut(
-    parts: Mapping[Path, tuple[str, ...]], of_case: tuple[bool, ...], by_format: bool, by_number: bool
+    parts: Mapping[Path, tuple[str, ...]],
+    of_case: tuple[bool, ...],
+    by_format: bool,
+    by_number: bool,
+    by_tag: bool,
 ) -> Iterator[Reading]:
     """Readings where the folders at some depths are the case's and those at the others the role's."""
     places: Places = {
@@ -260,7 +275,7 @@ def _cut(
     }
     if any(of_case) or len(parts) <= 2:
         yield _by_whole_names(places)
-    yield from _by_shared_stems(places, by_number)
+    yield from _by_shared_stems(places, by_number, by_tag)
 
 
 def _place(names: tuple[str, ...], of_case: tuple[bool, ...], file: str) -> tuple[Key, tuple[str, ...]]:
@@ -309,7 +324,7 @@ def _by_whole_names(places: Places) -> Reading:
     return Reading(cases, tuple(left))
 
 
-def _by_shared_stems(places: Places, by_number: bool) -> Iterator[Reading]:
+def _by_shared_stems(places: Places, by_number: bool, by_tag: bool) -> Iterator[Reading]:
     """Readings by what remains of the names when their beginnings and ends are taken off."""
     cuts: dict[Role, dict[Key, Path]] = defaultdict(dict)
     for path, (key, folders, name) in places.items():
@@ -333,8 +348,8 @@ def _by_shared_stems(places: Places, by_number: bool) -> Iterator[Reading]:
         beside[first].append(second)
         beside[second].append(first)
     for first, second in best:
-        if not _are_of_two_splits(first, second):
-            others = [role for role in beside[first] if not _are_of_two_splits(role, first, second)]
+        if not _are_of_two_splits(first, second, by_tag=by_tag):
+            others = [r for r in beside[first] if not _are_of_two_splits(r, first, second, by_tag=by_tag)]
             yield _joined((first, second), others, cuts, places)
 
 
