@@ -318,14 +318,14 @@ def test_labels_in_part_are_doubted_although_their_values_are_told(tmp_path: Pat
     assert not any("in a single slice" in notice for notice in told.notices)
 
 
-def _save_numbered(folder: Path, counts: Sequence[tuple[int, int]], factor: int, first: int) -> list[Path]:
+def _save_numbered(folder: Path, counts: Sequence[tuple[int, ...]], factor: int, first: int) -> list[Path]:
     """Masks in which the objects of classes 1 and 2 are numbered from ``first`` on, so many of each."""
     for n, objects in enumerate(counts):
         mask = np.zeros((40, 40), np.uint16)
         for number, several in enumerate(objects, 1):
             for k in range(several):
                 mask[20 * number - 15 : 20 * number - 8, 6 * k + 1 : 6 * k + 5] = factor * number + first + k
-        PIL.Image.fromarray(mask).save(folder / f"{n}.png")
+        PIL.Image.fromarray(mask).save(folder / f"{n:02}.png")
     return sorted(folder.iterdir())
 
 
@@ -339,10 +339,22 @@ def test_objects_numbered_within_their_class_are_that_class(factor: int, first: 
     assert "are read as objects of one class (class 1 x" in doubt
 
 
-def test_the_numbers_of_an_atlas_stay_classes(tmp_path: Path) -> None:
-    masks = _save_numbered(tmp_path, [(4, 3)] * 5 + [(4, 2)], 1000, 1)
+@pytest.mark.parametrize(
+    ("counts", "classes"),
+    [
+        ([(4, 3)] * 5 + [(4, 2)], 7),
+        ([(3, 2)] * 5 + [(4, 2)], 6),
+        ([(3, 2)] * 8 + [(4, 2)] + [(3, 2)] * 25, 6),
+        ([(2,)] * 3 + [(1,)] * 3, 2),
+    ],
+    ids=["lacking", "further", "further, not among those looked at", "one more in half"],
+)
+def test_the_numbers_of_an_atlas_stay_classes(
+    counts: list[tuple[int, ...]], classes: int, tmp_path: Path
+) -> None:
+    masks = _save_numbered(tmp_path, counts, 1000, 1)
     rule, (doubt,) = guessed_rule(masks, 2)
-    assert len(rule.class_names) == 1 + 4 + 3
+    assert len(rule.class_names) == 1 + classes
     assert "1001 and 1002 are read as separate classes; if they number objects" in doubt
 
 
@@ -367,6 +379,15 @@ def test_a_background_that_is_not_0_is_doubted(tmp_path: Path) -> None:
     masks = sorted(tmp_path.iterdir())
     _, doubts = guessed_rule(masks, 2)
     assert any("255 surrounds all else in every mask" in doubt for doubt in doubts)
+    mask[5, 3:8] = mask[6, 3:8] = np.arange(1, 6)
+    mask[6, 3:8] += 5
+    PIL.Image.fromarray(mask).save(tmp_path / "2.png")
+    _, doubts = guessed_rule(sorted(tmp_path.iterdir()), 2)
+    assert any(
+        doubt.endswith(",0=NAME,1=NAME,2=NAME,3=NAME,4=NAME,5=NAME,6=NAME,7=NAME,...)") for doubt in doubts
+    )
+    mask[5:7, 3:8] = 0
+    PIL.Image.fromarray(mask).save(tmp_path / "2.png")
     assert rule_from_text("255=background,0=lesion").apply(mask, masks[0])[8, 4] == 1
     PIL.Image.fromarray(255 - mask).save(masks[0])
     assert not any("surrounds all" in doubt for doubt in guessed_rule(masks, 2)[1])
@@ -418,7 +439,10 @@ def test_a_few_numbers_that_may_be_objects_are_told(tmp_path: Path) -> None:
         return guessed_rule([tmp_path / f"{n}.png" for n in range(len(masks))], 2)[1]
 
     lesions = [9, 4, 12], [3, 11], [10], [5, 8]
-    assert "every mask holds as many as it has pieces; if they number objects" in doubts(*lesions)[0]
+    assert (
+        "each value is one connected piece, and masks have different numbers of them; if"
+        in doubts(*lesions)[0]
+    )
     assert doubts([20, 6, 2], [19, 5], [22], [18, 7], is_nested=True) == ()  # each has its size
     assert doubts([9, 4], [3, 11], [12, 10], [5, 8]) == ()  # both in every mask
 

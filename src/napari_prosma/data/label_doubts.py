@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from napari_prosma.data.formats import pictures
-from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.labels import VALUES_SHOWN, LabelRule, present_values
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import read_image, read_label, read_label_with_note
 from napari_prosma.errors import DataError
@@ -33,6 +33,8 @@ _SOFT_VALUES, _INSIDE = 3, 0.05
 _FEW_SLICES, _NO_TAPER = 3, 0.75
 """Fewer are no stack; share of its largest section that a structure has left where it ends."""
 _FACTORS = (1000, 256)
+_FEWEST_COUNTS = 2
+"""Where masks hold no more different numbers of them, values are classes, some of which are missing."""
 _HOLLOW = 2.0
 """A closed outline encloses more than this times itself."""
 _MOST_ELEMENTS = 1 << 22
@@ -79,7 +81,7 @@ def guessed_rule(
         rest = (_values(path, dims) for path in set(masks) - set(sampled))
         seen = seen.union(*rest)
         if rule.kind != "values" or not seen <= {*rule.stored, rule.unlabelled}:
-            rule = _rule_of_values(seen, _factor(looks)[0], lossy, foreground)
+            rule = _rule_of_values(seen, _factor(looks)[1], lossy, foreground)
         if rule.kind == "values" and 0 not in seen:
             doubts += (
                 "0 occurs in no mask, so nothing is learned as background; if one of the values is the "
@@ -182,7 +184,8 @@ def _rule_of(
     around = {value if value > _BRIGHT else 0 for value in around} if lossy else around
     if len(around) == 1 and 0 not in around:
         (value,) = around
-        others = "".join(f",{other}=NAME" for other in sorted(seen - {value})) if not lossy else ",0=NAME"
+        named = [f",{other}=NAME" for other in ([0] if lossy else sorted(seen - {value}))]
+        others = "".join(named[:VALUES_SHOWN]) + (",..." if len(named) > VALUES_SHOWN else "")
         doubts.append(
             f"{value} surrounds all else in every mask: if {value} is the background, set it as such (class "
             f"table, or --classes {value}=background{others})"
@@ -203,15 +206,15 @@ def _rule_of(
     if of_one and not lossy and seen - {0} <= {1, 255}:
         doubts.append("255 beside 1 is read as an undecided border, and nothing is learned there")
         return LabelRule("values", ("background", foreground), (0, 1), unlabelled=255), tuple(doubts)
-    factor, number_objects = _factor(looks)
-    rule = _rule_of_values(seen, factor if number_objects else 0, lossy, foreground)
+    factor, of_objects = _factor(looks)
+    rule = _rule_of_values(seen, of_objects, lossy, foreground)
     if factor:
         first = min(value for value in seen if value >= factor and value + 1 in seen)
         product = f"class {first // factor} x {factor} + number of an object"
         doubts.append(
             f"{first} and {first + 1} are read as objects of one class ({product}); to read each value as a "
             "class of its own, use 'Each value a class' below the class table, or name the values (--classes)"
-            if number_objects
+            if of_objects
             else f"{first} and {first + 1} are read as separate classes; if they number objects ({product}), "
             "give those of one class the same name (class table, or --classes)"
         )
@@ -230,17 +233,18 @@ def _rule_of(
         )
     elif _may_be_objects(looks):
         doubts.append(
-            "values from 1 on are read as separate classes, but every mask holds as many as it has pieces; "
-            "if they number objects, make them one class (class table, or --classes any=NAME)"
+            "values from 1 on are read as separate classes, but each value is one connected piece, and masks "
+            "have different numbers of them; if they number objects, make them one class (class table, or "
+            "--classes any=NAME)"
         )
     return rule, tuple(doubts)
 
 
-def _factor(looks: Sequence[LabelLook]) -> tuple[int, bool]:
+def _factor(looks: Sequence[LabelLook]) -> tuple[int, int]:
     """By what classes are multiplied where values are those products and the number of an object.
 
     As in Cityscapes (26003 is the fourth car) and KITTI; 0 where they are not. Of the numbers of an atlas
-    (1001 to 1035) the masks have all, or nearly: whether the masks differ in them is told, too.
+    (1001 to 1035) most masks have as many: the second is 0 where the masks do not vary in them.
     """
     for factor in _FACTORS:
         numbers = [_objects_by_class(look.values, factor) for look in looks if max(look.values, default=0)]
@@ -254,12 +258,11 @@ def _factor(looks: Sequence[LabelLook]) -> tuple[int, bool]:
             for objects in found.values()
         )
         if in_order and max(map(len, of_class.values()), default=0) > 1:
-            lacking = sum(
-                any(len(objects) > 1 and found.get(n) != objects for n, objects in of_class.items())
-                for found in numbers
-            )
-            return factor, lacking >= len(numbers) / 2
-    return 0, False
+            counts = [tuple(len(found.get(n, ())) for n in of_class) for found in numbers]
+            vary = any(len({*several} - {0}) > _FEWEST_COUNTS for several in zip(*counts, strict=True))
+            usual = max(map(counts.count, counts))
+            return factor, factor if vary and usual <= len(counts) / 2 else 0
+    return 0, 0
 
 
 def _objects_by_class(values: Iterable[int], factor: int) -> dict[int, set[int]]:
@@ -472,7 +475,7 @@ def _may_be_objects(looks: Sequence[LabelLook]) -> bool:
     return (
         len(several) > 1
         and all(_is_counted(look.values) for look in drawn)
-        and len({len(look.values) for look in drawn}) > 1
+        and len({len(look.values) for look in drawn}) > _FEWEST_COUNTS
         and min(look.whole for look in several) == 1
         and _share_within([dict(look.sizes) for look in several], 2) > _SIZE_DOES_NOT_FOLLOW
     )

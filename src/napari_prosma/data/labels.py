@@ -25,7 +25,7 @@ _CLASS_NUMBERS = 34
 """Largest class number of those data sets; a lone gray that a person chose is brighter."""
 _VOID_COLOUR = 0xE0E0C0
 """The same in Pascal VOC's colours."""
-_VALUES_SHOWN = 8
+VALUES_SHOWN = 8
 _MANY_OF_ONE_CLASS = 4
 _MOST_NEGATIVE = 8
 """Values below 0 that a person may have meant by something."""
@@ -397,7 +397,7 @@ def _void(values: set[int]) -> int | None:
     """The value that stands for what nobody decided, if there is one."""
     negative = sorted(value for value in values if value < 0)
     if len(negative) > 1 or (negative and 0 not in values):
-        shown = ", ".join(str(value) for value in sorted(values)[:_VALUES_SHOWN])
+        shown = ", ".join(str(value) for value in sorted(values)[:VALUES_SHOWN])
         if len(negative) > _MOST_NEGATIVE:
             raise DataError(
                 f"the labels hold {len(negative)} values below 0 ({shown}, ...), as images do and no "
