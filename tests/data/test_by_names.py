@@ -289,6 +289,15 @@ def test_splits_that_names_tell_are_honoured_and_told(name: str, tmp_path: Path)
     assert {case.split for case in find_cases(tmp_path).cases} == {""}
 
 
+def test_splits_of_names_without_one_to_train_on_are_told_and_not_used(tmp_path: Path) -> None:
+    for name in ("dev_1", "dev_2", "test_1"):
+        save(tmp_path / "images" / f"{name}.png", noise(ord(name[0]) + int(name[-1])))
+        save(tmp_path / "masks" / f"{name}.png", MASK)
+    data = find_cases(tmp_path)
+    assert {case.split for case in data.cases} == {""}
+    assert any("2 val, 1 test, but none to train on" in said for said in data.notices)
+
+
 @pytest.mark.parametrize(
     ("folder", "split"),
     [

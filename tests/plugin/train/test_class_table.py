@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from qtpy.QtWidgets import QAbstractButton, QLineEdit
 
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.plugin.train.class_table import rows_of, rule_of
+from napari_prosma.plugin.train.class_table import ClassTable, rows_of, rule_of
 from napari_prosma.plugin.train.panel import TrainPanel
 
 Press = Callable[[QAbstractButton], None]
@@ -90,6 +91,20 @@ def test_objects_numbered_within_their_class_are_taken_apart_by_one_click(
     looked(panel, qtbot)
     assert shown(panel) == [(value, f"label {value}" if value != "0" else name) for value, name in several]
     assert not panel.source.class_table.apart_button.isVisibleTo(panel)
+
+
+def test_values_taken_apart_leave_the_background_and_all_else_as_it_was(qtbot: QtBot):
+    table = ClassTable()
+    qtbot.addWidget(table)
+    rule = LabelRule.of_pairs([(255, "background"), (0, "lesion"), (1, "lesion"), (254, "background")])
+    table.show_rule(replace(rule, filled=True, overlap="last", unlabelled=9))
+    with qtbot.waitSignal(table.changed) as changed:
+        table.apart_button.click()
+    (apart,) = changed.args
+    assert apart.stored == {255: "background", 0: "label 0", 1: "label 1", 254: "background"}
+    assert (apart.filled, apart.overlap, apart.unlabelled) == (True, "last", 9)
+    table.show_rule(apart)
+    assert not table.apart_button.isVisibleTo(table)
 
 
 def test_a_class_is_renamed_and_learned_under_its_name(

@@ -189,6 +189,9 @@ def _with_splits_of_names(found: Sequence[Found]) -> tuple[list[Found], tuple[st
             said = ", ".join(
                 f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split]
             )
+            if not counts["train"]:
+                said = f"the names tell {said}, but none to train on, so the split is drawn at random"
+                return list(found), (f"{said}; to set it, list the cases in a table with a column 'split'",)
             told = [replace(case, split=split) for case, split in zip(found, splits, strict=True)]
             first = next(case.name for case in told if case.split != "train")
             return told, (f"splits are those of the names, such as '{first}': {said}",)

@@ -98,7 +98,7 @@ class ClassTable(QWidget):
         self.message.tell("")
         self.filled.setChecked(rule.filled)
         self.overlap.setVisible(has_objects)
-        self.apart_button.setVisible(bool(rule.merged))
+        self.apart_button.setVisible(any(number for _, number in rule.merged))
         self.overlap.setCurrentIndex(self.overlap.findData(rule.overlap))
         with signals_blocked(self.table):
             self.table.show_rows(self._shown)
@@ -118,11 +118,12 @@ class ClassTable(QWidget):
 
     def _take_apart(self) -> None:
         assert self._rule is not None
-        merged = {value for value, _ in self._rule.merged}
-        names = self._rule.stored
-        several = {names[value] for value in merged}
-        apart = {v: f"label {v}" if v and name in several else name for v, name in names.items()}
-        self.changed.emit(replace(LabelRule.of_names(apart), unlabelled=self._rule.unlabelled))
+        several = {self._rule.class_names[number] for _, number in self._rule.merged if number}
+        names = self._rule.stored.items()
+        background, *others = ((v, f"label {v}" if name in several else name) for v, name in names)
+        apart = LabelRule.of_pairs([background, *sorted(others)])
+        changed = replace(self._rule, class_names=apart.class_names, values=apart.values, merged=apart.merged)
+        self.changed.emit(replace(changed, labelled_slices_only=False))
 
     def _fill(self, filled: bool) -> None:
         assert self._rule is not None
