@@ -344,9 +344,9 @@ def test_what_is_wrong_with_a_cluster_is_told(address: str, monkeypatch: pytest.
         replace(found, version="").require_usable()
     same = replace(found, python=".".join(map(str, sys.version_info[:2])))
     same.require_usable()
-    with pytest.raises(ConfigError, match=r"'there' is short of memory \(its limit is 0\.3 GiB\); start it"):
+    with pytest.raises(ConfigError, match=r"'there' is short of memory \(its limit is 0\.3 GiB\); restart"):
         replace(same, memory=300_000_000).require_usable()
-    with pytest.raises(ConfigError, match="is short of memory"):
+    with pytest.raises(ConfigError, match="'there' is paused, as its memory is full; wait, or restart it"):
         replace(same, memory=2**32, is_paused=True).require_usable()
 
 

@@ -502,7 +502,7 @@ def test_of_a_folder_of_pairs_the_images_are_segmented(model: Path, folder: Path
     result = prosma("segment", model, folder, "--out", tmp_path / "out", "--device", "cpu")
     number = len(pairs) // 2
     assert f"{number} of {number} segmented" in said(result)
-    assert f"{number} files label others and are not segmented, such as" in result.output
+    assert f"{number} file(s) look like labels of others and are not segmented, such as" in result.output
 
 
 def test_labels_of_another_image_are_not_taken_for_done(model: Path, scan: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_labels_in_a_folder_are_told_from_its_images(save_picture: Save, tmp_pat
         save_picture(f"{n}.png", np.roll(noise, n, 1))
         save_picture(f"{n}_mask.png", np.uint8(255) * (noise[0] > 99 + n) * (np.arange(24)[:, None] > 9))
     save_picture("3.png", noise.T)
+    save_picture("new.png", np.uint8(255) * (np.arange(24) > 9) * np.ones((24, 1), np.uint8))  # in no pair
     files = sorted(tmp_path.iterdir())
     assert [path.name for path in labels_among(tmp_path, files)] == ["0_mask.png", "1_mask.png", "2_mask.png"]
     assert labels_among(tmp_path, files[::2][:1]) == []

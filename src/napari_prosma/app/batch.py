@@ -108,8 +108,8 @@ def segment_batch(checkpoint: Checkpoint, images: Sequence[Path], batch: Batch) 
     files, labels = _images_and_labels(images)
     if labels:
         yield Notice(
-            f"{len(labels)} files label others and are not segmented, such as '{labels[0].name}'; give the "
-            "file itself to segment it"
+            f"{len(labels)} file(s) look like labels of others and are not segmented, such as "
+            f"'{labels[0].name}'; give the file itself to segment it"
         )
     planned = plan_batch(
         files,

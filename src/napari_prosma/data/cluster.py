@@ -128,10 +128,14 @@ class Worker:
                 f"the worker on '{self.host}' has Python {self.python} and napari-prosma {self.version}, "
                 f"this computer Python {here} and napari-prosma {__version__}; install the same on both"
             )
-        if 0 < self.memory < LEAST_MEMORY or self.is_paused:
+        if self.is_paused:
+            raise ConfigError(
+                f"the worker on '{self.host}' is paused, as its memory is full; wait, or restart it"
+            )
+        if 0 < self.memory < LEAST_MEMORY:
             raise ConfigError(
                 f"the worker on '{self.host}' is short of memory (its limit is {self.memory / GIB:.1f} GiB); "
-                f"start it anew with a higher --memory-limit, at least {LEAST_MEMORY / GIB:.0f}GiB"
+                f"restart it with a higher --memory-limit, at least {LEAST_MEMORY / GIB:.0f}GiB"
             )
 
     def tasks(self, client: Client) -> int:

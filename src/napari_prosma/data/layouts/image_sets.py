@@ -152,12 +152,7 @@ def labels_among(folder: Path, files: Sequence[Path]) -> list[Path]:
     images = {path for case in found for path in case.images}
     if not images.intersection(files):
         return []
-    judge = Judge()
-    return [
-        path
-        for path in files
-        if path in labels - images or (path not in images and judge.look(path).kind == "label")
-    ]
+    return [path for path in files if path in labels - images]
 
 
 def _shows_labels(judge: Judge, reading: Reading, role: Role) -> bool:
