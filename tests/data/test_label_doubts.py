@@ -13,7 +13,7 @@ import PIL.ImageDraw
 import pytest
 import tifffile
 
-from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays
+from napari_prosma.data.label_doubts import guessed_rule, is_hollow, rule_of_arrays, slices_in_words
 from napari_prosma.data.labels import IGNORE, LabelRule, rule_from_text, rule_to_text
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.readers import read_label, read_label_with_note
@@ -276,7 +276,7 @@ def test_single_slices_with_nothing_drawn_between_are_doubted(across: int, tmp_p
 @pytest.mark.parametrize(
     ("slices", "size", "doubt"),
     [
-        ((9,), 5, "labels are in a single slice of each volume"),
+        ((9,), 5, "labels are in a single slice in 1 of 1 volumes"),
         ((7, 8, 9, 10), 5, "labels end abruptly from one slice to the next"),
         ((7, 8), 8, "labels end abruptly from one slice to the next"),
         ((7, 8), 1, ""),  # a small structure has no more
@@ -292,6 +292,13 @@ def test_volumes_drawn_in_part_are_doubted(
     nibabel.Nifti1Image(label.T, np.diag((1.0, 1.0, 2.0, 1.0))).to_filename(tmp_path / "labels.nii.gz")
     _, doubts = guessed_rule([tmp_path / "labels.nii.gz"], 3)
     assert [doubt in said for said in doubts] == [True] * bool(doubt)
+
+
+def test_what_half_of_the_volumes_do_not_show_is_not_said_of_them() -> None:
+    single, abrupt = "labels are in a single slice", "labels end abruptly"
+    assert slices_in_words([single, abrupt, "", ""]) == ()
+    (said,) = slices_in_words([single, single, abrupt])
+    assert said.startswith(f"{single} in 2 of 3 volumes that were looked at")
 
 
 def test_a_structure_that_tapers_is_not_drawn_in_part(tmp_path: Path) -> None:

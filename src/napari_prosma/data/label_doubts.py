@@ -293,12 +293,14 @@ def _said_of_outlines(looks: Sequence[LabelLook]) -> list[str]:
 
 def slices_in_words(found: Sequence[str]) -> tuple[str, ...]:
     """What to say of volumes, each with a foreground that lies as :func:`in_part` says."""
-    counts = Counter(filter(None, found))
-    if not counts or counts.total() < len(found) / 2:
+    counts = Counter(found)
+    del counts[""]
+    (where, number), *_ = counts.most_common(1) or [("", 0)]
+    if not number or number < len(found) / 2:
         return ()
-    ((where, _),) = counts.most_common(1)
     return (
-        f"{where}, and what is not labelled is learned as background; if the other slices are not drawn yet, "
+        f"{where} in {number} of {len(found)} volumes that were looked at, and what is not labelled is "
+        "learned as background; if the other slices are not drawn yet, "
         "set 'Labels are' to 'only in some slices' (--labelled slices)",
     )
 
@@ -372,7 +374,7 @@ def in_part(drawn: np.ndarray, geometry: Geometry) -> str:
     if not len(has) or len(sizes) < _FEW_SLICES:
         return ""
     if len(has) == 1:
-        return "labels are in a single slice of each volume"
+        return "labels are in a single slice"
     gaps = np.diff(has)
     if gaps.min() > 1:
         return "labels are in single slices with unlabelled ones between them"
@@ -381,7 +383,7 @@ def in_part(drawn: np.ndarray, geometry: Geometry) -> str:
     width = float(np.sqrt(sizes.max() * np.prod([geometry.spacing[axis] for axis in plane])))
     is_thin = len(has) * geometry.spacing[across] < width / 2
     if gaps.max() == 1 and is_flat and (len(has) >= _FEW_SLICES or is_thin):
-        return "labels end abruptly from one slice to the next, as if drawn in a part of each volume"
+        return "labels end abruptly from one slice to the next"
     return ""
 
 
