@@ -279,6 +279,20 @@ def test_what_a_cluster_began_one_process_ends(
     assert np.array_equal(read_label(target)[0], labels_in_memory(model, volume))
 
 
+def test_workers_that_stand_in_another_folder_find_relative_paths(
+    model: Checkpoint, volume: Image, stored: Path, cluster: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stored.parent)
+    events = segment_to(model, stored.name, "elsewhere.zarr", scheduler=cluster)
+    while not isinstance(next(events), Started):
+        pass
+    monkeypatch.chdir(Path(stored.anchor))  # where the workers of this process are from now on
+    finished = list(events)[-1]
+    assert isinstance(finished, Finished)
+    assert finished.result == Path("elsewhere.zarr")
+    assert np.array_equal(read_label(stored.with_name("elsewhere.zarr"))[0], labels_in_memory(model, volume))
+
+
 def test_a_cluster_needs_a_file_and_a_scheduler_that_answers(
     model: Checkpoint, volume: Image, stored: Path
 ) -> None:

@@ -115,7 +115,7 @@ def segment_to(
     if mirror and not flips:
         yield Notice(mirrored_in_words(checkpoint))
     require_replaceable(target)
-    output = Output(target, prepared.shape, pyramid.geometry, checkpoint.plan.class_names)
+    output = Output(target.absolute(), prepared.shape, pyramid.geometry, checkpoint.plan.class_names)
     unfinished = Unfinished(output, key_of(checkpoint, prepared.digest, overlap=overlap, flips=flips))
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Path]:
@@ -123,7 +123,7 @@ def segment_to(
             yield Notice(f"Resuming {name}: {unfinished.rows:,} of {output.shape[0]:,} rows are done.")
         work = Work(
             checkpoint=checkpoint,
-            image=pyramid if path is None else Path(path),
+            image=pyramid if path is None else Path(path).absolute(),  # a worker may stand elsewhere
             statistics=prepared.statistics,
             window=window,
             overlap=overlap,
