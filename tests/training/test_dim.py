@@ -596,8 +596,10 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(
     monkeypatch.setattr("napari_prosma.training.learner.make_objective", kept)
     begun = list(run_of_one_epoch(tmp_path / "one", 4))
     assert isinstance(begun[-1], Finished)
+    # Rounding, which differs between processors, moves a weight by up to a hundredth of a step of AdamW.
+    step = load_checkpoint(tmp_path / "one" / LAST).place["rate"]
     for name, expected in kept.weights().items():
-        torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(first[name], expected, rtol=0, atol=step / 50)
 
 
 def _one_of_two(folder: Path) -> None:

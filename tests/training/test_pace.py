@@ -440,7 +440,7 @@ def test_a_run_on_few_images_ends_before_its_time_and_says_so(
             if event.message.startswith("About"):
                 break
     events.close()  # type: ignore[attr-defined]
-    assert any("From so few images" in message for message in told)
+    assert any("With so few images" in message for message in told)
     kept = load_checkpoint(config.run_dir / LAST)
     ends = 60 * kept.place["minutes"]
     assert ends < 60
@@ -463,7 +463,7 @@ def test_corrections_give_a_run_on_few_images_its_time_back(
     ticking()
     config, steering = by_minutes(1.5), Steering()
     for event in train(config, ultrasound[:5], steering=steering):
-        if isinstance(event, Notice) and "From so few images" in event.message:
+        if isinstance(event, Notice) and "With so few images" in event.message:
             steering.relabel(ultrasound[0].name)
     assert load_checkpoint(config.run_dir / LAST).place["seconds"] > 0.9 * 90
 

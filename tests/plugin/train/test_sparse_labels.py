@@ -73,7 +73,7 @@ def looked(panel: TrainPanel, qtbot: QtBot) -> str:
 
 def test_a_folder_tells_how_many_slices_are_labelled(panel: TrainPanel, qtbot: QtBot, volumes: Path):
     panel.source.folder.set_path(volumes)
-    assert "labelled" not in looked(panel, qtbot)
+    assert "slices are labelled" not in looked(panel, qtbot)
     choose(qtbot, panel.source.labelled, "only in some slices")
     assert "4 of 40 slices are labelled; nothing is learned from the rest" in looked(panel, qtbot)
     assert panel.source.data_set is not None
@@ -81,7 +81,7 @@ def test_a_folder_tells_how_many_slices_are_labelled(panel: TrainPanel, qtbot: Q
     assert read is not None
     assert [z for z, plane in enumerate(read()) if (plane != IGNORE).any()] == [4, 5, 12]
     panel.source.labelled.setCurrentIndex(0)
-    assert "labelled" not in looked(panel, qtbot)
+    assert "slices are labelled" not in looked(panel, qtbot)
     read = panel.source.data_set.cases[0].read_label
     assert read is not None
     assert IGNORE not in read()

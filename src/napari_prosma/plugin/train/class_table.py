@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QLineEdit,
     QPushButton,
     QTableWidgetItem,
     QWidget,
@@ -93,7 +94,12 @@ class ClassTable(QWidget):
         self._shown: list[tuple[str, str]] = []
 
     def show_rule(self, rule: LabelRule, has_objects: bool = False) -> None:
-        """Show the classes of a data set; ``has_objects`` where these may overlap."""
+        """Show the classes of a data set; ``has_objects`` where these may overlap.
+
+        Not while somebody types: what they change is looked at in its turn.
+        """
+        if self.table.findChild(QLineEdit) is not None:
+            return
         self._rule, self._shown = rule, rows_of(rule)
         self.message.tell("")
         self.filled.setChecked(rule.filled)
