@@ -275,7 +275,7 @@ def _on_cluster(
 def require_seen(client: Client, *paths: Path) -> None:
     """Raises ``ConfigError``: a worker does not see one of these."""
     for path in paths:
-        for worker, is_there in client.run(os.path.exists, str(path.absolute())).items():
+        for worker, is_there in client.run(os.path.exists, str(path)).items():
             if not is_there:
                 raise ConfigError(
                     f"the worker at '{worker}' does not see '{path}'; share the folder under the same name "

@@ -98,28 +98,25 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """A case whose image and label lie one behind the other in a file."""
+    """A case whose image and label lie in a file."""
 
     case: PreparedCase  # whose arrays have their sizes and no memory
-    is_bare: bool
     file: IO[bytes]  # not buffered
-    offset: int
+    image_at: int
+    label_at: int | None  # None where the label is a single number
 
     def mapped(self) -> PreparedCase:
         """The case, read where it is looked at; what is changed in it stays in memory."""
-        image = self._map(self.case.image, self.offset)
-        if self.is_bare:
-            return replace(self.case, image=image)
-        return replace(self.case, image=image, label=self._map(self.case.label, self._label_at))
+        case = replace(self.case, image=self._map(self.case.image, self.image_at))
+        if self.label_at is None:
+            return case
+        return replace(case, label=self._map(self.case.label, self.label_at))
 
     def relabelled(self, label: np.ndarray, positions: tuple[np.ndarray, ...]) -> _Stored:
         """With another label of the same size, which is written over the old one."""
-        _write(self.file, self._label_at, label)
+        assert self.label_at is not None
+        _write(self.file, self.label_at, label)
         return replace(self, case=replace(self.case, positions=positions))
-
-    @property
-    def _label_at(self) -> int:
-        return self.offset + self.case.image.nbytes
 
     def _map(self, like: np.ndarray, offset: int) -> np.ndarray:
         return np.memmap(self.file, like.dtype, "c", offset, like.shape)
@@ -159,12 +156,13 @@ class _Room:
 
     def _store(self, case: PreparedCase) -> _Stored:
         end = self._file.seek(0, os.SEEK_END)
-        offset = -(-end // ALIGNED) * ALIGNED
-        _write(self._file, offset, case.image)
-        if not case.is_bare:
-            _write(self._file, offset + case.image.nbytes, case.label)
+        image_at = -(-end // ALIGNED) * ALIGNED
+        label_at = None if case.is_bare else image_at + case.image.nbytes
+        _write(self._file, image_at, case.image)
+        if label_at is not None:
+            _write(self._file, label_at, case.label)
         empty = replace(case, image=_sized(case.image), label=_sized(case.label))
-        stored = _Stored(empty, case.is_bare, self._file, offset)
+        stored = _Stored(empty, self._file, image_at, label_at)
         stored.mapped()  # not every file system can
         return stored
 

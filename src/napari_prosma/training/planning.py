@@ -302,7 +302,10 @@ def _about_room(facts: Sequence[CaseFacts], plan: Plan, run_dir: Path) -> Iterat
     if beyond < GB / 10:
         return
     room = max(0, disk_usage(nearest(run_dir)).free - LEFT_FREE)
-    said = f"{beyond / GB:.1f} GB of the prepared images do not fit into the 4 GB of memory for them"
+    said = (
+        f"{beyond / GB:.1f} GB of the prepared images do not fit into the {CACHE_BYTES / GB:.0f} GB of "
+        f"memory for them"
+    )
     if room >= beyond:
         yield f"{said}: they are kept on the disk of the run folder until the run ends"
         return
@@ -342,12 +345,11 @@ def remarks(
                 f"No validation case contains {', '.join(missing)}: its figures say nothing; another seed "
                 f"chooses other validation cases"
             )
+    divisor = config.divisor
     small = [
         fact.name
         for fact in facts
-        if any(
-            n + config.divisor <= m for n, m in zip(_seen(grid_of(fact, plan), plan), plan.patch, strict=True)
-        )
+        if any(n + divisor <= m for n, m in zip(_seen(grid_of(fact, plan), plan), plan.patch, strict=True))
     ]
     if small:  # not where the patch was only rounded up
         yield (
