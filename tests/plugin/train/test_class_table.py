@@ -184,6 +184,29 @@ def test_two_values_of_one_name_are_one_class(panel: TrainPanel, qtbot: QtBot, o
     assert "3 is organ, 7 is spleen" in looked(panel, qtbot)
 
 
+@pytest.mark.parametrize("key", [Qt.Key.Key_Return, Qt.Key.Key_Escape])
+def test_a_result_does_not_take_the_cell_from_whoever_types(
+    panel: TrainPanel, qtbot: QtBot, organs: Path, key: Qt.Key
+):
+    look_at(panel, qtbot, organs)
+    panel.source.classes.expand(animate=False)
+    classes = panel.source.class_table
+    where = classes.table.visualItemRect(classes.table.item(1, 1)).center()
+    qtbot.mouseClick(classes.table.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    qtbot.mouseDClick(classes.table.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    editor = classes.table.viewport().findChild(QLineEdit)
+    editor.selectAll()
+    qtbot.keyClicks(editor, "liver")
+    classes.show_rule(LabelRule.of_pairs([(0, "background"), (3, "organ"), (7, "bone")]))
+    assert editor.text() == "liver"
+    qtbot.keyClick(editor, key)
+    qtbot.waitUntil(lambda: classes.table.viewport().findChild(QLineEdit) is None, timeout=SOON)
+    second = "liver" if key == Qt.Key.Key_Return else "organ"
+    looked(panel, qtbot)
+    assert shown(panel)[1] == ("3", second)
+    assert (shown(panel)[2] == ("7", "bone")) == (key == Qt.Key.Key_Escape)
+
+
 def test_one_click_makes_all_values_one_structure(
     open_panel: Callable[[str], TrainPanel], qtbot: QtBot, press: Press, organs: Path
 ) -> None:

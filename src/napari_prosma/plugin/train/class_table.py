@@ -92,14 +92,27 @@ class ClassTable(QWidget):
         )
         self._rule: LabelRule | None = None
         self._shown: list[tuple[str, str]] = []
+        self._held_back: tuple[LabelRule, bool] | None = None
+        delegate = self.table.itemDelegate()
+        assert delegate is not None
+        delegate.closeEditor.connect(self._show_held_back)
 
     def show_rule(self, rule: LabelRule, has_objects: bool = False) -> None:
         """Show the classes of a data set; ``has_objects`` where these may overlap.
 
-        Not while somebody types: what they change is looked at in its turn.
+        Where somebody types, after that, and not at all where they changed something: it is looked at anew.
         """
         if self.table.findChild(QLineEdit) is not None:
-            return
+            self._held_back = rule, has_objects
+        else:
+            self._show(rule, has_objects)
+
+    def _show_held_back(self) -> None:
+        if self._held_back is not None:
+            self._show(*self._held_back)
+
+    def _show(self, rule: LabelRule, has_objects: bool) -> None:
+        self._held_back = None
         self._rule, self._shown = rule, rows_of(rule)
         self.message.tell("")
         self.filled.setChecked(rule.filled)
@@ -173,6 +186,7 @@ class ClassTable(QWidget):
             self.message.tell_error(str(error))
         else:
             self.message.tell("")
+            self._held_back = None
             self.changed.emit(rule)
 
 
