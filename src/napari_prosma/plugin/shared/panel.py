@@ -34,6 +34,7 @@ from napari_prosma.plugin.shared.keys import KEYS, tip
 from napari_prosma.plugin.shared.loading import loading
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.run_folders import ModelDrops, open_runs_unasked
+from napari_prosma.plugin.shared.thumbnails import keep_thumbnails
 from napari_prosma.plugin.shared.unsaved import BringBack, unsaved_of
 
 PANEL_WIDTH = 350
@@ -77,6 +78,7 @@ class Panel(QWidget):
 
     def __init__(self, viewer: napari.Viewer, start_text: str = "", pausable: bool = False) -> None:
         super().__init__()
+        keep_thumbnails()
         self.viewer = viewer
         self.job = Job(self)
         self.job.happened.connect(self._happened)
