@@ -279,8 +279,9 @@ def test_a_folder_of_images_is_segmented_and_brackets_in_names_are_no_markup(
     assert "[bold].png: " in said(result)
 
 
-def test_demo_leaves_a_model_and_a_picture(tmp_path: Path) -> None:
-    result = prosma("demo", "--out", tmp_path / "demo", "--no-window", "--epochs", "1")
+def test_demo_ends_after_its_minutes_with_a_model_and_a_picture(tmp_path: Path) -> None:
+    limits = ("--epochs", "100000", "--minutes", "0.02")
+    result = prosma("demo", "--out", tmp_path / "demo", "--no-window", *limits)
     assert result.exit_code == 0, said(result)
     made = files_below(tmp_path / "demo")
     assert "run/best.safetensors" in made

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
     from napari_prosma.training.config import TrainConfig
 
-DEMO_EPOCHS = 8
+DEMO_EPOCHS, DEMO_MINUTES = 8, 3.0
 OLD_OPTIONS = ("dim", "dale")
 """Objectives whose options had a name of their own, which works for one release."""
 OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.is_twin)
@@ -177,10 +177,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, if there is a display.")] = True,
     epochs: Annotated[int, typer.Option(help="Number of epochs.")] = DEMO_EPOCHS,
+    minutes: Annotated[float, typer.Option(help="Stop training after this time.")] = DEMO_MINUTES,
 ) -> None:
     """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
 
-    One to two minutes on two CPU cores. Without a display the picture is written to a PNG.
+    One to two minutes on two CPU cores; on a slower computer it trains for three minutes. Without a display
+    the picture is written to a PNG.
     """
     with exit_codes():
         from napari_prosma.app.models import known_model
@@ -196,7 +198,9 @@ def demo(
 
         data_set = find_cases(sample_folder() / "ultrasound")
         say(data_set.summary)
-        config = TrainConfig.of(run_dir=out / "run", widths="quick", epochs=epochs, device="cpu")
+        config = TrainConfig.of(
+            run_dir=out / "run", widths="quick", epochs=epochs, minutes=minutes, device="cpu"
+        )
         result = follow(run(config, data_set.cases, data_set.class_names))
         checkpoint = load_checkpoint(result.best)
         held_out = checkpoint.split["validation"][0]
