@@ -280,7 +280,7 @@ def test_a_folder_of_images_is_segmented_and_brackets_in_names_are_no_markup(
 
 
 def test_demo_ends_after_its_minutes_with_a_model_and_a_picture(tmp_path: Path) -> None:
-    limits = ("--epochs", "100000", "--minutes", "0.02")
+    limits = ("--epochs", "1000", "--minutes", "0.02")
     result = prosma("demo", "--out", tmp_path / "demo", "--no-window", *limits)
     assert result.exit_code == 0, said(result)
     made = files_below(tmp_path / "demo")

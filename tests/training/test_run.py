@@ -239,6 +239,14 @@ def test_a_run_ends_when_its_minutes_are_over(settings: Settings, tmp_path: Path
     assert of_kind(events, EpochEnd)[-1].epoch < 10_000
 
 
+def test_minutes_that_end_before_the_epochs_are_told(settings: Settings, tmp_path: Path) -> None:
+    run = train(settings(tmp_path, minutes=2, epochs=9_000), [square("a"), square("b")])
+    notices = (event.message for event in run if isinstance(event, Notice))
+    told = next(message for message in notices if "for all of them" in message)
+    run.close()  # type: ignore[attr-defined]
+    assert told.endswith(" for all of them; the run ends after 2 minutes")
+
+
 def test_however_few_minutes_there_is_a_model_at_the_end(settings: Settings, tmp_path: Path) -> None:
     result = list(train(settings(tmp_path, minutes=1e-6), [square("a"), square("b")]))[-1].result  # type: ignore[attr-defined]
     assert load_checkpoint(result.best).epoch == 1

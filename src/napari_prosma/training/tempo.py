@@ -197,12 +197,8 @@ class Tempo:
         step, least, window = self.processes.of_first([costs.step, costs.least_step, costs.of_windows(1)])
         if not self.is_paced:
             self._is_decided = True
-            count = state.config.epochs * state.steps
             if not state.config.is_timed:
-                yield Notice(
-                    f"About {count} steps of {state.plan.batch} patches, {_duration(count * step)} for all "
-                    f"of them; with a limit in minutes network and steps are chosen to fit"
-                )
+                yield Notice(self._all_steps_in_words(step))
             return
         assert self.pacing is not None
         (left,) = self.processes.of_first([max(self.clock.left(), 0.0)])
@@ -250,6 +246,16 @@ class Tempo:
             f"With so few images, a longer run would overfit: this one ends after about "
             f"{_duration(60 * minutes)}. More annotated images make the model better"
         )
+
+    def _all_steps_in_words(self, step: float) -> str:
+        """How long all epochs take, and whether the time is over before."""
+        plan, minutes = self.state.plan, self.state.config.minutes
+        count = self.state.config.epochs * self.state.steps
+        said = f"About {count} steps of {plan.batch} patches, {_duration(count * step)} for all of them"
+        if minutes is None:
+            return f"{said}; with a limit in minutes network and steps are chosen to fit"
+        is_short = count * step > 60 * minutes
+        return f"{said}; the run ends after {_duration(60 * minutes)}" if is_short else said
 
     def _in_words(self, pace: Pace, steps: int, count: int) -> str:
         assert self.pacing is not None
