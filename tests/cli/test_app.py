@@ -539,12 +539,11 @@ def test_a_table_of_somebody_else_is_no_table_of_regions(model: Path, scan: Path
     assert mine.read_text() == "region,beds\nnorth,7\n"
 
 
-def test_a_second_batch_adds_its_rows_to_the_regions(folder: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+def test_a_second_batch_adds_its_rows_to_the_regions(model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     images = sorted((folder / "images").iterdir())[:2]
     for image in (*images, images[0]):
-        words = ("segment", run, image, "--out", out, "--regions", "--clean", "*:threshold=0.01")
+        words = ("segment", model, image, "--out", out, "--regions", "--clean", "*:threshold=0.01")
         assert prosma(*words, "--overwrite").exit_code == 0
     cases = [row["case"] for row in read_rows(out / "regions.csv")]
     assert set(cases) == {image.name for image in images}
@@ -737,16 +736,17 @@ def test_reports_that_are_there_are_not_replaced_unasked(
     assert (tmp_path / "out" / file).read_text() == "mine"
 
 
-def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
     images = sorted((folder / "images").iterdir())
     (tmp_path / "list.csv").write_text("image\n" + "\n".join(str(path) for path in images[:1]))
-    first = prosma("segment", run, tmp_path / "list.csv", "--out", out)
+    first = prosma("segment", model, tmp_path / "list.csv", "--out", out)
     assert first.exit_code == 0, said(first)
     assert len(files_below(out)) == 1
     wanted = ("--regions", "--uncertainty", "--mirror", "--clean", "*:largest,holes", "--skip-done")
-    rest = prosma("segment", run, folder / "images", "--out", out, *wanted)
+    rest = prosma("segment", model, folder / "images", "--out", out, *wanted)
     assert rest.exit_code == 0, said(rest)
     assert "1 already had labels" in said(rest)
     names = files_below(out)
@@ -754,11 +754,10 @@ def test_a_batch_writes_tables_and_goes_on_where_labels_are_missing(folder: Path
     assert sum("_uncertainty" in name for name in names) == len(images) - 1
 
 
-def test_regions_of_what_was_done_before_stay_in_the_table(folder: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+def test_regions_of_what_was_done_before_stay_in_the_table(model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     # Everything that is a little probable, so that every image has regions.
-    words = ("segment", run, folder / "images", "--out", out, "--regions", "--clean", "*:threshold=0.01")
+    words = ("segment", model, folder / "images", "--out", out, "--regions", "--clean", "*:threshold=0.01")
     assert prosma(*words).exit_code == 0
     table = (out / "regions.csv").read_text(encoding="utf-8").splitlines()
     first, *others = sorted((folder / "images").iterdir())
@@ -767,7 +766,7 @@ def test_regions_of_what_was_done_before_stay_in_the_table(folder: Path, tmp_pat
         path.unlink()
     (out / "regions.csv").unlink()
     batch = Batch(out, Wanted(regions=True, cleanings={1: Cleaning(threshold=0.01)}))
-    with closing(segment_batch(load_checkpoint(run), [folder / "images"], batch)) as events:
+    with closing(segment_batch(load_checkpoint(model), [folder / "images"], batch)) as events:
         segmented = next(event for event in events if isinstance(event, ImageSegmented))
         # The process may be killed now: what has labels has its regions, too.
         assert (out / "regions.csv").read_text(encoding="utf-8").splitlines() == [
@@ -778,12 +777,11 @@ def test_regions_of_what_was_done_before_stay_in_the_table(folder: Path, tmp_pat
 
 
 def test_labels_are_written_after_all_else_that_is_wanted_of_an_image(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
+    out = tmp_path / "out"
     image = sorted((folder / "images").iterdir())[0]
-    words = ("segment", run, image, "--out", out, "--regions", "--probabilities", "--uncertainty")
+    words = ("segment", model, image, "--out", out, "--regions", "--probabilities", "--uncertainty")
 
     def killed(*given: object) -> None:
         raise KeyboardInterrupt
@@ -799,15 +797,14 @@ def test_labels_are_written_after_all_else_that_is_wanted_of_an_image(
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_segmented(
-    folder: Path, tmp_path: Path
+    model: Path, folder: Path, tmp_path: Path
 ) -> None:
-    assert prosma("train", folder, "--out", tmp_path / "run", *QUICK).exit_code == 0
     (tmp_path / "file").touch()
     images, out = folder / "images", tmp_path / "file" / "out"
     for words in (
-        ("segment", tmp_path / "run", images),
-        ("inspect", tmp_path / "run", images),
-        ("suspicious", tmp_path / "run", folder),
+        ("segment", model, images),
+        ("inspect", model, images),
+        ("suspicious", model, folder),
         ("evaluate", folder / "masks", folder / "masks"),
     ):
         result = prosma(*words, "--out", out)
@@ -830,12 +827,10 @@ def test_a_table_of_regions_without_any_is_read_again(folder: Path, tmp_path: Pa
     assert [row["case"] for row in read_rows(tmp_path / "regions.csv")] == ["b", "=d"]
 
 
-def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    assert prosma("train", folder, "--out", run, *QUICK).exit_code == 0
-    image = sorted((folder / "images").iterdir())[0]
-    assert prosma("segment", run, image, "--out", out).exit_code == 0
-    streamed = prosma("segment", run, image, "--out", out, "--stream")
+def test_labels_written_row_by_row_are_those_written_at_once(model: Path, scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert prosma("segment", model, scan, "--out", out).exit_code == 0
+    streamed = prosma("segment", model, scan, "--out", out, "--stream")
     assert streamed.exit_code == 0, said(streamed)
     at_once, in_rows = (read_label(path)[0] for path in sorted(out.glob("*_labels*")))
     assert np.array_equal(at_once, in_rows)
@@ -850,10 +845,9 @@ def test_labels_written_row_by_row_are_those_written_at_once(folder: Path, tmp_p
     ],
 )
 def test_what_cannot_be_done_to_results_is_refused_before_anything_is_written(
-    words: tuple[str, ...], said: str, folder: Path, tmp_path: Path
+    words: tuple[str, ...], said: str, model: Path, folder: Path, tmp_path: Path
 ) -> None:
-    assert prosma("train", folder, "--out", tmp_path / "run", *QUICK).exit_code == 0
-    result = prosma("segment", tmp_path / "run", folder / "images", "--out", tmp_path / "out", *words)
+    result = prosma("segment", model, folder / "images", "--out", tmp_path / "out", *words)
     assert result.exit_code == 2
     assert said in result.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
