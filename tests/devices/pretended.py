@@ -12,7 +12,7 @@ streams.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,6 @@ import torch
 from lightning_fabric.accelerators import MPSAccelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -95,13 +94,37 @@ class Elsewhere(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        where = next(t.where for t in tree_flatten((args, kwargs))[0] if isinstance(t, Elsewhere))
-        return computed(func, args, kwargs or {}, where)
+        kwargs = kwargs or {}
+        where = next(t.where for t in _tensors((args, kwargs)) if isinstance(t, Elsewhere))
+        return computed(func, args, kwargs, where)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All in the arguments of an operation: alone, in lists and tuples, and by name."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for part in value for tensor in _tensors(part)]
+
+
+def _with_each(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """Arguments or results of an operation in which each tensor is changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _with_each(change, part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_with_each(change, part) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
 
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any], where: torch.device) -> Any:
     """An operation, on the CPU; its results lie where they would, or it is refused as it would be."""
-    tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
+    tensors = _tensors((args, kwargs))
     away = [t for t in tensors if isinstance(t, Elsewhere)]
     if away:
         _refuse_mixture(func, args, tensors)
@@ -117,23 +140,21 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], where: torch.device) 
         _refuse_double(tensors, kwargs)
         if func in LACKED_BY_METAL:
             raise NotImplementedError(f"The operator '{func}' is not implemented for the MPS device")
-    out = func(*tree_map(_true, args), **tree_map(_true, kwargs))
+    out = func(*_with_each(_true, args), **_with_each(_true, kwargs)) if away else func(*args, **kwargs)
     if func is aten.copy_.default:
         return args[0]
     if not to_device:
         return out
     held = {id(t.true): t for t in away}  # what was written in place stays the same tensor
 
-    def placed(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        return held[id(value)] if id(value) in held else Elsewhere(value, where)
+    def placed(tensor: torch.Tensor) -> Elsewhere:
+        return held[id(tensor)] if id(tensor) in held else Elsewhere(tensor, where)
 
-    return tree_map(placed, out)
+    return _with_each(placed, out)
 
 
-def _true(value: Any) -> Any:
-    return value.true if isinstance(value, Elsewhere) else value
+def _true(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.true if isinstance(tensor, Elsewhere) else tensor
 
 
 def _refuse_mixture(func: Any, args: Any, tensors: list[torch.Tensor]) -> None:
