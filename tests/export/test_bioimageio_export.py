@@ -26,16 +26,20 @@ from napari_prosma.segmentation.segment import segment
 
 Make = Callable[..., Checkpoint]
 
-for package in ("onnxscript", "onnxruntime", "bioimageio.core"):
-    pytest.importorskip(package)
-try:
-    bioimageio._require_pydantic()
-except ConfigError as refused:
-    pytest.skip(str(refused), allow_module_level=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def packages() -> None:
+    """Imported where these tests run, not by every process that collects them: it takes seconds."""
+    for package in ("onnxscript", "onnxruntime", "bioimageio.core"):
+        pytest.importorskip(package)
+    try:
+        bioimageio._require_pydantic()
+    except ConfigError as refused:
+        pytest.skip(str(refused))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_network() -> Iterator[None]:
+def no_network(packages: None) -> Iterator[None]:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the export asked the network")
 
