@@ -28,6 +28,7 @@ from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train
 
 os.environ["PROSMA_CACHE"] = ""  # no number may hang on what is faster on this machine
+os.environ["NAPARI_CONFIG"] = ""  # napari's settings of who runs the tests are neither read nor written
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read where Triton is imported, also by others
 os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"  # it may lock up a process in Python 3.11
@@ -48,6 +49,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power() -> Iterator[None]:
+    """Nothing written here has to outlive a loss of power, so that no test waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses what is no open file, too
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
