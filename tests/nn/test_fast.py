@@ -27,6 +27,12 @@ CLOSE = 1e-5
 """Relative, in float32."""
 
 
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images are computed fast, too; users' are not."""
+    monkeypatch.setattr(fast, "FEWEST", {4: 0, 5: 0})
+
+
 def run(gate: Gate, skip: Tensor, gating: Tensor) -> tuple[Tensor, dict[str, Tensor], SkipTrace]:
     """``[x~, t]``, the gradient of everything that went in while it learns, and what a trace shows."""
     gate, trace = copy.deepcopy(gate), GateTrace()
@@ -234,6 +240,19 @@ def test_elsewhere_gates_compute_as_written(learning: bool) -> None:
         assert is_fast(x)
     with torch.set_grad_enabled(not learning):
         assert not is_fast(x)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_few_positions_are_computed_as_written(monkeypatch: pytest.MonkeyPatch, learning: bool) -> None:
+    """A batch counts whole: two images of 5 x 5 have 50."""
+    monkeypatch.setattr(fast, "FEWEST", {4: 50, 5: 50})
+    gate, small, large = make_gate("prosma", 4, 4, 2), torch.randn(1, 4, 5, 5), torch.randn(2, 4, 5, 5)
+    with torch.set_grad_enabled(learning), mock.patch.object(fast, "depthwise") as used:
+        gate(small, small)
+        assert not used.called
+        with pytest.raises(TypeError):
+            gate(large, large)
+        assert used.called
 
 
 def test_norms_that_do_not_learn_as_usual_leave_the_gate_as_written() -> None:

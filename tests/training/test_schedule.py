@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from napari_prosma.errors import CheckpointError
-from napari_prosma.nn.build import build_model
+from napari_prosma.nn.build import build_model, lay_out
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.nn.unet import ProSMAUNet
 from napari_prosma.training.config import TrainConfig
@@ -29,7 +29,7 @@ from napari_prosma.training.schedule import (
 
 @pytest.fixture
 def network() -> ProSMAUNet:
-    return build_model(ModelSpec(2, 1, 1, (2, 4, 8)))
+    return lay_out(build_model(ModelSpec(2, 1, 1, (2, 4, 8))), 2, "channels-last")
 
 
 @pytest.fixture
@@ -44,13 +44,40 @@ def rates(network: ProSMAUNet, optimizer: torch.optim.Optimizer) -> dict[str, fl
 
 
 def step(network: ProSMAUNet, optimizer: torch.optim.Optimizer, number: int) -> None:
+    """With gradients that do not lie in memory as the weights do."""
     image = torch.linspace(-1, 1, 2 * 16 * 16).mul(number).sin().view(2, 1, 16, 16)
     optimizer.zero_grad()
     network(image).square().mean().backward()
+    for parameter in network.parameters():
+        parameter.grad = None if parameter.grad is None else parameter.grad.contiguous()
     optimizer.step()
 
 
+def laid_out_anew(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As a file gives them back."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
 # ---- the optimizer --------------------------------------------------------------------------------------
+
+
+def test_on_a_processor_a_step_in_one_kernel_is_that_of_adamw(
+    network: ProSMAUNet, config: TrainConfig
+) -> None:
+    fused, plain = make_optimizer(network, config), make_optimizer(network, config, device="cuda")
+    assert fused.defaults["fused"]
+    assert not plain.defaults["fused"], "gradients of float16 are clipped before the step"
+    begin = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    learned = []
+    for optimizer in (fused, plain):
+        network.load_state_dict(begin)
+        for number in range(1, 4):
+            step(network, optimizer, number)
+            restore_optimizer(optimizer, laid_out_anew(optimizer_tensors(optimizer)))
+        learned.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(tensor, learned[1][name], rtol=1e-4, atol=1e-5, msg=name)
+    assert not torch.equal(learned[0]["head.weight"], begin["head.weight"])
 
 
 def test_what_was_taken_over_learns_slowly_and_thresholds_at_their_own_rate_too(

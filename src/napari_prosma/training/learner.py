@@ -77,7 +77,7 @@ class Learner:
         self.taken = frozenset(place.get("taken", self.transfer.taken if self.transfer else ()))
         new = () if place else [*self.network.state_dict()] if self.transfer is None else self.transfer.new
         trained_parts(self.network, config.trains, new)
-        optimizer = make_optimizer(self.network, config, self.taken, state.expected)
+        optimizer = make_optimizer(self.network, config, self.taken, state.expected, self.device)
         self.is_compiled = config.compile or begin.way.compiling > 0
         module: Any = torch.compile(self.network) if self.is_compiled else self.network
         self.model, self.optimizer = processes.fabric.setup(module, optimizer)

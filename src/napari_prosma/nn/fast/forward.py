@@ -9,8 +9,9 @@ The same numbers to rounding, from fewer and better-suited operations:
   processor's vectors.
 
 ``applies`` says where, without gradients; ``nn.fast.learning`` is for gates that learn. Everywhere else, as
-on a GPU, under autocast and in an exported or compiled network, the gate computes as it is written; its end
-is one kernel on CUDA where ``fuses`` (``nn.fast.tail``).
+on a GPU, under autocast, in an exported or compiled network and where a batch has few positions
+(``FEWEST``), the gate computes as it is written; its end is one kernel on CUDA where ``fuses``
+(``nn.fast.tail``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ _LANES = 64
 _TOGETHER = 2**20
 """Numbers of v that are computed at a time: two images of the finest gate of a usual network."""
 
+FEWEST = {4: 2**14, 5: 2**10}
+"""Positions of a batch, by the number of its axes, from which this way is the faster one.
+
+With fewer the time goes into the number of operations: measured from half to twice the time of the gate as
+written (``benchmarks/gate.py``).
+"""
+
 _REFERENCE = ContextVar("reference", default=False)
 
 
@@ -55,7 +63,10 @@ def reference() -> Iterator[None]:
 
 
 def is_plain(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not _as_written()
+    """Whether a gate computes the fast way from ``x`` (B, C, *spatial), with gradients or without."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or _as_written():
+        return False
+    return len(x) * math.prod(x.shape[2:]) >= FEWEST[x.ndim]
 
 
 def fuses(x: Tensor) -> bool:
