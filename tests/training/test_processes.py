@@ -66,7 +66,9 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(folder: Path,
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("epoch 3/3") == 1  # one of them tells of it
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
-    assert [e.loss for e in two] == pytest.approx([e.loss for e in one], rel=1e-5)
+    # Gradients that are not brought together already show in the first epoch; rounding grows with the steps.
+    assert two[0].loss == pytest.approx(one[0].loss, rel=1e-5)
+    assert [e.loss for e in two] == pytest.approx([e.loss for e in one], rel=1e-4)
     assert len({e.loss for e in one}) == 3
     for epoch, again in zip(one, two, strict=True):
         assert again.validation == pytest.approx(epoch.validation, abs=1e-3)

@@ -32,7 +32,6 @@ from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
-from napari_prosma.training.processes import Processes
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.schedule import make_optimizer, schedule
 
