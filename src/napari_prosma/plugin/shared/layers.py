@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
 from napari.utils.notifications import show_info
 from napari.utils.transforms import Affine
+from qtpy.QtCore import QTimer
 from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.app.models import ImageKind
@@ -40,6 +42,8 @@ from napari_prosma.plugin.shared.guesses import MARKS, marks_of
 from napari_prosma.plugin.shared.sparse import sparse_rule
 
 if TYPE_CHECKING:
+    from napari.components.overlays.base import Overlay
+
     from napari_prosma.data.formats.dicom import Series
     from napari_prosma.data.layouts.dicom_studies import Labelled
     from napari_prosma.inspection.maps import MapLayer
@@ -60,7 +64,8 @@ IS_PREVIEW = "preview"
 MEANING = "meaning"
 """Key of the maps that were made of an image: what one shows, in a sentence. They are no images to choose."""
 
-
+TOOLS_MS = 300
+"""Longer than napari takes to add a layer, so that the window answers in between."""
 SOFT_TISSUE = (-160.0, 240.0)
 """Contrast limits of a CT, in Hounsfield units: the usual window of the abdomen, width 400 at level 40."""
 _AIR = -900
@@ -68,10 +73,13 @@ _AIR = -900
 
 
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
-    """Open a layer in the viewer."""
+    """Open a layer in the viewer; its tools come a moment later."""
     added = Layer.create(*layer)
     widen_range(added)
+    tools = put_away_tools(added)
     viewer.add_layer(added)
+    for tool in tools:
+        QTimer.singleShot(TOOLS_MS, partial(setattr, tool, "visible", True))
     return added  # plugins would get a proxy of it
 
 
@@ -102,13 +110,24 @@ def remove_layers(viewer: napari.Viewer, *layers: Layer | None) -> None:
 
 @contextmanager
 def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
-    """What is selected stays so while layers are added: a brush in the hand stays in the hand."""
-    selection = viewer.layers.selection
-    active, selected = selection.active, set(selection)
-    yield
-    viewer.layers.selection = {layer for layer in selected if layer in viewer.layers}
-    if active in viewer.layers:
-        viewer.layers.selection.active = active
+    """What is selected stays so while layers are added: a brush in the hand stays in the hand.
+
+    To select them and then what was selected before would be a third of the work.
+    """
+    layers = getattr(viewer.layers, "__wrapped__", viewer.layers)  # plugins see proxies
+    activates, layers._activate_on_insert = layers._activate_on_insert, False
+    try:
+        yield
+    finally:
+        layers._activate_on_insert = activates
+
+
+def put_away_tools(layer: Layer) -> list[Overlay]:
+    """Hide, before a layer is added, what it is drawn on with: half of what napari does for labels."""
+    tools = [overlay for overlay in layer._overlays.values() if overlay.visible]
+    for tool in tools:
+        tool.visible = False
+    return tools
 
 
 def is_input(layer: Layer) -> bool:

@@ -23,6 +23,7 @@ from napari_prosma.plugin.shared.layers import (
     geometry_of,
     keeping_selection,
     place_like,
+    put_away_tools,
     remove_layers,
     spatial_shape,
 )
@@ -80,6 +81,7 @@ class Outline:
         )
         self._show_dimensions()
         self.layer.editable = False
+        put_away_tools(self.layer)
         viewer.dims.events.ndisplay.connect(self._show_dimensions)
         self._filled: tuple[slice, ...] | None = None
         with keeping_selection(viewer):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import napari
 import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from napari_prosma.events import Preview
-from napari_prosma.plugin.shared.layers import IS_PREVIEW, class_colours, placement, remove_layers
+from napari_prosma.plugin.shared.layers import (
+    IS_PREVIEW,
+    class_colours,
+    keeping_selection,
+    placement,
+    put_away_tools,
+    remove_layers,
+)
 from napari_prosma.plugin.shared.strokes import single_shot
 
 IMAGE, TRUTH, PREDICTION = "preview: image", "preview: label", "preview: prediction"
@@ -19,7 +32,8 @@ _SHOWN_PERCENTILES = (0.5, 99.5)
 class PreviewLayers(QObject):
     """Made by the first preview of a run, then changed in place; what the user removes stays away.
 
-    One layer is drawn per turn of the event loop, since napari takes a tenth of a second to add one.
+    Each is added, and then shown, in a turn of the event loop of its own: napari takes a tenth of a second to
+    add a layer.
     """
 
     def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
@@ -28,7 +42,7 @@ class PreviewLayers(QObject):
         self._layers: dict[str, Layer] = {}
         self._image: np.ndarray | None = None
         self._preview: Preview | None = None
-        self._due: list[str] = []
+        self._due: list[Callable[[], None]] = []
         self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
@@ -46,7 +60,8 @@ class PreviewLayers(QObject):
         if kept is not None and kept.rgb != (len(preview.image) == 3):
             self._remove()
         same = self._image is not None and np.array_equal(self._image, preview.image)
-        self._due = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
+        names = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
+        self._due = [partial(self._draw, name) for name in names]
         self._preview, self._image = preview, preview.image
         self._next.start(0)
 
@@ -55,37 +70,24 @@ class PreviewLayers(QObject):
         self._next.stop()
 
     def _draw_next(self) -> None:
-        assert self._preview is not None
-        active = self._viewer.layers.selection.active
-        first = not self._viewer.layers
-        name = self._due.pop(0)
-        data = {
-            IMAGE: lambda preview: _picture(preview.image),
-            PREDICTION: lambda preview: preview.labels,
-            TRUTH: lambda preview: preview.truth,
-        }[name](self._preview)
-        self._draw(name, data, self._preview)
-        if first:
-            self._viewer.reset_view()
-        if active is not None:
-            self._viewer.layers.selection.active = active
+        self._due.pop(0)()
         if self._due:
             self._next.start(0)
 
-    def _draw(self, name: str, data: np.ndarray, preview: Preview) -> None:
+    def _draw(self, name: str) -> None:
+        preview = self._preview
+        assert preview is not None
+        if name == IMAGE:
+            data = _picture(preview.image)
+        else:
+            data = preview.labels if name == PREDICTION else preview.truth
         place = placement(preview.geometry)
         layer = self._layers.get(name)
         if layer is None:
-            metadata = {IS_PREVIEW: True, "case": preview.case}
-            if name == IMAGE:
-                made = self._viewer.add_image(data, name=name, metadata=metadata, rgb=data.ndim == 3, **place)
-            else:
-                colours = class_colours() if name == PREDICTION else class_colours("white")
-                made = self._viewer.add_labels(data, name=name, metadata=metadata, colormap=colours, **place)
-                made.opacity = 0.5 if name == PREDICTION else 0.9
-                made.contour = 0 if name == PREDICTION else 1
-                made.editable = False
-            self._layers[name] = made
+            self._layers[name] = _new_layer(
+                name, data, metadata={IS_PREVIEW: True, "case": preview.case}, **place
+            )
+            self._add(self._layers[name])
         elif layer in self._viewer.layers:
             layer.data = data
             layer.metadata["case"] = preview.case
@@ -94,10 +96,39 @@ class PreviewLayers(QObject):
             low, high = np.percentile(data, _SHOWN_PERCENTILES)
             self._layers[name].contrast_limits = (low, max(high, low + 1e-6))
 
+    def _add(self, layer: Layer) -> None:
+        is_first = not self._viewer.layers
+        layer.visible = False
+        with keeping_selection(self._viewer):
+            self._viewer.add_layer(layer)
+        self._due.insert(0, partial(setattr, layer, "visible", True))
+        if is_first:
+            self._viewer.reset_view()
+            self._due.append(self._select)
+
+    def _select(self) -> None:
+        layer = self._layers[IMAGE]
+        if layer in self._viewer.layers and not self._viewer.layers.selection:
+            self._viewer.layers.selection.active = layer
+
     def _remove(self) -> None:
         remove_layers(self._viewer, *self._layers.values())
         self._layers.clear()
         self._image = None
+
+
+def _new_layer(name: str, data: np.ndarray, **attributes: Any) -> Layer:
+    if name == IMAGE:
+        return ImageLayer(data, name=name, rgb=data.ndim == 3, **attributes)
+    is_prediction = name == PREDICTION
+    colours = class_colours() if is_prediction else class_colours("white")
+    layer = LabelsLayer(
+        data, name=name, colormap=colours, opacity=0.5 if is_prediction else 0.9, **attributes
+    )
+    layer.contour = 0 if is_prediction else 1
+    layer.editable = False
+    put_away_tools(layer)
+    return layer
 
 
 def _picture(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Layers that follow a training run come one by one, and leave the brush in the hand."""
+
+from __future__ import annotations
+
+import napari
+import numpy as np
+import pytest
+from napari.layers import Labels as LabelsLayer
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QObject
+
+from napari_prosma.events import Preview
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH, PreviewLayers
+
+SOON = 10_000
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+def show_first(viewer: napari.Viewer, qtbot: QtBot) -> None:
+    owner = QObject(viewer.window._qt_window)
+    layers = PreviewLayers(viewer, owner)
+    classes = np.eye(16, dtype=np.uint8)
+    image = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    layers.start()
+    layers.show(Preview(1, "a case", image, classes, classes, Geometry((1.0, 1.0), (0.0, 0.0), "pixel")))
+    qtbot.waitUntil(lambda: TRUTH in viewer.layers and viewer.layers[TRUTH].visible, timeout=SOON)
+
+
+def test_all_are_visible_and_the_image_is_selected_in_an_empty_viewer(viewer: napari.Viewer, qtbot: QtBot):
+    show_first(viewer, qtbot)
+    assert [layer.name for layer in viewer.layers] == [IMAGE, PREDICTION, TRUTH]
+    assert all(layer.visible for layer in viewer.layers)
+    qtbot.waitUntil(lambda: viewer.layers.selection.active is viewer.layers[IMAGE], timeout=SOON)
+
+
+def test_what_is_painted_on_stays_selected_and_nothing_else_ever_is(viewer: napari.Viewer, qtbot: QtBot):
+    strokes = viewer.add_labels(np.zeros((16, 16), np.uint8))
+    chosen = []
+    viewer.layers.selection.events.active.connect(lambda event: chosen.append(event.value))
+    show_first(viewer, qtbot)
+    assert viewer.layers.selection.active is strokes
+    assert not chosen
+
+
+def test_nothing_to_paint_with_is_made_for_labels_that_nobody_paints_on(viewer: napari.Viewer, qtbot: QtBot):
+    show_first(viewer, qtbot)
+    labels = [layer for layer in viewer.layers if isinstance(layer, LabelsLayer)]
+    assert len(labels) == 2
+    for layer in labels:
+        assert not layer.editable
+        assert not any(tool.visible for tool in layer._overlays.values())
