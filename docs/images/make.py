@@ -2,8 +2,8 @@
 
     xvfb-run -a -s "-screen 0 1400x900x24" python docs/images/make.py
 
-Everything is done by the buttons that a user presses, in four minutes on one core; ``--only`` makes some
-of it. The user's own folders are not touched.
+Everything but the run with noisy labels is done by the buttons that a user presses, in five minutes on one
+core; ``--only`` makes some of it. The user's own folders are not touched.
 """
 
 from __future__ import annotations
@@ -20,6 +20,17 @@ HERE = Path(__file__).resolve().parent
 WINDOW = (1280, 800)
 LEARNING = {"images": 60, "masks": 75}
 """Seconds of a run before it is finished."""
+DOUBTING: dict[str, Any] = {
+    "objective": "dale",
+    "objective_options": {"warm_up_epochs": 8, "every": 2},
+    "widths": "quick",
+    "side": 64,
+    "batch": 4,
+    "epochs": 16,
+    "steps_per_epoch": 15,
+    "device": "cpu",
+}
+"""Settings of the run with noisy labels: a short one, whose warm-up is short too."""
 FRAME_WIDTH, COLOURS, FRAME_MS = 860, 96, 900
 
 
@@ -244,7 +255,56 @@ def inspect(scene: Scene, run: Path) -> None:
     scene.wait(2)
 
 
-SCENES: dict[str, Callable[[Path], None]] = {"images": images_only, "masks": masks, "model": model}
+def doubts(root: Path) -> None:
+    """The sample images with one label moved, a run with noisy labels, and its suspicious labels."""
+    from napari_prosma.data.layouts import find_cases
+    from napari_prosma.training.config import TrainConfig
+    from napari_prosma.training.run import train
+
+    moved = with_a_moved_label(root / "sample")
+    data = find_cases(root / "sample")
+    config = TrainConfig.of(run_dir=root / "doubts", data=root / "sample", **DOUBTING)
+    for _ in train(config, data.cases, data.class_names):
+        pass
+    scene = Scene()
+    panel = scene.open("Train")
+    panel.look_first(root / "doubts")
+    scene.wait(60, lambda: bool(panel.doubts.rows) and not panel.doubts.listing.is_running)
+    panel.doubts.open(next(row for row in panel.doubts.rows if row.case == moved))
+    scene.wait(5, lambda: panel.doubts.opening.is_running)
+    scene.wait(60, lambda: not panel.doubts.opening.is_running)
+    scene.viewer.reset_view()
+    scene.save("suspicious-labels")
+    panel.close_down()
+    scene.viewer.close()
+
+
+def with_a_moved_label(folder: Path) -> str:
+    """Copy the sample images and masks there, one mask shifted to the edge; gives the name of its case."""
+    import shutil
+
+    import numpy as np
+    from PIL import Image
+
+    from napari_prosma.data.layouts import find_cases
+    from napari_prosma.data.phantoms import sample_folder
+
+    shutil.copytree(sample_folder() / "ultrasound", folder)
+    case = find_cases(folder).cases[-5]
+    mask = case.files[1]
+    drawn = np.asarray(Image.open(mask))
+    columns = np.flatnonzero(drawn.any(axis=0))
+    before, after = columns[0], drawn.shape[1] - 1 - columns[-1]
+    Image.fromarray(np.roll(drawn, after if after > before else -before, axis=1)).save(mask)
+    return case.name
+
+
+SCENES: dict[str, Callable[[Path], None]] = {
+    "images": images_only,
+    "masks": masks,
+    "model": model,
+    "doubts": doubts,
+}
 
 
 def main() -> None:
@@ -256,6 +316,7 @@ def main() -> None:
         os.environ |= {"HOME": home, "USERPROFILE": home, "XDG_CONFIG_HOME": home, "PROSMA_CACHE": ""}
         # A path without folders of this machine stands in the pictures.
         os.chdir(chosen.runs or home)
+        Path("runs").mkdir(exist_ok=True)
         for scene in chosen.only:
             SCENES[scene](Path("runs"))
 
