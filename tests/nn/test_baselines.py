@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import UNet as MonaiUNet
 from scipy.interpolate import BSpline
 from torch import nn
 
@@ -75,6 +74,8 @@ def test_reconstructions_stay_as_large_as_they_are(name: str, dims: int, ours: i
 
 
 def test_the_3d_unet_is_that_of_monai_weight_for_weight() -> None:
+    from monai.networks.nets import UNet as MonaiUNet
+
     with torch.device("meta"):
         large = build_model(ModelSpec(3, 1, 2, WIDTHS["tiny"], network="unet"))
     assert sum(p.numel() for p in large.parameters()) == 4_808_917

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.losses.dice import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -92,6 +91,8 @@ def test_one_foreground_class_has_one_logit_and_more_have_one_each(classes: int,
 
 def monai_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """The same loss by MONAI's Dice and torch's cross-entropy."""
+    from monai.losses.dice import DiceLoss
+
     channels = logits.shape[1]
     dice = DiceLoss(batch=True, include_background=channels == 1)
     counted = labels != IGNORE
