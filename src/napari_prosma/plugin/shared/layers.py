@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
 from napari.utils.notifications import show_info
 from napari.utils.transforms import Affine
-from qtpy.QtCore import QTimer
 from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_prosma.app.models import ImageKind
@@ -42,8 +40,6 @@ from napari_prosma.plugin.shared.guesses import MARKS, marks_of
 from napari_prosma.plugin.shared.sparse import sparse_rule
 
 if TYPE_CHECKING:
-    from napari.components.overlays.base import Overlay
-
     from napari_prosma.data.formats.dicom import Series
     from napari_prosma.data.layouts.dicom_studies import Labelled
     from napari_prosma.inspection.maps import MapLayer
@@ -64,8 +60,6 @@ IS_PREVIEW = "preview"
 MEANING = "meaning"
 """Key of the maps that were made of an image: what one shows, in a sentence. They are no images to choose."""
 
-TOOLS_MS = 300
-"""Longer than napari takes to add a layer, so that the window answers in between."""
 SOFT_TISSUE = (-160.0, 240.0)
 """Contrast limits of a CT, in Hounsfield units: the usual window of the abdomen, width 400 at level 40."""
 _AIR = -900
@@ -73,13 +67,10 @@ _AIR = -900
 
 
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
-    """Open a layer in the viewer; its tools come a moment later."""
+    """Open a layer in the viewer."""
     added = Layer.create(*layer)
     widen_range(added)
-    tools = put_away_tools(added)
     viewer.add_layer(added)
-    for tool in tools:
-        QTimer.singleShot(TOOLS_MS, partial(setattr, tool, "visible", True))
     return added  # plugins would get a proxy of it
 
 
@@ -122,12 +113,10 @@ def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
         layers._activate_on_insert = activates
 
 
-def put_away_tools(layer: Layer) -> list[Overlay]:
+def put_away_tools(layer: Layer) -> None:
     """Hide, before a layer is added, what it is drawn on with: half of what napari does for labels."""
-    tools = [overlay for overlay in layer._overlays.values() if overlay.visible]
-    for tool in tools:
-        tool.visible = False
-    return tools
+    for overlay in layer._overlays.values():
+        overlay.visible = False
 
 
 def is_input(layer: Layer) -> bool:
