@@ -176,8 +176,15 @@ def ablate(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run and the picture.")] = Path("demo"),
     window: Annotated[bool, typer.Option(help="Open napari at the end, if there is a display.")] = True,
-    epochs: Annotated[int, typer.Option(help="Number of epochs.")] = DEMO_EPOCHS,
-    minutes: Annotated[float, typer.Option(help="Stop training after this time.")] = DEMO_MINUTES,
+    epochs: Annotated[
+        int | None, typer.Option(help="Number of epochs.", show_default=str(DEMO_EPOCHS))
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop training after this time.", show_default=f"{DEMO_MINUTES:g}; none with --epochs"
+        ),
+    ] = None,
 ) -> None:
     """Train a small ProSMA-UNet on the sample ultrasound images, segment one, and show its gates.
 
@@ -198,8 +205,14 @@ def demo(
 
         data_set = find_cases(sample_folder() / "ultrasound")
         say(data_set.summary)
+        if epochs is None and minutes is None:
+            minutes = DEMO_MINUTES
         config = TrainConfig.of(
-            run_dir=out / "run", widths="quick", epochs=epochs, minutes=minutes, device="cpu"
+            run_dir=out / "run",
+            widths="quick",
+            epochs=DEMO_EPOCHS if epochs is None else epochs,
+            minutes=minutes,
+            device="cpu",
         )
         result = follow(run(config, data_set.cases, data_set.class_names))
         checkpoint = load_checkpoint(result.best)

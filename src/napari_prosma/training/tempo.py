@@ -254,7 +254,7 @@ class Tempo:
         said = f"About {count} steps of {plan.batch} patches, {_duration(count * step)} for all of them"
         if minutes is None:
             return f"{said}; with a limit in minutes network and steps are chosen to fit"
-        is_short = count * step > 60 * minutes
+        is_short = (count - self.state.step) * step > self.clock.left()
         return f"{said}; the run ends after {_duration(60 * minutes)}" if is_short else said
 
     def _in_words(self, pace: Pace, steps: int, count: int) -> str:

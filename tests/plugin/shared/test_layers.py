@@ -241,11 +241,3 @@ def test_a_written_label_file_opens_with_the_same_labels(oblique: Path, tmp_path
     labels = (np.asarray(layer.data) > 0).astype(np.uint8)
     path = write_labels(tmp_path / "l.nii.gz", labels, geometry_of(layer), ("background", "x"))
     np.testing.assert_array_equal(np.asarray(opened(path).data), labels)
-
-
-def test_what_labels_are_painted_with_comes_after_them(make_napari_viewer, qtbot):
-    viewer = make_napari_viewer()
-    layer = add_layer(viewer, (np.zeros((8, 8), np.uint8), {}, "labels"))
-    polygon = layer._overlays["polygon"]
-    assert not polygon.visible
-    qtbot.waitUntil(lambda: polygon.visible)

@@ -21,13 +21,16 @@ def viewer(make_napari_viewer):
     return make_napari_viewer()
 
 
-def show_first(viewer: napari.Viewer, qtbot: QtBot) -> None:
-    owner = QObject(viewer.window._qt_window)
-    layers = PreviewLayers(viewer, owner)
+def preview(seed: int = 0) -> Preview:
     classes = np.eye(16, dtype=np.uint8)
-    image = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    image = np.random.default_rng(seed).random((1, 16, 16), np.float32)
+    return Preview(1, "a case", image, classes, classes, Geometry((1.0, 1.0), (0.0, 0.0), "pixel"))
+
+
+def show_first(viewer: napari.Viewer, qtbot: QtBot) -> None:
+    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
     layers.start()
-    layers.show(Preview(1, "a case", image, classes, classes, Geometry((1.0, 1.0), (0.0, 0.0), "pixel")))
+    layers.show(preview())
     qtbot.waitUntil(lambda: TRUTH in viewer.layers and viewer.layers[TRUTH].visible, timeout=SOON)
 
 
@@ -36,6 +39,27 @@ def test_all_are_visible_and_the_image_is_selected_in_an_empty_viewer(viewer: na
     assert [layer.name for layer in viewer.layers] == [IMAGE, PREDICTION, TRUTH]
     assert all(layer.visible for layer in viewer.layers)
     qtbot.waitUntil(lambda: viewer.layers.selection.active is viewer.layers[IMAGE], timeout=SOON)
+
+
+def test_a_preview_that_comes_before_the_last_is_drawn_hides_nothing(viewer: napari.Viewer, qtbot: QtBot):
+    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
+    layers.start()
+    layers.show(preview())
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=SOON)
+    assert not viewer.layers[IMAGE].visible
+    layers.show(preview(1))
+    qtbot.waitUntil(lambda: viewer.layers.selection.active is not None, timeout=SOON)
+    assert [layer.name for layer in viewer.layers if layer.visible] == [IMAGE, PREDICTION, TRUTH]
+    assert viewer.layers.selection.active is viewer.layers[IMAGE]
+
+
+def test_a_panel_that_closes_leaves_no_layer_hidden(viewer: napari.Viewer, qtbot: QtBot):
+    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
+    layers.start()
+    layers.show(preview())
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=SOON)
+    layers.stop()
+    assert viewer.layers[IMAGE].visible
 
 
 def test_what_is_painted_on_stays_selected_and_nothing_else_ever_is(viewer: napari.Viewer, qtbot: QtBot):

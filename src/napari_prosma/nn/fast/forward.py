@@ -39,11 +39,10 @@ _LANES = 64
 _TOGETHER = 2**20
 """Numbers of v that are computed at a time: two images of the finest gate of a usual network."""
 
-FEWEST = {4: 2**14, 5: 2**10}
+FEWEST = {4: 2**14, 5: 2**9}
 """Positions of a batch, by the number of its axes, from which this way is the faster one.
 
-With fewer the time goes into the number of operations: measured from half to twice the time of the gate as
-written (``benchmarks/gate.py``).
+With fewer the time goes into the number of operations (``benchmarks/results/gate-short.json``).
 """
 
 _REFERENCE = ContextVar("reference", default=False)

@@ -170,12 +170,11 @@ class SideBySide:
             for made in wanted:
                 layer = add_layer(viewer, map_layer(made, source))
                 layer.opacity = 1.0
-                if hasattr(layer, "name_overlay"):  # since napari 0.7
-                    layer.name_overlay.visible, layer.name_overlay.font_size = True, NAME_SIZE
-                    # One legend per scale is enough.
-                    is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
-                    layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
-                    layer.colorbar.font_size = NAME_SIZE
+                layer.name_overlay.visible, layer.name_overlay.font_size = True, NAME_SIZE
+                # One legend per scale is enough.
+                is_first = all(made.colours != other.colours for other in wanted[: len(self._layers)])
+                layer.colorbar.visible, layer.colorbar.size = is_first, LEGEND
+                layer.colorbar.font_size = NAME_SIZE
                 self._layers.append(layer)
         if self._shape is None:
             self._shape = tuple(grid.shape)

@@ -103,14 +103,21 @@ def remove_layers(viewer: napari.Viewer, *layers: Layer | None) -> None:
 def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
     """What is selected stays so while layers are added: a brush in the hand stays in the hand.
 
-    To select them and then what was selected before would be a third of the work.
+    To select them and then what was selected before would be a third of the work, so napari is told not to;
+    one that selects them all the same is put right afterwards.
     """
     layers = getattr(viewer.layers, "__wrapped__", viewer.layers)  # plugins see proxies
-    activates, layers._activate_on_insert = layers._activate_on_insert, False
+    active, selected = layers.selection.active, set(layers.selection)
+    activates = getattr(layers, "_activate_on_insert", True)
+    layers._activate_on_insert = False
     try:
         yield
     finally:
         layers._activate_on_insert = activates
+    if layers.selection.active is not active:
+        layers.selection = {layer for layer in selected if layer in layers}
+        if active in layers:
+            layers.selection.active = active
 
 
 def put_away_tools(layer: Layer) -> None:

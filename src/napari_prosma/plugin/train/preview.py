@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import napari
@@ -42,7 +40,9 @@ class PreviewLayers(QObject):
         self._layers: dict[str, Layer] = {}
         self._image: np.ndarray | None = None
         self._preview: Preview | None = None
-        self._due: list[Callable[[], None]] = []
+        self._due: list[str] = []
+        self._added: Layer | None = None  # to be shown
+        self._was_empty = False  # the viewer, before
         self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
@@ -60,19 +60,29 @@ class PreviewLayers(QObject):
         if kept is not None and kept.rgb != (len(preview.image) == 3):
             self._remove()
         same = self._image is not None and np.array_equal(self._image, preview.image)
-        names = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
-        self._due = [partial(self._draw, name) for name in names]
+        self._due = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
         self._preview, self._image = preview, preview.image
         self._next.start(0)
 
     def stop(self) -> None:
         """Draw no more."""
         self._next.stop()
+        self._show_added()
 
     def _draw_next(self) -> None:
-        self._due.pop(0)()
-        if self._due:
+        if not self._show_added():
+            self._draw(self._due.pop(0))
+        if self._due or self._added is not None:
             self._next.start(0)
+        elif self._was_empty:
+            self._was_empty = False
+            self._select()
+
+    def _show_added(self) -> bool:
+        added, self._added = self._added, None
+        if added is not None:
+            added.visible = True
+        return added is not None
 
     def _draw(self, name: str) -> None:
         preview = self._preview
@@ -101,13 +111,13 @@ class PreviewLayers(QObject):
         layer.visible = False
         with keeping_selection(self._viewer):
             self._viewer.add_layer(layer)
-        self._due.insert(0, partial(setattr, layer, "visible", True))
+        self._added = layer
         if is_first:
             self._viewer.reset_view()
-            self._due.append(self._select)
+            self._was_empty = True
 
     def _select(self) -> None:
-        layer = self._layers[IMAGE]
+        layer = self._layers.get(IMAGE)
         if layer in self._viewer.layers and not self._viewer.layers.selection:
             self._viewer.layers.selection.active = layer
 
