@@ -10,8 +10,8 @@ process, forward (evaluation, no gradients) and forward with backward (training)
 ``[x~, t]``, as the decoder takes it; for no gate that is their concatenation. Milliseconds are medians of
 processor time, on CUDA of the wall clock. Saved memory is what is kept for the backward pass beside x and t.
 
-``prosma as written`` computes by the operations of the paper, ``prosma fast`` the fast way, also where a batch
-has few positions; ``prosma`` is one of the two, by the number of positions.
+``prosma as written`` computes by the operations of the paper, ``prosma fast`` the fast way, also where a
+batch has few positions; ``prosma`` is one of the two, by the number of positions.
 
 ``share`` is the part of the bandwidth of a copy on the same device that the forward pass reaches, if it read
 x and t and wrote ``[x~, t]`` once each and nothing else.

@@ -22,7 +22,6 @@ from napari_prosma.plugin.contributions.reader import get_reader
 from napari_prosma.plugin.contributions.writer import write_image_layer, write_labels_layer
 from napari_prosma.plugin.shared.layers import (
     CHANNELS_FIRST,
-    add_layer,
     class_indices,
     fitting_image,
     geometry_of,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels as LabelsLayer
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 
 from napari_prosma.events import Preview
 from napari_prosma.geometry import Geometry
@@ -44,10 +44,14 @@ def test_all_are_visible_and_the_image_is_selected_in_an_empty_viewer(viewer: na
 def test_a_preview_that_comes_before_the_last_is_drawn_hides_nothing(viewer: napari.Viewer, qtbot: QtBot):
     layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
     layers.start()
+    due = [preview(1)]
+
+    def come() -> None:
+        if due:
+            layers.show(due.pop())
+
+    viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, come))
     layers.show(preview())
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=SOON)
-    assert not viewer.layers[IMAGE].visible
-    layers.show(preview(1))
     qtbot.waitUntil(lambda: viewer.layers.selection.active is not None, timeout=SOON)
     assert [layer.name for layer in viewer.layers if layer.visible] == [IMAGE, PREDICTION, TRUTH]
     assert viewer.layers.selection.active is viewer.layers[IMAGE]
@@ -56,10 +60,11 @@ def test_a_preview_that_comes_before_the_last_is_drawn_hides_nothing(viewer: nap
 def test_a_panel_that_closes_leaves_no_layer_hidden(viewer: napari.Viewer, qtbot: QtBot):
     layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
     layers.start()
+    viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, layers.stop))
     layers.show(preview())
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=SOON)
-    layers.stop()
-    assert viewer.layers[IMAGE].visible
+    qtbot.waitUntil(lambda: IMAGE in viewer.layers and viewer.layers[IMAGE].visible, timeout=SOON)
+    qtbot.wait(50)
+    assert [layer.name for layer in viewer.layers] == [IMAGE]
 
 
 def test_what_is_painted_on_stays_selected_and_nothing_else_ever_is(viewer: napari.Viewer, qtbot: QtBot):
