@@ -31,18 +31,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from measuring import circumstances, saved_bytes, timed
+from measuring import circumstances, computing, saved_bytes, timed
 from torch import Tensor
 
 from napari_prosma.nn.build import fuse
-from napari_prosma.nn.fast import forward as fast
+from napari_prosma.nn.fast.forward import fuses
 from napari_prosma.nn.gates import make_gate
 from napari_prosma.nn.network_kinds import WIDTHS
 
@@ -53,13 +51,12 @@ SETTINGS: dict[str, tuple[int, tuple[int, ...]]] = {
     "3d-short": (2, (16, 24, 16)),
 }
 """Images and their size; the short ones are those of ``network.py``."""
-FAST = "prosma fast"
 WAYS = {
     "no gate": "none",
     "attention": "attention",
     "prosma": "prosma",
     "prosma as written": "prosma",
-    FAST: "prosma",
+    "prosma fast": "prosma",
 }
 ALSO = {name: f"prosma {name}" for name in ("compiled", "graphs", "fused")}
 MODES = {ALSO["compiled"]: None, ALSO["graphs"]: "reduce-overhead"}
@@ -86,7 +83,7 @@ class Way:
         self.gating.requires_grad_()
         if name == ALSO["fused"]:
             fuse(self.gate)
-            if not fast.fuses(self.skip):
+            if not fuses(self.skip):
                 raise RuntimeError("needs CUDA, or TRITON_INTERPRET=1, and Triton")
         self.compute = self.gate.joined
         if name in MODES:
@@ -97,14 +94,8 @@ class Way:
         self.given = torch.randn_like(self.joined())
 
     def joined(self) -> Tensor:
-        with self.way():
+        with computing(self.name):
             return self.compute(self.skip, self.gating)
-
-    def way(self) -> AbstractContextManager[object]:
-        """Within it the gate computes in the way that is asked for, also backward."""
-        if self.name == FAST:
-            return patch.object(fast, "FEWEST", {4: 0, 5: 0})
-        return fast.reference() if self.name.endswith("as written") else nullcontext()
 
     def forward(self) -> None:
         self.gate.eval()

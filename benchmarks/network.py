@@ -26,20 +26,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from measuring import circumstances, saved_bytes, timed
+from measuring import circumstances, computing, saved_bytes, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_prosma.nn.build import build_model
-from napari_prosma.nn.fast import forward as fast
+from napari_prosma.nn.fast.forward import reference
 from napari_prosma.nn.network_kinds import WIDTHS
 from napari_prosma.nn.spec import ModelSpec
 
@@ -52,7 +50,6 @@ SETTINGS: dict[str, tuple[int, ...]] = {
 """The short ones are what the network behind a strided entry is given in a run of a few minutes; networks of
 others need more than 16 positions along an axis."""
 BASE = "no gate"
-THROUGHOUT = "prosma fast throughout"
 OTHERS = {"MONAI": "monai", "nnU-Net": "dynamic_network_architectures"}
 """Of whom networks are, and what has to be installed for them."""
 
@@ -110,7 +107,7 @@ NETWORKS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     BASE: ours("none"),
     "prosma": ours("prosma"),
     "prosma as written": ours("prosma"),
-    THROUGHOUT: ours("prosma"),
+    "prosma fast throughout": ours("prosma"),
     "attention gate": ours("attention"),
     "MONAI AttentionUnet": attention_unet,
     "MONAI BasicUNet": basic_unet,
@@ -132,19 +129,13 @@ class Contender:
         self.image = torch.randn(self.shape, device=device)
         self.truth = (torch.rand(self.shape, device=device) < 0.2).float()
 
-    def way(self) -> AbstractContextManager[object]:
-        """Within it the gates compute in the way that is asked for, also backward."""
-        if self.name == THROUGHOUT:
-            return patch.object(fast, "FEWEST", {4: 0, 5: 0})
-        return fast.reference() if self.name.endswith("as written") else nullcontext()
-
     def loss(self) -> Tensor:
-        with self.way():
+        with computing(self.name):
             return nn.functional.binary_cross_entropy_with_logits(self.network(self.image), self.truth)
 
     def forward(self) -> None:
         self.network.eval()
-        with torch.no_grad(), self.way():
+        with torch.no_grad(), computing(self.name):
             self.network(self.image)
 
     def step(self) -> None:
@@ -161,7 +152,7 @@ class Contender:
     def flops(self) -> int:
         """Of a forward pass as written: hand-written operations are not seen by the counter."""
         self.network.eval()
-        with torch.no_grad(), fast.reference(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), reference(), FlopCounterMode(display=False) as counter:
             self.network(self.image)
         return counter.get_total_flops()
 

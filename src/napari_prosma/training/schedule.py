@@ -77,6 +77,7 @@ def make_optimizer(
         kind = "threshold" if name.endswith("theta") else "plain" if parameter.ndim < 2 else "decayed"
         if parameter.requires_grad:
             groups[name in taken, kind].append(parameter)
+    is_one_kernel = torch.device(device).type == "cpu"
     optimizer = torch.optim.AdamW(
         [
             {
@@ -89,9 +90,10 @@ def make_optimizer(
             if parameters
         ],
         lr=config.learning_rate or usual_rate(steps),
-        fused=True if torch.device(device).type == "cpu" else None,
+        fused=is_one_kernel or None,
     )
-    optimizer.register_step_pre_hook(_lay_gradients)
+    if is_one_kernel:
+        optimizer.register_step_pre_hook(_lay_gradients)
     set_relative_rates(optimizer, config, steps)
     return optimizer
 

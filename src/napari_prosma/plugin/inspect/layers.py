@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 
 from napari_prosma.inspection.maps import MapLayer, is_tried
@@ -53,9 +54,8 @@ class InspectLayers:
             viewer.layers.events.reordered,
             viewer.layers.selection.events.changed,
             viewer.dims.events.ndisplay,
+            viewer.canvas.events.size,
         ]
-        if hasattr(viewer, "canvas"):  # since napari 0.7
-            self._emitters.append(viewer.canvas.events.size)
         for emitter in self._emitters:
             emitter.connect(self.tell)
 
@@ -170,11 +170,9 @@ class InspectLayers:
     def _add(self, layer_tuple: LayerTuple) -> Layer:
         layer = add_layer(self.viewer, layer_tuple)
         layer.opacity = OPACITY
-        if hasattr(layer, "interpolation3d"):  # labels have none
-            layer.interpolation3d = "nearest"
+        if isinstance(layer, ImageLayer):
+            layer.interpolation3d, layer.colorbar.visible = "nearest", True
         layer.events.visible.connect(self.tell)
-        if hasattr(layer, "colorbar"):  # since napari 0.7
-            layer.colorbar.visible = True
         if self._outline is not None and self._outline in self.viewer.layers:
             layers = self.viewer.layers
             layers.move(layers.index(layer), layers.index(self._outline))
