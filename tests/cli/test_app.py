@@ -136,9 +136,9 @@ def test_train_segment_and_inspect_one_after_the_other(folder: Path, tmp_path: P
 def test_a_second_model_is_inspected_beside_the_first(
     model: Path, scan: Path, make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
-    save_checkpoint(tmp_path / "twin.safetensors", make_checkpoint("attention"))
+    save_checkpoint(tmp_path / "other.safetensors", make_checkpoint("attention"))
     result = prosma(
-        "inspect", model, scan, "--twin", tmp_path / "twin.safetensors", "--out", tmp_path / "gates"
+        "inspect", model, scan, "--compare", tmp_path / "other.safetensors", "--out", tmp_path / "gates"
     )
     assert result.exit_code == 0, said(result)
     assert "scan_skip_1_psi_(attention).tif" in files_below(tmp_path / "gates")

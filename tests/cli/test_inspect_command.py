@@ -57,13 +57,24 @@ def test_a_folder_becomes_a_page_and_a_bad_case_does_not_end_it(
     broken.write_bytes(broken.read_bytes()[:300])
     save_checkpoint(tmp_path / "other.safetensors", make_checkpoint("dense"))
     out = tmp_path / "out"
-    result = inspect(model, data, "--out", out, "--twin", f"dense={tmp_path / 'other.safetensors'}")
+    result = inspect(model, data, "--out", out, "--compare", f"dense={tmp_path / 'other.safetensors'}")
     assert result.exit_code == 2
     assert "3 of 4 cases inspected; the report is" in said(result)
     assert "left out: benign (2)" in said(result)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "benign (2)" in page
     assert "with dense" in page
+
+
+def test_another_model_under_the_old_name_of_its_option_is_compared_with_a_notice(
+    model: Path, data: Path, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "other.safetensors", make_checkpoint("dense"))
+    out, other = tmp_path / "out", tmp_path / "other.safetensors"
+    result = inspect(model, data, "--out", out, "--limit", "1", "--twin", other)
+    assert result.exit_code == 0, said(result)
+    assert "--twin is now called --compare" in said(result)
+    assert "with dense" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_only_what_was_held_out_and_not_too_many(model: Path, data: Path, tmp_path: Path) -> None:
@@ -94,8 +105,8 @@ def test_labels_of_other_classes_are_not_used(data: Path, make_checkpoint: Make,
     ("words", "wrong"),
     [
         (("--label", "{data}/benign/benign (1)_mask.png"), "--label is for one image"),
-        (("--twin", "{model}"), "give the twin another name"),
-        (("--twin", "x={model}", "--twin", "x={model}"), "two twins are called 'x'"),
+        (("--compare", "{model}"), "give the other another name"),
+        (("--compare", "x={model}", "--compare", "x={model}"), "two models are called 'x'"),
     ],
 )
 def test_what_does_not_fit_is_told(

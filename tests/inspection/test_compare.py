@@ -190,10 +190,10 @@ def test_models_that_are_no_ablation_of_the_first_are_told(
     said = "dense is no gate ablation of prox: they differ in split"
     assert any(event.message.startswith(said) for event in events if isinstance(event, Notice))
     assert events[-1].result.cautions[0].startswith(said)  # type: ignore[attr-defined]
-    twins = list(inspect_gates(models["prox"], image, twin=other))
+    pair = list(inspect_gates(models["prox"], image, second=other))
     assert any(
         event.message.startswith("The second model is no gate ablation of the model: they differ in split")
-        for event in twins
+        for event in pair
         if isinstance(event, Notice)
     )
     alone = list(compare({"prox": models["prox"]}, image))

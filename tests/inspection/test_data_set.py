@@ -52,9 +52,9 @@ def inspection(cases: Sequence[CaseNumbers], checkpoint: Checkpoint) -> DataSetI
 def found(
     ultrasound: list[Case], make_checkpoint: Make, tmp_path_factory: pytest.TempPathFactory
 ) -> DataSetInspection:
-    twins = {"attention": make_checkpoint("attention"), "none": make_checkpoint("none")}
+    others = {"attention": make_checkpoint("attention"), "none": make_checkpoint("none")}
     folder = tmp_path_factory.mktemp("found")
-    return result_of(inspect_cases(make_checkpoint(), ultrasound, folder, name="prosma", twins=twins))
+    return result_of(inspect_cases(make_checkpoint(), ultrasound, folder, name="prosma", others=others))
 
 
 def test_every_case_is_measured_as_if_it_were_inspected_alone(
@@ -177,9 +177,9 @@ def test_few_labels_say_nothing(make_checkpoint: Make) -> None:
 def test_twins_of_other_classes_are_refused(
     ultrasound: list[Case], make_checkpoint: Make, tmp_path: Path
 ) -> None:
-    twin = {"other": make_checkpoint(classes=("background", "a", "b"))}
+    other = {"other": make_checkpoint(classes=("background", "a", "b"))}
     with pytest.raises(DataError, match=r"'other' knows the classes background, a, b, 'model' background"):
-        list(inspect_cases(make_checkpoint(), ultrasound, tmp_path, twins=twin))
+        list(inspect_cases(make_checkpoint(), ultrasound, tmp_path, others=other))
     with pytest.raises(DataError, match="no case"):
         list(inspect_cases(make_checkpoint(), [], tmp_path))
 

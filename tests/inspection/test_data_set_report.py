@@ -70,10 +70,10 @@ def written(
     """Folder of a report on six cases, one of them with a name that is markup, and the tests in it."""
     folder = tmp_path_factory.mktemp("report")
     first = replace(make_checkpoint(), config={"data": "/home/somebody/busi", "seed": 7})
-    twins = {"plain": make_checkpoint("none")}
+    others = {"plain": make_checkpoint("none")}
     cases = [replace(ultrasound[0], name=HOSTILE), *ultrasound[1:]]
-    found = result_of(inspect_cases(first, cases, folder, name="prosma", twins=twins))
-    trials = result_of(run_trials(first, cases[:1], folder, name="prosma", twins=twins))
+    found = result_of(inspect_cases(first, cases, folder, name="prosma", others=others))
+    trials = result_of(run_trials(first, cases[:1], folder, name="prosma", others=others))
     assert isinstance(found, DataSetInspection)
     assert isinstance(trials, Trials)
     found.failed["torn"] = "'torn.png' is cut short"
@@ -190,9 +190,9 @@ def test_tests_that_were_done_are_not_done_again(
         raise DataError("it was read again")
 
     first = replace(make_checkpoint(), config={"data": "/home/somebody/busi", "seed": 7})
-    twins = {"plain": make_checkpoint("none")}
+    others = {"plain": make_checkpoint("none")}
     unread = Case(HOSTILE, cannot)
-    again = result_of(run_trials(first, [unread], written[0], name="prosma", twins=twins))
+    again = result_of(run_trials(first, [unread], written[0], name="prosma", others=others))
     assert isinstance(again, Trials)
     assert again.rows == written[1].rows
     events = list(run_trials(make_checkpoint(seed=9), [unread], written[0], name="prosma"))

@@ -41,7 +41,7 @@ def label() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def record(make_checkpoint: Make, image: Image, label: np.ndarray) -> GateRecord:
-    events = inspect_gates(make_checkpoint(), image, label=label, twin=make_checkpoint("attention", seed=1))
+    events = inspect_gates(make_checkpoint(), image, label=label, second=make_checkpoint("attention", seed=1))
     return next(event.result for event in events if isinstance(event, Finished))
 
 

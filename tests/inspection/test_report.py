@@ -64,7 +64,7 @@ def planar(make_checkpoint: Make) -> GateRecord:
     label = np.zeros((33, 40), np.uint8)
     label[5:20, 8:30] = 1
     return record_of(
-        make_checkpoint(), image, name="scan", label=label, twin=make_checkpoint("attention", seed=5)
+        make_checkpoint(), image, name="scan", label=label, second=make_checkpoint("attention", seed=5)
     )
 
 
@@ -112,7 +112,7 @@ def test_one_json_says_which_model_and_image_the_numbers_are_of(planar: GateReco
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert {name: each["gate"] for name, each in kept["models"].items()} == {
         "model": planar.gate,
-        **({} if planar.twin is None else {"second model": planar.twin.gate}),
+        **({} if planar.second is None else {"second model": planar.second.gate}),
     }
     assert kept["models"]["model"]["weights"] == content_of(planar.checkpoint)
     assert kept["image"]["shape"] == list(planar.image.array.shape)

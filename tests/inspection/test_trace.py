@@ -447,7 +447,7 @@ def test_a_model_without_gates_says_so(make_checkpoint: Make, noise: Callable) -
     assert not any("no gates" in message for message in notices("prosma"))
 
 
-# ---- foreground, twins, bad input -----------------------------------------------------------------------
+# ---- foreground, second models, bad input ----------------------------------------------------------------
 
 
 def test_foreground_measures_use_the_label_and_else_the_prediction(
@@ -495,20 +495,20 @@ def test_auc_is_the_share_of_pairs_that_are_ranked_rightly(psi: np.ndarray, insi
 
 
 def test_a_second_model_is_shown_beside_the_first(make_checkpoint: Make, noise: Callable) -> None:
-    record = inspected(make_checkpoint(), noise(1, 40, 40), twin=make_checkpoint("attention", seed=8))
-    assert record.twin is not None
-    assert (record.gate, record.twin.gate) == ("prosma", "attention")
+    record = inspected(make_checkpoint(), noise(1, 40, 40), second=make_checkpoint("attention", seed=8))
+    assert record.second is not None
+    assert (record.gate, record.second.gate) == ("prosma", "attention")
     layer = skip_layer(record, 2, "second model")
     assert layer is not None
     assert layer.name == "skip 2 psi (attention)"
-    assert layer.data is record.twin.skips[2].psi
+    assert layer.data is record.second.skips[2].psi
     assert layer.limits == (0, 1)
 
 
 def test_a_second_model_of_other_classes_is_refused(make_checkpoint: Make, noise: Callable) -> None:
-    twin = make_checkpoint(classes=("background", "kidney"))
+    other = make_checkpoint(classes=("background", "kidney"))
     with pytest.raises(DataError, match=r"'second' knows the classes background, kidney, 'first' .*lesion"):
-        next(inspect_gates(make_checkpoint(), pixels(noise(1, 32, 32)), twin=twin))
+        next(inspect_gates(make_checkpoint(), pixels(noise(1, 32, 32)), second=other))
 
 
 def test_a_label_of_another_shape_is_refused(make_checkpoint: Make, noise: Callable) -> None:
@@ -527,7 +527,7 @@ def test_an_image_that_does_not_fit_is_refused(make_checkpoint: Make, noise: Cal
 
 
 def test_layers_have_fixed_limits_and_say_what_they_mean(make_checkpoint: Make, noise: Callable) -> None:
-    record = inspected(make_checkpoint(), noise(1, 40, 40), twin=make_checkpoint("attention"))
+    record = inspected(make_checkpoint(), noise(1, 40, 40), second=make_checkpoint("attention"))
     layers = map_layers(record, kinds=KINDS)
     assert [layer.name.split()[1] for layer in layers] == ["2"] * len(KINDS) + ["1"] * len(KINDS)
     for layer in layers:

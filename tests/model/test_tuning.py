@@ -23,10 +23,10 @@ from napari_prosma.model.checkpoint import LAST, Checkpoint, load_checkpoint
 from napari_prosma.model.passes import Work
 from napari_prosma.model.tuning import (
     CACHE,
+    Execution,
     Measured,
-    Way,
     computing,
-    known_way,
+    known_execution,
     tune,
     works_of,
 )
@@ -40,7 +40,7 @@ from napari_prosma.training.run import train
 
 CPU = torch.device("cpu")
 WORK = Work("forward", ModelSpec(2, 1, 1, (4, 6, 8)), (1, 1, 16, 16), CPU)
-USUAL = Way(USUAL_LAYOUT[2])
+USUAL = Execution(USUAL_LAYOUT[2])
 MEASURED = Measured(layout="contiguous", seconds={"contiguous": 0.3})
 
 
@@ -70,7 +70,7 @@ def unusual(work: Work) -> Layout:
 
 
 def test_nothing_is_measured_unless_it_is_asked_for(file: Path) -> None:
-    assert known_way(WORK, 1e9) == USUAL
+    assert known_execution(WORK, 1e9) == USUAL
     assert not file.exists()
 
 
@@ -80,9 +80,9 @@ def test_what_was_measured_is_used(file: Path, dims: int) -> None:
     tuned(work)
     found = json.loads(file.read_text())[work.key]
     assert set(found["seconds"]) == set(LAYOUTS)
-    assert known_way(work, 1) == Way(found["layout"])
+    assert known_execution(work, 1) == Execution(found["layout"])
     remember(file, work, unusual(work))
-    assert known_way(work, 1) == Way(unusual(work))
+    assert known_execution(work, 1) == Execution(unusual(work))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_as_usual(file: Path) -> None:
     *said, finished = tune([vast])
     assert finished == Finished({})
     assert any("could not be measured" in str(event) for event in said)
-    assert known_way(vast, 1e9) == USUAL
+    assert known_execution(vast, 1e9) == USUAL
 
 
 def test_measuring_takes_no_random_numbers(file: Path) -> None:
@@ -143,11 +143,11 @@ def test_measuring_takes_no_random_numbers(file: Path) -> None:
 
 def test_compiled_is_what_gives_back_its_time() -> None:
     found = Measured(layout="contiguous", seconds={"contiguous": 0.3}, compiled=0.2, compiling=60)
-    assert found.way(500, np.inf) == Way("contiguous")
-    assert found.way(700, np.inf) == Way("contiguous", 60)
-    assert found.way(700, 150) == Way("contiguous")  # ended by its time, after 500 passes
+    assert found.execution(500, np.inf) == Execution("contiguous")
+    assert found.execution(700, np.inf) == Execution("contiguous", 60)
+    assert found.execution(700, 150) == Execution("contiguous")  # ended by its time, after 500 passes
     slower = found.model_copy(update={"compiled": 0.4})
-    assert slower.way(1e9, np.inf) == Way("contiguous")
+    assert slower.execution(1e9, np.inf) == Execution("contiguous")
 
 
 def test_layouts_agree_to_rounding() -> None:
@@ -170,7 +170,7 @@ def test_layouts_agree_to_rounding() -> None:
 def test_a_damaged_file_is_as_none(file: Path, damage: Callable[[str], str]) -> None:
     remember(file, WORK, "channels-last")
     file.write_text(damage(file.read_text()) if damage is not str else "[]")
-    assert known_way(WORK, 1) == USUAL
+    assert known_execution(WORK, 1) == USUAL
     tuned(WORK)
     assert WORK.key in json.loads(file.read_text())
 
@@ -180,7 +180,7 @@ def test_where_nothing_can_be_remembered_all_is_as_usual_and_tuning_says_so(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
-    assert known_way(WORK, 1) == USUAL
+    assert known_execution(WORK, 1) == USUAL
     with pytest.raises(DataError, match=r"tuning\.json"):
         tuned(WORK)
 
@@ -188,7 +188,7 @@ def test_where_nothing_can_be_remembered_all_is_as_usual_and_tuning_says_so(
 def test_an_empty_name_of_the_folder_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, "")
     tuned(WORK)
-    assert known_way(WORK, 1) == USUAL
+    assert known_execution(WORK, 1) == USUAL
 
 
 def test_tuning_measures_again_and_replaces_what_was_remembered(file: Path) -> None:
@@ -277,7 +277,7 @@ def made(model: Network | Ensemble, work: Work) -> tuple[Network | Ensemble, lis
     """The model as ``computing`` makes it, without a compiler's minute, and what was said until then."""
 
     def pull() -> Iterator[Event]:
-        found.append((yield from computing(model, work, Way("contiguous", 2.0))))
+        found.append((yield from computing(model, work, Execution("contiguous", 2.0))))
 
     found: list[Network | Ensemble] = []
     with torch.compiler.set_stance("force_eager"):
@@ -323,10 +323,12 @@ def test_tuning_tells_what_compiling_brings(file: Path) -> None:
 
 def test_fused_gates_are_used_only_where_they_beat_both_other_ways() -> None:
     found = Measured(layout="contiguous", seconds={"contiguous": 0.3}, fused=0.1)
-    assert not found.way(1e9, np.inf).fused  # nobody knows what compiling would bring
-    assert found.model_copy(update={"compiled": 0.2}).way(1, np.inf) == Way("contiguous", fused=True)
-    assert found.model_copy(update={"compiled": 0.05}).way(1e9, np.inf) == Way("contiguous", 1.0)
-    assert not found.model_copy(update={"compiled": 0.4, "fused": 0.3}).way(1e9, np.inf).fused
+    assert not found.execution(1e9, np.inf).fused  # nobody knows what compiling would bring
+    assert found.model_copy(update={"compiled": 0.2}).execution(1, np.inf) == Execution(
+        "contiguous", fused=True
+    )
+    assert found.model_copy(update={"compiled": 0.05}).execution(1e9, np.inf) == Execution("contiguous", 1.0)
+    assert not found.model_copy(update={"compiled": 0.4, "fused": 0.3}).execution(1e9, np.inf).fused
     assert "with fused gates 100 ms" in found.in_words()
 
 
@@ -350,7 +352,7 @@ def test_tuning_tells_what_fused_gates_bring_and_a_run_uses_it(
     kept = json.loads(file.read_text())[work.key]
     assert kept["fused"] == finished.result[work].fused
     file.write_text(json.dumps({work.key: {**kept, "fused": 1e-6}}))
-    assert known_way(work, 1).fused
+    assert known_execution(work, 1).fused
 
 
 def test_nothing_is_fused_where_a_gate_has_no_such_end(interpreted: None, file: Path) -> None:

@@ -122,9 +122,9 @@ def test_the_gates_of_an_ensemble_are_inspected_fold_by_fold(
 ) -> None:
     folder, _ = whole
     image = squares[0].read_image()
-    for first, twin in ((folder, None), (folder / "fold1", folder)):
+    for first, other in ((folder, None), (folder / "fold1", folder)):
         with pytest.raises(CheckpointError, match=r"ensemble of 3 networks and cannot be inspected.*fold1'"):
-            list(inspect_gates(first, image, twin=twin, device="cpu"))
+            list(inspect_gates(first, image, second=other, device="cpu"))
     assert last_of(inspect_gates(folder / "fold1", image, device="cpu")).skips
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_prosma.cli.arguments import Device, Model, Overwrite, Scheduler, require_new
-from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, follow, say
+from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import print_measures, table
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ def inspect(
         Path | None,
         typer.Option(help="Label of the image, for the measures.", show_default="the prediction"),
     ] = None,
-    twin: Annotated[
+    compare: Annotated[
         list[str] | None,
         typer.Option(
             help="NAME=MODEL: another model to compare, such as one from prosma ablate; may be repeated.",
             show_default=False,
         ),
     ] = None,
+    twin: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="Only the model's validation cases.")] = False,
     limit: Annotated[
         int | None,
@@ -68,7 +69,7 @@ def inspect(
 
     [bold]Examples:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
 
-    prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --twin dense=runs/busi/twins/dense --out gates
+    prosma inspect runs/busi Dataset_BUSI_with_GT --held-out --compare runs/busi/ablation/dense --out gates
     """
     with exit_codes():
         from napari_prosma.app.elsewhere import called
@@ -81,7 +82,7 @@ def inspect(
 
         require_writable(out)
         checkpoint = load_checkpoint(model)
-        twins = _twins(twin or ())
+        others = _others([*(compare or ()), *_renamed(twin)])
         is_image = can_read(data) and not (label is None and data.is_dir() and holds_objects(data))
         if not is_image and (data.is_dir() or data.suffix.lower() == ".csv"):
             if label is not None:
@@ -90,11 +91,11 @@ def inspect(
                 raise ConfigError("--figure is for one image; give one image of the data set")
             require_new((out / name for name in REPORT), overwrite)
             where = {"device": device, "on": partial(called, scheduler)}
-            _inspect_data_set(checkpoint, data, out, twins, held_out, limit, pictures, tests, where)
+            _inspect_data_set(checkpoint, data, out, others, held_out, limit, pictures, tests, where)
             return
-        if held_out or limit is not None or len(twins) > 1:
+        if held_out or limit is not None or len(others) > 1:
             raise ConfigError(
-                f"'{data}' is one image; --held-out, --limit and several twins need a folder of images"
+                f"'{data}' is one image; --held-out, --limit and several --compare need a folder of images"
             )
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
@@ -102,9 +103,9 @@ def inspect(
         plan = checkpoint.plan
         case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
         truth = None if case.read_label is None else case.read_label()
-        beside = next(iter(twins.values()), None)
+        beside = next(iter(others.values()), None)
         events = called(scheduler, inspect_gates)(
-            checkpoint, case.read_image(), name=case.name, label=truth, twin=beside, device=device
+            checkpoint, case.read_image(), name=case.name, label=truth, second=beside, device=device
         )
         record = follow(events)
         print_measures(measures_table(record))
@@ -200,27 +201,34 @@ def next_(
             say(str(out))
 
 
-def _twins(given: Sequence[str]) -> dict[str, Checkpoint]:
+def _renamed(twin: Sequence[str] | None) -> Sequence[str]:
+    """The models of an option's old name, with a notice."""
+    if twin:
+        notice("--twin is now called --compare; the old name will be removed")
+    return twin or ()
+
+
+def _others(given: Sequence[str]) -> dict[str, Checkpoint]:
     """Models by name; the name is the gate where none was given."""
     from napari_prosma.errors import ConfigError
     from napari_prosma.model.checkpoint import load_checkpoint
 
-    twins: dict[str, Checkpoint] = {}
+    others: dict[str, Checkpoint] = {}
     for text in given:
         name, _, path = ("", "", text) if Path(text).exists() else text.rpartition("=")
-        twin = load_checkpoint(path)
-        name = name or twin.spec.gate
-        if name in twins:
-            raise ConfigError(f"two twins are called '{name}'; give them names: --twin NAME=MODEL")
-        twins[name] = twin
-    return twins
+        other = load_checkpoint(path)
+        name = name or other.spec.gate
+        if name in others:
+            raise ConfigError(f"two models are called '{name}'; give them names: --compare NAME=MODEL")
+        others[name] = other
+    return others
 
 
 def _inspect_data_set(
     checkpoint: Checkpoint,
     data: Path,
     out: Path,
-    twins: dict[str, Checkpoint],
+    others: dict[str, Checkpoint],
     held_out: bool,
     limit: int | None,
     pictures: int,
@@ -235,18 +243,18 @@ def _inspect_data_set(
     from napari_prosma.inspection.html import About, write_data_set
 
     name = checkpoint.spec.gate
-    if name in twins:
-        raise ConfigError(f"the model itself is called '{name}'; give the twin another name: NAME=MODEL")
+    if name in others:
+        raise ConfigError(f"the model itself is called '{name}'; give the other another name: NAME=MODEL")
     data_set, notices = labelled_as(checkpoint, data)
     cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
     describe(data_set, notices)
-    found = follow(inspect_cases(checkpoint, cases, out, name=name, twins=twins, **where))
+    found = follow(inspect_cases(checkpoint, cases, out, name=name, others=others, **where))
     about = About(real(data).name, data_set.summary, notices)
     sound = [case for case in cases if case.name not in found.failed]
     tested = None
     if tests:
         chosen = evenly(sound, tests)
-        tested = follow(run_trials(checkpoint, chosen, out, name=name, twins=twins, **where))
+        tested = follow(run_trials(checkpoint, chosen, out, name=name, others=others, **where))
     page = follow(write_data_set(found, cases, out, about, tested, pictures, **where))
     say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
     if found.failed:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEMO_EPOCHS, DEMO_MINUTES = 8, 3.0
 OLD_OPTIONS = ("dim", "dale")
 """Objectives whose options had a name of their own, which works for one release."""
-OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.is_twin)
+OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.in_ablation)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -143,7 +143,7 @@ def ablate(
     gates: Annotated[str, typer.Option(help="The other gates, separated by commas.")] = OTHER_GATES,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for a run folder per gate.", show_default="twins in the run's folder"),
+        typer.Option(help="Folder for a run folder per gate.", show_default="ablation in the run's folder"),
     ] = None,
 ) -> None:
     """Gate ablation of a run: train the same configuration, data, split and seed with other gates.
@@ -154,15 +154,15 @@ def ablate(
     """
     with exit_codes():
         from napari_prosma.app.runs import cases_of
+        from napari_prosma.training.ablation import read_original, train_ablation
         from napari_prosma.training.steering import Steering
-        from napari_prosma.training.twins import read_original, train_twins
 
         original = read_original(run)
         data_set = cases_of(original.config)
         steering = Steering(wants_previews=False)
         wanted = [gate.strip() for gate in gates.split(",") if gate.strip()]
         try:
-            events = train_twins(
+            events = train_ablation(
                 original, data_set.cases, data_set.class_names, wanted, out and real(out), steering
             )
             found = follow(events, steering)

@@ -66,7 +66,7 @@ def _model(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def of_one_image(record: GateRecord, further: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`everything` holds of many cases, of one: models, hash of the image, measures."""
-    records = {"model": record} | ({} if record.twin is None else {"second model": record.twin})
+    records = {"model": record} | ({} if record.second is None else {"second model": record.second})
     array = np.ascontiguousarray(record.image.array)
     return {
         "versions": versions(),

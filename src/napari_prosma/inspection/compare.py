@@ -1,6 +1,6 @@
 """Several models of one task on one image, side by side: the masks on one scale, and their numbers.
 
-The clean test of the threshold is prox against a ``dense`` twin, which was trained with lambda = 0. What the
+The clean test of the threshold is prox against ``dense``, which was trained with lambda = 0. What the
 same weights give with lambda = 0 is a counterfactual, shown beside it and called so: those weights were never
 trained for it.
 """
@@ -118,7 +118,7 @@ def compare(
     Parameters
     ----------
     checkpoints : by the name to show
-        Such as a prox model, its ``attention`` and ``dense`` twins and ``prosma-exact``.
+        Such as a prox model, the ``attention`` and ``dense`` models of its ablation, and ``prosma-exact``.
     image : (C, *spatial)
     label : (*spatial) class indices, optional
         Foreground for the measures; by default what the first model predicts.

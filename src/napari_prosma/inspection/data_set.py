@@ -1,4 +1,4 @@
-"""``inspect_cases``: the gates of a model, and of its twins, over many cases; what is unusual comes first."""
+"""``inspect_cases``: the gates of a model, and of others, over many cases; what is unusual comes first."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def inspect_cases(
     folder: Path,
     *,
     name: str = "model",
-    twins: Mapping[str, Checkpoint] | None = None,
+    others: Mapping[str, Checkpoint] | None = None,
     device: str = "auto",
     on: On = here,
 ) -> Iterator[Event]:
@@ -255,7 +255,7 @@ def inspect_cases(
         inspected again.
     name : str
         Of the model, in tables and plots.
-    twins : name -> Checkpoint, optional
+    others : name -> Checkpoint, optional
         Models of the same classes to be measured against the same foreground.
     on : function of events -> function of events
         Where each image is computed.
@@ -265,9 +265,9 @@ def inspect_cases(
     CheckpointError
         A model is an ensemble, or a network of another paper.
     DataError
-        A twin knows other classes, there is no case, or none could be inspected.
+        Another model knows other classes, there is no case, or none could be inspected.
     """
-    checkpoints = {name: checkpoint, **(twins or {})}
+    checkpoints = {name: checkpoint, **(others or {})}
     _require_comparable(checkpoints)
     if not cases:
         raise DataError("there is no case to inspect; give a folder of images")
@@ -423,6 +423,6 @@ def _require_comparable(checkpoints: Mapping[str, Checkpoint]) -> None:
     for name, checkpoint in zip([*checkpoints][1:], others, strict=True):
         if checkpoint.plan.channels != first.plan.channels:
             raise CheckpointError(
-                f"the twin '{name}' takes images of {checkpoint.plan.channels} channels, the model of "
+                f"the model '{name}' takes images of {checkpoint.plan.channels} channels, the first model of "
                 f"{first.plan.channels}; compare models trained on the same images"
             )

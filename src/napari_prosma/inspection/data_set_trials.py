@@ -46,7 +46,7 @@ def run_trials(
     folder: Path,
     *,
     name: str = "model",
-    twins: Mapping[str, Checkpoint] | None = None,
+    others: Mapping[str, Checkpoint] | None = None,
     device: str = "auto",
     on: On = here,
 ) -> Iterator[Event]:
@@ -57,11 +57,11 @@ def run_trials(
 
     Parameters
     ----------
-    checkpoint, cases, name, twins, on : as for ``inspect_cases``
+    checkpoint, cases, name, others, on : as for ``inspect_cases``
     folder : Path
         Keeps a file per finished case under ``tests``.
     """
-    models = {name: checkpoint, **(twins or {})}
+    models = {name: checkpoint, **(others or {})}
     kept = KeptCases(CaseTrials, folder / "tests", cases, models)
     tested: list[CaseTrials] = []
     yield Started(len(cases), f"Testing the gates on {len(cases)} cases")

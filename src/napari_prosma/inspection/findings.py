@@ -263,7 +263,7 @@ def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: 
 
 
 def _lacking(found: DataSetInspection, model: str, what: str) -> str:
-    """Such as ``the gate of twin has no threshold``, or that the model has no gates at all."""
+    """Such as ``the gate of dense has no threshold``, or that the model has no gates at all."""
     has_gates = GATES[found.checkpoints[model].spec.gate].parts > 0
     return f"the gate of {model} has {what}" if has_gates else f"{model} has no gates"
 

@@ -282,7 +282,7 @@ def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
 def _pictures(
     found: DataSetInspection, case: Case, device: str, on: On
 ) -> Generator[Event, None, dict[str, Figure]]:
-    """What a case is drawn as; with twins also their masks beside the first model's."""
+    """What a case is drawn as; with other models also their masks beside the first model's."""
     first = found.checkpoints[found.model]
     image, label = read_fitting_case(case, first)
     if len(found.checkpoints) == 1:

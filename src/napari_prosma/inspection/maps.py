@@ -70,9 +70,9 @@ def map_layers(
 def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
     """Layer of one skip and kind, or None where its gate has no such map."""
     if kind == "second model":
-        if record.twin is None or level not in record.twin.skips:
+        if record.second is None or level not in record.second.skips:
             return None
-        skip, gate = record.twin.skips[level], record.twin.gate
+        skip, gate = record.second.skips[level], record.second.gate
         name, meaning = f"skip {level} psi ({gate})", f"{KINDS[kind]} ({gate})"
     else:
         skip = record.skips[level]

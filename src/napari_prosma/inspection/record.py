@@ -146,7 +146,7 @@ class GateRecord:
         What foreground means in the measures.
     label : (*spatial), optional
         The true label, where one was given.
-    twin : GateRecord, optional
+    second : GateRecord, optional
         A second model's, for the comparison side by side.
     """
 
@@ -158,4 +158,4 @@ class GateRecord:
     segmentation: Segmentation
     reference: str
     label: np.ndarray | None = None
-    twin: GateRecord | None = None
+    second: GateRecord | None = None

@@ -126,9 +126,9 @@ def channel_plot(record: GateRecord) -> Figure:
 
 
 def measures_table(record: GateRecord) -> list[dict[str, str | float]]:
-    """One row per skip, of the model and of its twin."""
+    """One row per skip, of the model and of the second one."""
     rows: list[dict[str, str | float]] = []
-    for model, held in enumerate((record, record.twin), start=1):
+    for model, held in enumerate((record, record.second), start=1):
         if held is not None:
             known: dict[str, str | float] = {"image": record.name, "model": model, "gate": held.gate}
             known["foreground"] = held.reference
@@ -290,7 +290,7 @@ def draw_map(axes: Axes, layer: MapLayer, record: GateRecord, at: tuple[int | sl
 
 
 def _title(record: GateRecord, level: int, kind: str) -> str:
-    held = record.twin if kind == "second model" and record.twin is not None else record
+    held = record.second if kind == "second model" and record.second is not None else record
     if level not in held.skips:
         return ""
     figures = held.skips[level].measures

@@ -34,7 +34,7 @@ def inspect_gates(
     *,
     name: str = "image",
     label: np.ndarray | None = None,
-    twin: Checkpoint | Path | str | None = None,
+    second: Checkpoint | Path | str | None = None,
     device: str = "auto",
     changes: Mapping[int, Change] | None = None,
     foreground: np.ndarray | None = None,
@@ -47,7 +47,7 @@ def inspect_gates(
     image : (C, *spatial)
     label : (*spatial) class indices, optional
         Foreground for the measures; by default the prediction is.
-    twin : Checkpoint or path, optional
+    second : Checkpoint or path, optional
         A second model of the same classes, such as one with the ``attention`` gate, shown beside the first.
     device : str
     changes : by level, optional
@@ -59,7 +59,7 @@ def inspect_gates(
     ------
     CheckpointError, ConfigError, DataError
     """
-    both = {"first": checkpoint} | ({} if twin is None else {"second": twin})
+    both = {"first": checkpoint} | ({} if second is None else {"second": second})
     models = same_classes(both)
     first, second = models["first"], models.get("second")
     require_label(label, image, name)
@@ -71,7 +71,7 @@ def inspect_gates(
         # Both are measured against the same foreground, whichever it is.
         seen = record.segmentation.labels if foreground is None else foreground
         beside = yield from _record(second, image, f"{name}, second model", label, device, None, seen)
-        record = replace(record, twin=beside)
+        record = replace(record, second=beside)
     yield Finished(record)
 
 

@@ -54,7 +54,7 @@ TYPICAL: dict[int, tuple[int, ...]] = {2: (4, 1, 256, 256), 3: (2, 1, 64, 64, 64
 
 
 @dataclass(frozen=True)
-class Way:
+class Execution:
     """How a network computes: its layout, and the seconds that compiling it takes; 0 = it is not compiled.
 
     ``fused``: the ends of its gates are one kernel (``nn.fast.tail``); then it is not compiled.
@@ -65,9 +65,9 @@ class Way:
     fused: bool = False
 
 
-def usual_way(spec: ModelSpec) -> Way:
+def usual_execution(spec: ModelSpec) -> Execution:
     """The way where nothing is measured."""
-    return Way(USUAL_LAYOUT[spec.dims])
+    return Execution(USUAL_LAYOUT[spec.dims])
 
 
 class Measured(BaseModel, frozen=True, extra="forbid"):
@@ -79,18 +79,18 @@ class Measured(BaseModel, frozen=True, extra="forbid"):
     compiling: PositiveFloat = 1.0
     fused: PositiveFloat | None = None
 
-    def way(self, passes: float, seconds: float) -> Way:
+    def execution(self, passes: float, seconds: float) -> Execution:
         """Fastest way for this much work; compiling must give back the time that it takes.
 
         Fused gates must have beaten both other ways.
         """
         if self.compiled is None:
-            return Way(self.layout)
+            return Execution(self.layout)
         plain = self.seconds[self.layout]
         if self.fused is not None and self.fused < min(plain, self.compiled):
-            return Way(self.layout, fused=True)
+            return Execution(self.layout, fused=True)
         saved = min(passes, seconds / plain) * (plain - self.compiled)
-        return Way(self.layout, self.compiling if saved > self.compiling else 0.0)
+        return Execution(self.layout, self.compiling if saved > self.compiling else 0.0)
 
     def in_words(self) -> str:
         """Such as ``channels-last (contiguous 312 ms, channels-last 201 ms)``."""
@@ -106,7 +106,7 @@ _WRITING = RLock()
 """Two panels may measure at a time."""
 
 
-def known_way(work: Work, passes: float, seconds: float = math.inf) -> Way:
+def known_execution(work: Work, passes: float, seconds: float = math.inf) -> Execution:
     """What :func:`tune` found for such work on this machine, else the usual way: nothing is measured here.
 
     Parameters
@@ -119,13 +119,13 @@ def known_way(work: Work, passes: float, seconds: float = math.inf) -> Way:
     """
     file = cache_file()
     if file is None:
-        return usual_way(work.spec)
+        return usual_execution(work.spec)
     try:
         measured = _remembered(file).get(work.key)
     except DataError as error:
         _say_once(str(error))
-        return usual_way(work.spec)
-    return usual_way(work.spec) if measured is None else measured.way(passes, seconds)
+        return usual_execution(work.spec)
+    return usual_execution(work.spec) if measured is None else measured.execution(passes, seconds)
 
 
 def tune(works: Sequence[Work], compiled: bool = False) -> Iterator[Event]:
@@ -189,25 +189,29 @@ def measure(work: Work) -> Generator[Event, None, Measured | None]:
     return Measured(layout=_faster(work, taken), seconds={name: min(each) for name, each in taken.items()})
 
 
-def computing(model: Network | Ensemble, work: Work, way: Way) -> Generator[Event, None, Network | Ensemble]:
+def computing(
+    model: Network | Ensemble, work: Work, execution: Execution
+) -> Generator[Event, None, Network | Ensemble]:
     """``model`` as it computes that way; what is compiled is so by a first pass over zeros."""
-    lay_out(model, work.spec.dims, way.layout)
+    lay_out(model, work.spec.dims, execution.layout)
     zeros = torch.zeros(work.shape, device=work.device)
-    if way.fused:
+    if execution.fused:
         fuse(model)
         try:
             torch.no_grad()(model)(zeros)
         except Exception as error:  # whatever Triton says of this machine
             fuse(model, False)
             yield Notice(not_fused(error))
-    if not way.compiling:
+    if not execution.compiling:
         return model
-    yield Started(math.ceil(way.compiling), f"Compiling, about {way.compiling:.0f} s", str(work.device))
+    yield Started(
+        math.ceil(execution.compiling), f"Compiling, about {execution.compiling:.0f} s", str(work.device)
+    )
     networks = list(model.members) if isinstance(model, Ensemble) else [model]
     members = [cast(Network, torch.compile(network)) for network in networks]
     compiled = Ensemble(members) if isinstance(model, Ensemble) else members[0]
     try:
-        yield from with_signs(torch.no_grad()(lambda: compiled(zeros)), way.compiling)
+        yield from with_signs(torch.no_grad()(lambda: compiled(zeros)), execution.compiling)
     except Exception as error:  # whatever the compiler of this machine says
         yield Notice(_not_compiled(error))
         return model

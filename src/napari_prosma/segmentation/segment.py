@@ -20,7 +20,7 @@ from napari_prosma.model.device import usable_device
 from napari_prosma.model.features import deepest_level
 from napari_prosma.model.memory import ran_out_of_memory, release
 from napari_prosma.model.passes import Work
-from napari_prosma.model.tuning import computing, known_way
+from napari_prosma.model.tuning import computing, known_execution
 from napari_prosma.model.windows import Tiling
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.ensemble import Ensemble
@@ -161,8 +161,8 @@ def _as_fast_as_known(
     shape = (1 if device.type == "cpu" else batch, plan.channels, *window)
     members = len(model.members) if isinstance(model, Ensemble) else 1
     work = Work("forward", model.spec, shape, device)
-    way = known_way(work, len(tiling.starts) * mirrored * members / shape[0])
-    return (yield from computing(model, work, way))
+    execution = known_execution(work, len(tiling.starts) * mirrored * members / shape[0])
+    return (yield from computing(model, work, execution))
 
 
 class _Result:

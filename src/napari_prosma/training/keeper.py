@@ -170,7 +170,7 @@ class Keeper:
             learning_rate=self.tempo.rate(state.step - 1, learner.highest_rate),
             seconds=seconds,
             validation=figures | {OBJECTIVE + name: n for name, n in learner.objective.figures().items()},
-            gates=gate_state(learner.kept, self.prepared[self.shown], state.plan),
+            gates=gate_state(learner.final_network, self.prepared[self.shown], state.plan),
             memory=peak_memory(learner.device),
         )
         state.history.append(ended)
@@ -181,7 +181,9 @@ class Keeper:
         if is_best:
             state.best_epoch = state.epoch
             if len(state.judged) < len(self.data.validation):
-                self.best_weights = {name: t.clone() for name, t in learner.kept.state_dict().items()}
+                self.best_weights = {
+                    name: t.clone() for name, t in learner.final_network.state_dict().items()
+                }
             saved.append(CheckpointSaved(self.save(BEST), "best", state.epoch))
         saved.append(CheckpointSaved(self.save(LAST), "last", state.epoch))
         if self.processes.is_first:
@@ -229,7 +231,7 @@ class Keeper:
         if len(state.judged) == len(validation):
             return
         weights = self.best_weights or load_checkpoint(self.folder.path / BEST).weights
-        self.learner.kept.load_state_dict(weights)
+        self.learner.final_network.load_state_dict(weights)
         state.epoch, last = state.best_epoch, state.epoch
         try:
             with self.learner.as_it_is():

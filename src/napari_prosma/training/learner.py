@@ -16,7 +16,7 @@ from napari_prosma.events import Event, Notice
 from napari_prosma.model.augment import Augmentation, recipe_of
 from napari_prosma.model.checkpoint import LAST, Checkpoint, split_prefix
 from napari_prosma.model.memory import ran_out_of_memory, release
-from napari_prosma.model.tuning import Way, not_fused
+from napari_prosma.model.tuning import Execution, not_fused
 from napari_prosma.nn.build import Network, build_model, fuse, lay_out
 from napari_prosma.nn.thresholds import start_thresholds
 from napari_prosma.training.batches import Batch, Batches, PreparedCases, UnlabelledBatches
@@ -65,26 +65,26 @@ class Learner:
         self, state: RunState, data: RunData, begin: Beginning, prepared: PreparedCases, processes: Processes
     ) -> None:
         self.state, self.processes = state, processes
-        self.data, self.prepared, self.way = data, prepared, begin.way
+        self.data, self.prepared, self.execution = data, prepared, begin.execution
         self.device = processes.device
         config, plan, place = state.config, state.plan, begin.place
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_model(begin.spec)
         self.transfer = None if begin.source is None else take_over(network, begin.source, plan.class_names)
-        fuse(network, begin.way.fused)
-        self.network = processes.synchronised(lay_out(network, begin.spec.dims, begin.way.layout))
+        fuse(network, begin.execution.fused)
+        self.network = processes.synchronised(lay_out(network, begin.spec.dims, begin.execution.layout))
         self.taken = frozenset(place.get("taken", self.transfer.taken if self.transfer else ()))
         new = () if place else [*self.network.state_dict()] if self.transfer is None else self.transfer.new
         trained_parts(self.network, config.trains, new)
         optimizer = make_optimizer(self.network, config, self.taken, state.expected, self.device)
-        self.is_compiled = config.compile or begin.way.compiling > 0
+        self.is_compiled = config.compile or begin.execution.compiling > 0
         module: Any = torch.compile(self.network) if self.is_compiled else self.network
         self.model, self.optimizer = processes.fabric.setup(module, optimizer)
         self.averaged: AveragedModel | None = None
         if config.average:
             self.averaged = AveragedModel(self.network, multi_avg_fn=_warmed_average(config.average))
-        self.evaluated = InPrecision(self.kept, processes.fabric.autocast)
+        self.evaluated = InPrecision(self.final_network, processes.fabric.autocast)
         recipe = recipe_of(config.modality, plan) if config.augment else None
         self.augmentation = None if recipe is None else Augmentation(plan, recipe)
         self.unlabelled = None
@@ -107,14 +107,14 @@ class Learner:
                 state.steps,
                 chosen_weights(config.class_weights, counts),
                 self.unlabelled,
-                None if self.averaged is None else self.kept,
+                None if self.averaged is None else self.final_network,
             )
         )
         self.running: dict[str, Tensor] | None = None
         """The running averages while the norms have other statistics; empty = those of the weights."""
 
     @property
-    def kept(self) -> Network:
+    def final_network(self) -> Network:
         """The network that is validated and kept: the average, where there is one."""
         return self.network if self.averaged is None else cast(Network, self.averaged.module)
 
@@ -212,13 +212,13 @@ class Learner:
         if eased is not None:
             return eased
         if self.is_compiled:
-            self.is_compiled, self.way = False, Way(self.way.layout)
+            self.is_compiled, self.execution = False, Execution(self.execution.layout)
             self.model = self.processes.fabric.setup_module(self.network)
             return (
                 f"The network cannot be compiled ({first_line(error)}); the run continues without compiling"
             )
-        if self.way.fused:
-            self.way = Way(self.way.layout)
+        if self.execution.fused:
+            self.execution = Execution(self.execution.layout)
             fuse(self.network, False)
             return not_fused(error)
         raise error
@@ -233,7 +233,7 @@ class Learner:
         if self.running is not None:
             yield
             return
-        network = network or self.kept
+        network = network or self.final_network
         set_training(network, self.state.config.trains)
         with same_statistics(network) as self.running:
             try:
@@ -284,9 +284,9 @@ class Learner:
         place = state.place(name) | {
             "taken": sorted(self.taken),
             "unlabelled": self.data.unlabelled.fingerprint,
-            "layout": self.way.layout,
-            "compiling": self.way.compiling,
-            "fused": self.way.fused,
+            "layout": self.execution.layout,
+            "compiling": self.execution.compiling,
+            "fused": self.execution.fused,
             "rate": self.highest_rate,
             "judged": [self.data.facts[n].name for n in state.judged],
             "settled": True,
@@ -296,7 +296,7 @@ class Learner:
         return Checkpoint(
             spec=self.network.spec,
             plan=state.plan,
-            weights=self.kept.state_dict(),
+            weights=self.final_network.state_dict(),
             config=state.config.model_dump(mode="json"),
             epoch=state.epoch,
             metrics=state.metrics,

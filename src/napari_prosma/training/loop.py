@@ -89,7 +89,7 @@ class Loop:
             if state.step == 0:
                 yield from self.keeper.keep_source()
             if self.learner.is_compiled:
-                compiling = self.learner.way.compiling
+                compiling = self.learner.execution.compiling
                 takes = f"about {compiling:.0f} s" if compiling else "a minute or more"
                 yield Notice(f"Compiling the network: the first step takes {takes}")
             if state.step == 0:

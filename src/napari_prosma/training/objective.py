@@ -34,7 +34,9 @@ class Context:
     steps: int  # per epoch
     class_weights: Tensor | None = None  # (classes,): of the cross-entropy, background first
     unlabelled: UnlabelledBatches | None = None  # further images
-    kept: Network | None = None  # the average of ``network``, where that is what is validated and kept
+    averaged_network: Network | None = (
+        None  # the average of ``network``, where that is what is validated and kept
+    )
 
 
 class Objective(Protocol):

@@ -185,7 +185,7 @@ class Previewer:
     ) -> Generator[Event, None, np.ndarray | None]:
         learner, state = self.keeper.learner, self.keeper.state
         is_new = learner.transfer is None and state.step < SETTLED_STEPS
-        model = by_own_statistics(learner.kept) if is_new else learner.evaluated
+        model = by_own_statistics(learner.final_network) if is_new else learner.evaluated
         windows = plane_probabilities(model, image, state.plan, at, across)
         while True:
             try:

@@ -14,7 +14,7 @@ from napari_prosma.events import Event, Notice
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.device import best_precision, cpu_threads
 from napari_prosma.model.passes import Work
-from napari_prosma.model.tuning import Way, known_way
+from napari_prosma.model.tuning import Execution, known_execution
 from napari_prosma.nn.build import LAYOUTS
 from napari_prosma.nn.network_kinds import OURS
 from napari_prosma.nn.spec import ModelSpec
@@ -131,8 +131,8 @@ def train(
             )
             while True:
                 require_norm_statistics(plan, spec, spec.divisor)
-                way = _way(config, plan, spec, processes, resumed)
-                begin = Beginning(plan, spec, way, source, resumed, pacing, began)
+                execution = _execution(config, plan, spec, processes, resumed)
+                begin = Beginning(plan, spec, execution, source, resumed, pacing, began)
                 loop = Loop(config, data, begin, processes, steering)
                 yield from loop.events()
                 if loop.better is None:
@@ -142,19 +142,23 @@ def train(
                 pacing = replace(pacing, pace=loop.better, again=None) if pacing else None
 
 
-def _way(
+def _execution(
     config: TrainConfig, plan: Plan, spec: ModelSpec, processes: Processes, resumed: Checkpoint | None
-) -> Way:
+) -> Execution:
     """How the network computes: as the run began, else as is known to be fastest for the first process."""
     precision = best_precision(processes.device) if config.precision == "auto" else config.precision
     work = Work("step", spec, (plan.batch, plan.channels, *plan.patch), processes.device, precision)
     steps = config.epochs * (config.steps_per_epoch or LEAST_STEPS)
-    way = known_way(work, steps, math.inf if config.minutes is None else 60 * config.minutes)
+    execution = known_execution(work, steps, math.inf if config.minutes is None else 60 * config.minutes)
     if resumed is not None:
         place = resumed.place
-        return Way(place.get("layout", way.layout), place.get("compiling", 0.0), place.get("fused", False))
-    layout, compiling, fused = processes.of_first([LAYOUTS.index(way.layout), way.compiling, way.fused])
-    return Way(LAYOUTS[int(layout)], compiling, bool(fused))
+        return Execution(
+            place.get("layout", execution.layout), place.get("compiling", 0.0), place.get("fused", False)
+        )
+    layout, compiling, fused = processes.of_first(
+        [LAYOUTS.index(execution.layout), execution.compiling, execution.fused]
+    )
+    return Execution(LAYOUTS[int(layout)], compiling, bool(fused))
 
 
 def _plan_in_words(plan: Plan, spec: ModelSpec) -> str:

@@ -12,7 +12,7 @@ from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.data.metrics import Overlap
 from napari_prosma.events import EpochEnd, Verdict
 from napari_prosma.model.checkpoint import LAST, Checkpoint
-from napari_prosma.model.tuning import Way
+from napari_prosma.model.tuning import Execution
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.planning import Pacing
@@ -55,7 +55,7 @@ class Beginning:
 
     plan: Plan
     spec: ModelSpec
-    way: Way
+    execution: Execution
     source: Checkpoint | None
     resumed: Checkpoint | None
     pacing: Pacing | None

@@ -138,13 +138,13 @@ def test_all_that_is_saved_has_the_sentences_and_their_numbers_in_one_file(
 ):
     press(panel.start_button)
     finish(panel)
-    assert panel.looked is not None
+    assert panel.inspected is not None
     panel.save(tmp_path)
     finish(panel)
     (path,) = tmp_path.glob("*_inspection.json")
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert kept["sentences"]["1"] == panel.answer.sentence.plain_text()
-    tried = panel.looked.tried[1]["selection"]
+    tried = panel.inspected.tried[1]["selection"]
     assert kept["tried"]["1"]["selection"]["agreement"] == pytest.approx(tried.agreement)
     assert kept["tests"] == []
 
@@ -155,18 +155,18 @@ def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth
     panel.label_layer.choose(viewer.add_labels(np.where(lesion_image < 40, 1, 0), name="drawn", **PLACE))
     press(panel.start_button)
     finish(panel)
-    looked, rows = panel.looked, panel.answer.table
-    assert looked is not None
-    for row, (level, skip) in enumerate(looked.record.skips.items()):
+    inspected, rows = panel.inspected, panel.answer.table
+    assert inspected is not None
+    for row, (level, skip) in enumerate(inspected.record.skips.items()):
         assert rows.item(row, 0).text() == str(level)
         assert rows.item(row, 1).text() == f"{100 * skip.measures['selectivity']:.1f} %"
-        tried = looked.tried[level]["selection"]
+        tried = inspected.tried[level]["selection"]
         assert rows.item(row, 4).text() == f"{tried.dice_before - tried.dice + 0.0:+.2f}".replace(
             "-0.00", "+0.00"
         )
     told = panel.answer.sentence.plain_text()
     assert told.startswith(
-        f"Skip 1 (full detail): selectivity {100 * looked.record.skips[1].measures['selectivity']:.1f} %"
+        f"Skip 1 (full detail): selectivity {100 * inspected.record.skips[1].measures['selectivity']:.1f} %"
     )
     panel.answer.table.selectRow(1)
     assert panel.answer.sentence.plain_text().startswith("Skip 2 (2 x coarser)")

@@ -50,7 +50,7 @@ def panel(
     qtbot.waitUntil(lambda: made.model.facts is not None, timeout=SOON)
     press(made.start_button)
     finish(made)
-    assert made.looked is not None
+    assert made.inspected is not None
     return made
 
 
@@ -107,7 +107,7 @@ def test_what_is_changed_is_marked_on_the_canvas_and_in_the_names(
 
 
 def test_one_is_told_to_be_larger_and_means_are_those_of_the_record(panel: InspectPanel):
-    box, means = panel.what_if.settings[1], panel.looked.record.skips[1].means
+    box, means = panel.what_if.settings[1], panel.inspected.record.skips[1].means
     words = [box.itemText(n) for n in range(box.count())]
     assert f"psi = 1 ({1 / means.psi:.1f} x larger)" in words
     assert f"c = 1 ({1 / means.c:.1f} x larger)" in words
@@ -139,7 +139,7 @@ def test_the_newest_setting_wins(panel: InspectPanel, settle: Callable[[], None]
     settle()
     assert len(followed) < 30
     skip = followed[-1].effect.record.skips[1]
-    expected = 4 * panel.looked.record.skips[1].threshold
+    expected = 4 * panel.inspected.record.skips[1].threshold
     np.testing.assert_allclose(skip.threshold, expected, rtol=1e-4)
 
 
@@ -221,7 +221,7 @@ def test_a_whole_image_of_an_older_setting_is_never_shown(tiled: InspectPanel, q
     wait_for_whole(tiled, qtbot)
     whole = [skip for skip in shown if skip.psi.shape == (64, 64)]
     assert len(whole) == 1
-    np.testing.assert_allclose(whole[0].threshold, 3 * tiled.looked.record.skips[1].threshold, rtol=1e-4)
+    np.testing.assert_allclose(whole[0].threshold, 3 * tiled.inspected.record.skips[1].threshold, rtol=1e-4)
 
 
 def test_an_image_in_one_window_has_no_rest_to_follow(panel: InspectPanel, settle: Callable[[], None]):
@@ -279,7 +279,7 @@ def test_channels_before_and_after_the_gate_follow_and_come_back(
     assert before.data.any()
     press(panel.what_if.back_button)
     settle()
-    np.testing.assert_array_equal(after.data, panel.looked.what_if.skip_channel(1, 3).after)
+    np.testing.assert_array_equal(after.data, panel.inspected.what_if.skip_channel(1, 3).after)
 
 
 def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
@@ -296,7 +296,7 @@ def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
     blind = make_checkpoint(patch=(64, 64))
     blind.weights["head.bias"] -= 10
     look_again(panel, qtbot, press, finish, blind, tmp_path / "blind.safetensors")
-    for row, (level, tried) in enumerate(panel.looked.tried.items()):
+    for row, (level, tried) in enumerate(panel.inspected.tried.items()):
         assert panel.answer.table.item(row, 0).text() == str(level)
         moved = tried["selection"].moved
         assert panel.answer.table.item(row, 4).text() == f"none found, |dp| {moved:.3f}"
@@ -318,11 +318,11 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
 
 
 def test_gates_at_their_floor_everywhere_are_shown(panel: InspectPanel, viewer: napari.Viewer, settle):
-    panel.looked.what_if.apply({})
+    panel.inspected.what_if.apply({})
     panel.what_if.sliders[1].setRange(0, 1e6)
     panel.what_if.sliders[1].setValue(1e6)
     settle()
-    floor = panel.looked.record.skips[1].floor
+    floor = panel.inspected.record.skips[1].floor
     np.testing.assert_allclose(viewer.layers["skip 1 psi (changed)"].data, floor, atol=1e-6)
     assert panel.what_if.zeros[1].text() == "100 %"
 
@@ -363,7 +363,7 @@ def click(viewer: napari.Viewer, world: tuple[float, ...], moved: float = 0.0) -
 def test_the_readout_under_the_mouse_is_that_of_the_maps(panel: InspectPanel, viewer: napari.Viewer):
     panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (20, 30))))
     told = panel.pointer.told.plain_text().splitlines()
-    skips = panel.looked.record.skips
+    skips = panel.inspected.record.skips
     assert told[0].startswith(f"skip 1: psi {skips[1].psi[20, 30]:.2f}")
     assert told[1].startswith(f"skip 2: psi {skips[2].psi[10, 15]:.2f}")
     panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (-20, 30))))
@@ -386,7 +386,7 @@ def test_a_click_pins_rows_but_a_drag_or_a_brush_does_not(
     viewer.layers["drawn"].mode = "pan_zoom"
     click(viewer, world)
     assert [row[1] for row in panel.pointer.rows] == ["1", "2"]
-    assert panel.pointer.rows[0][2] == f"{panel.looked.record.skips[1].psi[20, 30]:.3f}"
+    assert panel.pointer.rows[0][2] == f"{panel.inspected.record.skips[1].psi[20, 30]:.3f}"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "p.csv"), ""))
     press(panel.pointer.save_button)
     with (tmp_path / "p.csv").open() as file:
@@ -399,7 +399,7 @@ def test_a_click_pins_rows_but_a_drag_or_a_brush_does_not(
 def test_channels_stand_sorted_and_a_click_opens_their_maps(
     panel: InspectPanel, viewer: napari.Viewer, qtbot: QtBot, finish: Finish
 ):
-    part, skip = panel.channels, panel.looked.record.skips[1]
+    part, skip = panel.channels, panel.inspected.record.skips[1]
     values = [bar.value for bar in part.weights.bars]
     assert values == sorted(map(float, skip.channel))
     part.weights.resize(320, 90)
@@ -430,12 +430,12 @@ def test_twins_stand_side_by_side_on_one_scale(
     before = {layer.name: layer.visible for layer in viewer.layers}
     press(panel.compare.compare_button)
     assert "Choose at least one other model" in panel.status.plain_text()
-    for twin, gate in zip(panel.compare.twins, ("attention", "dense"), strict=False):
+    for other, gate in zip(panel.compare.others, ("attention", "dense"), strict=False):
         made = make_checkpoint(gate, patch=(64, 64))
         made = replace(made, split={"training": ("elsewhere",)}) if gate == "dense" else made
         save_checkpoint(tmp_path / f"{gate}.safetensors", made)
-        twin.set_path(tmp_path / f"{gate}.safetensors")
-        qtbot.waitUntil(lambda twin=twin: twin.facts is not None, timeout=SOON)
+        other.set_path(tmp_path / f"{gate}.safetensors")
+        qtbot.waitUntil(lambda other=other: other.facts is not None, timeout=SOON)
     press(panel.compare.compare_button)
     finish(panel)
     assert canvas_grid(viewer).enabled
@@ -445,7 +445,7 @@ def test_twins_stand_side_by_side_on_one_scale(
     assert {tuple(layer.contrast_limits) for layer in masks} == {(0, 1)}
     assert len({layer.colormap.name for layer in masks}) == 1
     assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
-    assert f"floor {panel.looked.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
+    assert f"floor {panel.inspected.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
     assert "dense is no gate ablation of prosma: they differ in split" in panel.compare.told.plain_text()
     assert panel.outcomes.tabs.count() == 0, "figures are drawn where they are asked for"
     press(panel.compare.leave_button)
@@ -464,8 +464,8 @@ def test_a_twin_of_other_classes_is_refused(
 ):
     other = make_checkpoint("attention", classes=("background", "liver", "spleen"))
     save_checkpoint(tmp_path / "liver.safetensors", other)
-    panel.compare.twins[0].set_path(tmp_path / "liver.safetensors")
-    qtbot.waitUntil(lambda: panel.compare.twins[0].facts is not None, timeout=SOON)
+    panel.compare.others[0].set_path(tmp_path / "liver.safetensors")
+    qtbot.waitUntil(lambda: panel.compare.others[0].facts is not None, timeout=SOON)
     press(panel.compare.compare_button)
     finish(panel)
     assert panel.status.is_error
@@ -498,12 +498,12 @@ def test_the_canvas_says_what_is_seen_until_the_panel_is_closed(panel: InspectPa
 def test_maps_stay_with_their_image_while_another_one_is_asked_for(
     panel: InspectPanel, viewer: napari.Viewer, settle: Callable[[], None], tmp_path: Path
 ):
-    mine = panel.looked.source
+    mine = panel.inspected.source
     panel.label_layer.setCurrentIndex(0)
     panel.image_layer.choose(viewer.add_image(np.zeros((64, 64)), name="other", translate=(100, 100)))
     panel.begin()
     panel.what_if.sliders[2].setValue(4.0)
     settle()
     assert panel.pointer._source is mine
-    gate = panel.looked.record.gate
-    assert list(panel.looked.models({gate: tmp_path})) == [gate, f"{gate}, other run"]
+    gate = panel.inspected.record.gate
+    assert list(panel.inspected.models({gate: tmp_path})) == [gate, f"{gate}, other run"]

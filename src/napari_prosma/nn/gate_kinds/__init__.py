@@ -64,7 +64,7 @@ class GateKind:
     parts: int = 2  # how many of psi and c it has
     thresholds: bool = False  # it learns lambda, so z has exact zeros
     exact_zeros: bool = False  # psi itself is exactly zero where z is empty
-    is_twin: bool = False  # the gate ablation trains it unless other gates are named
+    in_ablation: bool = False  # the gate ablation trains it unless other gates are named
 
     @property
     def neutral_energy(self) -> float:

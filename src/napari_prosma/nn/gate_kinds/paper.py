@@ -66,7 +66,7 @@ def scale(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     "additive attention",
     "The mask of LeeJunHyun's code; to compare with",
     parts=1,
-    is_twin=True,
+    in_ablation=True,
 )
 def attention(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     """Additive attention as in LeeJunHyun's Image_Segmentation, with its norms; not the grid attention of
@@ -76,7 +76,7 @@ def attention(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     return Gate(AttentionMask(skip, gating, dims, options), None)
 
 
-@gate("dense", "no threshold", "The paper's gate without its threshold; to compare with", is_twin=True)
+@gate("dense", "no threshold", "The paper's gate without its threshold; to compare with", in_ablation=True)
 def dense(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     """The paper's with lambda = 0, trained so: the comparison that isolates the thresholds."""
     from napari_prosma.nn.gates import ChannelMask, Gate, ProximalMask
@@ -90,7 +90,7 @@ def dense(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     "Ours: where z is zero in every channel the mask is exactly zero",
     thresholds=True,
     exact_zeros=True,
-    is_twin=True,
+    in_ablation=True,
 )
 def prosma_exact(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     """Ours: the mask is exactly zero where z is zero in every channel."""

@@ -83,7 +83,7 @@ class Desk(QObject):
 
 
 @dataclass(eq=False)
-class _Opened:
+class _OpenImage:
     """An image of the folder whose layers are open."""
 
     image: ImageLayer
@@ -103,7 +103,7 @@ class FolderDesk(Desk):
         super().__init__(viewer, parent)
         self._checkpoint, self._data = checkpoint, data
         self._names: tuple[str, ...] = checkpoint.plan.class_names
-        self._opened: dict[str, _Opened] = {}
+        self._opened: dict[str, _OpenImage] = {}
         self._saved: dict[str, LabelPlace] = {}
         self._may_write = self._is_proved = False
         self._empty = ""
@@ -191,7 +191,7 @@ class FolderDesk(Desk):
             assert isinstance(labels, LabelsLayer)
             self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
             image.visible = labels.visible = True
-            self._opened[event.name] = _Opened(image, labels)
+            self._opened[event.name] = _OpenImage(image, labels)
             self.viewer.reset_view()
             self.viewer.layers.selection.active = labels
             self.told.emit(f"'{event.name}' is open; its prediction follows")
@@ -217,7 +217,7 @@ class FolderDesk(Desk):
         self.saved.emit(name)
         self.told.emit(f"Saved '{place.path.name}'")
 
-    def _make_way(self, name: str, held: _Opened) -> None:
+    def _make_way(self, name: str, held: _OpenImage) -> None:
         """Close what is saved or was not touched; hide what is not saved."""
         open_layers = [layer for layer in (held.image, held.labels) if layer in self.viewer.layers]
         if held.labels in unsaved_of(self.viewer).layers():

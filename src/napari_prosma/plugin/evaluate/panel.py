@@ -311,7 +311,7 @@ class EvaluatePanel(Panel):
 
     # ---- a case as layers ---------------------------------------------------------------------------------
 
-    def _opened(self, opened: _Opened) -> None:
+    def _opened(self, opened: _CaseLayers) -> None:
         if opened.layers:
             hide_previews(self.viewer)
             self._close_case()
@@ -334,7 +334,7 @@ class EvaluatePanel(Panel):
 
 
 @dataclass(frozen=True, eq=False)
-class _Opened:
+class _CaseLayers:
     """A case as layers, the reference last, unless it is open already; and the element where it is worst."""
 
     case: CaseMeasures
@@ -418,7 +418,7 @@ def _opening(
         labels, attributes, kind = labels_layer(truth, held.geometry, f"{name} reference", names)
         layers.append((labels, attributes | {"opacity": 0.9, "colormap": class_colours(outline)}, kind))
     worst = worst_place(predicted, truth, names.index(class_name), held.geometry)
-    yield Finished(_Opened(case, class_name, tuple(layers), worst))
+    yield Finished(_CaseLayers(case, class_name, tuple(layers), worst))
 
 
 def _saving(evaluation: Evaluation, folder: Path) -> Iterator[Event]:

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QAbstractItemView, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.inspection.measures import MEASURES
-from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.looking import InspectionResult
 from napari_prosma.plugin.inspect.words import sentence_of, worth_in_words
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
@@ -43,7 +43,7 @@ class Answer(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._looked: Looked | None = None
+        self._inspected: InspectionResult | None = None
         self.table = FigureTable()
         self.table.head(COLUMNS)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -55,15 +55,15 @@ class Answer(QWidget):
     @property
     def levels(self) -> list[int]:
         """Of the rows."""
-        return [] if self._looked is None else sorted(self._looked.record.skips)
+        return [] if self._inspected is None else sorted(self._inspected.record.skips)
 
-    def show_looked(self, looked: Looked) -> None:
+    def show_inspected(self, inspected: InspectionResult) -> None:
         """Fill the table and choose the finest skip; nobody is told."""
-        self._looked = looked
+        self._inspected = inspected
         rows = []
-        for level, skip in sorted(looked.record.skips.items()):
+        for level, skip in sorted(inspected.record.skips.items()):
             cells = [level_text(skip, name) for name in SHOWN]
-            rows.append([str(level), *cells, worth_in_words(looked.tried[level])])
+            rows.append([str(level), *cells, worth_in_words(inspected.tried[level])])
         with signals_blocked(self.table):
             self.table.show_rows(rows)
             self.table.fit(wide=len(COLUMNS) - 1)
@@ -73,14 +73,14 @@ class Answer(QWidget):
     def _selected(self) -> None:
         self._tell()
         row = self.table.currentRow()
-        if self._looked is not None and 0 <= row < len(self.levels):
+        if self._inspected is not None and 0 <= row < len(self.levels):
             self.chosen.emit(self.levels[row])
 
     def _tell(self) -> None:
         row = self.table.currentRow()
-        if self._looked is None or not 0 <= row < len(self.levels):
+        if self._inspected is None or not 0 <= row < len(self.levels):
             return
-        self.sentence.tell(sentence_of(self._looked, self.levels[row]))
+        self.sentence.tell(sentence_of(self._inspected, self.levels[row]))
 
 
 def level_text(skip: SkipRecord, measure: str) -> str:

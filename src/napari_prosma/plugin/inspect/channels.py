@@ -14,7 +14,7 @@ from superqt.utils import signals_blocked
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event
 from napari_prosma.inspection.record import SkipRecord
-from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.looking import InspectionResult
 from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.message import Message
 
@@ -133,7 +133,7 @@ class ChannelsPart(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._looked: Looked | None = None
+        self._inspected: InspectionResult | None = None
         self.skip_box = QComboBox()
         self.skip_box.setToolTip("The skip whose channels are shown")
         self.skip_box.currentIndexChanged.connect(self._show)
@@ -157,12 +157,12 @@ class ChannelsPart(QWidget):
         """Of the skip that is shown."""
         return int(self.skip_box.currentData())
 
-    def show_looked(self, looked: Looked) -> None:
+    def show_inspected(self, inspected: InspectionResult) -> None:
         """Show the channels of the finest skip."""
-        self._looked = looked
+        self._inspected = inspected
         with signals_blocked(self.skip_box):
             self.skip_box.clear()
-            for level in sorted(looked.record.skips):
+            for level in sorted(inspected.record.skips):
                 self.skip_box.addItem(str(level), level)
         self._show()
 
@@ -173,9 +173,9 @@ class ChannelsPart(QWidget):
         self.latent_chosen.emit(self.level, channel)
 
     def _show(self) -> None:
-        if self._looked is None or self.skip_box.currentIndex() < 0:
+        if self._inspected is None or self.skip_box.currentIndex() < 0:
             return
-        skip = self._looked.record.skips[self.level]
+        skip = self._inspected.record.skips[self.level]
         weights, thresholds = weight_bars(skip), threshold_bars(skip)
         self.weights.show_bars(weights, 1.0)
         self.weights_told.tell(
@@ -223,9 +223,11 @@ def threshold_bars(skip: SkipRecord) -> list[Bar]:
     return bars
 
 
-def reading_channel(looked: Looked, level: int, channel: int) -> Iterator[Event]:
+def reading_channel(inspected: InspectionResult, level: int, channel: int) -> Iterator[Event]:
     """Events that end in ``Finished`` with the ``ChannelMaps`` of a feature channel over the whole image."""
     from napari_prosma.inspection.trace import skip_channel
 
     with leaving_a_core():
-        yield from skip_channel(looked.checkpoint, looked.image, level, channel, name=looked.record.name)
+        yield from skip_channel(
+            inspected.checkpoint, inspected.image, level, channel, name=inspected.record.name
+        )

@@ -22,7 +22,7 @@ from napari_prosma.plugin.inspect.layers import (
     canvas_grid,
     canvas_text,
 )
-from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.looking import InspectionResult
 from napari_prosma.plugin.inspect.trials import Drawn, pixels_of
 from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import leaving_a_core
@@ -33,7 +33,7 @@ from napari_prosma.plugin.shared.model_chooser import ModelChooser
 if TYPE_CHECKING:
     from napari_prosma.inspection.compare import Comparison
 
-TWINS = 3
+OTHERS = 3
 """Models beside the first: attention, dense and prosma-exact."""
 GAP = 0.02
 LEGEND = (12, 60)
@@ -64,11 +64,11 @@ class ComparePart(QWidget):
             "A model trained on the same data with another gate, such as attention, dense or prosma-exact; "
             "'prosma ablate RUN' in a shell trains them"
         )
-        self.twins = [ModelChooser("no other model", tip) for _ in range(TWINS)]
+        self.others = [ModelChooser("no other model", tip) for _ in range(OTHERS)]
         form = QFormLayout(self)
         form.setContentsMargins(6, 0, 0, 0)
-        for number, twin in enumerate(self.twins, start=2):
-            form.addRow(f"Model {number}", twin)
+        for number, other in enumerate(self.others, start=2):
+            form.addRow(f"Model {number}", other)
         self.compare_button = QPushButton("Compare")
         self.compare_button.setToolTip("Inspect the image with all these models")
         self.compare_button.clicked.connect(self.wanted.emit)
@@ -97,10 +97,10 @@ class ComparePart(QWidget):
     def beside(self) -> dict[str, Path]:
         """The other models by the name of their gate, with their number where two have the same."""
         named: dict[str, Path] = {}
-        for number, twin in enumerate(self.twins, start=2):
-            if twin.path is not None:
-                gate = twin.facts.gate if twin.facts is not None else twin.path.name
-                named[gate if gate not in named else f"{gate}, model {number}"] = twin.path
+        for number, other in enumerate(self.others, start=2):
+            if other.path is not None:
+                gate = other.facts.gate if other.facts is not None else other.path.name
+                named[gate if gate not in named else f"{gate}, model {number}"] = other.path
         return named
 
     def show_compared(self, compared: Comparison, source: Layer) -> None:
@@ -126,8 +126,8 @@ class ComparePart(QWidget):
 
     def let_go(self) -> None:
         """Read no models any longer."""
-        for twin in self.twins:
-            twin.let_go()
+        for other in self.others:
+            other.let_go()
 
     def _show_buttons(self) -> None:
         """What can be done with a comparison, where there is one."""
@@ -246,7 +246,7 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
     first, *others = comparison.records
     counterfactuals = [COUNTERFACTUAL.format(model) for model in comparison.records]
     for other in others:
-        # The counterfactual of a twin says nothing about the first model.
+        # The counterfactual of another model says nothing about the first model.
         if other in counterfactuals and other != COUNTERFACTUAL.format(first):
             continue
         found = comparison.difference(first, other, level)
@@ -265,12 +265,14 @@ def comparison_layers(comparison: Comparison, level: int) -> list[MapLayer]:
     return layers
 
 
-def comparing(looked: Looked, beside: Mapping[str, Path]) -> Iterator[Event]:
+def comparing(inspected: InspectionResult, beside: Mapping[str, Path]) -> Iterator[Event]:
     """Events of a comparison; the last one is ``Finished`` with a ``Comparison``."""
     from napari_prosma.inspection.compare import compare
 
     with leaving_a_core():
-        yield from compare(looked.models(beside), looked.image, looked.label, name=looked.record.name)
+        yield from compare(
+            inspected.models(beside), inspected.image, inspected.label, name=inspected.record.name
+        )
 
 
 def drawing(compared: Comparison, told: str) -> Iterator[Event]:

@@ -53,7 +53,7 @@ class Tried:
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class InspectionResult:
     """All that the panel shows of one image, and what it needs to go on."""
 
     record: GateRecord  # of the whole image
@@ -107,7 +107,7 @@ def looking(
         for level, what, outcome in _trials(what_if, record):
             tried.setdefault(level, {})[what] = outcome
             yield Progress(len(tried), len(record.skips), f"skip {level}")
-    yield Finished(Looked(record, checkpoint, image, label, what_if, tried, layer, region, said))
+    yield Finished(InspectionResult(record, checkpoint, image, label, what_if, tried, layer, region, said))
 
 
 def opened(

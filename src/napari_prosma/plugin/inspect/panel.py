@@ -28,7 +28,7 @@ from napari_prosma.plugin.inspect.channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect.choice import SHOWN_AT_FIRST, MapChoice
 from napari_prosma.plugin.inspect.compare import ComparePart, comparing, drawing
 from napari_prosma.plugin.inspect.layers import InspectLayers
-from napari_prosma.plugin.inspect.looking import Looked, looking
+from napari_prosma.plugin.inspect.looking import InspectionResult, looking
 from napari_prosma.plugin.inspect.pointer import PointerPart
 from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect.view import region_on_screen
@@ -63,7 +63,7 @@ class InspectPanel(Panel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Inspect")
         self.start_button.setToolTip("Segment the image and record what every gate does")
-        self.looked: Looked | None = None
+        self.inspected: InspectionResult | None = None
         self._shown_record: GateRecord | None = None
         self._latent: list[tuple[int, int]] = []
         self._channels: dict[tuple[int, int], ChannelMaps] = {}  # as trained, of the whole image
@@ -94,7 +94,7 @@ class InspectPanel(Panel):
     @property
     def record(self) -> GateRecord | None:
         """Of the image that was looked at last."""
-        return None if self.looked is None else self.looked.record
+        return None if self.inspected is None else self.inspected.record
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
         path, layer = self.model.required_path(), self.image_layer.layer
@@ -131,9 +131,9 @@ class InspectPanel(Panel):
 
     def save(self, folder: Path) -> None:
         """Write pictures, tables, maps and every number into ``folder``, in the background."""
-        assert self.looked is not None
-        further = {**numbers_of(self.looked), "tests": self.outcomes.numbers()}
-        self.run("ProSMA: saving", partial(_saving, self.looked.record, folder, further))
+        assert self.inspected is not None
+        further = {**numbers_of(self.inspected), "tests": self.outcomes.numbers()}
+        self.run("ProSMA: saving", partial(_saving, self.inspected.record, folder, further))
 
     def save_tables(self, folder: Path) -> None:
         """Write the measures and the channels as CSV files into ``folder``, in the background."""
@@ -211,8 +211,8 @@ class InspectPanel(Panel):
             self.choice.offer(facts.levels)
 
     def _show_result(self, result: Any) -> None:
-        if isinstance(result, Looked):
-            self._show_looked(result)
+        if isinstance(result, InspectionResult):
+            self._show_inspected(result)
         elif isinstance(result, Drawn):
             self._open(result)
             self.status.tell(f"{result.short_title}: done, see the window")
@@ -221,8 +221,8 @@ class InspectPanel(Panel):
                 self._open(drawn)
             self.status.tell(f"{len(result)} figures: done, see the window")
         elif hasattr(result, "records"):
-            assert self.looked is not None
-            self.compare.show_compared(result, self.looked.source)
+            assert self.inspected is not None
+            self.compare.show_compared(result, self.inspected.source)
             self.status.tell(f"{len(result.records)} masks side by side")
         else:
             self.layers.add(channel_layers(result))
@@ -230,21 +230,21 @@ class InspectPanel(Panel):
             self.what_if.follow_channels(list(self._channels))
             self.status.tell(f"Channel {result.channel} of skip {result.level}, before and after the gate")
 
-    def _show_looked(self, looked: Looked) -> None:
-        self.looked = looked
-        record = looked.record
+    def _show_inspected(self, inspected: InspectionResult) -> None:
+        self.inspected = inspected
+        record = inspected.record
         hide_previews(self.viewer)
         self.compare.forget()
-        self.layers.start(looked.source)
+        self.layers.start(inspected.source)
         self._latent, self._channels, self._shown_record = [], {}, record
         self.choice.offer(tuple(sorted(record.skips)))
         self._update_layers()
         self.layers.outline(record.segmentation)
-        self.answer.show_looked(looked)
-        self.what_if.show_looked(looked)
-        self.channels.show_looked(looked)
-        self.pointer.show_record(record, looked.source, looked.image.geometry)
-        self.cautions.tell_error("\n".join(cautions_in_words(looked)))
+        self.answer.show_inspected(inspected)
+        self.what_if.show_inspected(inspected)
+        self.channels.show_inspected(inspected)
+        self.pointer.show_record(record, inspected.source, inspected.image.geometry)
+        self.cautions.tell_error("\n".join(cautions_in_words(inspected)))
         self.facts.tell("\n".join(_facts(record, self.model.facts)))
         self._fill_table(record)
         self.result.show()
@@ -254,13 +254,13 @@ class InspectPanel(Panel):
 
     def _show_maps(self, record: GateRecord) -> None:
         """The maps, the outline and the readout are those of another record of the same image."""
-        assert self.looked is not None
+        assert self.inspected is not None
         self._shown_record = record
-        self.layers.show(self.choice.wanted(record, self.looked.tried))
+        self.layers.show(self.choice.wanted(record, self.inspected.tried))
         for level, channel in self._latent:
             self._refill_latent(record, level, channel)
         self.layers.outline(record.segmentation)
-        self.pointer.show_record(record, self.looked.source, self.looked.image.geometry)
+        self.pointer.show_record(record, self.inspected.source, self.inspected.image.geometry)
 
     def _refill_latent(self, record: GateRecord, level: int, channel: int) -> None:
         try:
@@ -275,8 +275,8 @@ class InspectPanel(Panel):
         self.layers.mark(followed.changed)
 
     def _show_as_trained(self) -> None:
-        if self.looked is not None:
-            self._show_maps(self.looked.record)
+        if self.inspected is not None:
+            self._show_maps(self.inspected.record)
             self._refill_channels(self._channels.values())
             self.layers.mark("")
 
@@ -286,8 +286,8 @@ class InspectPanel(Panel):
                 self.layers.refill(drawn)
 
     def _open_channel(self, level: int, channel: int) -> None:
-        assert self.looked is not None
-        self._begin_further("ProSMA: a channel", partial(reading_channel, self.looked, level, channel))
+        assert self.inspected is not None
+        self._begin_further("ProSMA: a channel", partial(reading_channel, self.inspected, level, channel))
 
     def _open_latent(self, level: int, channel: int) -> None:
         assert self._shown_record is not None
@@ -302,17 +302,17 @@ class InspectPanel(Panel):
 
     def _compare(self) -> None:
         beside = self.compare.beside()
-        if self.looked is None or not beside:
+        if self.inspected is None or not beside:
             self.status.tell_error("choose at least one other model for the comparison")
             return
-        self._begin_further("ProSMA: comparing", partial(comparing, self.looked, beside))
+        self._begin_further("ProSMA: comparing", partial(comparing, self.inspected, beside))
 
     def _draw_comparison(self, compared: Comparison) -> None:
         self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.told.plain_text()))
 
     def _try(self, test: str) -> None:
-        assert self.looked is not None
-        events = partial(trying, test, self.looked, self.compare.beside(), self.trials.noise)
+        assert self.inspected is not None
+        events = partial(trying, test, self.inspected, self.compare.beside(), self.trials.noise)
         self._begin_further(f"ProSMA: {TRIALS[test][0]}", events)
 
     def _begin_further(self, title: str, make_events: Callable[[], Iterator[Event]]) -> None:
@@ -323,8 +323,8 @@ class InspectPanel(Panel):
             self.run(title, make_events)
 
     def _open(self, drawn: Drawn) -> None:
-        assert self.looked is not None
-        self.outcomes.add(drawn, self.looked.record.name)
+        assert self.inspected is not None
+        self.outcomes.add(drawn, self.inspected.record.name)
 
     def _look_at(self, level: int) -> None:
         """Show the maps of one skip, its mask on top."""
@@ -335,10 +335,10 @@ class InspectPanel(Panel):
 
     def _update_layers(self) -> None:
         """Add the maps that are ticked and missing, take away those that are not ticked."""
-        if self.looked is None:
+        if self.inspected is None:
             return
         assert self._shown_record is not None
-        wanted = self.choice.wanted(self._shown_record, self.looked.tried)
+        wanted = self.choice.wanted(self._shown_record, self.inspected.tried)
         new = [drawn.name for drawn in wanted if drawn.name not in self.layers.names()]
         self.layers.show(wanted, seen=new[-1:] if self.layers.names() else ())
 
@@ -383,11 +383,11 @@ def _label_of(layer: LabelsLayer, image: ImageLayer) -> tuple[np.ndarray, tuple[
     return class_indices(onto_image(drawn, layer, image), layer)
 
 
-def cautions_in_words(looked: Looked) -> tuple[str, ...]:
+def cautions_in_words(inspected: InspectionResult) -> tuple[str, ...]:
     """What has to be known of the model and of the image before the gates are read."""
     from napari_prosma.inspection.trace import cautions
 
-    return (*cautions(looked.checkpoint, looked.image), *filter(None, [looked.taken_for]))
+    return (*cautions(inspected.checkpoint, inspected.image), *filter(None, [inspected.taken_for]))
 
 
 def _facts(record: GateRecord, model: ModelFacts | None) -> list[str]:

@@ -25,7 +25,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.texts import write_rows
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Started, result_of
-from napari_prosma.plugin.inspect.looking import Looked
+from napari_prosma.plugin.inspect.looking import InspectionResult
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import combo, in_a_row, stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
@@ -218,18 +218,22 @@ class OutcomeView(QWidget):
         save_as(self, "Save the outcome", start, SAVED_AS, self.save, self.told)
 
 
-def trying(test: str, looked: Looked, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:
+def trying(test: str, inspected: InspectionResult, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:
     """Events of a test; the last one is ``Finished`` with a ``Drawn``."""
     yield Started(0, TRIALS[test][0])
     from napari_prosma.inspection.faithfulness import Table, run_test
     from napari_prosma.inspection.faithfulness_plots import table_figure
     from napari_prosma.inspection.trial_findings import TESTED
 
-    how: dict[str, Any] = {"name": looked.record.name, "label": looked.label, "region": looked.region}
+    how: dict[str, Any] = {
+        "name": inspected.record.name,
+        "label": inspected.label,
+        "region": inspected.region,
+    }
     if test == "noise_test":
         how["kind"] = noise
     with leaving_a_core():
-        table: Table = yield from result_of(run_test(test, looked.models(beside), looked.image, **how))
+        table: Table = yield from result_of(run_test(test, inspected.models(beside), inspected.image, **how))
         figure = table_figure(test, table.rows)
         finding = TESTED[test](table.rows, None)
         yield Finished(Drawn(test, table.title, pixels_of(figure), figure, table.rows, finding))

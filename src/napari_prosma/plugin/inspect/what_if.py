@@ -27,7 +27,7 @@ from superqt.utils import signals_blocked
 
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event, Finished, Progress, result_of
-from napari_prosma.plugin.inspect.looking import Looked, Region, opened
+from napari_prosma.plugin.inspect.looking import InspectionResult, Region, opened
 from napari_prosma.plugin.inspect.view import is_in_slice, region_on_screen
 from napari_prosma.plugin.inspect.words import effect_in_words
 from napari_prosma.plugin.shared.fields import in_a_row, stack
@@ -93,7 +93,7 @@ class WhatIfPart(QWidget):
         super().__init__()
         self._viewer = viewer
         self._source: ImageLayer | None = None
-        self._looked: Looked | None = None
+        self._inspected: InspectionResult | None = None
         self._what_if: WhatIf | None = None
         self._region: Region | None = None
         self._channels: tuple[tuple[int, int], ...] = ()
@@ -130,14 +130,14 @@ class WhatIfPart(QWidget):
         buttons = in_a_row(self.back_button, self.here_button)
         stack(self, self._grid, buttons, self.told, self.whole_box, self.whole_told, margins=(6, 0, 0, 0))
 
-    def show_looked(self, looked: Looked) -> None:
+    def show_inspected(self, inspected: InspectionResult) -> None:
         """Offer the skips of a model, all as trained."""
         self.close_down()
-        self._looked, self._source = looked, looked.source
-        self._what_if = looked.what_if
+        self._inspected, self._source = inspected, inspected.source
+        self._what_if = inspected.what_if
         self._channels = ()
-        self.here_button.setHidden(looked.what_if.window.covers_image)
-        self.whole_box.setHidden(looked.what_if.window.covers_image)
+        self.here_button.setHidden(inspected.what_if.window.covers_image)
+        self.whole_box.setHidden(inspected.what_if.window.covers_image)
         while self._grid.count():
             item = self._grid.takeAt(0)
             widget = None if item is None else item.widget()
@@ -146,10 +146,10 @@ class WhatIfPart(QWidget):
         self.sliders, self.settings, self.zeros = {}, {}, {}
         for column, title in enumerate(("skip", "threshold x", "zeros", "set to")):
             self._grid.addWidget(QLabel(title), 0, column)
-        for row, (level, skip) in enumerate(sorted(looked.record.skips.items()), start=1):
+        for row, (level, skip) in enumerate(sorted(inspected.record.skips.items()), start=1):
             self._grid.addWidget(QLabel(str(level)), row, 0)
             self._add_skip(row, level, skip.threshold is not None, skip.means)
-        self._show_zeros(looked.record)
+        self._show_zeros(inspected.record)
         self.whole_told.tell("")
         self.told.tell(
             "Move a slider: as the threshold of a skip rises, entries of its z can only become zero, never "
@@ -158,8 +158,8 @@ class WhatIfPart(QWidget):
 
     def changes(self) -> dict[int, Change]:
         """What the sliders and settings say."""
-        assert self._looked is not None
-        skips = self._looked.record.skips
+        assert self._inspected is not None
+        skips = self._inspected.record.skips
         return {
             level: change_of(self._setting(level), slider.value(), skips[level].means)
             for level, slider in self.sliders.items()
@@ -247,14 +247,14 @@ class WhatIfPart(QWidget):
     @property
     def _is_in_slice(self) -> bool:
         """The slices that are shown cut the window, so that there is something to see of it."""
-        if self._what_if is None or self._looked is None or self._source not in self._viewer.layers:
+        if self._what_if is None or self._inspected is None or self._source not in self._viewer.layers:
             return True
         part = self._what_if.window.image
-        whole = self._looked.image.geometry
+        whole = self._inspected.image.geometry
         return is_in_slice(self._viewer, self._source, whole, part.geometry, part.array.shape[1:])
 
     def _apply(self) -> None:
-        if self._looked is None:
+        if self._inspected is None:
             return
         if not self._is_in_slice:
             self._move_window()
@@ -263,10 +263,10 @@ class WhatIfPart(QWidget):
         self.job.ask(self._follow, interrupt=False)
 
     def _follow(self) -> None:
-        assert self._looked is not None
+        assert self._inspected is not None
         follow = partial(
             _following,
-            self._looked,
+            self._inspected,
             self._what_if,
             self._region,
             self.changes(),
@@ -276,11 +276,11 @@ class WhatIfPart(QWidget):
         self.job.start("ProSMA: what if", follow)
 
     def _tell(self, made: tuple[WhatIf, Followed]) -> None:
-        assert self._looked is not None
+        assert self._inspected is not None
         self._what_if, followed = made
         if self.is_unchanged:
             self.told.tell("As it was trained")
-            self._show_zeros(self._looked.record)
+            self._show_zeros(self._inspected.record)
             self.back.emit()
             return
         said = followed.in_words()
@@ -318,9 +318,9 @@ class WhatIfPart(QWidget):
         self.whole_job.ask(self._begin_whole)
 
     def _begin_whole(self) -> None:
-        assert self._looked is not None
+        assert self._inspected is not None
         self.whole_told.tell("The whole image follows")
-        passing = partial(_passing_whole, self._looked, self.changes(), self._channels, self.in_words())
+        passing = partial(_passing_whole, self._inspected, self.changes(), self._channels, self.in_words())
         self.whole_job.start("ProSMA: what if, whole image", passing)
 
     def _whole_happened(self, event: Event) -> None:
@@ -375,7 +375,7 @@ def change_of(setting: str, threshold: float, means: Means) -> Change:
 
 
 def _following(
-    looked: Looked,
+    inspected: InspectionResult,
     what_if: WhatIf | None,
     region: Region | None,
     changes: dict[int, Change],
@@ -385,8 +385,8 @@ def _following(
 
     with leaving_a_core():
         if what_if is None:
-            record = looked.record
-            what_if = opened(looked.checkpoint, looked.image, record.name, looked.label, region)
+            record = inspected.record
+            what_if = opened(inspected.checkpoint, inspected.image, record.name, inspected.label, region)
         effect = what_if.apply(changes)
         maps = tuple(what_if.skip_channel(level, channel) for level, channel in channels)
         before = (what_if.unchanged.dice or {}).get("dice")
@@ -394,22 +394,30 @@ def _following(
 
 
 def _passing_whole(
-    looked: Looked, changes: dict[int, Change], channels: tuple[tuple[int, int], ...], changed: str
+    inspected: InspectionResult,
+    changes: dict[int, Change],
+    channels: tuple[tuple[int, int], ...],
+    changed: str,
 ) -> Iterator[Event]:
     """Events of the whole image under changes; the last one is ``Finished`` with a ``Followed``."""
     from napari_prosma.data.metrics import case_metrics
     from napari_prosma.inspection.trace import skip_channel
     from napari_prosma.inspection.what_if import over_whole_image
 
-    own, before = looked.record.segmentation, None
-    if looked.label is not None:
-        before = case_metrics(own.labels, looked.label, own.class_names).get("dice")
+    own, before = inspected.record.segmentation, None
+    if inspected.label is not None:
+        before = case_metrics(own.labels, inspected.label, own.class_names).get("dice")
     with leaving_a_core():
         maps = []
         for level, channel in channels:
             events = skip_channel(
-                looked.checkpoint, looked.image, level, channel, name=looked.record.name, changes=changes
+                inspected.checkpoint,
+                inspected.image,
+                level,
+                channel,
+                name=inspected.record.name,
+                changes=changes,
             )
             maps.append((yield from result_of(events)))
-        effect = yield from result_of(over_whole_image(looked.checkpoint, looked.record, changes))
+        effect = yield from result_of(over_whole_image(inspected.checkpoint, inspected.record, changes))
         yield Finished(Followed(effect, before, tuple(maps), changed))

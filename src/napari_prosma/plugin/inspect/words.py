@@ -12,7 +12,7 @@ from napari_prosma.plugin.inspect.looking import SELECTION, SKIP
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import Effect
-    from napari_prosma.plugin.inspect.looking import Looked, Tried
+    from napari_prosma.plugin.inspect.looking import InspectionResult, Tried
 
 
 FEW_ERRORS = 10
@@ -41,11 +41,11 @@ def small_in_words(value: float) -> str:
     return "less than 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def sentence_of(looked: Looked, level: int) -> str:
+def sentence_of(inspected: InspectionResult, level: int) -> str:
     """What is said of a skip that was looked at."""
-    record = looked.record
+    record = inspected.record
     classes = len(record.segmentation.class_names) - 1
-    return skip_in_words(record.skips[level], record.reference, looked.tried[level], classes)
+    return skip_in_words(record.skips[level], record.reference, inspected.tried[level], classes)
 
 
 def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], classes: int = 1) -> str:
@@ -81,11 +81,11 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
     return " ".join([*sentences, *_tried_in_words(tried)])
 
 
-def numbers_of(looked: Looked) -> dict[str, Any]:
+def numbers_of(inspected: InspectionResult) -> dict[str, Any]:
     """What the sentences say of every skip, and the numbers of what was tried, for the JSON."""
-    record = looked.record
+    record = inspected.record
     return {
-        "sentences": {str(level): sentence_of(looked, level) for level in record.skips},
+        "sentences": {str(level): sentence_of(inspected, level) for level in record.skips},
         "tried": {
             str(level): {
                 what: {
@@ -94,7 +94,7 @@ def numbers_of(looked: Looked) -> dict[str, Any]:
                 }
                 for what, each in tried.items()
             }
-            for level, tried in looked.tried.items()
+            for level, tried in inspected.tried.items()
         },
     }
 

@@ -90,7 +90,7 @@ class CheckWindow(QDialog):
     def _happened(self, event: Event) -> None:
         if isinstance(event, (Started, Progress)):
             self.message.tell(event.message)
-        elif isinstance(event, _Looked):
+        elif isinstance(event, _Checked):
             self._data = event.data
             self.problems = (*self.problems, *event.problems)
             if event.problems:
@@ -142,7 +142,7 @@ class CheckWindow(QDialog):
 
 
 @dataclass(frozen=True)
-class _Looked(Event):
+class _Checked(Event):
     """One case, or the set as a whole, was looked at."""
 
     data: DataSet
@@ -157,9 +157,9 @@ def _checking(wanted: Wanted) -> Iterator[Event]:
     checked = []
     for one in check_each(data):
         checked.append(one)
-        yield _Looked(data, one.problems)
+        yield _Checked(data, one.problems)
         yield Progress(len(checked), number, f"Checked {len(checked)} of {number} cases")
-    yield _Looked(data, compare(data, checked))
+    yield _Checked(data, compare(data, checked))
     yield Finished(number)
 
 

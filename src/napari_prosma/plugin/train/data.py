@@ -22,7 +22,7 @@ from napari_prosma.training.run_claim import UNLABELLED
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class TrainingData:
     """Cases to learn from, and the settings of a ``TrainConfig`` by which they are found again.
 
     ``unlabelled`` are further ones that are no files of the user's; else the run finds them.
@@ -45,7 +45,7 @@ class FolderData:
     known: DataSet | None
     unlabelled: Path | None = None
 
-    def look(self) -> Opened:
+    def look(self) -> TrainingData:
         """Find its cases; in a thread.
 
         Raises ``DataError``: as ``find_cases``.
@@ -62,9 +62,9 @@ class FolderData:
             settings |= {"labels": data.labels, "labelled": "all"}
         if self.unlabelled is not None:
             settings["unlabelled"] = self.unlabelled
-        return Opened(data.cases, data.class_names, settings)
+        return TrainingData(data.cases, data.class_names, settings)
 
-    def begin(self) -> Opened:
+    def begin(self) -> TrainingData:
         """The same, for a run that begins: it keeps which value is which class, also where that was found."""
         data = self.known if self.known is not None else self.wanted.find()
         opened = replace(self, known=data).look()
@@ -82,7 +82,7 @@ class LayerData:
     labels: LabelRule | None = None
     unlabelled: tuple[ImageLayer, ...] = ()
 
-    def look(self) -> Opened:
+    def look(self) -> TrainingData:
         """The layers as they are now, with nothing written; in a thread.
 
         Raises ``DataError``: as ``LiveCase.open``.
@@ -92,9 +92,9 @@ class LayerData:
         kept = {"data": self.live.folder.absolute() / TABLE, "labels": self.live.rule}
         if self.unlabelled:
             kept["unlabelled"] = self._folder
-        return Opened((case,), self.live.rule.class_names, kept, self._bare())
+        return TrainingData((case,), self.live.rule.class_names, kept, self._unlabelled())
 
-    def begin(self) -> Opened:
+    def begin(self) -> TrainingData:
         """The same, for a run that begins: they are kept in its folder, and every correction from now on.
 
         Raises ``DataError``: as ``LiveCase.open`` and ``LiveCase.keep``.
@@ -110,7 +110,7 @@ class LayerData:
         """Where unlabelled images are kept, so that the run can be resumed."""
         return self.live.folder.with_name(UNLABELLED).absolute()
 
-    def _bare(self) -> tuple[Case, ...]:
+    def _unlabelled(self) -> tuple[Case, ...]:
         # Numbered, so that they are found in the same order when the run is resumed.
         return tuple(
             Case(f"{number}-{safe_name(layer.name)}", partial(image_to_learn, layer))

@@ -299,7 +299,7 @@ class DALE(Supervised):
 
         Until then it is the network that learns which doubts labels, also where its average is kept.
         """
-        yield from self._look_again(self.context.kept)
+        yield from self._look_again(self.context.averaged_network)
         self._weigh()
         self._write_list()
 

@@ -1,4 +1,4 @@
-"""Twins of a run: what they share with it, how they go on, and what has none."""
+"""Ablation of a run: what they share with it, how they go on, and what has none."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd, Finished, Notice
 from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.training.ablation import Ablation, read_original, train_ablation
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
-from napari_prosma.training.twins import Twins, read_original, train_twins
 
 Settings = Callable[..., TrainConfig]
 
@@ -56,48 +56,55 @@ def data(finished: tuple[Path, Path]) -> DataSet:
     return find_cases(finished[0])
 
 
-def twins_of(run: Path, data: DataSet, *gates: str) -> Twins:
-    last = list(train_twins(read_original(run), data.cases, data.class_names, gates))[-1]
+def ablation_of(run: Path, data: DataSet, *gates: str) -> Ablation:
+    last = list(train_ablation(read_original(run), data.cases, data.class_names, gates))[-1]
     assert isinstance(last, Finished)
     return last.result
 
 
-def test_a_twin_differs_from_its_run_by_the_gate_alone(run: Path, data: DataSet) -> None:
-    found = twins_of(run, data, "dense", "prosma")
+def test_another_run_differs_from_the_first_by_the_gate_alone(run: Path, data: DataSet) -> None:
+    found = ablation_of(run, data, "dense", "prosma")
     assert list(found.folders) == ["dense"]
-    original, twin = load_checkpoint(run / "last.safetensors"), load_checkpoint(run / "twins" / "dense")
-    assert twin.spec.gate == "dense"
-    assert twin.plan == original.plan
-    assert twin.split == original.split
-    assert twin.place["steps"] == original.place["steps"]
+    original, other = load_checkpoint(run / "last.safetensors"), load_checkpoint(run / "ablation" / "dense")
+    assert other.spec.gate == "dense"
+    assert other.plan == original.plan
+    assert other.split == original.split
+    assert other.place["steps"] == original.place["steps"]
     free = {"gate", "run_dir", "plan", "steps_per_epoch"}
-    then, now = (TrainConfig.of(**c.config).model_dump(exclude=free) for c in (original, twin))
+    then, now = (TrainConfig.of(**c.config).model_dump(exclude=free) for c in (original, other))
     assert then == now
     assert found.scores["prosma"] == load_checkpoint(run).metrics["dice"]
 
 
-def test_a_twin_with_the_gate_of_its_run_would_be_the_run(run: Path, data: DataSet) -> None:
+def test_one_with_the_same_gate_would_be_the_run(run: Path, data: DataSet) -> None:
     """Bit for bit, so the seed, the order of the cases and the steps are those of the run."""
     original = read_original(run)
-    config = original.config_of_twin("prosma", run.parent / "again")
+    config = original.config_with_gate("prosma", run.parent / "again")
     list(train(config, data.cases, data.class_names))
     again, before = load_checkpoint(config.run_dir), load_checkpoint(run)
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in before.weights.items())
 
 
-def test_stopped_twins_go_on_and_finished_ones_are_not_trained_again(run: Path, data: DataSet) -> None:
-    events = train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense"))
+def test_stopped_runs_go_on_and_finished_ones_are_not_trained_again(run: Path, data: DataSet) -> None:
+    events = train_ablation(read_original(run), data.cases, data.class_names, ("attention", "dense"))
     with closing(events) as stopped:  # type: ignore[type-var]
         ends = 0
         for event in stopped:
             ends += isinstance(event, EpochEnd)
-            if ends == 3:  # the first epoch of the second twin
+            if ends == 3:  # the first epoch of the second run
                 break
-    seen = list(train_twins(read_original(run), data.cases, data.class_names, ("attention", "dense")))
+    seen = list(train_ablation(read_original(run), data.cases, data.class_names, ("attention", "dense")))
     said = " ".join(event.message for event in seen if isinstance(event, Notice))
     assert "Gate ablation 1 of 2 (attention) is already trained" in said
     assert "Gate ablation 2 of 2 (dense) resumes" in said
     assert sum(isinstance(event, EpochEnd) for event in seen) == 1
+
+
+def test_an_ablation_of_an_older_version_goes_on_where_it_lies(run: Path, data: DataSet) -> None:
+    (run / "twins").mkdir()
+    assert set(ablation_of(run, data, "dense").folders.values()) == {run / "twins" / "dense"}
+    ablation_of(run, data, "attention")
+    assert not (run / "ablation").exists()
 
 
 def test_time_becomes_as_many_steps_as_the_run_had(run: Path, data: DataSet) -> None:
@@ -105,11 +112,11 @@ def test_time_becomes_as_many_steps_as_the_run_had(run: Path, data: DataSet) -> 
     kept = json.loads((run / "run.json").read_text())
     kept["config"] |= {"minutes": 0.001, "epochs": 100_000}
     (run / "run.json").write_text(json.dumps(kept))
-    config = read_original(run).config_of_twin("dense", run / "twins" / "dense")
+    config = read_original(run).config_with_gate("dense", run / "ablation" / "dense")
     assert (config.minutes, config.epochs, config.steps_per_epoch) == (None, 2, 2)
 
 
-def test_a_run_that_was_stopped_has_no_twins(run: Path) -> None:
+def test_a_run_that_was_stopped_has_no_ablation(run: Path) -> None:
     kept = json.loads((run / "run.json").read_text())
     kept["config"]["epochs"] = 5
     (run / "run.json").write_text(json.dumps(kept))
@@ -117,7 +124,7 @@ def test_a_run_that_was_stopped_has_no_twins(run: Path) -> None:
         read_original(run)
 
 
-def test_a_run_on_open_layers_or_begun_from_a_model_has_no_twins(run: Path, tmp_path: Path) -> None:
+def test_a_run_on_open_layers_or_begun_from_a_model_has_no_ablation(run: Path, tmp_path: Path) -> None:
     text = (run / "run.json").read_text()
     for field, value, said in (
         ("data", None, "from open layers"),
@@ -137,43 +144,43 @@ def test_the_line_that_shows_them_is_one_for_this_systems_shell(
     monkeypatch: pytest.MonkeyPatch, system: str, mark: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
-    found = Twins(Path("my runs"), Path("data"), {"dense": Path("twins")}, {})
+    found = Ablation(Path("my runs"), Path("data"), {"dense": Path("ablation")}, {})
     assert found.inspect_line().startswith(
-        f"prosma inspect {mark}my runs{mark} data --held-out --twin dense="
+        f"prosma inspect {mark}my runs{mark} data --held-out --compare dense="
     )
 
 
-def test_data_that_changed_give_no_twins(run: Path, data: DataSet, ultrasound: list[Case]) -> None:
+def test_data_that_changed_give_no_ablation(run: Path, data: DataSet, ultrasound: list[Case]) -> None:
     original = read_original(run)
     with pytest.raises(DataError, match="different: ultrasound"):
-        list(train_twins(original, data.cases[1:], data.class_names, ("dense",)))
+        list(train_ablation(original, data.cases[1:], data.class_names, ("dense",)))
     first = data.cases[0]
     assert first.read_label is not None
     label = np.zeros_like(first.read_label())
     corrected = (Case(first.name, first.read_image, lambda: label), *data.cases[1:])
     with pytest.raises(DataError, match=rf"of 1 cases \({first.name}\) changed"):
-        list(train_twins(original, corrected, data.class_names, ("dense",)))
-    assert not (run / "twins").exists()
+        list(train_ablation(original, corrected, data.class_names, ("dense",)))
+    assert not (run / "ablation").exists()
 
 
 def test_a_folder_with_another_run_is_not_gone_on_with(run: Path, data: DataSet, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "there" / "dense")
     with pytest.raises(ConfigError, match=r"no ablation of .*different: gate"):
-        list(train_twins(read_original(run), data.cases, data.class_names, ("dense",), tmp_path / "there"))
+        list(train_ablation(read_original(run), data.cases, data.class_names, ("dense",), tmp_path / "there"))
 
 
 @pytest.mark.parametrize(("gates", "said"), [(("prox",), "unknown gate 'prox'"), (("prosma",), "itself")])
-def test_gates_that_make_no_twin_are_refused(
+def test_gates_that_make_no_ablation_are_refused(
     run: Path, data: DataSet, gates: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        list(train_twins(read_original(run), data.cases, data.class_names, gates))
+        list(train_ablation(read_original(run), data.cases, data.class_names, gates))
 
 
-def test_a_line_of_a_shell_trains_twins_and_says_how_to_look_at_them(run: Path) -> None:
+def test_a_line_of_a_shell_trains_them_and_says_how_to_look_at_them(run: Path) -> None:
     result = CliRunner().invoke(app, ["ablate", str(run), "--gates", "dense"])
     assert result.exit_code == 0, result.stdout + result.stderr
-    assert (run / "twins" / "dense" / "best.safetensors").is_file()
+    assert (run / "ablation" / "dense" / "best.safetensors").is_file()
     said = " ".join(result.stdout.split())
-    assert f"--held-out --twin dense={run / 'twins' / 'dense'} --out {run / 'gates'}" in said
+    assert f"--held-out --compare dense={run / 'ablation' / 'dense'} --out {run / 'gates'}" in said
     assert "best validation Dice: prosma 0." in said

@@ -1,4 +1,4 @@
-"""Twins of a run: the same configuration, data, split and seed with another gate, to be compared with it."""
+"""Gate ablation: a run again, its configuration, data, split and seed the same, with other gates."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from napari_prosma.training.run_folder import RUN, read_run
 from napari_prosma.training.split import as_it_began, learnable, split_cases
 from napari_prosma.training.steering import Steering
 
-TWIN_GATES = tuple(name for name, kind in GATES.items() if kind.is_twin)
-TWINS = "twins"
-"""Folder of the twins within the run's, unless told otherwise."""
+ABLATION_GATES = tuple(name for name, kind in GATES.items() if kind.in_ablation)
+FOLDER, OLD_FOLDER = "ablation", "twins"
+"""Folder of the other runs within the run's, unless told otherwise, now and in older versions."""
 _NAMED = 5
 _NEAR = 0.8  # of its minutes: a run ends before them where its last validation was quicker than thought
 
 
 @dataclass(frozen=True)
 class Original:
-    """The run that is to have twins."""
+    """The run that is to be compared with others."""
 
     folder: Path
     config: TrainConfig
     last: Checkpoint  # where it ended
 
-    def config_of_twin(self, gate: str, run_dir: Path) -> TrainConfig:
+    def config_with_gate(self, gate: str, run_dir: Path) -> TrainConfig:
         """The run's configuration with another gate.
 
         The plan is the run's own. Time that was limited in minutes becomes as many steps as the run had: a
@@ -64,12 +64,12 @@ class Original:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """A run and the twins that were trained; ``scores``: best validation Dice by gate, the run's first."""
+class Ablation:
+    """A run and those with other gates; ``scores``: best validation Dice by gate, the run's first."""
 
     original: Path  # folder of the run
     data: Path
-    folders: dict[str, Path]  # run folder of each twin, by its gate
+    folders: dict[str, Path]  # run folders of the others, by gate
     scores: dict[str, float]
 
     def in_words(self) -> str:
@@ -81,7 +81,7 @@ class Twins:
         """The line of a shell that shows them side by side on the cases that all of them held out."""
         words = ["prosma", "inspect", str(self.original), str(self.data), "--held-out"]
         for gate, folder in self.folders.items():
-            words += ["--twin", f"{gate}={folder}"]
+            words += ["--compare", f"{gate}={folder}"]
         return quoted([*words, "--out", str(self.original / "gates")])
 
 
@@ -93,7 +93,7 @@ def read_original(run: Path) -> Original:
     """
     folder = run.parent if run.is_file() else run
     if (folder / ENSEMBLE).is_file():
-        load_checkpoint(folder).require_one_network("the original of twins")
+        load_checkpoint(folder).require_one_network("the original of a gate ablation")
     if not (folder / LAST).is_file():
         raise CheckpointError(f"'{folder}' holds no {LAST}; give the folder of a run that is finished")
     last = load_checkpoint(folder / LAST)
@@ -120,17 +120,17 @@ def read_original(run: Path) -> Original:
     return Original(folder, as_it_began(config, last), last)
 
 
-def train_twins(
+def train_ablation(
     original: Original,
     cases: Sequence[Case],
     class_names: Sequence[str] = (),
-    gates: Sequence[str] = TWIN_GATES,
+    gates: Sequence[str] = ABLATION_GATES,
     folder: Path | None = None,
     steering: Steering | None = None,
 ) -> Iterator[Event]:
-    """Train a twin per gate, one after the other; the last event is ``Finished`` with :class:`Twins`.
+    """Train a run per gate, one after the other; the last event is ``Finished`` with :class:`Ablation`.
 
-    Stopped and called again it goes on where it was; twins that are over are not trained again.
+    Stopped and called again it goes on where it was; runs that are over are not trained again.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ def train_twins(
     gates : keys of ``GATES``
         The run's own is left out.
     folder : Path, optional
-        For a run folder per gate; by default ``twins`` in the run's.
+        For a run folder per gate; by default ``ablation`` in the run's.
     steering : Steering, optional
-        Of the twin in work.
+        Of the run in work.
 
     Raises
     ------
@@ -163,8 +163,9 @@ def train_twins(
         )
     data = original.config.data
     assert data is not None
-    folders = {gate: (folder or original.folder / TWINS) / gate for gate in wanted}
-    configs = {gate: original.config_of_twin(gate, folders[gate]) for gate in wanted}
+    inside = folder or _default_folder(original.folder)
+    folders = {gate: inside / gate for gate in wanted}
+    configs = {gate: original.config_with_gate(gate, folders[gate]) for gate in wanted}
     kept = {gate: _kept(configs[gate], original) for gate in wanted}
     config = original.config
     cases = yield from learnable(cases, config.split, config.together, config.fold is not None)
@@ -173,11 +174,11 @@ def train_twins(
     if original.config.minutes is not None:
         steps = configs[wanted[0]].steps_per_epoch
         yield Notice(
-            f"The run was limited to {original.config.minutes:g} minutes; its twins train as many steps as "
+            f"The run was limited to {original.config.minutes:g} minutes; the others train as many steps as "
             f"it had: {original.last.epoch} epochs of {steps}."
         )
     scores = {own: RunResult.of(original.folder, original.last).score}
-    # Held open over all twins, as over the folds of a cross-validation.
+    # Held open over all runs, as over the folds of a cross-validation.
     with Processes(configs[wanted[0]]) as processes:
         for number, gate in enumerate(wanted, start=1):
             which = f"Gate ablation {number} of {len(wanted)} ({gate})"
@@ -192,7 +193,13 @@ def train_twins(
                 return
             processes.fabric.barrier()
             scores[gate] = result.score
-    yield Finished(Twins(original.folder, data, folders, scores))
+    yield Finished(Ablation(original.folder, data, folders, scores))
+
+
+def _default_folder(run: Path) -> Path:
+    """Where runs with other gates go; an ablation that an older version began goes on where it lies."""
+    new, old = run / FOLDER, run / OLD_FOLDER
+    return old if old.is_dir() and not new.is_dir() else new
 
 
 def _is_over(config: TrainConfig, last: Checkpoint) -> bool:
@@ -208,7 +215,7 @@ def _is_over(config: TrainConfig, last: Checkpoint) -> bool:
 
 
 def _kept(wanted: TrainConfig, original: Original) -> Checkpoint | None:
-    """Where an earlier call left a twin, None if it has not begun; refuses what is no such twin."""
+    """Where an earlier call left a run, None if it has not begun; refuses what is no such run."""
     folder = wanted.run_dir
     if not (folder / LAST).is_file():
         return None
