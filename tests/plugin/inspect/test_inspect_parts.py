@@ -67,7 +67,7 @@ def test_maps_and_outline_follow_the_slider_and_come_back(
     panel.what_if.sliders[2].setValue(4.0)
     settle()
     assert not np.array_equal(psi.data, trained)
-    assert panel.what_if.told.plain_text().startswith("Dice against the label ")
+    assert panel.what_if.message.plain_text().startswith("Dice against the label ")
     choose(panel, 1, "skip at zero")
     settle()
     assert not np.array_equal(outline.data, drawn)
@@ -169,7 +169,7 @@ def tiled(
 
 
 def wait_for_whole(panel: InspectPanel, qtbot: QtBot) -> None:
-    told = panel.what_if.whole_told
+    told = panel.what_if.whole_message
     qtbot.waitUntil(lambda: told.plain_text().startswith("In the whole image: Dice"), timeout=SOON)
 
 
@@ -182,13 +182,13 @@ def test_the_whole_image_follows_the_window(
     part.sliders[2].setValue(4.0)
     wait_for_whole(tiled, qtbot)
     assert shapes == [(32, 32), (64, 64)]
-    assert part.told.plain_text().startswith("In the window: Dice")
+    assert part.message.plain_text().startswith("In the window: Dice")
     assert psi.data.shape == viewer.layers["breast segmentation (changed)"].data.shape == (64, 64)
     assert not np.array_equal(psi.data, trained)
     press(part.back_button)
-    qtbot.waitUntil(lambda: part.told.plain_text() == "As it was trained", timeout=SOON)
+    qtbot.waitUntil(lambda: part.message.plain_text() == "As it was trained", timeout=SOON)
     np.testing.assert_array_equal(psi.data, trained)
-    assert part.whole_told.plain_text() == ""
+    assert part.whole_message.plain_text() == ""
 
 
 def test_the_whole_image_is_left_alone_where_it_is_not_wanted(
@@ -230,7 +230,7 @@ def test_an_image_in_one_window_has_no_rest_to_follow(panel: InspectPanel, settl
     panel.what_if.sliders[2].setValue(4.0)
     settle()
     assert not panel.what_if.rest.isActive()
-    assert panel.what_if.told.plain_text().startswith("Dice against the label")
+    assert panel.what_if.message.plain_text().startswith("Dice against the label")
 
 
 def test_in_a_volume_the_window_goes_where_the_slice_is(
@@ -305,7 +305,7 @@ def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
     assert "mattered" not in told
     panel.what_if.sliders[2].setValue(4.0)
     settle()
-    assert panel.what_if.told.plain_text().startswith("Nothing is segmented either way")
+    assert panel.what_if.message.plain_text().startswith("Nothing is segmented either way")
 
 
 def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press, finish: Finish):
@@ -362,12 +362,12 @@ def click(viewer: napari.Viewer, world: tuple[float, ...], moved: float = 0.0) -
 
 def test_the_readout_under_the_mouse_is_that_of_the_maps(panel: InspectPanel, viewer: napari.Viewer):
     panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (20, 30))))
-    told = panel.pointer.told.plain_text().splitlines()
+    told = panel.pointer.message.plain_text().splitlines()
     skips = panel.inspected.record.skips
     assert told[0].startswith(f"skip 1: psi {skips[1].psi[20, 30]:.2f}")
     assert told[1].startswith(f"skip 2: psi {skips[2].psi[10, 15]:.2f}")
     panel.pointer._moved(viewer, SimpleNamespace(position=point_at(viewer, (-20, 30))))
-    assert panel.pointer.told.plain_text() == "Not over the image."
+    assert panel.pointer.message.plain_text() == "Not over the image."
 
 
 def test_a_click_pins_rows_but_a_drag_or_a_brush_does_not(
@@ -445,8 +445,8 @@ def test_twins_stand_side_by_side_on_one_scale(
     assert {tuple(layer.contrast_limits) for layer in masks} == {(0, 1)}
     assert len({layer.colormap.name for layer in masks}) == 1
     assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
-    assert f"floor {panel.inspected.record.skips[1].floor:.2f}" in panel.compare.told.plain_text()
-    assert "dense is no gate ablation of prosma: they differ in split" in panel.compare.told.plain_text()
+    assert f"floor {panel.inspected.record.skips[1].floor:.2f}" in panel.compare.message.plain_text()
+    assert "dense is no gate ablation of prosma: they differ in split" in panel.compare.message.plain_text()
     assert panel.outcomes.tabs.count() == 0, "figures are drawn where they are asked for"
     press(panel.compare.leave_button)
     assert not canvas_grid(viewer).enabled

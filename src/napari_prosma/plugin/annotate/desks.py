@@ -54,13 +54,13 @@ class Desk(QObject):
 
     Signals
     -------
-    told(str), failed(str)
+    message(str), failed(str)
         For the message of the list.
     saved(str)
         What is done: an image's name, or a slice's.
     """
 
-    told = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
     saved = Signal(str)
 
@@ -125,9 +125,9 @@ class FolderDesk(Desk):
             for layer in (held.image, held.labels, held.prediction.outline.layer):
                 layer.visible = True
             self.viewer.layers.selection.active = held.labels
-            self.told.emit(self._hint(name))
+            self.message.emit(self._hint(name))
             return
-        self.told.emit(f"Opening '{name}'")
+        self.message.emit(f"Opening '{name}'")
         case = next(case for case in self._data.cases if case.name == name)
         reading = partial(opening, self._checkpoint, case, self._saved.get(name))
         self.opening.ask_for(f"ProSMA: opening {name}", reading)
@@ -139,12 +139,12 @@ class FolderDesk(Desk):
             self.failed.emit(f"the labels of '{name}' are not open; click its row to open it")
             return
         if self.saving.is_running:
-            self.told.emit("The previous labels are still being saved; press again in a moment")
+            self.message.emit("The previous labels are still being saved; press again in a moment")
             return
         labels = np.array(held.labels.data)
         if not labels.any() and self._empty != name:
             self._empty = name
-            self.told.emit(
+            self.message.emit(
                 f"Nothing is drawn or accepted on '{name}'. If that is right, press Done, next again: it is "
                 "saved as empty"
             )
@@ -159,7 +159,7 @@ class FolderDesk(Desk):
                 self.saved.emit(name)
             return
         if not self._may_write and not self._agrees(place):
-            self.told.emit("Nothing was saved")
+            self.message.emit("Nothing was saved")
             return
         self._may_write = True
         self._under_way = name, labels
@@ -194,7 +194,7 @@ class FolderDesk(Desk):
             self._opened[event.name] = _OpenImage(image, labels)
             self.viewer.reset_view()
             self.viewer.layers.selection.active = labels
-            self.told.emit(f"'{event.name}' is open; its prediction follows")
+            self.message.emit(f"'{event.name}' is open; its prediction follows")
         elif isinstance(event, Predicted):
             held = self._opened.get(event.name)
             if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
@@ -202,7 +202,7 @@ class FolderDesk(Desk):
                     held.image, held.labels, event, f"{event.name} {PREDICTED}", len(self._names)
                 )
                 held.prediction = made
-                self.told.emit(self._hint(event.name))
+                self.message.emit(self._hint(event.name))
 
     def _hint(self, name: str) -> str:
         return f"'{name}': accept what is right, draw what is missing, then Done, next"
@@ -215,7 +215,7 @@ class FolderDesk(Desk):
         if held is not None and np.array_equal(held.labels.data, labels):
             note_saved(held.labels.data)
         self.saved.emit(name)
-        self.told.emit(f"Saved '{place.path.name}'")
+        self.message.emit(f"Saved '{place.path.name}'")
 
     def _make_way(self, name: str, held: _OpenImage) -> None:
         """Close what is saved or was not touched; hide what is not saved."""
@@ -313,7 +313,7 @@ class VolumeDesk(Desk):
         index = np.subtract(middle, steps_between(labels, self.image) or 0)
         go_to(self.viewer, labels, index.tolist())
         self.viewer.layers.selection.active = labels
-        self.told.emit(f"Slice {number}: accept what is right, draw what is missing, then Done, next")
+        self.message.emit(f"Slice {number}: accept what is right, draw what is missing, then Done, next")
 
     def save(self, name: str) -> None:
         """Write the labels of the volume; where is asked once."""
@@ -323,7 +323,7 @@ class VolumeDesk(Desk):
             )
             return
         if self.saving.is_running:
-            self.told.emit("The labels are still being saved; press again in a moment")
+            self.message.emit("The labels are still being saved; press again in a moment")
             return
         if self._path is None:
             folder = folder_of(self.labels if self.labels.source.path else self.image)
@@ -331,7 +331,7 @@ class VolumeDesk(Desk):
             kinds = "NIfTI (*.nii.gz *.nii);;Segments of 3D Slicer (*.seg.nrrd);;TIFF (*.tif)"
             chosen, _ = QFileDialog.getSaveFileName(self._parent, "Save the labels as", str(start), kinds)
             if not chosen:
-                self.told.emit("Nothing was saved")
+                self.message.emit("Nothing was saved")
                 return
             self._path = Path(chosen)
         labels = np.array(self.labels.data)
@@ -346,7 +346,7 @@ class VolumeDesk(Desk):
         if np.array_equal(self.labels.data, labels):
             note_saved(self.labels.data)
         self.saved.emit(name)
-        self.told.emit(f"Saved '{path.name}'")
+        self.message.emit(f"Saved '{path.name}'")
 
     def _ask_anew(self) -> None:
         """Where the labels are saved, since they cannot be there."""

@@ -190,7 +190,7 @@ class NextBox(QWidget):
             self.desk.close_down()
             self.desk.deleteLater()
         self.desk, self._done, self._current, self.rows = desk, set(), None, []
-        desk.told.connect(self.message.tell)
+        desk.message.connect(self.message.tell)
         desk.failed.connect(self.message.tell_error)
         desk.saved.connect(self._saved)
         self._fill()

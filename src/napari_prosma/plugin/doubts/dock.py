@@ -114,7 +114,7 @@ class DoubtedLabels(QWidget):
         self._live: LiveCase | None = None
         self._data: DataSet | None = None
         self._map: Layer | None = None
-        self._asked: DoubtedLabel | None = None
+        self._requested: DoubtedLabel | None = None
         self._whole_zoom = 0.0
         self._may_write: set[Path] = set()
         self.listing, self.opening = NewestJob(self), NewestJob(self)
@@ -153,7 +153,7 @@ class DoubtedLabels(QWidget):
         if run_dir != self.run_dir:
             self.opening.close(0)
             self.busy.hide()
-            self.rows, self._data, self._asked = [], None, None
+            self.rows, self._data, self._requested = [], None, None
             self.message.tell("")
             self._fill()
         self.run_dir, self._live = run_dir, live
@@ -166,7 +166,7 @@ class DoubtedLabels(QWidget):
 
     def _begin_opening(self, row: DoubtedLabel) -> None:
         assert self.run_dir is not None
-        self._asked = row
+        self._requested = row
         live = self._live_case(row.case)
         source, labels = self._layers_of(row.case)
         if labels is not None:
@@ -233,14 +233,14 @@ class DoubtedLabels(QWidget):
             self.rows = rows
             self._fill()
             less = sum(row.confidence < 1 for row in rows)
-            if self._asked is None or self._asked.case not in {row.case for row in rows}:
+            if self._requested is None or self._requested.case not in {row.case for row in rows}:
                 said = f"{less} of {len(rows)} labels count less than the others"
                 if not less:
                     said = f"none of {len(rows)} labels counts less; those that differ most come first"
                 self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
 
     def _fill(self) -> None:
-        chosen = self._asked.case if self._asked is not None else ""
+        chosen = self._requested.case if self._requested is not None else ""
         with signals_blocked(self.table):
             self.table.setRowCount(min(len(self.rows), MOST_ROWS))
             for number, row in enumerate(self.rows[:MOST_ROWS]):
@@ -279,7 +279,7 @@ class DoubtedLabels(QWidget):
 
     def _show_case(self, read: CaseRead) -> None:
         """Its image and its label, in place of the last case unless that has corrections to save."""
-        assert self._asked is not None
+        assert self._requested is not None
         assert read.file is not None
         hide_previews(self.viewer)
         self._remove_map()
@@ -306,11 +306,11 @@ class DoubtedLabels(QWidget):
             opened = _Open(read.run_dir, read.file, image, labels)
         image.metadata[_OPENED] = labels.metadata[_OPENED] = opened
         if not read.file.is_scribbles:
-            names, worst = read.file.rule.class_names, self._asked.worst_class
+            names, worst = read.file.rule.class_names, self._requested.worst_class
             labels.selected_label = max(1, names.index(worst)) if worst in names else 1
         self.viewer.reset_view()
         self._whole_zoom = camera_of(self.viewer).zoom
-        self._go_to_slice(labels, self._asked)
+        self._go_to_slice(labels, self._requested)
         self._show_buttons()
 
     def _show_map(self, compared: Compared) -> None:
@@ -318,7 +318,7 @@ class DoubtedLabels(QWidget):
 
         name = compared.doubt.case
         source, labels = self._layers_of(name)
-        if self._asked is None or self._asked.case != name or source is None or labels is None:
+        if self._requested is None or self._requested.case != name or source is None or labels is None:
             return
         self._remove_map()
         drawn = MapLayer(

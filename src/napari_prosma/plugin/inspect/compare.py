@@ -86,8 +86,8 @@ class ComparePart(QWidget):
         row = in_a_row(self.compare_button, self.figures_button, self.leave_button)
         form.addRow(row)
         form.addRow("Skip", self.skip_box)
-        self.told = Message()
-        form.addRow(self.told)
+        self.message = Message()
+        form.addRow(self.message)
         self._form = form
         self._show_buttons()
 
@@ -141,7 +141,7 @@ class ComparePart(QWidget):
         comparison, level = self._compared, int(self.skip_box.currentData())
         layers = comparison_layers(comparison, level)
         self.views.show(layers, self._source, _heading(comparison, level))
-        self.told.tell("\n".join([*comparison.cautions, _floors(comparison, level)]))
+        self.message.tell("\n".join([*comparison.cautions, _floors(comparison, level)]))
 
 
 class SideBySide:

@@ -308,7 +308,7 @@ class InspectPanel(Panel):
         self._begin_further("ProSMA: comparing", partial(comparing, self.inspected, beside))
 
     def _draw_comparison(self, compared: Comparison) -> None:
-        self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.told.plain_text()))
+        self._begin_further("ProSMA: figures", partial(drawing, compared, self.compare.message.plain_text()))
 
     def _try(self, test: str) -> None:
         assert self.inspected is not None

@@ -49,7 +49,7 @@ class PointerPart(QWidget):
         self.pin_box.setToolTip("Clicks add rows below; panning and painting still work")
         self.follow_box.toggled.connect(self._toggle)
         self.pin_box.toggled.connect(self._toggle)
-        self.told = Message()
+        self.message = Message()
         self.table = FigureTable(rows_shown=8)
         self.table.head(COLUMNS)
         self.table.fit()
@@ -61,13 +61,13 @@ class PointerPart(QWidget):
         self.clear_button.setToolTip("Remove the pinned positions")
         self.clear_button.clicked.connect(self.clear)
         buttons = in_a_row(self.save_button, self.clear_button)
-        stack(self, self.follow_box, self.pin_box, self.told, self.table, buttons, margins=(6, 0, 0, 0))
+        stack(self, self.follow_box, self.pin_box, self.message, self.table, buttons, margins=(6, 0, 0, 0))
         self.follow_box.setChecked(True)
 
     def show_record(self, record: GateRecord, source: ImageLayer, geometry: Geometry) -> None:
         """Read out these maps from now on; ``geometry`` is that of the whole image in the layer."""
         self._record, self._source, self._geometry = record, source, geometry
-        self.told.tell("Move the mouse over the image." if self.follow_box.isChecked() else "")
+        self.message.tell("Move the mouse over the image." if self.follow_box.isChecked() else "")
 
     def clear(self) -> None:
         """Remove the pinned positions."""
@@ -104,14 +104,14 @@ class PointerPart(QWidget):
             elif not box.isChecked() and callback in callbacks:
                 callbacks.remove(callback)
         if not self.follow_box.isChecked():
-            self.told.tell("")
+            self.message.tell("")
 
     def _moved(self, viewer: napari.Viewer, event: Any) -> None:
         if self._viewer.dims.ndisplay == 3:
-            self.told.tell("In 3D there is no single position at the cursor; switch to slices.")
+            self.message.tell("In 3D there is no single position at the cursor; switch to slices.")
             return
         found = self.at(event.position)
-        self.told.tell("\n".join(map(in_words, found)) or "Not over the image.")
+        self.message.tell("\n".join(map(in_words, found)) or "Not over the image.")
 
     def _pressed(self, viewer: napari.Viewer, event: Any) -> Iterator[None]:
         begun = np.array(event.pos, float)
@@ -132,7 +132,7 @@ class PointerPart(QWidget):
             self.table.scrollToBottom()
 
     def _save(self) -> None:
-        save_as(self, "Save the rows", Path.home() / "positions.csv", "*.csv", self.save, self.told)
+        save_as(self, "Save the rows", Path.home() / "positions.csv", "*.csv", self.save, self.message)
 
     def save(self, path: Path) -> None:
         """Write the pinned positions as CSV (raises ``DataError``)."""

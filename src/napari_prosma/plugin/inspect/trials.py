@@ -183,8 +183,8 @@ class OutcomeView(QWidget):
             "Save the table as CSV, or the plot as PNG or SVG: the ending of the file name decides"
         )
         self.save_button.clicked.connect(self._save)
-        self.told = Message()
-        below = (self.finding, self.table, self.save_button, self.told)
+        self.message = Message()
+        below = (self.finding, self.table, self.save_button, self.message)
         stack(self, self._scroll, *below, wide=self._scroll, margins=None)
 
     def numbers(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class OutcomeView(QWidget):
 
     def _save(self) -> None:
         start = Path.home() / f"{self._drawn.test}.csv"
-        save_as(self, "Save the outcome", start, SAVED_AS, self.save, self.told)
+        save_as(self, "Save the outcome", start, SAVED_AS, self.save, self.message)
 
 
 def trying(test: str, inspected: InspectionResult, beside: Mapping[str, Path], noise: str) -> Iterator[Event]:

@@ -99,12 +99,12 @@ class WhatIfPart(QWidget):
         self._channels: tuple[tuple[int, int], ...] = ()
         self.job = NewestJob(self)
         self.whole_job = NewestJob(self)
-        self.told, self.whole_told = Message(), Message()
+        self.message, self.whole_message = Message(), Message()
         self.job.finished.connect(self._tell)
-        self.job.failed.connect(self.told.tell_error)
+        self.job.failed.connect(self.message.tell_error)
         self.job.ended.connect(self._ended)
         self.whole_job.happened.connect(self._whole_happened)
-        self.whole_job.failed.connect(self.whole_told.tell_error)
+        self.whole_job.failed.connect(self.whole_message.tell_error)
         self.rest = single_shot(self, REST_MS, self._pass_whole)
         self.sliders: dict[int, QLabeledDoubleSlider] = {}
         self.settings: dict[int, QComboBox] = {}
@@ -128,7 +128,9 @@ class WhatIfPart(QWidget):
         )
         self.whole_box.toggled.connect(self._whole_toggled)
         buttons = in_a_row(self.back_button, self.here_button)
-        stack(self, self._grid, buttons, self.told, self.whole_box, self.whole_told, margins=(6, 0, 0, 0))
+        stack(
+            self, self._grid, buttons, self.message, self.whole_box, self.whole_message, margins=(6, 0, 0, 0)
+        )
 
     def show_inspected(self, inspected: InspectionResult) -> None:
         """Offer the skips of a model, all as trained."""
@@ -150,8 +152,8 @@ class WhatIfPart(QWidget):
             self._grid.addWidget(QLabel(str(level)), row, 0)
             self._add_skip(row, level, skip.threshold is not None, skip.means)
         self._show_zeros(inspected.record)
-        self.whole_told.tell("")
-        self.told.tell(
+        self.whole_message.tell("")
+        self.message.tell(
             "Move a slider: as the threshold of a skip rises, entries of its z can only become zero, never "
             "nonzero (theorem 1). Finer skips then get another input, so some of their z may become nonzero."
         )
@@ -279,12 +281,12 @@ class WhatIfPart(QWidget):
         assert self._inspected is not None
         self._what_if, followed = made
         if self.is_unchanged:
-            self.told.tell("As it was trained")
+            self.message.tell("As it was trained")
             self._show_zeros(self._inspected.record)
             self.back.emit()
             return
         said = followed.in_words()
-        self.told.tell(said[0].upper() + said[1:] if self._is_whole else f"In the window: {said}")
+        self.message.tell(said[0].upper() + said[1:] if self._is_whole else f"In the window: {said}")
         self._show_zeros(followed.effect.record)
         self.followed.emit(followed)
 
@@ -311,7 +313,7 @@ class WhatIfPart(QWidget):
     def _stop_whole(self) -> None:
         self.rest.stop()
         self.whole_job.stop()
-        self.whole_told.tell("")
+        self.whole_message.tell("")
 
     def _pass_whole(self) -> None:
         """The whole image with the setting as it is."""
@@ -319,7 +321,7 @@ class WhatIfPart(QWidget):
 
     def _begin_whole(self) -> None:
         assert self._inspected is not None
-        self.whole_told.tell("The whole image follows")
+        self.whole_message.tell("The whole image follows")
         passing = partial(_passing_whole, self._inspected, self.changes(), self._channels, self.in_words())
         self.whole_job.start("ProSMA: what if, whole image", passing)
 
@@ -329,12 +331,12 @@ class WhatIfPart(QWidget):
             return
         if isinstance(event, Progress):
             left = self.whole_job.time_left()
-            self.whole_told.tell(
+            self.whole_message.tell(
                 f"The whole image follows: window {event.done} of {event.total}"
                 + (f", {left} left" if left else "")
             )
         elif isinstance(event, Finished):
-            self.whole_told.tell(f"In the whole image: {event.result.in_words()}")
+            self.whole_message.tell(f"In the whole image: {event.result.in_words()}")
             self._show_zeros(event.result.effect.record)
             self.followed.emit(event.result)
 

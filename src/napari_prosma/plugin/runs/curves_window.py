@@ -29,19 +29,19 @@ class CurvesWindow(QWidget):
         self.setWindowTitle("Dice of runs")
         self.figure = Figure(layout="constrained")
         self.canvas = FigureCanvasQTAgg(self.figure)
-        self.told = Message()
+        self.message = Message()
         self._theme = "dark"
         self.job = NewestJob(self)
         self.job.happened.connect(self._tell_notice)
         self.job.finished.connect(self._draw)
-        self.job.failed.connect(self.told.tell_error)
-        stack(self, self.canvas, self.told, wide=self.canvas, margins=None)
+        self.job.failed.connect(self.message.tell_error)
+        stack(self, self.canvas, self.message, wide=self.canvas, margins=None)
         self.resize(*SIZE)
 
     def show_runs(self, folders: Sequence[Path], theme: str) -> None:
         """Read and draw them."""
         self._theme = theme
-        self.told.tell("")
+        self.message.tell("")
         self.job.ask_for("ProSMA: reading curves", partial(_reading, folders))
         self.show()
         self.raise_()
@@ -53,7 +53,7 @@ class CurvesWindow(QWidget):
 
     def _tell_notice(self, event: Event) -> None:
         if isinstance(event, Notice):
-            self.told.tell_error(event.message)
+            self.message.tell_error(event.message)
 
     def _draw(self, histories: dict[str, tuple[EpochEnd, ...]]) -> None:
         draw_dice(self.figure, histories, "white" if self._theme != "light" else "black")

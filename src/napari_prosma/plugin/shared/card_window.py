@@ -32,10 +32,10 @@ class CardWindow(QWidget):
         self._card: Card | None = None
         self.page = QTextBrowser()
         self.page.setOpenExternalLinks(True)
-        self.told = Message()
+        self.message = Message()
         self.job = NewestJob(self)
         self.job.happened.connect(self._happened)
-        self.job.failed.connect(self.told.tell_error)
+        self.job.failed.connect(self.message.tell_error)
         self.job.ended.connect(self._ended)
         self.draw_button = QPushButton("Draw the worst cases")
         self.draw_button.setToolTip("Segment the worst cases of the run again, and draw them")
@@ -46,7 +46,7 @@ class CardWindow(QWidget):
         for button in (self.draw_button, self.save_button):
             button.setMinimumWidth(BUTTON_WIDTH)
         row = in_a_row(self.draw_button, None, self.save_button)
-        stack(self, self.page, self.told, row, wide=self.page, margins=None)
+        stack(self, self.page, self.message, row, wide=self.page, margins=None)
         self.resize(WIDTH, HEIGHT)
 
     def show_card(self, card: Card, model: Path) -> None:
@@ -57,7 +57,7 @@ class CardWindow(QWidget):
         self.setWindowTitle(f"Card of {card.name}")
         self.page.setHtml(as_html(card))
         self.draw_button.setVisible(bool(card.worst) and not any(worst.picture for worst in card.worst))
-        self.told.tell("")
+        self.message.tell("")
         self.show()
         self.raise_()
 
@@ -73,7 +73,7 @@ class CardWindow(QWidget):
 
     def _draw(self) -> None:
         self.draw_button.setEnabled(False)
-        self.told.tell("Drawing…")
+        self.message.tell("Drawing…")
         self.job.ask_for("ProSMA: drawing cases", partial(_drawing, self._model))
 
     def _save(self) -> None:
@@ -86,13 +86,13 @@ class CardWindow(QWidget):
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Notice):
-            self.told.tell(event.message)
+            self.message.tell(event.message)
         elif isinstance(event, Finished) and isinstance(event.result, Path):
-            self.told.tell(f"Saved as {event.result}")
+            self.message.tell(f"Saved as {event.result}")
         elif isinstance(event, Finished):
-            said = self.told.plain_text()
+            said = self.message.plain_text()
             self.show_card(event.result, self._model)
-            self.told.tell("" if any(worst.picture for worst in event.result.worst) else said)
+            self.message.tell("" if any(worst.picture for worst in event.result.worst) else said)
 
     def _ended(self) -> None:
         self.draw_button.setEnabled(True)

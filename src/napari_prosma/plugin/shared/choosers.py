@@ -183,7 +183,7 @@ class PathField(QWidget):
         self.browse_button.setText("…")
         self.browse_button.setToolTip(title)
         self.browse_button.clicked.connect(self._browse)
-        self._told: Path | None = None
+        self._announced: Path | None = None
         in_a_row(self.line, self.browse_button, owner=self, wide=self.line).setSpacing(3)
         self.setFocusProxy(self.line)
 
@@ -200,15 +200,15 @@ class PathField(QWidget):
     def show_path(self, path: Path) -> None:
         """Show it without telling anybody."""
         self.line.setText(str(path))
-        self._told = path
+        self._announced = path
 
     def _entered(self) -> None:
-        if self.path is not None and self.path != self._told:
-            self._told = self.path
+        if self.path is not None and self.path != self._announced:
+            self._announced = self.path
             self.chosen.emit(self.path)
 
     def _browse(self) -> None:
         found = chosen_folder(self, self._title, start=self.path)
         if found is not None:
-            self._told = None
+            self._announced = None
             self.set_path(found)
