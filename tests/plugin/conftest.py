@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ def manifests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
         yield
+
+
+@pytest.fixture(autouse=True)
+def survivors_of_viewers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What outlives a viewer, modules above all, is not searched again when the next one drops its layers."""
+    yield
+    if "make_napari_viewer" in request.fixturenames:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from napari_prosma.plugin.segment.panel import SegmentPanel
 from napari_prosma.plugin.shared import loading
 from napari_prosma.plugin.shared.layers import load_layers
 from napari_prosma.plugin.shared.panel import Panel
+from napari_prosma.plugin.train.running import _no_old_garbage
 
 SOON = 30_000
 
@@ -94,6 +95,15 @@ def test_only_what_is_not_there_yet_is_told(slow_module: str):
     assert list(loading.loading(needs)) == []
 
 
+def test_layers_are_loaded_once(monkeypatch: pytest.MonkeyPatch):
+    loading._load_layers.cache_clear()
+    made = []
+    monkeypatch.setattr(loading, "load_layers", lambda: made.append("layers"))
+    for _ in range(2):
+        list(loading.loading({}))
+    assert made == ["layers"]
+
+
 def test_what_was_imported_is_not_searched_for_garbage_at_once(slow_module: str):
     gc.unfreeze()  # as in a program, where no test came before
     events = loading.loading({slow_module: "a slow module"})
@@ -103,6 +113,17 @@ def test_what_was_imported_is_not_searched_for_garbage_at_once(slow_module: str)
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
     assert len(kept) > gc.get_threshold()[0] > gc.get_count()[0]
+
+
+def test_a_run_brings_back_only_what_it_left_out_of_the_search_for_garbage_itself():
+    gc.unfreeze()
+    with _no_old_garbage():
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    with _no_old_garbage():
+        pass
+    assert gc.get_freeze_count() > 0
 
 
 MAPPING = """

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,12 +53,19 @@ SIGN_SECONDS = 0.1
 def loading(modules: Mapping[str, str] = TRAINING) -> Iterator[Event]:
     """Import what is slow to import, with a chance to stop in between."""
     for module, name in modules.items():
-        if module not in sys.modules:
-            yield Started(0, f"Loading {name}")
+        if module in sys.modules:
+            import_module(module)  # another thread may be about it
+            continue
+        yield Started(0, f"Loading {name}")
         if module == "torch":
             map_torch()
         with _no_search_for_garbage():
             import_module(module)
+    _load_layers()
+
+
+@cache
+def _load_layers() -> None:
     with _no_search_for_garbage():
         load_layers()
 
