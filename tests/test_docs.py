@@ -101,3 +101,36 @@ def test_tables_of_the_docs_come_from_what_is_registered() -> None:
     assert set(MEASURES) <= rows("command-line.md")
     options = {f"{name}=" for kind in OBJECTIVES.values() for name in kind.options.model_fields}
     assert options <= rows("objectives.md")
+
+
+LEARNED = re.compile(r"^\| ([a-z ]+) \| \d+ \| (\d+) \| (.+) \| (.+) \|$", re.MULTILINE)
+TRAINING = re.compile(r"\**(0\.\d{3})\** \(([\d,]+)(?: steps of (\d))?(?:, side \d+)?\)")
+DATA = {
+    "hippocampus": "Task04_Hippocampus",
+    "breast lesions": "Dataset_BUSI_with_GT",
+    "polyps": "kvasir_seg",
+    "glands": "glas",
+}
+
+
+def test_the_figures_of_learning_are_those_that_were_measured() -> None:
+    """Cells that sum several trainings up are not compared."""
+    files = sorted((ROOT / "benchmarks" / "results").glob("learning*.json"))
+    runs = [run for file in files for run in json.loads(file.read_text(encoding="utf-8"))["runs"]]
+    page = (ROOT / "docs" / "decisions" / "minutes.md").read_text(encoding="utf-8")
+    compared = 0
+    for images, minutes, *cells in LEARNED.findall(page):
+        for system, cell in zip(("prosma", "monai-unet"), cells, strict=True):
+            if (told := TRAINING.fullmatch(cell)) is None:
+                continue
+            dice, steps, patches = told.groups()
+            measured = {
+                (f"{run['dice']:.3f}", f"{run['steps']:,}", " ".join(run["said"]))
+                for run in runs
+                if (run["data"], run["minutes"], run["system"]) == (DATA[images], int(minutes), system)
+            }
+            said = [words for *figures, words in measured if figures == [dice, steps]]
+            assert said, f"{images}: {cell}"
+            assert patches is None or any(f"steps of {patches} patches" in words for words in said), cell
+            compared += 1
+    assert compared > 20
