@@ -37,7 +37,7 @@ def remember(topic: str, value: Any) -> None:
     kept = {**_all(), topic: value}
     content = {name: held for name, held in kept.items() if held is not None}
     try:
-        with written_whole(memory_file()) as temporary:
+        with written_whole(memory_file(), on_disk=False) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     except DataError as error:
         logging.getLogger(__name__).warning("nothing is remembered: %s", error)

@@ -47,12 +47,13 @@ def restore(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, on_disk: bool = True) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what was written there takes its place when the block ends.
 
     The temporary name ends as ``path`` does, for libraries that look at it. On an error nothing is left
     behind and what was at ``path`` stays. A link stays a link: what it points to is replaced. The permissions
-    of what was there are kept.
+    of what was there are kept. Without ``on_disk`` nobody waits until the disk holds it: for what may be lost
+    where the computer goes out that moment.
 
     Raises ``DataError``: when the folder cannot be made or written to, or what is there is write-protected.
     """
@@ -65,7 +66,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = beside(target, f"{WRITING}{uuid.uuid4().hex[:_TAG]}-")
         yield temporary
-        replace(temporary, path)
+        replace(temporary, path, on_disk)
     except OSError as error:
         raise DataError(f"cannot write '{path}' ({error.strerror or error}); {_remedy(error)}") from error
     finally:
@@ -107,7 +108,7 @@ def require_replaceable(path: Path) -> None:
         raise DataError(f"'{path}' is write-protected; allow writing, or choose another name")
 
 
-def replace(new: Path, path: Path) -> None:
+def replace(new: Path, path: Path, on_disk: bool = True) -> None:
     """Move a file or folder to ``path``; at every moment the old or the new one is there, whole.
 
     Links and permissions are kept as by :func:`written_whole`. A replace that the system refuses, as Windows
@@ -117,7 +118,8 @@ def replace(new: Path, path: Path) -> None:
     """
     path = _pointed_to(path)
     _keep_permissions(path, new)
-    _sync(new)
+    if on_disk:
+        _sync(new)
     for wait in (*_WAITS, None):
         try:
             if new.is_dir() and path.is_dir():
@@ -129,7 +131,8 @@ def replace(new: Path, path: Path) -> None:
             if wait is None:
                 raise
             time.sleep(wait)
-    _sync_folder(path.parent)
+    if on_disk:
+        _sync_folder(path.parent)
 
 
 def beside(path: Path, beginning: str) -> Path:
