@@ -52,8 +52,10 @@ def test_a_preview_that_comes_before_the_last_is_drawn_hides_nothing(viewer: nap
 
     viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, come))
     layers.show(preview())
-    qtbot.waitUntil(lambda: viewer.layers.selection.active is not None, timeout=SOON)
-    assert [layer.name for layer in viewer.layers if layer.visible] == [IMAGE, PREDICTION, TRUTH]
+    all_of_them = [IMAGE, PREDICTION, TRUTH]
+    qtbot.waitUntil(
+        lambda: [layer.name for layer in viewer.layers if layer.visible] == all_of_them, timeout=SOON
+    )
     assert viewer.layers.selection.active is viewer.layers[IMAGE]
 
 

@@ -171,6 +171,7 @@ class FillBox(QWidget):
         if self._outline is None or not self._outline.is_there or values != self._outline.values:
             self._remove_outline()
             self._outline = Outline(self._viewer, layer, layer, values, PREVIEW, {})
+            self._outline.insert()
         shown = np.zeros(layer.data.shape, layer.data.dtype)
         shown[filling.indices] = filling.values
         self._outline.show((None,) * shown.ndim, shown)

@@ -17,11 +17,11 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.adding import insert_layer
 from napari_prosma.plugin.shared.guesses import rejected_in
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     geometry_of,
-    keeping_selection,
     place_like,
     put_away_tools,
     remove_layers,
@@ -77,6 +77,7 @@ class Outline:
             colormap=vivid(drawn, values),
             metadata={IS_PREVIEW: True, **metadata},
             opacity=1.0,
+            visible=False,
             **place_like(over, _parted(geometry, self._parts), geometry),
         )
         self._show_dimensions()
@@ -84,8 +85,11 @@ class Outline:
         put_away_tools(self.layer)
         viewer.dims.events.ndisplay.connect(self._show_dimensions)
         self._filled: tuple[slice, ...] | None = None
-        with keeping_selection(viewer):
-            viewer.layers.insert(viewer.layers.index(drawn) + 1, self.layer)
+        self._is_new = True
+
+    def insert(self) -> None:
+        """Put it into the viewer, hidden until it shows something."""
+        insert_layer(self._viewer, self.layer, self._viewer.layers.index(self._drawn) + 1)
 
     @property
     def is_there(self) -> bool:
@@ -110,7 +114,10 @@ class Outline:
         for axis, (n, k) in enumerate(zip(at, self._parts, strict=True)):
             values = values if n is not None or k == 1 else values.repeat(k, axis)
         data[self._filled] = values
-        self.layer.refresh()
+        if self._is_new:
+            self._is_new, self.layer.visible = False, True
+        else:
+            self.layer.refresh()
 
     def remove(self) -> None:
         """Take it out of the viewer."""
@@ -133,6 +140,8 @@ class Prediction:
         What is drawn for each class, 0 first.
     name : str
         Of the layer.
+    at_once : bool
+        Put the layer into the viewer; else ``outline.insert`` does it in a later turn of the event loop.
     metadata : dict
         Of the layer.
 
@@ -151,6 +160,7 @@ class Prediction:
         drawn: LabelsLayer,
         values: np.ndarray,
         name: str,
+        at_once: bool = True,
         **metadata: Any,
     ) -> None:
         self.image, self.drawn, self._values = image, drawn, values.astype(drawn.dtype)
@@ -163,6 +173,8 @@ class Prediction:
         self._sureness = np.zeros((0,) * len(self.at), np.uint8)
         self._rejected = np.zeros((0,) * len(self.at), bool)
         drawn.events.set_data.connect(self._drawn_anew)
+        if at_once:
+            self.outline.insert()
 
     @property
     def is_empty(self) -> bool:

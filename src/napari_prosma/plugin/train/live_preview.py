@@ -41,6 +41,7 @@ class LiveLoop(QObject):
         self._strokes.rested.connect(self._relabel)
         self._look = single_shot(self, LOOK_MS, self.look)
         self._draw = single_shot(self, 0, self._draw_next)
+        self._insert = single_shot(self, 0, self._insert_shown)
 
     def start(self, case: LiveCase, steering: Steering) -> None:
         """A run on these layers begins."""
@@ -50,13 +51,19 @@ class LiveLoop(QObject):
             self._shown.remove()
             self._shown = None
         if self._shown is None and {case.image, case.labels} <= set(self._viewer.layers):
-            # Now, before anybody draws on: napari takes more than a tenth of a second to add a layer, and
-            # half of that to give it other colours.
             drawn = case.labels.data
             values = np.union1d(0, present_values(drawn) if isinstance(drawn, np.ndarray) else [])
             self._shown = Prediction(
-                self._viewer, case.image, case.labels, values.astype(int), SOON, case=case.name
+                self._viewer,
+                case.image,
+                case.labels,
+                values.astype(int),
+                SOON,
+                at_once=False,
+                case=case.name,
             )
+            # Before anybody draws on: napari takes long to add a layer, and as long to give it other colours.
+            self._insert.start()
         self._strokes.watch(case.labels)
         self._viewer.dims.events.connect(self._dims_changed)
         self._viewer.layers.events.removed.connect(self._removed)
@@ -73,7 +80,7 @@ class LiveLoop(QObject):
         self._strokes.watch(None)
         self._viewer.dims.events.disconnect(self._dims_changed)
         self._viewer.layers.events.removed.disconnect(self._removed)
-        for timer in (self._look, self._draw):
+        for timer in (self._look, self._draw, self._insert):
             timer.stop()
         self._case, self._steering, self._next = None, None, None
 
@@ -102,6 +109,10 @@ class LiveLoop(QObject):
         if self._case is not None and event.value in (self._case.image, self._case.labels):
             self._case.is_closed = True
             self._relabel()  # so that the run says what that means
+
+    def _insert_shown(self) -> None:
+        if self._shown is not None and self._shown.drawn in self._viewer.layers:
+            self._shown.outline.insert()
 
     def _draw_next(self) -> None:
         if self._case is None or self._next is None or self._case.is_closed:

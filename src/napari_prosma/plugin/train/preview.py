@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import napari
@@ -12,10 +14,11 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from napari_prosma.events import Preview
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.adding import insert_layer, make_controls
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     class_colours,
-    keeping_selection,
     placement,
     put_away_tools,
     remove_layers,
@@ -30,19 +33,19 @@ _SHOWN_PERCENTILES = (0.5, 99.5)
 class PreviewLayers(QObject):
     """Made by the first preview of a run, then changed in place; what the user removes stays away.
 
-    Each is added, and then shown, in a turn of the event loop of its own: napari takes a tenth of a second to
-    add a layer.
+    Each is added, and then shown, in a turn of the event loop of its own, so that the window is never held up
+    for long.
     """
 
     def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._layers: dict[str, Layer] = {}
+        self._places: dict[str, Geometry] = {}
         self._image: np.ndarray | None = None
         self._preview: Preview | None = None
         self._due: list[str] = []
-        self._added: Layer | None = None  # to be shown
-        self._was_empty = False  # the viewer, before
+        self._steps: list[Callable[[], None]] = []  # that are left of the layer that was added last
         self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
@@ -67,22 +70,16 @@ class PreviewLayers(QObject):
     def stop(self) -> None:
         """Draw no more."""
         self._next.stop()
-        self._show_added()
+        while self._steps:
+            self._steps.pop(0)()
 
     def _draw_next(self) -> None:
-        if not self._show_added():
+        if self._steps:
+            self._steps.pop(0)()
+        else:
             self._draw(self._due.pop(0))
-        if self._due or self._added is not None:
+        if self._steps or self._due:
             self._next.start(0)
-        elif self._was_empty:
-            self._was_empty = False
-            self._select()
-
-    def _show_added(self) -> bool:
-        added, self._added = self._added, None
-        if added is not None:
-            added.visible = True
-        return added is not None
 
     def _draw(self, name: str) -> None:
         preview = self._preview
@@ -101,35 +98,37 @@ class PreviewLayers(QObject):
         elif layer in self._viewer.layers:
             layer.data = data
             layer.metadata["case"] = preview.case
-            layer.scale, layer.translate, layer.units = place["scale"], place["translate"], place["units"]
-        if name == IMAGE and data.ndim == 2:
-            low, high = np.percentile(data, _SHOWN_PERCENTILES)
-            self._layers[name].contrast_limits = (low, max(high, low + 1e-6))
+            if preview.geometry != self._places.get(name):  # each of them draws the layer anew
+                layer.scale, layer.translate, layer.units = place["scale"], place["translate"], place["units"]
+            if name == IMAGE and not layer.rgb:
+                layer.contrast_limits = _contrast(data)
+        self._places[name] = preview.geometry
 
     def _add(self, layer: Layer) -> None:
         is_first = not self._viewer.layers
         layer.visible = False
-        with keeping_selection(self._viewer):
-            self._viewer.add_layer(layer)
-        self._added = layer
-        if is_first:
-            self._viewer.reset_view()
-            self._was_empty = True
+        insert_layer(self._viewer, layer)
+        self._steps.append(partial(setattr, layer, "visible", True))
+        if is_first:  # to be selected, before there is anything that this would draw anew
+            self._steps[:0] = [partial(make_controls, self._viewer, layer), partial(self._select, layer)]
 
-    def _select(self) -> None:
-        layer = self._layers.get(IMAGE)
+    def _select(self, layer: Layer) -> None:
         if layer in self._viewer.layers and not self._viewer.layers.selection:
             self._viewer.layers.selection.active = layer
 
     def _remove(self) -> None:
         remove_layers(self._viewer, *self._layers.values())
         self._layers.clear()
+        self._places.clear()
         self._image = None
 
 
 def _new_layer(name: str, data: np.ndarray, **attributes: Any) -> Layer:
     if name == IMAGE:
-        return ImageLayer(data, name=name, rgb=data.ndim == 3, **attributes)
+        image = ImageLayer(data, name=name, rgb=data.ndim == 3, **attributes)
+        if not image.rgb:
+            image.contrast_limits = _contrast(data)
+        return image
     is_prediction = name == PREDICTION
     colours = class_colours() if is_prediction else class_colours("white")
     layer = LabelsLayer(
@@ -139,6 +138,11 @@ def _new_layer(name: str, data: np.ndarray, **attributes: Any) -> Layer:
     layer.editable = False
     put_away_tools(layer)
     return layer
+
+
+def _contrast(plane: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(plane, _SHOWN_PERCENTILES)
+    return low, max(high, low + 1e-6)
 
 
 def _picture(image: np.ndarray) -> np.ndarray:
