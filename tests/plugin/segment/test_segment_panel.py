@@ -280,6 +280,31 @@ def test_a_picture_is_offered_as_a_picture_beside_its_image(
     assert np.unique(np.asarray(PIL.Image.open(tmp_path / "out.png"))).tolist() in ([0], [0, 255], [255])
 
 
+def test_a_result_is_in_the_hand_with_its_tools(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    seen = []
+    viewer.layers.events.inserted.connect(lambda event: seen.append((event.value.visible, event.value.name)))
+    press(panel.start_button)
+    finish(panel)
+    labels = viewer.layers["breast segmentation"]
+    assert seen == [(False, labels.name)], "what it takes to draw it comes in a later turn"
+    assert labels.visible
+    assert viewer.layers.selection.active is labels
+    new = napari.layers.Labels(np.zeros((2, 2), int))
+    assert {k for k, tool in labels._overlays.items() if tool.visible} == {
+        k for k, tool in new._overlays.items() if tool.visible
+    }
+
+
 def test_segmenting_again_replaces_what_no_hand_has_changed(
     panel: SegmentPanel,
     viewer: napari.Viewer,

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Progress, Started
@@ -54,6 +54,11 @@ def endless(closed_in: list[int] | None = None) -> Iterator[Event]:
     finally:
         if closed_in is not None:
             closed_in.append(threading.get_ident())
+
+
+def beginning_and_end() -> Iterator[Event]:
+    yield Started(0, "")
+    yield Finished(None)
 
 
 def failing(error: Exception) -> Callable[[], Iterator[Event]]:
@@ -275,3 +280,51 @@ def test_each_phase_has_a_bar_with_its_time_left(job: Job, qtbot: QtBot):
     assert {tuple(bars) for bars, _ in seen} >= {("reading",), ("training",)}
     assert seen[-1][1].startswith("00:0")
     assert not progress._all_instances
+
+
+def test_steps_are_taken_one_a_turn_before_the_next_event(job: Job, qtbot: QtBot):
+    log: list[str] = []
+
+    def hear(event: Event) -> None:
+        log.append(type(event).__name__)
+        if isinstance(event, Started):
+            job.in_turns(*(partial(step, n) for n in (1, 2)))
+
+    def step(n: int) -> None:
+        log.append(f"step {n}")
+        QTimer.singleShot(0, lambda: log.append("the window"))
+
+    job.happened.connect(hear)
+    job.ended.connect(lambda ending: log.append("ended"))
+    job.start("steps", beginning_and_end)
+    qtbot.waitUntil(lambda: "ended" in log, timeout=SOON)
+    assert log == ["Started", "step 1", "the window", "step 2", "the window", "Finished", "ended"]
+
+
+def test_a_step_that_fails_ends_no_run(job: Job, qtbot: QtBot):
+    done: list[int] = []
+    job.happened.connect(
+        lambda event: (
+            job.in_turns(partial(int, "none"), partial(done.append, 1))
+            if isinstance(event, Started)
+            else None
+        )
+    )
+    with qtbot.captureExceptions() as errors, qtbot.waitSignal(job.ended, timeout=SOON):
+        job.start("steps", beginning_and_end)
+    assert len(errors) == 1
+    assert done == [1]
+
+
+def test_what_was_begun_is_done_when_a_panel_closes(job: Job, qtbot: QtBot):
+    done: list[int] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Started):
+            job.in_turns(*(partial(done.append, n) for n in range(9)))
+
+    job.happened.connect(hear)
+    job.start("steps", beginning_and_end)
+    qtbot.waitUntil(lambda: bool(done), timeout=SOON)
+    job.close()
+    assert done == list(range(9))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ from napari_prosma.plugin.segment.results import (
 )
 from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.segment.training_set import TrainingSet
+from napari_prosma.plugin.shared.adding import insert_layer
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.job import Ending
@@ -52,12 +52,12 @@ from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
     CLASS_NAMES,
     SERIES,
-    add_layer,
     finest,
     folder_of,
     hide_previews,
     image_kind,
-    keeping_selection,
+    new_layer,
+    put_away_tools,
     remove_layers,
     show_some,
     write_layer,
@@ -71,6 +71,8 @@ from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
 
 if TYPE_CHECKING:
+    from napari.components.overlays.base import Overlay
+
     from napari_prosma.plugin.segment.regions_dock import RegionsTable
 
 MOST_LINES = 5
@@ -320,30 +322,42 @@ class SegmentPanel(Panel):
             self._failed.append(f"'{made.layer.name}' was closed, so its result is not shown")
             return
         hide_previews(self.viewer)
-        self._replace_earlier(made)
+        maps = tuple(
+            new_layer(layer) for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs)
+        )
+        labels = new_layer(labels_to_paint(made.found, made.layer))
+        assert isinstance(labels, LabelsLayer)
+        result = Result(made.layer, labels, made.found, made.model, maps)
+        labels.visible = False
+        tools = put_away_tools(labels)
+        self.job.in_turns(
+            *(partial(insert_layer, self.viewer, layer) for layer in (*maps, labels)),
+            partial(_bring, tools),
+            partial(self._take, result, _in_words(made)),
+            partial(self._replace_earlier, result, [layer.name for layer in (*maps, labels)]),
+        )
+
+    def _take(self, result: Result, said: str) -> None:
         # Of several, only the first comes into the hand: it may be painted on while the others are made.
         is_first = not self._found
-        with nullcontext() if is_first else keeping_selection(self.viewer):
-            maps = tuple(
-                add_layer(self.viewer, layer)
-                for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs)
-            )
-            labels = add_layer(self.viewer, labels_to_paint(made.found, made.layer))
-        assert isinstance(labels, LabelsLayer)
-        if is_first:
-            show_some(self.viewer, labels)
-        result = Result(made.layer, labels, made.found, made.model, maps)
+        if is_first and result.labels in self.viewer.layers:
+            self.viewer.layers.selection.active = result.labels
+            show_some(self.viewer, result.labels)
         self.results.add(result, chosen=is_first)
         if not is_first:
             _set_visible(result, False)
-        self._found.append(_in_words(made))
+        self._found.append(said)
         self.batch_bar.setValue(self._number)
 
-    def _replace_earlier(self, made: LayerSegmented) -> None:
-        """Remove an earlier result of the same image and model, unless a hand has changed it."""
+    def _replace_earlier(self, made: Result, names: Sequence[str]) -> None:
+        """An earlier result of the same image and model goes, unless a hand has changed it."""
         for labels, result in list(self.results.results.items()):
-            if (result.source, result.model) == (made.layer, made.model) and not result.is_corrected:
+            is_same = (result.source, result.model) == (made.source, made.model)
+            if is_same and result is not made and not result.is_corrected:
                 remove_layers(self.viewer, labels, *result.maps)
+        for layer, name in zip((*made.maps, made.labels), names, strict=True):
+            if name not in self.viewer.layers:
+                layer.name = name  # which the earlier one had
 
     def _sum_up(self) -> None:
         said = [f"{len(self._found)} of {self._of} images are segmented"] if self._of > 1 else []
@@ -451,6 +465,11 @@ def _set_visible(result: Result, visible: bool) -> None:
     result.source.visible = result.labels.visible = visible
     for layer in result.maps if not visible else result.maps[-1:]:
         layer.visible = visible
+
+
+def _bring(tools: Sequence[Overlay]) -> None:
+    for tool in tools:
+        tool.visible = True
 
 
 def _in_words(made: LayerSegmented) -> str:

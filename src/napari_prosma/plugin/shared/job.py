@@ -26,6 +26,7 @@ from superqt.utils import GeneratorWorker
 from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.plugin.shared.layers import know_units
+from napari_prosma.plugin.shared.strokes import single_shot
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two ``Progress`` events that reach the main thread."""
@@ -78,6 +79,8 @@ class Job(QObject):
         self._bar: progress | None = None
         self._from: tuple[float, int] | None = None  # when the phase was first heard of, and where it was
         self._inbox: deque[Event | None] = deque()
+        self._steps: deque[Callable[[], object]] = deque()
+        self._turn = single_shot(self, 0, self._take_step)
         self._delivering = False
         parent.destroyed.connect(self._parent_gone)
 
@@ -129,6 +132,14 @@ class Job(QObject):
         if self._run is not None:
             self._run.worker.resume()
 
+    def in_turns(self, *steps: Callable[[], object]) -> None:
+        """Take steps that an event leads to, each in a turn of the event loop of its own; later events wait.
+
+        For work in the main thread that would hold the window up if it were done at once.
+        """
+        self._steps.extend(steps)
+        self._turn.start()
+
     def close(self, longest: float = LONGEST_WAIT) -> None:
         """Stop, and wait until the run has saved what it has; nothing is signalled of it any more.
 
@@ -139,6 +150,8 @@ class Job(QObject):
         """
         run, self._run = self._run, None
         self._inbox.clear()
+        while self._steps:
+            self._steps.popleft()()
         self._show_progress(None)
         if run is None:
             return
@@ -156,6 +169,7 @@ class Job(QObject):
 
     def _parent_gone(self) -> None:
         """A method: where Python collects the parent, a function may be cleared before it is called."""
+        self._steps.clear()
         self.close()
 
     def _receive(self, sender: list[Exception], event: Event | None) -> None:
@@ -163,14 +177,29 @@ class Job(QObject):
             return
         self._inbox.append(event)
         # napari's progress bars process Qt's events while they are updated, so this is entered again.
-        if self._delivering:
-            return
+        if not self._delivering:
+            self._deliver_all()
+
+    def _deliver_all(self) -> None:
         self._delivering = True
         try:
-            while self._inbox and self._run is not None:
+            while self._inbox and self._run is not None and not self._steps:
                 self._deliver(self._inbox.popleft())
         finally:
             self._delivering = False
+
+    def _take_step(self) -> None:
+        if self._delivering:  # an event whose progress bar lets others through
+            self._turn.start()
+        elif not self._steps:
+            self._deliver_all()
+        else:
+            self._delivering = True
+            try:
+                self._steps.popleft()()
+            finally:
+                self._delivering = False
+                self._turn.start()
 
     def _hold(self, sender: list[Exception], held: bool) -> None:
         if self._run is not None and self._run.failure is sender:

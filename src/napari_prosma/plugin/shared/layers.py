@@ -40,6 +40,8 @@ from napari_prosma.plugin.shared.guesses import MARKS, marks_of
 from napari_prosma.plugin.shared.sparse import sparse_rule
 
 if TYPE_CHECKING:
+    from napari.components.overlays.base import Overlay
+
     from napari_prosma.data.formats.dicom import Series
     from napari_prosma.data.layouts.dicom_studies import Labelled
     from napari_prosma.inspection.maps import MapLayer
@@ -68,10 +70,16 @@ _AIR = -900
 
 def add_layer(viewer: napari.Viewer, layer: LayerTuple) -> Layer:
     """Open a layer in the viewer."""
-    added = Layer.create(*layer)
-    widen_range(added)
+    added = new_layer(layer)
     viewer.add_layer(added)
     return added  # plugins would get a proxy of it
+
+
+def new_layer(layer: LayerTuple) -> Layer:
+    """A layer that is in no viewer yet."""
+    made = Layer.create(*layer)
+    widen_range(made)
+    return made
 
 
 def widen_ranges() -> None:
@@ -120,10 +128,12 @@ def keeping_selection(viewer: napari.Viewer) -> Iterator[None]:
             layers.selection.active = active
 
 
-def put_away_tools(layer: Layer) -> None:
+def put_away_tools(layer: Layer) -> list[Overlay]:
     """Hide, before a layer is added, what it is drawn on with: half of what napari does for labels."""
-    for overlay in layer._overlays.values():
-        overlay.visible = False
+    tools = [overlay for overlay in layer._overlays.values() if overlay.visible]
+    for tool in tools:
+        tool.visible = False
+    return tools
 
 
 def is_input(layer: Layer) -> bool:
