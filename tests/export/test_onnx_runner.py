@@ -36,11 +36,12 @@ CT = {"intensity": "ct", "clip": (-8.0, 8.0), "mean": 1.0, "std": 3.0}
 
 @pytest.fixture(scope="module")
 def models(make_checkpoint: Callable[..., Checkpoint]) -> dict[str, Checkpoint]:
+    """Gates, which take long to export, where the windows are what counts."""
     return {
         "2D": make_checkpoint(),
-        "classes": make_checkpoint(channels=2, classes=("a", "b", "c")),
+        "classes": make_checkpoint("none", channels=2, classes=("a", "b", "c")),
         "3D": make_checkpoint(dims=3, patch=(8, 16, 16)),
-        "ensemble": ensemble_of([make_checkpoint(seed=seed) for seed in (3, 4)], {}),
+        "ensemble": ensemble_of([make_checkpoint("none", seed=seed) for seed in (3, 4)], {}),
     }
 
 

@@ -58,7 +58,7 @@ def export_onnx(checkpoint: Checkpoint | Path | str, path: Path | str) -> Path:
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     path, spec = Path(path), checkpoint.spec
-    model = AnySize(checkpoint.build()).eval()
+    model = AnySize(checkpoint.build()).eval().requires_grad_(False)  # or a backward pass is traced, too
     # Along every axis another length, or the exporter would take them for the same.
     size = tuple(model.divisor * (2 + axis) for axis in range(spec.dims))
     dynamic = dict.fromkeys((0, *range(2, 2 + spec.dims)), torch.export.Dim.DYNAMIC)
