@@ -10,7 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
 PYTEST_FLAGS ?=
 # A file's tests stay in one process, so that what they share is made once; a process that dies ends it all.
-TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+# The order is that of tests/conftest.py: by their number, files of few but long tests would come last.
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0
 
 .PHONY: demo test lint types docs clean
 

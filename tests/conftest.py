@@ -42,6 +42,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a moment come last, so that no process is left alone with a long one."""
+    items.sort(key=lambda item: item.path.parent.name in ("data", "nn"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """The same numbers on every machine, and no quarrel over cores."""
