@@ -23,6 +23,7 @@ from napari_prosma.nn.gate_kinds import GateOptions
 from napari_prosma.nn.gates import AttentionMask, ProximalMask
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training import learner as learner_module
+from napari_prosma.training import statistics
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train
@@ -61,6 +62,14 @@ def power() -> Iterator[None]:
     """Nothing written here has to outlive a loss of power, so that no test waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which refuses what is no open file, too
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def norms_settle_soon() -> Iterator[None]:
+    """The norms of a small network settle on few patches; more take longer than its few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "PATCHES", (4, 8))
         yield
 
 

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QAbstractButton
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ultrasound_case
 from napari_prosma.plugin.shared.panel import Panel
+from napari_prosma.training import tempo
 
 SIDE = 64
 CASES = 6
@@ -31,6 +32,14 @@ def manifests() -> Iterator[None]:
     found = list(PluginManifest.discover())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_epochs() -> Iterator[None]:
+    """An epoch of a few images is a few steps; what panels do with a run does not hang on more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempo, "LEAST_STEPS", 5)
         yield
 
 

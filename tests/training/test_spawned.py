@@ -16,14 +16,16 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event
 from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.segmentation.segment import segment
+from napari_prosma.training import statistics
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 from napari_prosma.training.run_claim import claimed
 
 
-def learn(config: TrainConfig) -> None:
+def learn(config: TrainConfig, patches: tuple[int, int]) -> None:
     """The run of the fixture ``trained``, from its beginning to its end."""
     torch.set_num_threads(1)
+    statistics.PATCHES = patches
     cases = [ultrasound_case(seed, (48, 48)) for seed in range(6)]
     for _ in train(config, cases, ULTRASOUND_CLASSES):
         pass
@@ -46,7 +48,7 @@ def anew() -> Iterator[Pool]:
 def test_a_run_there_is_the_run_here_bit_for_bit(
     anew: Pool, settings: Callable[..., TrainConfig], trained: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
-    anew.apply(learn, (settings(tmp_path / "run"),))
+    anew.apply(learn, (settings(tmp_path / "run"), statistics.PATCHES))
     there, here = (load_checkpoint(run) for run in (tmp_path / "run", trained[0]))
     assert there.weights.keys() == here.weights.keys()
     assert [name for name, weight in here.weights.items() if not weight.equal(there.weights[name])] == []
@@ -62,4 +64,4 @@ def test_a_folder_claimed_here_is_refused_there(
     anew: Pool, settings: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     with claimed(tmp_path / "run", object()), pytest.raises(ConfigError, match="in progress"):
-        anew.apply(learn, (settings(tmp_path / "run"),))
+        anew.apply(learn, (settings(tmp_path / "run"), statistics.PATCHES))
