@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel, pairs_of_layers, worst_place
+from napari_prosma.plugin.shared.panel_text import as_rich
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[EvaluatePanel], None]
@@ -355,13 +356,33 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_the_next(
     assert not panel.outcome.isHidden()
 
 
+def test_evaluating_again_in_a_window_that_is_seen(
+    make_napari_viewer: Callable[..., napari.Viewer],
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    scans: tuple[Path, Path],
+):
+    viewer = make_napari_viewer(show=True)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-prosma", "Evaluate")
+    evaluate(panel, press, finish, *scans)
+    press(panel.plots_button)
+    click(panel, qtbot, 0)
+    qtbot.wait(300)
+    panel.start_button.click()
+    finish(panel)
+    assert len(viewer.layers) == 0, "once the process ended while plots and layers went"
+
+
 def test_what_has_no_partner_is_listed_and_saved(
     panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
 ):
     (scans[0] / "good_labels.nii.gz").rename(scans[0] / "other_labels.nii.gz")
     evaluate(panel, press, finish, *scans)
-    assert [cells(panel, row)[0] for row in range(3)] == ["bad", "good", "other_labels.nii.gz"]
+    assert [cells(panel, row)[0] for row in range(3)] == ["bad", "good", "other_labels"]
     assert [cells(panel, row)[2] for row in (1, 2)] == ["no prediction", "no reference"]
+    assert panel.table.columnSpan(1, 2) == 4, "a long word takes no room from the names"
+    assert panel.table.item(2, 0).toolTip() == as_rich("other_labels.nii.gz: no reference")
     panel.open_row(1)
     assert panel.status.plain_text() == "good: no prediction"
     panel.save(tmp_path / "saved")

@@ -74,6 +74,33 @@ def test_names_stay_whole_where_a_table_has_room(qtbot: QtBot) -> None:
     assert not any(table.is_cut(table.item(row, 0)) for row in range(4))
 
 
+def test_a_word_across_columns_takes_no_room_from_the_names(qtbot: QtBot) -> None:
+    table = FigureTable()
+    qtbot.addWidget(table)
+    table.head(("case", "Dice", "IoU"))
+    table.resize(150, 200)
+    table.show_rows([("hippocampus_004", "0.8", "0.7"), ("hippocampus_011", "no prediction at all", "")])
+    table.setSpan(1, 1, 1, 2)
+    table.fit(wide=0)
+    table.show()
+    assert table.columnWidth(0) >= table.room_for("…011")
+    assert table.columnWidth(1) < table.room_for("no prediction at all")
+
+
+def test_names_keep_the_room_that_tells_them_apart(qtbot: QtBot) -> None:
+    table = FigureTable()
+    qtbot.addWidget(table)
+    table.head(("case", "a wide heading", "another wide heading"))
+    table.show_rows([(f"hippocampus_{n:03}", "1", "2") for n in range(4)])
+    table.fit(wide=0)
+    table.resize(150, 200)
+    table.show()
+    assert table.columnWidth(0) == table.room_for("…003")
+    assert table.columnWidth(1) >= table.room_for("a wide heading")
+    table.resize(900, 200)
+    qtbot.waitUntil(lambda: not table.is_cut(table.item(0, 0)))
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_errors_can_be_read_in_either_theme(viewer: napari.Viewer, theme: str) -> None:
     message = Message()

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.data.case import Case
 from napari_prosma.data.class_names import as_ours
 from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_from_text
+from napari_prosma.data.readers import stem
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
@@ -263,14 +264,17 @@ class EvaluatePanel(Panel):
             for name, m in case.classes.items()
         ]
         failed = [[name, "", "failed", "", "", ""] for name in evaluation.failed]
-        failed += [[name, "", why, "", "", ""] for name, why in evaluation.unpaired.items()]
+        failed += [[stem(name), "", why, "", "", ""] for name, why in evaluation.unpaired.items()]
         self.table.show_rows([*rows, *failed])
+        for row in range(len(rows), len(rows) + len(failed)):
+            self.table.setSpan(row, _CLASS_COLUMN + 1, 1, self.table.columnCount() - _CLASS_COLUMN - 1)
         self.table.setColumnHidden(_CLASS_COLUMN, len(evaluation.class_names) == 1)
         self.table.fit(wide=0)
-        for row, name in enumerate(row[0] for row in (*rows, *failed)):
+        told = [(row[0], row[0]) for row in rows] + list(evaluation.left_out.items())
+        for row, (name, why) in enumerate(told):
             item = self.table.item(row, 0)
             assert item is not None
-            item.setToolTip(as_rich(evaluation.left_out.get(name, name)))
+            item.setToolTip(as_rich(name if why == name else f"{name}: {why}"))
         self.summary.tell("\n".join(_mean_lines(evaluation)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in evaluation.cases[:WORST_SHOWN])
         said = f"Lowest Dice: {', '.join(worst)}"
@@ -296,8 +300,8 @@ class EvaluatePanel(Panel):
 
     def _close_last(self) -> None:
         """Nothing of an earlier evaluation stays beside the next."""
-        self._close_plots()
         self._close_case()
+        self._close_plots()
         self.outcome.hide()
 
     def _close_case(self) -> None:

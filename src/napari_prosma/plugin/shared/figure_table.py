@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qtpy.QtCore import QEvent, QModelIndex, QSize, Qt
-from qtpy.QtGui import QHelpEvent
+from qtpy.QtGui import QHelpEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
@@ -32,8 +32,7 @@ class _Telling(QStyledItemDelegate):
         item = table.item(index.row(), index.column())
         if item is None or index.column():
             return hint
-        whole = table.fontMetrics().horizontalAdvance(item.text()) + 2 * CELL_MARGIN + 1
-        return QSize(min(whole, table.width() // 2), hint.height())
+        return QSize(min(table.room_for(item.text()), table.width() // 2), hint.height())
 
     def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
         super().initStyleOption(option, index)
@@ -43,7 +42,7 @@ class _Telling(QStyledItemDelegate):
         assert isinstance(table, FigureTable)
         item = table.item(index.row(), index.column())
         if item is not None and not index.column() and table.is_cut(item):
-            option.text = item.text().replace(table.shared_beginning(), "…", 1)
+            option.text = table.telling(item.text())
 
 
 class FigureTable(QTableWidget):
@@ -52,6 +51,7 @@ class FigureTable(QTableWidget):
     def __init__(self, rows_shown: int = 4) -> None:
         super().__init__()
         self._rows_shown = rows_shown
+        self._wide: int | None = None
         self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
         assert self._row_header is not None
         assert self._column_header is not None
@@ -75,6 +75,36 @@ class FigureTable(QTableWidget):
         """Whether the text of a cell does not fit."""
         room = self.columnWidth(item.column()) - 2 * CELL_MARGIN
         return self.fontMetrics().horizontalAdvance(item.text()) > room
+
+    def room_for(self, text: str) -> int:
+        """Width of a column that shows it."""
+        return self.fontMetrics().horizontalAdvance(text) + 2 * CELL_MARGIN + 1
+
+    def telling(self, name: str) -> str:
+        """The part of a name in the first column that differs from the others."""
+        return name.replace(self.shared_beginning(), "…", 1) if self.shared_beginning() else name
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        self._give_room()
+
+    def _give_room(self) -> None:
+        """To the names of a first column that takes the rest, where the rest would not tell them apart."""
+        if self._wide != 0 or not self.columnCount():
+            return
+        assert self._column_header is not None
+        header, viewport = self._column_header, self.viewport()
+        assert viewport is not None
+        shown = [column for column in range(1, self.columnCount()) if not self.isColumnHidden(column)]
+        rest = viewport.width() - sum(
+            max(header.sectionSizeHint(c), self.sizeHintForColumn(c)) for c in shown
+        )
+        names = [item.text() for row in range(self.rowCount()) if (item := self.item(row, 0)) is not None]
+        told = min(max((self.room_for(self.telling(name)) for name in names), default=0), self.width() // 2)
+        mode = QHeaderView.ResizeMode
+        header.setSectionResizeMode(0, mode.Fixed if rest < told else mode.Stretch)
+        if rest < told:
+            self.setColumnWidth(0, told)
 
     def shared_beginning(self) -> str:
         """What all texts of the first column begin with, up to where a word or a number begins."""
@@ -104,6 +134,8 @@ class FigureTable(QTableWidget):
         if wide is not None:
             self._column_header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
         self._column_header.setStretchLastSection(to_edge)
+        self._wide = wide
+        self._give_room()
 
     def open_rows(self, act: Callable[[int, int], object]) -> None:
         """Whole rows are chosen, one at a time; a click or Enter calls ``act`` with row and column."""
@@ -116,6 +148,7 @@ class FigureTable(QTableWidget):
         """Fill the table and show it."""
         assert self._column_header is not None
         self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.clearSpans()
         self.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, text in enumerate(row):
