@@ -282,7 +282,7 @@ def test_a_usual_case_fits_one_window(tmp_path: Path) -> None:
 class Ticking:
     """In the place of ``time``: a step takes a while, a look at the clock a moment, later on more."""
 
-    def __init__(self, step: float = 0.25, slower_from: float = float("inf"), by: float = 10) -> None:
+    def __init__(self, step: float = 0.5, slower_from: float = float("inf"), by: float = 10) -> None:
         self.now, self._step, self._slower_from, self._by = 1000.0, step, 1000 + slower_from, by
 
     def monotonic(self) -> float:
@@ -424,7 +424,7 @@ def test_a_run_left_before_its_pace_was_decided_decides_it_when_it_is_resumed(
 
 @pytest.fixture
 def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_prosma.training.pace.PATCHES_EACH", 20)
+    monkeypatch.setattr("napari_prosma.training.pace.PATCHES_EACH", 10)
 
 
 @pytest.mark.usefixtures("few_patches")

@@ -514,22 +514,36 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_path(
 # ---- going on -------------------------------------------------------------------------------------------
 
 
+THREE = {"epochs": 3, "steps_per_epoch": 3}
+
+
+@pytest.fixture(scope="module")
+def never_stopped(
+    settings: Settings, ultrasound: list[Case], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Event]]:
+    """Folder and events of a run from its beginning to its end."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    return run_dir, list(train(settings(run_dir, **THREE), ultrasound))
+
+
 @pytest.mark.parametrize("pulled", [12, 14, 17, 19, 22, 24, 26])
 def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
-    pulled: int, settings: Settings, ultrasound: list[Case], tmp_path: Path
+    pulled: int,
+    never_stopped: tuple[Path, list[Event]],
+    settings: Settings,
+    ultrasound: list[Case],
+    tmp_path: Path,
 ) -> None:
-    changes = {"epochs": 3, "steps_per_epoch": 3}
-    never_stopped = list(train(settings(tmp_path / "whole", **changes), ultrasound))
-    run = train(settings(tmp_path / "cut", **changes), ultrasound)
+    run = train(settings(tmp_path, **THREE), ultrasound)
     list(islice(run, pulled))
     run.close()  # type: ignore[attr-defined]
-    kept = load_checkpoint(tmp_path / "cut" / "last.safetensors")
+    kept = load_checkpoint(tmp_path / "last.safetensors")
     assert 0 < kept.place["step"] < 9
-    went_on = list(train(settings(tmp_path / "cut", **changes), ultrasound, resumed=kept))
+    went_on = list(train(settings(tmp_path, **THREE), ultrasound, resumed=kept))
     losses = [event.loss for event in of_kind(went_on, EpochEnd)]
-    assert losses == [event.loss for event in of_kind(never_stopped, EpochEnd)][-len(losses) :]
+    assert losses == [event.loss for event in of_kind(never_stopped[1], EpochEnd)][-len(losses) :]
     for name in ("last.safetensors", "best.safetensors"):
-        whole, cut = (load_checkpoint(tmp_path / run_dir / name) for run_dir in ("whole", "cut"))
+        whole, cut = (load_checkpoint(run_dir / name) for run_dir in (never_stopped[0], tmp_path))
         assert whole.epoch == cut.epoch
         assert whole.metrics == cut.metrics
         assert whole.place["losses"] == cut.place["losses"]
