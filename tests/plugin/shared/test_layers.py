@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
+import napari
 import nibabel
 import numpy as np
 import pytest
@@ -29,6 +32,7 @@ from napari_prosma.plugin.shared.layers import (
     image_of,
     labels_layer,
     map_layer,
+    remove_layers,
     result_layer,
 )
 
@@ -36,6 +40,28 @@ from napari_prosma.plugin.shared.layers import (
 def segmentation(labels: np.ndarray, geometry: Geometry) -> Segmentation:
     probabilities = np.stack([labels == 0, labels == 1]).astype(np.float32)
     return Segmentation("scan", labels, probabilities, geometry, ("background", "lesion"))
+
+
+def test_layers_that_go_together_make_python_search_for_garbage_once(viewer: napari.Viewer):
+    if not hasattr(viewer.layers, "batched_update"):
+        pytest.skip("this napari searches after each")
+    layers = [viewer.add_image(np.zeros((4, 4)), name=name) for name in "abcd"]
+    searches = []
+
+    def count(phase: str, info: dict[str, Any]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            searches.append(len(viewer.layers))
+
+    gc.disable()  # none but those that are asked for
+    gc.callbacks.append(count)
+    try:
+        remove_layers(viewer, *layers[:3], None)
+        remove_layers(viewer, layers[0])  # gone already
+    finally:
+        gc.callbacks.remove(count)
+        gc.enable()
+    assert searches == [1]
+    assert list(viewer.layers) == layers[3:]
 
 
 @pytest.fixture

@@ -284,14 +284,16 @@ class DoubtedLabels(QWidget):
         hide_previews(self.viewer)
         self._remove_map()
         asked, corrected = (read.run_dir, read.file.case.name), self.corrections()
-        for layer in list(self.viewer.layers):
+        closed = []
+        for layer in self.viewer.layers:
             each = layer.metadata.get(_OPENED)
             if each is None or layer not in (each.image, each.labels):
                 continue
             if each in corrected:
                 layer.visible = False
             else:
-                self.viewer.layers.remove(layer)
+                closed.append(layer)
+        remove_layers(self.viewer, *closed)
         image = add_layer(self.viewer, read.layers[0])
         assert isinstance(image, ImageLayer)
         opened = self._open().get(asked)
