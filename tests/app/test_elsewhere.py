@@ -410,10 +410,10 @@ def test_a_disk_that_fills_there_during_a_run_ends_it_with_its_last_checkpoint_h
 ) -> None:
     replaced = atomic.replace
 
-    def replace_(temporary: Path, path: Path) -> None:
+    def replace_(temporary: Path, path: Path, on_disk: bool = True) -> None:
         if "sent" in Path(path).parts:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replaced(temporary, path)
+        replaced(temporary, path, on_disk)
 
     config = settings(tmp_path / "run", epochs=30)
     run = train_elsewhere(address, config, ultrasound, ULTRASOUND_CLASSES)
