@@ -408,7 +408,7 @@ def test_slices_are_ranked_there(device: torch.device, make_checkpoint: Make, no
 def test_what_was_learned_there_becomes_onnx(on: Settings, pictures: list[Case], tmp_path: Path) -> None:
     """Only learned there: torch's exporter traces with devices of its own."""
     with pretended("cuda"):
-        list(train(on("cuda", gate="none"), pictures))
+        list(train(on("cuda"), pictures))
     assert export_onnx(on("cuda").run_dir, tmp_path / "model.onnx").is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -20,9 +21,10 @@ from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.network_kinds import NETWORKS, OURS
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
+from napari_prosma.training import statistics
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
-from napari_prosma.training.statistics import same_statistics, settle
+from napari_prosma.training.statistics import passes, same_statistics, settle
 
 Settings = Callable[..., TrainConfig]
 
@@ -118,6 +120,16 @@ def _statistics_follow_the_weights(spec: ModelSpec) -> None:
     settle(network, [batch, batch], nullcontext)
     for name, t in network.named_buffers():
         torch.testing.assert_close(t, before[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "patches"), [(1024, 4), (512, 8), (320, 21), (64, 32)])
+def test_statistics_are_of_as_many_patches_as_hold_enough(
+    side: int, patches: int, make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "PATCHES", (4, 32))
+    plan = make_checkpoint(patch=(side, side)).plan.model_copy(update={"batch": 1})
+    assert passes(plan) == pytest.approx(patches, abs=1)
+    assert passes(plan.model_copy(update={"batch": 4})) == math.ceil(passes(plan) / 4)
 
 
 def test_frozen_norms_keep_their_statistics_and_the_averages_come_back() -> None:

@@ -32,6 +32,8 @@ from napari_prosma.data.limits import real
 from napari_prosma.data.readers import can_read, read_header, read_label, stem
 from napari_prosma.errors import DataError
 
+NO_PREDICTION, NO_REFERENCE = "no prediction", "no reference"
+"""What a case lacks, and what a file of predictions does."""
 _MAP = re.compile(r"_(probabilities|uncertainty)$")
 
 
@@ -95,7 +97,7 @@ def find_pairs(
         extra = [path.name for path in predictions if path not in used]
         missing = [case.name for case in cases if case.name not in used]
         notices += _left_out(extra, "prediction", "reference") + _left_out(missing, "case", "prediction")
-        unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
+        unpaired = dict.fromkeys(missing, NO_PREDICTION) | dict.fromkeys(extra, NO_REFERENCE)
     pairs = tuple(Pair(case.name, case_from_files(file, file, labels=ours), case) for case, file in matched)
     return Pairs(pairs, rule.class_names, tuple(notices), unpaired)
 
@@ -137,7 +139,7 @@ def _by_reference(
     if not pairs:
         raise DataError(f"no prediction refers to a series of '{truth}'; give those that were made of it")
     notices += _left_out(extra, "prediction", "reference") + _left_out(missing, "case", "prediction")
-    unpaired = dict.fromkeys(missing, "no prediction") | dict.fromkeys(extra, "no reference")
+    unpaired = dict.fromkeys(missing, NO_PREDICTION) | dict.fromkeys(extra, NO_REFERENCE)
     return Pairs(tuple(pairs), data.class_names, tuple(notices), unpaired)
 
 

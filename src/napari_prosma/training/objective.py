@@ -34,9 +34,8 @@ class Context:
     steps: int  # per epoch
     class_weights: Tensor | None = None  # (classes,): of the cross-entropy, background first
     unlabelled: UnlabelledBatches | None = None  # further images
-    averaged_network: Network | None = (
-        None  # the average of ``network``, where that is what is validated and kept
-    )
+    # The average of ``network``, where that is what is validated and kept.
+    averaged_network: Network | None = None
 
 
 class Objective(Protocol):

@@ -374,6 +374,15 @@ def test_evaluating_again_in_a_window_that_is_seen(
     assert len(viewer.layers) == 0, "once the process ended while plots and layers went"
 
 
+def test_a_dot_in_the_name_of_a_case_is_no_suffix(
+    panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path]
+):
+    for path in list(scans[1].rglob("good*")):
+        path.rename(path.with_name(path.name.replace("good", "good.left")))
+    evaluate(panel, press, finish, *scans)
+    assert [cells(panel, row)[0] for row in range(3)] == ["bad", "good.left", "good_labels"]
+
+
 def test_what_has_no_partner_is_listed_and_saved(
     panel: EvaluatePanel, press: Press, finish: Finish, scans: tuple[Path, Path], tmp_path: Path
 ):

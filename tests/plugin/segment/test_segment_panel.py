@@ -10,8 +10,10 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from napari.layers import Labels
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_prosma.plugin.segment.panel import SegmentPanel
@@ -278,6 +280,34 @@ def test_a_picture_is_offered_as_a_picture_beside_its_image(
     assert start == str(folder / "images" / "0_segmentation.png")
     assert kinds.startswith("PNG, 255 for the structure (*.png);;PNG in colours")
     assert np.unique(np.asarray(PIL.Image.open(tmp_path / "out.png"))).tolist() in ([0], [0, 255], [255])
+
+
+def test_a_result_that_is_removed_while_it_comes_in_leaves_the_earlier_one(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    lesion_image: np.ndarray,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    press(panel.start_button)
+    finish(panel)
+    earlier = panel.result
+    assert earlier is not None
+    panel.uncertainty.setChecked(True)
+    viewer.layers.events.inserted.connect(
+        lambda event: QTimer.singleShot(
+            0, lambda: viewer.layers.remove(event.value) if isinstance(event.value, Labels) else None
+        )
+    )
+    press(panel.start_button)
+    finish(panel)
+    assert [layer.name for layer in viewer.layers] == ["breast", "breast segmentation"]
+    assert panel.result is earlier
+    assert "its result was removed" in panel.status.plain_text()
 
 
 def test_a_result_is_in_the_hand_with_its_tools(

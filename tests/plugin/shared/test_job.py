@@ -328,3 +328,16 @@ def test_what_was_begun_is_done_when_a_panel_closes(job: Job, qtbot: QtBot):
     qtbot.waitUntil(lambda: bool(done), timeout=SOON)
     job.close()
     assert done == list(range(9))
+
+
+def test_a_step_that_fails_while_a_panel_closes_leaves_no_run_behind(
+    job: Job, qtbot: QtBot, caplog: pytest.LogCaptureFixture
+):
+    closed_in, done, heard = list[int](), list[int](), Listener(job)
+    job.start("endless", lambda: endless(closed_in))
+    qtbot.waitUntil(lambda: len(heard.events) > 1, timeout=SOON)
+    job.in_turns(partial(int, "none"), partial(done.append, 1))
+    job.close()
+    assert len(closed_in) == 1
+    assert done == [1]
+    assert "invalid literal" in caplog.text

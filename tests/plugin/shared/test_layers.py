@@ -43,8 +43,6 @@ def segmentation(labels: np.ndarray, geometry: Geometry) -> Segmentation:
 
 
 def test_layers_that_go_together_make_python_search_for_garbage_once(viewer: napari.Viewer):
-    if not hasattr(viewer.layers, "batched_update"):
-        pytest.skip("this napari searches after each")
     layers = [viewer.add_image(np.zeros((4, 4)), name=name) for name in "abcd"]
     searches = []
 

@@ -123,3 +123,16 @@ def luminance(colour: QColor) -> float:
     parts = (colour.redF(), colour.greenF(), colour.blueF())
     red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_room_for_names_is_found_in_one_walk_through_the_rows(
+    table: FigureTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[int] = []
+    whole = table._beginning
+    monkeypatch.setattr(table, "_beginning", lambda: walks.append(1) or whole())
+    table.show_rows([[f"a case with a long name {n}", "0.5"] for n in range(50)])
+    table.fit(wide=0)
+    assert 0 < len(walks) < 5
+    table.show_rows([["another", "0.5"], ["also", "0.5"]])
+    assert table.telling("another") == "another"

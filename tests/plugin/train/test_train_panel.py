@@ -22,6 +22,7 @@ from napari_prosma.model.checkpoint import load_checkpoint
 from napari_prosma.plugin.train.live_preview import LIVE
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH, PreviewLayers
+from napari_prosma.training import tempo
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run_folder import read_run
 
@@ -192,8 +193,11 @@ def test_stop_in_the_middle_keeps_the_model_and_the_panel(
     panel.settings.limit.setValue(500)
     run_dir = panel.settings.run_field.path
     assert run_dir is not None
-    press(panel.start_button)
-    stop_after_some_steps(panel, qtbot, press)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempo, "LEAST_STEPS", 1000)
+        press(panel.start_button)
+        stop_after_some_steps(panel, qtbot, press)
+    assert not panel.outcome.history, "it does not wait for the end of the epoch"
     assert panel.status.plain_text().startswith("Stopped")
     assert str(run_dir) in panel.status.plain_text()
     load_checkpoint(run_dir / "last.safetensors").build()

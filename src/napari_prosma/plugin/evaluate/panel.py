@@ -55,7 +55,7 @@ from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import require_same_place
-from napari_prosma.segmentation.pairs import Pair, Pairs, find_pairs
+from napari_prosma.segmentation.pairs import NO_REFERENCE, Pair, Pairs, find_pairs
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
@@ -264,7 +264,10 @@ class EvaluatePanel(Panel):
             for name, m in case.classes.items()
         ]
         failed = [[name, "", "failed", "", "", ""] for name in evaluation.failed]
-        failed += [[stem(name), "", why, "", "", ""] for name, why in evaluation.unpaired.items()]
+        failed += [
+            [stem(name) if why == NO_REFERENCE else name, "", why, "", "", ""]
+            for name, why in evaluation.unpaired.items()
+        ]
         self.table.show_rows([*rows, *failed])
         for row in range(len(rows), len(rows) + len(failed)):
             self.table.setSpan(row, _CLASS_COLUMN + 1, 1, self.table.columnCount() - _CLASS_COLUMN - 1)

@@ -328,7 +328,8 @@ class SegmentPanel(Panel):
         labels = new_layer(labels_to_paint(made.found, made.layer))
         assert isinstance(labels, LabelsLayer)
         result = Result(made.layer, labels, made.found, made.model, maps)
-        labels.visible = False
+        for layer in (*maps, labels):
+            layer.visible = False
         tools = put_away_tools(labels)
         self.job.in_turns(
             *(partial(insert_layer, self.viewer, layer) for layer in (*maps, labels)),
@@ -338,9 +339,15 @@ class SegmentPanel(Panel):
         )
 
     def _take(self, result: Result, said: str) -> None:
+        if not {result.source, result.labels} <= set(self.viewer.layers):
+            self._failed.append(
+                f"'{result.source.name}' or its result was removed, so nothing is shown of it"
+            )
+            remove_layers(self.viewer, *result.maps, result.labels)
+            return
         # Of several, only the first comes into the hand: it may be painted on while the others are made.
         is_first = not self._found
-        if is_first and result.labels in self.viewer.layers:
+        if is_first:
             self.viewer.layers.selection.active = result.labels
             show_some(self.viewer, result.labels)
         self.results.add(result, chosen=is_first)
@@ -351,6 +358,8 @@ class SegmentPanel(Panel):
 
     def _replace_earlier(self, made: Result, names: Sequence[str]) -> None:
         """An earlier result of the same image and model goes, unless a hand has changed it."""
+        if made.labels not in self.viewer.layers:
+            return
         for labels, result in list(self.results.results.items()):
             is_same = (result.source, result.model) == (made.source, made.model)
             if is_same and result is not made and not result.is_corrected:

@@ -36,7 +36,7 @@ def make_controls(viewer: napari.Viewer, layer: Layer) -> None:
 
 def _controls(viewer: napari.Viewer) -> _MadeWhenAsked | None:
     """Those of every layer; None for a napari that keeps them elsewhere."""
-    window = getattr(viewer, "__wrapped__", viewer).window
+    window = getattr(getattr(viewer, "__wrapped__", viewer), "window", None)
     stack: Any = getattr(getattr(window, "_qt_viewer", None), "controls", None)
     made = getattr(stack, "widgets", None)
     if type(made) is dict and hasattr(stack, "_add"):

@@ -61,6 +61,11 @@ class FigureTable(QTableWidget):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
         self.setItemDelegate(_Telling(self))
+        self._shared: str | None = None
+        model = self.model()
+        assert model is not None
+        for changed in (model.dataChanged, model.rowsInserted, model.rowsRemoved, model.layoutChanged):
+            changed.connect(self._texts_changed)
         self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
 
     def viewportEvent(self, event: QEvent | None) -> bool:
@@ -82,7 +87,8 @@ class FigureTable(QTableWidget):
 
     def telling(self, name: str) -> str:
         """The part of a name in the first column that differs from the others."""
-        return name.replace(self.shared_beginning(), "…", 1) if self.shared_beginning() else name
+        shared = self.shared_beginning()
+        return name.replace(shared, "…", 1) if shared else name
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         super().resizeEvent(event)
@@ -108,6 +114,14 @@ class FigureTable(QTableWidget):
 
     def shared_beginning(self) -> str:
         """What all texts of the first column begin with, up to where a word or a number begins."""
+        if self._shared is None:
+            self._shared = self._beginning()
+        return self._shared
+
+    def _texts_changed(self) -> None:
+        self._shared = None
+
+    def _beginning(self) -> str:
         items = (self.item(row, 0) for row in range(self.rowCount()))
         names = {item.text() for item in items if item is not None and item.text()}
         if len(names) < 2:

@@ -150,13 +150,13 @@ class Job(QObject):
         """
         run, self._run = self._run, None
         self._inbox.clear()
-        while self._steps:
-            self._steps.popleft()()
+        if run is not None:
+            run.worker.quit()
+            run.let_go()
+        self._take_all_steps()
         self._show_progress(None)
         if run is None:
             return
-        run.worker.quit()
-        run.let_go()
         if longest and run.worker.began and not run.worker.over.is_set():
             QApplication.setOverrideCursor(Qt.CursorShape.BusyCursor)
             try:
@@ -200,6 +200,14 @@ class Job(QObject):
             finally:
                 self._delivering = False
                 self._turn.start()
+
+    def _take_all_steps(self) -> None:
+        """At once, where no further turn comes; one that fails does not keep the others from it."""
+        while self._steps:
+            try:
+                self._steps.popleft()()
+            except Exception:
+                logging.getLogger(__name__).exception("what a run led to could not be finished")
 
     def _hold(self, sender: list[Exception], held: bool) -> None:
         if self._run is not None and self._run.failure is sender:

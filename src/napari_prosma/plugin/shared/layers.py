@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def remove_layers(viewer: napari.Viewer, *layers: Layer | None) -> None:
     """
     if not any(layer is not None and layer in viewer.layers for layer in layers):
         return
-    with getattr(viewer.layers, "batched_update", nullcontext)():  # since napari 0.9
+    with viewer.layers.batched_update():
         for layer in layers:
             if layer is not None and layer in viewer.layers:
                 viewer.layers.remove(layer)
