@@ -362,7 +362,7 @@ def test_a_worker_whose_threads_others_take_is_busy(address: str) -> None:
     with closing(cluster.connect(address)) as client:
         others = [client.submit(_wait_for_it, pure=False) for _ in range(2)]
         try:
-            while not client.processing():
+            while sum(map(len, client.processing().values())) < len(others):
                 time.sleep(0.01)
             with pytest.raises(ConfigError, match="is busy with 2 other tasks of Dask: wait for the end"):
                 opened_line(address, "auto", "a look", is_exclusive=False)
