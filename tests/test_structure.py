@@ -262,6 +262,14 @@ def test_the_data_part_loads_no_torch() -> None:
     assert loaded_by(f"import {names}", "torch", *WINDOWS) == set()
 
 
+def test_panels_are_painted_before_anything_slow_is_loaded() -> None:
+    panels = ", ".join(
+        f"{NAME}.{room.replace('/', '.')}.panel" for room in ROOMS if (PACKAGE / room / "panel.py").is_file()
+    )
+    slow = ("torch", "monai", "matplotlib", "nibabel", "pydicom", "highdicom", "zarr")
+    assert loaded_by(f"import {panels}", *slow) == set()
+
+
 def test_a_worker_loads_no_torch_before_it_says_whether_it_is_free() -> None:
     assert loaded_by(f"import {NAME}.app.elsewhere.worker", "torch", *WINDOWS) == set()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data.class_names import plain
-from napari_prosma.data.formats import contours, dicom_codecs, dicom_frames
+from napari_prosma.data.formats import contours, dicom_frames
 from napari_prosma.data.formats.dicom_results import Source
 from napari_prosma.data.limits import require_count
 from napari_prosma.errors import DataError
@@ -379,6 +379,8 @@ def _numbers_used(data: Dataset) -> set[int]:
 def _pixels(path: Path, data: Dataset, count: int) -> Iterator[np.ndarray]:
     """Frame by frame: all segments of a body would not fit into memory."""
     from pydicom.pixels import iter_pixels
+
+    from napari_prosma.data.formats import dicom_codecs
 
     dicom_codecs.register()
     try:

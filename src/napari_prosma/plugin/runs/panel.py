@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 from qtpy.QtCore import QEvent, QFile, Qt
@@ -29,7 +29,6 @@ from napari_prosma.app.run_list import FAILED, RUNNING, KnownRun, known_runs, re
 from napari_prosma.data.limits import real
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
-from napari_prosma.plugin.runs.curves_window import CurvesWindow
 from napari_prosma.plugin.shared.asking import agrees, chosen_folder
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.message import Message
@@ -38,6 +37,9 @@ from napari_prosma.plugin.shared.panel import PANEL_WIDTH, has_left_its_dock, op
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.under_way import under_way_of
 from napari_prosma.training.run_claim import is_run
+
+if TYPE_CHECKING:
+    from napari_prosma.plugin.runs.curves_window import CurvesWindow
 
 WAITING, FOR_GOOD = "waiting", "Delete for good"
 COLUMNS = ("Run", "State", "Dice", "Date")
@@ -197,6 +199,8 @@ class RunsPanel(QWidget):
 
     def _compare(self) -> None:
         if self.curves is None:
+            from napari_prosma.plugin.runs.curves_window import CurvesWindow
+
             self.curves = CurvesWindow(self)
         self.curves.show_runs([run.folder for run in self.chosen()], self.viewer.theme)
 
