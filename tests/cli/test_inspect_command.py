@@ -105,7 +105,7 @@ def test_labels_of_other_classes_are_not_used(data: Path, make_checkpoint: Make,
     ("words", "wrong"),
     [
         (("--label", "{data}/benign/benign (1)_mask.png"), "--label is for one image"),
-        (("--compare", "{model}"), "give the other another name"),
+        (("--compare", "{model}"), "give the other model another name"),
         (("--compare", "x={model}", "--compare", "x={model}"), "two models are called 'x'"),
     ],
 )

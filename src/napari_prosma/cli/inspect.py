@@ -95,7 +95,8 @@ def inspect(
             return
         if held_out or limit is not None or len(others) > 1:
             raise ConfigError(
-                f"'{data}' is one image; --held-out, --limit and several --compare need a folder of images"
+                f"'{data}' is one image; --held-out, --limit and more than one --compare need a folder of "
+                "images"
             )
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
@@ -244,7 +245,9 @@ def _inspect_data_set(
 
     name = checkpoint.spec.gate
     if name in others:
-        raise ConfigError(f"the model itself is called '{name}'; give the other another name: NAME=MODEL")
+        raise ConfigError(
+            f"the model itself is called '{name}'; give the other model another name: NAME=MODEL"
+        )
     data_set, notices = labelled_as(checkpoint, data)
     cases = chosen_cases(checkpoint, data_set.cases, held_out, limit)
     describe(data_set, notices)
