@@ -11,7 +11,8 @@ stopped goes on. ``--part K N`` takes every N-th run, so that N processes share 
 block  what is varied
 =====  ==================================================================================================
 A      none, scale, attention, dense, prosma: five seeds of split and weights each
-B      prosma: lambda at the start 0.1 and 1.5, rate of theta x 1 and x 10, decay on theta; three seeds
+B      prosma: lambda at the start 0.1 and 1.5, rate of theta x 10 (x 1 is the default, so the prosma of
+       A), decay on theta with a start of 0.1; three seeds each
 C      noise of the modality on all models of A: area under Dice over its strength
 D      gates at their means, deletion with controls, selectivity, how alike two seeds are
 E      the printed form of the gate, without its norms: three seeds
@@ -96,7 +97,6 @@ def plan_of(blocks: Sequence[str]) -> list[Run]:
             3,
             {
                 **started,
-                "theta x 1": {"threshold_rate": 1.0},
                 "theta x 10": {"threshold_rate": 10.0},
                 "decay on theta": {"gate_options": GateOptions(threshold=0.1), DECAYED: True},
             },

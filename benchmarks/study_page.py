@@ -27,8 +27,6 @@ PROSMA = "prosma"
 LEVEL, FEWEST_SEEDS = 0.95, 3
 """Of an interval, and the trainings that it needs."""
 ALL_SKIPS = 0
-STARTED_AT = np.log(2)
-"""Every lambda."""
 
 Json = dict[str, Any]
 
@@ -58,10 +56,20 @@ def summary(folder: Path) -> Json:
     return {
         "runs": len(runs),
         "arms": arms,
-        "thresholds": [value for run in runs if run["arm"] == PROSMA for value in run["thresholds"].values()],
+        "thresholds": thresholds(runs),
         "noise": noise(looks),
         "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks) if arm != "none"],
     }
+
+
+def thresholds(runs: Sequence[Json]) -> dict[str, Json]:
+    """Where the lambdas of an arm started, and the means per skip and training that they ended at."""
+    found: dict[str, Json] = {}
+    for run in runs:
+        if run["thresholds"]:
+            start = run["config"]["gate_options"]["threshold"]
+            found.setdefault(run["arm"], {"start": start, "ends": []})["ends"] += run["thresholds"].values()
+    return found
 
 
 def by_seed(runs: Sequence[Json], block: str, arm: str) -> dict[int, dict[str, float]]:
@@ -201,12 +209,11 @@ def in_lines(found: Json) -> Iterator[str]:
 
 def sentences(found: Json) -> Iterator[str]:
     """What the study answers, a sentence per question."""
-    if found["thresholds"]:
-        low, high = min(found["thresholds"]), max(found["thresholds"])
-        ends = f"ended between {low:.3f} and {high:.3f} (means per skip)"
-        yield f"Lambda started at {STARTED_AT:.3f} and {ends}."
+    for arm, held in found["thresholds"].items():
+        ends = f"ended between {min(held['ends']):.3f} and {max(held['ends']):.3f} (means per skip)"
+        yield f"With `{arm}`, lambda started at {held['start']:.3f} and {ends}."
     for row in found["arms"]:
-        if row["block"] == "A" and "prosma minus it" in row:
+        if "prosma minus it" in row:
             yield compared("Dice", row["arm"], row["prosma minus it"])
     for row in found["noise"]:
         if "prosma minus it" in row:

@@ -37,7 +37,7 @@ def test_every_block_varies_what_it_says() -> None:
 
     runs = study.plan_of(study.TRAINED)
     counts = {block: sum(run.block == block for run in runs) for block in study.TRAINED}
-    assert counts == {"A": 25, "B": 15, "E": 3}
+    assert counts == {"A": 25, "B": 12, "E": 3}
     assert len({run.name for run in runs}) == len(runs)
     assert {run.arm for run in runs if run.block == "A"} <= set(GATES)
     for run in runs:
@@ -103,7 +103,8 @@ def written_study(folder: Path, dice: dict[str, float], seeds: int) -> None:
             value = level + 0.01 * seed + 0.001 * (arm == "dense") * (-1) ** seed
             measured = {"epoch": 100, "cases": {"a": {"dice": value}, "b": {"dice": value}}}
             run = {"block": "A", "arm": arm, "seed": seed, "last": measured, "best": measured}
-            run["thresholds"] = {"gates.1": 0.6 + 0.1 * seed}
+            run["thresholds"] = {"gates.1": 0.6 + 0.1 * seed} if arm == "prosma" else {}
+            run["config"] = {"gate_options": {"threshold": 0.6931}}
             (folder / f"A-{arm}-{seed}.json").write_text(json.dumps(run))
             rows: dict[str, list] = {
                 "measures": [{"image": "a", "skip": 1, "selectivity": 0.1}],
@@ -133,7 +134,9 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     reach = 3.4954 * np.std(values, ddof=1) / np.sqrt(5)
     assert dense["prosma minus it"]["low"] == pytest.approx(np.mean(values) - reach, rel=1e-3)
     said = " ".join(study_page.sentences(found))
-    assert said.startswith("Lambda started at 0.693 and ended between 0.600 and 1.000 (means per skip).")
+    assert said.startswith(
+        "With `prosma`, lambda started at 0.693 and ended between 0.600 and 1.000 (means per skip)."
+    )
     assert "Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200)." in said
     assert "No difference in Dice is shown between `prosma` and `dense`: " in said
     assert (
@@ -144,6 +147,24 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     assert "| `none` | 5 | 0.520 | 0.520 | +0.200 (+0.200 to +0.200) |" in lines
     assert any(line.startswith("| `prosma` | 1 | 10.0 % | +0.120 (") for line in lines)
     assert not any("nan" in line for line in lines)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_an_arm_of_another_block_stands_beside_the_prosma_of_the_first(tmp_path: Path) -> None:
+    import study_page
+
+    written_study(tmp_path, {"prosma": 0.7}, seeds=3)
+    for path in sorted(tmp_path.glob("A-*.json")):
+        run = json.loads(path.read_text()) | {"block": "B", "arm": "start 0.1"}
+        run |= {"thresholds": {"gates.1": 0.12}, "config": {"gate_options": {"threshold": 0.1}}}
+        run["last"] = {"cases": {"a": {"dice": run["last"]["cases"]["a"]["dice"] - 0.1}}}
+        (tmp_path / path.name.replace("A-prosma", "B-start 0.1")).write_text(json.dumps(run))
+    said = list(study_page.sentences(study_page.summary(tmp_path)))
+    assert said[1] == "With `start 0.1`, lambda started at 0.100 and ended between 0.120 and 0.120 " + (
+        "(means per skip)."
+    )
+    higher = "Dice is higher with `prosma` than with `start 0.1`: +0.100 (+0.100 to +0.100)."
+    assert higher in said
 
 
 @pytest.mark.usefixtures("benchmarks")
