@@ -59,6 +59,7 @@ class Entry:
     default: Any
     types: frozenset[Any]  # of its values, without None; of a choice those of the values
     item_types: frozenset[Any]  # of what a tuple holds
+    items_are_positive: bool  # and none of it may be 0 or less
     is_optional: bool  # it may be None
     literals: tuple[Any, ...]  # all that a ``Literal`` allows
     low: float | None = None
@@ -68,9 +69,12 @@ class Entry:
 
     @property
     def choices(self) -> Mapping[Any, Choice]:
-        """Words for the values that can be chosen now."""
-        given = self.setting.choices
-        return given() if callable(given) else given
+        """Words for the values that can be chosen now; without words of its own, a value is its own."""
+        given = self.setting.choices() if callable(self.setting.choices) else self.setting.choices
+        if given or not self.literals:
+            return given
+        values = (None, *self.literals) if self.is_optional else self.literals
+        return {value: Choice(self.setting.unset if value is None else str(value), "") for value in values}
 
     @property
     def kind(self) -> type:
@@ -122,30 +126,28 @@ def _entry(name: str, info: FieldInfo, setting: Setting) -> Entry:
     parts = list(_parts(info.annotation))
     literals = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
     plain = {get_origin(part) or part for part in parts if get_origin(part) is not Literal}
-    limits = [*info.metadata, *(limit for part in _annotated(info.annotation) for limit in part)]
-    found = {key: getattr(limit, key) for limit in limits for key in _LIMITS if hasattr(limit, key)}
+    limits = _limits([*info.metadata, *_annotated(info.annotation)])
+    items = [item for part in parts if get_origin(part) is tuple for item in get_args(part)]
     return Entry(
         name=name,
         setting=setting,
         default=info.get_default(call_default_factory=True),
         types=frozenset(plain - {NoneType} | {type(value) for value in literals}),
-        item_types=frozenset(
-            kind
-            for part in parts
-            if get_origin(part) is tuple
-            for item in get_args(part)
-            for kind in _parts(item)
-        ),
+        item_types=frozenset(kind for item in items for kind in _parts(item)),
+        items_are_positive=any(_limits(_annotated(item)).get("gt") == 0 for item in items),
         is_optional=NoneType in plain,
         literals=literals,
-        low=found.get("ge", found.get("gt")),
-        high=found.get("le", found.get("lt")),
-        is_above="gt" in found,
-        is_below="lt" in found,
+        low=limits.get("ge", limits.get("gt")),
+        high=limits.get("le", limits.get("lt")),
+        is_above="gt" in limits,
+        is_below="lt" in limits,
     )
 
 
-_LIMITS = ("ge", "gt", "le", "lt")
+def _limits(metadata: Iterable[Any]) -> dict[str, float]:
+    """The limits of a number among what is annotated to it."""
+    names = ("ge", "gt", "le", "lt")
+    return {name: getattr(each, name) for each in metadata for name in names if hasattr(each, name)}
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -160,11 +162,11 @@ def _parts(annotation: Any) -> Iterator[Any]:
             yield from _parts(part)
 
 
-def _annotated(annotation: Any) -> Iterator[list[Any]]:
+def _annotated(annotation: Any) -> Iterator[Any]:
     """What is annotated to the alternatives of a type; pydantic's own ``Field`` holds its limits within."""
     if get_origin(annotation) is Annotated:
         for each in get_args(annotation)[1:]:
-            yield getattr(each, "metadata", [each])
+            yield from getattr(each, "metadata", [each])
     elif get_origin(annotation) not in (Literal, tuple):
         for part in get_args(annotation):
             yield from _annotated(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit
@@ -35,11 +36,11 @@ class Field:
     def value(self) -> Any:
         """What the form says, as the setting takes it.
 
-        Raises ``ConfigError``: sizes that are not understood.
+        Raises ``ConfigError``: a list that is not understood.
         """
         held = self.widget.value
         if isinstance(self.widget, LineEdit):
-            return self._sizes(held.strip())
+            return self._listed(held.strip()) if tuple in self.entry.types else self._text(held.strip())
         if isinstance(self.widget, FloatSpinBox):
             if self.entry.is_optional and held == self.widget.min:
                 return None
@@ -51,7 +52,7 @@ class Field:
     @value.setter
     def value(self, value: Any) -> None:
         if isinstance(self.widget, LineEdit):
-            value = "" if value is None else ", ".join(map(str, value))
+            value = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value or "")
         elif isinstance(self.widget, FloatSpinBox):
             value = self.widget.min if value is None else 100 * value if self._is_share else value
         self.widget.value = value
@@ -65,22 +66,33 @@ class Field:
     def _is_share(self) -> bool:
         return self.entry.setting.unit == "%"
 
-    def _sizes(self, text: str) -> tuple[float, ...] | None:
+    def _text(self, text: str) -> str | None:
+        """What was typed; nothing is None, or the default where an empty text cannot be a value."""
+        if text or (str in self.entry.types and not self.entry.is_optional):
+            return text
+        return None if self.entry.is_optional else self.entry.default
+
+    def _listed(self, text: str) -> tuple[Any, ...] | None:
+        """The parts of a list."""
         if not text:
             return self.entry.default
+        if str in self.entry.item_types:
+            return tuple(part.strip() for part in text.split(","))
         kind: type[float] = int if float not in self.entry.item_types else float
+        positive = self.entry.items_are_positive
         try:
-            sizes = tuple(kind(part) for part in re.split(r"[\s,;x]+", text) if part)
+            numbers = tuple(kind(part) for part in re.split(r"[\s,;x]+", text) if part)
         except ValueError:
-            sizes = ()
-        if not sizes or not all(0 < size < math.inf for size in sizes):
+            numbers = ()
+        if not numbers or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
             example = "3, 1, 1" if kind is float else "32, 128, 128"
-            of_kind = "" if kind is float else "whole "
+            number = "number" if kind is float else "whole number"
+            wanted = f"one positive {number} per axis" if positive else f"{number}s separated by commas"
             raise ConfigError(
-                f"the {self.entry.setting.label.lower()} '{text}' is not understood; give one positive "
-                f"{of_kind}number per axis, such as {example}, or leave it empty"
+                f"the {self.entry.setting.label.lower()} '{text}' is not understood; give {wanted}, such as "
+                f"{example}, or leave it empty"
             )
-        return sizes
+        return numbers
 
 
 class Form(dict[str, Field]):
@@ -98,7 +110,7 @@ class Form(dict[str, Field]):
     def settings(self) -> dict[str, Any]:
         """What it says, by the names of the settings.
 
-        Raises ``ConfigError``: sizes that are not understood.
+        Raises ``ConfigError``: a list that is not understood.
         """
         return {name: field.value for name, field in self.items()}
 
@@ -149,6 +161,10 @@ def _widget(entry: Entry) -> ValueWidget[Any]:
         return line
     if entry.kind in (int, float):
         return _number(entry, about)
+    if entry.types <= {str, Path}:
+        line = LineEdit(value=str(entry.default or ""), **about)
+        line.native.setPlaceholderText(setting.unset)
+        return line
     raise TypeError(
         f"no widget for the setting {entry.name} of {set(entry.types)}; give it choices, or no label"
     )
