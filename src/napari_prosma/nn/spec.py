@@ -62,7 +62,7 @@ class ModelSpec:
         if self.network != OURS:
             self._take_published_gate()
         levels = tuple(int(s) for s in self.gated_levels)
-        if not levels and (self.network == OURS or self.gate != "none"):
+        if not levels and (self.network == OURS or GATES[self.gate].parts):
             levels = tuple(range(1, len(self.widths)))
         object.__setattr__(self, "gated_levels", levels)
         if self.dims not in (2, 3):
@@ -99,7 +99,8 @@ class ModelSpec:
     def _take_published_gate(self) -> None:
         """Refuse what only our network can be told, and say in ``gate`` what this one has."""
         published = NETWORKS[self.network].gate
-        every_level = () if published == "none" else tuple(range(1, len(self.widths)))
+        has_gates = GATES[published].parts > 0
+        every_level = tuple(range(1, len(self.widths))) if has_gates else ()
         refused = [
             name
             for name, allowed in (
@@ -112,7 +113,7 @@ class ModelSpec:
             if getattr(self, name) not in allowed
         ]
         if refused:
-            has = "has no gates" if published == "none" else f"has the gate {published!r} on every skip"
+            has = f"has the gate {published!r} on every skip" if has_gates else "has no gates"
             raise ValueError(
                 f"network {self.network!r} {has} and the norms of its paper; leave out {', '.join(refused)}, "
                 f"or choose {OURS}"
