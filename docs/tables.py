@@ -9,6 +9,7 @@ from typing import Any
 
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.nn.gate_kinds import GATES
+from napari_prosma.segmentation.measures import MEASURES as EVALUATED
 from napari_prosma.settings import Entry, entries_of
 from napari_prosma.training.config import grouped_settings
 from napari_prosma.training.objectives import OBJECTIVES
@@ -56,6 +57,15 @@ def measures() -> str:
     return "\n".join(["| column | meaning | from, to |", "|---|---|---|", *rows])
 
 
+def evaluation() -> str:
+    """Every number of an evaluation, as a column of a table."""
+    rows = [
+        f"| `{name.replace('_', ' ')}` | {_cell(each.meaning.format(tolerance='the tolerance'))} |"
+        for name, each in EVALUATED.items()
+    ]
+    return "\n".join(["| column | meaning |", "|---|---|", *rows])
+
+
 def rows_of(entries: Iterable[Entry], title: str, within: bool) -> str:
     """A table with a row per setting, or per NAME= ``within`` one: what holds without it, what it does."""
     rows = [f"| {title} | without it | what it does |", "|---|---|---|"]
@@ -74,4 +84,10 @@ def _cell(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-TABLES = {"settings": settings, "objectives": objectives, "gates": gates, "measures": measures}
+TABLES = {
+    "settings": settings,
+    "objectives": objectives,
+    "gates": gates,
+    "measures": measures,
+    "evaluation": evaluation,
+}

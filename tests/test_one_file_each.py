@@ -11,7 +11,7 @@ import runpy
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ from pytestqt.qtbot import QtBot
 from typer.testing import CliRunner
 
 from napari_prosma.cli.train import with_settings
+from napari_prosma.data.case import Case
+from napari_prosma.events import Finished
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import MEASURES, Measure, skip_measures
 from napari_prosma.inspection.record import GateRecord, Means, SkipRecord
@@ -33,9 +35,15 @@ from napari_prosma.nn.gate_kinds import GATES, GateOptions, gate
 from napari_prosma.nn.gates import Gate
 from napari_prosma.nn.network_kinds import NETWORKS, network
 from napari_prosma.nn.spec import ModelSpec
+from napari_prosma.plugin.evaluate.panel import EvaluatePanel
 from napari_prosma.plugin.inspect.words import table_of_measures
 from napari_prosma.plugin.train.settings import Settings
 from napari_prosma.plugin.train.supervision import Supervision
+from napari_prosma.segmentation.evaluate import evaluate
+from napari_prosma.segmentation.evaluation_report import box_plots, measure_rows, summary_rows
+from napari_prosma.segmentation.measures import MEASURES as EVALUATED
+from napari_prosma.segmentation.measures import Measure as EvaluationMeasure
+from napari_prosma.segmentation.pairs import Pair, Pairs
 from napari_prosma.settings import Choice, Setting, entries_of
 from napari_prosma.training import config as configuration
 from napari_prosma.training import lines
@@ -53,7 +61,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     """What a test registers is taken out again; the user's home is empty."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    registered: tuple[dict[str, Any], ...] = (GATES, NETWORKS, OBJECTIVES, MEASURES, SETTINGS)
+    registered: tuple[dict[str, Any], ...] = (GATES, NETWORKS, OBJECTIVES, MEASURES, EVALUATED, SETTINGS)
     before = [dict(each) for each in registered]
     yield
     for each, held in zip(registered, before, strict=True):
@@ -107,16 +115,26 @@ def read_back(line: str) -> TrainConfig:
 
 
 class MadeUpConfig(TrainConfig):
-    """As if the field stood in ``TrainConfig``."""
+    """As if the fields stood in ``TrainConfig``."""
 
     smoothness: Annotated[
         float,
         Setting(group=LEARNING, help="How smooth outlines are.", label="Smoothness", tip="Made up", step=0.1),
     ] = Field(default=0.25, ge=0, le=2)
+    mood: Annotated[Literal["calm", "wild"], Setting("The mood.", "Mood", group=LEARNING)] = "calm"
+    remark: Annotated[str, Setting("A remark.", "Remark", group=LEARNING)] = ""
+    window: Annotated[
+        tuple[float, float] | None, Setting("Gray values that are seen.", "Window", group=LEARNING)
+    ] = None
+    roles: Annotated[tuple[str, ...], Setting("Who learns.", "Roles", group=LEARNING)] = ("head",)
+    atlas: Annotated[Path | None, Setting("A file.", "Atlas", group=LEARNING)] = None
+    tries: Annotated[int | None, Setting("Tries.", "Tries", group=LEARNING)] = Field(default=None, ge=1)
+    shuffle: Annotated[bool, Setting("Keep the order.", "shuffle", group=LEARNING)] = True
 
 
 def test_a_field(settings: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch) -> None:
-    SETTINGS.update({"smoothness": entries_of(MadeUpConfig)["smoothness"]})
+    entries = entries_of(MadeUpConfig)
+    SETTINGS.update({name: entry for name, entry in entries.items() if name not in SETTINGS})
     for module in (configuration, lines):
         monkeypatch.setattr(module, "TrainConfig", MadeUpConfig)
 
@@ -145,6 +163,43 @@ class MadeUpOptions(ObjectiveOptions):
             choices={"soft": Choice("softly", "Little by little"), "hard": Choice("hard", "At once")},
         ),
     ] = "soft"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("mood", "wild", "--mood wild"),
+        ("remark", "a 'b' \"c\" ü", None),
+        ("window", (-100.5, 300.0), "--window -100.5,300.0"),
+        ("roles", ("head", "gates"), "--roles head,gates"),
+        ("atlas", Path("an atlas.csv"), None),
+        ("tries", 3, "--tries 3"),
+        ("shuffle", False, "--no-shuffle"),
+    ],
+)
+def test_a_field_of_any_type(
+    settings: Callable[[], Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+    option: str | None,
+) -> None:
+    entries = entries_of(MadeUpConfig)
+    SETTINGS.update({name: entry for name, entry in entries.items() if name not in SETTINGS})
+    for module in (configuration, lines):
+        monkeypatch.setattr(module, "TrainConfig", MadeUpConfig)
+    form = settings()
+
+    def chosen() -> MadeUpConfig:
+        return MadeUpConfig.of(**{**form.values(), "run_dir": "r", "data": "d", "threads": None})
+
+    assert getattr(chosen(), name) == entries[name].default
+    form.fields[name].value = value
+    config = chosen()
+    assert getattr(config, name) == value
+    line = shell_line(config)
+    assert option is None or line.endswith(option)
+    assert read_back(line) == config
 
 
 def test_an_objective_with_two_options(qtbot: QtBot) -> None:
@@ -214,7 +269,7 @@ def test_a_network() -> None:
     assert isinstance(build_model(ModelSpec(2, 1, 1, config.width_per_level, network="made-up")), UNet)
 
 
-def test_a_measure() -> None:
+def test_a_measure_of_a_gate() -> None:
     MEASURES["made_up"] = Measure("peak", lambda skip: float(skip.energy.max()), "The largest energy", "x")
     geometry = Geometry.pixels(2)
     skip = SkipRecord(1, 1, geometry, np.full((2, 2), 3.0), np.ones((2, 2)), 0.0, Means(None, None, (0.0,)))
@@ -228,3 +283,31 @@ def test_a_measure() -> None:
     assert ["peak", "", "3.0"] in rows
     assert "The largest energy" in meanings
     assert "| `made_up` | The largest energy | 0, 1 |" in written("command-line.md")
+
+
+def test_a_measure_of_an_evaluation(qtbot: QtBot) -> None:
+    EVALUATED["volume_ratio"] = EvaluationMeasure(
+        "volume ratio",
+        lambda masks: float(masks.predicted.sum() / masks.truth.sum()),
+        "Predicted over true size",
+        in_brief=True,
+    )
+    truth = np.pad(np.ones((4, 4), np.uint8), 2)
+    predicted = np.where(np.arange(8) < 4, truth, 0).astype(np.uint8)
+    held = [Case.from_arrays("a", each[None], each) for each in (predicted, truth)]
+    *_, last = evaluate(Pairs((Pair("a", *held),), ("background", "lesion")))
+    assert isinstance(last, Finished)
+
+    (row,), (summary,) = measure_rows(last.result), summary_rows(last.result)
+    assert row["volume ratio"] == summary["mean volume ratio"] == 0.5
+    assert [axes.get_title() for axes in box_plots(last.result).axes][-1] == "volume ratio"
+    panel = EvaluatePanel(ViewerModel())
+    qtbot.addWidget(panel)
+    panel.happened(last)
+    heading, cell = panel.table.horizontalHeaderItem(6), panel.table.item(0, 6)
+    assert heading is not None
+    assert cell is not None
+    assert (heading.text(), cell.text()) == ("volume ratio", "0.500")
+    assert panel.summary.plain_text().endswith("volume ratio 0.500")
+    panel.close_down()
+    assert "| `volume ratio` | Predicted over true size |" in written("command-line.md")

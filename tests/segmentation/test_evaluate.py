@@ -19,7 +19,8 @@ from napari_prosma.data.layouts import case_from_files
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry, SourceFrame
-from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation, Measures, evaluate, measure
+from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation, evaluate, measure
+from napari_prosma.segmentation.measures import MEASURES
 from napari_prosma.segmentation.pairs import Pair, Pairs
 
 MM = Geometry((2.0, 1.0), (0.0, 0.0), "mm")
@@ -47,7 +48,11 @@ def square(top: int, left: int, size: int = 3, shape: tuple[int, ...] = (7, 8)) 
     return mask
 
 
-def lesion(found: CaseMeasures) -> Measures:
+def figures(*values: float) -> dict[str, float]:
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def lesion(found: CaseMeasures) -> dict[str, float]:
     return found.classes["lesion"]
 
 
@@ -55,14 +60,14 @@ def test_a_square_one_column_off_by_hand() -> None:
     """6 of 9 pixels agree; of the 8 at each border 4 coincide with the other's and 4 lie 1 mm away."""
     predicted, truth = square(2, 3), square(2, 2)
     found = lesion(measure(pair(predicted, truth), NAMES))
-    assert found == Measures(dice=2 * 6 / 18, iou=6 / 12, surface_dice=1, hd95=1)
-    assert lesion(measure(pair(predicted, truth), NAMES, tolerance_mm=0.9)).surface_dice == 4 / 8
+    assert found == figures(2 * 6 / 18, 6 / 12, 1, 1)
+    assert lesion(measure(pair(predicted, truth), NAMES, tolerance_mm=0.9))["surface_dice"] == 4 / 8
 
 
 def test_distances_follow_the_spacing_of_each_axis() -> None:
     """2 rows of 2 mm and 3 columns of 1 mm apart: 5 mm."""
     found = measure(pair(square(4, 5, 1), square(2, 2, 1)), NAMES)
-    assert lesion(found) == Measures(0, 0, 0, 5)
+    assert lesion(found) == figures(0, 0, 0, 5)
     assert found.unit == "mm"
 
 
@@ -70,37 +75,37 @@ def test_micrometres_are_brought_to_mm_and_a_file_without_a_size_takes_the_other
     um = Geometry((2000.0, 1000.0), (0.0, 0.0), "um")
     for truth, predicted in ((um, MM), (MM, um), (Geometry.pixels(2), um), (MM, Geometry.pixels(2))):
         found = measure(pair(square(4, 5, 1), square(2, 2, 1), truth, predicted), NAMES)
-        assert (lesion(found).hd95, found.unit) == (5, "mm")
+        assert (lesion(found)["hd95"], found.unit) == (5, "mm")
     pixels = measure(pair(square(2, 5, 1), square(2, 2, 1), Geometry.pixels(2)), NAMES)
-    assert (lesion(pixels).hd95, pixels.unit) == (3, "pixel")
+    assert (lesion(pixels)["hd95"], pixels.unit) == (3, "pixel")
 
 
 def test_nothing_predicted_where_nothing_is_true_is_perfect() -> None:
     empty = np.zeros((4, 5), np.uint8)
-    assert lesion(measure(pair(empty, empty), NAMES)) == Measures(1, 1, 1, 0)
+    assert lesion(measure(pair(empty, empty), NAMES)) == figures(1, 1, 1, 0)
 
 
 @pytest.mark.parametrize("missed", [True, False])
 def test_a_class_in_one_of_the_two_only_is_infinitely_far(missed: bool) -> None:
     there, empty = square(1, 1), np.zeros((7, 8), np.uint8)
     found = pair(empty, there) if missed else pair(there, empty)
-    assert lesion(measure(found, NAMES)) == Measures(0, 0, 0, math.inf)
+    assert lesion(measure(found, NAMES)) == figures(0, 0, 0, math.inf)
 
 
 def test_a_mask_at_the_edge_of_the_image_has_a_surface_there() -> None:
     """The row at the edge and the one beside it: 1 row of 2 mm apart."""
     full, rest = np.ones((5, 4), np.uint8), np.ones((5, 4), np.uint8)
     rest[0] = 0
-    assert lesion(measure(pair(full, rest), NAMES)).hd95 == 2
+    assert lesion(measure(pair(full, rest), NAMES))["hd95"] == 2
 
 
 def test_each_class_is_measured_against_its_own() -> None:
     truth = square(1, 1) + 2 * square(1, 5)
     predicted = square(1, 1) + 2 * square(1, 4)
     found = measure(pair(predicted, truth), ("background", "a", "b", "c"))
-    assert found.classes["a"] == Measures(1, 1, 1, 0)
-    assert found.classes["b"] == Measures(2 * 6 / 18, 0.5, 1, 1)
-    assert found.classes["c"] == Measures(1, 1, 1, 0)
+    assert found.classes["a"] == figures(1, 1, 1, 0)
+    assert found.classes["b"] == figures(2 * 6 / 18, 0.5, 1, 1)
+    assert found.classes["c"] == figures(1, 1, 1, 0)
     assert found.dice == pytest.approx((1 + 2 / 3 + 1) / 3)
 
 
@@ -120,23 +125,23 @@ def test_the_measures_are_monais(shape: tuple[int, ...]) -> None:
         predicted, truth = ((f > f.std() / 2).astype(np.uint8) for f in (other, field))
         found = lesion(measure(pair(predicted, truth, geometry), NAMES, tolerance_mm=1.5))
         theirs = [torch.from_numpy(np.stack([1 - mask, mask])[None]).float() for mask in (predicted, truth)]
-        wanted = Measures(
-            dice=float(compute_dice(*theirs, include_background=False)),
-            iou=float(compute_iou(*theirs, include_background=False)),
-            surface_dice=float(compute_surface_dice(*theirs, class_thresholds=[1.5], spacing=spacing)),
-            hd95=float(compute_hausdorff_distance(*theirs, percentile=95, spacing=spacing)),
-        )
-        assert vars(found) == pytest.approx(vars(wanted), rel=1e-5)
-        assert 0 < found.surface_dice < 1
+        wanted = {
+            "dice": float(compute_dice(*theirs, include_background=False)),
+            "iou": float(compute_iou(*theirs, include_background=False)),
+            "surface_dice": float(compute_surface_dice(*theirs, class_thresholds=[1.5], spacing=spacing)),
+            "hd95": float(compute_hausdorff_distance(*theirs, percentile=95, spacing=spacing)),
+        }
+        assert found == pytest.approx(wanted, rel=1e-5)
+        assert 0 < found["surface_dice"] < 1
 
 
 def test_what_nobody_labelled_counts_for_nothing_and_has_no_surface() -> None:
     truth, predicted = square(2, 2), square(2, 3)
     truth[:, 5:] = IGNORE  # where the prediction is wrong on one side
     found = lesion(measure(pair(predicted, truth), NAMES))
-    assert (found.dice, found.iou) == (2 * 6 / (9 + 6), 6 / 9)
-    assert math.isnan(found.surface_dice)
-    assert math.isnan(found.hd95)
+    assert (found["dice"], found["iou"]) == (2 * 6 / (9 + 6), 6 / 9)
+    assert math.isnan(found["surface_dice"])
+    assert math.isnan(found["hd95"])
     with pytest.raises(DataError, match="nothing is labelled in the reference of 'case'"):
         measure(pair(predicted, np.full_like(truth, IGNORE)), NAMES)
 
@@ -147,17 +152,17 @@ def test_a_time_series_is_compared_moment_by_moment() -> None:
     truth = np.stack([square(2, 2), square(2, 2)])
     predicted = np.stack([square(2, 2), np.zeros((7, 8), np.uint8)])
     found = lesion(measure(pair(predicted, truth, clip), NAMES))
-    assert found.surface_dice == pytest.approx(16 / 24)
-    assert found.hd95 == math.inf
+    assert found["surface_dice"] == pytest.approx(16 / 24)
+    assert found["hd95"] == math.inf
     # Were time an axis like the others, the missed moment would be 0.04 mm away.
     late = np.stack([np.zeros((7, 8), np.uint8), square(2, 2)])
-    assert lesion(measure(pair(predicted, late, clip), NAMES)) == Measures(0, 0, 0, math.inf)
+    assert lesion(measure(pair(predicted, late, clip), NAMES)) == figures(0, 0, 0, math.inf)
 
 
 def test_grids_that_differ_are_refused_and_both_are_named() -> None:
     here, moved = (Geometry.patient(SourceFrame.canonical(affine(x)), (4, 5, 6)) for x in (0, 0.4))
     volume = np.ones((4, 5, 6), np.uint8)
-    assert lesion(measure(pair(volume, volume, here, here), NAMES)).dice == 1
+    assert lesion(measure(pair(volume, volume, here, here), NAMES))["dice"] == 1
     with pytest.raises(DataError, match=r"'predicted' and the reference 'truth' lie 0.4 mm apart"):
         measure(pair(volume, volume, here, moved), NAMES)
     coarse = Geometry((2.0, 1.3), (0.0, 0.0), "mm")
@@ -181,7 +186,7 @@ def test_files_of_which_one_is_turned_and_the_other_lies_nowhere_are_refused(tmp
             with pytest.raises(DataError, match=r"'truth\.tif' may be mirrored: only one says where it lies"):
                 measure(pair_of_files, NAMES)
         else:
-            assert lesion(measure(pair_of_files, NAMES)).dice == 1
+            assert lesion(measure(pair_of_files, NAMES))["dice"] == 1
 
 
 def affine(x: float) -> np.ndarray:

@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 
 from napari_prosma.data.case import Case
-from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation, Measures
+from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
 from napari_prosma.segmentation.evaluation_report import (
     box_plots,
     measure_rows,
     summary_rows,
     write_evaluation,
 )
+from napari_prosma.segmentation.measures import MEASURES
 from napari_prosma.segmentation.pairs import Pair
 
 NAN, INF = math.nan, math.inf
 
 
-def case(name: str, unit: str = "mm", **classes: Measures) -> CaseMeasures:
+def figures(*values: float) -> dict[str, float]:
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def case(name: str, unit: str = "mm", **classes: dict[str, float]) -> CaseMeasures:
     array = np.zeros((1, 2, 2))
     held = Case.from_arrays(name, array, array[0])
     files = Case(name, held.read_image, held.read_label, (Path("image.png"), Path("true.png")))
@@ -33,8 +38,8 @@ def case(name: str, unit: str = "mm", **classes: Measures) -> CaseMeasures:
 def evaluation() -> Evaluation:
     return Evaluation(
         cases=(
-            case("worst", a=Measures(0, 0, 0, INF), b=Measures(0.5, 0.4, NAN, NAN)),
-            case("best", a=Measures(1, 1, 1, 0), b=Measures(0.9, 0.8, 0.7, 2)),
+            case("worst", a=figures(0, 0, 0, INF), b=figures(0.5, 0.4, NAN, NAN)),
+            case("best", a=figures(1, 1, 1, 0), b=figures(0.9, 0.8, 0.7, 2)),
         ),
         class_names=("a", "b"),
         tolerance=1.5,
@@ -80,7 +85,7 @@ def test_a_summary_per_class_leaves_out_nan_and_counts_the_infinite(evaluation: 
         "in one only": 1,
     }
     assert (second["mean surface dice"], second["median hd95 (mm)"], second["in one only"]) == (0.7, 2, 0)
-    unknown = [case(f"sparse {n}", a=Measures(1, 1, NAN, NAN)) for n in range(3)]
+    unknown = [case(f"sparse {n}", a=figures(1, 1, NAN, NAN)) for n in range(3)]
     (only,) = summary_rows(Evaluation((evaluation.cases[1], *unknown), ("a",), 1.0))
     assert (only["mean surface dice"], only["median hd95 (mm)"]) == (1, 0)
     (none,) = summary_rows(Evaluation(tuple(unknown), ("a",), 1.0))
@@ -88,7 +93,7 @@ def test_a_summary_per_class_leaves_out_nan_and_counts_the_infinite(evaluation: 
 
 
 def test_pixels_are_not_called_mm() -> None:
-    measures = Measures(1, 1, 1, 0)
+    measures = figures(1, 1, 1, 0)
     mixed = Evaluation((case("x", a=measures), case("y", "pixel", a=measures)), ("a",), 1.0)
     assert "hd95 (pixels)" in measure_rows(mixed)[1]
     assert "median hd95 (mm or pixels)" in summary_rows(mixed)[0]
@@ -111,7 +116,7 @@ def test_the_picture_has_a_box_per_class_and_a_dot_per_finite_value(evaluation: 
 
 
 def test_a_class_without_any_finite_distance_is_still_drawn() -> None:
-    missed = Evaluation((case("x", a=Measures(0, 0, 0, INF)),), ("a",), 1.0)
+    missed = Evaluation((case("x", a=figures(0, 0, 0, INF)),), ("a",), 1.0)
     last = box_plots(missed).axes[3]
     assert last.get_title().endswith("1 infinite")
     assert [label.get_text() for label in last.get_xticklabels()] == ["a"]

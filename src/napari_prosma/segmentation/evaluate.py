@@ -7,66 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.labels import IGNORE
-from napari_prosma.data.metrics import dice_and_iou
 from napari_prosma.data.readers import read_header
 from napari_prosma.errors import DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
+from napari_prosma.segmentation.measures import MEASURES, TOLERANCE_MM, Comparison
 from napari_prosma.segmentation.pairs import Pair, Pairs
 
-TOLERANCE_MM = 1.0
-HD_PERCENTILE = 95
 SAME_PLACE = 0.05
 """Grids are the same if no corner lies farther apart than this share of the smallest spacing."""
 _UM_PER_MM = 1000.0
 
 
 @dataclass(frozen=True)
-class Measures:
-    """One class in one case.
-
-    Where the class is neither predicted nor true all is perfect: 1, 1, 1 and 0. Where it is in one of the
-    two only: 0, 0, 0 and infinite.
-
-    Attributes
-    ----------
-    dice, iou : 0 to 1
-        Over the elements that are labelled in the truth.
-    surface_dice : 0 to 1
-        Share of both surfaces that lies within the tolerance of the other (Nikolov et al. 2018). A surface
-        is the elements of a mask that have a face outside of it, as MONAI counts them.
-    hd95 : float
-        95th percentile of the distances from one surface to the other, the larger of the two directions, in
-        the case's unit.
-
-    Both are NaN where the truth leaves elements unlabelled: surfaces would end there for no reason.
-    """
-
-    dice: float
-    iou: float
-    surface_dice: float
-    hd95: float
-
-
-@dataclass(frozen=True)
 class CaseMeasures:
-    """All foreground classes of one case, by name; ``unit`` of distances and tolerance: "mm" or "pixel"."""
+    """All foreground classes of one case, by name; ``unit`` of distances and tolerance: "mm" or "pixel".
+
+    Of each class the figures by the names of ``MEASURES``. Where a class is neither predicted nor true all is
+    perfect: 1, 1, 1 and 0. Where it is in one of the two only: 0, 0, 0 and infinite. What needs surfaces is
+    NaN where the truth leaves elements unlabelled.
+    """
 
     pair: Pair
     unit: str
-    classes: dict[str, Measures]
+    classes: dict[str, dict[str, float]]
 
     @property
     def dice(self) -> float:
         """Mean over the classes."""
-        return float(np.mean([measures.dice for measures in self.classes.values()]))
+        return float(np.mean([figures["dice"] for figures in self.classes.values()]))
 
 
 @dataclass(frozen=True)
@@ -144,59 +118,10 @@ def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERA
         predicted, truth = predicted[counted], truth[counted]
     classes = {}
     for label, name in list(enumerate(class_names))[1:]:
-        dice, iou = dice_and_iou(predicted, truth, label)
-        surface_dice = hd95 = float("nan")
-        if complete:
-            distances = surface_distances(predicted == label, truth == label, geometry)
-            surface_dice, hd95 = _within(distances, tolerance_mm), _hd95(distances)
-        classes[name] = Measures(float(dice), float(iou), surface_dice, hd95)
+        place = geometry if complete else None
+        masks = Comparison(predicted == label, truth == label, place, tolerance_mm)
+        classes[name] = {key: float(each.of(masks)) for key, each in MEASURES.items()}
     return CaseMeasures(pair, geometry.unit, classes)
-
-
-def surface_distances(
-    predicted: np.ndarray, truth: np.ndarray, geometry: Geometry
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from each surface element of one mask to the nearest of the other, both ways, by MONAI.
-
-    In a time series surfaces are compared moment by moment; where only one of the masks has any, its
-    distances are infinite.
-
-    Parameters
-    ----------
-    predicted, truth : (*spatial) bool
-    geometry : Geometry
-        Its spacing's unit is that of the distances.
-
-    Returns
-    -------
-    (n,), (m,)
-        From the predicted surface, and from the true one; empty where there is none.
-    """
-    moments = [(predicted, truth)]
-    spacing = geometry.spacing
-    if "t" in geometry.axes:
-        time = geometry.axes.index("t")
-        moments = list(zip(np.moveaxis(predicted, time, 0), np.moveaxis(truth, time, 0), strict=True))
-        spacing = spacing[:time] + spacing[time + 1 :]
-    there: list[Any] = [np.zeros(0)]
-    back: list[Any] = [np.zeros(0)]
-    for p, t in moments:
-        (box,) = ndimage.find_objects((p | t).astype(np.uint8)) or [None]
-        if box is None:
-            continue
-        ours, theirs = _surface(p[box]), _surface(t[box])
-        if ours.any() and theirs.any():
-            there.append(ndimage.distance_transform_edt(~theirs, spacing)[ours])
-            back.append(ndimage.distance_transform_edt(~ours, spacing)[theirs])
-        else:
-            there.append(np.full(np.count_nonzero(ours), np.inf))
-            back.append(np.full(np.count_nonzero(theirs), np.inf))
-    return np.concatenate(there), np.concatenate(back)
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Elements of a mask that have a neighbour outside it, or lie at the edge of the array."""
-    return mask & ~ndimage.binary_erosion(mask)
 
 
 def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, ...]) -> Geometry:
@@ -257,18 +182,3 @@ def _apart(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> float:
 
 def _spaced(geometry: Geometry) -> str:
     return " x ".join(f"{s:.4g}" for s in geometry.spacing)
-
-
-def _within(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
-    both = np.concatenate(distances)
-    return float(np.mean(both <= tolerance)) if len(both) else 1.0
-
-
-def _hd95(distances: tuple[np.ndarray, np.ndarray]) -> float:
-    found = [0.0]
-    for each in distances:
-        if len(each):
-            with np.errstate(invalid="ignore"):  # between a number and infinity NumPy interpolates to NaN
-                value = float(np.percentile(each, HD_PERCENTILE))
-            found.append(float("inf") if np.isnan(value) else value)
-    return max(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.names import in_plot
 from napari_prosma.data.texts import write_rows
 from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
+from napari_prosma.segmentation.measures import MEASURES
 
 _COLOUR, _DOT = "#4ea8de", "#1d3557"
 
@@ -21,15 +22,15 @@ def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
     rows: list[dict[str, str | float]] = []
     for case in evaluation.cases:
         unit = _unit_in_words(case)
-        for name, each in case.classes.items():
+        columns = {
+            key: _column(key) + each.suffix(unit, evaluation.tolerance) for key, each in MEASURES.items()
+        }
+        for name, figures in case.classes.items():
             rows.append(
                 {
                     "case": case.pair.name,
                     "class": name,
-                    "dice": each.dice,
-                    "iou": each.iou,
-                    f"surface dice ({evaluation.tolerance:g} {unit})": each.surface_dice,
-                    f"hd95 ({unit})": each.hd95,
+                    **{columns[key]: value for key, value in figures.items()},
                     "prediction": str(case.pair.predicted.files[0]) if case.pair.predicted.files else "",
                     "truth": str(case.pair.truth.files[-1]) if case.pair.truth.files else "",
                 }
@@ -38,25 +39,19 @@ def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
 
 
 def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
-    """A row per class: means over the cases, the median of HD95, and in how many cases it is infinite."""
+    """A row per class: what each measure sums up over the cases, and in how many a distance is infinite."""
     rows: list[dict[str, str | float]] = []
+    units = _units(evaluation)
     for name in evaluation.class_names:
         each = [case.classes[name] for case in evaluation.cases]
-        hd95 = np.array([m.hd95 for m in each])
-        units = " or ".join(sorted({_unit_in_words(case) for case in evaluation.cases}))
-        rows.append(
-            {
-                "class": name,
-                "cases": len(each),
-                "mean dice": float(np.mean([m.dice for m in each])),
-                "median dice": float(np.median([m.dice for m in each])),
-                "lowest dice": min(m.dice for m in each),
-                "mean iou": float(np.mean([m.iou for m in each])),
-                "mean surface dice": _mean_of_numbers([m.surface_dice for m in each]),
-                f"median hd95 ({units})": _median_of_numbers(hd95),
-                "in one only": int(np.isinf(hd95).sum()),
-            }
-        )
+        row: dict[str, str | float] = {"class": name, "cases": len(each)}
+        for key, measure in MEASURES.items():
+            values = np.array([figures[key] for figures in each])
+            unit = f" ({units})" if measure.is_distance else ""
+            for summary, summarise in measure.all_summaries.items():
+                row[f"{summary} {_column(key)}{unit}"] = summarise(values)
+        row["in one only"] = sum(any(map(math.isinf, figures.values())) for figures in each)
+        rows.append(row)
     return rows
 
 
@@ -65,18 +60,14 @@ FILES = ("measures.csv", "summary.csv", "boxes.png")
 
 
 def box_plots(evaluation: Evaluation) -> Figure:
-    """A box per class for each of the four measures, a dot per case; infinite distances are counted above."""
-    units = " or ".join(sorted({_unit_in_words(case) for case in evaluation.cases}))
-    panels = {
-        "dice": "Dice",
-        "iou": "IoU",
-        "surface_dice": f"surface Dice ({evaluation.tolerance:g} {units})",
-        "hd95": f"HD95 ({units})",
-    }
+    """A box per class for each measure, a dot per case; infinite distances are counted above."""
+    units = _units(evaluation)
     names = evaluation.class_names
-    figure = Figure(figsize=(2.2 + 4 * max(1.6, 0.55 * len(names)), 3.6), layout="constrained")
-    for axes, (measure_name, title) in zip(figure.subplots(1, 4), panels.items(), strict=True):
-        values = [[getattr(case.classes[name], measure_name) for case in evaluation.cases] for name in names]
+    count = len(MEASURES)
+    figure = Figure(figsize=(2.2 + count * max(1.6, 0.55 * len(names)), 3.6), layout="constrained")
+    for axes, (key, measure) in zip(figure.subplots(1, count), MEASURES.items(), strict=True):
+        title = measure.label + measure.suffix(units, evaluation.tolerance)
+        values = [[case.classes[name][key] for case in evaluation.cases] for name in names]
         finite = [[value for value in column if np.isfinite(value)] for column in values]
         axes.boxplot(
             finite,
@@ -95,7 +86,7 @@ def box_plots(evaluation: Evaluation) -> Figure:
         axes.set_title(f"{title}\n{infinite} infinite" if infinite else title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.tick_params(axis="x", labelrotation=30 if max(map(len, names)) > 8 or len(names) > 4 else 0)
-        if measure_name == "hd95":
+        if measure.is_distance:
             axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
         else:
             axes.set_ylim(-0.03, 1.03)
@@ -117,12 +108,9 @@ def _unit_in_words(case: CaseMeasures) -> str:
     return "mm" if case.unit == "mm" else "pixels"
 
 
-def _mean_of_numbers(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+def _units(evaluation: Evaluation) -> str:
+    return " or ".join(sorted({_unit_in_words(case) for case in evaluation.cases}))
 
 
-def _median_of_numbers(values: np.ndarray) -> float:
-    known = np.sort(values[~np.isnan(values)])
-    # The lower of the two in the middle: between a number and infinity there is no mean.
-    return float(known[(len(known) - 1) // 2]) if len(known) else float("nan")
+def _column(key: str) -> str:
+    return key.replace("_", " ")

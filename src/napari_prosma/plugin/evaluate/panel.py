@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -55,13 +54,13 @@ from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.panel import Panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import require_same_place
+from napari_prosma.segmentation.measures import MEAN, MEASURES, TOLERANCE_MM
 from napari_prosma.segmentation.pairs import NO_REFERENCE, Pair, Pairs, find_pairs
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
 
 WORST_SHOWN = 3
-TOLERANCE_MM = 1.0
 PLOTS_HEIGHT = 120
 """At least; the dock of the plots can be made higher."""
 _CLASS_COLUMN = 1
@@ -75,7 +74,8 @@ class EvaluatePanel(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer, "Evaluate")
-        self.start_button.setToolTip("Dice, IoU, surface Dice and 95 % Hausdorff distance of every case")
+        figures = ", ".join(measure.label for measure in MEASURES.values())
+        self.start_button.setToolTip(f"{figures} of every case")
         self.evaluation: Evaluation | None = None
         self._measuring = False
         self.opening = NewestJob(self)
@@ -247,25 +247,23 @@ class EvaluatePanel(Panel):
     def _show(self, evaluation: Evaluation) -> None:
         self.evaluation, self._shown_case = evaluation, None
         units = " or ".join(sorted({"mm" if c.unit == "mm" else "px" for c in evaluation.cases}))
-        self.table.head(
-            {
-                "Case": "Lowest mean Dice first",
-                "Class": "",
-                "Dice": "Overlap: 1 is perfect",
-                "IoU": "Intersection over union: 1 is perfect",
-                "sDice": f"Surface Dice: share of both surfaces within {evaluation.tolerance:g} {units}",
-                f"HD95 {units}": "Distance within which 95 % of both surfaces lie; ∞ if one of them "
-                "is missing",
-            }
-        )
+        tolerance = f"{evaluation.tolerance:g} {units}"
+        figures = {
+            (measure.heading or measure.label) + f" {units}" * measure.is_distance: measure.meaning.format(
+                tolerance=tolerance
+            )
+            for measure in MEASURES.values()
+        }
+        self.table.head({"Case": "Lowest mean Dice first", "Class": "", **figures})
         rows = [
-            [case.pair.name, name, *map(_share, (m.dice, m.iou, m.surface_dice)), _distance(m.hd95)]
+            [case.pair.name, name, *(MEASURES[key].text(value) for key, value in of_class.items())]
             for case in evaluation.cases
-            for name, m in case.classes.items()
+            for name, of_class in case.classes.items()
         ]
-        failed = [[name, "", "failed", "", "", ""] for name in evaluation.failed]
+        empty = [""] * (len(figures) - 1)
+        failed = [[name, "", "failed", *empty] for name in evaluation.failed]
         failed += [
-            [stem(name) if why == NO_REFERENCE else name, "", why, "", "", ""]
+            [stem(name) if why == NO_REFERENCE else name, "", why, *empty]
             for name, why in evaluation.unpaired.items()
         ]
         self.table.show_rows([*rows, *failed])
@@ -441,15 +439,11 @@ def _mean_lines(evaluation: Evaluation) -> list[str]:
     count = len(evaluation.cases)
     lines = [f"{count} case{'s' * (count != 1)}; means over them:"]
     for name in evaluation.class_names:
-        each = [case.classes[name] for case in evaluation.cases]
-        dice, iou = (float(np.mean([getattr(m, key) for m in each])) for key in ("dice", "iou"))
-        lines.append(f"{name}: Dice {dice:.3f}, IoU {iou:.3f}")
+        of_class = [case.classes[name] for case in evaluation.cases]
+        means = (
+            f"{measure.label} {measure.text(MEAN(np.array([figures[key] for figures in of_class])))}"
+            for key, measure in MEASURES.items()
+            if measure.in_brief
+        )
+        lines.append(f"{name}: {', '.join(means)}")
     return lines
-
-
-def _share(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def _distance(value: float) -> str:
-    return "" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.1f}"
