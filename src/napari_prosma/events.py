@@ -3,14 +3,17 @@
 Stop = close the iterator, pause = stop pulling, progress = read the events.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from napari_prosma.geometry import Geometry
+    from napari_prosma.geometry import Geometry
 
 UNLIMITED_EPOCHS = 100_000
 """``epochs`` of a run that is limited by its minutes alone."""

@@ -18,7 +18,6 @@ from napari_prosma.cli.follow import describe, exit_codes, follow, notice, say
 from napari_prosma.cli.tables import print_measures
 from napari_prosma.data.limits import real
 from napari_prosma.nn.gate_kinds import GATES
-from napari_prosma.training.config import grouped_settings
 
 if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
@@ -31,12 +30,13 @@ OTHER_GATES = ",".join(name for name, kind in GATES.items() if kind.in_ablation)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting of a run, in place of its ``**options``."""
-    own = [
-        p
-        for p in signature(command, eval_str=True).parameters.values()
-        if p.kind is not Parameter.VAR_KEYWORD
-    ]
+    """The command, with an option for every setting of a run in the place of its ``**options``, if any."""
+    parameters = signature(command, eval_str=True).parameters.values()
+    own = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
+    if len(own) == len(parameters):
+        return command
+    from napari_prosma.training.config import grouped_settings
+
     added = []
     for setting in grouped_settings():
         shown = {
@@ -57,7 +57,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@with_settings
 def train(
     context: typer.Context,
     data: Annotated[
