@@ -1,11 +1,13 @@
 """The package as napari and pip see it: the manifest, the built wheel, and what listing the plugin costs."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -166,3 +168,48 @@ def test_the_conda_recipe_asks_for_what_the_package_asks_for():
     assert recipe["context"]["version"] == napari_prosma.__version__
     assert f"prosma = {project['scripts']['prosma']}" in recipe["build"]["python"]["entry_points"]
     assert recipe["about"]["summary"] == project["description"]
+
+
+BROUGHT = {
+    "loguru": "bioimageio.core",
+    "npe2": "napari",
+    "onnx_ir": "onnxscript",
+    "pint": "napari",
+    "pydantic_core": "pydantic",
+    "vispy": "napari",
+}
+"""Modules that belong to a package we ask for, and that it asks for itself."""
+
+
+def third_party_imports() -> set[str]:
+    """Top-level modules of others that the package imports anywhere, in functions too."""
+    found: set[str] = set()
+    for path in MANIFEST.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"napari_prosma"}
+
+
+def canonical(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # type: ignore[index]
+
+
+def test_everything_that_is_imported_is_asked_for():
+    """By the package or an extra of it, and not only by what another one happens to bring along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = {canonical(r) for r in project["dependencies"]}
+    asked |= {canonical(r) for name, of_extra in extras.items() if name != "dev" for r in of_extra}
+    asked.add("triton")  # a part of PyTorch with CUDA; used where it is there
+    homes = packages_distributions()
+    for module in sorted(third_party_imports()):
+        home = {canonical(name) for name in homes[module]}
+        if module in BROUGHT:
+            by = BROUGHT[module]
+            assert canonical(by) in asked
+            assert home & {canonical(r) for r in requires(by) or ()}, f"{by} brings {module} no longer"
+        else:
+            assert home & asked, f"{module} is imported, but nothing asks for it"

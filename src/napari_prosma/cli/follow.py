@@ -16,7 +16,6 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from click import ClickException
 from platformdirs import user_log_path
 from rich.console import Console
 from rich.markup import escape
@@ -31,7 +30,6 @@ from rich.progress import (
 from rich.text import Text
 
 from napari_prosma import __version__
-from napari_prosma.data.metrics import dice_in_words, in_percent
 from napari_prosma.data.names import printable
 from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import (
@@ -98,7 +96,7 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         _errors.print("Stopped")
         raise typer.Exit(INTERRUPTED) from stop
-    except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):
+    except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except MemoryError as error:
         _complain("memory ran out; close other programs, or choose smaller images, patches or networks")
@@ -218,6 +216,8 @@ def _progress() -> Progress:
 
 
 def _line(event: EpochEnd) -> str:
+    from napari_prosma.data.metrics import dice_in_words, in_percent
+
     classes = [
         f"{k.removeprefix('dice/')} {v:.3f}" for k, v in event.validation.items() if k.startswith("dice/")
     ]
