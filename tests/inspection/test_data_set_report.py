@@ -31,6 +31,7 @@ from napari_prosma.inspection.data_set import (
     deviations_of,
     inspect_cases,
 )
+from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.html import About, write_data_set
 from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
@@ -183,6 +184,24 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert re.search(r"\(4 shares\).* chance \(chance: mean of 2 draws\)", methods)
 
 
+def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
+    rows: list[Row] = [
+        {"image": "a", "skip": 1, "part": "skip mean", "dice": 0.5},
+        {"image": "b", "part": "skip zero"},
+    ]
+    kept = {
+        "versions": {"napari-prosma": "1", "torch": "2"},
+        "cases": [],
+        "units": {},
+        "models": {},
+        "seed": 0,
+        "tests": {"leave_one_out": rows},
+    }
+    methods = in_methods(kept)
+    assert " On 2 of the images, 1 with a label, whole skips were set to their means. Random draws" in methods
+    assert "in rising order" not in methods
+
+
 def test_tests_that_were_done_are_not_done_again(
     written: tuple[Path, Trials], ultrasound: list[Case], make_checkpoint: Make
 ) -> None:
@@ -314,7 +333,8 @@ SAID = [
         findings.focus,
         {"relative_energy_inside": (0.0, 0.0)},
         12,
-        findings.NO_FOREGROUND,
+        "Relative energy inside the foreground (1 x = psi passes as much there as on average): in m below "
+        "average at skip 1 (0 x), skip 2 (0 x).",
     ),
     (
         findings.unusual,

@@ -79,6 +79,18 @@ def test_values_without_any_spread_are_told_as_they_are():
     assert found["some"].is_above
 
 
+def test_an_interval_does_not_reach_beyond_what_there_can_be():
+    values = np.array([0.5, *[0.97, 1.0] * 5])
+    assert interval(values).high > 1
+    found = interval(values, (-1.0, 1.0))
+    assert (found.low, found.high) == (interval(values).low, 1.0)
+    assert np.isnan(interval(values[:3], (-1.0, 1.0)).high)
+
+
+def test_a_value_that_rounds_to_nothing_has_no_sign_of_less():
+    assert interval(np.full(9, -1e-5)).in_words() == "+0.000, 95 % interval +0.000 to +0.000"
+
+
 def test_cases_of_one_unit_count_once():
     values = {"a": 1.0, "b": 3.0, "c": 10.0}
     assert by_unit(values, {"a": "a", "b": "a"}) == {"a": 2.0, "c": 10.0}

@@ -214,7 +214,34 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "constant",
         "sanity_check",
         [{"image": "0", "randomised": "decoder", "seed": 0, "skip": 1}],
-        r"psi is constant with a random decoder, so nothing can be compared\.",
+        r"psi is constant, as trained or with a random decoder, so nothing can be compared\.",
+    ),
+    (
+        "constant at one skip",
+        "sanity_check",
+        correlated(0.3, 0.7, 12) + [{"image": "0", "randomised": "decoder", "seed": 0, "skip": 2}],
+        r".*is 0\.30 \(skip 1\)\. At skip 2 psi is constant, as trained or with a random decoder\. Between two "
+        r"trainings it is 0\.70 \(skip 1\)\. .*",
+    ),
+    (
+        "another training whose masks are constant at one skip",
+        "sanity_check",
+        correlated(0.3, 0.7, 12)
+        + [{**r, "skip": 2} for r in correlated(0.3, None, 12)]
+        + [{"image": "0", "randomised": "another training", "seed": 0, "skip": 2}],
+        r".*Between two trainings it is 0\.70 \(skip 1\)\. It is higher between these two trainings at skip 1, .*",
+    ),
+    (
+        "another training whose masks are constant",
+        "sanity_check",
+        [*correlated(0.3, None, 12), {"image": "0", "randomised": "another training", "seed": 0, "skip": 1}],
+        r".*\(skip 1\)\. psi of the other training is constant, so there is nothing to compare it with\.",
+    ),
+    (
+        "nothing is not less than nothing",
+        "leave_one_out",
+        [{"image": f"{n}", "skip": 1, "part": "psi", "worth": -1e-5, "dice": 0.8} for n in range(9)],
+        r"Dice lost with psi at its mean: less than 0\.01: 0\.000 at skip 1 \(\+0\.000 to \+0\.000\)\.",
     ),
     (
         "NaN",
@@ -294,6 +321,18 @@ def test_the_sentence_is_right(test: str, rows: list[Row], right: str) -> None:
     said = TESTED[test](rows, None)
     assert re.fullmatch(right, said, re.DOTALL), said
     assert "nan" not in said
+
+
+@pytest.mark.parametrize("seed", [14, 26, 29, 38, 39])
+def test_the_luckiest_of_five_equal_controls_does_not_make_psi_worse(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    rows: list[Row] = [
+        {"image": f"{n}", "skip": skip, "order": order, "draw": 0, "q": 0.5, "dice": drawn.normal(0.8, 0.02)}
+        for n in range(12)
+        for skip in (1, 2, 3, 4)
+        for order in ("psi", *CONTROLS)
+    ]
+    assert "is worse at" not in TESTED["deletion_curve"](rows, None)
 
 
 ROWS = {

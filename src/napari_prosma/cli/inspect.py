@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
 
 SUSPICIOUS_SHOWN = 10
-REPORT = ("report.html", "measures.csv", "summary.csv", "cases.csv", "channels.csv")
+REPORT = ("report.html", "inspection.json", "measures.csv", "summary.csv", "cases.csv", "channels.csv")
 
 
 def inspect(
@@ -60,12 +60,13 @@ def inspect(
 ) -> None:
     """See what the gates of a model select on one image, or over a data set.
 
-    For one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv, the labels,
-    and every map on its own grid (NIfTI or TIFF).
+    For one image: NAME_gates.png and NAME_channels.png, NAME_measures.csv and NAME_channels.csv,
+    NAME_inspection.json with every number, the labels, and every map on its own grid (NIfTI or TIFF).
 
     For a data set: report.html, one self-contained file, with the cases of unusual gating first;
-    measures.csv, summary.csv, cases.csv, channels.csv; and every plot as SVG, PNG and CSV. A bad case does
-    not end it, and the same line resumes what was stopped.
+    inspection.json with every number and sentence; measures.csv, summary.csv, cases.csv, channels.csv; plots
+    as SVG, the rows of the tests as CSV and cases as PNG. A bad case does not end it, and the same line
+    resumes what was stopped.
 
     [bold]Examples:[/] prosma inspect runs/busi scan1.png --label scan1_mask.png --out gates
 

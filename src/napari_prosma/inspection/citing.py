@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -144,17 +144,32 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         "at least as wide as Student's and simultaneous over skips and parts; nothing is claimed from fewer "
         f"than {FEWEST} independent cases."
     )
-    if kept["tests"]:
-        tested = {row["image"] for rows in kept["tests"].values() for row in rows}
-        deleted = kept["tests"].get("deletion_curve", ())
+    return f"{text}{_tests_in_methods(kept['tests'])} Random draws have the seed {kept['seed']}."
+
+
+def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
+    """What was done in the tests, of those alone that these gates allow."""
+    rows = [row for held in tests.values() for row in held]
+    tested, labelled = ({row["image"] for row in rows if name in row} for name in ("image", "dice"))
+    done = []
+    parts = {row["part"] for row in tests.get("leave_one_out", ())}
+    if parts:
+        what = "parts of the gates and whole skips" if parts & {"psi", "c"} else "whole skips"
+        done.append(f"{what} were set to their means")
+    deleted = tests.get("deletion_curve", ())
+    if deleted:
         shares = len({row["q"] for row in deleted})
         draws = len({row["draw"] for row in deleted if row["order"] == "random"})
-        noise = {row["kind"] for row in kept["tests"].get("noise_test", ())}
-        text += (
-            f" On {len(tested)} of the images parts of the gates were set to their means, and positions of "
-            f"each skip were replaced by its channel means in rising order of psi ({shares} shares), against "
-            f"{', '.join(CONTROLS.values())} (chance: mean of {draws} draws)."
+        done.append(
+            f"positions of each skip were replaced by its channel means in rising order of psi ({shares} "
+            f"shares), against {', '.join(CONTROLS.values())} (chance: mean of {draws} draws)"
         )
-        if noise:
-            text += f" Noise: {'; '.join(f'{kind}, {NOISES[kind]}' for kind in sorted(noise))}."
-    return f"{text} Random draws have the seed {kept['seed']}."
+    text = (
+        f" On {len(tested)} of the images, {len(labelled)} with a label, {', and '.join(done)}."
+        if done
+        else ""
+    )
+    noise = {str(row["kind"]) for row in tests.get("noise_test", ())}
+    return text + (
+        f" Noise: {'; '.join(f'{kind}, {NOISES[kind]}' for kind in sorted(noise))}." if noise else ""
+    )

@@ -39,6 +39,11 @@ class Trials:
     rows: dict[str, list[Row]]  # by test; none of a test that does not apply
     not_applied: dict[str, str]  # in words, by test
 
+    @property
+    def labelled(self) -> int:
+        """Tested cases with a label."""
+        return len({row["image"] for rows in self.rows.values() for row in rows if "dice" in row})
+
 
 def run_trials(
     checkpoint: Checkpoint,

@@ -8,7 +8,6 @@ The rows of several images can be put together (``findings`` says what they show
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -283,7 +282,7 @@ def _without(
         part = gone[first : first + batch]
         several = skip.expand(len(part), *skip.shape[1:]).clone()
         for number, positions in enumerate(part):
-            flat = several[number][inside[1:]].flatten(1)
+            flat = several[number][inside[1:]].flatten(1).clone()  # a copy where it would be a view
             flat[:, torch.from_numpy(positions).to(skip.device)] = mean
             several[number][inside[1:]] = flat.reshape(flat.shape[0], *grid)
         finer = [other.expand(len(part), *other.shape[1:]) for other in skips[: level - 1]]
@@ -546,9 +545,11 @@ def _randomised(window: Window, prefixes: tuple[str, ...], seed: int) -> ProSMAU
     """The model with the weights under ``prefixes`` as they are before any training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = build_model(window.checkpoint.spec).state_dict()
-    model = copy.deepcopy(window.model)
-    model.load_state_dict({n: t for n, t in drawn.items() if n.startswith(prefixes)}, strict=False)
+        model = build_model(window.checkpoint.spec)
+    assert isinstance(model, ProSMAUNet)
+    learned = {n: t for n, t in window.model.state_dict().items() if not n.startswith(prefixes)}
+    model.load_state_dict(learned, strict=False)
+    model.to(window.cut.device).eval()
     norms = [
         module
         for name, module in model.named_modules()

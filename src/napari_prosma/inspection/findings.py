@@ -12,7 +12,9 @@ from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.measures import in_digits
 from napari_prosma.inspection.statistics import (
     FEWEST,
+    OF_DIFFERENCES,
     Interval,
+    Limits,
     by_unit,
     interval,
     simultaneous,
@@ -44,9 +46,9 @@ def focus(found: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
     said = []
     for model in found.checkpoints:
-        intervals = _against(found, model, "relative_energy_inside", np.log2)
+        intervals = _against(found, model, "relative_energy_inside", 1.0, (-1.0, np.inf))
         if intervals:
-            told = {level: f"{in_digits(2**each.mean)} x" for level, each in intervals.items()}
+            told = {level: f"{in_digits(1 + each.mean)} x" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average')}")
     if not said:
         return NO_FOREGROUND
@@ -122,7 +124,7 @@ def _sides(found: DataSetInspection, auc: str, above: str, below: str) -> str:
     """On which side of chance an AUC is, model by model."""
     said = []
     for model in found.checkpoints:
-        intervals = _against(found, model, auc, lambda values: values - 0.5)
+        intervals = _against(found, model, auc, 0.5, (-0.5, 0.5))
         if intervals:
             told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, above, below)}")
@@ -169,13 +171,14 @@ def overlap(found: DataSetInspection) -> str:
     if not own:
         return "No case has a label, so the Dice of the segmentations is unknown."
     words = [
-        f"the mean Dice over {len(own)} labelled cases is {np.mean([*own.values()]):.3f} with {found.model}"
+        f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)} is "
+        f"{np.mean([*own.values()]):.3f} with {found.model}"
     ]
     strange: list[str] = []
     for other, checkpoint in list(found.checkpoints.items())[1:]:
         theirs = found.overlaps(other)
         differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
-        said = compared_in_words(interval(np.array([*differences.values()])))
+        said = compared_in_words(interval(np.array([*differences.values()]), OF_DIFFERENCES))
         words.append(
             f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, for "
             "these two trainings)"
@@ -188,7 +191,7 @@ def compared_in_words(difference: Interval) -> str:
     """A difference of two models with its interval, and whether it tells them apart."""
     if difference.units < FEWEST:
         return (
-            f"{difference.mean:+.3f}, no claim from {units_in_words(difference.units)}, {FEWEST} are needed"
+            f"{difference.mean:+z.3f}, no claim from {units_in_words(difference.units)}, {FEWEST} are needed"
         )
     told = difference.in_words()
     return told if difference.is_above or difference.is_below else f"{told}: no difference shown"
@@ -211,9 +214,9 @@ def unusual(found: DataSetInspection) -> str:
 
 
 def _against(
-    found: DataSetInspection, model: str, measure: str, signed: Callable[[np.ndarray], np.ndarray]
+    found: DataSetInspection, model: str, measure: str, neutral: float, within: Limits
 ) -> dict[int, Interval]:
-    """Intervals over the skips of a measure whose sign says something, over the units that have it.
+    """Intervals over the skips of how far a measure is from where it says nothing, of the units that have it.
 
     They hold together over the same units; a skip that has too few for any claim, such as a coarse one with
     hardly a wrong position, takes none from the others.
@@ -221,11 +224,8 @@ def _against(
     samples: dict[int, dict[str, float]] = {}
     for level in found.levels(model):
         values = found.by_case(model, level, measure)
-        if values:
-            with np.errstate(divide="ignore"):
-                held = dict(zip(values, signed(np.array([*values.values()])).tolist(), strict=True))
-            finite = {case: value for case, value in held.items() if np.isfinite(value)}
-            samples |= {level: finite} if finite else {}
+        apart = {case: value - neutral for case, value in values.items() if np.isfinite(value)}
+        samples |= {level: apart} if apart else {}
 
     def together(levels: list[int]) -> dict[int, Interval]:
         shared = set.intersection(*(set(samples[level]) for level in levels)) if levels else set()
@@ -233,7 +233,8 @@ def _against(
         if not shared:
             return {}
         return simultaneous(
-            {level: np.array([*by_unit(held, found.units).values()]) for level, held in chosen.items()}
+            {level: np.array([*by_unit(held, found.units).values()]) for level, held in chosen.items()},
+            within,
         )
 
     enough = [level for level, held in samples.items() if len(by_unit(held, found.units)) >= FEWEST]
@@ -252,7 +253,8 @@ def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: 
     left = [level for level in intervals if not any(level in held for held in groups.values())]
     groups["no difference shown by these cases"] = [level for level in left if intervals[level].is_known]
     for units in dict.fromkeys(intervals[level].units for level in left if not intervals[level].is_known):
-        groups[f"no claim from {units_in_words(units)}"] = [
+        equal = ", as nearly all are equal," if units >= FEWEST else ""
+        groups[f"no claim from {units_in_words(units)}{equal}"] = [
             level for level in left if intervals[level].units == units and not intervals[level].is_known
         ]
     return "; ".join(

@@ -159,6 +159,7 @@ def write_data_set(
         in_page=IN_PAGE,
         plots={plot.name: embedded[plot.name] for plot in overview},
         tests=tests,
+        labelled=0 if tests is None else tests.labelled,
         tested={plot.name: embedded[plot.name] for plot in tested},
         tables=_summary_tables(found),
         unusual=findings.unusual(found),

@@ -26,6 +26,10 @@ _ROUNDING = 1e-6
 _SIMULATED = 2000
 _LARGE = 200  # cases from which on the median and its spread are as good as known
 Key = TypeVar("Key", bound=Hashable)
+Limits = tuple[float, float]
+ANYWHERE: Limits = (-np.inf, np.inf)
+OF_DIFFERENCES: Limits = (-1.0, 1.0)
+"""Between which a difference of two shares lies, such as of Dice."""
 _NOTED: ContextVar[list[dict[str, Any]] | None] = ContextVar("_NOTED", default=None)
 
 
@@ -58,10 +62,12 @@ class Interval:
     def in_words(self) -> str:
         """Mean and interval, or that there is none."""
         if self.units < FEWEST:
-            return f"{self.mean:+.3f}, no interval from {units_in_words(self.units)}"
+            return f"{self.mean:+z.3f}, no interval from {units_in_words(self.units)}"
         if not self.is_known:
-            return f"{self.mean:+.3f}, no interval, as nearly all of {self.units} independent cases are equal"
-        return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+            return (
+                f"{self.mean:+z.3f}, no interval, as nearly all of {self.units} independent cases are equal"
+            )
+        return f"{self.mean:+z.3f}, 95 % interval {self.low:+z.3f} to {self.high:+z.3f}"
 
 
 def units_in_words(number: int) -> str:
@@ -69,13 +75,16 @@ def units_in_words(number: int) -> str:
     return f"{number} independent case{'s' * (number != 1)}"
 
 
-def interval(values: np.ndarray) -> Interval:
+def interval(values: np.ndarray, within: Limits = ANYWHERE) -> Interval:
     """Interval of the mean of (n,) units."""
-    return simultaneous({"": values})[""]
+    return simultaneous({"": values}, within)[""]
 
 
-def simultaneous(samples: Mapping[Key, np.ndarray]) -> dict[Key, Interval]:
-    """Intervals of several means over the same units (n,), which hold together with 95 %."""
+def simultaneous(samples: Mapping[Key, np.ndarray], within: Limits = ANYWHERE) -> dict[Key, Interval]:
+    """Intervals of several means over the same units (n,), which hold together with 95 %.
+
+    None reaches beyond ``within``, the least and the largest mean that there can be.
+    """
     if not samples:
         return {}
     keys, table = list(samples), np.array([samples[key] for key in samples], dtype=float)
@@ -97,6 +106,7 @@ def simultaneous(samples: Mapping[Key, np.ndarray]) -> dict[Key, Interval]:
         low, high = means[n] - above[n] * errors[n], means[n] - below[n] * errors[n]
         if not np.isfinite(low + high):  # nearly all units are equal
             low = high = np.nan
+        low, high = np.clip((low, high), *within)
         found[key] = Interval(float(means[n]), float(low), float(high), number)
     return _noted(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -89,6 +90,25 @@ def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     return held
 
 
+_BUILT: WeakKeyDictionary[Checkpoint, tuple[object, ProSMAUNet]] = WeakKeyDictionary()
+
+
+def network_of(checkpoint: Checkpoint, device: torch.device) -> ProSMAUNet:
+    """The network of a checkpoint in evaluation mode, to be read only.
+
+    It is built once for as long as the checkpoint is there and its weights stay as they are: the maps and
+    tests of a single image look into it some ten times.
+    """
+    held = [(id(weight), weight._version) for weight in checkpoint.weights.values()]
+    stamp = (device, held)
+    built = _BUILT.get(checkpoint)
+    if built is None or built[0] != stamp:
+        model = checkpoint.build(device)
+        assert isinstance(model, ProSMAUNet)
+        built = _BUILT[checkpoint] = stamp, model
+    return built[1]
+
+
 def same_classes(checkpoints: Mapping[str, Checkpoint | Path | str]) -> dict[str, Checkpoint]:
     """The models, read where they are paths.
 
@@ -161,8 +181,7 @@ def skip_channel(
     require_levels(held, changes or {})
     prepared = prepare_for(held.plan, image, name)
     target = usable_device(device)
-    model = held.build(target)
-    assert isinstance(model, ProSMAUNet)
+    model = network_of(held, target)
     tiling = model_tiling(model, held.plan, prepared, image)
     factors = level_factors(model, level, tiling)
     maps = Blend(tiling, 2, factors)
@@ -207,8 +226,7 @@ def _record(
     plan = checkpoint.plan
     prepared = prepare_for(plan, image, name)
     target = usable_device(device)
-    model = checkpoint.build(target)
-    assert isinstance(model, ProSMAUNet)
+    model = network_of(checkpoint, target)
     tiling = model_tiling(model, plan, prepared, image)
     yield Started(len(tiling.starts), f"Inspecting {name}", str(target))
     yield from map(Notice, (*image.notices, *cautions(checkpoint, image)))

@@ -18,7 +18,7 @@ from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.preparation import cut_axis, prepare_label
 from napari_prosma.geometry import Geometry, SourceFrame
-from napari_prosma.inspection.trace import one_network, require_label
+from napari_prosma.inspection.trace import network_of, one_network, require_label
 from napari_prosma.model.applying import prepare_for
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.model.device import usable_device
@@ -114,10 +114,7 @@ def open_window(
     plan = held.plan
     require_label(label, image, name)
     prepared = prepare_for(plan, image, name)
-    if model is None:
-        built = held.build(usable_device(device))
-        assert isinstance(built, ProSMAUNet)
-        model = built
+    model = network_of(held, usable_device(device)) if model is None else model
     size, shape = prepared.array.shape[1:], image.array.shape[1:]
     across = cut_axis(plan, image.geometry)
     long = tile(size, plan.window, model.divisor, across=across)

@@ -60,6 +60,36 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         f"Skip 1 (2 x coarser): {SELECTS} There is no structure to compare psi with.",
     ),
     (
+        "a structure too small for the grid",
+        replace(skip(factor=2), inside=MAP < 0, outside=MAP > 0),
+        "label",
+        {},
+        f"Skip 1 (2 x coarser): {SELECTS} No position of this skip lies mostly in the structure, so there is "
+        "nothing to compare psi with.",
+    ),
+    (
+        "a structure that fills the image",
+        replace(skip(), inside=MAP > 0, outside=MAP < 0),
+        "label",
+        {},
+        f"Skip 1 (full detail): {SELECTS} There is no background to compare psi with.",
+    ),
+    (
+        "a structure in which the skip is zero",
+        replace(skip(), inside=np.eye(4) > 0, outside=np.eye(4) == 0),
+        "label",
+        {},
+        f"Skip 1 (full detail): {SELECTS} The skip is zero in the structure, so there is nothing to compare psi "
+        "with.",
+    ),
+    (
+        "about as on average",
+        skip(relative_energy_inside=0.96),
+        "label",
+        {},
+        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes as much as on average.",
+    ),
+    (
         "a label is no agreement with itself",
         skip(relative_energy_inside=2.04, psi_auc_in_errors=0.314),
         "label",
@@ -73,7 +103,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         replace(skip(psi_auc_in_errors=0.0), inside=MAP > 0, wrong=MAP > 0),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} There is no structure to compare psi with. Among the 16 "
+        f"Skip 1 (full detail): {SELECTS} There is no background to compare psi with. Among the 16 "
         "positions (16 missed, 0 added) where the model confuses the structure and background, psi ranks the "
         "structure above background with an AUC of 0.00 (0.5 = chance); so few positions say little.",
     ),

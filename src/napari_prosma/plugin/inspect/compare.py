@@ -301,6 +301,12 @@ def _heading(comparison: Comparison, level: int) -> str:
 
 def _floors(comparison: Comparison, level: int) -> str:
     lines = [f"Skip {level}; AUC = the probability that psi is higher inside the structure; 0.5 = chance."]
+    if comparison.reference == "prediction":
+        first = next(iter(comparison.records))
+        lines.append(
+            f"Without a label, the structure is the prediction of {first}, to which its psi contributes: its AUC "
+            "is agreement with itself, and that of the others agreement with it. Neither is evidence."
+        )
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
         if skip is None or skip.psi is None:

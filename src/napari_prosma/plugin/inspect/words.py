@@ -65,7 +65,7 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
                 "This is the model's own prediction, to which psi contributes, so it is not evidence."
             )
     elif skip.psi is not None:
-        sentences.append("There is no structure to compare psi with.")
+        sentences.append(_not_compared(skip, structure))
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
@@ -165,9 +165,22 @@ def _in_cell(name: str, value: float | None) -> str:
 
 
 def _relative_in_words(ratio: float) -> str:
-    if round(ratio, 2) == 1:
+    if in_digits(ratio) == "1.0":
         return "as much as on average"
     return f"{in_digits(ratio)} x {'as much as' if ratio > 1 else 'what it passes'} on average"
+
+
+def _not_compared(skip: SkipRecord, structure: str) -> str:
+    """Why psi inside the structure is not compared with what it is elsewhere."""
+    if skip.inside is None or not (skip.inside.any() or skip.factor > 1):
+        return "There is no structure to compare psi with."
+    if not skip.inside.any():
+        return (
+            f"No position of this skip lies mostly in {structure}, so there is nothing to compare psi with."
+        )
+    if skip.outside is None or not skip.outside.any():
+        return "There is no background to compare psi with."
+    return f"The skip is zero in {structure}, so there is nothing to compare psi with."
 
 
 def _errors_in_words(skip: SkipRecord) -> str:
