@@ -31,8 +31,8 @@ from napari_prosma.inspection.data_set import (
     deviations_of,
     inspect_cases,
 )
-from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
+from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.html import About, write_data_set
 from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
 from napari_prosma.model.checkpoint import Checkpoint

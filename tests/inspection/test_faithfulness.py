@@ -23,13 +23,16 @@ from napari_prosma.inspection.faithfulness import (
     Table,
     deletion_curve,
     leave_one_out,
+    means_of,
     noise_test,
     run_test,
     sanity_check,
     threshold_sweep,
 )
 from napari_prosma.inspection.faithfulness_plots import table_figure
+from napari_prosma.inspection.trace import network_of
 from napari_prosma.inspection.what_if import WhatIf
+from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import Change, GateTrace
 
@@ -234,6 +237,43 @@ def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: 
         (row,) = where(table, order=order)
         # Equal values, such as distances, may be ordered otherwise.
         assert row["agreement"] == pytest.approx(2 * both / sizes, abs=0.01), order
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 32), (32, 2)])
+def test_a_skip_of_one_position_along_an_axis_is_deleted_as_any_other(
+    size: tuple[int, int], make_checkpoint: Make, noise: Callable
+) -> None:
+    """Without its padding it is a view of the whole skip, which cannot be written onto itself."""
+    thin = Image(noise(1, *size), Geometry.pixels(2))
+    table = found_by(deletion_curve(make_checkpoint(), thin, quantiles=(0.0, 0.5, 1.0), draws=1))
+    assert all(row["agreement"] == 1 for row in table.rows if row["q"] == 0)
+    all_gone = {(row["skip"], row["agreement"]) for row in table.rows if row["q"] == 1}
+    assert len(all_gone) == 2  # of each skip the same, whatever the order
+
+
+def test_levels_above_a_change_are_not_computed_again(make_checkpoint: Make, image: Image) -> None:
+    """And what comes out is what a pass through all of them gives."""
+    checkpoint = make_checkpoint()
+    whole = open_window(checkpoint, image)
+    table = found_by(leave_one_out(checkpoint, image))
+    trace = GateTrace()
+    base = whole.probabilities(trace=trace)
+    for level, kept in trace.skips.items():
+        changed = whole.probabilities({level: Change(skip=means_of(whole, kept).skip)})
+        (row,) = where(table, skip=level, part="skip mean")
+        assert row["effect"] == float((np.abs(changed - base).sum(axis=0) / 2).mean())
+
+
+def test_a_network_is_built_once_for_as_long_as_its_weights_are_the_same(make_checkpoint: Make) -> None:
+    checkpoint, device = make_checkpoint(), torch.device("cpu")
+    first = network_of(checkpoint, device)
+    assert network_of(checkpoint, device) is first
+    checkpoint.weights["head.bias"] += 1
+    again = network_of(checkpoint, device)
+    assert again is not first
+    assert torch.equal(again.state_dict()["head.bias"], checkpoint.weights["head.bias"])
+    checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 1
+    assert network_of(checkpoint, device) is not again
 
 
 def test_chosen_skips_alone_are_deleted(make_checkpoint: Make, image: Image) -> None:

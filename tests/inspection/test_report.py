@@ -243,3 +243,13 @@ def test_whatever_a_layer_is_called_its_files_stay_in_the_folder(
     assert [path.parent for path in written] == [tmp_path / "chosen"] * 2
     assert sorted(tmp_path.rglob("*.csv")) == sorted(written)
     assert not any(set(path.name) & set(':\\*?"<>|') for path in written)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 16), (16, 1)])
+def test_an_image_one_element_wide_has_a_picture(
+    size: tuple[int, int], make_checkpoint: Make, noise: Callable
+) -> None:
+    """It has no outline."""
+    image = Image(noise(1, *size), Geometry.pixels(2))
+    record = record_of(make_checkpoint(), image, label=np.ones(size, int))
+    assert gate_panel(record).axes

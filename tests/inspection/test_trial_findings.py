@@ -219,9 +219,9 @@ SAID: list[tuple[str, str, list[Row], str]] = [
     (
         "constant at one skip",
         "sanity_check",
-        correlated(0.3, 0.7, 12) + [{"image": "0", "randomised": "decoder", "seed": 0, "skip": 2}],
-        r".*is 0\.30 \(skip 1\)\. At skip 2 psi is constant, as trained or with a random decoder\. Between two "
-        r"trainings it is 0\.70 \(skip 1\)\. .*",
+        [*correlated(0.3, 0.7, 12), {"image": "0", "randomised": "decoder", "seed": 0, "skip": 2}],
+        r".*is 0\.30 \(skip 1\)\. At skip 2 psi is constant, as trained or with a random decoder\. Between "
+        r"two trainings it is 0\.70 \(skip 1\)\. .*",
     ),
     (
         "another training whose masks are constant at one skip",
@@ -229,7 +229,8 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         correlated(0.3, 0.7, 12)
         + [{**r, "skip": 2} for r in correlated(0.3, None, 12)]
         + [{"image": "0", "randomised": "another training", "seed": 0, "skip": 2}],
-        r".*Between two trainings it is 0\.70 \(skip 1\)\. It is higher between these two trainings at skip 1, .*",
+        r".*Between two trainings it is 0\.70 \(skip 1\)\. It is higher between these two trainings at skip "
+        r"1, .*",
     ),
     (
         "another training whose masks are constant",

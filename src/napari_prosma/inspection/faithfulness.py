@@ -129,8 +129,9 @@ def leave_one_out(
     CheckpointError, ConfigError, DataError
     """
     window = open_window(checkpoint, image, name=name, label=label, region=region, device=device)
-    trace = GateTrace()
-    base = window.probabilities(trace=trace)
+    trace, features = GateTrace(), dict[int, Tensor]()
+    with torch.no_grad():
+        base = window.shown(window.model.decode(window.encoded, trace, features=features))
     means = {level: means_of(window, kept) for level, kept in trace.skips.items()}
     changes = _replacements(means)
     yield Started(len(changes), f"What selecting is worth for {name}", _device_of(window))
@@ -139,7 +140,7 @@ def leave_one_out(
     rows: list[Row] = []
     maps = {}
     for done, ((level, part), change) in enumerate(changes.items(), start=1):
-        changed = window.probabilities(change)
+        changed = _from_coarsest(window, change, features)
         difference = np.abs(changed - base).sum(axis=0) / 2
         if level != ALL_SKIPS:
             maps[f"skip {level}: {PARTS[part]}"] = difference
@@ -150,6 +151,16 @@ def leave_one_out(
         rows.append(row)
         yield Progress(done, len(changes), name)
     yield Finished(Table("leave_one_out", name, tuple(rows), window.image.geometry, maps))
+
+
+@torch.no_grad()
+def _from_coarsest(
+    window: Window, changes: Mapping[int, Change], features: Mapping[int, Tensor]
+) -> np.ndarray:
+    """Class probabilities (K, *size) under changes; levels coarser than all of them stay as they are."""
+    above = max(changes) + 1
+    start = above if above in features else None
+    return window.shown(window.model.decode(window.encoded, None, changes, start, dict(features)))
 
 
 def means_of(window: Window, kept: SkipTrace) -> Means:
@@ -451,10 +462,14 @@ def noise_test(
         trace = GateTrace()
         base = clean.probabilities(trace=trace)
         for done, strength in enumerate(strengths, start=1):
-            seen = Image(noisy_image(strength), image.geometry)
-            window = open_window(checkpoint, seen, name=name, label=label, region=region, model=clean.model)
-            noisy = GateTrace()
-            scores = _scores(window, window.probabilities(trace=noisy), base)
+            window, noisy, found = clean, trace, base
+            if strength != 0:
+                seen, noisy = Image(noisy_image(strength), image.geometry), GateTrace()
+                window = open_window(
+                    checkpoint, seen, name=name, label=label, region=region, model=clean.model
+                )
+                found = window.probabilities(trace=noisy)
+            scores = _scores(window, found, base)
             known: Row = {**_known(window), "model": model, "gate": checkpoint.spec.gate}
             known |= {"kind": kind, "strength": strength}
             for level in clean.levels:

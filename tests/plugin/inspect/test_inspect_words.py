@@ -79,8 +79,8 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         replace(skip(), inside=np.eye(4) > 0, outside=np.eye(4) == 0),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} The skip is zero in the structure, so there is nothing to compare psi "
-        "with.",
+        f"Skip 1 (full detail): {SELECTS} The skip is zero in the structure, so there is nothing to compare "
+        "psi with.",
     ),
     (
         "about as on average",

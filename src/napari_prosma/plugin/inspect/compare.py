@@ -304,8 +304,8 @@ def _floors(comparison: Comparison, level: int) -> str:
     if comparison.reference == "prediction":
         first = next(iter(comparison.records))
         lines.append(
-            f"Without a label, the structure is the prediction of {first}, to which its psi contributes: its AUC "
-            "is agreement with itself, and that of the others agreement with it. Neither is evidence."
+            f"Without a label, the structure is the prediction of {first}, to which its psi contributes: its "
+            "AUC is agreement with itself, that of the others agreement with it. Neither is evidence."
         )
     for model, record in comparison.records.items():
         skip = record.skips.get(level)
