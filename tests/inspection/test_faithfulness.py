@@ -30,7 +30,7 @@ from napari_prosma.inspection.faithfulness import (
     threshold_sweep,
 )
 from napari_prosma.inspection.faithfulness_plots import table_figure
-from napari_prosma.inspection.trace import network_of
+from napari_prosma.inspection.trace import inspect_gates, network_of
 from napari_prosma.inspection.what_if import WhatIf
 from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
@@ -249,6 +249,31 @@ def test_a_skip_of_one_position_along_an_axis_is_deleted_as_any_other(
     assert all(row["agreement"] == 1 for row in table.rows if row["q"] == 0)
     all_gone = {(row["skip"], row["agreement"]) for row in table.rows if row["q"] == 1}
     assert len(all_gone) == 2  # of each skip the same, whatever the order
+
+
+def test_in_a_window_the_means_are_those_of_the_whole_image(make_checkpoint: Make, noise: Callable) -> None:
+    """As in the panel, where the same skip set to its mean is worth the same."""
+    checkpoint, array = make_checkpoint(), noise(1, 32, 80)
+    array[..., 40:] *= 3
+    large = Image(array, Geometry.pixels(2))
+    label = np.zeros((32, 80), int)
+    label[8:20, 8:20] = 1
+    *_, last = inspect_gates(checkpoint, large)
+    assert isinstance(last, Finished)
+    tried = WhatIf(checkpoint, large, label=label)
+    events = list(leave_one_out(checkpoint, large, label=label))
+    assert any(isinstance(e, Progress) and "window 1 of 4" in e.message for e in events)
+    table = found_by(iter(events))
+    assert tried.unchanged.dice is not None
+    for level, skip in last.result.skips.items():
+        assert skip.means.psi != pytest.approx(tried.unchanged.record.skips[level].means.psi, abs=1e-3)
+        effect = tried.apply({level: Change(psi=skip.means.psi)})
+        (row,) = where(table, skip=level, part="psi")
+        assert effect.dice is not None
+        assert row["effect"] == pytest.approx(effect.difference.mean(), abs=1e-6)
+        assert row["worth"] == pytest.approx(tried.unchanged.dice["dice"] - effect.dice["dice"], abs=1e-6)
+    given = {level: skip.means for level, skip in last.result.skips.items()}
+    assert found_by(leave_one_out(checkpoint, large, label=label, means=given)).rows == table.rows
 
 
 def test_levels_above_a_change_are_not_computed_again(make_checkpoint: Make, image: Image) -> None:

@@ -8,7 +8,7 @@ The rows of several images can be put together (``findings`` says what they show
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from napari_prosma.inspection.gathering import Sums
 from napari_prosma.inspection.kinship import is_another_training
 from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
-from napari_prosma.inspection.trace import require_levels, same_classes
+from napari_prosma.inspection.trace import inspect_gates, require_levels, same_classes
 from napari_prosma.inspection.window import Window, open_window
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.windows import labels_of
@@ -114,11 +114,13 @@ def leave_one_out(
     label: np.ndarray | None = None,
     region: tuple[slice, ...] | None = None,
     device: str = "auto",
+    means: Mapping[int, Means] | None = None,
 ) -> Iterator[Event]:
     """Set parts of one skip, and of all at once, to their means; ends in ``Finished`` with a ``Table``.
 
     A mean cannot select, and it is as loud as what was trained: what is lost with it is what selecting is
-    worth. psi and c are set to their means weighted by the energy of the skip in the window.
+    worth. psi and c are set to their means over the image, weighted by the energy of the skip: ``means`` by
+    level, where they are known.
 
     Rows have ``skip`` (0 = all of them), ``part`` (a key of ``PARTS``) and ``effect``: how far the
     probabilities moved, the mean over the window of half the sum over the classes of |dp|; ``agreement``, and
@@ -132,10 +134,13 @@ def leave_one_out(
     trace, features = GateTrace(), dict[int, Tensor]()
     with torch.no_grad():
         base = window.shown(window.model.decode(window.encoded, trace, features=features))
-    means = {level: means_of(window, kept) for level, kept in trace.skips.items()}
-    changes = _replacements(means)
-    yield Started(len(changes), f"What selecting is worth for {name}", _device_of(window))
+    here = {level: means_of(window, kept) for level, kept in trace.skips.items()}
+    total = len(_replacements(here))
+    yield Started(total, f"What selecting is worth for {name}", _device_of(window))
     yield from _no_gates(window)
+    if means is None:
+        means = here if window.covers_image else (yield from _over_image(window, image, device, total))
+    changes = _replacements(means)
     usual = _scores(window, base, base).get("dice")
     rows: list[Row] = []
     maps = {}
@@ -151,6 +156,19 @@ def leave_one_out(
         rows.append(row)
         yield Progress(done, len(changes), name)
     yield Finished(Table("leave_one_out", name, tuple(rows), window.image.geometry, maps))
+
+
+def _over_image(
+    window: Window, image: Image, device: str, total: int
+) -> Generator[Event, None, dict[int, Means]]:
+    """What the gates do on average over the whole image of a window."""
+    found: dict[int, Means] = {}
+    for event in inspect_gates(window.checkpoint, image, name=window.name, device=device):
+        if isinstance(event, Progress):
+            yield Progress(0, total, f"{window.name}, window {event.done} of {event.total}")
+        elif isinstance(event, Finished):
+            found = {level: skip.means for level, skip in event.result.skips.items()}
+    return found
 
 
 @torch.no_grad()

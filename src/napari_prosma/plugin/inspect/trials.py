@@ -232,6 +232,8 @@ def trying(test: str, inspected: InspectionResult, beside: Mapping[str, Path], n
     }
     if test == "noise_test":
         how["kind"] = noise
+    if test == "leave_one_out":  # as in the answer and in What if
+        how["means"] = {level: skip.means for level, skip in inspected.record.skips.items()}
     with leaving_a_core():
         table: Table = yield from result_of(run_test(test, inspected.models(beside), inspected.image, **how))
         figure = table_figure(test, table.rows)
