@@ -87,7 +87,7 @@ class Plan(BaseModel):
         Axis of a volume across which a 2D network goes slice by slice.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     dims: Literal[2, 3]
     channels: int = Field(ge=1)

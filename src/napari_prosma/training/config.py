@@ -43,7 +43,7 @@ class TrainConfig(BaseModel):
     *Training* of the docs lists them all. ``minutes`` without ``epochs`` have no limit in epochs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     run_dir: Path
     data: Path | None = None

@@ -78,16 +78,29 @@ def test_who_chooses_nothing_sees_one_row(panel: TrainPanel):
         form.layers,
         form.found,
         form.look_button,
-        form.folds["dim"],
-        form.folds["dale"],
     )
     assert all(part.isHidden() for part in below)
+    assert not form.folds
     assert form.values() == {"objective": "supervised"}
     choose(panel, "dim")
     assert form.sentence.plain_text() == OBJECTIVES["dim"].choice.meaning
-    assert [part.isHidden() for part in below] == [False, False, True, False, True, False, True]
+    assert [part.isHidden() for part in below] == [False, False, True, False, True]
+    assert not form.folds["dim"].isHidden()
     choose(panel, "dale")
-    assert [part.isHidden() for part in below] == [False, True, True, True, False, True, False]
+    assert [part.isHidden() for part in below] == [False, True, True, True, False]
+    assert (form.folds["dim"].isHidden(), form.folds["dale"].isHidden()) == (True, False)
+
+
+def test_options_are_asked_for_where_they_stand_and_have_names(panel: TrainPanel):
+    choose(panel, "dim")
+    form = panel.supervision
+    chain = [panel.nextInFocusChain()]
+    while chain[-1] is not None and chain[-1] is not panel:
+        chain.append(chain[-1].nextInFocusChain())
+    natives = [field.native for field in form.options["dim"].values()]
+    wanted = [form.objective, form.folds["dim"].toggleButton(), *natives, panel.settings.limit]
+    assert sorted(wanted, key=chain.index) == wanted
+    assert all(native.accessibleName() or native.text() for native in natives)
 
 
 def test_training_with_few_labels(
@@ -122,6 +135,7 @@ def test_training_with_few_labels(
 
 
 def test_the_radius_is_ten_times_as_large_where_it_is_relative_unless_it_was_chosen(panel: TrainPanel):
+    choose(panel, "dim")
     fields = panel.supervision.options["dim"]
     rho, adaptive = fields["rho"], fields["adaptive"]
     assert not fields["eta"].native.isEnabled()
@@ -136,6 +150,7 @@ def test_the_radius_is_ten_times_as_large_where_it_is_relative_unless_it_was_cho
 
 
 def test_nothing_counts_of_an_alignment_that_is_off(panel: TrainPanel):
+    choose(panel, "dale")
     fields = panel.supervision.options["dale"]
     fields["align"].value = "none"
     assert not fields["beta"].native.isEnabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
+from superqt import QCollapsible
 
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.limits import real
 from napari_prosma.events import Event, Finished, Started
+from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.choosers import PathField
 from napari_prosma.plugin.shared.fields import combo, folded_form, group, stack
 from napari_prosma.plugin.shared.form import Form
@@ -33,8 +36,8 @@ class Supervision(QWidget):
 
     Attributes
     ----------
-    options : dict of Form
-        What each objective leaves to choose, by its name.
+    options, folds : dict of Form, of QCollapsible
+        What an objective leaves to choose, and the fold with it, by its name; made once it is chosen.
 
     Signals
     -------
@@ -78,13 +81,8 @@ class Supervision(QWidget):
         self._form.addRow("Unlabelled", self.folder)
         self._form.addRow("Unlabelled layers", self.layers)
         self._form.addRow(self.found)
-        self.options = {name: Form(entries_of(kind.options).values()) for name, kind in OBJECTIVES.items()}
-        self.folds: dict[str, QWidget] = {}
-        for name, fields in self.options.items():
-            if fields:
-                self.folds[name], form = folded_form("Advanced")
-                fields.add_to(form)
-                self._form.addRow(self.folds[name])
+        self.options: dict[str, Form] = {}
+        self.folds: dict[str, QCollapsible] = {}
         self._form.addRow(self.look_button)
         self._show()
         self.objective.currentIndexChanged.connect(self._show)
@@ -135,6 +133,7 @@ class Supervision(QWidget):
 
     def _show(self) -> None:
         """Only the rows that the choice asks for."""
+        self._add_options(self.objective.currentData())
         name, few = self.objective.currentData(), self._kind.takes_unlabelled
         self.sentence.tell("" if name == SETTINGS["objective"].default else self._kind.choice.meaning)
         self._form.setRowVisible(self.folder, few and not self._from_layers)
@@ -143,6 +142,27 @@ class Supervision(QWidget):
         for each, folded in self.folds.items():
             self._form.setRowVisible(folded, each == name)
         self._tell_found()
+
+    def _add_options(self, name: str) -> None:
+        """Ask for what an objective leaves to choose, above the button; most users never choose another."""
+        if name in self.options:
+            return
+        self.options[name] = fields = Form(entries_of(OBJECTIVES[name].options).values())
+        if not fields:
+            return
+        self.folds[name], form = folded_form("Advanced")
+        fields.add_to(form)
+        fields.on_change(self._tell)
+        name_controls(self.folds[name])
+        self._form.insertRow(self._form.rowCount() - 1, self.folds[name])
+        # Made late, they would come last.
+        chain = [
+            self.layers.list,
+            self.folds[name].toggleButton(),
+            *(each.native for each in fields.values()),
+        ]
+        for before, after in pairwise(chain):
+            QWidget.setTabOrder(before, after)
 
     def _tell_found(self) -> None:
         """How many unlabelled images there are, and whether the network can take them."""
@@ -178,8 +198,6 @@ class Supervision(QWidget):
             self._tell_found()
 
     def _tell_changes(self) -> None:
-        for fields in self.options.values():
-            fields.on_change(self._tell)
         self.objective.currentIndexChanged.connect(self._tell)
         self.folder.line.textChanged.connect(self._tell)
         self.layers.changed.connect(self._tell)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ObjectiveOptions(BaseModel):
     """What an objective leaves to choose: a field with a ``Setting`` for each; this one nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 @dataclass(frozen=True)
