@@ -84,6 +84,11 @@ def room_of(parts: Sequence[str]) -> str:
     return room if room in ROOMS else parts[0]
 
 
+def is_private(name: str) -> bool:
+    """Whether only its own room may use it."""
+    return name.startswith("_") and not name.startswith("__")
+
+
 def breaches(source: str, part: str, package: str) -> list[str]:
     """What ``source``, a module of ``part``, imports against the arrows."""
     found = []
@@ -92,6 +97,8 @@ def breaches(source: str, part: str, package: str) -> list[str]:
         if ours is not None:
             if ours not in MAY_IMPORT[part] | FOR_ALL | {part, "", "__version__"}:
                 found.append(f"{part} may not import {name}")
+            elif ours not in {part, ""} and any(map(is_private, name.split("."))):
+                found.append(f"{name} is private to {ours}")
         elif outside in WINDOWS and part.split("/")[0] != "plugin":
             found.append(f"{outside} outside plugin/")
         elif outside == "torch" and part == "data":
@@ -112,6 +119,19 @@ def test_modules_import_only_downwards(path: Path) -> None:
     package = ".".join([NAME, *relative.parts[:-1]])
     part = room_of(relative.with_suffix("").parts)
     assert breaches(path.read_text(encoding="utf-8"), part, package) == []
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix()
+)
+def test_nothing_is_tested_through_private_names_of_another_room(path: Path) -> None:
+    room = room_of(path.relative_to(TESTS).with_suffix("").parts)
+    names = imported_names(path.read_text(encoding="utf-8"), "tests")
+    private = [name for name in names if part_of(name) and any(map(is_private, name.split(".")))]
+    assert [name for name in private if part_of(name) != room] == []
 
 
 class _Imports:
@@ -207,6 +227,7 @@ def test_every_room_is_there() -> None:
         ("app", "from napari_prosma.cli import app"),
         ("plugin/train", "from napari_prosma.plugin.doubts.dock import DoubtedLabels"),
         ("plugin/shared", "from napari_prosma.plugin.train.panel import TrainPanel"),
+        ("segmentation", "from napari_prosma.data.layouts.recognise import _MARK"),
     ],
 )
 def test_a_breach_of_the_arrows_is_seen(part: str, source: str) -> None:

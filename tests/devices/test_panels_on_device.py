@@ -14,7 +14,7 @@ from pretended import entered
 from pytestqt.qtbot import QtBot
 
 from napari_prosma.data.phantoms import ultrasound_case
-from napari_prosma.plugin.shared.job import _EventWorker
+from napari_prosma.plugin.shared.job import EventWorker
 
 LONG = 120_000
 
@@ -29,13 +29,13 @@ def viewer(
     """A viewer with an image and strokes, of a user with an empty home; what runs is on the device."""
     for home in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(home, str(tmp_path / "home"))
-    work = _EventWorker.work
+    work = EventWorker.work
 
-    def within(worker: _EventWorker) -> Any:
+    def within(worker: EventWorker) -> Any:
         with entered(device):
             return work(worker)
 
-    monkeypatch.setattr(_EventWorker, "work", within)
+    monkeypatch.setattr(EventWorker, "work", within)
     viewer = make_napari_viewer()
     image = ultrasound_case(77, (32, 32)).read_image().array[0]
     viewer.add_image(image, name="breast")

@@ -116,14 +116,14 @@ def test_panels_that_measure_at_once_lose_nothing(file: Path) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(remember, "abc"))
-    assert len(tuning._remembered(file)) == 60
+    assert len(tuning.remembered(file)) == 60
 
 
 def test_what_another_version_remembers_is_left_alone(file: Path) -> None:
     file.parent.mkdir()
     file.write_text(json.dumps({"theirs": {"layout": "contiguous", "seconds": {}, "more": 1}}))
     tuning._remember(file, {"ours": MEASURED})
-    assert set(tuning._remembered(file)) == {"ours"}
+    assert set(tuning.remembered(file)) == {"ours"}
     assert set(json.loads(file.read_text())) == {"ours", "theirs"}
 
 

@@ -121,7 +121,7 @@ def known_execution(work: Work, passes: float, seconds: float = math.inf) -> Exe
     if file is None:
         return usual_execution(work.spec)
     try:
-        measured = _remembered(file).get(work.key)
+        measured = remembered(file).get(work.key)
     except DataError as error:
         _say_once(str(error))
         return usual_execution(work.spec)
@@ -294,7 +294,7 @@ def _entries(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _remembered(file: Path) -> dict[str, Measured]:
+def remembered(file: Path) -> dict[str, Measured]:
     """The entries that can be read; others are measured anew."""
     found = {}
     for key, entry in _entries(file).items():

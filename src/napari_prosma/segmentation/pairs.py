@@ -27,7 +27,7 @@ from napari_prosma.data.layouts.dicom_studies import holds_objects
 from napari_prosma.data.layouts.found import files_in
 from napari_prosma.data.layouts.image_sets import CHANNEL
 from napari_prosma.data.layouts.pairing import readings
-from napari_prosma.data.layouts.recognise import _IMAGE_SUFFIX, _MASK_SUFFIX
+from napari_prosma.data.layouts.recognise import IMAGE_SUFFIX, MASK_SUFFIX
 from napari_prosma.data.limits import real
 from napari_prosma.data.readers import can_read, read_header, read_label, stem
 from napari_prosma.errors import DataError
@@ -206,7 +206,7 @@ def _holds_labels_only(truth: Path) -> bool:
     if not truth.is_dir() or can_read(truth):
         return True
     endings = {
-        bool(_MASK_SUFFIX.search(stem(path)))
+        bool(MASK_SUFFIX.search(stem(path)))
         for path in truth.iterdir()
         if can_read(path) and not path.name.startswith(".")
     }
@@ -261,7 +261,7 @@ def _matched(
         names = (_case_name(case.files[0]), case.name)
         files = next(filter(None, (found.get(name) for found in (by_name, of_channel) for name in names)), [])
         # Beside 'scan_labels.png' a copy of the image 'scan.png' may lie.
-        files = [path for path in files if _MASK_SUFFIX.search(stem(path))] or files
+        files = [path for path in files if MASK_SUFFIX.search(stem(path))] or files
         if len(files) > 1:
             raise DataError(f"'{files[0]}' and '{files[1].name}' both predict '{case.name}'; keep one")
         if files and files[0] in taken:
@@ -314,7 +314,7 @@ def _axes_of(files: Sequence[Path]) -> int:
 
 def _case_name(path: Path) -> str:
     """``scan`` of ``scan_labels.nii.gz``, ``scan_mask_2.png`` and ``scan_image.png``."""
-    return _IMAGE_SUFFIX.sub("", _MASK_SUFFIX.sub("", stem(path)))
+    return IMAGE_SUFFIX.sub("", MASK_SUFFIX.sub("", stem(path)))
 
 
 def _values(files: Sequence[Path]) -> set[int]:

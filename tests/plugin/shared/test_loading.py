@@ -19,7 +19,6 @@ from napari_prosma.plugin.segment.panel import SegmentPanel
 from napari_prosma.plugin.shared import loading
 from napari_prosma.plugin.shared.layers import load_layers
 from napari_prosma.plugin.shared.panel import Panel
-from napari_prosma.plugin.train.running import _no_old_garbage
 
 SOON = 30_000
 
@@ -113,17 +112,6 @@ def test_what_was_imported_is_not_searched_for_garbage_at_once(slow_module: str)
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
     assert len(kept) > gc.get_threshold()[0] > gc.get_count()[0]
-
-
-def test_a_run_brings_back_only_what_it_left_out_of_the_search_for_garbage_itself():
-    gc.unfreeze()
-    with _no_old_garbage():
-        assert gc.get_freeze_count() > 0
-    assert gc.get_freeze_count() == 0
-    gc.freeze()
-    with _no_old_garbage():
-        pass
-    assert gc.get_freeze_count() > 0
 
 
 MAPPING = """

@@ -50,11 +50,11 @@ _MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "labelstr", "segmentations", "segmentation", "segs", "seg"),
     *("annotations", "annotation", "ground_truth", "groundtruth", "gt", "targets", "target", "labelcol"),
 )
-_MASK_SUFFIX = re.compile(
+MASK_SUFFIX = re.compile(
     r"[ _.-](?:masks?|labels?|seg|segmentation|gt|groundtruth|ground_truth|anno|annotation)(?:[ _-]?\d+)?$",
     re.IGNORECASE,
 )
-_IMAGE_SUFFIX = re.compile(r"[ _.-](?:image|img)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"[ _.-](?:image|img)$", re.IGNORECASE)
 _BUSI_IMAGE = re.compile(r"(?:benign|malignant|normal) \(\d+\)", re.IGNORECASE)
 _GLAS_IMAGE = re.compile(r"(train|testA|testB)_\d+")
 _KVASIR_BOXES = ("kavsir_bboxes.json", "kvasir_bboxes.json")
@@ -245,9 +245,9 @@ def pair_files(
     """Each image with the label files that carry its name, plus a suffix such as ``_mask`` or ``_seg_2``."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     for label in labels:
-        by_name[_composed(_MASK_SUFFIX.sub("", stem(label)))].append(Path(label))
+        by_name[_composed(MASK_SUFFIX.sub("", stem(label)))].append(Path(label))
     return [
-        (Path(image), tuple(sorted(by_name[_composed(_IMAGE_SUFFIX.sub("", stem(image)))])))
+        (Path(image), tuple(sorted(by_name[_composed(IMAGE_SUFFIX.sub("", stem(image)))])))
         for image in images
     ]
 
@@ -678,8 +678,8 @@ def _side_by_side(folder: Path) -> Recognised | None:
     found: list[Found] = []
     orphans: list[Path] = []
     for place, files in sorted(by_place.items()):
-        masks = [path for path in files if _MASK_SUFFIX.search(stem(path))]
-        images = [path for path in files if not _MASK_SUFFIX.search(stem(path))]
+        masks = [path for path in files if MASK_SUFFIX.search(stem(path))]
+        images = [path for path in files if not MASK_SUFFIX.search(stem(path))]
         group = place.relative_to(folder).as_posix() if place != folder else ""
         pairs = pair_files(images, masks)
         found += [Found(stem(image), (image,), labels, group) for image, labels in pairs]
@@ -866,7 +866,7 @@ def _orphan_notices(orphans: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _mask_ending(path: Path) -> str:
-    match = _MASK_SUFFIX.search(stem(path))
+    match = MASK_SUFFIX.search(stem(path))
     return match.group() if match else ""
 
 

@@ -101,7 +101,7 @@ class Job(QObject):
         know_units()  # the thread may make layers
         failure: list[Exception] = []
         worker = create_worker(
-            _Titled(title), make_events, failure, _worker_class=_EventWorker, _start_thread=False
+            _Titled(title), make_events, failure, _worker_class=EventWorker, _start_thread=False
         )
         self._inbox.clear()
         # What a worker still says after its panel was closed must not reach the run that came after.
@@ -291,7 +291,7 @@ def leaving_a_core() -> Iterator[None]:
 class _Run:
     """A worker and the error that it left behind, if any."""
 
-    worker: _EventWorker
+    worker: EventWorker
     failure: list[Exception]
     slots: tuple[tuple[Any, Callable[..., None]], ...]
     """Signals of the worker, and what of ours hears them."""
@@ -316,7 +316,7 @@ class _Titled(partial):
         return self.title
 
 
-class _EventWorker(GeneratorWorker):
+class EventWorker(GeneratorWorker):
     """superqt's worker, which also closes its generator in its own thread, however it ends.
 
     napari's own subclass would show every warning of torch and MONAI as a notification.
