@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry
+from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
 from napari_prosma.inspection.citing import in_methods
 from napari_prosma.inspection.data_set import (
@@ -243,6 +245,11 @@ def inspected(make_checkpoint: Make, number: int, **measures: tuple[float, float
 
 
 AUC = "AUC of psi, inside against outside the foreground (0.5 = chance): in m "
+RELATIVE = "relative_energy_inside"
+FOCUS = (
+    "Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much there "
+    "as on average): in m "
+)
 SAID = [
     (
         findings.telling_apart,
@@ -275,8 +282,7 @@ SAID = [
         findings.focus,
         {"relative_energy_inside": (2.0, 0.07)},
         12,
-        "Relative energy inside the foreground (1 x = psi passes as much there as on average): in m above "
-        "average at skip 1 (2.0 x); below average at skip 2 (0.07 x).",
+        FOCUS + "above average at skip 1 (2.0 x); below average at skip 2 (0.07 x).",
     ),
     (
         findings.selecting,
@@ -333,8 +339,7 @@ SAID = [
         findings.focus,
         {"relative_energy_inside": (0.0, 0.0)},
         12,
-        "Relative energy inside the foreground (1 x = psi passes as much there as on average): in m below "
-        "average at skip 1 (0 x), skip 2 (0 x).",
+        FOCUS + "below average at skip 1 (less than 0.00098 x), skip 2 (less than 0.00098 x).",
     ),
     (
         findings.unusual,
@@ -343,6 +348,35 @@ SAID = [
         "7 cases are too few to say what is usual; 8 are needed.",
     ),
 ]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning:matplotlib")
+@pytest.mark.parametrize("values", [(0.0, 3.0), (0.0, 0.0), (1e-12, 2.0), (0.3, 4.0)])
+def test_what_hardly_passes_is_drawn_at_the_foot_of_a_readable_axis(
+    values: tuple[float, float], make_checkpoint: Make
+) -> None:
+    figure = plots.distribution(inspected(make_checkpoint, 9, relative_energy_inside=values), RELATIVE)
+    assert figure is not None
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    shown = [label for label in axes.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert all(label.get_window_extent().x0 > 0 for label in shown)  # none is cut off
+    dots = np.concatenate([np.atleast_1d(line.get_ydata()) for line in axes.lines])
+    assert np.isfinite(dots).all()
+    assert dots.min() >= 2**-10
+
+
+def test_a_case_without_anything_inside_makes_no_mean_of_the_others(make_checkpoint: Make) -> None:
+    """Where psi is exactly zero inside, the logarithm of it is no reason to leave the case out."""
+    found = inspected(make_checkpoint, 10, relative_energy_inside=(1.2, 1.2))
+    for case in found.cases[:5]:
+        case.models["m"].skips[1].measures["relative_energy_inside"] = 0.0
+    said = findings.focus(found)
+    assert "above average at skip 2 (1.2 x)" in said
+    assert "at skip 1 (less than 0.034 x)" in said
+    assert "above average at skip 1" not in said
 
 
 @pytest.mark.parametrize(("say", "measures", "cases", "right"), SAID)

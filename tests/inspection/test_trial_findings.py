@@ -314,6 +314,12 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         r".*No claim from 4 independent cases; 8 are needed\.",
     ),
     ("one model", "noise_test", noisy({"a": 0.1}, 4), r".* with a\."),
+    (
+        "the noise of CT",
+        "noise_test",
+        [{**r, "kind": "hu"} for r in noisy({"a": 0.1}, 4)],
+        r"Mean Dice over additive \(HU\) noise of strength 0 to 1, .* with a\.",
+    ),
 ]
 
 

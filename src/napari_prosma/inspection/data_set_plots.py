@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.data_set import DataSetInspection
-from napari_prosma.inspection.measures import MEASURES, in_digits
+from napari_prosma.inspection.measures import LEAST_RATIO, MEASURES, in_digits
 from napari_prosma.inspection.report import room
 from napari_prosma.nn.gate_kinds import GATES
 
@@ -35,18 +35,25 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
         return None
     levels = sorted({level for model in models for level in found.levels(model)})
     figure, axes = _empty()
-    width = 0.8 / len(models)
+    width, lowest = 0.8 / len(models), 1.0
     for number, model in enumerate(models):
         for level in levels:
             place = level + (number - (len(models) - 1) / 2) * width
-            _box(axes, place, found.values(model, level, measure), 0.8 * width, colour_of(found, model))
+            values = found.values(model, level, measure)
+            if what.unit == "x":
+                lowest = min(lowest, float(values.min(initial=1)))
+                values = np.maximum(values, LEAST_RATIO)
+            _box(axes, place, values, 0.8 * width, colour_of(found, model))
     neutral = what.neutral(GATES[found.checkpoints[found.model].spec.gate])
     if neutral is not None:
         axes.axhline(neutral, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_title(what.name, fontsize=10, y=1)
     if what.unit == "x":
         axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{in_digits(value)} x"))
+        if lowest <= LEAST_RATIO:
+            least, most = np.log2(LEAST_RATIO), np.ceil(np.log2(axes.dataLim.y1))
+            axes.set_yticks(2.0 ** np.arange(least, max(most, 0) + 2, 2))
+        axes.yaxis.set_major_formatter(FuncFormatter(_factor))
     elif measure == "selectivity":
         axes.set_ylim(bottom=0)
     else:
@@ -55,6 +62,11 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
     axes.set_xlim(levels[0] - 0.5, levels[-1] + 0.5)
     _legend(axes, found, models)
     return figure
+
+
+def _factor(value: float, place: object = None) -> str:
+    """A factor at a logarithmic axis, whose lowest place holds all that is lower."""
+    return f"≤ {value:.1g} x" if value <= LEAST_RATIO else f"{in_digits(value)} x"
 
 
 def overlap(found: DataSetInspection) -> Figure | None:
@@ -114,17 +126,19 @@ def channel_states(found: DataSetInspection) -> Figure | None:
         # An open channel has no bar, a sliver says that it is there.
         axes.bar(place, np.maximum(mean, 0.012), width=0.8 / len(mean), color=colours)
     axes.set_xticks(list(states), [f"skip {level}" for level in states])
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.2)  # room for the legend
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_title("zeros of every latent channel, mean over the cases, sorted", fontsize=10, y=1)
     names = {"dead in every case": "#c1121f", "always open": "#5c946e", "in between": "#3b6ea5"}
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    axes.legend(handles=handles, fontsize=7, loc="upper left")
+    axes.legend(handles=handles, fontsize=7, loc="upper center", ncols=3)
+    axes.tick_params(labelsize=8)
     return figure
 
 
 def _empty() -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE)
-    return figure, figure.subplots(gridspec_kw=room(figure, 0.6, 0.1, 0.3, 0.5))
+    return figure, figure.subplots(gridspec_kw=room(figure, 0.75, 0.1, 0.3, 0.5))
 
 
 def _box(axes: Axes, place: float, values: np.ndarray, width: float, colour: str) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
-from napari_prosma.inspection.measures import in_digits
+from napari_prosma.inspection.measures import LEAST_RATIO, in_digits
 from napari_prosma.inspection.statistics import (
+    ANYWHERE,
     FEWEST,
     OF_DIFFERENCES,
     Interval,
@@ -46,15 +47,18 @@ def focus(found: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
     said = []
     for model in found.checkpoints:
-        intervals = _against(found, model, "relative_energy_inside", 1.0, (-1.0, np.inf))
+        intervals = _against(found, model, "relative_energy_inside", _doublings)
         if intervals:
-            told = {level: f"{in_digits(1 + each.mean)} x" for level, each in intervals.items()}
+            told = {}
+            for level, each in intervals.items():
+                is_less = found.values(model, level, "relative_energy_inside").min() < LEAST_RATIO
+                told[level] = f"{'less than ' if is_less else ''}{in_digits(2**each.mean)} x"
             said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average')}")
     if not said:
         return NO_FOREGROUND
     return (
-        f"Relative energy inside the foreground (1 x = psi passes as much there as on average): "
-        f"{'; '.join(said)}.{_of_its_own(found)}"
+        "Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much "
+        f"there as on average): {'; '.join(said)}.{_of_its_own(found)}"
     )
 
 
@@ -124,7 +128,7 @@ def _sides(found: DataSetInspection, auc: str, above: str, below: str) -> str:
     """On which side of chance an AUC is, model by model."""
     said = []
     for model in found.checkpoints:
-        intervals = _against(found, model, auc, 0.5, (-0.5, 0.5))
+        intervals = _against(found, model, auc, lambda value: value - 0.5, (-0.5, 0.5))
         if intervals:
             told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, above, below)}")
@@ -213,10 +217,18 @@ def unusual(found: DataSetInspection) -> str:
 # ---- what the sentences share -----------------------------------------------------------------------------
 
 
+def _doublings(ratio: float) -> float:
+    return float(np.log2(max(ratio, LEAST_RATIO)))
+
+
 def _against(
-    found: DataSetInspection, model: str, measure: str, neutral: float, within: Limits
+    found: DataSetInspection,
+    model: str,
+    measure: str,
+    signed: Callable[[float], float],
+    within: Limits = ANYWHERE,
 ) -> dict[int, Interval]:
-    """Intervals over the skips of how far a measure is from where it says nothing, of the units that have it.
+    """Intervals over the skips of a measure whose sign says something, over the units that have it.
 
     They hold together over the same units; a skip that has too few for any claim, such as a coarse one with
     hardly a wrong position, takes none from the others.
@@ -224,7 +236,7 @@ def _against(
     samples: dict[int, dict[str, float]] = {}
     for level in found.levels(model):
         values = found.by_case(model, level, measure)
-        apart = {case: value - neutral for case, value in values.items() if np.isfinite(value)}
+        apart = {case: signed(value) for case, value in values.items() if np.isfinite(value)}
         samples |= {level: apart} if apart else {}
 
     def together(levels: list[int]) -> dict[int, Interval]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # a panel lists the measures before torch is loaded
     from napari_prosma.inspection.record import SkipRecord
     from napari_prosma.nn.gate_kinds import GateKind
 
+LEAST_RATIO = 2.0**-10
+"""Least factor that is told apart from 0 where factors are averaged or drawn as logarithms."""
 TIES = 5
 """Decimals to which psi is ranked: further ones are the rounding of overlapping windows."""
 
