@@ -438,6 +438,32 @@ def test_agreement_with_the_own_prediction_is_called_so(make_checkpoint: Make) -
     assert findings.telling_apart(guessed).endswith("this is agreement with itself, not evidence.")
 
 
+@pytest.mark.parametrize(
+    ("labelled", "said"),
+    [
+        (1, "Over the only case with a label, of 12: {} no claim from 1 independent case at skip 1 ({}"),
+        (7, "Over the 7 cases with a label, of 12: {} no claim from 7 independent cases at skip 1 ({}"),
+        (8, "Over the 8 cases with a label, of 12: {} {} at skip 1 ({}"),
+        (12, "{} {} at skip 1 ({}"),
+    ],
+)
+def test_cases_without_a_label_are_no_evidence_beside_those_with_one(
+    labelled: int, said: str, make_checkpoint: Make
+) -> None:
+    found = inspected(make_checkpoint, 12, psi_auc=(0.9, 0.9), relative_energy_inside=(2.0, 2.0))
+    cases = [
+        replace(c, reference="label" if n < labelled else "prediction") for n, c in enumerate(found.cases)
+    ]
+    mixed = replace(found, cases=tuple(cases))
+    for say, begins, claim, value in (
+        (findings.telling_apart, AUC.removesuffix(" "), "psi is higher inside", "0.90"),
+        (findings.focus, FOCUS.removesuffix(" "), "above average", "2.0 x"),
+    ):
+        filled = said.format(begins, value) if labelled < 8 else said.format(begins, claim, value)
+        assert say(mixed).startswith(filled), say(mixed)
+        assert "not evidence" not in say(mixed)
+
+
 def dice(value: float) -> ModelNumbers:
     return ModelNumbers({}, {"dice": value})
 
@@ -459,6 +485,12 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
         "steps (40 instead of 100)",
         "learning rate",
     )
+    here, moved, another = (
+        replace(first, config={**first.config, "data": data}) for data in ("/a/busi", "/b/busi", "/b/glas")
+    )
+    assert not_an_ablation(here, moved) == ()
+    assert not_an_ablation(here, another) == ("data folder ('glas' instead of 'busi')",)
+    assert not_an_ablation(first, another) == ()  # nobody said
     cases = [
         CaseNumbers(str(n), "", "unseen", "label", {m: dice(v) for m, v in both.items()}, {})
         for n, both in enumerate({"m": 0.8 + 0.001 * n, "d": 0.6 - 0.001 * n} for n in range(10))

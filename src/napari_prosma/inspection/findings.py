@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def selecting(found: DataSetInspection) -> str:
 
 def focus(found: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
+    found, which = _judged(found)
     said = []
     for model in found.checkpoints:
         intervals = _against(found, model, "relative_energy_inside", _doublings)
@@ -57,7 +59,7 @@ def focus(found: DataSetInspection) -> str:
     if not said:
         return NO_FOREGROUND
     return (
-        "Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much "
+        f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much "
         f"there as on average): {'; '.join(said)}.{_of_its_own(found)}"
     )
 
@@ -108,10 +110,11 @@ def mask_level(found: DataSetInspection) -> str:
 
 def telling_apart(found: DataSetInspection) -> str:
     """Where psi tells the foreground from what is around it."""
+    found, which = _judged(found)
     said = _sides(found, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
         return NO_FOREGROUND
-    return f"AUC of psi, inside against outside the foreground (0.5 = chance): {said}.{_of_its_own(found)}"
+    return f"{which}AUC of psi, inside against outside the foreground (0.5 = chance): {said}.{_of_its_own(found)}"
 
 
 def telling_apart_in_errors(found: DataSetInspection) -> str:
@@ -282,12 +285,24 @@ def _lacking(found: DataSetInspection, model: str, what: str) -> str:
     return f"the gate of {model} has {what}" if has_gates else f"{model} has no gates"
 
 
+def _judged(found: DataSetInspection) -> tuple[DataSetInspection, str]:
+    """The cases that can judge a model, and which they are: those with a label, or all where none has one.
+
+    Others would be counted as evidence though their foreground is the model's own prediction.
+    """
+    labelled = tuple(case for case in found.cases if case.reference == "label")
+    if len(labelled) in (0, len(found.cases)):
+        return found, ""
+    which = f"the {len(labelled)} cases" if len(labelled) > 1 else "the only case"
+    return replace(found, cases=labelled), f"Over {which} with a label, of {len(found.cases)}: "
+
+
 def _of_its_own(found: DataSetInspection) -> str:
     """That a model cannot be held against itself, where it is."""
     if any(case.reference == "prediction" for case in found.cases):
         return (
-            f" Where a case has no label, the foreground is the prediction of {found.model}, to which psi "
-            "contributes: this is agreement with itself, not evidence."
+            f" Without a label, the foreground is the prediction of {found.model}, to which psi contributes: "
+            "this is agreement with itself, not evidence."
         )
     return ""
 

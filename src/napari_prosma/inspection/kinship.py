@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,16 @@ _NEAR = 0.9
 
 
 def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
-    """What differs between two models besides the gate, in words; empty for an ablation."""
+    """What differs between two models besides the gate, in words; empty for an ablation.
+
+    Of the data, a model knows the names of the cases and of their folder; wherever that lies now is no matter.
+    """
     found = []
     if first.split != other.split:
         found.append("split")
+    folders = [PurePath(str(each.config["data"])).name for each in (first, other) if each.config.get("data")]
+    if len({*folders}) > 1:
+        found.append(f"data folder ('{folders[1]}' instead of '{folders[0]}')")
     if not first.plan.agrees_with(other.plan):
         found.append("plan")
     if first.spec.widths != other.spec.widths or first.spec.network != other.spec.network:
