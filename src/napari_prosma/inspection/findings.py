@@ -59,8 +59,8 @@ def focus(found: DataSetInspection) -> str:
     if not said:
         return NO_FOREGROUND
     return (
-        f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much "
-        f"there as on average): {'; '.join(said)}.{_of_its_own(found)}"
+        f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as "
+        f"much there as on average): {'; '.join(said)}.{_of_its_own(found)}"
     )
 
 
@@ -114,7 +114,8 @@ def telling_apart(found: DataSetInspection) -> str:
     said = _sides(found, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
         return NO_FOREGROUND
-    return f"{which}AUC of psi, inside against outside the foreground (0.5 = chance): {said}.{_of_its_own(found)}"
+    what = "AUC of psi, inside against outside the foreground (0.5 = chance)"
+    return f"{which}{what}: {said}.{_of_its_own(found)}"
 
 
 def telling_apart_in_errors(found: DataSetInspection) -> str:

@@ -26,7 +26,7 @@ _NEAR = 0.9
 def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     """What differs between two models besides the gate, in words; empty for an ablation.
 
-    Of the data, a model knows the names of the cases and of their folder; wherever that lies now is no matter.
+    Of the data, a model knows the names of the cases and of their folder, wherever that lies now.
     """
     found = []
     if first.split != other.split:

@@ -447,6 +447,11 @@ def test_twins_stand_side_by_side_on_one_scale(
     assert {"breast", "prosma - attention", "prosma - dense"} <= set(seen)
     assert f"floor {panel.inspected.record.skips[1].floor:.2f}" in panel.compare.message.plain_text()
     assert "dense is no gate ablation of prosma: they differ in split" in panel.compare.message.plain_text()
+    assert "agreement with itself" not in panel.compare.message.plain_text()
+    without_label = replace(panel.compare.compared, reference="prediction")
+    panel.compare.show_compared(without_label, panel.inspected.source)
+    assert "structure is the prediction of prosma, to which its psi" in panel.compare.message.plain_text()
+    assert "agreement with itself" in panel.compare.message.plain_text()
     assert panel.outcomes.tabs.count() == 0, "figures are drawn where they are asked for"
     press(panel.compare.leave_button)
     assert not canvas_grid(viewer).enabled
