@@ -585,7 +585,7 @@ def test_an_array_of_zarr_alone_is_read_and_says_what_is_assumed(tmp_path: Path,
     assert np.array_equal(image.array[0], np.arange(40).reshape(2, 4, 5))
     assert (image.geometry.axes, image.geometry.unit) == (("z", "y", "x"), "pixel")
     assert image.notices == (
-        "'a.zarr' is an array without sizes of its elements; told in pixels, and its axes taken as z, y, x",
+        "'a.zarr' is an array without sizes of its elements; given in pixels, and its axes taken as z, y, x",
     )
     for kind in ("uint8", "uint16", "float32"):
         colour = read_image(saved(f"{kind}.zarr", (4, 5, 3), kind))
@@ -593,7 +593,7 @@ def test_an_array_of_zarr_alone_is_read_and_says_what_is_assumed(tmp_path: Path,
         assert "its axes taken as y, x and colour" in colour.notices[0]
     named = read_image(saved("c.zarr", (2, 4, 3), axes=["channel", "y", "x"]))
     assert named.array.shape == (2, 4, 3)
-    assert named.notices == ("'c.zarr' is an array without sizes of its elements; told in pixels",)
+    assert named.notices == ("'c.zarr' is an array without sizes of its elements; given in pixels",)
     assert read_label(saved("d.zarr", (4, 5), "uint8"))[0].shape == (4, 5)
     (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
     assert read_image(tmp_path / "link.zarr").array.shape == (1, 2, 4, 5)

@@ -298,7 +298,7 @@ def test_what_half_of_the_volumes_do_not_show_is_not_said_of_them() -> None:
     single, abrupt = "labels are in a single slice", "labels end abruptly"
     assert slices_in_words([single, abrupt, "", ""]) == ()
     (said,) = slices_in_words([single, single, abrupt])
-    assert said.startswith(f"{single} in 2 of 3 volumes that were looked at")
+    assert said.startswith(f"{single} in 2 of 3 volumes checked")
 
 
 def test_a_structure_that_tapers_is_not_drawn_in_part(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_a_few_numbers_that_may_be_objects_are_told(tmp_path: Path) -> None:
 
     lesions = [9, 4, 12], [3, 11], [10], [5, 8]
     assert (
-        "each value is one connected piece, and masks have different numbers of them; if"
+        "each value is one connected region, and masks have different numbers of them; if"
         in doubts(*lesions)[0]
     )
     assert doubts([20, 6, 2], [19, 5], [22], [18, 7], is_nested=True) == ()  # each has its size

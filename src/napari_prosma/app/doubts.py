@@ -180,7 +180,7 @@ def _read(
 ) -> tuple[Image, np.ndarray, bool | None]:
     """Image and label, and whether the model learned from the image."""
     if case.read_label is None:
-        raise DataError(f"case '{case.name}' has no label that could be doubted; give its mask")
+        raise DataError(f"case '{case.name}' has no label to compare; give its mask")
     image = case.read_image()
     was_learned = None if learned is None else content_hash(image.array) in learned
     with named(case.name):

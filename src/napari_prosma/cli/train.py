@@ -298,7 +298,7 @@ def _run(
         else:
             kept = (config.run_dir / RUN).exists()
             line = quoted(["prosma", "train", "--resume", str(config.run_dir)])
-            say(f"Resume with: {line}" if kept else "Nothing was saved yet")
+            say(f"Resume with: {line}" if kept else "Nothing has been saved yet")
         raise
     if folds is not None:
         say(result.in_words())

@@ -131,7 +131,7 @@ def _check(case: Case, data: DataSet) -> Checked:
         else:
             classes = _check_label(label, data, tell)
             for notice in () if case.label_notices is None else case.label_notices():
-                tell("warning", notice, "look at the label before using it")
+                tell("warning", notice, "check the label before using it")
     return replace(seen(case, image), problems=tuple(problems), classes=classes)
 
 
@@ -156,9 +156,7 @@ def _check_image(image: Image, data: DataSet, tell: _Tell) -> None:
     elif array.min() == array.max():
         tell("error", f"the image is {array.flat[0]:g} everywhere", "export it again or leave it out")
     for notice in image.notices:
-        tell(
-            "note" if notice.startswith("a clip") else "warning", notice, "look at the image before using it"
-        )
+        tell("note" if notice.startswith("a clip") else "warning", notice, "check the image before using it")
 
 
 def _check_label(label: np.ndarray, data: DataSet, tell: _Tell) -> tuple[int, ...]:

@@ -233,9 +233,9 @@ def _rule_of(
         )
     elif _may_be_objects(looks):
         doubts.append(
-            "values from 1 on are read as separate classes, but each value is one connected piece, and masks "
-            "have different numbers of them; if they number objects, make them one class (class table, or "
-            "--classes any=NAME)"
+            "values from 1 on are read as separate classes, but each value is one connected region, and "
+            "masks have different numbers of them; if they number objects, make them one class (class table, "
+            "or --classes any=NAME)"
         )
     return rule, tuple(doubts)
 
@@ -299,7 +299,7 @@ def slices_in_words(found: Sequence[str]) -> tuple[str, ...]:
     if not number or number < len(found) / 2:
         return ()
     return (
-        f"{where} in {number} of {len(found)} volumes that were looked at, and what is not labelled is "
+        f"{where} in {number} of {len(found)} volumes checked, and what is not labelled is "
         "learned as background; if the other slices are not drawn yet, "
         "set 'Labels are' to 'only in some slices' (--labelled slices)",
     )

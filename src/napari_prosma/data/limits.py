@@ -69,7 +69,7 @@ def require_room(path: Path, promised: int) -> None:
     if promised > room:
         raise DataError(
             f"'{path}' needs {promised / 2**30:.0f} GiB of memory but {room / 2**30:.0f} GiB are free; "
-            "crop it, or save it as OME-Zarr, which is read piece by piece"
+            "crop it, or save it as OME-Zarr, which is read in parts"
         )
 
 

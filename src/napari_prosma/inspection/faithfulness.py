@@ -540,7 +540,7 @@ def _known(window: Window) -> Row:
 
 def _no_gates(window: Window, model: str = "The model") -> Iterator[Event]:
     if not GATES[window.checkpoint.spec.gate].parts:
-        yield Notice(f"{model} has no gates: every skip passes whole, so there is no mask to look at.")
+        yield Notice(f"{model} has no gates: every skip passes whole, so there is no mask to test.")
 
 
 def _require(there: object, window: Window, lacking: str) -> None:

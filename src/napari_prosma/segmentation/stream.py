@@ -58,7 +58,7 @@ class Background:
     def notice(self, total: int) -> Notice:
         """What was left out, in words."""
         return Notice(
-            f"{self.skipped} of {total} windows are plain background ({self.rule}) and were not looked at; "
+            f"{self.skipped} of {total} windows are plain background ({self.rule}) and were skipped; "
             f"their labels are 0."
         )
 

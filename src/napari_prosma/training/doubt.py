@@ -109,8 +109,8 @@ def look_first(run_dir: Path | str) -> list[DoubtedLabel]:
     path = Path(run_dir) / LABEL_CONFIDENCE
     if not path.is_file():
         raise CheckpointError(
-            f"'{run_dir}' holds no {LABEL_CONFIDENCE}; train with the objective dale, or let any model doubt "
-            f"labels with: prosma suspicious"
+            f"'{run_dir}' holds no {LABEL_CONFIDENCE}; train with the objective dale, or list suspicious "
+            f"labels with any model: prosma suspicious"
         )
     try:
         rows = _ROWS.validate_python(read_rows(path))

@@ -197,7 +197,7 @@ def opened_line(address: str, device: str, what: str, is_exclusive: bool) -> Lin
                 said = str(error.__cause__ or error).partition("\n")[0]
                 raise ConfigError(
                     f"the worker on '{worker.host}' cannot load this program ({said}); install the same "
-                    f"state of it on both"
+                    f"version on both"
                 ) from error
             return line
         raise ConfigError(f"{'; '.join(busy)}: wait for the end, or start another worker of '{address}'")

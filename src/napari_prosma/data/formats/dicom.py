@@ -86,7 +86,7 @@ _CONVERT = {
     **dict.fromkeys(LABEL_KINDS, "it labels a series: give a folder that holds both"),
     "dose distribution (RTDOSE)": "convert it to .nii.gz with 3D Slicer",
     "whole-slide image in tiles": "convert it to OME-TIFF or OME-Zarr with Bio-Formats",
-    _COMMAS: "write the numbers of its header with decimal points, as the standard wants",
+    _COMMAS: "write the numbers of its header with decimal points, as the standard requires",
     "mosaic that holds its slices side by side": "convert it to .nii.gz with dcm2niix",
 }
 

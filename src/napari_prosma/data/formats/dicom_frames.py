@@ -351,11 +351,9 @@ def pixel_notices(header: Dataset) -> tuple[str, ...]:
         return ()
     regions = {_in_mm(region) for region in _flat_regions(header)}
     if len(regions) > 1:
-        return (
-            f"its {len(regions)} ultrasound regions have pixels of different sizes; sizes are told in pixels",
-        )
+        return (f"its {len(regions)} ultrasound regions have pixels of different sizes: sizes are in pixels",)
     if header.get("ImagerPixelSpacing") and not header.get("EstimatedRadiographicMagnificationFactor"):
-        return ("pixels are as large as on the detector; what lies before it is smaller than told",)
+        return ("pixels are as large as on the detector; structures in front of it are smaller than stated",)
     return ()
 
 

@@ -206,7 +206,7 @@ def _units(units: Mapping[str, str], path: Path) -> tuple[str, dict[str, float],
     found = common(named)
     if found is None:
         told = ", ".join(dict.fromkeys(f"'{unit}'" for unit in named.values()))
-        return "pixel", {}, (f"'{path.name}' has sizes in {told}, which is not understood; told in pixels",)
+        return "pixel", {}, (f"'{path.name}' has sizes in {told}, which is not understood; given in pixels",)
     unit, factors = found
     bare = [axis for axis in units if axis not in named]
     if not named or not bare:
@@ -275,7 +275,7 @@ def _array_alone(path: Path) -> dict[str, Any]:
     stored = read_json(path / (".zarray" if (path / ".zarray").is_file() else "zarr.json"))
     beside = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
     shape, names = stored.get("shape", ()), stored.get("dimension_names") or beside.get("_ARRAY_DIMENSIONS")
-    said = f"'{path.name}' is an array without sizes of its elements; told in pixels"
+    said = f"'{path.name}' is an array without sizes of its elements; given in pixels"
     if names and all(names):
         axes = [_AXES.get(str(name).lower(), str(name)) for name in names]
     elif len(shape) == 3 and shape[-1] in _COLOURS:

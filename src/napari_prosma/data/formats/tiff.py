@@ -311,7 +311,7 @@ def _geometry(path: Path, file: tifffile.TiffFile, spatial: str) -> tuple[Geomet
     notices: tuple[str, ...] = ()
     if found is None:
         told = ", ".join(dict.fromkeys(f"'{units[axis]}'" for axis in sizes))
-        notices = (f"'{path.name}' has pixel sizes in {told}, which is not understood; told in pixels",)
+        notices = (f"'{path.name}' has pixel sizes in {told}, which is not understood; given in pixels",)
     unit, factors = found or ("pixel", {})
     if unit == "pixel":
         sizes = {}

@@ -359,7 +359,7 @@ def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -
     shown = image.relative_to(folder) if image.is_relative_to(folder) else image
     return (
         f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
-        f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', take the image away, or leave out all without a "
+        f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', remove the image, or leave out all without a "
         "mask (--labelled-only)"
     )
 

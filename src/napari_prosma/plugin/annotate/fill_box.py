@@ -61,7 +61,7 @@ class FillBox(QWidget):
         self.only_selected.setToolTip("Fill only the class that you paint with")
         self.only_selected.clicked.connect(self._preview_anew)
         self.preview = QCheckBox("preview")
-        self.preview.setToolTip("Outline what would be filled, updated as you draw")
+        self.preview.setToolTip("Outline what will be filled, updated as you draw")
         self.preview.clicked.connect(self._preview_switched)
         self.message = Message()
         self.filling.failed.connect(self.message.tell_error)
@@ -158,7 +158,7 @@ class FillBox(QWidget):
             self.message.tell(str(error))
             return
         self.previewing.ask_for(
-            "ProSMA: previewing what would be filled",
+            "ProSMA: previewing what will be filled",
             partial(_filling, layer, None, self._classes(layer)),
         )
 

@@ -77,7 +77,7 @@ _HEADINGS = {
     "counts": "Latest weight of the label: 1 = full weight",
     "differs": "Share of the marked area that only the label or only the model marks",
     "class": "The class that differs most",
-    "slice": "Slice of the largest doubt, counted from 0",
+    "slice": "Most suspicious slice, counted from 0",
 }
 
 
@@ -134,7 +134,7 @@ class DoubtedLabels(QWidget):
         self.busy.setMaximumHeight(8)
         self.busy.hide()
         self.table = FigureTable()
-        self.table.setToolTip("Click a row, or press Enter on it, to open the case at the doubted place")
+        self.table.setToolTip("Click a row, or press Enter on it, to open the case at the suspicious place")
         self.table.head(_HEADINGS)
         self.table.open_rows(self._row_chosen)
         self.save_button = QPushButton("Save labels")
@@ -237,7 +237,7 @@ class DoubtedLabels(QWidget):
                 said = f"{less} of {len(rows)} labels count less than the others"
                 if not less:
                     said = f"none of {len(rows)} labels counts less; those that differ most come first"
-                self.message.tell(f"{run_dir.name}: {said}. Click one to look at it")
+                self.message.tell(f"{run_dir.name}: {said}. Click one to open it")
 
     def _fill(self) -> None:
         chosen = self._requested.case if self._requested is not None else ""

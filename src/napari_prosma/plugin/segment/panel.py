@@ -93,7 +93,7 @@ class ResultChooser(LayerChooser):
     def __init__(self, viewer: napari.Viewer) -> None:
         self.results: dict[Layer, Result] = {}
         super().__init__(viewer, LabelsLayer)
-        self.setPlaceholderText("nothing was segmented yet")
+        self.setPlaceholderText("nothing has been segmented yet")
 
     @property
     def result(self) -> Result | None:

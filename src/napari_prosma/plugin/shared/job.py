@@ -207,7 +207,7 @@ class Job(QObject):
             try:
                 self._steps.popleft()()
             except Exception:
-                logging.getLogger(__name__).exception("what a run led to could not be finished")
+                logging.getLogger(__name__).exception("what follows a run could not be finished")
 
     def _hold(self, sender: list[Exception], held: bool) -> None:
         if self._run is not None and self._run.failure is sender:

@@ -108,8 +108,8 @@ class LabelFile:
             there = np.array(read_label(temporary)[0])
             if not np.array_equal(self.rule.apply(there, path), self.rule.apply(new, path)):
                 raise DataError(
-                    f"'{path}' cannot hold the value {int(new.max())}, so it was left as it was; save it in "
-                    f"a format that can, then open it again"
+                    f"'{path}' cannot hold the value {int(new.max())}, so the file is unchanged; save the "
+                    f"labels in a format that can, then open them again"
                 )
         return there
 

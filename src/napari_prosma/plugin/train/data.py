@@ -125,7 +125,7 @@ class LayerData:
         table = self.live.folder.absolute() / TABLE
         if self.live.rule is None or not table.is_file():
             raise ConfigError(
-                "the open layers are not yet files that a line could name; press Start, which writes them "
+                "the open layers are not files yet, so no line can name them; press Start, which writes them "
                 "and shows the lines here"
             )
         unlabelled = self._folder if self.unlabelled and self._folder.is_dir() else None

@@ -324,7 +324,7 @@ class TrainPanel(Panel):
         if ending.stopped:
             kept = any(run.run_dir.glob("*.safetensors"))
             after = f" after {epochs_in_words(self.outcome.epochs)}" if self.outcome.epochs else ""
-            what = f"; the model is kept in {run.run_dir}" if kept else "; no model was written yet"
+            what = f"; the model is kept in {run.run_dir}" if kept else "; no model has been saved yet"
             self.status.tell(f"Stopped{after}{what}" + ("; Resume… continues it" if kept else ""))
         self._suggest_run()
         self._tell_waiting()

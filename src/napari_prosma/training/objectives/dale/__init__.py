@@ -18,7 +18,7 @@ class DaleOptions(ObjectiveOptions):
     """What DALE leaves to choose; a reconstruction from public descriptions."""
 
     warm_up_epochs: Annotated[
-        int, Setting("Epochs before any label is doubted.", "Warm-up", unit="epochs")
+        int, Setting("Epochs before any label is called suspicious.", "Warm-up", unit="epochs")
     ] = Field(default=10, ge=1)
     every: Annotated[
         int,
@@ -32,7 +32,7 @@ class DaleOptions(ObjectiveOptions):
     k: Annotated[
         NotNegative,
         Setting(
-            "Soft threshold: a label is doubted if its error is this many standard deviations above the "
+            "Soft threshold: a label is suspicious if its error is this many standard deviations above the "
             "mean.",
             "Soft threshold k",
             step=0.1,
@@ -41,7 +41,7 @@ class DaleOptions(ObjectiveOptions):
     gamma: Annotated[
         PositiveNumber,
         Setting(
-            "Temperature of the confidence exp(-e / gamma): the smaller, the less a doubted label counts.",
+            "Temperature of the confidence exp(-e / gamma): the smaller, the less a suspicious label counts.",
             "Temperature",
             step=0.1,
             decimals=3,
@@ -55,7 +55,7 @@ class DaleOptions(ObjectiveOptions):
         Setting(
             "How features of fuzzy cases are aligned with those of clear ones: {choices}.",
             "Alignment",
-            tip="How features of doubted cases are aligned with those of clear ones",
+            tip="How features of suspicious cases are aligned with those of clear ones",
             choices={
                 "w2": Choice("Wasserstein", "By mean and spread of each channel"),
                 "mmd": Choice("MMD", "By a kernel over pairs of pixels"),
@@ -114,7 +114,8 @@ class DaleOptions(ObjectiveOptions):
     least_cases: Annotated[
         int,
         Setting(
-            "With fewer training cases, pixels near outlines are doubted, not whole labels.", "Least cases"
+            "With fewer training cases, pixels near outlines are called suspicious, not whole labels.",
+            "Least cases",
         ),
     ] = Field(default=20, ge=2)
     least_pixels: Annotated[

@@ -501,9 +501,9 @@ class DALE(Supervised):
                 self._has_warned = True
                 clear = int((~parted.fuzzy).sum())
                 yield Notice(
-                    f"The model disagrees with too many labels to tell which are wrong: the run goes on with "
-                    f"the {clear} of {len(looks)} that it doubts least; look at the first lines of "
-                    f"{LABEL_CONFIDENCE}, or train longer before labels are doubted"
+                    f"The model disagrees with too many labels to tell which are wrong: the run continues "
+                    f"with the {clear} of {len(looks)} labels that it agrees with most; check the first "
+                    f"lines of {LABEL_CONFIDENCE}, or raise warm_up_epochs"
                 )
         bands = [look.band for look, fuzzy in zip(looks, held["fuzzy"], strict=True) if not fuzzy]
         count, first, second = np.sum(bands, axis=0)
