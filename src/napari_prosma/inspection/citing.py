@@ -95,7 +95,7 @@ def write_numbers(kept: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def everything(
-    found: DataSetInspection,
+    inspection: DataSetInspection,
     tests: Trials | None,
     said: Mapping[str, str],
     intervals: Mapping[str, list[Row]],
@@ -104,16 +104,16 @@ def everything(
 
     ``of`` of a case holds the hash of every model's weights and size and time of the case's files.
     """
-    cases = [{k: v for k, v in asdict(case).items() if k != "thumbnail"} for case in found.cases]
+    cases = [{k: v for k, v in asdict(case).items() if k != "thumbnail"} for case in inspection.cases]
     return {
         "versions": versions(),
         "seed": SEED,
-        "models": {name: _model(each) for name, each in found.checkpoints.items()},
+        "models": {name: _model(each) for name, each in inspection.checkpoints.items()},
         "cases": cases,
-        "units": found.units,
-        "unusual_from": found.unusual_from if np.isfinite(found.unusual_from) else None,
-        "deviations": {name: asdict(each) for name, each in found.deviations.items()},
-        "left_out": found.failed,
+        "units": inspection.units,
+        "unusual_from": inspection.unusual_from if np.isfinite(inspection.unusual_from) else None,
+        "deviations": {name: asdict(each) for name, each in inspection.deviations.items()},
+        "left_out": inspection.failed,
         "measures": {
             n: {"label": m.label, "unit": m.unit, "limits": m.limits, "meaning": m.meaning}
             for n, m in MEASURES.items()
@@ -121,7 +121,7 @@ def everything(
         "tests": {} if tests is None else tests.rows,
         "sentences": dict(said),
         "intervals": dict(intervals),
-        "association": asdict(found.association()),
+        "association": asdict(inspection.association()),
     }
 
 

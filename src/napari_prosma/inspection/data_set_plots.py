@@ -19,32 +19,32 @@ COLOURS = ("#3b6ea5", "#e09f3e", "#5c946e", "#9e4770", "#7d7d7d", "#c1121f")
 SIZE = (5.6, 3.4)
 
 
-def colour_of(found: DataSetInspection, model: str) -> str:
-    return COLOURS[list(found.checkpoints).index(model) % len(COLOURS)]
+def colour_of(inspection: DataSetInspection, model: str) -> str:
+    return COLOURS[list(inspection.checkpoints).index(model) % len(COLOURS)]
 
 
-def distribution(found: DataSetInspection, measure: str) -> Figure | None:
+def distribution(inspection: DataSetInspection, measure: str) -> Figure | None:
     """A box per skip and model, a dot per case; None where no gate has the measure."""
     what = MEASURES[measure]
     models = [
         model
-        for model in found.checkpoints
-        if any(found.values(model, level, measure).size for level in found.levels(model))
+        for model in inspection.checkpoints
+        if any(inspection.values(model, level, measure).size for level in inspection.levels(model))
     ]
     if not models:
         return None
-    levels = sorted({level for model in models for level in found.levels(model)})
+    levels = sorted({level for model in models for level in inspection.levels(model)})
     figure, axes = _empty()
     width, lowest = 0.8 / len(models), 1.0
     for number, model in enumerate(models):
         for level in levels:
             place = level + (number - (len(models) - 1) / 2) * width
-            values = found.values(model, level, measure)
+            values = inspection.values(model, level, measure)
             if what.unit == "x":
                 lowest = min(lowest, float(values.min(initial=1)))
                 values = np.maximum(values, LEAST_RATIO)
-            _box(axes, place, values, 0.8 * width, colour_of(found, model))
-    neutral = what.neutral(GATES[found.checkpoints[found.model].spec.gate])
+            _box(axes, place, values, 0.8 * width, colour_of(inspection, model))
+    neutral = what.neutral(GATES[inspection.checkpoints[inspection.model].spec.gate])
     if neutral is not None:
         axes.axhline(neutral, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_title(what.name, fontsize=10, y=1)
@@ -60,7 +60,7 @@ def distribution(found: DataSetInspection, measure: str) -> Figure | None:
         axes.set_ylim(-0.02, 1.02)
     axes.set_xticks(levels, [f"skip {level}" for level in levels])
     axes.set_xlim(levels[0] - 0.5, levels[-1] + 0.5)
-    _legend(axes, found, models)
+    _legend(axes, inspection, models)
     return figure
 
 
@@ -69,17 +69,17 @@ def _factor(value: float, place: object = None) -> str:
     return f"≤ {value:.1g} x" if value <= LEAST_RATIO else f"{in_digits(value)} x"
 
 
-def overlap(found: DataSetInspection) -> Figure | None:
+def overlap(inspection: DataSetInspection) -> Figure | None:
     """Dice of every model, the cases joined by lines; None without labels."""
-    dice = {model: found.overlaps(model) for model in found.checkpoints}
-    if not dice[found.model]:
+    dice = {model: inspection.overlaps(model) for model in inspection.checkpoints}
+    if not dice[inspection.model]:
         return None
     figure, axes = _empty()
     models = list(dice)
-    for case in dice[found.model]:
+    for case in dice[inspection.model]:
         axes.plot(range(len(models)), [dice[m][case] for m in models], color="0.8", linewidth=0.6, zorder=0)
     for place, model in enumerate(models):
-        _box(axes, place, np.array([*dice[model].values()]), 0.4, colour_of(found, model))
+        _box(axes, place, np.array([*dice[model].values()]), 0.4, colour_of(inspection, model))
     axes.set_xticks(range(len(models)), list(map(in_plot, models)))
     axes.set_xlim(-0.5, len(models) - 0.5)
     axes.set_ylim(-0.02, 1.02)
@@ -87,19 +87,21 @@ def overlap(found: DataSetInspection) -> Figure | None:
     return figure
 
 
-def unusual_against_dice(found: DataSetInspection) -> Figure | None:
+def unusual_against_dice(inspection: DataSetInspection) -> Figure | None:
     """How far a case's most unusual measure lies from the median, against its Dice; None without either."""
-    dice = found.overlaps(found.model)
-    both = [(name, value) for name, value in dice.items() if name in found.deviations]
+    dice = inspection.overlaps(inspection.model)
+    both = [(name, value) for name, value in dice.items() if name in inspection.deviations]
     if not both:
         return None
     figure, axes = _empty()
-    groups = {case.name: case.group for case in found.cases}
+    groups = {case.name: case.group for case in inspection.cases}
     for number, group in enumerate(sorted({groups[name] for name, _ in both})):
-        here = [(abs(found.deviations[name].score), value) for name, value in both if groups[name] == group]
+        here = [
+            (abs(inspection.deviations[name].score), value) for name, value in both if groups[name] == group
+        ]
         axes.plot(*np.array(here).T, "o", color=COLOURS[number % len(COLOURS)], markersize=4, alpha=0.75,
                   label=in_plot(group) or None)  # fmt: skip
-    axes.axvline(found.unusual_from, color="0.4", linewidth=0.8, linestyle=":")
+    axes.axvline(inspection.unusual_from, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_xlabel("largest deviation from the median, robust standard deviations", fontsize=8)
     axes.set_ylabel("Dice", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
@@ -110,9 +112,12 @@ def unusual_against_dice(found: DataSetInspection) -> Figure | None:
     return figure
 
 
-def channel_states(found: DataSetInspection) -> Figure | None:
+def channel_states(inspection: DataSetInspection) -> Figure | None:
     """Latent channels of the first model per skip: dead, open and in between over all cases."""
-    states = {level: found.channel_zeros(found.model, level) for level in found.levels(found.model)}
+    states = {
+        level: inspection.channel_zeros(inspection.model, level)
+        for level in inspection.levels(inspection.model)
+    }
     states = {level: zeros for level, zeros in states.items() if zeros.size}
     if not states:
         return None
@@ -161,8 +166,10 @@ def _box(axes: Axes, place: float, values: np.ndarray, width: float, colour: str
     axes.plot(place + across, values, ".", color=colour, markersize=3, alpha=0.7)
 
 
-def _legend(axes: Axes, found: DataSetInspection, models: list[str]) -> None:
+def _legend(axes: Axes, inspection: DataSetInspection, models: list[str]) -> None:
     if len(models) > 1:
-        handles = [Patch(color=colour_of(found, model), label=in_plot(model), alpha=0.6) for model in models]
+        handles = [
+            Patch(color=colour_of(inspection, model), label=in_plot(model), alpha=0.6) for model in models
+        ]
         axes.legend(handles=handles, fontsize=7)
     axes.tick_params(labelsize=8)

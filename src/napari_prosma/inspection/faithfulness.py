@@ -181,9 +181,9 @@ def _from_coarsest(
     return window.shown(window.model.decode(window.encoded, None, changes, start, dict(features)))
 
 
-def means_of(window: Window, kept: SkipTrace) -> Means:
+def means_of(window: Window, skip_trace: SkipTrace) -> Means:
     """What a gate does on average in a window, without the padding."""
-    seen = _seen(window, kept)
+    seen = _seen(window, skip_trace)
     sums = Sums(seen.skip.shape[1])
     sums.add(seen, (slice(None),) * window.model.spec.dims)
     return sums.means()
@@ -561,9 +561,9 @@ def _grid(window: Window, level: int) -> tuple[int, ...]:
     return tuple(-(-n // factor) for n in window.tiling.seen(window.tiling.size))
 
 
-def _seen(window: Window, kept: SkipTrace) -> SkipTrace:
+def _seen(window: Window, skip_trace: SkipTrace) -> SkipTrace:
     """What lies over the image, without the padding."""
-    return kept.cropped(_grid(window, kept.level))
+    return skip_trace.cropped(_grid(window, skip_trace.level))
 
 
 def _masks(window: Window) -> dict[int, np.ndarray]:

@@ -29,12 +29,12 @@ LITTLE = 0.01
 NO_FOREGROUND = "No case has a mask psi and a foreground that can be compared."
 
 
-def selecting(found: DataSetInspection) -> str:
+def selecting(inspection: DataSetInspection) -> str:
     """What share of the gated skips no constant per channel explains."""
     said = []
-    for model in found.checkpoints:
-        spreads = _spreads(found, model, "selectivity")
-        if GATES[found.checkpoints[model].spec.gate].parts:
+    for model in inspection.checkpoints:
+        spreads = _spreads(inspection, model, "selectivity")
+        if GATES[inspection.checkpoints[model].spec.gate].parts:
             said.append(f"{_range(spreads, in_percent)} with {model}")
         else:
             said.append(f"0 % with {model}, which has no gates")
@@ -44,47 +44,49 @@ def selecting(found: DataSetInspection) -> str:
     )
 
 
-def focus(found: DataSetInspection) -> str:
+def focus(inspection: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
-    found, which = _judged(found)
+    inspection, which = _judged(inspection)
     said = []
-    for model in found.checkpoints:
-        intervals = _against(found, model, "relative_energy_inside", _doublings)
+    for model in inspection.checkpoints:
+        intervals = _against(inspection, model, "relative_energy_inside", _doublings)
         if intervals:
             told = {}
             for level, each in intervals.items():
-                is_less = found.values(model, level, "relative_energy_inside").min() < LEAST_RATIO
+                is_less = inspection.values(model, level, "relative_energy_inside").min() < LEAST_RATIO
                 told[level] = f"{'less than ' if is_less else ''}{in_digits(2**each.mean)} x"
             said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average')}")
     if not said:
         return NO_FOREGROUND
     return (
         f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as "
-        f"much there as on average): {'; '.join(said)}.{_of_its_own(found)}"
+        f"much there as on average): {'; '.join(said)}.{_of_its_own(inspection)}"
     )
 
 
-def zeros_in_z(found: DataSetInspection) -> str:
+def zeros_in_z(inspection: DataSetInspection) -> str:
     """How sparse z is, and what that does not mean."""
     said = []
-    for model in found.checkpoints:
-        spreads = _spreads(found, model, "z_zero_fraction")
+    for model in inspection.checkpoints:
+        spreads = _spreads(inspection, model, "z_zero_fraction")
         if spreads:
             said.append(f"in {model} {_range(spreads, in_percent)} of z is exactly zero")
         else:
-            said.append(f"{_lacking(found, model, 'no threshold')}, so it sets nothing to zero")
+            said.append(f"{_lacking(inspection, model, 'no threshold')}, so it sets nothing to zero")
     return f"{_sentence(said)} This is how sparse z is, not how much of a skip is removed."
 
 
-def without_evidence(found: DataSetInspection) -> str:
+def without_evidence(inspection: DataSetInspection) -> str:
     """At how many positions all of z is zero, and what the decoder still gets there."""
-    model = found.model
-    spreads = _spreads(found, model, "floor_pixel_fraction")
+    model = inspection.model
+    spreads = _spreads(inspection, model, "floor_pixel_fraction")
     if not spreads:
-        return _sentence([f"{_lacking(found, model, 'no threshold')}, so no position is without evidence"])
-    floors = {level: found.spread(model, level, "gate_floor") for level in spreads}
+        return _sentence(
+            [f"{_lacking(inspection, model, 'no threshold')}, so no position is without evidence"]
+        )
+    floors = {level: inspection.spread(model, level, "gate_floor") for level in spreads}
     floor = _range({k: s for k, s in floors.items() if s is not None}, "{:.2f}".format)
-    kind = GATES[found.checkpoints[model].spec.gate]
+    kind = GATES[inspection.checkpoints[model].spec.gate]
     there = (
         "psi is exactly zero there, so the skip itself is cut"
         if kind.exact_zeros
@@ -94,13 +96,13 @@ def without_evidence(found: DataSetInspection) -> str:
     return f"In {model} {share} of the positions are without evidence (all of z is zero); {there}."
 
 
-def mask_level(found: DataSetInspection) -> str:
+def mask_level(inspection: DataSetInspection) -> str:
     """How far psi is open, and whether it varies at all."""
     said = []
-    for model in found.checkpoints:
-        means, widths = _spreads(found, model, "psi_mean"), _spreads(found, model, "psi_std")
+    for model in inspection.checkpoints:
+        means, widths = _spreads(inspection, model, "psi_mean"), _spreads(inspection, model, "psi_std")
         if not means:
-            said.append(_lacking(found, model, "no spatial mask"))
+            said.append(_lacking(inspection, model, "no spatial mask"))
             continue
         flat = [level for level, spread in widths.items() if spread.mean < LITTLE]
         words = f"in {model} the mean of psi is {_range(means, '{:.2f}'.format)}"
@@ -108,19 +110,21 @@ def mask_level(found: DataSetInspection) -> str:
     return _sentence(said)
 
 
-def telling_apart(found: DataSetInspection) -> str:
+def telling_apart(inspection: DataSetInspection) -> str:
     """Where psi tells the foreground from what is around it."""
-    found, which = _judged(found)
-    said = _sides(found, "psi_auc", "psi is higher inside", "psi is lower inside")
+    inspection, which = _judged(inspection)
+    said = _sides(inspection, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
         return NO_FOREGROUND
     what = "AUC of psi, inside against outside the foreground (0.5 = chance)"
-    return f"{which}{what}: {said}.{_of_its_own(found)}"
+    return f"{which}{what}: {said}.{_of_its_own(inspection)}"
 
 
-def telling_apart_in_errors(found: DataSetInspection) -> str:
+def telling_apart_in_errors(inspection: DataSetInspection) -> str:
     """The same among the positions where the model is wrong, where it is no echo of the prediction."""
-    said = _sides(found, "psi_auc_in_errors", "psi sides with the label", "psi sides with the prediction")
+    said = _sides(
+        inspection, "psi_auc_in_errors", "psi sides with the label", "psi sides with the prediction"
+    )
     if not said:
         return ""
     return (
@@ -128,25 +132,25 @@ def telling_apart_in_errors(found: DataSetInspection) -> str:
     )
 
 
-def _sides(found: DataSetInspection, auc: str, above: str, below: str) -> str:
+def _sides(inspection: DataSetInspection, auc: str, above: str, below: str) -> str:
     """On which side of chance an AUC is, model by model."""
     said = []
-    for model in found.checkpoints:
-        intervals = _against(found, model, auc, lambda value: value - 0.5, (-0.5, 0.5))
+    for model in inspection.checkpoints:
+        intervals = _against(inspection, model, auc, lambda value: value - 0.5, (-0.5, 0.5))
         if intervals:
             told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, above, below)}")
     return "; ".join(said)
 
 
-def energy_ratio(found: DataSetInspection) -> str:
+def energy_ratio(inspection: DataSetInspection) -> str:
     """Energy kept inside over outside, and beside which neutral value the shares stand."""
     said = []
-    for model in found.checkpoints:
-        spreads = _spreads(found, model, "retained_energy_ratio")
+    for model in inspection.checkpoints:
+        spreads = _spreads(inspection, model, "retained_energy_ratio")
         if spreads:
-            neutral = GATES[found.checkpoints[model].spec.gate].neutral_energy
-            kept = _range(_spreads(found, model, "retained_energy"), in_percent)
+            neutral = GATES[inspection.checkpoints[model].spec.gate].neutral_energy
+            kept = _range(_spreads(inspection, model, "retained_energy"), in_percent)
             ratio = _range(spreads, lambda value: f"{in_digits(value)} x")
             said.append(
                 f"with {model} the share of energy kept inside the foreground is {ratio} that outside; over "
@@ -155,43 +159,45 @@ def energy_ratio(found: DataSetInspection) -> str:
     return _sentence(said) or "No case has a foreground to compare with."
 
 
-def channels(found: DataSetInspection) -> str:
+def channels(inspection: DataSetInspection) -> str:
     """Latent channels that are dead, or always open, over the whole set."""
     dead, always, number = 0, 0, 0
-    for level in found.levels(found.model):
-        zeros = found.channel_zeros(found.model, level)
+    for level in inspection.levels(inspection.model):
+        zeros = inspection.channel_zeros(inspection.model, level)
         if zeros.size:
             number += zeros.shape[1]
             dead += int((zeros == 1).all(axis=0).sum())
             always += int((zeros == 0).all(axis=0).sum())
     if not number:
-        lacking = _lacking(found, found.model, "no threshold")
+        lacking = _lacking(inspection, inspection.model, "no threshold")
         return _sentence([f"{lacking}, so it has no dead channels"])
     return (
-        f"Latent channels of {found.model}: {number}, of which {dead} dead (zero everywhere in every case) "
-        f"and {always} always open (zero nowhere in any case)."
+        f"Latent channels of {inspection.model}: {number}, of which {dead} dead (zero everywhere in every "
+        f"case) and {always} always open (zero nowhere in any case)."
     )
 
 
-def overlap(found: DataSetInspection) -> str:
+def overlap(inspection: DataSetInspection) -> str:
     """Dice of the model and how the others differ, unit by unit."""
-    own = found.overlaps(found.model)
+    own = inspection.overlaps(inspection.model)
     if not own:
         return "No case has a label, so the Dice of the segmentations is unknown."
     words = [
         f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)} is "
-        f"{np.mean([*own.values()]):.3f} with {found.model}"
+        f"{np.mean([*own.values()]):.3f} with {inspection.model}"
     ]
     strange: list[str] = []
-    for other, checkpoint in list(found.checkpoints.items())[1:]:
-        theirs = found.overlaps(other)
-        differences = by_unit({case: own[case] - theirs[case] for case in own}, found.units)
+    for other, checkpoint in list(inspection.checkpoints.items())[1:]:
+        theirs = inspection.overlaps(other)
+        differences = by_unit({case: own[case] - theirs[case] for case in own}, inspection.units)
         said = compared_in_words(interval(np.array([*differences.values()]), OF_DIFFERENCES))
         words.append(
-            f"{np.mean([*theirs.values()]):.3f} with {other} ({found.model} minus {other}: {said}, for "
+            f"{np.mean([*theirs.values()]):.3f} with {other} ({inspection.model} minus {other}: {said}, for "
             "these two trainings)"
         )
-        strange.append(ablation_in_words(found.model, found.checkpoints[found.model], other, checkpoint))
+        strange.append(
+            ablation_in_words(inspection.model, inspection.checkpoints[inspection.model], other, checkpoint)
+        )
     return " ".join(filter(None, [_sentence(words), *strange]))
 
 
@@ -205,16 +211,18 @@ def compared_in_words(difference: Interval) -> str:
     return told if difference.is_above or difference.is_below else f"{told}: no difference shown"
 
 
-def unusual(found: DataSetInspection) -> str:
+def unusual(inspection: DataSetInspection) -> str:
     """How many cases are unusual, and whether that goes with low Dice."""
-    if not found.deviations:
-        return f"{len(found.cases)} cases are too few to say what is usual; {FEWEST} are needed."
-    number = sum(abs(deviation.score) > found.unusual_from for deviation in found.deviations.values())
+    if not inspection.deviations:
+        return f"{len(inspection.cases)} cases are too few to say what is usual; {FEWEST} are needed."
+    number = sum(
+        abs(deviation.score) > inspection.unusual_from for deviation in inspection.deviations.values()
+    )
     verb = "has" if number == 1 else "have"
     return (
-        f"{number} of {len(found.cases)} cases {verb} a measure more than {found.unusual_from:.1f} robust "
-        "standard deviations from the median. Among ordinary cases, one in twenty sets of this size has "
-        f"such a case. {found.association().in_words()}"
+        f"{number} of {len(inspection.cases)} cases {verb} a measure more than "
+        f"{inspection.unusual_from:.1f} robust standard deviations from the median. Among ordinary cases, "
+        f"one in twenty sets of this size has such a case. {inspection.association().in_words()}"
     )
 
 
@@ -226,7 +234,7 @@ def _doublings(ratio: float) -> float:
 
 
 def _against(
-    found: DataSetInspection,
+    inspection: DataSetInspection,
     model: str,
     measure: str,
     signed: Callable[[float], float],
@@ -238,8 +246,8 @@ def _against(
     hardly a wrong position, takes none from the others.
     """
     samples: dict[int, dict[str, float]] = {}
-    for level in found.levels(model):
-        values = found.by_case(model, level, measure)
+    for level in inspection.levels(model):
+        values = inspection.by_case(model, level, measure)
         apart = {case: signed(value) for case, value in values.items() if np.isfinite(value)}
         samples |= {level: apart} if apart else {}
 
@@ -249,11 +257,11 @@ def _against(
         if not shared:
             return {}
         return simultaneous(
-            {level: np.array([*by_unit(held, found.units).values()]) for level, held in chosen.items()},
+            {level: np.array([*by_unit(held, inspection.units).values()]) for level, held in chosen.items()},
             within,
         )
 
-    enough = [level for level, held in samples.items() if len(by_unit(held, found.units)) >= FEWEST]
+    enough = [level for level, held in samples.items() if len(by_unit(held, inspection.units)) >= FEWEST]
     intervals = together(enough)
     for level in samples.keys() - set(enough):
         intervals |= together([level])
@@ -280,36 +288,36 @@ def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: 
     )
 
 
-def _lacking(found: DataSetInspection, model: str, what: str) -> str:
+def _lacking(inspection: DataSetInspection, model: str, what: str) -> str:
     """Such as ``the gate of dense has no threshold``, or that the model has no gates at all."""
-    has_gates = GATES[found.checkpoints[model].spec.gate].parts > 0
+    has_gates = GATES[inspection.checkpoints[model].spec.gate].parts > 0
     return f"the gate of {model} has {what}" if has_gates else f"{model} has no gates"
 
 
-def _judged(found: DataSetInspection) -> tuple[DataSetInspection, str]:
+def _judged(inspection: DataSetInspection) -> tuple[DataSetInspection, str]:
     """The cases that can judge a model, and which they are: those with a label, or all where none has one.
 
     Others would be counted as evidence though their foreground is the model's own prediction.
     """
-    labelled = tuple(case for case in found.cases if case.reference == "label")
-    if len(labelled) in (0, len(found.cases)):
-        return found, ""
+    labelled = tuple(case for case in inspection.cases if case.reference == "label")
+    if len(labelled) in (0, len(inspection.cases)):
+        return inspection, ""
     which = f"the {len(labelled)} cases" if len(labelled) > 1 else "the only case"
-    return replace(found, cases=labelled), f"Over {which} with a label, of {len(found.cases)}: "
+    return replace(inspection, cases=labelled), f"Over {which} with a label, of {len(inspection.cases)}: "
 
 
-def _of_its_own(found: DataSetInspection) -> str:
+def _of_its_own(inspection: DataSetInspection) -> str:
     """That a model cannot be held against itself, where it is."""
-    if any(case.reference == "prediction" for case in found.cases):
+    if any(case.reference == "prediction" for case in inspection.cases):
         return (
-            f" Without a label, the foreground is the prediction of {found.model}, to which psi contributes: "
-            "this is agreement with itself, not evidence."
+            f" Without a label, the foreground is the prediction of {inspection.model}, to which psi "
+            "contributes: this is agreement with itself, not evidence."
         )
     return ""
 
 
-def _spreads(found: DataSetInspection, model: str, measure: str) -> dict[int, Spread]:
-    spreads = {level: found.spread(model, level, measure) for level in found.levels(model)}
+def _spreads(inspection: DataSetInspection, model: str, measure: str) -> dict[int, Spread]:
+    spreads = {level: inspection.spread(model, level, measure) for level in inspection.levels(model)}
     return {level: spread for level, spread in spreads.items() if spread is not None}
 
 

@@ -45,7 +45,7 @@ class Gathered:
         self._threshold = None if first.threshold is None else first.threshold.cpu().numpy()
         self._floor = first.floor
 
-    def add(self, start: Start, kept: SkipTrace) -> None:
+    def add(self, start: Start, skip_trace: SkipTrace) -> None:
         window = tuple(w // f for w, f in zip(self._tiling.window, self._factors, strict=True))
         whole, within = self._nearest.of(start)
 
@@ -53,28 +53,30 @@ class Gathered:
             return values[0].float().cpu().reshape(-1, *window)
 
         maps = {
-            "psi": kept.psi,
-            "psi_dense": kept.psi_dense,
-            "zero_fraction": None if kept.z is None else (kept.z == 0).float().mean(dim=1, keepdim=True),
+            "psi": skip_trace.psi,
+            "psi_dense": skip_trace.psi_dense,
+            "zero_fraction": None
+            if skip_trace.z is None
+            else (skip_trace.z == 0).float().mean(dim=1, keepdim=True),
         }
         stacked = [shaped(maps[name]) for name in self._names]  # type: ignore[arg-type]
-        if kept.z is not None and self._empty is not None:
-            z = shaped(kept.z)
-            if self._latent is not None and kept.field is not None:
-                both = torch.stack([z, shaped(kept.field)]).numpy()
+        if skip_trace.z is not None and self._empty is not None:
+            z = shaped(skip_trace.z)
+            if self._latent is not None and skip_trace.field is not None:
+                both = torch.stack([z, shaped(skip_trace.field)]).numpy()
                 self._latent[(slice(None), slice(None), *whole)] = both[(slice(None), slice(None), *within)]
             empty = (z == 0).all(dim=0)
             self._empty[whole] = empty.numpy()[within]
             stacked.append(empty[None].float())
-        stacked.append(shaped(kept.gated.float().square().sum(dim=1, keepdim=True)))
-        stacked.append(shaped(kept.skip.float().square().sum(dim=1, keepdim=True)))
+        stacked.append(shaped(skip_trace.gated.float().square().sum(dim=1, keepdim=True)))
+        stacked.append(shaped(skip_trace.skip.float().square().sum(dim=1, keepdim=True)))
         self._maps.add(start, torch.cat(stacked))
-        if kept.z is not None and kept.field is not None and self._counts is not None:
+        if skip_trace.z is not None and skip_trace.field is not None and self._counts is not None:
             inside = self._inside(start)
-            self._counts.add(kept.field[inside], kept.z[inside])
-        self._sums.add(kept, self._tiling.seen(within))
-        if kept.channel is not None:
-            self._channels.append(kept.channel[0].float().cpu().numpy())
+            self._counts.add(skip_trace.field[inside], skip_trace.z[inside])
+        self._sums.add(skip_trace, self._tiling.seen(within))
+        if skip_trace.channel is not None:
+            self._channels.append(skip_trace.channel[0].float().cpu().numpy())
 
     def _inside(self, start: Start) -> tuple[slice, ...]:
         """Slices (B, C, *spatial) of the part of a window that lies over the image, not over its padding."""
@@ -126,8 +128,8 @@ class Gathered:
         return replace(record, measures=skip_measures(record))
 
 
-def _has(kept: SkipTrace, name: str) -> bool:
-    return (kept.z if name == "zero_fraction" else getattr(kept, name)) is not None
+def _has(skip_trace: SkipTrace, name: str) -> bool:
+    return (skip_trace.z if name == "zero_fraction" else getattr(skip_trace, name)) is not None
 
 
 class Counts:
@@ -179,10 +181,10 @@ class Sums:
         self._has_psi = self._has_c = False
         self._number = 0
 
-    def add(self, kept: SkipTrace, own: tuple[slice, ...]) -> None:
+    def add(self, skip_trace: SkipTrace, own: tuple[slice, ...]) -> None:
         """Take in the positions ``own`` (slices of the network's axes) of a window."""
         here = (slice(None), slice(None), *own)
-        before, after = (in_double(part[here][0].flatten(1)) for part in (kept.skip, kept.gated))
+        before, after = (in_double(part[here][0].flatten(1)) for part in (skip_trace.skip, skip_trace.gated))
         squares = before.square()
         energy = squares.sum(dim=1)
         self._number += before.shape[1]
@@ -190,12 +192,12 @@ class Sums:
         self._cross += (before * after).sum(dim=1).cpu().numpy()
         self._gated_energy += after.square().sum(dim=1).cpu().numpy()
         self._gated += after.sum(dim=1).cpu().numpy()
-        if kept.psi is not None:
+        if skip_trace.psi is not None:
             self._has_psi = True
-            self._psi += float((squares.sum(dim=0) * in_double(kept.psi[here].flatten())).sum())
-        if kept.channel is not None:
+            self._psi += float((squares.sum(dim=0) * in_double(skip_trace.psi[here].flatten())).sum())
+        if skip_trace.channel is not None:
             self._has_c = True
-            self._c += float((energy * in_double(kept.channel[0])).sum())
+            self._c += float((energy * in_double(skip_trace.channel[0])).sum())
 
     def selectivity(self) -> float:
         """``1 - sum_c (sum_p x~ x)^2 / sum_p x^2 / sum x~^2``; 0 where nothing gets through."""

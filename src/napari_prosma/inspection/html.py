@@ -80,7 +80,7 @@ class About:
 
 
 def write_data_set(
-    found: DataSetInspection,
+    inspection: DataSetInspection,
     cases: Sequence[Case],
     folder: Path,
     about: About,
@@ -105,22 +105,24 @@ def write_data_set(
         How many cases are drawn.
     on : as for ``inspect_cases``
     """
-    drawn = found.cases[:pictures]
+    drawn = inspection.cases[:pictures]
     by_name, stems = {case.name: case for case in cases}, file_stems(case.name for case in cases)
     yield Started(len(drawn) + 1, "Drawing the most unusual cases")
     shown: list[dict[str, Any]] = []
     for number, case in enumerate(drawn, start=1):
-        figures = yield from _pictures(found, by_name[case.name], device, on)
+        figures = yield from _pictures(inspection, by_name[case.name], device, on)
         stem = folder / "pictures" / stems[case.name]
         encoded = {
             name: _saved_picture(figure, stem.with_name(f"{stem.name}_{name}.png"))
             for name, figure in figures.items()
         }
         embedded_here = {name: _data_uri("image/png", encoded[name]) for name in IN_PAGE if name in encoded}
-        shown.append({"case": case, "pictures": embedded_here, **_about_case(found, case)})
+        shown.append({"case": case, "pictures": embedded_here, **_about_case(inspection, case)})
         yield Progress(number, len(drawn) + 1, case.name)
-    overview = list(_overview(found))
-    tested = [] if tests is None else [_tested(test, rows, found.units) for test, rows in tests.rows.items()]
+    overview = list(_overview(inspection))
+    tested = (
+        [] if tests is None else [_tested(test, rows, inspection.units) for test, rows in tests.rows.items()]
+    )
     embedded: dict[str, dict[str, str]] = {}
     for plot in (*overview, *tested):
         drawing = _saved_plot(plot.figure, folder / "plots" / f"{plot.name}.svg")
@@ -129,17 +131,17 @@ def write_data_set(
         if plot.rows:
             write_rows(folder / "plots" / f"{plot.name}.csv", plot.rows)
     tables = {
-        "measures": measure_rows(found),
-        "summary": summary_rows(found),
-        "cases": case_rows(found),
-        "channels": channel_rows(found),
+        "measures": measure_rows(inspection),
+        "summary": summary_rows(inspection),
+        "cases": case_rows(inspection),
+        "channels": channel_rows(inspection),
     }
     for name, rows in tables.items():
         if rows:
             write_rows(folder / f"{name}.csv", rows)
     said = {plot.name: plot.sentence for plot in (*overview, *tested)}
     intervals = {plot.name: plot.intervals for plot in (*overview, *tested)}
-    kept = write_numbers(everything(found, tests, said, intervals), folder / NUMBERS)
+    kept = write_numbers(everything(inspection, tests, said, intervals), folder / NUMBERS)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -148,25 +150,25 @@ def write_data_set(
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template(TEMPLATE).render(
-        found=found,
+        found=inspection,
         about=about,
         when=datetime.now().astimezone().isoformat(timespec="minutes"),
         versions=versions(),
         methods=in_methods(kept),
         numbers=NUMBERS,
-        cautions={m: cautions(c) for m, c in found.checkpoints.items()},
-        models=[_about_model(found, name) for name in found.checkpoints],
+        cautions={m: cautions(c) for m, c in inspection.checkpoints.items()},
+        models=[_about_model(inspection, name) for name in inspection.checkpoints],
         in_page=IN_PAGE,
         plots={plot.name: embedded[plot.name] for plot in overview},
         tests=tests,
         labelled=0 if tests is None else tests.labelled,
         tested={plot.name: embedded[plot.name] for plot in tested},
-        tables=_summary_tables(found),
-        unusual=findings.unusual(found),
+        tables=_summary_tables(inspection),
+        unusual=findings.unusual(inspection),
         shown=shown,
-        cases=[{"case": case, **_about_case(found, case)} for case in found.cases],
+        cases=[{"case": case, **_about_case(inspection, case)} for case in inspection.cases],
         parts={
-            part: sum(case.part == part for case in found.cases)
+            part: sum(case.part == part for case in inspection.cases)
             for part in ("training", "validation", "unseen")
         },
     )
@@ -179,57 +181,57 @@ def write_data_set(
 # ---- tables ---------------------------------------------------------------------------------------------
 
 
-def measure_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+def measure_rows(inspection: DataSetInspection) -> list[dict[str, str | float]]:
     """A row per case, model and skip."""
     rows: list[dict[str, str | float]] = []
-    for case in found.cases:
+    for case in inspection.cases:
         for model, numbers in case.models.items():
             known: dict[str, str | float] = {"case": case.name, "group": case.group, "part": case.part}
-            known |= {"model": model, "gate": found.checkpoints[model].spec.gate}
+            known |= {"model": model, "gate": inspection.checkpoints[model].spec.gate}
             known["foreground"] = case.reference
             rows += [{**known, "skip": k, **skip.measures} for k, skip in sorted(numbers.skips.items())]
     return rows
 
 
-def summary_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+def summary_rows(inspection: DataSetInspection) -> list[dict[str, str | float]]:
     """A row per model, skip and measure: over how many cases, mean, standard deviation, median."""
     rows: list[dict[str, str | float]] = []
-    for model, checkpoint in found.checkpoints.items():
-        for level in found.levels(model):
+    for model, checkpoint in inspection.checkpoints.items():
+        for level in inspection.levels(model):
             names = dict.fromkeys(
                 name
-                for case in found.cases
+                for case in inspection.cases
                 if level in case.models[model].skips
                 for name in case.models[model].skips[level].measures
             )
             for name in names:
-                spread = found.spread(model, level, name)
+                spread = inspection.spread(model, level, name)
                 assert spread is not None
                 known: dict[str, str | float] = {"model": model, "gate": checkpoint.spec.gate, "skip": level}
                 rows.append({**known, "measure": name, **vars(spread)})
     return rows
 
 
-def case_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+def case_rows(inspection: DataSetInspection) -> list[dict[str, str | float]]:
     """A row per case, unusual ones first, then those that failed."""
     rows: list[dict[str, str | float]] = []
-    for case in found.cases:
+    for case in inspection.cases:
         row: dict[str, str | float] = {"case": case.name, "group": case.group, "part": case.part}
-        deviation = found.deviations.get(case.name)
+        deviation = inspection.deviations.get(case.name)
         if deviation is not None:
-            row |= {"unusual": "yes" if found.is_unusual(case.name) else "no", **vars(deviation)}
+            row |= {"unusual": "yes" if inspection.is_unusual(case.name) else "no", **vars(deviation)}
         for model, numbers in case.models.items():
             row |= {f"{figure} ({model})": value for figure, value in numbers.overlap.items()}
         rows.append(row)
-    return rows + [{"case": name, "error": why} for name, why in found.failed.items()]
+    return rows + [{"case": name, "error": why} for name, why in inspection.failed.items()]
 
 
-def channel_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
+def channel_rows(inspection: DataSetInspection) -> list[dict[str, str | float]]:
     """A row per model, skip and latent channel: mean share of zeros, in how many cases dead and open."""
     rows: list[dict[str, str | float]] = []
-    for model in found.checkpoints:
-        for level in found.levels(model):
-            for channel, zeros in enumerate(found.channel_zeros(model, level).T):
+    for model in inspection.checkpoints:
+        for level in inspection.levels(model):
+            for channel, zeros in enumerate(inspection.channel_zeros(model, level).T):
                 rows.append(
                     {
                         "model": model,
@@ -247,30 +249,33 @@ def channel_rows(found: DataSetInspection) -> list[dict[str, str | float]]:
 # ---- what stands in the page ----------------------------------------------------------------------------
 
 
-def _overview(found: DataSetInspection) -> Iterator[Plot]:
+def _overview(inspection: DataSetInspection) -> Iterator[Plot]:
     made: dict[str, tuple[Figure | None, Callable[[DataSetInspection], str]]] = {
-        "dice": (plots.overlap(found), findings.overlap),
-        "selectivity": (plots.distribution(found, "selectivity"), findings.selecting),
-        "relative_energy": (plots.distribution(found, "relative_energy_inside"), findings.focus),
-        "auc": (plots.distribution(found, "psi_auc"), findings.telling_apart),
+        "dice": (plots.overlap(inspection), findings.overlap),
+        "selectivity": (plots.distribution(inspection, "selectivity"), findings.selecting),
+        "relative_energy": (plots.distribution(inspection, "relative_energy_inside"), findings.focus),
+        "auc": (plots.distribution(inspection, "psi_auc"), findings.telling_apart),
         "auc_in_errors": (
-            plots.distribution(found, "psi_auc_in_errors"),
+            plots.distribution(inspection, "psi_auc_in_errors"),
             findings.telling_apart_in_errors,
         ),
-        "zeros_in_z": (plots.distribution(found, "z_zero_fraction"), findings.zeros_in_z),
-        "without_evidence": (plots.distribution(found, "floor_pixel_fraction"), findings.without_evidence),
-        "psi": (plots.distribution(found, "psi_mean"), findings.mask_level),
-        "energy_ratio": (plots.distribution(found, "retained_energy_ratio"), findings.energy_ratio),
-        "channels": (plots.channel_states(found), findings.channels),
+        "zeros_in_z": (plots.distribution(inspection, "z_zero_fraction"), findings.zeros_in_z),
+        "without_evidence": (
+            plots.distribution(inspection, "floor_pixel_fraction"),
+            findings.without_evidence,
+        ),
+        "psi": (plots.distribution(inspection, "psi_mean"), findings.mask_level),
+        "energy_ratio": (plots.distribution(inspection, "retained_energy_ratio"), findings.energy_ratio),
+        "channels": (plots.channel_states(inspection), findings.channels),
         "unusual": (
-            plots.unusual_against_dice(found),
+            plots.unusual_against_dice(inspection),
             lambda inspected: inspected.association().in_words(),
         ),
     }
     for name, (figure, say) in made.items():
         if figure is not None:
             with noting() as intervals:
-                sentence = say(found)
+                sentence = say(inspection)
             yield Plot(name, figure, sentence, intervals)
 
 
@@ -281,31 +286,31 @@ def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
 
 
 def _pictures(
-    found: DataSetInspection, case: Case, device: str, on: On
+    inspection: DataSetInspection, case: Case, device: str, on: On
 ) -> Generator[Event, None, dict[str, Figure]]:
     """What a case is drawn as; with other models also their masks beside the first model's."""
-    first = found.checkpoints[found.model]
+    first = inspection.checkpoints[inspection.model]
     image, label = read_fitting_case(case, first)
-    if len(found.checkpoints) == 1:
+    if len(inspection.checkpoints) == 1:
         record = yield from record_of(first, image, case.name, label, device, on=on)
         return {"gates": gate_panel(record), "channels": channel_plot(record)}
-    events = on(compare)(found.checkpoints, image, label, name=case.name, device=device)
+    events = on(compare)(inspection.checkpoints, image, label, name=case.name, device=device)
     comparison: Comparison = next(event.result for event in events if isinstance(event, Finished))
-    record = comparison.records[found.model]
+    record = comparison.records[inspection.model]
     figures = {"gates": gate_panel(record), "channels": channel_plot(record)}
     if any(skip.psi is not None for each in comparison.records.values() for skip in each.skips.values()):
         figures["side_by_side"] = comparison_figure(comparison)
     return figures
 
 
-def _about_case(found: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
-    deviation = found.deviations.get(case.name)
+def _about_case(inspection: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
+    deviation = inspection.deviations.get(case.name)
     dice = {model: numbers.overlap.get("dice") for model, numbers in case.models.items()}
     return {"deviation": deviation, "dice": {m: f"{d:.3f}" for m, d in dice.items() if d is not None}}
 
 
-def _about_model(found: DataSetInspection, name: str) -> dict[str, Any]:
-    checkpoint = found.checkpoints[name]
+def _about_model(inspection: DataSetInspection, name: str) -> dict[str, Any]:
+    checkpoint = inspection.checkpoints[name]
     seen = set(checkpoint.split.get("training", ()))
     config = {key: without_folders(value) for key, value in checkpoint.config.items()}
     return {
@@ -317,20 +322,20 @@ def _about_model(found: DataSetInspection, name: str) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "steps": checkpoint.steps,
         "dice": checkpoint.metrics.get("dice"),
-        "seen": sum(case.name in seen for case in found.cases),
+        "seen": sum(case.name in seen for case in inspection.cases),
         "plan": checkpoint.plan.in_words(),
         "config": {key: value for key, value in config.items() if value is not None},
     }
 
 
-def _summary_tables(found: DataSetInspection) -> dict[str, dict[str, Any]]:
+def _summary_tables(inspection: DataSetInspection) -> dict[str, dict[str, Any]]:
     """Per model the skips, and per measure the cells ``mean +- deviation``."""
     tables = {}
-    for model in found.checkpoints:
-        levels, rows = found.levels(model), {}
-        kind = GATES[found.checkpoints[model].spec.gate]
+    for model in inspection.checkpoints:
+        levels, rows = inspection.levels(model), {}
+        kind = GATES[inspection.checkpoints[model].spec.gate]
         for name, measure in MEASURES.items():
-            spreads = [found.spread(model, level, name) for level in levels]
+            spreads = [inspection.spread(model, level, name) for level in levels]
             if any(spreads):
                 neutral = measure.neutral(kind)
                 cells = [

@@ -193,11 +193,11 @@ class WhatIf:
         return max((n for n in levels if wanted.get(n) != applied.get(n)), default=0)
 
     def _record_of(
-        self, level: int, kept: SkipTrace, foreground: np.ndarray, found: np.ndarray
+        self, level: int, skip_trace: SkipTrace, foreground: np.ndarray, found: np.ndarray
     ) -> SkipRecord:
         tiling = self.window.tiling
-        gathered = Gathered(kept, tiling, level_factors(self.window.model, level, tiling))
-        gathered.add(tiling.starts[0], kept)
+        gathered = Gathered(skip_trace, tiling, level_factors(self.window.model, level, tiling))
+        gathered.add(tiling.starts[0], skip_trace)
         predicted = None if self.window.label is None else found
         return gathered.record(level, self.window.image.geometry, foreground, predicted)
 

@@ -209,7 +209,7 @@ class ProximalMask(nn.Module):
         return torch.sigmoid(self.project(z))
 
     def forward(
-        self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
+        self, skip: Tensor, gating: Tensor, skip_trace: SkipTrace | None = None, scale: float = 1.0
     ) -> Tensor:
         """psi; ``scale`` multiplies lambda."""
         u = self.field(skip, gating)
@@ -221,12 +221,12 @@ class ProximalMask(nn.Module):
         else:
             shrink = fast.shrunk if fast.applies(u) else soft_threshold
             psi = self.readout(shrink(u, threshold))
-        if kept is not None:
-            self._tell(kept, u.detach(), psi.detach(), threshold)
+        if skip_trace is not None:
+            self._tell(skip_trace, u.detach(), psi.detach(), threshold)
         return psi
 
     def learned(
-        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None
+        self, skip: Tensor, gating: Tensor, c: Tensor | None, skip_trace: SkipTrace | None
     ) -> Tensor | None:
         """``[x * c * psi, t]`` with ``c`` (B, C_x) or None; None where the fast way does not apply."""
         norms = fast_learning.learning_norms(skip, (self.norm_skip, self.norm_gating, self.norm_field))
@@ -249,27 +249,29 @@ class ProximalMask(nn.Module):
             bias=bias,
             scales=tuple(self.scales.parameters()),
         )
-        both, seen = fast_learning.learned(skip, gating, weights, norms, self.dilations, kept is not None)
-        if kept is not None and seen is not None:
-            self._tell(kept, seen.field, seen.psi, threshold)
+        both, seen = fast_learning.learned(
+            skip, gating, weights, norms, self.dilations, skip_trace is not None
+        )
+        if skip_trace is not None and seen is not None:
+            self._tell(skip_trace, seen.field, seen.psi, threshold)
         return both
 
-    def fused(self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None) -> Tensor:
+    def fused(self, skip: Tensor, gating: Tensor, c: Tensor | None, skip_trace: SkipTrace | None) -> Tensor:
         """``[x * c * psi, t]`` with ``c`` (B, C_x) or None, from u on in one kernel."""
         from napari_prosma.nn.fast import tail
 
         u, threshold = self.field(skip, gating), self.threshold()
         both, psi = tail.joined(skip, gating, c, u, threshold, *self._projection())
-        if kept is not None:
-            self._tell(kept, u.detach(), psi, threshold)
+        if skip_trace is not None:
+            self._tell(skip_trace, u.detach(), psi, threshold)
         return both
 
-    def _tell(self, kept: SkipTrace, field: Tensor, psi: Tensor, threshold: Tensor | None) -> None:
-        kept.field, kept.psi, kept.floor = field, psi, self.floor()
-        kept.z = field if threshold is None else soft_threshold(field, threshold.detach())
+    def _tell(self, skip_trace: SkipTrace, field: Tensor, psi: Tensor, threshold: Tensor | None) -> None:
+        skip_trace.field, skip_trace.psi, skip_trace.floor = field, psi, self.floor()
+        skip_trace.z = field if threshold is None else soft_threshold(field, threshold.detach())
         if threshold is not None:
-            kept.threshold = threshold.detach()
-            kept.psi_dense = self.readout(field.to(kept.z.dtype)).detach()
+            skip_trace.threshold = threshold.detach()
+            skip_trace.psi_dense = self.readout(field.to(skip_trace.z.dtype)).detach()
 
 
 class ExactMask(ProximalMask):
@@ -302,12 +304,12 @@ class AttentionMask(nn.Module):
         self.project = nn.Sequential(conv(latent, 1, 1), norm(1), nn.Sigmoid())
 
     def forward(
-        self, skip: Tensor, gating: Tensor, kept: SkipTrace | None = None, scale: float = 1.0
+        self, skip: Tensor, gating: Tensor, skip_trace: SkipTrace | None = None, scale: float = 1.0
     ) -> Tensor:
         """psi; there is no lambda for ``scale`` to multiply."""
         psi = self.project(F.relu(self.from_skip(skip) + self.from_gating(gating)))
-        if kept is not None:
-            kept.psi = psi.detach()
+        if skip_trace is not None:
+            skip_trace.psi = psi.detach()
         return psi
 
 
@@ -320,10 +322,10 @@ class ChannelMask(nn.Module):
         self.squeeze = nn.Linear(gating_channels, hidden)
         self.excite = nn.Linear(hidden, skip_channels)
 
-    def forward(self, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+    def forward(self, gating: Tensor, skip_trace: SkipTrace | None = None) -> Tensor:
         c = torch.sigmoid(self.excite(F.relu(self.squeeze(fast.pooled(gating)))))
-        if kept is not None:
-            kept.channel = c.detach()
+        if skip_trace is not None:
+            skip_trace.channel = c.detach()
         return c
 
 
@@ -334,10 +336,10 @@ class ConstantScale(nn.Module):
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(skip_channels))
 
-    def forward(self, gating: Tensor, kept: SkipTrace | None = None) -> Tensor:
+    def forward(self, gating: Tensor, skip_trace: SkipTrace | None = None) -> Tensor:
         c = torch.sigmoid(self.logit).expand(len(gating), -1)
-        if kept is not None:
-            kept.channel = c.detach()
+        if skip_trace is not None:
+            skip_trace.channel = c.detach()
         return c
 
 
@@ -400,12 +402,12 @@ class Gate(nn.Module):
         return both
 
     def _joined(
-        self, skip: Tensor, gating: Tensor, c: Tensor | None, kept: SkipTrace | None, change: Change
+        self, skip: Tensor, gating: Tensor, c: Tensor | None, skip_trace: SkipTrace | None, change: Change
     ) -> Tensor:
-        psi = None if self.spatial is None else self.spatial(skip, gating, kept, change.threshold)
+        psi = None if self.spatial is None else self.spatial(skip, gating, skip_trace, change.threshold)
         if change.psi is not None and psi is not None:
-            if kept is not None and kept.psi is not None:
-                kept.psi, kept.floor = torch.full_like(kept.psi, change.psi), None
+            if skip_trace is not None and skip_trace.psi is not None:
+                skip_trace.psi, skip_trace.floor = torch.full_like(skip_trace.psi, change.psi), None
             psi = None if change.psi == 1 else torch.full_like(psi, change.psi)
         if change.skip is not None:
             value = torch.tensor(change.skip, dtype=skip.dtype, device=skip.device)

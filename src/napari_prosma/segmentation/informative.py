@@ -280,23 +280,23 @@ class _Look:
         yield Finished((segmented, features))
 
 
-def _candidates(found: Segmentation, features: np.ndarray, axis: int | None) -> list[Candidate]:
+def _candidates(segmentation: Segmentation, features: np.ndarray, axis: int | None) -> list[Candidate]:
     """One for all of an image, or one per slice across ``axis``."""
-    may_be = found.probabilities[0] < SURE_BACKGROUND
-    unsure = entropy(found.probabilities)
+    may_be = segmentation.probabilities[0] < SURE_BACKGROUND
+    unsure = entropy(segmentation.probabilities)
     if axis is None:
         pooled = features.reshape(len(features), -1).mean(axis=1)
-        return [_candidate(found.name, None, may_be, unsure, found.disagreement, pooled)]
+        return [_candidate(segmentation.name, None, may_be, unsure, segmentation.disagreement, pooled)]
     length, rows = may_be.shape[axis], features.shape[1 + axis]
     others = tuple(a for a in range(1, features.ndim) if a != 1 + axis)
     pooled = features.mean(axis=others)
     return [
         _candidate(
-            found.name,
+            segmentation.name,
             n,
             may_be.take(n, axis),
             unsure.take(n, axis),
-            None if found.disagreement is None else found.disagreement.take(n, axis),
+            None if segmentation.disagreement is None else segmentation.disagreement.take(n, axis),
             pooled[:, min(int((n + 0.5) * rows / length), rows - 1)],
         )
         for n in range(length)

@@ -126,13 +126,13 @@ def longest_diameter(mask: np.ndarray, spacing: Sequence[float]) -> float:
     return float(pdist(outline[ConvexHull(outline).vertices]).max())
 
 
-def region_rows(found: Sequence[Region], geometry: Geometry, case: str) -> list[dict[str, str | float]]:
+def region_rows(regions: Sequence[Region], geometry: Geometry, case: str) -> list[dict[str, str | float]]:
     """The regions of one case as rows of a table, units in the names of the columns.
 
     In a time series ``frame`` says which moment a region belongs to, from 0 on as in napari.
     """
     rows = []
-    for region in found:
+    for region in regions:
         row: dict[str, str | float] = {"case": case, "class": region.class_name}
         if _TIME in geometry.axes:
             row["frame"] = region.at[geometry.axes.index(_TIME)]

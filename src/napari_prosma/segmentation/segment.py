@@ -174,12 +174,12 @@ class _Result:
         self.disagreement = np.empty(shape, np.float32) if disagreement else None
         self._axis = axis
 
-    def put(self, found: Labelled) -> None:
-        here = slice(found.start, found.start + len(found.labels))
-        np.moveaxis(self.labels, self._axis, 0)[here] = found.labels
-        np.moveaxis(self.probabilities, 1 + self._axis, 1)[:, here] = found.probabilities
+    def put(self, labelled: Labelled) -> None:
+        here = slice(labelled.start, labelled.start + len(labelled.labels))
+        np.moveaxis(self.labels, self._axis, 0)[here] = labelled.labels
+        np.moveaxis(self.probabilities, 1 + self._axis, 1)[:, here] = labelled.probabilities
         if self.disagreement is not None:
-            np.moveaxis(self.disagreement, self._axis, 0)[here] = found.disagreement
+            np.moveaxis(self.disagreement, self._axis, 0)[here] = labelled.disagreement
 
 
 def windows_that_fit(

@@ -208,28 +208,32 @@ def _train(
     wanted: TrainConfig,
     cases: Sequence[Case],
     class_names: Sequence[str],
-    kept: Checkpoint | None,
+    checkpoint: Checkpoint | None,
     steering: Steering,
 ) -> Generator[Event, None, RunResult | None]:
     """One fold; what was changed while it went on stays changed."""
-    if kept is not None:
-        changed = {name: kept.config[name] for name in STEERED if kept.config[name] != getattr(wanted, name)}
+    if checkpoint is not None:
+        changed = {
+            name: checkpoint.config[name]
+            for name in STEERED
+            if checkpoint.config[name] != getattr(wanted, name)
+        }
         wanted = wanted.model_copy(update=changed)
         if changed:
             said = ", ".join(f"{name} {value}" for name, value in changed.items())
             yield Notice(f"It keeps settings that were changed during the run: {said}.")
-    return (yield from train_on(wanted, cases, class_names, kept, steering))
+    return (yield from train_on(wanted, cases, class_names, checkpoint, steering))
 
 
 def train_on(
     config: TrainConfig,
     cases: Sequence[Case],
     class_names: Sequence[str],
-    kept: Checkpoint | None,
+    checkpoint: Checkpoint | None,
     steering: Steering | None,
 ) -> Generator[Event, None, RunResult | None]:
-    """A run among others, from where it was ``kept``; None where it was stopped."""
-    with closing(train(config, cases, class_names, kept, steering)) as run:  # type: ignore[type-var]
+    """A run among others, from its ``checkpoint``; None where it was stopped."""
+    with closing(train(config, cases, class_names, checkpoint, steering)) as run:  # type: ignore[type-var]
         return (yield from result_of(run))
 
 

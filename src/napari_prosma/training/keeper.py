@@ -156,12 +156,14 @@ class Keeper:
             self.tempo.costs.validated(self.tempo.windows.count(mine), clock.elapsed() - began)
         return [overlap for case in self.processes.gathered(found) for overlap in case]
 
-    def end_epoch(self, found: Sequence[Overlap], seconds: float) -> tuple[EpochEnd, list[CheckpointSaved]]:
+    def end_epoch(
+        self, overlaps: Sequence[Overlap], seconds: float
+    ) -> tuple[EpochEnd, list[CheckpointSaved]]:
         """Count the epoch and write its files, before anything is yielded: they belong together."""
         state, learner = self.state, self.learner
-        figures = validation_figures(found)
+        figures = validation_figures(overlaps)
         loss, state.losses = float(np.mean(state.losses)) if state.losses else math.nan, []
-        state.epoch, state.metrics, state.overlaps = state.epoch + 1, figures, tuple(found)
+        state.epoch, state.metrics, state.overlaps = state.epoch + 1, figures, tuple(overlaps)
         state.step = max(state.step, state.epoch * state.steps)
         ended = EpochEnd(
             epoch=state.epoch,
@@ -199,7 +201,7 @@ class Keeper:
         """
         return score >= self.state.least if self.is_few else score > self.state.best
 
-    def judge(self, found: Sequence[Overlap]) -> bool:
+    def judge(self, overlaps: Sequence[Overlap]) -> bool:
         """Put a validation into words; whether they are new."""
         state, facts, training = self.state, self.data.facts, self.data.training
         names = state.plan.class_names
@@ -210,7 +212,7 @@ class Keeper:
             if k
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
-        said = verdict(state.epoch, found, state.history, with_class, shares, state.step, len(training))
+        said = verdict(state.epoch, overlaps, state.history, with_class, shares, state.step, len(training))
         before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
             return False

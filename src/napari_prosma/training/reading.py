@@ -118,16 +118,16 @@ def read_unlabelled(
     return Unlabelled(tuple(kept), fingerprint)
 
 
-def require_same_cases(kept: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
+def require_same_cases(checkpoint: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
     """Refuse to resume a run with other cases or classes than it began with."""
-    if not kept.place:
-        raise CheckpointError(f"'{kept.path}' is no last checkpoint of a run; give the run's folder")
-    if class_names and tuple(class_names) != kept.plan.class_names:
+    if not checkpoint.place:
+        raise CheckpointError(f"'{checkpoint.path}' is no last checkpoint of a run; give the run's folder")
+    if class_names and tuple(class_names) != checkpoint.plan.class_names:
         raise DataError(
-            f"the run began with the classes {', '.join(kept.plan.class_names)}, the data now have "
+            f"the run began with the classes {', '.join(checkpoint.plan.class_names)}, the data now have "
             f"{', '.join(class_names)}; restore the data, or start a new run"
         )
-    then, now = {name for part in kept.split.values() for name in part}, {case.name for case in cases}
+    then, now = {name for part in checkpoint.split.values() for name in part}, {case.name for case in cases}
     if then != now:
         changed = ", ".join(sorted(then ^ now)[:5])
         raise DataError(

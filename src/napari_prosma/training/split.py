@@ -95,11 +95,11 @@ def _require_patients_apart(cases: Sequence[Case], validation: Sequence[int]) ->
         )
 
 
-def as_it_began(config: TrainConfig, kept: Checkpoint) -> TrainConfig:
+def as_it_began(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     """The configuration of a run that may have begun before splits and patients of data sets were kept."""
     missing = {"split": "random", "together": "none"}
     return config.model_copy(
-        update={name: value for name, value in missing.items() if name not in kept.config}
+        update={name: value for name, value in missing.items() if name not in checkpoint.config}
     )
 
 

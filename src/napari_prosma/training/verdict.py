@@ -27,7 +27,7 @@ STEADY = 0.01
 
 def verdict(
     epoch: int,
-    found: Sequence[Overlap],
+    overlaps: Sequence[Overlap],
     history: Sequence[EpochEnd],
     with_class: Mapping[str, int],
     shares: Mapping[str, float],
@@ -38,7 +38,7 @@ def verdict(
 
     Parameters
     ----------
-    found : of the validation
+    overlaps : of the validation
     history : the epochs so far
     with_class : by class
         Training cases that hold it.
@@ -49,9 +49,9 @@ def verdict(
     learned : int
         Training cases.
     """
-    names = list(dict.fromkeys(overlap.class_name for overlap in found))
-    cases = len({overlap.case for overlap in found})
-    there = {name: [o for o in found if o.class_name == name and o.there] for name in names}
+    names = list(dict.fromkeys(overlap.class_name for overlap in overlaps))
+    cases = len({overlap.case for overlap in overlaps})
+    there = {name: [o for o in overlaps if o.class_name == name and o.there] for name in names}
     known = [name for name in names if there[name]]
     if not known:
         return Verdict(
@@ -79,7 +79,7 @@ def verdict(
             "them"
         )
     for name in names:
-        absent = [overlap for overlap in found if overlap.class_name == name and not overlap.there]
+        absent = [overlap for overlap in overlaps if overlap.class_name == name and not overlap.there]
         wrong = sum(bool(overlap.found) for overlap in absent)
         if absent:
             said.append(f"finds no {name} in {len(absent) - wrong} of {len(absent)} cases without it")

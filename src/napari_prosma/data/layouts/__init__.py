@@ -286,78 +286,90 @@ def check_foreground(data: DataSet) -> None:
     )
 
 
-def _case(found: Found, channels: int | None, rule: LabelRule | None) -> Case:
-    read = partial(_read_label, found, rule, channels) if found.labels else None
-    read_filled = partial(_read_filled, found, channels)
-    files = (*found.images, *found.labels)
-    told = partial(_objects_in_words, found, rule) if found.objects and rule is not None else None
-    series = found.series
-    return Case(found.name, read_filled, read, files, found.group, found.split, found.patient, series, told)
+def _case(candidate: Found, channels: int | None, rule: LabelRule | None) -> Case:
+    read = partial(_read_label, candidate, rule, channels) if candidate.labels else None
+    read_filled = partial(_read_filled, candidate, channels)
+    files = (*candidate.images, *candidate.labels)
+    told = partial(_objects_in_words, candidate, rule) if candidate.objects and rule is not None else None
+    series = candidate.series
+    return Case(
+        candidate.name,
+        read_filled,
+        read,
+        files,
+        candidate.group,
+        candidate.split,
+        candidate.patient,
+        series,
+        told,
+    )
 
 
-def _read_filled(found: Found, channels: int | None) -> Image:
-    return filled(_read_image(found, channels))
+def _read_filled(candidate: Found, channels: int | None) -> Image:
+    return filled(_read_image(candidate, channels))
 
 
-def _read_image(found: Found, channels: int | None) -> Image:
+def _read_image(candidate: Found, channels: int | None) -> Image:
     images = (
-        [read_image(path) for path in found.images] if found.series is None else [read_series(found.series)]
+        [read_image(path) for path in candidate.images]
+        if candidate.series is None
+        else [read_series(candidate.series)]
     )
     if len(images) > 1:
         first = images[0]
         header = Header(1, first.array.shape[1:], first.geometry)
-        for path, image in zip(found.images[1:], images[1:], strict=True):
-            _require_same_grid(found.image, header, path, image.array.shape[1:], image.geometry)
+        for path, image in zip(candidate.images[1:], images[1:], strict=True):
+            _require_same_grid(candidate.image, header, path, image.array.shape[1:], image.geometry)
         return Image(np.concatenate([image.array for image in images]), first.geometry, first.notices)
     if channels is None:
         return images[0]
     try:
         return as_channels(images[0], channels)
     except DataError as error:
-        raise DataError(f"'{found.image}': {error}") from error
+        raise DataError(f"'{candidate.image}': {error}") from error
 
 
-def _read_label(found: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
+def _read_label(candidate: Found, rule: LabelRule | None, channels: int | None) -> np.ndarray:
     """Class indices of a case, its label files united; where they overlap the higher class wins."""
-    if found.series is not None:
+    if candidate.series is not None:
         assert rule is not None
-        return _read_objects(found, found.series, rule)
-    header = _of_channels(read_header(found.image), channels)
+        return _read_objects(candidate, candidate.series, rule)
+    header = _of_channels(read_header(candidate.image), channels)
     label: np.ndarray | None = None
-    if found.is_sliced:
-        stored, geometry = slice_masks.read_label(found)
-        return (rule or _guessed(stored, found.labels[0])).apply(
-            stored, found.labels[0], slice_axis(geometry)
+    if candidate.is_sliced:
+        stored, geometry = slice_masks.read_label(candidate)
+        return (rule or _guessed(stored, candidate.labels[0])).apply(
+            stored, candidate.labels[0], slice_axis(geometry)
         )
-    for number, path in enumerate(found.labels):
-        stored = _stored_label(found, header, path)
-        if found.classes:
+    for number, path in enumerate(candidate.labels):
+        stored = _stored_label(candidate, header, path)
+        if candidate.classes:
             marked = _guessed(stored, path).apply(stored, path) > 0
             label = np.zeros(stored.shape, np.uint8) if label is None else label
-            label[marked] = found.classes[number]
+            label[marked] = candidate.classes[number]
             continue
         across = slice_axis(header.geometry)
         indices = (rule or _guessed(stored, path)).apply(stored, path, across)
         label = indices if label is None else united(label, indices)
     assert label is not None
-    if rule is None or not found.classes:
+    if rule is None or not candidate.classes:
         return label
-    return rule.apply(label, found.labels[0], slice_axis(header.geometry))
+    return rule.apply(label, candidate.labels[0], slice_axis(header.geometry))
 
 
-def _objects_in_words(found: Found, rule: LabelRule) -> tuple[str, ...]:
-    assert found.series is not None
-    return _stored_objects(found, found.series, rule)[1]
+def _objects_in_words(candidate: Found, rule: LabelRule) -> tuple[str, ...]:
+    assert candidate.series is not None
+    return _stored_objects(candidate, candidate.series, rule)[1]
 
 
-def _read_objects(found: Found, series: Series, rule: LabelRule) -> np.ndarray:
-    label, _ = _stored_objects(found, series, rule)
-    return rule.apply(label, found.labels[0], slice_axis(series.geometry))
+def _read_objects(candidate: Found, series: Series, rule: LabelRule) -> np.ndarray:
+    label, _ = _stored_objects(candidate, series, rule)
+    return rule.apply(label, candidate.labels[0], slice_axis(series.geometry))
 
 
-def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.ndarray, tuple[str, ...]]:
+def _stored_objects(candidate: Found, series: Series, rule: LabelRule) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers of the structures of DICOM objects, less those that the rule does not name, and notices."""
-    names = dict(enumerate(found.structures, 1))
+    names = dict(enumerate(candidate.structures, 1))
     values = {name: value for value, name in names.items()}
     if rule.kind == "values":
         of_class = dict(zip(rule.class_names[1:], rule.values[1:], strict=True))
@@ -365,12 +377,12 @@ def _stored_objects(found: Found, series: Series, rule: LabelRule) -> tuple[np.n
         values = {
             names[value]: of_class[name] for value, name in stored if value in names and name in of_class
         }
-    return dicom_labels.read_label(found.objects, series, values, rule.overlap)
+    return dicom_labels.read_label(candidate.objects, series, values, rule.overlap)
 
 
-def _why_unreadable(bare: Sequence[Found]) -> str:
+def _why_unreadable(unlabelled: Sequence[Found]) -> str:
     """What to say of an image without a mask that cannot be read, so that nothing could be paired with it."""
-    for case in bare[:_LOOKED_AT]:
+    for case in unlabelled[:_LOOKED_AT]:
         try:
             read_header(case.image)
         except DataError as error:
@@ -378,9 +390,9 @@ def _why_unreadable(bare: Sequence[Found]) -> str:
     return ""
 
 
-def _require_labels_of_slices(found: Sequence[Found]) -> None:
+def _require_labels_of_slices(candidates: Sequence[Found]) -> None:
     """Refuse volumes as labels of single slices, whichever slice of them that may be."""
-    case = next((case for case in found if case.labels and case.has_label_volumes), None)
+    case = next((case for case in candidates if case.labels and case.has_label_volumes), None)
     if case is None or case.series is not None or not _is_picture(case.image):
         return
     try:
@@ -396,9 +408,9 @@ def _require_labels_of_slices(found: Sequence[Found]) -> None:
         )
 
 
-def _axis_of_channels(header: Header, found: Sequence[Found]) -> Literal[0, -1] | None:
+def _axis_of_channels(header: Header, candidates: Sequence[Found]) -> Literal[0, -1] | None:
     """The axis that the first image has more than its label: before volumes or planes, or behind a plane."""
-    labelled = [case for case in found if case.labels and case.has_label_volumes]
+    labelled = [case for case in candidates if case.labels and case.has_label_volumes]
     if not labelled or not may_hold_channels(header.channels, header.geometry, header.shape[0]):
         return None
     label = read_header(labelled[0].labels[0]).shape
@@ -408,9 +420,9 @@ def _axis_of_channels(header: Header, found: Sequence[Found]) -> Literal[0, -1] 
     return -1 if is_last else None
 
 
-def _said_of_place(header: Header, found: Sequence[Found]) -> tuple[str, ...]:
+def _said_of_place(header: Header, candidates: Sequence[Found]) -> tuple[str, ...]:
     """What to say of labels that fit volumes by their shape alone."""
-    first = next((case.labels[0] for case in found if case.labels and case.has_label_volumes), None)
+    first = next((case.labels[0] for case in candidates if case.labels and case.has_label_volumes), None)
     if first is None or header.geometry.source is None:
         return ()
     try:
@@ -453,15 +465,15 @@ def _of_channels(header: Header, channels: int | None) -> Header:
     return header
 
 
-def _stored_label(found: Found, header: Header, path: Path) -> np.ndarray:
+def _stored_label(candidate: Found, header: Header, path: Path) -> np.ndarray:
     """Values of a label file on the image's grid; polygons are drawn on it."""
-    if found.polygons:
-        return polygons.read_label(path, found.image, header.shape, found.polygons)
+    if candidate.polygons:
+        return polygons.read_label(path, candidate.image, header.shape, candidate.polygons)
     stored, geometry = read_label(path, len(header.shape))
     if {stored.ndim, len(header.shape)} == {2, 3} and 1 in (*stored.shape, *header.shape):
-        stored, geometry = _of_one_slice(found.image, header, path, stored, geometry)
+        stored, geometry = _of_one_slice(candidate.image, header, path, stored, geometry)
     stored, geometry = placed(stored, geometry, header.shape, header.geometry)
-    _require_same_grid(found.image, header, path, stored.shape, geometry)
+    _require_same_grid(candidate.image, header, path, stored.shape, geometry)
     return stored
 
 
@@ -545,7 +557,7 @@ def _require_same_origin(image: Path, ours: Geometry, other: Path, theirs: Geome
         )
 
 
-def _headers(found: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...]]:
+def _headers(candidates: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...]]:
     """Headers by image file, and a notice of those that cannot be read: of all pictures, of one volume.
 
     Raises
@@ -555,7 +567,7 @@ def _headers(found: Sequence[Found]) -> tuple[dict[Path, Header], tuple[str, ...
     """
     headers: dict[Path, Header] = {}
     errors: list[DataError] = []
-    for case in found:
+    for case in candidates:
         try:
             header = read_header(case.image) if case.series is None else dicom.header_of(case.series)
         except DataError as error:
@@ -604,9 +616,9 @@ def told_names(files: Sequence[Path]) -> list[tuple[Path, dict[int, str]]]:
     return [(path, label_names(path)) for path in (*by_hand, *others)]
 
 
-def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int) -> str:
-    parts = [f"{_TITLES.get(layout, layout)}: {len(found)} case{'s' if len(found) != 1 else ''}"]
-    groups = Counter(case.group for case in found)
+def _summary(layout: str, candidates: Sequence[Found], rule: LabelRule, channels: int) -> str:
+    parts = [f"{_TITLES.get(layout, layout)}: {len(candidates)} case{'s' if len(candidates) != 1 else ''}"]
+    groups = Counter(case.group for case in candidates)
     if layout == "GlaS":
         parts += [f"{number} {group}" for group, number in sorted(groups.items())]
     elif len(groups) > 1:
@@ -614,12 +626,12 @@ def _summary(layout: str, found: Sequence[Found], rule: LabelRule, channels: int
     normal = sum(number for group, number in groups.items() if group.split("/")[-1] == "normal")
     if layout == "BUSI" and normal:
         parts.append(f"{normal} without a lesion")
-    if layout in ("nnU-Net", "names") and len(found[0].images) > 1:
+    if layout in ("nnU-Net", "names") and len(candidates[0].images) > 1:
         parts.append(f"{channels} channels")
-    bare = sum(not case.labels for case in found)
+    bare = sum(not case.labels for case in candidates)
     if bare and layout != "images":
         parts.append(f"{bare} without a mask")
-    several = sum(len(case.labels) > 1 and not case.is_sliced for case in found)
+    several = sum(len(case.labels) > 1 and not case.is_sliced for case in candidates)
     if several:
         parts.append(f"{several} with several masks")
     if len(rule.class_names) > 2:

@@ -177,10 +177,10 @@ def _rule_of(names: Sequence[str]) -> LabelRule:
     )
 
 
-def _with_shared_classes(found: Sequence[Found]) -> list[Found]:
+def _with_shared_classes(candidates: Sequence[Found]) -> list[Found]:
     """Polygons of all cases numbered alike, though a set may lack a class of another."""
-    names = dict.fromkeys(name for case in found for name in case.polygons[1:])
-    return [replace(case, polygons=("background", *names)) if case.polygons else case for case in found]
+    names = dict.fromkeys(name for case in candidates for name in case.polygons[1:])
+    return [replace(case, polygons=("background", *names)) if case.polygons else case for case in candidates]
 
 
 def _first_judged(
@@ -319,10 +319,10 @@ def by_annotation_file(folder: Path) -> Recognised | None:
     return Recognised("names", tuple(found), rule, notices=tuple(filter(None, notices)))
 
 
-def _without_namesakes(found: Sequence[Found]) -> list[Found]:
+def _without_namesakes(candidates: Sequence[Found]) -> list[Found]:
     """Of images of one name in several folders only the one that the annotations mean has their polygons."""
     claims: dict[tuple[Path, str | None], list[Found]] = defaultdict(list)
-    for case in found:
+    for case in candidates:
         for table in case.labels:
             claims[table, polygons.read(table).key_of(case.image)].append(case)
     left: set[Path] = set()
@@ -334,4 +334,4 @@ def _without_namesakes(found: Sequence[Found]) -> list[Found]:
                 f"'{several[1].image}'; give the folder of one set of images with its annotations"
             )
         left |= {case.image for case in several} - {*whole} if len(several) > 1 else set()
-    return [replace(case, labels=()) if case.image in left else case for case in found]
+    return [replace(case, labels=()) if case.image in left else case for case in candidates]

@@ -192,22 +192,22 @@ def dicom_studies(folder: Path) -> Recognised | None:
     return Recognised("DICOM", tuple(found), rule, notices=tuple(notices))
 
 
-def labelled_by(found: Found, class_names: Sequence[str] = ()) -> tuple[Found, LabelRule]:
+def labelled_by(candidate: Found, class_names: Sequence[str] = ()) -> tuple[Found, LabelRule]:
     """One image with the objects that are said to be its labels, and the names of their structures.
 
     These are ``class_names``, background first, where any of them has one of these names.
 
     Raises ``DataError``: the image is no series that they refer to.
     """
-    series = guarded(found.image, dicom.series_of)
-    objects = tuple(guarded(path, dicom_labels.describe) for path in found.labels)
+    series = guarded(candidate.image, dicom.series_of)
+    objects = tuple(guarded(path, dicom_labels.describe) for path in candidate.labels)
     for one in objects:
         _series_of(one, [series])
     titles = {plain(s.name): s.name for one in objects for s in one.structures}
     wanted = {plain(name): name for name in class_names[1:]}
     titles = wanted if wanted.keys() & titles.keys() else titles
     rule = LabelRule.of_names({0: "background"} | dict(enumerate(titles.values(), 1)))
-    return replace(found, series=series, objects=objects, structures=tuple(titles)), rule
+    return replace(candidate, series=series, objects=objects, structures=tuple(titles)), rule
 
 
 def _name(series: dicom.Series, folder: Path) -> str:

@@ -177,31 +177,33 @@ def _finished(folder: Path, recognised: Recognised, passed_over: Sequence[str]) 
     return replace(recognised, found=tuple(found), notices=notices)
 
 
-def _with_splits_of_names(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def _with_splits_of_names(candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases with the splits that the first or the last word of every name tells, as ``test_07`` does."""
-    if any(case.split for case in found):
-        return list(found), ()
+    if any(case.split for case in candidates):
+        return list(candidates), ()
     for place in (0, -1):
-        words = ([word for word in _SEPARATORS.split(case.name) if word] or [""] for case in found)
+        words = ([word for word in _SEPARATORS.split(case.name) if word] or [""] for case in candidates)
         splits = list(takewhile(bool, (split_in(several[place]) for several in words)))
-        if len(splits) == len(found) and len({*splits}) > 1:
+        if len(splits) == len(candidates) and len({*splits}) > 1:
             counts = Counter(splits)
             said = ", ".join(
                 f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split]
             )
             if not counts["train"]:
                 said = f"the names tell {said}, but none to train on, so the split is drawn at random"
-                return list(found), (f"{said}; to set it, list the cases in a table with a column 'split'",)
-            told = [replace(case, split=split) for case, split in zip(found, splits, strict=True)]
+                return list(candidates), (
+                    f"{said}; to set it, list the cases in a table with a column 'split'",
+                )
+            told = [replace(case, split=split) for case, split in zip(candidates, splits, strict=True)]
             first = next(case.name for case in told if case.split != "train")
             return told, (f"splits are those of the names, such as '{first}': {said}",)
-    return list(found), ()
+    return list(candidates), ()
 
 
-def _shared_masks(folder: Path, found: Sequence[Found]) -> tuple[str, ...]:
+def _shared_masks(folder: Path, candidates: Sequence[Found]) -> tuple[str, ...]:
     """What to say of masks that several images have: of one name in several folders, say."""
     images_of: dict[Path, list[Path]] = defaultdict(list)
-    for case in found:
+    for case in candidates:
         for label in () if case.polygons else case.labels:
             images_of[label].append(case.image)
     several = {label: images for label, images in images_of.items() if len(images) > 1}
@@ -257,7 +259,7 @@ def _composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def named_apart(found: Sequence[Found]) -> list[Found]:
+def named_apart(candidates: Sequence[Found]) -> list[Found]:
     """Cases with unique names: the group goes before a name that occurs twice, then the format after it."""
     for rename in (
         lambda case: f"{case.group.replace('/', '_')}_{case.name}" if case.group else case.name,
@@ -266,20 +268,22 @@ def named_apart(found: Sequence[Found]) -> list[Found]:
         lambda case: "_".join(case.image.parts[-3:]),
     ):
         counts: dict[str, int] = defaultdict(int)
-        for case in found:
+        for case in candidates:
             counts[case.name] += 1
-        found = [replace(case, name=rename(case)) if counts[case.name] > 1 else case for case in found]
-    return list(found)
+        candidates = [
+            replace(case, name=rename(case)) if counts[case.name] > 1 else case for case in candidates
+        ]
+    return list(candidates)
 
 
-def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def without_others(candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases without images that nobody meant to label, and notices of these.
 
     So are a test set in which no image has a mask, and files whose names go on where those of a labelled
     image end otherwise: the clip ``p1_sequence`` beside the frame ``p1_ed``.
     """
-    kept, notices = list(found), []
-    if not any(case.split == "test" and case.labels for case in found):
+    kept, notices = list(candidates), []
+    if not any(case.split == "test" and case.labels for case in candidates):
         tests = [case for case in kept if case.split == "test"]
         if tests and len(tests) < len(kept):
             kept = [case for case in kept if case.split != "test"]
@@ -304,17 +308,17 @@ def without_others(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]
     return kept, tuple(notices)
 
 
-def without_clips(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def without_clips(candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases without the stacks that labelled single slices were taken from, and notices of these.
 
     So is the clip ``p1_half_sequence`` beside ``p1_ED`` and ``p1_ES``, whose frames would count twice.
     """
     starts: dict[str, dict[Path, list[tuple[Path, str]]]] = defaultdict(dict)
-    for case in found:
+    for case in candidates:
         *start, ending = _WORDS.findall(stem(case.image)) or [""]
         starts[ending][case.image] = [(case.image.parent, name) for name in accumulate(start)]
     if not 1 < len(starts) <= _MOST_KINDS:
-        return list(found), ()
+        return list(candidates), ()
     slices = {ending: _slices(next(iter(images))) for ending, images in starts.items()}
     single = {
         name
@@ -323,7 +327,7 @@ def without_clips(found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]
         for names in images.values()
         for name in names
     }
-    kept, notices = list(found), []
+    kept, notices = list(candidates), []
     for ending, images in starts.items():
         shared = [
             next((name for name in reversed(names) if name in single), None) for names in images.values()
@@ -347,26 +351,26 @@ def _slices(image: Path) -> int:
     return 0 if len(shape) != 3 else 1 if min(shape) == 1 else max(shape)
 
 
-def missing_masks(folder: Path, found: Sequence[Found], bare: Sequence[Found]) -> str:
+def missing_masks(folder: Path, candidates: Sequence[Found], unlabelled: Sequence[Found]) -> str:
     """What to say of images without a mask."""
-    if len(bare) == len(found):
+    if len(unlabelled) == len(candidates):
         return (
-            f"'{folder}' holds {len(bare)} images but no masks, the first is '{bare[0].image.name}'"
-            f"{_not_used(folder, found)}{_seen_beside(folder)}; "
+            f"'{folder}' holds {len(unlabelled)} images but no masks, the first is "
+            f"'{unlabelled[0].image.name}'{_not_used(folder, candidates)}{_seen_beside(folder)}; "
             "put masks of the same names in a folder 'masks' beside a folder 'images'"
         )
-    image = bare[0].image
+    image = unlabelled[0].image
     shown = image.relative_to(folder) if image.is_relative_to(folder) else image
     return (
-        f"{len(bare)} of {len(found)} images in '{folder}' have no mask, the first is '{shown}'; add a mask "
-        f"'{bare[0].name}.png' or '{bare[0].name}_mask.png', remove the image, or leave out all without a "
-        "mask (--labelled-only)"
+        f"{len(unlabelled)} of {len(candidates)} images in '{folder}' have no mask, the first is '{shown}'; "
+        f"add a mask '{unlabelled[0].name}.png' or '{unlabelled[0].name}_mask.png', remove the image, or "
+        "leave out all without a mask (--labelled-only)"
     )
 
 
-def _not_used(folder: Path, found: Sequence[Found]) -> str:
+def _not_used(folder: Path, candidates: Sequence[Found]) -> str:
     """What could be masks but fits no image, such as a mask per slice of a series."""
-    images = {path for case in found for path in case.images}
+    images = {path for case in candidates for path in case.images}
     left = [path for path in images_in(folder) if path not in images]
     if not left:
         return ""
@@ -519,13 +523,13 @@ def _nnunet_listed(folder: Path) -> Recognised | None:
     return _with_nnunet_labels(table, found)
 
 
-def _with_nnunet_labels(table: Path, found: Sequence[Found]) -> Recognised:
+def _with_nnunet_labels(table: Path, candidates: Sequence[Found]) -> Recognised:
     names, notices = _nnunet_labels(table, _json(table).get("labels", {}))
     ignored = names.pop("ignore", None)
     rule = LabelRule.of_names({value: name for name, value in names.items()}) if names else None
     if rule is not None and ignored is not None:
         rule = replace(rule, unlabelled=ignored)
-    return Recognised("nnU-Net", tuple(found), rule, notices=notices)
+    return Recognised("nnU-Net", tuple(candidates), rule, notices=notices)
 
 
 def _nnunet_labels(table: Path, labels: Any) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -848,14 +852,14 @@ def _inside(folder: Path, table: Path, name: str) -> Path:
     return path
 
 
-def _require_files(table: Path, found: Sequence[Found]) -> None:
-    missing = [path for case in found for path in (*case.images, *case.labels) if not path.exists()]
+def _require_files(table: Path, candidates: Sequence[Found]) -> None:
+    missing = [path for case in candidates for path in (*case.images, *case.labels) if not path.exists()]
     if missing:
         raise DataError(
             f"'{table}' lists {len(missing)} files that do not exist, the first is '{missing[0]}'; "
             "complete the data set or take the entries out"
         )
-    if not found:
+    if not candidates:
         raise DataError(f"'{table}' lists no case; add entries")
 
 

@@ -29,12 +29,12 @@ _HEADERS = (".hdr", ".mhd", ".nhdr")
 """Their voxels lie in another file."""
 
 
-def without_repeats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def without_repeats(folder: Path, candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases without those that a file manager called copies, and a notice of these.
 
     Copies of other names are told when they are learned from, and by a check.
     """
-    groups = [[case for case in found if not case.polygons and all(map(_holds_itself, _files(case)))]]
+    groups = [[case for case in candidates if not case.polygons and all(map(_holds_itself, _files(case)))]]
     for look in (_size, _end, hash_of_file):
         groups = [same for group in groups for same in _alike(group, look)]
     original: dict[int, Found] = {}
@@ -42,26 +42,26 @@ def without_repeats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], 
         first, *rest = sorted(group, key=lambda case: len(case.image.name))
         original |= {id(case): first for case in rest if _is_called_a_copy(case.image, first.image)}
     if not original:
-        return list(found), ()
-    copy = next(case for case in found if id(case) in original)
+        return list(candidates), ()
+    copy = next(case for case in candidates if id(case) in original)
     one, of = (case.image.relative_to(folder).as_posix() for case in (copy, original[id(copy)]))
-    return [case for case in found if id(case) not in original], (
+    return [case for case in candidates if id(case) not in original], (
         f"{len(original)} cases are copies of others, byte for byte, such as '{one}' of '{of}'; each is used "
         "once",
     )
 
 
-def without_other_formats(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def without_other_formats(folder: Path, candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases without those that show the pictures of others of the same names in another format, and a notice.
 
     A case and its copy would fall on two sides of a split.
     """
     of_format: dict[str, dict[str, Found]] = defaultdict(dict)
-    if len({case.image.suffix for case in found}) < 2:
-        return list(found), ()
-    for case in found:
+    if len({case.image.suffix for case in candidates}) < 2:
+        return list(candidates), ()
+    for case in candidates:
         if len(case.images) > 1 or case.polygons or normal(stem(case.image)) in of_format[case.image.suffix]:
-            return list(found), ()
+            return list(candidates), ()
         of_format[case.image.suffix][normal(stem(case.image))] = case
     kept = min(of_format, key=lambda suffix: (is_lossy(Path(f"x{suffix}")), suffix), default="")
     same = [
@@ -72,10 +72,10 @@ def without_other_formats(folder: Path, found: Sequence[Found]) -> tuple[list[Fo
         and _show_the_same(cases, of_format[kept])
     ]
     if not same:
-        return list(found), ()
+        return list(candidates), ()
     name = next(iter(of_format[kept]))
     one, of = (of_format[suffix][name].image.relative_to(folder).as_posix() for suffix in (same[0], kept))
-    return [case for case in found if case.image.suffix not in same], (
+    return [case for case in candidates if case.image.suffix not in same], (
         f"{sum(len(of_format[suffix]) for suffix in same)} cases are others in another format, such as "
         f"'{one}' of '{of}'; each is used once",
     )

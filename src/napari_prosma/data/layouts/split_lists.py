@@ -26,7 +26,7 @@ _KNOWN = 0.5
 """Share of the names of a list that have to be cases here."""
 
 
-def with_listed(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
+def with_listed(folder: Path, candidates: Sequence[Found]) -> tuple[list[Found], tuple[str, ...]]:
     """Cases with the splits and the patients that files in ``folder`` tell of them, and notices of which."""
     files = [
         path
@@ -35,31 +35,31 @@ def with_listed(folder: Path, found: Sequence[Found]) -> tuple[list[Found], tupl
         and (path.suffix.lower() in _TABLES or "split" in path.stem.lower() or split_in(path.stem))
         and path.stat().st_size <= _MOST_BYTES
     ]
-    if len(found) < 2 or not files:
-        return list(found), ()
-    own = {stem(path) for case in found for path in (*case.images, *case.labels)}
+    if len(candidates) < 2 or not files:
+        return list(candidates), ()
+    own = {stem(path) for case in candidates for path in (*case.images, *case.labels)}
     files = [path for path in files if stem(path) not in own]
     cases_of: dict[str, set[int]] = defaultdict(set)
-    for number, case in enumerate(found):
+    for number, case in enumerate(candidates):
         for name in _names(folder, case):
             cases_of[name].add(number)
-    told, splits_told = _with_splits(folder, found, files, cases_of)
+    told, splits_told = _with_splits(folder, candidates, files, cases_of)
     splits_told += _said_of_other_words(folder, files, cases_of)
     told, patients_told = _with_patients(folder, told, files, cases_of)
     return told, (*splits_told, *patients_told)
 
 
 def _with_splits(
-    folder: Path, found: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
+    folder: Path, candidates: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
 ) -> tuple[list[Found], tuple[str, ...]]:
     """The longest lists count before others; as long ones that contradict each other, of folds, do not."""
     by_place: dict[Path, dict[Path, dict[int, set[str]]]] = defaultdict(dict)
-    for path in files if any(not case.split for case in found) else ():
+    for path in files if any(not case.split for case in candidates) else ():
         splits = _splits_in(path, cases_of)
         if splits:
             by_place[path.parent][path] = splits
     if not by_place:
-        return list(found), ()
+        return list(candidates), ()
     # ImageSets/Segmentation of Pascal VOC lies beside ImageSets/Main, which is of another task.
     of_task = [place for place in by_place if "seg" in place.name.lower()] or list(by_place)
     united = {place: _united(by_place[place].values()) for place in of_task}
@@ -72,15 +72,15 @@ def _with_splits(
     if twice is not None:
         # What every list that names it calls a test case is one, whatever the folds are.
         tests = {number for number, several in splits.items() if several == {"test"}}
-        told = [replace(c, split=c.split or "test") if n in tests else c for n, c in enumerate(found)]
+        told = [replace(c, split=c.split or "test") if n in tests else c for n, c in enumerate(candidates)]
         kept = f" but for the {len(tests)} cases that are test in all of them" if tests else ""
         return told, (
-            f"lists such as '{first}' put '{found[twice].name}' into several splits and are not used{kept}; "
-            "a column 'split' in a CSV of pairs says which counts",
+            f"lists such as '{first}' put '{candidates[twice].name}' into several splits and are not "
+            f"used{kept}; a column 'split' in a CSV of pairs says which counts",
         )
     told = [
         case if case.split or number not in splits else replace(case, split=next(iter(splits[number])))
-        for number, case in enumerate(found)
+        for number, case in enumerate(candidates)
     ]
     counts = Counter(case.split or "in none" for case in told)
     said = ", ".join(f"{counts[part]} {part}" for part in ("train", "val", "test", "in none") if counts[part])
@@ -108,10 +108,10 @@ def _said_of_other_words(
 
 
 def _with_patients(
-    folder: Path, found: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
+    folder: Path, candidates: Sequence[Found], files: Sequence[Path], cases_of: Mapping[str, set[int]]
 ) -> tuple[list[Found], tuple[str, ...]]:
-    if any(case.patient for case in found):
-        return list(found), ()
+    if any(case.patient for case in candidates):
+        return list(candidates), ()
     for path in files:
         if path.suffix.lower() not in _TABLES:
             continue
@@ -122,10 +122,10 @@ def _with_patients(
         patients = {n: patient for name, patient in rows for n in _cases(name, cases_of) if patient}
         known = sum(bool(_cases(name, cases_of)) for name, _ in rows)
         if rows and known >= _KNOWN * len(rows):
-            told = [replace(case, patient=patients.get(n, "")) for n, case in enumerate(found)]
+            told = [replace(case, patient=patients.get(n, "")) for n, case in enumerate(candidates)]
             where, number = path.relative_to(folder).as_posix(), len(set(patients.values()))
             return told, (f"patients are those of '{where}': {number} of {len(patients)} cases",)
-    return list(found), ()
+    return list(candidates), ()
 
 
 def _cases(name: str, cases_of: Mapping[str, set[int]]) -> set[int]:

@@ -54,10 +54,10 @@ class Predicted(Event):
     sureness: np.ndarray
 
     @classmethod
-    def of(cls, found: Segmentation) -> Predicted:
+    def of(cls, segmentation: Segmentation) -> Predicted:
         from napari_prosma.model.windows import sureness_of
 
-        return cls(found.name, found.labels, sureness_of(found.probabilities))
+        return cls(segmentation.name, segmentation.labels, sureness_of(segmentation.probabilities))
 
 
 def ranking_images(model: Path, folder: Path, mirror: bool) -> Iterator[Event]:

@@ -121,10 +121,10 @@ class InspectLayers:
         """Close a map that was opened besides, if it is still open."""
         remove_layers(self.viewer, self._extra.pop(name, None))
 
-    def outline(self, found: Segmentation) -> None:
+    def outline(self, segmentation: Segmentation) -> None:
         """Draw the result's outline above the maps."""
         assert self.source is not None
-        labels = result_layer(found, self.source)
+        labels = result_layer(segmentation, self.source)
         if self._outline is None:
             with keeping_selection(self.viewer):
                 self._outline = add_layer(self.viewer, labels)

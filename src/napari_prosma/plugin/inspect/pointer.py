@@ -139,23 +139,23 @@ class PointerPart(QWidget):
         write_rows(path, (dict(zip(COLUMNS, row, strict=True)) for row in self.rows), COLUMNS)
 
 
-def in_words(found: Readout) -> str:
+def in_words(readout: Readout) -> str:
     """One skip at one position, as a line."""
-    said = [f"skip {found.level}:"]
-    if found.psi is not None:
-        at_floor = " = gate floor, no evidence" if found.without_evidence else ""
-        said.append(f"psi {found.psi:.2f}{at_floor},")
-    said.append(f"energy kept {in_percent(found.energy_kept)}")
-    if found.support is not None:
-        said.append(f", {in_percent(found.support)} of z not zero")
-    if found.through:
-        said.append("; through " + " ".join(str(value.channel) for value in found.through))
-    if found.stopped:
-        said.append("; stopped " + " ".join(str(value.channel) for value in found.stopped))
+    said = [f"skip {readout.level}:"]
+    if readout.psi is not None:
+        at_floor = " = gate floor, no evidence" if readout.without_evidence else ""
+        said.append(f"psi {readout.psi:.2f}{at_floor},")
+    said.append(f"energy kept {in_percent(readout.energy_kept)}")
+    if readout.support is not None:
+        said.append(f", {in_percent(readout.support)} of z not zero")
+    if readout.through:
+        said.append("; through " + " ".join(str(value.channel) for value in readout.through))
+    if readout.stopped:
+        said.append("; stopped " + " ".join(str(value.channel) for value in readout.stopped))
     return " ".join(said).replace(" ,", ",").replace(" ;", ";")
 
 
-def row_of(world: tuple[float, ...], found: Readout) -> list[str]:
+def row_of(world: tuple[float, ...], readout: Readout) -> list[str]:
     """One skip at one position, as cells of the table."""
 
     def told(value: float | None) -> str:
@@ -163,11 +163,11 @@ def row_of(world: tuple[float, ...], found: Readout) -> list[str]:
 
     return [
         ", ".join(f"{n:.1f}" for n in world),
-        str(found.level),
-        told(found.psi),
-        told(found.floor),
-        told(found.energy_kept),
-        told(found.support),
-        " ".join(f"{value.channel} ({value.z:+.2f})" for value in found.through),
-        " ".join(f"{value.channel} ({value.u:+.2f})" for value in found.stopped),
+        str(readout.level),
+        told(readout.psi),
+        told(readout.floor),
+        told(readout.energy_kept),
+        told(readout.support),
+        " ".join(f"{value.channel} ({value.z:+.2f})" for value in readout.through),
+        " ".join(f"{value.channel} ({value.u:+.2f})" for value in readout.stopped),
     ]

@@ -70,15 +70,21 @@ class Result:
         self,
         source: ImageLayer,
         labels: LabelsLayer,
-        found: Segmentation,
+        segmentation: Segmentation,
         model: UsedModel,
         maps: tuple[Layer, ...] = (),
     ) -> None:
-        self.source, self.labels, self.found, self.model, self.maps = source, labels, found, model, maps
+        self.source, self.labels, self.found, self.model, self.maps = (
+            source,
+            labels,
+            segmentation,
+            model,
+            maps,
+        )
         self.cleanings: dict[int, Cleaning] = {}
         self.is_cleaned = False
-        self._ours = found.labels  # what the layer held when it was last written by the program
-        self._by_hand = np.zeros(found.labels.shape, bool)
+        self._ours = segmentation.labels  # what the layer held when it was last written by the program
+        self._by_hand = np.zeros(segmentation.labels.shape, bool)
 
     @property
     def probabilities(self) -> np.ndarray | None:
@@ -146,30 +152,30 @@ def shown_unit(unit: str) -> str:
     return unit.replace("^2", "²").replace("^3", "³")
 
 
-def labels_to_paint(found: Segmentation, source: ImageLayer) -> LayerTuple:
+def labels_to_paint(segmentation: Segmentation, source: ImageLayer) -> LayerTuple:
     """The labels as a layer of their own array over the image."""
-    return result_layer(replace(found, labels=found.labels.copy()), source)
+    return result_layer(replace(segmentation, labels=segmentation.labels.copy()), source)
 
 
 def maps_of(
-    found: Segmentation, uncertainty: np.ndarray | None, source: ImageLayer, outputs: Outputs
+    segmentation: Segmentation, uncertainty: np.ndarray | None, source: ImageLayer, outputs: Outputs
 ) -> list[LayerTuple]:
     """The maps as layers over the image, all from 0 to 1; only the last one is shown at first."""
     maps: list[tuple[str, np.ndarray, str]] = []
     if outputs.probabilities:
-        for k, class_name in enumerate(found.class_names[1:], 1):
-            maps.append((f"probability of {class_name}", found.probabilities[k], PROBABILITY))
+        for k, class_name in enumerate(segmentation.class_names[1:], 1):
+            maps.append((f"probability of {class_name}", segmentation.probabilities[k], PROBABILITY))
     if uncertainty is not None:
         maps.append(("uncertainty", uncertainty, UNCERTAINTY))
-    if found.disagreement is not None:
-        maps.append(("disagreement", found.disagreement, DISAGREEMENT))
-    place = place_like(source, found.geometry, found.geometry)
+    if segmentation.disagreement is not None:
+        maps.append(("disagreement", segmentation.disagreement, DISAGREEMENT))
+    place = place_like(source, segmentation.geometry, segmentation.geometry)
     return [
         (
             values,
             {
-                "name": f"{found.name} {what}",
-                "metadata": {GEOMETRY: found.geometry, MEANING: meaning},
+                "name": f"{segmentation.name} {what}",
+                "metadata": {GEOMETRY: segmentation.geometry, MEANING: meaning},
                 "contrast_limits": (0.0, 1.0),
                 "colormap": "viridis",
                 "opacity": 0.6,

@@ -290,23 +290,23 @@ def with_marks(layer: LayerTuple, path: Path) -> LayerTuple:
     return data, attributes, kind
 
 
-def labels_layers(found: Labelled) -> list[LayerTuple]:
+def labels_layers(labelled: Labelled) -> list[LayerTuple]:
     """Layers of the objects that label a series: one each, but one per structure where these overlap."""
     layers = []
-    for one in found.objects:
+    for one in labelled.objects:
         names = {plain(structure.name): structure for structure in one.structures}
         try:
-            parts = [(stem(one.path), names, read_objects(one, found.series, names))]
+            parts = [(stem(one.path), names, read_objects(one, labelled.series, names))]
         except OverlapError:
             parts = [
-                (structure.name, {name: structure}, read_objects(one, found.series, {name: structure}))
+                (structure.name, {name: structure}, read_objects(one, labelled.series, {name: structure}))
                 for name, structure in names.items()
             ]
         for title, shown, (label, notices) in parts:
             classes = ("background", *(structure.name for structure in shown.values()))
             colours = {n: structure.colour for n, structure in enumerate(shown.values(), 1)}
-            data, attributes, kind = labels_layer(label, found.series.geometry, title, classes, colours)
-            attributes["metadata"][SERIES] = found.series
+            data, attributes, kind = labels_layer(label, labelled.series.geometry, title, classes, colours)
+            attributes["metadata"][SERIES] = labelled.series
             layers.append((data, attributes, kind))
             for notice in notices:
                 show_info(as_sentence(notice))
@@ -443,11 +443,14 @@ def class_indices(
     return rule.apply(drawn, layer.name, slice_axis(geometry_of(layer))), rule.class_names
 
 
-def result_layer(found: Segmentation, source: Layer) -> LayerTuple:
+def result_layer(segmentation: Segmentation, source: Layer) -> LayerTuple:
     """The labels over the layer they were made from."""
-    place = place_like(source, found.geometry, found.geometry)
+    place = place_like(source, segmentation.geometry, segmentation.geometry)
     labels, attributes, kind = labels_layer(
-        found.labels, found.geometry, f"{found.name} segmentation", found.class_names
+        segmentation.labels,
+        segmentation.geometry,
+        f"{segmentation.name} segmentation",
+        segmentation.class_names,
     )
     if SERIES in source.metadata:
         attributes["metadata"][SERIES] = source.metadata[SERIES]
