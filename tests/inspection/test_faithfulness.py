@@ -414,3 +414,14 @@ def test_the_sanity_check_finds_another_training_among_the_models(
     )
     alone = found_by(run_test("sanity_check", {"own": checkpoint, "other": other_gate}, image, seeds=(0,)))
     assert not where(alone, randomised="another training")
+
+
+def test_a_plot_counts_the_images_that_its_dice_is_of() -> None:
+    rows: list[Row] = [
+        {"image": f"{n}", "skip": 1, "scale": s, "z_zero_fraction": 0.5, "agreement": 1.0, **dice}
+        for n in range(3)
+        for s in (1.0, 2.0)
+        for dice in ([{"dice": 0.5}] if n < 2 else [{}])
+    ]
+    assert "(3 images, 2 with a label)" in str(table_figure("threshold_sweep", rows).get_suptitle())
+    assert "(2 images)" in str(table_figure("threshold_sweep", rows[:4]).get_suptitle())

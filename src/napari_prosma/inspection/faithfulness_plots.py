@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from napari_prosma.data.names import in_plot
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, TESTS, Row
+from napari_prosma.inspection.noise import IN_WORDS
 
 _COLOURS = ("#3b6ea5", "#e09f3e", "#8a5a83", "#2a9d8f", "#c1121f", "#555555", "#8ab17d")
 
@@ -21,8 +22,9 @@ def table_figure(test: str, rows: Sequence[Row]) -> Figure:
     """
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     _DRAWN[test](figure, rows)
-    images = len({row["image"] for row in rows})
-    figure.suptitle(f"{TESTS[test]} ({images} images)" if images > 1 else TESTS[test], fontsize=10)
+    images, labelled = (len({row["image"] for row in rows if name in row}) for name in ("image", "dice"))
+    number = f"{images} images, {labelled} with a label" if 0 < labelled < images else f"{images} images"
+    figure.suptitle(f"{TESTS[test]} ({number})" if images > 1 else TESTS[test], fontsize=10)
     return figure
 
 
@@ -140,7 +142,7 @@ def _draw_noise_test(figure: Figure, rows: Sequence[Row]) -> None:
         (value, words),
     ]
     shown = [(key, text) for key, text in panels if any(key in row for row in rows)]
-    kinds = ", ".join(str(kind) for kind in _values(rows, "kind"))
+    kinds = ", ".join(IN_WORDS.get(str(kind), str(kind)) for kind in _values(rows, "kind"))
     for axes, (key, text) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for n, model in enumerate(_values(rows, "model")):
             own = [row for row in rows if row["model"] == model]

@@ -22,6 +22,8 @@ NOISES: dict[str, str] = {
     "gaussian": "the same everywhere, strength 1 = the spread of the image",
 }
 """Kinds of noise, and whose they are."""
+IN_WORDS = {"rician": "Rician", "hu": "additive (HU)", "gaussian": "Gaussian"}
+"""Kinds as they are called in a sentence, where that is not their name."""
 _OF_MODALITY = {"ultrasound": "speckle", "mr": "rician", "ct": "hu"}
 
 

@@ -13,6 +13,7 @@ from scipy.integrate import trapezoid
 
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.noise import IN_WORDS
 from napari_prosma.inspection.statistics import (
     FEWEST,
     OF_DIFFERENCES,
@@ -26,7 +27,6 @@ from napari_prosma.inspection.statistics import (
 LITTLE = 0.01
 """Dice whose loss is called none, where the whole interval lies within it."""
 Units = Mapping[str, str] | None
-_NOISES = {"rician": "Rician", "hu": "additive (HU)", "gaussian": "Gaussian"}
 _SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged prediction"}
 
 
@@ -251,7 +251,7 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     rows = _complete(rows, score, "model", "kind", "strength", "skip")
     if not rows:
         return NOTHING
-    kinds = ", ".join(_NOISES.get(kind, str(kind)) for kind in _values(rows, "kind"))
+    kinds = ", ".join(IN_WORDS.get(kind, str(kind)) for kind in _values(rows, "kind"))
     strongest = max(float(row["strength"]) for row in rows)
     kept: dict[str, dict[str, float]] = {}
     under: dict[str, dict[str, float]] = {}
