@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -267,6 +269,45 @@ def test_a_network() -> None:
     assert "ukan2, made-up." in shown
     assert "ukan2, made-up." in written("training.md")
     assert isinstance(build_model(ModelSpec(2, 1, 1, config.width_per_level, network="made-up")), UNet)
+
+
+FORMAT = """
+import numpy as np
+
+from napari_prosma.data.case import Header, Image
+from napari_prosma.geometry import Geometry
+
+SUFFIXES = (".numbers",)
+
+
+def read(path):
+    array = np.loadtxt(path, dtype=np.uint8)
+    return Image(array[None], Geometry.pixels(2))
+
+
+def read_header(path):
+    return Header(1, read(path).array.shape[1:], Geometry.pixels(2))
+"""
+
+
+def test_a_format(tmp_path: Path) -> None:
+    """In a process of its own, as if the file lay in ``data/formats``."""
+    (tmp_path / "made_up.py").write_text(FORMAT, encoding="utf-8")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            np.savetxt(tmp_path / kind / f"{name}.numbers", np.eye(8), fmt="%d")
+    program = f"""
+from napari_prosma.data import formats
+formats.__path__.append({str(tmp_path)!r})
+from napari_prosma.data.layouts import find_cases
+from napari_prosma.data.readers import SUFFIXES, stem
+assert ".numbers" in SUFFIXES and stem("a.numbers") == "a"
+found = find_cases({str(tmp_path)!r})
+print(found.summary, found.cases[1].read_image().array.sum(), found.cases[1].read_label().sum())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "Images and masks in two folders: 2 cases 8 8", done.stderr
 
 
 def test_a_measure_of_a_gate() -> None:

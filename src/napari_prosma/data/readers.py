@@ -14,15 +14,13 @@ import numpy as np
 from napari_prosma.data import arrays
 from napari_prosma.data.atomic import restore
 from napari_prosma.data.case import Header, Image, Pyramid
-from napari_prosma.data.formats import clips, dicom, metaimage, mgh, nifti, nrrd, ome_zarr, pictures, tiff
+from napari_prosma.data.formats import dicom, image_formats, nifti, ome_zarr, pictures
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.texts import number_with_comma
 from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry
 
-_FORMATS: tuple[ModuleType, ...] = (
-    *(pictures, tiff, nifti, mgh, dicom, nrrd, metaimage, ome_zarr, arrays, clips),
-)
+_FORMATS = (*image_formats(), arrays)
 SUFFIXES = tuple(suffix for module in _FORMATS for suffix in module.SUFFIXES)
 _SUFFIXES = frozenset(SUFFIXES)
 _HEADERS = {".img": (".hdr",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",)}
