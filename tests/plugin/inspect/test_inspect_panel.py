@@ -134,8 +134,14 @@ def test_what_has_to_be_known_first_stands_above_the_table(
 
 
 def test_all_that_is_saved_has_the_sentences_and_their_numbers_in_one_file(
-    panel: InspectPanel, press: Press, finish: Finish, tmp_path: Path
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    lesion_image: np.ndarray,
+    press: Press,
+    finish: Finish,
+    tmp_path: Path,
 ):
+    panel.label_layer.choose(viewer.add_labels(np.where(lesion_image < 40, 1, 0), name="drawn", **PLACE))
     press(panel.start_button)
     finish(panel)
     assert panel.inspected is not None
@@ -146,6 +152,13 @@ def test_all_that_is_saved_has_the_sentences_and_their_numbers_in_one_file(
     assert kept["sentences"]["1"] == panel.answer.sentence.plain_text()
     tried = panel.inspected.tried[1]["selection"]
     assert kept["tried"]["1"]["selection"]["agreement"] == pytest.approx(tried.agreement)
+    skips = panel.inspected.record.skips
+    assert {level: each["psi"] for level, each in kept["means"].items()} == {
+        str(level): pytest.approx(skip.means.psi) for level, skip in skips.items()
+    }
+    told = {str(n): int(s.wrong.sum()) for n, s in skips.items() if s.wrong is not None}
+    assert told
+    assert {n: each["missed"] + each["added"] for n, each in kept["errors"].items()} == told
     assert kept["tests"] == []
 
 

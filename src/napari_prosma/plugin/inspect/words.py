@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma.data.metrics import in_percent
@@ -96,6 +97,12 @@ def numbers_of(inspected: InspectionResult) -> dict[str, Any]:
             }
             for level, tried in inspected.tried.items()
         },
+        "means": {str(level): asdict(skip.means) for level, skip in record.skips.items()},
+        "errors": {
+            str(level): dict(zip(("missed", "added"), counts, strict=True))
+            for level, skip in record.skips.items()
+            if (counts := _errors(skip)) is not None
+        },
     }
 
 
@@ -185,17 +192,23 @@ def _not_compared(skip: SkipRecord, structure: str) -> str:
 
 def _errors_in_words(skip: SkipRecord) -> str:
     """The positions of an AUC among errors, counted: of a few it says little."""
-    if skip.wrong is None or skip.inside is None:
+    counts = _errors(skip)
+    if counts is None:
         return "the positions"
-    missed, added = int((skip.wrong & skip.inside).sum()), int((skip.wrong & ~skip.inside).sum())
+    missed, added = counts
     return f"the {missed + added} positions ({missed} missed, {added} added)"
 
 
 def _few_in_words(skip: SkipRecord) -> str:
+    counts = _errors(skip)
+    return "" if counts is None or min(counts) >= FEW_ERRORS else "; so few positions say little"
+
+
+def _errors(skip: SkipRecord) -> tuple[int, int] | None:
+    """Positions of the structure that are missed, and others that are added; None without a label."""
     if skip.wrong is None or skip.inside is None:
-        return ""
-    fewest = min((skip.wrong & skip.inside).sum(), (skip.wrong & ~skip.inside).sum())
-    return "; so few positions say little" if fewest < FEW_ERRORS else ""
+        return None
+    return int((skip.wrong & skip.inside).sum()), int((skip.wrong & ~skip.inside).sum())
 
 
 _AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
