@@ -67,8 +67,7 @@ class Desk(QObject):
     def __init__(self, viewer: napari.Viewer, parent: QWidget) -> None:
         super().__init__(parent)
         self.viewer, self._parent = viewer, parent
-        self.saving = Job(self, notify=False)
-        self.saving.failed.connect(self.failed)
+        self.saving = Job(self, notify=False, failed=self.failed)
 
     def close_down(self) -> None:
         """Labels that are being written are waited for."""
@@ -108,9 +107,7 @@ class FolderDesk(Desk):
         self._may_write = self._is_proved = False
         self._empty = ""
         self._under_way: tuple[str, np.ndarray] | None = None
-        self.opening = NewestJob(self)
-        self.opening.happened.connect(self._happened)
-        self.opening.failed.connect(self.failed)
+        self.opening = NewestJob(self, happened=self._happened, failed=self.failed)
         self.saving.finished.connect(self._written)
 
     def open(self, name: str) -> None:

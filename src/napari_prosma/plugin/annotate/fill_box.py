@@ -40,11 +40,7 @@ class FillBox(QWidget):
         self._outline: Outline | None = None
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._preview_anew)
-        self.filling = NewestJob(self)
-        self.filling.finished.connect(self._made)
-        self.previewing = NewestJob(self)
-        self.previewing.finished.connect(self._previewed)
-        self.previewing.failed.connect(self._preview_failed)
+        self.previewing = NewestJob(self, finished=self._previewed, failed=self._preview_failed)
         self.fill_button = QPushButton("Fill between slices")
         self.fill_button.setToolTip(
             tip("Fill the slices between those you drew, class by class; what you drew stays", "fill")
@@ -64,7 +60,7 @@ class FillBox(QWidget):
         self.preview.setToolTip("Outline what will be filled, updated as you draw")
         self.preview.clicked.connect(self._preview_switched)
         self.message = Message()
-        self.filling.failed.connect(self.message.tell_error)
+        self.filling = NewestJob(self, finished=self._made, failed=self.message.tell_error)
         boxes = in_a_row(self.preview, self.only_selected)
         buttons = in_a_row(self.fill_button, self.here_button)
         stack(self, boxes, buttons, self.message)

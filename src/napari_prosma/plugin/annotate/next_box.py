@@ -65,9 +65,7 @@ class NextBox(QWidget):
         self._done: set[str] = set()
         self._current: Next | None = None
         self._left_out = 0
-        self.ranking = NewestJob(self)
-        self.ranking.happened.connect(self._happened)
-        self.ranking.ended.connect(self._ranking_ended)
+        self.ranking = NewestJob(self, happened=self._happened, ended=self._ranking_ended)
         self.model = ModelChooser(
             tip="The model whose uncertainty is used; for a run that is training, choose its folder",
             brief=True,

@@ -118,13 +118,12 @@ class DoubtedLabels(QWidget):
         self._whole_zoom = 0.0
         self._may_write: set[Path] = set()
         self.listing, self.opening = NewestJob(self), NewestJob(self)
-        self.saving = Job(self, notify=False)
+        self.saving = Job(self, notify=False, happened=self._saved)
         self.message = Message()
         self.listing.finished.connect(self._listed)
         self.opening.happened.connect(self._opened)
         self.opening.finished.connect(self._show_map)
         self.opening.ended.connect(self._opening_ended)
-        self.saving.happened.connect(self._saved)
         for job in (self.listing, self.opening, self.saving):
             job.failed.connect(self.message.tell_error)
             job.ended.connect(self._show_buttons)

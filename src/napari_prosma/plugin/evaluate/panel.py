@@ -78,9 +78,7 @@ class EvaluatePanel(Panel):
         self.start_button.setToolTip(f"{figures} of every case")
         self.evaluation: Evaluation | None = None
         self._measuring = False
-        self.opening = NewestJob(self)
-        self.opening.finished.connect(self._opened)
-        self.opening.failed.connect(self.status.tell_error)
+        self.opening = NewestJob(self, finished=self._opened, failed=self.status.tell_error)
         self._compared: tuple[Layer, ...] = ()
         self._shown: dict[str, Layer] = {}
         self._shown_case: CaseMeasures | None = None

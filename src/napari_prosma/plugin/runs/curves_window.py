@@ -31,10 +31,9 @@ class CurvesWindow(QWidget):
         self.canvas = FigureCanvasQTAgg(self.figure)
         self.message = Message()
         self._theme = "dark"
-        self.job = NewestJob(self)
-        self.job.happened.connect(self._tell_notice)
-        self.job.finished.connect(self._draw)
-        self.job.failed.connect(self.message.tell_error)
+        self.job = NewestJob(
+            self, happened=self._tell_notice, finished=self._draw, failed=self.message.tell_error
+        )
         stack(self, self.canvas, self.message, wide=self.canvas, margins=None)
         self.resize(*SIZE)
 

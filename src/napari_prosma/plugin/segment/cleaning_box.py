@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QGroupBox, QLineEdit, QWidget
@@ -18,9 +17,6 @@ from napari_prosma.plugin.segment.results import Cleaned, Result, shown_unit
 from napari_prosma.plugin.shared.fields import in_a_row, number
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
-
-if TYPE_CHECKING:
-    pass
 
 EVERY = "every class"
 LEAST_THRESHOLD, MIDDLE = 0.01, 0.5
@@ -38,8 +34,6 @@ class CleaningBox(QGroupBox):
         self.setToolTip("Untick for the labels as the model left them; what you painted stays in both cases")
         self._result: Result | None = None
         self._stale: list[Result] = []
-        self.job = NewestJob(self)
-        self.job.finished.connect(self._show_cleaned)
         form = QFormLayout(self)
         form.setContentsMargins(6, 4, 6, 6)
         self.classes = QComboBox()
@@ -66,7 +60,7 @@ class CleaningBox(QGroupBox):
         self.fill_holes = QCheckBox("fill holes")
         self.fill_holes.setToolTip("Background that the class encloses on all sides becomes the class")
         self.message = Message()
-        self.job.failed.connect(self.message.tell_error)
+        self.job = NewestJob(self, finished=self._show_cleaned, failed=self.message.tell_error)
         boxes = QWidget()
         in_a_row(self.largest_only, self.fill_holes, owner=boxes)
         form.addRow("Class", self.classes)

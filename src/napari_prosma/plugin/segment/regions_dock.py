@@ -63,9 +63,7 @@ class RegionsTable(QWidget):
         self.found: list[Region] = []
         self._result: Result | None = None
         self._mark: Shapes | None = None
-        self.job = NewestJob(self)
-        self.job.finished.connect(self._measured)
-        self.job.failed.connect(self._failed)
+        self.job = NewestJob(self, finished=self._measured, failed=self._failed)
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self.measure)
         self.message = Message()

@@ -51,6 +51,8 @@ class Job(QObject):
     ----------
     notify : bool
         Show a ``ProsmaError`` as a napari notification too; the panel shows it anyway.
+    **slots
+        What hears a signal, by its name.
 
     Signals
     -------
@@ -72,8 +74,10 @@ class Job(QObject):
     held = Signal(bool)
     ended = Signal(object)
 
-    def __init__(self, parent: QObject, notify: bool = True) -> None:
+    def __init__(self, parent: QObject, notify: bool = True, **slots: Callable[..., object]) -> None:
         super().__init__(parent)
+        for name, slot in slots.items():
+            getattr(self, name).connect(slot)
         self._notify = notify
         self._run: _Run | None = None
         self._bar: progress | None = None

@@ -96,9 +96,7 @@ class ModelChooser(QWidget):
         self.card_button.clicked.connect(self._open_card)
         self.list: ModelList | None = None
         self.text, self.doubt = Message(), Message()
-        self._reading = NewestJob(self)
-        self._reading.happened.connect(self._happened)
-        self._reading.failed.connect(self._failed)
+        self._reading = NewestJob(self, happened=self._happened, failed=self._failed)
         row = in_a_row(self.button, self.card_button, wide=self.button)
         row.setSpacing(3)
         stack(self, row, self.doubt, self.text).setSpacing(3)

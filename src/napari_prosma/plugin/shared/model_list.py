@@ -63,8 +63,7 @@ class ModelList(QWidget):
         header = self.tree.header()
         assert header is not None
         header.setStretchLastSection(True)
-        self.reading = NewestJob(self)
-        self.reading.finished.connect(self._list)
+        self.reading = NewestJob(self, finished=self._list)
         row = QHBoxLayout()
         for text, tip, act in (
             ("File…", "Choose a .safetensors file in another folder", self._choose_file),

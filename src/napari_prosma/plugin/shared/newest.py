@@ -18,8 +18,8 @@ class NewestJob(Job):
     errors are for the panel to show.
     """
 
-    def __init__(self, parent: QObject) -> None:
-        super().__init__(parent, notify=False)
+    def __init__(self, parent: QObject, **slots: Callable[..., object]) -> None:
+        super().__init__(parent, notify=False, **slots)
         self._next: Callable[[], None] | None = None
 
     @property

@@ -80,16 +80,11 @@ class Panel(QWidget):
         super().__init__()
         keep_thumbnails()
         self.viewer = viewer
-        self.job = Job(self)
-        self.job.happened.connect(self._happened)
-        self.job.held.connect(self._held)
-        self.job.ended.connect(self._ended)
+        self.job = Job(self, happened=self._happened, held=self._held, ended=self._ended)
         self.unsaved = unsaved_of(viewer)
         self.bring_back = BringBack(viewer)
         self._was_painted = False
-        self.preparing = Job(self, notify=False)
-        self.preparing.happened.connect(self._tell_preparing)
-        self.preparing.ended.connect(self._preparing_ended)
+        self.preparing = Job(self, notify=False, happened=self._tell_preparing, ended=self._preparing_ended)
 
         self.start_button = QPushButton(start_text or "Start")
         self.pause_button = QPushButton("Pause")

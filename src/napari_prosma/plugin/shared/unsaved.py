@@ -86,8 +86,7 @@ class Unsaved(QObject):
         self._claimed: Path | None = None
         self._window: weakref.ref[QMainWindow] | None = None
         self.is_answered = False
-        self.keeping = Job(self, notify=False)
-        self.keeping.ended.connect(self._kept)
+        self.keeping = Job(self, notify=False, ended=self._kept)
         self._timer = QTimer(self)
         self._timer.setInterval(INTERVAL_MS)
         self._timer.timeout.connect(self.keep)

@@ -39,13 +39,9 @@ class CheckWindow(QDialog):
         self.viewer = viewer
         self.problems: tuple[Problem, ...] = ()
         self._data: DataSet | None = None
-        self.job = NewestJob(self)
-        self.opening = NewestJob(self)
+        self.job = NewestJob(self, happened=self._happened, ended=self._ended)
         self.message = Message()
-        self.job.happened.connect(self._happened)
-        self.job.ended.connect(self._ended)
-        self.opening.happened.connect(self._opened)
-        self.opening.failed.connect(self.message.tell_error)
+        self.opening = NewestJob(self, happened=self._opened, failed=self.message.tell_error)
 
         self.table = FigureTable()
         self.table.head(("Case", "Severity", "Found", "Remedy"))

@@ -38,8 +38,7 @@ class Curves(QLabel):
             "Loss (lower is better), Dice of the validation cases (1 is perfect), and the figures of the "
             "gates and of few or noisy labels"
         )
-        self.job = NewestJob(self)
-        self.job.finished.connect(self._drawn)
+        self.job = NewestJob(self, finished=self._drawn)
         self._resized = single_shot(self, AFTER_RESIZE_MS, self._draw)
         self.hide()
 

@@ -46,12 +46,11 @@ class Examples(QDialog):
         super().__init__(parent)
         self._planned = planned
         self._draws = 0
-        self.job = NewestJob(self)
         self.setWindowTitle("What the network will see")
         self.message = Message()
-        self.job.happened.connect(self._happened)
-        self.job.finished.connect(self._show_strip)
-        self.job.failed.connect(self.message.tell_error)
+        self.job = NewestJob(
+            self, happened=self._happened, finished=self._show_strip, failed=self.message.tell_error
+        )
         self.again_button = QPushButton("Others")
         self.again_button.setToolTip("Show other random patches")
         self.again_button.clicked.connect(self.draw)

@@ -42,9 +42,7 @@ class Repeat(QWidget):
     def __init__(self, planned: Callable[[], tuple[dict[str, Any], Data]], run_on: RunOn) -> None:
         super().__init__()
         self._planned, self._run_on = planned, run_on
-        self.job = NewestJob(self)
-        self.job.finished.connect(self._told)
-        self.job.failed.connect(self._refuse)
+        self.job = NewestJob(self, finished=self._told, failed=self._refuse)
         self.message = Message()
         self.shell, shell_row = _lines("In a shell", "Copy the line for a shell")
         self.python, python_row = _lines("In Python", "Copy the lines for Python")

@@ -76,12 +76,8 @@ class Source(QWidget):
         self._wanted: Wanted | None = None
         self._findings: list[str] = []
         self._is_told = self._takes_for_slices = self._is_kind_told = False
-        self.scan = NewestJob(self)
-        self.scan.happened.connect(self._scanned)
-        self.scan.ended.connect(self._scan_ended)
-        self.counting = NewestJob(self)
-        self.counting.finished.connect(self._counted)
-        self.counting.failed.connect(self._counting_failed)
+        self.scan = NewestJob(self, happened=self._scanned, ended=self._scan_ended)
+        self.counting = NewestJob(self, finished=self._counted, failed=self._counting_failed)
         self._strokes = Strokes(viewer, self)
         self._strokes.rested.connect(self._count_drawn)
         box, self._form = group("Learn from")

@@ -56,9 +56,6 @@ class Supervision(QWidget):
         self._labelled: DataSet | None = None
         self._found: DataSet | None = None
         self._from_layers = False
-        self.scan = NewestJob(self)
-        self.scan.happened.connect(self._tell_looking)
-        self.scan.finished.connect(self._scanned)
         box, self._form = group("Label quality")
         stack(self, box)
         entry = SETTINGS["objective"]
@@ -72,7 +69,9 @@ class Supervision(QWidget):
         self.layers = LayerTicks(viewer, self._is_alike)
         self.layers.list.setToolTip("Tick the unlabelled images to learn from")
         self.found = Message()
-        self.scan.failed.connect(self.found.tell_error)
+        self.scan = NewestJob(
+            self, happened=self._tell_looking, finished=self._scanned, failed=self.found.tell_error
+        )
         self.look_button = QPushButton("Suspicious labels…")
         self.look_button.setToolTip("Choose the folder of an earlier run to see its suspicious labels")
         self.look_button.clicked.connect(self.look_first)
