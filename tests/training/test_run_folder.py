@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +22,16 @@ from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import CheckpointError, DataError
 from napari_prosma.events import EpochEnd
 from napari_prosma.geometry import Geometry
+from napari_prosma.model.checkpoint import LAST, Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run_folder import (
     METRICS,
     RUN,
     RunFolder,
-    history_from_json,
-    history_to_json,
     read_metrics,
     read_run,
 )
+from napari_prosma.training.state import RunState
 
 PLAN = Plan(dims=2, channels=1, axes=2, class_names=("background", "lésion"), patch=(16, 16), batch=2)
 CPU = torch.device("cpu")
@@ -329,11 +330,20 @@ figures = st.dictionaries(st.text(), numbers, max_size=3)
         max_size=3,
     )
 )
-def test_the_history_passes_through_json_exactly(history: list[EpochEnd]) -> None:
-    through = history_from_json(json.loads(json.dumps(history_to_json(history))))
-    assert repr(through) == repr(tuple(history))
+def test_the_history_passes_through_a_checkpoint_exactly(history: list[EpochEnd]) -> None:
+    config = TrainConfig(run_dir=Path("run"))
+    place = json.loads(json.dumps(RunState(config, PLAN, history=history).place(LAST)))
+    assert repr(resumed_state(place).history) == repr(history)
 
 
 def test_what_is_no_history_is_refused() -> None:
+    place = RunState(TrainConfig(run_dir=Path("run")), PLAN).place(LAST)
     with pytest.raises(ValueError):
-        history_from_json([{"epoch": 1}])
+        resumed_state({**place, "history": [{"epoch": 1}]})
+
+
+def resumed_state(place: dict[str, Any]) -> RunState:
+    config = TrainConfig(run_dir=Path("run"))
+    state = RunState(config, PLAN)
+    state.resume(Checkpoint(config.model_spec(PLAN), PLAN, {}, {}, 1, place=place))
+    return state

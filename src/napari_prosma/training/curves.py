@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.errors import DataError
 from napari_prosma.events import EpochEnd
-from napari_prosma.training.run_folder import metrics_table
+from napari_prosma.training.run_folder import write_metrics
 
 SMOOTHING = 0.6
 """Weight of the past in the smoothed loss, as in TensorBoard; more would lag behind a loss that falls."""
@@ -139,13 +139,13 @@ def save_curves(history: Sequence[EpochEnd], path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in (*_PICTURES, _TABLE):
         raise DataError(f"'{path}': curves are saved as .png, .svg or .csv; choose one of these suffixes")
+    if suffix == _TABLE:
+        write_metrics(path, history)
+        return path
+    figure = Figure(figsize=_SAVED_INCHES, dpi=_SAVED_DPI)
+    draw_curves(figure, history)
     with written_whole(path) as temporary:
-        if suffix == _TABLE:
-            temporary.write_text(metrics_table(history), encoding="utf-8", newline="")
-        else:
-            figure = Figure(figsize=_SAVED_INCHES, dpi=_SAVED_DPI)
-            draw_curves(figure, history)
-            figure.savefig(temporary, format=suffix[1:])
+        figure.savefig(temporary, format=suffix[1:])
     return path
 
 

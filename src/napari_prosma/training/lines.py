@@ -140,7 +140,7 @@ def _write(entry: Entry, value: Any) -> str | list[str]:
         return "0"  # of a number that is there unless it is turned off
     if isinstance(value, Path):
         return _path_text(value)
-    return _list_text(value) if isinstance(value, tuple) else str(value)
+    return _value_text(value)
 
 
 def _read(entry: Entry, given: Any) -> Any:
@@ -200,10 +200,6 @@ def _path_text(path: Path) -> str:
     return f"./{text}" if text.startswith("-") else text
 
 
-def _list_text(value: str | Sequence[float]) -> str:
-    return value if isinstance(value, str) else ",".join(map(str, value))
-
-
 def _list(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
@@ -227,7 +223,7 @@ def _named_texts(options: Any) -> list[str]:
 
 
 def _value_text(value: Any) -> str:
-    return _list_text(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _named_values(what: str, kind: type, texts: Sequence[str]) -> dict[str, Any]:

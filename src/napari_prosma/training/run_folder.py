@@ -5,21 +5,17 @@ Each file is written whole or not at all, so that a run that was killed leaves a
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
 import re
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -28,14 +24,14 @@ from napari_prosma import __version__
 from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.data.limits import real
-from napari_prosma.data.texts import read_json, read_rows
+from napari_prosma.data.texts import read_json, read_rows, write_rows
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError, ProsmaError
 from napari_prosma.events import EpochEnd
 from napari_prosma.model.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
 from napari_prosma.training.run_claim import FORMAT as FORMAT  # known from here, too
-from napari_prosma.training.run_claim import RUN, claim, release
+from napari_prosma.training.run_claim import RUN
 
 METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 _PACKAGES = ("torch", "numpy", "scipy")
@@ -133,14 +129,11 @@ class RunFolder:
     Parameters
     ----------
     path : Path
-        Made by :meth:`begin` if missing.
-    holder : object, optional
-        Who has claimed it (``run_claim.claimed``); by default it is claimed for as long as this lives.
+        Claimed by the run (``run_claim.claimed``).
     """
 
-    def __init__(self, path: Path, holder: object | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._holder = holder
         self._run: Run | None = None
 
     def begin(
@@ -172,14 +165,9 @@ class RunFolder:
 
         Raises
         ------
-        ConfigError
-            Another run goes on in it, or it holds something else.
         DataError
             The folder cannot be made or written to.
         """
-        if self._holder is None:
-            self._holder = object()
-            weakref.finalize(self, release, claim(self.path, self._holder, config.data, resumed))
         sweep(self.path)
         run = Run(
             config=_with_whole_paths(config),
@@ -228,8 +216,7 @@ class RunFolder:
             As :meth:`require_there`, or the folder is full.
         """
         self.require_there()
-        with written_whole(self.path / METRICS) as temporary:
-            temporary.write_text(metrics_table(history), encoding="utf-8", newline="")
+        write_metrics(self.path / METRICS, history)
 
     def require_there(self) -> None:
         """Refuse to go on in a folder that is another one by now: writing would silently make it anew.
@@ -351,34 +338,12 @@ def read_metrics(folder: str | Path) -> tuple[EpochEnd, ...]:
         ) from error
 
 
-def metrics_table(history: Sequence[EpochEnd]) -> str:
+def write_metrics(path: Path, history: Sequence[EpochEnd]) -> None:
     """CSV with a line per epoch: its figures, those of the validation, then ``skip1/lambda_mean`` and so on.
 
     What an epoch has no figure of stays empty.
     """
-    rows = [_row(end) for end in history]
-    columns = list(dict.fromkeys(name for row in rows for name in row)) or list(_OF_EPOCH)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def history_to_json(history: Sequence[EpochEnd]) -> list[dict[str, Any]]:
-    """The epochs as values for ``json.dumps``; every digit and NaN are kept."""
-    return [asdict(end) for end in history]
-
-
-def history_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[EpochEnd, ...]:
-    """Inverse of :func:`history_to_json`, after ``json.loads`` or without it.
-
-    Raises
-    ------
-    ValueError
-        The values are no epochs.
-    """
-    return _HISTORY.validate_python(values)
+    write_rows(path, map(_row, history), () if history else _OF_EPOCH, end="\n")
 
 
 class TensorBoardFiles:
@@ -417,7 +382,7 @@ class TensorBoardFiles:
             self._writer.close()
 
 
-_RUN, _EPOCH, _HISTORY = TypeAdapter(Run), TypeAdapter(EpochEnd), TypeAdapter(tuple[EpochEnd, ...])
+_RUN, _EPOCH = TypeAdapter(Run), TypeAdapter(EpochEnd)
 
 
 def _run_case(fact: CaseFacts, split: Mapping[str, Sequence[str]]) -> RunCase:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan
@@ -17,7 +19,8 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.planning import Pacing
 from napari_prosma.training.reading import Unlabelled
-from napari_prosma.training.run_folder import history_from_json, history_to_json
+
+_HISTORY = TypeAdapter(list[EpochEnd])
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ class RunState:
         self.metrics, self.best = checkpoint.metrics, place["best"]
         self.overlaps = checkpoint.overlaps
         self.best_epoch = place.get("best_epoch", 0)
-        self.history = list(history_from_json(place.get("history", [])))
+        self.history = _HISTORY.validate_python(place.get("history", []))
         self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
         self.least, self.improved = place.get("least", -1.0), place.get("improved", self.best_epoch)
 
@@ -125,5 +128,5 @@ class RunState:
         if self.verdict is not None:
             place["verdict"] = [self.verdict.summary, *self.verdict.advice]
         if name == LAST:
-            place["history"] = history_to_json(self.history)
+            place["history"] = [asdict(end) for end in self.history]
         return place

@@ -9,6 +9,7 @@ from typing import Any
 
 from napari_prosma.data.fingerprint import CaseFacts, Plan
 from napari_prosma.events import Event, Notice, Started
+from napari_prosma.model.windows import tile
 from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.objectives import OBJECTIVES
 from napari_prosma.training.pace import (
@@ -22,11 +23,12 @@ from napari_prosma.training.pace import (
     validations,
     with_batch,
 )
+from napari_prosma.training.planning import grid_of
 from napari_prosma.training.processes import Processes
 from napari_prosma.training.schedule import Clock, Costs, schedule
 from napari_prosma.training.state import Beginning, RunData, RunState
 from napari_prosma.training.statistics import passes
-from napari_prosma.training.validation import judged_part, validation_windows
+from napari_prosma.training.validation import judged_part, labelled_part
 
 LEAST_STEPS = 20
 """An epoch has at least this many steps, so that a handful of cases is not validated all the time."""
@@ -280,7 +282,7 @@ class ValidationWindows:
     """
 
     def __init__(self, facts: Sequence[CaseFacts], prepared: PreparedCases, plan: Plan, divisor: int) -> None:
-        self._of = facts, prepared
+        self._facts, self._prepared = facts, prepared
         self._plan, self._divisor = plan, divisor
         self._counted: dict[int, int] = {}
         self.most = math.inf
@@ -288,12 +290,22 @@ class ValidationWindows:
     def count(self, indices: Sequence[int]) -> float:
         """Windows of these cases."""
         for index in set(indices) - self._counted.keys():
-            self._counted[index] = validation_windows(*self._of, [index], self._plan, self._divisor)
+            self._counted[index] = self._of(index)
         return sum(min(self._counted[index], self.most) for index in indices)
 
     def are_cut(self, indices: Sequence[int]) -> bool:
         """Whether a part of any of these cases is not looked at."""
         return self.count(indices) < sum(self._counted[index] for index in indices)
+
+    def _of(self, index: int) -> int:
+        """Told from the shape alone unless the label covers its image in part."""
+        fact, window = self._facts[index], self._plan.window
+        if fact.class_counts.sum() == math.prod(fact.shape):
+            grid = grid_of(fact, self._plan)
+            return len(tile(grid, window, self._divisor, across=self._plan.slice_axis).starts)
+        case = self._prepared[index]
+        tiling = tile(case.label.shape, window, self._divisor, across=case.across)
+        return len(labelled_part(tiling, case.label).starts)
 
 
 def _costs(plan: Plan) -> Costs:

@@ -27,7 +27,6 @@ from napari_prosma.model.windows import (
 from napari_prosma.nn.build import Network
 from napari_prosma.nn.gates import GateTrace
 from napari_prosma.training.batches import PreparedCase, PreparedCases, window_size
-from napari_prosma.training.planning import grid_of
 
 PREVIEW_CASES = 20
 """The preview shows the first of this many validation cases that has foreground."""
@@ -92,22 +91,6 @@ def some_windows(tiling: Tiling, case: PreparedCase, most: int) -> tuple[Tiling,
 def _evenly(numbers: np.ndarray, count: int) -> list[int]:
     """``count`` of the numbers, each from the middle of a part of them."""
     return numbers[((np.arange(count) + 0.5) * len(numbers) / max(count, 1)).astype(int)].tolist()
-
-
-def validation_windows(
-    facts: Sequence[CaseFacts], cases: PreparedCases, indices: Sequence[int], plan: Plan, divisor: int
-) -> int:
-    """Windows of one validation, told from the shapes alone unless a label covers its image in part."""
-    count = 0
-    for index in indices:
-        fact = facts[index]
-        if fact.class_counts.sum() < math.prod(fact.shape):
-            case = cases[index]
-            tiling = tile(case.label.shape, plan.window, divisor, across=case.across)
-            count += len(labelled_part(tiling, case.label).starts)
-        else:
-            count += len(tile(grid_of(fact, plan), plan.window, divisor, across=plan.slice_axis).starts)
-    return count
 
 
 def judged_part(facts: Sequence[CaseFacts], indices: Sequence[int], count: int, seed: int) -> list[int]:

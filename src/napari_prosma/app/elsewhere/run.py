@@ -306,7 +306,7 @@ class _Run:
     def _keep(self, name: str, content: bytes) -> None:
         """Keep a file of the run folder there, with the paths of this machine in it."""
         if self._is_there:
-            RunFolder(self.folder, self).require_there()
+            RunFolder(self.folder).require_there()
         path = self.folder / name
         if name.endswith(".safetensors"):
             with tempfile.TemporaryDirectory() as scratch:
