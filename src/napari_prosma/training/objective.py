@@ -1,10 +1,10 @@
-"""What every objective is to a run: one protocol, and what it may use."""
+"""What every objective is to a run, and what it may use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,20 +38,26 @@ class Context:
     averaged_network: Network | None = None
 
 
-class Objective(Protocol):
-    """Leaves the gradients of one step in the model; the run then steps its optimizer."""
+class Objective:
+    """Leaves the gradients of one step in the model; the run then steps its optimizer.
 
+    An objective has to say what a step is; what else it does by itself is to do nothing, with all cases.
+    """
+
+    context: Context
     # How many may pass the network at once for each labelled one: a step needs so many times the memory.
-    patches: int
+    patches = 1
 
     def prepare(self, context: Context) -> None:
         """Called once before all else.
 
         Raises ``ConfigError``: the objective has no use for what was given.
         """
+        self.context = context
 
     def looks(self, epoch: int) -> bool:
         """Whether :meth:`epoch_begins` judges by ``Context.network``, whose norms are settled for that."""
+        return False
 
     def epoch_begins(self, epoch: int) -> Iterator[Event]:
         """Called before the first step of ``epoch`` (from 0), not where a run goes on within it.
@@ -59,9 +65,11 @@ class Objective(Protocol):
         A run that is stopped here calls it again when it goes on, so that what is decided must follow from
         the network, the state and the epoch alone. The iterator may be dropped between two events.
         """
+        return iter(())
 
     def cases(self, epoch: int) -> Sequence[int] | None:
         """Indices of the training cases that the epoch draws from, at least one; None = all."""
+        return None
 
     def step(self, model: torch.nn.Module, batch: Batch, backward: Callable[[Tensor], Any]) -> float:
         """Add the gradients of ``batch`` to those in the model, and return the loss.
@@ -75,6 +83,7 @@ class Objective(Protocol):
         backward : loss ()
             Adds the loss's gradients to those that are there, in place of ``loss.backward()``.
         """
+        raise NotImplementedError
 
     def abandoned(self) -> None:
         """Called where a step failed, maybe after some of its parts: it begins anew, or the run ends.
@@ -90,12 +99,15 @@ class Objective(Protocol):
 
     def figures(self) -> dict[str, float]:
         """Called at the end of each epoch: what it was like, by name, such as ``divergence``."""
+        return {}
 
     def ends(self) -> Iterator[Event]:
         """Called once the run is over, not where it was stopped; may be dropped as ``epoch_begins``."""
+        return iter(())
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must be kept to go on bit for bit; the first process's is taken."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from ``state``, after :meth:`prepare`."""
