@@ -301,6 +301,15 @@ def test_steps_are_taken_one_a_turn_before_the_next_event(job: Job, qtbot: QtBot
     assert log == ["Started", "step 1", "the window", "step 2", "the window", "Finished", "ended"]
 
 
+def test_steps_that_a_step_leads_to_come_next(job: Job, qtbot: QtBot):
+    done: list[int] = []
+    job.in_turns(
+        lambda: job.in_turns(partial(done.append, 1), partial(done.append, 2)), partial(done.append, 3)
+    )
+    qtbot.waitUntil(lambda: len(done) == 3, timeout=SOON)
+    assert done == [1, 2, 3]
+
+
 def test_a_step_that_fails_ends_no_run(job: Job, qtbot: QtBot):
     done: list[int] = []
     job.happened.connect(

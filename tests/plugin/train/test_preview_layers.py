@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_prosma.events import Preview
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH, PreviewLayers
 
 SOON = 10_000
@@ -27,9 +28,15 @@ def preview(seed: int = 0) -> Preview:
     return Preview(1, "a case", image, classes, classes, Geometry((1.0, 1.0), (0.0, 0.0), "pixel"))
 
 
-def show_first(viewer: napari.Viewer, qtbot: QtBot) -> None:
-    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
+def made(viewer: napari.Viewer) -> tuple[PreviewLayers, Job]:
+    job = Job(QObject(viewer.window._qt_window))
+    layers = PreviewLayers(viewer, job)
     layers.start()
+    return layers, job
+
+
+def show_first(viewer: napari.Viewer, qtbot: QtBot) -> None:
+    layers, _ = made(viewer)
     layers.show(preview())
     qtbot.waitUntil(lambda: TRUTH in viewer.layers and viewer.layers[TRUTH].visible, timeout=SOON)
 
@@ -42,31 +49,21 @@ def test_all_are_visible_and_the_image_is_selected_in_an_empty_viewer(viewer: na
 
 
 def test_a_preview_that_comes_before_the_last_is_drawn_hides_nothing(viewer: napari.Viewer, qtbot: QtBot):
-    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
-    layers.start()
-    due = [preview(1)]
-
-    def come() -> None:
-        if due:
-            layers.show(due.pop())
-
-    viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, come))
-    layers.show(preview())
-    all_of_them = [IMAGE, PREDICTION, TRUTH]
-    qtbot.waitUntil(
-        lambda: [layer.name for layer in viewer.layers if layer.visible] == all_of_them, timeout=SOON
-    )
+    layers, job = made(viewer)
+    job.happened.connect(layers.show)
+    with qtbot.waitSignal(job.ended, timeout=SOON):
+        job.start("previews", lambda: (preview(seed) for seed in range(2)))
+    assert [layer.name for layer in viewer.layers if layer.visible] == [IMAGE, PREDICTION, TRUTH]
     assert viewer.layers.selection.active is viewer.layers[IMAGE]
+    np.testing.assert_array_equal(viewer.layers[IMAGE].data, preview(1).image[0])
 
 
 def test_a_panel_that_closes_leaves_no_layer_hidden(viewer: napari.Viewer, qtbot: QtBot):
-    layers = PreviewLayers(viewer, QObject(viewer.window._qt_window))
-    layers.start()
-    viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, layers.stop))
+    layers, job = made(viewer)
+    viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, job.close))
     layers.show(preview())
     qtbot.waitUntil(lambda: IMAGE in viewer.layers and viewer.layers[IMAGE].visible, timeout=SOON)
-    qtbot.wait(50)
-    assert [layer.name for layer in viewer.layers] == [IMAGE]
+    assert all(layer.visible for layer in viewer.layers)
 
 
 def test_what_is_painted_on_stays_selected_and_nothing_else_ever_is(viewer: napari.Viewer, qtbot: QtBot):

@@ -19,6 +19,7 @@ from napari_prosma.app.runs import cases_of
 from napari_prosma.events import EpochEnd, Preview
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import load_checkpoint
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.train.live_preview import LIVE
 from napari_prosma.plugin.train.panel import TrainPanel
 from napari_prosma.plugin.train.preview import IMAGE, PREDICTION, TRUTH, PreviewLayers
@@ -382,7 +383,7 @@ def test_the_preview_layers_of_a_closed_panel_are_changed_by_the_next(viewer: na
     names = set()
     for _ in range(2):
         owner = QObject()
-        layers = PreviewLayers(viewer, owner)
+        layers = PreviewLayers(viewer, Job(owner))
         layers.start()
         layers.show(preview)
         qtbot.waitUntil(lambda: len(viewer.layers) == 3 and viewer.layers[-1].visible, timeout=SOON)

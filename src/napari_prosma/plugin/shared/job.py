@@ -139,9 +139,10 @@ class Job(QObject):
     def in_turns(self, *steps: Callable[[], object]) -> None:
         """Take steps that an event leads to, each in a turn of the event loop of its own; later events wait.
 
-        For work in the main thread that would hold the window up if it were done at once.
+        For work in the main thread that would hold the window up if it were done at once. Steps that a step
+        leads to come next.
         """
-        self._steps.extend(steps)
+        self._steps.extendleft(reversed(steps))
         self._turn.start()
 
     def close(self, longest: float = LONGEST_WAIT) -> None:

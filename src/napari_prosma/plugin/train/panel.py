@@ -85,7 +85,7 @@ class TrainPanel(Panel):
         self._last_dir = Path()
         self._scrolled = -1
         self._layers_of: dict[Path, LiveCase] = {}
-        self.previews = PreviewLayers(napari_viewer, self)
+        self.previews = PreviewLayers(napari_viewer, self.job)
         self.live = LiveLoop(napari_viewer, self)
         self.leaving = Leaving(self)
         self.unsaved.kept_by(self._is_kept_by_a_run)
@@ -355,7 +355,6 @@ class TrainPanel(Panel):
             self.examples.close_down()
         self.suspicious.close_down()
         self.outcome.close_down()
-        self.previews.stop()
         self.live.stop()
         self.first_preview.stop()
         self.leaving.stop()

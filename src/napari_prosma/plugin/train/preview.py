@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
-from qtpy.QtCore import QObject
 
 from napari_prosma.events import Preview
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.adding import insert_layer, make_controls
+from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
     class_colours,
@@ -23,30 +22,23 @@ from napari_prosma.plugin.shared.layers import (
     put_away_tools,
     remove_layers,
 )
-from napari_prosma.plugin.shared.strokes import single_shot
 
 IMAGE, TRUTH, PREDICTION = "preview: image", "preview: label", "preview: prediction"
 NAMES = {IMAGE, TRUTH, PREDICTION}
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
 
-class PreviewLayers(QObject):
+class PreviewLayers:
     """Made by the first preview of a run, then changed in place; what the user removes stays away.
 
-    Each is added, and then shown, in a turn of the event loop of its own, so that the window is never held up
-    for long.
+    Each is added, and then shown, in a turn of the event loop of its own, while the events of the job wait.
     """
 
-    def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
-        super().__init__(parent)
-        self._viewer = viewer
+    def __init__(self, viewer: napari.Viewer, job: Job) -> None:
+        self._viewer, self._job = viewer, job
         self._layers: dict[str, Layer] = {}
         self._places: dict[str, Geometry] = {}
         self._image: np.ndarray | None = None
-        self._preview: Preview | None = None
-        self._due: list[str] = []
-        self._steps: list[Callable[[], None]] = []  # that are left of the layer that was added last
-        self._next = single_shot(self, 0, self._draw_next)
 
     def start(self) -> None:
         """A new run begins: layers that were removed may come back, and those of a closed panel are taken."""
@@ -63,27 +55,11 @@ class PreviewLayers(QObject):
         if kept is not None and kept.rgb != (len(preview.image) == 3):
             self._remove()
         same = self._image is not None and np.array_equal(self._image, preview.image)
-        self._due = [PREDICTION] if same and not self._due else [IMAGE, PREDICTION, TRUTH]
-        self._preview, self._image = preview, preview.image
-        self._next.start(0)
+        self._image = preview.image
+        names = (PREDICTION,) if same else (IMAGE, PREDICTION, TRUTH)
+        self._job.in_turns(*(partial(self._draw, name, preview) for name in names))
 
-    def stop(self) -> None:
-        """Draw no more."""
-        self._next.stop()
-        while self._steps:
-            self._steps.pop(0)()
-
-    def _draw_next(self) -> None:
-        if self._steps:
-            self._steps.pop(0)()
-        else:
-            self._draw(self._due.pop(0))
-        if self._steps or self._due:
-            self._next.start(0)
-
-    def _draw(self, name: str) -> None:
-        preview = self._preview
-        assert preview is not None
+    def _draw(self, name: str, preview: Preview) -> None:
         if name == IMAGE:
             data = _picture(preview.image)
         else:
@@ -108,9 +84,10 @@ class PreviewLayers(QObject):
         is_first = not self._viewer.layers
         layer.visible = False
         insert_layer(self._viewer, layer)
-        self._steps.append(partial(setattr, layer, "visible", True))
+        steps = [partial(setattr, layer, "visible", True)]
         if is_first:  # to be selected, before there is anything that this would draw anew
-            self._steps[:0] = [partial(make_controls, self._viewer, layer), partial(self._select, layer)]
+            steps[:0] = [partial(make_controls, self._viewer, layer), partial(self._select, layer)]
+        self._job.in_turns(*steps)
 
     def _select(self, layer: Layer) -> None:
         if layer in self._viewer.layers and not self._viewer.layers.selection:
