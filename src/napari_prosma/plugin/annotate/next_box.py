@@ -173,7 +173,7 @@ class NextBox(QWidget):
 
     def _ranking_of_volume(self) -> Callable[[], None]:
         model, image = self.model.required_path(), self.image.layer
-        if not isinstance(image, ImageLayer):
+        if image is None:
             raise ConfigError("open a volume first, or choose images of a folder")
         desk = VolumeDesk(self._viewer, self, image, self._chosen_labels())
         labelled = desk.labelled()
@@ -279,7 +279,7 @@ class NextBox(QWidget):
 
     def _image_kind(self) -> ImageKind | None:
         layer = self.image.layer
-        return image_kind(layer) if isinstance(layer, ImageLayer) and not self._is_folder else None
+        return image_kind(layer) if layer is not None and not self._is_folder else None
 
     def _show_source(self) -> None:
         for field, is_shown in ((self.image, not self._is_folder), (self.folder, self._is_folder)):

@@ -75,8 +75,7 @@ class AnnotatePanel(Panel):
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
 
     def _chosen(self) -> LabelsLayer | None:
-        layer = self.labels.layer
-        return layer if isinstance(layer, LabelsLayer) else None
+        return self.labels.layer
 
     def _labels_chosen(self) -> None:
         chosen = self._chosen()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import napari
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -19,6 +17,7 @@ from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.shared.fields import number, stack
+from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.keys import KEYS
 from napari_prosma.plugin.shared.layers import (
     GEOMETRY,
@@ -48,7 +47,7 @@ _EDGES = ("left", "right", "top", "bottom")
 _MARGIN = 6
 
 
-class ViewBox(QWidget):
+class ViewBox(FollowsLayers, QWidget):
     """For the image that is selected, else the topmost one."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -68,7 +67,7 @@ class ViewBox(QWidget):
             "inferior of the patient"
         )
         self.directions.setChecked(True)
-        self.directions.clicked.connect(self.show_directions)
+        self.directions.clicked.connect(self.refresh)
         self.spacing = Message()
         self.draw_button = QPushButton("Draw over the scale bar")
         self.draw_button.setToolTip("Add a layer and draw a line as long as the scale bar in the picture")
@@ -88,9 +87,12 @@ class ViewBox(QWidget):
             for widget in widgets:
                 row.addWidget(widget, 1)
         stack(self, first, self.spacing, self.draw_button, second, self.message)
-        for emitter in self._followed():
-            emitter.connect(self.show_directions)
-        self.show_directions()
+        layers, dims = viewer.layers.events, viewer.dims.events
+        self.follow(
+            *(layers.inserted, layers.removed, viewer.layers.selection.events.active),
+            *(dims.order, dims.ndisplay, camera_of(viewer).events.orientation),
+        )
+        self.refresh()
 
     @property
     def image(self) -> ImageLayer | None:
@@ -157,9 +159,9 @@ class ViewBox(QWidget):
         self._viewer.reset_view()
         self.length.setValue(0)
         self.message.tell(f"A pixel of '{image.name}' is {spacing:.4g} mm wide and high")
-        self.show_directions()
+        self.refresh()
 
-    def show_directions(self, event: object = None) -> None:
+    def refresh(self) -> None:
         """Say how large the pixels are, and where the patient lies."""
         image = self.image
         geometry = None if image is None else geometry_of(image)
@@ -170,21 +172,13 @@ class ViewBox(QWidget):
 
     def showEvent(self, event: QShowEvent | None) -> None:
         super().showEvent(event)
-        self.show_directions()  # the box is in napari's window, and its canvas can be found
+        self.refresh()  # the box is in napari's window, and its canvas can be found
 
     def close_down(self) -> None:
         """Let go of the viewer."""
-        for emitter in self._followed():
-            emitter.disconnect(self.show_directions)
+        self.let_go()
         self._remove_ruler()
         self._letters.close_down()
-
-    def _followed(self) -> list[Any]:
-        layers, dims = self._viewer.layers.events, self._viewer.dims.events
-        return [
-            *(layers.inserted, layers.removed, self._viewer.layers.selection.events.active),
-            *(dims.order, dims.ndisplay, camera_of(self._viewer).events.orientation),
-        ]
 
     def _show_window(self, image: ImageLayer | None) -> None:
         """Name the window that the image is seen in."""

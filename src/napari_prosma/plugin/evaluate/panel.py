@@ -208,7 +208,7 @@ class EvaluatePanel(Panel):
 
     def _from_layers(self) -> Callable[[], Pairs]:
         predicted, truth = self.predicted_layer.layer, self.truth_layer.layer
-        if not isinstance(predicted, LabelsLayer) or not isinstance(truth, LabelsLayer):
+        if predicted is None or truth is None:
             raise ConfigError("first open the predicted labels and the reference")
         if predicted is truth:
             raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")

@@ -87,7 +87,7 @@ PICTURES: dict[str, Shown] = {
 """How a result is saved, by what the dialog calls it."""
 
 
-class ResultChooser(LayerChooser):
+class ResultChooser(LayerChooser[LabelsLayer]):
     """The results of a panel that are still open, by their labels layers."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -101,7 +101,7 @@ class ResultChooser(LayerChooser):
         layer = self.layer
         return None if layer is None else self.results.get(layer)
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LabelsLayer]:
         """Labels layers that were made by this panel."""
         self.results = {layer: made for layer, made in self.results.items() if layer in self._viewer.layers}
         return [layer for layer in super().layers() if layer in self.results]

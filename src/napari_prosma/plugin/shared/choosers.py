@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
-from napari.utils.events import EventEmitter
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
@@ -22,6 +22,7 @@ from superqt.utils import signals_blocked
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.layers import add_layer, is_input, spatial_shape
 from napari_prosma.plugin.shared.placing import joined_channels
 
@@ -29,7 +30,10 @@ DATA = "Choose the folder of images and masks"
 """Title, and topic of the folder that was chosen last."""
 
 
-class LayerChooser(QComboBox):
+L = TypeVar("L", bound=Layer)
+
+
+class LayerChooser(FollowsLayers, QComboBox, Generic[L]):
     """The viewer's layers of one kind, kept up to date.
 
     Parameters
@@ -41,20 +45,19 @@ class LayerChooser(QComboBox):
     """
 
     def __init__(
-        self, viewer: napari.Viewer, kind: type[Layer], none: str = "", *, volumes: bool = False
+        self, viewer: napari.Viewer, kind: type[L], none: str = "", *, volumes: bool = False
     ) -> None:
         super().__init__()
         self._viewer, self._kind, self._none, self._volumes = viewer, kind, none, volumes
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         if not none:
             self.setPlaceholderText("no volume is open" if volumes else "none is open")
-        for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
-            emitter.connect(self.refresh)
-        viewer.layers.events.renamed.connect(self.refresh)
+        events = viewer.layers.events
+        self.follow(events.inserted, events.removed, events.renamed)
         self.refresh()
 
     @property
-    def layer(self) -> Layer | None:
+    def layer(self) -> L | None:
         """The chosen layer, if it is still open."""
         layer = self.currentData()
         return layer if layer in self._viewer.layers else None
@@ -80,13 +83,7 @@ class LayerChooser(QComboBox):
         if self.currentData() is not chosen:
             self.currentIndexChanged.emit(self.currentIndex())
 
-    def let_go(self) -> None:
-        """Follow the viewer no longer."""
-        events = self._viewer.layers.events
-        for emitter in (events.inserted, events.removed, events.renamed):
-            emitter.disconnect(self.refresh)
-
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[L]:
         """What can be chosen: layers of this kind that are neither previews nor maps of our own."""
         return [
             layer
@@ -97,28 +94,20 @@ class LayerChooser(QComboBox):
         ]
 
 
-class LayersButton(QPushButton):
+class LayersButton(FollowsLayers, QPushButton):
     """A button that goes by the images that are open until it is let go: enabled where there is one."""
 
     def __init__(self, text: str, viewer: napari.Viewer) -> None:
         super().__init__(text)
         self._viewer = viewer
-        for emitter in self._followed():
-            emitter.connect(self._show_whether)
+        self.follow(viewer.layers.events.inserted, viewer.layers.events.removed)
 
-    def let_go(self) -> None:
-        """Follow the viewer no longer."""
-        for emitter in self._followed():
-            emitter.disconnect(self._show_whether)
-
-    def _followed(self) -> tuple[EventEmitter, ...]:
-        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
-
-    def _images(self) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
-
-    def _show_whether(self, event: object = None) -> None:
+    def refresh(self) -> None:
+        """Whether there is an image."""
         self.setEnabled(bool(self._images()))
+
+    def _images(self) -> list[ImageLayer]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and is_input(layer)]
 
 
 class JoinButton(LayersButton):
@@ -142,14 +131,15 @@ class JoinButton(LayersButton):
         )
         self.clicked.connect(self._join)
         self._is_wanted = True
-        self._show_whether()
+        self.refresh()
 
     def setVisible(self, visible: bool) -> None:
         """Qt's hook: it stays hidden while there are no two images to join."""
         self._is_wanted = visible
         super().setVisible(visible and len(self._images()) > 1)
 
-    def _show_whether(self, event: object = None) -> None:
+    def refresh(self) -> None:
+        """Whether there are two."""
         self.setVisible(self._is_wanted)
 
     def _join(self) -> None:

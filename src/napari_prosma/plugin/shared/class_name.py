@@ -23,7 +23,7 @@ class NewLabels(LayersButton):
         self._chosen = chosen
         self.setToolTip("Add an empty labels layer over the image, in the same place, and select the brush")
         self.clicked.connect(self._add)
-        self._show_whether()
+        self.refresh()
 
     def _add(self) -> None:
         image = self._chosen()

@@ -12,12 +12,13 @@ from superqt.utils import signals_blocked
 
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.figure_table import ROW_HEIGHT
+from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.layers import is_input
 
 _ROWS_SHOWN = 5
 
 
-class LayerTicks(QWidget):
+class LayerTicks(FollowsLayers, QWidget):
     """The viewer's images, kept up to date; maps that we made of images are none.
 
     Parameters
@@ -47,8 +48,9 @@ class LayerTicks(QWidget):
         self.all_box.clicked.connect(self._tick_all)
         stack(self, self.list, self.all_box).setSpacing(3)
         self.setFocusProxy(self.list)
-        for emitter in self._emitters():
-            emitter.connect(self.refresh)
+        events = viewer.layers.events
+        active = viewer.layers.selection.events.active
+        self.follow(events.inserted, events.removed, events.reordered, events.renamed, active)
         self.refresh()
 
     def layers(self) -> list[ImageLayer]:
@@ -95,22 +97,6 @@ class LayerTicks(QWidget):
             kept = open_layers[-1:]
         self._known = open_layers
         self._show(open_layers, kept)
-
-    def let_go(self) -> None:
-        """Follow the viewer no longer."""
-        for emitter in self._emitters():
-            emitter.disconnect(self.refresh)
-
-    def _emitters(self) -> tuple:
-        layers = self._viewer.layers
-        events = layers.events
-        return (
-            events.inserted,
-            events.removed,
-            events.reordered,
-            events.renamed,
-            layers.selection.events.active,
-        )
 
     def _items(self) -> list[QListWidgetItem]:
         return [item for n in range(self.list.count()) if (item := self.list.item(n)) is not None]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from napari.layers import Image
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
@@ -429,10 +428,7 @@ class TrainPanel(Panel):
 
     def _source_changed(self) -> None:
         source = self.source
-        image = source.image_layer.layer
-        self.supervision.learn_from(
-            source.from_layers.isChecked(), image if isinstance(image, Image) else None, source.data_set
-        )
+        self.supervision.learn_from(source.from_layers.isChecked(), source.image_layer.layer, source.data_set)
 
     def _follow_suspicious(self) -> None:
         self.suspicious.follow(self._last_dir, self._open_layers_of(self._last_dir))

@@ -116,9 +116,9 @@ class Source(QWidget):
         """
         if self.from_layers.isChecked():
             image, labels = self.image_layer.layer, self.labels_layer.layer
-            if not isinstance(image, ImageLayer):
+            if image is None:
                 raise ConfigError("first open an image, or learn from a folder")
-            if not isinstance(labels, LabelsLayer):
+            if labels is None:
                 raise ConfigError("draw labels on the image first: press 'New labels', paint the structure")
             if self._may_take_for_slices(labels):  # what was painted a moment ago may not be counted yet
                 painted, slices = _painted_slices(np.asarray(labels.data), labels)
@@ -271,24 +271,19 @@ class Source(QWidget):
             self.from_layers.setChecked(True)
 
     def _image(self) -> ImageLayer | None:
-        layer = self.image_layer.layer
-        return layer if isinstance(layer, ImageLayer) else None
+        return self.image_layer.layer
 
     def _channels_told(self, are_first: bool) -> None:
         image = self.image_layer.layer
-        if isinstance(image, ImageLayer):
+        if image is not None:
             image.metadata[CHANNELS_FIRST] = are_first
             self._layers_changed()
 
     def _show_channels(self) -> None:
         """Ask for channels where the image has an axis more than the labels."""
         image, labels = self.image_layer.layer, self.labels_layer.layer
-        told = isinstance(image, ImageLayer) and bool(image.metadata.get(CHANNELS_FIRST))
-        more = (
-            isinstance(image, ImageLayer)
-            and isinstance(labels, LabelsLayer)
-            and len(spatial_shape(image)) == labels.ndim + 1
-        )
+        told = image is not None and bool(image.metadata.get(CHANNELS_FIRST))
+        more = image is not None and labels is not None and len(spatial_shape(image)) == labels.ndim + 1
         self.channels_first.setChecked(told)
         self._form.setRowVisible(self.channels_first, self.from_layers.isChecked() and (more or told))
 
@@ -297,8 +292,7 @@ class Source(QWidget):
             self._takes_for_slices = False
             self.labelled.setCurrentIndex(self.labelled.findData(None))
         self._show_channels()
-        layer = self.labels_layer.layer if self.from_layers.isChecked() else None
-        labels = layer if isinstance(layer, LabelsLayer) else None
+        labels = self.labels_layer.layer if self.from_layers.isChecked() else None
         self._strokes.watch(labels)
         self.class_name.follow(labels)
         self._count_drawn()
@@ -357,7 +351,7 @@ class Source(QWidget):
 
     def _count(self) -> None:
         layer, kind = self.labels_layer.layer, self.labelled.currentData()
-        if not isinstance(layer, LabelsLayer):
+        if layer is None:
             self.summary.tell("")
         elif kind is None and layer.ndim < 3:
             self.summary.tell(GO_ON_DRAWING)
@@ -369,7 +363,7 @@ class Source(QWidget):
             return
         said, painted, slices = counted
         layer = self.labels_layer.layer
-        if 0 < painted < slices and isinstance(layer, LabelsLayer) and self._may_take_for_slices(layer):
+        if 0 < painted < slices and layer is not None and self._may_take_for_slices(layer):
             self._take_for_slices()  # which counts anew
             return
         taken = self._takes_for_slices and not self._is_told
