@@ -39,6 +39,7 @@ from napari_prosma.nn.network_kinds import NETWORKS, network
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel
 from napari_prosma.plugin.inspect.words import table_of_measures
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.train.settings import Settings
 from napari_prosma.plugin.train.supervision import Supervision
 from napari_prosma.segmentation.evaluate import evaluate
@@ -83,7 +84,7 @@ def settings(qtbot: QtBot) -> Iterator[Callable[[], Settings]]:
 
     yield make
     for each in made:
-        each.let_go()
+        let_go_of(each)
 
 
 def written(page: str) -> str:
@@ -218,7 +219,7 @@ def test_an_objective_with_two_options(qtbot: QtBot) -> None:
     form.options["made-up"]["style"].value = "hard"
     config = TrainConfig.of(run_dir="r", data="d", **form.values())
     assert config.objective_options == MadeUpOptions(strength=2, style="hard")
-    form.close_down()
+    let_go_of(form)
 
     line = shell_line(config)
     assert "--objective made-up --objective-option strength=2.0 --objective-option style=hard" in line

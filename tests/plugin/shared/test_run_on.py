@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
 from napari_prosma.app.elsewhere.note import note_of
 from napari_prosma.data import cluster
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.shared.run_on import HERE, RunOn
 from napari_prosma.plugin.train.leaving import LEAVE
 from napari_prosma.training.run_folder import read_run
@@ -67,7 +68,7 @@ def test_a_silent_port_is_told_and_the_panel_closes_meanwhile(
                 qtbot.waitUntil(lambda seen=run_on.message: seen.is_error, timeout=LONG)
                 assert "does not speak as Dask does" in run_on.message.plain_text()
             began = time.monotonic()
-            run_on.close_down()
+            let_go_of(run_on)
             assert time.monotonic() - began < 2
 
 

@@ -94,7 +94,7 @@ class AcceptBox(QWidget):
         """Reject the region under the cursor."""
         self._reject(self._region(self._viewer.cursor.position), "under the cursor")
 
-    def close_down(self) -> None:
+    def let_go(self) -> None:
         """Let go of the viewer."""
         for button in (self.region_button, self.reject_button):
             button.setChecked(False)

@@ -69,10 +69,6 @@ class Desk(QObject):
         self.viewer, self._parent = viewer, parent
         self.saving = Job(self, notify=False, failed=self.failed)
 
-    def close_down(self) -> None:
-        """Labels that are being written are waited for."""
-        self.saving.close()
-
     def _show_prediction(
         self, image: ImageLayer, labels: LabelsLayer, made: Predicted, name: str, classes: int
     ) -> Prediction:
@@ -166,10 +162,6 @@ class FolderDesk(Desk):
             f"ProSMA: saving the labels of {name}",
             partial(saving, place, labels, geometry, self._names, marks, replaces, self._is_proved),
         )
-
-    def close_down(self) -> None:
-        super().close_down()
-        self.opening.close()
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, ImageOpened):

@@ -91,11 +91,8 @@ class FillBox(QWidget):
             return
         self._begin(here)
 
-    def close_down(self) -> None:
-        """Stop what runs, and let go of the viewer."""
-        self.filling.close()
-        self.previewing.close()
-        self._strokes.watch(None)
+    def let_go(self) -> None:
+        """Take the preview out of the viewer."""
         self._remove_outline()
 
     def _begin(self, to: int | None) -> None:

@@ -31,6 +31,7 @@ from napari_prosma.plugin.annotate.next_jobs import (
     ranking_slices,
 )
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.shared.fields import in_a_row
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending
@@ -147,14 +148,6 @@ class NextBox(QWidget):
             return
         self.desk.save(self._current.name)
 
-    def close_down(self) -> None:
-        """Stop what runs, and let go of the viewer."""
-        self.ranking.close()
-        self.model.let_go()
-        self.image.let_go()
-        if self.desk is not None:
-            self.desk.close_down()
-
     @property
     def _is_folder(self) -> bool:
         return self.source.currentText() == IMAGES
@@ -185,7 +178,7 @@ class NextBox(QWidget):
 
     def _take(self, desk: FolderDesk | VolumeDesk) -> None:
         if self.desk is not None:
-            self.desk.close_down()
+            let_go_of(self.desk)
             self.desk.deleteLater()
         self.desk, self._done, self._current, self.rows = desk, set(), None, []
         desk.message.connect(self.message.tell)

@@ -65,13 +65,6 @@ class AnnotatePanel(Panel):
     def close_down(self) -> None:
         super().close_down()
         release(self.viewer, self._keys)
-        self.fill_box.close_down()
-        self.accept_box.close_down()
-        self.next_box.close_down()
-        self.view_box.close_down()
-        self.new_labels.let_go()
-        self.class_name.follow(None)
-        self.labels.let_go()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
 
     def _chosen(self) -> LabelsLayer | None:

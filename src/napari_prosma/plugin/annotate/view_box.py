@@ -16,8 +16,8 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButto
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.closing import FollowsLayers
 from napari_prosma.plugin.shared.fields import number, stack
-from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.keys import KEYS
 from napari_prosma.plugin.shared.layers import (
     GEOMETRY,
@@ -174,11 +174,10 @@ class ViewBox(FollowsLayers, QWidget):
         super().showEvent(event)
         self.refresh()  # the box is in napari's window, and its canvas can be found
 
-    def close_down(self) -> None:
-        """Let go of the viewer."""
-        self.let_go()
+    def let_go(self) -> None:
+        """Follow the viewer no longer, and take the line out of it."""
+        super().let_go()
         self._remove_ruler()
-        self._letters.close_down()
 
     def _show_window(self, image: ImageLayer | None) -> None:
         """Name the window that the image is seen in."""
@@ -237,7 +236,7 @@ class _Letters(QObject):
             self._place()
         return False
 
-    def close_down(self) -> None:
+    def let_go(self) -> None:
         """Take them off the canvas."""
         if self._canvas is not None:
             self._canvas.removeEventFilter(self)

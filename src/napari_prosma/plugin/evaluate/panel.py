@@ -115,12 +115,6 @@ class EvaluatePanel(Panel):
         assert bar is not None
         bar.setValue(self.outcome.y())
 
-    def close_down(self) -> None:
-        super().close_down()
-        self.opening.close()
-        self.predicted_layer.let_go()
-        self.truth_layer.let_go()
-
     def open_row(self, row: int, column: int = 0) -> None:
         """Open the case of a row of the table where it is worst; why not, for one that was not measured."""
         assert self.evaluation is not None

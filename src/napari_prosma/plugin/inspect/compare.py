@@ -124,11 +124,6 @@ class ComparePart(QWidget):
         self._compared = None
         self._show_buttons()
 
-    def let_go(self) -> None:
-        """Read no models any longer."""
-        for other in self.others:
-            other.let_go()
-
     def _show_buttons(self) -> None:
         """What can be done with a comparison, where there is one."""
         for button in (self.figures_button, self.leave_button):

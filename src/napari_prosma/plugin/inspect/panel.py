@@ -118,16 +118,8 @@ class InspectPanel(Panel):
         self.model.read()
 
     def close_down(self) -> None:
-        self.model.let_go()
-        self.run_on.close_down()
-        self.compare.let_go()
-        self.what_if.close_down()
-        self.outcomes.close()
         super().close_down()
-        self.pointer.let_go()
         self.layers.let_go()
-        self.image_layer.let_go()
-        self.label_layer.let_go()
 
     def save(self, folder: Path) -> None:
         """Write pictures, tables, maps and every number into ``folder``, in the background."""

@@ -30,6 +30,7 @@ from napari_prosma.data.limits import real
 from napari_prosma.errors import ConfigError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.shared.asking import agrees, chosen_folder
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.newest import NewestJob
@@ -103,9 +104,7 @@ class RunsPanel(QWidget):
 
     def close_down(self) -> None:
         """Look no longer."""
-        self.reading.close()
-        if self.curves is not None:
-            self.curves.close()
+        let_go_of(self)
 
     def delete(self, runs: list[KnownRun]) -> None:
         """To the trash, once the user agreed; where there is none, once he agreed to that, too."""

@@ -111,10 +111,6 @@ class CleaningBox(QGroupBox):
         self._show_class()
         self._tell()
 
-    def close_down(self) -> None:
-        """Stop what runs."""
-        self.job.close()
-
     def _chosen(self) -> tuple[int, ...]:
         return tuple(self.classes.currentData() or ())
 

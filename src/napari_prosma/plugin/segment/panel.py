@@ -237,17 +237,10 @@ class SegmentPanel(Panel):
         self.model.read()
 
     def close_down(self) -> None:
-        self.model.let_go()
-        self.run_on.close_down()
         super().close_down()
-        self.cleaning.close_down()
-        self.training_set.close_down()
         if self.regions is not None:
             self.regions.close_down()
         self.viewer.layers.selection.events.active.disconnect(self._layer_selected)
-        self.join_button.let_go()
-        self.images.let_go()
-        self.results.let_go()
 
     def save(
         self,

@@ -19,6 +19,7 @@ from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result, shown_unit
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.layers import (
@@ -120,8 +121,7 @@ class RegionsTable(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, and let go of the viewer."""
-        self.job.close()
-        self._strokes.watch(None)
+        let_go_of(self)
         self._remove_mark()
 
     def sizeHint(self) -> QSize:

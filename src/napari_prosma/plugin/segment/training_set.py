@@ -92,10 +92,6 @@ class TrainingSet(QWidget):
             self._suggested = training_set_of(model, data)
             self.folder.show_path(self._suggested)
 
-    def close_down(self) -> None:
-        """Wait until what is being kept is written."""
-        self.job.close()
-
     def _add(self) -> None:
         assert self._result is not None
         folder = self.folder.path

@@ -21,8 +21,8 @@ from superqt.utils import signals_blocked
 
 from napari_prosma.errors import DataError
 from napari_prosma.plugin.shared.asking import chosen_folder
+from napari_prosma.plugin.shared.closing import FollowsLayers
 from napari_prosma.plugin.shared.fields import in_a_row
-from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.layers import add_layer, is_input, spatial_shape
 from napari_prosma.plugin.shared.placing import joined_channels
 

@@ -70,6 +70,10 @@ class ClassName(QWidget):
         self.setEnabled(layer is not None)
         self._show_name()
 
+    def let_go(self) -> None:
+        """Follow no layer any more."""
+        self.follow(None)
+
     def _show_name(self, event: object = None) -> None:
         value = 1 if self._layer is None else self._layer.selected_label
         self.number.setText(f"Class {value} is")

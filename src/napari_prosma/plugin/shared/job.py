@@ -172,6 +172,10 @@ class Job(QObject):
         if run.failure and self._shows(run.failure[0]):
             _tell(run.failure[0])
 
+    def let_go(self) -> None:
+        """The panel that it is part of is closed."""
+        self.close()
+
     def _parent_gone(self) -> None:
         """A method: where Python collects the parent, a function may be cleared before it is called."""
         self._steps.clear()

@@ -10,9 +10,9 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QListWidget, QListWidgetItem, QWidget
 from superqt.utils import signals_blocked
 
+from napari_prosma.plugin.shared.closing import FollowsLayers
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.figure_table import ROW_HEIGHT
-from napari_prosma.plugin.shared.following import FollowsLayers
 from napari_prosma.plugin.shared.layers import is_input
 
 _ROWS_SHOWN = 5

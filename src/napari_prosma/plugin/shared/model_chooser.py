@@ -154,14 +154,6 @@ class ModelChooser(QWidget):
         else:
             self.doubt.tell_error(self.facts.known.warning(image))
 
-    def let_go(self) -> None:
-        """Read no longer."""
-        self._reading.close()
-        if self.list is not None:
-            self.list.let_go()
-        if self._cards is not None:
-            self._cards.close()
-
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
         """Qt's hook."""
         if event is not None and dropped_model(event) is not None:

@@ -95,10 +95,6 @@ class ModelList(QWidget):
         self.search.setFocus()
         self.reading.ask_for("ProSMA: looking for models", _listing)
 
-    def let_go(self) -> None:
-        """Look no longer."""
-        self.reading.close()
-
     def _list(self, models: list[KnownModel]) -> None:
         self.models = models
         self.tree.clear()

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.shared.access import Page, name_controls
+from napari_prosma.plugin.shared.closing import let_go_of
 from napari_prosma.plugin.shared.fields import group
 from napari_prosma.plugin.shared.form_memory import keep_place, recall_form, remember_form
 from napari_prosma.plugin.shared.job import Ending, Job
@@ -129,9 +130,8 @@ class Panel(QWidget):
 
     def close_down(self) -> None:
         """Stop what runs, wait until it is saved, and let go of the viewer."""
-        self.bring_back.let_go()
         self.preparing.close(0)  # an import cannot be stopped, and has nothing to save
-        self.job.close()
+        let_go_of(self)
 
     def event(self, event: QEvent | None) -> bool:
         if has_left_its_dock(self, event):

@@ -70,10 +70,6 @@ class RunOn(QWidget):
         self._keep()
         return self.scheduler
 
-    def close_down(self) -> None:
-        """Stop what runs."""
-        self.job.close()
-
     def _changed(self) -> None:
         self.message.tell("")
         self.test_button.setEnabled(self.scheduler is not None)

@@ -54,6 +54,10 @@ class Strokes(QObject):
             layer.events.set_data.connect(self._drawn_anew)
             self._seen = self._view()
 
+    def let_go(self) -> None:
+        """Follow no layer any more."""
+        self.watch(None)
+
     def _changed(self, event: object = None) -> None:
         self._rest.start()
 

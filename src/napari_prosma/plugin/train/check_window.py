@@ -73,12 +73,6 @@ class CheckWindow(QDialog):
         self.save_button.setEnabled(False)
         self.job.start("ProSMA: checking a data set", partial(_checking, wanted))
 
-    def close_down(self) -> None:
-        """Stop what runs."""
-        self.job.close()
-        self.opening.close()
-        self.close()
-
     def closeEvent(self, event: QCloseEvent | None) -> None:
         self.job.stop()
         super().closeEvent(event)

@@ -60,11 +60,6 @@ class Curves(QLabel):
         super().resizeEvent(event)
         self._resized.start()
 
-    def close_down(self) -> None:
-        """Draw no more."""
-        self._resized.stop()
-        self.job.close()
-
     def _draw(self) -> None:
         if self._history:
             self.job.ask(self._begin, interrupt=False)

@@ -75,11 +75,6 @@ class Examples(QDialog):
         self._draws += 1
         self.job.start("ProSMA: drawing examples", partial(_drawing, settings, data, self._draws))
 
-    def close_down(self) -> None:
-        """Stop what runs, and close the window."""
-        self.job.close()
-        self.close()
-
     def _happened(self, event: Event) -> None:
         if isinstance(event, Started | Progress):
             self.message.tell(event.message)

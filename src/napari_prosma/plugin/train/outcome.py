@@ -99,10 +99,6 @@ class Outcome(QWidget):
         for part in (*parts, self.next_buttons):
             part.hide()
 
-    def close_down(self) -> None:
-        """Draw no more."""
-        self.curves.close_down()
-
     @property
     def epochs(self) -> int:
         """Epochs that are over."""

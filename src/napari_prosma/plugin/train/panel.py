@@ -345,17 +345,7 @@ class TrainPanel(Panel):
 
     def close_down(self) -> None:
         self.waiting.clear()
-        self.source.close_down()
-        self.supervision.close_down()
-        self.settings.let_go()
-        self.run_on.close_down()
-        self.repeat.close_down()
-        if self.examples is not None:
-            self.examples.close_down()
-        self.suspicious.close_down()
-        self.outcome.close_down()
         self.live.stop()
-        self.first_preview.stop()
         self.leaving.stop()
         super().close_down()
 

@@ -58,11 +58,6 @@ class Repeat(QWidget):
         if self.fold.isExpanded():
             self._later.start()
 
-    def close_down(self) -> None:
-        """Stop what runs."""
-        self._later.stop()
-        self.job.close()
-
     def _ask(self) -> None:
         self.job.ask(self._tell)
 

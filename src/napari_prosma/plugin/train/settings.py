@@ -104,10 +104,6 @@ class Settings(QWidget):
             self.fine_tuning.expand(animate=False)
         self.fields["dims"].value = dims
 
-    def let_go(self) -> None:
-        """Read no model any longer."""
-        self.start_from.let_go()
-
     def _add_network(self, form: QFormLayout) -> None:
         self.limit = whole(
             UNLIMITED_EPOCHS, USUAL_MINUTES, "How long to learn; Stop ends it earlier and keeps the model"

@@ -141,19 +141,6 @@ class Source(QWidget):
         self._forget_labelled_only()
         self._look_at(Wanted(folder, rule=labels))
 
-    def close_down(self) -> None:
-        """Stop what runs, and let go of the viewer."""
-        self.scan.close()
-        self.counting.close()
-        if self.check_window is not None:
-            self.check_window.close_down()
-        self.class_name.follow(None)
-        for follower in (self.join_button, self.new_labels):
-            follower.let_go()
-        self.image_layer.let_go()
-        self.labels_layer.let_go()
-        self._strokes.watch(None)
-
     def _add_choice(self) -> None:
         self.from_folder = QRadioButton("a folder")
         self.from_folder.setToolTip("Many images, each with a mask that marks the structure")

@@ -122,11 +122,6 @@ class Supervision(QWidget):
         else:
             self._tell_found()
 
-    def close_down(self) -> None:
-        """Stop what runs, and let go of the viewer."""
-        self.scan.close()
-        self.layers.let_go()
-
     def _is_alike(self, layer: ImageLayer) -> bool:
         return self._image is None or len(spatial_shape(layer)) == len(spatial_shape(self._image))
 

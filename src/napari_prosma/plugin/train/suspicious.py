@@ -51,7 +51,7 @@ class SuspiciousLabels(QObject):
         if is_up or (is_first and not (dock is not None and dock.corrections())):
             self.show(run_dir, live)
 
-    def close_down(self) -> None:
+    def let_go(self) -> None:
         """Read nothing any longer."""
         if self.dock is not None:
             self.dock.close_down()
