@@ -169,40 +169,40 @@ def test_learning_rate_rises_over_its_warm_up_then_falls_to_a_hundredth(warm_up:
 def test_a_run_made_longer_is_less_far_and_one_made_shorter_is_over() -> None:
     clock = Clock(100, None)
     assert (clock.total, clock.fraction(50), clock.done(50)) == (100, 0.5, 50)
-    clock.set_steps(200)
+    clock.steps = 200
     assert (clock.total, clock.fraction(50), clock.done(50)) == (200, 0.25, 50)
-    clock.set_steps(40)
+    clock.steps = 40
     assert (clock.total, clock.fraction(50), clock.done(50)) == (40, 1.0, 40)
 
 
 def test_a_clock_counts_seconds_as_soon_as_minutes_are_set_and_steps_when_they_are_lifted() -> None:
     clock = Clock(1000, None)
     clock.count_on_from(60)
-    clock.set_minutes(4)
+    clock.minutes = 4
     assert clock.total == 240
     assert clock.fraction(0) == pytest.approx(0.25, abs=0.01)
-    clock.set_minutes(2)
+    clock.minutes = 2
     assert clock.fraction(0) == pytest.approx(0.5, abs=0.01)
     assert not clock.is_over()
-    clock.set_minutes(0.5)
+    clock.minutes = 0.5
     assert clock.is_over()
-    clock.set_minutes(None)
+    clock.minutes = None
     assert (clock.total, clock.fraction(500), clock.is_over()) == (1000, 0.5, False)
 
 
 def test_the_time_left_for_a_last_validation_is_never_more_than_half_of_a_shortened_run() -> None:
     clock = Clock(1000, 10)
     clock.count_on_from(60)
-    clock.reserve(120)
+    clock.reserved = 120
     assert clock.fraction(0) == pytest.approx(60 / 480, abs=0.01)
-    clock.set_minutes(3)
+    clock.minutes = 3
     assert clock.fraction(0) == pytest.approx(60 / 90, abs=0.01)
 
 
 def test_the_schedule_begins_with_the_first_step_and_the_time_with_the_run() -> None:
     clock = Clock(1000, 10, time.monotonic() - 120)
     assert clock.elapsed() == pytest.approx(120, abs=1)
-    clock.begin_learning()
+    clock.learning_began = clock.elapsed()
     assert clock.fraction(0) == pytest.approx(0, abs=0.01)
     assert clock.left() == pytest.approx(480, abs=1)
     clock.count_on_from(240)

@@ -23,7 +23,6 @@ from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.keeper import Keeper
 from napari_prosma.training.learner import Learner
-from napari_prosma.training.pace import Pace
 from napari_prosma.training.planning import remarks
 from napari_prosma.training.preview import Previewer
 from napari_prosma.training.processes import Processes
@@ -57,11 +56,6 @@ class Loop:
         self.previews = Previewer(self.keeper)
         self.next_save = self.tempo.clock.elapsed() + SAVE_EVERY
 
-    @property
-    def better(self) -> Pace | None:
-        """With what the run should begin again, if its first steps showed that another plan fits better."""
-        return self.tempo.better
-
     def events(self) -> Iterator[Event]:
         """All epochs that are left; closing it saves the last checkpoint.
 
@@ -93,14 +87,14 @@ class Loop:
                 takes = f"about {compiling:.0f} s" if compiling else "a minute or more"
                 yield Notice(f"Compiling the network: the first step takes {takes}")
             if state.step == 0:
-                clock.begin_learning()
+                clock.learning_began = clock.elapsed()
             yield from clock.without_pauses(self._epochs())
         except GeneratorExit:
             # The other processes may not be there to take statistics together.
             with self.learner.as_it_is() if self.processes.world > 1 else nullcontext():
                 self.keeper.save(LAST)
             raise
-        if self.better is not None:
+        if self.tempo.better is not None:
             return
         if state.is_stopping:
             self.keeper.save(LAST)
@@ -151,7 +145,7 @@ class Loop:
                 return
             began = clock.elapsed()
             yield from self._steps()
-            if state.is_stopping or self.better is not None:
+            if state.is_stopping or tempo.better is not None:
                 return
             learned = clock.elapsed()
             with self.learner.settled():
@@ -211,7 +205,7 @@ class Loop:
             state.step += 1
             yield from tempo.stepped(time.monotonic() - began)
             learner.follow()
-            if self.better is not None:
+            if tempo.better is not None:
                 return
             yield Progress(clock.done(state.step), clock.total, f"epoch {state.epoch + 1}, loss {loss:.3f}")
             if self.previews.is_due:
@@ -239,9 +233,9 @@ class Loop:
             except ConfigError as error:
                 yield Notice(f"Not changed: {error}")
             else:
-                clock.set_steps(state.config.epochs * state.steps)
+                clock.steps = state.config.epochs * state.steps
                 if "minutes" in changes.settings:
-                    clock.set_minutes(state.config.minutes)
+                    clock.minutes = state.config.minutes
                 if self.processes.is_first:
                     self.keeper.folder.configuration_changed(state.config)
                 said = ", ".join(
@@ -260,6 +254,6 @@ class Loop:
                 if self.processes.is_first:
                     self.keeper.folder.set_label_hash(name, content_hash(label))
                 if clock.minutes != state.config.minutes:  # there is more to learn from
-                    clock.set_minutes(state.config.minutes)
+                    clock.minutes = state.config.minutes
                     yield Started(clock.total, "Training on with corrections", str(self.learner.device))
                 yield Notice(f"The labels of '{name}' have changed and are learned from now on")

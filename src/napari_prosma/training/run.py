@@ -135,11 +135,12 @@ def train(
                 begin = Beginning(plan, spec, execution, source, resumed, pacing, began)
                 loop = Loop(config, data, begin, processes, steering)
                 yield from loop.events()
-                if loop.better is None:
+                better = loop.tempo.better
+                if better is None:
                     return
-                plan, spec = loop.better.plan, loop.better.spec
+                plan, spec = better.plan, better.spec
                 yield Notice(_plan_in_words(plan, spec))
-                pacing = replace(pacing, pace=loop.better, again=None) if pacing else None
+                pacing = replace(pacing, pace=better, again=None) if pacing else None
 
 
 def _execution(

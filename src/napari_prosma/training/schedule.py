@@ -166,35 +166,34 @@ class Clock:
 
     Parameters
     ----------
+    steps : int
+        In all.
+    minutes : float, optional
+        When the run ends, after its begin; None = by its steps alone.
     began : float, optional
         When the run began by ``time.monotonic``, if not now: what was read before the first step counts.
+
+    Attributes
+    ----------
+    reserved : float
+        Seconds that are left for what follows the last step.
+    learning_began : float
+        Seconds after the begin of the run when its schedule begins, whatever the time before was needed for.
     """
 
     def __init__(self, steps: int, minutes: float | None, began: float | None = None) -> None:
         self._began = time.monotonic() if began is None else began
-        self._reserved = 0.0
-        self.learning_began = 0.0
-        self.set_steps(steps)
-        self.set_minutes(minutes)
-
-    def set_steps(self, steps: int) -> None:
-        """Let the run have ``steps`` in all."""
-        self._steps = steps
-
-    def set_minutes(self, minutes: float | None) -> None:
-        """Let the run end ``minutes`` after its begin; None = by its steps alone."""
-        self._minutes = minutes
-        self._limit = None if minutes is None else 60 * minutes
+        self.steps, self.minutes = steps, minutes
+        self.reserved = self.learning_began = 0.0
 
     @property
-    def minutes(self) -> float | None:
-        """When the run ends, after its begin; None = by its steps alone."""
-        return self._minutes
+    def _limit(self) -> float | None:
+        return None if self.minutes is None else 60 * self.minutes
 
     @property
     def total(self) -> int:
         """Steps, or seconds where the time is limited."""
-        return self._steps if self._limit is None else max(1, round(self._limit))
+        return self.steps if self._limit is None else max(1, round(self._limit))
 
     def elapsed(self) -> float:
         """Seconds so far, pauses left out."""
@@ -207,14 +206,6 @@ class Clock:
     def leave_out(self, seconds: float) -> None:
         """Do not count ``seconds`` that passed, as while the computer slept."""
         self._began += seconds
-
-    def begin_learning(self) -> None:
-        """The schedule begins now, whatever the time before was needed for."""
-        self.learning_began = self.elapsed()
-
-    def reserve(self, seconds: float) -> None:
-        """Leave time for what follows the last step."""
-        self._reserved = seconds
 
     def left(self) -> float:
         """Seconds that are left for steps, infinite without a limit."""
@@ -232,13 +223,13 @@ class Clock:
 
     def fraction(self, step: int) -> float:
         """Share of the schedule that is over before ``step``."""
-        return min(1.0, max(step / self._steps, self._by_time()))
+        return min(1.0, max(step / self.steps, self._by_time()))
 
     def done(self, step: int) -> int:
         """Finished units of ``total``."""
         if self._limit is None:
             return int(self.total * self.fraction(step))
-        return min(self.total, max(int(self.elapsed()), int(self.total * step / self._steps)))
+        return min(self.total, max(int(self.elapsed()), int(self.total * step / self.steps)))
 
     def is_over(self) -> bool:
         return self._by_time() >= 1
@@ -250,7 +241,7 @@ class Clock:
         return (self.elapsed() - self.learning_began) / whole if whole > 0 else 1.0
 
     def _for_steps(self, limit: float) -> float:
-        return limit - min(self._reserved, MOST_RESERVED * limit)
+        return limit - min(self.reserved, MOST_RESERVED * limit)
 
 
 class Costs:

@@ -81,7 +81,7 @@ class Tempo:
         self._is_decided: bool = begin.place.get("paced", bool(begin.place))
         if begin.place:
             if begin.place.get("asked_minutes") == state.config.minutes:
-                self.clock.set_minutes(begin.place.get("minutes"))
+                self.clock.minutes = begin.place.get("minutes")
             self.clock.count_on_from(begin.place["seconds"])
             self.clock.learning_began = begin.place.get("learning_began", 0.0)
 
@@ -134,7 +134,7 @@ class Tempo:
         windows = self.windows.count(self.state.judged)
         if len(self.state.judged) < len(self.validation):
             windows += self.windows.count(self.validation)
-        self.clock.reserve(self.costs.of_windows(windows) + self.costs.extra + self.costs.step / 2)
+        self.clock.reserved = self.costs.of_windows(windows) + self.costs.extra + self.costs.step / 2
 
     def is_over(self) -> bool:
         """Whether too little time is left for another epoch; what validations cost may have become known."""
@@ -230,7 +230,7 @@ class Tempo:
         count = max(1, min(count, int(3 * VALIDATING * left / max(validating, NO_TIME))))
         steps = max(1, int((left - count * validating) / max(pace.step, NO_TIME)))
         state.steps, state.expected = max(TRIED_STEPS, steps // count), steps
-        self.clock.set_steps(state.config.epochs * state.steps)
+        self.clock.steps = state.config.epochs * state.steps
         self._is_decided = True
         yield Notice(self._in_words(pace, steps, count))
 
@@ -242,7 +242,7 @@ class Tempo:
         if enough >= left:
             return
         minutes = (self.clock.elapsed() + enough) / 60
-        self.clock.set_minutes(minutes)
+        self.clock.minutes = minutes
         yield Started(self.clock.total, f"Training for {_duration(60 * minutes)}", str(self.processes.device))
         yield Notice(
             f"With so few images, a longer run would overfit: this one ends after about "
