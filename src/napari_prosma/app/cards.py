@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Literal
@@ -193,12 +194,9 @@ def worst_of(overlaps: Sequence[Overlap]) -> tuple[Worst, ...]:
     for overlap in overlaps:
         if not math.isnan(overlap.dice):
             by_case.setdefault(overlap.case, []).append(overlap.dice)
-    ranked = sorted((Worst(case=case, dice=fmean(dice)) for case, dice in by_case.items()), key=_by_dice)
+    means = (Worst(case=case, dice=fmean(dice)) for case, dice in by_case.items())
+    ranked = sorted(means, key=attrgetter("dice"))
     return tuple(ranked[: min(MOST_WORST, math.ceil(len(ranked) / WORST_SHARE))])
-
-
-def _by_dice(worst: Worst) -> float:
-    return worst.dice
 
 
 def _made(file: Path) -> Card:

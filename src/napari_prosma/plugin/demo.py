@@ -10,8 +10,6 @@ import argparse
 from pathlib import Path
 
 import napari
-from napari.layers import Image as ImageLayer
-from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.data.layouts import case_from_files
 from napari_prosma.model.checkpoint import load_checkpoint
@@ -31,12 +29,10 @@ def open_viewer(model: Path, image: Path, mask: Path | None) -> tuple[napari.Vie
     assert isinstance(panel, InspectPanel)
     held = case.read_image()
     shown = add_layer(viewer, image_layer(held, case.name))
-    assert isinstance(shown, ImageLayer)
     panel.image_layer.choose(shown)
     if case.read_label is not None:
         names = checkpoint.plan.class_names
         drawn = add_layer(viewer, labels_layer(case.read_label(), held.geometry, f"{case.name} label", names))
-        assert isinstance(drawn, LabelsLayer)
         drawn.visible = False
         panel.label_layer.choose(drawn)
     panel.model.set_path(model)

@@ -257,10 +257,8 @@ class VolumeDesk(Desk):
     def drawn(self) -> LabelsLayer:
         """The labels layer; a new one where none is open that lies on the image."""
         if self.labels is None or self.labels not in self.viewer.layers:
-            added = add_layer(self.viewer, new_labels(self.image))
-            assert isinstance(added, LabelsLayer)
-            added.metadata[CLASS_NAMES] = self.names
-            self.labels = added
+            self.labels = add_layer(self.viewer, new_labels(self.image))
+            self.labels.metadata[CLASS_NAMES] = self.names
             if self._made is not None:  # for those that were closed
                 self.show(self._made)
         return self.labels

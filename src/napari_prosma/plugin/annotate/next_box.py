@@ -243,8 +243,7 @@ class NextBox(QWidget):
             return
         self.table.show_rows(shown)
         for number, row in enumerate(self.rows):
-            item = self.table.item(number, len(_HEADINGS) - 1)
-            assert item is not None
+            item = self.table.cell(number, len(_HEADINGS) - 1)
             item.setToolTip(as_rich(f"{row.name}: {row.why}"))
             item.setTextAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
             if row is self._current:

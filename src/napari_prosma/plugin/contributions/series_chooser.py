@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import napari
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QTableWidgetItem
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel
 
 from napari_prosma.data.layouts.dicom_studies import Studies
 from napari_prosma.plugin.shared.fields import stack
@@ -28,7 +28,7 @@ class SeriesChooser(QDialog):
         self.table.fit(to_edge=True)
         labelled = [bool(one.objects) for one in studies.series]
         for number, ticked in enumerate(labelled if any(labelled) else [True] * len(labelled)):
-            item = self._item(number)
+            item = self.table.cell(number)
             item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
             item.setCheckState(Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked)
         self.buttons = QDialogButtonBox(
@@ -48,12 +48,7 @@ class SeriesChooser(QDialog):
     def ticked(self) -> list[int]:
         """Numbers of the chosen series."""
         rows = range(self.table.rowCount())
-        return [number for number in rows if self._item(number).checkState() == Qt.CheckState.Checked]
-
-    def _item(self, row: int) -> QTableWidgetItem:
-        item = self.table.item(row, 0)
-        assert item is not None
-        return item
+        return [number for number in rows if self.table.cell(number).checkState() == Qt.CheckState.Checked]
 
 
 def chosen_of(studies: Studies) -> list[int]:

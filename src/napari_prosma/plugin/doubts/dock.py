@@ -294,15 +294,12 @@ class DoubtedLabels(QWidget):
                 closed.append(layer)
         remove_layers(self.viewer, *closed)
         image = add_layer(self.viewer, read.layers[0])
-        assert isinstance(image, ImageLayer)
         opened = self._open().get(asked)
         if opened is not None:  # corrected, and its image was closed
             opened.image, labels = image, opened.labels
             self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
         else:
-            added = add_layer(self.viewer, read.layers[1])
-            assert isinstance(added, LabelsLayer)
-            labels = added
+            labels = add_layer(self.viewer, read.layers[1])
             labels.editable = not read.file.fixed
             opened = _Open(read.run_dir, read.file, image, labels)
         image.metadata[_OPENED] = labels.metadata[_OPENED] = opened

@@ -265,9 +265,7 @@ class EvaluatePanel(Panel):
         self.table.fit(wide=0)
         told = [(row[0], row[0]) for row in rows] + list(evaluation.left_out.items())
         for row, (name, why) in enumerate(told):
-            item = self.table.item(row, 0)
-            assert item is not None
-            item.setToolTip(as_rich(name if why == name else f"{name}: {why}"))
+            self.table.cell(row).setToolTip(as_rich(name if why == name else f"{name}: {why}"))
         self.summary.tell("\n".join(_mean_lines(evaluation)))
         worst = (f"{case.pair.name} {case.dice:.3f}" for case in evaluation.cases[:WORST_SHOWN])
         said = f"Lowest Dice: {', '.join(worst)}"

@@ -319,7 +319,6 @@ class SegmentPanel(Panel):
             new_layer(layer) for layer in maps_of(made.found, made.uncertainty, made.layer, made.outputs)
         )
         labels = new_layer(labels_to_paint(made.found, made.layer))
-        assert isinstance(labels, LabelsLayer)
         result = Result(made.layer, labels, made.found, made.model, maps)
         for layer in (*maps, labels):
             layer.visible = False

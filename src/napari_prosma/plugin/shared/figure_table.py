@@ -52,18 +52,18 @@ class FigureTable(QTableWidget):
         super().__init__()
         self._rows_shown = rows_shown
         self._wide: int | None = None
-        self._row_header, self._column_header = self.verticalHeader(), self.horizontalHeader()
-        assert self._row_header is not None
-        assert self._column_header is not None
-        self._row_header.hide()
-        self._row_header.setDefaultSectionSize(ROW_HEIGHT)
+        row_header, column_header, model = self.verticalHeader(), self.horizontalHeader(), self.model()
+        assert row_header is not None
+        assert column_header is not None
+        assert model is not None
+        row_header.hide()
+        row_header.setDefaultSectionSize(ROW_HEIGHT)
+        self._column_header = column_header
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
         self.setItemDelegate(_Telling(self))
         self._shared: str | None = None
-        model = self.model()
-        assert model is not None
         for changed in (model.dataChanged, model.rowsInserted, model.rowsRemoved, model.layoutChanged):
             changed.connect(self._texts_changed)
         self.setStyleSheet("QTableWidget { font-size: 11px; } QTableWidget::item { padding: 0 2px; }")
@@ -75,6 +75,12 @@ class FigureTable(QTableWidget):
                 QToolTip.showText(event.globalPos(), as_rich(item.text()), self)
                 return True
         return super().viewportEvent(event)
+
+    def cell(self, row: int, column: int = 0) -> QTableWidgetItem:
+        """One that was filled."""
+        item = self.item(row, column)
+        assert item is not None
+        return item
 
     def is_cut(self, item: QTableWidgetItem) -> bool:
         """Whether the text of a cell does not fit."""
@@ -98,7 +104,6 @@ class FigureTable(QTableWidget):
         """To the names of a first column that takes the rest, where the rest would not tell them apart."""
         if self._wide != 0 or not self.columnCount():
             return
-        assert self._column_header is not None
         header, viewport = self._column_header, self.viewport()
         assert viewport is not None
         shown = [column for column in range(1, self.columnCount()) if not self.isColumnHidden(column)]
@@ -143,7 +148,6 @@ class FigureTable(QTableWidget):
 
     def fit(self, wide: int | None = None, to_edge: bool = False) -> None:
         """Columns as wide as what is in them; one, or the last, takes the rest."""
-        assert self._column_header is not None
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         if wide is not None:
             self._column_header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
@@ -160,7 +164,6 @@ class FigureTable(QTableWidget):
 
     def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Fill the table and show it."""
-        assert self._column_header is not None
         self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.clearSpans()
         self.setRowCount(len(rows))

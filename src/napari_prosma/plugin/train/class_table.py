@@ -154,8 +154,7 @@ class ClassTable(QWidget):
         self.changed.emit(replace(self._rule, overlap=overlap, labelled_slices_only=False))
 
     def _lock(self, row: int, column: int) -> None:
-        item = self.table.item(row, column)
-        assert item is not None
+        item = self.table.cell(row, column)
         item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
         item.setToolTip("Given by the smallest value")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from napari_prosma.model.checkpoint import split_prefix
 from napari_prosma.training.losses import Total
 
 SAMPLED = 256
@@ -259,9 +260,8 @@ class Alignment:
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Inverse of :meth:`state_dict`."""
-        start = "discriminator."
-        own = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
-        self._held = {n: t.to(device, copy=True) for n, t in state.items() if not n.startswith(start)}
+        own = split_prefix(state, "discriminator")
+        self._held = {n: t.to(device, copy=True) for n, t in state.items() if "." not in n}
         if own:
             self._make_discriminator(self._held["mean"])
             assert self._discriminator is not None
