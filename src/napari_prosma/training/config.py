@@ -543,19 +543,13 @@ class TrainConfig(BaseModel):
     def _shipped_by_name(cls, start_from: Path | None) -> Path | None:
         return None if start_from is None else where_model_is(start_from)
 
-    @field_validator("gate")
+    @field_validator("gate", "objective")
     @classmethod
-    def _gate_exists(cls, gate: str) -> str:
-        if gate not in GATES:
-            raise ValueError(f"unknown gate {gate!r}; choose one of {', '.join(GATES)}")
-        return gate
-
-    @field_validator("objective")
-    @classmethod
-    def _objective_exists(cls, objective: str) -> str:
-        if objective not in OBJECTIVES:
-            raise ValueError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
-        return objective
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        known = GATES if info.field_name == "gate" else OBJECTIVES
+        if name not in known:
+            raise ValueError(f"unknown {info.field_name} {name!r}; choose one of {', '.join(known)}")
+        return name
 
     @field_validator("objective_options", mode="before")
     @classmethod
