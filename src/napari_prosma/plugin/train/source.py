@@ -228,16 +228,15 @@ class Source(QWidget):
 
     def _kind_changed(self) -> None:
         by_folder = self.from_folder.isChecked()
-        for row in range(self._form.rowCount()):
-            item = self._form.itemAt(row, QFormLayout.ItemRole.FieldRole)
-            widget = item.widget() if item is not None else None
-            if widget in (
-                *(self.image_layer, self.join_button, self.labels_layer),
-                *(self.new_labels, self.class_name),
-            ):
-                self._form.setRowVisible(row, not by_folder)
-            elif widget is self.folder:
-                self._form.setRowVisible(row, by_folder)
+        self._form.setRowVisible(self.folder, by_folder)
+        for field in (
+            self.image_layer,
+            self.join_button,
+            self.labels_layer,
+            self.new_labels,
+            self.class_name,
+        ):
+            self._form.setRowVisible(field, not by_folder)
         self.summary.tell("")
         self.classes.setVisible(by_folder and self.data_set is not None)
         self.files.setVisible(by_folder)
