@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
-    QProgressBar,
     QPushButton,
     QWidget,
 )
@@ -32,7 +31,7 @@ from napari_prosma.plugin.annotate.next_jobs import (
 )
 from napari_prosma.plugin.shared.choosers import LayerChooser, PathField
 from napari_prosma.plugin.shared.closing import let_go_of
-from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.fields import in_a_row, thin_bar
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.keys import tip
@@ -91,9 +90,7 @@ class NextBox(QWidget):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("Stop, and list what was ranked so far")
         self.stop_button.clicked.connect(self.ranking.stop)
-        self.busy = QProgressBar()
-        self.busy.setTextVisible(False)
-        self.busy.setMaximumHeight(8)
+        self.busy = thin_bar()
         self.table = FigureTable(_ROWS_SHOWN)
         self.table.setToolTip("Click a row, or press Enter on it, to open it with its prediction")
         self.table.head(_HEADINGS)

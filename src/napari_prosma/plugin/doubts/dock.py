@@ -13,13 +13,8 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
-from qtpy.QtCore import QEvent, QSize, Qt, Signal
-from qtpy.QtWidgets import (
-    QProgressBar,
-    QPushButton,
-    QTableWidgetItem,
-    QWidget,
-)
+from qtpy.QtCore import QEvent, QSize, Signal
+from qtpy.QtWidgets import QPushButton, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.data.layouts import DataSet
@@ -36,7 +31,7 @@ from napari_prosma.plugin.doubts.doubted_case import (
 )
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import agrees, choose_run
-from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
+from napari_prosma.plugin.shared.fields import in_a_row, stack, thin_bar
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.label_file import LabelFile
@@ -117,21 +112,16 @@ class DoubtedLabels(QWidget):
         self._requested: DoubtedLabel | None = None
         self._whole_zoom = 0.0
         self._may_write: set[Path] = set()
-        self.listing, self.opening = NewestJob(self), NewestJob(self)
-        self.saving = Job(self, notify=False, happened=self._saved)
         self.message = Message()
-        self.listing.finished.connect(self._listed)
-        self.opening.happened.connect(self._opened)
-        self.opening.finished.connect(self._show_map)
-        self.opening.ended.connect(self._opening_ended)
+        self.busy = thin_bar()
+        self.busy.setRange(0, 0)
+        self.busy.hide()
+        self.listing = NewestJob(self, finished=self._listed)
+        self.opening = NewestJob(self, happened=self._opened, finished=self._show_map, ended=self.busy.hide)
+        self.saving = Job(self, notify=False, happened=self._saved)
         for job in (self.listing, self.opening, self.saving):
             job.failed.connect(self.message.tell_error)
             job.ended.connect(self._show_buttons)
-        self.busy = QProgressBar()
-        self.busy.setRange(0, 0)
-        self.busy.setTextVisible(False)
-        self.busy.setMaximumHeight(8)
-        self.busy.hide()
         self.table = FigureTable()
         self.table.setToolTip("Click a row, or press Enter on it, to open the case at the suspicious place")
         self.table.head(_HEADINGS)
@@ -241,19 +231,19 @@ class DoubtedLabels(QWidget):
     def _fill(self) -> None:
         chosen = self._requested.case if self._requested is not None else ""
         with signals_blocked(self.table):
-            self.table.setRowCount(min(len(self.rows), MOST_ROWS))
-            for number, row in enumerate(self.rows[:MOST_ROWS]):
-                figures = (round(row.confidence, 3), in_percent(row.error_ratio), row.worst_class, row.slice)
-                for column, value in enumerate((row.case, *figures)):
-                    item = QTableWidgetItem()
-                    item.setData(Qt.ItemDataRole.DisplayRole, value)
-                    self.table.setItem(number, column, item)
+            shown = self.rows[:MOST_ROWS]
+            self.table.fill(
+                [
+                    (r.case, round(r.confidence, 3), in_percent(r.error_ratio), r.worst_class, r.slice)
+                    for r in shown
+                ]
+            )
+            for number, row in enumerate(shown):
                 if row.case == chosen:
                     self.table.selectRow(number)
             self.table.setColumnHidden(_CLASS, len({row.worst_class for row in self.rows}) < 2)
             self.table.setColumnHidden(_SLICE, len({row.slice for row in self.rows}) < 2)
             self.table.fit(to_edge=True)
-            self.table.setMaximumHeight(UNLIMITED)
 
     def _row_chosen(self, row: int, column: int = 0) -> None:
         self.open(self.rows[row])
@@ -272,9 +262,6 @@ class DoubtedLabels(QWidget):
             self._data = event.data
             if event.layers:
                 self._show_case(event)
-
-    def _opening_ended(self) -> None:
-        self.busy.hide()
 
     def _show_case(self, read: CaseRead) -> None:
         """Its image and its label, in place of the last case unless that has corrections to save."""

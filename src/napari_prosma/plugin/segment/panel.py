@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
     QGridLayout,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -46,7 +45,7 @@ from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented,
 from napari_prosma.plugin.segment.training_set import TrainingSet
 from napari_prosma.plugin.shared.adding import insert_layer
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
-from napari_prosma.plugin.shared.fields import in_a_row
+from napari_prosma.plugin.shared.fields import in_a_row, thin_bar
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
@@ -144,9 +143,7 @@ class SegmentPanel(Panel):
         self.training_set.fine_tune.connect(self._fine_tune)
         self.form.addWidget(self.training_set)
         self.form.addStretch(1)
-        self.batch_bar = QProgressBar()
-        self.batch_bar.setTextVisible(False)
-        self.batch_bar.setMaximumHeight(8)
+        self.batch_bar = thin_bar()
         self.batch_bar.setToolTip("Progress over all images; the bar above shows the current one")
         self.batch_bar.setAccessibleName("progress over all images")
         self.batch_bar.hide()

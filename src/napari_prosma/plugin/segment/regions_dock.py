@@ -10,7 +10,7 @@ import napari
 import numpy as np
 from napari.layers import Shapes
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
-from qtpy.QtWidgets import QPushButton, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QPushButton, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.data.keep import safe_name
@@ -20,7 +20,7 @@ from napari_prosma.plugin.segment.results import Result, shown_unit
 from napari_prosma.plugin.shared.access import name_controls
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.closing import let_go_of
-from napari_prosma.plugin.shared.fields import UNLIMITED, in_a_row, stack
+from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.layers import (
     IS_PREVIEW,
@@ -151,25 +151,18 @@ class RegionsTable(QWidget):
         with signals_blocked(self.table):
             self.table.setSortingEnabled(False)
             self.table.head([] if result is None else _titles(result, found))
-            self.table.setRowCount(min(len(found), MOST_ROWS))
-            for row, region in enumerate(found[:MOST_ROWS]):
-                for column, value in enumerate(_cells(region)):
-                    item = QTableWidgetItem()
-                    item.setData(Qt.ItemDataRole.DisplayRole, value)  # numbers are sorted as numbers
-                    item.setData(_INDEX, row)
-                    self.table.setItem(row, column, item)
+            self.table.fill([_cells(region) for region in found[:MOST_ROWS]])
+            for row in range(self.table.rowCount()):
+                self.table.cell(row).setData(_INDEX, row)
             self.table.setSortingEnabled(True)
             self.table.setCurrentCell(-1, -1)
-        self.table.setMaximumHeight(UNLIMITED)
         if result is not None:
             more = f"; the first {MOST_ROWS} are shown, the file has all" if len(found) > MOST_ROWS else ""
             number = f"{len(found):,} region{'s' * (len(found) != 1)}"
             self.message.tell(f"{number} in '{result.labels.name}'{more}")
 
     def _go_to_row(self, row: int, column: int = 0) -> None:
-        item = self.table.item(row, 0)
-        if item is not None:
-            self.go_to(self.found[item.data(_INDEX)])
+        self.go_to(self.found[self.table.cell(row).data(_INDEX)])
 
     def _draw_mark(self, region: Region) -> None:
         """A rectangle around the region in the plane on screen."""

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QGroupBox,
     QHBoxLayout,
     QLayout,
+    QProgressBar,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -123,6 +124,14 @@ def show_meanings(box: QComboBox, choices: Mapping[Value, Choice]) -> None:
         box.setItemData(index, choice.meaning, Qt.ItemDataRole.ToolTipRole)
     box.setMinimumContentsLength(10)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+
+
+def thin_bar() -> QProgressBar:
+    """Progress without words."""
+    bar = QProgressBar()
+    bar.setTextVisible(False)
+    bar.setMaximumHeight(8)
+    return bar
 
 
 def whole(high: int, value: int, tip: str, suffix: str = "") -> QSpinBox:

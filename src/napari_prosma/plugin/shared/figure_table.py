@@ -162,14 +162,20 @@ class FigureTable(QTableWidget):
         self.cellClicked.connect(act)
         self.cellActivated.connect(act)
 
-    def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
-        """Fill the table and show it."""
-        self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
-        self.clearSpans()
+    def fill(self, rows: Sequence[Sequence[str | float]]) -> None:
+        """Take these rows; numbers are sorted as numbers."""
         self.setRowCount(len(rows))
         for number, row in enumerate(rows):
-            for column, text in enumerate(row):
-                self.setItem(number, column, QTableWidgetItem(text))
+            for column, value in enumerate(row):
+                item = QTableWidgetItem()
+                item.setData(Qt.ItemDataRole.DisplayRole, value)
+                self.setItem(number, column, item)
+
+    def show_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        """Fill the table and show it, as high as its first few rows."""
+        self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.clearSpans()
+        self.fill(rows)
         shown = min(len(rows), self._rows_shown)
         self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
         self.show()

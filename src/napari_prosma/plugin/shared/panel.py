@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QMainWindow,
-    QProgressBar,
     QPushButton,
     QScrollArea,
     QToolButton,
@@ -28,7 +27,7 @@ from napari_prosma.errors import ProsmaError, as_sentence
 from napari_prosma.events import Event, Progress, Started
 from napari_prosma.plugin.shared.access import Page, name_controls
 from napari_prosma.plugin.shared.closing import let_go_of
-from napari_prosma.plugin.shared.fields import group
+from napari_prosma.plugin.shared.fields import group, thin_bar
 from napari_prosma.plugin.shared.form_memory import keep_place, recall_form, remember_form
 from napari_prosma.plugin.shared.job import Ending, Job
 from napari_prosma.plugin.shared.keys import KEYS, tip
@@ -96,9 +95,7 @@ class Panel(QWidget):
         self.pause_button.setVisible(pausable)
         self.pause_button.setToolTip("Pause after the current step; press again to continue")
         self.stop_button.setToolTip("Stop after the current step and keep what is done")
-        self.progress_bar = QProgressBar()
-        self.progress_bar.setTextVisible(False)
-        self.progress_bar.setMaximumHeight(8)
+        self.progress_bar = thin_bar()
         self.has_run = bool(start_text)
         if not self.has_run:
             for part in (self.start_button, self.pause_button, self.stop_button, self.progress_bar):
