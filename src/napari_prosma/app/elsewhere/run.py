@@ -287,7 +287,7 @@ class _Run:
                     case Ended():
                         self._finished = event
                     case Notice():
-                        yield replace(event, message=self._words(event.message, line))
+                        yield replace(event, message=event.message.replace(line.folder, str(self.folder)))
                     case _:
                         if isinstance(event, Progress):
                             self._last = event
@@ -298,10 +298,6 @@ class _Run:
             raise type(error)(f"{where}{error}") from error
         finally:
             events.close()  # type: ignore[attr-defined]
-
-    def _words(self, text: str, line: Line) -> str:
-        """Its sentences, with the run folder that the user knows."""
-        return text.replace(line.folder, str(self.folder))
 
     def _keep(self, name: str, content: bytes) -> None:
         """Keep a file of the run folder there, with the paths of this machine in it."""

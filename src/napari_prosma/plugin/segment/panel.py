@@ -157,7 +157,7 @@ class SegmentPanel(Panel):
         self.viewer.layers.selection.events.active.connect(self._layer_selected)
         self.model.described.connect(self._model_described)
         self.model.image = self._image_to_segment
-        self.images.changed.connect(self._images_changed)
+        self.images.changed.connect(self.model.show_doubts)
         self._result_chosen()
         usual = usual_model()
         if usual is not None:
@@ -397,9 +397,6 @@ class SegmentPanel(Panel):
         known = self.model.facts.known if self.model.facts is not None else None
         odd = [kind for kind in kinds if known is not None and known.warning(kind)]
         return next(iter([*odd, *kinds]), None)
-
-    def _images_changed(self) -> None:
-        self.model.show_doubts()
 
     def _open_regions(self) -> None:
         from napari_prosma.plugin.segment.regions_dock import RegionsTable
