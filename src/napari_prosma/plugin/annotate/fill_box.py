@@ -91,10 +91,6 @@ class FillBox(QWidget):
             return
         self._begin(here)
 
-    def let_go(self) -> None:
-        """Take the preview out of the viewer."""
-        self._remove_outline()
-
     def _begin(self, to: int | None) -> None:
         try:
             layer = self._required()
@@ -138,7 +134,7 @@ class FillBox(QWidget):
     # ---- the preview --------------------------------------------------------------------------------------
 
     def _preview_switched(self) -> None:
-        self._remove_outline()
+        self.let_go()
         self._strokes.watch(self._chosen() if self.preview.isChecked() else None)
         self._preview_anew()
 
@@ -162,7 +158,7 @@ class FillBox(QWidget):
             return
         values = present_values(filling.values).tolist()
         if self._outline is None or not self._outline.is_there or values != self._outline.values:
-            self._remove_outline()
+            self.let_go()
             self._outline = Outline(self._viewer, layer, layer, values, PREVIEW, {})
             self._outline.insert()
         shown = np.zeros(layer.data.shape, layer.data.dtype)
@@ -170,11 +166,12 @@ class FillBox(QWidget):
         self._outline.show((None,) * shown.ndim, shown)
 
     def _preview_failed(self, error: str) -> None:
-        self._remove_outline()
+        self.let_go()
         if not self.message.plain_text():  # what was filled just now is not talked over
             self.message.tell(f"Preview: {error}")
 
-    def _remove_outline(self) -> None:
+    def let_go(self) -> None:
+        """Take the preview out of the viewer."""
         outline, self._outline = self._outline, None
         if outline is not None:
             outline.remove()
