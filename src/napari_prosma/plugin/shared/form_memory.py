@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QMetaProperty, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QComboBox,
@@ -25,7 +25,7 @@ _FIELDS = (QComboBox, QSpinBox, QDoubleSpinBox)
 
 def remember_form(name: str, form: QWidget) -> None:
     """Keep what the fields of a form hold."""
-    remember(f"form {name}", {place: _value(field) for place, field in _fields(form)})
+    remember(f"form {name}", {place: _own(field).read(field) for place, field in _fields(form)})
 
 
 def recall_form(name: str, form: QWidget) -> None:
@@ -62,26 +62,14 @@ def _fields(form: QWidget) -> Iterator[tuple[str, QWidget]]:
                 yield path, field
 
 
-def _value(field: QWidget) -> Any:
-    if isinstance(field, QComboBox):
-        return field.currentText()
-    if isinstance(field, QSpinBox | QDoubleSpinBox):
-        return field.value()
-    assert isinstance(field, QAbstractButton)
-    return field.isChecked()
+def _own(field: QWidget) -> QMetaProperty:
+    """What a user sets in a field: its text, its number, or whether it is checked."""
+    about = field.metaObject()
+    assert about is not None
+    return about.userProperty()
 
 
 def _give(field: QWidget, value: Any) -> None:
-    if isinstance(field, QComboBox):
-        index = field.findText(value) if isinstance(value, str) else -1
-        if index >= 0:
-            field.setCurrentIndex(index)
-    elif isinstance(field, QSpinBox):
-        if isinstance(value, int):
-            field.setValue(value)
-    elif isinstance(field, QDoubleSpinBox):
-        if isinstance(value, int | float):
-            field.setValue(value)
-    elif isinstance(value, bool) and not (isinstance(field, QRadioButton) and not value):
-        assert isinstance(field, QAbstractButton)
-        field.setChecked(value)
+    own = _own(field)
+    if isinstance(value, type(own.read(field))) and (value or not isinstance(field, QRadioButton)):
+        own.write(field, value)

@@ -69,7 +69,7 @@ def onto_image(stored: np.ndarray, labels: LabelsLayer, image: ImageLayer) -> np
     return cut
 
 
-def require_same_place(first: LabelsLayer, second: LabelsLayer | ImageLayer) -> None:
+def require_same_place(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer) -> None:
     """Refuse layers of one shape that lie in two places (raises ``DataError``)."""
     moved = steps_between(first, second)
     if moved is None or any(moved):
@@ -93,9 +93,7 @@ def joined_channels(layers: Sequence[ImageLayer]) -> LayerTuple:
                 f"image layer '{other.name}' has shape {spatial_shape(other)} but image layer '{first.name}' "
                 f"has {spatial_shape(first)}; channels of one image need one grid: resample one of them"
             )
-        moved = steps_between(other, first)
-        if moved is None or any(moved):
-            raise DataError(_elsewhere(other, first))
+        require_same_place(other, first)
     geometry = geometry_of(first)
     place = place_like(first, geometry, geometry)
     attributes = {
