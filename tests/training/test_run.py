@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -209,6 +210,26 @@ def test_closing_a_run_before_its_first_step_writes_nothing(
     list(islice(run, 5))
     run.close()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["ended", "closed"])
+def test_a_run_that_is_over_keeps_no_file_of_tensorboard_open(
+    closed: bool, settings: Settings, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(settings(tmp_path, tensorboard=True), [square("a"), square("b")])
+    next(event for event in run if isinstance(event, EpochEnd))
+    assert writers()
+    if closed:
+        run.close()
+    else:
+        list(run)
+    assert not writers()
+
+
+def writers() -> list[threading.Thread]:
+    """The threads that write for TensorBoard, each with a file."""
+    return [thread for thread in threading.enumerate() if type(thread).__module__.startswith("tensorboard")]
 
 
 @pytest.fixture

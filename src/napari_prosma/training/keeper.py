@@ -83,6 +83,11 @@ class Keeper:
         self.of_source: list[Overlap] = []
         self.shown = shown_case(self.prepared, data.validation)
 
+    def close(self) -> None:
+        """Let go of the files that are open between epochs."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
     def save(self, name: str) -> Path:
         """Write a checkpoint; the last one holds what a run needs to go on."""
         path = self.folder.path / name

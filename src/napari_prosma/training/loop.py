@@ -65,6 +65,7 @@ class Loop:
             yield from self._events()
         finally:
             self.prepared.close()
+            self.keeper.close()
 
     def _events(self) -> Iterator[Event]:
         state, clock = self.state, self.tempo.clock
