@@ -313,7 +313,7 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
     press(panel.trials.buttons["noise_test"])
     finish(panel)
     view = panel.outcomes.tabs.currentWidget()
-    assert view.finding.plain_text().startswith("Mean Dice over gaussian noise")
+    assert view.finding.plain_text().startswith("Mean Dice over Gaussian noise")
     panel.outcomes.close()
 
 
