@@ -10,6 +10,7 @@ An arrow points to a lower floor only, and rooms on one floor do not see each ot
     1  errors  events  geometry  libraries  settings
 
 Within ``plugin/`` every room sees ``shared`` only; what lies in no room, such as the demo, sees all rooms.
+``python tests/test_structure.py`` counts the imports from each room into each other one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -115,10 +117,13 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_modules_import_only_downwards(path: Path) -> None:
+    assert breaches(path.read_text(encoding="utf-8"), *place_of(path)) == []
+
+
+def place_of(path: Path) -> tuple[str, str]:
+    """Room and package of a module."""
     relative = path.relative_to(PACKAGE)
-    package = ".".join([NAME, *relative.parts[:-1]])
-    part = room_of(relative.with_suffix("").parts)
-    assert breaches(path.read_text(encoding="utf-8"), part, package) == []
+    return room_of(relative.with_suffix("").parts), ".".join([NAME, *relative.parts[:-1]])
 
 
 TESTS = Path(__file__).parent
@@ -314,3 +319,24 @@ def test_public_names_have_a_home(name: str) -> None:
     tree = ast.parse(home.read_text(encoding="utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     assert name in defined
+
+
+def arrows() -> Counter[tuple[str, str]]:
+    """How many imports go from one room into another; names for all rooms are left out."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for path in MODULES:
+        here, package = place_of(path)
+        rooms = map(part_of, imported_names(path.read_text(encoding="utf-8"), package))
+        counted.update((here, room) for room in rooms if room in MAY_IMPORT and room not in FOR_ALL | {here})
+    return counted
+
+
+def test_arrows_are_counted() -> None:
+    counted = arrows()
+    assert counted["training", "model"] > 10
+    assert not counted["training", "segmentation"]
+
+
+if __name__ == "__main__":
+    for (here, there), number in sorted(arrows().items()):
+        print(f"{here:20} -> {there:20} {number:4}")
