@@ -60,7 +60,8 @@ def measures() -> str:
 def evaluation() -> str:
     """Every number of an evaluation, as a column of a table."""
     rows = [
-        f"| `{name.replace('_', ' ')}` | {_cell(each.meaning.format(tolerance='the tolerance'))} |"
+        f"| `{name.replace('_', ' ')}{each.suffix('mm', 1)}` | "
+        f"{_cell(each.meaning.format(tolerance='the tolerance'))} |"
         for name, each in EVALUATED.items()
     ]
     return "\n".join(["| column | meaning |", "|---|---|", *rows])

@@ -20,7 +20,7 @@ import pytest
 import torch
 import typer
 from napari.components import ViewerModel
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pytestqt.qtbot import QtBot
 from typer.testing import CliRunner
 
@@ -40,6 +40,7 @@ from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel
 from napari_prosma.plugin.inspect.words import table_of_measures
 from napari_prosma.plugin.shared.closing import let_go_of
+from napari_prosma.plugin.shared.form import Form
 from napari_prosma.plugin.train.settings import Settings
 from napari_prosma.plugin.train.supervision import Supervision
 from napari_prosma.segmentation.evaluate import evaluate
@@ -203,6 +204,14 @@ def test_a_field_of_any_type(
     line = shell_line(config)
     assert option is None or line.endswith(option)
     assert read_back(line) == config
+
+
+def test_a_number_beside_a_word_is_no_choice_of_the_word_alone() -> None:
+    class Odd(BaseModel):
+        tries: Annotated[int | Literal["auto"], Setting("How often.", "Tries")] = "auto"
+
+    with pytest.raises(TypeError, match="no widget for the setting tries"):
+        Form(entries_of(Odd).values())
 
 
 def test_an_objective_with_two_options(qtbot: QtBot) -> None:

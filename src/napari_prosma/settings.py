@@ -62,6 +62,7 @@ class Entry:
     items_are_positive: bool  # and none of it may be 0 or less
     is_optional: bool  # it may be None
     literals: tuple[Any, ...]  # all that a ``Literal`` allows
+    is_chosen: bool  # it allows nothing but these
     low: float | None = None
     high: float | None = None
     is_above: bool = False  # the lower limit itself is not allowed
@@ -71,7 +72,7 @@ class Entry:
     def choices(self) -> Mapping[Any, Choice]:
         """Words for the values that can be chosen now; without words of its own, a value is its own."""
         given = self.setting.choices() if callable(self.setting.choices) else self.setting.choices
-        if given or not self.literals:
+        if given or not self.is_chosen:
             return given
         values = (None, *self.literals) if self.is_optional else self.literals
         return {value: Choice(self.setting.unset if value is None else str(value), "") for value in values}
@@ -137,6 +138,7 @@ def _entry(name: str, info: FieldInfo, setting: Setting) -> Entry:
         items_are_positive=any(_limits(_annotated(item)).get("gt") == 0 for item in items),
         is_optional=NoneType in plain,
         literals=literals,
+        is_chosen=bool(literals) and plain <= {NoneType},
         low=limits.get("ge", limits.get("gt")),
         high=limits.get("le", limits.get("lt")),
         is_above="gt" in limits,

@@ -206,7 +206,9 @@ def test_curves_are_saved_as_pictures_and_as_a_table(tmp_path: Path) -> None:
     assert picture.width > 1000
     assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
     assert save_curves(history, tmp_path / "a.svg").read_text(encoding="utf-8").count("<path") > 20
-    save_curves(history, tmp_path / "a.csv").rename(tmp_path / METRICS)
+    table = save_curves(history, tmp_path / "a.csv").rename(tmp_path / METRICS)
+    assert table.read_bytes().startswith(b"epoch,epochs,loss,learning_rate,seconds,memory,")
+    assert table.read_bytes().count(b"\n") == 1 + len(history)
     assert repr(read_metrics(tmp_path)) == repr(tuple(history))
     with pytest.raises(DataError, match=r"\.png, \.svg or \.csv"):
         save_curves(history, tmp_path / "a.pdf")

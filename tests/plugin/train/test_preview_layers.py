@@ -63,7 +63,7 @@ def test_a_panel_that_closes_leaves_no_layer_hidden(viewer: napari.Viewer, qtbot
     viewer.layers.events.inserted.connect(lambda event: QTimer.singleShot(0, job.close))
     layers.show(preview())
     qtbot.waitUntil(lambda: IMAGE in viewer.layers and viewer.layers[IMAGE].visible, timeout=SOON)
-    assert all(layer.visible for layer in viewer.layers)
+    assert [layer.name for layer in viewer.layers if layer.visible] == [IMAGE, PREDICTION, TRUTH]
 
 
 def test_what_is_painted_on_stays_selected_and_nothing_else_ever_is(viewer: napari.Viewer, qtbot: QtBot):

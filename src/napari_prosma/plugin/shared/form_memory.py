@@ -71,5 +71,7 @@ def _own(field: QWidget) -> QMetaProperty:
 
 def _give(field: QWidget, value: Any) -> None:
     own = _own(field)
-    if isinstance(value, type(own.read(field))) and (value or not isinstance(field, QRadioButton)):
+    held = own.read(field)
+    kind = int | float if isinstance(held, float) else type(held)
+    if isinstance(value, kind) and (value or not isinstance(field, QRadioButton)):
         own.write(field, value)

@@ -474,13 +474,13 @@ class DALE(Supervised):
             yield Notice(
                 f"{cases} training case{'s are' * (cases > 1) or ' is'} too few to tell which stands out "
                 f"(fewer than {options.least_cases}): no case is set aside, and single pixels around the "
-                f"labels' boundaries are doubted instead"
+                f"labels' boundaries count as suspicious instead"
             )
         warm_up = int(self._held["warm_up"])
         if warm_up != options.warm_up_epochs:
             yield Notice(
-                f"Labels are doubted from epoch {warm_up + 1} on, not after {options.warm_up_epochs} "
-                f"epochs: the run has only {self.context.config.epochs}"
+                f"Suspicious labels are looked for from epoch {warm_up + 1} on, not after "
+                f"{options.warm_up_epochs} epochs: the run has only {self.context.config.epochs}"
             )
 
     def _look_again(self, by: Network | None = None) -> Iterator[Event]:
@@ -503,7 +503,7 @@ class DALE(Supervised):
                 yield Notice(
                     f"The model disagrees with too many labels to tell which are wrong: the run continues "
                     f"with the {clear} of {len(looks)} labels that it agrees with most; check the first "
-                    f"lines of {LABEL_CONFIDENCE}, or raise warm_up_epochs"
+                    f"lines of {LABEL_CONFIDENCE}, or raise Warm-up (warm_up_epochs)"
                 )
         bands = [look.band for look, fuzzy in zip(looks, held["fuzzy"], strict=True) if not fuzzy]
         count, first, second = np.sum(bands, axis=0)
