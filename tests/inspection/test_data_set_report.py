@@ -24,7 +24,7 @@ from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
-from napari_prosma.inspection.citing import in_methods
+from napari_prosma.inspection.citing import in_methods, without_folders
 from napari_prosma.inspection.data_set import (
     CaseNumbers,
     DataSetInspection,
@@ -183,29 +183,37 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert methods in page
     assert kept["models"]["prosma"]["weights"] in methods
     assert "on 6 images, 6 with a label and 6 independent" in methods
-    assert re.search(r"\(4 shares\).* chance \(chance: mean of 2 draws\)", methods)
+    assert re.search(r"\(4 shares\).* and chance \(mean of 2 random orders\); lambda was", methods)
 
 
 def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
     rows: list[Row] = [
         {"image": "a", "skip": 1, "part": "skip mean", "dice": 0.5},
-        {"image": "b", "part": "skip zero"},
+        {"image": "b", "part": "skip zero", "window": "32 x 32 of 40 x 40"},
     ]
+    noise: list[Row] = [{"image": "c", "kind": "rician", "strength": s} for s in (0.0, 0.5)]
     kept = {
         "versions": {"napari-prosma": "1", "torch": "2"},
         "cases": [],
         "units": {},
         "models": {},
         "seed": 0,
-        "tests": {"leave_one_out": rows},
+        "tests": {"leave_one_out": rows, "noise_test": noise},
     }
     methods = in_methods(kept)
-    assert " On 2 of the images, 1 with a label, whole skips were set to their means. Random draws" in methods
+    assert (
+        " On 3 of the images, 1 with a label, in one window of each larger one: whole skips were set to "
+        "their means, and whole skips to zero; Rician noise of strength 0 to 0.5 was added (as in magnitude "
+        "images, MR). Random draws"
+    ) in methods
     assert "in rising order" not in methods
 
 
 def test_tests_that_were_done_are_not_done_again(
-    written: tuple[Path, Trials], ultrasound: list[Case], make_checkpoint: Make
+    written: tuple[Path, Trials],
+    ultrasound: list[Case],
+    make_checkpoint: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cannot() -> Image:
         raise DataError("it was read again")
@@ -217,6 +225,9 @@ def test_tests_that_were_done_are_not_done_again(
     assert isinstance(again, Trials)
     assert again.rows == written[1].rows
     events = list(run_trials(make_checkpoint(seed=9), [unread], written[0], name="prosma"))
+    assert any("read again" in event.message for event in events if isinstance(event, Notice))
+    monkeypatch.setattr("napari_prosma.inspection.kept.MEANING", "of another version")
+    events = list(run_trials(first, [unread], written[0], name="prosma", others=others))
     assert any("read again" in event.message for event in events if isinstance(event, Notice))
 
 
@@ -491,6 +502,9 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
     assert not_an_ablation(here, moved) == ()
     assert not_an_ablation(here, another) == ("data folder ('glas' instead of 'busi')",)
     assert not_an_ablation(first, another) == ()  # nobody said
+    there = replace(here, config={**here.config, "data": "C:\\\\Users\\\\Anna\\\\busi"})
+    assert not_an_ablation(here, there) == ()
+    assert without_folders("C:\\\\Users\\\\Anna\\\\busi") == without_folders("/home/anna/busi") == "busi"
     cases = [
         CaseNumbers(str(n), "", "unseen", "label", {m: dice(v) for m, v in both.items()}, {})
         for n, both in enumerate({"m": 0.8 + 0.001 * n, "d": 0.6 - 0.001 * n} for n in range(10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from napari_prosma.inspection.what_if import WhatIf
 from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gates import Change, GateTrace
+from napari_prosma.nn.unet import Encoded, ProSMAUNet
 
 Make = Callable[..., Checkpoint]
 RUNS: dict[str, Callable[..., Iterator[Event]]] = {
@@ -276,11 +278,24 @@ def test_in_a_window_the_means_are_those_of_the_whole_image(make_checkpoint: Mak
     assert found_by(leave_one_out(checkpoint, large, label=label, means=given)).rows == table.rows
 
 
-def test_levels_above_a_change_are_not_computed_again(make_checkpoint: Make, image: Image) -> None:
+def test_levels_above_a_change_are_not_computed_again(
+    make_checkpoint: Make, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what comes out is what a pass through all of them gives."""
-    checkpoint = make_checkpoint()
+    checkpoint, starts = make_checkpoint(), []
     whole = open_window(checkpoint, image)
+    decode = ProSMAUNet.decode
+
+    def watched(network: ProSMAUNet, encoded: Encoded, *how: Any, **named: Any) -> torch.Tensor:
+        if len(how) > 2:
+            starts.append((max(how[1]), how[2]))
+        return decode(network, encoded, *how, **named)
+
+    monkeypatch.setattr(ProSMAUNet, "decode", watched)
     table = found_by(leave_one_out(checkpoint, image))
+    coarsest = max(level for level, _ in starts)
+    assert {start == (None if level == coarsest else level + 1) for level, start in starts} == {True}
+    assert len({level for level, _ in starts}) > 1
     trace = GateTrace()
     base = whole.probabilities(trace=trace)
     for level, kept in trace.skips.items():
@@ -297,7 +312,12 @@ def test_a_network_is_built_once_for_as_long_as_its_weights_are_the_same(make_ch
     again = network_of(checkpoint, device)
     assert again is not first
     assert torch.equal(again.state_dict()["head.bias"], checkpoint.weights["head.bias"])
-    checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 1
+    for _ in range(50):  # the memory of what is gone may be taken by the next
+        checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 1
+        again = network_of(checkpoint, device)
+        assert torch.equal(again.state_dict()["head.bias"], checkpoint.weights["head.bias"])
+    with torch.inference_mode():
+        checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 1
     assert network_of(checkpoint, device) is not again
 
 

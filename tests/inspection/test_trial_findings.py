@@ -339,7 +339,38 @@ def test_the_luckiest_of_five_equal_controls_does_not_make_psi_worse(seed: int) 
         for skip in (1, 2, 3, 4)
         for order in ("psi", *CONTROLS)
     ]
-    assert "is worse at" not in TESTED["deletion_curve"](rows, None)
+    said = TESTED["deletion_curve"](rows, None)
+    assert "is worse at" not in said
+    # An interval wholly below 0 beside "not shown" would contradict itself.
+    assert not re.search(r"interval -\S+ to -", said)
+
+
+def test_no_interval_reaches_beyond_what_can_be() -> None:
+    nearly = [*np.linspace(0.97, 1, 9).tolist(), 0.5, 0.6, 0.01]  # -3.7 to 1.03 if it is not cut
+    same: list[Row] = [
+        {"image": f"{n}", "skip": 1, "part": "psi", "agreement": value} for n, value in enumerate(nearly)
+    ]
+    low, high = map(float, re.findall(r"\((\S+) to (\S+)\)", TESTED["leave_one_out"](same, None))[0])
+    assert 0 <= low < high <= 1
+    lost: list[Row] = [{**row, "worth": float(row["agreement"]), "dice": 0.5} for row in same]
+    low, high = map(float, re.findall(r"\((\S+) to (\S+)\)", TESTED["leave_one_out"](lost, None))[0])
+    assert -1 <= low < high <= 1
+    rows = [
+        {**row, "dice": 0.0 if row["model"] == "b" else nearly[int(str(row["image"]))]}
+        for row in noisy({"a": 0.0, "b": 0.0}, 12)
+    ]
+    under = TESTED["noise_test"](rows, None).split("under noise")[-1]
+    low, high = map(float, re.findall(r"interval (\S+) to ([^\s),]+)", under)[-1])
+    assert -1 <= low < high <= 1
+
+
+def test_a_skip_whose_masks_are_constant_in_most_images_takes_no_claim_from_the_others() -> None:
+    rows = correlated(0.3, 0.7, 12)
+    second = [{**row, "skip": 2} for row in rows]
+    rows += [row for row in second if row["randomised"] == "decoder" or row["image"] == "0"]
+    said = TESTED["sanity_check"](rows, None)
+    assert "It is higher between these two trainings at skip 1, so" in said
+    assert said.endswith("At skip 2: No claim from 1 independent case; 8 are needed.")
 
 
 ROWS = {

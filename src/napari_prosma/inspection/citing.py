@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.inspection.faithfulness import CONTROLS, Row
 from napari_prosma.inspection.measures import MEASURES
-from napari_prosma.inspection.noise import NOISES
+from napari_prosma.inspection.noise import IN_WORDS, NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -39,9 +39,11 @@ def versions() -> dict[str, str]:
 
 
 def without_folders(value: Any) -> Any:
-    """Where somebody keeps his files is nobody's business."""
-    is_path = isinstance(value, str) and PurePath(value).is_absolute()
-    return PurePath(value).name if is_path else value
+    """Where somebody keeps his files, on whatever system, is nobody's business."""
+    is_path = isinstance(value, str) and any(
+        kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)
+    )
+    return PureWindowsPath(value).name if is_path else value
 
 
 def content_of(checkpoint: Checkpoint) -> str:
@@ -141,8 +143,8 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         f"Models: {models}. Selectivity is the share of the gated skip's energy that no constant per channel "
         "explains; relative energy is psi squared over its mean, weighted by the energy of the skip. "
         f"Intervals are bootstrap-t at {100 * LEVEL:g} % ({RESAMPLES} resamples of the independent cases), "
-        "at least as wide as Student's and simultaneous over skips and parts; nothing is claimed from fewer "
-        f"than {FEWEST} independent cases."
+        "at least as wide as Student's, cut at what is possible, and simultaneous over skips and parts; "
+        f"nothing is claimed from fewer than {FEWEST} independent cases."
     )
     return f"{text}{_tests_in_methods(kept['tests'])} Random draws have the seed {kept['seed']}."
 
@@ -150,26 +152,38 @@ def in_methods(kept: Mapping[str, Any]) -> str:
 def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
     """What was done in the tests, of those alone that these gates allow."""
     rows = [row for held in tests.values() for row in held]
-    tested, labelled = ({row["image"] for row in rows if name in row} for name in ("image", "dice"))
+    if not rows:
+        return ""
+    tested, labelled, windows = (
+        {r["image"] for r in rows if key in r} for key in ("image", "dice", "window")
+    )
     done = []
     parts = {row["part"] for row in tests.get("leave_one_out", ())}
     if parts:
         what = "parts of the gates and whole skips" if parts & {"psi", "c"} else "whole skips"
-        done.append(f"{what} were set to their means")
+        zero = ", and whole skips to zero" if "skip zero" in parts else ""
+        done.append(f"{what} were set to their means{zero}")
     deleted = tests.get("deletion_curve", ())
     if deleted:
         shares = len({row["q"] for row in deleted})
         draws = len({row["draw"] for row in deleted if row["order"] == "random"})
+        *controls, last = CONTROLS.values()
         done.append(
             f"positions of each skip were replaced by its channel means in rising order of psi ({shares} "
-            f"shares), against {', '.join(CONTROLS.values())} (chance: mean of {draws} draws)"
+            f"shares), against {', '.join(controls)} and {last} (mean of {draws} random orders)"
         )
-    text = (
-        f" On {len(tested)} of the images, {len(labelled)} with a label, {', and '.join(done)}."
-        if done
-        else ""
-    )
-    noise = {str(row["kind"]) for row in tests.get("noise_test", ())}
-    return text + (
-        f" Noise: {'; '.join(f'{kind}, {NOISES[kind]}' for kind in sorted(noise))}." if noise else ""
-    )
+    scales = {float(row["scale"]) for row in tests.get("threshold_sweep", ())}
+    if scales:
+        done.append(f"lambda was multiplied by {min(scales):g} to {max(scales):g}")
+    random = {row["seed"] for row in tests.get("sanity_check", ()) if row["randomised"] == "decoder"}
+    if random:
+        decoders = "a random decoder" if len(random) == 1 else f"{len(random)} random decoders"
+        done.append(f"psi was correlated with that of {decoders}")
+    noise = {(str(row["kind"]), float(row["strength"])) for row in tests.get("noise_test", ())}
+    for kind in sorted({kind for kind, _ in noise}):
+        strongest = max(strength for of, strength in noise if of == kind)
+        words = f"{IN_WORDS.get(kind, kind)} noise of strength 0 to {strongest:g} was added"
+        done.append(f"{words} ({NOISES[kind].replace(':', ',', 1)})")
+    window = f", in one window of each{' larger one' * (windows != tested)}" if windows else ""
+    labels = f"{len(labelled)} with a label"
+    return f" On {len(tested)} of the images, {labels}{window}: {'; '.join(done)}."

@@ -24,7 +24,7 @@ from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.gathering import Sums
 from napari_prosma.inspection.kinship import is_another_training
-from napari_prosma.inspection.noise import noise_of, noisy_with, require_noise
+from napari_prosma.inspection.noise import IN_WORDS, noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
 from napari_prosma.inspection.trace import inspect_gates, require_levels, same_classes
 from napari_prosma.inspection.window import Window, open_window
@@ -231,7 +231,7 @@ def deletion_curve(
     """Replace positions of a skip by its channel means, unimportant ones first; ends with a ``Table``.
 
     One skip at a time: the share ``q`` of its positions, in rising order of the untouched model's psi, takes
-    the skip's mean over the image, channel by channel; then the decoder runs, so its gates see the replaced
+    the skip's mean over the window, channel by channel; then the decoder runs, so its gates see the replaced
     skip. Read backwards it is insertion: all is replaced, and the positions of highest psi come back first.
     The controls (``CONTROLS``) order the same positions otherwise; equal values are ordered at random.
 
@@ -475,7 +475,7 @@ def noise_test(
         clean = open_window(checkpoint, image, name=name, label=label, region=region, device=device)
         geometry = clean.image.geometry
         if number == 0:
-            yield Started(total, f"Adding {kind} noise to {name}", _device_of(clean))
+            yield Started(total, f"Adding {IN_WORDS.get(kind, kind)} noise to {name}", _device_of(clean))
         yield from _no_gates(clean, model)
         trace = GateTrace()
         base = clean.probabilities(trace=trace)

@@ -26,6 +26,8 @@ class _OfCase(Protocol):
 
 
 Kept = TypeVar("Kept", bound=_OfCase)
+MEANING = "2"
+"""Another whenever a number comes to mean something else under the same name."""
 
 
 class KeptCases(Generic[Kept]):
@@ -39,9 +41,10 @@ class KeptCases(Generic[Kept]):
         self._hashes = {name: content_of(checkpoint) for name, checkpoint in models.items()}
 
     def of(self, case: Case) -> dict[str, str]:
-        """What is found of a case hangs on: the models' weights, and size and time of every file of it."""
+        """What numbers of a case hang on: the models' weights, size and time of its files, what is meant."""
         there = [(path, path.stat()) for path in case.files if path.is_file()]
-        return {**self._hashes, **{p.name: f"{stat.st_size} {stat.st_mtime_ns}" for p, stat in there}}
+        files = {p.name: f"{stat.st_size} {stat.st_mtime_ns}" for p, stat in there}
+        return {"": MEANING, **self._hashes, **files}
 
     def read(self, case: Case, of: Mapping[str, str]) -> Kept | None:
         """What was kept before; None where it is missing, damaged or no longer true."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     found = []
     if first.split != other.split:
         found.append("split")
-    folders = [PurePath(str(each.config["data"])).name for each in (first, other) if each.config.get("data")]
+    both = [each.config["data"] for each in (first, other) if each.config.get("data")]
+    folders = [PureWindowsPath(str(path)).name for path in both]  # takes / and \\
     if len({*folders}) > 1:
         found.append(f"data folder ('{folders[1]}' instead of '{folders[0]}')")
     if not first.plan.agrees_with(other.plan):

@@ -3,7 +3,7 @@
 A claim needs :data:`FEWEST` units. Units are patients, or clusters of near-duplicates; for a method they are
 trainings. Of several skips or parts the largest is always large, so their intervals hold at once: by the
 largest studentised mean of units drawn anew (bootstrap-t, Efron and Tibshirani 1993, section 12.5), which
-follows skewed differences, and never narrower than Student's.
+follows skewed differences, and never narrower than Student's, but where it is cut at what is possible.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _LARGE = 200  # cases from which on the median and its spread are as good as kno
 Key = TypeVar("Key", bound=Hashable)
 Limits = tuple[float, float]
 ANYWHERE: Limits = (-np.inf, np.inf)
+OF_SHARES: Limits = (0.0, 1.0)
+"""Between which a share lies, such as Dice."""
 OF_DIFFERENCES: Limits = (-1.0, 1.0)
-"""Between which a difference of two shares lies, such as of Dice."""
+"""Between which a difference of two shares lies."""
 _NOTED: ContextVar[list[dict[str, Any]] | None] = ContextVar("_NOTED", default=None)
 
 
@@ -80,10 +82,12 @@ def interval(values: np.ndarray, within: Limits = ANYWHERE) -> Interval:
     return simultaneous({"": values}, within)[""]
 
 
-def simultaneous(samples: Mapping[Key, np.ndarray], within: Limits = ANYWHERE) -> dict[Key, Interval]:
+def simultaneous(
+    samples: Mapping[Key, np.ndarray], within: Limits | Mapping[Key, Limits] = ANYWHERE
+) -> dict[Key, Interval]:
     """Intervals of several means over the same units (n,), which hold together with 95 %.
 
-    None reaches beyond ``within``, the least and the largest mean that there can be.
+    None reaches beyond ``within``, the least and the largest mean that there can be: of all, or of each.
     """
     if not samples:
         return {}
@@ -106,7 +110,8 @@ def simultaneous(samples: Mapping[Key, np.ndarray], within: Limits = ANYWHERE) -
         low, high = means[n] - above[n] * errors[n], means[n] - below[n] * errors[n]
         if not np.isfinite(low + high):  # nearly all units are equal
             low = high = np.nan
-        low, high = np.clip((low, high), *within)
+        limits = within[key] if isinstance(within, Mapping) else within
+        low, high = np.clip((low, high), *limits)
         found[key] = Interval(float(means[n]), float(low), float(high), number)
     return _noted(found)
 

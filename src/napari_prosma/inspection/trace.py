@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def one_network(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     return held
 
 
-_BUILT: WeakKeyDictionary[Checkpoint, tuple[object, ProSMAUNet]] = WeakKeyDictionary()
+_BUILT: WeakKeyDictionary[Checkpoint, tuple[object, list[torch.Tensor], ProSMAUNet]] = WeakKeyDictionary()
 
 
 def network_of(checkpoint: Checkpoint, device: torch.device) -> ProSMAUNet:
@@ -99,14 +100,15 @@ def network_of(checkpoint: Checkpoint, device: torch.device) -> ProSMAUNet:
     It is built once for as long as the checkpoint is there and its weights stay as they are: the maps and
     tests of a single image look into it some ten times.
     """
-    held = [(id(weight), weight._version) for weight in checkpoint.weights.values()]
-    stamp = (device, held)
-    built = _BUILT.get(checkpoint)
-    if built is None or built[0] != stamp:
+    # The tensors themselves, as the id of one that is gone may be that of the next.
+    weights = [*checkpoint.weights.values()]
+    stamp = (device, [0 if weight.is_inference() else weight._version for weight in weights])
+    held = _BUILT.get(checkpoint)
+    if held is None or held[0] != stamp or not all(map(operator.is_, held[1], weights)):
         model = checkpoint.build(device)
         assert isinstance(model, ProSMAUNet)
-        built = _BUILT[checkpoint] = stamp, model
-    return built[1]
+        held = _BUILT[checkpoint] = stamp, weights, model
+    return held[2]
 
 
 def same_classes(checkpoints: Mapping[str, Checkpoint | Path | str]) -> dict[str, Checkpoint]:

@@ -15,10 +15,13 @@ from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
 from napari_prosma.inspection.noise import IN_WORDS
 from napari_prosma.inspection.statistics import (
+    ANYWHERE,
     FEWEST,
     OF_DIFFERENCES,
+    OF_SHARES,
     Interval,
     Key,
+    Limits,
     by_unit,
     simultaneous,
     units_in_words,
@@ -44,7 +47,7 @@ def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
         )
         for row in rows
     }
-    intervals = simultaneous(_aligned(worth), OF_DIFFERENCES)
+    intervals = simultaneous(_aligned(worth), OF_DIFFERENCES if is_dice else OF_SHARES)
     what = "Dice lost" if is_dice else _SCORES["agreement"]
     said = []
     for part, words in PARTS.items():
@@ -78,7 +81,8 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
         each = own[skip]
         if not each.is_known:
             return f"{each.mean:z.3f} at {at(skip)}"
-        return f"{each.mean:z.3f} at {at(skip)} ({each.low:+z.3f} to {each.high:+z.3f})"
+        low, high = (f"{end:+z.3f}" if is_dice else f"{end:.3f}" for end in (each.low, each.high))
+        return f"{each.mean:z.3f} at {at(skip)} ({low} to {high})"
 
     parts = []
     for what, skips in groups.items():
@@ -111,6 +115,9 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     intervals = simultaneous(_aligned(lead), OF_DIFFERENCES)
     # To be behind the best of several is nothing yet: of so many orders one is ahead by chance.
     behind = simultaneous(_aligned(of_all), OF_DIFFERENCES)
+    intervals = {
+        skip: each if each.is_above else behind[skip, against[skip]] for skip, each in intervals.items()
+    }
 
     def told(skips: Iterable[int]) -> str:
         return ", ".join(
@@ -128,7 +135,7 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
         return f"{text}{told(intervals)}. {_too_few(count)}"
     groups = {
         "psi is better at": [skip for skip, each in intervals.items() if each.is_above],
-        "psi is worse at": [skip for skip in intervals if behind[skip, against[skip]].is_below],
+        "psi is worse at": [skip for skip, each in intervals.items() if each.is_below],
     }
     rest = [skip for skip in intervals if not any(skip in held for held in groups.values())]
     groups["psi is not shown to be better at"] = rest
@@ -208,6 +215,11 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
         }
 
     drawn, ceiling = per_skip("decoder"), per_skip(ANOTHER)
+    for skip, held in ceiling.items():
+        if held:  # means of the same images
+            both = drawn[skip].keys() & held.keys()
+            drawn[skip] = {unit: value for unit, value in drawn[skip].items() if unit in both}
+            ceiling[skip] = {unit: value for unit, value in held.items() if unit in both}
     means = ", ".join(f"{np.mean([*drawn[skip].values()]):.2f} (skip {skip})" for skip in skips)
     text = f"{_window_in_words(rows)}The correlation of psi with psi of a random decoder is {means}."
     if constant:
@@ -221,24 +233,21 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     if not skips:
         return f"{text} psi of the other training is constant, so there is nothing to compare it with."
     highest = ", ".join(f"{np.mean([*ceiling[skip].values()]):.2f} (skip {skip})" for skip in skips)
-    gap = {
-        skip: {
-            unit: ceiling[skip][unit] - value for unit, value in drawn[skip].items() if unit in ceiling[skip]
-        }
-        for skip in skips
-    }
-    intervals = simultaneous(_aligned(gap), (-2.0, 2.0))
+    gap = {skip: {unit: ceiling[skip][unit] - value for unit, value in drawn[skip].items()} for skip in skips}
+    intervals = _where_enough(gap, (-2.0, 2.0))
     text += f" Between two trainings it is {highest}."
-    count = next(iter(intervals.values())).units
-    if count < FEWEST:
-        return f"{text} {_too_few(count)}"
+    few = [skip for skip, each in intervals.items() if each.units < FEWEST]
+    if len(few) == len(intervals):
+        return f"{text} {_too_few(max(each.units for each in intervals.values()))}"
     learned = [skip for skip, each in intervals.items() if each.is_above]
-    if not learned:
-        return f"{text} It is not shown to be higher between two trainings at any skip."
-    return (
-        f"{text} It is higher between these two trainings at {_skips(learned)}, so psi depends on what was "
-        "learned there."
-    )
+    if learned:
+        text += (
+            f" It is higher between these two trainings at {_skips(learned)}, so psi depends on what was "
+            "learned there."
+        )
+    else:
+        text += " It is not shown to be higher between two trainings at any skip."
+    return text + "".join(f" At skip {skip}: {_too_few(intervals[skip].units)}" for skip in few)
 
 
 def noise_test(rows: Sequence[Row], units: Units = None) -> str:
@@ -287,7 +296,8 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         for how, held in compared.items()
         if first in held and other in held
     }
-    intervals = simultaneous(_aligned(differences)) if differences else {}
+    limits = {key: OF_DIFFERENCES if key[1] == "dice" else ANYWHERE for key in differences}
+    intervals = simultaneous(_aligned(differences), limits) if differences else {}
     if intervals and (count := next(iter(intervals.values())).units) < FEWEST:
         return f"{text} {_too_few(count)}"
     return text + "".join(
@@ -376,6 +386,15 @@ def _aligned(samples: Mapping[Key, Mapping[str, float]]) -> dict[Key, np.ndarray
     """The same units of all, in one order."""
     shared = sorted(set.intersection(*(set(held) for held in samples.values())))
     return {key: np.array([held[unit] for unit in shared]) for key, held in samples.items()}
+
+
+def _where_enough(samples: Mapping[Key, Mapping[str, float]], within: Limits) -> dict[Key, Interval]:
+    """Intervals that hold together over the units of all; one of too few takes none from the others."""
+    enough = {key: held for key, held in samples.items() if len(held) >= FEWEST}
+    intervals = simultaneous(_aligned(enough), within) if enough else {}
+    for key in samples.keys() - enough.keys():
+        intervals |= simultaneous(_aligned({key: samples[key]}), within)
+    return {key: intervals[key] for key in samples}
 
 
 def _area(rows: Sequence[Row], score: str) -> tuple[float, float]:
