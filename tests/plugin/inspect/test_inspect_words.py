@@ -16,7 +16,7 @@ from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import Means, SkipRecord
 from napari_prosma.plugin.inspect.looking import SELECTION, SKIP, Tried
 from napari_prosma.plugin.inspect.trials import TRIALS
-from napari_prosma.plugin.inspect.words import effect_in_words, skip_in_words, worth_in_words
+from napari_prosma.plugin.inspect.words import effect_in_words, sentence_of, skip_in_words, worth_in_words
 
 MAP = np.ones((4, 4), np.float32)
 WHERE = "32 x 48 x 32 of 33 x 53 x 37"
@@ -58,14 +58,6 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "prediction",
         {},
         f"Skip 1 (2 x coarser): {SELECTS} There is no structure to compare psi with.",
-    ),
-    (
-        "a structure too small for the grid",
-        replace(skip(factor=2), inside=MAP < 0, outside=MAP > 0),
-        "label",
-        {},
-        f"Skip 1 (2 x coarser): {SELECTS} No position of this skip lies mostly in the structure, so there is "
-        "nothing to compare psi with.",
     ),
     (
         "a structure that fills the image",
@@ -156,6 +148,35 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         f"probabilities change by less than 0.001 on average. {ALONE}",
     ),
 ]
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("of_the_label", [True, False])
+def test_a_structure_too_small_for_the_grid_is_not_called_missing(of_the_label: bool, factor: int) -> None:
+    """The image's own grid says whether there is one; a class that nobody decided (255) is none."""
+    record = replace(skip(factor=factor), inside=MAP < 0, outside=MAP > 0)
+    empty = np.zeros((16, 16), np.uint8)
+    empty[0] = 255
+    small = empty.copy()
+    small[3, 3] = 1
+    for foreground, right in (
+        (empty, "There is no structure to compare psi with."),
+        (
+            small,
+            "No position of this skip lies mostly in the structure, so there is nothing to compare psi with.",
+        ),
+    ):
+        label, predicted = (foreground, 1 - foreground) if of_the_label else (None, foreground)
+        inspected: Any = SimpleNamespace(
+            record=SimpleNamespace(
+                skips={1: record},
+                reference="label" if of_the_label else "prediction",
+                label=label,
+                segmentation=SimpleNamespace(class_names=("background", "structure"), labels=predicted),
+            ),
+            tried={1: {}},
+        )
+        assert sentence_of(inspected, 1).endswith(f"{SELECTS} {right}")
 
 
 def test_several_classes_are_one_foreground_here() -> None:

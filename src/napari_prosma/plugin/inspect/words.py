@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.measures import MEASURES, in_digits
 from napari_prosma.plugin.inspect.looking import SELECTION, SKIP
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import Effect
     from napari_prosma.plugin.inspect.looking import InspectionResult, Tried
@@ -46,11 +49,21 @@ def sentence_of(inspected: InspectionResult, level: int) -> str:
     """What is said of a skip that was looked at."""
     record = inspected.record
     classes = len(record.segmentation.class_names) - 1
-    return skip_in_words(record.skips[level], record.reference, inspected.tried[level], classes)
+    foreground = record.segmentation.labels if record.label is None else record.label
+    return skip_in_words(record.skips[level], record.reference, inspected.tried[level], classes, foreground)
 
 
-def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], classes: int = 1) -> str:
-    """How much a skip selects, where, and what that is worth: one sentence each."""
+def skip_in_words(
+    skip: SkipRecord,
+    reference: str,
+    tried: Mapping[str, Tried],
+    classes: int = 1,
+    foreground: np.ndarray | None = None,
+) -> str:
+    """How much a skip selects, where, and what that is worth: one sentence each.
+
+    ``foreground`` (*spatial) are the class indices that the skip was measured against, on the image's grid.
+    """
     measures = skip.measures
     structure = "the structure" if classes <= 1 else f"the {classes} structures together"
     selected = in_percent(measures["selectivity"], 1)
@@ -66,7 +79,7 @@ def skip_in_words(skip: SkipRecord, reference: str, tried: Mapping[str, Tried], 
                 "This is the model's own prediction, to which psi contributes, so it is not evidence."
             )
     elif skip.psi is not None:
-        sentences.append(_not_compared(skip, structure))
+        sentences.append(_not_compared(skip, structure, foreground))
     errors = measures.get("psi_auc_in_errors")
     if errors is not None:
         sentences.append(
@@ -177,11 +190,11 @@ def _relative_in_words(ratio: float) -> str:
     return f"{in_digits(ratio)} x {'as much as' if ratio > 1 else 'what it passes'} on average"
 
 
-def _not_compared(skip: SkipRecord, structure: str) -> str:
+def _not_compared(skip: SkipRecord, structure: str, foreground: np.ndarray | None) -> str:
     """Why psi inside the structure is not compared with what it is elsewhere."""
-    if skip.inside is None or not (skip.inside.any() or skip.factor > 1):
-        return "There is no structure to compare psi with."
-    if not skip.inside.any():
+    if skip.inside is None or not skip.inside.any():
+        if foreground is None or not is_foreground(foreground).any():
+            return "There is no structure to compare psi with."
         return (
             f"No position of this skip lies mostly in {structure}, so there is nothing to compare psi with."
         )
