@@ -385,9 +385,41 @@ def test_a_case_without_anything_inside_makes_no_mean_of_the_others(make_checkpo
     for case in found.cases[:5]:
         case.models["m"].skips[1].measures["relative_energy_inside"] = 0.0
     said = findings.focus(found)
-    assert "above average at skip 2 (1.2 x)" in said
-    assert "at skip 1 (less than 0.034 x)" in said
-    assert "above average at skip 1" not in said
+    assert said.startswith(
+        f"{FOCUS}above average at skip 2 (1.2 x); below average at skip 1 (less than 0.034 x)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "nothing", "said"),
+    [
+        (
+            4.0,
+            1,
+            "no claim, as psi passes next to nothing in the foreground of 1 case, at skip 1 (less than 3.",
+        ),
+        (4.0, 0, "above average at skip 1 (3.9 x)"),
+        (0.5, 1, "below average at skip 1 (less than 0.4"),
+    ],
+)
+def test_no_floor_makes_a_mean_of_factors_with_a_zero_above_average(
+    others: float, nothing: int, said: str, make_checkpoint: Make
+) -> None:
+    """Whatever it is: the smaller the factor that stands for 0, the smaller the mean."""
+    found = inspected(make_checkpoint, 100, relative_energy_inside=(others, others))
+    for n, case in enumerate(found.cases):
+        value = 0.0 if n < nothing else others * 2 ** (n % 21 / 10 - 1)
+        case.models["m"].skips[1].measures["relative_energy_inside"] = value
+        del case.models["m"].skips[2]
+    assert findings.focus(found).startswith(f"{FOCUS}{said}")
+
+
+def test_a_factor_of_zero_counts_only_where_its_case_does(make_checkpoint: Make) -> None:
+    """A case that another skip lacks is in no interval, and in no reason against a claim."""
+    found = inspected(make_checkpoint, 12, relative_energy_inside=(2.0, 2.0))
+    found.cases[0].models["m"].skips[1].measures["relative_energy_inside"] = 0.0
+    del found.cases[0].models["m"].skips[2].measures["relative_energy_inside"]
+    assert findings.focus(found) == f"{FOCUS}above average at skip 1 (2.0 x), skip 2 (2.0 x)."
 
 
 @pytest.mark.parametrize(("say", "measures", "cases", "right"), SAID)

@@ -46,16 +46,18 @@ def selecting(inspection: DataSetInspection) -> str:
 
 def focus(inspection: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
+    measure = "relative_energy_inside"
     inspection, which = _judged(inspection)
     said = []
     for model in inspection.checkpoints:
-        intervals = _against(inspection, model, "relative_energy_inside", _doublings)
+        intervals = _against(inspection, model, measure, _doublings)
         if intervals:
-            told = {}
-            for level, each in intervals.items():
-                is_less = inspection.values(model, level, "relative_energy_inside").min() < LEAST_RATIO
-                told[level] = f"{'less than ' if is_less else ''}{in_digits(2**each.mean)} x"
-            said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average')}")
+            told, floored = {}, {}
+            for level, values in _compared(inspection, model, measure).items():
+                floored[level] = sum(value < LEAST_RATIO for value in values.values())
+                less = "less than " if floored[level] else ""
+                told[level] = f"{less}{in_digits(2 ** intervals[level].mean)} x"
+            said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average', floored)}")
     if not said:
         return NO_FOREGROUND
     return (
@@ -245,37 +247,62 @@ def _against(
     They hold together over the same units; a skip that has too few for any claim, such as a coarse one with
     hardly a wrong position, takes none from the others.
     """
+    compared = _compared(inspection, model, measure)
+    shared: dict[frozenset[str], list[int]] = {}
+    for level, values in compared.items():
+        shared.setdefault(frozenset(values), []).append(level)
+    intervals: dict[int, Interval] = {}
+    for levels in shared.values():
+        apart = {level: {case: signed(v) for case, v in compared[level].items()} for level in levels}
+        intervals |= simultaneous(
+            {level: np.array([*by_unit(held, inspection.units).values()]) for level, held in apart.items()},
+            within,
+        )
+    return {level: intervals[level] for level in compared}
+
+
+def _compared(inspection: DataSetInspection, model: str, measure: str) -> dict[int, dict[str, float]]:
+    """The measure by case for each skip: of the cases that all skips with units enough for a claim have."""
     samples: dict[int, dict[str, float]] = {}
     for level in inspection.levels(model):
         values = inspection.by_case(model, level, measure)
-        apart = {case: signed(value) for case, value in values.items() if np.isfinite(value)}
-        samples |= {level: apart} if apart else {}
-
-    def together(levels: list[int]) -> dict[int, Interval]:
-        shared = set.intersection(*(set(samples[level]) for level in levels)) if levels else set()
-        chosen = {level: {c: v for c, v in samples[level].items() if c in shared} for level in levels}
-        if not shared:
-            return {}
-        return simultaneous(
-            {level: np.array([*by_unit(held, inspection.units).values()]) for level, held in chosen.items()},
-            within,
-        )
-
+        finite = {case: value for case, value in values.items() if np.isfinite(value)}
+        samples |= {level: finite} if finite else {}
     enough = [level for level, held in samples.items() if len(by_unit(held, inspection.units)) >= FEWEST]
-    intervals = together(enough)
-    for level in samples.keys() - set(enough):
-        intervals |= together([level])
-    return {level: intervals[level] for level in samples if level in intervals}
+    shared = set.intersection(*(set(samples[level]) for level in enough)) if enough else set()
+    chosen = {
+        level: {case: v for case, v in held.items() if level not in enough or case in shared}
+        for level, held in samples.items()
+    }
+    return {level: held for level, held in chosen.items() if held}
 
 
-def _grouped(intervals: Mapping[int, Interval], told: Mapping[int, str], above: str, below: str) -> str:
-    """Such as ``above average at skip 1 (1.9 x); no difference shown by these cases at skip 2 (1.1 x)``."""
+def _grouped(
+    intervals: Mapping[int, Interval],
+    told: Mapping[int, str],
+    above: str,
+    below: str,
+    floored: Mapping[int, int] | None = None,
+) -> str:
+    """Such as ``above average at skip 1 (1.9 x); no difference shown by these cases at skip 2 (1.1 x)``.
+
+    ``floored`` are cases by skip whose factor is too small for its logarithm: that of 0 is minus infinity, so
+    how far the others outweigh it depends on the floor alone, and nothing but ``below`` is claimed.
+    """
+    few = {level: n for level, n in (floored or {}).items() if n and intervals[level].is_known}
     groups = {
-        above: [level for level, each in intervals.items() if each.is_above],
+        above: [level for level, each in intervals.items() if each.is_above and level not in few],
         below: [level for level, each in intervals.items() if each.is_below],
     }
     left = [level for level in intervals if not any(level in held for held in groups.values())]
-    groups["no difference shown by these cases"] = [level for level in left if intervals[level].is_known]
+    groups["no difference shown by these cases"] = [
+        level for level in left if intervals[level].is_known and level not in few
+    ]
+    for number in dict.fromkeys(few[level] for level in left if level in few):
+        cases = f"{number} case{'s' * (number != 1)}"
+        groups[f"no claim, as psi passes next to nothing in the foreground of {cases},"] = [
+            level for level in left if few.get(level) == number
+        ]
     for units in dict.fromkeys(intervals[level].units for level in left if not intervals[level].is_known):
         equal = ", as nearly all are equal," if units >= FEWEST else ""
         groups[f"no claim from {units_in_words(units)}{equal}"] = [
