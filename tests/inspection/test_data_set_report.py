@@ -507,6 +507,98 @@ def test_cases_without_a_label_are_no_evidence_beside_those_with_one(
         assert "not evidence" not in say(mixed)
 
 
+def of_references(inspection: DataSetInspection, labelled: int) -> DataSetInspection:
+    """So many cases with a label, the others with what the first model predicts."""
+    cases = [
+        replace(case, reference="label" if n < labelled else "prediction")
+        for n, case in enumerate(inspection.cases)
+    ]
+    return replace(inspection, cases=tuple(cases))
+
+
+INSIDE = {"psi_auc": (0.9, 0.9), "relative_energy_inside": (2.0, 2.0), "retained_energy_ratio": (1.5, 1.5)}
+SAYING: dict[str, Callable[[DataSetInspection], str]] = {
+    "psi_auc": findings.telling_apart,
+    "relative_energy_inside": findings.focus,
+    "retained_energy_ratio": findings.energy_ratio,
+}
+
+
+@pytest.mark.parametrize("measure", INSIDE)
+@pytest.mark.parametrize(
+    ("empty", "which"), [(3, "the 3 cases with one have"), (1, "the only case with one has")]
+)
+def test_labels_without_a_foreground_hide_no_case_that_has_one(
+    measure: str, empty: int, which: str, make_checkpoint: Make
+) -> None:
+    """Such as normal images with empty masks beside others without any."""
+    found = of_references(inspected(make_checkpoint, 12, retained_energy=(0.06, 0.08), **INSIDE), empty)
+    for case in found.cases[:empty]:
+        for skip in case.models["m"].skips.values():
+            for name in INSIDE:
+                skip.measures[name] = float("nan")
+            del skip.measures[measure]
+    said = SAYING[measure](found)
+    assert said.startswith(f"Over the cases without a label, as {which} no foreground that can be compared: ")
+    assert {"psi_auc": "0.90", "relative_energy_inside": "2.0 x", "retained_energy_ratio": "1.5 x"}[
+        measure
+    ] in said
+    assert said.endswith("agreement with itself, not evidence.")
+
+
+@pytest.mark.parametrize("measure", ["psi_auc", "relative_energy_inside"])
+def test_a_gate_without_a_mask_is_no_matter_of_labels(measure: str, make_checkpoint: Make) -> None:
+    found = of_references(inspected(make_checkpoint, 12, selectivity=(0.1, 0.1)), 3)
+    assert SAYING[measure](found) == findings.NO_FOREGROUND
+
+
+def test_energy_kept_inside_and_outside_is_judged_by_labels(make_checkpoint: Make) -> None:
+    """What is kept over the whole image needs none, and is told of all cases."""
+    found = inspected(make_checkpoint, 12, retained_energy_ratio=(1.5, 1.5), retained_energy=(0.06, 0.06))
+    found = of_references(found, 8)
+    for case in found.cases[8:]:
+        for skip in case.models["m"].skips.values():
+            skip.measures.update(retained_energy_ratio=40.0, retained_energy=0.36)
+    assert findings.energy_ratio(found) == (
+        "Over the 8 cases with a label, of 12: with m the share of energy kept inside the foreground is 1.5 "
+        "x that outside; over the whole image of all 12 cases 16 % is kept, where a gate that selects "
+        "nothing keeps 6.25 %."
+    )
+    assert findings.energy_ratio(of_references(found, 0)).endswith(
+        "keeps 6.25 %. Without a label, the foreground is the prediction of m, to which its gates contribute"
+        ": this is agreement with itself, not evidence."
+    )
+
+
+@pytest.mark.parametrize(("labelled", "is_told"), [(0, False), (8, True), (12, False)])
+def test_a_table_over_cases_with_and_without_a_label_is_called_so(
+    labelled: int, is_told: bool, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    found = of_references(inspected(make_checkpoint, 12, retained_energy=(0.06, 0.06), **INSIDE), labelled)
+    result_of(write_data_set(found, [], tmp_path, About("both", "twelve"), pictures=0))
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    told = "8 with a label, and 4 without one, whose foreground is the prediction of m."
+    assert (told in page) == is_told
+    assert ("without one, whose" in page) == is_told
+
+
+@pytest.mark.parametrize("measure", INSIDE)
+def test_another_model_agrees_with_the_first_and_not_with_itself(measure: str, make_checkpoint: Make) -> None:
+    found = of_references(inspected(make_checkpoint, 12, retained_energy=(0.06, 0.08), **INSIDE), 0)
+    for case in found.cases:
+        case.models["d"] = deepcopy(case.models["m"])
+    both = replace(found, checkpoints={**found.checkpoints, "d": make_checkpoint("dense")})
+    assert SAYING[measure](both).endswith(
+        ": for m this is agreement with itself, for d agreement with m. Neither is evidence."
+    )
+    for case in both.cases:
+        for skip in case.models["m"].skips.values():
+            del skip.measures[measure]
+    assert SAYING[measure](both).endswith(
+        "the foreground is the prediction of m: this is agreement with m, not evidence."
+    )
+
+
 def dice(value: float) -> ModelNumbers:
     return ModelNumbers({}, {"dice": value})
 

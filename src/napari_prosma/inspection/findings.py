@@ -47,7 +47,7 @@ def selecting(inspection: DataSetInspection) -> str:
 def focus(inspection: DataSetInspection) -> str:
     """Where psi passes more of the skip inside the foreground than it does on average."""
     measure = "relative_energy_inside"
-    inspection, which = _judged(inspection)
+    inspection, which = _judged(inspection, measure)
     said = []
     for model in inspection.checkpoints:
         intervals = _against(inspection, model, measure, _doublings)
@@ -62,7 +62,7 @@ def focus(inspection: DataSetInspection) -> str:
         return NO_FOREGROUND
     return (
         f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as "
-        f"much there as on average): {'; '.join(said)}.{_of_its_own(inspection)}"
+        f"much there as on average): {'; '.join(said)}.{_of_its_own(inspection, measure)}"
     )
 
 
@@ -114,12 +114,12 @@ def mask_level(inspection: DataSetInspection) -> str:
 
 def telling_apart(inspection: DataSetInspection) -> str:
     """Where psi tells the foreground from what is around it."""
-    inspection, which = _judged(inspection)
+    inspection, which = _judged(inspection, "psi_auc")
     said = _sides(inspection, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
         return NO_FOREGROUND
     what = "AUC of psi, inside against outside the foreground (0.5 = chance)"
-    return f"{which}{what}: {said}.{_of_its_own(inspection)}"
+    return f"{which}{what}: {said}.{_of_its_own(inspection, 'psi_auc')}"
 
 
 def telling_apart_in_errors(inspection: DataSetInspection) -> str:
@@ -147,18 +147,24 @@ def _sides(inspection: DataSetInspection, auc: str, above: str, below: str) -> s
 
 def energy_ratio(inspection: DataSetInspection) -> str:
     """Energy kept inside over outside, and beside which neutral value the shares stand."""
+    measure = "retained_energy_ratio"
+    judged, which = _judged(inspection, measure)
+    image = f"the whole image of all {len(inspection.cases)} cases" if which else "the whole image"
     said = []
     for model in inspection.checkpoints:
-        spreads = _spreads(inspection, model, "retained_energy_ratio")
+        spreads = _spreads(judged, model, measure)
         if spreads:
             neutral = GATES[inspection.checkpoints[model].spec.gate].neutral_energy
             kept = _range(_spreads(inspection, model, "retained_energy"), in_percent)
             ratio = _range(spreads, lambda value: f"{in_digits(value)} x")
             said.append(
                 f"with {model} the share of energy kept inside the foreground is {ratio} that outside; over "
-                f"the whole image {kept} is kept, where a gate that selects nothing keeps {100 * neutral:g} %"
+                f"{image} {kept} is kept, where a gate that selects nothing keeps {100 * neutral:g} %"
             )
-    return _sentence(said) or "No case has a foreground to compare with."
+    if not said:
+        return "No case has a foreground to compare with."
+    told = f"{which}{'; '.join(said)}." if which else _sentence(said)
+    return f"{told}{_of_its_own(judged, measure, 'its gates contribute')}"
 
 
 def channels(inspection: DataSetInspection) -> str:
@@ -321,26 +327,55 @@ def _lacking(inspection: DataSetInspection, model: str, what: str) -> str:
     return f"the gate of {model} has {what}" if has_gates else f"{model} has no gates"
 
 
-def _judged(inspection: DataSetInspection) -> tuple[DataSetInspection, str]:
-    """The cases that can judge a model, and which they are: those with a label, or all where none has one.
+def _judged(inspection: DataSetInspection, measure: str) -> tuple[DataSetInspection, str]:
+    """The cases that can judge a model by a measure, and which they are.
 
-    Others would be counted as evidence though their foreground is the model's own prediction.
+    Those with a label, unless none of them has the measure, as where all their masks are empty. The others
+    would be counted as evidence though their foreground is the first model's own prediction.
     """
     labelled = tuple(case for case in inspection.cases if case.reference == "label")
     if len(labelled) in (0, len(inspection.cases)):
         return inspection, ""
+    by_label = replace(inspection, cases=labelled)
     which = f"the {len(labelled)} cases" if len(labelled) > 1 else "the only case"
-    return replace(inspection, cases=labelled), f"Over {which} with a label, of {len(inspection.cases)}: "
+    if _having(by_label, measure):
+        return by_label, f"Over {which} with a label, of {len(inspection.cases)}: "
+    if not _having(inspection, measure):
+        return inspection, ""
+    none = f"{'have' if len(labelled) > 1 else 'has'} no foreground that can be compared"
+    return inspection, f"Over the cases without a label, as {which} with one {none}: "
 
 
-def _of_its_own(inspection: DataSetInspection) -> str:
-    """That a model cannot be held against itself, where it is."""
-    if any(case.reference == "prediction" for case in inspection.cases):
-        return (
-            f" Without a label, the foreground is the prediction of {inspection.model}, to which psi "
-            "contributes: this is agreement with itself, not evidence."
+def _having(inspection: DataSetInspection, measure: str) -> list[str]:
+    """The models of which some case has the measure."""
+    return [
+        model
+        for model in inspection.checkpoints
+        if any(
+            np.isfinite(inspection.values(model, level, measure)).any() for level in inspection.levels(model)
         )
-    return ""
+    ]
+
+
+def _of_its_own(inspection: DataSetInspection, measure: str, part: str = "its psi contributes") -> str:
+    """That a model cannot be held against itself, where it is; another one agrees with it or does not."""
+    if not any(case.reference == "prediction" for case in inspection.cases):
+        return ""
+    first, having = inspection.model, _having(inspection, measure)
+    others = ", ".join(model for model in having if model != first)
+    does = (
+        f", to which {part}"
+        if first in having and GATES[inspection.checkpoints[first].spec.gate].parts
+        else ""
+    )
+    own = "agreement with itself"
+    if not others:
+        said = f"this is {own}, not evidence"
+    elif first not in having:
+        said = f"this is agreement with {first}, not evidence"
+    else:
+        said = f"for {first} this is {own}, for {others} agreement with {first}. Neither is evidence"
+    return f" Without a label, the foreground is the prediction of {first}{does}: {said}."
 
 
 def _spreads(inspection: DataSetInspection, model: str, measure: str) -> dict[int, Spread]:
