@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +212,26 @@ def test_closing_a_run_before_its_first_step_writes_nothing(
     list(islice(run, 5))
     run.close()
     assert not (tmp_path / "run").exists()
+
+
+LEFT = """
+import sys
+import numpy as np
+from napari_prosma import Case, TrainConfig, train
+
+image, label = np.zeros((2, 1, 32, 32), np.float32), np.zeros((32, 32), np.uint8)
+image[:, :, 8:16] = label[8:16] = 1
+cases = [Case.from_arrays(str(n), each, label) for n, each in enumerate(image)]
+config = TrainConfig.of(run_dir=sys.argv[1], epochs=9, steps_per_epoch=2, widths="quick", device="cpu")
+run = train(config, cases)
+next(event for event in run if "loss" in getattr(event, "message", ""))
+"""
+
+
+def test_a_script_that_leaves_its_run_open_ends_well_and_keeps_what_was_learned(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT, str(tmp_path / "run")], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").steps == 1
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["ended", "closed"])

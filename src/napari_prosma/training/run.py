@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from weakref import WeakSet
 
 from napari_prosma.data.atomic import require_writable
 from napari_prosma.data.case import Case
@@ -77,6 +80,30 @@ def train(
         The loss or a gradient is no longer finite, or memory ran out; the last checkpoint holds weights from
         before.
     """
+    run = _events(config, cases, class_names, resumed, steering, unlabelled)
+    _OPEN.add(run)
+    return run
+
+
+_OPEN: WeakSet[Generator[Event, None, None]] = WeakSet()
+
+
+@atexit.register
+def _close_what_is_open() -> None:
+    """A run that a script leaves behind stops as any other does; later torch would end the process."""
+    for run in list(_OPEN):
+        with suppress(ValueError):  # it goes on in a thread
+            run.close()
+
+
+def _events(
+    config: TrainConfig,
+    cases: Sequence[Case],
+    class_names: Sequence[str],
+    resumed: Checkpoint | None,
+    steering: Steering | None,
+    unlabelled: Sequence[Case],
+) -> Generator[Event, None, None]:
     began = time.monotonic()
     require_writable(config.run_dir)
     if resumed is not None:
