@@ -224,7 +224,9 @@ def sentences(found: Json) -> Iterator[str]:
             start = f"With {names[part]} set to the mean in all skips, `{gate['arm']}`"
             if worth["low"] is None:
                 trainings = "one training" if worth["seeds"] == 1 else f"{worth['seeds']} trainings"
-                yield f"{start} loses {worth['mean']:.3f} Dice ({trainings}: too few to claim anything)."
+                verb = "loses" if worth["mean"] >= 0 else "gains"
+                change = f"{verb} {abs(worth['mean']):.3f} Dice"
+                yield f"{start} {change} ({trainings}: too few to claim anything)."
             elif worth["low"] > 0:
                 yield f"{start} loses Dice: {in_words(worth)}."
             else:
@@ -248,6 +250,8 @@ def capital(text: str) -> str:
 
 
 def in_words(found: Json) -> str:
+    if not found["seeds"]:
+        return "no seed in common"
     if found["low"] is None:
         return f"{found['mean']:+.3f}, no interval"
     return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"

@@ -188,6 +188,22 @@ def test_the_section_of_the_results_page_is_that_of_its_files() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_looks_at_other_seeds_are_not_compared(tmp_path: Path) -> None:
+    import study_page
+
+    written_study(tmp_path, {"prosma": 0.7, "dense": 0.7}, seeds=2)
+    (tmp_path / "look-A-prosma-0.json").unlink()
+    (tmp_path / "look-A-dense-1.json").unlink()
+    look = json.loads((tmp_path / "look-A-dense-0.json").read_text())
+    look["rows"]["means"][0]["worth"] = -0.1
+    (tmp_path / "look-A-dense-0.json").write_text(json.dumps(look))
+    text = "\n".join(study_page.in_lines(study_page.summary(tmp_path)))
+    assert "| `dense` | 1 | 0.750 | no seed in common |" in text
+    assert "`dense` gains 0.100 Dice (one training: too few to claim anything)" in text
+    assert "nan" not in text
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     import study_page
 
