@@ -20,7 +20,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts, Plan, case_facts, content_hash
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.texts import read_rows
-from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.checkpoint import LAST, Checkpoint
@@ -291,6 +291,15 @@ def test_metrics_come_back_digit_for_digit(tmp_path: Path) -> None:
     columns = list(read_rows(tmp_path / METRICS)[0])
     assert columns[:7] == ["epoch", "epochs", "loss", "learning_rate", "seconds", "memory", "dice"]
     assert "skip12/z_zero_fraction" in columns
+
+
+def test_a_folder_that_is_begun_without_a_run_is_taken(tmp_path: Path) -> None:
+    first = begun(tmp_path)
+    before = (tmp_path / RUN).read_bytes()
+    with pytest.raises(ConfigError, match="another run"):
+        begun(tmp_path)
+    assert (tmp_path / RUN).read_bytes() == before
+    del first
 
 
 def test_a_run_without_an_epoch_has_no_metrics(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Keeper:
         self.source: Checkpoint | None = begin.source
         self.processes, self.prepared, self.steering = learner.processes, learner.prepared, steering
         run_dir = self.state.config.run_dir
-        self.folder = RunFolder(run_dir)
+        self.folder = RunFolder(run_dir, steering)
         self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
         self.is_few = len(data.validation) < FEW_VALIDATED
         self.best_weights: dict[str, Tensor] = {}

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,7 +32,7 @@ from napari_prosma.model.checkpoint import BEST, LAST
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
 from napari_prosma.training.run_claim import FORMAT as FORMAT  # known from here, too
-from napari_prosma.training.run_claim import RUN
+from napari_prosma.training.run_claim import RUN, claim, release
 
 METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 _PACKAGES = ("torch", "numpy", "scipy")
@@ -129,11 +130,14 @@ class RunFolder:
     Parameters
     ----------
     path : Path
-        Claimed by the run (``run_claim.claimed``).
+        Made by :meth:`begin` if missing.
+    holder : object, optional
+        Who has claimed it (``run_claim.claimed``); by default it is claimed for as long as this lives.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, holder: object | None = None) -> None:
         self.path = path
+        self._holder = holder
         self._run: Run | None = None
 
     def begin(
@@ -165,9 +169,14 @@ class RunFolder:
 
         Raises
         ------
+        ConfigError
+            Another run goes on in it, or it holds something else.
         DataError
             The folder cannot be made or written to.
         """
+        if self._holder is None:
+            self._holder = object()
+            weakref.finalize(self, release, claim(self.path, self._holder, config.data, resumed))
         sweep(self.path)
         run = Run(
             config=_with_whole_paths(config),
