@@ -10,7 +10,7 @@ import numpy as np
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
-from napari_prosma.inspection.measures import LEAST_RATIO, in_digits
+from napari_prosma.inspection.measures import LEAST_RATIO, in_digits, skips_in_words
 from napari_prosma.inspection.statistics import (
     ANYWHERE,
     FEWEST,
@@ -108,7 +108,7 @@ def mask_level(inspection: DataSetInspection) -> str:
             continue
         flat = [level for level, spread in widths.items() if spread.mean < LITTLE]
         words = f"in {model} the mean of psi is {_range(means, '{:.2f}'.format)}"
-        said.append(words + (f", and psi is nearly constant at {_skips(flat)}" if flat else ""))
+        said.append(words + (f", and psi is nearly constant at {skips_in_words(flat)}" if flat else ""))
     return _sentence(said)
 
 
@@ -388,10 +388,6 @@ def _range(spreads: dict[int, Spread], form: Callable[[float], str]) -> str:
     low, high = (pick(spreads, key=lambda level: spreads[level].mean) for pick in (min, max))
     least, most = form(spreads[low].mean), form(spreads[high].mean)
     return most if least == most else f"{least} (skip {low}) to {most} (skip {high})"
-
-
-def _skips(levels: list[int]) -> str:
-    return f"skip{'s' * (len(levels) > 1)} {', '.join(map(str, levels))}"
 
 
 def _sentence(parts: list[str]) -> str:

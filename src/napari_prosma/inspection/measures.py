@@ -7,7 +7,7 @@ selects nothing keeps its neutral value. ``selectivity`` says whether it does mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,11 @@ class Measure:
 def in_digits(value: float) -> str:
     """A factor to two digits, so that small ones do not become 0."""
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def skips_in_words(levels: Sequence[int]) -> str:
+    """Such as ``skip 1`` or ``skips 1, 3``."""
+    return f"skip{'s' * (len(levels) > 1)} {', '.join(map(str, levels))}"
 
 
 def _mean(array: np.ndarray | None) -> float | None:

@@ -13,6 +13,7 @@ from scipy.integrate import trapezoid
 
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.measures import skips_in_words
 from napari_prosma.inspection.noise import IN_WORDS
 from napari_prosma.inspection.statistics import (
     ANYWHERE,
@@ -142,7 +143,7 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     parts = [f"{what} {told(skips)}" for what, skips in groups.items() if skips]
     faithful = groups["psi is better at"]
     verdict = (
-        f" So psi is faithful at {_skips(sorted(faithful))}."
+        f" So psi is faithful at {skips_in_words(sorted(faithful))}."
         if faithful
         else " So psi is not shown to be faithful at any skip."
     )
@@ -223,7 +224,7 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     means = ", ".join(f"{np.mean([*drawn[skip].values()]):.2f} (skip {skip})" for skip in skips)
     text = f"{_window_in_words(rows)}The correlation of psi with psi of a random decoder is {means}."
     if constant:
-        text += f" At {_skips(constant)} psi is constant, as trained or with a random decoder."
+        text += f" At {skips_in_words(constant)} psi is constant, as trained or with a random decoder."
     if not any(row["randomised"] == ANOTHER for row in rows):
         return (
             f"{text} Compare it with the correlation between two trainings, which is below 1, too: add a "
@@ -242,8 +243,8 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     learned = [skip for skip, each in intervals.items() if each.is_above]
     if learned:
         text += (
-            f" It is higher between these two trainings at {_skips(learned)}, so psi depends on what was "
-            "learned there."
+            f" It is higher between these two trainings at {skips_in_words(learned)}, so psi depends on what "
+            "was learned there."
         )
     else:
         text += " It is not shown to be higher between two trainings at any skip."
@@ -357,10 +358,6 @@ def _complete(rows: Sequence[Row], value: str, *respects: str) -> list[Row]:
 
 def _too_few(units: int) -> str:
     return f"No claim from {units_in_words(units)}; {FEWEST} are needed."
-
-
-def _skips(levels: Sequence[int]) -> str:
-    return f"skip{'s' * (len(levels) > 1)} {', '.join(map(str, levels))}"
 
 
 def _window_in_words(rows: Sequence[Row]) -> str:
