@@ -58,6 +58,7 @@ from napari_prosma.segmentation.segment import segment
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
+from napari_prosma.training.run_folder import read_metrics
 from napari_prosma.training.split import split_cases
 
 SIDE, WIDTHS = 64, "tiny"
@@ -164,6 +165,7 @@ def train_run(run: Run, data: DataSet, clusters: Sequence[Sequence[str]], given:
         "split": {part: sorted(case.name for case in held) for part, held in parts.items()},
         "config": json.loads(config.model_dump_json()),
         "thresholds": _thresholds(models["last"]),
+        "zeros": zeros_of(config.run_dir),
         **{
             which: {
                 "epoch": model.epoch,
@@ -210,6 +212,16 @@ def _thresholds(model: Checkpoint) -> dict[str, float]:
         for name, tensor in model.weights.items()
         if name.endswith("theta")
     }
+
+
+def zeros_of(run_dir: Path) -> dict[str, list[float]]:
+    """The share of z that is zero on the inner part, epoch by epoch, of every skip that has a threshold."""
+    shares: dict[str, list[float]] = {}
+    for epoch in read_metrics(run_dir):
+        for level, figures in epoch.gates.items():
+            if "lambda_mean" in figures:
+                shares.setdefault(f"skip{level}", []).append(figures["z_zero_fraction"])
+    return shares
 
 
 def _measured(model: Checkpoint, case: Case) -> dict[str, float]:

@@ -39,19 +39,22 @@ def summary(folder: Path) -> Json:
     files = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     runs = [held for held in files.values() if "arm" in held and "last" in held]
     looks = [held for name, held in files.items() if name.startswith("look-")]
+    looks.sort(key=lambda look: look["arm"] != PROSMA)
     dice = {(run["block"], run["arm"]): by_seed(runs, run["block"], run["arm"]) for run in runs}
     own = dice.get(("A", PROSMA), {})
     arms = []
     for block in "ABE":
-        held = {arm: seeds for (of, arm), seeds in dice.items() if of == block} | {PROSMA: own}
-        common = set.intersection(*map(set, held.values()))
+        held = {arm: seeds for (of, arm), seeds in dice.items() if of == block}
+        everywhere = set.intersection(*map(set, held.values())) if held else set()
         for arm, seeds in sorted(held.items(), key=lambda each: each[0] != PROSMA):
-            if not common or (block != "A" and arm == PROSMA):
+            # The arms of block A stand beside each other, those of the others beside block A's prosma.
+            common = everywhere if block == "A" else seeds.keys() & own.keys()
+            if not common:
                 continue
             row = {"block": block, "arm": arm, "seeds": len(common)}
             row |= {which: mean([seeds[seed][which] for seed in common]) for which in ("last", "best")}
             if arm != PROSMA:
-                row["prosma minus it"] = paired(own, seeds, "last", len(held) - 1)
+                row["prosma minus it"] = paired(own, seeds, "last", len(held.keys() - {PROSMA}))
             arms.append(row)
     return {
         "runs": len(runs),
@@ -63,12 +66,15 @@ def summary(folder: Path) -> Json:
 
 
 def thresholds(runs: Sequence[Json]) -> dict[str, Json]:
-    """Where the lambdas of an arm started, and the means per skip and training that they ended at."""
+    """Where the lambdas of an arm started, and where they and the zeros of z ended, per skip and training."""
     found: dict[str, Json] = {}
     for run in runs:
         if run["thresholds"]:
             start = run["config"]["gate_options"]["threshold"]
-            found.setdefault(run["arm"], {"start": start, "ends": []})["ends"] += run["thresholds"].values()
+            held = found.setdefault(run["arm"], {"start": start, "seeds": 0, "ends": [], "zeros": []})
+            held["seeds"] += 1
+            held["ends"] += run["thresholds"].values()
+            held["zeros"] += [epochs[-1] for epochs in run.get("zeros", {}).values()]
     return found
 
 
@@ -173,51 +179,86 @@ def mean(values: Sequence[float]) -> float:
 
 
 def in_lines(found: Json) -> Iterator[str]:
-    yield from ("", *(f"- {line}" for line in sentences(found)), "")
-    yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
-    yield "|---|---|---|---|---|"
-    for row in found["arms"]:
-        difference = row.get("prosma minus it")
-        told = "" if difference is None else in_words(difference)
-        yield f"| `{row['arm']}` | {row['seeds']} | {row['last']:.3f} | {row['best']:.3f} | {told} |"
+    """A question with its answers and its table, one after the other."""
+    for question, answers, table in (
+        ("Is Dice higher with the gate?", overlap(found, "A"), arms_table(found, "A")),
+        (
+            "What becomes of the thresholds?",
+            [*learned_thresholds(found), *overlap(found, "BE")],
+            arms_table(found, "BE"),
+        ),
+        ("Does the gate keep more Dice under noise?", under_noise(found), noise_table(found)),
+        ("Is it worth anything where and what the gate selects?", selected(found), gates_table(found)),
+    ):
+        told, rows = list(answers), list(table)
+        if told or rows:
+            yield from ("", f"### {question}", "")
+        yield from (f"- {answer}" for answer in told)
+        yield from ("", *rows) if told and rows else rows
+    yield ""
+
+
+def arms_table(found: Json, blocks: str) -> Iterator[str]:
+    rows = [row for row in found["arms"] if row["block"] in blocks]
+    if rows:
+        yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
+        yield "|---|---|---|---|---|"
+    for row in rows:
+        told = f"{row['last']:.3f} | {row['best']:.3f} | {_difference(row)}"
+        yield f"| `{row['arm']}` | {row['seeds']} | {told} |"
+
+
+def noise_table(found: Json) -> Iterator[str]:
     if found["noise"]:
-        yield from (
-            "",
-            "| gate | seeds | share of its Dice left under noise | prosma minus it |",
-            "|---|---|---|---|",
-        )
+        yield "| gate | seeds | share of its Dice left under noise | prosma minus it |"
+        yield "|---|---|---|---|"
     for row in found["noise"]:
-        difference = row.get("prosma minus it")
-        told = "" if difference is None else in_words(difference)
-        yield f"| `{row['arm']}` | {row['left']['seeds']} | {row['left']['mean']:.3f} | {told} |"
+        left = row["left"]
+        yield f"| `{row['arm']}` | {left['seeds']} | {left['mean']:.3f} | {_difference(row)} |"
+
+
+def gates_table(found: Json) -> Iterator[str]:
     if found["gates"]:
-        yield from (
-            "",
-            "| gate | skip | selectivity | psi minus the best control | correlation of two seeds |",
-            "|---|---|---|---|---|",
-        )
+        yield "| gate | seeds | skip | selectivity | psi minus the best control | correlation of two seeds |"
+        yield "|---|---|---|---|---|---|"
     for gate in found["gates"]:
         for skip in gate["skips"]:
             lead, alike = skip["psi minus the best control"], skip["correlation of two seeds"]
             beside = "" if lead is None else f"{in_words(lead)}, {lead['control']}"
             yield (
-                f"| `{gate['arm']}` | {skip['skip']} | {100 * skip['selectivity']:.1f} % | {beside} | "
-                f"{'' if alike is None else f'{alike:.2f}'} |"
+                f"| `{gate['arm']}` | {gate['seeds']} | {skip['skip']} | {100 * skip['selectivity']:.1f} % | "
+                f"{beside} | {'' if alike is None else f'{alike:.2f}'} |"
             )
-    yield ""
 
 
-def sentences(found: Json) -> Iterator[str]:
-    """What the study answers, a sentence per question."""
+def _difference(row: Json) -> str:
+    difference = row.get("prosma minus it")
+    return "" if difference is None else in_words(difference)
+
+
+def learned_thresholds(found: Json) -> Iterator[str]:
+    """Where lambda went in each arm, and how sparse z is then."""
     for arm, held in found["thresholds"].items():
         ends = f"ended between {min(held['ends']):.3f} and {max(held['ends']):.3f} (means per skip)"
-        yield f"With `{arm}`, lambda started at {held['start']:.3f} and {ends}."
+        zeros = [100 * share for share in held["zeros"]]
+        sparse = f"; {min(zeros):.0f} to {max(zeros):.0f} % of z were zero then" if zeros else ""
+        yield f"With `{arm}`, lambda started at {held['start']:.3f} and {ends}{sparse}."
+
+
+def overlap(found: Json, blocks: str) -> Iterator[str]:
     for row in found["arms"]:
-        if "prosma minus it" in row:
+        if row["block"] in blocks and "prosma minus it" in row:
             yield compared("Dice", row["arm"], row["prosma minus it"])
+
+
+def under_noise(found: Json) -> Iterator[str]:
     for row in found["noise"]:
         if "prosma minus it" in row:
             yield compared("the share of Dice left under noise", row["arm"], row["prosma minus it"])
+
+
+def selected(found: Json) -> Iterator[str]:
+    """What the selection of each gate is worth in Dice."""
     names = {"psi": "psi", "c": "the channel weights c", "both": "psi and c"}
     for gate in found["gates"]:
         for part, worth in gate["worth"].items():

@@ -85,6 +85,9 @@ def test_a_tiny_study_trains_looks_and_goes_on(folder: Path, tmp_path: Path) -> 
     assert run["config"]["gate"] == "prosma"
     assert set(run["last"]["cases"]) == set(run["best"]["cases"]) == set(run["split"]["test"])
     assert run["thresholds"]
+    assert set(run["zeros"]) == {f"skip{level}" for level in range(1, len(run["thresholds"]) + 1)}
+    assert all(len(epochs) == 1 and 0 < epochs[0] < 1 for epochs in run["zeros"].values())
+    assert json.loads((out / "A-dense-0.json").read_text())["zeros"] == {}
     study.main(["train", *line, *fast, "4", "5"])
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == written
     study.main(["look", *line, "--part", "4", "6"])
@@ -133,9 +136,11 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     values = [-0.001, 0.001, -0.001, 0.001, -0.001]
     reach = 3.4954 * np.std(values, ddof=1) / np.sqrt(5)
     assert dense["prosma minus it"]["low"] == pytest.approx(np.mean(values) - reach, rel=1e-3)
-    said = " ".join(study_page.sentences(found))
-    assert said.startswith(
-        "With `prosma`, lambda started at 0.693 and ended between 0.600 and 1.000 (means per skip)."
+    lines = list(study_page.in_lines(found))
+    said = " ".join(lines)
+    assert (
+        "- With `prosma`, lambda started at 0.693 and ended between 0.600 and 1.000 (means per skip)."
+        in lines
     )
     assert "Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200)." in said
     assert "No difference in Dice is shown between `prosma` and `dense`: " in said
@@ -143,9 +148,8 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
         "No difference in the share of Dice left under noise is shown between `prosma` and `dense`: " in said
     )
     assert "With psi set to the mean in all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
-    lines = list(study_page.in_lines(found))
     assert "| `none` | 5 | 0.520 | 0.520 | +0.200 (+0.200 to +0.200) |" in lines
-    assert any(line.startswith("| `prosma` | 1 | 10.0 % | +0.120 (") for line in lines)
+    assert any(line.startswith("| `prosma` | 5 | 1 | 10.0 % | +0.120 (") for line in lines)
     assert not any("nan" in line for line in lines)
 
 
@@ -158,13 +162,19 @@ def test_an_arm_of_another_block_stands_beside_the_prosma_of_the_first(tmp_path:
         run = json.loads(path.read_text()) | {"block": "B", "arm": "start 0.1"}
         run |= {"thresholds": {"gates.1": 0.12}, "config": {"gate_options": {"threshold": 0.1}}}
         run["last"] = {"cases": {"a": {"dice": run["last"]["cases"]["a"]["dice"] - 0.1}}}
+        run["zeros"] = {"skip1": [0.5, 0.04], "skip2": [0.5, 0.256]}
         (tmp_path / path.name.replace("A-prosma", "B-start 0.1")).write_text(json.dumps(run))
-    said = list(study_page.sentences(study_page.summary(tmp_path)))
-    assert said[1] == "With `start 0.1`, lambda started at 0.100 and ended between 0.120 and 0.120 " + (
-        "(means per skip)."
+    first = json.loads((tmp_path / "B-start 0.1-0.json").read_text()) | {"arm": "theta x 10"}
+    (tmp_path / "B-theta x 10-0.json").write_text(json.dumps(first))
+    lines = list(study_page.in_lines(study_page.summary(tmp_path)))
+    assert lines[lines.index("### What becomes of the thresholds?") + 3] == (
+        "- With `start 0.1`, lambda started at 0.100 and ended between 0.120 and 0.120 (means per skip); 4 "
+        "to 26 % of z were zero then."
     )
-    higher = "Dice is higher with `prosma` than with `start 0.1`: +0.100 (+0.100 to +0.100)."
-    assert higher in said
+    assert "- Dice is higher with `prosma` than with `start 0.1`: +0.100 (+0.100 to +0.100)." in lines
+    # An arm that is not complete takes no seed from the others.
+    assert "| `start 0.1` | 3 | 0.610 | 0.710 | +0.100 (+0.100 to +0.100) |" in lines
+    assert "| `theta x 10` | 1 | 0.600 | 0.700 | +0.100, no interval |" in lines
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -208,9 +218,9 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     import study_page
 
     written_study(tmp_path, {"prosma": 0.7, "none": 0.1}, seeds=1)
-    said = " ".join(study_page.sentences(study_page.summary(tmp_path)))
+    said = " ".join(study_page.in_lines(study_page.summary(tmp_path)))
     assert "Dice with `prosma` and with `none`: too few seeds in common (1) to claim anything." in said
-    assert "higher" not in said
+    assert "Dice is higher" not in said
     assert "loses 0.200 Dice (one training: too few to claim anything)" in said
 
 
