@@ -204,7 +204,7 @@ def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
     assert (
         " On 3 of the images, 1 with a label, in one window of each larger one: whole skips were set to "
         "their means, and whole skips to zero; Rician noise of strength 0 to 0.5 was added (as in magnitude "
-        "images, MR). Random draws"
+        "images, MR). Random draws have the seed 0, and noise and orders also the name of the image."
     ) in methods
     assert "in rising order" not in methods
 
@@ -626,6 +626,10 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
     assert not_an_ablation(here, moved) == ()
     assert not_an_ablation(here, another) == ("data folder ('glas' instead of 'busi')",)
     assert not_an_ablation(first, another) == ()  # nobody said
+    fold = replace(first, config={**first.config, "entry": 1, "fold": (1, 2)})
+    assert not_an_ablation(replace(first, config={**first.config, "entry": "auto"}), fold) == ()
+    halved = replace(first, spec=replace(first.spec, entry=2))
+    assert not_an_ablation(first, halved) == ("network",)
     there = replace(here, config={**here.config, "data": "C:\\\\Users\\\\Anna\\\\busi"})
     assert not_an_ablation(here, there) == ()
     assert without_folders("C:\\\\Users\\\\Anna\\\\busi") == without_folders("/home/anna/busi") == "busi"

@@ -397,6 +397,23 @@ def test_more_noise_moves_the_masks_further(
     assert clean["zero_iou"] == 1 > little["zero_iou"] > much["zero_iou"] > 0  # type: ignore[operator]
 
 
+def test_every_image_has_noise_and_orders_of_its_own_and_the_same_again(
+    make_checkpoint: Make, image: Image
+) -> None:
+    model = make_checkpoint()
+    for test, value in (("noise_test", "psi_change"), ("deletion_curve", "agreement")):
+        of_image, again, of_other = (
+            [
+                row.get(value)
+                for row in found_by(run_test(test, {"m": model}, image, name=name)).rows
+                if row.get("order", "random") == "random" and row.get("strength", 1) != 0
+            ]
+            for name in ("first", "first", "second")
+        )
+        assert of_image == again
+        assert of_image != of_other
+
+
 def test_noise_refuses_models_of_other_classes_and_unknown_kinds(make_checkpoint: Make, image: Image) -> None:
     first = make_checkpoint()
     plan = first.plan.model_copy(update={"class_names": ("background", "vessel")})
@@ -419,6 +436,24 @@ def test_another_training_stands_beside_the_redrawn_decoder(make_checkpoint: Mak
     other = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"window": (16, 16)}))
     with pytest.raises(ConfigError, match="another grid"):
         list(sanity_check(checkpoint, image, seeds=(0,), other=other))
+
+
+def test_what_another_training_differs_in_besides_its_seed_is_told(
+    make_checkpoint: Make, image: Image
+) -> None:
+    def trained(seed: int, *cases: str, data: str = "busi") -> Checkpoint:
+        split = {"training": cases, "validation": ()}
+        return replace(make_checkpoint(), config={"seed": seed, "data": data}, split=split)
+
+    own = trained(0, "a", "b")
+    for other, said in (
+        (trained(1, "b", "a"), ""),
+        (trained(1, "a", "c"), "training cases (1 of 2 in common)"),
+        (trained(1), "training cases (unknown for one)"),
+        (trained(1, "a", "b", data="glas"), "data folder ('glas' instead of 'busi')"),
+    ):
+        table = found_by(run_test("sanity_check", {"own": own, "other": other}, image, seeds=(0,)))
+        assert [row.get("apart", "") for row in where(table, randomised="another training")] == [said, said]
 
 
 def test_the_sanity_check_finds_another_training_among_the_models(

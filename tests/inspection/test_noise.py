@@ -61,7 +61,7 @@ def test_speckle_multiplies_and_is_as_coarse_as_the_image():
         grain = gaussian_filter(rng.standard_normal((160, 160)), width)
         image = (100 + 20 * grain / grain.std())[None].astype(np.float32)
         assert point_spread(image) == pytest.approx((width, width), rel=0.15)
-    noisy = noisy_with("speckle", image, 0)
+    noisy = noisy_with("speckle", image, np.random.default_rng(0))
     np.testing.assert_array_equal(noisy(0.0), image)
     ratio = noisy(0.5) / image - 1
     assert ratio.std() == pytest.approx(0.5, rel=0.02)
@@ -69,14 +69,24 @@ def test_speckle_multiplies_and_is_as_coarse_as_the_image():
     alike = np.corrcoef(ratio[0, 1:].ravel(), ratio[0, :-1].ravel())[0, 1]
     assert alike == pytest.approx(np.exp(-1 / (4 * 1.6**2)), abs=0.05)
     gray = np.repeat(image, 3, axis=0)
-    three = noisy_with("speckle", gray, 0)(0.3)
+    three = noisy_with("speckle", gray, np.random.default_rng(0))(0.3)
     np.testing.assert_array_equal(three[0], three[2])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rician", "hu"])
+def test_copies_of_a_gray_image_have_one_noise_and_colours_each_their_own(kind: str):
+    image = np.random.default_rng(1).normal(100, 20, (1, 40, 40)).astype(np.float32)
+    gray, colour = np.repeat(image, 3, axis=0), np.concatenate([image, image + 1, image[:, ::-1]])
+    copies = noisy_with(kind, gray, np.random.default_rng(0))(0.5)
+    np.testing.assert_array_equal(copies, np.repeat(copies[:1], 3, axis=0))
+    seen = noisy_with("gaussian", colour, np.random.default_rng(0))(0.5) - colour
+    assert abs(np.corrcoef(seen[0].ravel(), seen[1].ravel())[0, 1]) < 0.1
 
 
 def test_rician_noise_is_rayleigh_where_there_is_no_signal():
     image = np.zeros((1, 300, 300), np.float32)
     image[:, :, 150:] = 100
-    seen = noisy_with("rician", image, 0)(0.1)
+    seen = noisy_with("rician", image, np.random.default_rng(0))(0.1)
     sigma = 0.1 * image.std()
     assert seen.min() >= 0
     assert seen[:, :, :150].mean() == pytest.approx(sigma * np.sqrt(np.pi / 2), rel=0.01)
@@ -85,6 +95,6 @@ def test_rician_noise_is_rayleigh_where_there_is_no_signal():
 
 def test_noise_in_hounsfield_units_does_not_depend_on_the_image():
     image = np.random.default_rng(1).normal(0, 400, (1, 200, 200)).astype(np.float32)
-    added = noisy_with("hu", image, 0)(0.2) - image
+    added = noisy_with("hu", image, np.random.default_rng(0))(0.2) - image
     assert added.std() == pytest.approx(0.2 * HU, rel=0.02)
     assert np.corrcoef(added.ravel(), image.ravel())[0, 1] == pytest.approx(0, abs=0.02)

@@ -194,8 +194,8 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "sanity_check",
         correlated(0.3, None, 12),
         r"The correlation of psi with psi of a random decoder is 0\.30 \(skip 1\)\. Compare it with the "
-        r"correlation between two trainings, which is below 1, too: add a model with the same gate and "
-        r"another seed\.",
+        r"correlation between two trainings, which is below 1, too: add a model of the same gate and data "
+        r"with another seed\.",
     ),
     (
         "learned",
@@ -203,6 +203,16 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         correlated(0.3, 0.7, 12),
         r".*Between two trainings it is 0\.70 \(skip 1\)\. It is higher between these two trainings at "
         r"skip 1, so psi depends on what was learned there\.",
+    ),
+    (
+        "another training on other cases",
+        "sanity_check",
+        [
+            {**r, **({"apart": "training cases (1 of 8 in common)"} if r["randomised"] != "decoder" else {})}
+            for r in correlated(0.3, 0.7, 12)
+        ],
+        r".*Between two trainings it is 0\.70 \(skip 1\)\. The two differ in more than the seed: training "
+        r"cases \(1 of 8 in common\)\. Two that differ in the seed alone may be more alike\. It is higher .*",
     ),
     (
         "not learned",

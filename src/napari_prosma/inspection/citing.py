@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord
 
 SEED = 0
-"""Of every random draw of an inspection: orders, redrawn weights, noise and signs."""
+"""Of every random draw of an inspection; orders and noise hang on the name of the image, too."""
 _HASH_BYTES = 10
 
 
@@ -146,7 +146,9 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         "at least as wide as Student's, cut at what is possible, and simultaneous over skips and parts; "
         f"nothing is claimed from fewer than {FEWEST} independent cases."
     )
-    return f"{text}{_tests_in_methods(kept['tests'])} Random draws have the seed {kept['seed']}."
+    by_name = any(kept["tests"].get(test) for test in ("deletion_curve", "noise_test"))
+    drawn = ", and noise and orders also the name of the image" if by_name else ""
+    return f"{text}{_tests_in_methods(kept['tests'])} Random draws have the seed {kept['seed']}{drawn}."
 
 
 def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.gathering import Sums
-from napari_prosma.inspection.kinship import is_another_training
+from napari_prosma.inspection.kinship import apart_besides_seed, is_another_training
 from napari_prosma.inspection.noise import IN_WORDS, noise_of, noisy_with, require_noise
 from napari_prosma.inspection.record import Means
 from napari_prosma.inspection.trace import inspect_gates, require_levels, same_classes
@@ -233,7 +234,8 @@ def deletion_curve(
     One skip at a time: the share ``q`` of its positions, in rising order of the untouched model's psi, takes
     the skip's mean over the window, channel by channel; then the decoder runs, so its gates see the replaced
     skip. Read backwards it is insertion: all is replaced, and the positions of highest psi come back first.
-    The controls (``CONTROLS``) order the same positions otherwise; equal values are ordered at random.
+    The controls (``CONTROLS``) order the same positions otherwise; equal values are ordered at random, by
+    ``seed`` and ``name``.
 
     Rows have ``skip``, ``order`` ("psi" or a control), ``draw``, ``q``, ``agreement`` and with a label
     ``dice``.
@@ -258,7 +260,7 @@ def deletion_curve(
     rows: list[Row] = []
     done = 0
     for level, psi in masks.items():
-        rng = np.random.default_rng(seed)
+        rng = drawn_for(name, seed, level)
         for order, draw, ranks in _orders(window, level, psi, redrawn[level], draws, rng):
             known: Row = {**_known(window), "skip": level, "order": order, "draw": draw}
             gone = {q: ranks[: round(q * len(ranks))] for q in quantiles}
@@ -397,7 +399,8 @@ def sanity_check(
     ``other`` is a model of the same gate that was trained with another seed.
 
     Rows have ``randomised`` ("another training" for ``other``), ``seed``, ``skip`` and ``correlation``:
-    Spearman's, of psi with the trained model's. It is missing where a psi is constant.
+    Spearman's, of psi with the trained model's. It is missing where a psi is constant. Those of ``other``
+    have ``apart`` where it differs in more than the seed: in what, such as the cases that it learned from.
 
     Raises
     ------
@@ -420,7 +423,9 @@ def sanity_check(
             raise ConfigError(
                 "the other training sees the image on another grid; give one with the same plan"
             )
-        rows += _alike(window, trained, _masks(beside), ANOTHER, 0)
+        apart = apart_besides_seed(window.checkpoint, beside.checkpoint)
+        known: Row = {"apart": apart} if apart else {}
+        rows += [row | known for row in _alike(window, trained, _masks(beside), ANOTHER, 0)]
     yield Finished(Table("sanity_check", name, tuple(rows), window.image.geometry))
 
 
@@ -449,7 +454,7 @@ def noise_test(
     """The same rising noise for several models; ends in ``Finished`` with a ``Table``.
 
     It is added to the image before it is prepared, as ``noise.NOISES`` says; "auto" is what fits the first
-    model's modality.
+    model's modality. It is drawn by ``seed`` and ``name``: the same for all models, another for each image.
 
     Rows have ``model``, ``gate``, ``kind``, ``strength``, ``skip``; ``psi_change``, the mean of |dpsi|, and
     ``psi_change_relative``, the same over the clean mask's std, by which masks of different models can be
@@ -467,7 +472,7 @@ def noise_test(
         kind = noise_of(next(iter(models.values())))
     for checkpoint in models.values():
         require_noise(kind, checkpoint, values)
-    noisy_image = noisy_with(kind, values, seed)
+    noisy_image = noisy_with(kind, values, drawn_for(name, seed))
     total = len(models) * len(strengths)
     rows: list[Row] = []
     geometry = image.geometry
@@ -526,6 +531,11 @@ def run_test(test: str, models: Mapping[str, Model], image: Image, **how: Any) -
 
 
 # ---- what the tests share ---------------------------------------------------------------------------------
+
+
+def drawn_for(name: str, seed: int, *further: int) -> np.random.Generator:
+    """Random numbers of an image: the same whenever it is tested, and others than those of other images."""
+    return np.random.default_rng((seed, crc32(name.encode()), *further))
 
 
 def _device_of(window: Window) -> str:

@@ -15,9 +15,10 @@ from napari_prosma.model.checkpoint import Checkpoint
 _MAY_DIFFER = {
     *("gate", "gate_options", "gated_levels", "run_dir", "device", "precision", "threads", "compile"),
     *("tensorboard", "minutes", "epochs", "steps_per_epoch", "plan", "data", "labels"),
-    *("spacing", "patch", "batch", "intensity", "dims"),
+    *("spacing", "patch", "batch", "intensity", "dims", "entry", "fold"),
 }
-"""Settings that say nothing by themselves: a plan's values and the number of steps are compared as such."""
+"""Settings that say nothing by themselves: a plan's values, network, split and steps are compared as such."""
+_NETWORK = ("network", "widths", "entry")
 _NEVER_NEGATIVE = ("ultrasound", "endoscopy")
 _NEAR = 0.9
 """As many steps, but for what an epoch more or less makes."""
@@ -37,7 +38,7 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
         found.append(f"data folder ('{folders[1]}' instead of '{folders[0]}')")
     if not first.plan.agrees_with(other.plan):
         found.append("plan")
-    if first.spec.widths != other.spec.widths or first.spec.network != other.spec.network:
+    if any(getattr(first.spec, part) != getattr(other.spec, part) for part in _NETWORK):
         found.append("network")
     if min(first.steps, other.steps) < _NEAR * max(first.steps, other.steps):
         found.append(f"steps ({other.steps} instead of {first.steps})")
@@ -52,12 +53,28 @@ def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Chec
 
 
 def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:
-    """The same gate on the same grid, trained with another seed: how alike two masks can be."""
+    """The same gate on the same grid, trained with another seed: how alike two masks can be.
+
+    ``apart_besides_seed`` says whether it was on the same data.
+    """
     return (
         first.spec == other.spec
         and first.plan.agrees_with(other.plan)
         and first.config.get("seed") != other.config.get("seed")
     )
+
+
+def apart_besides_seed(first: Checkpoint, other: Checkpoint) -> str:
+    """What two trainings differ in besides their seed, in words; empty where nothing else is known to differ.
+
+    Which cases were learned from comes first: a seed splits the cases anew, too.
+    """
+    parts = [part for part in not_an_ablation(first, other) if part not in ("split", "seed")]
+    own, theirs = (set(each.split.get("training", ())) for each in (first, other))
+    if own != theirs:
+        both = f"{len(own & theirs)} of {len(own)} in common" if own and theirs else "unknown for one"
+        parts.insert(0, f"training cases ({both})")
+    return ", ".join(parts)
 
 
 def _settings_that_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

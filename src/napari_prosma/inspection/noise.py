@@ -55,16 +55,16 @@ def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None
         )
 
 
-def noisy_with(kind: str, values: np.ndarray, seed: int) -> Callable[[float], np.ndarray]:
+def noisy_with(kind: str, values: np.ndarray, rng: np.random.Generator) -> Callable[[float], np.ndarray]:
     """A function of the strength that gives ``values`` (C, *spatial) with the same noise, scaled.
 
-    Channels have one and the same speckle, as the copies of a gray image have.
+    Channels have one and the same speckle. Of other noise each has its own, but for copies of a gray image.
     """
-    rng = np.random.default_rng(seed)
     if kind == "speckle":
         grain = _speckle(values, rng)
         return lambda strength: values * (1 + strength * grain)
-    drawn = rng.standard_normal((2, *values.shape), dtype=np.float32)
+    own = values[:1] if (values == values[:1]).all() else values
+    drawn = rng.standard_normal((2, *own.shape), dtype=np.float32)
     if kind == "hu":
         return lambda strength: values + strength * HU * drawn[0]
     spread = values.std(axis=tuple(range(1, values.ndim)), keepdims=True)

@@ -228,7 +228,7 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     if not any(row["randomised"] == ANOTHER for row in rows):
         return (
             f"{text} Compare it with the correlation between two trainings, which is below 1, too: add a "
-            "model with the same gate and another seed."
+            "model of the same gate and data with another seed."
         )
     skips = [skip for skip in skips if ceiling[skip]]
     if not skips:
@@ -237,6 +237,12 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     gap = {skip: {unit: ceiling[skip][unit] - value for unit, value in drawn[skip].items()} for skip in skips}
     intervals = _where_enough(gap, (-2.0, 2.0))
     text += f" Between two trainings it is {highest}."
+    apart = "; ".join(_values([row for row in rows if "apart" in row], "apart"))
+    if apart:
+        text += (
+            f" The two differ in more than the seed: {apart}. Two that differ in the seed alone may be more "
+            "alike."
+        )
     few = [skip for skip, each in intervals.items() if each.units < FEWEST]
     if len(few) == len(intervals):
         return f"{text} {_too_few(max(each.units for each in intervals.values()))}"
