@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
@@ -23,6 +24,7 @@ from napari_prosma.inspection.faithfulness import (
     Row,
     Table,
     deletion_curve,
+    having_structure,
     leave_one_out,
     means_of,
     noise_test,
@@ -94,6 +96,36 @@ def test_every_test_counts_its_work_and_ends_in_rows_and_a_figure(
         drawn = table_figure(test, [*table.rows, *other])
         assert drawn.get_suptitle() == f"{TESTS[test]} (2 images)"
         assert all(axes.has_data() for axes in drawn.axes)
+
+
+@pytest.mark.parametrize("test", [test for test in TESTS if test != "sanity_check"])
+def test_rows_say_where_nothing_can_be_lost(test: str, make_checkpoint: Make, image: Image) -> None:
+    checkpoint, nothing = make_checkpoint(), np.zeros((30, 32), np.uint8)
+    bias = checkpoint.weights["head.bias"] - 1000
+    blind = replace(checkpoint, weights={**checkpoint.weights, "head.bias": bias})
+    far = nothing.copy()
+    far[0, 0] = IGNORE
+    for truth in (nothing, far):
+        table = found_by(RUNS[test](checkpoint, image, label=truth))
+        assert {row["empty"] for row in table.rows} == {"label"}
+        assert having_structure(table.rows) == []
+        assert isinstance(table_figure(test, table.rows), Figure)
+    table = found_by(RUNS[test](blind, image))
+    assert {row["empty"] for row in table.rows} == {"prediction"}
+    nothing[3, 3] = 1
+    for table in (found_by(RUNS[test](blind, image, label=nothing)), found_by(RUNS[test](checkpoint, image))):
+        assert having_structure(table.rows) == list(table.rows)
+
+
+def test_a_plot_is_of_the_images_that_its_sentence_is_of() -> None:
+    rows: list[Row] = [
+        {"image": f"{n}", "skip": 1, "part": "psi", "effect": 0.0, "dice": 1.0, "worth": 0.3}
+        for n in range(3)
+    ]
+    normal: Row = {**rows[0], "image": "normal", "worth": 0.0, "empty": "label"}
+    drawn = table_figure("leave_one_out", [*rows, normal])
+    assert "(3 images)" in str(drawn.get_suptitle())
+    assert drawn.axes[1].patches[0].get_height() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("test", list(TESTS))

@@ -452,6 +452,55 @@ def test_an_image_that_was_measured_in_part_counts_nowhere(test: str, place: int
         assert TESTED[test](rows, None) == TESTED[test](left, None)
 
 
+EMPTY = [test for test in TESTED if test != "sanity_check"]  # psi is correlated over the whole window
+
+
+def emptied(test: str, kind: str, number: int) -> list[Row]:
+    """So many images with nothing in them, where nothing is found whatever is changed."""
+    return [
+        {
+            **row,
+            "image": f"normal {row['image']}",
+            "dice": 1.0,
+            "empty": kind,
+            **{k: 0.0 for k in row if k == "worth"},
+        }
+        for row in ROWS[test]
+        if int(str(row["image"])) < number
+    ]
+
+
+@pytest.mark.parametrize("test", EMPTY)
+def test_images_in_which_nothing_can_be_lost_are_no_evidence_that_nothing_is(test: str) -> None:
+    normals = emptied(test, "label", 9)
+    assert TESTED[test](normals, None) == (
+        "9 images with an empty label: nothing can be lost there, so nothing can be said."
+    )
+    assert TESTED[test]([{**row, "window": "3 x 3 of 9 x 9"} for row in normals[:1]], None) == (
+        "In one window (3 x 3 of 9 x 9): 1 image with an empty label: nothing can be lost there, so nothing "
+        "can be said."
+    )
+    alone = TESTED[test](ROWS[test], None)
+    told = "Not counted: 9 images with an empty label, where nothing can be lost."
+    assert TESTED[test]([*normals, *ROWS[test]], None) == f"{alone} {told}"
+    several = {f"{n}": f"patient {n % 3}" for n in range(12)}
+    assert "No claim from 3 independent cases" in TESTED[test]([*normals, *ROWS[test]], several)
+
+
+@pytest.mark.parametrize("test", EMPTY)
+def test_nor_are_those_without_a_label_in_which_nothing_is_found(test: str) -> None:
+    def unlabelled(rows: list[Row]) -> list[Row]:
+        kept = [{k: v for k, v in row.items() if k not in ("dice", "worth")} for row in rows]
+        return [{**row, "agreement": old["dice"]} for row, old in zip(kept, rows, strict=True)]
+
+    normals = unlabelled(emptied(test, "prediction", 1))
+    assert TESTED[test]([*normals, *unlabelled(ROWS[test])], None) == (
+        f"{TESTED[test](unlabelled(ROWS[test]), None)} Not counted: 1 image with an empty prediction, where "
+        "nothing can be lost."
+    )
+    assert TESTED[test]([*normals, *ROWS[test]], None) == TESTED[test](ROWS[test], None)
+
+
 @pytest.mark.parametrize("test", list(TESTED))
 def test_near_duplicates_are_too_few(test: str) -> None:
     """Twelve images of three patients claim as little as three."""

@@ -199,3 +199,13 @@ def test_the_figures_of_a_case_are_means_over_the_foreground_classes() -> None:
     assert set(figures) == {"dice", "iou", "dice/one", "iou/one", "dice/two", "iou/two"}
     assert figures["dice"] == pytest.approx((figures["dice/one"] + figures["dice/two"]) / 2)
     assert figures["iou"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+
+
+def test_classes_that_are_nowhere_hide_no_loss_of_the_others() -> None:
+    predicted, truth = np.array([[0, 1, 1, 0]]), np.array([[0, 1, 0, 0]])
+    figures = case_metrics(predicted, truth, CLASSES)
+    assert (figures["dice"], figures["iou"]) == pytest.approx((2 / 3, 1 / 2))
+    assert figures["dice/two"] == 1
+    assert case_metrics(0 * truth, 0 * truth, CLASSES)["dice"] == 1
+    predicted[0, 3] = 2  # found where there is none
+    assert case_metrics(predicted, truth, CLASSES)["dice"] == pytest.approx((2 / 3 + 0) / 2)

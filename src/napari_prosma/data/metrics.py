@@ -78,15 +78,18 @@ def dice_in_words(dice: float) -> str:
 
 
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
-    """``dice`` and ``iou`` of one case: means over the foreground classes, then each as ``dice/<class>``.
+    """``dice`` and ``iou`` of one case: means over its foreground classes, then each as ``dice/<class>``.
 
     What is ``IGNORE`` in ``truth`` is not counted; nothing is said of a case without any label. A class that
-    is in neither counts as right.
+    is in neither is right and has no part in the means, unless there is no other: it would hide what the
+    others lose.
     """
-    of_class = {o.class_name: _or_right(o) for o in overlaps_of("", predicted, truth, class_names)}
-    if not of_class:
+    found = overlaps_of("", predicted, truth, class_names)
+    if not found:
         return {}
-    dice, iou = zip(*of_class.values(), strict=True)
+    of_class = {each.class_name: _or_right(each) for each in found}
+    there = [of_class[each.class_name] for each in found if each.there + each.found]
+    dice, iou = zip(*(there or of_class.values()), strict=True)
     figures = {"dice": fmean(dice), "iou": fmean(iou)}
     for name in of_class:
         figures[f"dice/{name}"], figures[f"iou/{name}"] = of_class[name]

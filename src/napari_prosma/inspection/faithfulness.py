@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.geometry import Geometry
@@ -90,7 +91,8 @@ class Table:
     geometry : Geometry
         Of the window.
 
-    A row has ``window`` where that is a part of the image only: both sizes, in words.
+    A row has ``window`` where that is a part of the image only: both sizes, in words; and ``empty`` where
+    there is nothing to lose: the "label" shows no structure in the window, or without one the "prediction".
     """
 
     test: str
@@ -560,9 +562,19 @@ def _require(there: object, window: Window, lacking: str) -> None:
         raise ConfigError(f"{has} {lacking}; choose a model with another gate, such as prosma")
 
 
+def having_structure(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the images in which something can be lost; in the others Dice can only be 1 or 0."""
+    empty = {row["image"] for row in rows if "empty" in row}
+    return [row for row in rows if row["image"] not in empty]
+
+
 def _scores(window: Window, probabilities: np.ndarray, base: np.ndarray) -> Row:
-    labels = labels_of(probabilities)
-    return {"agreement": window.agreement(labels, labels_of(base)), **(window.dice(labels) or {})}
+    labels, before = labels_of(probabilities), labels_of(base)
+    row: Row = {"agreement": window.agreement(labels, before), **(window.dice(labels) or {})}
+    foreground = before if window.label is None or "dice" not in row else window.label
+    if not is_foreground(foreground).any():
+        row["empty"] = "label" if "dice" in row else "prediction"
+    return row
 
 
 def _grid(window: Window, level: int) -> tuple[int, ...]:

@@ -9,7 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from napari_prosma.data.names import in_plot
-from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, TESTS, Row
+from napari_prosma.inspection.faithfulness import (
+    ALL_SKIPS,
+    ANOTHER,
+    CONTROLS,
+    PARTS,
+    TESTS,
+    Row,
+    having_structure,
+)
 from napari_prosma.inspection.noise import IN_WORDS
 
 _COLOURS = ("#3b6ea5", "#e09f3e", "#8a5a83", "#2a9d8f", "#c1121f", "#555555", "#8ab17d")
@@ -18,8 +26,10 @@ _COLOURS = ("#3b6ea5", "#e09f3e", "#8a5a83", "#2a9d8f", "#c1121f", "#555555", "#
 def table_figure(test: str, rows: Sequence[Row]) -> Figure:
     """Plot of the rows of one test (a key of ``TESTS``), of one image or of many.
 
-    Means over images and seeds; bars and bands are standard deviations.
+    Means over images and seeds; bars and bands are standard deviations. Images in which nothing can be lost
+    are drawn only where there are no others.
     """
+    rows = having_structure(rows) or rows
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     _DRAWN[test](figure, rows)
     images, labelled = (len({row["image"] for row in rows if name in row}) for name in ("image", "dice"))

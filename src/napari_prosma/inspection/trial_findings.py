@@ -6,13 +6,22 @@ fewer. Where the rows are of one window of an image, the sentence says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 
 import numpy as np
 from scipy.integrate import trapezoid
 
 from napari_prosma.data.metrics import in_percent
-from napari_prosma.inspection.faithfulness import ALL_SKIPS, ANOTHER, CONTROLS, PARTS, Row
+from napari_prosma.inspection.faithfulness import (
+    ALL_SKIPS,
+    ANOTHER,
+    CONTROLS,
+    PARTS,
+    Row,
+    having_structure,
+)
 from napari_prosma.inspection.measures import skips_in_words
 from napari_prosma.inspection.noise import IN_WORDS
 from napari_prosma.inspection.statistics import (
@@ -31,9 +40,32 @@ from napari_prosma.inspection.statistics import (
 LITTLE = 0.01
 """Dice whose loss is called none, where the whole interval lies within it."""
 Units = Mapping[str, str] | None
+Say = Callable[[Sequence[Row], Units], str]
 _SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged prediction"}
 
 
+def _of_structures(say: Say) -> Say:
+    """The sentence on the images in which something can be lost, and how many others there are."""
+
+    @wraps(say)
+    def said(rows: Sequence[Row], units: Units = None) -> str:
+        left = having_structure(rows)
+        score = _score(left or rows)
+        empty = {row["image"]: str(row["empty"]) for row in rows if "empty" in row and score in row}
+        if not empty:
+            return say(left, units)
+        told = " and ".join(
+            f"{number} image{'s' * (number != 1)} with an empty {kind}"
+            for kind, number in Counter(empty.values()).items()
+        )
+        if not left:
+            return f"{_window_in_words(rows)}{told}: nothing can be lost there, so nothing can be said."
+        return f"{say(left, units)} Not counted: {told}, where nothing can be lost."
+
+    return said
+
+
+@_of_structures
 def leave_one_out(rows: Sequence[Row], units: Units = None) -> str:
     """What the spatial selection, the channels' and the whole skips are worth in Dice."""
     is_dice = any("worth" in row for row in rows)
@@ -93,6 +125,7 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
     return "; ".join(parts)
 
 
+@_of_structures
 def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     """Whether psi ranks the positions of a skip better than the best control does."""
     score = _score(rows)
@@ -150,6 +183,7 @@ def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     return f"{text}{'; '.join(parts)}.{verdict}"
 
 
+@_of_structures
 def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     """Whether the thresholds matter to the segmentation."""
     score = _score(rows)
@@ -257,6 +291,7 @@ def sanity_check(rows: Sequence[Row], units: Units = None) -> str:
     return text + "".join(f" At skip {skip}: {_too_few(intervals[skip].units)}" for skip in few)
 
 
+@_of_structures
 def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     """What is left of Dice over all strengths of the noise, model by model.
 
@@ -332,7 +367,7 @@ def _noise_in_words(first: str, other: str, score: str, share: Interval | None, 
     return f" {said}, for these two trainings."
 
 
-TESTED: dict[str, Callable[[Sequence[Row], Units], str]] = {
+TESTED: dict[str, Say] = {
     "leave_one_out": leave_one_out,
     "deletion_curve": deletion_curve,
     "threshold_sweep": threshold_sweep,

@@ -74,11 +74,11 @@ class Window:
         return probabilities_of(flat[inside].contiguous().numpy())
 
     def dice(self, labels: np.ndarray) -> dict[str, float] | None:
-        """Dice of (*size) against the label, the mean over the classes, then each; None without a label."""
+        """Dice of (*size) against the label, the mean over its classes, then each; None without a label."""
         return None if self.label is None else self._dice(labels, self.label)
 
     def agreement(self, labels: np.ndarray, others: np.ndarray) -> float:
-        """Dice of two segmentations of the window, the mean over the foreground classes."""
+        """Dice of two segmentations of the window, the mean over the foreground classes in them."""
         return self._dice(labels, others)["dice"]
 
     def _dice(self, labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
