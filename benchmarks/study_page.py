@@ -272,6 +272,16 @@ def selected(found: Json) -> Iterator[str]:
                 yield f"{start} loses Dice: {in_words(worth)}."
             else:
                 yield f"{start} is not shown to lose Dice: {in_words(worth)}."
+    for gate in found["gates"]:
+        leads = {skip["skip"]: skip["psi minus the best control"] for skip in gate["skips"]}
+        known = [lead for lead in leads.values() if lead is not None and lead["low"] is not None]
+        better = [f"skip {skip}" for skip, lead in leads.items() if lead in known and lead["low"] > 0]
+        if known:
+            where = f"shown at {', '.join(better)}" if better else "not shown at any skip"
+            yield (
+                f"That replacing the positions with the lowest psi of `{gate['arm']}` leaves more Dice than the "
+                f"best control does is {where}."
+            )
 
 
 def compared(what: str, arm: str, difference: Json) -> str:

@@ -148,6 +148,10 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
         "No difference in the share of Dice left under noise is shown between `prosma` and `dense`: " in said
     )
     assert "With psi set to the mean in all skips, `prosma` loses Dice: +0.220 (+0.200 to" in said
+    assert (
+        "- That replacing the positions with the lowest psi of `prosma` leaves more Dice than the best control "
+        "does is shown at skip 1."
+    ) in lines
     assert "| `none` | 5 | 0.520 | 0.520 | +0.200 (+0.200 to +0.200) |" in lines
     assert any(line.startswith("| `prosma` | 5 | 1 | 10.0 % | +0.120 (") for line in lines)
     assert not any("nan" in line for line in lines)
@@ -209,6 +213,7 @@ def test_looks_at_other_seeds_are_not_compared(tmp_path: Path) -> None:
     (tmp_path / "look-A-dense-0.json").write_text(json.dumps(look))
     text = "\n".join(study_page.in_lines(study_page.summary(tmp_path)))
     assert "| `dense` | 1 | 0.750 | no seed in common |" in text
+    assert "best control does" not in text
     assert "`dense` gains 0.100 Dice (one training: too few to claim anything)" in text
     assert "nan" not in text
 
