@@ -14,7 +14,8 @@ A      none, scale, attention, dense, prosma: five seeds of split and weights ea
 B      prosma: lambda at the start 0.1 and 1.5, rate of theta x 10 (x 1 is the default, so the prosma of
        A), decay on theta with a start of 0.1; three seeds each
 C      noise of the modality on all models of A: area under Dice over its strength
-D      gates at their means, deletion with controls, selectivity, how alike two seeds are
+D      gates at their means, deletion with controls, how alike two seeds are on all models of A;
+       selectivity and zeros of z on all models
 E      the printed form of the gate, without its norms: three seeds
 =====  ==================================================================================================
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ import torch
 from measuring import circumstances
 
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.data.case import Case
+from napari_prosma.data.case import Case, Image
 from napari_prosma.data.check import check_each, near_duplicates
 from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.data.metrics import case_metrics
@@ -52,8 +53,11 @@ from napari_prosma.inspection.faithfulness import (
     sanity_check,
 )
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from napari_prosma.model.windows import labels_of
 from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training import learner as learner_module
 from napari_prosma.training.config import TrainConfig
@@ -165,7 +169,7 @@ def train_run(run: Run, data: DataSet, clusters: Sequence[Sequence[str]], given:
         "split": {part: sorted(case.name for case in held) for part, held in parts.items()},
         "config": json.loads(config.model_dump_json()),
         "thresholds": _thresholds(models["last"]),
-        "zeros": zeros_of(config.run_dir),
+        "lambda": lambda_of(config.run_dir),
         **{
             which: {
                 "epoch": model.epoch,
@@ -214,14 +218,14 @@ def _thresholds(model: Checkpoint) -> dict[str, float]:
     }
 
 
-def zeros_of(run_dir: Path) -> dict[str, list[float]]:
-    """The share of z that is zero on the inner part, epoch by epoch, of every skip that has a threshold."""
-    shares: dict[str, list[float]] = {}
+def lambda_of(run_dir: Path) -> dict[str, list[float]]:
+    """Mean lambda of every skip, epoch by epoch."""
+    means: dict[str, list[float]] = {}
     for epoch in read_metrics(run_dir):
         for level, figures in epoch.gates.items():
             if "lambda_mean" in figures:
-                shares.setdefault(f"skip{level}", []).append(figures["z_zero_fraction"])
-    return shares
+                means.setdefault(f"skip{level}", []).append(figures["lambda_mean"])
+    return means
 
 
 def _measured(model: Checkpoint, case: Case) -> dict[str, float]:
@@ -243,19 +247,25 @@ def finished(events: Iterator[Event]) -> Any:
 def look_at(
     run: Mapping[str, Any], others: Mapping[int, Path], data: DataSet, given: argparse.Namespace
 ) -> dict:
-    """Blocks C and D on one model of block A: what its gates do on test images, and under noise."""
+    """Blocks C and D on one model: what its gates do on test images, and of block A all else, and noise.
+
+    ``others`` are the trainings of the same gate, by seed; the one with the next seed is held beside it.
+    """
     checkpoint = load_checkpoint(given.out / "runs" / run["run"] / LAST)
     by_name = {case.name: case for case in data.cases}
     names = run["split"]["test"]
     chosen = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, given.cases).round().astype(int))]
     kind = GATES[checkpoint.spec.gate]
-    other = next((load_checkpoint(path) for seed, path in others.items() if seed != run["seed"]), None)
+    beside = next_seed(run["seed"], others)
+    other = None if beside is None else load_checkpoint(others[beside])
     rows: dict[str, list[Any]] = {"measures": [], "means": [], "noise": [], "deletion": [], "seeds": []}
-    for name in chosen:
-        image, label = read_fitting_case(by_name[name], checkpoint)
+    seen = {name: read_fitting_case(by_name[name], checkpoint) for name in chosen}
+    for name, (image, label) in seen.items():
         about: dict[str, Any] = {"name": name, "label": label, "device": "cpu"}
         record = finished(inspect_gates(checkpoint, image, **about))
         rows["measures"] += [{"image": name, "skip": n, **s.measures} for n, s in record.skips.items()]
+        if run["block"] != "A":
+            continue
         rows["means"] += finished(leave_one_out(checkpoint, image, **about)).rows
         rows["noise"] += finished(noise_test({run["run"]: checkpoint}, image, kind="speckle", **about)).rows
         if any(skip.psi is not None for skip in record.skips.values()):
@@ -263,13 +273,50 @@ def look_at(
             if kind.parts and other is not None:
                 alike = finished(sanity_check(checkpoint, image, seeds=(0,), other=other, **about))
                 rows["seeds"] += alike.rows
+    if run["block"] == "A":
+        rows["means"] += c_over_images(checkpoint, seen)
     return {
         "run": run["run"],
         "arm": run["arm"],
         "seed": run["seed"],
+        "weights": content_of(checkpoint),
+        "beside": beside,
+        "circumstances": circumstances(torch.device("cpu")),
         "cases": chosen,
         "rows": in_short(rows),
     }
+
+
+def next_seed(seed: int, others: Iterable[int]) -> int | None:
+    """The next larger of the other seeds, or the smallest."""
+    left = sorted(set(others) - {seed})
+    return next((each for each in left if each > seed), left[0] if left else None)
+
+
+def c_over_images(checkpoint: Checkpoint, seen: Mapping[str, tuple[Image, np.ndarray | None]]) -> list[dict]:
+    """What it costs to set every channel's c to its mean over the images: whether c follows the image."""
+    windows = {
+        name: open_window(checkpoint, image, name=name, label=label, device="cpu")
+        for name, (image, label) in seen.items()
+    }
+    channels: dict[int, list[torch.Tensor]] = {}
+    usual = {}
+    for name, window in windows.items():
+        trace = GateTrace()
+        usual[name] = window.dice(labels_of(window.probabilities(trace=trace)))
+        for level, skip in trace.skips.items():
+            if skip.channel is not None:
+                channels.setdefault(level, []).append(skip.channel[0])
+    changes = {
+        level: Change(c=tuple(torch.stack(each).mean(dim=0).tolist())) for level, each in channels.items()
+    }
+    rows = []
+    for name, window in windows.items() if changes else ():
+        with torch.no_grad():
+            changed = window.dice(labels_of(window.shown(window.model.decode(window.encoded, None, changes))))
+        worth = usual[name]["dice"] - changed["dice"]
+        rows.append({"image": name, "skip": 0, "part": "c over the images", "worth": worth})
+    return rows
 
 
 def in_short(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -277,24 +324,20 @@ def in_short(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[
     curves: dict[tuple[str, int, str], list[float]] = {}
     for row in rows["deletion"]:
         curves.setdefault((row["image"], row["skip"], row["order"]), []).append(row["dice"])
+
+    def only(what: str, *columns: str) -> list[dict[str, Any]]:
+        return [{k: row[k] for k in columns if k in row} for row in rows[what]]
+
+    noise = only("noise", "image", "strength", "dice")
     return {
-        "measures": [{k: row[k] for k in ("image", "skip", "selectivity")} for row in rows["measures"]],
-        "means": [
-            {k: row[k] for k in ("image", "skip", "part", "worth") if k in row} for row in rows["means"]
-        ],
-        "noise": [
-            dict(one)
-            for one in dict.fromkeys(
-                tuple((k, row[k]) for k in ("image", "strength", "dice")) for row in rows["noise"]
-            )
-        ],
+        "measures": only("measures", "image", "skip", "selectivity", "z_zero_fraction"),
+        "means": only("means", "image", "skip", "part", "worth"),
+        "noise": [dict(one) for one in dict.fromkeys(tuple(row.items()) for row in noise)],
         "deletion": [
             {"image": image, "skip": skip, "order": order, "dice": float(np.mean(dice))}
             for (image, skip, order), dice in curves.items()
         ],
-        "seeds": [
-            {k: row[k] for k in ("image", "skip", "randomised", "correlation")} for row in rows["seeds"]
-        ],
+        "seeds": only("seeds", "image", "skip", "randomised", "correlation"),
     }
 
 
@@ -324,9 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if given.seeds is None or run.seed < given.seeds:
                 kept(given.out / f"{run.name}.json", lambda run=run: train_run(run, data, clusters, given))
         return
-    runs = [json.loads(path.read_text()) for path in sorted(given.out.glob("A-*-?.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted(given.out.glob("[ABE]-*-?.json"))]
     for run in runs[given.part[0] :: given.part[1]]:
-        others = {r["seed"]: given.out / "runs" / r["run"] / LAST for r in runs if r["arm"] == run["arm"]}
+        there = [r for r in runs if (given.out / "runs" / r["run"] / LAST).is_file()]
+        others = {r["seed"]: given.out / "runs" / r["run"] / LAST for r in there if r["arm"] == run["arm"]}
         path = given.out / f"look-{run['run']}.json"
         kept(path, lambda run=run, others=others: look_at(run, others, data, given))
 

@@ -3,8 +3,13 @@
     python benchmarks/study_page.py
 
 Reads what ``study.py`` wrote to ``benchmarks/results/study`` and writes the section of the page between
-``<!-- study -->`` and ``<!-- end -->`` again. The unit is a training: a number of a run is its mean over the
-test images, and an interval is Student's over the seeds. Several comparisons of one table hold at once
+``<!-- study -->`` and ``<!-- end -->`` again.
+
+There are two kinds of claims. One is on gates as methods: the unit is a training, a number of a run is its
+mean over the test images, and an interval is Student's over the seeds, widened because the splits of the
+seeds share images (Nadeau and Bengio 2003, equation 7). The other is on the trainings that there are: each
+has its own interval over clusters of its test images, and it is counted in how many of them something is
+shown. All intervals of a table hold at once, for as many comparisons as it has when all runs are there
 (Bonferroni).
 """
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +26,49 @@ import numpy as np
 from scipy import stats
 from scipy.integrate import trapezoid
 
+from napari_prosma.inspection.statistics import by_unit
+
 ROOT = Path(__file__).parents[1]
 STUDY, PAGE = ROOT / "benchmarks" / "results" / "study", ROOT / "docs" / "results.md"
 SECTION = re.compile(r"(?<=<!-- study -->\n).*(?=<!-- end -->)", re.DOTALL)
 PROSMA = "prosma"
+CONTROL_OF = {"decay on theta": ("B", "start 0.1")}
+"""Arms that differ from another than the prosma of block A in one setting."""
 LEVEL, FEWEST_SEEDS = 0.95, 3
 """Of an interval, and the trainings that it needs."""
+SHARED = 0.2 / 0.8
+"""Test images over those of training, by which splits that are drawn anew from the same images are alike."""
+AT_ONCE = {"A": 4, "BE": 5, "noise": 4, "worth": 10, "skips": 12}
+"""Comparisons of each table when all runs are there."""
 ALL_SKIPS = 0
+SET_TO_MEANS = {
+    "psi": "psi",
+    "c": "c, one value for all channels",
+    "both": "psi and c",
+    "c over the images": "c, channel by channel over the test images",
+}
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Files of the study: runs, looks and the clusters of near-duplicates, by image."""
+
+    runs: Sequence[Json]
+    looks: Sequence[Json]
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_study(folder: Path) -> Study:
+    files = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    clusters = files.get("clusters.json", {"clusters": []})["clusters"]
+    looks = [held for name, held in files.items() if name.startswith("look-")]
+    return Study(
+        [held for held in files.values() if "arm" in held and "last" in held],
+        sorted(looks, key=lambda look: look["arm"] != PROSMA),
+        {image: cluster[0] for cluster in clusters for image in cluster},
+    )
 
 
 # ---- from the runs to numbers -----------------------------------------------------------------------------
@@ -36,45 +76,63 @@ Json = dict[str, Any]
 
 def summary(folder: Path) -> Json:
     """What the runs of a folder show; arms and tests that are not there are left out."""
-    files = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    runs = [held for held in files.values() if "arm" in held and "last" in held]
-    looks = [held for name, held in files.items() if name.startswith("look-")]
-    looks.sort(key=lambda look: look["arm"] != PROSMA)
-    dice = {(run["block"], run["arm"]): by_seed(runs, run["block"], run["arm"]) for run in runs}
-    own = dice.get(("A", PROSMA), {})
-    arms = []
-    for block in "ABE":
-        held = {arm: seeds for (of, arm), seeds in dice.items() if of == block}
-        everywhere = set.intersection(*map(set, held.values())) if held else set()
-        for arm, seeds in sorted(held.items(), key=lambda each: each[0] != PROSMA):
-            # The arms of block A stand beside each other, those of the others beside block A's prosma.
-            common = everywhere if block == "A" else seeds.keys() & own.keys()
-            if not common:
-                continue
-            row = {"block": block, "arm": arm, "seeds": len(common)}
-            row |= {which: mean([seeds[seed][which] for seed in common]) for which in ("last", "best")}
-            if arm != PROSMA:
-                row["prosma minus it"] = paired(own, seeds, "last", len(held.keys() - {PROSMA}))
-            arms.append(row)
+    study = read_study(folder)
+    looks = [look for look in study.looks if block_of(look) == "A"]
+    gated = [arm for arm in dict.fromkeys(look["arm"] for look in looks) if arm != "none"]
     return {
-        "runs": len(runs),
-        "arms": arms,
-        "thresholds": thresholds(runs),
+        "runs": len(study.runs),
+        "arms": arms(study.runs),
+        "thresholds": thresholds(study),
         "noise": noise(looks),
-        "gates": [gates(looks, arm) for arm in dict.fromkeys(look["arm"] for look in looks) if arm != "none"],
+        "gates": [gates([look for look in looks if look["arm"] == arm], arm, study.units) for arm in gated],
     }
 
 
-def thresholds(runs: Sequence[Json]) -> dict[str, Json]:
-    """Where the lambdas of an arm started, and where they and the zeros of z ended, per skip and training."""
+def block_of(look: Json) -> str:
+    return str(look["run"])[0]
+
+
+def arms(runs: Sequence[Json]) -> list[Json]:
+    """Mean Dice of every arm, and how far the arm that it is compared with is above it on the same seeds."""
+    dice = {(run["block"], run["arm"]): by_seed(runs, run["block"], run["arm"]) for run in runs}
+    gates = [seeds for (block, _), seeds in dice.items() if block == "A"]
+    everywhere = set.intersection(*map(set, gates)) if gates else set()
+    rows = []
+    for (block, arm), seeds in sorted(dice.items(), key=lambda each: (each[0][0], each[0][1] != PROSMA)):
+        control = CONTROL_OF.get(arm, ("A", PROSMA))
+        others = dice.get(control, {})
+        # The gates stand beside each other, a setting beside what it differs from.
+        common = sorted(everywhere if block == "A" else seeds.keys() & others.keys())
+        if not common:
+            continue
+        row = {"block": block, "arm": arm, "seeds": len(common)}
+        row |= {which: mean([seeds[seed][which] for seed in common]) for which in ("last", "best")}
+        if (block, arm) != control:
+            row |= {"control": control[1], "of control": mean([others[seed]["last"] for seed in common])}
+            at_once = AT_ONCE["A" if block == "A" else "BE"]
+            row["difference"] = over_seeds([others[s]["last"] - seeds[s]["last"] for s in common], at_once)
+        rows.append(row)
+    return rows
+
+
+def thresholds(study: Study) -> dict[str, Json]:
+    """Where the lambdas of an arm started and ended, and the zeros of z on test images, per skip and run."""
     found: dict[str, Json] = {}
-    for run in runs:
+    for run in study.runs:
         if run["thresholds"]:
-            start = run["config"]["gate_options"]["threshold"]
-            held = found.setdefault(run["arm"], {"start": start, "seeds": 0, "ends": [], "zeros": []})
-            held["seeds"] += 1
+            options = run["config"]["gate_options"]
+            # Without norms they are set to the scale of the field on the first batch.
+            start = None if options.get("norm") == "none" else options["threshold"]
+            held = found.setdefault(run["arm"], {"start": start, "first": [], "ends": [], "zeros": []})
+            held["first"] += [epochs[0] for epochs in run.get("lambda", {}).values()]
             held["ends"] += run["thresholds"].values()
-            held["zeros"] += [epochs[-1] for epochs in run.get("zeros", {}).values()]
+    for look in study.looks:
+        rows = [row for row in look["rows"]["measures"] if "z_zero_fraction" in row]
+        if look["arm"] in found:
+            found[look["arm"]]["zeros"] += [
+                mean([row["z_zero_fraction"] for row in rows if row["skip"] == skip])
+                for skip in sorted({row["skip"] for row in rows})
+            ]
     return found
 
 
@@ -89,30 +147,25 @@ def by_seed(runs: Sequence[Json], block: str, arm: str) -> dict[int, dict[str, f
     }
 
 
-def paired(
-    first: Mapping[int, Mapping[str, float]],
-    other: Mapping[int, Mapping[str, float]],
-    what: str,
-    at_once: int,
-) -> Json:
-    shared = sorted(first.keys() & other.keys())
-    return interval([first[seed][what] - other[seed][what] for seed in shared], at_once)
+def over_seeds(values: Sequence[float], at_once: int = 1) -> Json:
+    """Mean over the seeds with an interval, if there are enough of them."""
+    if len(values) < FEWEST_SEEDS:
+        return {"mean": mean(values), "seeds": len(values), "low": None, "high": None}
+    low, high = interval(values, at_once, SHARED)
+    return {"mean": mean(values), "seeds": len(values), "low": low, "high": high}
 
 
-def interval(values: Sequence[float], at_once: int = 1) -> Json:
-    """Mean over the seeds with Student's interval, which holds for so many means at once."""
+def interval(values: Sequence[float], at_once: int, shared: float = 0.0) -> tuple[float, float]:
+    """Student's interval of a mean, which holds for so many means at once."""
     number = len(values)
-    found: Json = {"mean": mean(values), "seeds": number, "low": None, "high": None}
-    if number >= FEWEST_SEEDS:
-        chance = (1 - LEVEL) / 2 / max(1, at_once)
-        reach = float(stats.t.isf(chance, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
-        found |= {"low": found["mean"] - reach, "high": found["mean"] + reach}
-    return found
+    chance = (1 - LEVEL) / 2 / at_once
+    reach = float(stats.t.isf(chance, number - 1) * np.std(values, ddof=1) * np.sqrt(1 / number + shared))
+    return mean(values) - reach, mean(values) + reach
 
 
 def noise(looks: Sequence[Json]) -> list[Json]:
     """Mean Dice over all strengths over that without noise, per arm; the others beside prosma's."""
-    left: dict[str, dict[int, dict[str, float]]] = {}
+    left: dict[str, dict[int, float]] = {}
     for look in looks:
         clean, area = [], []
         for image in dict.fromkeys(row["image"] for row in look["rows"]["noise"]):
@@ -122,53 +175,90 @@ def noise(looks: Sequence[Json]) -> list[Json]:
             span = strengths[-1] - strengths[0]
             area.append(float(trapezoid([curve[s] for s in strengths], strengths)) / span)
         if mean(clean) > 0:
-            left.setdefault(look["arm"], {})[look["seed"]] = {"left": mean(area) / mean(clean)}
-    own, others = left.get(PROSMA, {}), max(1, len(left) - 1)
-    return [
-        {"arm": arm, "left": interval([each["left"] for each in seeds.values()])}
-        | ({} if arm == PROSMA else {"prosma minus it": paired(own, seeds, "left", others)})
-        for arm, seeds in left.items()
-    ]
+            left.setdefault(look["arm"], {})[look["seed"]] = mean(area) / mean(clean)
+    own = left.get(PROSMA, {})
+    rows: list[Json] = []
+    for arm, seeds in left.items():
+        row: Json = {"arm": arm, "seeds": len(seeds), "left": mean([*seeds.values()])}
+        if arm != PROSMA:
+            common = sorted(own.keys() & seeds.keys())
+            row["difference"] = over_seeds([own[s] - seeds[s] for s in common], AT_ONCE["noise"])
+        rows.append(row)
+    return rows
 
 
-def gates(looks: Sequence[Json], arm: str) -> Json:
-    """Per skip selectivity and how alike two seeds are; what selecting is worth; psi against its controls."""
-    own = [look for look in looks if look["arm"] == arm]
+def gates(looks: Sequence[Json], arm: str, units: Mapping[str, str]) -> Json:
+    """What the gates of one arm select: the looks at its trainings, skip by skip and over all skips."""
 
-    def over_seeds(rows: str, value: str, **wanted: Any) -> list[float]:
-        means = [
-            mean([r[value] for r in look["rows"][rows] if value in r and wanted.items() <= r.items()])
-            for look in own
-        ]
-        return [each for each in means if np.isfinite(each)]
+    def values(look: Json, rows: str, value: str, **wanted: Any) -> dict[str, float]:
+        """By image, the mean over the rows that are wanted."""
+        held: dict[str, list[float]] = {}
+        for row in look["rows"][rows]:
+            if value in row and wanted.items() <= row.items():
+                held.setdefault(row["image"], []).append(row[value])
+        return {image: mean(each) for image, each in held.items()}
 
-    skips = sorted({row["skip"] for look in own for row in look["rows"]["measures"]})
-    per_skip = []
-    for skip in skips:
-        orders = {row["order"] for look in own for row in look["rows"]["deletion"] if row["skip"] == skip}
-        lead = None
-        if "psi" in orders:
-            curves = {order: over_seeds("deletion", "dice", skip=skip, order=order) for order in orders}
-            best = max(orders - {"psi"}, key=lambda order: mean(curves[order]))
-            lead = {
-                "control": best,
-                **interval([a - b for a, b in zip(curves["psi"], curves[best], strict=True)], len(skips)),
-            }
-        alike = over_seeds("seeds", "correlation", skip=skip, randomised="another training")
-        per_skip.append(
+    def shown(what: Sequence[dict[str, float]], at_once: int) -> Json | None:
+        """Mean over the trainings, and in how many their own interval over the images is above 0."""
+        there = [by_unit(each, units) for each in what if each]
+        if not there:
+            return None
+        above = [interval([*each.values()], at_once)[0] > 0 for each in there if len(each) > 1]
+        return {"mean": mean([mean([*each.values()]) for each in there]), "of": len(there), "in": sum(above)}
+
+    def lead(look: Json, skip: int) -> dict[str, float]:
+        """What is left of Dice in the order of psi, above that in the best of this training's controls."""
+        orders = {row["order"] for row in look["rows"]["deletion"] if row["skip"] == skip}
+        if "psi" not in orders:
+            return {}
+        curves = {order: values(look, "deletion", "dice", skip=skip, order=order) for order in orders}
+        best = max(orders - {"psi"}, key=lambda order: mean([*curves[order].values()]))
+        return difference(curves["psi"], curves[best])
+
+    def learned(look: Json, skip: int) -> dict[str, float]:
+        """How much more alike psi is between two trainings than with a decoder that is drawn anew."""
+        of = {
+            what: values(look, "seeds", "correlation", skip=skip, randomised=what)
+            for what in ("another training", "decoder")
+        }
+        return difference(of["another training"], of["decoder"])
+
+    def correlation(skip: int, what: str) -> float | None:
+        found = [values(look, "seeds", "correlation", skip=skip, randomised=what) for look in looks]
+        there = [mean([*each.values()]) for each in found if each]
+        return mean(there) if there else None
+
+    return {
+        "arm": arm,
+        "seeds": len(looks),
+        "skips": [
             {
                 "skip": skip,
-                "selectivity": mean(over_seeds("measures", "selectivity", skip=skip)),
-                "psi minus the best control": lead,
-                "correlation of two seeds": mean(alike) if alike else None,
+                "selectivity": mean(
+                    [mean([*values(look, "measures", "selectivity", skip=skip).values()]) for look in looks]
+                ),
+                "lead": shown([lead(look, skip) for look in looks], AT_ONCE["skips"]),
+                "two trainings": correlation(skip, "another training"),
+                "redrawn decoder": correlation(skip, "decoder"),
+                "learned": shown([learned(look, skip) for look in looks], AT_ONCE["skips"]),
             }
-        )
-    worth = {
-        part: interval(values)
-        for part in ("psi", "c", "both")
-        if (values := over_seeds("means", "worth", skip=ALL_SKIPS, part=part))
+            for skip in sorted({row["skip"] for look in looks for row in look["rows"]["measures"]})
+        ],
+        "worth": {
+            part: found
+            for part in SET_TO_MEANS
+            if (
+                found := shown(
+                    [values(look, "means", "worth", skip=ALL_SKIPS, part=part) for look in looks],
+                    AT_ONCE["worth"],
+                )
+            )
+        },
     }
-    return {"arm": arm, "seeds": len(own), "skips": per_skip, "worth": worth}
+
+
+def difference(first: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {image: value - other[image] for image, value in first.items() if image in other}
 
 
 def mean(values: Sequence[float]) -> float:
@@ -188,7 +278,8 @@ def in_lines(found: Json) -> Iterator[str]:
             arms_table(found, "BE"),
         ),
         ("Does the gate keep more Dice under noise?", under_noise(found), noise_table(found)),
-        ("Is it worth anything where and what the gate selects?", selected(found), gates_table(found)),
+        ("Is what the gate selects worth anything?", selected(found), worth_table(found)),
+        ("Does psi know which positions matter?", ranked(found), skips_table(found)),
     ):
         told, rows = list(answers), list(table)
         if told or rows:
@@ -198,102 +289,121 @@ def in_lines(found: Json) -> Iterator[str]:
     yield ""
 
 
+def overlap(found: Json, blocks: str) -> Iterator[str]:
+    for row in found["arms"]:
+        if row["block"] in blocks and "difference" in row:
+            yield compared("Dice", row["control"], row["arm"], row["difference"])
+
+
 def arms_table(found: Json, blocks: str) -> Iterator[str]:
     rows = [row for row in found["arms"] if row["block"] in blocks]
     if rows:
-        yield "| gate or setting | seeds | Dice, last step | best on the inner part | prosma minus it, last |"
-        yield "|---|---|---|---|---|"
-    for row in rows:
-        told = f"{row['last']:.3f} | {row['best']:.3f} | {_difference(row)}"
-        yield f"| `{row['arm']}` | {row['seeds']} | {told} |"
-
-
-def noise_table(found: Json) -> Iterator[str]:
-    if found["noise"]:
-        yield "| gate | seeds | share of its Dice left under noise | prosma minus it |"
-        yield "|---|---|---|---|"
-    for row in found["noise"]:
-        left = row["left"]
-        yield f"| `{row['arm']}` | {left['seeds']} | {left['mean']:.3f} | {_difference(row)} |"
-
-
-def gates_table(found: Json) -> Iterator[str]:
-    if found["gates"]:
-        yield "| gate | seeds | skip | selectivity | psi minus the best control | correlation of two seeds |"
+        what = "gate" if blocks == "A" else "setting"
+        yield f"| {what} | seeds | Dice, last step | best on the inner part | compared with | that minus it |"
         yield "|---|---|---|---|---|---|"
-    for gate in found["gates"]:
-        for skip in gate["skips"]:
-            lead, alike = skip["psi minus the best control"], skip["correlation of two seeds"]
-            beside = "" if lead is None else f"{in_words(lead)}, {lead['control']}"
-            yield (
-                f"| `{gate['arm']}` | {gate['seeds']} | {skip['skip']} | {100 * skip['selectivity']:.1f} % | "
-                f"{beside} | {'' if alike is None else f'{alike:.2f}'} |"
-            )
-
-
-def _difference(row: Json) -> str:
-    difference = row.get("prosma minus it")
-    return "" if difference is None else in_words(difference)
+    for row in rows:
+        beside = f"`{row['control']}`, {row['of control']:.3f}" if "difference" in row else ""
+        told = in_words(row["difference"]) if "difference" in row else ""
+        figures = f"{row['seeds']} | {row['last']:.3f} | {row['best']:.3f}"
+        yield f"| `{row['arm']}` | {figures} | {beside} | {told} |"
 
 
 def learned_thresholds(found: Json) -> Iterator[str]:
     """Where lambda went in each arm, and how sparse z is then."""
     for arm, held in found["thresholds"].items():
-        ends = f"ended between {min(held['ends']):.3f} and {max(held['ends']):.3f} (means per skip)"
+        start = "the median of |u| on the first batch" if held["start"] is None else f"{held['start']:.3f}"
+        if held["start"] is None and held["first"]:
+            start += f", was {_range(held['first'], '.3f')} after 135 steps"
         zeros = [100 * share for share in held["zeros"]]
-        sparse = f"; {min(zeros):.0f} to {max(zeros):.0f} % of z were zero then" if zeros else ""
-        yield f"With `{arm}`, lambda started at {held['start']:.3f} and {ends}{sparse}."
-
-
-def overlap(found: Json, blocks: str) -> Iterator[str]:
-    for row in found["arms"]:
-        if row["block"] in blocks and "prosma minus it" in row:
-            yield compared("Dice", row["arm"], row["prosma minus it"])
+        sparse = f"; {_range(zeros, '.0f')} % of z are zero on test images" if zeros else ""
+        yield (
+            f"With `{arm}`, lambda started at {start} and ended at {_range(held['ends'], '.3f')} (means per "
+            f"skip){sparse}."
+        )
 
 
 def under_noise(found: Json) -> Iterator[str]:
     for row in found["noise"]:
-        if "prosma minus it" in row:
-            yield compared("the share of Dice left under noise", row["arm"], row["prosma minus it"])
+        if "difference" in row:
+            yield compared("the share of Dice left under noise", PROSMA, row["arm"], row["difference"])
+
+
+def noise_table(found: Json) -> Iterator[str]:
+    if found["noise"]:
+        yield "| gate | seeds | share of its Dice left under noise | prosma minus it, seeds in common |"
+        yield "|---|---|---|---|"
+    for row in found["noise"]:
+        told = in_words(row["difference"]) if "difference" in row else ""
+        yield f"| `{row['arm']}` | {row['seeds']} | {row['left']:.3f} | {told} |"
 
 
 def selected(found: Json) -> Iterator[str]:
     """What the selection of each gate is worth in Dice."""
-    names = {"psi": "psi", "c": "the channel weights c", "both": "psi and c"}
     for gate in found["gates"]:
-        for part, worth in gate["worth"].items():
-            start = f"With {names[part]} set to the mean in all skips, `{gate['arm']}`"
-            if worth["low"] is None:
-                trainings = "one training" if worth["seeds"] == 1 else f"{worth['seeds']} trainings"
-                verb = "loses" if worth["mean"] >= 0 else "gains"
-                change = f"{verb} {abs(worth['mean']):.3f} Dice"
-                yield f"{start} {change} ({trainings}: too few to claim anything)."
-            elif worth["low"] > 0:
-                yield f"{start} loses Dice: {in_words(worth)}."
-            else:
-                yield f"{start} is not shown to lose Dice: {in_words(worth)}."
-    for gate in found["gates"]:
-        leads = {skip["skip"]: skip["psi minus the best control"] for skip in gate["skips"]}
-        known = [lead for lead in leads.values() if lead is not None and lead["low"] is not None]
-        better = [f"skip {skip}" for skip, lead in leads.items() if lead in known and lead["low"] > 0]
-        if known:
-            where = f"shown at {', '.join(better)}" if better else "not shown at any skip"
+        worth = gate["worth"].get("psi")
+        if worth:
+            does = "costs Dice" if worth["in"] else "is not shown to cost Dice"
             yield (
-                f"That replacing the positions with the lowest psi of `{gate['arm']}` leaves more Dice than the "
-                f"best control does is {where}."
+                f"Setting psi to its mean in all skips of `{gate['arm']}` {does} in "
+                f"{_of_trainings(worth)} ({worth['mean']:+.3f} on average)."
             )
 
 
-def compared(what: str, arm: str, difference: Json) -> str:
-    """Whether a difference between prosma and another gate is shown, and which."""
+def worth_table(found: Json) -> Iterator[str]:
+    if any(gate["worth"] for gate in found["gates"]):
+        yield "| gate | set to its mean in all skips | Dice lost | shown in |"
+        yield "|---|---|---|---|"
+    for gate in found["gates"]:
+        for part, worth in gate["worth"].items():
+            told = f"{worth['mean']:+.3f} | {worth['in']} of {worth['of']} trainings"
+            yield f"| `{gate['arm']}` | {SET_TO_MEANS[part]} | {told} |"
+
+
+def ranked(found: Json) -> Iterator[str]:
+    """Whether psi ranks positions better than a control, and whether its order was learned."""
+    for gate in found["gates"]:
+        for what, claim in (
+            ("lead", "order positions better than the best control"),
+            ("learned", "be more alike between two trainings than with a redrawn decoder"),
+        ):
+            known = [skip[what] for skip in gate["skips"] if skip[what]]
+            if known:
+                shown, of = (sum(each[n] for each in known) for n in ("in", "of"))
+                trainings = max(each["of"] for each in known)
+                where = f"{of} skips of {trainings} training{'s' * (trainings != 1)}"
+                yield f"psi of `{gate['arm']}` is shown to {claim} in {shown} of {where}."
+
+
+def skips_table(found: Json) -> Iterator[str]:
+    if found["gates"]:
+        yield (
+            "| gate | skip | selectivity | psi minus the best control | shown in | correlation of two "
+            "trainings | with a redrawn decoder | higher for two trainings in |"
+        )
+        yield "|---|---|---|---|---|---|---|---|"
+    for gate in found["gates"]:
+        for skip in gate["skips"]:
+            cells = [f"`{gate['arm']}`", str(skip["skip"]), f"{100 * skip['selectivity']:.1f} %"]
+            lead, learned = skip["lead"], skip["learned"]
+            cells += [f"{lead['mean']:+.3f}", f"{lead['in']} of {lead['of']}"] if lead else ["", ""]
+            cells += [
+                "" if skip[what] is None else f"{skip[what]:.2f}"
+                for what in ("two trainings", "redrawn decoder")
+            ]
+            cells.append(f"{learned['in']} of {learned['of']}" if learned else "")
+            yield f"| {' | '.join(cells)} |"
+
+
+def compared(what: str, first: str, other: str, difference: Json) -> str:
+    """Whether a difference between two arms is shown, and which."""
     if difference["low"] is None:
         seeds = difference["seeds"]
         few = f"too few seeds in common ({seeds}) to claim anything"
-        return f"{capital(what)} with `prosma` and with `{arm}`: {few}."
+        return f"{capital(what)} with `{first}` and with `{other}`: {few}."
     if difference["low"] > 0 or difference["high"] < 0:
         side = "higher" if difference["low"] > 0 else "lower"
-        return f"{capital(what)} is {side} with `prosma` than with `{arm}`: {in_words(difference)}."
-    return f"No difference in {what} is shown between `prosma` and `{arm}`: {in_words(difference)}."
+        return f"{capital(what)} is {side} with `{first}` than with `{other}`: {in_words(difference)}."
+    return f"No difference in {what} is shown between `{first}` and `{other}`: {in_words(difference)}."
 
 
 def capital(text: str) -> str:
@@ -306,6 +416,17 @@ def in_words(found: Json) -> str:
     if found["low"] is None:
         return f"{found['mean']:+.3f}, no interval"
     return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def _of_trainings(worth: Json) -> str:
+    if worth["of"] == 1:
+        return "the only training"
+    return f"{worth['in'] or 'any'} of {worth['of']} trainings"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = (format(pick(values), form) for pick in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def filled(page: str, study: Path = STUDY) -> str:

@@ -48,8 +48,10 @@ class Change:
     ----------
     threshold : float
         Factor on every lambda of the gate, 0 or more; without effect where a gate has no lambda.
-    psi, c : float, optional
-        What the part is set to everywhere; without effect where a gate has no such part.
+    psi : float, optional
+    c : float or tuple of float, optional
+        What the part is set to everywhere, c also channel by channel; without effect where a gate has no such
+        part.
     skip : tuple of float, optional
         What the decoder gets in place of the gated skip, a value per channel; a single one is for all, so
         that (0,) cuts the skip.
@@ -57,13 +59,14 @@ class Change:
 
     threshold: float = 1.0
     psi: float | None = None
-    c: float | None = None
+    c: float | tuple[float, ...] | None = None
     skip: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise ValueError(f"lambda can be scaled by 0 or more, found {self.threshold}")
-        values = [value for value in (self.psi, self.c, *(self.skip or ())) if value is not None]
+        c = self.c if isinstance(self.c, tuple) else (self.c,)
+        values = [value for value in (self.psi, *c, *(self.skip or ())) if value is not None]
         if not all(map(math.isfinite, values)):
             raise ValueError(f"a part of a gate can be set to a number, found {values}")
 
@@ -386,9 +389,10 @@ class Gate(nn.Module):
         change = Change() if change is None else change
         c = None if self.channel is None else self.channel(gating, kept)
         if change.c is not None and c is not None:
-            c = None if change.c == 1 else torch.full_like(c, change.c)
+            set_to = c.new_tensor(change.c)
+            c = None if change.c == 1 else set_to.reshape(-1, *(1,) * (c.ndim - 2)).expand_as(c)
             if kept is not None and kept.channel is not None:
-                kept.channel = torch.full_like(kept.channel, change.c)
+                kept.channel = set_to.expand_as(kept.channel)
         both = None
         if isinstance(self.spatial, ProximalMask) and change == Change():
             in_one = self.spatial.fused if self.is_fused and fast.fuses(skip) else self.spatial.learned
