@@ -127,8 +127,15 @@ def test_parts_are_set_to_a_number_and_a_skip_to_one_per_channel() -> None:
     model.decode(encoded, trace, {3: Change(skip=values)})
     expected = torch.tensor(values, dtype=torch.float)[:, None, None].expand_as(kept.skip[0])
     assert torch.equal(trace.skips[3].gated[0], expected)
-    with pytest.raises(ValueError, match="set to a number"):
-        Change(psi=float("nan"))
+    weights = tuple(value / 10 for value in values)
+    model.decode(encoded, trace, {3: Change(c=weights)})
+    c = torch.tensor(weights)
+    torch.testing.assert_close(trace.skips[3].gated, kept.skip * kept.psi * c[:, None, None])
+    assert trace.skips[3].channel is not None
+    assert torch.equal(trace.skips[3].channel[0], c)
+    for change in ({"psi": float("nan")}, {"c": (0.5, float("nan"))}):
+        with pytest.raises(ValueError, match="set to a number"):
+            Change(**change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])
