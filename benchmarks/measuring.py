@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -34,7 +35,23 @@ def circumstances(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": psutil.getloadavg()[0],
         "torch": torch.__version__,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Of the program as it is checked out; None outside of a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
