@@ -77,6 +77,11 @@ def test_values_without_any_spread_are_told_as_they_are():
     found = simultaneous({"none": np.zeros(10), "some": np.full(10, 0.2)})
     assert not found["none"].is_above
     assert found["some"].is_above
+    assert found["none"].is_within(0.01)
+    assert found["some"].in_words() == "+0.200 in each of 10 independent cases"
+    assert simultaneous({"seven": np.full(7, 0.2)})["seven"].in_words() == (
+        "+0.200, no interval from 7 independent cases"
+    )
 
 
 def test_an_interval_does_not_reach_beyond_what_there_can_be():
@@ -88,7 +93,9 @@ def test_an_interval_does_not_reach_beyond_what_there_can_be():
 
 
 def test_a_value_that_rounds_to_nothing_has_no_sign_of_less():
-    assert interval(np.full(9, -1e-5)).in_words() == "+0.000, 95 % interval +0.000 to +0.000"
+    assert interval(np.full(9, -1e-5)).in_words() == "+0.000 in each of 9 independent cases"
+    values = -1e-5 * np.linspace(0.9, 1.1, 9)
+    assert interval(values).in_words() == "+0.000, 95 % interval +0.000 to +0.000"
 
 
 def test_cases_of_one_unit_count_once():

@@ -141,8 +141,8 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "faithful beyond the best control",
         "deletion_curve",
         deleted(0.9, 10, energy=0.8),
-        r".*psi is better at skip 1 \(0\.90\d against 0\.80\d with energy of the encoder; \+0\.100, "
-        r"95 % interval .*\)\. So psi is faithful at skip 1\.",
+        r".*psi is better at skip 1 \(0\.90\d against 0\.80\d with energy of the encoder; \+0\.100 "
+        r"in each of 10 independent cases\)\. So psi is faithful at skip 1\.",
     ),
     (
         "better than chance is not enough",
@@ -163,7 +163,31 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         swept(0.0, 12),
         r"Dice is 0\.70\d with lambda as trained \(50 % zeros in z\), 0\.70\d with lambda x 0 and 0\.70\d "
         r"with lambda x 4 \(90 % zeros in z\)\. In this range Dice changes by less than 0\.01 \(largest "
-        r"change: \+0\.000, 95 % interval \+0\.000 to \+0\.000\)\.",
+        r"change: \+0\.000 in each of 12 independent cases\)\.",
+    ),
+    (
+        "a loss of one case alone is larger than a small gain of all",
+        "threshold_sweep",
+        [
+            {k: v for k, v in row.items() if k != "z_zero_fraction"}
+            | {"dice": 0.5 + (0.003 * int(str(row["image"])) / 5.5 if row["scale"] == 0 else 0.0)}
+            | ({"dice": 0.5 - 0.6 * (row["image"] == "3")} if row["scale"] == 4 else {})
+            for row in swept(0.0, 12)
+        ],
+        r"Dice is 0\.500 with lambda as trained, 0\.503 with lambda x 0 and 0\.450 with lambda x 4\. Dice is "
+        r"higher with lambda x 0 than as trained \(\+0\.003, .*",
+    ),
+    (
+        "a loss of one case alone is larger than a small change of all",
+        "threshold_sweep",
+        [
+            row
+            | {"dice": 0.5 + (0.003 + 0.01 * (-1) ** int(str(row["image"])) if row["scale"] == 0 else 0.0)}
+            | ({"dice": 0.5 - 0.6 * (row["image"] == "3")} if row["scale"] == 4 else {})
+            for row in swept(0.0, 12)
+        ],
+        r".*These cases show no difference, but do not rule one out \(largest: -0\.050, no interval, as "
+        r"nearly all of 12 independent cases are equal\)\.",
     ),
     (
         "no difference, not shown",
@@ -252,7 +276,8 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "nothing is not less than nothing",
         "leave_one_out",
         [{"image": f"{n}", "skip": 1, "part": "psi", "worth": -1e-5, "dice": 0.8} for n in range(9)],
-        r"Dice lost with psi at its mean: less than 0\.01: 0\.000 at skip 1 \(\+0\.000 to \+0\.000\)\.",
+        r"Dice lost with psi at its mean: less than 0\.01: 0\.000 at skip 1 \(in each of 9 independent "
+        r"cases\)\.",
     ),
     (
         "NaN",
@@ -270,8 +295,8 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         r"Mean Dice over speckle noise of strength 0 to 1, and in brackets without noise: "
         r"0\.749 \(0\.800, 94 % of it\) "
         r"with a, 0\.549 \(0\.800, 69 % of it\) with b\. a keeps a larger share of its own Dice than b "
-        r"\(\+0\.250, 95 % interval .*\); under noise the Dice of a is higher \(.*\), for these two "
-        r"trainings\.",
+        r"\(\+0\.250 in each of 12 independent cases\); under noise the Dice of a is higher \(.*\), for "
+        r"these two trainings\.",
     ),
     (
         "a poor model loses less Dice, and a larger share of what it has",
@@ -284,8 +309,25 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "a model that finds nothing",
         "noise_test",
         noisy({"a": 0.3}, 12) + [{**r, "model": "empty", "dice": 0.0} for r in noisy({"a": 0.3}, 12)],
-        r".*0\.000 \(0\.000\) with empty\. a or empty finds nothing without noise, so their shares are not "
-        r"compared; under noise the Dice of a is higher \(.*",
+        r".*0\.000 \(0\.000\) with empty\. Without noise a or empty finds something in fewer than 8 "
+        r"independent cases, so their shares are not compared; under noise the Dice of a is higher \(.*",
+    ),
+    (
+        "a share of what is found in one image alone",
+        "noise_test",
+        [
+            {**row, "dice": float(row["dice"]) if row["image"] == "3" else 0.0}
+            for row in noisy({"a": 0.2, "b": 0.4}, 9)
+        ],
+        r".* with b\. Without noise a or b finds something in fewer than 8 independent cases, so their "
+        r"shares are not compared; under noise the Dice of a is not shown to differ \(\+0\.011, no interval, "
+        r"as nearly all of 9 independent cases are equal\), for these two trainings\.",
+    ),
+    (
+        "no share and too few without a label",
+        "noise_test",
+        [{**row, "agreement": 0.0} for row in noisy({"a": 0.2, "b": 0.4}, 3, score="agreement")],
+        r".*No claim from 3 independent cases; 8 are needed\.",
     ),
     (
         "a model that marks everything keeps all of what little it has",

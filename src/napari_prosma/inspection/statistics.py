@@ -3,7 +3,9 @@
 A claim needs :data:`FEWEST` units. Units are patients, or clusters of near-duplicates; for a method they are
 trainings. Of several skips or parts the largest is always large, so their intervals hold at once: by the
 largest studentised mean of units drawn anew (bootstrap-t, Efron and Tibshirani 1993, section 12.5), which
-follows skewed differences, and never narrower than Student's, but where it is cut at what is possible.
+follows skewed differences, and never narrower than Student's, but where it is cut at what is possible. Where
+all units are exactly equal there is no spread to make an interval of: that is said, and on which side of 0
+they are may be claimed, as by chance all of eight lie on one side in one of a hundred sets (sign test).
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ _NOTED: ContextVar[list[dict[str, Any]] | None] = ContextVar("_NOTED", default=N
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over some units with its 95 % interval, NaN where they are too few or nearly all equal."""
+    """Mean over some units with its 95 % interval, NaN where they are too few or nearly all equal.
+
+    Of units that are all equal both ends are the mean: that is no interval, and not called one.
+    """
 
     mean: float
     low: float
@@ -46,8 +51,13 @@ class Interval:
 
     @property
     def is_known(self) -> bool:
-        """There were units enough for an interval, and they differ."""
+        """There were units enough for a claim, and not just a few of them differ."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
+
+    @property
+    def is_of_equals(self) -> bool:
+        """All units have one value, and they are enough for a claim."""
+        return self.low == self.high
 
     @property
     def is_above(self) -> bool:
@@ -69,7 +79,13 @@ class Interval:
             return (
                 f"{self.mean:+z.3f}, no interval, as nearly all of {self.units} independent cases are equal"
             )
+        if self.is_of_equals:
+            return f"{self.mean:+z.3f} in {self.each_in_words()}"
         return f"{self.mean:+z.3f}, 95 % interval {self.low:+z.3f} to {self.high:+z.3f}"
+
+    def each_in_words(self) -> str:
+        """How many units have the value, where all have."""
+        return f"each of {units_in_words(self.units)}"
 
 
 def units_in_words(number: int) -> str:
@@ -108,7 +124,9 @@ def simultaneous(
     found = {}
     for n, key in enumerate(keys):
         low, high = means[n] - above[n] * errors[n], means[n] - below[n] * errors[n]
-        if not np.isfinite(low + high):  # nearly all units are equal
+        if not varies[n]:
+            low = high = means[n]
+        elif not np.isfinite(low + high):  # nearly all units are equal
             low = high = np.nan
         limits = within[key] if isinstance(within, Mapping) else within
         low, high = np.clip((low, high), *limits)

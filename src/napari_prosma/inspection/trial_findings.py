@@ -114,6 +114,8 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
         each = own[skip]
         if not each.is_known:
             return f"{each.mean:z.3f} at {at(skip)}"
+        if each.is_of_equals:
+            return f"{each.mean:z.3f} at {at(skip)} (in {each.each_in_words()})"
         low, high = (f"{end:+z.3f}" if is_dice else f"{end:.3f}" for end in (each.low, each.high))
         return f"{each.mean:z.3f} at {at(skip)} ({low} to {high})"
 
@@ -129,7 +131,8 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
 def deletion_curve(rows: Sequence[Row], units: Units = None) -> str:
     """Whether psi ranks the positions of a skip better than the best control does."""
     score = _score(rows)
-    moved = _complete([r for r in rows if float(r["q"]) > 0], score, "skip", "order", "draw", "q")
+    whole = _complete(rows, score, "skip", "order", "draw", "q")
+    moved = [row for row in whole if float(row["q"]) > 0]  # where none are replaced, all orders are one
     if not moved:
         return NOTHING
     lead, against, figures = {}, {}, {}
@@ -196,10 +199,14 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     zeros = {scale: _mean(held, "z_zero_fraction") for scale, held in at.items()}
     trained = min(scales, key=lambda scale: abs(scale - 1))
     first, last = scales[0], scales[-1]
+
+    def with_zeros(scale: float) -> str:
+        return f" ({in_percent(zeros[scale])} zeros in z)" if np.isfinite(zeros[scale]) else ""
+
     text = (
-        f"{_window_in_words(rows)}{_SCORES[score]} is {means[trained]:.3f} with lambda as trained "
-        f"({in_percent(zeros[trained])} zeros in z), {means[first]:.3f} with lambda x {first:g} and "
-        f"{means[last]:.3f} with lambda x {last:g} ({in_percent(zeros[last])} zeros in z)."
+        f"{_window_in_words(rows)}{_SCORES[score]} is {means[trained]:.3f} with lambda as trained"
+        f"{with_zeros(trained)}, {means[first]:.3f} with lambda x {first:g} and {means[last]:.3f} with "
+        f"lambda x {last:g}{with_zeros(last)}."
     )
     own = _per_unit(at[trained], score, units)
     change = {
@@ -213,7 +220,10 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
     count = next(iter(intervals.values())).units
     if count < FEWEST:
         return f"{text} {_too_few(count)}"
-    largest = max(intervals.values(), key=lambda each: max(abs(each.low), abs(each.high)))
+    # As far as an interval reaches, or its mean where there is none, which is said.
+    largest = max(
+        intervals.values(), key=lambda each: float(np.nanmax(np.abs([each.mean, each.low, each.high])))
+    )
     if all(each.is_within(LITTLE) for each in intervals.values()):
         return (
             f"{text} In this range {_SCORES[score]} changes by less than {LITTLE:g} (largest change: "
@@ -317,7 +327,8 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
             by_unit({image: both[n] for image, both in areas.items()}, units) for n in (0, 1)
         )
         start, left = np.mean([*clean.values()]), np.mean([*under[model].values()])
-        if start > 0:
+        # Of who finds nothing without noise there is no share: one case with the others' zeros is one case.
+        if sum(whole > 0 for whole in clean.values()) >= FEWEST:
             kept[model] = _shares(under[model], clean)
         share = f", {100 * left / start:.0f} % of it" if start > 0 else ""
         said.append(f"{left:.3f} ({start:.3f}{share}) with {model}")
@@ -340,7 +351,7 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     }
     limits = {key: OF_DIFFERENCES if key[1] == "dice" else ANYWHERE for key in differences}
     intervals = simultaneous(_aligned(differences), limits) if differences else {}
-    if intervals and (count := next(iter(intervals.values())).units) < FEWEST:
+    if (count := len(_aligned(under)[first])) < FEWEST:
         return f"{text} {_too_few(count)}"
     return text + "".join(
         _noise_in_words(first, other, score, intervals.get((other, "share")), intervals.get((other, "dice")))
@@ -349,10 +360,16 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
 
 
 def _noise_in_words(first: str, other: str, score: str, share: Interval | None, dice: Interval | None) -> str:
-    """What two models keep under noise: shares of their own, and with a label the Dice itself."""
+    """What two models keep under noise: shares of their own, and with a label the Dice itself.
+
+    A share needs as many cases with something to lose as a claim does.
+    """
     what = "Dice" if score == "dice" else "prediction"
     if share is None:
-        said = f"{first} or {other} finds nothing without noise, so their shares are not compared"
+        said = (
+            f"Without noise {first} or {other} finds something in fewer than {FEWEST} independent cases, so "
+            "their shares are not compared"
+        )
     elif share.is_above or share.is_below:
         size = "larger" if share.is_above else "smaller"
         said = f"{first} keeps a {size} share of its own {what} than {other} ({share.in_words()})"
