@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +29,12 @@ from napari_prosma.inspection.report import (
     channel_table,
     gate_panel,
     measures_table,
+    shown_slice,
     write_report,
     write_tables,
 )
 from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gate_kinds import GATES
 
@@ -253,3 +256,53 @@ def test_an_image_one_element_wide_has_a_picture(
     image = Image(noise(1, *size), Geometry.pixels(2))
     record = record_of(make_checkpoint(), image, label=np.ones(size, int))
     assert gate_panel(record).axes
+
+
+# ---- slices ---------------------------------------------------------------------------------------------
+
+
+def across_x(checkpoint: Checkpoint) -> Checkpoint:
+    """The 2D model, as if it had learned from sagittal slices of volumes."""
+    return replace(checkpoint, plan=checkpoint.plan.model_copy(update={"axes": 3, "slice_axis": 2}))
+
+
+def test_a_2d_model_is_shown_in_the_slices_that_it_sees(make_checkpoint: Make) -> None:
+    """Acquired across z, but looked at across x; the numbers are those of the whole volume."""
+    array = np.random.default_rng(0).standard_normal((1, 12, 16, 5)).astype(np.float32)
+    image = Image(array, Geometry((4.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm"))
+    label = np.zeros((12, 16, 5), np.uint8)
+    label[2:9, 3:9, 3] = 1
+    record = record_of(across_x(make_checkpoint()), image, label=label)
+    assert shown_slice(record) == (slice(None), slice(None), 3)
+    said = words_of(gate_panel(record))
+    assert "image, slice x 3" in said
+    assert "Pictures: slice x 3; numbers: the whole image." in said
+    assert "relative energy, log2" in said
+    by_pictures = record_of(make_checkpoint(), image, label=label)  # which a 2D image taught
+    assert isinstance(shown_slice(by_pictures)[0], int)
+
+
+def test_a_frame_is_called_so_and_one_channel_of_several_too(make_checkpoint: Make) -> None:
+    series = Image(
+        np.random.default_rng(0).random((2, 3, 16, 16), np.float32),
+        Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), "pixel", ("t", "y", "x")),
+    )
+    said = words_of(gate_panel(record_of(make_checkpoint(channels=2), series)))
+    assert re.search(r"image, first of 2 channels, frame \d \|", said)
+    picture = Image(np.random.default_rng(0).random((1, 16, 16), np.float32), Geometry.pixels(2))
+    said = words_of(gate_panel(record_of(make_checkpoint(), picture)))
+    assert "| image |" in said
+    assert "Pictures" not in said
+
+
+def test_a_window_of_one_slice_says_which(make_checkpoint: Make) -> None:
+    geometry = Geometry((4.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm")
+    label = np.zeros((12, 40, 5), np.uint8)
+    label[4:6, 20:30, 3] = 1
+    volume = Image(np.zeros((1, 12, 40, 5), np.float32), geometry)
+    window = open_window(across_x(make_checkpoint()), volume, label=label)
+    assert window.in_words() == "12 x 32 of 12 x 40 in slice x 3 of 5"
+    thin = open_window(across_x(make_checkpoint()), Image(volume.array[..., :1], geometry))
+    assert thin.in_words() == "12 x 32 of 12 x 40"  # there is one slice only
+    flat = open_window(make_checkpoint(), Image(np.zeros((1, 40, 48), np.float32), Geometry.pixels(2)))
+    assert flat.in_words() == "32 x 32 of 40 x 48"

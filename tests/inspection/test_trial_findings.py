@@ -353,6 +353,19 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         r"In one window of each larger image: Dice lost with .*",
     ),
     (
+        "one slice of each volume, as a 2D network sees it",
+        "leave_one_out",
+        [
+            {
+                **r,
+                "window": f"9 x 9 of 9 x 9 in slice x {r['image']} of 40",
+                "slice": f"slice x {r['image']} of 40",
+            }
+            for r in worths("psi", {1: 0.3}, 2)
+        ],
+        r"In one window of one slice of each image: Dice lost with .*",
+    ),
+    (
         "not told apart",
         "noise_test",
         noisy({"a": 0.3, "b": 0.3}, 12),

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.inspection.faithfulness import CONTROLS, Row
+from napari_prosma.inspection.faithfulness import CONTROLS, Row, windows_in_words
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import IN_WORDS, NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
@@ -156,9 +156,7 @@ def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
     rows = [row for held in tests.values() for row in held]
     if not rows:
         return ""
-    tested, labelled, windows = (
-        {r["image"] for r in rows if key in r} for key in ("image", "dice", "window")
-    )
+    tested, labelled = ({r["image"] for r in rows if key in r} for key in ("image", "dice"))
     done = []
     parts = {row["part"] for row in tests.get("leave_one_out", ())}
     if parts:
@@ -186,6 +184,7 @@ def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
         strongest = max(strength for of, strength in noise if of == kind)
         words = f"{IN_WORDS.get(kind, kind)} noise of strength 0 to {strongest:g} was added"
         done.append(f"{words} ({NOISES[kind].replace(':', ',', 1)})")
-    window = f", in one window of each{' larger one' * (windows != tested)}" if windows else ""
+    where = windows_in_words(rows)
+    window = f", in {where}" if where else ""
     labels = f"{len(labelled)} with a label"
     return f" On {len(tested)} of the images, {labels}{window}: {'; '.join(done)}."

@@ -23,7 +23,7 @@ from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.kinship import ablation_in_words
 from napari_prosma.inspection.maps import skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
-from napari_prosma.inspection.report import BAR, draw_image, draw_map, room, shown_slice
+from napari_prosma.inspection.report import BAR, draw_image, draw_map, of_which_slice, room, shown_slice
 from napari_prosma.inspection.trace import inspect_gates, require_label, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gate_kinds import GATES
@@ -207,8 +207,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
     figure.suptitle(f"{in_plot(comparison.name)}: the masks side by side", fontsize=11)
     if not shown:
         figure.text(0.5, 0.5, NO_MASKS, ha="center")
-    if without:
-        figure.supxlabel(f"no mask: {', '.join(map(in_plot, without))}", fontsize=8)
+    lacking = f"no mask: {', '.join(map(in_plot, without))}" if without else ""
+    figure.supxlabel("\n".join(filter(None, [lacking, of_which_slice(first, at)])), fontsize=8)
     return figure
 
 

@@ -11,7 +11,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.data_set import On, here, read_fitting_case
-from napari_prosma.inspection.faithfulness import TESTS, Row, run_test
+from napari_prosma.inspection.faithfulness import TESTS, Row, run_test, windows_in_words
 from napari_prosma.inspection.kept import KeptCases
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -43,6 +43,12 @@ class Trials:
     def labelled(self) -> int:
         """Tested cases with a label."""
         return len({row["image"] for rows in self.rows.values() for row in rows if "dice" in row})
+
+    def in_words(self) -> str:
+        """What was tested, such as ``12 cases, evenly spaced; one window of each image``."""
+        where = windows_in_words([row for rows in self.rows.values() for row in rows])
+        cases = "1 case" if self.cases == 1 else f"{self.cases} cases, evenly spaced"
+        return f"{cases}; {where}" if where else cases
 
 
 def run_trials(

@@ -91,8 +91,9 @@ class Table:
     geometry : Geometry
         Of the window.
 
-    A row has ``window`` where that is a part of the image only: both sizes, in words; and ``empty`` where
-    there is nothing to lose: the "label" shows no structure in the window, or without one the "prediction".
+    A row has ``window`` where that is a part of the image only: both sizes, in words; ``slice`` where it lies
+    in one of several that the network sees by themselves: which; and ``empty`` where there is nothing to lose:
+    the "label" shows no structure in the window, or without one the "prediction".
     """
 
     test: str
@@ -547,7 +548,22 @@ def _device_of(window: Window) -> str:
 def _known(window: Window) -> Row:
     """The image, and which part of it where it is a part."""
     row: Row = {"image": window.name}
-    return row if window.covers_image else {**row, "window": window.in_words()}
+    if not window.covers_image:
+        row["window"] = window.in_words()
+    return row | ({"slice": window.slice_in_words} if window.slice_in_words else {})
+
+
+def windows_in_words(rows: Sequence[Row]) -> str:
+    """Such as ``one window of each larger image``; empty where every window is a whole image."""
+    parts: dict[str | float, str | float] = {}
+    for row in rows:
+        parts.setdefault(row["image"], row.get("window", ""))
+    if not any(parts.values()):
+        return ""
+    thin = sorted({str(row["slice"]).split()[0] for row in rows if "slice" in row})
+    within = f" of one {' or '.join(thin)}" if thin else ""
+    larger = "" if all(parts.values()) else " larger"
+    return f"one window{within} of each{larger} image"
 
 
 def _no_gates(window: Window, model: str = "The model") -> Iterator[Event]:

@@ -16,7 +16,8 @@ from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.labels import fullest_slice
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.names import file_stem, in_plot
-from napari_prosma.data.planes import slice_axis
+from napari_prosma.data.planes import slice_axis, slice_in_words
+from napari_prosma.data.preparation import cut_axis
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.inspection.citing import of_one_image, write_numbers
@@ -41,6 +42,9 @@ EXACTNESS = (
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
+OF_ALL = "Pictures: {}; numbers: the whole image."
+BAR_LABELS = {"relative energy": "relative energy, log2"}
+"""Of maps that are not drawn as they are called."""
 BAR = 0.04
 """Width of a colour bar beside a map."""
 OUTLINES = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
@@ -72,12 +76,12 @@ def gate_panel(record: GateRecord) -> Figure:
         if drawn is not None:
             bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[row, -1]))
             bar.ax.tick_params(labelsize=6)
-            bar.set_label(kind, fontsize=8)
+            bar.set_label(BAR_LABELS.get(kind, kind), fontsize=8)
     sparse = any(skip.threshold is not None for skip in record.skips.values())
     ours = GATES[record.gate].exact_zeros
     exact = EXACTNESS_OURS if ours else EXACTNESS if sparse else NO_ZEROS
     figure.suptitle(f"{in_plot(record.name)}: what the gates let through ({record.gate})", fontsize=11)
-    figure.supxlabel(exact, fontsize=7.5)
+    figure.supxlabel("\n".join(filter(None, [exact, of_which_slice(record, at)])), fontsize=7.5)
     return figure
 
 
@@ -223,9 +227,19 @@ def _dead(skip: SkipRecord) -> np.ndarray:
 
 
 def shown_slice(record: GateRecord) -> tuple[int | slice, ...]:
-    """Index of the slice with the most foreground, in the plane in which a volume was acquired."""
+    """Index of the slice with the most foreground, in the plane that the network sees.
+
+    A network of volumes has none of its own: then in that in which the volume was acquired.
+    """
     label = record.segmentation.labels if record.label is None else record.label
-    return fullest_slice(label, slice_axis(record.image.geometry))
+    plan, geometry = record.checkpoint.plan, record.image.geometry
+    return fullest_slice(label, cut_axis(plan, geometry) if plan.dims == 2 else slice_axis(geometry))
+
+
+def of_which_slice(record: GateRecord, at: tuple[int | slice, ...]) -> str:
+    """That pictures show a slice, but numbers are of all; empty for a picture."""
+    place = slice_in_words(record.image.geometry.axes, at)
+    return OF_ALL.format(place) if place else ""
 
 
 def in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]:
@@ -237,7 +251,9 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> N
     """The slice ``at`` of the image, with the outlines of prediction and label."""
     plane = np.moveaxis(record.image.array, 0, -1)[at]
     spacing = in_plane(record.image.geometry.spacing, at)
-    if plane.shape[-1] in (3, 4) and plane.dtype == np.uint8:
+    channels = plane.shape[-1]
+    is_colour = channels in (3, 4) and plane.dtype == np.uint8
+    if is_colour:
         axes.imshow(plane, aspect=spacing[0] / spacing[1])
     else:
         low, high = np.percentile(plane[..., 0], (0.5, 99.5))
@@ -252,13 +268,9 @@ def draw_image(axes: Axes, record: GateRecord, at: tuple[int | slice, ...]) -> N
                 axes.contour(label == index, levels=[0.5], colors=OUTLINES[kind], linewidths=1.2)
         axes.plot([], [], color=OUTLINES[kind], label=kind)
     axes.legend(loc="lower right", fontsize=7, framealpha=0.6)
-    numbers = [
-        f"{axis} {n}" if axis != "z" else str(n)
-        for axis, n in zip(record.image.geometry.axes, at, strict=True)
-        if isinstance(n, int)
-    ]
-    where = f", slice {', '.join(numbers)}" if numbers else ""
-    axes.set_title(f"image{where}", fontsize=9, y=1)
+    which = "" if is_colour or channels == 1 else f"first of {channels} channels"
+    where = slice_in_words(record.image.geometry.axes, at)
+    axes.set_title(", ".join(filter(None, ["image", which, where])), fontsize=9, y=1)
     axes.set_axis_off()
 
 

@@ -21,6 +21,7 @@ from napari_prosma.inspection.faithfulness import (
     PARTS,
     Row,
     having_structure,
+    windows_in_words,
 )
 from napari_prosma.inspection.measures import skips_in_words
 from napari_prosma.inspection.noise import IN_WORDS
@@ -425,8 +426,7 @@ def _window_in_words(rows: Sequence[Row]) -> str:
         return ""
     if len(_values(rows, "image")) == 1:
         return f"In one window ({parts[0]}): "
-    larger = "" if all("window" in row for row in rows) else "larger "
-    return f"In one window of each {larger}image: "
+    return f"In {windows_in_words(rows)}: "
 
 
 def _per_unit(rows: Sequence[Row], value: str, units: Units) -> dict[str, float]:

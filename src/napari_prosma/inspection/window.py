@@ -16,6 +16,7 @@ import torch
 from napari_prosma.data.case import Image
 from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import case_metrics
+from napari_prosma.data.planes import slice_in_words
 from napari_prosma.data.preparation import cut_axis, prepare_label
 from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.inspection.trace import network_of, one_network, require_label
@@ -41,6 +42,7 @@ class Window:
     cut: torch.Tensor  # (1, C, *window): what goes into the network
     encoded: Encoded
     whole: tuple[int, ...]  # (n,): size of the whole image on the same grid
+    start: tuple[int, ...]  # (n,): where the window begins on it
 
     @property
     def covers_image(self) -> bool:
@@ -48,9 +50,19 @@ class Window:
         return self.tiling.size == self.whole
 
     def in_words(self) -> str:
-        """Such as ``32 x 48 x 32 of 33 x 53 x 37``, on the network's grid."""
-        here, whole = (" x ".join(map(str, size)) for size in (self.tiling.size, self.whole))
-        return f"{here} of {whole}"
+        """Such as ``32 x 48 x 32 of 33 x 53 x 37``, on the network's grid, and in which slice, if in one."""
+        both = (self.tiling.seen(size) for size in (self.tiling.size, self.whole))
+        here, whole = (" x ".join(map(str, size)) for size in both)
+        return f"{here} of {whole}" + (f" in {self.slice_in_words}" if self.slice_in_words else "")
+
+    @property
+    def slice_in_words(self) -> str:
+        """Such as ``slice x 20 of 40``, where the network sees one of several; else empty."""
+        numbers = [
+            n if axis in self.tiling.thin and self.whole[axis] > 1 else slice(None)
+            for axis, n in enumerate(self.start)
+        ]
+        return slice_in_words(self.image.geometry.axes, numbers, self.whole)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -142,6 +154,7 @@ def open_window(
         cut=cut,
         encoded=encoded,
         whole=size,
+        start=tuple(start),
     )
 
 

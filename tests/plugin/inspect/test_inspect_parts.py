@@ -182,7 +182,7 @@ def test_the_whole_image_follows_the_window(
     part.sliders[2].setValue(4.0)
     wait_for_whole(tiled, qtbot)
     assert shapes == [(32, 32), (64, 64)]
-    assert part.message.plain_text().startswith("In the window: Dice")
+    assert part.message.plain_text().startswith("In the window (32 x 32 of 64 x 64): Dice")
     assert psi.data.shape == viewer.layers["breast segmentation (changed)"].data.shape == (64, 64)
     assert not np.array_equal(psi.data, trained)
     press(part.back_button)

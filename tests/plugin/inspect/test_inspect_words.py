@@ -41,7 +41,10 @@ def tried(moved: float = 0.2, empty: bool = False, window: str = "", **dice: flo
     return Tried(moved * MAP, Geometry.pixels(2), 0.9, empty, **dice, window=window)
 
 
-SELECTS = "selectivity 0.0 %; a constant per channel explains the rest of the gated skip."
+SELECTS = (
+    "Skip 1, positions of 1 x 1 pixels: selectivity 0.0 %; a constant per channel explains the rest of the "
+    "gated skip."
+)
 ALONE = "One image proves nothing about others."
 
 SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
@@ -50,43 +53,42 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS}",
+        f"{SELECTS}",
     ),
     (
         "a mask without a structure",
         skip(factor=2),
         "prediction",
         {},
-        f"Skip 1 (2 x coarser): {SELECTS} There is no structure to compare psi with.",
+        f"{SELECTS} There is no structure to compare psi with.",
     ),
     (
         "a structure that fills the image",
         replace(skip(), inside=MAP > 0, outside=MAP < 0),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} There is no background to compare psi with.",
+        f"{SELECTS} There is no background to compare psi with.",
     ),
     (
         "a structure in which the skip is zero",
         replace(skip(), inside=np.eye(4) > 0, outside=np.eye(4) == 0),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} The skip is zero in the structure, so there is nothing to compare "
-        "psi with.",
+        f"{SELECTS} The skip is zero in the structure, so there is nothing to compare psi with.",
     ),
     (
         "about as on average",
         skip(relative_energy_inside=0.96),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes as much as on average.",
+        f"{SELECTS} Inside the structure (label) psi passes as much as on average.",
     ),
     (
         "a label is no agreement with itself",
         skip(relative_energy_inside=2.04, psi_auc_in_errors=0.314),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
+        f"{SELECTS} Inside the structure (label) psi passes 2.0 x as much as on "
         "average. Among the positions where the model confuses the structure and background, psi ranks "
         "the structure above background with an AUC of 0.31 (0.5 = chance).",
     ),
@@ -95,7 +97,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         replace(skip(psi_auc_in_errors=0.0), inside=MAP > 0, wrong=MAP > 0),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} There is no background to compare psi with. Among the 16 "
+        f"{SELECTS} There is no background to compare psi with. Among the 16 "
         "positions (16 missed, 0 added) where the model confuses the structure and background, psi ranks the "
         "structure above background with an AUC of 0.00 (0.5 = chance); so few positions say little.",
     ),
@@ -104,7 +106,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(relative_energy_inside=0.071),
         "prediction",
         {},
-        f"Skip 1 (full detail): {SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
+        f"{SELECTS} Inside the structure (prediction) psi passes 0.071 x what it "
         "passes on average. This is the model's own prediction, to which psi contributes, so it is not "
         "evidence.",
     ),
@@ -113,14 +115,14 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(relative_energy_inside=1.004),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} Inside the structure (label) psi passes as much as on average.",
+        f"{SELECTS} Inside the structure (label) psi passes as much as on average.",
     ),
     (
         "zeros of z are none of the skip",
         skip(psi=False, z_zero_fraction=0.53, floor_pixel_fraction=0.051),
         "label",
         {},
-        f"Skip 1 (full detail): {SELECTS} The threshold sets 53 % of the inner signals z to "
+        f"{SELECTS} The threshold sets 53 % of the inner signals z to "
         "zero; 5.1 % of the positions are without evidence (all of z is zero).",
     ),
     (
@@ -128,7 +130,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "label",
         {SELECTION: tried(dice=0.7, dice_before=0.812), SKIP: tried(dice=0.1, dice_before=0.812)},
-        f"Skip 1 (full detail): {SELECTS} With psi at its mean Dice changes from 0.81 to 0.70; with the "
+        f"{SELECTS} With psi at its mean Dice changes from 0.81 to 0.70; with the "
         f"whole skip at its channel means Dice changes from 0.81 to 0.10. {ALONE}",
     ),
     (
@@ -136,7 +138,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "prediction",
         {SKIP: tried(window=WHERE)},
-        f"Skip 1 (full detail): {SELECTS} In one window ({WHERE}), with the whole skip at its channel "
+        f"{SELECTS} In one window ({WHERE}), with the whole skip at its channel "
         f"means the overlap (Dice) with the unchanged prediction is 0.90. {ALONE}",
     ),
     (
@@ -144,10 +146,23 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         skip(psi=False),
         "label",
         {SELECTION: tried(0.0001, empty=True, dice=1.0, dice_before=1.0)},
-        f"Skip 1 (full detail): {SELECTS} With psi at its mean nothing is segmented either way; the "
+        f"{SELECTS} With psi at its mean nothing is segmented either way; the "
         f"probabilities change by less than 0.001 on average. {ALONE}",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "said"),
+    [
+        (Geometry((4.0, 4.0), (0.0, 0.0)), "4 x 4 pixels"),  # of an image that was shrunk to a quarter
+        (Geometry((3.0, 6.0, 6.0), (0.0,) * 3, "mm"), "3 x 6 x 6 mm (z, y, x)"),  # a 2D network over a volume
+        (Geometry((1.0, 2.0, 2.0), (0.0,) * 3, "pixel", ("t", "y", "x")), "2 x 2 pixels"),
+        (Geometry((1.0, 2.0, 2.0), (0.0,) * 3), "1 x 2 x 2 voxels (z, y, x)"),
+    ],
+)
+def test_positions_of_a_skip_are_as_large_as_they_are_along_every_axis(geometry: Geometry, said: str) -> None:
+    assert f"positions of {said}:" in skip_in_words(replace(skip(), geometry=geometry), "label", {})
 
 
 @pytest.mark.parametrize("factor", [1, 2])

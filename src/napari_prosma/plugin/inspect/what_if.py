@@ -286,7 +286,10 @@ class WhatIfPart(QWidget):
             self.back.emit()
             return
         said = followed.in_words()
-        self.message.tell(said[0].upper() + said[1:] if self._is_whole else f"In the window: {said}")
+        place = self._what_if.window.in_words()
+        self.message.tell(
+            said[0].upper() + said[1:] if self._is_whole else f"In the window ({place}): {said}"
+        )
         self._show_zeros(followed.effect.record)
         self.followed.emit(followed)
 

@@ -14,6 +14,7 @@ from napari_prosma.plugin.inspect.looking import SELECTION, SKIP
 if TYPE_CHECKING:
     import numpy as np
 
+    from napari_prosma.geometry import Geometry
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import Effect
     from napari_prosma.plugin.inspect.looking import InspectionResult, Tried
@@ -23,9 +24,12 @@ FEW_ERRORS = 10
 """Positions of either kind below which an AUC is a matter of luck: its spread is then about .1 or more."""
 
 
-def level_in_words(factor: int) -> str:
-    """``full detail`` for the finest skip, else how much coarser its grid is."""
-    return "full detail" if factor == 1 else f"{factor} x coarser"
+def positions_in_words(geometry: Geometry) -> str:
+    """How large the positions of a skip are, such as ``6 x 6 x 3 mm (z, y, x)``."""
+    axes = [n for n, axis in enumerate(geometry.axes) if axis != "t"]
+    unit = geometry.unit if geometry.unit != "pixel" else "pixels" if len(axes) == 2 else "voxels"
+    named = f" ({', '.join(geometry.axes[n] for n in axes)})" if len(axes) > 2 else ""
+    return f"{' x '.join(f'{geometry.spacing[n]:.3g}' for n in axes)} {unit}{named}"
 
 
 def worth_in_words(tried: Mapping[str, Tried]) -> str:
@@ -68,8 +72,8 @@ def skip_in_words(
     structure = "the structure" if classes <= 1 else f"the {classes} structures together"
     selected = in_percent(measures["selectivity"], 1)
     sentences = [
-        f"Skip {skip.level} ({level_in_words(skip.factor)}): selectivity {selected}; a constant per channel "
-        "explains the rest of the gated skip."
+        f"Skip {skip.level}, positions of {positions_in_words(skip.geometry)}: selectivity {selected}; a "
+        "constant per channel explains the rest of the gated skip."
     ]
     inside = measures.get("relative_energy_inside")
     if inside is not None:
