@@ -37,6 +37,7 @@ from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.html import About, write_data_set
 from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
+from napari_prosma.inspection.statistics import noting, simultaneous
 from napari_prosma.model.checkpoint import Checkpoint
 
 Make = Callable[..., Checkpoint]
@@ -261,6 +262,7 @@ FOCUS = (
     "Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as much there "
     "as on average): in m "
 )
+ENERGY = "With m, energy kept inside the foreground relative to that outside, geometric mean over the cases: "
 SAID = [
     (
         findings.telling_apart,
@@ -306,9 +308,22 @@ SAID = [
         findings.energy_ratio,
         {"retained_energy_ratio": (0.07, 1.5), "retained_energy": (0.06, 0.08)},
         2,
-        "With m the share of energy kept inside the foreground is 0.07 x (skip 1) to 1.5 x (skip 2) that "
-        "outside; over the whole image 6 % (skip 1) to 8 % (skip 2) is kept, where a gate that selects "
-        "nothing keeps 6.25 %.",
+        ENERGY + "no claim from 2 independent cases at skip 1 (0.07 x), skip 2 (1.5 x); over the whole image "
+        "6 % (skip 1) to 8 % (skip 2) is kept, where a gate that selects nothing keeps 6.25 %.",
+    ),
+    (
+        findings.energy_ratio,
+        {"retained_energy_ratio": (0.07, 1.5), "retained_energy": (0.06, 0.06)},
+        12,
+        ENERGY + "above 1 at skip 2 (1.5 x); below 1 at skip 1 (0.07 x); over the whole image 6 % is kept, "
+        "where a gate that selects nothing keeps 6.25 %.",
+    ),
+    (
+        findings.energy_ratio,
+        {"retained_energy_ratio": (0.0, 1.0), "retained_energy": (0.06, 0.06)},
+        12,
+        ENERGY + "below 1 at skip 1 (less than 0.00098 x); no difference shown by these cases at skip 2 (1.0 "
+        "x); over the whole image 6 % is kept, where a gate that selects nothing keeps 6.25 %.",
     ),
     (findings.energy_ratio, {}, 2, "No case has a foreground to compare with."),
     (
@@ -396,7 +411,7 @@ def test_a_case_without_anything_inside_makes_no_mean_of_the_others(make_checkpo
         (
             4.0,
             1,
-            "no claim, as psi passes next to nothing in the foreground of 1 case, at skip 1 (less than 3.",
+            "no claim, as next to nothing passes in the foreground of 1 case, at skip 1 (less than 3.",
         ),
         (4.0, 0, "above average at skip 1 (3.9 x)"),
         (0.5, 1, "below average at skip 1 (less than 0.4"),
@@ -560,14 +575,28 @@ def test_energy_kept_inside_and_outside_is_judged_by_labels(make_checkpoint: Mak
         for skip in case.models["m"].skips.values():
             skip.measures.update(retained_energy_ratio=40.0, retained_energy=0.36)
     assert findings.energy_ratio(found) == (
-        "Over the 8 cases with a label, of 12: with m the share of energy kept inside the foreground is 1.5 "
-        "x that outside; over the whole image of all 12 cases 16 % is kept, where a gate that selects "
-        "nothing keeps 6.25 %."
+        f"Over the 8 cases with a label, of 12: w{ENERGY[1:]}above 1 at skip 1 (1.5 x), skip 2 (1.5 x); over "
+        "the whole image of all 12 cases 16 % is kept, where a gate that selects nothing keeps 6.25 %."
     )
     assert findings.energy_ratio(of_references(found, 0)).endswith(
         "keeps 6.25 %. Without a label, the foreground is the prediction of m, to which its gates contribute"
         ": this is agreement with itself, not evidence."
     )
+
+
+def test_ratios_that_balance_are_no_preference(make_checkpoint: Make) -> None:
+    """Half of the cases keep eight times as much inside, the others an eighth: their arithmetic mean is 4."""
+    found = inspected(make_checkpoint, 12, retained_energy_ratio=(8.0, 8.0), retained_energy=(0.06, 0.06))
+    for case in found.cases[:6]:
+        case.models["m"].skips[1].measures["retained_energy_ratio"] = 0.125
+    with noting() as intervals:
+        said = findings.energy_ratio(found)
+    assert said.startswith(
+        f"{ENERGY}above 1 at skip 2 (8.0 x); no difference shown by these cases at skip 1 (1.0 x); over"
+    )
+    (first, _) = intervals
+    assert first["mean"] == pytest.approx(0)
+    assert first["low"] < -1 < 1 < first["high"]
 
 
 @pytest.mark.parametrize(("labelled", "is_told"), [(0, False), (8, True), (12, False)])
@@ -649,6 +678,24 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
     assert "no claim from 1 independent case, 8 are needed" in one
 
 
+def test_intervals_of_several_models_hold_together(make_checkpoint: Make) -> None:
+    drawn = np.random.default_rng(4).normal(0.5, 0.1, (12, 5))
+    cases = [
+        CaseNumbers(
+            str(n), "", "unseen", "label", {m: dice(v) for m, v in zip("mabcd", row, strict=True)}, {}
+        )
+        for n, row in enumerate(drawn)
+    ]
+    with noting() as intervals:
+        findings.overlap(DataSetInspection({m: make_checkpoint() for m in "mabcd"}, tuple(cases), {}, {}))
+    right = simultaneous({m: drawn[:, 0] - drawn[:, n] for n, m in enumerate("abcd", start=1)})
+    assert {each["of"]: (each["low"], each["high"]) for each in intervals} == {
+        m: (each.low, each.high) for m, each in right.items()
+    }
+    alone = simultaneous({"a": drawn[:, 0] - drawn[:, 1]})["a"]
+    assert right["a"].high - right["a"].low > 1.1 * (alone.high - alone.low)
+
+
 @pytest.mark.parametrize(
     ("geometry", "intensity", "said"),
     [
@@ -692,7 +739,12 @@ def test_an_image_of_another_size_is_told(
 
 def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
     found = inspected(make_checkpoint, 6, floor_pixel_fraction=(0.2, 0.2), gate_floor=(0.45, 0.45))
-    assert "not zero there but equals the gate floor of 0.45" in findings.without_evidence(found)
+    assert findings.without_evidence(found).endswith(
+        "psi is not zero there but equals the gate floor of 0.45, which c multiplies, too; the skip is "
+        "turned down."
+    )
+    spatial = replace(found, checkpoints={"m": make_checkpoint("spatial")})
+    assert findings.without_evidence(spatial).endswith("the gate floor of 0.45; the skip is turned down.")
     exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
     assert "psi is exactly zero there" in findings.without_evidence(exact)
 

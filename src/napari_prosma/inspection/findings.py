@@ -18,7 +18,6 @@ from napari_prosma.inspection.statistics import (
     Interval,
     Limits,
     by_unit,
-    interval,
     simultaneous,
     units_in_words,
 )
@@ -50,14 +49,9 @@ def focus(inspection: DataSetInspection) -> str:
     inspection, which = _judged(inspection, measure)
     said = []
     for model in inspection.checkpoints:
-        intervals = _against(inspection, model, measure, _doublings)
-        if intervals:
-            told, floored = {}, {}
-            for level, values in _compared(inspection, model, measure).items():
-                floored[level] = sum(value < LEAST_RATIO for value in values.values())
-                less = "less than " if floored[level] else ""
-                told[level] = f"{less}{in_digits(2 ** intervals[level].mean)} x"
-            said.append(f"in {model} {_grouped(intervals, told, 'above average', 'below average', floored)}")
+        factors = _factors(inspection, model, measure, "above average", "below average")
+        if factors:
+            said.append(f"in {model} {factors}")
     if not said:
         return NO_FOREGROUND
     return (
@@ -89,10 +83,11 @@ def without_evidence(inspection: DataSetInspection) -> str:
     floors = {level: inspection.spread(model, level, "gate_floor") for level in spreads}
     floor = _range({k: s for k, s in floors.items() if s is not None}, "{:.2f}".format)
     kind = GATES[inspection.checkpoints[model].spec.gate]
+    and_c = ", which c multiplies, too" if kind.parts > 1 else ""
     there = (
         "psi is exactly zero there, so the skip itself is cut"
         if kind.exact_zeros
-        else f"psi is not zero there but equals the gate floor of {floor}, and that share of the skip passes"
+        else f"psi is not zero there but equals the gate floor of {floor}{and_c}; the skip is turned down"
     )
     share = _range(spreads, in_percent)
     return f"In {model} {share} of the positions are without evidence (all of z is zero); {there}."
@@ -152,14 +147,14 @@ def energy_ratio(inspection: DataSetInspection) -> str:
     image = f"the whole image of all {len(inspection.cases)} cases" if which else "the whole image"
     said = []
     for model in inspection.checkpoints:
-        spreads = _spreads(judged, model, measure)
-        if spreads:
+        factors = _factors(judged, model, measure, "above 1", "below 1")
+        if factors:
             neutral = GATES[inspection.checkpoints[model].spec.gate].neutral_energy
             kept = _range(_spreads(inspection, model, "retained_energy"), in_percent)
-            ratio = _range(spreads, lambda value: f"{in_digits(value)} x")
             said.append(
-                f"with {model} the share of energy kept inside the foreground is {ratio} that outside; over "
-                f"{image} {kept} is kept, where a gate that selects nothing keeps {100 * neutral:g} %"
+                f"with {model}, energy kept inside the foreground relative to that outside, geometric mean "
+                f"over the cases: {factors}; over {image} {kept} is kept, where a gate that selects nothing "
+                f"keeps {100 * neutral:g} %"
             )
     if not said:
         return "No case has a foreground to compare with."
@@ -194,18 +189,20 @@ def overlap(inspection: DataSetInspection) -> str:
         f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)} is "
         f"{np.mean([*own.values()]):.3f} with {inspection.model}"
     ]
-    strange: list[str] = []
-    for other, checkpoint in list(inspection.checkpoints.items())[1:]:
-        theirs = inspection.overlaps(other)
-        differences = by_unit({case: own[case] - theirs[case] for case in own}, inspection.units)
-        said = compared_in_words(interval(np.array([*differences.values()]), OF_DIFFERENCES))
-        words.append(
-            f"{np.mean([*theirs.values()]):.3f} with {other} ({inspection.model} minus {other}: {said}, for "
-            "these two trainings)"
-        )
-        strange.append(
-            ablation_in_words(inspection.model, inspection.checkpoints[inspection.model], other, checkpoint)
-        )
+    first, *others = inspection.checkpoints
+    theirs = {other: inspection.overlaps(other) for other in others}
+    differences = {
+        other: by_unit({case: own[case] - dice[case] for case in own}, inspection.units)
+        for other, dice in theirs.items()
+    }
+    intervals = simultaneous({o: np.array([*d.values()]) for o, d in differences.items()}, OF_DIFFERENCES)
+    words += [
+        f"{np.mean([*theirs[other].values()]):.3f} with {other} ({first} minus {other}: "
+        f"{compared_in_words(each)}, for these two trainings)"
+        for other, each in intervals.items()
+    ]
+    models = inspection.checkpoints
+    strange = [ablation_in_words(first, models[first], other, models[other]) for other in others]
     return " ".join(filter(None, [_sentence(words), *strange]))
 
 
@@ -239,6 +236,17 @@ def unusual(inspection: DataSetInspection) -> str:
 
 def _doublings(ratio: float) -> float:
     return float(np.log2(max(ratio, LEAST_RATIO)))
+
+
+def _factors(inspection: DataSetInspection, model: str, measure: str, above: str, below: str) -> str:
+    """Geometric means of a ratio over the cases, skip by skip, and what may be claimed of them."""
+    intervals = _against(inspection, model, measure, _doublings)
+    told, floored = {}, {}
+    for level, values in _compared(inspection, model, measure).items():
+        floored[level] = sum(value < LEAST_RATIO for value in values.values())
+        less = "less than " if floored[level] else ""
+        told[level] = f"{less}{in_digits(2 ** intervals[level].mean)} x"
+    return _grouped(intervals, told, above, below, floored)
 
 
 def _against(
@@ -306,7 +314,7 @@ def _grouped(
     ]
     for number in dict.fromkeys(few[level] for level in left if level in few):
         cases = f"{number} case{'s' * (number != 1)}"
-        groups[f"no claim, as psi passes next to nothing in the foreground of {cases},"] = [
+        groups[f"no claim, as next to nothing passes in the foreground of {cases},"] = [
             level for level in left if few.get(level) == number
         ]
     for units in dict.fromkeys(intervals[level].units for level in left if not intervals[level].is_known):

@@ -37,8 +37,8 @@ PANEL_KINDS = (
     "second model",
 )
 EXACTNESS = (
-    "Exactly zero: entries of z. Not zero: psi, which equals its floor where z is empty and lets that share "
-    "of the skip pass."
+    "Exactly zero: entries of z. Not zero: psi, which equals its floor where z is empty. There the skip "
+    "passes, multiplied by the floor and, if the gate has one, by c."
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."

@@ -16,7 +16,13 @@ from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import Means, SkipRecord
 from napari_prosma.plugin.inspect.looking import SELECTION, SKIP, Tried
 from napari_prosma.plugin.inspect.trials import TRIALS
-from napari_prosma.plugin.inspect.words import effect_in_words, sentence_of, skip_in_words, worth_in_words
+from napari_prosma.plugin.inspect.words import (
+    effect_in_words,
+    exactness,
+    sentence_of,
+    skip_in_words,
+    worth_in_words,
+)
 
 MAP = np.ones((4, 4), np.float32)
 WHERE = "32 x 48 x 32 of 33 x 53 x 37"
@@ -268,3 +274,18 @@ def test_a_faithfulness_test_has_the_same_name_on_its_button_its_plot_and_in_the
         assert TRIALS[test][0].lower() == name
         assert title.lower().startswith(f"{name}: ")
         assert f"| {name} |" in page
+
+
+@pytest.mark.parametrize(
+    ("gate", "floored"),
+    [
+        (
+            "prosma",
+            "equals the gate floor (0.45, finest skip first), which c multiplies, too; the skip is turned",
+        ),
+        ("spatial", "equals the gate floor (0.45, finest skip first); the skip is turned down, not cut."),
+    ],
+)
+def test_what_passes_at_the_floor_is_not_the_floor_alone(gate: str, floored: str) -> None:
+    record: Any = SimpleNamespace(gate=gate, skips={1: replace(skip(), floor=0.45)})
+    assert floored in " ".join(exactness(record))
