@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
-from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
@@ -239,6 +239,44 @@ def test_a_gate_without_a_threshold_says_which_tests_do_not_apply(
     assert isinstance(trials, Trials)
     assert set(trials.not_applied) == {"deletion_curve", "threshold_sweep", "sanity_check"}
     assert set(trials.rows) == {"leave_one_out", "noise_test"}
+    assert all(why.startswith("left out: this model has no gates") for why in trials.not_applied.values())
+
+
+def test_a_test_that_some_cases_do_not_allow_says_how_many(make_checkpoint: Make, tmp_path: Path) -> None:
+    checkpoint = replace(make_checkpoint("none"), config={"modality": "mr"})
+    values = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    cases = [Case.from_arrays("a", values), Case.from_arrays("b", values - 1), Case.from_arrays("c", values)]
+    trials = result_of(run_trials(checkpoint, cases, tmp_path))
+    assert {row["image"] for row in trials.rows["noise_test"]} == {"a", "c"}
+    said = trials.not_applied["noise_test"]
+    assert said.startswith("left out in 1 of 3 cases, such as 'b': rician noise is that of images without")
+
+
+def test_what_was_decided_about_an_image_is_told_again_and_in_the_report(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    """By whoever resumes, too: a page of another kind of images would be read as if they were the usual."""
+    values = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    usual = Case.from_arrays("usual", values, np.ones((16, 16), np.uint8))
+    geometry = Geometry.pixels(2)
+    torn = Case(
+        "torn",
+        lambda: Image(values, geometry, ("12 % of the image is NaN",)),
+        lambda: np.ones((16, 16), np.uint8),
+        label_notices=lambda: ("a contour was left out",),
+    )
+    cases, checkpoint = (usual, torn), make_checkpoint("none")
+    told = ["a contour was left out", "m: 12 % of the image is NaN"]
+    for _ in range(2):
+        events = list(inspect_cases(checkpoint, cases, tmp_path, name="m"))
+        assert [e.message for e in events if isinstance(e, Notice) and "no gates" not in e.message] == told
+        assert "Inspecting 2 cases with 1 model" in [e.message for e in events if isinstance(e, Started)]
+    found = result_of(iter(events))
+    assert found.notices() == {words: ["torn"] for words in told}
+    result_of(write_data_set(found, cases, tmp_path, About("d", "two cases"), None, 0, "cpu"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of 2 cases, such as torn:</strong> m: 12 % of the image is NaN</p>" in page
+    assert "unusual gating first" not in page  # nothing is usual among two
 
 
 # ---- sentences ------------------------------------------------------------------------------------------

@@ -258,6 +258,15 @@ def test_an_image_one_element_wide_has_a_picture(
     assert gate_panel(record).axes
 
 
+def test_the_numbers_of_one_image_hold_what_has_to_be_known_of_it(make_checkpoint: Make) -> None:
+    checkpoint = make_checkpoint()
+    checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"axes": 3}))
+    image = Image(np.ones((1, 16, 16), np.float32), Geometry.pixels(2), ("a slice is missing",))
+    told = of_one_image(record_of(checkpoint, image), {})["notices"]["model"]
+    assert told[0] == "a slice is missing"
+    assert any("trained on images with 3 axes, this one has 2" in said for said in told)
+
+
 # ---- slices ---------------------------------------------------------------------------------------------
 
 

@@ -383,7 +383,7 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "the noise of CT",
         "noise_test",
         [{**r, "kind": "hu"} for r in noisy({"a": 0.1}, 4)],
-        r"Mean Dice over additive \(HU\) noise of strength 0 to 1, .* with a\.",
+        r"Mean Dice over additive \(HU\) noise of strength 0 to 1 \(100 HU\), and .* with a\.",
     ),
 ]
 

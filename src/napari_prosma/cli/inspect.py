@@ -105,6 +105,8 @@ def inspect(
         plan = checkpoint.plan
         case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
         truth = None if case.read_label is None else case.read_label()
+        for said in () if truth is None or case.label_notices is None else case.label_notices():
+            notice(said)
         beside = next(iter(others.values()), None)
         events = called(scheduler, inspect_gates)(
             checkpoint, case.read_image(), name=case.name, label=truth, second=beside, device=device

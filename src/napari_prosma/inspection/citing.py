@@ -20,6 +20,7 @@ from napari_prosma.inspection.faithfulness import CONTROLS, Row, windows_in_word
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import IN_WORDS, NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
+from napari_prosma.inspection.trace import cautions
 from napari_prosma.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def of_one_image(record: GateRecord, further: Mapping[str, Any]) -> dict[str, An
             "content": hashlib.blake2b(array.tobytes(), digest_size=_HASH_BYTES).hexdigest(),
         },
         "foreground": record.reference,
+        "notices": {
+            name: [*each.image.notices, *cautions(each.checkpoint, each.image)]
+            for name, each in records.items()
+        },
         "measures": {
             name: {str(level): skip.measures for level, skip in each.skips.items()}
             for name, each in records.items()
@@ -121,6 +126,7 @@ def everything(
             for n, m in MEASURES.items()
         },
         "tests": {} if tests is None else tests.rows,
+        "not_applied": {} if tests is None else tests.not_applied,
         "sentences": dict(said),
         "intervals": dict(intervals),
         "association": asdict(inspection.association()),

@@ -19,7 +19,7 @@ from napari_prosma.inspection.kept import KeptCases
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.statistics import FEWEST, by_unit, units_in_words, unusual_from
-from napari_prosma.inspection.trace import inspect_gates, same_classes
+from napari_prosma.inspection.trace import cautions, inspect_gates, same_classes
 from napari_prosma.model.checkpoint import Checkpoint
 
 Call = Callable[..., Iterator[Event]]
@@ -67,6 +67,7 @@ class CaseNumbers:
     of: dict[str, str]
     digest: str = ""  # hash of the image
     thumbnail: tuple[float, ...] = ()  # by which near-duplicates are found; empty for volumes
+    notices: tuple[str, ...] = ()  # on its image and label: what was decided, and what is unlike training
 
     @property
     def first(self) -> ModelNumbers:
@@ -161,6 +162,14 @@ class DataSetInspection:
         """A measure of a skip by the name of the case, where the case has it."""
         skips = {case.name: case.models[model].skips.get(level) for case in self.cases}
         return {n: s.measures[measure] for n, s in skips.items() if s is not None and measure in s.measures}
+
+    def notices(self) -> dict[str, list[str]]:
+        """What was decided about images and labels, or is unlike training: in which cases."""
+        found: dict[str, list[str]] = {}
+        for case in self.cases:
+            for notice in case.notices:
+                found.setdefault(notice, []).append(case.name)
+        return found
 
     def is_unusual(self, case: str) -> bool:
         """A measure of the case lies farther from the median than chance would have it."""
@@ -275,7 +284,9 @@ def inspect_cases(
     found: list[CaseNumbers] = []
     failed: dict[str, str] = {}
     said: set[str] = set()
-    yield Started(len(cases), f"Inspecting {len(cases)} cases with {len(checkpoints)} model(s)")
+    number, models = len(cases), len(checkpoints)
+    named = f"{number} case{'s' * (number != 1)} with {models} model{'s' * (models != 1)}"
+    yield Started(number, f"Inspecting {named}")
     for number, case in enumerate(cases, start=1):
         of = kept.of(case)
         numbers = kept.read(case, of)
@@ -288,6 +299,7 @@ def inspect_cases(
             else:
                 kept.write(case, numbers)
         if numbers is not None:
+            yield from _once(numbers.notices, said)
             found.append(numbers)
         yield Progress(number, len(cases), case.name)
     if not found:
@@ -384,7 +396,9 @@ def _case(
     first = next(iter(checkpoints.values()))
     image, label = read_fitting_case(case, first)
     foreground, models = None, {}
+    notices = [] if label is None or case.label_notices is None else [*case.label_notices()]
     for model, checkpoint in checkpoints.items():
+        of_model = cautions(checkpoint)
         run = record_of(checkpoint, image, case.name, label, device, foreground, on)
         while True:
             try:
@@ -392,11 +406,11 @@ def _case(
             except StopIteration as end:
                 record: GateRecord = end.value
                 break
-            # The same words for every case are said once.
             words = f"{model}: {notice.message}"
-            if words not in said:
-                said.add(words)
-                yield Notice(words)
+            if notice.message in of_model:
+                yield from _once([words], said)
+            else:
+                notices.append(words)
         predicted = record.segmentation.labels
         foreground = predicted if foreground is None else foreground
         overlap = {} if label is None else case_metrics(predicted, label, checkpoint.plan.class_names)
@@ -406,7 +420,16 @@ def _case(
     looked_at = seen(case, image)
     small = () if looked_at.thumbnail is None else tuple(np.round(looked_at.thumbnail, 4).tolist())
     part = (*parts, "unseen")[0]
-    return CaseNumbers(case.name, case.group, part, reference, models, of, looked_at.digest, small)
+    digest = looked_at.digest
+    return CaseNumbers(case.name, case.group, part, reference, models, of, digest, small, tuple(notices))
+
+
+def _once(notices: Sequence[str], said: set[str]) -> Iterator[Notice]:
+    """The same words for every case are said once."""
+    for words in notices:
+        if words not in said:
+            said.add(words)
+            yield Notice(words)
 
 
 def _numbers(record: GateRecord) -> dict[int, SkipNumbers]:

@@ -37,7 +37,7 @@ class Trials:
 
     cases: int
     rows: dict[str, list[Row]]  # by test; none of a test that does not apply
-    not_applied: dict[str, str]  # in words, by test
+    not_applied: dict[str, str]  # in words, by test: why, and in which cases where not in all
 
     @property
     def labelled(self) -> int:
@@ -75,7 +75,7 @@ def run_trials(
     models = {name: checkpoint, **(others or {})}
     kept = KeptCases(CaseTrials, folder / "tests", cases, models)
     tested: list[CaseTrials] = []
-    yield Started(len(cases), f"Testing the gates on {len(cases)} cases")
+    yield Started(len(cases), f"Testing the gates on {len(cases)} case{'s' * (len(cases) != 1)}")
     for number, case in enumerate(cases, start=1):
         of = kept.of(case)
         trials = kept.read(case, of)
@@ -92,8 +92,23 @@ def run_trials(
     rows: dict[str, list[Row]] = {
         test: [r for each in tested for r in each.rows.get(test, ())] for test in TESTS
     }
-    not_applied = {test: why for each in tested for test, why in each.not_applied.items()}
+    why = {test: _not_applied(test, tested) for test in TESTS}
+    not_applied = {test: said for test, said in why.items() if said}
     yield Finished(Trials(len(tested), {test: found for test, found in rows.items() if found}, not_applied))
+
+
+def _not_applied(test: str, tested: Sequence[CaseTrials]) -> str:
+    """Why a test was left out, and in how many cases where it was not in all; empty where in none."""
+    cases: dict[str, list[str]] = {}
+    for each in tested:
+        if test in each.not_applied:
+            cases.setdefault(each.not_applied[test], []).append(each.name)
+    return "; ".join(
+        f"left out: {why}"
+        if len(names) == len(tested)
+        else f"left out in {len(names)} of {len(tested)} cases, such as '{names[0]}': {why}"
+        for why, names in cases.items()
+    )
 
 
 def _tested(

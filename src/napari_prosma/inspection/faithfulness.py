@@ -92,8 +92,8 @@ class Table:
         Of the window.
 
     A row has ``window`` where that is a part of the image only: both sizes, in words; ``slice`` where it lies
-    in one of several that the network sees by themselves: which; and ``empty`` where there is nothing to lose:
-    the "label" shows no structure in the window, or without one the "prediction".
+    in one of several that the network sees by themselves: which; and ``empty`` where there is nothing to
+    lose: the "label" shows no structure in the window, or without one the "prediction".
     """
 
     test: str

@@ -222,6 +222,8 @@ def case_rows(inspection: DataSetInspection) -> list[dict[str, str | float]]:
             row |= {"unusual": "yes" if inspection.is_unusual(case.name) else "no", **vars(deviation)}
         for model, numbers in case.models.items():
             row |= {f"{figure} ({model})": value for figure, value in numbers.overlap.items()}
+        if case.notices:
+            row["notices"] = " ".join(case.notices)
         rows.append(row)
     return rows + [{"case": name, "error": why} for name, why in inspection.failed.items()]
 

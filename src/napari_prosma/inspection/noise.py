@@ -24,11 +24,14 @@ NOISES: dict[str, str] = {
 """Kinds of noise, and whose they are."""
 IN_WORDS = {"rician": "Rician", "hu": "additive (HU)", "gaussian": "Gaussian"}
 """Kinds as they are called in a sentence, where that is not their name."""
-_OF_MODALITY = {"ultrasound": "speckle", "mr": "rician", "ct": "hu"}
+_OF_MODALITY = {"ultrasound": "speckle", "mr": "rician"}
 
 
 def noise_of(checkpoint: Checkpoint) -> str:
-    """The kind that fits what a model was trained on: by its modality, or CT by its rule of intensity."""
+    """The kind that fits what a model was trained on: by its modality, or CT by its rule of intensity.
+
+    CT under another rule need not be in Hounsfield units: it may have been windowed to bytes.
+    """
     if checkpoint.plan.intensity == "ct":
         return "hu"
     return _OF_MODALITY.get(str(checkpoint.config.get("modality", "auto")), "gaussian")
@@ -46,7 +49,8 @@ def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None
         )
     if not is_ct and kind == "hu":
         raise ConfigError(
-            "noise in Hounsfield units is for a model that was trained on CT; choose another kind of noise"
+            "noise in Hounsfield units is for a model that was trained on CT in these units; choose another "
+            "kind of noise"
         )
     if kind in ("speckle", "rician") and values.min() < 0:
         raise ConfigError(

@@ -24,7 +24,7 @@ from napari_prosma.inspection.faithfulness import (
     windows_in_words,
 )
 from napari_prosma.inspection.measures import skips_in_words
-from napari_prosma.inspection.noise import IN_WORDS
+from napari_prosma.inspection.noise import HU, IN_WORDS
 from napari_prosma.inspection.statistics import (
     ANYWHERE,
     FEWEST,
@@ -313,8 +313,10 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     rows = _complete(rows, score, "model", "kind", "strength", "skip")
     if not rows:
         return NOTHING
-    kinds = ", ".join(IN_WORDS.get(kind, str(kind)) for kind in _values(rows, "kind"))
+    known = _values(rows, "kind")
+    kinds = ", ".join(IN_WORDS.get(kind, str(kind)) for kind in known)
     strongest = max(float(row["strength"]) for row in rows)
+    unit = f" ({strongest * HU:g} HU)" if known == ["hu"] else ""
     kept: dict[str, dict[str, float]] = {}
     under: dict[str, dict[str, float]] = {}
     said = []
@@ -334,8 +336,8 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         share = f", {100 * left / start:.0f} % of it" if start > 0 else ""
         said.append(f"{left:.3f} ({start:.3f}{share}) with {model}")
     text = (
-        f"{_window_in_words(rows)}Mean {_SCORES[score]} over {kinds} noise of strength 0 to {strongest:g}, "
-        f"and in brackets without noise: {', '.join(said)}."
+        f"{_window_in_words(rows)}Mean {_SCORES[score]} over {kinds} noise of strength 0 to "
+        f"{strongest:g}{unit}, and in brackets without noise: {', '.join(said)}."
     )
     if score == "agreement":
         text += " Without a label, this shows how stable the prediction is, not how good."
