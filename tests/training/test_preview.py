@@ -70,6 +70,17 @@ def test_a_young_network_is_shown_on_an_image_with_one_element_at_the_deepest_le
         assert by_own_statistics(model)(torch.randn(1, 1, side, side)).isfinite().all()
 
 
+def test_a_network_that_learns_is_shown_as_it_would_be_used_and_stays_as_it_is() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 7, 24, 20)).astype(np.float32)
+    plan, model, at = planned((24, 20)), network(2), (4, None, None)
+    _, used = value_of(plane_probabilities(model, image, plan, at))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, shown = value_of(plane_probabilities(model.train(), image, plan, at))
+    assert used is not None
+    np.testing.assert_array_equal(shown, used)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_slice_of_a_stack_is_what_segmentation_makes_of_it() -> None:
     image = np.random.default_rng(0).normal(size=(1, 7, 24, 20)).astype(np.float32)
     plan, model = planned((24, 20)), network(2)

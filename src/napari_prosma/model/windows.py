@@ -242,7 +242,11 @@ def padded_for(array: np.ndarray, tiling: Tiling, network: Network | Ensemble) -
 
 @torch.no_grad()
 def predict(model: nn.Module, array: np.ndarray, tiling: Tiling, batch: int, blend: Blend) -> Iterator[int]:
-    """Add the logits of all windows of ``array`` (C, *grid) to ``blend``; yields how many are new."""
+    """Add the logits of all windows of ``array`` (C, *grid) to ``blend``; yields how many are new.
+
+    Leaves the network in evaluation mode: whoever learns with it sets the mode before each step.
+    """
+    model.eval()
     unet = unwrap(model)
     device = next(model.parameters()).device
     padded = padded_for(array, tiling, unet)

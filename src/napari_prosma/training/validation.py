@@ -61,7 +61,6 @@ def validate(
         if len(tiling.starts) > most:
             tiling, case = some_windows(tiling, case, int(most))
         blend = Blend(tiling, network.spec.out_channels)
-        model.eval()
         for _ in predict(model, case.image, tiling, 1, blend):
             yield case, None
         yield case, labels_of(probabilities_of(blend.result()))

@@ -525,7 +525,6 @@ class DALE(Supervised):
             tiling = tile(case.label.shape, context.plan.window, network.divisor, across=case.across)
             tiling = labelled_part(tiling, case.label)
             blend = Blend(tiling, network.spec.out_channels)
-            model.eval()
             for _ in predict(model, case.image, tiling, 1, blend):
                 yield Progress(n - 1, len(mine), f"looking at the label of {case.name}")
             looks.append(self._compared(case, blend.result()))
