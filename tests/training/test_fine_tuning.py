@@ -110,6 +110,7 @@ def test_a_fine_tuning_goes_on_bit_for_bit_without_the_model_it_started_from(
     assert of_kind(again, Baseline) == of_kind(whole, Baseline)
     assert [e.loss for e in of_kind(again, EpochEnd)] == [e.loss for e in of_kind(whole, EpochEnd)]
     one, other = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "cut"))
+    assert one.steps == other.steps == 8, "four of them from the model before"
     for held, found in ((one.weights, other.weights), (one.state, other.state)):
         assert held.keys() == found.keys()
         assert all(torch.equal(held[key], found[key]) for key in held)

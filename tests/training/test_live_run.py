@@ -27,6 +27,7 @@ from napari_prosma.events import (
 )
 from napari_prosma.model.checkpoint import LAST, load_checkpoint
 from napari_prosma.training import loop as loop_module
+from napari_prosma.training import preview as preview_module
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.preview import Rhythm
 from napari_prosma.training.run import train
@@ -147,6 +148,23 @@ def test_looking_elsewhere_brings_a_preview_at_the_next_step(
     assert seen == [(1, 1), (2, 3), (3, 4), (4, 4)]
 
 
+def test_a_run_that_is_looked_at_learns_what_one_that_is_not_does(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview_module, "SETTLED_STEPS", 0)  # by the network itself, as later in a run
+    kept = {}
+    for looks in (True, False):
+        monkeypatch.setattr(Rhythm, "is_due", lambda *_, looks=looks: looks)
+        run = train(settings(tmp_path / str(looks), steps_per_epoch=4), ultrasound)
+        assert len(of_kind(after_steps(run, 3), Preview)) == 2 * looks
+        run.close()  # type: ignore[attr-defined]
+        kept[looks] = load_checkpoint(tmp_path / str(looks) / LAST)
+    assert kept[True].steps == kept[False].steps == 3
+    for one, other in ((k.weights | k.state for k in kept.values()),):
+        assert one.keys() == other.keys()
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
 def test_rate_and_epochs_change_while_it_runs_and_the_checkpoint_knows(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -188,7 +206,7 @@ def test_finishing_now_validates_and_keeps_the_best(settings: Settings, tmp_path
     assert [e.epoch for e in of_kind(events, EpochEnd)] == [2]
     result = events[-1].result  # type: ignore[attr-defined]
     assert result.epochs == 2
-    assert result.best.is_file()
+    assert load_checkpoint(result.best).steps == 3  # though the second epoch has none left
 
 
 def test_stopping_by_steering_keeps_the_place_as_closing_does(
@@ -276,7 +294,8 @@ def test_memory_that_runs_out_halves_the_batch_and_the_run_goes_on(
     assert len(said) == 2
     assert isinstance(events[-1], Finished)
     assert math.isfinite(of_kind(events, EpochEnd)[0].loss)
-    assert load_checkpoint(tmp_path / LAST).place["parts"] == 4
+    last = load_checkpoint(tmp_path / LAST)
+    assert (last.place["parts"], last.steps) == (4, 2)
 
 
 def test_memory_too_small_for_anything_is_told_in_our_words(

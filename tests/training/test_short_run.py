@@ -21,7 +21,7 @@ from napari_prosma.nn.gate_kinds import GATES
 from napari_prosma.nn.network_kinds import NETWORKS, OURS
 from napari_prosma.nn.spec import ModelSpec
 from napari_prosma.segmentation.segment import segment
-from napari_prosma.training import statistics
+from napari_prosma.training import keeper, statistics, tempo
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 from napari_prosma.training.statistics import passes, same_statistics, settle
@@ -155,6 +155,25 @@ def test_of_few_validation_cases_the_last_model_is_kept(
     assert load_checkpoint(config.run_dir / BEST).epoch == 4
     told = [event for event in events if isinstance(event, EpochEnd)]
     assert events[-1].result.score == told[-1].validation["dice"]
+
+
+def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs look at one case, and none is better than the first."""
+    for part, name, value in (
+        (tempo, "LEAST_JUDGED", 1),
+        (tempo, "LEAST_STEPS", 2),
+        (tempo, "VALIDATING", 0.01),
+        (keeper, "FEW_VALIDATED", 1),
+    ):
+        monkeypatch.setattr(part, name, value)
+    list(train(settings(tmp_path, steps_per_epoch=None, learning_rate=1e-30), ultrasound))
+    best, last = (load_checkpoint(tmp_path / name) for name in (BEST, LAST))
+    assert len(last.place["judged"]) == 1 < len(best.split["validation"])
+    assert {overlap.case for overlap in best.overlaps} == {*best.split["validation"]}
+    assert (best.epoch, last.epoch) == (1, 2)
+    assert 2 * best.steps == last.steps
 
 
 def test_a_model_never_ends_below_the_one_that_it_began_with(

@@ -39,6 +39,8 @@ from napari_prosma.nn.spec import ModelSpec
 STATE, RAW, MEMBERS = "state", "raw", "members"
 """Prefixes of tensors: what a run needs to go on, its weights where their average is kept, and the networks
 of an ensemble."""
+COUNT = "num_batches_tracked"
+"""End of the name under which a norm counts its batches; nothing that it computes hangs on it."""
 MOST_MEMBERS, MOST_LEVELS, MOST_ELEMENTS = 100, 16, 2**31
 """Of an ensemble; of a network, each of whose levels halves the image; of a patch."""
 _CHECKSUM_BYTES = 16
@@ -72,7 +74,7 @@ class Checkpoint:
         where ``weights`` are their average (``raw.``); empty but in the last checkpoint of a run.
     place : dict
         Where the run stands: ``step``, ``losses`` of the epoch so far, ``best``, ``seconds``, and whatever
-        else it keeps.
+        else it keeps, such as how many steps were ``learned``.
     path : Path, optional
         Where it was read from.
     """
@@ -97,9 +99,17 @@ class Checkpoint:
 
     @property
     def steps(self) -> int:
-        """Training steps that shaped it, those of a model it was started from included."""
-        seen = (t for name, t in self.weights.items() if name.endswith("num_batches_tracked"))
-        return max([self.place.get("step", 0), *map(int, seen)])
+        """Training steps that shaped it, those of a model it was started from included.
+
+        Where the run's place does not tell, as in older versions that started from a model, the norms do:
+        they count every part of a batch, and those of older versions every preview.
+        """
+        place, seen = self.place, (int(t) for name, t in self.weights.items() if name.endswith(COUNT))
+        if "learned" in place:
+            return int(place["learned"])
+        if place.get("step") and not self.config.get("start_from"):
+            return int(place["step"])
+        return max(seen, default=place.get("step", 0))
 
     def build(self, device: torch.device | str = "cpu") -> Network | Ensemble:
         """The network with these weights, in evaluation mode."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from napari_prosma.data.metrics import Overlap, dice_in_words, overlaps_of
 from napari_prosma.events import (
@@ -79,7 +78,6 @@ class Keeper:
         self.folder = RunFolder(run_dir, steering)
         self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
         self.is_few = len(data.validation) < FEW_VALIDATED
-        self.best_weights: dict[str, Tensor] = {}
         self.of_source: list[Overlap] = []
         self.shown = shown_case(self.prepared, data.validation)
 
@@ -187,10 +185,6 @@ class Keeper:
             state.best, state.improved = score, state.epoch
         if is_best:
             state.best_epoch = state.epoch
-            if len(state.judged) < len(self.data.validation):
-                self.best_weights = {
-                    name: t.clone() for name, t in learner.final_network.state_dict().items()
-                }
             saved.append(CheckpointSaved(self.save(BEST), "best", state.epoch))
         saved.append(CheckpointSaved(self.save(LAST), "last", state.epoch))
         if self.processes.is_first:
@@ -237,9 +231,9 @@ class Keeper:
         state.metrics = of_best[-1] if of_best else state.metrics
         if len(state.judged) == len(validation):
             return
-        weights = self.best_weights or load_checkpoint(self.folder.path / BEST).weights
-        self.learner.final_network.load_state_dict(weights)
-        state.epoch, last = state.best_epoch, state.epoch
+        best, last = load_checkpoint(self.folder.path / BEST), (state.epoch, state.learned)
+        self.learner.final_network.load_state_dict(best.weights)
+        state.epoch, state.learned = best.epoch, best.steps
         try:
             with self.learner.as_it_is():
                 found = yield from self.validate(validation, "the best model, ")
@@ -249,7 +243,7 @@ class Keeper:
                     self.judge(found)
                     self.save(BEST)
         finally:
-            state.epoch = last
+            state.epoch, state.learned = last
         yield Notice(
             f"Dice of the model that is kept, on all {len(validation)} validation cases: "
             f"{dice_in_words(state.metrics['dice'])}"

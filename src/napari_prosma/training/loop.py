@@ -43,7 +43,7 @@ class Loop:
     def __init__(
         self, config: TrainConfig, data: RunData, begin: Beginning, processes: Processes, steering: Steering
     ) -> None:
-        self.state = RunState(config, begin.plan)
+        self.state = RunState(config, begin.plan, learned=begin.source.steps if begin.source else 0)
         self.data, self.begin, self.processes, self.steering = data, begin, processes, steering
         self.prepared = PreparedCases(data.cases, begin.plan, folder=config.run_dir)
         windows = ValidationWindows(data.facts, self.prepared, begin.plan, begin.spec.divisor)
@@ -204,6 +204,7 @@ class Loop:
             loss = yield from learner.learn(rate)
             state.losses.append(loss)
             state.step += 1
+            state.learned += 1
             yield from tempo.stepped(time.monotonic() - began)
             learner.follow()
             if tempo.better is not None:

@@ -79,9 +79,10 @@ class RunState:
     steps: int = 0  # per epoch
     judged: Sequence[int] = ()  # validation cases that are looked at after every epoch
     expected: int = 1  # about how many steps there will be in all
-    # step, epoch: finished ones.
+    # step, epoch: finished ones; an epoch that the time ended counts whole.
     step: int = 0
     epoch: int = 0
+    learned: int = 0  # steps of the optimizer, with those of the model that a fine-tuning started from
     parts: int = 1  # into which a batch is cut where memory is short
     saved_step: int = 0  # of the newest checkpoint
     losses: list[float] = field(default_factory=list)
@@ -103,7 +104,7 @@ class RunState:
         """Take up where ``checkpoint`` was saved."""
         place = checkpoint.place
         self.step = self.saved_step = place["step"]
-        self.epoch, self.losses = checkpoint.epoch, list(place["losses"])
+        self.epoch, self.learned, self.losses = checkpoint.epoch, checkpoint.steps, list(place["losses"])
         self.metrics, self.best = checkpoint.metrics, place["best"]
         self.overlaps = checkpoint.overlaps
         self.best_epoch = place.get("best_epoch", 0)
@@ -115,6 +116,7 @@ class RunState:
         """Its part of ``Checkpoint.place`` in the file ``name``."""
         place: dict[str, Any] = {
             "step": self.step,
+            "learned": self.learned,
             "steps": self.steps,
             "losses": self.losses,
             "best": self.best,
