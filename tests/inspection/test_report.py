@@ -128,6 +128,17 @@ def test_one_json_says_which_model_and_image_the_numbers_are_of(planar: GateReco
     assert kept["tried"] == {"dice": None}
 
 
+def test_what_norms_counted_does_not_change_the_hash_of_a_model(planar: GateRecord) -> None:
+    held = planar.checkpoint
+
+    def with_one_more(end: str) -> str:
+        name = next(name for name in held.weights if name.endswith(end))
+        return content_of(replace(held, weights=held.weights | {name: held.weights[name] + 1}))
+
+    assert with_one_more("num_batches_tracked") == content_of(held)
+    assert with_one_more("running_mean") != content_of(held)
+
+
 def test_channel_table_has_every_channel_and_its_threshold_in_spreads(planar: GateRecord) -> None:
     rows = channel_table(planar)
     for level, skip in planar.skips.items():

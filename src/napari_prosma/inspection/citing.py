@@ -21,7 +21,7 @@ from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import IN_WORDS, NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
 from napari_prosma.inspection.trace import cautions
-from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.model.checkpoint import COUNT, Checkpoint
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.data_set import DataSetInspection
@@ -48,9 +48,11 @@ def without_folders(value: Any) -> Any:
 
 
 def content_of(checkpoint: Checkpoint) -> str:
-    """Hash of a model's weights, 20 hexadecimal digits."""
+    """Hash of a model's weights, 20 hexadecimal digits; without what norms count, which changes no answer."""
     digest = hashlib.blake2b(digest_size=_HASH_BYTES)
     for name, tensor in sorted(checkpoint.weights.items()):
+        if name.endswith(COUNT):
+            continue
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
