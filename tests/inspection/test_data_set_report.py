@@ -181,16 +181,45 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
         assert each["low"] is None  # too few cases
     assert kept["association"]["cases"] == 0
     methods = in_methods(kept)
-    assert methods in page
+    assert kept["methods"] == methods
+    said = {text for tag in ("figcaption", 'p class="lead"') for text in re.findall(f"<{tag}>(.*?)<", page)}
+    assert {methods, kept["lead"], *kept["sentences"].values()} > said > {kept["lead"]}
+    assert kept["cautions"]["plain"] == [
+        "The model has no gates: every skip passes whole, so there is no mask to show."
+    ]
+    assert kept["cautions"]["prosma"][0] in page
+    assert kept["about"]["notices"] == ["read as gray"]
     assert kept["models"]["prosma"]["weights"] in methods
     assert "on 6 images, 6 with a label and 6 independent" in methods
     assert re.search(r"\(4 shares\).* and chance \(mean of 2 random orders\); lambda was", methods)
+    assert "that of 3 random decoders (seeds 0, 1, 2); " in methods
+    assert "Other random draws have the seed 0, and noise" in methods
+    assert "bootstrap" not in methods  # six cases have no interval
+    assert "Spearman" not in methods
+
+
+def test_the_methods_tell_of_the_intervals_that_there_are(make_checkpoint: Make, tmp_path: Path) -> None:
+    found = inspected(make_checkpoint, 12, psi_auc=(0.9, 0.9), psi_mean=(0.5, 0.5))
+    for n, case in enumerate(found.cases):
+        case.models["m"].skips[1].measures.update(psi_auc=0.9 + 0.001 * n, psi_mean=0.5 + 0.05 * n**2)
+        case.models["m"].overlap["dice"] = 0.9 - 0.01 * n
+    found = replace(found, deviations=deviations_of(found.cases))
+    result_of(write_data_set(found, [], tmp_path, About("both", "twelve"), pictures=0))
+    kept = json.loads((tmp_path / "inspection.json").read_text(encoding="utf-8"))
+    page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Intervals are bootstrap-t at 95 % (4096 resamples" in kept["methods"]
+    assert "The 95 % interval of Spearman's rho is by Fisher's transformation" in kept["methods"]
+    assert kept["lead"] in page
+    assert kept["lead"].endswith(kept["sentences"]["unusual"])
+    assert kept["of_cases"].keys() == {case.name for case in found.cases}
+    assert all(said.removesuffix(" That is not unusual.") in page for said in kept["of_cases"].values())
+    assert f"{kept['association']['rho']:.2f}" in kept["lead"]
 
 
 def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
     rows: list[Row] = [
         {"image": "a", "skip": 1, "part": "skip mean", "dice": 0.5},
-        {"image": "b", "part": "skip zero", "window": "32 x 32 of 40 x 40"},
+        {"image": "b", "part": "skip zero", "window": "32 x 32 of 40 x 40", "empty": "prediction"},
     ]
     noise: list[Row] = [{"image": "c", "kind": "rician", "strength": s} for s in (0.0, 0.5)]
     kept = {
@@ -199,13 +228,16 @@ def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
         "units": {},
         "models": {},
         "seed": 0,
+        "intervals": {},
+        "association": {"rho": None},
         "tests": {"leave_one_out": rows, "noise_test": noise},
     }
     methods = in_methods(kept)
     assert (
-        " On 3 of the images, 1 with a label, in one window of each larger image: whole skips were set to "
-        "their means, and whole skips to zero; Rician noise of strength 0 to 0.5 was added (as in magnitude "
-        "images, MR). Random draws have the seed 0, and noise and orders also the name of the image."
+        " On 3 of the images, 1 with a label, 1 with nothing to lose and not counted, in one window of each "
+        "larger image: whole skips were set to their means, and whole skips to zero; Rician noise of strength "
+        "0 to 0.5 was added (as in magnitude images, MR). Random draws have the seed 0, and noise and orders "
+        "also the name of the image."
     ) in methods
     assert "in rising order" not in methods
 

@@ -95,12 +95,14 @@ def of_one_image(record: GateRecord, further: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def write_numbers(kept: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Write what an inspection holds as JSON, NaN as null; what was written."""
-    plain = dict(to_jsonable_python(kept, inf_nan_mode="null", fallback=str))
+def write_numbers(kept: Mapping[str, Any], path: Path) -> None:
+    """Write what an inspection holds as JSON, NaN as null."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
-    return plain
+        temporary.write_text(json.dumps(_plain(kept), indent=1), encoding="utf-8")
+
+
+def _plain(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(to_jsonable_python(kept, inf_nan_mode="null", fallback=str))
 
 
 def everything(
@@ -108,13 +110,15 @@ def everything(
     tests: Trials | None,
     said: Mapping[str, str],
     intervals: Mapping[str, list[Row]],
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Models, cases, rows of the tests, sentences and their intervals, of an inspection of many cases.
 
     ``of`` of a case holds the hash of every model's weights and size and time of the case's files.
+    ``further`` is what else is said; the methods are made from all of it.
     """
     cases = [{k: v for k, v in asdict(case).items() if k != "thumbnail"} for case in inspection.cases]
-    return {
+    kept = {
         "versions": versions(),
         "seed": SEED,
         "models": {name: _model(each) for name, each in inspection.checkpoints.items()},
@@ -132,7 +136,9 @@ def everything(
         "sentences": dict(said),
         "intervals": dict(intervals),
         "association": asdict(inspection.association()),
+        **further,
     }
+    return {**kept, "methods": in_methods(_plain(kept))}
 
 
 def in_methods(kept: Mapping[str, Any]) -> str:
@@ -150,13 +156,37 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         "independent of each other, near-duplicates and images of one patient counted as one. "
         f"Models: {models}. Selectivity is the share of the gated skip's energy that no constant per channel "
         "explains; relative energy is psi squared over its mean, weighted by the energy of the skip. "
-        f"Intervals are bootstrap-t at {100 * LEVEL:g} % ({RESAMPLES} resamples of the independent cases), "
-        "at least as wide as Student's, cut at what is possible, and simultaneous over skips and parts; "
-        f"nothing is claimed from fewer than {FEWEST} independent cases."
+        f"{_intervals_in_methods(kept)}Nothing is claimed from fewer than {FEWEST} independent cases."
     )
-    by_name = any(kept["tests"].get(test) for test in ("deletion_curve", "noise_test"))
+    tests = kept["tests"]
+    by_name = any(tests.get(test) for test in ("deletion_curve", "noise_test"))
     drawn = ", and noise and orders also the name of the image" if by_name else ""
-    return f"{text}{_tests_in_methods(kept['tests'])} Random draws have the seed {kept['seed']}{drawn}."
+    draws = "Other random draws" if _random_decoders(tests) else "Random draws"
+    return f"{text}{_tests_in_methods(tests)} {draws} have the seed {kept['seed']}{drawn}."
+
+
+def _intervals_in_methods(kept: Mapping[str, Any]) -> str:
+    """How the intervals were made, of each kind that there is."""
+    every = [each for held in kept["intervals"].values() for each in held]
+    text = ""
+    if any(each["low"] is not None and each["low"] < each["high"] for each in every):
+        text = (
+            f"Intervals are bootstrap-t at {100 * LEVEL:g} % ({RESAMPLES} resamples of the independent "
+            "cases), at least as wide as Student's, cut at what is possible, and simultaneous over the skips "
+            "and parts of a model and over the models that are compared with the first. "
+        )
+    if kept["association"]["rho"] is not None:
+        text += (
+            f"The {100 * LEVEL:g} % interval of Spearman's rho is by Fisher's transformation with the "
+            "variance of Fieller, Hartley and Pearson. "
+        )
+    return text
+
+
+def _random_decoders(tests: Mapping[str, Sequence[Row]]) -> list[int]:
+    """Seeds of the decoders that were drawn anew."""
+    drawn = [row for row in tests.get("sanity_check", ()) if row["randomised"] == "decoder"]
+    return sorted({int(row["seed"]) for row in drawn})
 
 
 def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
@@ -183,10 +213,10 @@ def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
     scales = {float(row["scale"]) for row in tests.get("threshold_sweep", ())}
     if scales:
         done.append(f"lambda was multiplied by {min(scales):g} to {max(scales):g}")
-    random = {row["seed"] for row in tests.get("sanity_check", ()) if row["randomised"] == "decoder"}
-    if random:
-        decoders = "a random decoder" if len(random) == 1 else f"{len(random)} random decoders"
-        done.append(f"psi was correlated with that of {decoders}")
+    seeds = _random_decoders(tests)
+    if seeds:
+        decoders = "a random decoder (seed" if len(seeds) == 1 else f"{len(seeds)} random decoders (seeds"
+        done.append(f"psi was correlated with that of {decoders} {', '.join(map(str, seeds))})")
     noise = {(str(row["kind"]), float(row["strength"])) for row in tests.get("noise_test", ())}
     for kind in sorted({kind for kind, _ in noise}):
         strongest = max(strength for of, strength in noise if of == kind)
@@ -194,5 +224,7 @@ def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
         done.append(f"{words} ({NOISES[kind].replace(':', ',', 1)})")
     where = windows_in_words(rows)
     window = f", in {where}" if where else ""
-    labels = f"{len(labelled)} with a label"
+    empty = len({row["image"] for row in rows if "empty" in row})
+    nothing = f", {empty} with nothing to lose and not counted" if empty else ""
+    labels = f"{len(labelled)} with a label{nothing}"
     return f" On {len(tested)} of the images, {labels}{window}: {'; '.join(done)}."

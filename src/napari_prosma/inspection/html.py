@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from napari_prosma.inspection import findings
 from napari_prosma.inspection.citing import (
     content_of,
     everything,
-    in_methods,
     versions,
     without_folders,
     write_numbers,
@@ -141,7 +140,15 @@ def write_data_set(
             write_rows(folder / f"{name}.csv", rows)
     said = {plot.name: plot.sentence for plot in (*overview, *tested)}
     intervals = {plot.name: plot.intervals for plot in (*overview, *tested)}
-    kept = write_numbers(everything(inspection, tests, said, intervals), folder / NUMBERS)
+    further = {
+        "about": asdict(about),
+        "lead": findings.unusual(inspection),
+        "cautions": {name: cautions(each) for name, each in inspection.checkpoints.items()},
+        "of_cases": {case.name: _about_case(inspection, case)["says"] for case in inspection.cases},
+        "not_applied": {} if tests is None else tests.not_applied,
+    }
+    kept = everything(inspection, tests, said, intervals, further)
+    write_numbers(kept, folder / NUMBERS)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -154,9 +161,9 @@ def write_data_set(
         about=about,
         when=datetime.now().astimezone().isoformat(timespec="minutes"),
         versions=versions(),
-        methods=in_methods(kept),
+        methods=kept["methods"],
         numbers=NUMBERS,
-        cautions={m: cautions(c) for m, c in inspection.checkpoints.items()},
+        cautions=kept["cautions"],
         models=[_about_model(inspection, name) for name in inspection.checkpoints],
         in_page=IN_PAGE,
         plots={plot.name: embedded[plot.name] for plot in overview},
@@ -164,7 +171,7 @@ def write_data_set(
         labelled=0 if tests is None else tests.labelled,
         tested={plot.name: embedded[plot.name] for plot in tested},
         tables=_summary_tables(inspection),
-        unusual=findings.unusual(inspection),
+        unusual=kept["lead"],
         shown=shown,
         cases=[{"case": case, **_about_case(inspection, case)} for case in inspection.cases],
         parts={
@@ -308,7 +315,12 @@ def _pictures(
 def _about_case(inspection: DataSetInspection, case: CaseNumbers) -> dict[str, Any]:
     deviation = inspection.deviations.get(case.name)
     dice = {model: numbers.overlap.get("dice") for model, numbers in case.models.items()}
-    return {"deviation": deviation, "dice": {m: f"{d:.3f}" for m, d in dice.items() if d is not None}}
+    usual = "" if inspection.is_unusual(case.name) else " That is not unusual."
+    return {
+        "deviation": deviation,
+        "says": "" if deviation is None else f"{deviation.in_words()}{usual}",
+        "dice": {m: f"{d:.3f}" for m, d in dice.items() if d is not None},
+    }
 
 
 def _about_model(inspection: DataSetInspection, name: str) -> dict[str, Any]:
