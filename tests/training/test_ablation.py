@@ -21,7 +21,7 @@ from napari_prosma.data.layouts import DataSet, find_cases
 from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd, Finished, Notice
 from napari_prosma.model.checkpoint import load_checkpoint
-from napari_prosma.training.ablation import Ablation, read_original, train_ablation
+from napari_prosma.training.ablation import ABLATION_GATES, Ablation, read_original, train_ablation
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 
@@ -60,6 +60,11 @@ def ablation_of(run: Path, data: DataSet, *gates: str) -> Ablation:
     last = list(train_ablation(read_original(run), data.cases, data.class_names, gates))[-1]
     assert isinstance(last, Finished)
     return last.result
+
+
+def test_an_ablation_has_the_null_model_unless_told_otherwise() -> None:
+    """``scale``, without which no test says what a gate does beyond a constant."""
+    assert ABLATION_GATES == ("scale", "attention", "dense", "prosma-exact")
 
 
 def test_another_run_differs_from_the_first_by_the_gate_alone(run: Path, data: DataSet) -> None:

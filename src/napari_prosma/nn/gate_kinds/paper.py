@@ -53,6 +53,7 @@ def none(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     "a constant",
     "A learned constant per channel, the same for every image; to compare with",
     parts=1,
+    in_ablation=True,
 )
 def scale(skip: int, gating: int, dims: int, options: GateOptions) -> Gate:
     """A learned constant per channel, sigmoid(b), the same for every image: the null model."""

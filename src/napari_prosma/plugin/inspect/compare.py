@@ -33,8 +33,8 @@ from napari_prosma.plugin.shared.model_chooser import ModelChooser
 if TYPE_CHECKING:
     from napari_prosma.inspection.compare import Comparison
 
-OTHERS = 3
-"""Models beside the first: attention, dense and prosma-exact."""
+OTHERS = 4
+"""Models beside the first: those of a gate ablation, scale, attention, dense and prosma-exact."""
 GAP = 0.02
 LEGEND = (12, 60)
 """Width and height of a colour bar in one of many views."""
@@ -61,7 +61,7 @@ class ComparePart(QWidget):
         self._compared: Comparison | None = None
         self._source: Layer | None = None
         tip = (
-            "A model trained on the same data with another gate, such as attention, dense or prosma-exact; "
+            "A model trained on the same data with another gate, such as attention, dense or scale; "
             "'prosma ablate RUN' in a shell trains them"
         )
         self.others = [ModelChooser("no other model", tip) for _ in range(OTHERS)]
