@@ -24,6 +24,7 @@ from napari_prosma.inspection.faithfulness import (
     Row,
     Table,
     deletion_curve,
+    drawn_for,
     having_structure,
     leave_one_out,
     means_of,
@@ -37,6 +38,7 @@ from napari_prosma.inspection.trace import inspect_gates, network_of
 from napari_prosma.inspection.what_if import WhatIf
 from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
+from napari_prosma.nn.build import build_model
 from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.nn.unet import Encoded, ProSMAUNet
 
@@ -237,7 +239,11 @@ def test_nothing_deleted_changes_nothing_and_all_deleted_leaves_no_order(
 
 
 def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: Make, image: Image) -> None:
-    """Every order and the replaced skips, recomputed from the tensors; the decoder runs the plain way."""
+    """Every order and the replaced skips, recomputed from the tensors; the decoder runs the plain way.
+
+    The norms of the redrawn network keep the statistics of the very window; chance is what the generator of
+    image, seed and level gives after a number per position for each of the five other orders.
+    """
     checkpoint, q = make_checkpoint(), 0.3
     table = found_by(deletion_curve(checkpoint, image, quantiles=(q,), draws=1, levels=(1,)))
     model = checkpoint.build()
@@ -253,12 +259,30 @@ def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: 
     assert psi is not None
     rows, columns = np.mgrid[:30, :32]
     distance = np.hypot((rows - 14.5) / 30, (columns - 15.5) / 32).ravel()
+    torch.manual_seed(0)
+    redrawn, again = build_model(checkpoint.spec), GateTrace()
+    assert isinstance(redrawn, ProSMAUNet)
+    kept = {n: t for n, t in checkpoint.weights.items() if not n.startswith(("up.", "decoder.", "gates."))}
+    redrawn.load_state_dict(kept, strict=False)
+    for module in redrawn.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        redrawn.train().decode(encoded)
+        redrawn.eval().decode(encoded, again)
+    other = again.skips[1].psi
+    assert other is not None
+    drawn = drawn_for("image", 0, 1)
+    drawn.random((5, inside.shape[1]))
     orders = {
         "psi": psi.flatten().numpy(),
         "highest": -psi.flatten().numpy(),
         "energy": inside.square().sum(dim=0).numpy(),
         "centre": -distance,
+        "redrawn": other[0, 0, :30].flatten().numpy(),
+        "random": np.argsort(drawn.permutation(inside.shape[1])),
     }
+    assert orders.keys() == {"psi", *CONTROLS}
     for order, values in orders.items():
         gone = np.argsort(values, kind="stable")[: round(q * len(values))]
         changed = inside.clone()
@@ -269,8 +293,9 @@ def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: 
             labels = model.decode(replace(encoded, skips=(first, *encoded.skips[1:]))) > 0
         both, sizes = int((labels & base).sum()), int(labels.sum() + base.sum())
         (row,) = where(table, order=order)
-        # Equal values, such as distances, may be ordered otherwise.
-        assert row["agreement"] == pytest.approx(2 * both / sizes, abs=0.01), order
+        # Equal distances may be ordered otherwise.
+        reach = 0.01 if order == "centre" else 0.001
+        assert row["agreement"] == pytest.approx(2 * both / sizes, abs=reach), order
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 32), (32, 2)])

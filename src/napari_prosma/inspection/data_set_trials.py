@@ -18,7 +18,7 @@ from napari_prosma.model.checkpoint import Checkpoint
 CASES = 12
 """Cases that are tested unless told otherwise: each takes some hundred passes through the decoder."""
 BRIEF: dict[str, dict[str, Any]] = {"deletion_curve": {"quantiles": (0.0, 0.25, 0.5, 0.75), "draws": 2}}
-"""Tests that measure less than of one image, because there are many."""
+"""Tests that measure less than of one image, because there are many (``docs/inspect.md`` says so)."""
 
 
 @dataclass(frozen=True)
