@@ -131,6 +131,12 @@ def test_train_segment_and_inspect_one_after_the_other(folder: Path, tmp_path: P
     assert seen.exit_code == 0, said(seen)
     assert "z_zero_fraction" in said(seen)
     assert f"{images[0].stem}_gates.png" in files_below(tmp_path / "gates")
+    kept = json.loads((tmp_path / "gates" / f"{images[0].stem}_inspection.json").read_text(encoding="utf-8"))
+    words = " ".join(said(seen).split())
+    assert set(kept["sentences"]) == set(kept["tried"]) == {"1", "2"}
+    for sentence in kept["sentences"].values():  # what the panel says, too
+        assert sentence.endswith("One image proves nothing about others.")
+        assert sentence in words
 
 
 def test_a_second_model_is_inspected_beside_the_first(

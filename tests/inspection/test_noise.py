@@ -39,7 +39,8 @@ def trained_on(make: Make, modality: str, intensity: str = "zscore") -> Checkpoi
 def test_the_noise_is_that_of_the_modality(modality: str, intensity: str, kind: str, make_checkpoint: Make):
     checkpoint = trained_on(make_checkpoint, modality, intensity)
     assert noise_of(checkpoint) == kind
-    require_noise(kind, checkpoint, np.ones((1, 4, 4), np.float32))  # what is chosen is never refused
+    values = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    require_noise(kind, checkpoint, values)  # what is chosen is never refused
 
 
 @pytest.mark.parametrize("kind", ["speckle", "rician", "gaussian"])
@@ -50,6 +51,15 @@ def test_hounsfield_units_are_never_multiplied(kind: str, make_checkpoint: Make)
     require_noise("hu", trained_on(make_checkpoint, "auto", "ct"), values)
     with pytest.raises(ConfigError, match="trained on CT"):
         require_noise("hu", make_checkpoint(), values)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rician"])
+def test_a_constant_image_has_no_spread_to_be_noisy_by(kind: str, make_checkpoint: Make):
+    with pytest.raises(ConfigError, match="constant"):
+        require_noise(kind, make_checkpoint(), np.full((3, 4, 4), 40.0, np.float32))
+    colours = np.repeat(np.arange(3, dtype=np.float32), 16).reshape(3, 4, 4)
+    with pytest.raises(ConfigError, match="constant"):
+        require_noise(kind, make_checkpoint(), colours)
 
 
 @pytest.mark.parametrize("kind", ["speckle", "rician"])

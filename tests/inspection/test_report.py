@@ -33,7 +33,7 @@ from napari_prosma.inspection.report import (
     write_report,
     write_tables,
 )
-from napari_prosma.inspection.trace import inspect_gates
+from napari_prosma.inspection.trace import cautions, inspect_gates
 from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.nn.gate_kinds import GATES
@@ -326,3 +326,31 @@ def test_a_window_of_one_slice_says_which(make_checkpoint: Make) -> None:
     assert thin.in_words() == "12 x 32 of 12 x 40"  # there is one slice only
     flat = open_window(make_checkpoint(), Image(np.zeros((1, 40, 48), np.float32), Geometry.pixels(2)))
     assert flat.in_words() == "32 x 32 of 40 x 48"
+
+
+@pytest.mark.parametrize(
+    ("across", "shape", "said"),
+    [
+        (0, (4, 4, 4), ()),
+        (
+            1,
+            (4, 4, 4),
+            ("y", "z and x"),
+        ),
+        (
+            2,
+            (4, 4, 4),
+            ("x", "z and y"),
+        ),
+        (2, (4, 4, 1), ()),
+    ],
+)
+def test_another_plane_than_the_usual_is_told(
+    across: int, shape: tuple[int, ...], said: tuple[str, ...], make_checkpoint: Make
+) -> None:
+    checkpoint = make_checkpoint()
+    changes = {"axes": 3, "slice_axis": across, "unit": "pixel"}
+    checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update=changes), place={"settled": True})
+    image = Image(np.ones((1, *shape), np.float32), Geometry.pixels(3))
+    words = "The network sees slices across {} one by one: look at the maps in the plane of {}."
+    assert cautions(checkpoint, image) == ((words.format(*said),) if said else ())

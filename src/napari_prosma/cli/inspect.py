@@ -99,8 +99,10 @@ def inspect(
                 f"'{data}' is one image; --held-out, --limit and more than one --compare need a folder of "
                 "images"
             )
+        from napari_prosma.inspection.one_image import Tried, numbers_of, try_means
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
+        from napari_prosma.inspection.what_if import WhatIf
 
         plan = checkpoint.plan
         case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
@@ -112,9 +114,16 @@ def inspect(
             checkpoint, case.read_image(), name=case.name, label=truth, second=beside, device=device
         )
         record = follow(events)
+        what_if = WhatIf(checkpoint, record.image, name=case.name, label=truth, device=device)
+        tried: dict[int, dict[str, Tried]] = {}
+        for level, what, outcome in try_means(what_if, record):
+            tried.setdefault(level, {})[what] = outcome
+        further = numbers_of(record, tried)
         print_measures(measures_table(record))
+        for sentence in further["sentences"].values():
+            say(sentence)
         require_new((*report_files(record, out), figure), overwrite)
-        written = write_report(record, out)
+        written = write_report(record, out, further)
         if figure is not None:
             from napari_prosma.inspection.figure import gates_figure, save_figure
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Image
-from napari_prosma.data.preparation import prepare_label
+from napari_prosma.data.preparation import cut_axis, prepare_label, seen_axes
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Gathered
@@ -276,7 +276,21 @@ def cautions(checkpoint: Checkpoint, image: Image | None = None) -> tuple[str, .
         )
     if not kind.parts:
         found.append("The model has no gates: every skip passes whole, so there is no mask to show.")
-    return (*found, *(() if image is None else unlike_training(checkpoint, image)))
+    if image is None:
+        return tuple(found)
+    return (*found, *_plane(checkpoint, image), *unlike_training(checkpoint, image))
+
+
+def _plane(checkpoint: Checkpoint, image: Image) -> Iterator[str]:
+    """In which plane a network of pictures goes through a volume, where that is not the usual one."""
+    geometry = image.geometry
+    across = cut_axis(checkpoint.plan, geometry)
+    if across and image.array.shape[1 + across] > 1:
+        plane = " and ".join(geometry.axes[axis] for axis in seen_axes(geometry, checkpoint.plan))
+        yield (
+            f"The network sees slices across {geometry.axes[across]} one by one: look at the maps in the "
+            f"plane of {plane}."
+        )
 
 
 def level_factors(model: ProSMAUNet, level: int, tiling: Tiling) -> tuple[int, ...]:

@@ -13,14 +13,12 @@ import pytest
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import TESTS
 from napari_prosma.inspection.measures import MEASURES
+from napari_prosma.inspection.one_image import SELECTION, SKIP, Tried, sentence_of, skip_in_words
 from napari_prosma.inspection.record import Means, SkipRecord
-from napari_prosma.plugin.inspect.looking import SELECTION, SKIP, Tried
 from napari_prosma.plugin.inspect.trials import TRIALS
 from napari_prosma.plugin.inspect.words import (
     effect_in_words,
     exactness,
-    sentence_of,
-    skip_in_words,
     worth_in_words,
 )
 
@@ -39,6 +37,7 @@ def skip(psi: bool = True, factor: int = 1, **measures: float) -> SkipRecord:
         selectivity=0.0,
         means=kept,
         psi=MAP if psi else None,
+        channel=MAP[0],
         measures={"selectivity": 0.0, **measures},
     )
 
@@ -60,6 +59,13 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "label",
         {},
         f"{SELECTS}",
+    ),
+    (
+        "a skip without a gate",
+        replace(skip(psi=False), channel=None),
+        "label",
+        {},
+        "Skip 1, positions of 1 x 1 pixels: no gate, so the whole skip passes.",
     ),
     (
         "a mask without a structure",
@@ -188,16 +194,13 @@ def test_a_structure_too_small_for_the_grid_is_not_called_missing(of_the_label: 
         ),
     ):
         label, predicted = (foreground, 1 - foreground) if of_the_label else (None, foreground)
-        inspected: Any = SimpleNamespace(
-            record=SimpleNamespace(
-                skips={1: record},
-                reference="label" if of_the_label else "prediction",
-                label=label,
-                segmentation=SimpleNamespace(class_names=("background", "structure"), labels=predicted),
-            ),
-            tried={1: {}},
+        looked: Any = SimpleNamespace(
+            skips={1: record},
+            reference="label" if of_the_label else "prediction",
+            label=label,
+            segmentation=SimpleNamespace(class_names=("background", "structure"), labels=predicted),
         )
-        assert sentence_of(inspected, 1).endswith(f"{SELECTS} {right}")
+        assert sentence_of(looked, {1: {}}, 1).endswith(f"{SELECTS} {right}")
 
 
 def test_several_classes_are_one_foreground_here() -> None:

@@ -9,8 +9,9 @@ from qtpy.QtWidgets import QAbstractItemView, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.inspection.measures import MEASURES
+from napari_prosma.inspection.one_image import sentence_of
 from napari_prosma.plugin.inspect.looking import InspectionResult
-from napari_prosma.plugin.inspect.words import sentence_of, worth_in_words
+from napari_prosma.plugin.inspect.words import worth_in_words
 from napari_prosma.plugin.shared.fields import stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.message import Message
@@ -80,7 +81,8 @@ class Answer(QWidget):
         row = self.table.currentRow()
         if self._inspected is None or not 0 <= row < len(self.levels):
             return
-        self.sentence.tell(sentence_of(self._inspected, self.levels[row]))
+        looked = self._inspected
+        self.sentence.tell(sentence_of(looked.record, looked.tried, self.levels[row]))
 
 
 def level_text(skip: SkipRecord, measure: str) -> str:

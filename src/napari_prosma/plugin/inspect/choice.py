@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QGridLayout, QHBoxLayout, QWi
 from napari_prosma.inspection.maps import KINDS, TRIED, MapLayer, map_layers, tried_layer
 
 if TYPE_CHECKING:
+    from napari_prosma.inspection.one_image import Tried
     from napari_prosma.inspection.record import GateRecord
-    from napari_prosma.plugin.inspect.looking import Tried
 
 USUAL_LEVELS = (1, 2, 3, 4)
 SHOWN_AT_FIRST = ("psi", "relative energy")

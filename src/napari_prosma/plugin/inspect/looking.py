@@ -13,7 +13,7 @@ from napari.layers import Image as ImageLayer
 from napari_prosma.data.case import Image
 from napari_prosma.data.class_names import as_ours
 from napari_prosma.events import Event, Finished, Progress, Started, result_of
-from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.one_image import Tried, try_means
 from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
 
@@ -23,33 +23,6 @@ if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
 
 Region = tuple[slice, ...]
-
-
-SELECTION, SKIP = "selection", "skip"
-
-
-@dataclass(frozen=True, eq=False)
-class Tried:
-    """The window with a mean in place of what one skip selects, or of the whole skip."""
-
-    difference: np.ndarray  # (*window) in [0, 1]: how far the probabilities moved
-    geometry: Geometry  # of the window
-    agreement: float  # Dice of the result with and without it
-    is_empty: bool  # no structure is found in the window, with it or without
-    # dice, dice_before: against the label, without and with it.
-    dice: float | None = None
-    dice_before: float | None = None
-    window: str = ""  # which part of the image that is, empty for all of it
-
-    @property
-    def moved(self) -> float:
-        """Mean of ``difference``."""
-        return float(self.difference.mean())
-
-    @property
-    def worth(self) -> float | None:
-        """Dice that is lost with the mean; None without a label."""
-        return None if self.dice is None or self.dice_before is None else self.dice_before - self.dice
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +54,7 @@ def looking(
     region: Region | None,
     scheduler: str | None = None,
 ) -> Iterator[Event]:
-    """Events of an inspection; the last one is ``Finished`` with a ``Looked``.
+    """Events of an inspection; the last one is ``Finished`` with an ``InspectionResult``.
 
     ``names`` are those of the classes of ``label``, background first. ``scheduler`` says where the gates of
     the whole image are computed, if not on this computer.
@@ -104,7 +77,7 @@ def looking(
         yield Started(len(record.skips), "Trying what the selection is worth")
         what_if = opened(checkpoint, image, layer.name, label, region)
         tried: dict[int, dict[str, Tried]] = {}
-        for level, what, outcome in _trials(what_if, record):
+        for level, what, outcome in try_means(what_if, record):
             tried.setdefault(level, {})[what] = outcome
             yield Progress(len(tried), len(record.skips), f"skip {level}")
     yield Finished(InspectionResult(record, checkpoint, image, label, what_if, tried, layer, region, said))
@@ -117,30 +90,3 @@ def opened(
     from napari_prosma.inspection.what_if import WhatIf
 
     return WhatIf(checkpoint, image, name=name, label=label, region=region)
-
-
-def _trials(what_if: WhatIf, record: GateRecord) -> Iterator[tuple[int, str, Tried]]:
-    """The spatial selection of each skip at its mean, then the whole skip; the means are the image's."""
-    from napari_prosma.nn.gates import Change
-
-    window, before = what_if.window, (what_if.unchanged.dice or {}).get("dice")
-    for level, skip in record.skips.items():
-        changes = {SKIP: Change(skip=skip.means.skip)}
-        if skip.means.psi is not None:
-            changes = {SELECTION: Change(psi=skip.means.psi), **changes}
-        for what, change in changes.items():
-            effect = what_if.apply({level: change})
-            yield (
-                level,
-                what,
-                Tried(
-                    effect.difference,
-                    effect.record.image.geometry,
-                    effect.agreement,
-                    effect.is_empty,
-                    (effect.dice or {}).get("dice"),
-                    before,
-                    "" if window.covers_image else window.in_words(),
-                ),
-            )
-    what_if.apply({})

@@ -23,6 +23,7 @@ from napari_prosma.app.models import ImageKind
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
 from napari_prosma.inspection.maps import channel_layers, z_layer
+from napari_prosma.inspection.one_image import numbers_of
 from napari_prosma.plugin.inspect.answer import Answer
 from napari_prosma.plugin.inspect.channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect.choice import SHOWN_AT_FIRST, MapChoice
@@ -33,7 +34,7 @@ from napari_prosma.plugin.inspect.pointer import PointerPart
 from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect.view import region_on_screen
 from napari_prosma.plugin.inspect.what_if import Followed, WhatIfPart
-from napari_prosma.plugin.inspect.words import exactness, numbers_of, table_of_measures
+from napari_prosma.plugin.inspect.words import exactness, table_of_measures
 from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold, in_a_row
@@ -124,7 +125,8 @@ class InspectPanel(Panel):
     def save(self, folder: Path) -> None:
         """Write pictures, tables, maps and every number into ``folder``, in the background."""
         assert self.inspected is not None
-        further = {**numbers_of(self.inspected), "tests": self.outcomes.numbers()}
+        looked = self.inspected
+        further = {**numbers_of(looked.record, looked.tried), "tests": self.outcomes.numbers()}
         self.run("ProSMA: saving", partial(_saving, self.inspected.record, folder, further))
 
     def save_tables(self, folder: Path) -> None:
