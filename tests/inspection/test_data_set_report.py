@@ -32,6 +32,7 @@ from napari_prosma.inspection.data_set import (
     SkipNumbers,
     deviations_of,
     inspect_cases,
+    read_fitting_case,
 )
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.faithfulness import Row
@@ -305,7 +306,8 @@ def test_what_was_decided_about_an_image_is_told_again_and_in_the_report(
         assert "Inspecting 2 cases with 1 model" in [e.message for e in events if isinstance(e, Started)]
     found = result_of(iter(events))
     assert found.notices() == {words: ["torn"] for words in told}
-    result_of(write_data_set(found, cases, tmp_path, About("d", "two cases"), None, 0, "cpu"))
+    drawing = list(write_data_set(found, cases, tmp_path, About("d", "two cases"), None, 2, "cpu"))
+    assert not any(isinstance(event, Notice) for event in drawing)  # it was told before
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "1 of 2 cases, such as torn:</strong> m: 12 % of the image is NaN</p>" in page
     assert "unusual gating first" not in page  # nothing is usual among two
@@ -805,6 +807,37 @@ def test_an_image_of_another_size_is_told(
     checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"axes": 2, **plan}))
     found = unlike_training(checkpoint, Image(np.ones((1, size, size), np.float32), Geometry.pixels(2)))
     assert [said in sentence for sentence in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "said"),
+    [
+        (3, (1, 16, 16), "Along z the network sees 1 of this image, and saw patches of 16 in training"),
+        (3, (2, 16, 16), ""),
+        (2, (1, 16, 16), ""),  # the network does not see that axis
+    ],
+)
+def test_an_image_that_is_flat_for_its_network_is_told(
+    dims: int, shape: tuple[int, ...], said: str, make_checkpoint: Make
+) -> None:
+    checkpoint = make_checkpoint(dims=dims, patch=(16,) * dims)
+    checkpoint = replace(checkpoint, plan=checkpoint.plan.model_copy(update={"axes": 3, "unit": "pixel"}))
+    found = unlike_training(checkpoint, Image(np.ones((1, *shape), np.float32), Geometry.pixels(3)))
+    assert [said in sentence for sentence in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(("colour", "is_told"), [(200, True), (3, False)])
+def test_colours_that_a_model_does_not_know_are_told(
+    colour: int, is_told: bool, make_checkpoint: Make
+) -> None:
+    """Gray pictures that JPEG kept as three channels are gray; marks in colour, and endoscopy, are not."""
+    array = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (3, 25, 1))
+    array[0, 3, 3] = array[1, 3, 3] + colour
+    case = Case.from_arrays("marked", array)
+    image, _ = read_fitting_case(case, make_checkpoint())
+    assert image.array.shape == (1, 25, 25)
+    assert [said.startswith("The image has colours") for said in image.notices] == [True] * is_told
+    assert read_fitting_case(case, make_checkpoint(channels=3))[0].notices == ()
 
 
 def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:

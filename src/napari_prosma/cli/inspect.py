@@ -99,19 +99,20 @@ def inspect(
                 f"'{data}' is one image; --held-out, --limit and more than one --compare need a folder of "
                 "images"
             )
+        from napari_prosma.inspection.data_set import read_fitting_case
         from napari_prosma.inspection.one_image import Tried, numbers_of, try_means
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
         from napari_prosma.inspection.what_if import WhatIf
 
         plan = checkpoint.plan
-        case = case_from_files(data, label, channels=plan.channels, class_names=plan.class_names)
-        truth = None if case.read_label is None else case.read_label()
+        case = case_from_files(data, label, class_names=plan.class_names)
+        image, truth = read_fitting_case(case, checkpoint)
         for said in () if truth is None or case.label_notices is None else case.label_notices():
             notice(said)
         beside = next(iter(others.values()), None)
         events = called(scheduler, inspect_gates)(
-            checkpoint, case.read_image(), name=case.name, label=truth, second=beside, device=device
+            checkpoint, image, name=case.name, label=truth, second=beside, device=device
         )
         record = follow(events)
         what_if = WhatIf(checkpoint, record.image, name=case.name, label=truth, device=device)
@@ -271,7 +272,7 @@ def _inspect_data_set(
         chosen = evenly(sound, tests)
         tested = follow(run_trials(checkpoint, chosen, out, name=name, others=others, **where))
     page = follow(write_data_set(found, cases, out, about, tested, pictures, **where))
-    say(f"{len(found.cases)} of {len(cases)} cases inspected; the report is {page}")
+    say(f"{len(found.cases)} of {len(cases)} case{'s' * (len(cases) != 1)} inspected; the report is {page}")
     if found.failed:
         say(f"left out: {', '.join(found.failed)}")
         raise typer.Exit(BAD_INPUT)

@@ -16,6 +16,7 @@ from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.inspection.kept import KeptCases
+from napari_prosma.inspection.kinship import with_gray_told
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.statistics import FEWEST, by_unit, units_in_words, unusual_from
@@ -316,7 +317,11 @@ def inspect_cases(
 
 def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.ndarray | None]:
     """Image with the channels that the model knows, and label, None without one."""
-    image = as_channels(case.read_image(), checkpoint.plan.channels)
+    given = case.read_image()
+    try:
+        image = with_gray_told(as_channels(given, checkpoint.plan.channels), given)
+    except DataError as error:
+        raise DataError(f"'{case.name}': {error}") from error
     return image, None if case.read_label is None else case.read_label()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +37,6 @@ from napari_prosma.inspection.data_set import (
     On,
     here,
     read_fitting_case,
-    record_of,
 )
 from napari_prosma.inspection.data_set_trials import Trials
 from napari_prosma.inspection.faithfulness import Row
@@ -45,7 +44,7 @@ from napari_prosma.inspection.faithfulness_plots import table_figure
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.report import channel_plot, gate_panel
 from napari_prosma.inspection.statistics import noting
-from napari_prosma.inspection.trace import cautions
+from napari_prosma.inspection.trace import cautions, inspect_gates
 from napari_prosma.inspection.trial_findings import TESTED
 from napari_prosma.nn.gate_kinds import GATES
 
@@ -109,7 +108,7 @@ def write_data_set(
     yield Started(len(drawn) + 1, "Drawing the most unusual cases")
     shown: list[dict[str, Any]] = []
     for number, case in enumerate(drawn, start=1):
-        figures = yield from _pictures(inspection, by_name[case.name], device, on)
+        figures = _pictures(inspection, by_name[case.name], device, on)
         stem = folder / "pictures" / stems[case.name]
         encoded = {
             name: _saved_picture(figure, stem.with_name(f"{stem.name}_{name}.png"))
@@ -294,14 +293,14 @@ def _tested(test: str, rows: Sequence[Row], units: Mapping[str, str]) -> Plot:
     return Plot(test, table_figure(test, rows), sentence, intervals, rows)
 
 
-def _pictures(
-    inspection: DataSetInspection, case: Case, device: str, on: On
-) -> Generator[Event, None, dict[str, Figure]]:
+def _pictures(inspection: DataSetInspection, case: Case, device: str, on: On) -> dict[str, Figure]:
     """What a case is drawn as; with other models also their masks beside the first model's."""
     first = inspection.checkpoints[inspection.model]
     image, label = read_fitting_case(case, first)
     if len(inspection.checkpoints) == 1:
-        record = yield from record_of(first, image, case.name, label, device, on=on)
+        # What has to be said of the image was said when it was inspected.
+        run = on(inspect_gates)(first, image, name=case.name, label=label, device=device)
+        record = next(event.result for event in run if isinstance(event, Finished))
         return {"gates": gate_panel(record), "channels": channel_plot(record)}
     events = on(compare)(inspection.checkpoints, image, label, name=case.name, device=device)
     comparison: Comparison = next(event.result for event in events if isinstance(event, Finished))

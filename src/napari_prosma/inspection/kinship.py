@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from napari_prosma.data.case import Image
-from napari_prosma.data.preparation import size_in_words
+from napari_prosma.data.preparation import grid_size, seen_axes, size_in_words
 from napari_prosma.model.checkpoint import Checkpoint
 
 _MAY_DIFFER = {
@@ -20,6 +21,10 @@ _MAY_DIFFER = {
 """Settings that say nothing by themselves: a plan's values, network, split and steps are compared as such."""
 _NETWORK = ("network", "widths", "entry")
 _NEVER_NEGATIVE = ("ultrasound", "endoscopy")
+_COLOURED = 0.1
+"""Channels that differ by more than this share of the values' range are colours, not gray kept as JPEG."""
+_FLAT = 8
+"""An image is flat along an axis if patches in training were more than so many times as long."""
 _NEAR = 0.9
 """As many steps, but for what an epoch more or less makes."""
 
@@ -113,4 +118,22 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
             f"The model was trained on {modality}, whose values are not negative, but this image has values "
             f"down to {lowest:g}: it may be of another kind."
         )
+    size = grid_size(image.array.shape[1:], image.geometry, plan)
+    for axis, trained in zip(seen_axes(image.geometry, plan), plan.patch, strict=True):
+        if _FLAT * size[axis] < trained:
+            found.append(
+                f"Along {image.geometry.axes[axis]} the network sees {size[axis]} of this image, and saw "
+                f"patches of {trained} in training: what its gates show says little."
+            )
     return (*found, *(f"{said}." for said in size_in_words(image.array.shape[1:], image.geometry, plan)))
+
+
+def with_gray_told(fitting: Image, given: Image) -> Image:
+    """The image as it fits a model, with a notice where its colours became gray."""
+    if len(given.array) != 3 or len(fitting.array) != 1:
+        return fitting
+    apart = np.ptp(given.array, axis=0).max(initial=0)
+    if not apart > _COLOURED * np.ptp(given.array):
+        return fitting
+    said = "The image has colours; the model was trained on gray images, so it is read as gray."
+    return replace(fitting, notices=(*fitting.notices, said))

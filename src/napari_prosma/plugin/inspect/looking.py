@@ -64,10 +64,12 @@ def looking(
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
     from napari_prosma.app.elsewhere import called
+    from napari_prosma.inspection.kinship import with_gray_told
     from napari_prosma.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    image = fitting_image(image_of(layer), checkpoint.plan.channels, layer.name)
+    given = image_of(layer)
+    image = with_gray_told(fitting_image(given, checkpoint.plan.channels, layer.name), given)
     said = ""
     if label is not None:
         label, said = as_ours(label, names, checkpoint.plan.class_names, "the model")
