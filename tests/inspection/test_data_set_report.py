@@ -238,7 +238,7 @@ def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
         " On 3 of the images, 1 with a label, 1 with nothing to lose and not counted, in one window of each "
         "larger image: whole skips were set to their means, and whole skips to zero; Rician noise of "
         "strength 0 to 0.5 was added (as in magnitude images, MR). Random draws have the seed 0, and noise "
-        "and orders also the name of the image."
+        "and orders also the image itself."
     ) in methods
     assert "in rising order" not in methods
 

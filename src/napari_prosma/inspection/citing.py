@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord
 
 SEED = 0
-"""Of every random draw of an inspection; orders and noise hang on the name of the image, too."""
+"""Of every random draw of an inspection; orders and noise hang on the image, too."""
 _HASH_BYTES = 10
 
 
@@ -159,8 +159,8 @@ def in_methods(kept: Mapping[str, Any]) -> str:
         f"{_intervals_in_methods(kept)}Nothing is claimed from fewer than {FEWEST} independent cases."
     )
     tests = kept["tests"]
-    by_name = any(tests.get(test) for test in ("deletion_curve", "noise_test"))
-    drawn = ", and noise and orders also the name of the image" if by_name else ""
+    per_image = any(tests.get(test) for test in ("deletion_curve", "noise_test"))
+    drawn = ", and noise and orders also the image itself" if per_image else ""
     draws = "Other random draws" if _random_decoders(tests) else "Random draws"
     return f"{text}{_tests_in_methods(tests)} {draws} have the seed {kept['seed']}{drawn}."
 

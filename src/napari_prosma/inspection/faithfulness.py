@@ -238,7 +238,7 @@ def deletion_curve(
     the skip's mean over the window, channel by channel; then the decoder runs, so its gates see the replaced
     skip. Read backwards it is insertion: all is replaced, and the positions of highest psi come back first.
     The controls (``CONTROLS``) order the same positions otherwise; equal values are ordered at random, by
-    ``seed`` and ``name``.
+    ``seed`` and the image.
 
     Rows have ``skip``, ``order`` ("psi" or a control), ``draw``, ``q``, ``agreement`` and with a label
     ``dice``.
@@ -263,7 +263,7 @@ def deletion_curve(
     rows: list[Row] = []
     done = 0
     for level, psi in masks.items():
-        rng = drawn_for(name, seed, level)
+        rng = drawn_for(image, seed, level)
         for order, draw, ranks in _orders(window, level, psi, redrawn[level], draws, rng):
             known: Row = {**_known(window), "skip": level, "order": order, "draw": draw}
             gone = {q: ranks[: round(q * len(ranks))] for q in quantiles}
@@ -457,7 +457,7 @@ def noise_test(
     """The same rising noise for several models; ends in ``Finished`` with a ``Table``.
 
     It is added to the image before it is prepared, as ``noise.NOISES`` says; "auto" is what fits the first
-    model's modality. It is drawn by ``seed`` and ``name``: the same for all models, another for each image.
+    model's modality. It is drawn by ``seed`` and the image: the same for all models, another for each image.
 
     Rows have ``model``, ``gate``, ``kind``, ``strength``, ``skip``; ``psi_change``, the mean of |dpsi|, and
     ``psi_change_relative``, the same over the clean mask's std, by which masks of different models can be
@@ -475,7 +475,7 @@ def noise_test(
         kind = noise_of(next(iter(models.values())))
     for checkpoint in models.values():
         require_noise(kind, checkpoint, values)
-    noisy_image = noisy_with(kind, values, drawn_for(name, seed))
+    noisy_image = noisy_with(kind, values, drawn_for(image, seed))
     total = len(models) * len(strengths)
     rows: list[Row] = []
     geometry = image.geometry
@@ -536,9 +536,10 @@ def run_test(test: str, models: Mapping[str, Model], image: Image, **how: Any) -
 # ---- what the tests share ---------------------------------------------------------------------------------
 
 
-def drawn_for(name: str, seed: int, *further: int) -> np.random.Generator:
-    """Random numbers of an image: the same whenever it is tested, and others than those of other images."""
-    return np.random.default_rng((seed, crc32(name.encode()), *further))
+def drawn_for(image: Image, seed: int, *further: int) -> np.random.Generator:
+    """Random numbers of an image, whatever it is called: the same whenever it is tested, no other image's."""
+    values = np.asarray(image.array, dtype=np.float32)
+    return np.random.default_rng((seed, crc32(values.tobytes()), *further))
 
 
 def _device_of(window: Window) -> str:
