@@ -71,6 +71,25 @@ def test_every_case_is_measured_as_if_it_were_inspected_alone(
     assert 0 <= kept.models["prosma"].overlap["dice"] <= 1
 
 
+def test_a_case_whose_label_is_empty_is_known_as_that(
+    ultrasound: list[Case], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    def nothing() -> np.ndarray:
+        return np.zeros((48, 48), np.uint8)
+
+    normal = replace(ultrasound[0], name="normal", read_label=nothing)
+    bare = replace(ultrasound[1], name="bare", read_label=None)
+    *_, last = inspect_cases(make_checkpoint(), [normal, bare, ultrasound[2]], tmp_path)
+    assert isinstance(last, Finished)
+    assert {case.name: case.empty for case in last.result.cases} == {
+        "normal": True,
+        "bare": False,
+        ultrasound[2].name: False,
+    }
+    assert last.result.overlaps("model").keys() == {ultrasound[2].name}
+    assert last.result.overlaps("model", empty=True).keys() == {"normal"}
+
+
 def test_a_gate_tells_what_it_has_and_nothing_else(found: DataSetInspection) -> None:
     assert found.spread("attention", 1, "psi_mean") is not None
     assert found.spread("attention", 1, "z_zero_fraction") is None

@@ -426,7 +426,7 @@ SAID = [
         "The gate of m has no threshold, so no position is without evidence.",
     ),
     (findings.channels, {}, 2, "The gate of m has no threshold, so it has no dead channels."),
-    (findings.overlap, {}, 2, "No case has a label, so the Dice of the segmentations is unknown."),
+    (findings.overlap, {}, 2, "No case has a label with a structure, so the Dice is unknown."),
     (
         findings.telling_apart,
         {"psi_auc": (float("nan"), 0.9)},
@@ -748,6 +748,25 @@ def test_models_that_differ_in_more_than_the_gate_are_no_ablations(make_checkpoi
     same = dict.fromkeys(map(str, range(10)), "0")
     one = findings.overlap(DataSetInspection({"m": first, "d": other}, tuple(cases), {}, {}, same))
     assert "no claim from 1 independent case, 8 are needed" in one
+
+
+def test_normals_in_which_nothing_is_found_make_no_dice(make_checkpoint: Make) -> None:
+    cases = [
+        CaseNumbers(str(n), "", "unseen", "label", {"m": dice(m), "d": dice(d)}, {}, empty=n < 9)
+        for n, (m, d) in enumerate([*[(1.0, 1.0)] * 8, (1.0, 0.0), (0.8, 0.6)])
+    ]
+    models = {"m": make_checkpoint(), "d": make_checkpoint()}
+    found = DataSetInspection(models, tuple(cases), {}, {})
+    assert findings.overlap(found) == (
+        "The mean Dice over 1 labelled case with a structure is 0.800 with m; 0.600 with d (m minus d: "
+        "+0.200, no claim from 1 independent case, 8 are needed, for these two trainings). In 9 more, "
+        "the labels are empty; something is found in 0 with m, 1 with d."
+    )
+    assert found.overlaps("m") == {"9": 0.8}
+    assert found.association().cases == 0  # no deviations
+    nothing = replace(found, cases=tuple(cases[:9]))
+    assert findings.overlap(nothing) == "No case has a label with a structure, so the Dice is unknown."
+    assert plots.overlap(nothing) is None
 
 
 def test_intervals_of_several_models_hold_together(make_checkpoint: Make) -> None:

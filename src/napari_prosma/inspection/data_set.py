@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.data.check import Checked, near_duplicates, seen
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import case_metrics
 from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
@@ -69,6 +70,7 @@ class CaseNumbers:
     digest: str = ""  # hash of the image
     thumbnail: tuple[float, ...] = ()  # by which near-duplicates are found; empty for volumes
     notices: tuple[str, ...] = ()  # on its image and label: what was decided, and what is unlike training
+    empty: bool = False  # the label shows no structure, so Dice is 1 or 0
 
     @property
     def first(self) -> ModelNumbers:
@@ -97,7 +99,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Association:
-    """Whether unusual gating goes with low Dice: Spearman's rho over the independent cases with a label.
+    """Whether unusual gating goes with low Dice: Spearman's rho over the independent cases with a structure.
 
     ``low`` and ``high`` bound its 95 % interval (Fieller, Hartley and Pearson 1957); all three are NaN where
     there are too few cases, or nothing varies.
@@ -114,7 +116,7 @@ class Association:
             cases = units_in_words(self.cases)
             return f"Whether unusual gating goes with low Dice cannot be judged from {cases}."
         figures = f"Spearman's rho {self.rho:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
-        over = f"Over {units_in_words(self.cases)} with a label"
+        over = f"Over {units_in_words(self.cases)} with a structure in the label"
         if self.high < 0:
             return f"{over}, unusual gating goes with lower Dice ({figures}). This does not show why."
         if self.low > 0:
@@ -184,9 +186,9 @@ class DataSetInspection:
         deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
         return Spread(values.size, float(values.mean()), deviation, float(np.median(values)))
 
-    def overlaps(self, model: str) -> dict[str, float]:
-        """Dice by case, where there is a label."""
-        found = {case.name: case.models[model].overlap for case in self.cases}
+    def overlaps(self, model: str, empty: bool = False) -> dict[str, float]:
+        """Dice by case, where the label shows a structure; or where there is an ``empty`` label."""
+        found = {case.name: case.models[model].overlap for case in self.cases if case.empty == empty}
         return {name: figures["dice"] for name, figures in found.items() if "dice" in figures}
 
     def channel_zeros(self, model: str, level: int) -> np.ndarray:
@@ -426,7 +428,9 @@ def _case(
     small = () if looked_at.thumbnail is None else tuple(np.round(looked_at.thumbnail, 4).tolist())
     part = (*parts, "unseen")[0]
     digest = looked_at.digest
-    return CaseNumbers(case.name, case.group, part, reference, models, of, digest, small, tuple(notices))
+    empty = label is not None and not is_foreground(label).any()
+    told = tuple(notices)
+    return CaseNumbers(case.name, case.group, part, reference, models, of, digest, small, told, empty)
 
 
 def _once(notices: Sequence[str], said: set[str]) -> Iterator[Notice]:

@@ -181,12 +181,14 @@ def channels(inspection: DataSetInspection) -> str:
 
 
 def overlap(inspection: DataSetInspection) -> str:
-    """Dice of the model and how the others differ, unit by unit."""
+    """Dice of the model and how the others differ, unit by unit; and what they find in empty cases."""
     own = inspection.overlaps(inspection.model)
     if not own:
-        return "No case has a label, so the Dice of the segmentations is unknown."
+        return "No case has a label with a structure, so the Dice is unknown."
+    normals = len(inspection.overlaps(inspection.model, empty=True))
+    structure = " with a structure" if normals else ""
     words = [
-        f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)} is "
+        f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)}{structure} is "
         f"{np.mean([*own.values()]):.3f} with {inspection.model}"
     ]
     first, *others = inspection.checkpoints
@@ -203,7 +205,13 @@ def overlap(inspection: DataSetInspection) -> str:
     ]
     models = inspection.checkpoints
     strange = [ablation_in_words(first, models[first], other, models[other]) for other in others]
-    return " ".join(filter(None, [_sentence(words), *strange]))
+    alarms = ", ".join(
+        f"{sum(dice < 1 for dice in inspection.overlaps(model, empty=True).values())} with {model}"
+        for model in models
+    )
+    label = "a label is" if normals == 1 else "the labels are"
+    found = f"In {normals} more, {label} empty; something is found in {alarms}." if normals else ""
+    return " ".join(filter(None, [_sentence(words), found, *strange]))
 
 
 def compared_in_words(difference: Interval) -> str:
