@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image as Pictures
 
 from napari_prosma.data.case import Case, Image
 from napari_prosma.errors import DataError
@@ -36,7 +41,7 @@ from napari_prosma.inspection.data_set import (
 )
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.faithfulness import Row
-from napari_prosma.inspection.html import About, write_data_set
+from napari_prosma.inspection.html import About, _saved_picture, write_data_set
 from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
 from napari_prosma.inspection.statistics import noting, simultaneous
 from napari_prosma.model.checkpoint import Checkpoint
@@ -876,3 +881,18 @@ def test_the_size_of_the_training_images_makes_no_other_kind_of_model(make_check
     other = replace(first, plan=first.plan.model_copy(update={"largest": (8, 8, 9)}), config={"seed": 7})
     assert is_another_training(first, other)
     assert "plan" not in not_an_ablation(first, other)
+
+
+def test_a_legend_beside_a_photograph_keeps_its_colours(tmp_path: Path) -> None:
+    """The most frequent 256 colours once had an orange end of a green and yellow scale."""
+    photograph = np.random.default_rng(0).integers(60, 255, (90, 90, 3), np.uint8)
+    photograph[..., 2] = photograph[..., 1] = photograph[..., 0] // 2
+    figure = Figure(figsize=(4, 3))
+    axes, legend = figure.add_axes((0, 0, 0.7, 1)), figure.add_axes((0.8, 0.1, 0.02, 0.8))
+    axes.imshow(photograph)
+    axes.contour(photograph[..., 0] > 200, levels=[0.5], colors="#ff9f1c")
+    figure.colorbar(ScalarMappable(Normalize(0, 1), "viridis"), cax=legend)
+    saved = np.asarray(Pictures.open(io.BytesIO(_saved_picture(figure, tmp_path / "a.png"))).convert("RGB"))
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    assert np.abs(saved.astype(int) - drawn).max() < 24
