@@ -373,8 +373,8 @@ def _saved_plot(figure: Figure, path: Path) -> bytes:
 def _saved_picture(figure: Figure, path: Path) -> bytes:
     """Written as PNG with 256 colours, drawn and encoded once: a third of the bytes.
 
-    They are chosen so that none is far off. The most frequent ones would leave few to a map and its legend beside
-    a photograph.
+    They are chosen so that none is far off: the most frequent ones would leave few to a map and its legend
+    beside a photograph.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
