@@ -272,7 +272,7 @@ def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: 
         redrawn.eval().decode(encoded, again)
     other = again.skips[1].psi
     assert other is not None
-    drawn = drawn_for("image", 0, 1)
+    drawn = drawn_for(image, 0, 1)
     drawn.random((5, inside.shape[1]))
     orders = {
         "psi": psi.flatten().numpy(),
