@@ -179,11 +179,11 @@ def test_the_first_view_says_what_each_skip_selects_where_and_what_that_is_worth
         )
     told = panel.answer.sentence.plain_text()
     assert told.startswith(
-        "Skip 1, positions of 1 x 1 pixels: selectivity "
+        "Skip 1, positions of 0.5 x 0.25 mm: selectivity "
         f"{100 * inspected.record.skips[1].measures['selectivity']:.1f} %"
     )
     panel.answer.table.selectRow(1)
-    assert panel.answer.sentence.plain_text().startswith("Skip 2, positions of 2 x 2 pixels:")
+    assert panel.answer.sentence.plain_text().startswith("Skip 2, positions of 1 x 0.5 mm:")
     assert [layer.name for layer in viewer.layers if "skip" in layer.name and layer.visible] == ["skip 2 psi"]
     assert canvas_text(viewer).text.startswith("skip 2 psi: bright =")
     viewer.layers["skip 2 psi"].visible = False
