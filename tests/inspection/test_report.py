@@ -276,6 +276,9 @@ def test_the_numbers_of_one_image_hold_what_has_to_be_known_of_it(make_checkpoin
     told = of_one_image(record_of(checkpoint, image), {})["notices"]["model"]
     assert told[0] == "a slice is missing"
     assert any("trained on images with 3 axes, this one has 2" in said for said in told)
+    sagittal = record_of(across_x(make_checkpoint()), Image(np.ones((1, 16, 16, 2)), Geometry.pixels(3)))
+    model = of_one_image(sagittal, {})["models"]["model"]
+    assert model["network"] == "2D in slices across x (plane of z and y)"
 
 
 # ---- slices ---------------------------------------------------------------------------------------------

@@ -144,6 +144,14 @@ class Plan(BaseModel):
             return "spacing as in the file"
         return f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} {self.unit}"
 
+    def dims_in_words(self) -> str:
+        """Such as ``3D``, or ``2D in slices across x (plane of z and y)``."""
+        if self.dims != 2 or self.axes != len(AXES):
+            return f"{self.dims}D"
+        across = AXES[self.slice_axis]
+        plane = " and ".join(axis for axis in AXES if axis != across)
+        return f"2D in slices across {across} (plane of {plane})"
+
     def in_words(self) -> str:
         """One line a person can check."""
         rule = (
@@ -151,12 +159,8 @@ class Plan(BaseModel):
             if self.intensity == "zscore"
             else f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}], minus {self.mean:g}, by {self.std:g}"
         )
-        slices = ""
-        if self.dims == 2 and self.axes == len(AXES):
-            plane = " and ".join(axis for axis in AXES if axis != AXES[self.slice_axis])
-            slices = f" in slices across {AXES[self.slice_axis]} (plane of {plane})"
         return (
-            f"{self.dims}D{slices}, {self.channels} channel{'s' * (self.channels > 1)}, "
+            f"{self.dims_in_words()}, {self.channels} channel{'s' * (self.channels > 1)}, "
             f"classes {', '.join(self.class_names)}; {self.grid_in_words()}; patch "
             f"{' x '.join(map(str, self.patch))}, {self.batch} per step; intensity: {rule}"
         )

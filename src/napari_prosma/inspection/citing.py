@@ -60,6 +60,8 @@ def content_of(checkpoint: Checkpoint) -> str:
 def _model(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "gate": checkpoint.spec.gate,
+        "network": checkpoint.plan.dims_in_words(),
+        "plan": checkpoint.plan.in_words(),
         "weights": content_of(checkpoint),
         "seed": checkpoint.config.get("seed"),
         "steps": checkpoint.steps,
@@ -147,7 +149,8 @@ def in_methods(kept: Mapping[str, Any]) -> str:
     units = len({together.get(case["name"], case["name"]) for case in cases})
     labelled = sum(case["reference"] == "label" for case in cases)
     models = ", ".join(
-        f"{name} (gate {each['gate']}, {each['steps']} steps, seed {each['seed']}, weights {each['weights']})"
+        f"{name} ({each['network']}, gate {each['gate']}, {each['steps']} steps, seed {each['seed']}, "
+        f"weights {each['weights']})"
         for name, each in kept["models"].items()
     )
     text = (
