@@ -176,6 +176,26 @@ def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
     assert 2 * best.steps == last.steps
 
 
+def test_the_best_model_is_judged_without_its_file_which_only_the_first_process_writes(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part, name, value in (
+        (tempo, "LEAST_JUDGED", 1),
+        (tempo, "LEAST_STEPS", 2),
+        (tempo, "VALIDATING", 0.01),
+        (keeper, "FEW_VALIDATED", 1),
+    ):
+        monkeypatch.setattr(part, name, value)
+
+    def not_there(path: Path) -> Checkpoint:
+        raise AssertionError(f"{path} is read")
+
+    monkeypatch.setattr(keeper, "load_checkpoint", not_there)
+    list(train(settings(tmp_path, steps_per_epoch=None, learning_rate=1e-30), ultrasound))
+    best = load_checkpoint(tmp_path / BEST)
+    assert {overlap.case for overlap in best.overlaps} == {*best.split["validation"]}
+
+
 def test_a_model_never_ends_below_the_one_that_it_began_with(
     settings: Settings, ultrasound: list[Case], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from napari_prosma.data.metrics import Overlap, dice_in_words, overlaps_of
 from napari_prosma.events import (
@@ -78,6 +79,9 @@ class Keeper:
         self.folder = RunFolder(run_dir, steering)
         self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
         self.is_few = len(data.validation) < FEW_VALIDATED
+        # Every process keeps them: only the first writes files, which others may not see.
+        self.best_weights: dict[str, Tensor] = {}
+        self.learned_by_best = 0
         self.of_source: list[Overlap] = []
         self.shown = shown_case(self.prepared, data.validation)
 
@@ -185,6 +189,10 @@ class Keeper:
             state.best, state.improved = score, state.epoch
         if is_best:
             state.best_epoch = state.epoch
+            if len(state.judged) < len(self.data.validation):
+                weights = learner.final_network.state_dict()
+                self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+                self.learned_by_best = state.learned
             saved.append(CheckpointSaved(self.save(BEST), "best", state.epoch))
         saved.append(CheckpointSaved(self.save(LAST), "last", state.epoch))
         if self.processes.is_first:
@@ -231,9 +239,12 @@ class Keeper:
         state.metrics = of_best[-1] if of_best else state.metrics
         if len(state.judged) == len(validation):
             return
-        best, last = load_checkpoint(self.folder.path / BEST), (state.epoch, state.learned)
-        self.learner.final_network.load_state_dict(best.weights)
-        state.epoch, state.learned = best.epoch, best.steps
+        if not self.best_weights:  # of before the run was resumed
+            best = load_checkpoint(self.folder.path / BEST)
+            self.best_weights, self.learned_by_best = best.weights, best.steps
+        self.learner.final_network.load_state_dict(self.best_weights)
+        last = state.epoch, state.learned
+        state.epoch, state.learned = state.best_epoch, self.learned_by_best
         try:
             with self.learner.as_it_is():
                 found = yield from self.validate(validation, "the best model, ")
