@@ -24,13 +24,13 @@ from napari_prosma.inspection.faithfulness import (
     Row,
     Table,
     deletion_curve,
-    drawn_for,
     having_structure,
     leave_one_out,
     means_of,
     noise_test,
     run_test,
     sanity_check,
+    seeds_of,
     threshold_sweep,
 )
 from napari_prosma.inspection.faithfulness_plots import table_figure
@@ -272,7 +272,7 @@ def test_each_order_replaces_its_own_positions_of_the_raw_skip(make_checkpoint: 
         redrawn.eval().decode(encoded, again)
     other = again.skips[1].psi
     assert other is not None
-    drawn = drawn_for(image, 0, 1)
+    drawn = np.random.default_rng((*seeds_of(image, 0), 1))
     drawn.random((5, inside.shape[1]))
     orders = {
         "psi": psi.flatten().numpy(),
