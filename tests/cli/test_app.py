@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -135,8 +136,22 @@ def test_train_segment_and_inspect_one_after_the_other(folder: Path, tmp_path: P
     words = " ".join(said(seen).split())
     assert set(kept["sentences"]) == set(kept["tried"]) == {"1", "2"}
     for sentence in kept["sentences"].values():  # what the panel says, too
-        assert sentence.endswith("One image proves nothing about others.")
         assert sentence in words
+    assert words.count("One image proves nothing about others.") == 1
+
+
+def test_what_a_worker_inspects_on_its_device_is_tried_here_on_any(
+    model: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop has no such device; the worker is this process on its processor."""
+
+    def called(scheduler: str | None, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: function(*given, **(named | {"device": "cpu"}))
+
+    monkeypatch.setattr("napari_prosma.app.elsewhere.called", called)
+    words = ("--scheduler", "tcp://there:1", "--device", "mps")
+    result = prosma("inspect", model, scan, "--out", tmp_path / "gates", *words)
+    assert result.exit_code == 0, said(result)
 
 
 def test_a_second_model_is_inspected_beside_the_first(

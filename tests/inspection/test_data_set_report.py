@@ -307,18 +307,48 @@ def test_what_was_decided_about_an_image_is_told_again_and_in_the_report(
         label_notices=lambda: ("a contour was left out",),
     )
     cases, checkpoint = (usual, torn), make_checkpoint("none")
-    told = ["a contour was left out", "m: 12 % of the image is NaN"]
+    told = ["a contour was left out", "12 % of the image is NaN"]
+    others = {gate: make_checkpoint(gate) for gate in ("scale", "dense")}  # of the image, not of a model
     for _ in range(2):
-        events = list(inspect_cases(checkpoint, cases, tmp_path, name="m"))
+        events = list(inspect_cases(checkpoint, cases, tmp_path, name="m", others=others))
         assert [e.message for e in events if isinstance(e, Notice) and "no gates" not in e.message] == told
-        assert "Inspecting 2 cases with 1 model" in [e.message for e in events if isinstance(e, Started)]
+        assert "Inspecting 2 cases with 3 models" in [e.message for e in events if isinstance(e, Started)]
     found = result_of(iter(events))
     assert found.notices() == {words: ["torn"] for words in told}
     drawing = list(write_data_set(found, cases, tmp_path, About("d", "two cases"), None, 2, "cpu"))
     assert not any(isinstance(event, Notice) for event in drawing)  # it was told before
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "1 of 2 cases, such as torn:</strong> m: 12 % of the image is NaN</p>" in page
+    assert "1 of 2 cases, such as torn:</strong> 12 % of the image is NaN</p>" in page
     assert "unusual gating first" not in page  # nothing is usual among two
+
+
+def test_of_many_notices_the_page_shows_the_first_and_counts_the_rest(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).random((1, 16, 16), np.float32)
+
+    def case(number: int) -> Case:
+        notices = (f"{number} rows are cut", "it is torn")
+        return Case(str(number), lambda: Image(values, Geometry.pixels(2), notices))
+
+    cases = [case(number) for number in range(7)]
+    names = ("background", "GTV p")
+    checkpoint = make_checkpoint("dense", classes=names)
+    found = result_of(inspect_cases(checkpoint, cases, tmp_path))
+    list(write_data_set(found, cases, tmp_path, About("d", "seven cases"), None, 0, "cpu"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "7 of 7 cases, such as 0:</strong> it is torn</p>" in page
+    assert page.count("rows are cut</p>") == 4
+    assert "and 3 others, in cases.csv" in page
+    assert "<dd>GTV p, as labelled" in page
+
+
+def test_a_case_that_does_not_fit_is_named_once(make_checkpoint: Make, tmp_path: Path) -> None:
+    wide = Case.from_arrays("wide", np.zeros((2, 16, 16), np.float32))
+    usual = Case.from_arrays("usual", np.random.default_rng(0).random((1, 16, 16), np.float32))
+    events = list(inspect_cases(make_checkpoint(), [usual, wide], tmp_path))
+    (left_out,) = [e.message for e in events if isinstance(e, Notice) and "left out" in e.message]
+    assert left_out.startswith("'wide' is left out: found an image with 2 channels")
 
 
 # ---- sentences ------------------------------------------------------------------------------------------
@@ -839,7 +869,7 @@ def test_an_image_of_another_size_is_told(
 @pytest.mark.parametrize(
     ("dims", "shape", "said"),
     [
-        (3, (1, 16, 16), "Along z the network sees 1 of this image, and saw patches of 16 in training"),
+        (3, (1, 16, 16), "Along z the image has 1 position for the network, whose patches had 16: what"),
         (3, (2, 16, 16), ""),
         (2, (1, 16, 16), ""),  # the network does not see that axis
     ],

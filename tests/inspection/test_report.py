@@ -324,7 +324,7 @@ def test_a_window_of_one_slice_says_which(make_checkpoint: Make) -> None:
     label[4:6, 20:30, 3] = 1
     volume = Image(np.zeros((1, 12, 40, 5), np.float32), geometry)
     window = open_window(across_x(make_checkpoint()), volume, label=label)
-    assert window.in_words() == "12 x 32 of 12 x 40 in slice x 3 of 5"
+    assert window.in_words() == "12 x 32 of 12 x 40 in slice x 3 (0 to 4)"
     thin = open_window(across_x(make_checkpoint()), Image(volume.array[..., :1], geometry))
     assert thin.in_words() == "12 x 32 of 12 x 40"  # there is one slice only
     flat = open_window(make_checkpoint(), Image(np.zeros((1, 40, 48), np.float32), Geometry.pixels(2)))

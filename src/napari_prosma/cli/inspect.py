@@ -100,28 +100,27 @@ def inspect(
                 "images"
             )
         from napari_prosma.inspection.data_set import read_fitting_case
-        from napari_prosma.inspection.one_image import Tried, numbers_of, try_means
+        from napari_prosma.inspection.one_image import ALONE, numbers_of, try_means
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
         from napari_prosma.inspection.what_if import WhatIf
 
         plan = checkpoint.plan
         case = case_from_files(data, label, class_names=plan.class_names)
-        image, truth = read_fitting_case(case, checkpoint)
-        for said in () if truth is None or case.label_notices is None else case.label_notices():
-            notice(said)
+        image, true_labels = read_fitting_case(case, checkpoint)
+        for line in () if true_labels is None or case.label_notices is None else case.label_notices():
+            notice(line)
         beside = next(iter(others.values()), None)
         events = called(scheduler, inspect_gates)(
-            checkpoint, image, name=case.name, label=truth, second=beside, device=device
+            checkpoint, image, name=case.name, label=true_labels, second=beside, device=device
         )
         record = follow(events)
-        what_if = WhatIf(checkpoint, record.image, name=case.name, label=truth, device=device)
-        tried: dict[int, dict[str, Tried]] = {}
-        for level, what, outcome in try_means(what_if, record):
-            tried.setdefault(level, {})[what] = outcome
+        here = device if scheduler is None else "auto"  # which is that of the worker
+        what_if = WhatIf(checkpoint, record.image, name=case.name, label=true_labels, device=here)
+        tried = follow(try_means(what_if, record))
         further = numbers_of(record, tried)
         print_measures(measures_table(record))
-        for sentence in further["sentences"].values():
+        for sentence in (*further["sentences"].values(), ALONE):
             say(sentence)
         require_new((*report_files(record, out), figure), overwrite)
         written = write_report(record, out, further)

@@ -82,7 +82,7 @@ def case_metrics(predicted: np.ndarray, truth: np.ndarray, class_names: Sequence
 
     What is ``IGNORE`` in ``truth`` is not counted; nothing is said of a case without any label. A class that
     is in neither is right and has no part in the means, unless there is no other: it would hide what the
-    others lose.
+    others lose. An evaluation counts it as 1 in its mean instead (``CaseMeasures.dice``).
     """
     found = overlaps_of("", predicted, truth, class_names)
     if not found:

@@ -29,13 +29,13 @@ def slice_axis(geometry: Geometry) -> int:
 def slice_in_words(axes: Sequence[str], at: Sequence[int | slice], size: Sequence[int] = ()) -> str:
     """Which slice of an image, counted as napari does, such as ``frame 3, slice y 12``; empty for a picture.
 
-    ``at`` has a number along every axis that is cut, and ``size`` says how many there are, where it is told.
+    ``at`` has a number along every axis that is cut, and ``size`` says how many there are, for the range.
     """
     said = []
     for axis, (name, number) in enumerate(zip(axes, at, strict=True)):
         if not isinstance(number, slice):
             what = {"t": "frame", "z": "slice"}.get(name, f"slice {name}")
-            said.append(f"{what} {number}" + (f" of {size[axis]}" if size else ""))
+            said.append(f"{what} {number}" + (f" (0 to {size[axis] - 1})" if size else ""))
     return ", ".join(said)
 
 

@@ -121,6 +121,7 @@ def everything(
     """
     cases = [{k: v for k, v in asdict(case).items() if k != "thumbnail"} for case in inspection.cases]
     kept = {
+        **further,
         "versions": versions(),
         "seed": SEED,
         "models": {name: _model(each) for name, each in inspection.checkpoints.items()},
@@ -138,9 +139,9 @@ def everything(
         "sentences": dict(said),
         "intervals": dict(intervals),
         "association": asdict(inspection.association()),
-        **further,
     }
-    return {**kept, "methods": in_methods(_plain(kept))}
+    plain = _plain(kept)
+    return {**plain, "methods": in_methods(plain)}
 
 
 def in_methods(kept: Mapping[str, Any]) -> str:

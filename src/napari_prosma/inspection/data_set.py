@@ -17,7 +17,7 @@ from napari_prosma.data.readers import as_channels
 from napari_prosma.errors import CheckpointError, DataError, ProsmaError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.inspection.kept import KeptCases
-from napari_prosma.inspection.kinship import with_gray_told
+from napari_prosma.inspection.kinship import noting_gray
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.record import GateRecord
 from napari_prosma.inspection.statistics import FEWEST, by_unit, units_in_words, unusual_from
@@ -167,12 +167,12 @@ class DataSetInspection:
         return {n: s.measures[measure] for n, s in skips.items() if s is not None and measure in s.measures}
 
     def notices(self) -> dict[str, list[str]]:
-        """What was decided about images and labels, or is unlike training: in which cases."""
+        """What was decided about images and labels, or is unlike training, in which cases; the most first."""
         found: dict[str, list[str]] = {}
         for case in self.cases:
             for notice in case.notices:
                 found.setdefault(notice, []).append(case.name)
-        return found
+        return dict(sorted(found.items(), key=lambda each: -len(each[1])))
 
     def is_unusual(self, case: str) -> bool:
         """A measure of the case lies farther from the median than chance would have it."""
@@ -297,7 +297,7 @@ def inspect_cases(
             try:
                 numbers = yield from _case(case, checkpoints, of, device, said, on)
             except (ProsmaError, MemoryError) as error:
-                failed[case.name] = str(error) or "memory ran out"
+                failed[case.name] = str(error).removeprefix(f"'{case.name}': ") or "memory ran out"
                 yield Notice(f"'{case.name}' is left out: {failed[case.name]}")
             else:
                 kept.write(case, numbers)
@@ -321,7 +321,7 @@ def read_fitting_case(case: Case, checkpoint: Checkpoint) -> tuple[Image, np.nda
     """Image with the channels that the model knows, and label, None without one."""
     given = case.read_image()
     try:
-        image = with_gray_told(as_channels(given, checkpoint.plan.channels), given)
+        image = noting_gray(as_channels(given, checkpoint.plan.channels), given)
     except DataError as error:
         raise DataError(f"'{case.name}': {error}") from error
     return image, None if case.read_label is None else case.read_label()
@@ -404,6 +404,7 @@ def _case(
     image, label = read_fitting_case(case, first)
     foreground, models = None, {}
     notices = [] if label is None or case.label_notices is None else [*case.label_notices()]
+    said_by: dict[str, list[str]] = {}
     for model, checkpoint in checkpoints.items():
         of_model = cautions(checkpoint)
         run = record_of(checkpoint, image, case.name, label, device, foreground, on)
@@ -413,24 +414,36 @@ def _case(
             except StopIteration as end:
                 record: GateRecord = end.value
                 break
-            words = f"{model}: {notice.message}"
             if notice.message in of_model:
-                yield from _once([words], said)
+                yield from _once([f"{model}: {notice.message}"], said)
             else:
-                notices.append(words)
+                said_by.setdefault(notice.message, []).append(model)
         predicted = record.segmentation.labels
         foreground = predicted if foreground is None else foreground
         overlap = {} if label is None else case_metrics(predicted, label, checkpoint.plan.class_names)
         models[model] = ModelNumbers(_numbers(record), overlap)
+    # What holds for every model is said of the image.
+    notices += [
+        message if len(by) == len(checkpoints) else f"{', '.join(by)}: {message}"
+        for message, by in said_by.items()
+    ]
     parts = [part for part in ("training", "validation") if case.name in first.split.get(part, ())]
     reference = "prediction" if label is None else "label"
-    looked_at = seen(case, image)
-    small = () if looked_at.thumbnail is None else tuple(np.round(looked_at.thumbnail, 4).tolist())
+    inspected = seen(case, image)
+    small = () if inspected.thumbnail is None else tuple(np.round(inspected.thumbnail, 4).tolist())
     part = (*parts, "unseen")[0]
-    digest = looked_at.digest
-    empty = label is not None and not is_foreground(label).any()
-    told = tuple(notices)
-    return CaseNumbers(case.name, case.group, part, reference, models, of, digest, small, told, empty)
+    return CaseNumbers(
+        name=case.name,
+        group=case.group,
+        part=part,
+        reference=reference,
+        models=models,
+        of=of,
+        digest=inspected.digest,
+        thumbnail=small,
+        notices=tuple(notices),
+        empty=label is not None and not is_foreground(label).any(),
+    )
 
 
 def _once(notices: Sequence[str], said: set[str]) -> Iterator[Notice]:

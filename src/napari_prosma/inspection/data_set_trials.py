@@ -83,7 +83,8 @@ def run_trials(
             try:
                 trials = _tested(case, models, of, device, on)
             except (ProsmaError, MemoryError) as error:
-                yield Notice(f"'{case.name}' is not tested: {error}")
+                reason = str(error).removeprefix(f"'{case.name}': ")
+                yield Notice(f"'{case.name}' is not tested: {reason}")
             else:
                 kept.write(case, trials)
         if trials is not None:

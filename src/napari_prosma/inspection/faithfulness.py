@@ -542,7 +542,7 @@ def seeds_of(image: Image, seed: int) -> tuple[int, int]:
     content = 0
     for channel in image.array:
         for part in channel:  # no copy of a large volume
-            content = crc32(np.ascontiguousarray(part, dtype=np.float32), content)
+            content = crc32(np.ascontiguousarray(part, dtype=np.float32).data, content)
     return seed, content
 
 
@@ -555,7 +555,7 @@ def _known(window: Window) -> Row:
     row: Row = {"image": window.name}
     if not window.covers_image:
         row["window"] = window.in_words()
-    return row | ({"slice": window.slice_in_words} if window.slice_in_words else {})
+    return row | ({"slice": place} if (place := window.place) else {})
 
 
 def windows_in_words(rows: Sequence[Row]) -> str:

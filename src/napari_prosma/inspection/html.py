@@ -144,7 +144,6 @@ def write_data_set(
         "lead": findings.unusual(inspection),
         "cautions": {name: cautions(each) for name, each in inspection.checkpoints.items()},
         "of_cases": {case.name: _about_case(inspection, case)["says"] for case in inspection.cases},
-        "not_applied": {} if tests is None else tests.not_applied,
     }
     kept = everything(inspection, tests, said, intervals, further)
     write_numbers(kept, folder / NUMBERS)

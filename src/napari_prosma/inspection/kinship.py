@@ -16,7 +16,7 @@ from napari_prosma.model.checkpoint import Checkpoint
 _MAY_DIFFER = {
     *("gate", "gate_options", "gated_levels", "run_dir", "device", "precision", "threads", "compile"),
     *("tensorboard", "minutes", "epochs", "steps_per_epoch", "plan", "data", "labels"),
-    *("spacing", "patch", "batch", "intensity", "dims", "entry", "fold"),
+    *("spacing", "patch", "batch", "intensity", "dims", "widths", "entry", "fold"),
 }
 """Settings that say nothing by themselves: a plan's values, network, split and steps are compared as such."""
 _NETWORK = ("network", "widths", "entry")
@@ -24,7 +24,7 @@ _NEVER_NEGATIVE = ("ultrasound", "endoscopy")
 _COLOURED = 0.1
 """Channels that differ by more than this share of the values' range are colours, not gray kept as JPEG."""
 _FLAT = 8
-"""An image is flat along an axis if patches in training were more than so many times as long."""
+"""An image is flat along an axis if the patches of training were more than so many times as long."""
 _NEAR = 0.9
 """As many steps, but for what an epoch more or less makes."""
 
@@ -83,7 +83,7 @@ def apart_besides_seed(first: Checkpoint, other: Checkpoint) -> str:
 
 
 def _settings_that_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    names = [name for name in first if name in other and name not in _MAY_DIFFER and name != "widths"]
+    names = [name for name in first if name in other and name not in _MAY_DIFFER]
     return [name for name in names if first[name] != other[name]]
 
 
@@ -122,13 +122,14 @@ def unlike_training(checkpoint: Checkpoint, image: Image) -> tuple[str, ...]:
     for axis, trained in zip(seen_axes(image.geometry, plan), plan.patch, strict=True):
         if _FLAT * size[axis] < trained:
             found.append(
-                f"Along {image.geometry.axes[axis]} the network sees {size[axis]} of this image, and saw "
-                f"patches of {trained} in training: what its gates show says little."
+                f"Along {image.geometry.axes[axis]} the image has {size[axis]} "
+                f"position{'s' * (size[axis] != 1)} for the network, whose patches had {trained}: what its "
+                "gates show says little."
             )
     return (*found, *(f"{said}." for said in size_in_words(image.array.shape[1:], image.geometry, plan)))
 
 
-def with_gray_told(fitting: Image, given: Image) -> Image:
+def noting_gray(fitting: Image, given: Image) -> Image:
     """The image as it fits a model, with a notice where its colours became gray."""
     if len(given.array) != 3 or len(fitting.array) != 1:
         return fitting

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import in_percent
+from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import in_digits
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from napari_prosma.inspection.what_if import WhatIf
 
 SELECTION, SKIP = "selection", "skip"
+ALONE = "One image proves nothing about others."
 FEW_ERRORS = 10
 """Positions of either kind below which an AUC is a matter of luck: its spread is then about .1 or more."""
 
@@ -46,35 +48,39 @@ class Tried:
         return None if self.dice is None or self.dice_before is None else self.dice_before - self.dice
 
 
-def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[tuple[int, str, Tried]]:
-    """The spatial selection of each skip at its mean, then the whole skip; the means are the image's."""
+def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
+    """The spatial selection of each skip at its mean, then the whole skip; the means are the image's.
+
+    Ends in ``Finished`` with what was tried, by level and kind (``SELECTION``, ``SKIP``).
+    """
     from napari_prosma.nn.gates import Change  # what panels import is there before torch
 
     window, before = what_if.window, (what_if.unchanged.dice or {}).get("dice")
+    tried: dict[int, dict[str, Tried]] = {}
+    yield Started(len(record.skips), "Trying what the selection is worth")
     for level, skip in record.skips.items():
         changes = {SKIP: Change(skip=skip.means.skip)}
         if skip.means.psi is not None:
             changes = {SELECTION: Change(psi=skip.means.psi), **changes}
+        tried[level] = {}
         for what, change in changes.items():
             effect = what_if.apply({level: change})
-            yield (
-                level,
-                what,
-                Tried(
-                    effect.difference,
-                    effect.record.image.geometry,
-                    effect.agreement,
-                    effect.is_empty,
-                    (effect.dice or {}).get("dice"),
-                    before,
-                    "" if window.covers_image else window.in_words(),
-                ),
+            tried[level][what] = Tried(
+                effect.difference,
+                effect.record.image.geometry,
+                effect.agreement,
+                effect.is_empty,
+                (effect.dice or {}).get("dice"),
+                before,
+                "" if window.covers_image else window.in_words(),
             )
+        yield Progress(len(tried), len(record.skips), f"skip {level}")
     what_if.apply({})
+    yield Finished(tried)
 
 
 def sentence_of(record: GateRecord, tried: Mapping[int, Mapping[str, Tried]], level: int) -> str:
-    """What is said of a skip that was looked at."""
+    """What is said of a skip that was inspected."""
     classes = len(record.segmentation.class_names) - 1
     foreground = record.segmentation.labels if record.label is None else record.label
     return skip_in_words(record.skips[level], record.reference, tried[level], classes, foreground)
@@ -122,7 +128,7 @@ def skip_in_words(
             f"The threshold sets {silenced} of the inner signals z to zero; {in_percent(empty, 1)} of the "
             "positions are without evidence (all of z is zero)."
         )
-    return " ".join([*sentences, *_tried_in_words(tried)])
+    return " ".join([*sentences, _tried_in_words(tried)] if tried else sentences)
 
 
 def numbers_of(record: GateRecord, tried: Mapping[int, Mapping[str, Tried]]) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def positions_in_words(geometry: Geometry) -> str:
     axes = [n for n, axis in enumerate(geometry.axes) if axis != "t"]
     unit = geometry.unit if geometry.unit != "pixel" else "pixels" if len(axes) == 2 else "voxels"
     named = f" ({', '.join(geometry.axes[n] for n in axes)})" if len(axes) > 2 else ""
-    return f"{' x '.join(f'{geometry.spacing[n]:.3g}' for n in axes)} {unit}{named}"
+    return f"{' x '.join(f'{geometry.spacing[n]:.4g}' for n in axes)} {unit}{named}"
 
 
 def small_in_words(value: float) -> str:
@@ -204,10 +210,8 @@ def _errors(skip: SkipRecord) -> tuple[int, int] | None:
 _AT_ITS_MEAN = {SELECTION: "psi at its mean", SKIP: "the whole skip at its channel means"}
 
 
-def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
+def _tried_in_words(tried: Mapping[str, Tried]) -> str:
     """How the prediction changes with means in place of what is selected, and where that was tried."""
-    if not tried:
-        return []
     place = next(iter(tried.values())).window
     found = []
     for what, outcome in tried.items():
@@ -220,5 +224,4 @@ def _tried_in_words(tried: Mapping[str, Tried]) -> list[str]:
             told = f"the overlap (Dice) with the unchanged prediction is {outcome.agreement:.2f}"
         found.append(f"with {_AT_ITS_MEAN[what]} {told}")
     words = "; ".join(found)
-    words = f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."
-    return [words, "One image proves nothing about others."]
+    return f"In one window ({place}), {words}." if place else f"{words[0].upper()}{words[1:]}."

@@ -42,7 +42,6 @@ EXACTNESS = (
 )
 EXACTNESS_OURS = "prosma-exact: psi is exactly zero where z is empty, so there the skip itself is cut."
 NO_ZEROS = "This gate has no threshold: nothing in it is exactly zero."
-OF_ALL = "Pictures: {}; numbers: the whole image."
 BAR_LABELS = {"relative energy": "relative energy, log2"}
 """Of maps that are not drawn as they are called."""
 BAR = 0.04
@@ -239,7 +238,7 @@ def shown_slice(record: GateRecord) -> tuple[int | slice, ...]:
 def of_which_slice(record: GateRecord, at: tuple[int | slice, ...]) -> str:
     """That pictures show a slice, but numbers are of all; empty for a picture."""
     place = slice_in_words(record.image.geometry.axes, at)
-    return OF_ALL.format(place) if place else ""
+    return f"Pictures: {place}; numbers: the whole image." if place else ""
 
 
 def in_plane(values: Sequence[T], at: tuple[int | slice, ...]) -> tuple[T, ...]:

@@ -46,7 +46,7 @@ class Effect:
         How far the probabilities are from the unchanged model's: half the sum over the classes of |dp|,
         which with one foreground class is |dp|.
     dice : dict or None
-        ``dice`` against the label, the mean over the foreground classes, and ``dice/<class>``.
+        ``dice`` against the label, the mean over the foreground classes in either, and ``dice/<class>``.
     agreement : float
         Dice of the labels against those of the unchanged model; 1 where no structure is in either.
     is_empty : bool

@@ -53,11 +53,11 @@ class Window:
         """Such as ``32 x 48 x 32 of 33 x 53 x 37``, on the network's grid, and in which slice, if in one."""
         both = (self.tiling.seen(size) for size in (self.tiling.size, self.whole))
         here, whole = (" x ".join(map(str, size)) for size in both)
-        return f"{here} of {whole}" + (f" in {self.slice_in_words}" if self.slice_in_words else "")
+        return f"{here} of {whole}" + (f" in {place}" if (place := self.place) else "")
 
     @property
-    def slice_in_words(self) -> str:
-        """Such as ``slice x 20 of 40``, where the network sees one of several; else empty."""
+    def place(self) -> str:
+        """Such as ``slice x 20 (0 to 39)``, where the network sees one of several; else empty."""
         numbers = [
             n if axis in self.tiling.thin and self.whole[axis] > 1 else slice(None)
             for axis, n in enumerate(self.start)

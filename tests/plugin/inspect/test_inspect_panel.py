@@ -14,6 +14,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
+from napari_prosma.inspection.one_image import ALONE
 from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 from napari_prosma.plugin.inspect.layers import canvas_text
 from napari_prosma.plugin.inspect.panel import InspectPanel
@@ -149,7 +150,7 @@ def test_all_that_is_saved_has_the_sentences_and_their_numbers_in_one_file(
     finish(panel)
     (path,) = tmp_path.glob("*_inspection.json")
     kept = json.loads(path.read_text(encoding="utf-8"))
-    assert kept["sentences"]["1"] == panel.answer.sentence.plain_text()
+    assert f"{kept['sentences']['1']} {ALONE}" == panel.answer.sentence.plain_text()
     tried = panel.inspected.tried[1]["selection"]
     assert kept["tried"]["1"]["selection"]["agreement"] == pytest.approx(tried.agreement)
     skips = panel.inspected.record.skips

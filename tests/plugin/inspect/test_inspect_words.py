@@ -50,7 +50,6 @@ SELECTS = (
     "Skip 1, positions of 1 x 1 pixels: selectivity 0.0 %; a constant per channel explains the rest of the "
     "gated skip."
 )
-ALONE = "One image proves nothing about others."
 
 SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
     (
@@ -143,7 +142,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "label",
         {SELECTION: tried(dice=0.7, dice_before=0.812), SKIP: tried(dice=0.1, dice_before=0.812)},
         f"{SELECTS} With psi at its mean Dice changes from 0.81 to 0.70; with the "
-        f"whole skip at its channel means Dice changes from 0.81 to 0.10. {ALONE}",
+        f"whole skip at its channel means Dice changes from 0.81 to 0.10.",
     ),
     (
         "without one only what stays, in one window of many",
@@ -151,7 +150,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "prediction",
         {SKIP: tried(window=WHERE)},
         f"{SELECTS} In one window ({WHERE}), with the whole skip at its channel "
-        f"means the overlap (Dice) with the unchanged prediction is 0.90. {ALONE}",
+        f"means the overlap (Dice) with the unchanged prediction is 0.90.",
     ),
     (
         "nothing found either way is no overlap of 1",
@@ -159,7 +158,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         "label",
         {SELECTION: tried(0.0001, empty=True, dice=1.0, dice_before=1.0)},
         f"{SELECTS} With psi at its mean nothing is segmented either way; the "
-        f"probabilities change by less than 0.001 on average. {ALONE}",
+        f"probabilities change by less than 0.001 on average.",
     ),
 ]
 
@@ -170,6 +169,7 @@ SAID: list[tuple[str, SkipRecord, str, dict[str, Tried], str]] = [
         (Geometry((4.0, 4.0), (0.0, 0.0)), "4 x 4 pixels"),  # of an image that was shrunk to a quarter
         (Geometry((3.0, 6.0, 6.0), (0.0,) * 3, "mm"), "3 x 6 x 6 mm (z, y, x)"),  # a 2D network over a volume
         (Geometry((1.0, 2.0, 2.0), (0.0,) * 3, "pixel", ("t", "y", "x")), "2 x 2 pixels"),
+        (Geometry((1200.0, 1200.0), (0.0, 0.0), "um"), "1200 x 1200 um"),
         (Geometry((1.0, 2.0, 2.0), (0.0,) * 3), "1 x 2 x 2 voxels (z, y, x)"),
     ],
 )
@@ -194,13 +194,13 @@ def test_a_structure_too_small_for_the_grid_is_not_called_missing(of_the_label: 
         ),
     ):
         label, predicted = (foreground, 1 - foreground) if of_the_label else (None, foreground)
-        looked: Any = SimpleNamespace(
+        inspected: Any = SimpleNamespace(
             skips={1: record},
             reference="label" if of_the_label else "prediction",
             label=label,
             segmentation=SimpleNamespace(class_names=("background", "structure"), labels=predicted),
         )
-        assert sentence_of(looked, {1: {}}, 1).endswith(f"{SELECTS} {right}")
+        assert sentence_of(inspected, {1: {}}, 1).endswith(f"{SELECTS} {right}")
 
 
 def test_several_classes_are_one_foreground_here() -> None:

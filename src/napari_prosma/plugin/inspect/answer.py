@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QAbstractItemView, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.inspection.measures import MEASURES
-from napari_prosma.inspection.one_image import sentence_of
+from napari_prosma.inspection.one_image import ALONE, sentence_of
 from napari_prosma.plugin.inspect.looking import InspectionResult
 from napari_prosma.plugin.inspect.words import worth_in_words
 from napari_prosma.plugin.shared.fields import stack
@@ -81,8 +81,9 @@ class Answer(QWidget):
         row = self.table.currentRow()
         if self._inspected is None or not 0 <= row < len(self.levels):
             return
-        looked = self._inspected
-        self.sentence.tell(sentence_of(looked.record, looked.tried, self.levels[row]))
+        inspected = self._inspected
+        sentence = sentence_of(inspected.record, inspected.tried, self.levels[row])
+        self.sentence.tell(f"{sentence} {ALONE}")
 
 
 def level_text(skip: SkipRecord, measure: str) -> str:

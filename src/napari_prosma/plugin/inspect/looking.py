@@ -12,7 +12,7 @@ from napari.layers import Image as ImageLayer
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.class_names import as_ours
-from napari_prosma.events import Event, Finished, Progress, Started, result_of
+from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.inspection.one_image import Tried, try_means
 from napari_prosma.plugin.shared.job import leaving_a_core
 from napari_prosma.plugin.shared.layers import fitting_image, image_of
@@ -64,24 +64,20 @@ def looking(
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
     from napari_prosma.app.elsewhere import called
-    from napari_prosma.inspection.kinship import with_gray_told
+    from napari_prosma.inspection.kinship import noting_gray
     from napari_prosma.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
     given = image_of(layer)
-    image = with_gray_told(fitting_image(given, checkpoint.plan.channels, layer.name), given)
+    image = noting_gray(fitting_image(given, checkpoint.plan.channels, layer.name), given)
     said = ""
     if label is not None:
         label, said = as_ours(label, names, checkpoint.plan.class_names, "the model")
     with leaving_a_core():
         events = called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label)
         record: GateRecord = yield from result_of(events)
-        yield Started(len(record.skips), "Trying what the selection is worth")
         what_if = opened(checkpoint, image, layer.name, label, region)
-        tried: dict[int, dict[str, Tried]] = {}
-        for level, what, outcome in try_means(what_if, record):
-            tried.setdefault(level, {})[what] = outcome
-            yield Progress(len(tried), len(record.skips), f"skip {level}")
+        tried = yield from result_of(try_means(what_if, record))
     yield Finished(InspectionResult(record, checkpoint, image, label, what_if, tried, layer, region, said))
 
 

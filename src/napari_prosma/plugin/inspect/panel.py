@@ -94,7 +94,7 @@ class InspectPanel(Panel):
 
     @property
     def record(self) -> GateRecord | None:
-        """Of the image that was looked at last."""
+        """Of the image that was inspected last."""
         return None if self.inspected is None else self.inspected.record
 
     def begin(self) -> tuple[str, Callable[[], Iterator[Event]]]:
@@ -125,9 +125,9 @@ class InspectPanel(Panel):
     def save(self, folder: Path) -> None:
         """Write pictures, tables, maps and every number into ``folder``, in the background."""
         assert self.inspected is not None
-        looked = self.inspected
-        further = {**numbers_of(looked.record, looked.tried), "tests": self.outcomes.numbers()}
-        self.run("ProSMA: saving", partial(_saving, self.inspected.record, folder, further))
+        inspected = self.inspected
+        further = {**numbers_of(inspected.record, inspected.tried), "tests": self.outcomes.numbers()}
+        self.run("ProSMA: saving", partial(_saving, inspected.record, folder, further))
 
     def save_tables(self, folder: Path) -> None:
         """Write the measures and the channels as CSV files into ``folder``, in the background."""
