@@ -202,7 +202,7 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert "on 6 images, 6 with a label and 6 independent" in methods
     assert re.search(r"\(4 shares\).* and chance \(mean of 2 random orders\); lambda was", methods)
     assert "that of 3 random decoders (seeds 0, 1, 2); " in methods
-    assert "Other random draws have the seed 0, and noise" in methods
+    assert "Other random draws use seed 0; noise" in methods
     assert "bootstrap" not in methods  # six cases have no interval
     assert "Spearman" not in methods
 
@@ -245,8 +245,8 @@ def test_the_methods_tell_of_no_test_that_was_not_done() -> None:
     assert (
         " On 3 of the images, 1 with a label, 1 with nothing to lose and not counted, in one window of each "
         "larger image: whole skips were set to their means, and whole skips to zero; Rician noise of "
-        "strength 0 to 0.5 was added (as in magnitude images, MR). Random draws have the seed 0, and noise "
-        "and orders also the image itself."
+        "strength 0 to 0.5 was added (as in magnitude images, MR). Random draws use seed 0; noise "
+        "and orders also depend on the image."
     ) in methods
     assert "in rising order" not in methods
 
@@ -798,12 +798,15 @@ def test_normals_in_which_nothing_is_found_make_no_dice(make_checkpoint: Make) -
     assert findings.overlap(found) == (
         "The mean Dice over 1 labelled case with a structure is 0.800 with m; 0.600 with d (m minus d: "
         "+0.200, no claim from 1 independent case, 8 are needed, for these two trainings). In 9 more, "
-        "the labels are empty; something is found in 0 with m, 1 with d."
+        "the labels are empty; m finds something in 0 of them, d in 1."
     )
     assert found.overlaps("m") == {"9": 0.8}
     assert found.association().cases == 0  # no deviations
     nothing = replace(found, cases=tuple(cases[:9]))
-    assert findings.overlap(nothing) == "No case has a label with a structure, so the Dice is unknown."
+    assert findings.overlap(nothing) == (
+        "No case has a label with a structure, so the Dice is unknown. In 9, the labels are empty; m finds "
+        "something in 0 of them, d in 1."
+    )
     assert plots.overlap(nothing) is None
 
 
@@ -900,11 +903,13 @@ def test_colours_that_a_model_does_not_know_are_told(
 def test_the_floor_passes_but_with_prosma_exact(make_checkpoint: Make) -> None:
     found = inspected(make_checkpoint, 6, floor_pixel_fraction=(0.2, 0.2), gate_floor=(0.45, 0.45))
     assert findings.without_evidence(found).endswith(
-        "psi is not zero there but equals the gate floor of 0.45, which c multiplies, too; the skip is "
-        "turned down."
+        "psi is not zero there but equals the gate floor of 0.45, times c, so the skip is "
+        "attenuated, not cut."
     )
     spatial = replace(found, checkpoints={"m": make_checkpoint("spatial")})
-    assert findings.without_evidence(spatial).endswith("the gate floor of 0.45; the skip is turned down.")
+    assert findings.without_evidence(spatial).endswith(
+        "the gate floor of 0.45, so the skip is attenuated, not cut."
+    )
     exact = replace(found, checkpoints={"m": make_checkpoint("prosma-exact")})
     assert "psi is exactly zero there" in findings.without_evidence(exact)
 

@@ -128,6 +128,15 @@ def test_a_plot_is_of_the_images_that_its_sentence_is_of() -> None:
     drawn = table_figure("leave_one_out", [*rows, normal])
     assert "(3 images)" in str(drawn.get_suptitle())
     assert drawn.axes[1].patches[0].get_height() == pytest.approx(0.3)
+    noisy: list[Row] = [
+        {"image": f"{n}", "skip": 1, "kind": "hu", "strength": s, "model": m, "agreement": 1.0, **empty}
+        for n in range(3)
+        for s in (0.0, 1.0)
+        for m, empty in (("a", {}), ("blind", {"empty": "prediction"}))
+    ]
+    drawn = table_figure("noise_test", noisy)
+    assert "(3 images)" in str(drawn.get_suptitle())
+    assert drawn.axes[0].get_legend_handles_labels()[1] == ["a"]
 
 
 @pytest.mark.parametrize("test", list(TESTS))
@@ -508,7 +517,8 @@ def test_what_another_training_differs_in_besides_its_seed_is_told(
     own = trained(0, "a", "b")
     for other, said in (
         (trained(1, "b", "a"), ""),
-        (trained(1, "a", "c"), "training cases (1 of 2 in common)"),
+        (trained(1, "a", "c"), "training cases (1 in common, of 2 and 2)"),
+        (trained(1, "a", "b", "c"), "training cases (2 in common, of 2 and 3)"),
         (trained(1), "training cases (unknown for one)"),
         (trained(1, "a", "b", data="glas"), "data folder ('glas' instead of 'busi')"),
     ):

@@ -160,10 +160,17 @@ SAID: list[tuple[str, str, list[Row], str]] = [
     (
         "no difference, shown",
         "threshold_sweep",
-        swept(0.0, 12),
+        swept(0.0, 12, 0.001),
         r"Dice is 0\.70\d with lambda as trained \(50 % zeros in z\), 0\.70\d with lambda x 0 and 0\.70\d "
         r"with lambda x 4 \(90 % zeros in z\)\. In this range Dice changes by less than 0\.01 \(largest "
-        r"change: \+0\.000 in each of 12 independent cases\)\.",
+        r"change: [+-]0\.00\d, 95 % interval .*\)\.",
+    ),
+    (
+        "no difference in any case, which says nothing of others",
+        "threshold_sweep",
+        swept(0.0, 12),
+        r".*These cases show no difference, but do not rule one out \(largest: \+0\.000 in each of 12 "
+        r"independent cases\)\.",
     ),
     (
         "a loss of one case alone is larger than a small gain of all",
@@ -232,11 +239,19 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "another training on other cases",
         "sanity_check",
         [
-            {**r, **({"apart": "training cases (1 of 8 in common)"} if r["randomised"] != "decoder" else {})}
+            {
+                **r,
+                **(
+                    {"apart": "training cases (1 in common, of 8 and 8)"}
+                    if r["randomised"] != "decoder"
+                    else {}
+                ),
+            }
             for r in correlated(0.3, 0.7, 12)
         ],
         r".*Between two trainings it is 0\.70 \(skip 1\)\. The two differ in more than the seed: training "
-        r"cases \(1 of 8 in common\)\. Two that differ in the seed alone may be more alike\. It is higher .*",
+        r"cases \(1 in common, of 8 and 8\)\. Two that differ in the seed alone may be more alike\. It is "
+        r"higher .*",
     ),
     (
         "not learned",
@@ -276,8 +291,7 @@ SAID: list[tuple[str, str, list[Row], str]] = [
         "nothing is not less than nothing",
         "leave_one_out",
         [{"image": f"{n}", "skip": 1, "part": "psi", "worth": -1e-5, "dice": 0.8} for n in range(9)],
-        r"Dice lost with psi at its mean: less than 0\.01: 0\.000 at skip 1 \(in each of 9 independent "
-        r"cases\)\.",
+        r"Dice lost with psi at its mean: 0\.000 at skip 1 \(in each of 9 independent cases\)\.",
     ),
     (
         "NaN",
@@ -550,10 +564,28 @@ def test_nor_are_those_without_a_label_in_which_nothing_is_found(test: str) -> N
 
     normals = unlabelled(emptied(test, "prediction", 1))
     assert TESTED[test]([*normals, *unlabelled(ROWS[test])], None) == (
-        f"{TESTED[test](unlabelled(ROWS[test]), None)} Not counted: 1 image with an empty prediction, where "
-        "nothing can be lost."
+        f"{TESTED[test](unlabelled(ROWS[test]), None)} Not counted: 1 image in which nothing is "
+        "predicted, where nothing can be lost."
     )
     assert TESTED[test]([*normals, *ROWS[test]], None) == TESTED[test](ROWS[test], None)
+
+
+@pytest.mark.parametrize("blind", ["a", "b"])
+@pytest.mark.parametrize(("nothing", "compared"), [(12, False), (8, False), (3, True)])
+def test_a_model_that_finds_nothing_silences_no_other(blind: str, nothing: int, compared: bool) -> None:
+    rows = [
+        row | ({"agreement": 1.0, "empty": "prediction"} if row["model"] == blind and own < nothing else {})
+        for row in noisy({"a": 0.1, "b": 0.5, "c": 0.3}, 12, score="agreement")
+        for own in [int(str(row["image"]))]
+    ]
+    said = TESTED["noise_test"](rows, None)
+    assert f"{blind} finds nothing in {nothing} of 12 images without noise." in said
+    assert "Not counted" not in said
+    assert "No claim" not in said
+    assert (f" with {blind}" in said) == (nothing < 12)
+    assert ("a keeps a larger share of its own prediction than b" in said) == compared
+    seen, other = ("b", "smaller") if blind == "a" and not compared else ("a", "larger")
+    assert f"{seen} keeps a {other} share of its own prediction than c" in said
 
 
 @pytest.mark.parametrize("test", list(TESTED))

@@ -164,9 +164,9 @@ def in_methods(kept: Mapping[str, Any]) -> str:
     )
     tests = kept["tests"]
     per_image = any(tests.get(test) for test in ("deletion_curve", "noise_test"))
-    drawn = ", and noise and orders also the image itself" if per_image else ""
+    drawn = "; noise and orders also depend on the image" if per_image else ""
     draws = "Other random draws" if _random_decoders(tests) else "Random draws"
-    return f"{text}{_tests_in_methods(tests)} {draws} have the seed {kept['seed']}{drawn}."
+    return f"{text}{_tests_in_methods(tests)} {draws} use seed {kept['seed']}{drawn}."
 
 
 def _intervals_in_methods(kept: Mapping[str, Any]) -> str:

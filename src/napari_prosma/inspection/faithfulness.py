@@ -584,9 +584,12 @@ def _require(there: object, window: Window, lacking: str) -> None:
 
 
 def having_structure(rows: Sequence[Row]) -> list[Row]:
-    """Rows of the images in which something can be lost; in the others Dice can only be 1 or 0."""
-    empty = {row["image"] for row in rows if "empty" in row}
-    return [row for row in rows if row["image"] not in empty]
+    """Rows in which something can be lost; in the others Dice can only be 1 or 0.
+
+    Without a label, that depends on the model: another one may find something in the image.
+    """
+    empty = {(row["image"], row.get("model")) for row in rows if "empty" in row}
+    return [row for row in rows if (row["image"], row.get("model")) not in empty]
 
 
 def _scores(window: Window, probabilities: np.ndarray, base: np.ndarray) -> Row:

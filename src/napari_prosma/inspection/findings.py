@@ -83,11 +83,12 @@ def without_evidence(inspection: DataSetInspection) -> str:
     floors = {level: inspection.spread(model, level, "gate_floor") for level in spreads}
     floor = _range({k: s for k, s in floors.items() if s is not None}, "{:.2f}".format)
     kind = GATES[inspection.checkpoints[model].spec.gate]
-    and_c = ", which c multiplies, too" if kind.parts > 1 else ""
+    and_c = ", times c" if kind.parts > 1 else ""
     there = (
         "psi is exactly zero there, so the skip itself is cut"
         if kind.exact_zeros
-        else f"psi is not zero there but equals the gate floor of {floor}{and_c}; the skip is turned down"
+        else f"psi is not zero there but equals the gate floor of {floor}{and_c}, "
+        "so the skip is attenuated, not cut"
     )
     share = _range(spreads, in_percent)
     return f"In {model} {share} of the positions are without evidence (all of z is zero); {there}."
@@ -182,16 +183,20 @@ def channels(inspection: DataSetInspection) -> str:
 
 def overlap(inspection: DataSetInspection) -> str:
     """Dice of the model and how the others differ, unit by unit; and what they find in empty cases."""
-    own = inspection.overlaps(inspection.model)
-    if not own:
-        return "No case has a label with a structure, so the Dice is unknown."
+    own, models = inspection.overlaps(inspection.model), inspection.checkpoints
     normals = len(inspection.overlaps(inspection.model, empty=True))
+    first, *others = models
+    alarms = {m: sum(dice < 1 for dice in inspection.overlaps(m, empty=True).values()) for m in models}
+    finds = [f"{first} finds something in {alarms[first]} of them", *(f"{o} in {alarms[o]}" for o in others)]
+    more, label = " more" if own else "", "a label is" if normals == 1 else "the labels are"
+    found = f"In {normals}{more}, {label} empty; {', '.join(finds)}." if normals else ""
+    if not own:
+        return f"No case has a label with a structure, so the Dice is unknown. {found}".strip()
     structure = " with a structure" if normals else ""
     words = [
         f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)}{structure} is "
         f"{np.mean([*own.values()]):.3f} with {inspection.model}"
     ]
-    first, *others = inspection.checkpoints
     theirs = {other: inspection.overlaps(other) for other in others}
     differences = {
         other: by_unit({case: own[case] - dice[case] for case in own}, inspection.units)
@@ -203,14 +208,7 @@ def overlap(inspection: DataSetInspection) -> str:
         f"{compared_in_words(each)}, for these two trainings)"
         for other, each in intervals.items()
     ]
-    models = inspection.checkpoints
     strange = [ablation_in_words(first, models[first], other, models[other]) for other in others]
-    alarms = ", ".join(
-        f"{sum(dice < 1 for dice in inspection.overlaps(model, empty=True).values())} with {model}"
-        for model in models
-    )
-    label = "a label is" if normals == 1 else "the labels are"
-    found = f"In {normals} more, {label} empty; something is found in {alarms}." if normals else ""
     return " ".join(filter(None, [_sentence(words), found, *strange]))
 
 

@@ -77,7 +77,9 @@ def apart_besides_seed(first: Checkpoint, other: Checkpoint) -> str:
     parts = [part for part in not_an_ablation(first, other) if part not in ("split", "seed")]
     own, theirs = (set(each.split.get("training", ())) for each in (first, other))
     if own != theirs:
-        both = f"{len(own & theirs)} of {len(own)} in common" if own and theirs else "unknown for one"
+        both = "unknown for one"
+        if own and theirs:
+            both = f"{len(own & theirs)} in common, of {len(own)} and {len(theirs)}"
         parts.insert(0, f"training cases ({both})")
     return ", ".join(parts)
 

@@ -53,7 +53,10 @@ def require_noise(kind: str, checkpoint: Checkpoint, values: np.ndarray) -> None
             "kind of noise"
         )
     if kind in ("gaussian", "rician") and not np.ptp(values.reshape(len(values), -1), axis=1).any():
-        raise ConfigError(f"the image is constant, so {IN_WORDS[kind]} noise relative to its spread is none")
+        raise ConfigError(
+            f"the image is constant, and {IN_WORDS[kind]} noise is relative to the spread of the image; "
+            "choose another image"
+        )
     if kind in ("speckle", "rician") and values.min() < 0:
         raise ConfigError(
             f"{kind} noise is that of images without negative values, found {values.min():g}; choose the "

@@ -51,7 +51,7 @@ class Interval:
 
     @property
     def is_known(self) -> bool:
-        """There were units enough for a claim, and not just a few of them differ."""
+        """There were units enough for a claim, and more than a few of them differ, or none."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
@@ -68,8 +68,8 @@ class Interval:
         return self.is_known and self.high < 0
 
     def is_within(self, reach: float) -> bool:
-        """The whole interval lies between ``-reach`` and ``reach``."""
-        return self.is_known and -reach < self.low and self.high < reach
+        """The whole interval lies between ``-reach`` and ``reach``; never so of equals, which have none."""
+        return self.is_known and not self.is_of_equals and -reach < self.low and self.high < reach
 
     def in_words(self) -> str:
         """Mean and interval, or that there is none."""

@@ -41,6 +41,7 @@ from napari_prosma.inspection.statistics import (
 LITTLE = 0.01
 """Dice whose loss is called none, where the whole interval lies within it."""
 Units = Mapping[str, str] | None
+_EMPTY = {"label": "with an empty label", "prediction": "in which nothing is predicted"}
 Say = Callable[[Sequence[Row], Units], str]
 _SCORES = {"dice": "Dice", "agreement": "Dice against the unchanged prediction"}
 
@@ -52,16 +53,22 @@ def _of_structures(say: Say) -> Say:
     def said(rows: Sequence[Row], units: Units = None) -> str:
         left = having_structure(rows)
         score = _score(left or rows)
-        empty = {row["image"]: str(row["empty"]) for row in rows if "empty" in row and score in row}
+        images = {row["image"] for row in left}
+        some = [row for row in rows if row["image"] in images]
+        empty = {
+            row["image"]: str(row["empty"])
+            for row in rows
+            if "empty" in row and score in row and row["image"] not in images
+        }
         if not empty:
-            return say(left, units)
+            return say(some, units)
         told = " and ".join(
-            f"{number} image{'s' * (number != 1)} with an empty {kind}"
+            f"{number} image{'s' * (number != 1)} {_EMPTY[kind]}"
             for kind, number in Counter(empty.values()).items()
         )
         if not left:
             return f"{_window_in_words(rows)}{told}: nothing can be lost there, so nothing can be said."
-        return f"{say(left, units)} Not counted: {told}, where nothing can be lost."
+        return f"{say(some, units)} Not counted: {told}, where nothing can be lost."
 
     return said
 
@@ -101,7 +108,7 @@ def _worth_in_words(own: Mapping[int, Interval], is_dice: bool) -> str:
     none = f"less than {LITTLE:g}"
     groups: dict[str, list[int]] = {"": [], "gain": [], none: [], "not shown": []}
     for skip, each in own.items():
-        if not is_dice or each.units < FEWEST or each.is_above:
+        if not is_dice or each.units < FEWEST or each.is_above or each.is_of_equals:
             groups[""].append(skip)
         elif each.is_within(LITTLE):
             groups[none].append(skip)
@@ -310,9 +317,14 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
     little to lose, and by the Dice that is left.
     """
     score = _score(rows)
-    rows = _complete(rows, score, "model", "kind", "strength", "skip")
+    tried = _complete(rows, score, "model", "kind", "strength", "skip")
+    rows = having_structure(tried)
     if not rows:
         return NOTHING
+    blank = {
+        model: len({row["image"] for row in tried if row["model"] == model and "empty" in row})
+        for model in _values(tried, "model")
+    }
     known = _values(rows, "kind")
     kinds = ", ".join(IN_WORDS.get(kind, str(kind)) for kind in known)
     strongest = max(float(row["strength"]) for row in rows)
@@ -339,15 +351,25 @@ def noise_test(rows: Sequence[Row], units: Units = None) -> str:
         f"{_window_in_words(rows)}Mean {_SCORES[score]} over {kinds} noise of strength 0 to "
         f"{strongest:g}{unit}, and in brackets without noise: {', '.join(said)}."
     )
+    text += "".join(
+        f" {model} finds nothing in {number} of {len(_values(tried, 'image'))} images without noise."
+        for model, number in blank.items()
+        if number
+    )
     if score == "agreement":
         text += " Without a label, this shows how stable the prediction is, not how good."
+    # Who finds something in few images takes none from the others.
+    enough = [model for model in under if not blank[model] or len(under[model]) >= FEWEST]
+    under = {model: under[model] for model in enough or under}
     first, *others = under
     if not others:
         return text
     # The share alone would call robust who marks everything, the Dice alone who finds little in any image.
     compared = {"share": kept, "dice": under if score == "dice" else {}}
     differences = {
-        (other, how): {unit: held[first][unit] - held[other][unit] for unit in held[first]}
+        (other, how): {
+            unit: held[first][unit] - held[other][unit] for unit in held[first].keys() & held[other]
+        }
         for other in others
         for how, held in compared.items()
         if first in held and other in held

@@ -284,9 +284,9 @@ def test_a_faithfulness_test_has_the_same_name_on_its_button_its_plot_and_in_the
     [
         (
             "prosma",
-            "equals the gate floor (0.45, finest skip first), which c multiplies, too; the skip is turned",
+            "equals the gate floor (0.45, finest skip first), times c, so the skip is attenuated, not cut.",
         ),
-        ("spatial", "equals the gate floor (0.45, finest skip first); the skip is turned down, not cut."),
+        ("spatial", "equals the gate floor (0.45, finest skip first), so the skip is attenuated, not cut."),
     ],
 )
 def test_what_passes_at_the_floor_is_not_the_floor_alone(gate: str, floored: str) -> None:

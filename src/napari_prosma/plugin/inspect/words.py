@@ -42,10 +42,10 @@ def exactness(record: GateRecord) -> list[str]:
         return lines
     if floors and kind.thresholds:
         told = ", ".join(f"{floor:.2f}" for _, floor in sorted(floors.items()))
-        and_c = ", which c multiplies, too" if kind.parts > 1 else ""
+        and_c = ", times c" if kind.parts > 1 else ""
         lines.append(
             "Not zero: psi, the mask that multiplies the skip; where z is empty it equals the gate floor "
-            f"({told}, finest skip first){and_c}; the skip is turned down, not cut."
+            f"({told}, finest skip first){and_c}, so the skip is attenuated, not cut."
         )
         exact = " or ".join(name for name, kind in GATES.items() if kind.exact_zeros)
         lines.append(f"Only a model with the gate {exact} has psi exactly zero there.")
