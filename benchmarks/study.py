@@ -56,7 +56,7 @@ from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.inspection.window import open_window
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from napari_prosma.model.windows import labels_of
-from napari_prosma.nn.gate_kinds import GATES, GateOptions
+from napari_prosma.nn.gate_kinds import GateOptions
 from napari_prosma.nn.gates import Change, GateTrace
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training import learner as learner_module
@@ -255,8 +255,7 @@ def look_at(
     by_name = {case.name: case for case in data.cases}
     names = run["split"]["test"]
     chosen = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, given.cases).round().astype(int))]
-    kind = GATES[checkpoint.spec.gate]
-    beside = next_seed(run["seed"], others)
+    beside = next_seed(run["seed"], others) if run["block"] == "A" else None
     other = None if beside is None else load_checkpoint(others[beside])
     rows: dict[str, list[Any]] = {"measures": [], "means": [], "noise": [], "deletion": [], "seeds": []}
     seen = {name: read_fitting_case(by_name[name], checkpoint) for name in chosen}
@@ -270,9 +269,8 @@ def look_at(
         rows["noise"] += finished(noise_test({run["run"]: checkpoint}, image, kind="speckle", **about)).rows
         if any(skip.psi is not None for skip in record.skips.values()):
             rows["deletion"] += finished(deletion_curve(checkpoint, image, **about)).rows
-            if kind.parts and other is not None:
-                alike = finished(sanity_check(checkpoint, image, seeds=(0,), other=other, **about))
-                rows["seeds"] += alike.rows
+            if other is not None:
+                rows["seeds"] += finished(sanity_check(checkpoint, image, other=other, **about)).rows
     if run["block"] == "A":
         rows["means"] += c_over_images(checkpoint, seen)
     return {
@@ -303,20 +301,21 @@ def c_over_images(checkpoint: Checkpoint, seen: Mapping[str, tuple[Image, np.nda
     usual = {}
     for name, window in windows.items():
         trace = GateTrace()
-        usual[name] = window.dice(labels_of(window.probabilities(trace=trace)))
+        usual[name] = window.dice(labels_of(window.probabilities(trace=trace)))["dice"]
         for level, skip in trace.skips.items():
             if skip.channel is not None:
                 channels.setdefault(level, []).append(skip.channel[0])
+    if not channels:
+        return []
     changes = {
         level: Change(c=tuple(torch.stack(each).mean(dim=0).tolist())) for level, each in channels.items()
     }
-    rows = []
-    for name, window in windows.items() if changes else ():
-        with torch.no_grad():
-            changed = window.dice(labels_of(window.shown(window.model.decode(window.encoded, None, changes))))
-        worth = usual[name]["dice"] - changed["dice"]
-        rows.append({"image": name, "skip": 0, "part": "c over the images", "worth": worth})
-    return rows
+    dice = {
+        name: window.dice(labels_of(window.probabilities(changes)))["dice"]
+        for name, window in windows.items()
+    }
+    about = {"skip": 0, "part": "c over the images"}
+    return [{"image": name, **about, "worth": before - dice[name]} for name, before in usual.items()]
 
 
 def in_short(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -368,9 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 kept(given.out / f"{run.name}.json", lambda run=run: train_run(run, data, clusters, given))
         return
     runs = [json.loads(path.read_text()) for path in sorted(given.out.glob("[ABE]-*-?.json"))]
+    models = {run["run"]: given.out / "runs" / run["run"] / LAST for run in runs}
+    runs = [run for run in runs if models[run["run"]].is_file()]
     for run in runs[given.part[0] :: given.part[1]]:
-        there = [r for r in runs if (given.out / "runs" / r["run"] / LAST).is_file()]
-        others = {r["seed"]: given.out / "runs" / r["run"] / LAST for r in there if r["arm"] == run["arm"]}
+        others = {r["seed"]: models[r["run"]] for r in runs if r["arm"] == run["arm"]}
         path = given.out / f"look-{run['run']}.json"
         kept(path, lambda run=run, others=others: look_at(run, others, data, given))
 
