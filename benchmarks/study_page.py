@@ -127,7 +127,7 @@ def thresholds(study: Study) -> dict[str, Json]:
             # Without norms they are set to the scale of the field on the first batch.
             start = None if options.get("norm") == "none" else options["threshold"]
             held = found.setdefault(run["arm"], {"start": start, "first": [], "ends": [], "zeros": []})
-            held["steps"] = run["config"].get("steps_per_epoch")
+            held["steps"] = run["config"]["steps_per_epoch"]
             held["first"] += [epochs[0] for epochs in run.get("lambda", {}).values()]
             held["ends"] += run["thresholds"].values()
     for look in study.looks:

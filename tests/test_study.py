@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,10 @@ def test_a_tiny_study_trains_looks_and_goes_on(folder: Path, tmp_path: Path) -> 
     assert "study" in sys.modules
 
 
+def unwrapped(lines: Iterable[str]) -> list[str]:
+    return "\n".join(lines).replace("\n  ", " ").split("\n")
+
+
 IMAGES = ("a", "b", "c", "d")
 
 
@@ -127,7 +132,7 @@ def written_study(folder: Path, dice: dict[str, float], seeds: int) -> None:
             measured = {"epoch": 100, "cases": {"a": {"dice": value}, "b": {"dice": value}}}
             run = {"block": "A", "arm": arm, "seed": seed, "last": measured, "best": measured}
             run["thresholds"] = {"gates.1": 0.6 + 0.1 * seed} if arm == "prosma" else {}
-            run["config"] = {"gate_options": {"threshold": 0.6931}}
+            run["config"] = {"steps_per_epoch": 135, "gate_options": {"threshold": 0.6931}}
             (folder / f"A-{arm}-{seed}.json").write_text(json.dumps(run))
             orders = {"psi": 0.7 + 0.01 * seed, "energy": 0.6, "random": 0.3}
             alike = {"another training": 0.4, "decoder": 0.3 if seed else 0.5}
@@ -168,7 +173,7 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
     values = [-0.001, 0.001, -0.001, 0.001, -0.001]
     reach = 4.3147 * np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2 / 0.65)
     assert dense["difference"]["low"] == pytest.approx(np.mean(values) - reach, rel=1e-3)
-    lines = list(study_page.in_lines(found))
+    lines = unwrapped(study_page.in_lines(found))
     for line in (
         "- With `prosma`, lambda started at 0.693 and ended at 0.600 to 1.000 (means per skip).",
         "- Dice is higher with `prosma` than with `none`: +0.200 (+0.200 to +0.200).",
@@ -176,8 +181,10 @@ def test_the_page_of_the_study_claims_what_its_seeds_show(tmp_path: Path) -> Non
         "average).",
         "| `none` | 5 | 0.520 | 0.520 | `prosma`, 0.720 | +0.200 (+0.200 to +0.200) |",
         "| `prosma` | psi | +0.220 | 5 of 5 trainings |",
-        "- psi of `prosma` is shown to order positions better than the best control (in 5 of 5 skips of 5 trainings).",
-        "- psi of `prosma` is shown to be more alike between two trainings than with a redrawn decoder (in 4 of 5 skips of 5\n  trainings).",
+        "- psi of `prosma` is shown to order positions better than the best control (in 5 of 5 skips of 5 "
+        "trainings).",
+        "- psi of `prosma` is shown to be more alike between two trainings than with a redrawn decoder (in 4 "
+        "of 5 skips of 5 trainings).",
         "| `prosma` | 1 | 10.0 % | +0.120 | 5 of 5 | 0.40 | 0.34 | 4 of 5 |",
     ):
         assert line in lines
@@ -233,7 +240,10 @@ def test_an_arm_of_another_block_stands_beside_what_it_differs_from(tmp_path: Pa
     written_study(tmp_path, {"prosma": 0.7}, seeds=3)
     for path in sorted(tmp_path.glob("A-*.json")):
         run = json.loads(path.read_text()) | {"block": "B", "arm": "start 0.1"}
-        run |= {"thresholds": {"gates.1": 0.12}, "config": {"gate_options": {"threshold": 0.1}}}
+        run |= {
+            "thresholds": {"gates.1": 0.12},
+            "config": {"steps_per_epoch": 135, "gate_options": {"threshold": 0.1}},
+        }
         run["last"] = {"cases": {"a": {"dice": run["last"]["cases"]["a"]["dice"] - 0.1}}}
         (tmp_path / path.name.replace("A-prosma", "B-start 0.1")).write_text(json.dumps(run))
         run |= {"arm": "decay on theta"}
@@ -243,12 +253,13 @@ def test_an_arm_of_another_block_stands_beside_what_it_differs_from(tmp_path: Pa
         look["rows"] = {"measures": measures}
         (tmp_path / f"look-{look['run']}.json").write_text(json.dumps(look))
     printed = json.loads((tmp_path / "A-prosma-0.json").read_text()) | {"block": "E", "arm": "printed"}
-    printed |= {"config": {"gate_options": {"threshold": 0.6931, "norm": "none"}}}
+    printed |= {"config": {"steps_per_epoch": 135, "gate_options": {"threshold": 0.6931, "norm": "none"}}}
     printed |= {"thresholds": {"gates.1": 0.15}, "lambda": {"skip1": [0.125, 0.15]}}
     (tmp_path / "E-printed-0.json").write_text(json.dumps(printed))
-    lines = list(study_page.in_lines(study_page.summary(tmp_path)))
+    lines = unwrapped(study_page.in_lines(study_page.summary(tmp_path)))
     for line in (
-        "- With `start 0.1`, lambda started at 0.100 and ended at 0.120 (means per skip); 4 to 8 % of the entries of z are zero\n  on test images.",
+        "- With `start 0.1`, lambda started at 0.100 and ended at 0.120 (means per skip); 4 to 8 % of the "
+        "entries of z are zero on test images.",
         # Without norms the start is not the setting's.
         "- With `printed`, lambda started at the median of |u| on the first batch, was 0.125 after 135 steps "
         "and ended at 0.150 (means per skip).",
@@ -292,7 +303,7 @@ def test_looks_at_other_seeds_are_not_compared(tmp_path: Path) -> None:
     look = json.loads((tmp_path / "look-A-dense-0.json").read_text())
     look["rows"]["means"] = named(over_images(-0.1, skip=0, part="psi"), "worth")
     (tmp_path / "look-A-dense-0.json").write_text(json.dumps(look))
-    text = "\n".join(study_page.in_lines(study_page.summary(tmp_path)))
+    text = "\n".join(unwrapped(study_page.in_lines(study_page.summary(tmp_path))))
     assert "| `dense` | 1 | 0.750 | no seed in common |" in text
     assert (
         "Setting psi to its mean in all skips of `dense` is not shown to cost Dice in the only training "
@@ -306,7 +317,7 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     import study_page
 
     written_study(tmp_path, {"prosma": 0.7, "none": 0.1}, seeds=1)
-    said = " ".join(study_page.in_lines(study_page.summary(tmp_path)))
+    said = " ".join(unwrapped(study_page.in_lines(study_page.summary(tmp_path))))
     assert "Dice with `prosma` and with `none`: too few seeds in common (1) to claim anything." in said
     assert "Dice is higher" not in said
     assert "of `prosma` costs Dice in the only training (+0.200 on average)" in said

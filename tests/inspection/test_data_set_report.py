@@ -198,7 +198,7 @@ def test_one_json_holds_every_number_and_sentence_and_the_methods_cite_it(
     assert kept["models"]["prosma"]["weights"] in methods
     assert re.search(r"prosma \(2D, gate prosma, \d+ steps, seed 7, weights ", methods)
     assert kept["models"]["prosma"]["plan"].startswith("2D, 1 channel, classes background, lesion; ")
-    assert "<dt>foreground</dt><dd>Lesion, as labelled; without a label as the model predicts.</dd>" in page
+    assert "<dt>foreground</dt><dd>lesion, as labelled; without a label as the model predicts.</dd>" in page
     assert "on 6 images, 6 with a label and 6 independent" in methods
     assert re.search(r"\(4 shares\).* and chance \(mean of 2 random orders\); lambda was", methods)
     assert "that of 3 random decoders (seeds 0, 1, 2); " in methods
