@@ -294,6 +294,17 @@ def test_the_section_of_the_results_page_is_that_of_its_files() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_what_was_looked_at_is_the_model_of_its_run() -> None:
+    import study_page
+
+    study = study_page.read_study(study_page.STUDY)
+    weights = {run["run"]: run["last"]["weights"] for run in study.runs}
+    looks = [look for look in study.looks if "weights" in look]
+    assert looks
+    assert all(look["weights"] == weights[look["run"]] for look in looks)
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_looks_at_other_seeds_are_not_compared(tmp_path: Path) -> None:
     import study_page
 
