@@ -157,10 +157,9 @@ def test_of_few_validation_cases_the_last_model_is_kept(
     assert events[-1].result.score == told[-1].validation["dice"]
 
 
-def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
-    settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Epochs look at one case, and none is better than the first."""
+@pytest.fixture
+def judged_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short epochs, each judged on one of several validation cases."""
     for part, name, value in (
         (tempo, "LEAST_JUDGED", 1),
         (tempo, "LEAST_STEPS", 2),
@@ -168,6 +167,13 @@ def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
         (keeper, "FEW_VALIDATED", 1),
     ):
         monkeypatch.setattr(part, name, value)
+
+
+@pytest.mark.usefixtures("judged_on_one")
+def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
+    settings: Settings, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    """No epoch is better than the first."""
     list(train(settings(tmp_path, steps_per_epoch=None, learning_rate=1e-30), ultrasound))
     best, last = (load_checkpoint(tmp_path / name) for name in (BEST, LAST))
     assert len(last.place["judged"]) == 1 < len(best.split["validation"])
@@ -176,17 +182,10 @@ def test_the_model_that_is_kept_is_judged_on_all_cases_and_knows_its_own_steps(
     assert 2 * best.steps == last.steps
 
 
+@pytest.mark.usefixtures("judged_on_one")
 def test_the_best_model_is_judged_without_its_file_which_only_the_first_process_writes(
     settings: Settings, ultrasound: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for part, name, value in (
-        (tempo, "LEAST_JUDGED", 1),
-        (tempo, "LEAST_STEPS", 2),
-        (tempo, "VALIDATING", 0.01),
-        (keeper, "FEW_VALIDATED", 1),
-    ):
-        monkeypatch.setattr(part, name, value)
-
     def not_there(path: Path) -> Checkpoint:
         raise AssertionError(f"{path} is read")
 
