@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,28 @@ def test_a_folder_becomes_a_page_and_a_bad_case_does_not_end_it(
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "benign (2)" in page
     assert "with dense" in page
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_one_image_a_second_model_is_said_as_much_as_of_the_first(
+    labelled: bool, model: Path, data: Path, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    """Without a label both are measured against the first one's prediction, which is not the second's own."""
+    save_checkpoint(tmp_path / "other.safetensors", make_checkpoint("attention", seed=3))
+    image, out = data / "benign" / "benign (1).png", tmp_path / "out"
+    label = ("--label", image.with_name("benign (1)_mask.png")) if labelled else ()
+    result = inspect(model, image, *label, "--out", out, "--compare", tmp_path / "other.safetensors")
+    assert result.exit_code == 0, result.output
+    kept = json.loads(next(out.glob("*_inspection.json")).read_text())
+    first, second = kept["sentences"], kept["second model"]["sentences"]
+    assert first.keys() == second.keys()
+    for sentence in (*first.values(), *(f"Model 2, {text}" for text in second.values())):
+        assert " ".join(sentence.split()) in said(result)
+    assert kept["second model"]["tried"]["1"]["selection"]["window"] == kept["tried"]["1"]["selection"]["window"]
+    of_another = "(prediction of the first model)"
+    assert any(of_another in text for text in second.values()) is not labelled
+    assert not any(of_another in text or "own prediction" in text and labelled for text in first.values())
+    assert not any("own prediction" in text for text in second.values())
 
 
 def test_another_model_under_the_old_name_of_its_option_is_compared_with_a_notice(

@@ -14,6 +14,7 @@ from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, f
 from napari_prosma.cli.tables import print_measures, table
 
 if TYPE_CHECKING:
+    from napari_prosma.inspection.record import GateRecord
     from napari_prosma.model.checkpoint import Checkpoint
 
 SUSPICIOUS_SHOWN = 10
@@ -116,11 +117,18 @@ def inspect(
         )
         record = follow(events)
         here = device if scheduler is None else "auto"  # which is that of the worker
-        what_if = WhatIf(checkpoint, record.image, name=case.name, label=true_labels, device=here)
-        tried = follow(try_means(what_if, record))
-        further = numbers_of(record, tried)
+
+        def tried_on(model: Checkpoint, of_model: GateRecord, first: GateRecord | None = None) -> dict[str, Any]:
+            what_if = WhatIf(model, of_model.image, name=case.name, label=true_labels, device=here)
+            return numbers_of(of_model, follow(try_means(what_if, of_model)), first)
+
+        further = tried_on(checkpoint, record)
+        told = [*further["sentences"].values()]
+        if beside is not None and record.second is not None:
+            further["second model"] = tried_on(beside, record.second, record)
+            told += [f"Model 2, {text}" for text in further["second model"]["sentences"].values()]
         print_measures(measures_table(record))
-        for sentence in (*further["sentences"].values(), ALONE):
+        for sentence in (*told, ALONE):
             say(sentence)
         require_new((*report_files(record, out), figure), overwrite)
         written = write_report(record, out, further)

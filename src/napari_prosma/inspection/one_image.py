@@ -13,12 +13,18 @@ from napari_prosma.data.metrics import in_percent
 from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.measures import in_digits
+from napari_prosma.inspection.record import OF_THE_FIRST
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord, SkipRecord
     from napari_prosma.inspection.what_if import WhatIf
 
 SELECTION, SKIP = "selection", "skip"
+_NO_EVIDENCE = {
+    "prediction": "This is the model's own prediction, to which psi contributes, so it is not evidence.",
+    OF_THE_FIRST: "So this is agreement with another model, not evidence.",
+}
+"""What has to be known where the structure is a prediction, by whose it is."""
 ALONE = "One image proves nothing about others."
 FEW_ERRORS = 10
 """Positions of either kind below which an AUC is a matter of luck: its spread is then about .1 or more."""
@@ -79,10 +85,17 @@ def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
     yield Finished(tried)
 
 
-def sentence_of(record: GateRecord, tried: Mapping[int, Mapping[str, Tried]], level: int) -> str:
-    """What is said of a skip that was inspected."""
+def sentence_of(
+    record: GateRecord,
+    tried: Mapping[int, Mapping[str, Tried]],
+    level: int,
+    first: GateRecord | None = None,
+) -> str:
+    """What is said of a skip that was inspected, of a model that may stand beside a ``first`` one."""
     classes = len(record.segmentation.class_names) - 1
-    foreground = record.segmentation.labels if record.label is None else record.label
+    # Without a label both were measured against what the first one predicts.
+    predicted = (record if first is None else first).segmentation.labels
+    foreground = predicted if record.label is None else record.label
     return skip_in_words(record.skips[level], record.reference, tried[level], classes, foreground)
 
 
@@ -110,10 +123,8 @@ def skip_in_words(
     inside = measures.get("relative_energy_inside")
     if inside is not None:
         sentences.append(f"Inside {structure} ({reference}) psi passes {_relative_in_words(inside)}.")
-        if reference == "prediction":
-            sentences.append(
-                "This is the model's own prediction, to which psi contributes, so it is not evidence."
-            )
+        if reference in _NO_EVIDENCE:
+            sentences.append(_NO_EVIDENCE[reference])
     elif skip.psi is not None:
         sentences.append(_not_compared(skip, structure, foreground))
     errors = measures.get("psi_auc_in_errors")
@@ -131,10 +142,12 @@ def skip_in_words(
     return " ".join([*sentences, _tried_in_words(tried)] if tried else sentences)
 
 
-def numbers_of(record: GateRecord, tried: Mapping[int, Mapping[str, Tried]]) -> dict[str, Any]:
+def numbers_of(
+    record: GateRecord, tried: Mapping[int, Mapping[str, Tried]], first: GateRecord | None = None
+) -> dict[str, Any]:
     """What the sentences say of every skip, and the numbers of what was tried, for the JSON."""
     return {
-        "sentences": {str(level): sentence_of(record, tried, level) for level in record.skips},
+        "sentences": {str(level): sentence_of(record, tried, level, first) for level in record.skips},
         "tried": {
             str(level): {
                 what: {

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from napari_prosma.model.applying import Segmentation
     from napari_prosma.model.checkpoint import Checkpoint
 
+OF_THE_FIRST = "prediction of the first model"
+"""Without a label, what a second model is measured against."""
+
 
 @dataclass(frozen=True)
 class Means:
@@ -142,7 +145,7 @@ class GateRecord:
     skips : by level, 1 = finest
     segmentation : Segmentation
         Of the very same pass.
-    reference : "label" or "prediction"
+    reference : "label", "prediction" or ``OF_THE_FIRST``
         What foreground means in the measures.
     label : (*spatial), optional
         The true label, where one was given.

@@ -17,7 +17,7 @@ from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.inspection.gathering import Gathered
 from napari_prosma.inspection.kinship import ablation_in_words, unlike_training
-from napari_prosma.inspection.record import ChannelMaps, GateRecord
+from napari_prosma.inspection.record import OF_THE_FIRST, ChannelMaps, GateRecord
 from napari_prosma.model.applying import finish, model_tiling, prepare_for
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint
 from napari_prosma.model.device import usable_device
@@ -73,7 +73,8 @@ def inspect_gates(
         # Both are measured against the same foreground, whichever it is.
         seen = record.segmentation.labels if foreground is None else foreground
         beside = yield from _record(second, image, f"{name}, second model", label, device, None, seen)
-        record = replace(record, second=beside)
+        reference = beside.reference if label is not None else OF_THE_FIRST
+        record = replace(record, second=replace(beside, reference=reference))
     yield Finished(record)
 
 
