@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from typer.testing import CliRunner, Result
 
 from napari_prosma.cli.app import app
 from napari_prosma.data.case import Case
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.model.checkpoint import Checkpoint, save_checkpoint
 
 Make = Callable[..., Checkpoint]
@@ -82,11 +84,52 @@ def test_of_one_image_a_second_model_is_said_as_much_as_of_the_first(
     assert first.keys() == second.keys()
     for sentence in (*first.values(), *(f"Model 2, {text}" for text in second.values())):
         assert " ".join(sentence.split()) in said(result)
-    assert kept["second model"]["tried"]["1"]["selection"]["window"] == kept["tried"]["1"]["selection"]["window"]
+    assert (
+        kept["second model"]["tried"]["1"]["selection"]["window"] == kept["tried"]["1"]["selection"]["window"]
+    )
     of_another = "(prediction of the first model)"
     assert any(of_another in text for text in second.values()) is not labelled
-    assert not any(of_another in text or "own prediction" in text and labelled for text in first.values())
+    assert not any(of_another in text or ("own prediction" in text and labelled) for text in first.values())
     assert not any("own prediction" in text for text in second.values())
+
+
+def write_objects(image: Path, numbers: tuple[int, int]) -> Path:
+    """A label of two objects with these numbers."""
+    label = np.zeros(np.array(PIL.Image.open(image)).shape[:2], np.uint8)
+    label[4:12, 4:12], label[20:28, 20:28] = numbers
+    path = image.with_name(f"objects {numbers}.png")
+    PIL.Image.fromarray(label).save(path)
+    return path
+
+
+def test_a_label_of_numbered_objects_is_read_as_in_training(
+    make_checkpoint: Make, data: Path, tmp_path: Path
+) -> None:
+    rule = LabelRule.instances("lesion")
+    path, image = tmp_path / "model.safetensors", data / "benign" / "benign (1).png"
+    save_checkpoint(path, replace(make_checkpoint(), config={"labels": asdict(rule)}))
+    told, kept = [], []
+    for numbers in ((1, 2), (1, 1)):
+        out = tmp_path / str(numbers)
+        result = inspect(path, image, "--label", write_objects(image, numbers), "--out", out)
+        assert result.exit_code == 0, result.output
+        told.append(rule.in_words() in said(result))
+        kept.append(json.loads(next(out.glob("*_inspection.json")).read_text()))
+    assert told == [True, False]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("rule", [LabelRule.of_names({0: "background", 1: "lesion"}), None])
+def test_a_label_with_more_classes_than_the_model_is_refused(
+    rule: LabelRule | None, make_checkpoint: Make, data: Path, tmp_path: Path
+) -> None:
+    path, image = tmp_path / "model.safetensors", data / "benign" / "benign (1).png"
+    config = {} if rule is None else {"labels": asdict(rule)}
+    save_checkpoint(path, replace(make_checkpoint(), config=config))
+    result = inspect(path, image, "--label", write_objects(image, (1, 2)), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "has classes up to 2, but the model knows only background, lesion" in said(result)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_model_under_the_old_name_of_its_option_is_compared_with_a_notice(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from napari_prosma.data.class_names import places_by_name, taken_for
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.layouts import DataSet, find_cases, requirement
@@ -83,8 +81,7 @@ def labelled_as(checkpoint: Checkpoint, data: Path) -> tuple[DataSet, tuple[str,
     places = places_by_name(as_found.class_names, names)
     if places is not None and len(places) == len(names) and places != tuple(range(len(names))):
         data_set = find_cases(data, require_labels=False, labels=as_found.labels.reordered(names, places))
-    elif kept := checkpoint.config.get("labels"):
-        rule = TypeAdapter(LabelRule).validate_python(kept)
+    elif rule := checkpoint.label_rule:
         # Scribbles have a number of their own for the background: labels of the very same classes are none.
         is_complete = data_set.class_names == names and rule.unlabelled == 0
         if data_set.class_names != names or (rule.is_sparse and not is_complete):

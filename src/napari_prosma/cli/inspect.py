@@ -14,6 +14,9 @@ from napari_prosma.cli.follow import BAD_INPUT, console, describe, exit_codes, f
 from napari_prosma.cli.tables import print_measures, table
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_prosma.data.labels import LabelRule
     from napari_prosma.inspection.record import GateRecord
     from napari_prosma.model.checkpoint import Checkpoint
 
@@ -101,6 +104,7 @@ def inspect(
                 "images"
             )
         from napari_prosma.inspection.data_set import read_fitting_case
+        from napari_prosma.inspection.kinship import as_learned
         from napari_prosma.inspection.one_image import ALONE, numbers_of, try_means
         from napari_prosma.inspection.report import measures_table, report_files, write_report
         from napari_prosma.inspection.trace import inspect_gates
@@ -109,6 +113,10 @@ def inspect(
         plan = checkpoint.plan
         case = case_from_files(data, label, class_names=plan.class_names)
         image, true_labels = read_fitting_case(case, checkpoint)
+        if true_labels is not None:
+            true_labels, words = as_learned(checkpoint, true_labels, partial(_label_by, data, label))
+            if words:
+                notice(words)
         for line in () if true_labels is None or case.label_notices is None else case.label_notices():
             notice(line)
         beside = next(iter(others.values()), None)
@@ -118,14 +126,14 @@ def inspect(
         record = follow(events)
         here = device if scheduler is None else "auto"  # which is that of the worker
 
-        def tried_on(model: Checkpoint, of_model: GateRecord, first: GateRecord | None = None) -> dict[str, Any]:
-            what_if = WhatIf(model, of_model.image, name=case.name, label=true_labels, device=here)
-            return numbers_of(of_model, follow(try_means(what_if, of_model)), first)
+        def numbers(of: GateRecord, first: GateRecord | None = None) -> dict[str, Any]:
+            what_if = WhatIf(of.checkpoint, of.image, name=case.name, label=true_labels, device=here)
+            return numbers_of(of, follow(try_means(what_if, of)), first)
 
-        further = tried_on(checkpoint, record)
+        further = numbers(record)
         told = [*further["sentences"].values()]
-        if beside is not None and record.second is not None:
-            further["second model"] = tried_on(beside, record.second, record)
+        if record.second is not None:
+            further["second model"] = numbers(record.second, record)
             told += [f"Model 2, {text}" for text in further["second model"]["sentences"].values()]
         print_measures(measures_table(record))
         for sentence in (*told, ALONE):
@@ -243,6 +251,15 @@ def _others(given: Sequence[str]) -> dict[str, Checkpoint]:
             raise ConfigError(f"two models are called '{name}'; give them names: --compare NAME=MODEL")
         others[name] = other
     return others
+
+
+def _label_by(image: Path, label: Path | None, rule: LabelRule) -> np.ndarray:
+    """The label of an image, read by a rule."""
+    from napari_prosma.data.layouts import case_from_files
+
+    read = case_from_files(image, label, labels=rule).read_label
+    assert read is not None
+    return read()
 
 
 def _inspect_data_set(

@@ -475,6 +475,14 @@ def present_values(stored: np.ndarray) -> np.ndarray:
     return np.flatnonzero(present) + low
 
 
+def highest_class(label: np.ndarray) -> int:
+    """The largest class index in a label, 0 where there is none; ``IGNORE`` is no class."""
+    highest = int(label.max(initial=0))
+    if highest != IGNORE:
+        return highest
+    return int(label.max(initial=0, where=label != IGNORE))
+
+
 def count_classes(label: np.ndarray) -> np.ndarray:
     """How many elements each class has, (n,) with the highest that occurs last; of ``IGNORE`` none."""
     highest = int(label.max(initial=0))

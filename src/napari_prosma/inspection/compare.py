@@ -130,8 +130,8 @@ def compare(
     CheckpointError, ConfigError, DataError
         Also where the models know different classes.
     """
-    require_label(label, image, name)
     models = same_classes(checkpoints)
+    require_label(label, image, name, next(iter(models.values())).plan.class_names)
     passes: list[tuple[str, Checkpoint, dict[int, Change]]] = []
     for model, checkpoint in models.items():
         passes.append((model, checkpoint, {}))

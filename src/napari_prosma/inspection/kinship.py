@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PureWindowsPath
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import LabelRule, highest_class
 from napari_prosma.data.preparation import grid_size, seen_axes, size_in_words
+from napari_prosma.errors import DataError
 from napari_prosma.model.checkpoint import Checkpoint
 
 _MAY_DIFFER = {
@@ -55,6 +57,32 @@ def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Chec
     """In what the other model differs besides its gate, a sentence; empty for an ablation of the first."""
     apart = not_an_ablation(first, other)
     return f"{other_name} is no gate ablation of {name}: they differ in {', '.join(apart)}." if apart else ""
+
+
+def as_learned(
+    checkpoint: Checkpoint, label: np.ndarray, read_by: Callable[[LabelRule], np.ndarray]
+) -> tuple[np.ndarray, str]:
+    """A label with more classes than the model, such as one that numbers its objects, as training read them.
+
+    Parameters
+    ----------
+    label : (*spatial) class indices
+    read_by : LabelRule -> (*spatial) class indices
+        Reads the label again; raises ``DataError`` where a value has no class.
+
+    Returns
+    -------
+    Class indices, and what to say of them: as they were given, and nothing, where they fit the model or its
+    own labels were stored otherwise.
+    """
+    rule = checkpoint.label_rule
+    if rule is None or highest_class(label) < len(checkpoint.plan.class_names):
+        return label, ""
+    try:
+        read = read_by(rule)
+    except DataError:  # stored otherwise: what was given is refused with the names of the classes
+        return label, ""
+    return read, f"The label is read as those that the model learned from: {rule.in_words()}."
 
 
 def is_another_training(first: Checkpoint, other: Checkpoint) -> bool:

@@ -81,7 +81,7 @@ def skip_layer(record: GateRecord, level: int, kind: str) -> MapLayer | None:
             meaning += "; exactly zero where z is empty"
         elif skip.floor is not None and kind in ("without evidence", "psi"):
             meaning += f"; gate floor {skip.floor:.2f}"
-            meaning += ", never exactly zero" if kind == "psi" else ""
+            meaning += " where z is empty, elsewhere more or less, never zero" if kind == "psi" else ""
     data = _data(skip, kind)
     if data is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import highest_class
 from napari_prosma.data.preparation import cut_axis, prepare_label, seen_axes
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
@@ -64,7 +65,7 @@ def inspect_gates(
     both = {"first": checkpoint} | ({} if second is None else {"second": second})
     models = same_classes(both)
     first, second = models["first"], models.get("second")
-    require_label(label, image, name)
+    require_label(label, image, name, first.plan.class_names)
     require_levels(first, changes or {})
     record = yield from _record(first, image, name, label, device, changes, foreground)
     if second is not None and (words := ablation_in_words("the model", first, "The second model", second)):
@@ -133,17 +134,24 @@ def same_classes(checkpoints: Mapping[str, Checkpoint | Path | str]) -> dict[str
     return models
 
 
-def require_label(label: np.ndarray | None, image: Image, name: str) -> None:
-    """Refuse a label (*spatial) of another shape than its image.
+def require_label(label: np.ndarray | None, image: Image, name: str, class_names: Sequence[str]) -> None:
+    """Refuse a label (*spatial) of another shape than its image, or of classes beyond those of a model.
 
     Raises
     ------
     DataError
     """
-    if label is not None and label.shape != image.array.shape[1:]:
+    if label is None:
+        return
+    if label.shape != image.array.shape[1:]:
         raise DataError(
             f"the label of '{name}' has shape {label.shape} but the image has {image.array.shape[1:]}; "
             f"choose the label that was drawn on this image"
+        )
+    if highest_class(label) >= len(class_names):
+        raise DataError(
+            f"the label of '{name}' has classes up to {highest_class(label)}, but the model knows only "
+            f"{', '.join(class_names)}; choose a label with the classes of the model"
         )
 
 

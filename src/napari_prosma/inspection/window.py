@@ -124,7 +124,7 @@ def open_window(
     """
     held = one_network(checkpoint)
     plan = held.plan
-    require_label(label, image, name)
+    require_label(label, image, name, plan.class_names)
     prepared = prepare_for(plan, image, name)
     model = network_of(held, usable_device(device)) if model is None else model
     size, shape = prepared.array.shape[1:], image.array.shape[1:]

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.limits import require_count
 from napari_prosma.data.metrics import Overlap
 from napari_prosma.errors import CheckpointError, DataError
@@ -110,6 +111,12 @@ class Checkpoint:
         if place.get("step") and not self.config.get("start_from"):
             return int(place["step"])
         return max(seen, default=place.get("step", 0))
+
+    @property
+    def label_rule(self) -> LabelRule | None:
+        """Which stored value was which class in the labels that it learned from, if it tells."""
+        kept = self.config.get("labels")
+        return TypeAdapter(LabelRule).validate_python(kept) if kept else None
 
     def build(self, device: torch.device | str = "cpu") -> Network | Ensemble:
         """The network with these weights, in evaluation mode."""

@@ -224,6 +224,17 @@ def test_a_label_layer_is_the_structure(
     assert "Structure in the measures: the label." in panel.facts.plain_text()
 
 
+def test_a_label_layer_with_more_classes_than_the_model_is_refused(
+    panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
+):
+    panel.label_layer.choose(viewer.add_labels(np.digitize(lesion_image, (40, 80)), name="drawn", **PLACE))
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.is_error
+    assert "has classes up to 2, but the model knows only background, lesion" in panel.status.plain_text()
+    assert [layer.name for layer in viewer.layers] == ["breast", "drawn"]
+
+
 def test_a_label_layer_that_calls_the_structure_otherwise_is_told(
     panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish, lesion_image: np.ndarray
 ):

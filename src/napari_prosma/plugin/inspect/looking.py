@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.class_names import as_ours
+from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.planes import slice_axis
 from napari_prosma.events import Event, Finished, Started, result_of
 from napari_prosma.inspection.one_image import Tried, try_means
 from napari_prosma.plugin.shared.job import leaving_a_core
-from napari_prosma.plugin.shared.layers import fitting_image, image_of
+from napari_prosma.plugin.shared.layers import (
+    finest,
+    fitting_image,
+    geometry_of,
+    image_of,
+    label_rule,
+)
+from napari_prosma.plugin.shared.placing import onto_image
 
 if TYPE_CHECKING:
     from napari_prosma.inspection.record import GateRecord
@@ -37,7 +47,7 @@ class InspectionResult:
     tried: dict[int, dict[str, Tried]]  # by level, then "selection" (none where there is no psi) and "skip"
     source: ImageLayer  # that the image came from
     region: Region | None  # what was on screen, where the window is put; None with a label
-    taken_for: str = ""  # which classes of the label go by other names in the model
+    taken_for: str = ""  # how the label was read, or which of its classes go by other names in the model
 
     def models(self, beside: Mapping[str, Path]) -> dict[str, Checkpoint | Path]:
         """This model, named after its gate, and others, none of which takes its name."""
@@ -46,33 +56,56 @@ class InspectionResult:
         return {own: self.checkpoint, **others}
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnLabel:
+    """What is drawn on an image: on its grid, as it was when the run began."""
+
+    stored: np.ndarray  # (*spatial)
+    rule: LabelRule  # as the layer tells
+    name: str
+    slice_axis: int
+
+    def read_by(self, rule: LabelRule) -> np.ndarray:
+        """Class indices (*spatial); raises ``DataError`` where a value has no class."""
+        return rule.apply(self.stored, self.name, self.slice_axis)
+
+
+def drawn_label(layer: LabelsLayer, image: ImageLayer) -> DrawnLabel:
+    """What a labels layer holds, on the grid of an image.
+
+    Raises ``DataError``: it does not lie on the image.
+    """
+    stored = onto_image(np.array(finest(layer)), layer, image)
+    return DrawnLabel(stored, label_rule(stored, layer), layer.name, slice_axis(geometry_of(layer)))
+
+
 def looking(
     path: Path,
     layer: ImageLayer,
-    label: np.ndarray | None,
-    names: tuple[str, ...],
+    drawn: DrawnLabel | None,
     region: Region | None,
     scheduler: str | None = None,
 ) -> Iterator[Event]:
     """Events of an inspection; the last one is ``Finished`` with an ``InspectionResult``.
 
-    ``names`` are those of the classes of ``label``, background first. ``scheduler`` says where the gates of
-    the whole image are computed, if not on this computer.
+    ``scheduler`` says where the gates of the whole image are computed, if not on this computer.
 
     Raises ``CheckpointError``, ``ConfigError``, ``DataError``.
     """
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
     from napari_prosma.app.elsewhere import called
-    from napari_prosma.inspection.kinship import noting_gray
+    from napari_prosma.inspection.kinship import as_learned, noting_gray
     from napari_prosma.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
     given = image_of(layer)
     image = noting_gray(fitting_image(given, checkpoint.plan.channels, layer.name), given)
-    said = ""
-    if label is not None:
-        label, said = as_ours(label, names, checkpoint.plan.class_names, "the model")
+    label, said = None, ""
+    if drawn is not None:
+        label, said = as_learned(checkpoint, drawn.read_by(drawn.rule), drawn.read_by)
+        if not said:
+            label, said = as_ours(label, drawn.rule.class_names, checkpoint.plan.class_names, "the model")
     with leaving_a_core():
         events = called(scheduler, inspect_gates)(checkpoint, image, name=layer.name, label=label)
         record: GateRecord = yield from result_of(events)

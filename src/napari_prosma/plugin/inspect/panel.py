@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
-import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtWidgets import (
@@ -29,7 +28,7 @@ from napari_prosma.plugin.inspect.channels import ChannelsPart, reading_channel
 from napari_prosma.plugin.inspect.choice import SHOWN_AT_FIRST, MapChoice
 from napari_prosma.plugin.inspect.compare import ComparePart, comparing, drawing
 from napari_prosma.plugin.inspect.layers import InspectLayers
-from napari_prosma.plugin.inspect.looking import InspectionResult, looking
+from napari_prosma.plugin.inspect.looking import InspectionResult, drawn_label, looking
 from napari_prosma.plugin.inspect.pointer import PointerPart
 from napari_prosma.plugin.inspect.trials import TRIALS, Drawn, OutcomeWindow, TrialsPart, trying
 from napari_prosma.plugin.inspect.view import region_on_screen
@@ -39,12 +38,11 @@ from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import LayerChooser
 from napari_prosma.plugin.shared.fields import fold, in_a_row
 from napari_prosma.plugin.shared.figure_table import FigureTable
-from napari_prosma.plugin.shared.layers import class_indices, finest, hide_previews, image_kind
+from napari_prosma.plugin.shared.layers import hide_previews, image_kind
 from napari_prosma.plugin.shared.loading import INSPECTION
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.model_chooser import ModelChooser, ModelFacts
 from napari_prosma.plugin.shared.panel import Panel
-from napari_prosma.plugin.shared.placing import onto_image
 from napari_prosma.plugin.shared.run_on import RunOn
 from napari_prosma.plugin.shared.starting import usual_model
 
@@ -102,9 +100,9 @@ class InspectPanel(Panel):
         if not isinstance(layer, ImageLayer):
             raise ConfigError("first open an image")
         drawn = self.label_layer.layer
-        label, names = _label_of(drawn, layer) if isinstance(drawn, LabelsLayer) else (None, ())
+        label = drawn_label(drawn, layer) if isinstance(drawn, LabelsLayer) else None
         region = None if label is not None else region_on_screen(self.viewer, layer)
-        return "ProSMA: inspection", partial(looking, path, layer, label, names, region, self.run_on.used())
+        return "ProSMA: inspection", partial(looking, path, layer, label, region, self.run_on.used())
 
     def happened(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -369,12 +367,6 @@ class InspectPanel(Panel):
         folder = chosen_folder(self, "Save everything in")
         if folder is not None:
             self.save(folder)
-
-
-def _label_of(layer: LabelsLayer, image: ImageLayer) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class indices of what is drawn, and what the layer calls the classes."""
-    drawn = np.array(finest(layer))
-    return class_indices(onto_image(drawn, layer, image), layer)
 
 
 def cautions_in_words(inspected: InspectionResult) -> tuple[str, ...]:
