@@ -42,7 +42,12 @@ from napari_prosma.inspection.data_set import (
 from napari_prosma.inspection.data_set_trials import Trials, run_trials
 from napari_prosma.inspection.faithfulness import Row
 from napari_prosma.inspection.html import About, _saved_picture, write_data_set
-from napari_prosma.inspection.kinship import is_another_training, not_an_ablation, unlike_training
+from napari_prosma.inspection.kinship import (
+    ablation_in_words,
+    is_another_training,
+    not_an_ablation,
+    unlike_training,
+)
 from napari_prosma.inspection.statistics import noting, simultaneous
 from napari_prosma.model.checkpoint import Checkpoint
 
@@ -736,6 +741,26 @@ def test_another_model_agrees_with_the_first_and_not_with_itself(measure: str, m
     assert SAYING[measure](both).endswith(
         "the foreground is the prediction of m: this is agreement with m, not evidence."
     )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "apart", "said"),
+    [
+        ({"epochs": 20, "steps_per_epoch": 5}, (), "d was kept after 40 steps, m after 100, of the 100 that"),
+        ({"epochs": 8, "steps_per_epoch": 5}, ("steps (40 instead of 100)",), "d is no gate ablation of m"),
+        ({"epochs": 20, "steps_per_epoch": 5, "minutes": 3.0}, ("steps (40 instead of 100)",), "d is no"),
+        ({}, ("steps (40 instead of 100)",), "d is no gate ablation of m"),
+    ],
+)
+def test_the_best_epochs_of_trainings_of_one_length_may_differ(
+    theirs: dict[str, object], apart: tuple[str, ...], said: str, make_checkpoint: Make
+) -> None:
+    ours = {"epochs": 20, "steps_per_epoch": 5}
+    first = replace(make_checkpoint(), place={"learned": 100}, config=ours)
+    other = replace(make_checkpoint("dense"), place={"learned": 40}, config=theirs)
+    assert not_an_ablation(first, other) == apart
+    assert ablation_in_words("m", first, "d", other).startswith(said)
+    assert ablation_in_words("m", first, "d", replace(other, config=ours, place={"learned": 95})) == ""
 
 
 def dice(value: float) -> ModelNumbers:

@@ -13,6 +13,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.data.labels import LabelRule, highest_class
 from napari_prosma.data.preparation import grid_size, seen_axes, size_in_words
 from napari_prosma.errors import DataError
+from napari_prosma.events import UNLIMITED_EPOCHS
 from napari_prosma.model.checkpoint import Checkpoint
 
 _MAY_DIFFER = {
@@ -47,16 +48,26 @@ def not_an_ablation(first: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
         found.append("plan")
     if any(getattr(first.spec, part) != getattr(other.spec, part) for part in _NETWORK):
         found.append("network")
-    if min(first.steps, other.steps) < _NEAR * max(first.steps, other.steps):
+    if not _near(first.steps, other.steps) and not _set_to_the_same(first, other):
         found.append(f"steps ({other.steps} instead of {first.steps})")
     found += [name.replace("_", " ") for name in _settings_that_differ(first.config, other.config)]
     return tuple(found)
 
 
 def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Checkpoint) -> str:
-    """In what the other model differs besides its gate, a sentence; empty for an ablation of the first."""
+    """In what the other model differs besides its gate, a sentence; empty for an ablation of the first.
+
+    Of two trainings of one length, the best models may be of different epochs, which is said.
+    """
     apart = not_an_ablation(first, other)
-    return f"{other_name} is no gate ablation of {name}: they differ in {', '.join(apart)}." if apart else ""
+    if apart:
+        return f"{other_name} is no gate ablation of {name}: they differ in {', '.join(apart)}."
+    if _near(first.steps, other.steps):
+        return ""
+    return (
+        f"{other_name} was kept after {other.steps} steps, {name} after {first.steps}, of the "
+        f"{_set_to(first)} that both were to learn."
+    )
 
 
 def as_learned(
@@ -110,6 +121,25 @@ def apart_besides_seed(first: Checkpoint, other: Checkpoint) -> str:
             both = f"{len(own & theirs)} in common, of {len(own)} and {len(theirs)}"
         parts.insert(0, f"training cases ({both})")
     return ", ".join(parts)
+
+
+def _near(steps: int, others: int) -> bool:
+    return min(steps, others) >= _NEAR * max(steps, others)
+
+
+def _set_to_the_same(first: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two trainings were set to as many steps, whichever of their epochs was kept."""
+    lengths = [_set_to(each) for each in (first, other)]
+    return all(lengths) and _near(*lengths)
+
+
+def _set_to(checkpoint: Checkpoint) -> int:
+    """How many steps a training was to make; 0 where that is not told, as where the time limited it."""
+    config = checkpoint.config
+    epochs = config.get("epochs") or UNLIMITED_EPOCHS
+    if config.get("minutes") or epochs >= UNLIMITED_EPOCHS:
+        return 0
+    return int(epochs * (config.get("steps_per_epoch") or checkpoint.place.get("steps") or 0))
 
 
 def _settings_that_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
