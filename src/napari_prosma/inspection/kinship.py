@@ -64,10 +64,7 @@ def ablation_in_words(name: str, first: Checkpoint, other_name: str, other: Chec
         return f"{other_name} is no gate ablation of {name}: they differ in {', '.join(apart)}."
     if _near(first.steps, other.steps):
         return ""
-    return (
-        f"{other_name} was kept after {other.steps} steps, {name} after {first.steps}, of the "
-        f"{_set_to(first)} that both were to learn."
-    )
+    return f"{other_name} was kept after {other.steps} of {_set_to(first)} steps, {name} after {first.steps}."
 
 
 def as_learned(
