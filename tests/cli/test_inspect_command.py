@@ -132,6 +132,35 @@ def test_a_label_with_more_classes_than_the_model_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (("--figure", "gates.jpg"), "'gates.jpg' should end in .svg, .pdf, .png"),
+        (("--figure", "gates.svg", "--width", "wide"), "single, one and a half, double columns wide"),
+        (("--compare", "dense="), "--compare takes NAME=MODEL, found 'dense='"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_before_an_image_is_inspected(
+    words: tuple[str, ...], right: str, model: Path, data: Path, tmp_path: Path
+) -> None:
+    result = inspect(model, data / "benign" / "benign (1).png", "--out", tmp_path / "out", *words)
+    assert result.exit_code == 2
+    assert right in said(result)
+    assert "Inspecting" not in said(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_there_are_not_written_over_nor_is_the_image_inspected_again(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    line = (model, data / "benign" / "benign (1).png", "--out", tmp_path / "out")
+    assert inspect(*line).exit_code == 0
+    again = inspect(*line)
+    assert again.exit_code == 2
+    assert "_inspection.json' is there already" in said(again)
+    assert "Inspecting" not in said(again)
+
+
 def test_another_model_under_the_old_name_of_its_option_is_compared_with_a_notice(
     model: Path, data: Path, make_checkpoint: Make, tmp_path: Path
 ) -> None:

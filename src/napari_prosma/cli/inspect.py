@@ -104,14 +104,23 @@ def inspect(
                 "images"
             )
         from napari_prosma.inspection.data_set import read_fitting_case
+        from napari_prosma.inspection.figure import gates_figure, require_drawable, save_figure
         from napari_prosma.inspection.kinship import as_learned
         from napari_prosma.inspection.one_image import ALONE, numbers_of, try_means
-        from napari_prosma.inspection.report import measures_table, report_files, write_report
+        from napari_prosma.inspection.report import (
+            measures_table,
+            numbers_file,
+            report_files,
+            write_report,
+        )
         from napari_prosma.inspection.trace import inspect_gates
         from napari_prosma.inspection.what_if import WhatIf
 
+        if figure is not None:
+            require_drawable(figure, width)
         plan = checkpoint.plan
         case = case_from_files(data, label, class_names=plan.class_names)
+        require_new((numbers_file(case.name, out), figure), overwrite)
         image, true_labels = read_fitting_case(case, checkpoint)
         if true_labels is not None:
             true_labels, words = as_learned(checkpoint, true_labels, partial(_label_by, data, label))
@@ -138,11 +147,9 @@ def inspect(
         print_measures(measures_table(record))
         for sentence in (*told, ALONE):
             say(sentence)
-        require_new((*report_files(record, out), figure), overwrite)
+        require_new(report_files(record, out), overwrite)
         written = write_report(record, out, further)
         if figure is not None:
-            from napari_prosma.inspection.figure import gates_figure, save_figure
-
             written.append(save_figure(gates_figure(record, width), figure))
         say(f"{len(written)} files in {out}; the picture is {written[0]}")
 
@@ -245,6 +252,8 @@ def _others(given: Sequence[str]) -> dict[str, Checkpoint]:
     others: dict[str, Checkpoint] = {}
     for text in given:
         name, _, path = ("", "", text) if Path(text).exists() else text.rpartition("=")
+        if not path:
+            raise ConfigError(f"--compare takes NAME=MODEL, found '{text}'; add the model's folder or file")
         other = load_checkpoint(path)
         name = name or other.spec.gate
         if name in others:

@@ -54,14 +54,28 @@ def models_figure(comparison: Comparison, width: str = "double") -> Figure:
     return _figure(rows or {"": ("psi", first)}, first, list(comparison.levels), width)
 
 
+def require_drawable(path: Path, width: str = "double") -> None:
+    """Refuse a file that no figure can be written to, or a width that no journal has.
+
+    Raises ``ConfigError``.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"'{path.name}' should end in {', '.join(FORMATS)}; choose such a name")
+    _require_width(width)
+
+
+def _require_width(width: str) -> None:
+    if width not in WIDTHS:
+        raise ConfigError(f"a figure is {', '.join(WIDTHS)} columns wide, found {width!r}")
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as what its name ends in, with its letters in it.
 
     Raises ``ConfigError``: the name ends in something else. ``DataError``: the file cannot be written.
     """
+    require_drawable(path)
     kind = path.suffix.lower()
-    if kind not in FORMATS:
-        raise ConfigError(f"'{path.name}' should end in {', '.join(FORMATS)}; choose such a name")
     # Fonts go into a PDF as TrueType, so that an editor can change its text; an SVG can only hold shapes.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[kind]
     with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}), written_whole(path) as temporary:
@@ -73,8 +87,7 @@ def _figure(
     rows: dict[str, tuple[str, GateRecord]], first: GateRecord, levels: list[int], width: str
 ) -> Figure:
     """The image, then a picture per skip, for every row; all places are known beforehand."""
-    if width not in WIDTHS:
-        raise ConfigError(f"a figure is {', '.join(WIDTHS)} columns wide, found {width!r}")
+    _require_width(width)
     letters, wide, gap = _LETTERS[width], WIDTHS[width] * _MM, _GAP * _MM
     line = 1.6 * letters / 72
     at = shown_slice(first)

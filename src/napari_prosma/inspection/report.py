@@ -46,6 +46,7 @@ BAR_LABELS = {"relative energy": "relative energy, log2"}
 """Of maps that are not drawn as they are called."""
 BAR = 0.04
 """Width of a colour bar beside a map."""
+NUMBERS = "inspection.json"
 OUTLINES = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
 """Colours, in the order in which they are drawn."""
 
@@ -213,10 +214,15 @@ def report_files(record: GateRecord, folder: Path) -> list[Path]:
     """The files of :func:`write_report`: two pictures, two tables, the JSON, the labels, then the maps."""
     is_volume = record.image.geometry.ndim == 3 and record.image.geometry.unit == "mm"
     suffix = ".nii.gz" if is_volume else ".tif"
-    endings = ["gates.png", "channels.png", "measures.csv", "channels.csv", "inspection.json"]
+    endings = ["gates.png", "channels.png", "measures.csv", "channels.csv", NUMBERS]
     endings.append(f"labels{suffix}")
     endings += [f"{file_stem(layer.name)}{suffix}" for layer in map_layers(record, kinds=KINDS)]
     return [folder / f"{file_stem(record.name)}_{ending}" for ending in endings]
+
+
+def numbers_file(name: str, folder: Path) -> Path:
+    """The JSON of an image of that name, one of :func:`report_files`."""
+    return folder / f"{file_stem(name)}_{NUMBERS}"
 
 
 def _dead(skip: SkipRecord) -> np.ndarray:
