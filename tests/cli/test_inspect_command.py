@@ -116,6 +116,7 @@ def test_a_label_of_numbered_objects_is_read_as_in_training(
         told.append(rule.in_words() in said(result))
         kept.append(json.loads(next(out.glob("*_inspection.json")).read_text()))
     assert told == [True, False]
+    assert [rule.in_words() in str(each.pop("label_notices")) for each in kept] == [True, False]
     assert kept[0] == kept[1]
 
 

@@ -122,11 +122,11 @@ def inspect(
         case = case_from_files(data, label, class_names=plan.class_names)
         require_new((numbers_file(case.name, out), figure), overwrite)
         image, true_labels = read_fitting_case(case, checkpoint)
+        of_label: list[str] = []
         if true_labels is not None:
             true_labels, words = as_learned(checkpoint, true_labels, partial(_label_by, data, label))
-            if words:
-                notice(words)
-        for line in () if true_labels is None or case.label_notices is None else case.label_notices():
+            of_label = [*filter(None, [words]), *(case.label_notices or tuple)()]
+        for line in of_label:
             notice(line)
         beside = next(iter(others.values()), None)
         events = called(scheduler, inspect_gates)(
@@ -139,7 +139,7 @@ def inspect(
             what_if = WhatIf(of.checkpoint, of.image, name=case.name, label=true_labels, device=here)
             return numbers_of(of, follow(try_means(what_if, of)), first)
 
-        further = numbers(record)
+        further = {"label_notices": of_label, **numbers(record)}
         told = [*further["sentences"].values()]
         if record.second is not None:
             further["second model"] = numbers(record.second, record)

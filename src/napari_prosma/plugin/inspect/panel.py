@@ -124,7 +124,11 @@ class InspectPanel(Panel):
         """Write pictures, tables, maps and every number into ``folder``, in the background."""
         assert self.inspected is not None
         inspected = self.inspected
-        further = {**numbers_of(inspected.record, inspected.tried), "tests": self.outcomes.numbers()}
+        further = {
+            "label_notices": [*filter(None, [inspected.taken_for])],
+            **numbers_of(inspected.record, inspected.tried),
+            "tests": self.outcomes.numbers(),
+        }
         self.run("ProSMA: saving", partial(_saving, inspected.record, folder, further))
 
     def save_tables(self, folder: Path) -> None:
