@@ -120,7 +120,14 @@ def test_a_label_of_numbered_objects_is_read_as_in_training(
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("rule", [LabelRule.of_names({0: "background", 1: "lesion"}), None])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LabelRule.of_names({0: "background", 1: "lesion"}),
+        LabelRule("above", ("background", "lesion")),  # as of JPEG: of which all objects would be background
+        None,
+    ],
+)
 def test_a_label_with_more_classes_than_the_model_is_refused(
     rule: LabelRule | None, make_checkpoint: Make, data: Path, tmp_path: Path
 ) -> None:

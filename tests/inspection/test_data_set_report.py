@@ -749,6 +749,11 @@ def test_another_model_agrees_with_the_first_and_not_with_itself(measure: str, m
         ({"epochs": 20, "steps_per_epoch": 5}, (), "d was kept after 40 of 100 steps, m after 100."),
         ({"epochs": 8, "steps_per_epoch": 5}, ("steps (40 instead of 100)",), "d is no gate ablation of m"),
         ({"epochs": 20, "steps_per_epoch": 5, "minutes": 3.0}, ("steps (40 instead of 100)",), "d is no"),
+        (
+            {"epochs": 20, "steps_per_epoch": 5, "start_from": "m"},
+            ("steps (40 instead of 100)",),
+            "d is no gate ablation of m",
+        ),
         ({}, ("steps (40 instead of 100)",), "d is no gate ablation of m"),
     ],
 )

@@ -125,7 +125,8 @@ def inspect(
         of_label: list[str] = []
         if true_labels is not None:
             true_labels, words = as_learned(checkpoint, true_labels, partial(_label_by, data, label))
-            of_label = [*filter(None, [words]), *(case.label_notices or tuple)()]
+            of_label += [words] if words else []
+            of_label += case.label_notices() if case.label_notices is not None else ()
         for line in of_label:
             notice(line)
         beside = next(iter(others.values()), None)

@@ -86,6 +86,8 @@ def as_learned(
     rule = checkpoint.label_rule
     if rule is None or highest_class(label) < len(checkpoint.plan.class_names):
         return label, ""
+    if rule.kind == "above":  # by brightness, small numbers of objects would all be background
+        return label, ""
     try:
         read = read_by(rule)
     except DataError:  # stored otherwise: what was given is refused with the names of the classes
@@ -131,10 +133,13 @@ def _set_to_the_same(first: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _set_to(checkpoint: Checkpoint) -> int:
-    """How many steps a training was to make; 0 where that is not told, as where the time limited it."""
+    """How many steps a training was to make; 0 where that is not told, as where the time limited it.
+
+    Nor is it for one that started from a model, whose steps are counted with its own.
+    """
     config = checkpoint.config
     epochs = config.get("epochs") or UNLIMITED_EPOCHS
-    if config.get("minutes") or epochs >= UNLIMITED_EPOCHS:
+    if config.get("minutes") or config.get("start_from") or epochs >= UNLIMITED_EPOCHS:
         return 0
     return int(epochs * (config.get("steps_per_epoch") or checkpoint.place.get("steps") or 0))
 
