@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from napari_prosma.inspection.data_set_trials import Trials
     from napari_prosma.inspection.record import GateRecord
 
+NUMBERS = "inspection.json"
+"""The file, after the name of an image where it is of one."""
 SEED = 0
 """Of every random draw of an inspection; orders and noise hang on the image, too."""
 _HASH_BYTES = 10

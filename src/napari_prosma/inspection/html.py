@@ -24,6 +24,7 @@ from napari_prosma.events import Event, Finished, Progress, Started
 from napari_prosma.inspection import data_set_plots as plots
 from napari_prosma.inspection import findings
 from napari_prosma.inspection.citing import (
+    NUMBERS,
     content_of,
     everything,
     versions,
@@ -48,7 +49,7 @@ from napari_prosma.inspection.trace import cautions, inspect_gates
 from napari_prosma.inspection.trial_findings import TESTED
 from napari_prosma.nn.gate_kinds import GATES
 
-PAGE, NUMBERS = "report.html", "inspection.json"
+PAGE = "report.html"
 TEMPLATE = "data_set.html.jinja"
 DPI = 100  # of the pictures of cases
 IN_PAGE = {"gates": "image and gate maps", "side_by_side": "masks of the models side by side"}

@@ -20,7 +20,7 @@ from napari_prosma.data.planes import slice_axis, slice_in_words
 from napari_prosma.data.preparation import cut_axis
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_labels, write_map
-from napari_prosma.inspection.citing import of_one_image, write_numbers
+from napari_prosma.inspection.citing import NUMBERS, of_one_image, write_numbers
 from napari_prosma.inspection.maps import KINDS, MapLayer, map_layers, skip_layer
 from napari_prosma.inspection.record import GateRecord, SkipRecord
 from napari_prosma.nn.gate_kinds import GATES
@@ -46,7 +46,6 @@ BAR_LABELS = {"relative energy": "relative energy, log2"}
 """Of maps that are not drawn as they are called."""
 BAR = 0.04
 """Width of a colour bar beside a map."""
-NUMBERS = "inspection.json"
 OUTLINES = {"prediction": "#ff9f1c", "label": "#2ec4b6"}
 """Colours, in the order in which they are drawn."""
 
