@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
@@ -120,6 +121,23 @@ def test_predictions_may_hold_class_numbers_or_the_values_of_the_truth(tmp_path:
         assert labels(found) == [([[0, 1, 2]], [[0, 1, 2]])]
     named = find_pairs(folder, truth, {0: "background", 2: "spleen", 5: "liver"})
     assert named.class_names == ("background", "spleen", "liver")
+
+
+def test_it_is_said_that_a_reference_of_several_classes_may_number_objects(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t", a=np.array([[0, 1, 2, 3]], np.uint8))
+    predicted = save(tmp_path / "p", a=np.array([[0, 1, 1, 1]], np.uint8))
+    *_, said = find_pairs(predicted, truth).notices
+    assert "the reference is read as 3; if its values number objects" in said
+    assert "any=NAME" in said
+    for named in ({0: "background", 1: "a", 2: "b", 3: "c"}, LabelRule.instances("gland")):
+        assert not any("number objects" in said for said in find_pairs(predicted, truth, named).notices)
+    several = save(tmp_path / "q", a=np.array([[0, 1, 1, 2]], np.uint8))
+    assert not any("number objects" in said for said in find_pairs(several, truth).notices)
+
+
+def test_what_nobody_decided_may_stand_in_predictions_too(tmp_path: Path) -> None:
+    folders = [save(tmp_path / kind, a=np.array([[0, 1, 2, 255]], np.uint8)) for kind in "pt"]
+    assert labels(find_pairs(*folders)) == [([[0, 1, 2, 255]], [[0, 1, 2, 255]])]
 
 
 def test_a_prediction_of_another_class_names_its_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -86,8 +86,10 @@ def find_pairs(
     notices: list[str] = []
     cases, rule = _truths(truth, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
-    ours, said = _named_alike(_rule_of_predictions(rule, predictions), predictions)
+    ours, said = _named_alike(rule_of_predictions(rule, lambda: _values(predictions)), predictions)
     notices += [said] if said else []
+    if labels is None:
+        notices += said_of_one_class(rule, (_values([path]) for path in predictions))
     unpaired: dict[str, str] = {}
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
@@ -213,17 +215,33 @@ def _holds_labels_only(truth: Path) -> bool:
     return len(endings) == 1
 
 
-def _rule_of_predictions(truth: LabelRule, predictions: Sequence[Path]) -> LabelRule:
-    """How predictions store the classes: by the truth's values where they use only these, else by index."""
+def rule_of_predictions(truth: LabelRule, values: Callable[[], set[int]]) -> LabelRule:
+    """How predictions store the classes: by the truth's values where they use only these, else by index.
+
+    ``values`` finds all that they hold, and is asked only where it matters.
+    """
     names = truth.class_names
     if truth.kind == "any":
         return truth
     if truth.kind != "values":
         return LabelRule("on", names)
     indices = tuple(range(len(names)))
-    if (truth.values != indices or truth.merged) and _values(predictions) <= truth.stored.keys():
-        return LabelRule("values", names, truth.values, merged=truth.merged)
-    return LabelRule("values", names, indices)
+    undecided = None if truth.unlabelled in indices else truth.unlabelled
+    if (truth.values != indices or truth.merged) and values() <= {*truth.stored, undecided}:
+        return LabelRule("values", names, truth.values, unlabelled=undecided, merged=truth.merged)
+    return LabelRule("values", names, indices, unlabelled=undecided)
+
+
+def said_of_one_class(rule: LabelRule, predictions: Iterable[set[int]]) -> list[str]:
+    """What to say where every prediction holds one class at most, but the truth several that nobody named."""
+    classes = len(rule.class_names) - 1
+    unnamed = classes > 1 and rule.class_names == LabelRule.of_values(rule.values).class_names
+    if not unnamed or any(len(values - {0}) > 1 for values in predictions):
+        return []
+    return [
+        f"no prediction holds more than one class, but the reference is read as {classes}; if its values "
+        "number objects, make them one class (Classes any=NAME, or --classes any=NAME)"
+    ]
 
 
 def _named_alike(rule: LabelRule, predictions: Sequence[Path]) -> tuple[LabelRule, str]:

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import QAbstractButton, QFileDialog
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel, pairs_of_layers, worst_place
 from napari_prosma.plugin.shared.panel_text import as_rich
+from napari_prosma.segmentation.pairs import Pairs
 
 Press = Callable[[QAbstractButton], None]
 Finish = Callable[[EvaluatePanel], None]
@@ -309,6 +310,52 @@ def test_layers_take_their_classes_from_either_of_them_or_from_their_values(view
     assert pairs_of_layers(predicted, truth).class_names == names
     predicted.metadata.clear()
     assert pairs_of_layers(predicted, truth).class_names == ("background", "label 1", "label 2")
+
+
+def read(of: Pairs) -> list[list[int]]:
+    """Both labels of a single pair, prediction first."""
+    (pair,) = of.pairs
+    assert pair.predicted.read_label is not None
+    assert pair.truth.read_label is not None
+    return [pair.predicted.read_label().ravel().tolist(), pair.truth.read_label().ravel().tolist()]
+
+
+def test_objects_that_a_reference_layer_numbers_can_be_made_one_class(
+    panel: EvaluatePanel, viewer: napari.Viewer, press: Press, finish: Finish
+):
+    names = ("background", "gland")
+    viewer.add_labels(np.array([[0, 0, 1, 2, 3, 4]]), name="drawn")
+    viewer.add_labels(np.array([[0, 1, 1, 1, 1, 1]]), name="found", metadata={"class_names": names})
+    panel.from_layers.setChecked(True)
+    panel.truth_layer.choose(viewer.layers["drawn"])
+    panel.predicted_layer.choose(viewer.layers["found"])
+    press(panel.start_button)
+    finish(panel)
+    assert "the reference is read as 4" in panel.notices.plain_text()
+    assert "Classes any=NAME" in panel.notices.plain_text()
+    assert not panel.classes.isHidden()
+    panel.classes.setText("any=gland")
+    press(panel.start_button)
+    finish(panel)
+    assert panel.evaluation is not None
+    assert "number objects" not in panel.notices.plain_text()
+    assert panel.evaluation.class_names == ("gland",)
+    assert panel.evaluation.cases[0].dice == pytest.approx(8 / 9)
+
+
+def test_a_reference_layer_may_store_the_classes_of_a_prediction_by_other_values(viewer: napari.Viewer):
+    names = ("background", "liver", "tumour")
+    truth = viewer.add_labels(np.array([[0, 128, 255]]))
+    predicted = viewer.add_labels(np.array([[0, 1, 1]]), metadata={"class_names": names})
+    pairs = pairs_of_layers(predicted, truth)
+    assert pairs.class_names == names
+    assert read(pairs) == [[0, 1, 1], [0, 1, 2]]
+
+
+def test_what_nobody_decided_in_either_layer_is_no_class(viewer: napari.Viewer):
+    truth = viewer.add_labels(np.array([[0, 1, 2, 255]]))
+    predicted = viewer.add_labels(np.array([[0, 1, 255, 2]]))
+    assert read(pairs_of_layers(predicted, truth)) == [[0, 1, 255, 2], [0, 1, 2, 255]]
 
 
 def test_layers_whose_classes_stand_in_another_order_are_compared_by_name(viewer: napari.Viewer):

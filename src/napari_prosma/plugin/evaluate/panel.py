@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.class_names import as_ours
+from napari_prosma.data.label_doubts import rule_of_arrays
 from napari_prosma.data.labels import IGNORE, LabelRule, present_values, rule_from_text
 from napari_prosma.data.readers import stem
 from napari_prosma.errors import ConfigError
@@ -55,7 +56,14 @@ from napari_prosma.plugin.shared.panel import Panel
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.placing import require_same_place
 from napari_prosma.segmentation.measures import MEAN, MEASURES, TOLERANCE_MM
-from napari_prosma.segmentation.pairs import NO_REFERENCE, Pair, Pairs, find_pairs
+from napari_prosma.segmentation.pairs import (
+    NO_REFERENCE,
+    Pair,
+    Pairs,
+    find_pairs,
+    rule_of_predictions,
+    said_of_one_class,
+)
 
 if TYPE_CHECKING:
     from napari_prosma.segmentation.evaluate import CaseMeasures, Evaluation
@@ -160,7 +168,9 @@ class EvaluatePanel(Panel):
         self.truth.line.setToolTip("A folder of label files, or a data set with images and labels")
         self.classes = QLineEdit()
         self.classes.setPlaceholderText(BY_THE_DATA)
-        self.classes.setToolTip("Values stored in the reference, such as 0=background,1=liver")
+        self.classes.setToolTip(
+            "Values stored in the reference, such as 0=background,1=liver, or any=gland for numbered objects"
+        )
         self.predicted_layer = LayerChooser(self.viewer, LabelsLayer)
         self.predicted_layer.setToolTip("The labels to measure")
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
@@ -169,15 +179,12 @@ class EvaluatePanel(Panel):
             0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces within this distance count as equal in surface Dice"
         )
         self.tolerance.setSuffix(" mm")
-        self._folder_rows = {
-            "Prediction": self.predicted,
-            "Reference": self.truth,
-            "Classes": self.classes,
-        }
+        self._folder_rows = {"Prediction": self.predicted, "Reference": self.truth}
         self._layer_rows = {"Prediction": self.predicted_layer, "Reference": self.truth_layer}
         for rows in (self._folder_rows, self._layer_rows):
             for title, field in rows.items():
                 form.addRow(title, field)
+        form.addRow("Classes", self.classes)
         form.addRow("Tolerance", self.tolerance)
         both_open = len(self.truth_layer.layers()) > 1
         (self.from_layers if both_open else self.from_folders).setChecked(True)
@@ -194,11 +201,11 @@ class EvaluatePanel(Panel):
             self._form.setRowVisible(field, not of_folders)
 
     def _from_folders(self) -> Callable[[], Pairs]:
-        predicted, truth, classes = self.predicted.path, self.truth.path, self.classes.text().strip()
+        predicted, truth = self.predicted.path, self.truth.path
         if predicted is None or truth is None:
             raise ConfigError("choose the folder of the predictions and that of the references")
         self._compared = ()
-        return partial(find_pairs, predicted, truth, rule_from_text(classes) if classes else None)
+        return partial(find_pairs, predicted, truth, self._rule())
 
     def _from_layers(self) -> Callable[[], Pairs]:
         predicted, truth = self.predicted_layer.layer, self.truth_layer.layer
@@ -207,7 +214,11 @@ class EvaluatePanel(Panel):
         if predicted is truth:
             raise ConfigError(f"'{truth.name}' is chosen twice; choose the prediction and the reference")
         self._compared = (predicted, truth)
-        return partial(pairs_of_layers, predicted, truth)
+        return partial(pairs_of_layers, predicted, truth, self._rule())
+
+    def _rule(self) -> LabelRule | None:
+        classes = self.classes.text().strip()
+        return rule_from_text(classes) if classes else None
 
     # ---- the outcome --------------------------------------------------------------------------------------
 
@@ -338,28 +349,50 @@ class _CaseLayers:
     worst: tuple[int, ...] | None
 
 
-def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer) -> Pairs:
+def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule | None = None) -> Pairs:
     """Two labels layers as a pair; copies, since they may be drawn on while they are measured.
 
-    Classes are named after the metadata of one of them, else after the values in both.
+    Without a ``rule`` of the reference, classes are named after the metadata of one of them, else after the
+    values in both.
     """
     if spatial_shape(predicted) == spatial_shape(truth):  # else it is said when they are measured
         require_same_place(predicted, truth)
     arrays = [np.array(finest(layer)) for layer in (predicted, truth)]
-    found = sorted({int(value) for array in arrays for value in present_values(array)})
-    named = (tuple(layer.metadata.get(CLASS_NAMES, ())) for layer in (truth, predicted))
-    names = next((n for n in named if n and found[0] >= 0 and found[-1] < len(n)), None)
-    rule = LabelRule.of_values(found) if names is None else LabelRule.of_names(dict(enumerate(names)))
-    labels = [rule.apply(array, layer.name) for array, layer in zip(arrays, (predicted, truth), strict=True)]
+    values = set(present_values(arrays[0]).tolist())
     told = tuple(predicted.metadata.get(CLASS_NAMES, ()))
-    said = ""
-    if told and names is not None and arrays[0].max() < len(told):
-        labels[0], said = as_ours(labels[0], told, names, "the reference")
+    told = told if values <= set(range(len(told))) else ()
+    notices: list[str] = []
+    if rule is None:
+        rule = _rule_of_layers(arrays, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
+        notices += said_of_one_class(rule, [values])
+    rules = rule_of_predictions(rule, lambda: values), rule
+    labels = [
+        each.apply(array, layer.name)
+        for each, array, layer in zip(rules, arrays, (predicted, truth), strict=True)
+    ]
+    if told:
+        labels[0], said = as_ours(labels[0], told, rule.class_names, "the reference")
+        notices += [said] if said else []
     ours, theirs = (
         Case.from_arrays(layer.name, array[None], label, geometry_of(layer))
         for layer, array, label in zip((predicted, truth), arrays, labels, strict=True)
     )
-    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names, (said,) if said else ())
+    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names, tuple(notices))
+
+
+def _rule_of_layers(arrays: Sequence[np.ndarray], told: Sequence[str], drawn: Sequence[str]) -> LabelRule:
+    """Rule of the second by names that have all values, its own first, or that are as many as its values.
+
+    Else by the values in both.
+    """
+    found = sorted(set().union(*(present_values(array).tolist() for array in arrays)))
+    for names in (drawn, told):
+        if names and found[0] >= 0 and found[-1] < len(names):
+            return LabelRule.of_names(dict(enumerate(names)))
+    alone, _ = rule_of_arrays(arrays[1:])
+    if len(alone.class_names) == len(told):
+        return replace(alone, class_names=tuple(told))
+    return LabelRule.of_values(found)
 
 
 def worst_place(
