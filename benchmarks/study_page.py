@@ -10,7 +10,7 @@ mean over the test images, and an interval is Student's over the seeds, widened 
 seeds share images (Nadeau and Bengio 2003, equation 7). The other is on the trainings that there are: each
 has its own interval over clusters of its test images, and it is counted in how many of them something is
 shown. Intervals hold at once (Bonferroni): those over seeds for as many comparisons as their table has when
-all runs are there, those of one training for all of its own.
+all runs are there, those of one training for all of its own, which stand in two tables.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ LEVEL, FEWEST_SEEDS = 0.95, 3
 """Of an interval, and the trainings that it needs."""
 SHARED = 0.2 / 0.65
 """Test images over those of training, by which splits that are drawn anew from the same images are alike."""
-AT_ONCE = {"A": 4, "BE": 5, "noise": 4, "worth": 4, "skips": 8}
-"""Comparisons of each table when all runs are there; of the last two, those of one training."""
+AT_ONCE = {"A": 4, "BE": 5, "noise": 4, "training": 12}
+"""Comparisons of each table when all runs are there; those of one training stand in two."""
 ALL_SKIPS = 0
 ANOTHER, DECODER = "another training", "decoder"
 """What psi is correlated with, as ``sanity_check`` calls it."""
@@ -186,6 +186,7 @@ def noise(looks: Sequence[Json]) -> list[Json]:
         row: Json = {"arm": arm, "seeds": len(seeds), "left": mean([*seeds.values()])}
         if arm != PROSMA:
             common = sorted(own.keys() & seeds.keys())
+            row["of control"] = mean([own[seed] for seed in common])
             row["difference"] = over_seeds([own[s] - seeds[s] for s in common], AT_ONCE["noise"])
         rows.append(row)
     return rows
@@ -200,15 +201,15 @@ def gates(looks: Sequence[Json], arm: str, units: Mapping[str, str]) -> Json:
             "selectivity": over_looks(
                 [by_image(look, "measures", "selectivity", skip=skip) for look in looks]
             ),
-            "lead": shown([lead(look, skip) for look in looks], AT_ONCE["skips"], units),
-            "learned": shown([learned(look, skip) for look in looks], AT_ONCE["skips"], units),
+            "lead": shown([lead(look, skip) for look in looks], AT_ONCE["training"], units),
+            "learned": shown([learned(look, skip) for look in looks], AT_ONCE["training"], units),
         }
         row |= {what: over_looks([alike(look, skip, what) for look in looks]) for what in (ANOTHER, DECODER)}
         skips.append(row)
     worth = {
         part: shown(
             [by_image(look, "means", "worth", skip=ALL_SKIPS, part=part) for look in looks],
-            AT_ONCE["worth"],
+            AT_ONCE["training"],
             units,
         )
         for part in SET_TO_MEANS
@@ -257,12 +258,13 @@ def over_looks(what: Sequence[Mapping[str, float]]) -> float | None:
 
 
 def shown(what: Sequence[Mapping[str, float]], at_once: int, units: Mapping[str, str]) -> Json | None:
-    """Mean over the trainings, and in how many their own interval over the images is above 0."""
+    """Mean over the trainings, and in how many their own interval over the images is above 0, or below."""
     there = [by_unit(each, units) for each in what if each]
     if not there:
         return None
-    above = [interval([*each.values()], at_once)[0] > 0 for each in there if len(each) > 1]
-    return {"mean": over_looks(there), "of": len(there), "in": sum(above)}
+    intervals = [interval([*each.values()], at_once) for each in there if len(each) > 1]
+    above, below = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
+    return {"mean": over_looks(there), "of": len(there), "in": above, "below": below}
 
 
 def difference(first: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
@@ -338,11 +340,12 @@ def under_noise(found: Json) -> Iterator[str]:
 
 def noise_table(found: Json) -> Iterator[str]:
     if found["noise"]:
-        yield "| gate | seeds | share of its Dice left under noise | prosma minus it, seeds in common |"
-        yield "|---|---|---|---|"
+        yield "| gate | seeds | share of its Dice left under noise | on the seeds in common | that minus it |"
+        yield "|---|---|---|---|---|"
     for row in found["noise"]:
         told = in_words(row["difference"]) if "difference" in row else ""
-        yield f"| `{row['arm']}` | {row['seeds']} | {row['left']:.3f} | {told} |"
+        beside = f"`{PROSMA}`, {row['of control']:.3f}" if row.get("difference", {}).get("seeds") else ""
+        yield f"| `{row['arm']}` | {row['seeds']} | {row['left']:.3f} | {beside} | {told} |"
 
 
 def selected(found: Json) -> Iterator[str]:
@@ -351,51 +354,52 @@ def selected(found: Json) -> Iterator[str]:
         worth = gate["worth"].get("psi")
         if worth:
             does = "costs Dice" if worth["in"] else "is not shown to cost Dice"
+            gains = f", and gains some in {worth['below']}" if worth["below"] else ""
             yield (
                 f"Setting psi to its mean in all skips of `{gate['arm']}` {does} in "
-                f"{_of_trainings(worth)} ({worth['mean']:+.3f} on average)."
+                f"{_of_trainings(worth)}{gains} ({worth['mean']:+.3f} on average)."
             )
 
 
 def worth_table(found: Json) -> Iterator[str]:
     if any(gate["worth"] for gate in found["gates"]):
-        yield "| gate | set to its mean in all skips | Dice lost | shown in |"
+        yield "| gate | set to its mean in all skips | Dice lost | shown in trainings |"
         yield "|---|---|---|---|"
     for gate in found["gates"]:
         for part, worth in gate["worth"].items():
-            told = f"{worth['mean']:+.3f} | {worth['in']} of {counted(worth['of'], 'training')}"
-            yield f"| `{gate['arm']}` | {SET_TO_MEANS[part]} | {told} |"
+            yield f"| `{gate['arm']}` | {SET_TO_MEANS[part]} | {worth['mean']:+.3f} | {_shown_in(worth)} |"
 
 
 def ranked(found: Json) -> Iterator[str]:
     """Whether psi ranks positions better than a control, and whether its order was learned."""
     for gate in found["gates"]:
-        for what, claim in (
-            ("lead", "order positions better than the best control"),
-            ("learned", "be more alike between two trainings than with a redrawn decoder"),
+        for what, claim, opposite in (
+            ("lead", "order positions better than the best control", "order them worse"),
+            ("learned", "be more alike between two trainings than with a redrawn decoder", "be less alike"),
         ):
             known = [skip[what] for skip in gate["skips"] if skip[what]]
             if known:
-                times, of = (sum(each[n] for each in known) for n in ("in", "of"))
+                above, below, of = (sum(each[n] for each in known) for n in ("in", "below", "of"))
                 trainings = counted(max(each["of"] for each in known), "training")
-                verb = "is shown" if times else "is not shown"
-                yield (f"psi of `{gate['arm']}` {verb} to {claim} (in {times} of {of} skips of {trainings}).")
+                shown = f"is shown to {claim} in {above}" if above else f"is not shown to {claim} in any"
+                also = f", {'and' if above else 'but shown'} to {opposite} in {below}" if below else ""
+                yield f"psi of `{gate['arm']}` {shown} of {counted(of, 'skip')} of {trainings}{also}."
 
 
 def skips_table(found: Json) -> Iterator[str]:
     if found["gates"]:
         yield (
-            "| gate | skip | selectivity | psi minus the best control | shown in | correlation of two "
-            "trainings | with a redrawn decoder | higher for two trainings in |"
+            "| gate | skip | selectivity | psi minus the best control | shown in trainings | correlation of "
+            "two trainings | with a redrawn decoder | more alike for two trainings in |"
         )
         yield "|---|---|---|---|---|---|---|---|"
     for gate in found["gates"]:
         for skip in gate["skips"]:
             cells = [f"`{gate['arm']}`", str(skip["skip"]), f"{100 * skip['selectivity']:.1f} %"]
             lead, learned = skip["lead"], skip["learned"]
-            cells += [f"{lead['mean']:+.3f}", f"{lead['in']} of {lead['of']}"] if lead else ["", ""]
+            cells += [f"{lead['mean']:+.3f}", _shown_in(lead)] if lead else ["", ""]
             cells += ["" if skip[what] is None else f"{skip[what]:.2f}" for what in (ANOTHER, DECODER)]
-            cells.append(f"{learned['in']} of {learned['of']}" if learned else "")
+            cells.append(_shown_in(learned) if learned else "")
             yield f"| {' | '.join(cells)} |"
 
 
@@ -425,6 +429,11 @@ def in_words(found: Json) -> str:
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _shown_in(found: Json) -> str:
+    opposite = f", the opposite in {found['below']}" if found["below"] else ""
+    return f"{found['in']} of {found['of']}{opposite}"
 
 
 def _of_trainings(worth: Json) -> str:
