@@ -99,6 +99,25 @@ def test_a_mask_at_the_edge_of_the_image_has_a_surface_there() -> None:
     assert lesion(measure(pair(full, rest), NAMES))["hd95"] == 2
 
 
+def test_a_volume_of_one_slice_is_measured_as_its_image() -> None:
+    predicted, truth = square(2, 4), square(2, 2)
+    flat = lesion(measure(pair(predicted, truth), NAMES))
+    slab = Geometry((5.0, *MM.spacing), (0.0, 0.0, 0.0), "mm")
+    found = lesion(measure(pair(predicted[None], truth[None], slab), NAMES))
+    assert found == flat
+    assert flat["surface_dice"] < 1
+
+
+def test_a_tolerance_wider_than_the_image_is_told() -> None:
+    um = Geometry((0.5, 0.5), (0.0, 0.0), "um")
+    pairs = Pairs((pair(square(4, 5, 1), square(2, 2, 1), um),), NAMES)
+    *told, last = evaluate(pairs)
+    assert isinstance(last, Finished)
+    assert last.result.cases[0].classes["lesion"]["surface_dice"] == 1
+    assert any("the tolerance of 1 is larger than the whole image in 1 of 1 cases" in str(e) for e in told)
+    assert not any("whole image" in str(e) for e in evaluate(pairs, 0.001))
+
+
 def test_each_class_is_measured_against_its_own() -> None:
     truth = square(1, 1) + 2 * square(1, 5)
     predicted = square(1, 1) + 2 * square(1, 4)
@@ -106,6 +125,7 @@ def test_each_class_is_measured_against_its_own() -> None:
     assert found.classes["a"] == figures(1, 1, 1, 0)
     assert found.classes["b"] == figures(2 * 6 / 18, 0.5, 1, 1)
     assert found.classes["c"] == figures(1, 1, 1, 0)
+    assert found.held_by == {"a": 2, "b": 2, "c": 0}
     assert found.dice == pytest.approx((1 + 2 / 3 + 1) / 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,19 @@ def test_a_summary_per_class_leaves_out_nan_and_counts_the_infinite(evaluation: 
     assert (only["mean surface dice"], only["median hd95 (mm)"]) == (1, 0)
     (none,) = summary_rows(Evaluation(tuple(unknown), ("a",), 1.0))
     assert math.isnan(none["median hd95 (mm)"])
+
+
+def test_cases_without_the_class_are_counted_where_there_are_any(evaluation: Evaluation) -> None:
+    absent = replace(case("absent", a=figures(1, 1, 1, 0)), held_by={"a": 0})
+    missed = replace(case("missed", a=figures(0, 0, NAN, NAN)), held_by={"a": 1})  # partly unlabelled
+    (row,) = summary_rows(Evaluation((evaluation.cases[1], absent, missed), ("a",), 1.0))
+    assert (row["in one only"], row["in neither"]) == (1, 1)
+    assert "in neither" not in summary_rows(evaluation)[0]
+
+
+def test_small_distances_keep_their_digits() -> None:
+    distance = MEASURES["hd95"]
+    assert [distance.text(v) for v in (0.0, 0.0061, 0.25, 3.05, INF)] == ["0.0", "0.0061", "0.25", "3.0", "∞"]
 
 
 def test_pixels_are_not_called_mm() -> None:

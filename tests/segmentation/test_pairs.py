@@ -140,6 +140,49 @@ def test_what_nobody_decided_may_stand_in_predictions_too(tmp_path: Path) -> Non
     assert labels(find_pairs(*folders)) == [([[0, 1, 2, 255]], [[0, 1, 2, 255]])]
 
 
+def test_255_of_a_prediction_is_the_class_where_the_reference_has_it_for_a_border(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t", a=np.array([[0, 1, 255]], np.uint8))
+    predicted = save(tmp_path / "p", a=np.array([[0, 255, 0]], np.uint8))
+    assert labels(find_pairs(predicted, truth)) == [([[0, 1, 0]], [[0, 1, 255]])]
+
+
+def test_predictions_in_jpeg_are_cut_at_half(tmp_path: Path) -> None:
+    mask = np.kron(MASK, np.ones((16, 16), np.uint8)) * np.uint8(255)
+    truth = save(tmp_path / "t", a=mask)
+    PIL.Image.fromarray(mask).save(tmp_path / "a.jpg", quality=60)
+    ((ours, theirs),) = labels(find_pairs(tmp_path / "a.jpg", truth))
+    assert ours == theirs
+
+
+def test_it_is_said_how_predictions_of_a_reference_with_gaps_are_read(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t", a=np.array([[0, 2, 3]], np.uint8))
+    for stored, said, other in (
+        ([[0, 1, 2]], "class numbers (1 is label 2, 2 is label 3)", "the values of the reference"),
+        ([[0, 2, 3]], "the values of the reference (2 is label 2, 3 is label 3)", "class numbers"),
+    ):
+        folder = save(tmp_path / f"p{stored[0][1]}", a=np.array(stored, np.uint8))
+        *_, told = find_pairs(folder, truth).notices
+        assert told.startswith(f"predictions are read as {said}; if they hold {other}, name every value")
+    named = find_pairs(tmp_path / "p1", truth, {0: "background", 1: "a", 2: "b", 3: "c"})
+    assert labels(named) == [([[0, 1, 2]], [[0, 2, 3]])]
+    assert not any("are read as" in told for told in named.notices)
+
+
+def test_numbers_of_cases_are_not_those_of_their_masks(tmp_path: Path) -> None:
+    masks = {f"scan_mask_{n}": MASK * np.uint8(n == 1) for n in (1, 2)}
+    truth = save(tmp_path / "t", **masks)
+    same = find_pairs(save(tmp_path / "p", **masks), truth)
+    assert names(same) == {f"scan_mask_{n}": f"scan_mask_{n}.png" for n in (1, 2)}
+    cases = {f"scan_{n}": MASK for n in (1, 2)}
+    by_number = find_pairs(save(tmp_path / "q", **cases), truth)
+    assert names(by_number) == {f"scan_{n}": f"scan_{n}.png" for n in (1, 2)}
+    united = find_pairs(save(tmp_path / "r", scan_labels=MASK), truth)
+    assert names(united) == {"scan": "scan_labels.png"}
+    assert united.notices == (
+        "1 reference is united from several files, the first from 'scan_mask_1.png' and 'scan_mask_2.png'",
+    )
+
+
 def test_a_prediction_of_another_class_names_its_file(tmp_path: Path) -> None:
     found = find_pairs(save(tmp_path / "p", a=MASK * 2, b=MASK), save(tmp_path / "t", a=MASK, b=MASK))
     last = list(evaluate(found))[-1]

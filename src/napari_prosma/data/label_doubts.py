@@ -300,8 +300,8 @@ def slices_in_words(found: Sequence[str]) -> tuple[str, ...]:
         return ()
     return (
         f"{where} in {number} of {len(found)} volumes checked, and what is not labelled is "
-        "learned as background; if the other slices are not drawn yet, "
-        "set 'Labels are' to 'only in some slices' (--labelled slices)",
+        "counted as background; if the other slices are not drawn yet, "
+        "set 'Labels are' to 'only in some slices' (--labelled slices), or add ,slices to the classes",
     )
 
 

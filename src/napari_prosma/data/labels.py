@@ -314,7 +314,8 @@ class LabelRule:
             found = ", ".join(str(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise DataError(
                 f"labels '{where}' hold the value {found}, but in this data set {self.in_words()}; "
-                "correct the label, or name every value with labels={0: 'background', ...}"
+                "correct the label, or name every value with the classes, such as 0=background,1=lesion, or "
+                "any=lesion if they number objects"
             )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,8 @@ class CaseMeasures:
     pair: Pair
     unit: str
     classes: dict[str, dict[str, float]]
+    held_by: dict[str, int] = field(default_factory=dict)  # how many of the two have a class
+    extent: float = math.inf  # longest side of the image, in its unit
 
     @property
     def dice(self) -> float:
@@ -53,6 +56,10 @@ class Evaluation:
     failed: dict[str, str] = field(default_factory=dict)  # case -> why: pairs that could not be measured
     # name -> what it lacks: predictions without a reference, cases without a prediction.
     unpaired: dict[str, str] = field(default_factory=dict)
+
+    def in_neither(self, class_name: str) -> int:
+        """In how many cases a class is neither predicted nor true."""
+        return sum(case.held_by.get(class_name) == 0 for case in self.cases)
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -92,6 +99,12 @@ def evaluate(pairs: Pairs, tolerance_mm: float = TOLERANCE_MM) -> Iterator[Event
             f"{unitless} of {len(found)} cases do not say how large their pixels are: their distances and "
             f"the tolerance of {tolerance_mm:g} count in pixels"
         )
+    small = sum(case.extent <= tolerance_mm for case in found)
+    if small:
+        yield Notice(
+            f"the tolerance of {tolerance_mm:g} is larger than the whole image in {small} of {len(found)} "
+            "cases, so their surface Dice says nothing; choose a smaller one"
+        )
     worst_first = sorted(found, key=lambda case: (case.dice, case.pair.name))
     yield Finished(
         Evaluation(tuple(worst_first), pairs.class_names[1:], tolerance_mm, failed, pairs.unpaired)
@@ -107,7 +120,8 @@ def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERA
     assert pair.predicted.read_label is not None
     assert pair.truth.read_label is not None
     predicted, truth = pair.predicted.read_label(), pair.truth.read_label()
-    geometry = _common_geometry(pair, predicted.shape, truth.shape)
+    shape = truth.shape
+    geometry = _common_geometry(pair, predicted.shape, shape)
     counted = truth != IGNORE
     if not counted.any():
         raise DataError(
@@ -116,12 +130,14 @@ def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERA
     complete = bool(counted.all())
     if not complete:
         predicted, truth = predicted[counted], truth[counted]
-    classes = {}
+    classes, held_by = {}, {}
     for label, name in list(enumerate(class_names))[1:]:
         place = geometry if complete else None
         masks = Comparison(predicted == label, truth == label, place, tolerance_mm)
         classes[name] = {key: float(each.of(masks)) for key, each in MEASURES.items()}
-    return CaseMeasures(pair, geometry.unit, classes)
+        held_by[name] = int(masks.predicted.any()) + int(masks.truth.any())
+    extent = max(size * spacing for size, spacing in zip(shape, geometry.spacing, strict=True))
+    return CaseMeasures(pair, geometry.unit, classes, held_by, extent)
 
 
 def _common_geometry(pair: Pair, predicted: tuple[int, ...], truth: tuple[int, ...]) -> Geometry:

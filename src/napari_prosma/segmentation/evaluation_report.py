@@ -39,9 +39,13 @@ def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
 
 
 def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
-    """A row per class: what each measure sums up over the cases, and in how many a distance is infinite."""
+    """A row per class: what each measure sums up over the cases, and in how many one file only has the class.
+
+    In how many neither has it, which counts as perfect, is a column where there are any.
+    """
     rows: list[dict[str, str | float]] = []
     units = _units(evaluation)
+    in_neither = {name: evaluation.in_neither(name) for name in evaluation.class_names}
     for name in evaluation.class_names:
         each = [case.classes[name] for case in evaluation.cases]
         row: dict[str, str | float] = {"class": name, "cases": len(each)}
@@ -50,7 +54,12 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
             unit = f" ({units})" if measure.is_distance else ""
             for summary, summarise in measure.all_summaries.items():
                 row[f"{summary} {_column(key)}{unit}"] = summarise(values)
-        row["in one only"] = sum(any(map(math.isinf, figures.values())) for figures in each)
+        row["in one only"] = sum(
+            case.held_by.get(name) == 1 or any(map(math.isinf, case.classes[name].values()))
+            for case in evaluation.cases
+        )
+        if any(in_neither.values()):
+            row["in neither"] = in_neither[name]
         rows.append(row)
     return rows
 

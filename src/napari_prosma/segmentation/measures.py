@@ -86,7 +86,9 @@ class Measure:
             return ""
         if math.isinf(value):
             return "∞"
-        return f"{value:.1f}" if self.is_distance else f"{value:.3f}"
+        if not self.is_distance:
+            return f"{value:.3f}"
+        return f"{value:.2g}" if 0 < value < 1 else f"{value:.1f}"
 
     def suffix(self, unit: str, tolerance: float) -> str:
         """What follows its name: the unit of a distance, or the tolerance."""
@@ -99,7 +101,7 @@ def surface_distances(
     """Distance from each surface element of one mask to the nearest of the other, both ways, as in MONAI.
 
     In a time series surfaces are compared moment by moment; where only one of the masks has any, its
-    distances are infinite.
+    distances are infinite. A volume of one slice has the surfaces of an image: none across the slice.
 
     Parameters
     ----------
@@ -120,6 +122,11 @@ def surface_distances(
         time = geometry.axes.index("t")
         moments = list(zip(np.moveaxis(predicted, time, 0), np.moveaxis(truth, time, 0), strict=True))
         spacing = spacing[:time] + spacing[time + 1 :]
+    shape = moments[0][0].shape if moments else ()
+    if len(shape) == 3 and 1 in shape:
+        across = shape.index(1)
+        moments = [(p.squeeze(across), t.squeeze(across)) for p, t in moments]
+        spacing = spacing[:across] + spacing[across + 1 :]
     there: list[np.ndarray] = [np.zeros(0)]
     back: list[np.ndarray] = [np.zeros(0)]
     for p, t in moments:

@@ -18,8 +18,8 @@ from napari_prosma.data.class_names import places_by_name, plain, taken_for
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.formats.dicom_labels import LabelObject, describe, kind_of
 from napari_prosma.data.formats.dicom_labels import read_label as read_objects
-from napari_prosma.data.label_doubts import guessed_rule
-from napari_prosma.data.labels import LabelRule, present_values
+from napari_prosma.data.label_doubts import guessed_rule, is_lossy
+from napari_prosma.data.labels import IGNORE, VALUES_SHOWN, LabelRule, present_values
 from napari_prosma.data.layouts import case_from_files, find_cases, told_names
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
 from napari_prosma.data.layouts.class_tables import named_by_tables
@@ -34,7 +34,12 @@ from napari_prosma.errors import DataError
 
 NO_PREDICTION, NO_REFERENCE = "no prediction", "no reference"
 """What a case lacks, and what a file of predictions does."""
+_NUMBER = re.compile(r"[ _-]?\d+$")
 _MAP = re.compile(r"_(probabilities|uncertainty)$")
+
+
+Naming = Callable[[Path], str]
+"""The case that a file belongs to, by its name."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,17 @@ def find_pairs(
         return _by_reference(objects, truth, labels)
     predictions = _without_maps(_label_files(predicted))
     notices: list[str] = []
-    cases, rule = _truths(truth, labels, notices)
+    cases, rule, naming = _truths(truth, predictions, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
-    ours, said = _named_alike(rule_of_predictions(rule, lambda: _values(predictions)), predictions)
-    notices += [said] if said else []
+    ours, said = _named_alike(_rule_of_files(rule, predictions), predictions)
+    notices += [said] if said else said_of_order(ours, rule)
     if labels is None:
         notices += said_of_one_class(rule, (_values([path]) for path in predictions))
     unpaired: dict[str, str] = {}
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
     else:
-        matched = _matched(predicted, truth, cases, predictions)
+        matched = _matched(predicted, truth, cases, predictions, naming)
         used = {file for _, file in matched} | {case.name for case, _ in matched}
         extra = [path.name for path in predictions if path not in used]
         missing = [case.name for case in cases if case.name not in used]
@@ -176,18 +181,28 @@ def _without_maps(files: Sequence[Path]) -> list[Path]:
 
 
 def _truths(
-    truth: Path, labels: Mapping[int, str] | LabelRule | None, notices: list[str]
-) -> tuple[list[Case], LabelRule]:
-    """Cases with a label, and the rule they share; what is to be known of them goes to ``notices``."""
+    truth: Path,
+    predictions: Sequence[Path],
+    labels: Mapping[int, str] | LabelRule | None,
+    notices: list[str],
+) -> tuple[list[Case], LabelRule, Naming]:
+    """Cases with a label, the rule they share, and how files are named after cases.
+
+    What is to be known of them goes to ``notices``.
+    """
     if holds_objects(truth) or not _holds_labels_only(truth):
         data = find_cases(truth, require_labels=False, labels=labels)
         labelled = [case for case in data.cases if case.read_label is not None]
         if not labelled:
             raise DataError(f"'{truth}' holds images but no labels; give the folder of the reference labels")
-        return labelled, data.labels
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in _label_files(truth):
-        by_name[_case_name(path)].append(path)
+        return labelled, data.labels, _case_name
+    naming = _naming(_label_files(truth), predictions)
+    by_name = _by_name(_label_files(truth), naming)
+    several = [files for files in by_name.values() if len(files) > 1]
+    if several:
+        first, second, *_ = several[0]
+        are = "1 reference is" if len(several) == 1 else f"{len(several)} references are"
+        notices.append(f"{are} united from several files, the first from '{first.name}' and '{second.name}'")
     rule = LabelRule.of_names(labels) if isinstance(labels, Mapping) else labels
     if rule is None:
         files = [path for several in by_name.values() for path in several]
@@ -198,7 +213,29 @@ def _truths(
     cases = [
         replace(case_from_files(files[0], files, labels=rule), name=name) for name, files in by_name.items()
     ]
-    return cases, rule
+    return cases, rule, naming
+
+
+def _naming(references: Sequence[Path], predictions: Sequence[Path]) -> Naming:
+    """How files are named after cases: the way in which most names have a single prediction."""
+
+    def paired(naming: Naming) -> int:
+        theirs = _by_name(predictions, naming)
+        return sum(len(_labels_of(theirs.get(name, []))) == 1 for name in set(map(naming, references)))
+
+    return max((_case_name, stem, _numbered_name), key=paired)
+
+
+def _by_name(files: Sequence[Path], naming: Naming) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        found[naming(path)].append(path)
+    return found
+
+
+def _labels_of(files: Sequence[Path]) -> Sequence[Path]:
+    """The label files of one name: beside 'scan_labels.png' a copy of the image 'scan.png' may lie."""
+    return [path for path in files if MASK_SUFFIX.search(stem(path))] or files
 
 
 def _holds_labels_only(truth: Path) -> bool:
@@ -215,6 +252,12 @@ def _holds_labels_only(truth: Path) -> bool:
     return len(endings) == 1
 
 
+def _rule_of_files(truth: LabelRule, predictions: Sequence[Path]) -> LabelRule:
+    if truth.kind in ("on", "above") and all(map(is_lossy, predictions)):
+        return LabelRule("above", truth.class_names)
+    return rule_of_predictions(truth, lambda: _values(predictions))
+
+
 def rule_of_predictions(truth: LabelRule, values: Callable[[], set[int]]) -> LabelRule:
     """How predictions store the classes: by the truth's values where they use only these, else by index.
 
@@ -227,9 +270,28 @@ def rule_of_predictions(truth: LabelRule, values: Callable[[], set[int]]) -> Lab
         return LabelRule("on", names)
     indices = tuple(range(len(names)))
     undecided = None if truth.unlabelled in indices else truth.unlabelled
+    if len(names) == 2 and undecided == IGNORE and values() <= {0, IGNORE}:
+        return LabelRule("on", names)
     if (truth.values != indices or truth.merged) and values() <= {*truth.stored, undecided}:
         return LabelRule("values", names, truth.values, unlabelled=undecided, merged=truth.merged)
     return LabelRule("values", names, indices, unlabelled=undecided)
+
+
+def said_of_order(predictions: LabelRule, truth: LabelRule) -> list[str]:
+    """What to say where values of predictions could mean another class than they are read as."""
+    is_clear = truth.kind != "values" or truth.values == tuple(range(len(truth.class_names)))
+    if is_clear or len(truth.class_names) == 2:
+        return []
+    shown = ", ".join(
+        f"{value} is {name}" for value, name in list(predictions.stored.items())[1:VALUES_SHOWN]
+    )
+    how, other = "class numbers", "the values of the reference"
+    if predictions.values == truth.values:
+        how, other = other, how
+    return [
+        f"predictions are read as {how} ({shown}); if they hold {other}, name every value that occurs in "
+        "either (Classes, or --classes)"
+    ]
 
 
 def said_of_one_class(rule: LabelRule, predictions: Iterable[set[int]]) -> list[str]:
@@ -265,21 +327,17 @@ def _named_alike(rule: LabelRule, predictions: Sequence[Path]) -> tuple[LabelRul
 
 
 def _matched(
-    predicted: Path, truth: Path, cases: Sequence[Case], predictions: Sequence[Path]
+    predicted: Path, truth: Path, cases: Sequence[Case], predictions: Sequence[Path], naming: Naming
 ) -> list[tuple[Case, Path]]:
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    of_channel: dict[str, list[Path]] = defaultdict(list)
-    for path in predictions:
-        by_name[_case_name(path)].append(path)
-        if CHANNEL.search(_case_name(path)):
-            of_channel[CHANNEL.sub("", _case_name(path))].append(path)
+    by_name = _by_name(predictions, naming)
+    channels = [path for path in predictions if CHANNEL.search(naming(path))]
+    of_channel = _by_name(channels, lambda path: CHANNEL.sub("", naming(path)))
     matched: list[tuple[Case, Path]] = []
     taken: dict[Path, Case] = {}
     for case in cases:
-        names = (_case_name(case.files[0]), case.name)
+        names = (naming(case.files[0]), case.name)
         files = next(filter(None, (found.get(name) for found in (by_name, of_channel) for name in names)), [])
-        # Beside 'scan_labels.png' a copy of the image 'scan.png' may lie.
-        files = [path for path in files if MASK_SUFFIX.search(stem(path))] or files
+        files = _labels_of(files)
         if len(files) > 1:
             raise DataError(f"'{files[0]}' and '{files[1].name}' both predict '{case.name}'; keep one")
         if files and files[0] in taken:
@@ -333,6 +391,11 @@ def _axes_of(files: Sequence[Path]) -> int:
 def _case_name(path: Path) -> str:
     """``scan`` of ``scan_labels.nii.gz``, ``scan_mask_2.png`` and ``scan_image.png``."""
     return IMAGE_SUFFIX.sub("", MASK_SUFFIX.sub("", stem(path)))
+
+
+def _numbered_name(path: Path) -> str:
+    """``scan_2`` of ``scan_mask_2.png``: where the number is the case's, not that of one of its masks."""
+    return MASK_SUFFIX.sub(lambda found: "".join(_NUMBER.findall(found.group())), stem(path))
 
 
 def _values(files: Sequence[Path]) -> set[int]:

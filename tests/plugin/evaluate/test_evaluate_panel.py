@@ -18,6 +18,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
+from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel, pairs_of_layers, worst_place
 from napari_prosma.plugin.shared.panel_text import as_rich
@@ -350,6 +351,22 @@ def test_a_reference_layer_may_store_the_classes_of_a_prediction_by_other_values
     pairs = pairs_of_layers(predicted, truth)
     assert pairs.class_names == names
     assert read(pairs) == [[0, 1, 1], [0, 1, 2]]
+    assert "128 is liver, 255 is tumour" in pairs.notices[0]
+    assert "read as class numbers (1 is liver, 2 is tumour)" in pairs.notices[1]
+
+
+def test_the_values_of_two_layers_are_not_mixed(viewer: napari.Viewer):
+    truth = viewer.add_labels(np.array([[0, 255, 255]]), name="drawn")
+    predicted = viewer.add_labels(np.array([[0, 2, 0]]), name="found")
+    with pytest.raises(DataError, match="labels 'found' hold the value 2"):
+        pairs_of_layers(predicted, truth)
+    nuclei = np.zeros((10, 10), int)
+    nuclei[::2, ::2] = np.arange(1, 26).reshape(5, 5)
+    truth = viewer.add_labels(nuclei)
+    predicted = viewer.add_labels(np.where(nuclei > 0, 255, 0))
+    pairs = pairs_of_layers(predicted, truth)
+    assert read(pairs) == [(nuclei > 0).astype(int).ravel().tolist()] * 2
+    assert pairs.notices == ("labels: every value but 0 is foreground (objects are numbered)",)
 
 
 def test_what_nobody_decided_in_either_layer_is_no_class(viewer: napari.Viewer):

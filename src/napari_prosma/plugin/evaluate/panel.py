@@ -63,6 +63,7 @@ from napari_prosma.segmentation.pairs import (
     find_pairs,
     rule_of_predictions,
     said_of_one_class,
+    said_of_order,
 )
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class EvaluatePanel(Panel):
         self.truth_layer = LayerChooser(self.viewer, LabelsLayer)
         self.truth_layer.setToolTip("The labels to compare with")
         self.tolerance = number(
-            0, 1000, TOLERANCE_MM, 1, 0.5, "Surfaces within this distance count as equal in surface Dice"
+            0, 1000, TOLERANCE_MM, 3, 0.5, "Surfaces within this distance count as equal in surface Dice"
         )
         self.tolerance.setSuffix(" mm")
         self._folder_rows = {"Prediction": self.predicted, "Reference": self.truth}
@@ -363,9 +364,10 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule 
     told = told if values <= set(range(len(told))) else ()
     notices: list[str] = []
     if rule is None:
-        rule = _rule_of_layers(arrays, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
+        rule, notices = _rule_of_layers(arrays, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
         notices += said_of_one_class(rule, [values])
     rules = rule_of_predictions(rule, lambda: values), rule
+    notices += said_of_order(*rules)
     labels = [
         each.apply(array, layer.name)
         for each, array, layer in zip(rules, arrays, (predicted, truth), strict=True)
@@ -380,19 +382,24 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule 
     return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names, tuple(notices))
 
 
-def _rule_of_layers(arrays: Sequence[np.ndarray], told: Sequence[str], drawn: Sequence[str]) -> LabelRule:
-    """Rule of the second by names that have all values, its own first, or that are as many as its values.
+def _rule_of_layers(
+    arrays: Sequence[np.ndarray], told: Sequence[str], drawn: Sequence[str]
+) -> tuple[LabelRule, list[str]]:
+    """Rule of the second of two labels, and what to say of it.
 
-    Else by the values in both.
+    By names that have all values, its own first; else by its values, which ``told`` names if it has as many.
+    A class that only the first has counts where both hold plain class numbers.
     """
     found = sorted(set().union(*(present_values(array).tolist() for array in arrays)))
     for names in (drawn, told):
         if names and found[0] >= 0 and found[-1] < len(names):
-            return LabelRule.of_names(dict(enumerate(names)))
-    alone, _ = rule_of_arrays(arrays[1:])
-    if len(alone.class_names) == len(told):
-        return replace(alone, class_names=tuple(told))
-    return LabelRule.of_values(found)
+            return LabelRule.of_names(dict(enumerate(names))), []
+    rule, _ = rule_of_arrays(arrays[1:])
+    if len(rule.class_names) == len(told):
+        rule = replace(rule, class_names=tuple(told))
+    elif rule.kind in ("on", "values") and rule.unlabelled is None and found[-1] < IGNORE:
+        return LabelRule.of_values(found), []
+    return rule, [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
 
 
 def worst_place(
@@ -468,5 +475,7 @@ def _mean_lines(evaluation: Evaluation) -> list[str]:
             for key, measure in MEASURES.items()
             if measure.in_brief
         )
-        lines.append(f"{name}: {', '.join(means)}")
+        neither = evaluation.in_neither(name)
+        absent = f" (1 where it is in neither file: {neither} of {count})" if neither else ""
+        lines.append(f"{name}: {', '.join(means)}{absent}")
     return lines
