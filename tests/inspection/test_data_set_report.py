@@ -544,12 +544,95 @@ def test_no_floor_makes_a_mean_of_factors_with_a_zero_above_average(
     assert findings.focus(found).startswith(f"{FOCUS}{said}")
 
 
-def test_a_factor_of_zero_counts_only_where_its_case_does(make_checkpoint: Make) -> None:
-    """A case that another skip lacks is in no interval, and in no reason against a claim."""
-    found = inspected(make_checkpoint, 12, relative_energy_inside=(2.0, 2.0))
-    found.cases[0].models["m"].skips[1].measures["relative_energy_inside"] = 0.0
-    del found.cases[0].models["m"].skips[2].measures["relative_energy_inside"]
-    assert findings.focus(found) == f"{FOCUS}above average at skip 1 (2.0 x), skip 2 (2.0 x)."
+def test_a_case_that_a_coarse_skip_lacks_counts_at_the_fine_ones(make_checkpoint: Make) -> None:
+    """A small structure lies mostly in no position of a coarse skip; psi of the fine ones counts."""
+    found = inspected(make_checkpoint, 60, psi_auc=(0.4, 0.6), relative_energy_inside=(0.5, 2.0))
+    for number, case in enumerate(found.cases):
+        fine, coarse = (case.models["m"].skips[level].measures for level in (1, 2))
+        if number >= 9:  # small ones
+            fine |= {"psi_auc": 0.8 + 0.001 * number, "relative_energy_inside": 4.0 + 0.1 * number}
+            coarse.clear()
+        else:
+            fine["psi_auc"] += 0.01 * number
+    with noting() as intervals:
+        said = findings.telling_apart(found)
+    assert (
+        "(0.5 = chance; cases of m: 60 at skip 1, 9 at skip 2): in m psi is higher inside at skip 1" in said
+    )
+    assert "lower" not in said
+    assert {(each["model"], each["measure"], each["units"]) for each in intervals} == {
+        ("m", "AUC of psi - 0.5", 60),
+        ("m", "AUC of psi - 0.5", 9),
+    }
+    focus = findings.focus(found)
+    assert "cases of m: 60 at skip 1, 9 at skip 2): in m above average at skip 1 (4.9 x), skip 2" in focus
+
+
+def test_intervals_of_other_cases_share_the_error(make_checkpoint: Make) -> None:
+    """Two skips of different cases: each interval is as wide as of two at once, by Bonferroni."""
+    found = inspected(make_checkpoint, 20, psi_auc=(0.5, 0.5))
+    drawn = np.random.default_rng(0).normal(0.6, 0.1, 20)
+    for case, value in zip(found.cases, drawn, strict=True):
+        for level in (1, 2):
+            case.models["m"].skips[level].measures["psi_auc"] = value
+    del found.cases[0].models["m"].skips[2].measures["psi_auc"]
+    with noting() as intervals:
+        findings.telling_apart(found)
+    (first,) = (each for each in intervals if each["units"] == 20)
+    right = simultaneous({1: drawn - 0.5}, (-0.5, 0.5), 0.975)[1]
+    assert (first["low"], first["high"]) == (pytest.approx(right.low), pytest.approx(right.high))
+
+
+def test_means_are_of_what_their_difference_is_of(make_checkpoint: Make) -> None:
+    """Ten near-duplicates are one independent case, in the means as in the difference."""
+    both = [(0.9, 0.3)] * 10 + [(0.5 + 0.01 * n, 0.6 + 0.01 * n) for n in range(9)]
+    cases = [
+        CaseNumbers(str(n), "", "unseen", "label", {"m": dice(m), "d": dice(d)}, {})
+        for n, (m, d) in enumerate(both)
+    ]
+    models = {"m": make_checkpoint(), "d": make_checkpoint()}
+    units = dict.fromkeys(map(str, range(10)), "0")
+    said = findings.overlap(DataSetInspection(models, tuple(cases), {}, {}, units))
+    assert said.startswith(
+        "The mean Dice over 19 labelled cases (10 independent cases, each counted once) is 0.576 with m; "
+        "0.606 with d (m minus d: -0.030"
+    )
+
+
+def test_a_skip_without_a_gate_is_told_and_kept_out_of_the_gates(make_checkpoint: Make) -> None:
+    measures = {
+        "selectivity": (0.0, 0.1),
+        "retained_energy": (1.0, 0.07),
+        "retained_energy_ratio": (1.0, 1.5),
+    }
+    found = inspected(make_checkpoint, 12, **measures)
+    first = found.checkpoints["m"]
+    found = replace(found, checkpoints={"m": replace(first, spec=replace(first.spec, gated_levels=(2,)))})
+    assert "is 10 % with m (skip 1 has no gate)." in findings.selecting(found)
+    said = findings.energy_ratio(found)
+    assert "the cases: above 1 at skip 2 (1.5 x); over the whole image 7 % is kept" in said
+    assert said.endswith("keeps 6.25 % (skip 1 has no gate).")
+
+
+def test_a_report_without_a_dice_says_what_is_found_in_normals_and_what_models_differ_in(
+    ultrasound: list[Case], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    normals = [replace(case, read_label=lambda: np.zeros((48, 48), np.uint8)) for case in ultrasound[:2]]
+    models = {"other": replace(make_checkpoint("dense"), config={"learning_rate": 0.1})}
+    first = replace(make_checkpoint(), config={"learning_rate": 0.01, "start_from": "elsewhere.safetensors"})
+    for cases, said in (
+        (normals, "In 2, the labels are empty; model finds something in"),
+        ([replace(case, read_label=None) for case in ultrasound[:2]], "is no gate ablation of model"),
+    ):
+        folder = tmp_path / said[:3]
+        found = result_of(inspect_cases(first, cases, folder, others=models))
+        result_of(write_data_set(found, cases, folder, About("normals", "two"), None, 0, "cpu"))
+        assert said in json.loads((folder / "inspection.json").read_text())["sentences"]["dice"]
+        page = (folder / "report.html").read_text()
+        assert said in page
+        assert 'src=""' not in page
+    assert {case.part for case in found.cases} == {"unknown"}
+    assert "it is unknown whether it learned from 2 of them" in page
 
 
 @pytest.mark.parametrize(("say", "measures", "cases", "right"), SAID)

@@ -23,6 +23,7 @@ from napari_prosma.inspection.faithfulness import (
     TESTS,
     Row,
     Table,
+    _orders,
     deletion_curve,
     having_structure,
     leave_one_out,
@@ -317,6 +318,23 @@ def test_a_skip_of_one_position_along_an_axis_is_deleted_as_any_other(
     assert all(row["agreement"] == 1 for row in table.rows if row["q"] == 0)
     all_gone = {(row["skip"], row["agreement"]) for row in table.rows if row["q"] == 1}
     assert len(all_gone) == 2  # of each skip the same, whatever the order
+
+
+def test_the_centre_of_a_control_is_that_of_the_image_and_not_of_a_window_on_the_label(
+    make_checkpoint: Make, noise: Callable
+) -> None:
+    label = np.zeros((128, 128), np.uint8)
+    label[90:110, 14:30] = 1
+    image = Image(noise(1, 128, 128), Geometry.pixels(2))
+    window = open_window(make_checkpoint(), image, label=label, device="cpu")
+    assert not window.covers_image
+    size = window.tiling.size
+    psi = np.zeros(size[0] * size[1])
+    orders = _orders(window, 1, psi, psi, 0, np.random.default_rng(0))
+    ranks = next(ranks for order, _, ranks in orders if order == "centre")
+    rows, columns = np.indices(size)
+    far = np.hypot(rows + window.start[0] - 63.5, columns + window.start[1] - 63.5).ravel()
+    assert (np.diff(far[ranks]) <= 1e-9).all()  # the farthest are deleted first
 
 
 def test_in_a_window_the_means_are_those_of_the_whole_image(make_checkpoint: Make, noise: Callable) -> None:

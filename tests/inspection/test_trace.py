@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import IGNORE
 from napari_prosma.data.preparation import prepare
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished, Notice, Progress, Started
@@ -239,6 +240,7 @@ def test_over_windows_z_is_the_u_of_one_window_thresholded(
         assert np.array_equal(skip.z == 0, np.abs(skip.u) <= threshold)
         assert skip.without_evidence.any()
         assert np.array_equal(skip.without_evidence, (skip.z == 0).all(axis=0))
+        np.testing.assert_allclose(skip.zero_fraction, (skip.z == 0).mean(axis=0), atol=1e-6)
         assert (skip.psi[skip.without_evidence] == np.float32(skip.floor)).all()
 
 
@@ -394,6 +396,11 @@ def test_auc_among_errors_looks_only_where_label_and_prediction_differ(
     assert pairs
     assert record.skips[1].measures["psi_auc_in_errors"] == pytest.approx(np.mean(pairs), abs=1e-4)
     assert "psi_auc_in_errors" not in inspected(checkpoint, image).skips[1].measures
+    label[16:] = IGNORE
+    sparse = inspected(checkpoint, image, label=label).skips[1]
+    assert sparse.wrong is not None
+    np.testing.assert_array_equal(sparse.wrong[:16], wrong[:16])
+    assert not sparse.wrong[16:].any()  # nobody knows
 
 
 def test_a_stack_is_inspected_slice_by_slice(make_checkpoint: Make) -> None:

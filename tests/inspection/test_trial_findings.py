@@ -593,3 +593,20 @@ def test_near_duplicates_are_too_few(test: str) -> None:
     """Twelve images of three patients claim as little as three."""
     said = TESTED[test](ROWS[test], {f"{n}": f"patient {n % 3}" for n in range(12)})
     assert said.endswith("No claim from 3 independent cases; 8 are needed.")
+
+
+def test_means_of_a_sweep_are_of_the_units_that_its_differences_are_of() -> None:
+    """Ten near-duplicates, which lose all, and ten other cases, which lose nothing."""
+    rows = [
+        {
+            "image": str(n),
+            "skip": 1,
+            "scale": scale,
+            "agreement": 1.0,
+            "dice": 0.9 * (scale == 1) if n < 10 else 0.5,
+        }
+        for n in range(20)
+        for scale in (0.0, 1.0)
+    ]
+    said = TESTED["threshold_sweep"](rows, dict.fromkeys(map(str, range(10)), "0"))
+    assert said.startswith("Dice is 0.536 with lambda as trained, 0.455 with lambda x 0")

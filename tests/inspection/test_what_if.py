@@ -12,6 +12,7 @@ from napari_prosma.data.case import Image
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.events import Finished, Notice
 from napari_prosma.geometry import Geometry, SourceFrame
+from napari_prosma.inspection.one_image import sentence_of, try_means
 from napari_prosma.inspection.record import ChannelMaps, GateRecord, SkipRecord
 from napari_prosma.inspection.trace import inspect_gates, skip_channel
 from napari_prosma.inspection.what_if import Effect, WhatIf, over_whole_image
@@ -357,3 +358,20 @@ def test_that_nothing_is_found_either_way_is_told_apart_from_no_change(
     assert blind.is_empty
     assert blind.agreement == 1
     assert over_all(checkpoint, image, CHANGES).is_empty
+
+
+def test_against_an_empty_label_nothing_is_worth_anything(make_checkpoint: Make, noise: Callable) -> None:
+    """Dice is 1 or 0 there, whatever becomes of what was found."""
+    checkpoint, image = make_checkpoint(), pixels(noise(1, 32, 32))
+    label = np.zeros((32, 32), np.uint8)
+    for structure in (False, True):
+        label[8:20, 8:20] = structure
+        record = inspected(checkpoint, image, label=label)
+        assert record.segmentation.labels.any()
+        *_, last = try_means(WhatIf(checkpoint, image, label=label), record)
+        assert isinstance(last, Finished)
+        tried = last.result[1]["selection"]
+        assert (tried.worth is not None) == structure
+        said = sentence_of(record, last.result, 1)
+        assert ("Dice changes from" in said) == structure
+        assert ("the overlap (Dice) with the unchanged prediction is" in said) != structure

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from napari_prosma import __version__
 from napari_prosma.data.atomic import written_whole
-from napari_prosma.inspection.faithfulness import CONTROLS, Row, windows_in_words
+from napari_prosma.inspection.faithfulness import CONTROLS, Row, having_structure, windows_in_words
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.noise import IN_WORDS, NOISES
 from napari_prosma.inspection.statistics import FEWEST, LEVEL, RESAMPLES
@@ -69,6 +69,7 @@ def _model(checkpoint: Checkpoint) -> dict[str, Any]:
         "steps": checkpoint.steps,
         "epoch": checkpoint.epoch,
         "config": {key: without_folders(value) for key, value in checkpoint.config.items()},
+        "metrics": checkpoint.metrics,
         "split": checkpoint.split,
     }
 
@@ -230,7 +231,8 @@ def _tests_in_methods(tests: Mapping[str, Sequence[Row]]) -> str:
         done.append(f"{words} ({NOISES[kind].replace(':', ',', 1)})")
     where = windows_in_words(rows)
     window = f", in {where}" if where else ""
-    empty = len({row["image"] for row in rows if "empty" in row})
+    left = {row["image"] for held in tests.values() for row in having_structure(held)}
+    empty = len({row["image"] for row in rows if "empty" in row} - left)
     nothing = f", {empty} with nothing to lose and not counted" if empty else ""
     labels = f"{len(labelled)} with a label{nothing}"
     return f" On {len(tested)} of the images, {labels}{window}: {'; '.join(done)}."

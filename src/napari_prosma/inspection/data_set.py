@@ -36,6 +36,8 @@ COMPARED = (
     "channel_mean",
 )
 """Measures by which cases are called unusual: those that no label has a part in."""
+PARTS = ("training", "validation", "unseen", "unknown")
+"""Unknown: the model began as another one, whose cases are not on record."""
 _LEAST_SPREAD = 0.01
 """The measures lie within 0 and 1: less than a hundredth apart is nothing to point at."""
 
@@ -62,7 +64,7 @@ class CaseNumbers:
 
     name: str
     group: str
-    part: str  # "training", "validation" or "unseen": what the case was to the first model
+    part: str  # what the case was to the first model: one of ``PARTS``
     reference: str  # "label" or "prediction": what inside and outside mean; of the first model for all
     models: dict[str, ModelNumbers]  # by name, the first one first
     # Hashes of the models, and the image's and label's files with size and time: what the numbers hang on.
@@ -431,7 +433,7 @@ def _case(
     reference = "prediction" if label is None else "label"
     inspected = seen(case, image)
     small = () if inspected.thumbnail is None else tuple(np.round(inspected.thumbnail, 4).tolist())
-    part = (*parts, "unseen")[0]
+    part = (*parts, "unknown" if first.config.get("start_from") else "unseen")[0]
     return CaseNumbers(
         name=case.name,
         group=case.group,

@@ -124,7 +124,8 @@ def leave_one_out(
 
     A mean cannot select, and it is as loud as what was trained: what is lost with it is what selecting is
     worth. psi and c are set to their means over the image, weighted by the energy of the skip: ``means`` by
-    level, where they are known.
+    level, where they are known. That of c is one value for all channels, so constants per channel are lost
+    with it, too, though they select nothing.
 
     Rows have ``skip`` (0 = all of them), ``part`` (a key of ``PARTS``) and ``effect``: how far the
     probabilities moved, the mean over the window of half the sum over the classes of |dp|; ``agreement``, and
@@ -285,8 +286,13 @@ def _orders(
     grid = _grid(window, level)
     inside = (slice(None), *(slice(0, n) for n in grid))
     energy = skip[0][inside].square().sum(dim=0).flatten().cpu().numpy()
-    axes = np.meshgrid(*[(np.arange(n) + 0.5) / n - 0.5 for n in grid], indexing="ij")
-    centre = -np.square(axes).sum(axis=0).ravel()
+    # Of the image: a window that does not cover it is put where the label is.
+    factor, tiling = window.model.spec.factor(level), window.tiling
+    axes = [
+        (start + (np.arange(n) + 0.5) * factor) / whole - 0.5
+        for n, start, whole in zip(grid, tiling.seen(window.start), tiling.seen(window.whole), strict=True)
+    ]
+    centre = -np.square(np.meshgrid(*axes, indexing="ij")).sum(axis=0).ravel()
     for order, values in (
         ("psi", psi),
         ("energy", energy),

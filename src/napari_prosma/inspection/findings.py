@@ -10,10 +10,11 @@ import numpy as np
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.inspection.data_set import DataSetInspection, Spread
 from napari_prosma.inspection.kinship import ablation_in_words
-from napari_prosma.inspection.measures import LEAST_RATIO, in_digits, skips_in_words
+from napari_prosma.inspection.measures import LEAST_RATIO, MEASURES, in_digits, skips_in_words
 from napari_prosma.inspection.statistics import (
     ANYWHERE,
     FEWEST,
+    LEVEL,
     OF_DIFFERENCES,
     Interval,
     Limits,
@@ -34,7 +35,7 @@ def selecting(inspection: DataSetInspection) -> str:
     for model in inspection.checkpoints:
         spreads = _spreads(inspection, model, "selectivity")
         if GATES[inspection.checkpoints[model].spec.gate].parts:
-            said.append(f"{_range(spreads, in_percent)} with {model}")
+            said.append(f"{_range(spreads, in_percent)} with {model}{_ungated(inspection, model)}")
         else:
             said.append(f"0 % with {model}, which has no gates")
     return (
@@ -56,7 +57,8 @@ def focus(inspection: DataSetInspection) -> str:
         return NO_FOREGROUND
     return (
         f"{which}Relative energy inside the foreground, geometric mean over the cases (1 x = psi passes as "
-        f"much there as on average): {'; '.join(said)}.{_of_its_own(inspection, measure)}"
+        f"much there as on average{_of_cases(inspection, measure)}): {'; '.join(said)}."
+        f"{_of_its_own(inspection, measure)}"
     )
 
 
@@ -114,8 +116,9 @@ def telling_apart(inspection: DataSetInspection) -> str:
     said = _sides(inspection, "psi_auc", "psi is higher inside", "psi is lower inside")
     if not said:
         return NO_FOREGROUND
-    what = "AUC of psi, inside against outside the foreground (0.5 = chance)"
-    return f"{which}{what}: {said}.{_of_its_own(inspection, 'psi_auc')}"
+    what = "AUC of psi, inside against outside the foreground (0.5 = chance"
+    cases = _of_cases(inspection, "psi_auc")
+    return f"{which}{what}{cases}): {said}.{_of_its_own(inspection, 'psi_auc')}"
 
 
 def telling_apart_in_errors(inspection: DataSetInspection) -> str:
@@ -126,7 +129,8 @@ def telling_apart_in_errors(inspection: DataSetInspection) -> str:
     if not said:
         return ""
     return (
-        f"AUC of psi among errors, where the model confuses structure and background (0.5 = chance): {said}."
+        "AUC of psi among errors, where the model confuses structure and background (0.5 = chance"
+        f"{_of_cases(inspection, 'psi_auc_in_errors')}): {said}."
     )
 
 
@@ -134,7 +138,8 @@ def _sides(inspection: DataSetInspection, auc: str, above: str, below: str) -> s
     """On which side of chance an AUC is, model by model."""
     said = []
     for model in inspection.checkpoints:
-        intervals = _against(inspection, model, auc, lambda value: value - 0.5, (-0.5, 0.5))
+        of = f"{MEASURES[auc].label} - 0.5"
+        intervals = _against(inspection, model, auc, lambda value: value - 0.5, of, (-0.5, 0.5))
         if intervals:
             told = {level: f"{each.mean + 0.5:.2f}" for level, each in intervals.items()}
             said.append(f"in {model} {_grouped(intervals, told, above, below)}")
@@ -145,6 +150,8 @@ def energy_ratio(inspection: DataSetInspection) -> str:
     """Energy kept inside over outside, and beside which neutral value the shares stand."""
     measure = "retained_energy_ratio"
     judged, which = _judged(inspection, measure)
+    counts = _of_cases(judged, measure)
+    cases = f" ({counts.removeprefix('; ')})" if counts else ""
     image = f"the whole image of all {len(inspection.cases)} cases" if which else "the whole image"
     said = []
     for model in inspection.checkpoints:
@@ -154,12 +161,14 @@ def energy_ratio(inspection: DataSetInspection) -> str:
             kept = _range(_spreads(inspection, model, "retained_energy"), in_percent)
             said.append(
                 f"with {model}, energy kept inside the foreground relative to that outside, geometric mean "
-                f"over the cases: {factors}; over {image} {kept} is kept, where a gate that selects nothing "
-                f"keeps {100 * neutral:g} %"
+                f"over the cases{cases}: {factors}; over {image} {kept} is kept, where a gate that selects "
+                f"nothing keeps {100 * neutral:g} %{_ungated(inspection, model)}"
             )
     if not said:
         return "No case has a foreground to compare with."
     told = f"{which}{'; '.join(said)}." if which else _sentence(said)
+    if any(_spreads(judged, model, "channel_mean") for model in judged.checkpoints):
+        told += " A weight per channel moves this ratio, too, even a constant one."
     return f"{told}{_of_its_own(judged, measure, 'its gates contribute')}"
 
 
@@ -190,25 +199,28 @@ def overlap(inspection: DataSetInspection) -> str:
     finds = [f"{first} finds something in {alarms[first]} of them", *(f"{o} in {alarms[o]}" for o in others)]
     more, label = " more" if own else "", "a label is" if normals == 1 else "the labels are"
     found = f"In {normals}{more}, {label} empty; {', '.join(finds)}." if normals else ""
+    strange = [ablation_in_words(first, models[first], other, models[other]) for other in others]
     if not own:
-        return f"No case has a label with a structure, so the Dice is unknown. {found}".strip()
+        unknown = "No case has a label with a structure, so the Dice is unknown."
+        return " ".join(filter(None, [unknown, found, *strange]))
+    dice = {model: by_unit(inspection.overlaps(model), inspection.units) for model in models}
+    number = len(dice[first])
+    once = f" ({units_in_words(number)}, each counted once)" if number < len(own) else ""
     structure = " with a structure" if normals else ""
     words = [
-        f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)}{structure} is "
-        f"{np.mean([*own.values()]):.3f} with {inspection.model}"
+        f"the mean Dice over {len(own)} labelled case{'s' * (len(own) != 1)}{structure}{once} is "
+        f"{np.mean([*dice[first].values()]):.3f} with {first}"
     ]
-    theirs = {other: inspection.overlaps(other) for other in others}
     differences = {
-        other: by_unit({case: own[case] - dice[case] for case in own}, inspection.units)
-        for other, dice in theirs.items()
+        other: np.array([dice[first][unit] - value for unit, value in dice[other].items()])
+        for other in others
     }
-    intervals = simultaneous({o: np.array([*d.values()]) for o, d in differences.items()}, OF_DIFFERENCES)
+    intervals = simultaneous(differences, OF_DIFFERENCES, measure=f"Dice of {first} minus that of the model")
     words += [
-        f"{np.mean([*theirs[other].values()]):.3f} with {other} ({first} minus {other}: "
+        f"{np.mean([*dice[other].values()]):.3f} with {other} ({first} minus {other}: "
         f"{compared_in_words(each)}, for these two trainings)"
         for other, each in intervals.items()
     ]
-    strange = [ablation_in_words(first, models[first], other, models[other]) for other in others]
     return " ".join(filter(None, [_sentence(words), found, *strange]))
 
 
@@ -232,8 +244,9 @@ def unusual(inspection: DataSetInspection) -> str:
     verb = "has" if number == 1 else "have"
     return (
         f"{number} of {len(inspection.cases)} cases {verb} a measure more than "
-        f"{inspection.unusual_from:.1f} robust standard deviations from the median. Among ordinary cases, "
-        f"one in twenty sets of this size has such a case. {inspection.association().in_words()}"
+        f"{inspection.unusual_from:.1f} robust standard deviations from the median. One in twenty sets of as "
+        "many ordinary cases has such a case if their measures are independent and normally distributed; of "
+        f"skewed measures more have one. {inspection.association().in_words()}"
     )
 
 
@@ -246,9 +259,9 @@ def _doublings(ratio: float) -> float:
 
 def _factors(inspection: DataSetInspection, model: str, measure: str, above: str, below: str) -> str:
     """Geometric means of a ratio over the cases, skip by skip, and what may be claimed of them."""
-    intervals = _against(inspection, model, measure, _doublings)
+    intervals = _against(inspection, model, measure, _doublings, f"log2 of {MEASURES[measure].label}")
     told, floored = {}, {}
-    for level, values in _compared(inspection, model, measure).items():
+    for level, values in _finite(inspection, model, measure).items():
         floored[level] = sum(value < LEAST_RATIO for value in values.values())
         less = "less than " if floored[level] else ""
         told[level] = f"{less}{in_digits(2 ** intervals[level].mean)} x"
@@ -260,41 +273,56 @@ def _against(
     model: str,
     measure: str,
     signed: Callable[[float], float],
+    of: str,
     within: Limits = ANYWHERE,
 ) -> dict[int, Interval]:
     """Intervals over the skips of a measure whose sign says something, over the units that have it.
 
-    They hold together over the same units; a skip that has too few for any claim, such as a coarse one with
-    hardly a wrong position, takes none from the others.
+    All of them hold together: skips of the same cases by their largest mean, and where a coarse one lacks
+    some cases, such as those with a small structure, each such group has its share of the error (Bonferroni).
+    A skip that has too few for any claim takes none.
     """
-    compared = _compared(inspection, model, measure)
+    compared = _finite(inspection, model, measure)
     shared: dict[frozenset[str], list[int]] = {}
     for level, values in compared.items():
         shared.setdefault(frozenset(values), []).append(level)
+    enough = [level for level, held in compared.items() if len(by_unit(held, inspection.units)) >= FEWEST]
     intervals: dict[int, Interval] = {}
     for levels in shared.values():
-        apart = {level: {case: signed(v) for case, v in compared[level].items()} for level in levels}
+        samples = {
+            level: by_unit({case: signed(v) for case, v in compared[level].items()}, inspection.units)
+            for level in levels
+        }
+        share = len(levels) / len(enough) if levels[0] in enough else 1
         intervals |= simultaneous(
-            {level: np.array([*by_unit(held, inspection.units).values()]) for level, held in apart.items()},
+            {level: np.array([*held.values()]) for level, held in samples.items()},
             within,
+            1 - (1 - LEVEL) * share,
+            model=model,
+            measure=of,
         )
     return {level: intervals[level] for level in compared}
 
 
-def _compared(inspection: DataSetInspection, model: str, measure: str) -> dict[int, dict[str, float]]:
-    """The measure by case for each skip: of the cases that all skips with units enough for a claim have."""
-    samples: dict[int, dict[str, float]] = {}
-    for level in inspection.levels(model):
-        values = inspection.by_case(model, level, measure)
-        finite = {case: value for case, value in values.items() if np.isfinite(value)}
-        samples |= {level: finite} if finite else {}
-    enough = [level for level, held in samples.items() if len(by_unit(held, inspection.units)) >= FEWEST]
-    shared = set.intersection(*(set(samples[level]) for level in enough)) if enough else set()
-    chosen = {
-        level: {case: v for case, v in held.items() if level not in enough or case in shared}
-        for level, held in samples.items()
+def _finite(inspection: DataSetInspection, model: str, measure: str) -> dict[int, dict[str, float]]:
+    """The measure by case, for each skip with a gate that has it in some."""
+    held = {level: inspection.by_case(model, level, measure) for level in _levels(inspection, model)}
+    finite = {
+        level: {case: value for case, value in values.items() if np.isfinite(value)}
+        for level, values in held.items()
     }
-    return {level: held for level, held in chosen.items() if held}
+    return {level: values for level, values in finite.items() if values}
+
+
+def _of_cases(inspection: DataSetInspection, measure: str) -> str:
+    """Of how many cases each skip is, where that is not the same for all skips of a model."""
+    said = []
+    for model in inspection.checkpoints:
+        counts = {level: len(values) for level, values in _finite(inspection, model, measure).items()}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{number} at skip {level}" for level, number in counts.items())
+            said.append(f"; cases of {model}: {told}")
+    return "".join(said)
 
 
 def _grouped(
@@ -392,8 +420,21 @@ def _of_its_own(inspection: DataSetInspection, measure: str, part: str = "its ps
     return f" Without a label, the foreground is the prediction of {first}{does}: {said}."
 
 
+def _levels(inspection: DataSetInspection, model: str) -> list[int]:
+    """The skips that have a gate; all of them pass whole in a model without any."""
+    levels, gated = inspection.levels(model), inspection.checkpoints[model].spec.gated_levels
+    return [level for level in levels if level in gated] or levels
+
+
+def _ungated(inspection: DataSetInspection, model: str) -> str:
+    """Which skips of a model with gates have none."""
+    without = sorted(set(inspection.levels(model)) - set(_levels(inspection, model)))
+    has = "has" if len(without) == 1 else "have"
+    return f" ({skips_in_words(without)} {has} no gate)" if without else ""
+
+
 def _spreads(inspection: DataSetInspection, model: str, measure: str) -> dict[int, Spread]:
-    spreads = {level: inspection.spread(model, level, measure) for level in inspection.levels(model)}
+    spreads = {level: inspection.spread(model, level, measure) for level in _levels(inspection, model)}
     return {level: spread for level, spread in spreads.items() if spread is not None}
 
 

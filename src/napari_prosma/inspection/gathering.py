@@ -24,12 +24,13 @@ class Gathered:
     """The maps and sums of one skip while the windows go by.
 
     psi and energies are blended as the labels are. z, u and what hangs on their zeros are no numbers that may
-    be averaged: they come from the window whose centre is nearest.
+    be averaged: they come from the window whose centre is nearest. Only of the share without evidence the
+    mean over the windows is kept, too.
     """
 
     def __init__(self, first: SkipTrace, tiling: Tiling, factors: tuple[int, ...]) -> None:
         self._tiling, self._factors = tiling, factors
-        self._names = [name for name in ("zero_fraction", "psi", "psi_dense") if _has(first, name)]
+        self._names = [name for name in ("psi", "psi_dense") if getattr(first, name) is not None]
         self._maps = Blend(tiling, len(self._names) + (first.z is not None) + 2, factors)
         self._nearest = Nearest(tiling, factors)
         grid = tuple(-(-n // f) for n, f in zip(tiling.size, factors, strict=True))
@@ -38,7 +39,7 @@ class Gathered:
         self._latent = (
             np.zeros((2, first.z.shape[1], *grid), np.float32) if keeps_z and first.z is not None else None
         )
-        self._empty = None if first.z is None else np.zeros(grid, bool)
+        self._zero_fraction = None if first.z is None else np.zeros(grid, np.float32)
         self._counts = None if first.field is None or first.z is None else Counts(first.z.shape[1])
         self._sums = Sums(first.skip.shape[1])
         self._channels: list[np.ndarray] = []
@@ -52,22 +53,15 @@ class Gathered:
         def shaped(values: torch.Tensor) -> torch.Tensor:
             return values[0].float().cpu().reshape(-1, *window)
 
-        maps = {
-            "psi": skip_trace.psi,
-            "psi_dense": skip_trace.psi_dense,
-            "zero_fraction": None
-            if skip_trace.z is None
-            else (skip_trace.z == 0).float().mean(dim=1, keepdim=True),
-        }
-        stacked = [shaped(maps[name]) for name in self._names]  # type: ignore[arg-type]
-        if skip_trace.z is not None and self._empty is not None:
+        stacked = [shaped(getattr(skip_trace, name)) for name in self._names]
+        if skip_trace.z is not None and self._zero_fraction is not None:
             z = shaped(skip_trace.z)
             if self._latent is not None and skip_trace.field is not None:
                 both = torch.stack([z, shaped(skip_trace.field)]).numpy()
                 self._latent[(slice(None), slice(None), *whole)] = both[(slice(None), slice(None), *within)]
-            empty = (z == 0).all(dim=0)
-            self._empty[whole] = empty.numpy()[within]
-            stacked.append(empty[None].float())
+            zeros = (z == 0).float().mean(dim=0)
+            self._zero_fraction[whole] = zeros.numpy()[within]
+            stacked.append((zeros == 1)[None].float())
         stacked.append(shaped(skip_trace.gated.float().square().sum(dim=1, keepdim=True)))
         stacked.append(shaped(skip_trace.skip.float().square().sum(dim=1, keepdim=True)))
         self._maps.add(start, torch.cat(stacked))
@@ -92,14 +86,19 @@ class Gathered:
         named = dict(zip(self._names, maps, strict=False))
         kept, whole = maps[-2], maps[-1]
         channels = np.array(self._channels) if self._channels else None
-        counts, empty, psi = self._counts, self._empty, named.get("psi")
+        counts, psi, zeros = self._counts, named.get("psi"), self._zero_fraction
+        empty = None if zeros is None else zeros == 1
         if psi is not None and empty is not None and self._floor is not None:
             psi[empty] = self._floor
             if self._floor == 0:  # there the skip itself is cut
                 kept[empty] = 0
         z, u = (None, None) if self._latent is None else self._latent
         foreground = mostly(is_foreground(reference), self._factors)
-        wrong = None if predicted is None else mostly(is_foreground(predicted), self._factors) != foreground
+        outside = mostly(reference == 0, self._factors) & ~foreground
+        wrong = None
+        if predicted is not None:  # where nobody labelled, nothing is wrong
+            differs = mostly(is_foreground(predicted), self._factors) != foreground
+            wrong = differs & (foreground | outside)
         record = SkipRecord(
             level=level,
             factor=max(self._factors),
@@ -109,6 +108,7 @@ class Gathered:
             relative_energy=None if psi is None else relative(psi, whole),
             selectivity=self._sums.selectivity(),
             means=self._sums.means(),
+            zero_fraction=zeros,
             without_evidence=empty,
             empty_share=None if empty is None else float(maps[-3].mean()),
             z=z,
@@ -121,15 +121,11 @@ class Gathered:
             field_peak=None if counts is None else counts.peak(),
             floor=self._floor,
             inside=foreground,
-            outside=mostly(reference == 0, self._factors) & ~foreground,
+            outside=outside,
             wrong=wrong,
             **named,
         )
         return replace(record, measures=skip_measures(record))
-
-
-def _has(skip_trace: SkipTrace, name: str) -> bool:
-    return (skip_trace.z if name == "zero_fraction" else getattr(skip_trace, name)) is not None
 
 
 class Counts:

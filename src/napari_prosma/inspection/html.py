@@ -33,6 +33,7 @@ from napari_prosma.inspection.citing import (
 )
 from napari_prosma.inspection.compare import Comparison, compare, comparison_figure
 from napari_prosma.inspection.data_set import (
+    PARTS,
     CaseNumbers,
     DataSetInspection,
     On,
@@ -63,7 +64,7 @@ class Plot:
     """A figure with a plain sentence on what it shows, its intervals, and rows that no other table has."""
 
     name: str
-    figure: Figure
+    figure: Figure | None  # None where there is only something to say
     sentence: str
     intervals: list[dict[str, Any]]
     rows: Sequence[dict[str, str | float]] = ()
@@ -124,8 +125,10 @@ def write_data_set(
     )
     embedded: dict[str, dict[str, str]] = {}
     for plot in (*overview, *tested):
-        drawing = _saved_plot(plot.figure, folder / "plots" / f"{plot.name}.svg")
-        picture = _data_uri("image/svg+xml", drawing)
+        picture = ""
+        if plot.figure is not None:
+            drawing = _saved_plot(plot.figure, folder / "plots" / f"{plot.name}.svg")
+            picture = _data_uri("image/svg+xml", drawing)
         embedded[plot.name] = {"picture": picture, "says": plot.sentence}
         if plot.rows:
             write_rows(folder / "plots" / f"{plot.name}.csv", plot.rows)
@@ -173,10 +176,7 @@ def write_data_set(
         unusual=kept["lead"],
         shown=shown,
         cases=[{"case": case, **_about_case(inspection, case)} for case in inspection.cases],
-        parts={
-            part: sum(case.part == part for case in inspection.cases)
-            for part in ("training", "validation", "unseen")
-        },
+        parts={part: sum(case.part == part for case in inspection.cases) for part in PARTS},
     )
     with written_whole(folder / PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -280,8 +280,10 @@ def _overview(inspection: DataSetInspection) -> Iterator[Plot]:
             lambda inspected: inspected.association().in_words(),
         ),
     }
+    # What models find in images without a structure, and in what they differ, is said without a Dice, too.
+    is_said = len(inspection.checkpoints) > 1 or any(case.empty for case in inspection.cases)
     for name, (figure, say) in made.items():
-        if figure is not None:
+        if figure is not None or (name == "dice" and is_said):
             with noting() as intervals:
                 sentence = say(inspection)
             yield Plot(name, figure, sentence, intervals)
@@ -346,17 +348,20 @@ def _summary_tables(inspection: DataSetInspection) -> dict[str, dict[str, Any]]:
     tables = {}
     for model in inspection.checkpoints:
         levels, rows = inspection.levels(model), {}
-        kind = GATES[inspection.checkpoints[model].spec.gate]
+        spec = inspection.checkpoints[model].spec
+        kind = GATES[spec.gate]
         for name, measure in MEASURES.items():
-            spreads = [inspection.spread(model, level, name) for level in levels]
-            if any(spreads):
+            spreads = {level: inspection.spread(model, level, name) for level in levels}
+            if any(spreads.values()):
                 neutral = measure.neutral(kind)
                 cells = [
                     "" if s is None else f"{measure.text(s.mean)} ± {measure.text(s.deviation)}"
-                    for s in spreads
+                    for s in spreads.values()
                 ]
                 rows[measure.label] = ["" if neutral is None else measure.text(neutral), *cells]
-        tables[model] = {"levels": levels, "rows": rows}
+        without = {level for level in levels if kind.parts and level not in spec.gated_levels}
+        titles = [f"skip {level}{' (no gate)' if level in without else ''}" for level in levels]
+        tables[model] = {"levels": titles, "rows": rows}
     return tables
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a panel lists KINDS before torch is loaded
 
 KINDS: dict[str, str] = {
     "zeros in z": "bright = the threshold sets most inner channels of the gate to zero here, black = none",
-    "without evidence": "marked = z is zero in every channel here, so psi equals the gate floor",
+    "without evidence": "marked = z is zero in every channel here, so psi as trained is the gate floor",
     "psi": "bright = the mask lets the skip through here, dark = it holds it back",
     "psi dense": "counterfactual: the mask that the same weights give with lambda = 0, not retrained",
     "psi - dense": "what the threshold changes in the mask: red = more passes here, blue = less",

@@ -182,7 +182,8 @@ MEASURES: dict[str, Measure] = {
     "retained_energy_ratio": Measure(
         "energy kept inside/outside",
         lambda skip: _ratio(_kept(skip, _inside(skip)), _kept(skip, _outside(skip))),
-        "Energy kept inside the structure over that outside; above 1 the gate prefers it",
+        "Energy kept inside the structure over that outside. A weight per channel moves it too, even a "
+        "constant one, where other channels are strong inside",
         "x",
         ANY,
         neutral=lambda kind: 1.0,

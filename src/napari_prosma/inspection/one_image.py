@@ -38,7 +38,7 @@ class Tried:
     geometry: Geometry  # of the window
     agreement: float  # Dice of the result with and without it
     is_empty: bool  # no structure is found in the window, with it or without
-    # dice, dice_before: against the label, without and with it.
+    # dice, dice_before: against the label, without and with it, where it shows a structure.
     dice: float | None = None
     dice_before: float | None = None
     window: str = ""  # which part of the image that is, empty for all of it
@@ -50,7 +50,7 @@ class Tried:
 
     @property
     def worth(self) -> float | None:
-        """Dice that is lost with the mean; None without a label."""
+        """Dice that is lost with the mean; None without a structure in a label."""
         return None if self.dice is None or self.dice_before is None else self.dice_before - self.dice
 
 
@@ -61,7 +61,10 @@ def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
     """
     from napari_prosma.nn.gates import Change  # what panels import is there before torch
 
-    window, before = what_if.window, (what_if.unchanged.dice or {}).get("dice")
+    window = what_if.window
+    # Against an empty label Dice is 1 or 0, whatever is lost.
+    has_structure = window.label is not None and is_foreground(window.label).any()
+    before = (what_if.unchanged.dice or {}).get("dice") if has_structure else None
     tried: dict[int, dict[str, Tried]] = {}
     yield Started(len(record.skips), "Trying what the selection is worth")
     for level, skip in record.skips.items():
@@ -76,7 +79,7 @@ def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
                 effect.record.image.geometry,
                 effect.agreement,
                 effect.is_empty,
-                (effect.dice or {}).get("dice"),
+                (effect.dice or {}).get("dice") if has_structure else None,
                 before,
                 "" if window.covers_image else window.in_words(),
             )

@@ -48,7 +48,7 @@ class SkipRecord:
     geometry : Geometry
         Of the maps: coarser than the image by the skip's factor, with its true offset.
     zero_fraction : (*grid) in [0, 1], optional
-        Share of the latent channels in which z is exactly 0; the weighted mean where windows overlap.
+        Share of the latent channels in which z is exactly 0, in the window whose centre is nearest.
     without_evidence : (*grid) bool, optional
         True where z is 0 in every channel, in the window whose centre is nearest.
     z, u : (C_a, *grid), optional
@@ -78,7 +78,7 @@ class SkipRecord:
         Where at least half of what a position covers is foreground, and where background; the measures that
         compare the two are made with them.
     wrong : (*grid) bool, optional
-        Where label and prediction differ; only with a label.
+        Where label and prediction differ, of what is labelled; only with a label.
     measures : dict
         The numbers, by name.
     """

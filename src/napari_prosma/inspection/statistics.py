@@ -99,11 +99,15 @@ def interval(values: np.ndarray, within: Limits = ANYWHERE) -> Interval:
 
 
 def simultaneous(
-    samples: Mapping[Key, np.ndarray], within: Limits | Mapping[Key, Limits] = ANYWHERE
+    samples: Mapping[Key, np.ndarray],
+    within: Limits | Mapping[Key, Limits] = ANYWHERE,
+    level: float = LEVEL,
+    **about: str,
 ) -> dict[Key, Interval]:
-    """Intervals of several means over the same units (n,), which hold together with 95 %.
+    """Intervals of several means over the same units (n,), which hold together with 95 %, or ``level``.
 
     None reaches beyond ``within``, the least and the largest mean that there can be: of all, or of each.
+    ``about`` is noted with them: whose they are, and of what.
     """
     if not samples:
         return {}
@@ -112,14 +116,14 @@ def simultaneous(
     means = table.mean(axis=1) if number else np.full(len(keys), np.nan)
     if number < FEWEST:
         return _noted(
-            {k: Interval(float(m), np.nan, np.nan, number) for k, m in zip(keys, means, strict=True)}
+            {k: Interval(float(m), np.nan, np.nan, number) for k, m in zip(keys, means, strict=True)}, about
         )
     errors = table.std(axis=1, ddof=1) / np.sqrt(number)
-    student = float(stats.t.isf((1 - LEVEL) / 2, number - 1))
+    student = float(stats.t.isf((1 - level) / 2, number - 1))
     below, above = np.full(len(keys), -student), np.full(len(keys), student)
     varies = errors > _ROUNDING * np.abs(table).max(axis=1, initial=0)
     if varies.any():
-        lowest, highest = _critical_values((table - means[:, None])[varies])
+        lowest, highest = _critical_values((table - means[:, None])[varies], level)
         below[varies], above[varies] = np.minimum(lowest, -student), np.maximum(highest, student)
     found = {}
     for n, key in enumerate(keys):
@@ -131,7 +135,7 @@ def simultaneous(
         limits = within[key] if isinstance(within, Mapping) else within
         low, high = np.clip((low, high), *limits)
         found[key] = Interval(float(means[n]), float(low), float(high), number)
-    return _noted(found)
+    return _noted(found, about)
 
 
 @contextmanager
@@ -145,14 +149,14 @@ def noting() -> Iterator[list[dict[str, Any]]]:
         _NOTED.reset(token)
 
 
-def _noted(intervals: dict[Key, Interval]) -> dict[Key, Interval]:
+def _noted(intervals: dict[Key, Interval], about: Mapping[str, str]) -> dict[Key, Interval]:
     kept = _NOTED.get()
     if kept is not None:
-        kept += [{"of": key, **asdict(each)} for key, each in intervals.items()]
+        kept += [{**about, "of": key, **asdict(each)} for key, each in intervals.items()]
     return intervals
 
 
-def _critical_values(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _critical_values(residuals: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Between which studentised means of all rows (k, n) lie at once, a pair for each row (k,).
 
     Of units drawn with replacement; infinite for a row of which often all drawn are equal.
@@ -165,7 +169,7 @@ def _critical_values(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     equal = np.where(np.abs(means) > rounding, np.copysign(np.inf, means), 0.0)
     away = np.divide(means, errors, out=equal, where=errors > rounding)
     finite = np.where(np.isfinite(away), away, 0.0)
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     lowest, highest = np.quantile(finite.min(axis=0), tail), np.quantile(finite.max(axis=0), 1 - tail)
     return (
         np.minimum(lowest, np.quantile(away, tail, axis=1, method="lower")),

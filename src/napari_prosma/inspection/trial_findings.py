@@ -203,7 +203,8 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
         return NOTHING
     scales = sorted({float(row["scale"]) for row in rows})
     at = {scale: [row for row in rows if float(row["scale"]) == scale] for scale in scales}
-    means = {scale: _mean(held, score) for scale, held in at.items()}
+    each = {scale: _per_unit(held, score, units) for scale, held in at.items()}
+    means = {scale: float(np.mean([*held.values()])) for scale, held in each.items()}
     zeros = {scale: _mean(held, "z_zero_fraction") for scale, held in at.items()}
     trained = min(scales, key=lambda scale: abs(scale - 1))
     first, last = scales[0], scales[-1]
@@ -216,9 +217,8 @@ def threshold_sweep(rows: Sequence[Row], units: Units = None) -> str:
         f"{with_zeros(trained)}, {means[first]:.3f} with lambda x {first:g} and {means[last]:.3f} with "
         f"lambda x {last:g}{with_zeros(last)}."
     )
-    own = _per_unit(at[trained], score, units)
     change = {
-        scale: {case: value - own[case] for case, value in _per_unit(at[scale], score, units).items()}
+        scale: {unit: value - each[trained][unit] for unit, value in each[scale].items()}
         for scale in scales
         if scale != trained
     }

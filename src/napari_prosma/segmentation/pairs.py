@@ -233,7 +233,7 @@ def _by_name(files: Sequence[Path], naming: Naming) -> dict[str, list[Path]]:
     return found
 
 
-def _labels_of(files: Sequence[Path]) -> Sequence[Path]:
+def _labels_of(files: list[Path]) -> list[Path]:
     """The label files of one name: beside 'scan_labels.png' a copy of the image 'scan.png' may lie."""
     return [path for path in files if MASK_SUFFIX.search(stem(path))] or files
 

@@ -314,6 +314,10 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
     finish(panel)
     view = panel.outcomes.tabs.currentWidget()
     assert view.finding.plain_text().startswith("Mean Dice over Gaussian noise")
+    (kept,) = panel.outcomes.numbers(panel.inspected)
+    assert kept["test"] == "noise_test"
+    # Of another inspection it is not, whose numbers are saved together.
+    assert panel.outcomes.numbers(replace(panel.inspected)) == []
     panel.outcomes.close()
 
 

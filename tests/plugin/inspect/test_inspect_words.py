@@ -14,7 +14,9 @@ from napari_prosma.geometry import Geometry
 from napari_prosma.inspection.faithfulness import TESTS
 from napari_prosma.inspection.measures import MEASURES
 from napari_prosma.inspection.one_image import SELECTION, SKIP, Tried, sentence_of, skip_in_words
+from napari_prosma.inspection.readout import Readout
 from napari_prosma.inspection.record import Means, SkipRecord
+from napari_prosma.plugin.inspect.pointer import in_words
 from napari_prosma.plugin.inspect.trials import TRIALS
 from napari_prosma.plugin.inspect.words import (
     effect_in_words,
@@ -292,3 +294,16 @@ def test_a_faithfulness_test_has_the_same_name_on_its_button_its_plot_and_in_the
 def test_what_passes_at_the_floor_is_not_the_floor_alone(gate: str, floored: str) -> None:
     record: Any = SimpleNamespace(gate=gate, skips={1: replace(skip(), floor=0.45)})
     assert floored in " ".join(exactness(record))
+
+
+@pytest.mark.parametrize(
+    ("psi", "empty", "said"),
+    [
+        (0.61, True, "psi 0.61 = gate floor, no evidence,"),
+        (0.64, True, "psi 0.64, no evidence,"),  # as What if puts it
+        (0.61, False, "psi 0.61,"),
+    ],
+)
+def test_a_floor_is_told_only_where_psi_stands_at_it(psi: float, empty: bool, said: str) -> None:
+    found = Readout(1, (0, 0), 0.1, psi=psi, floor=0.61, without_evidence=empty)
+    assert f"skip 1: {said} energy kept" in in_words(found)

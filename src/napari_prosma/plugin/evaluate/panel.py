@@ -180,10 +180,10 @@ class EvaluatePanel(Panel):
             0, 1000, TOLERANCE_MM, 3, 0.5, "Surfaces within this distance count as equal in surface Dice"
         )
         self.tolerance.setSuffix(" mm")
-        self._folder_rows = {"Prediction": self.predicted, "Reference": self.truth}
-        self._layer_rows = {"Prediction": self.predicted_layer, "Reference": self.truth_layer}
+        self._folder_rows: tuple[QWidget, ...] = (self.predicted, self.truth)
+        self._layer_rows: tuple[QWidget, ...] = (self.predicted_layer, self.truth_layer)
         for rows in (self._folder_rows, self._layer_rows):
-            for title, field in rows.items():
+            for title, field in zip(("Prediction", "Reference"), rows, strict=True):
                 form.addRow(title, field)
         form.addRow("Classes", self.classes)
         form.addRow("Tolerance", self.tolerance)
@@ -196,9 +196,9 @@ class EvaluatePanel(Panel):
 
     def _source_changed(self) -> None:
         of_folders = self.from_folders.isChecked()
-        for field in self._folder_rows.values():
+        for field in self._folder_rows:
             self._form.setRowVisible(field, of_folders)
-        for field in self._layer_rows.values():
+        for field in self._layer_rows:
             self._form.setRowVisible(field, not of_folders)
 
     def _from_folders(self) -> Callable[[], Pairs]:

@@ -127,7 +127,7 @@ class InspectPanel(Panel):
         further = {
             "label_notices": [*filter(None, [inspected.taken_for])],
             **numbers_of(inspected.record, inspected.tried),
-            "tests": self.outcomes.numbers(),
+            "tests": self.outcomes.numbers(inspected),
         }
         self.run("ProSMA: saving", partial(_saving, inspected.record, folder, further))
 
@@ -320,7 +320,7 @@ class InspectPanel(Panel):
 
     def _open(self, drawn: Drawn) -> None:
         assert self.inspected is not None
-        self.outcomes.add(drawn, self.inspected.record.name)
+        self.outcomes.add(drawn, self.inspected)
 
     def _look_at(self, level: int) -> None:
         """Show the maps of one skip, its mask on top."""

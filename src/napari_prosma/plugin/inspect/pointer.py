@@ -33,6 +33,9 @@ STILL = 3.0
 """Pixels of the canvas that a click may move and still be a click."""
 
 
+_ROUNDING = 1e-4
+
+
 class PointerPart(QWidget):
     """The values at the cursor, and a table of what was pinned."""
 
@@ -143,8 +146,10 @@ def in_words(readout: Readout) -> str:
     """One skip at one position, as a line."""
     said = [f"skip {readout.level}:"]
     if readout.psi is not None:
-        at_floor = " = gate floor, no evidence" if readout.without_evidence else ""
-        said.append(f"psi {readout.psi:.2f}{at_floor},")
+        evidence = ", no evidence" if readout.without_evidence else ""
+        # What if may have put psi elsewhere.
+        is_floor = evidence and readout.floor is not None and abs(readout.psi - readout.floor) < _ROUNDING
+        said.append(f"psi {readout.psi:.2f}{' = gate floor' if is_floor else ''}{evidence},")
     said.append(f"energy kept {in_percent(readout.energy_kept)}")
     if readout.support is not None:
         said.append(f", {in_percent(readout.support)} of z not zero")

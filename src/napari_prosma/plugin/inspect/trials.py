@@ -44,7 +44,8 @@ TRIALS = {
     "leave_one_out": (
         "Leave one out",
         "What is the selection worth? Set psi, c, both or the whole skip to its mean, which selects nothing, "
-        "and measure the Dice lost",
+        "and measure the Dice lost. The mean of c is one value for all channels: constants per channel are "
+        "lost with it, too",
     ),
     "deletion_curve": (
         "Deletion curve",
@@ -145,15 +146,22 @@ class OutcomeWindow(QDialog):
         assert screen is not None
         self.resize(WINDOW.boundedTo(0.9 * screen.availableSize()))
 
-    def numbers(self) -> list[dict[str, Any]]:
-        """Of the outcomes that are open: image, test, what it says, and the rows that this rests on."""
-        tabs = [self.tabs.widget(n) for n in range(self.tabs.count())]
-        return [view.numbers() for view in tabs if isinstance(view, OutcomeView)]
+    def numbers(self, inspected: InspectionResult) -> list[dict[str, Any]]:
+        """Of the open outcomes on an inspection: image, test, what it says, and the rows that it rests on.
 
-    def add(self, drawn: Drawn, name: str) -> None:
-        """Show an outcome about an image."""
-        index = self.tabs.addTab(OutcomeView(drawn, name), drawn.short_title)
-        self.tabs.setTabToolTip(index, f"{drawn.title}: {name}")
+        Those on another model, image or label stay open, but are none of its.
+        """
+        tabs = [self.tabs.widget(n) for n in range(self.tabs.count())]
+        views = [view for view in tabs if isinstance(view, OutcomeView)]
+        return [view.numbers() for view in views if view.inspected is inspected]
+
+    def add(self, drawn: Drawn, inspected: InspectionResult) -> None:
+        """Show an outcome on an inspection."""
+        record = inspected.record
+        path = record.checkpoint.path
+        model = "" if path is None else f", {path.parent.name}/{path.name}"
+        index = self.tabs.addTab(OutcomeView(drawn, inspected), drawn.short_title)
+        self.tabs.setTabToolTip(index, f"{drawn.title}: {record.name}{model}")
         self.tabs.setCurrentIndex(index)
         self.show()
         self.raise_()
@@ -162,9 +170,9 @@ class OutcomeWindow(QDialog):
 class OutcomeView(QWidget):
     """A plot with its sentence and its table, to read and to save."""
 
-    def __init__(self, drawn: Drawn, name: str) -> None:
+    def __init__(self, drawn: Drawn, inspected: InspectionResult) -> None:
         super().__init__()
-        self._drawn, self._name = drawn, name
+        self._drawn, self.inspected = drawn, inspected
         height, width, _ = drawn.picture.shape
         image = QImage(drawn.picture.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
         self._pixmap = QPixmap.fromImage(image)
@@ -190,7 +198,12 @@ class OutcomeView(QWidget):
     def numbers(self) -> dict[str, Any]:
         """Of which image and test, its sentence, and its rows."""
         drawn = self._drawn
-        return {"image": self._name, "test": drawn.test, "says": drawn.finding, "rows": drawn.rows}
+        return {
+            "image": self.inspected.record.name,
+            "test": drawn.test,
+            "says": drawn.finding,
+            "rows": drawn.rows,
+        }
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Qt's hook: the plot is as wide as the window, but no larger than it was drawn."""
