@@ -116,6 +116,10 @@ def test_a_tolerance_wider_than_the_image_is_told() -> None:
     assert last.result.cases[0].classes["lesion"]["surface_dice"] == 1
     assert any("the tolerance of 1 is larger than the whole image in 1 of 1 cases" in str(e) for e in told)
     assert not any("whole image" in str(e) for e in evaluate(pairs, 0.001))
+    # Neither time nor the thickness of a single slice is a length of the image.
+    for axes in (("t", "y", "x"), ("z", "y", "x")):
+        thick = Geometry((5.0, 0.5e-3, 0.5e-3), (0.0, 0.0, 0.0), "mm", axes)
+        assert measure(pair(square(4, 5, 1)[None], square(2, 2, 1)[None], thick), NAMES).extent == 0.004
 
 
 def test_each_class_is_measured_against_its_own() -> None:

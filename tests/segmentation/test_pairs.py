@@ -156,16 +156,33 @@ def test_predictions_in_jpeg_are_cut_at_half(tmp_path: Path) -> None:
 
 def test_it_is_said_how_predictions_of_a_reference_with_gaps_are_read(tmp_path: Path) -> None:
     truth = save(tmp_path / "t", a=np.array([[0, 2, 3]], np.uint8))
-    for stored, said, other in (
-        ([[0, 1, 2]], "class numbers (1 is label 2, 2 is label 3)", "the values of the reference"),
-        ([[0, 2, 3]], "the values of the reference (2 is label 2, 3 is label 3)", "class numbers"),
-    ):
-        folder = save(tmp_path / f"p{stored[0][1]}", a=np.array(stored, np.uint8))
-        *_, told = find_pairs(folder, truth).notices
-        assert told.startswith(f"predictions are read as {said}; if they hold {other}, name every value")
-    named = find_pairs(tmp_path / "p1", truth, {0: "background", 1: "a", 2: "b", 3: "c"})
+    numbers = find_pairs(save(tmp_path / "p", a=np.array([[0, 1, 2]], np.uint8)), truth)
+    assert numbers.notices[-1].startswith(
+        "predictions are read as class numbers (1 is label 2, 2 is label 3); if they hold the values of the "
+        "reference, name every value"
+    )
+    few = save(tmp_path / "q", a=np.array([[0, 2, 2]], np.uint8))  # index 2, or the value 2
+    assert "read by the values of the reference (2 is label 2, 3 is label 3); if they hold class" in " ".join(
+        find_pairs(few, truth).notices
+    )
+    clear = save(tmp_path / "r", a=np.array([[0, 2, 3]], np.uint8))
+    named = find_pairs(tmp_path / "p", truth, {0: "background", 1: "a", 2: "b", 3: "c"})
     assert labels(named) == [([[0, 1, 2]], [[0, 2, 3]])]
-    assert not any("are read as" in told for told in named.notices)
+    for found in (named, find_pairs(clear, truth)):
+        assert not any("are read" in told for told in found.notices)
+
+
+def test_names_of_class_numbers_say_what_a_prediction_of_few_classes_holds(tmp_path: Path) -> None:
+    names = ("background", "liver", "tumour")
+    stored = {"t": np.array([[0, 2, 5]]), "p": np.array([[0, 2, 2]])}
+    for kind, array in stored.items():
+        (tmp_path / kind).mkdir()
+        named = names if kind == "p" else ()
+        write_labels(tmp_path / kind / "a.nii.gz", array.astype(np.uint8), Geometry.pixels(2), named)
+    found = find_pairs(tmp_path / "p", tmp_path / "t")
+    ((ours, theirs),) = labels(found)
+    assert (np.ravel(ours).tolist(), np.ravel(theirs).tolist()) == ([0, 2, 2], [0, 1, 2])
+    assert not any("are read" in told for told in found.notices)
 
 
 def test_numbers_of_cases_are_not_those_of_their_masks(tmp_path: Path) -> None:

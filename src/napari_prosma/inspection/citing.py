@@ -59,6 +59,11 @@ def content_of(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def hash_of(array: np.ndarray) -> str:
+    """Hash of the values of an image or a label, 20 hexadecimal digits."""
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=_HASH_BYTES).hexdigest()
+
+
 def _model(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "gate": checkpoint.spec.gate,
@@ -77,15 +82,14 @@ def _model(checkpoint: Checkpoint) -> dict[str, Any]:
 def of_one_image(record: GateRecord, further: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`everything` holds of many cases, of one: models, hash of the image, measures."""
     records = {"model": record} | ({} if record.second is None else {"second model": record.second})
-    array = np.ascontiguousarray(record.image.array)
     return {
         "versions": versions(),
         "seed": SEED,
         "models": {name: _model(each.checkpoint) for name, each in records.items()},
         "image": {
             "name": record.name,
-            "shape": array.shape,
-            "content": hashlib.blake2b(array.tobytes(), digest_size=_HASH_BYTES).hexdigest(),
+            "shape": record.image.array.shape,
+            "content": hash_of(record.image.array),
         },
         "foreground": record.reference,
         "notices": {
@@ -180,7 +184,8 @@ def _intervals_in_methods(kept: Mapping[str, Any]) -> str:
         text = (
             f"Intervals are bootstrap-t at {100 * LEVEL:g} % ({RESAMPLES} resamples of the independent "
             "cases), at least as wide as Student's, cut at what is possible, and simultaneous over the skips "
-            "and parts of a model and over the models that are compared with the first. "
+            "and parts of a model and over the models that are compared with the first; skips that do not "
+            "have the same cases share the error (Bonferroni). "
         )
     if kept["association"]["rho"] is not None:
         text += (

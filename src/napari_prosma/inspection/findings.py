@@ -150,8 +150,6 @@ def energy_ratio(inspection: DataSetInspection) -> str:
     """Energy kept inside over outside, and beside which neutral value the shares stand."""
     measure = "retained_energy_ratio"
     judged, which = _judged(inspection, measure)
-    counts = _of_cases(judged, measure)
-    cases = f" ({counts.removeprefix('; ')})" if counts else ""
     image = f"the whole image of all {len(inspection.cases)} cases" if which else "the whole image"
     said = []
     for model in inspection.checkpoints:
@@ -161,7 +159,7 @@ def energy_ratio(inspection: DataSetInspection) -> str:
             kept = _range(_spreads(inspection, model, "retained_energy"), in_percent)
             said.append(
                 f"with {model}, energy kept inside the foreground relative to that outside, geometric mean "
-                f"over the cases{cases}: {factors}; over {image} {kept} is kept, where a gate that selects "
+                f"over the cases: {factors}; over {image} {kept} is kept, where a gate that selects "
                 f"nothing keeps {100 * neutral:g} %{_ungated(inspection, model)}"
             )
     if not said:
@@ -169,6 +167,8 @@ def energy_ratio(inspection: DataSetInspection) -> str:
     told = f"{which}{'; '.join(said)}." if which else _sentence(said)
     if any(_spreads(judged, model, "channel_mean") for model in judged.checkpoints):
         told += " A weight per channel moves this ratio, too, even a constant one."
+    if counts := _of_cases(judged, measure).removeprefix("; "):
+        told += f" {counts[0].upper()}{counts[1:]}."
     return f"{told}{_of_its_own(judged, measure, 'its gates contribute')}"
 
 

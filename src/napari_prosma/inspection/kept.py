@@ -26,7 +26,7 @@ class _OfCase(Protocol):
 
 
 Kept = TypeVar("Kept", bound=_OfCase)
-MEANING = "3"
+MEANING = "4"
 """Another whenever a number comes to mean something else under the same name."""
 
 

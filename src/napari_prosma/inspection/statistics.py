@@ -102,7 +102,7 @@ def simultaneous(
     samples: Mapping[Key, np.ndarray],
     within: Limits | Mapping[Key, Limits] = ANYWHERE,
     level: float = LEVEL,
-    **about: str,
+    **about: str | float,
 ) -> dict[Key, Interval]:
     """Intervals of several means over the same units (n,), which hold together with 95 %, or ``level``.
 
@@ -135,7 +135,7 @@ def simultaneous(
         limits = within[key] if isinstance(within, Mapping) else within
         low, high = np.clip((low, high), *limits)
         found[key] = Interval(float(means[n]), float(low), float(high), number)
-    return _noted(found, about)
+    return _noted(found, {"level": level, **about})
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def noting() -> Iterator[list[dict[str, Any]]]:
         _NOTED.reset(token)
 
 
-def _noted(intervals: dict[Key, Interval], about: Mapping[str, str]) -> dict[Key, Interval]:
+def _noted(intervals: dict[Key, Interval], about: Mapping[str, str | float]) -> dict[Key, Interval]:
     kept = _NOTED.get()
     if kept is not None:
         kept += [{**about, "of": key, **asdict(each)} for key, each in intervals.items()]

@@ -136,7 +136,8 @@ def measure(pair: Pair, class_names: Sequence[str], tolerance_mm: float = TOLERA
         masks = Comparison(predicted == label, truth == label, place, tolerance_mm)
         classes[name] = {key: float(each.of(masks)) for key, each in MEASURES.items()}
         held_by[name] = int(masks.predicted.any()) + int(masks.truth.any())
-    extent = max(size * spacing for size, spacing in zip(shape, geometry.spacing, strict=True))
+    sides = zip(geometry.axes, shape, geometry.spacing, strict=True)
+    extent = max((n * spacing for axis, n, spacing in sides if axis != "t" and n > 1), default=math.inf)
     return CaseMeasures(pair, geometry.unit, classes, held_by, extent)
 
 

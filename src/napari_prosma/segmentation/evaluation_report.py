@@ -41,7 +41,8 @@ def measure_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
 def summary_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
     """A row per class: what each measure sums up over the cases, and in how many one file only has the class.
 
-    In how many neither has it, which counts as perfect, is a column where there are any.
+    In a time series that is so if it is at some moment. In how many neither file has it, which counts as
+    perfect, is a column where there are any.
     """
     rows: list[dict[str, str | float]] = []
     units = _units(evaluation)

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def find_pairs(
     predicted : folder of label files, or one file
         Class indices as we write them, or the values that the truth uses.
     truth : folder of label files, one file, or a data set as ``find_cases`` knows it
-        Several label files of one case are united.
+            Several label files of one case are united, unless each has a prediction of its own.
     labels : stored value -> class name, or LabelRule, optional
         Which value of the truth is which class; by default found by looking at all of it.
 
@@ -91,8 +91,11 @@ def find_pairs(
     notices: list[str] = []
     cases, rule, naming = _truths(truth, predictions, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
-    ours, said = _named_alike(_rule_of_files(rule, predictions), predictions)
-    notices += [said] if said else said_of_order(ours, rule)
+    values = cache(partial(_values, predictions))
+    told = {number: name for _, table in told_names(predictions) for number, name in table.items()}
+    ours, said = _named_alike(_rule_of_files(rule, predictions, values, told), told)
+    notices += [said] if said else []
+    notices += [] if told else said_of_order(ours, rule, values)
     if labels is None:
         notices += said_of_one_class(rule, (_values([path]) for path in predictions))
     unpaired: dict[str, str] = {}
@@ -252,10 +255,16 @@ def _holds_labels_only(truth: Path) -> bool:
     return len(endings) == 1
 
 
-def _rule_of_files(truth: LabelRule, predictions: Sequence[Path]) -> LabelRule:
+def _rule_of_files(
+    truth: LabelRule, predictions: Sequence[Path], values: Callable[[], set[int]], told: Mapping[int, str]
+) -> LabelRule:
+    """As :func:`rule_of_predictions`, of files: JPEG is cut at half, and names of class numbers settle it."""
+    numbers = tuple(range(len(truth.class_names)))
     if truth.kind in ("on", "above") and all(map(is_lossy, predictions)):
         return LabelRule("above", truth.class_names)
-    return rule_of_predictions(truth, lambda: _values(predictions))
+    if truth.kind == "values" and told.keys() | {0} == {*numbers}:
+        return LabelRule("values", truth.class_names, numbers)
+    return rule_of_predictions(truth, values)
 
 
 def rule_of_predictions(truth: LabelRule, values: Callable[[], set[int]]) -> LabelRule:
@@ -277,20 +286,22 @@ def rule_of_predictions(truth: LabelRule, values: Callable[[], set[int]]) -> Lab
     return LabelRule("values", names, indices, unlabelled=undecided)
 
 
-def said_of_order(predictions: LabelRule, truth: LabelRule) -> list[str]:
-    """What to say where values of predictions could mean another class than they are read as."""
-    is_clear = truth.kind != "values" or truth.values == tuple(range(len(truth.class_names)))
-    if is_clear or len(truth.class_names) == 2:
+def said_of_order(predictions: LabelRule, truth: LabelRule, values: Callable[[], set[int]]) -> list[str]:
+    """What to say where the values of unnamed predictions could mean other classes than they are read as."""
+    numbers = tuple(range(len(truth.class_names)))
+    if truth.kind != "values" or truth.values == numbers or len(numbers) == 2:
         return []
-    shown = ", ".join(
-        f"{value} is {name}" for value, name in list(predictions.stored.items())[1:VALUES_SHOWN]
-    )
-    how, other = "class numbers", "the values of the reference"
-    if predictions.values == truth.values:
-        how, other = other, how
+    shown = ", ".join(f"{n} is {name}" for n, name in list(predictions.stored.items())[1:VALUES_SHOWN])
+    if predictions.values != truth.values:
+        return [
+            f"predictions are read as class numbers ({shown}); if they hold the values of the reference, "
+            "name every value that occurs in either (Classes, or --classes)"
+        ]
+    if not values() <= {*numbers}:  # they cannot be class numbers
+        return []
     return [
-        f"predictions are read as {how} ({shown}); if they hold {other}, name every value that occurs in "
-        "either (Classes, or --classes)"
+        f"predictions are read by the values of the reference ({shown}); if they hold class numbers, store "
+        "them by these values"
     ]
 
 
@@ -306,14 +317,11 @@ def said_of_one_class(rule: LabelRule, predictions: Iterable[set[int]]) -> list[
     ]
 
 
-def _named_alike(rule: LabelRule, predictions: Sequence[Path]) -> tuple[LabelRule, str]:
+def _named_alike(rule: LabelRule, theirs: Mapping[int, str]) -> tuple[LabelRule, str]:
     """The rule of predictions by the names that their files tell, and what to say where these are others.
 
     Raises ``DataError``: as ``taken_for``.
     """
-    theirs: dict[int, str] = {}
-    for _, told in told_names(predictions):
-        theirs |= told
     known = rule.names
     values = [value for value in theirs if value in [*known][1:]]
     names = ("background", *(theirs[value] for value in values))

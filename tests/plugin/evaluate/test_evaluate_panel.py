@@ -18,6 +18,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
+from napari_prosma.data.labels import LabelRule
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
 from napari_prosma.plugin.evaluate.panel import EvaluatePanel, pairs_of_layers, worst_place
@@ -351,8 +352,30 @@ def test_a_reference_layer_may_store_the_classes_of_a_prediction_by_other_values
     pairs = pairs_of_layers(predicted, truth)
     assert pairs.class_names == names
     assert read(pairs) == [[0, 1, 1], [0, 1, 2]]
-    assert "128 is liver, 255 is tumour" in pairs.notices[0]
-    assert "read as class numbers (1 is liver, 2 is tumour)" in pairs.notices[1]
+    assert pairs.notices == ("labels: 0 is background, 128 is liver, 255 is tumour",)
+    # What the prediction is called counts, whatever its values would be in the reference.
+    truth.data, predicted.data = np.array([[0, 2, 5]]), np.array([[0, 2, 2]])
+    assert read(pairs_of_layers(predicted, truth)) == [[0, 2, 2], [0, 1, 2]]
+    other = LabelRule.of_names({0: "background", 2: "tumour", 5: "liver"})
+    assert read(pairs_of_layers(predicted, truth, other)) == [[0, 1, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "names", "read_as"),
+    [
+        ([0, 2, 1001, 1002], [0, 2, 1001, 77], (0, 2, 77, 1001, 1002), [[0, 1, 3, 2], [0, 1, 3, 4]]),
+        ([0, 1, 255], [0, 1, 2], (0, 1, 2), [[0, 1, 2], [0, 1, 255]]),
+        ([0, 2, 0], [0, 1, 0], (0, "foreground"), [[0, 1, 0], [0, 1, 0]]),  # as files
+    ],
+)
+def test_a_class_that_only_the_prediction_has_is_measured(
+    true: list[int], found: list[int], names: tuple, read_as: list, viewer: napari.Viewer
+):
+    pairs = pairs_of_layers(viewer.add_labels(np.array([found])), viewer.add_labels(np.array([true])))
+    said = tuple(f"label {name}" if isinstance(name, int) else name for name in names[1:])
+    assert pairs.class_names == ("background", *said)
+    assert read(pairs) == read_as
+    assert not any("number objects" in told for told in pairs.notices)
 
 
 def test_the_values_of_two_layers_are_not_mixed(viewer: napari.Viewer):

@@ -308,7 +308,9 @@ def test_where_nothing_is_found_either_way_no_overlap_is_claimed(
     assert panel.what_if.message.plain_text().startswith("Nothing is segmented either way")
 
 
-def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press, finish: Finish):
+def test_noise_is_of_the_kind_that_was_chosen(
+    panel: InspectPanel, qtbot: QtBot, press: Press, finish: Finish
+):
     panel.trials.noise_box.setCurrentIndex(panel.trials.noise_box.findText("Gaussian"))
     press(panel.trials.buttons["noise_test"])
     finish(panel)
@@ -316,8 +318,11 @@ def test_noise_is_of_the_kind_that_was_chosen(panel: InspectPanel, press: Press,
     assert view.finding.plain_text().startswith("Mean Dice over Gaussian noise")
     (kept,) = panel.outcomes.numbers(panel.inspected)
     assert kept["test"] == "noise_test"
-    # Of another inspection it is not, whose numbers are saved together.
-    assert panel.outcomes.numbers(replace(panel.inspected)) == []
+    # Of another model, image or label it is not; the same, looked at again, is none.
+    assert panel.outcomes.numbers(replace(panel.inspected, of="another")) == []
+    assert panel.outcomes.numbers(replace(panel.inspected)) == [kept]
+    with qtbot.waitSignal(view.destroyed):  # Qt would keep a tab that is closed
+        panel.outcomes.tabs.tabCloseRequested.emit(panel.outcomes.tabs.currentIndex())
     panel.outcomes.close()
 
 

@@ -73,6 +73,8 @@ WORST_SHOWN = 3
 PLOTS_HEIGHT = 120
 """At least; the dock of the plots can be made higher."""
 _CLASS_COLUMN = 1
+_FEW = 3
+"""So few values may be a mask with an undecided border."""
 
 
 class EvaluatePanel(Panel):
@@ -354,7 +356,7 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule 
     """Two labels layers as a pair; copies, since they may be drawn on while they are measured.
 
     Without a ``rule`` of the reference, classes are named after the metadata of one of them, else after the
-    values in both.
+    values of the reference, and of both where each value is a class.
     """
     if spatial_shape(predicted) == spatial_shape(truth):  # else it is said when they are measured
         require_same_place(predicted, truth)
@@ -364,42 +366,52 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule 
     told = told if values <= set(range(len(told))) else ()
     notices: list[str] = []
     if rule is None:
-        rule, notices = _rule_of_layers(arrays, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
-        notices += said_of_one_class(rule, [values])
-    rules = rule_of_predictions(rule, lambda: values), rule
-    notices += said_of_order(*rules)
+        rule, notices = _rule_of_layers(arrays, values, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
+    by_number = bool(told) and rule.kind == "values"
+    ours = (
+        LabelRule.of_names(dict(enumerate(told))) if by_number else rule_of_predictions(rule, lambda: values)
+    )
     labels = [
         each.apply(array, layer.name)
-        for each, array, layer in zip(rules, arrays, (predicted, truth), strict=True)
+        for each, array, layer in zip((ours, rule), arrays, (predicted, truth), strict=True)
     ]
-    if told:
+    if told and rule.kind != "any":
         labels[0], said = as_ours(labels[0], told, rule.class_names, "the reference")
         notices += [said] if said else []
-    ours, theirs = (
+    elif not told:
+        notices += said_of_order(ours, rule, lambda: values)
+    held = (
         Case.from_arrays(layer.name, array[None], label, geometry_of(layer))
         for layer, array, label in zip((predicted, truth), arrays, labels, strict=True)
     )
-    return Pairs((Pair(predicted.name, ours, theirs),), rule.class_names, tuple(notices))
+    return Pairs((Pair(predicted.name, *held),), rule.class_names, tuple(notices))
 
 
 def _rule_of_layers(
-    arrays: Sequence[np.ndarray], told: Sequence[str], drawn: Sequence[str]
+    arrays: Sequence[np.ndarray], values: set[int], told: Sequence[str], drawn: Sequence[str]
 ) -> tuple[LabelRule, list[str]]:
-    """Rule of the second of two labels, and what to say of it.
+    """Rule of the second of two labels, and what to say of it; ``values`` are those of the first.
 
-    By names that have all values, its own first; else by its values, which ``told`` names if it has as many.
-    A class that only the first has counts where both hold plain class numbers.
+    By names that have all values, its own first; else by its own values, which ``told`` names if it has as
+    many. Where the first has further classes, each value of both is one.
     """
-    found = sorted(set().union(*(present_values(array).tolist() for array in arrays)))
+    stored = set(present_values(arrays[1]).tolist())
+    found = sorted(stored | values)
     for names in (drawn, told):
         if names and found[0] >= 0 and found[-1] < len(names):
             return LabelRule.of_names(dict(enumerate(names))), []
-    rule, _ = rule_of_arrays(arrays[1:])
+    # Only beside a single class may values number its objects; to look for that takes long in a large volume.
+    looked = len(values - {0}) < 2 or len(stored) <= _FEW
+    rule = rule_of_arrays(arrays[1:])[0] if looked else LabelRule.of_values(stored)
     if len(rule.class_names) == len(told):
         rule = replace(rule, class_names=tuple(told))
-    elif rule.kind in ("on", "values") and rule.unlabelled is None and found[-1] < IGNORE:
-        return LabelRule.of_values(found), []
-    return rule, [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
+    elif rule.kind in ("on", "values"):
+        ours, mixed = rule_of_predictions(rule, lambda: values), LabelRule.of_values(found)
+        read = {0, 1, IGNORE} if ours.kind == "on" else {*ours.stored, ours.unlabelled}
+        if not values <= read and mixed.unlabelled == rule.unlabelled:
+            return mixed, said_of_one_class(rule, [values])
+    notices = [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
+    return rule, notices + said_of_one_class(rule, [values])
 
 
 def worst_place(

@@ -48,6 +48,7 @@ class InspectionResult:
     source: ImageLayer  # that the image came from
     region: Region | None  # what was on screen, where the window is put; None with a label
     taken_for: str = ""  # how the label was read, or which of its classes go by other names in the model
+    of: str = ""  # hash of weights, image, label and region: another inspection of all of them has the same
 
     def models(self, beside: Mapping[str, Path]) -> dict[str, Checkpoint | Path]:
         """This model, named after its gate, and others, none of which takes its name."""
@@ -95,6 +96,7 @@ def looking(
     yield Started(0, "Loading the model")
     from napari_prosma import inspect_gates
     from napari_prosma.app.elsewhere import called
+    from napari_prosma.inspection.citing import content_of, hash_of
     from napari_prosma.inspection.kinship import as_learned, noting_gray
     from napari_prosma.model.checkpoint import load_checkpoint
 
@@ -111,7 +113,11 @@ def looking(
         record: GateRecord = yield from result_of(events)
         what_if = opened(checkpoint, image, layer.name, label, region)
         tried = yield from result_of(try_means(what_if, record))
-    yield Finished(InspectionResult(record, checkpoint, image, label, what_if, tried, layer, region, said))
+        of = f"{content_of(checkpoint)} {hash_of(image.array)} {region}"
+        of += "" if label is None else f" {hash_of(label)}"
+    yield Finished(
+        InspectionResult(record, checkpoint, image, label, what_if, tried, layer, region, said, of)
+    )
 
 
 def opened(

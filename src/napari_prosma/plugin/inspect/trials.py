@@ -140,7 +140,7 @@ class OutcomeWindow(QDialog):
         self.setWindowTitle("Faithfulness tests")
         self.tabs = QTabWidget()
         self.tabs.setTabsClosable(True)
-        self.tabs.tabCloseRequested.connect(self.tabs.removeTab)
+        self.tabs.tabCloseRequested.connect(self._close_tab)
         stack(self, self.tabs, margins=None)
         screen = self.screen()
         assert screen is not None
@@ -153,7 +153,13 @@ class OutcomeWindow(QDialog):
         """
         tabs = [self.tabs.widget(n) for n in range(self.tabs.count())]
         views = [view for view in tabs if isinstance(view, OutcomeView)]
-        return [view.numbers() for view in views if view.inspected is inspected]
+        return [view.numbers() for view in views if view.of == inspected.of]
+
+    def _close_tab(self, index: int) -> None:
+        view = self.tabs.widget(index)
+        self.tabs.removeTab(index)
+        if view is not None:  # Qt keeps it
+            view.deleteLater()
 
     def add(self, drawn: Drawn, inspected: InspectionResult) -> None:
         """Show an outcome on an inspection."""
@@ -172,7 +178,7 @@ class OutcomeView(QWidget):
 
     def __init__(self, drawn: Drawn, inspected: InspectionResult) -> None:
         super().__init__()
-        self._drawn, self.inspected = drawn, inspected
+        self._drawn, self._name, self.of = drawn, inspected.record.name, inspected.of
         height, width, _ = drawn.picture.shape
         image = QImage(drawn.picture.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
         self._pixmap = QPixmap.fromImage(image)
@@ -199,7 +205,7 @@ class OutcomeView(QWidget):
         """Of which image and test, its sentence, and its rows."""
         drawn = self._drawn
         return {
-            "image": self.inspected.record.name,
+            "image": self._name,
             "test": drawn.test,
             "says": drawn.finding,
             "rows": drawn.rows,
