@@ -39,6 +39,27 @@ def test_maps_read_back_the_same(tmp_path: Path, name: str, geometry: Geometry) 
     assert np.array_equal(read_image(write_map(tmp_path / name, maps[0], geometry)).array[0], maps[0])
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.seg.nrrd", "a.mha", "a.nii.gz", "a.tif", "a.ome.zarr"])
+def test_micrometres_are_no_millimetres(tmp_path: Path, name: str, ndim: int) -> None:
+    geometry = Geometry((2.0, 0.5, 0.25)[-ndim:], (10.0, 4.0, 6.0)[-ndim:], "um")
+    _, found = read_label(write_labels(tmp_path / name, indices(geometry), geometry, ("background", "cell")))
+    in_um = {"um": 1.0, "mm": 1000.0}[found.unit]
+    assert [size * in_um for size in found.spacing[-ndim:]] == pytest.approx(geometry.spacing)
+
+
+def test_a_patient_frame_in_micrometres_is_written_in_millimetres(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 3), np.uint8), np.diag((20.0, 30.0, 50.0, 1.0)))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "image.nii")
+    _, geometry = read_label(tmp_path / "image.nii")
+    for name in ("a.nrrd", "a.mha", "a.nii"):
+        labels = np.zeros((3, 5, 4), np.uint8)
+        _, found = read_label(write_labels(tmp_path / name, labels, geometry))
+        assert np.allclose(found.in_mm(labels.shape), geometry.in_mm(labels.shape))
+    assert nibabel.load(tmp_path / "a.nii").header.get_xyzt_units()[0] == "micron"
+
+
 @pytest.mark.parametrize(("highest", "kind"), [(255, np.uint8), (256, np.uint16), (65536, np.uint32)])
 @pytest.mark.parametrize("name", ["a.nii", "a.tif"])
 def test_the_type_is_the_smallest_that_holds_the_labels(

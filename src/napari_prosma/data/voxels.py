@@ -138,21 +138,29 @@ def image_of(stored: np.ndarray, header: Header) -> Image:
 
 
 def stored_of(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Stored voxels (i, j[, k][, C]) and affine to RAS+ of our array (*spatial) or (C, *spatial)."""
+    """Stored voxels (i, j, k[, t][, C]) and affine to RAS+ in mm of our array (*spatial) or (C, *spatial)."""
+    return _stored(array, geometry), _affine_in_mm(geometry)
+
+
+def _stored(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     if geometry.source is not None and geometry.axes[0] == "t":
         # (t, z, y, x) or (C, t, z, y, x), whose time and channels go behind space
         behind = np.moveaxis(array, range(array.ndim - 3), range(-1, -array.ndim + 2, -1))
-        return geometry.source.to_stored(behind), np.asarray(geometry.source.affine)
+        return geometry.source.to_stored(behind)
     spatial_first = np.moveaxis(array, 0, -1) if array.ndim > geometry.ndim else array
     if geometry.source is not None:
-        return geometry.source.to_stored(spatial_first), np.asarray(geometry.source.affine)
+        return geometry.source.to_stored(spatial_first)
     space = range(geometry.ndim)
-    stored = np.transpose(spatial_first, (*reversed(space), *range(geometry.ndim, spatial_first.ndim)))
-    return stored, affine_of(geometry)
+    return np.transpose(spatial_first, (*reversed(space), *range(geometry.ndim, spatial_first.ndim)))
+
+
+def _affine_in_mm(geometry: Geometry) -> np.ndarray:
+    affine = affine_of(geometry) if geometry.source is None else np.asarray(geometry.source.affine)
+    return np.diag((1e-3, 1e-3, 1e-3, 1.0)) @ affine if geometry.unit == "um" else affine
 
 
 def affine_of(geometry: Geometry) -> np.ndarray:
-    """Voxel (x, y, z) to RAS+ of an array without a patient frame, its axes taken as head, back, left."""
+    """Voxel (x, y, z) to RAS+, in its own unit, of an array without a frame: its axes as head, back, left."""
     spacing = (*geometry.spacing[::-1], 1.0, 1.0)[:3]
     origin = (*geometry.origin[::-1], 0.0, 0.0)[:3]
     affine = np.diag((*spacing, 1.0))
