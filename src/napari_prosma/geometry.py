@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 Affine = tuple[tuple[float, ...], ...]
+_SKEWED = 1e-3  # cosine of the angle between two axes
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class SourceFrame:
     def is_turned(self) -> bool:
         """Whether our array is flipped against the stored one, or has its axes in another order."""
         return any(self.flipped) or list(self.order) != sorted(self.order, reverse=True)
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether the stored axes are not at right angles, as those of a CT with a tilted gantry."""
+        columns = np.asarray(self.affine)[:3, :3]
+        columns = columns / np.linalg.norm(columns, axis=0)
+        return bool(np.abs(columns.T @ columns - np.eye(3)).max() > _SKEWED)
 
     def array_affine(self, shape: tuple[int, ...]) -> np.ndarray:
         """Index (z, y, x) of our array of ``shape`` ([t,] z, y, x) to patient RAS+, 4 x 4."""

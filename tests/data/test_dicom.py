@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -79,6 +80,20 @@ def test_gantry_tilt_is_kept_in_the_affine(tmp_path: Path) -> None:
     source = read_image(tmp_path).geometry.source
     assert source is not None
     assert np.array(source.affine)[:3, 2].tolist() == pytest.approx([0, -0.7, 2])
+
+
+def test_a_nifti_of_a_tilted_gantry_has_no_qform_that_misplaces_it(tmp_path: Path) -> None:
+    for n, plane in enumerate(planes()):
+        save_slice(tmp_path / "series" / f"{n}.dcm", (0, 0.7 * n, 2 * n), plane)
+    image = read_image(tmp_path / "series")
+    assert image.geometry.source is not None
+    write_labels(tmp_path / "label.nii.gz", image.array[0], image.geometry)
+    header = nibabel.load(tmp_path / "label.nii.gz").header
+    assert header.get_qform(coded=True) == (None, 0)
+    assert header.get_sform() == pytest.approx(np.array(image.geometry.source.affine), abs=1e-5)
+    assert header.get_zooms() == pytest.approx(np.linalg.norm(header.get_sform()[:3, :3], axis=0))
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        SimpleITK.ReadImage(str(tmp_path / "label.nii.gz"))
 
 
 def test_rescaling_gives_hounsfield_units(tmp_path: Path) -> None:

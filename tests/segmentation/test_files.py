@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_prosma.data.case import Image
 from napari_prosma.errors import DataError
-from napari_prosma.geometry import Geometry
+from napari_prosma.events import Event, Finished, Notice
+from napari_prosma.geometry import Geometry, SourceFrame
+from napari_prosma.model.applying import Segmentation
 from napari_prosma.model.checkpoint import Checkpoint
-from napari_prosma.segmentation.files import class_sizes, read_fitting
+from napari_prosma.segmentation.files import Wanted, class_sizes, read_fitting, segment_file
 
 NAMES = ("background", "liver", "left: kidney")
+
+
+def finding_nothing(checkpoint: Checkpoint, image: Image, name: str, **_: object) -> Iterator[Event]:
+    """In place of ``segment``: every element is background."""
+    shape = image.array.shape[1:]
+    probabilities = np.zeros((2, *shape), np.float32)
+    probabilities[0] = 1
+    labels = np.zeros(shape, np.uint8)
+    yield Finished(Segmentation(name, labels, probabilities, image.geometry, NAMES[:2]))
 
 
 def test_an_image_with_other_channels_is_named(
@@ -43,3 +55,18 @@ def test_nan_of_an_image_to_segment_is_its_lowest_value(
     found = read_fitting(tmp_path / "a.tif", make_checkpoint(channels=1))
     assert np.all(found.array[0, 0] == -2)
     assert "NaN" in found.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("shear", "kind", "is_told"), [(0.7, "auto", True), (0.7, "nrrd", False), (0, "auto", False)]
+)
+def test_a_nifti_that_itk_cannot_open_is_told(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, shear: float, kind: str, is_told: bool
+) -> None:
+    affine = np.array([[-0.5, 0, 0, 0], [0, -0.5, shear, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    array = np.zeros((1, 3, 4, 4), np.int16)
+    image = Image(array, Geometry.patient(SourceFrame.canonical(affine), array.shape[1:]))
+    wanted = Wanted(format=kind)
+    events = segment_file(make_checkpoint(), Path("ct"), image, tmp_path, wanted, finding_nothing)
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert any("right angles" in notice for notice in notices) == is_told

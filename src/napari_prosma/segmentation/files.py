@@ -152,6 +152,13 @@ def segment_file(
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         yield RegionsMeasured(region_rows(pieces, found.geometry, path.name))
     files = outputs(path, image.geometry, folder, wanted)
+    source = image.geometry.source
+    if source is not None and source.is_sheared and any(one.name.endswith(".nii.gz") for one in files):
+        yield Notice(
+            f"{path.name}: the axes of the image are not at right angles, as after a tilt of the gantry; "
+            "programs built on ITK, such as 3D Slicer, cannot open its NIfTI files: choose --format nrrd or "
+            "seg for labels"
+        )
     maps = iter(files[1:])
     if wanted.probabilities and wanted.format == "seg":
         write_dicom(next(maps), found.probabilities, image.series, found.class_names, wanted.meanings)

@@ -320,7 +320,9 @@ def _new_header(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
     stored = source.to_stored(np.empty(ours, bool)).shape if source else ours[::-1]
     header.set_data_shape((*stored, 1, 1)[: max(3, len(stored))])
     header.set_sform(affine, code="scanner")
-    header.set_qform(affine, code="scanner", strip_shears=True)
+    # A qform holds no shear; where it has a code, ITK takes it for the place all the same.
+    code = "unknown" if source is not None and source.is_sheared else "scanner"
+    header.set_qform(affine, code=code, strip_shears=True)
     return header
 
 
