@@ -15,7 +15,7 @@ from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry, SourceFrame
 from napari_prosma.model.applying import Segmentation
 from napari_prosma.model.checkpoint import Checkpoint
-from napari_prosma.segmentation.files import Wanted, class_sizes, read_fitting, segment_file
+from napari_prosma.segmentation.files import Wanted, class_sizes, outputs, read_fitting, segment_file
 
 NAMES = ("background", "liver", "left: kidney")
 
@@ -67,6 +67,7 @@ def test_a_nifti_that_itk_cannot_open_is_told(
     array = np.zeros((1, 3, 4, 4), np.int16)
     image = Image(array, Geometry.patient(SourceFrame.canonical(affine), array.shape[1:]))
     wanted = Wanted(format=kind)
-    events = segment_file(make_checkpoint(), Path("ct"), image, tmp_path, wanted, finding_nothing)
+    files = outputs(Path("ct"), image.geometry, tmp_path, wanted)
+    events = segment_file(make_checkpoint(), Path("ct"), image, files, wanted, finding_nothing)
     notices = [event.message for event in events if isinstance(event, Notice)]
     assert any("right angles" in notice for notice in notices) == is_told

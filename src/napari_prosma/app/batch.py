@@ -148,10 +148,12 @@ def _at_once(
 ) -> Generator[Event, None, ImageSegmented]:
     path = planned.image
     image = read_fitting(planned.sources, checkpoint)
+    if not planned.files:  # what stands there was not looked at
+        raise DataError(f"'{path}' could not be read at first, but can now; segment it again")
     if known is not None and (warning := known.warning(ImageKind.of(image))):
         yield UnusualImage(path.name, warning)
     segmenting = called(batch.scheduler, segment)
-    for event in segment_file(checkpoint, path, image, batch.folder, batch.wanted, segmenting):
+    for event in segment_file(checkpoint, path, image, planned.files, batch.wanted, segmenting):
         match event:
             case RegionsMeasured():
                 assert regions is not None

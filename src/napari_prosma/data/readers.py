@@ -205,6 +205,18 @@ def as_channels(image: Image, channels: int) -> Image:
     )
 
 
+def geometry_as_channels(header: Header, channels: int) -> Geometry:
+    """Geometry that :func:`as_channels` gives the image of a header; its own where that would refuse it."""
+    geometry, shape = header.geometry, header.shape
+    if header.channels == channels:
+        return geometry
+    if may_hold_channels(header.channels, geometry, shape[0]) and shape[0] == channels:
+        return of_pages(geometry)
+    if may_hold_channels(header.channels, geometry) and len(shape) == 3 and shape[-1] == channels:
+        return Geometry.pixels(2)
+    return geometry
+
+
 def may_hold_channels(channels: int, geometry: Geometry, pages: int = 0) -> bool:
     """Whether the first axis of an image is time before volumes, or pages that do not lie in space.
 

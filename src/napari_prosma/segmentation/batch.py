@@ -11,7 +11,7 @@ from napari_prosma.data.fingerprint import HASH_BYTES
 from napari_prosma.data.layouts.image_sets import ImageSet, image_sets
 from napari_prosma.data.limits import real
 from napari_prosma.data.names import fitting_name, normal
-from napari_prosma.data.readers import read_header, stem
+from napari_prosma.data.readers import geometry_as_channels, read_header, stem
 from napari_prosma.data.texts import append_rows, read_rows, write_rows
 from napari_prosma.errors import ConfigError, DataError
 from napari_prosma.segmentation.files import Wanted, outputs
@@ -55,7 +55,7 @@ def plan_batch(
     """
     files = {real(image): image for image in reversed(images)}
     planned = [
-        Planned(one.named, one.files, _files(one, folder, wanted, in_parts))
+        Planned(one.named, one.files, _files(one, channels, folder, wanted, in_parts))
         for one in image_sets([*reversed(files.values())], channels, named_apart)
     ]
     takes: dict[str, Planned] = {}
@@ -168,10 +168,13 @@ def fingerprint(*images: Path) -> str:
     return digest.hexdigest()
 
 
-def _files(one: ImageSet, folder: Path, wanted: Wanted, in_parts: bool) -> tuple[Path, ...]:
+def _files(one: ImageSet, channels: int, folder: Path, wanted: Wanted, in_parts: bool) -> tuple[Path, ...]:
     if in_parts:
         return (folder / fitting_name(stem(one.named), "_labels.ome.zarr"),)
     try:
-        return outputs(one.named, read_header(one.files[0]).geometry, folder, wanted)
+        header = read_header(one.files[0])
+        is_whole = len(one.files) == 1
+        geometry = geometry_as_channels(header, channels) if is_whole else header.geometry
+        return outputs(one.named, geometry, folder, wanted)
     except DataError:  # told when it is its turn
         return ()

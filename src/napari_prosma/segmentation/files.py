@@ -123,11 +123,11 @@ def segment_file(
     checkpoint: Checkpoint,
     path: Path,
     image: Image,
-    folder: Path,
+    files: Sequence[Path],
     wanted: Wanted,
     segmenting: Callable[..., Iterator[Event]] = segment,
 ) -> Iterator[Event]:
-    """Segment an image and write what is wanted of it.
+    """Segment an image and write what is wanted of it into the ``files`` that :func:`outputs` gave.
 
     Regions are told as :class:`RegionsMeasured`; the last event is ``Finished`` with :class:`Written`.
     ``segmenting`` is ``segment``, perhaps on another machine.
@@ -151,7 +151,6 @@ def segment_file(
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         yield RegionsMeasured(region_rows(pieces, found.geometry, path.name))
-    files = outputs(path, image.geometry, folder, wanted)
     source = image.geometry.source
     if source is not None and source.is_sheared and any(one.name.endswith(".nii.gz") for one in files):
         yield Notice(
@@ -173,7 +172,7 @@ def segment_file(
     else:
         write_labels(files[0], found.labels, found.geometry, found.class_names)
     sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
-    yield Finished(Written(files, sizes))
+    yield Finished(Written(tuple(files), sizes))
 
 
 def class_sizes(
