@@ -10,8 +10,15 @@ from pathlib import Path
 from napari_prosma.app.elsewhere import called
 from napari_prosma.app.models import ImageKind, KnownModel, known_model
 from napari_prosma.data.atomic import require_new, require_writable
-from napari_prosma.data.layouts.dicom_studies import series_folders
-from napari_prosma.data.layouts.found import fields_of, images_in, is_hidden
+from napari_prosma.data.formats import dicom, ome_zarr
+from napari_prosma.data.layouts.dicom_studies import holds_images, series_folders
+from napari_prosma.data.layouts.found import (
+    fields_of,
+    images_in,
+    is_hidden,
+    is_series,
+    volumes_within,
+)
 from napari_prosma.data.layouts.image_sets import labels_among
 from napari_prosma.data.readers import can_read
 from napari_prosma.data.texts import read_rows
@@ -190,8 +197,8 @@ def _in_parts(
 def image_files(paths: Sequence[Path]) -> list[Path]:
     """The image files of files, folders of images, and tables with a column ``image``.
 
-    A folder that holds images in folders only, such as one per patient, gives all of these; of a folder with
-    labels only the images.
+    A folder that holds images in folders only, such as one per patient, gives all of these, and so does one
+    with series in DICOM and other images; of a folder with labels only the images.
 
     Raises ``DataError``: a folder holds no image.
     """
@@ -206,8 +213,10 @@ def _images_and_labels(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if path.suffix.lower() == ".csv":
             files += [path.parent / row["image"] for row in read_rows(path, ("image",)) if row["image"]]
             continue
-        several = series_folders(path) if path.is_dir() else []
-        if len(several) > 1:
+        mixed, labelling = _beside_series(path) if path.is_dir() else ([], [])
+        labels += labelling
+        several = mixed or (series_folders(path) if path.is_dir() else [])
+        if mixed or len(several) > 1:
             files += several
             continue
         inside = [path]
@@ -217,8 +226,28 @@ def _images_and_labels(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if not inside:
             raise DataError(f"folder '{path}' holds no image that can be read; give image files")
         if len(inside) > 1:
-            labelling = {*labels_among(path, inside)}
+            labelling = labels_among(path, inside)
             labels += sorted(labelling)
             inside = [one for one in inside if one not in labelling]
         files += [image for one in inside for image in fields_of(one)]
     return files, labels
+
+
+def _beside_series(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images under a folder in which series in DICOM and other images lie, and the labels among them.
+
+    No images where series lie alone, or with their labels. Stills are other images; volumes in the folder of
+    a series are none, since labels are often saved there.
+    """
+    if not can_read(folder) or is_series(folder) or ome_zarr.is_ome_zarr(folder):
+        return [], []
+    every = images_in(folder)
+    series = {path for path in every if path.is_dir() and dicom.holds_series(path)}
+    within = {volume for path in series for volume in volumes_within(path)}
+    others = {*every} - series - within
+    if not others or len(every) == 1:
+        return [], []
+    labels = {*labels_among(folder, every)}
+    empty = {path for path in series if not holds_images(path)}
+    images = [] if others <= labels else [path for path in every if path not in labels | empty]
+    return images, sorted(labels)

@@ -70,7 +70,12 @@ def series_folders(folder: Path) -> list[Path]:
     if dicom.holds_series(folder) or not dicom.holds_series(folder, nested=True):
         return []
     found = [path for path in images_in(folder) if path.is_dir() and dicom.holds_series(path)]
-    return [path for path in found if any(not dicom_labels.kind_of(file) for file in files_in(path))]
+    return [path for path in found if holds_images(path)]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether the folder of a series holds anything but objects that label one."""
+    return any(not dicom_labels.kind_of(file) for file in files_in(folder))
 
 
 def studies_in(folder: Path, objects: Iterable[Path] | None = None) -> Studies:
