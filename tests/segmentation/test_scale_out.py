@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dask.array
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -168,12 +169,36 @@ def test_what_another_model_image_or_setting_has_left_is_not_gone_on_with(
     target = stored.with_name("labels.npy")
     other = Image(volume.array + (np.arange(SHAPE[0]) == 80)[:, None, None], volume.geometry)
     another = make_checkpoint(dims=3, classes=CLASSES, patch=(16, 16, 16), seed=8)
-    for changed in ({"checkpoint": another}, {"image": other}, {"overlap": 0.25}, {"mirror": True}):
+    moved = Image(volume.array, Geometry((2.0, 1.5, 1.5), (5.0, 6.0, 0.0), "mm"))
+    changes = (
+        {"checkpoint": another},
+        {"image": other},
+        {"image": moved},
+        {"overlap": 0.25},
+        {"mirror": True},
+    )
+    for changed in changes:
         total = windows_of(stopped(segment_to(model, stored, target), 6))
         settings = {"checkpoint": model, "image": stored, "target": target, **changed}
         events = stopped(segment_to(**settings), 1)  # type: ignore[arg-type]
         assert not [event for event in events if isinstance(event, Notice)]
         assert "overlap" in changed or windows_of(events) == total
+
+
+def test_a_run_begins_anew_where_a_header_was_corrected_meanwhile(model: Checkpoint, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(14, 11, 90)).astype(np.float32)
+    scan, target = tmp_path / "ct.nii", tmp_path / "labels.nii"
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    nibabel.save(image, scan)
+    stopped(segment_to(model, scan, target), 6)
+    image.header.set_sform(np.eye(4), code="talairach")  # which no affine tells
+    nibabel.save(image, scan)
+    events = stopped(segment_to(model, scan, target), 6)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.2, 1.2, 3, 1])), scan)
+    events += list(segment_to(model, scan, target))
+    assert not any(event.message.startswith("Resuming") for event in events if isinstance(event, Notice))
+    assert nibabel.load(target).header.get_zooms() == pytest.approx((1.2, 1.2, 3))
+    assert np.array_equal(read_label(target)[0], labels_in_memory(model, read_image(scan)))
 
 
 def test_a_damaged_note_of_progress_means_a_new_run(model: Checkpoint, volume: Image, stored: Path) -> None:

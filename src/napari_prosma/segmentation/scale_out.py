@@ -12,7 +12,7 @@ import os
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,9 @@ def segment_to(
         yield Notice(mirrored_in_words(checkpoint))
     require_replaceable(target)
     output = Output(target.absolute(), prepared.shape, pyramid.geometry, checkpoint.plan.class_names)
-    unfinished = Unfinished(output, key_of(checkpoint, prepared.digest, overlap=overlap, flips=flips))
+    place = repr(asdict(pyramid.geometry))  # a header may have been corrected since
+    key = key_of(checkpoint, prepared.digest, overlap=overlap, flips=flips, place=place)
+    unfinished = Unfinished(output, key)
 
     def in_windows(window: tuple[int, ...]) -> Generator[Event, None, Path]:
         if unfinished.go_on(window):

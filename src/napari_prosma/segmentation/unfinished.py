@@ -209,7 +209,7 @@ class Unfinished:
 
 
 def key_of(checkpoint: Checkpoint, digest: str, **settings: object) -> str:
-    """Hash of all that labels depend on, but the window: model, image and settings."""
+    """Hash of all that labels depend on, but the window: model, image, its place and settings."""
     found = hashlib.blake2b(digest.encode(), digest_size=HASH_BYTES)
     said = {"spec": asdict(checkpoint.spec), "plan": checkpoint.plan.model_dump(mode="json"), **settings}
     found.update(json.dumps(said, sort_keys=True).encode())
