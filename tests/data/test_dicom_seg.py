@@ -139,6 +139,17 @@ def test_nothing_found_keeps_the_names_of_the_classes(tmp_path: Path) -> None:
     assert judged(written) == []
 
 
+def test_probabilities_that_are_rounded_to_nothing_are_an_empty_frame(tmp_path: Path) -> None:
+    series, labels = series_at(save_stack(tmp_path / "series", pixels()))
+    for probability in (0.0, 1e-4, 1.9e-3):
+        probabilities = np.full((3, *labels.shape), probability, np.float32)
+        written = write_dicom(tmp_path / "a.dcm", probabilities, series, NAMES)
+        data = pydicom.dcmread(written)
+        assert not data.pixel_array.any()
+        assert [segment.SegmentLabel for segment in data.SegmentSequence] == list(NAMES[1:])
+    assert judged(written) == []
+
+
 def test_what_an_anonymiser_took_is_made_up_the_same_each_time(tmp_path: Path) -> None:
     gone = ("StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "StudyDate")
     save_stack(tmp_path / "series", pixels(), **dict.fromkeys(gone))

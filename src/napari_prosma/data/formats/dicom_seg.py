@@ -39,6 +39,8 @@ _CATEGORIES = {
     "cid7198": "Substance",
 }
 """Categories of what stands in DICOM's other lists; the rest is anatomy."""
+_FRACTIONS = 255
+"""What a probability of 1 is stored as; smaller ones are rounded."""
 _STACK, _IN_STACK = 0x00209056, 0x00209057
 _FRAME_CONTENT = 0x00209111
 
@@ -89,10 +91,12 @@ def write(
 
     source = Source(series)
     frames = _frames(source)
-    if not planes.any():  # one empty frame says it for all
-        planes, frames = planes[:1], frames[:1]
-    described = [_described(number, segment, by_hand) for number, segment in enumerate(segments, 1)]
     fractional = planes.ndim == 4
+    highest = planes.max(initial=0, keepdims=True)
+    is_empty = not (np.round(highest * _FRACTIONS) if fractional else highest).any()
+    if is_empty:  # one empty frame says it for all
+        planes, frames = np.zeros_like(planes[:1]), frames[:1]
+    described = [_described(number, segment, by_hand) for number, segment in enumerate(segments, 1)]
     kind = SegmentationTypeValues.FRACTIONAL if fractional else SegmentationTypeValues.BINARY
     what = "probabilities" if fractional else "segmentation"
     try:
@@ -109,7 +113,8 @@ def write(
             manufacturer_model_name=MODEL,
             software_versions=__version__,
             device_serial_number="0",
-            omit_empty_frames=bool(planes.any()),
+            max_fractional_value=_FRACTIONS,
+            omit_empty_frames=not is_empty,
             content_label="SEGMENTATION",
             content_description=f"{MODEL} {what}",
             content_creator_name=f"{MANUFACTURER}^",
