@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from clinic_files import save_kind
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.readers import read_image
 from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice
 from napari_prosma.geometry import Geometry, SourceFrame
@@ -71,3 +73,24 @@ def test_a_nifti_that_itk_cannot_open_is_told(
     events = segment_file(make_checkpoint(), Path("ct"), image, files, wanted, finding_nothing)
     notices = [event.message for event in events if isinstance(event, Notice)]
     assert any("right angles" in notice for notice in notices) == is_told
+
+
+@pytest.mark.parametrize("kind", ["auto", "tiff", "seg", "nifti", "nrrd"])
+def test_one_slice_is_not_written_where_it_does_not_lie(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, kind: str
+) -> None:
+    if kind == "seg":
+        pytest.importorskip("highdicom")
+    for image_kind, is_placed in (("one CT slice", True), ("single ultrasound", False)):
+        path = save_kind(tmp_path / image_kind, image_kind)
+        image, wanted = read_image(path), Wanted(format=kind)
+        files = outputs(path, image.geometry, tmp_path / "out", wanted)
+        events = segment_file(make_checkpoint(), path, image, files, wanted, finding_nothing)
+        if is_placed and kind in ("nifti", "nrrd"):
+            with pytest.raises(DataError, match=r"'.*a\.dcm' is a single slice, .* choose --format seg"):
+                list(events)
+            assert not files[0].exists()
+        else:
+            list(events)
+            assert files[0].exists()
+            files[0].unlink()

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_prosma.data.case import Image
 from napari_prosma.data.formats import dicom_seg
+from napari_prosma.data.formats.dicom_results import Source
 from napari_prosma.data.layouts import case_from_files
 from napari_prosma.data.metrics import in_percent
 from napari_prosma.data.names import fitting_name
@@ -140,6 +141,11 @@ def segment_file(
         raise DataError(
             f"'{path}' is no DICOM image, which an object in DICOM would refer to; choose another --format"
         )
+    if wanted.format in ("nifti", "nrrd") and _is_slice_of_patient(image):
+        raise DataError(
+            f"'{path}' is a single slice, which keeps its place in the patient only in DICOM, not in "
+            f"{FORMATS[wanted.format]}; choose --format seg, or auto for a picture without a place"
+        )
     events = segmenting(checkpoint, image, name=path.name, device=wanted.device, mirror=wanted.mirror)
     found: Segmentation = yield from result_of(events)
     if wanted.cleanings:
@@ -173,6 +179,12 @@ def segment_file(
         write_labels(files[0], found.labels, found.geometry, found.class_names)
     sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
     yield Finished(Written(tuple(files), sizes))
+
+
+def _is_slice_of_patient(image: Image) -> bool:
+    """Whether an image is one slice in DICOM whose header says where it lies, which its geometry does not."""
+    series = image.series
+    return series is not None and image.geometry.source is None and Source(series).lies_in_patient
 
 
 def class_sizes(
