@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -60,14 +61,25 @@ def test_nan_of_an_image_to_segment_is_its_lowest_value(
 
 
 @pytest.mark.parametrize(
-    ("shear", "kind", "is_told"), [(0.7, "auto", True), (0.7, "nrrd", False), (0, "auto", False)]
+    ("shear", "kind", "header", "is_told"),
+    [
+        (0.7, "auto", b"", True),
+        (0.7, "nrrd", b"", False),
+        (0, "auto", b"", False),
+        (0.7, "auto", nibabel.Nifti1Image(np.zeros((4, 4, 3), np.int16), None).header.binaryblock, False),
+    ],
 )
 def test_a_nifti_that_itk_cannot_open_is_told(
-    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, shear: float, kind: str, is_told: bool
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+    shear: float,
+    kind: str,
+    header: bytes,
+    is_told: bool,
 ) -> None:
     affine = np.array([[-0.5, 0, 0, 0], [0, -0.5, shear, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
     array = np.zeros((1, 3, 4, 4), np.int16)
-    image = Image(array, Geometry.patient(SourceFrame.canonical(affine), array.shape[1:]))
+    image = Image(array, Geometry.patient(SourceFrame.canonical(affine, header), array.shape[1:]))
     wanted = Wanted(format=kind)
     files = outputs(Path("ct"), image.geometry, tmp_path, wanted)
     events = segment_file(make_checkpoint(), Path("ct"), image, files, wanted, finding_nothing)

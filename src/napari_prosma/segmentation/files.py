@@ -157,8 +157,7 @@ def segment_file(
     if wanted.regions:
         pieces = regions(found.labels, found.geometry, found.class_names, image.array, found.probabilities)
         yield RegionsMeasured(region_rows(pieces, found.geometry, path.name))
-    source = image.geometry.source
-    if source is not None and source.is_sheared and any(one.name.endswith(".nii.gz") for one in files):
+    if _is_unfit_for_itk(image.geometry) and any(one.name.endswith(".nii.gz") for one in files):
         yield Notice(
             f"{path.name}: the axes of the image are not at right angles, as after a tilt of the gantry; "
             "programs built on ITK, such as 3D Slicer, cannot open its NIfTI files: choose --format nrrd or "
@@ -179,6 +178,12 @@ def segment_file(
         write_labels(files[0], found.labels, found.geometry, found.class_names)
     sizes = class_sizes(path.name, found.labels, found.geometry, found.class_names)
     yield Finished(Written(tuple(files), sizes))
+
+
+def _is_unfit_for_itk(geometry: Geometry) -> bool:
+    """Whether a NIfTI over an image has a shear of its own; over a NIfTI it keeps the header of that."""
+    source = geometry.source
+    return source is not None and source.is_sheared and not source.nifti_header
 
 
 def _is_slice_of_patient(image: Image) -> bool:
