@@ -68,8 +68,8 @@ class LabelFile:
         Raises
         ------
         DataError
-            The label is ``fixed``, a value is no class, a file was changed by somebody else meanwhile, or it
-            cannot hold the label; then all files are as before.
+            The label is ``fixed``, a value is no class, a file was changed by somebody else meanwhile, it
+            cannot hold the label, or the files would be read as another one; then all files are as before.
         """
         if self.fixed:
             raise DataError(self.fixed)
@@ -85,11 +85,22 @@ class LabelFile:
         try:
             for n in changed:
                 written[n] = self._write(self.paths[n], new[n], self.geometries[n])
+            self._require_meant(corrected, written)
         except Exception:
             for path, copy in kept:
                 _copy(copy, path)
             raise
         return replace(self, stored=tuple(written), shown=corrected)
+
+    def _require_meant(self, corrected: np.ndarray, written: list[np.ndarray]) -> None:
+        """Refuse files of which a run would read another label than the corrected one."""
+        assert self.case.read_label is not None
+        label = written[0] if self.is_scribbles else self.case.read_label()
+        if not np.array_equal(label if self.is_scribbles else np.where(label == IGNORE, 0, label), corrected):
+            raise DataError(
+                f"the label files of '{self.case.name}' would be read as another label than the corrected "
+                "one, so they are unchanged; save the layer with File > Save Selected Layers"
+            )
 
     def _write(self, path: Path, new: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Write a file with what other programs read from it: a picture's mode, a volume's header.
@@ -169,11 +180,19 @@ def open_label(data: DataSet, name: str) -> LabelFile:
     read = [read_label(path) for path in files.labels]
     stored = tuple(array for array, _ in read)
     label, is_scribbles = case.read_label(), data.labels.unlabelled is not None
-    shown = stored[0] if is_scribbles else np.where(label == IGNORE, 0, label)
+    apart = next((n for n, array in enumerate(stored) if array.shape != label.shape), None)
+    shown = stored[0] if is_scribbles and apart is None else np.where(label == IGNORE, 0, label)
     fixed = next((said for said in map(_why_fixed, files.labels) if said), "")
+    if apart is not None:
+        fixed = (
+            f"'{files.labels[apart]}' has shape {stored[apart].shape} but its image has {label.shape}; save "
+            "the labels on the grid of the image to correct them"
+        )
+    if files.classes:
+        fixed = f"each structure of '{name}' has a file of its own; correct them one by one"
     if files.is_sliced:
         fixed = f"the label of '{name}' lies in {len(stored)} pictures, a slice each; save it as one volume"
-    if is_scribbles and len(stored) > 1:
+    if is_scribbles and apart is None and len(stored) > 1:
         shown = np.maximum.reduce(stored)
         fixed = (
             f"the scribbles of '{name}' lie in {len(stored)} files; put them into one to correct them here"
