@@ -126,6 +126,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     [
         ("a.png", np.zeros((2, 3, 4), int), SOLID, r"^'a\.png': .*one plane"),
         ("a.jpg", np.zeros((3, 4), int), PLANE, r"^'a\.jpg': .*loses values"),
+        ("a.hdr", np.zeros((2, 3, 4), int), SOLID, r"^'a\.hdr': .*one file; use \.nii\.gz"),
         ("a.xyz", np.zeros((3, 4), int), PLANE, "choose one of"),
         ("a.nii", np.full((2, 3, 4), -1), SOLID, "start at 0"),
         ("a.nii", np.zeros((2, 3, 4)), SOLID, "not whole numbers"),

@@ -30,7 +30,7 @@ from napari_prosma.geometry import Geometry
 if TYPE_CHECKING:
     from napari_prosma.data.formats.dicom import Series
 
-SUFFIXES = (".png", *tiff.SUFFIXES, *nifti.SUFFIXES, ".nrrd", ".mha", *ome_zarr.SUFFIXES)
+SUFFIXES = (".png", *tiff.SUFFIXES, ".nii", ".nii.gz", ".nrrd", ".mha", *ome_zarr.SUFFIXES)
 SEG, RTSTRUCT = ".seg.dcm", ".rtstruct.dcm"
 DICOM_SUFFIXES = (".dcm",)
 """Of objects that only a result of a DICOM series becomes; see :func:`write_dicom`."""

@@ -266,6 +266,22 @@ def test_channels_and_parts_of_an_image_are_not_written_over(tmp_path: Path):
     np.testing.assert_array_equal(shown, square(1, 0, 3) + square(2, 6, 9))
 
 
+def test_outlines_and_pairs_of_files_can_only_be_looked_at(tmp_path: Path):
+    outline = square(255, 2, 9)
+    outline[3:8, 3:8] = 0
+    opened(tmp_path / "outline", {"a_mask.png": outline})
+    rule = replace(LabelRule.of_values((0, 255)), filled=True)
+    looked_at_only(tmp_path / "outline", rule, "outlines, which are filled when read")
+    geometry, pair = Geometry((2.0, 1.0, 1.0), (0.0,) * 3, "mm"), tmp_path / "pair" / "masks" / "a.hdr"
+    volume = np.stack([square(1, 2, 6)] * 3)
+    write_labels(tmp_path / "pair" / "images" / "a.nii.gz", volume * 9, geometry)
+    write_labels(tmp_path / "a.nii", volume, geometry)
+    pair.parent.mkdir()
+    written = nibabel.load(tmp_path / "a.nii")
+    nibabel.Nifti1Pair(written.dataobj, written.affine).to_filename(pair)
+    looked_at_only(tmp_path / "pair", None, "labels are not written as .hdr; save it as .png")
+
+
 def test_files_that_would_be_read_otherwise_stay_as_they_were(tmp_path: Path):
     mask = square(255, 2, 6)
     label = opened(tmp_path / "d", {"a_mask.png": mask})

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_prosma.data import voxels
+from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_possible
 from napari_prosma.data.texts import parse_json
@@ -329,6 +330,8 @@ def _new_header(geometry: Geometry, shape: tuple[int, ...]) -> Nifti1Header:
 def _write(path: Path, array: np.ndarray, geometry: Geometry, header: Nifti1Header) -> None:
     import nibabel
 
+    if path.suffix.lower() == ".hdr":
+        raise DataError(f"'{wanted_name(path)}': results are written as one file; use .nii.gz")
     stored, _ = voxels.stored_of(array, geometry)
     if geometry.axes == _CLIP:
         stored = stored[:, :, None]

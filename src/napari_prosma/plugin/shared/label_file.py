@@ -188,6 +188,8 @@ def open_label(data: DataSet, name: str) -> LabelFile:
             f"'{files.labels[apart]}' has shape {stored[apart].shape} but its image has {label.shape}; save "
             "the labels on the grid of the image to correct them"
         )
+    if data.labels.filled:
+        fixed = f"the labels of '{name}' are outlines, which are filled when read; correct the outlines"
     if files.classes:
         fixed = f"each structure of '{name}' has a file of its own; correct them one by one"
     if files.is_sliced:
@@ -203,7 +205,10 @@ def open_label(data: DataSet, name: str) -> LabelFile:
 def _why_fixed(path: Path) -> str:
     """Why a file cannot be written as other programs know it; empty = it can."""
     if not path.name.lower().endswith(SUFFIXES):
-        return f"'{path}': labels are not written as {path.suffix}; save it as .png or .tif to correct it"
+        return (
+            f"'{path}': labels are not written as {path.suffix}; save it as .png or .tif, or a volume as "
+            ".nii.gz, to correct it"
+        )
     if path.suffix.lower() == ".png":
         with PIL.Image.open(path) as picture:
             has_more = picture.mode not in _KEPT_MODES
