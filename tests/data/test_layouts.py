@@ -18,6 +18,7 @@ from pydicom import dcmread
 from napari_prosma.data.formats import ome_zarr
 from napari_prosma.data.labels import IGNORE, LabelRule, count_instances, present_values, united
 from napari_prosma.data.layouts import case_from_files, check_foreground, find_cases, pair_files
+from napari_prosma.data.marks import keep_marks
 from napari_prosma.data.readers import read_label
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -76,6 +77,28 @@ def test_several_masks_of_an_image_are_united(busi: Path, lesion: np.ndarray) ->
     assert np.array_equal(labels["benign (3)"], lesion | np.roll(lesion, 6, axis=1))
     assert np.array_equal(labels["benign (1)"], lesion)
     assert not labels["normal (1)"].any()
+
+
+def test_marks_beside_a_mask_change_nothing(
+    busi: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    save_picture: Save,
+    scan: np.ndarray,
+    lesion: np.ndarray,
+) -> None:
+    """Which labels a person drew is kept beside them, and is neither an image nor a mask."""
+    several = tmp_path_factory.mktemp("several")
+    for number in range(5):
+        save_picture(several / f"x{number}.png", scan)
+        save_picture(several / f"x{number}_mask.png", lesion * 255)
+    save_picture(several / "x3_mask_1.png", np.roll(lesion, 6, axis=1) * 255)
+    for folder, mask in ((busi, busi / "benign" / "benign (1)_mask.png"), (several, several / "x1_mask.png")):
+        before, labels = find_cases(folder), labels_of(folder)
+        keep_marks(mask, lesion, {"accepted": lesion > 0})
+        after = find_cases(folder)
+        assert (after.layout, after.class_names) == (before.layout, before.class_names)
+        assert [case.files for case in after.cases] == [case.files for case in before.cases]
+        np.testing.assert_equal(labels_of(folder), labels)
 
 
 def test_a_minority_of_colour_images_is_read_as_gray_and_said(busi: Path) -> None:

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.marks import keep_marks
 from napari_prosma.data.writers import write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.events import Finished
@@ -238,6 +239,15 @@ def test_maps_that_were_written_beside_labels_are_no_predictions(tmp_path: Path)
     # Without labels beside it, it may well be one.
     found = find_pairs(save(tmp_path / "q", a_uncertainty=MASK), save(tmp_path / "u", a_uncertainty=MASK))
     assert names(found) == {"a_uncertainty": "a_uncertainty.png"}
+
+
+def test_marks_beside_labels_are_no_labels(tmp_path: Path) -> None:
+    predictions, truth = save(tmp_path / "p", a_labels=MASK), save(tmp_path / "t", a=MASK)
+    for path in (predictions / "a_labels.png", truth / "a.png"):
+        keep_marks(path, MASK, {"accepted": MASK > 0})
+    found = find_pairs(predictions, truth)
+    assert names(found) == {"a": "a_labels.png"}
+    assert found.notices == ()
 
 
 def test_names_that_fit_twice_are_refused(tmp_path: Path) -> None:

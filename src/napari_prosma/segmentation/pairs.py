@@ -24,7 +24,7 @@ from napari_prosma.data.layouts import case_from_files, find_cases, told_names
 from napari_prosma.data.layouts.by_names import READINGS_TRIED
 from napari_prosma.data.layouts.class_tables import named_by_tables
 from napari_prosma.data.layouts.dicom_studies import holds_objects
-from napari_prosma.data.layouts.found import files_in
+from napari_prosma.data.layouts.found import files_in, is_hidden
 from napari_prosma.data.layouts.image_sets import CHANNEL
 from napari_prosma.data.layouts.pairing import readings
 from napari_prosma.data.layouts.recognise import IMAGE_SUFFIX, MASK_SUFFIX
@@ -171,7 +171,7 @@ def _label_files(place: Path) -> list[Path]:
     if can_read(place):
         return [place]
     inside = place.iterdir() if place.is_dir() else ()
-    files = sorted(path for path in inside if can_read(path) and not path.name.startswith("."))
+    files = sorted(path for path in inside if can_read(path) and not is_hidden(path.name))
     if not files:
         raise DataError(f"'{place}' holds no label file; give the folder that 'prosma segment' wrote to")
     return files
@@ -250,7 +250,7 @@ def _holds_labels_only(truth: Path) -> bool:
     endings = {
         bool(MASK_SUFFIX.search(stem(path)))
         for path in truth.iterdir()
-        if can_read(path) and not path.name.startswith(".")
+        if can_read(path) and not is_hidden(path.name)
     }
     return len(endings) == 1
 

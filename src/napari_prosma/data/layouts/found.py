@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_prosma.data import marks
 from napari_prosma.data.formats import dicom, metaimage, nifti, nrrd, ome_zarr
 from napari_prosma.data.formats.dicom import Series
 from napari_prosma.data.formats.dicom_labels import LabelObject
@@ -146,5 +147,5 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a system made the file: ``._scan.png`` of macOS, ``Thumbs.db``, a NAS's ``@eaDir``."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+    """Whether it is no data: ``._scan.png`` of macOS, ``Thumbs.db``, a NAS's ``@eaDir``, our marks."""
+    return name.startswith(".") or name.lower().endswith(marks.SUFFIX) or name.lower() in _OF_SYSTEMS
