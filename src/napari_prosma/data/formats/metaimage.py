@@ -6,6 +6,7 @@ what is rare (slices in a list of files) is refused with a way out.
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from napari_prosma.data import voxels
 from napari_prosma.data.atomic import wanted_name
 from napari_prosma.data.case import Header, Image
 from napari_prosma.data.limits import require_inside
+from napari_prosma.data.texts import parse_names
 from napari_prosma.data.units import length
 from napari_prosma.errors import DataError, in_brackets
 from napari_prosma.geometry import Geometry
@@ -84,9 +86,12 @@ def read(path: Path) -> Image:
 
 
 def label_names(path: Path) -> dict[int, str]:
-    """Names of the classes, where :func:`write` wrote them into the comment."""
-    pairs = [item.partition(": ") for item in _fields(path)[0].get("Comment", "").split("; ")]
-    return {int(value): name for value, _, name in pairs if value.isdigit() and name}
+    """Class names in the comment, as :func:`write` puts them there: JSON, in older files ``0: a; 1: b``."""
+    comment = _fields(path)[0].get("Comment", "")
+    pairs = [item.partition(": ") for item in comment.split("; ")]
+    return parse_names(comment) or {
+        int(value): name for value, _, name in pairs if value.isdecimal() and name
+    }
 
 
 def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[str, ...] = ()) -> None:
@@ -101,11 +106,7 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
     lines = [
         "ObjectType = Image",
         f"NDims = {ndim}",
-        *(
-            [f"Comment = {'; '.join(f'{n}: {name}' for n, name in enumerate(class_names))}"]
-            if class_names
-            else []
-        ),
+        *([f"Comment = {json.dumps(class_names, ensure_ascii=False)}"] if class_names else []),
         "BinaryData = True",
         "BinaryDataByteOrderMSB = False",
         "CompressedData = True",
@@ -232,12 +233,20 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     end = 0
     while "ElementDataFile" not in fields:
         stop = start.find(b"\n", end)
-        key, equals, value = start[end : stop if stop >= 0 else None].decode("latin-1").partition("=")
+        key, equals, value = _text(start[end : stop if stop >= 0 else None]).partition("=")
         if not equals:
             raise DataError(f"'{path}' is cut short or no MetaImage; export it again")
         fields[key.strip()] = value.strip()
         end = stop + 1 if stop >= 0 else len(start)
     return fields, end
+
+
+def _text(line: bytes) -> str:
+    """A line in UTF-8, or else in Latin-1, as older programs write it."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _data(path: Path, name: str, end: int) -> tuple[Path, int]:

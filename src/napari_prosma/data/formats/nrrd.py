@@ -140,14 +140,25 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
         "kinds": kinds,
         "encoding": "gzip",
     }
+    texts: dict[str, str] = {}
     for index, name in enumerate(class_names[1:]):
-        fields[f"Segment{index}_ID"] = f"Segment_{index + 1}"
-        fields[f"Segment{index}_Name"] = name
-        fields[f"Segment{index}_LabelValue"] = str(index + 1)
-        fields[f"Segment{index}_Layer"] = "0"
-        fields[f"Segment{index}_Color"] = " ".join(f"{part / 255:.6g}" for part in colour_of(index + 1))
-        fields[f"Segment{index}_Extent"] = " ".join(f"0 {size - 1}" for size in stored.shape[-ndim:])
+        texts[f"Segment{index}_ID"] = f"Segment_{index + 1}"
+        texts[f"Segment{index}_Name"] = name
+        texts[f"Segment{index}_LabelValue"] = str(index + 1)
+        texts[f"Segment{index}_Layer"] = "0"
+        texts[f"Segment{index}_Color"] = " ".join(f"{part / 255:.6g}" for part in colour_of(index + 1))
+        texts[f"Segment{index}_Extent"] = " ".join(f"0 {size - 1}" for size in stored.shape[-ndim:])
     nrrd.write(str(path), np.asfortranarray(stored), fields, compression_level=4, index_order="F")
+    _add_texts(path, texts)
+
+
+def _add_texts(path: Path, texts: Mapping[str, str]) -> None:
+    """Add key/value pairs to the header, in UTF-8 as 3D Slicer does; pynrrd writes ASCII only."""
+    if not texts:
+        return
+    fields, end, packed = path.read_bytes().partition(b"\n\n")
+    lines = "".join(f"\n{key}:={' '.join(text.splitlines())}" for key, text in texts.items())
+    path.write_bytes(b"".join((fields, lines.encode(), end, packed)))
 
 
 def _fields(path: Path) -> tuple[Mapping[str, Any], int]:
@@ -158,7 +169,8 @@ def _fields(path: Path) -> tuple[Mapping[str, Any], int]:
             if _LISTS_FILES.search(file.read(_LONGEST_HEADER)):
                 raise DataError(_SPREAD.format(path))
             file.seek(0)
-            return nrrd.read_header(file), file.tell()
+            lines = (line.decode("utf-8", "replace") for line in iter(file.readline, b""))
+            return nrrd.read_header(lines), file.tell()
     except (nrrd.NRRDError, OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
         raise DataError(f"'{path}' is cut short or no NRRD{in_brackets(error)}; export it again") from error
 
