@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import nibabel
+import nrrd
 import numpy as np
 import PIL.Image
 import pytest
 import tifffile
 
-from napari_prosma.data.labels import LabelRule
+from napari_prosma.data.labels import LabelRule, rule_from_text
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.phantoms import ct_case
-from napari_prosma.data.readers import read_label
+from napari_prosma.data.readers import label_names, read_label
 from napari_prosma.data.writers import write_labels, write_map
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -215,6 +216,63 @@ def test_a_volume_keeps_its_header_and_the_names_in_it(tmp_path: Path):
     assert b"tumour" in after.extensions[0].get_content()
     assert after.binaryblock == before.binaryblock
     np.testing.assert_array_equal(stored(path), corrected)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.mha"])
+def test_a_file_keeps_the_names_in_it(name: str, tmp_path: Path):
+    drawn, plane = square(1, 0, 4) + square(2, 6, 9), Geometry.pixels(2)
+    path, names = tmp_path / "d" / "masks" / name, ("background", "Läsion", "core")
+    save(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE), tmp_path / "d" / "images" / "a.png")
+    write_labels(path, drawn, plane, names)
+    label = open_label(find_cases(tmp_path / "d", labels=rule_from_text("0=background,1=one,2=two")), "a")
+    corrected = label.shown.copy()
+    corrected[11, :3] = 1
+    label.save(corrected, tmp_path / "kept")
+    assert label_names(path) == dict(enumerate(names))
+    np.testing.assert_array_equal(stored(path), corrected)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "raw"])
+def test_segments_of_slicer_keep_their_names_colours_and_terms(encoding: str, tmp_path: Path):
+    geometry = {"space": "left-posterior-superior", "space directions": np.diag([1, 1, 2.0])}
+    geometry["space origin"] = np.array([3.0, -4, 5])
+    segments = {
+        "Segment0_ID": "Segment_7",
+        "Segment0_Name": "XX",
+        "Segment0_LabelValue": "1",
+        "Segment0_Layer": "0",
+        "Segment0_Color": "0.1 0.2 0.3",
+        "Segment0_Extent": "0 3 0 3 0 1",
+        "Segment0_Tags": "TerminologyEntry:Segmentation~SCT^1^Tissue|",
+        "Segment1_ID": "Segment_5",
+        "Segment1_Name": "tumour",
+        "Segment1_LabelValue": "3",
+        "Segment1_Layer": "0",
+    }
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    (tmp_path / "d" / "masks").mkdir()
+    image, path = tmp_path / "d" / "images" / "a.nrrd", tmp_path / "d" / "masks" / "a.seg.nrrd"
+    nrrd.write(str(image), np.arange(6 * 7 * 4, dtype=np.int16).reshape(6, 7, 4), dict(geometry))
+    voxels = np.zeros((6, 7, 4), ">i2")
+    voxels[1:3, 1:4, 1], voxels[4, 5, 2] = 1, 3
+    nrrd.write(str(path), voxels, {**geometry, **segments, "encoding": encoding})
+    path.write_bytes(path.read_bytes().replace(b"XX", "Läsion".encode()))
+    rule = LabelRule.of_names({0: "background", 1: "liver", 3: "tumour", 5: "vein"})
+    label = open_label(find_cases(tmp_path / "d", labels=rule), "a")
+    assert not label.fixed
+    corrected = label.shown.copy()
+    corrected[0, 5:, :2], corrected[3, 0, 0] = 1, 3
+    label.save(corrected, tmp_path / "kept")
+    np.testing.assert_array_equal(find_cases(tmp_path / "d", labels=rule).cases[0].read_label(), corrected)  # type: ignore[misc]
+    after = nrrd.read_header(line.decode() for line in path.read_bytes().partition(b"\n\n")[0].split(b"\n"))
+    whole = {f"Segment{number}_Extent": "0 5 0 6 0 3" for number in range(3)}
+    expected = segments | whole | {"Segment0_Name": "Läsion"}
+    assert {key: after[key] for key in expected} == expected
+    added = {"ID": "Segment_6", "Name": "vein", "LabelValue": "5", "Layer": "0"}
+    assert {key: after[f"Segment2_{key}"] for key in added} == added
+    assert (after["type"], after["space"]) == ("int16", "left-posterior-superior")
+    there = read_label(path)[1]
+    assert there == read_label(tmp_path / "kept" / "a.seg.nrrd")[1]
 
 
 def looked_at_only(folder: Path, rule: LabelRule | None, why: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,10 @@ _PACKINGS: dict[str, voxels.Packing] = {
 _AS_TEXT = ("ascii", "text", "txt")
 _LISTS_FILES = re.compile(rb"^data ?file:\s*LIST\b", re.MULTILINE)
 _MITK_LABELS = "org.mitk.multilabel.segmentation.labelgroups"
+_OF_VOXELS = re.compile(
+    rb"(type|endian|encoding|data ?file|line ?skip|byte ?skip)\s*:(?!=)|Segment\d+_Extent\s*:=", re.IGNORECASE
+)
+"""Lines of a header that say how its voxels are stored, and how far segments reach."""
 _LONGEST_HEADER = 1 << 16
 _SPREAD = "'{}' spreads over a list of files; save it as one .nrrd"
 _UM_PER_MM = 1000.0
@@ -141,15 +147,63 @@ def write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple[
         "encoding": "gzip",
     }
     texts: dict[str, str] = {}
-    for index, name in enumerate(class_names[1:]):
-        texts[f"Segment{index}_ID"] = f"Segment_{index + 1}"
-        texts[f"Segment{index}_Name"] = name
-        texts[f"Segment{index}_LabelValue"] = str(index + 1)
-        texts[f"Segment{index}_Layer"] = "0"
-        texts[f"Segment{index}_Color"] = " ".join(f"{part / 255:.6g}" for part in colour_of(index + 1))
-        texts[f"Segment{index}_Extent"] = " ".join(f"0 {size - 1}" for size in stored.shape[-ndim:])
+    for value, name in enumerate(class_names[1:], 1):
+        texts |= _segment_texts(value - 1, f"Segment_{value}", name, value, stored.shape[-ndim:])
     nrrd.write(str(path), np.asfortranarray(stored), fields, compression_level=4, index_order="F")
     _add_texts(path, texts)
+
+
+def write_like(
+    path: Path, before: Path, labels: np.ndarray, geometry: Geometry, names: Mapping[int, str]
+) -> None:
+    """Labels (*spatial) with the header of those at ``before``, gzipped.
+
+    Every segment stays as it is; where there are segments, values without one get one, named by ``names``.
+    """
+    from nrrd.reader import _determine_datatype
+
+    fields, end = _fields(before)
+    stored, _ = voxels.stored_of(labels, geometry)
+    kind = np.dtype(_determine_datatype(fields)).newbyteorder("=")
+    low, high = int(stored.min(initial=0)), int(stored.max(initial=0))
+    if not np.issubdtype(kind, np.integer) or low < np.iinfo(kind).min or high > np.iinfo(kind).max:
+        kind = np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))
+    with open(before, "rb") as file:
+        lines = file.read(end).rstrip().split(b"\n")
+    kept = [line.rstrip(b"\r") for line in lines if not _OF_VOXELS.match(line)]
+    described = [f"type: {kind.name}", "endian: little", "encoding: gzip"]
+    body = gzip.compress(stored.astype(kind.newbyteorder("<")).tobytes(order="F"), 4, mtime=0)
+    path.write_bytes(b"\n".join((*kept, *(line.encode() for line in described), b"", body)))
+    segments, texts = _segments(fields), {}
+    for number in range(len(segments)):
+        texts[f"Segment{number}_Extent"] = _extent(stored.shape)
+    used = {str(fields[f"Segment{number}_ID"]) for number in range(len(segments))}
+    known = {0, *(segment.value for segment in segments)}
+    unnamed = [int(value) for value in np.unique(stored) if value not in known] if segments else []
+    for number, value in enumerate(unnamed, len(segments)):
+        identity = next(free for n in count(value) if (free := f"Segment_{n}") not in used)
+        used.add(identity)
+        name = names.get(value, f"label {value}")
+        texts |= _segment_texts(number, identity, name, value, stored.shape)
+    _add_texts(path, texts)
+
+
+def _segment_texts(
+    number: int, identity: str, name: str, value: int, sizes: tuple[int, ...]
+) -> dict[str, str]:
+    """What 3D Slicer wants to know of a segment."""
+    return {
+        f"Segment{number}_ID": identity,
+        f"Segment{number}_Name": name,
+        f"Segment{number}_LabelValue": str(value),
+        f"Segment{number}_Layer": "0",
+        f"Segment{number}_Color": " ".join(f"{part / 255:.6g}" for part in colour_of(value)),
+        f"Segment{number}_Extent": _extent(sizes),
+    }
+
+
+def _extent(sizes: tuple[int, ...]) -> str:
+    return " ".join(f"0 {size - 1}" for size in sizes)
 
 
 def _add_texts(path: Path, texts: Mapping[str, str]) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import nibabel
 import numpy as np
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 
 from napari_prosma.data import voxels
 from napari_prosma.data.atomic import written_whole
 from napari_prosma.data.case import Case
-from napari_prosma.data.formats import nifti, pictures
+from napari_prosma.data.formats import nifti, nrrd, pictures
 from napari_prosma.data.labels import IGNORE, LabelRule
 from napari_prosma.data.layouts import DataSet
 from napari_prosma.data.layouts.recognise import named_apart, recognise
-from napari_prosma.data.readers import read_header, read_label
+from napari_prosma.data.readers import label_names, read_header, read_label
 from napari_prosma.data.writers import SUFFIXES, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -27,6 +28,8 @@ _WHITE = 255
 """What pictures and gray masks store where they are on."""
 _HIGHEST = np.iinfo(np.uint8).max
 """The highest value that a picture of 8 bits holds."""
+_MOST_NAMED = np.iinfo(np.uint16).max
+"""The highest value whose name is kept in formats that name values from 0 on."""
 _WHITE_COLOUR = 0xFFFFFF
 _KEPT_MODES = ("1", "L", "P", "RGB", "I", "I;16")
 """Modes of a PNG that are written as they were read: one bit, gray, palette, colour, 16 bits."""
@@ -103,19 +106,25 @@ class LabelFile:
             )
 
     def _write(self, path: Path, new: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """Write a file with what other programs read from it: a picture's mode, a volume's header.
+        """Write a file with what other programs read from it: names, a picture's mode, a volume's header.
 
         Gives what it holds then: one bit has no 255.
         """
         name = path.name.lower()
         with written_whole(path) as temporary:
             if name.endswith(pictures.SUFFIXES):
-                _picture_like(path, new).save(temporary, format="PNG")
+                picture, texts = _picture_like(path, new)
+                picture.save(temporary, format="PNG", pnginfo=texts)
             elif name.endswith(nifti.SUFFIXES):
                 _volume_like(path, new, geometry).to_filename(temporary)
+            elif name.endswith(nrrd.SUFFIXES):
+                nrrd.write_like(temporary, path, new, geometry, self.rule.names)
             else:
-                in_order = self.rule.values == tuple(range(len(self.rule.class_names)))
-                write_labels(temporary, new, geometry, self.rule.class_names if in_order else ())
+                told = label_names(path)
+                names = [
+                    told.get(n, f"label {n}") for n in range(min(max(told, default=-1), _MOST_NAMED) + 1)
+                ]
+                write_labels(temporary, new, geometry, names)
             there = np.array(read_label(temporary)[0])
             if not np.array_equal(self.rule.apply(there, path), self.rule.apply(new, path)):
                 raise DataError(
@@ -243,23 +252,26 @@ def _copy(path: Path, to: Path) -> None:
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
 
 
-def _picture_like(path: Path, new: np.ndarray) -> PIL.Image.Image:
-    """Values (y, x) as a picture of the mode, and with the palette, of the one that is there."""
+def _picture_like(path: Path, new: np.ndarray) -> tuple[PIL.Image.Image, PngInfo]:
+    """Values (y, x) as a picture of the mode, and with the palette, of the one that is there; its texts."""
     highest = int(new.max(initial=0))
     with PIL.Image.open(path) as before:
         mode, clear = before.mode, before.info.get("transparency")
         palette = before.getpalette() if mode == "P" else None
+        texts = PngInfo()
+        for key, text in getattr(before, "text", {}).items():
+            texts.add_text(key, text)
     if mode == "RGB":
-        return PIL.Image.fromarray(np.stack([new >> 16, new >> 8, new], axis=-1).astype(np.uint8))
+        return PIL.Image.fromarray(np.stack([new >> 16, new >> 8, new], axis=-1).astype(np.uint8)), texts
     kind = np.uint16 if mode.startswith("I") or highest > _HIGHEST else np.uint8
     picture = PIL.Image.fromarray(new.astype(kind))
     if mode == "1":
-        return picture.point(lambda value: _WHITE * bool(value)).convert("1")
+        return picture.point(lambda value: _WHITE * bool(value)).convert("1"), texts
     if palette is not None and highest <= _HIGHEST:
         picture.putpalette(palette + [0] * (3 * (highest + 1) - len(palette)))
     if clear is not None:
         picture.info["transparency"] = clear
-    return picture
+    return picture, texts
 
 
 def _volume_like(path: Path, new: np.ndarray, geometry: Geometry) -> Any:
