@@ -7,6 +7,7 @@ from pathlib import Path
 import nrrd
 import numpy as np
 import pytest
+import tifffile
 
 from napari_prosma.data.class_colours import colour_of
 from napari_prosma.data.formats import nrrd as nrrd_format
@@ -37,9 +38,9 @@ def test_descriptions_for_itk_snap_name_the_classes_when_read(tmp_path: Path) ->
     assert find_cases(tmp_path).class_names == ("background", "left 'lobe'", "vein")
 
 
-@pytest.mark.parametrize("name", ["a.seg.nrrd", "a.mha", "a.nii.gz", "a.tif", "a.ome.zarr"])
+@pytest.mark.parametrize("name", ["a.seg.nrrd", "a.mha", "a.nii.gz", "a.tif", "a.ome.tif", "a.ome.zarr"])
 def test_names_of_classes_may_have_any_letters(tmp_path: Path, name: str) -> None:
-    names = ("background", "Läsion", "a; b: c", "\u809d\u81d3")
+    names = ("background", "Läsion", "a; b: c, d", "\u809d\u81d3")
     geometry = Geometry((3.0, 2.0, 1.0), (0.0,) * 3, "mm")
     labels = (np.arange(24).reshape(2, 3, 4) % 4).astype(np.uint8)
     path = write_labels(tmp_path / name, labels, geometry, names)
@@ -61,3 +62,7 @@ def test_names_as_other_programs_and_older_files_have_them(tmp_path: Path) -> No
     for path, encoding in ((older, "utf-8"), (latin, "latin-1")):
         path.write_bytes(written.replace(b"NDims = 3\n", told.encode(encoding)))
         assert label_names(path) == {0: "background", 1: "Läsion"}
+    pages = tmp_path / "a.ome.tif"
+    described = {"axes": "ZYX", "Description": "class_names: none,vein"}
+    tifffile.imwrite(pages, voxels, ome=True, photometric="minisblack", metadata=described)
+    assert label_names(pages) == {0: "none", 1: "vein"}

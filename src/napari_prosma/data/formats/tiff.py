@@ -108,15 +108,16 @@ def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def label_names(path: Path) -> dict[int, str]:
-    """Names of the classes, where :func:`write_labels` wrote them."""
+    """Names of the classes, where :func:`write_labels` wrote them: as JSON, in older OME-TIFF with commas."""
     with _opened(path) as file:
         if file.is_ome:
             found = ElementTree.fromstring(file.ome_metadata or "").find(".//{*}Image/{*}Description")
             text = (found.text or "") if found is not None else ""
-            names = text.partition("class_names: ")[2].split(",") if text.startswith("class_names: ") else []
-        else:
-            return parse_names(str((file.imagej_metadata or {}).get("class_names", "")))
-    return dict(enumerate(names))
+            if not text.startswith("class_names: "):
+                return {}
+            names = text.removeprefix("class_names: ")
+            return parse_names(names) or dict(enumerate(names.split(",")))
+        return parse_names(str((file.imagej_metadata or {}).get("class_names", "")))
 
 
 def _stored(path: Path, file: tifffile.TiffFile) -> _Stored:
@@ -401,7 +402,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, class_names: tuple
         if geometry.frame_seconds:
             metadata |= {"TimeIncrement": geometry.frame_seconds, "TimeIncrementUnit": "s"}
         if class_names:
-            metadata["Description"] = "class_names: " + ",".join(class_names)
+            metadata["Description"] = f"class_names: {json.dumps(class_names, ensure_ascii=False)}"
     tifffile.imwrite(
         path,
         array,
