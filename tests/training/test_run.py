@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -601,6 +602,46 @@ def test_a_run_goes_on_only_with_the_cases_that_it_began_with(
     kept = load_checkpoint(trained[0] / "last.safetensors")
     with pytest.raises(DataError, match="not those that the run began with"):
         list(train(settings(tmp_path), ultrasound[1:], resumed=kept))
+
+
+@pytest.mark.parametrize("change", ["order", "split", "patients"])
+def test_a_resumed_run_keeps_its_split_whatever_the_data_set_says_by_now(
+    change: str,
+    never_stopped: tuple[Path, list[Event]],
+    settings: Settings,
+    ultrasound: list[Case],
+    tmp_path: Path,
+) -> None:
+    run = train(settings(tmp_path, **THREE), ultrasound)
+    next(event for event in run if isinstance(event, CheckpointSaved) and event.kind == "last")
+    run.close()  # type: ignore[attr-defined]
+    kept = load_checkpoint(tmp_path / "last.safetensors")
+    learned, validates = kept.split["training"], kept.split["validation"]
+    by_now = {
+        "order": ultrasound[::-1],
+        "split": [replace(c, split="val" if c.name in learned[:3] else "train") for c in ultrasound],
+        "patients": [replace(c, patient=str(n % 2)) for n, c in enumerate(ultrasound)],
+    }[change]
+    events = list(train(settings(tmp_path, **THREE), by_now, resumed=kept))
+    assert load_checkpoint(tmp_path / "last.safetensors").split == kept.split
+    assert weights_are_equal(tmp_path, never_stopped[0])
+    (said,) = [
+        e.message for e in of_kind(events, Notice) if "keeps the split that it began with" in e.message
+    ]
+    if change == "split":
+        assert f"5 case(s) on the other side: {', '.join(sorted([*learned[:3], *validates]))}" in said
+    assert ("2 patient(s) are on both sides of it" in said) is (change == "patients")
+
+
+def test_a_run_without_validation_cases_has_none_when_it_goes_on(settings: Settings, tmp_path: Path) -> None:
+    config = settings(tmp_path, validation_fraction=0, epochs=2, steps_per_epoch=1)
+    run = train(config, [square("a"), square("b")])
+    next(event for event in run if isinstance(event, CheckpointSaved) and event.kind == "last")
+    run.close()  # type: ignore[attr-defined]
+    kept = load_checkpoint(tmp_path / "last.safetensors")
+    events = list(train(config, [square("a"), square("b")], resumed=kept))
+    assert of_kind(events, Started)[-1].message == "Training on 2 cases"
+    assert not any("keeps the split" in event.message for event in of_kind(events, Notice))
 
 
 def test_a_replaced_run_does_not_keep_the_best_of_the_other(

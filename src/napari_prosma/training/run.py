@@ -34,7 +34,7 @@ from napari_prosma.training.reading import (
 )
 from napari_prosma.training.run_claim import claimed
 from napari_prosma.training.run_folder import failure_kept
-from napari_prosma.training.split import as_it_began, learnable, split_cases
+from napari_prosma.training.split import as_it_began, kept_split, learnable, split_cases
 from napari_prosma.training.state import Beginning, RunData
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tempo import LEAST_STEPS
@@ -66,7 +66,7 @@ def train(
     cases : every one with a label
     class_names : background first; by default ``background, foreground`` or ``class 1``, ``class 2``, ...
     resumed : Checkpoint, optional
-        The last one of a run with the same configuration and cases, to go on from.
+        The last one of a run with the same configuration and cases, to go on from. Its split is kept.
     steering : Steering, optional
         To change the run from another thread while it goes on.
     unlabelled : further cases for the objective ``dim``
@@ -148,6 +148,8 @@ def _events(
             if unlabelled_cases is None:
                 return
             training, validation = split_cases(cases, config.validation_fraction, config.seed, config.fold)
+            if resumed is not None:
+                training, validation = yield from kept_split(resumed, cases, (training, validation))
             data = RunData(
                 cases,
                 facts,

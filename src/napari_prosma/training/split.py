@@ -103,6 +103,35 @@ def as_it_began(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     )
 
 
+def kept_split(
+    checkpoint: Checkpoint, cases: Sequence[Case], drawn: tuple[list[int], list[int]]
+) -> Generator[Event, None, tuple[list[int], list[int]]]:
+    """Indices for training and validation as the run began, each in the order of then.
+
+    Parameters
+    ----------
+    cases : with the names of then
+    drawn : what :func:`split_cases` gives for them now
+        Only for the notice that it differs, as when the data set tells other patients by now.
+    """
+    index = {case.name: n for n, case in enumerate(cases)}
+    training, validation = (
+        [index[name] for name in checkpoint.split[part]] for part in ("training", "validation")
+    )
+    if set(validation) <= set(training):  # nothing was held out
+        validation = []
+    moved = [case.name for n, case in enumerate(cases) if (n in training) != (n in drawn[0])]
+    if moved:
+        named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
+        shared = {cases[n].patient for n in training} & {cases[n].patient for n in validation} - {""}
+        patients = f", and {len(shared)} patient(s) are on both sides of it" if shared else ""
+        yield Notice(
+            f"The run keeps the split that it began with{patients}; a new run on these data would be split "
+            f"differently ({len(moved)} case(s) on the other side: {named})"
+        )
+    return training, validation
+
+
 def without_test_cases(cases: Sequence[Case], split: Literal["given", "random"]) -> list[Case]:
     """The cases that may be learned from; with ``split`` random what the data set says does not count.
 
