@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from napari_prosma.data.case import Case
-from napari_prosma.errors import CheckpointError, ConfigError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
 from napari_prosma.inspection.trace import inspect_gates
 from napari_prosma.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -222,6 +222,40 @@ def test_folds_of_other_settings_are_refused_unless_they_may_be_overwritten(
     events = list(cross_validate(other, squares, CLASSES, 2, overwrite=True))
     assert epochs_in(events) == 2
     assert load_checkpoint(tmp_path).spec.gate == "attention"
+
+
+def test_folds_of_other_data_are_refused_before_anything_is_trained(
+    whole: tuple[Path, list[Event]], config_of: Callable[..., TrainConfig], squares: list[Case]
+) -> None:
+    config = config_of(whole[0])
+    more = [*squares, replace(squares[0], name="square 5"), replace(squares[0], name="square 6")]
+    for cases, classes, words in (
+        (more, CLASSES, r"2 case\(s\) added: square 5, square 6"),
+        (squares[1:], CLASSES, r"1 case\(s\) missing: square 0"),
+        (
+            squares[::-1],
+            CLASSES,
+            r"2 case\(s\) are in another fold now because their order or patients changed",
+        ),
+        (squares, ("background", "disk"), "classes background, square, now background, disk"),
+    ):
+        with pytest.raises(DataError, match=rf"fold1' was trained on other data \({words}"):
+            list(cross_validate(config, cases, classes, 3))
+
+
+def test_labels_that_changed_since_a_fold_was_trained_are_told(
+    whole: tuple[Path, list[Event]], config_of: Callable[..., TrainConfig], squares: list[Case]
+) -> None:
+    def told(cases: list[Case]) -> list[str]:
+        events = cross_validate(config_of(whole[0]), cases, CLASSES, 3)
+        return [e.message for e in events if isinstance(e, Notice) and "changed since" in e.message]
+
+    corrected = replace(squares[2], read_label=lambda: np.ones((16, 16), np.uint8))
+    said = told([*squares[:2], corrected, *squares[3:]])
+    assert [words[: words.index(";")] for words in said] == [
+        f"The labels of 1 case (square 2) changed since fold {k} was trained" for k in (1, 2, 3)
+    ]
+    assert told(squares) == []
 
 
 def test_folds_that_start_from_a_model_have_its_architecture_and_can_go_on(

@@ -11,9 +11,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import CaseFacts
 from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.data.texts import read_rows, write_rows
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, as_sentence
 from napari_prosma.events import Event, Finished, Notice, result_of
 from napari_prosma.model.checkpoint import (
     BEST,
@@ -27,15 +28,25 @@ from napari_prosma.model.checkpoint import (
 )
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.processes import Processes
+from napari_prosma.training.reading import data_difference, read_cases
 from napari_prosma.training.run import RunResult, train
 from napari_prosma.training.run_claim import claimed, is_run
-from napari_prosma.training.split import split_cases, with_patients_of_names, without_test_cases
+from napari_prosma.training.run_folder import changed_data, read_run
+from napari_prosma.training.split import (
+    as_it_began,
+    learnable,
+    split_cases,
+    with_patients_of_names,
+    without_test_cases,
+)
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.transfer import ARCHITECTURE
 
 SUMMARY = "summary.csv"
 PLANNED = ("dims", "spacing", "patch", "batch", "intensity", "slices")
 """Settings that a whole plan takes the place of."""
+_NAMED = 5
+"""A message names no more cases than this."""
 STEERED = ("learning_rate", "epochs", "minutes")
 """Settings that may change while a run goes on."""
 FREE = {"run_dir", "data", "plan", "device", "precision", "threads", "compile", "tensorboard", *STEERED}
@@ -107,7 +118,9 @@ def cross_validate(
     ------
     ConfigError
         Fewer cases than folds, a ``fold`` in ``config``, or a folder that holds other runs.
-    DataError, CheckpointError, ProsmaError
+    DataError
+        A fold that is there was trained on other cases or classes, or held out others; and as for the next.
+    CheckpointError, ProsmaError
         As :func:`~napari_prosma.training.run.train`.
     """
     folder = config.run_dir
@@ -132,6 +145,8 @@ def _folds(
     built: dict[str, Any] = {}
     over = _finished_folds(folder)
     members: list[Checkpoint] = []
+    learned: list[Case] | None = None
+    facts: list[CaseFacts] | None = None
     for k in range(folds):
         changes: dict[str, Any] = {"fold": (k, folds), "run_dir": folder / f"{FOLD}{k + 1}"}
         if plan is not None:
@@ -139,8 +154,20 @@ def _folds(
         wanted = config.model_copy(update=changes)
         kept = _kept(wanted)
         is_over = k + 1 in over and (wanted.run_dir / BEST).is_file()
+        before = load_checkpoint(wanted.run_dir / BEST) if kept is None and is_over else kept
+        if before is not None:
+            if learned is None:
+                began = as_it_began(config, before)
+                learned = yield from learnable(cases, began.split, began.together, in_folds=True)
+            _require_same_fold(wanted, before, learned, class_names)
         processes.fabric.barrier()  # none writes before all have looked
         if is_over:
+            assert learned is not None
+            if facts is None:
+                facts = yield from read_cases(learned, steering)
+            if len(facts) < len(learned):  # stopped
+                return
+            yield from _changes(wanted.run_dir, k + 1, facts)
             yield Notice(f"Fold {k + 1} of {folds} is already trained.")
         else:
             yield Notice(f"Fold {k + 1} of {folds}{'' if kept is None else ' resumes'}.")
@@ -202,6 +229,42 @@ def _kept(wanted: TrainConfig) -> Checkpoint | None:
             f"choose another folder, or overwrite it"
         )
     return kept
+
+
+def _require_same_fold(
+    wanted: TrainConfig, before: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]
+) -> None:
+    """Refuse a fold of other cases, or that held out others than it would now: no case may be left out."""
+    different = data_difference(before, cases, class_names)
+    if not different:
+        _, held_out = split_cases(cases, wanted.validation_fraction, wanted.seed, wanted.fold)
+        then, now = {*before.split["validation"]}, {cases[n].name for n in held_out}
+        if then != now:
+            moved = sorted(then ^ now)
+            named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
+            different = (
+                f"{len(moved)} case(s) are in another fold now because their order or patients changed: "
+                f"{named}"
+            )
+    if different:
+        raise DataError(
+            f"'{wanted.run_dir}' was trained on other data ({different}) and is no fold of these; restore the "
+            f"data, choose another folder, or overwrite the cross-validation"
+        )
+
+
+def _changes(folder: Path, number: int, facts: Sequence[CaseFacts]) -> Iterator[Event]:
+    """What changed in the data of a fold that is over, which is not trained again."""
+    try:
+        changed = changed_data(read_run(folder), facts)
+    except CheckpointError as error:
+        yield Notice(f"Whether images or labels changed since fold {number} was trained is unknown: {error}")
+        return
+    for what in changed:
+        yield Notice(
+            f"{as_sentence(what)} changed since fold {number} was trained; its figures are of those "
+            f"before. Overwrite the cross-validation to train all folds on the new ones"
+        )
 
 
 def _train(

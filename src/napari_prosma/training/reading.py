@@ -19,6 +19,9 @@ from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.steering import Steering
 
+_NAMED = 5
+"""A message names no more cases than this."""
+
 
 @dataclass(frozen=True)
 class Unlabelled:
@@ -122,15 +125,23 @@ def require_same_cases(checkpoint: Checkpoint, cases: Sequence[Case], class_name
     """Refuse to resume a run with other cases or classes than it began with."""
     if not checkpoint.place:
         raise CheckpointError(f"'{checkpoint.path}' is no last checkpoint of a run; give the run's folder")
-    if class_names and tuple(class_names) != checkpoint.plan.class_names:
+    different = data_difference(checkpoint, cases, class_names)
+    if different:
         raise DataError(
-            f"the run began with the classes {', '.join(checkpoint.plan.class_names)}, the data now have "
-            f"{', '.join(class_names)}; restore the data, or start a new run"
+            f"the data are not those that the run began with ({different}); restore the data, or start a "
+            f"new run"
         )
+
+
+def data_difference(checkpoint: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> str:
+    """What is other than in the data of a run, in words: its classes, or names of cases; empty if nothing."""
+    names = checkpoint.plan.class_names
+    if class_names and tuple(class_names) != names:
+        return f"classes {', '.join(names)}, now {', '.join(class_names)}"
     then, now = {name for part in checkpoint.split.values() for name in part}, {case.name for case in cases}
-    if then != now:
-        changed = ", ".join(sorted(then ^ now)[:5])
-        raise DataError(
-            f"the cases are not those that the run began with (different: {changed}); restore the data, or "
-            f"start a new run"
-        )
+    parts = (("added", sorted(now - then)), ("missing", sorted(then - now)))
+    return "; ".join(
+        f"{len(which)} case(s) {what}: {', '.join(which[:_NAMED])}{', ...' * (len(which) > _NAMED)}"
+        for what, which in parts
+        if which
+    )

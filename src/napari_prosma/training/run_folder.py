@@ -193,7 +193,11 @@ class RunFolder:
             except CheckpointError as error:
                 notices = (f"{error}; it is written again, and whether the data changed is unknown",)
             else:
-                notices = _changed(kept.cases, run.cases)
+                notices = tuple(
+                    f"{what} changed since the run stopped; it resumes with them, so its result differs "
+                    f"from that of an uninterrupted run"
+                    for what in changed_data(kept, facts)
+                )
                 run = replace(run, started=kept.started + run.started)
         self._write(run, () if resumed else (METRICS, BEST, LAST, LABEL_CONFIDENCE))
         return notices
@@ -305,6 +309,24 @@ def read_run(folder: str | Path) -> Run:
             f"'{path}' is damaged ({wrong}); restore it, or start a new run with the same settings"
         ) from error
     return replace(run, config=_as_found_in(folder, run.config))
+
+
+def changed_data(run: Run, facts: Sequence[CaseFacts]) -> list[str]:
+    """Which images and labels are not those of the run, such as ``the labels of 1 case (a)``."""
+    kept = {case.name: case for case in run.cases}
+    both = [(kept[fact.name], fact) for fact in facts if fact.name in kept]
+    images = [new.name for old, new in both if _image_of(old) != _image_of(new)]
+    labels = [new.name for old, new in both if old.label_hash != new.label_hash]
+    return [
+        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({', '.join(names[:_NAMED])}"
+        f"{', ...' * (len(names) > _NAMED)})"
+        for what, names in (("images", images), ("labels", labels))
+        if names
+    ]
+
+
+def _image_of(case: RunCase | CaseFacts) -> tuple[str, tuple[float, ...], str]:
+    return case.image_hash, case.spacing, case.unit
 
 
 def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | None = None) -> TrainConfig:
@@ -433,24 +455,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _changed(before: Sequence[RunCase], now: Sequence[RunCase]) -> tuple[str, ...]:
-    kept = {case.name: case for case in before}
-    both = [(kept[case.name], case) for case in now if case.name in kept]
-    images = [new.name for old, new in both if (old.image_hash, old.spacing) != (new.image_hash, new.spacing)]
-    labels = [new.name for old, new in both if old.label_hash != new.label_hash]
-    return tuple(
-        _change_in_words(what, names) for what, names in (("images", images), ("labels", labels)) if names
-    )
-
-
-def _change_in_words(what: str, names: Sequence[str]) -> str:
-    which = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return (
-        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({which}) changed since the run stopped; "
-        f"it resumes with them, so its result differs from that of an uninterrupted run"
-    )
 
 
 def _row(end: EpochEnd) -> dict[str, float]:
