@@ -96,6 +96,29 @@ def test_one_patient_leaves_something_to_learn_from() -> None:
     assert (len(training), len(held_out)) == (5, 0)
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "held_out"),
+    [
+        ((91, *[1] * 9), 0.2, 9),  # all but the large one
+        ((60, *[4] * 10), 0.2, 20),
+        ((45, 45, 10), 0.2, 10),
+        ((50, 50), 0.2, 50),
+        ((60, 40), 0.5, 40),
+        ((25, 25, 25, 25), 0.05, 25),
+        ((3, 3), 0.99, 3),
+        ((7,) * 20, 0.2, 28),
+    ],
+)
+def test_patients_of_any_size_leave_about_the_share_that_was_wanted(
+    sizes: tuple[int, ...], fraction: float, held_out: int, seed: int
+) -> None:
+    told = of(*(("", f"p{patient}") for patient, size in enumerate(sizes) for _ in range(size)))
+    training, validation = split_cases(told, fraction, seed)
+    assert (len(training), len(validation)) == (sum(sizes) - held_out, held_out)
+    assert {told[n].patient for n in training}.isdisjoint(told[n].patient for n in validation)
+
+
 def test_fewer_patients_than_folds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"2 patient.* cannot be cut into 3 folds"):
         split_cases(of(*(("", f"p{n % 2}") for n in range(8))), 0.2, 0, (0, 3))

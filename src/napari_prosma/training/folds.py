@@ -248,8 +248,8 @@ def _require_same_fold(
             )
     if different:
         raise DataError(
-            f"'{wanted.run_dir}' was trained on other data ({different}) and is no fold of these; restore the "
-            f"data, choose another folder, or overwrite the cross-validation"
+            f"'{wanted.run_dir}' was trained on other data ({different}) and is no fold of these; restore "
+            f"the data, choose another folder, or overwrite the cross-validation"
         )
 
 

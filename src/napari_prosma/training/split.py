@@ -75,12 +75,21 @@ def split_cases(
 
 
 def _drawn(groups: Sequence[list[int]], wanted: int) -> list[int]:
-    """Groups in their order until about ``wanted`` cases are held out; one group stays for training."""
+    """Groups in their order until about ``wanted`` cases are held out; one group stays for training.
+
+    One that would lead further from ``wanted`` is passed over, and so is one that holds most of the cases.
+    """
+    total = sum(map(len, groups))
     held_out: list[int] = []
-    for group in groups[: len(groups) - 1]:
+    for group in groups:
         if len(held_out) >= wanted:
             break
-        held_out += group
+        held = len(held_out) + len(group)
+        leads_away = held - wanted > wanted - len(held_out)
+        if held < total and not leads_away and len(group) <= max(wanted, total / 2):
+            held_out += group
+    if wanted and not held_out and len(groups) > 1:  # each holds far more than wanted
+        return min(groups, key=len)
     return held_out
 
 
