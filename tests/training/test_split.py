@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,8 @@ def test_patients_of_names_are_told_and_taken_on_request() -> None:
 def test_names_that_tell_no_patients(names: tuple[str, ...]) -> None:
     assert len(patients_in_names(named(*names))) == len(names)
     assert drained(learnable(named(*names), "given", "patients"))[1] == []
+    said = ["The names of the cases tell no patients: each case counts by itself"]
+    assert drained(learnable(named(*names), "given", "names"))[1] == said
 
 
 def test_near_duplicates_stay_together_on_request() -> None:
@@ -195,7 +198,26 @@ def test_near_duplicates_stay_together_on_request() -> None:
     kept, said = drained(learnable(told, "given", "copies"))
     assert [case.patient for case in kept[:3]] == [case.patient for case in kept[3:]]
     assert len({case.patient for case in kept}) == 3
-    assert "6 of 6 images are near-duplicates of another image (3 groups)" in said[0]
+    assert said == [
+        "6 of 6 images are near-duplicates of another image (3 groups); the images of each group are all "
+        "training or all validation cases"
+    ]
+    told = [replace(case, patient="p" if n in (0, 1) else "") for n, case in enumerate(told)]
+    kept, said = drained(learnable(told, "given", "copies"))
+    assert [case.patient for case in kept] == ["p", "p", "copies of c2", "p", "p", "copies of c2"]
+    assert [words.partition(" ")[0] for words in said] == ["1", "6"]
+    with pytest.raises(
+        ConfigError, match=r"2 patient\(s\) or group\(s\) of copies cannot be cut into 3 folds"
+    ):
+        split_cases(kept, 0.2, 0, (0, 3))
+
+
+def test_images_that_are_no_copies_are_not_said_to_stay_together() -> None:
+    pictures = np.random.default_rng(0).random((3, 1, 64, 64), np.float32)
+    told = [Case.from_arrays(f"c{n}", picture) for n, picture in enumerate(pictures)]
+    kept, said = drained(learnable(told, "given", "copies"))
+    assert {case.patient for case in kept} == {""}
+    assert said == ["0 of 3 images are near-duplicates of another image (0 groups)"]
 
 
 def test_copies_among_the_cases_are_told_before_they_are_learned_from() -> None:

@@ -25,6 +25,8 @@ _WORD = re.compile(r"[^\W_]+")
 _NUMBERED = re.compile(r"[^\W\d_]*\d+")
 _AUGMENTED = re.compile(r"(.+)\.rf\.[0-9a-f]{32}")
 """As Roboflow names the copies of an image that it turned or brightened."""
+_COPIES = "copies of "
+"""Begins the name of what near-duplicates share in the place of a patient."""
 _FEWEST_PATIENTS = 3
 _NAMED = 5
 
@@ -64,7 +66,7 @@ def split_cases(
         wanted = min(math.ceil(fraction * len(cases)), len(cases) - 1)
         held_out = _drawn([groups[n] for n in order], wanted)
     elif len(groups) < fold[1]:
-        what = "case(s)" if len(groups) == len(cases) else "patient(s)"
+        what = "case(s)" if len(groups) == len(cases) else _as_groups(cases)
         raise ConfigError(
             f"{len(groups)} {what} cannot be cut into {fold[1]} folds; choose at most {len(groups)} folds, "
             f"or annotate more cases"
@@ -93,13 +95,19 @@ def _drawn(groups: Sequence[list[int]], wanted: int) -> list[int]:
     return held_out
 
 
+def _as_groups(cases: Sequence[Case]) -> str:
+    """What the cases that share a ``patient`` have in common."""
+    copies = any(case.patient.startswith(_COPIES) for case in cases)
+    return "patient(s) or group(s) of copies" if copies else "patient(s)"
+
+
 def _require_patients_apart(cases: Sequence[Case], validation: Sequence[int]) -> None:
     theirs = {cases[n].patient for n in validation} - {""}
     training = set(range(len(cases))) - set(validation)
     both = sorted({cases[n].patient for n in training} & theirs)
     if both:
         raise ConfigError(
-            f"the data set puts {len(both)} patient(s) into training and into validation, such as "
+            f"the data set puts {len(both)} {_as_groups(cases)} into training and into validation, such as "
             f"'{both[0]}'; correct its split, or choose the split random"
         )
 
@@ -133,7 +141,7 @@ def kept_split(
     if moved:
         named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
         shared = {cases[n].patient for n in training} & {cases[n].patient for n in validation} - {""}
-        patients = f", and {len(shared)} patient(s) are on both sides of it" if shared else ""
+        patients = f", and {len(shared)} {_as_groups(cases)} are on both sides of it" if shared else ""
         yield Notice(
             f"The run keeps the split that it began with{patients}; a new run on these data would be split "
             f"differently ({len(moved)} case(s) on the other side: {named})"
@@ -171,17 +179,21 @@ def learnable(
         return [replace(case, patient="") for case in kept]
     if together == "names":
         kept = with_patients_of_names(kept)
-    elif together == "copies":
-        kept = yield from _with_copies(kept)
-    elif not any(case.patient for case in kept) and len(patients := patients_in_names(kept)) < len(kept):
-        yield Notice(
-            f"The names of the cases look like {len(patients)} patients with several images each, such as "
-            f"{', '.join(kept[n].name for n in max(patients.values(), key=len)[:_NAMED])}: training and "
-            f"validation may share patients; --together names keeps each on one side"
-        )
+        if kept and not any(case.patient for case in kept):
+            yield Notice("The names of the cases tell no patients: each case counts by itself")
+    elif together == "patients" and not any(case.patient for case in kept):
+        patients = patients_in_names(kept)
+        if len(patients) < len(kept):
+            yield Notice(
+                f"The names of the cases look like {len(patients)} patients with several images each, such "
+                f"as {', '.join(kept[n].name for n in max(patients.values(), key=len)[:_NAMED])}: training "
+                f"and validation may share patients; --together names keeps each on one side"
+            )
     number = len({case.patient for case in kept} - {""})
     if number:
         yield Notice(f"{number} patients: the images of each are all training or all validation cases")
+    if together == "copies":  # after the patients were counted, which copies are not
+        kept = yield from _with_copies(kept)
     return kept
 
 
@@ -221,7 +233,10 @@ def patients_in_names(cases: Sequence[Case]) -> dict[str, list[int]]:
 
 def with_patients_of_names(cases: Sequence[Case]) -> list[Case]:
     """The cases with the patients that their names tell, where their data set tells none."""
-    told = {n: name for name, members in patients_in_names(cases).items() for n in members}
+    patients = patients_in_names(cases)
+    if len(patients) == len(cases):  # they tell none
+        return list(cases)
+    told = {n: name for name, members in patients.items() for n in members}
     return [case if case.patient else replace(case, patient=told[n]) for n, case in enumerate(cases)]
 
 
@@ -236,12 +251,13 @@ def _with_copies(cases: Sequence[Case]) -> Generator[Event, None, list[Case]]:
     joined = {case.name: case.patient for case in cases}
     for cluster in clusters:
         patients = {joined[name] for name in cluster} - {""}
-        shared = min(patients, default=f"copies of {cluster[0]}")
+        shared = min(patients, default=f"{_COPIES}{cluster[0]}")
         for name, patient in joined.items():
             if name in cluster or patient in patients:
                 joined[name] = shared
     number = sum(map(len, clusters))
+    stay = "; the images of each group are all training or all validation cases" if clusters else ""
     yield Notice(
-        f"{number} of {len(cases)} images are near-duplicates of another image ({len(clusters)} groups)"
+        f"{number} of {len(cases)} images are near-duplicates of another image ({len(clusters)} groups){stay}"
     )
     return [replace(case, patient=joined[case.name]) for case in cases]
