@@ -500,6 +500,22 @@ def test_a_run_shorter_than_the_warm_up_doubts_labels_all_the_same_and_says_so(
     assert len(look_first(config.run_dir)) == 20
 
 
+def test_a_run_that_ends_within_the_warm_up_says_that_it_weighed_no_label(
+    dale: Dale, phantoms: list[Case], tmp_path: Path
+) -> None:
+    told = []
+    for last in (1, 3):
+        config = dale(tmp_path / str(last), {"warm_up_epochs": 2}, steps_per_epoch=1)
+        steering, events = Steering(), []
+        for event in train(config, phantoms, steering=steering):
+            events.append(event)
+            if isinstance(event, EpochEnd) and event.epoch == last:
+                steering.finish()
+        told.append("ended within the warm-up of 2 epochs" in notices(events))
+        assert len(look_first(config.run_dir)) == 20
+    assert told == [True, False]
+
+
 def test_labels_that_no_model_agrees_with_are_told_once(
     dale: Dale, phantoms: list[Case], tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ class DoubtedLabel:
     # absolute_error, error_ratio: see :class:`Disagreement`.
     absolute_error: float
     error_ratio: float
-    confidence: float  # weight that its training loss had at last, 0 to 1; 1 for what is not fuzzy
+    confidence: float  # weight of its training loss by the last comparison, 0 to 1; 1 if not fuzzy
     worst_class: str
     # Of the plane in which the image was acquired (:func:`napari_prosma.data.planes.slice_axis`), from 0,
     # where to look first; 0 in an image of one slice.

@@ -302,6 +302,13 @@ class DALE(Supervised):
         yield from self._look_again(self.context.averaged_network)
         self._weigh()
         self._write_list()
+        if self._since_warm_up(int(self._held["epoch"])) < 0:
+            warm_up = int(self._held["warm_up"])
+            yield Notice(
+                f"The run ended within the warm-up of {warm_up} epoch{'s' * (warm_up > 1)}: no label was set "
+                f"apart or weighted, so it learned as a plain run does; the list of suspicious labels holds. "
+                f"For DALE to begin, train longer, or lower Warm-up (warm_up_epochs)"
+            )
 
     def cases(self, epoch: int) -> Sequence[int] | None:
         """The clear ones in phase A; all where none is fuzzy."""
