@@ -40,11 +40,13 @@ NAMES = ("a", "b", "c")
 SPLIT = {"training": ["a", "b"], "validation": ["c"]}
 
 
-def facts(name: str, seed: int = 0, label_value: int = 1, spacing: float = 0.5) -> CaseFacts:
+def facts(
+    name: str, seed: int = 0, label_value: int = 1, spacing: float = 0.5, unit: str = "mm"
+) -> CaseFacts:
     image = np.random.default_rng(seed).normal(size=(1, 6, 8))
     label = np.zeros((6, 8), np.uint8)
     label[2:4, 3] = label_value
-    case = Case.from_arrays(name, image, label, Geometry((spacing, 0.25), (0.0, 0.0), "mm"))
+    case = Case.from_arrays(name, image, label, Geometry((spacing, 0.25), (0.0, 0.0), unit))
     return case_facts(case, case.read_image(), label)
 
 
@@ -147,6 +149,12 @@ def test_a_run_that_goes_on_names_the_cases_that_changed(tmp_path: Path) -> None
     assert "labels of 1 case (c) changed" in notices[1]
     # What it learns from now is what it is left with.
     assert resumed(tmp_path, facts("a", seed=1), facts("b", spacing=0.75), facts("c", label_value=2)) == ()
+
+
+def test_another_unit_of_the_spacing_is_another_image(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (said,) = resumed(tmp_path, facts("a", unit="um"), *ALL[1:])
+    assert "images of 1 case (a) changed" in said
 
 
 def test_a_run_that_goes_on_keeps_when_it_was_started(tmp_path: Path) -> None:
