@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_another_run_differs_from_the_first_by_the_gate_alone(run: Path, data: D
     then, now = (TrainConfig.of(**c.config).model_dump(exclude=free) for c in (original, other))
     assert then == now
     assert found.scores["prosma"] == load_checkpoint(run).metrics["dice"]
+
+
+def test_another_run_has_the_split_of_the_first_whatever_the_data_set_says_by_now(
+    run: Path, data: DataSet
+) -> None:
+    original = load_checkpoint(run / "last.safetensors").split
+    by_now = [
+        replace(case, split="val" if case.name in original["training"] else "train") for case in data.cases
+    ]
+    ablation_of(run, replace(data, cases=tuple(reversed(by_now))), "dense")
+    assert load_checkpoint(run / "ablation" / "dense").split == original
 
 
 def test_one_with_the_same_gate_would_be_the_run(run: Path, data: DataSet) -> None:
@@ -157,7 +169,7 @@ def test_the_line_that_shows_them_is_one_for_this_systems_shell(
 
 def test_data_that_changed_give_no_ablation(run: Path, data: DataSet, ultrasound: list[Case]) -> None:
     original = read_original(run)
-    with pytest.raises(DataError, match="different: ultrasound"):
+    with pytest.raises(DataError, match=r"not those of the run .*1 case\(s\) missing: ultrasound"):
         list(train_ablation(original, data.cases[1:], data.class_names, ("dense",)))
     first = data.cases[0]
     assert first.read_label is not None

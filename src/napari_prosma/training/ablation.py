@@ -18,9 +18,10 @@ from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.folds import FREE, PLANNED, train_on
 from napari_prosma.training.lines import quoted
 from napari_prosma.training.processes import Processes
+from napari_prosma.training.reading import data_difference
 from napari_prosma.training.run import RunResult
 from napari_prosma.training.run_folder import RUN, read_run
-from napari_prosma.training.split import as_it_began, learnable, split_cases
+from napari_prosma.training.split import as_it_began, learnable
 from napari_prosma.training.steering import Steering
 
 ABLATION_GATES = tuple(name for name, kind in GATES.items() if kind.in_ablation)
@@ -169,7 +170,7 @@ def train_ablation(
     kept = {gate: _kept(configs[gate], original) for gate in wanted}
     config = original.config
     cases = yield from learnable(cases, config.split, config.together, config.fold is not None)
-    _require_same_split(original, cases, class_names)
+    _require_same_cases(original, cases, class_names)
     yield from _same_content(original, cases)
     if original.config.minutes is not None:
         steps = configs[wanted[0]].steps_per_epoch
@@ -188,7 +189,7 @@ def train_ablation(
                 scores[gate] = RunResult.of(config.run_dir, last).score
                 continue
             yield Notice(f"{which}{'' if last is None else ' resumes'}.")
-            result = yield from train_on(config, cases, class_names, last, steering)
+            result = yield from train_on(config, cases, class_names, last, steering, original.last.split)
             if result is None:  # stopped; what there is was kept
                 return
             processes.fabric.barrier()
@@ -232,25 +233,13 @@ def _kept(wanted: TrainConfig, original: Original) -> Checkpoint | None:
     return last
 
 
-def _require_same_split(original: Original, cases: Sequence[Case], class_names: Sequence[str]) -> None:
-    plan, split = original.last.plan, original.last.split
-    if class_names and tuple(class_names) != plan.class_names:
+def _require_same_cases(original: Original, cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    different = data_difference(original.last, cases, class_names)
+    if different:
         raise DataError(
-            f"the run knows the classes {', '.join(plan.class_names)}, the data now have "
-            f"{', '.join(class_names)}; restore the data, or train the run again"
+            f"the data in '{original.config.data}' are not those of the run '{original.folder}' "
+            f"({different}); restore the data, or train the run again"
         )
-    config = original.config
-    training, held_out = split_cases(cases, config.validation_fraction, config.seed, config.fold)
-    now = {"training": training, "validation": held_out or training[:1]}
-    if {part: [cases[n].name for n in numbers] for part, numbers in now.items()} == split:
-        return
-    then = {name for names in split.values() for name in names}
-    changed = sorted(then ^ {case.name for case in cases})
-    what = f"different: {', '.join(changed[:_NAMED])}" if changed else "in another order"
-    raise DataError(
-        f"the cases in '{config.data}' are not those of the run '{original.folder}' ({what}), so its split "
-        f"cannot be made again; restore the data, or train the run again"
-    )
 
 
 def _same_content(original: Original, cases: Sequence[Case]) -> Iterator[Event]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,9 +294,10 @@ def train_on(
     class_names: Sequence[str],
     checkpoint: Checkpoint | None,
     steering: Steering | None,
+    split: Mapping[str, Sequence[str]] | None = None,
 ) -> Generator[Event, None, RunResult | None]:
-    """A run among others, from its ``checkpoint``; None where it was stopped."""
-    with closing(train(config, cases, class_names, checkpoint, steering)) as run:  # type: ignore[type-var]
+    """A run among others, from its ``checkpoint`` or with a ``split``; None where it was stopped."""
+    with closing(train(config, cases, class_names, checkpoint, steering, split=split)) as run:  # type: ignore[type-var]
         return (yield from result_of(run))
 
 

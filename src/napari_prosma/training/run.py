@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakSet
@@ -34,7 +34,7 @@ from napari_prosma.training.reading import (
 )
 from napari_prosma.training.run_claim import claimed
 from napari_prosma.training.run_folder import failure_kept
-from napari_prosma.training.split import as_it_began, kept_split, learnable, split_cases
+from napari_prosma.training.split import as_it_began, difference_in_words, kept_split, learnable, split_cases
 from napari_prosma.training.state import Beginning, RunData
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tempo import LEAST_STEPS
@@ -50,6 +50,7 @@ def train(
     resumed: Checkpoint | None = None,
     steering: Steering | None = None,
     unlabelled: Sequence[Case] = (),
+    split: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Event]:
     """Train a network on ``cases``; the last event is ``Finished`` with a :class:`RunResult`.
 
@@ -71,6 +72,8 @@ def train(
         To change the run from another thread while it goes on.
     unlabelled : further cases for the objective ``dim``
         Their labels are not read. By default those in ``config.unlabelled``.
+    split : ``Checkpoint.split`` of another run on these cases, optional
+        To have its ``training`` and ``validation`` cases; by default those of :func:`split_cases`.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def train(
         The loss or a gradient is no longer finite, or memory ran out; the last checkpoint holds weights from
         before.
     """
-    run = _events(config, cases, class_names, resumed, steering, unlabelled)
+    run = _events(config, cases, class_names, resumed, steering, unlabelled, split)
     _OPEN.add(run)
     return run
 
@@ -103,6 +106,7 @@ def _events(
     resumed: Checkpoint | None,
     steering: Steering | None,
     unlabelled: Sequence[Case],
+    split: Mapping[str, Sequence[str]] | None,
 ) -> Generator[Event, None, None]:
     began = time.monotonic()
     require_writable(config.run_dir)
@@ -147,9 +151,15 @@ def _events(
             unlabelled_cases = yield from read_unlabelled(config, unlabelled, facts, plan, steering)
             if unlabelled_cases is None:
                 return
-            training, validation = split_cases(cases, config.validation_fraction, config.seed, config.fold)
+            if split is None:
+                parts = split_cases(cases, config.validation_fraction, config.seed, config.fold)
+            else:
+                parts = kept_split(split, cases)
             if resumed is not None:
-                training, validation = yield from kept_split(resumed, cases, (training, validation))
+                kept = kept_split(resumed.split, cases)
+                yield from map(Notice, difference_in_words(kept, parts, cases))
+                parts = kept
+            training, validation = parts
             data = RunData(
                 cases,
                 facts,

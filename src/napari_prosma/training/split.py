@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -120,33 +120,30 @@ def as_it_began(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     )
 
 
-def kept_split(
-    checkpoint: Checkpoint, cases: Sequence[Case], drawn: tuple[list[int], list[int]]
-) -> Generator[Event, None, tuple[list[int], list[int]]]:
-    """Indices for training and validation as the run began, each in the order of then.
-
-    Parameters
-    ----------
-    cases : with the names of then
-    drawn : what :func:`split_cases` gives for them now
-        Only for the notice that it differs, as when the data set tells other patients by now.
-    """
+def kept_split(split: Mapping[str, Sequence[str]], cases: Sequence[Case]) -> tuple[list[int], list[int]]:
+    """Indices for training and validation by the ``Checkpoint.split`` of a run, each in the order of then."""
     index = {case.name: n for n, case in enumerate(cases)}
-    training, validation = (
-        [index[name] for name in checkpoint.split[part]] for part in ("training", "validation")
-    )
-    if set(validation) <= set(training):  # nothing was held out
-        validation = []
+    training, validation = ([index[name] for name in split[part]] for part in ("training", "validation"))
+    return training, [] if set(validation) <= set(training) else validation  # nothing was held out
+
+
+def difference_in_words(
+    kept: tuple[Sequence[int], Sequence[int]],
+    drawn: tuple[Sequence[int], Sequence[int]],
+    cases: Sequence[Case],
+) -> list[str]:
+    """What to say of a run that keeps another split than :func:`split_cases` gives for its cases now."""
+    training, validation = kept
     moved = [case.name for n, case in enumerate(cases) if (n in training) != (n in drawn[0])]
-    if moved:
-        named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
-        shared = {cases[n].patient for n in training} & {cases[n].patient for n in validation} - {""}
-        patients = f", and {len(shared)} {_as_groups(cases)} are on both sides of it" if shared else ""
-        yield Notice(
-            f"The run keeps the split that it began with{patients}; a new run on these data would be split "
-            f"differently ({len(moved)} case(s) on the other side: {named})"
-        )
-    return training, validation
+    if not moved:
+        return []
+    named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
+    shared = {cases[n].patient for n in training} & {cases[n].patient for n in validation} - {""}
+    patients = f", and {len(shared)} {_as_groups(cases)} are on both sides of it" if shared else ""
+    return [
+        f"The run keeps the split that it began with{patients}; a new run on these data would be split "
+        f"differently ({len(moved)} case(s) on the other side: {named})"
+    ]
 
 
 def without_test_cases(cases: Sequence[Case], split: Literal["given", "random"]) -> list[Case]:
