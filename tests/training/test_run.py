@@ -602,6 +602,11 @@ def test_a_run_goes_on_only_with_the_cases_that_it_began_with(
     kept = load_checkpoint(trained[0] / "last.safetensors")
     with pytest.raises(DataError, match=r"not those that the run began with \(1 case\(s\) missing"):
         list(train(settings(tmp_path), ultrasound[1:], resumed=kept))
+    with pytest.raises(DataError, match=f"several cases are called '{ultrasound[0].name}'"):
+        list(train(settings(tmp_path), [*ultrasound, ultrasound[0]], resumed=kept))
+    coloured = [square(case.name, channels=3) for case in ultrasound]
+    with pytest.raises(DataError, match=r"1 channel.* has 2 axes and 3 channel.*start a new run"):
+        list(train(settings(tmp_path), coloured, resumed=kept))
 
 
 @pytest.mark.parametrize("change", ["order", "split", "patients"])

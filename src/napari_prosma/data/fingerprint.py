@@ -513,7 +513,8 @@ def require_fit(facts: Sequence[CaseFacts], plan: Plan) -> None:
     if first.channels != plan.channels or len(first.shape) < plan.dims:
         raise DataError(
             f"the plan is for {plan.dims}D images of {plan.channels} channel(s) but '{first.name}' has "
-            f"{len(first.shape)} axes and {first.channels} channel(s); train without the plan"
+            f"{len(first.shape)} axes and {first.channels} channel(s); give images like those that it was "
+            f"made from, or start a new run without the plan"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -122,9 +123,15 @@ def read_unlabelled(
 
 
 def require_same_cases(checkpoint: Checkpoint, cases: Sequence[Case], class_names: Sequence[str]) -> None:
-    """Refuse to resume a run with other cases or classes than it began with."""
+    """Refuse to resume a run with other cases or classes than it began with, or cases of one name."""
     if not checkpoint.place:
         raise CheckpointError(f"'{checkpoint.path}' is no last checkpoint of a run; give the run's folder")
+    repeated = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"several cases are called '{repeated[0]}', so which of them the run learned from is unknown; "
+            f"give each case a name of its own, and start a new run"
+        )
     different = data_difference(checkpoint, cases, class_names)
     if different:
         raise DataError(
