@@ -82,6 +82,7 @@ class Keeper:
         # Every process keeps them: only the first writes files, which others may not see.
         self.best_weights: dict[str, Tensor] = {}
         self.learned_by_best = 0
+        self.overlaps_of_best: tuple[Overlap, ...] = ()
         self.of_source: list[Overlap] = []
         self.shown = shown_case(self.prepared, data.validation)
 
@@ -140,8 +141,10 @@ class Keeper:
         with self.learner.as_it_is():
             yield CheckpointSaved(self.save(BEST), "best", 0)
 
-    def validate(self, indices: Sequence[int], whose: str = "") -> Generator[Event, None, list[Overlap]]:
-        """Overlaps of these cases, or of the first of them where the time is over; none where stopped."""
+    def validate(
+        self, indices: Sequence[int], whose: str = ""
+    ) -> Generator[Event, None, tuple[list[Overlap], bool]]:
+        """Overlaps of these cases, and whether of all: none where stopped, some where the time is over."""
         clock, state = self.tempo.clock, self.state
         began, mine = clock.elapsed(), indices[self.processes.rank :: self.processes.world]
         found: list[list[Overlap]] = []
@@ -155,18 +158,22 @@ class Keeper:
             yield Progress(clock.done(state.step), clock.total, message)
             if self.processes.world == 1 and self.steering.was_stopped:
                 state.is_stopping = True
-                return []
-            if found and self.processes.world == 1 and clock.elapsed() > late:
+                return [], False
+            if 0 < len(found) < len(mine) and self.processes.world == 1 and clock.elapsed() > late:
                 yield Notice(f"Time is up: validated on {len(found)} of {len(mine)} cases")
                 break
-        if len(found) == len(mine):
+        whole = len(found) == len(mine)
+        if whole:
             self.tempo.costs.validated(self.tempo.windows.count(mine), clock.elapsed() - began)
-        return [overlap for case in self.processes.gathered(found) for overlap in case]
+        return [overlap for case in self.processes.gathered(found) for overlap in case], whole
 
     def end_epoch(
-        self, overlaps: Sequence[Overlap], seconds: float
+        self, overlaps: Sequence[Overlap], whole: bool, seconds: float
     ) -> tuple[EpochEnd, list[CheckpointSaved]]:
-        """Count the epoch and write its files, before anything is yielded: they belong together."""
+        """Count the epoch and write its files, before anything is yielded: they belong together.
+
+        ``whole`` says whether ``overlaps`` are of all cases that are looked at after every epoch.
+        """
         state, learner = self.state, self.learner
         figures = validation_figures(overlaps)
         loss, state.losses = float(np.mean(state.losses)) if state.losses else math.nan, []
@@ -183,12 +190,14 @@ class Keeper:
             memory=peak_memory(learner.device),
         )
         state.history.append(ended)
+        if not whole:
+            state.cut.append(state.epoch)
         saved = []
-        score, is_best = figures["score"], self._is_best(figures["score"])
-        if score > state.best:
+        score, is_best = figures["score"], self._is_best(figures["score"], whole)
+        if whole and score > state.best:
             state.best, state.improved = score, state.epoch
         if is_best:
-            state.best_epoch = state.epoch
+            state.best_epoch, self.overlaps_of_best = state.epoch, state.overlaps
             if len(state.judged) < len(self.data.validation):
                 weights = learner.final_network.state_dict()
                 self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
@@ -201,12 +210,16 @@ class Keeper:
                 self.tensorboard.add(ended)
         return ended, saved
 
-    def _is_best(self, score: float) -> bool:
+    def _is_best(self, score: float, whole: bool) -> bool:
         """Whether a model is the one to keep; of few cases none can be told from the next, so the last is.
 
-        Never one that is worse than the model that the run started from.
+        Never one that is worse than the model that the run started from; and one of a validation that was cut
+        short, which cannot be compared, only where there is no other.
         """
-        return score >= self.state.least if self.is_few else score > self.state.best
+        state = self.state
+        if not whole:
+            return state.best_epoch == 0 and state.least < 0
+        return score >= state.least if self.is_few else score > state.best
 
     def judge(self, overlaps: Sequence[Overlap]) -> bool:
         """Put a validation into words; whether they are new."""
@@ -219,7 +232,8 @@ class Keeper:
             if k
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
-        said = verdict(state.epoch, overlaps, state.history, with_class, shares, state.step, len(training))
+        history = [end for end in state.history if end.epoch not in state.cut]
+        said = verdict(state.epoch, overlaps, history, with_class, shares, state.step, len(training))
         before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
             return False
@@ -242,21 +256,25 @@ class Keeper:
         if not self.best_weights:  # of before the run was resumed
             best = load_checkpoint(self.folder.path / BEST)
             self.best_weights, self.learned_by_best = best.weights, best.steps
+            self.overlaps_of_best = best.overlaps
         self.learner.final_network.load_state_dict(self.best_weights)
         last = state.epoch, state.learned
         state.epoch, state.learned = state.best_epoch, self.learned_by_best
         try:
             with self.learner.as_it_is():
-                found = yield from self.validate(validation, "the best model, ")
-                if found:
+                found, whole = yield from self.validate(validation, "the best model, ")
+                if whole:
                     state.metrics = state.metrics | validation_figures(found)
                     state.overlaps = tuple(found)
                     self.judge(found)
                     self.save(BEST)
         finally:
             state.epoch, state.learned = last
+        if state.is_stopping:
+            return
+        number = "all" if whole else f"{len({overlap.case for overlap in self.overlaps_of_best})} of"
         yield Notice(
-            f"Dice of the model that is kept, on all {len(validation)} validation cases: "
+            f"Dice of the model that is kept, on {number} {len(validation)} validation cases: "
             f"{dice_in_words(state.metrics['dice'])}"
         )
 

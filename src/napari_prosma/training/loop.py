@@ -62,7 +62,7 @@ class Loop:
         An interrupt inside a step does not: half a step is no place to go on from.
         """
         try:
-            yield from self._events()
+            yield from self.tempo.clock.without_pauses(self._events())
         finally:
             self.prepared.close()
             self.keeper.close()
@@ -89,7 +89,7 @@ class Loop:
                 yield Notice(f"Compiling the network: the first step takes {takes}")
             if state.step == 0:
                 clock.learning_began = clock.elapsed()
-            yield from clock.without_pauses(self._epochs())
+            yield from self._epochs()
         except GeneratorExit:
             # The other processes may not be there to take statistics together.
             with self.learner.as_it_is() if self.processes.world > 1 else nullcontext():
@@ -151,11 +151,11 @@ class Loop:
             learned = clock.elapsed()
             with self.learner.settled():
                 validating = clock.elapsed()
-                found = yield from keeper.validate(state.judged)
+                found, whole = yield from keeper.validate(state.judged)
                 if state.is_stopping:
                     return
                 validating = clock.elapsed() - validating
-                ended, saved = keeper.end_epoch(found, clock.elapsed() - began)
+                ended, saved = keeper.end_epoch(found, whole, clock.elapsed() - began)
             tempo.costs.added(clock.elapsed() - learned - validating)
             tempo.reserve()
             self.next_save = clock.elapsed() + SAVE_EVERY

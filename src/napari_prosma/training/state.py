@@ -87,6 +87,7 @@ class RunState:
     saved_step: int = 0  # of the newest checkpoint
     losses: list[float] = field(default_factory=list)
     history: list[EpochEnd] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)  # epochs whose validation the end of the time cut short
     metrics: dict[str, float] = field(default_factory=dict)
     overlaps: tuple[Overlap, ...] = ()  # of the last validation, of which ``metrics`` are made
     baseline: dict[str, float] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class RunState:
         self.overlaps = checkpoint.overlaps
         self.best_epoch = place.get("best_epoch", 0)
         self.history = _HISTORY.validate_python(place.get("history", []))
+        self.cut = list(place.get("cut", ()))
         self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
         self.least, self.improved = place.get("least", -1.0), place.get("improved", self.best_epoch)
 
@@ -131,4 +133,5 @@ class RunState:
             place["verdict"] = [self.verdict.summary, *self.verdict.advice]
         if name == LAST:
             place["history"] = [asdict(end) for end in self.history]
+            place["cut"] = self.cut
         return place

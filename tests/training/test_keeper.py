@@ -1,0 +1,200 @@
+"""Which model of a run is kept, by which validations, and what is said of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_prosma.data.case import Case
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
+from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.training import keeper as keeper_module
+from napari_prosma.training import schedule, tempo
+from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.run import train
+from napari_prosma.training.steering import Steering
+
+Settings = Callable[..., TrainConfig]
+SIDE = 16
+
+
+def case(number: int, split: str, has_structure: bool = True) -> Case:
+    image = np.random.default_rng(number).normal(size=(1, SIDE, SIDE)).astype(np.float32)
+    label = np.zeros((SIDE, SIDE), np.uint8)
+    label[4:12, 4:12] = has_structure
+    return replace(Case.from_arrays(f"case {number:02}", image + 2 * label, label), split=split)
+
+
+def cases(validating: int, without: int = 0) -> list[Case]:
+    """Four to learn from, and so many that validate; ``without`` of them hold no structure."""
+    training = [case(number, "train") for number in range(4)]
+    return training + [case(10 + n, "val", n >= without) for n in range(validating)]
+
+
+def messages(events: Sequence[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Notice)]
+
+
+class Validating:
+    """In the place of a validation by the network: finds of each structure what it is told to find.
+
+    ``finds(validation, case)`` is the Dice, by the number of the validation, from 1, and the place of the
+    case in it, from 0.
+    """
+
+    def __init__(self, finds: Callable[[int, int], float]) -> None:
+        self._finds, self.count = finds, 0
+        self.after_case: Callable[[], None] = lambda: None
+
+    def __call__(self, model: object, prepared: object, indices: Sequence[int], *_: object) -> Iterator:
+        self.count += 1
+        for place, index in enumerate(indices):
+            held = prepared[index]  # type: ignore[index]
+            yield held, None
+            self.after_case()
+            yield held, with_dice(held.label, self._finds(self.count, place))
+
+
+def with_dice(label: np.ndarray, dice: float) -> np.ndarray:
+    """As many elements as the structure has, this share of them in it; where there is none, one below 1."""
+    found, inside, outside = np.zeros_like(label), np.argwhere(label == 1), np.argwhere(label == 0)
+    right = round(dice * len(inside))
+    wrong = len(inside) - right if len(inside) else int(dice < 1)
+    for at in (*inside[:right], *outside[:wrong]):
+        found[tuple(at)] = 1
+    return found
+
+
+@pytest.fixture
+def finding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Validating]:
+    def start(finds: Callable[[int, int], float]) -> Validating:
+        validating = Validating(finds)
+        monkeypatch.setattr(keeper_module, "validate", validating)
+        return validating
+
+    return start
+
+
+@pytest.fixture
+def judged_on_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short epochs, each validated on two of several cases, of which the best one is kept."""
+    for part, name, value in (
+        (tempo, "LEAST_JUDGED", 2),
+        (tempo, "LEAST_STEPS", 2),
+        (tempo, "VALIDATING", 0.01),
+        (keeper_module, "FEW_VALIDATED", 1),
+    ):
+        monkeypatch.setattr(part, name, value)
+
+
+class Skipping:
+    """In the place of ``time``: it can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Skipping:
+    skipping = Skipping()
+    monkeypatch.setattr(schedule, "time", skipping)
+    return skipping
+
+
+# ---- a validation that is cut short ----------------------------------------------------------------------
+
+
+def test_an_epoch_that_was_validated_in_part_does_not_count_as_better(
+    settings: Settings, finding: Callable[..., Validating], tmp_path: Path
+) -> None:
+    """The minutes are lowered below what has passed; the first case alone is found best."""
+    finding(lambda validation, place: 1.0 if place == 0 else 0.5)
+    steering, events = Steering(wants_previews=False), []
+    for event in train(settings(tmp_path, epochs=5, minutes=30), cases(6), steering=steering):
+        events.append(event)
+        if isinstance(event, EpochEnd) and event.epoch == 2:
+            steering.change(minutes=1e-5)
+    assert "Time is up: validated on 1 of 6 cases" in messages(events)
+    best, last = (load_checkpoint(tmp_path / name) for name in (BEST, LAST))
+    assert (best.epoch, last.epoch) == (1, 3)
+    assert len(best.overlaps) == 6
+    assert last.place["cut"] == [3]
+    assert events[-1].result.score == best.metrics["dice"] < 0.7
+
+
+def test_the_only_epoch_is_kept_however_it_was_validated_until_one_was_validated_whole(
+    settings: Settings, finding: Callable[..., Validating], clock: Skipping, tmp_path: Path
+) -> None:
+    validating = finding(lambda validation, place: 1.0 if place == 0 else 0.5)
+
+    def late() -> None:
+        clock.ahead += 3600 * (validating.count == 1)
+
+    validating.after_case = late
+    kept, last = [], None
+    for minutes in (30, 1000):
+        config = settings(tmp_path, minutes=minutes)
+        list(train(config, cases(6), resumed=last, steering=Steering(wants_previews=False)))
+        kept.append(load_checkpoint(tmp_path / BEST))
+        last = load_checkpoint(tmp_path / LAST)
+    assert [(each.epoch, len(each.overlaps)) for each in kept] == [(1, 1), (2, 6)]
+
+
+@pytest.mark.usefixtures("judged_on_two")
+def test_a_pause_during_the_last_validation_takes_none_of_the_time(
+    settings: Settings, finding: Callable[..., Validating], clock: Skipping, tmp_path: Path
+) -> None:
+    finding(lambda validation, place: 0.5)
+    events, config = [], settings(tmp_path, epochs=1, steps_per_epoch=None, minutes=10)
+    for event in train(config, cases(6), steering=Steering(wants_previews=False)):
+        events.append(event)
+        if isinstance(event, Progress) and event.message.startswith("the best model"):
+            clock.ahead += 3600
+    assert not [said for said in messages(events) if "Time is up" in said]
+    assert "Dice of the model that is kept, on all 6 validation cases: 0.500" in messages(events)
+    assert len(load_checkpoint(tmp_path / BEST).overlaps) == 6
+
+
+@pytest.mark.usefixtures("judged_on_two")
+def test_a_last_validation_that_the_time_cuts_short_leaves_the_figures_as_they_are(
+    settings: Settings, finding: Callable[..., Validating], clock: Skipping, tmp_path: Path
+) -> None:
+    validating = finding(lambda validation, place: 0.5 if validation == 1 else 1.0)
+
+    def late() -> None:
+        clock.ahead += 3600 * (validating.count == 2)
+
+    validating.after_case = late
+    config = settings(tmp_path, epochs=1, steps_per_epoch=None, minutes=10)
+    events = list(train(config, cases(6), steering=Steering(wants_previews=False)))
+    assert "Time is up: validated on 1 of 6 cases" in messages(events)
+    assert "Dice of the model that is kept, on 2 of 6 validation cases: 0.500" in messages(events)
+    assert len(load_checkpoint(tmp_path / BEST).overlaps) == 2
+    assert events[-1].result.score == 0.5
+
+
+@pytest.mark.usefixtures("judged_on_two")
+def test_a_stop_during_the_last_validation_says_nothing_of_it_and_resuming_makes_up_for_it(
+    settings: Settings, finding: Callable[..., Validating], tmp_path: Path
+) -> None:
+    finding(lambda validation, place: 0.5)
+    steering, events = Steering(wants_previews=False), []
+    config = settings(tmp_path, epochs=1, steps_per_epoch=None)
+    for event in train(config, cases(6), steering=steering):
+        events.append(event)
+        if isinstance(event, Progress) and event.message.startswith("the best model"):
+            steering.stop()
+    assert not [said for said in messages(events) if "model that is kept" in said]
+    assert not isinstance(events[-1], Finished)
+    kept = load_checkpoint(tmp_path / LAST)
+    events = list(train(config, cases(6), resumed=kept, steering=Steering(wants_previews=False)))
+    assert "Dice of the model that is kept, on all 6 validation cases: 0.500" in messages(events)
+    assert isinstance(events[-1], Finished)
