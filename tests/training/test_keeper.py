@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from napari_prosma.data.case import Case
+from napari_prosma.data.fingerprint import Plan
+from napari_prosma.data.metrics import Overlap, overlaps_of
 from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
-from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.training import keeper as keeper_module
 from napari_prosma.training import schedule, tempo
+from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.config import TrainConfig
+from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.run import train
 from napari_prosma.training.steering import Steering
 
@@ -90,6 +94,37 @@ def judged_on_two(monkeypatch: pytest.MonkeyPatch) -> None:
         (keeper_module, "FEW_VALIDATED", 1),
     ):
         monkeypatch.setattr(part, name, value)
+
+
+Beginning = Callable[..., Path]
+
+
+@pytest.fixture
+def beginning(
+    make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Beginning:
+    """``beginning(finds, class_names)``: a model to start from, which finds so much of case n of a validation."""
+
+    def make(finds: Callable[[int], float], class_names: tuple[str, ...]) -> Path:
+        path = tmp_path / "source" / BEST
+        model = make_checkpoint(classes=class_names, patch=(SIDE, SIDE))
+        save_checkpoint(path, replace(model, split={"training": [], "validation": []}))
+
+        def baseline(
+            source: object, prepared: PreparedCases, indices: Sequence[int], plan: Plan, *_: object
+        ) -> Generator[str, None, tuple[dict[str, float], list[Overlap]]]:
+            found: list[Overlap] = []
+            for place, index in enumerate(indices):
+                held = prepared[index]
+                yield held.name
+                predicted = with_dice(held.label, finds(place))
+                found += overlaps_of(held.name, predicted, held.label, plan.class_names)
+            return validation_figures(found), found
+
+        monkeypatch.setattr(keeper_module, "baseline", baseline)
+        return path
+
+    return make
 
 
 class Skipping:
@@ -198,3 +233,32 @@ def test_a_stop_during_the_last_validation_says_nothing_of_it_and_resuming_makes
     events = list(train(config, cases(6), resumed=kept, steering=Steering(wants_previews=False)))
     assert "Dice of the model that is kept, on all 6 validation cases: 0.500" in messages(events)
     assert isinstance(events[-1], Finished)
+
+
+# ---- the model to start from -----------------------------------------------------------------------------
+
+
+def from_model(run_dir: Path, source: Path, **changes: object) -> TrainConfig:
+    quick = {"epochs": 2, "steps_per_epoch": 2, "device": "cpu", "threads": 1, "start_from": source}
+    return TrainConfig.of(run_dir=run_dir, **{**quick, **changes})
+
+
+@pytest.mark.parametrize(
+    ("of_source", "kept"),
+    [(("background", "lesion"), 0), (("background", "lesion", "cyst"), 2), (("background", "cyst"), 2)],
+)
+def test_only_a_model_of_the_same_classes_is_kept_in_the_place_of_a_worse_one(
+    of_source: tuple[str, ...],
+    kept: int,
+    finding: Callable[..., Validating],
+    beginning: Beginning,
+    tmp_path: Path,
+) -> None:
+    """One that loses a class is another model, of which the figures of before say nothing."""
+    finding(lambda validation, place: 0.25 * validation)
+    source = beginning(lambda place: 1.0, of_source)
+    events = list(train(from_model(tmp_path / "run", source), cases(6), ("background", "lesion")))
+    best = load_checkpoint(tmp_path / "run")
+    assert best.epoch == kept
+    assert any("No epoch was better" in said for said in messages(events)) == (kept == 0)
+    assert events[-1].result.score == best.metrics["dice"] == (0.5 if kept else 1.0)

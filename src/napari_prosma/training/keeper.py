@@ -130,11 +130,14 @@ class Keeper:
     def keep_source(self) -> Iterator[Event]:
         """Keep the model that this one starts from as long as none is better on the same cases.
 
-        One that was brought to other channels answers as before; one with new classes is another model.
+        One that was brought to other channels answers as before; one with more or fewer classes is another
+        model.
         """
-        state, transfer = self.state, self.learner.transfer
-        whole = transfer is not None and not (transfer.new or transfer.new_classes)
-        if not whole or "score" not in state.baseline:
+        state, source, transfer = self.state, self.source, self.learner.transfer
+        if source is None or transfer is None or "score" not in state.baseline:
+            return
+        has_all = len(transfer.kept_classes) == len(source.plan.class_names) - 1
+        if transfer.new or transfer.new_classes or not has_all:
             return
         state.least = state.best = state.baseline["score"]
         state.metrics, state.overlaps = state.baseline, tuple(self.of_source)
