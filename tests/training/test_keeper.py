@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
@@ -103,7 +104,7 @@ Beginning = Callable[..., Path]
 def beginning(
     make_checkpoint: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Beginning:
-    """``beginning(finds, class_names)``: a model to start from, which finds so much of case n of a validation."""
+    """``beginning(finds, class_names)``: a model to start from, and the Dice with which it finds case n."""
 
     def make(finds: Callable[[int], float], class_names: tuple[str, ...]) -> Path:
         path = tmp_path / "source" / BEST
@@ -262,3 +263,56 @@ def test_only_a_model_of_the_same_classes_is_kept_in_the_place_of_a_worse_one(
     assert best.epoch == kept
     assert any("No epoch was better" in said for said in messages(events)) == (kept == 0)
     assert events[-1].result.score == best.metrics["dice"] == (0.5 if kept else 1.0)
+
+
+@pytest.mark.usefixtures("judged_on_two")
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(("of_source", "kept"), [(0.8, 0), (0.5, 1)])
+def test_the_model_before_and_after_are_compared_on_the_same_cases(
+    of_source: float,
+    kept: int,
+    resumed: bool,
+    finding: Callable[..., Validating],
+    beginning: Beginning,
+    tmp_path: Path,
+) -> None:
+    """On two cases the tuned model is better, on all it is not: the model before is given back as it was."""
+    validating = finding(lambda validation, place: 0.9 if validation == 1 else 0.7)
+    source = beginning(lambda place: of_source, ("background", "lesion"))
+    config = from_model(tmp_path / "run", source, epochs=1, steps_per_epoch=None)
+    names, steering, events = ("background", "lesion"), Steering(wants_previews=False), []
+    for event in train(config, cases(6), names, steering=steering):
+        events.append(event)
+        if resumed and isinstance(event, Progress) and event.message.startswith("the best model"):
+            steering.stop()
+    if resumed:
+        source.unlink()
+        validating.count = 1
+        last = load_checkpoint(config.run_dir / LAST)
+        events = list(train(config, cases(6), names, last, Steering(wants_previews=False)))
+    worse = "On all 6 validation cases, epoch 1 is worse than the model the run started from"
+    assert (f"{worse}, so that model is kept" in messages(events)) == (kept == 0)
+    best = load_checkpoint(config.run_dir)
+    assert best.epoch == kept
+    assert len(best.overlaps) == 6
+    assert (
+        best.metrics["dice"] == events[-1].result.score == pytest.approx(0.8 if kept == 0 else 0.7, abs=0.01)
+    )
+    if kept == 0:
+        began = beginning(lambda place: of_source, names)
+        weights = load_checkpoint(began).weights
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in best.weights.items())
+        assert best.steps == load_checkpoint(began).steps
+
+
+@pytest.mark.usefixtures("judged_on_two")
+def test_a_better_model_is_not_lost_to_cases_that_it_is_not_validated_on(
+    finding: Callable[..., Validating], beginning: Beginning, tmp_path: Path
+) -> None:
+    """The model before finds less in the two cases that the epoch is validated on, more in the others."""
+    finding(lambda validation, place: 0.6 if validation == 1 else 0.9)
+    names, judged = ("background", "lesion"), np.random.RandomState(0).permutation(6)[:2]
+    source = beginning(lambda place: 0.3 if place in judged else 0.9, names)
+    config = from_model(tmp_path / "run", source, epochs=1, steps_per_epoch=None, seed=0)
+    list(train(config, cases(6), names, steering=Steering(wants_previews=False)))
+    assert load_checkpoint(config.run_dir).epoch == 1

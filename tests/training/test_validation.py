@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from napari_prosma.data.labels import IGNORE
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.windows import tile
 from napari_prosma.training.batches import PreparedCase
-from napari_prosma.training.validation import some_windows
+from napari_prosma.training.validation import judged_part, some_windows
 
 
 @pytest.fixture
@@ -44,3 +45,26 @@ def test_where_everything_is_foreground_all_windows_hold_it(volume: PreparedCase
     tiling, case = some_windows(tile(full.label.shape, (16, 16, 16), 4), full, 9)
     assert len(tiling.starts) == 9
     assert set(np.unique(case.label)) == {1, IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("lesions", "cysts", "without", "held"),
+    [
+        (20, 0, 20, (5, 0, 5)),
+        (30, 0, 10, (8, 0, 2)),
+        (3, 0, 37, (3, 0, 7)),
+        (0, 0, 40, (0, 0, 10)),
+        (10, 10, 20, (3, 2, 5)),
+        (30, 2, 0, (8, 2, 0)),
+    ],
+)
+def test_a_part_holds_cases_without_a_structure_in_their_share_and_every_class(
+    lesions: int, cysts: int, without: int, held: tuple[int, int, int]
+) -> None:
+    counts = [(90, 10, 0)] * lesions + [(90, 0, 10)] * cysts + [(100,)] * without
+    facts = [SimpleNamespace(class_counts=np.array(each)) for each in counts]
+    for seed in range(5):
+        part = judged_part(facts, range(len(facts)), 10, seed)  # type: ignore[arg-type]
+        assert part == sorted(set(part))
+        kinds = [counts[n] for n in part]
+        assert tuple(kinds.count(each) for each in ((90, 10, 0), (90, 0, 10), (100,))) == held

@@ -22,7 +22,14 @@ from napari_prosma.events import (
     Progress,
     Verdict,
 )
-from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from napari_prosma.model.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    split_prefix,
+)
 from napari_prosma.model.memory import peak_memory
 from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.learner import Learner
@@ -35,6 +42,8 @@ from napari_prosma.training.transfer import baseline
 from napari_prosma.training.validation import gate_state, shown_case, validate
 from napari_prosma.training.verdict import verdict
 
+SOURCE = "source"
+"""Prefix of the weights that a fine-tuning started from, in the state of a last checkpoint."""
 FEW_VALIDATED = 5
 """With fewer validation cases the last model is kept: which epoch is best on them is chance."""
 LATE = 1.02
@@ -82,8 +91,10 @@ class Keeper:
         # Every process keeps them: only the first writes files, which others may not see.
         self.best_weights: dict[str, Tensor] = {}
         self.learned_by_best = 0
-        self.overlaps_of_best: tuple[Overlap, ...] = ()
+        self.overlaps_of_best: tuple[Overlap, ...] | None = None
         self.of_source: list[Overlap] = []
+        resumed = begin.resumed
+        self.source_weights = {} if resumed is None else split_prefix(resumed.state, SOURCE)
         self.shown = shown_case(self.prepared, data.validation)
 
     def close(self) -> None:
@@ -98,7 +109,11 @@ class Keeper:
             if self.processes.is_first:
                 self.folder.require_there()
                 checkpoint = self.learner.checkpoint(name, self.tempo.place())
-                save_checkpoint(path, replace(checkpoint, windows=self.tempo.most_windows()))
+                state = checkpoint.state
+                if name == LAST:
+                    state = state | {f"{SOURCE}.{key}": value for key, value in self.source_weights.items()}
+                windows = self.tempo.most_windows()
+                save_checkpoint(path, replace(checkpoint, state=state, windows=windows))
         self.state.saved_step = self.state.step
         return path
 
@@ -139,8 +154,9 @@ class Keeper:
         has_all = len(transfer.kept_classes) == len(source.plan.class_names) - 1
         if transfer.new or transfer.new_classes or not has_all:
             return
-        state.least = state.best = state.baseline["score"]
-        state.metrics, state.overlaps = state.baseline, tuple(self.of_source)
+        state.least, state.of_source = state.baseline["score"], tuple(self.of_source)
+        state.steps_of_source, self.source_weights = state.learned, self._weights()
+        state.metrics, state.overlaps = state.baseline, state.of_source
         with self.learner.as_it_is():
             yield CheckpointSaved(self.save(BEST), "best", 0)
 
@@ -196,15 +212,14 @@ class Keeper:
         if not whole:
             state.cut.append(state.epoch)
         saved = []
-        score, is_best = figures["score"], self._is_best(figures["score"], whole)
-        if whole and score > state.best:
+        score, least = figures["score"], self._least(overlaps)
+        is_best = self._is_best(score, least, whole)
+        if whole and score > max(state.best, least):
             state.best, state.improved = score, state.epoch
         if is_best:
             state.best_epoch, self.overlaps_of_best = state.epoch, state.overlaps
             if len(state.judged) < len(self.data.validation):
-                weights = learner.final_network.state_dict()
-                self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-                self.learned_by_best = state.learned
+                self.best_weights, self.learned_by_best = self._weights(), state.learned
             saved.append(CheckpointSaved(self.save(BEST), "best", state.epoch))
         saved.append(CheckpointSaved(self.save(LAST), "last", state.epoch))
         if self.processes.is_first:
@@ -213,16 +228,26 @@ class Keeper:
                 self.tensorboard.add(ended)
         return ended, saved
 
-    def _is_best(self, score: float, whole: bool) -> bool:
+    def _weights(self) -> dict[str, Tensor]:
+        """Those of the network that is kept, as they are now."""
+        weights = self.learner.final_network.state_dict()
+        return {name: tensor.clone() for name, tensor in weights.items()}
+
+    def _least(self, overlaps: Sequence[Overlap]) -> float:
+        """Score on the same cases of the model that the run started from; -1 where that one is not kept."""
+        cases = {overlap.case for overlap in overlaps}
+        same = [overlap for overlap in self.state.of_source if overlap.case in cases]
+        return validation_figures(same)["score"] if same else self.state.least
+
+    def _is_best(self, score: float, least: float, whole: bool) -> bool:
         """Whether a model is the one to keep; of few cases none can be told from the next, so the last is.
 
-        Never one that is worse than the model that the run started from; and one of a validation that was cut
-        short, which cannot be compared, only where there is no other.
+        Never one that is worse than the model that the run started from, which scores ``least`` on the same
+        cases; and one of a validation that was cut short only where there is no other.
         """
-        state = self.state
         if not whole:
-            return state.best_epoch == 0 and state.least < 0
-        return score >= state.least if self.is_few else score > state.best
+            return self.state.best_epoch == 0 and least < 0
+        return score >= least if self.is_few else score > max(self.state.best, least)
 
     def judge(self, overlaps: Sequence[Overlap]) -> bool:
         """Put a validation into words; whether they are new."""
@@ -246,28 +271,31 @@ class Keeper:
     def conclude(self) -> Iterator[Event]:
         """The model that was kept on all validation cases, where only part of them was looked at so far."""
         state, validation = self.state, self.data.validation
+        is_part = len(state.judged) < len(validation)
+        if state.best_epoch and self.overlaps_of_best is None and is_part:  # of before the run was resumed
+            best = load_checkpoint(self.folder.path / BEST)
+            self.best_weights, self.learned_by_best = best.weights, best.steps
+            self.overlaps_of_best, state.best_epoch = best.overlaps, best.epoch
         if state.best_epoch == 0 and state.baseline:
-            said = "No epoch was better than the model the run started from, so that model is kept"
-            yield Notice(said)
-            state.metrics = state.baseline
-            state.verdict = Verdict(0, f"{said}; its Dice is {dice_in_words(state.metrics['dice'])}")
+            yield self._source_is_kept("No epoch was better than the model the run started from")
             return
         of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
         state.metrics = of_best[-1] if of_best else state.metrics
-        if len(state.judged) == len(validation):
+        if not is_part:
             return
-        if not self.best_weights:  # of before the run was resumed
-            best = load_checkpoint(self.folder.path / BEST)
-            self.best_weights, self.learned_by_best = best.weights, best.steps
-            self.overlaps_of_best = best.overlaps
+        assert self.overlaps_of_best is not None
         self.learner.final_network.load_state_dict(self.best_weights)
         last = state.epoch, state.learned
         state.epoch, state.learned = state.best_epoch, self.learned_by_best
         try:
             with self.learner.as_it_is():
                 found, whole = yield from self.validate(validation, "the best model, ")
+                figures = validation_figures(found)
+                if whole and figures["score"] < self._least(found):
+                    yield self._give_source_back()
+                    return
                 if whole:
-                    state.metrics = state.metrics | validation_figures(found)
+                    state.metrics = state.metrics | figures
                     state.overlaps = tuple(found)
                     self.judge(found)
                     self.save(BEST)
@@ -280,6 +308,26 @@ class Keeper:
             f"Dice of the model that is kept, on {number} {len(validation)} validation cases: "
             f"{dice_in_words(state.metrics['dice'])}"
         )
+
+    def _give_source_back(self) -> Notice:
+        """Keep the model that the run started from after all, in the place of the best epoch."""
+        state, number = self.state, len(self.data.validation)
+        said = self._source_is_kept(
+            f"On all {number} validation cases, epoch {state.best_epoch} is worse than the model the run "
+            f"started from"
+        )
+        self.learner.final_network.load_state_dict(self.source_weights)
+        state.epoch = state.best_epoch = 0
+        state.learned, state.overlaps = state.steps_of_source, state.of_source
+        self.save(BEST)
+        return said
+
+    def _source_is_kept(self, why: str) -> Notice:
+        """Take over the figures of the model that the run started from."""
+        state, said = self.state, f"{why}, so that model is kept"
+        state.metrics = state.baseline
+        state.verdict = Verdict(0, f"{said}; its Dice is {dice_in_words(state.metrics['dice'])}")
+        return Notice(said)
 
     def result(self) -> Iterator[Event]:
         """The last words of a run that ended by itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -95,7 +95,11 @@ class RunState:
     best: float = -1.0
     best_epoch: int = 0
     improved: int = 0
-    least: float = -1.0  # score of the model that a fine-tuning started from
+    # least, of_source, steps_of_source: of the model that a fine-tuning started from, where that one is kept
+    # as long as none is better: its score on all validation cases, their overlaps, and its steps.
+    least: float = -1.0
+    of_source: tuple[Overlap, ...] = ()
+    steps_of_source: int = 0
     verdict: Verdict | None = None
     # is_stopping, is_finishing: asked to end at once, or to validate and end.
     is_stopping: bool = False
@@ -110,6 +114,8 @@ class RunState:
         self.overlaps = checkpoint.overlaps
         self.best_epoch = place.get("best_epoch", 0)
         self.history = _HISTORY.validate_python(place.get("history", []))
+        self.of_source = tuple(Overlap(*values) for values in place.get("of_source", ()))
+        self.steps_of_source = place.get("steps_of_source", 0)
         self.cut = list(place.get("cut", ()))
         self.baseline, self.parts = place.get("baseline", {}), place.get("parts", 1)
         self.least, self.improved = place.get("least", -1.0), place.get("improved", self.best_epoch)
@@ -134,4 +140,6 @@ class RunState:
         if name == LAST:
             place["history"] = [asdict(end) for end in self.history]
             place["cut"] = self.cut
+            place["of_source"] = [astuple(overlap) for overlap in self.of_source]
+            place["steps_of_source"] = self.steps_of_source
         return place

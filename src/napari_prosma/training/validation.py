@@ -93,17 +93,22 @@ def _evenly(numbers: np.ndarray, count: int) -> list[int]:
 
 
 def judged_part(facts: Sequence[CaseFacts], indices: Sequence[int], count: int, seed: int) -> list[int]:
-    """``count`` of the cases ``indices``, drawn from ``seed``, each foreground class in turn; in order."""
+    """``count`` of the cases ``indices``, drawn from ``seed``; in order.
+
+    Those without a structure in their share, but at most half; the others by each foreground class in turn.
+    """
     if count >= len(indices):
         return list(indices)
     order = [indices[n] for n in np.random.RandomState(seed).permutation(len(indices))]
     classes = max(len(facts[n].class_counts) for n in indices)
-    chosen: list[int] = []
-    for turn in range(count):
+    without = [n for n in order if not any(facts[n].class_counts[1:])]
+    chosen = without[: min(count // 2, count * len(without) // len(indices))]
+    for turn in range(count - len(chosen)):
         k = 1 + turn % max(1, classes - 1)
         left = [n for n in order if n not in chosen]
-        having = [n for n in left if len(facts[n].class_counts) > k and facts[n].class_counts[k]]
-        chosen.append((having or left)[0])
+        holding = [n for n in left if n not in without]
+        having = [n for n in holding if len(facts[n].class_counts) > k and facts[n].class_counts[k]]
+        chosen.append((having or holding or left)[0])
     return sorted(chosen)
 
 
