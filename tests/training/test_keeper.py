@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from napari_prosma.app.cards import card_of
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import Plan
 from napari_prosma.data.metrics import Overlap, overlaps_of
-from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress
+from napari_prosma.events import EpochEnd, Event, Finished, Notice, Progress, Verdict
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from napari_prosma.training import keeper as keeper_module
 from napari_prosma.training import schedule, tempo
@@ -316,3 +317,38 @@ def test_a_better_model_is_not_lost_to_cases_that_it_is_not_validated_on(
     config = from_model(tmp_path / "run", source, epochs=1, steps_per_epoch=None, seed=0)
     list(train(config, cases(6), names, steering=Steering(wants_previews=False)))
     assert load_checkpoint(config.run_dir).epoch == 1
+
+
+# ---- what is said of it ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_the_verdict_in_a_file_and_the_last_one_are_those_of_the_model_that_is_kept(
+    is_part: bool,
+    settings: Settings,
+    finding: Callable[..., Validating],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    """The second of three epochs is the best; a later validation found less."""
+    if is_part:
+        request.getfixturevalue("judged_on_two")
+    finding(lambda validation, place: {1: 0.0, 2: 1.0, 3: 0.5, 4: 0.75}[validation])
+    steering, events, kept = Steering(wants_previews=False), [], []
+    config = settings(tmp_path, epochs=3, steps_per_epoch=None if is_part else 2)
+    for event in train(config, cases(6), steering=steering):
+        events.append(event)
+        if isinstance(event, EpochEnd):
+            kept.append(load_checkpoint(tmp_path / BEST).place["verdict"])
+    assert [each[0].split(";")[0] for each in kept] == [
+        "Finds nothing yet",
+        *["Finds foreground with a mean Dice of 1.00"] * 2,
+    ]
+    said = [event for event in events if isinstance(event, Verdict)][-1]
+    assert said.epoch == 2
+    dice = "0.75" if is_part else "1.00"
+    assert said.summary.startswith(f"Finds foreground with a mean Dice of {dice}")
+    assert said.summary.endswith("epoch 2 of 3 is kept")
+    assert load_checkpoint(tmp_path / BEST).place["verdict"] == [said.summary, *said.advice]
+    assert card_of(tmp_path).advice == said.advice
+    assert "hardly begun" not in " ".join(said.advice)

@@ -35,7 +35,7 @@ from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.learner import Learner
 from napari_prosma.training.planning import class_counts
 from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
-from napari_prosma.training.state import Beginning, RunData
+from napari_prosma.training.state import Beginning, RunData, in_place
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tempo import Tempo
 from napari_prosma.training.transfer import baseline
@@ -188,10 +188,11 @@ class Keeper:
 
     def end_epoch(
         self, overlaps: Sequence[Overlap], whole: bool, seconds: float
-    ) -> tuple[EpochEnd, list[CheckpointSaved]]:
+    ) -> tuple[EpochEnd, list[Event]]:
         """Count the epoch and write its files, before anything is yielded: they belong together.
 
-        ``whole`` says whether ``overlaps`` are of all cases that are looked at after every epoch.
+        ``whole`` says whether ``overlaps`` are of all cases that are looked at after every epoch. What is
+        returned beside the epoch is to be yielded after it: the files, and the verdict where it is new.
         """
         state, learner = self.state, self.learner
         figures = validation_figures(overlaps)
@@ -211,7 +212,7 @@ class Keeper:
         state.history.append(ended)
         if not whole:
             state.cut.append(state.epoch)
-        saved = []
+        is_new, saved = self.judge(overlaps, state.epoch), list[Event]()
         score, least = figures["score"], self._least(overlaps)
         is_best = self._is_best(score, least, whole)
         if whole and score > max(state.best, least):
@@ -226,6 +227,8 @@ class Keeper:
             self.folder.write_metrics(state.history)
             if self.tensorboard is not None:
                 self.tensorboard.add(ended)
+        if is_new and state.verdict is not None:
+            saved.append(state.verdict)
         return ended, saved
 
     def _weights(self) -> dict[str, Tensor]:
@@ -249,8 +252,8 @@ class Keeper:
             return self.state.best_epoch == 0 and least < 0
         return score >= least if self.is_few else score > max(self.state.best, least)
 
-    def judge(self, overlaps: Sequence[Overlap]) -> bool:
-        """Put a validation into words; whether they are new."""
+    def judge(self, overlaps: Sequence[Overlap], epoch: int) -> bool:
+        """Put the validation of an epoch into words; whether they are new."""
         state, facts, training = self.state, self.data.facts, self.data.training
         names = state.plan.class_names
         counts = class_counts(facts, training, len(names))
@@ -261,7 +264,7 @@ class Keeper:
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
         history = [end for end in state.history if end.epoch not in state.cut]
-        said = verdict(state.epoch, overlaps, history, with_class, shares, state.step, len(training))
+        said = verdict(epoch, overlaps, history, with_class, shares, state.step, len(training))
         before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
             return False
@@ -272,7 +275,8 @@ class Keeper:
         """The model that was kept on all validation cases, where only part of them was looked at so far."""
         state, validation = self.state, self.data.validation
         is_part = len(state.judged) < len(validation)
-        if state.best_epoch and self.overlaps_of_best is None and is_part:  # of before the run was resumed
+        keeps_source = state.best_epoch == 0 and state.baseline
+        if self.overlaps_of_best is None and is_part and not keeps_source:  # of before the run was resumed
             best = load_checkpoint(self.folder.path / BEST)
             self.best_weights, self.learned_by_best = best.weights, best.steps
             self.overlaps_of_best, state.best_epoch = best.overlaps, best.epoch
@@ -282,6 +286,8 @@ class Keeper:
         of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
         state.metrics = of_best[-1] if of_best else state.metrics
         if not is_part:
+            if state.best_epoch < state.epoch and self.processes.is_first:
+                self._judge_kept()
             return
         assert self.overlaps_of_best is not None
         self.learner.final_network.load_state_dict(self.best_weights)
@@ -297,17 +303,26 @@ class Keeper:
                 if whole:
                     state.metrics = state.metrics | figures
                     state.overlaps = tuple(found)
-                    self.judge(found)
+                    self.judge(found, state.best_epoch)
                     self.save(BEST)
         finally:
             state.epoch, state.learned = last
         if state.is_stopping:
             return
+        if not whole:
+            self.judge(self.overlaps_of_best, state.best_epoch)
         number = "all" if whole else f"{len({overlap.case for overlap in self.overlaps_of_best})} of"
         yield Notice(
             f"Dice of the model that is kept, on {number} {len(validation)} validation cases: "
             f"{dice_in_words(state.metrics['dice'])}"
         )
+
+    def _judge_kept(self) -> None:
+        """Put the model that is kept into words, also in its file: by now it is known what followed."""
+        path = self.folder.path / BEST
+        best = load_checkpoint(path)
+        if self.judge(best.overlaps, best.epoch) and self.state.verdict is not None:
+            save_checkpoint(path, replace(best, place=best.place | in_place(self.state.verdict)))
 
     def _give_source_back(self) -> Notice:
         """Keep the model that the run started from after all, in the place of the best epoch."""

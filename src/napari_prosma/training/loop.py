@@ -161,9 +161,6 @@ class Loop:
             self.next_save = clock.elapsed() + SAVE_EVERY
             yield ended
             yield from saved
-            if keeper.judge(found):
-                assert state.verdict is not None
-                yield state.verdict
             if state.epoch % GATES_CHECKED_EVERY == 0:
                 yield from gate_warnings(ended.gates)
             yield from self.previews.show(state.epoch)

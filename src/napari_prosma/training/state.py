@@ -136,10 +136,15 @@ class RunState:
             "expected": self.expected,
         }
         if self.verdict is not None:
-            place["verdict"] = [self.verdict.summary, *self.verdict.advice]
+            place |= in_place(self.verdict)
         if name == LAST:
             place["history"] = [asdict(end) for end in self.history]
             place["cut"] = self.cut
             place["of_source"] = [astuple(overlap) for overlap in self.of_source]
             place["steps_of_source"] = self.steps_of_source
         return place
+
+
+def in_place(verdict: Verdict) -> dict[str, Any]:
+    """A verdict on the model of a checkpoint as it stands in ``Checkpoint.place``."""
+    return {"verdict": [verdict.summary, *verdict.advice]}

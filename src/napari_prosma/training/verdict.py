@@ -40,6 +40,7 @@ def verdict(
     ----------
     overlaps : of the validation
     history : the epochs so far
+        Later ones than ``epoch`` too, where their models are not kept.
     with_class : by class
         Training cases that hold it.
     shares : by class
@@ -83,10 +84,14 @@ def verdict(
         wrong = sum(bool(overlap.found) for overlap in absent)
         if absent:
             said.append(f"finds no {name} in {len(absent) - wrong} of {len(absent)} cases without it")
+    is_earlier = bool(history) and epoch < history[-1].epoch
     if not never:
         trend, more = _trend(history)
-        said += trend
-        advice += more
+        if more or not is_earlier:
+            said += trend
+            advice += more
+    if is_earlier:
+        said.append(f"epoch {epoch} of {history[-1].epoch} is kept")
     if cases < FEW_CASES:
         plural = "s" * (cases != 1)
         said.append(f"measured on only {cases} case{plural}, which says little")
