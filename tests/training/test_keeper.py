@@ -23,6 +23,7 @@ from napari_prosma.training.batches import PreparedCases
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.run import train
+from napari_prosma.training.split import split_cases
 from napari_prosma.training.steering import Steering
 
 Settings = Callable[..., TrainConfig]
@@ -235,6 +236,29 @@ def test_a_stop_during_the_last_validation_says_nothing_of_it_and_resuming_makes
     events = list(train(config, cases(6), resumed=kept, steering=Steering(wants_previews=False)))
     assert "Dice of the model that is kept, on all 6 validation cases: 0.500" in messages(events)
     assert isinstance(events[-1], Finished)
+
+
+# ---- validation cases without a structure ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["given", "random"])
+def test_where_no_validation_case_holds_a_structure_the_last_model_is_kept(
+    split: str, settings: Settings, finding: Callable[..., Validating], tmp_path: Path
+) -> None:
+    """Neither is a run ended by its patience, which no figure tells anything; another split is advised."""
+    finding(lambda validation, place: 0.5)
+    data = [replace(each, split="") for each in cases(6)] if split == "random" else cases(6, without=6)
+    if split == "random":
+        held_out = split_cases(data, 0.6, 0)[1]
+        data = [replace(case(n, "", n not in held_out), name=each.name) for n, each in enumerate(data)]
+    config = settings(tmp_path, epochs=4, patience=1, split=split, seed=0, validation_fraction=0.6)
+    events = list(train(config, data, steering=Steering(wants_previews=False)))
+    assert load_checkpoint(tmp_path / BEST).epoch == 4
+    (remark,) = [said for said in messages(events) if said.startswith("No validation case contains")]
+    last = [event for event in events if isinstance(event, Verdict)][-1]
+    by_seed, by_split = "another seed", "choose the split random (--split random)"
+    assert (by_seed in remark, by_seed in last.advice[0]) == (split == "random",) * 2
+    assert (by_split in remark, by_split in last.advice[0].lower()) == (split == "given",) * 2
 
 
 # ---- the model to start from -----------------------------------------------------------------------------

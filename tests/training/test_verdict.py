@@ -135,3 +135,14 @@ def test_a_good_model_is_not_advised() -> None:
     assert result.summary == "Finds liver with a mean Dice of 0.90; steady"
     assert result.advice == ()
     assert result.in_words() == result.summary
+
+
+def test_where_the_data_set_names_the_validation_cases_no_other_seed_is_advised() -> None:
+    none = [Overlap("a", "liver", 0, 0, 0)]
+    given = verdict(5, none, (), MANY, LARGE, 1000, 50, is_split_given=True)
+    assert given.advice == ("Choose the split random (--split random), or annotate more cases",)
+    never = overlaps("liver", *[(100, 0.0)] * 8)
+    given = verdict(5, never, (), {"liver": 0}, LARGE, 1000, 50, is_split_given=True)
+    assert given.advice == (
+        "liver is in no training case: annotate it in some, or choose the split random (--split random)",
+    )

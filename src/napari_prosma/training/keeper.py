@@ -76,6 +76,8 @@ class Keeper:
     folder : RunFolder
     shown : int
         Index of the validation case that previews show.
+    has_structures : bool
+        Whether any validation case holds one; without, no figure tells one epoch from another.
     """
 
     def __init__(
@@ -87,7 +89,8 @@ class Keeper:
         run_dir = self.state.config.run_dir
         self.folder = RunFolder(run_dir, steering)
         self.tensorboard = TensorBoardFiles(run_dir) if self.state.config.tensorboard else None
-        self.is_few = len(data.validation) < FEW_VALIDATED
+        self.has_structures = any(data.facts[n].class_counts[1:].any() for n in data.validation)
+        self.is_few = len(data.validation) < FEW_VALIDATED or not self.has_structures
         # Every process keeps them: only the first writes files, which others may not see.
         self.best_weights: dict[str, Tensor] = {}
         self.learned_by_best = 0
@@ -245,8 +248,9 @@ class Keeper:
     def _is_best(self, score: float, least: float, whole: bool) -> bool:
         """Whether a model is the one to keep; of few cases none can be told from the next, so the last is.
 
-        Never one that is worse than the model that the run started from, which scores ``least`` on the same
-        cases; and one of a validation that was cut short only where there is no other.
+        So it is where no validation case holds a structure. Never one that is worse than the model that the
+        run started from, which scores ``least`` on the same cases; and one of a validation that was cut short
+        only where there is no other.
         """
         if not whole:
             return self.state.best_epoch == 0 and least < 0
@@ -264,7 +268,10 @@ class Keeper:
         }
         shares = {name: counts[k] / max(1, counts.sum()) for k, name in enumerate(names) if k}
         history = [end for end in state.history if end.epoch not in state.cut]
-        said = verdict(epoch, overlaps, history, with_class, shares, state.step, len(training))
+        said = verdict(
+            *(epoch, overlaps, history, with_class, shares, state.step, len(training)),
+            is_split_given=self.data.is_split_given,
+        )
         before = state.verdict
         if before is not None and (said.summary, said.advice) == (before.summary, before.advice):
             return False

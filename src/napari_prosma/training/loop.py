@@ -115,7 +115,7 @@ class Loop:
             message += f", validating on {len(data.validation)}"
         yield Started(self.tempo.clock.total, message, str(self.learner.device))
         held_out = data.validation if data.has_validation else ()
-        yield from map(Notice, remarks(data.facts, state.plan, state.config, held_out))
+        yield from map(Notice, remarks(data.facts, state.plan, state.config, held_out, data.is_split_given))
         if state.history:
             yield Resumed(tuple(state.history))
         if state.step and state.baseline:
@@ -165,7 +165,8 @@ class Loop:
                 yield from gate_warnings(ended.gates)
             yield from self.previews.show(state.epoch)
             patience = state.config.patience
-            if patience is not None and state.epoch - state.improved >= patience:
+            has_stalled = patience is not None and state.epoch - state.improved >= patience
+            if has_stalled and keeper.has_structures:
                 yield Notice(f"No improvement of Dice for {patience} epochs: the run ends")
                 return
             if state.is_finishing:

@@ -317,9 +317,16 @@ def _about_room(facts: Sequence[CaseFacts], plan: Plan, run_dir: Path) -> Iterat
 
 
 def remarks(
-    facts: Sequence[CaseFacts], plan: Plan, config: TrainConfig, held_out: Sequence[int]
+    facts: Sequence[CaseFacts],
+    plan: Plan,
+    config: TrainConfig,
+    held_out: Sequence[int],
+    is_split_given: bool = False,
 ) -> Iterator[str]:
-    """What the user should know of the data before the first step."""
+    """What the user should know of the data before the first step.
+
+    ``is_split_given`` says whether the data set names the cases ``held_out``.
+    """
     planes = Counter(fact.slice_axis for fact in facts if len(fact.shape) == len(AXES))
     if plan.dims == 2 and plan.axes == len(AXES) and len(planes) > 1:
         said = ", ".join(f"{number} across {AXES[axis]}" for axis, number in planes.most_common())
@@ -341,10 +348,10 @@ def remarks(
         counts = class_counts(facts, held_out, len(plan.class_names))
         missing = [name for name, count in zip(plan.class_names, counts, strict=True) if not count]
         if missing:
-            yield (
-                f"No validation case contains {', '.join(missing)}: its figures say nothing; another seed "
-                f"chooses other validation cases"
-            )
+            other = "another seed chooses other validation cases"
+            if is_split_given:
+                other = "the data set names them; for others, choose the split random (--split random)"
+            yield f"No validation case contains {', '.join(missing)}: its figures say nothing; {other}"
     divisor = config.divisor
     small = [
         fact.name

@@ -40,6 +40,12 @@ class RunData:
         return {case.name: n for n, case in enumerate(self.cases)}
 
     @property
+    def is_split_given(self) -> bool:
+        """Whether the data set names the validation cases, so that no seed chooses others."""
+        named = {n for n, case in enumerate(self.cases) if case.split == "val"}
+        return self.has_validation and named == {*self.validation}
+
+    @property
     def split(self) -> dict[str, list[str]]:
         """Names of the cases that are learned from, and of those that validate."""
         return {

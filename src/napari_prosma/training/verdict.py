@@ -33,6 +33,7 @@ def verdict(
     shares: Mapping[str, float],
     steps: int,
     learned: int,
+    is_split_given: bool = False,
 ) -> Verdict:
     """What a person should know of a model after ``epoch``.
 
@@ -49,7 +50,10 @@ def verdict(
         So far.
     learned : int
         Training cases.
+    is_split_given : bool
+        The data set names the validation cases, so that no seed chooses others.
     """
+    other_split = "choose the split random (--split random)" if is_split_given else "choose another seed"
     names = list(dict.fromkeys(overlap.class_name for overlap in overlaps))
     cases = len({overlap.case for overlap in overlaps})
     there = {name: [o for o in overlaps if o.class_name == name and o.there] for name in names}
@@ -58,7 +62,7 @@ def verdict(
         return Verdict(
             epoch,
             "No validation case contains a structure: the figures say nothing",
-            ("Choose another seed, or annotate more cases",),
+            (f"{other_split[0].upper()}{other_split[1:]}, or annotate more cases",),
         )
     dice = {name: fmean(overlap.dice for overlap in there[name]) for name in known}
     never = [name for name in known if dice[name] < NOTHING]
@@ -69,7 +73,7 @@ def verdict(
         said += [_not_found(name, len(there[name])) for name in never]
         said += [f"finds {name} with a mean Dice of {dice[name]:.2f}" for name in known if name not in never]
     if never and (epoch >= SOON or steps >= FEW_STEPS):
-        advice += [_why(name, with_class, shares, steps, learned) for name in never]
+        advice += [_why(name, with_class, shares, steps, learned, other_split) for name in never]
     elif never:
         advice.append("The run has hardly begun: wait for a few epochs")
     small = [name for name in known if name not in never and _misses_small(there[name])]
@@ -105,12 +109,17 @@ def _not_found(name: str, count: int) -> str:
 
 
 def _why(
-    name: str, with_class: Mapping[str, int], shares: Mapping[str, float], steps: int, learned: int
+    name: str,
+    with_class: Mapping[str, int],
+    shares: Mapping[str, float],
+    steps: int,
+    learned: int,
+    other_split: str,
 ) -> str:
     """The likely reason that a class is not found, and what to do."""
     drawn, share = with_class.get(name, 0), shares.get(name, 0.0)
     if not drawn:
-        return f"{name} is in no training case: annotate it in some, or choose another seed"
+        return f"{name} is in no training case: annotate it in some, or {other_split}"
     if steps < FEW_STEPS:
         return f"{name}: {steps} steps are too few; give the run more time"
     if drawn < FEW_CASES and learned > drawn:
