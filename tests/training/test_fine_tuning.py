@@ -69,6 +69,26 @@ def test_figures_on_cases_that_the_model_learned_from_are_called_too_good(
     assert any("better than it is" in notice.message for notice in of_kind(events, Notice))
 
 
+def test_other_images_of_the_same_names_are_not_said_to_be_learned_from(
+    trained: Trained, ultrasound: list[Case], tmp_path: Path
+) -> None:
+    """Where the folder of the run does not tell them apart, it is said that only the names are the same."""
+    names = load_checkpoint(trained[0]).plan.class_names
+    others = [
+        Case.from_arrays(case.name, case.read_image().array + 1, case.read_label()) for case in ultrasound
+    ]
+    config = from_model(tmp_path / "run", trained[0], seed=3, epochs=1)
+    said = [notice.message for notice in of_kind(list(train(config, others, names)), Notice)]
+    assert not any("better than it is" in line for line in said)
+    alone = tmp_path / "alone" / BEST
+    alone.parent.mkdir()
+    alone.write_bytes((trained[0] / BEST).read_bytes())
+    config = from_model(tmp_path / "other", alone, seed=3, epochs=1)
+    said = [notice.message for notice in of_kind(list(train(config, others, names)), Notice)]
+    (line,) = [line for line in said if "better than it is" in line]
+    assert "have the names of cases that the model before learned from; if they are the same images" in line
+
+
 def test_another_class_begins_anew_and_nothing_is_said_of_before(
     trained: Trained, ultrasound: list[Case], tmp_path: Path
 ) -> None:

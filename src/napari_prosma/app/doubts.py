@@ -17,7 +17,7 @@ from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.readers import as_channels
 from napari_prosma.data.texts import write_rows
 from napari_prosma.data.writers import write_map
-from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished, Notice, Progress, Started, result_of
 from napari_prosma.geometry import Geometry
 from napari_prosma.model.applying import named
@@ -25,7 +25,7 @@ from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.segmentation.regions import Region, region_rows, regions
 from napari_prosma.segmentation.segment import segment
 from napari_prosma.training.doubt import Disagreement, disagreement, doubt
-from napari_prosma.training.run_folder import RUN, read_run
+from napari_prosma.training.run_folder import learned_images
 
 DOUBTED = 0.5
 """A region is doubted where the model gives more than this probability to anything but the label."""
@@ -72,7 +72,7 @@ def compare_with_label(checkpoint: Checkpoint, case: Case, device: str = "auto")
     ------
     As :func:`doubt_map`.
     """
-    yield from _comparing(checkpoint, case, device, _learned_images(checkpoint))
+    yield from _comparing(checkpoint, case, device, learned_images(checkpoint))
 
 
 def _comparing(
@@ -110,7 +110,7 @@ def find_doubts(
     yield Started(len(labelled), "Comparing labels with the model")
     found: list[tuple[CaseDoubt, Geometry]] = []
     left_out: list[DataError] = []
-    learned, stems = _learned_images(checkpoint), file_stems(case.name for case in cases)
+    learned, stems = learned_images(checkpoint), file_stems(case.name for case in cases)
     for n, case in enumerate(labelled, start=1):
         compared = yield from _compared(checkpoint, case, device, learned)
         if isinstance(compared, DataError):
@@ -159,20 +159,6 @@ def _compared(
         return (yield from result_of(_comparing(checkpoint, case, device, learned), Notice))
     except DataError as error:
         return error
-
-
-def _learned_images(checkpoint: Checkpoint) -> frozenset[str] | None:
-    """Hashes of the images that the model learned from, as the folder of its run has them."""
-    if checkpoint.path is None or not (checkpoint.path.parent / RUN).is_file():
-        return None
-    try:
-        run = read_run(checkpoint.path.parent)
-    except CheckpointError:
-        return None  # the table then lacks a column; the labels can be doubted all the same
-    parts = {part: {case.name for case in run.cases if part in case.parts} for part in checkpoint.split}
-    if parts != {part: {*names} for part, names in checkpoint.split.items()}:
-        return None  # a model that was copied into the folder of another run
-    return frozenset(case.image_hash for case in run.cases if "training" in case.parts)
 
 
 def _read(

@@ -34,7 +34,7 @@ from napari_prosma.model.memory import peak_memory
 from napari_prosma.training.figures import validation_figures
 from napari_prosma.training.learner import Learner
 from napari_prosma.training.planning import class_counts
-from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles
+from napari_prosma.training.run_folder import RunFolder, TensorBoardFiles, learned_images
 from napari_prosma.training.state import Beginning, RunData, in_place
 from napari_prosma.training.steering import Steering
 from napari_prosma.training.tempo import Tempo
@@ -137,12 +137,21 @@ class Keeper:
         if not self.state.baseline:
             return
         yield Baseline(self.state.baseline)
-        split = self.data.split
-        seen = {*self.source.split["training"]} & {*split["validation"]}
-        if seen:
-            yield Notice(
-                f"The model before learned from {len(seen)} of the {len(split['validation'])} validation "
-                f"cases: its figures are better than it is, and so may be those of this one"
+        yield from map(Notice, self._seen_by_source(self.source))
+
+    def _seen_by_source(self, source: Checkpoint) -> Iterator[str]:
+        """Which validation cases the model before learned from: by their images, else by their names."""
+        held_out, images = [self.data.facts[n] for n in self.data.validation], learned_images(source)
+        better = "its figures are better than it is, and so may be those of this one"
+        if images is not None:
+            if seen := sum(fact.image_hash in images for fact in held_out):
+                yield (
+                    f"The model before learned from {seen} of the {len(held_out)} validation cases: {better}"
+                )
+        elif seen := len({fact.name for fact in held_out} & {*source.split["training"]}):
+            yield (
+                f"{seen} of the {len(held_out)} validation cases have the names of cases that the model "
+                f"before learned from; if they are the same images, {better}"
             )
 
     def keep_source(self) -> Iterator[Event]:

@@ -28,7 +28,7 @@ from napari_prosma.data.limits import real
 from napari_prosma.data.texts import read_json, read_rows, write_rows
 from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError, ProsmaError
 from napari_prosma.events import EpochEnd
-from napari_prosma.model.checkpoint import BEST, LAST
+from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.doubt import LABEL_CONFIDENCE
 from napari_prosma.training.run_claim import FORMAT as FORMAT  # known from here, too
@@ -327,6 +327,23 @@ def changed_data(run: Run, facts: Sequence[CaseFacts]) -> list[str]:
 
 def _image_of(case: RunCase | CaseFacts) -> tuple[str, tuple[float, ...], str]:
     return case.image_hash, case.spacing, case.unit
+
+
+def learned_images(checkpoint: Checkpoint) -> frozenset[str] | None:
+    """Hashes of the images that a model learned from, as the folder of its run has them.
+
+    None where it lies in no such folder, in a damaged one, or was copied into that of another run.
+    """
+    if checkpoint.path is None or not (checkpoint.path.parent / RUN).is_file():
+        return None
+    try:
+        run = read_run(checkpoint.path.parent)
+    except CheckpointError:
+        return None  # nothing hangs on it but a column of a table, or a notice
+    parts = {part: {case.name for case in run.cases if part in case.parts} for part in checkpoint.split}
+    if parts != {part: {*names} for part, names in checkpoint.split.items()}:
+        return None
+    return frozenset(case.image_hash for case in run.cases if "training" in case.parts)
 
 
 def with_data(config: TrainConfig, data: Path | None = None, unlabelled: Path | None = None) -> TrainConfig:
