@@ -350,7 +350,8 @@ def remarks(
         if missing:
             other = "another seed chooses other validation cases"
             if is_split_given:
-                other = "the data set names them; for others, choose the split random (--split random)"
+                random = "choose the split random (--split random) to draw others"
+                other = f"the data set names the validation cases; {random}"
             yield f"No validation case contains {', '.join(missing)}: its figures say nothing; {other}"
     divisor = config.divisor
     small = [
