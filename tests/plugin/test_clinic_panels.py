@@ -23,7 +23,7 @@ from napari_prosma.plugin.contributions.reader import read_layers
 from napari_prosma.plugin.contributions.series_chooser import SeriesChooser
 from napari_prosma.plugin.contributions.writer import write_labels_layer
 from napari_prosma.plugin.segment.dicom_box import AS_DICOM, AS_NIFTI, DicomBox
-from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.segment.panel import IN_DICOM, SegmentPanel, _of_kind
 from napari_prosma.plugin.shared.layers import SERIES, add_layer
 from napari_prosma.plugin.train.panel import TrainPanel
 
@@ -113,6 +113,54 @@ def test_nifti_is_offered_instead(
     answer("Cancel")
     press(segmented.save_button)
     assert {path.name for path in tmp_path.glob("[ab].*")} == {"a.nii.gz"}
+
+
+def test_a_file_that_the_dialog_did_not_ask_about_is_replaced_only_if_the_user_agrees(
+    segmented: SegmentPanel, press: Press, finish: Finish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    answers = iter((False, True, False))
+
+    def agrees(_: object, question: str, *__: object, **___: object) -> bool:
+        asked.append(question)
+        return next(answers)
+
+    monkeypatch.setattr("napari_prosma.plugin.segment.panel.agrees", agrees)
+    (tmp_path / "a.nii.gz").write_text("corrected by hand")
+    choose_file(monkeypatch, tmp_path / "a.seg.dcm", "")
+    answer(AS_NIFTI)
+    press(segmented.save_button)
+    assert (tmp_path / "a.nii.gz").read_text() == "corrected by hand"
+    answer(AS_NIFTI)
+    press(segmented.save_button)
+    finish(segmented)
+    assert segmented.result is not None
+    assert np.array_equal(read_label(tmp_path / "a.nii.gz")[0], segmented.result.labels.data)
+    # The name that is suggested, and DICOM chosen as the kind.
+    (tmp_path / "a.seg.dcm").write_text("another object")
+    choose_file(monkeypatch, tmp_path / "a.nii.gz", "DICOM SEG (*.seg.dcm)")
+    answer(AS_DICOM)
+    press(segmented.save_button)
+    assert (tmp_path / "a.seg.dcm").read_text() == "another object"
+    answer(AS_NIFTI)  # about which the dialog did ask
+    press(segmented.save_button)
+    finish(segmented)
+    assert asked == ["Replace 'a.nii.gz'?", "Replace 'a.nii.gz'?", "Replace 'a.seg.dcm'?"]
+    assert {path.name for path in tmp_path.glob("a.*")} == {"a.nii.gz", "a.seg.dcm"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "as_seg", "as_contours"),
+    [
+        ("CT.nii.gz", "CT.seg.dcm", "CT.rtstruct.dcm"),
+        ("Dr. No 1.5 mm", "Dr. No 1.5 mm.seg.dcm", "Dr. No 1.5 mm.rtstruct.dcm"),
+        ("a.dcm", "a.dcm", "a.rtstruct.dcm"),
+        ("a.rtstruct.dcm", "a.seg.dcm", "a.rtstruct.dcm"),
+    ],
+)
+def test_the_chosen_kind_of_dicom_ends_the_name(chosen: str, as_seg: str, as_contours: str):
+    named = [_of_kind(Path("there") / chosen, kind) for kind in IN_DICOM]
+    assert named == [Path("there") / as_seg, Path("there") / as_contours]
 
 
 def test_what_a_class_means_is_chosen_from_a_list_and_kept_for_the_next_one(

@@ -16,7 +16,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from napari_prosma.plugin.segment.panel import SegmentPanel
+from napari_prosma.plugin.segment.panel import FOR_ITK_SNAP, SegmentPanel
 from napari_prosma.plugin.shared.layers import show_some
 
 Press = Callable[[QAbstractButton], None]
@@ -147,6 +147,44 @@ def test_the_result_is_saved_with_corrections_over_its_source(
     assert np.asarray(stored.dataobj).sum() == 5
     assert panel.status.plain_text() == f"Saved as {chosen}"
     assert panel.save_button.isEnabled()
+
+
+def test_label_descriptions_replace_no_file_unasked(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    run: Path,
+    tmp_path: Path,
+    lesion_image: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    choose(panel, qtbot, run)
+    viewer.add_image(lesion_image, name="breast")
+    press(panel.start_button)
+    finish(panel)
+    asked: list[str] = []
+
+    def refuses(_: object, question: str, *__: object, **___: object) -> bool:
+        asked.append(question)
+        return False
+
+    monkeypatch.setattr("napari_prosma.plugin.segment.panel.agrees", refuses)
+    (tmp_path / "scan.txt").write_text("notes")
+    chosen = str(tmp_path / "scan.nii.gz")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (chosen, FOR_ITK_SNAP))
+    press(panel.save_button)
+    finish(panel)
+    assert not asked
+    assert (tmp_path / "scan.txt").read_text() == "notes"
+    assert "lesion" in (tmp_path / "scan_labels.txt").read_text()
+    (tmp_path / "scan_labels.txt").write_text("colours of mine")
+    chosen = str(tmp_path / "scan_labels.nii.gz")  # as the shell calls it
+    press(panel.save_button)
+    assert asked == ["Replace 'scan_labels.txt'?"]
+    assert (tmp_path / "scan_labels.txt").read_text() == "colours of mine"
+    assert not Path(chosen).exists()
 
 
 def test_saving_where_it_cannot_be_leaves_everything(

@@ -25,7 +25,7 @@ from napari_prosma.app.models import ImageKind
 from napari_prosma.data.formats.pictures import Shown
 from napari_prosma.data.labels import LabelRule
 from napari_prosma.data.names import file_stem
-from napari_prosma.data.readers import stem
+from napari_prosma.data.readers import can_read, stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, RTSTRUCT, SEG, write_descriptions
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Event, Finished, Notice, Started
@@ -44,6 +44,7 @@ from napari_prosma.plugin.segment.results import (
 from napari_prosma.plugin.segment.segmenting import LayerFailed, LayerSegmented, LayerStarted, segment_layers
 from napari_prosma.plugin.segment.training_set import TrainingSet
 from napari_prosma.plugin.shared.adding import insert_layer
+from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.choosers import JoinButton, LayerChooser
 from napari_prosma.plugin.shared.fields import in_a_row, thin_bar
 from napari_prosma.plugin.shared.job import Ending
@@ -427,26 +428,41 @@ class SegmentPanel(Panel):
         kinds += [*IN_DICOM] if SERIES in layer.metadata else []
         start = folder_of(self.result.source) / f"{file_stem(layer.name)}{suffix}"
         chosen, kind = QFileDialog.getSaveFileName(self, "Save result", str(start), ";;".join(kinds))
-        if chosen and kind in IN_DICOM and not chosen.lower().endswith(DICOM_SUFFIXES):
-            chosen += IN_DICOM[kind]
         if chosen:
-            self._save_as(Path(chosen), PICTURES.get(kind, "numbers"), described=kind == FOR_ITK_SNAP)
+            self._save_as(Path(chosen), kind)
 
-    def _save_as(self, path: Path, shown: Shown, described: bool) -> None:
-        """Save, after it was told what of the patient a DICOM object carries."""
-        if not path.name.lower().endswith(DICOM_SUFFIXES):
-            self.save(path, shown, described)
-            return
-        assert self.result is not None
-        names = () if path.name.lower().endswith(RTSTRUCT) else self.result.found.class_names[1:]
-        box = DicomBox(self, names, self._meanings)
-        if not box.exec():
-            return
-        if box.as_nifti:
-            self.save(path.with_name(f"{stem(path)}.nii.gz"))
-            return
-        self._meanings |= box.meanings
-        self.save(path, meanings=box.meanings)
+    def _save_as(self, chosen: Path, kind: str) -> None:
+        """Save, after it was told what of the patient a DICOM object carries.
+
+        The dialog asked whether ``chosen`` may be replaced; of any other file that is asked here.
+        """
+        path, meanings = _of_kind(chosen, kind), None
+        if path.name.lower().endswith(DICOM_SUFFIXES):
+            assert self.result is not None
+            names = () if path.name.lower().endswith(RTSTRUCT) else self.result.found.class_names[1:]
+            box = DicomBox(self, names, self._meanings)
+            if not box.exec():
+                return
+            if box.as_nifti:
+                path = path.with_name(f"{stem(path)}.nii.gz")
+            else:
+                self._meanings |= box.meanings
+                meanings = box.meanings
+        described = kind == FOR_ITK_SNAP and meanings is None
+        files = [path, _descriptions_of(path)] if described else [path]
+        if all(file == chosen or self._may_write(file) for file in files):
+            self.save(path, PICTURES.get(kind, "numbers"), described, meanings)
+
+    def _may_write(self, file: Path) -> bool:
+        """Whether nothing is lost by writing a file, or the user agrees to it."""
+        return not file.exists() or agrees(
+            self,
+            f"Replace '{file.name}'?",
+            f"It exists already in '{file.parent}'. What it holds now is lost.",
+            "Replace",
+            title="Save result",
+            loses=True,
+        )
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -477,8 +493,24 @@ def _in_words(made: LayerSegmented) -> str:
     return f"Found in {made.found.name}, in {shown_unit(unit)}: {said}"
 
 
+def _of_kind(chosen: Path, kind: str) -> Path:
+    """The chosen file; where DICOM is wanted, with the ending of that kind in place of another format's."""
+    name = chosen.name.lower()
+    if kind not in IN_DICOM:
+        return chosen
+    if name.endswith(DICOM_SUFFIXES) and name.endswith(RTSTRUCT) == (IN_DICOM[kind] == RTSTRUCT):
+        return chosen
+    bare = stem(chosen) if can_read(chosen) else chosen.name
+    return chosen.with_name(f"{bare}{IN_DICOM[kind]}")
+
+
+def _descriptions_of(path: Path) -> Path:
+    """Where the classes of a result are described for ITK-SNAP: as the shell calls it."""
+    return path.with_name(f"{stem(path).removesuffix('_labels')}_labels.txt")
+
+
 def _saving(path: Path, write: Callable[[], Path], described: Sequence[str]) -> Iterator[Event]:
     yield Started(0, "Saving")
     if described:
-        write_descriptions(path.with_name(f"{stem(path)}.txt"), described)
+        write_descriptions(_descriptions_of(path), described)
     yield Finished(write())
