@@ -51,6 +51,41 @@ def table(panel: InspectPanel) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+def test_pages_that_a_model_reads_as_channels_are_inspected(
+    panel: InspectPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    tmp_path: Path,
+    make_checkpoint: Callable[..., Checkpoint],
+):
+    model = tmp_path / "stains.safetensors"
+    save_checkpoint(model, make_checkpoint(channels=3))
+    panel.model.set_path(model)
+    viewer.layers.clear()
+    pages = np.random.default_rng(0).random((3, 32, 40)).astype(np.float32)
+    stains = viewer.add_image(pages, name="stains", scale=(7, 0.5, 0.25), translate=(1, 2, 3))
+    press(panel.start_button)  # maybe before the model was read
+    finish(panel)
+    assert not panel.status.is_error
+    qtbot.waitUntil(lambda: panel.model.facts is not None, timeout=SOON)
+    labels = viewer.add_labels(np.eye(32, 40, dtype=int), scale=(0.5, 0.25), translate=(2, 3))
+    panel.image_layer.choose(stains)
+    panel.label_layer.choose(labels)
+    press(panel.start_button)
+    finish(panel)
+    assert not panel.status.is_error
+    assert panel.record is not None
+    assert panel.record.reference == "label"
+    psi = viewer.layers["skip 1 psi"]
+    np.testing.assert_allclose(psi.data.shape * psi.scale, (16, 10))
+    assert len(panel.pointer.at(tuple(stains.data_to_world((1, 5, 5))))) > 0
+    panel.what_if._try_here()
+    qtbot.waitUntil(lambda: not panel.what_if.job.is_running, timeout=SOON)
+    assert not panel.what_if.message.is_error
+
+
 def test_maps_lie_over_the_image_at_their_own_scale(
     panel: InspectPanel, viewer: napari.Viewer, press: Press, finish: Finish
 ):

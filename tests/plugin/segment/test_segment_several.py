@@ -106,6 +106,37 @@ def test_an_image_that_is_closed_meanwhile_gets_no_result(
     assert panel.start_button.isEnabled()
 
 
+def test_pages_that_a_model_reads_as_channels_get_a_result_of_the_other_axes(
+    panel: SegmentPanel,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    press: Press,
+    finish: Finish,
+    tmp_path: Path,
+    make_checkpoint: Callable[..., Checkpoint],
+):
+    model = tmp_path / "stains.safetensors"
+    save_checkpoint(model, make_checkpoint(channels=3))
+    panel.model.set_path(model)
+    pages = np.random.default_rng(0).random((3, 32, 40)).astype(np.float32)
+    viewer.add_image(pages, name="stains", scale=(7, 0.5, 0.25), translate=(1, 2, 3))
+    viewer.add_image(np.moveaxis(pages, 0, -1), name="last", rgb=False)
+    press(panel.images.all_box)
+    press(panel.probabilities)
+    press(panel.start_button)
+    finish(panel)
+    assert panel.status.plain_text().startswith("'last' has its 3 channels as the last axis")
+    labels = viewer.layers["stains segmentation"]
+    for layer in (labels, viewer.layers["stains probability of lesion"]):
+        assert layer.data.shape == (32, 40)
+        np.testing.assert_allclose(layer.scale, (0.5, 0.25))
+        np.testing.assert_allclose(layer.translate, (2, 3))
+    panel.training_set.folder.set_path(tmp_path / "set")
+    press(panel.training_set.add_button)
+    qtbot.waitUntil(lambda: not panel.training_set.job.is_running, timeout=30_000)
+    assert "'stains' was added" in panel.training_set.message.plain_text()
+
+
 def test_images_that_do_not_fit_are_told_one_by_one_and_nothing_is_added(
     panel: SegmentPanel,
     viewer: napari.Viewer,

@@ -13,9 +13,22 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtWidgets import QAbstractButton
 
+from napari_prosma.data.case import Image
 from napari_prosma.errors import DataError
+from napari_prosma.geometry import Geometry
+from napari_prosma.inspection.maps import MapLayer
+from napari_prosma.model.applying import Segmentation
 from napari_prosma.plugin.evaluate.panel import pairs_of_layers
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, image_of
+from napari_prosma.plugin.shared.layers import (
+    CHANNELS_FIRST,
+    axes_of,
+    fitting_image,
+    image_layer,
+    image_of,
+    map_layer,
+    new_layer,
+    result_layer,
+)
 from napari_prosma.plugin.shared.live import LiveCase
 from napari_prosma.plugin.shared.placing import onto_image, steps_between
 
@@ -92,6 +105,36 @@ def test_a_stack_of_channels_is_asked_for_and_taken(tmp_path: Path) -> None:
     stack.metadata[CHANNELS_FIRST] = True
     case = LiveCase(stack, drawn(), None, tmp_path).open()
     assert case.read_image().array.shape == (3, *SHAPE)
+
+
+def test_labels_lie_over_pages_only_for_a_model_that_reads_these_as_channels() -> None:
+    stack = ImageLayer(np.stack([IMAGE, IMAGE, IMAGE]), name="sequences", scale=(3, 0.5, 0.5))
+    labels = drawn(scale=(0.5, 0.5), translate=(0.5, 0))
+    assert steps_between(labels, stack) is None
+    assert steps_between(labels, stack, 3) == (1, 0)
+    assert [axes_of(stack, channels) for channels in (0, 1, 2, 3)] == [3, 3, 3, 2]
+    labels.translate = (0.0, 0.0)
+    np.testing.assert_array_equal(onto_image(labels.data, labels, stack, 3), labels.data)
+    for channels in (0, 1, 2):
+        with pytest.raises(DataError, match="has shape"):
+            onto_image(labels.data, labels, stack, channels)
+
+
+def test_a_result_of_a_series_read_as_channels_lies_over_its_volumes() -> None:
+    place = Geometry((1.0, 3.0, 1.0, 1.0), (0.0, 5.0, 0.0, 0.0), "mm", ("t", "z", "y", "x"))
+    image = Image(np.random.default_rng(0).random((1, 4, 6, 8, 8)), place)
+    series = new_layer(image_layer(image, "series"))
+    still = fitting_image(image_of(series), 4, "series").geometry
+    found = Segmentation("series", np.zeros((6, 8, 8), np.uint8), np.zeros((2, 6, 8, 8)), still, ("a", "b"))
+    labels = new_layer(result_layer(found, series))
+    assert labels.data.shape == (6, 8, 8)
+    np.testing.assert_allclose(labels.scale, (3, 1, 1))
+    np.testing.assert_allclose(labels.translate, (5, 0, 0))
+    coarse = still.coarsened((1, 2, 2), (6, 8, 8))
+    drawn_map = MapLayer("psi", np.zeros((6, 4, 4)), coarse, "image", (0.0, 1.0), "viridis", "psi")
+    shown = new_layer(map_layer(drawn_map, series))
+    np.testing.assert_allclose(shown.scale, (3, 2, 2))
+    np.testing.assert_allclose(shown.translate, (5, 0.5, 0.5))
 
 
 def test_volumes_over_time_are_refused(tmp_path: Path) -> None:

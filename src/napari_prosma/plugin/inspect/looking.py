@@ -71,12 +71,12 @@ class DrawnLabel:
         return rule.apply(self.stored, self.name, self.slice_axis)
 
 
-def drawn_label(layer: LabelsLayer, image: ImageLayer) -> DrawnLabel:
-    """What a labels layer holds, on the grid of an image.
+def drawn_label(layer: LabelsLayer, image: ImageLayer, channels: int) -> DrawnLabel:
+    """What a labels layer holds, on the grid of an image, as a model that expects so many channels reads it.
 
     Raises ``DataError``: it does not lie on the image.
     """
-    stored = onto_image(np.array(finest(layer)), layer, image)
+    stored = onto_image(np.array(finest(layer)), layer, image, channels)
     return DrawnLabel(stored, label_rule(stored, layer), layer.name, slice_axis(geometry_of(layer)))
 
 
@@ -103,6 +103,8 @@ def looking(
     checkpoint = load_checkpoint(path)
     given = image_of(layer)
     image = noting_gray(fitting_image(given, checkpoint.plan.channels, layer.name), given)
+    if region is not None:
+        region = region[-image.geometry.ndim :]  # pages may have been read as channels
     label, said = None, ""
     if drawn is not None:
         label, said = as_learned(checkpoint, drawn.read_by(drawn.rule), drawn.read_by)

@@ -100,7 +100,8 @@ class InspectPanel(Panel):
         if not isinstance(layer, ImageLayer):
             raise ConfigError("first open an image")
         drawn = self.label_layer.layer
-        label = drawn_label(drawn, layer) if isinstance(drawn, LabelsLayer) else None
+        channels = 0 if self.model.facts is None else self.model.facts.known.channels
+        label = drawn_label(drawn, layer, channels) if isinstance(drawn, LabelsLayer) else None
         region = None if label is not None else region_on_screen(self.viewer, layer)
         return "ProSMA: inspection", partial(looking, path, layer, label, region, self.run_on.used())
 

@@ -22,7 +22,6 @@ from napari_prosma.inspection.record import GateRecord
 from napari_prosma.plugin.shared.asking import save_as
 from napari_prosma.plugin.shared.fields import in_a_row, stack
 from napari_prosma.plugin.shared.figure_table import FigureTable
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST
 from napari_prosma.plugin.shared.message import Message
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ class PointerPart(QWidget):
         record, layer, whole = self._record, self._source, self._geometry
         if record is None or layer is None or whole is None or layer not in self._viewer.layers:
             return []
-        element = np.asarray(layer.world_to_data(np.asarray(world)[-layer.ndim :]), float)
-        if layer.metadata.get(CHANNELS_FIRST):
-            element = element[1:]
+        element = np.asarray(layer.world_to_data(np.asarray(world)[-layer.ndim :]), float)[-whole.ndim :]
         place = np.array(whole.origin) + element * np.array(whole.spacing)
         grid = record.image.geometry
         found = (place - np.array(grid.origin)) / np.array(grid.spacing)

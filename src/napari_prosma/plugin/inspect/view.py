@@ -7,7 +7,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_prosma.geometry import Geometry
-from napari_prosma.plugin.shared.layers import CHANNELS_FIRST, camera_of, spatial_shape
+from napari_prosma.plugin.shared.layers import camera_of, spatial_shape
 
 
 def region_on_screen(viewer: napari.Viewer, layer: ImageLayer) -> tuple[slice, ...]:
@@ -15,8 +15,8 @@ def region_on_screen(viewer: napari.Viewer, layer: ImageLayer) -> tuple[slice, .
     world = np.array(viewer.dims.point, float)
     shown = list(viewer.dims.displayed)
     world[shown] = np.array(camera_of(viewer).center)[-len(shown) :]
-    at = element_at(layer, world)
     shape = spatial_shape(layer)
+    at = element_at(layer, world, len(shape))
     inside = np.clip(at, 0, np.array(shape) - 1)
     return tuple(slice(int(n), int(n) + 1) for n in inside)
 
@@ -25,7 +25,7 @@ def is_in_slice(
     viewer: napari.Viewer, layer: ImageLayer, image: Geometry, part: Geometry, size: tuple[int, ...]
 ) -> bool:
     """Whether the slices that are shown cut a part (its geometry and size) of the image in a layer."""
-    at = element_at(layer, viewer.dims.point)
+    at = element_at(layer, viewer.dims.point, image.ndim)
     first = viewer.dims.ndim - len(at)
     hidden = [axis for axis in range(len(at)) if axis + first not in viewer.dims.displayed]
     place = np.array(image.origin) + at * np.array(image.spacing)
@@ -33,7 +33,7 @@ def is_in_slice(
     return all(0 <= index[axis] < size[axis] for axis in hidden)
 
 
-def element_at(layer: ImageLayer, world: np.ndarray | tuple[float, ...]) -> np.ndarray:
-    """Index per spatial axis of the element at a world position, which may lie outside."""
+def element_at(layer: ImageLayer, world: np.ndarray | tuple[float, ...], axes: int) -> np.ndarray:
+    """Index along the last ``axes`` of the element at a world position, which may lie outside."""
     at = np.asarray(layer.world_to_data(np.asarray(world)[-layer.ndim :]))
-    return np.round(at[1:] if layer.metadata.get(CHANNELS_FIRST) else at).astype(int)
+    return np.round(at[-axes:]).astype(int)

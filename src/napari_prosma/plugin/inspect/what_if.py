@@ -243,8 +243,10 @@ class WhatIfPart(QWidget):
 
     def _move_window(self) -> None:
         """Put the window around the middle of the screen."""
-        if self._source is not None and self._source in self._viewer.layers:
-            self._region, self._what_if = region_on_screen(self._viewer, self._source), None
+        if self._inspected is not None and self._source in self._viewer.layers:
+            axes = self._inspected.image.geometry.ndim
+            self._region = region_on_screen(self._viewer, self._source)[-axes:]
+            self._what_if = None
 
     @property
     def _is_in_slice(self) -> bool:

@@ -221,8 +221,9 @@ def _place(folder: Path, known: list[str], name: str, image: Image) -> tuple[str
 
 def _adding(folder: Path, result: Result) -> Iterator[Event]:
     yield Started(0, "Adding to the training set")
-    image = fitting_image(image_of(result.source), result.model.channels, result.source.name)
-    labels = onto_image(np.array(result.labels.data), result.labels, result.source)
+    channels = result.model.channels
+    image = fitting_image(image_of(result.source), channels, result.source.name)
+    labels = onto_image(np.array(result.labels.data), result.labels, result.source, channels)
     names = dict(enumerate(result.found.class_names))
     name, is_there = add_case(folder, result.found.name, image, labels, names)
     number = len(cases_in(folder))

@@ -32,7 +32,7 @@ from napari_prosma.data.labels import LabelRule, Sparse, fullest_slice, present_
 from napari_prosma.data.marks import keep_marks, read_marks
 from napari_prosma.data.planes import slice_axis
 from napari_prosma.data.preparation import filled
-from napari_prosma.data.readers import as_channels, stem
+from napari_prosma.data.readers import as_channels, may_hold_channels, of_pages, stem
 from napari_prosma.data.writers import DICOM_SUFFIXES, write_dicom, write_labels
 from napari_prosma.errors import DataError, as_sentence
 from napari_prosma.geometry import Geometry
@@ -399,12 +399,20 @@ def image_kind(layer: ImageLayer) -> ImageKind:
 def fitting_image(image: Image, channels: int, name: str) -> Image:
     """The image with as many channels as a model expects: colour becomes gray, gray is repeated; NaN filled.
 
-    Raises ``DataError``: when neither is possible.
+    Raises ``DataError``: when neither is possible, or the channels are the last axis, where labels of the
+    others cannot lie over a layer.
     """
     try:
-        return filled(as_channels(image, channels))
+        fitting = filled(as_channels(image, channels))
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
+    if fitting.array.shape[1:] != image.array.shape[-fitting.geometry.ndim :]:
+        raise DataError(
+            f"'{name}' has its {channels} channels as the last axis, so no result can lie over it here; save "
+            "the image with the channels as the first axis and open it again, or give its file to prosma "
+            "segment"
+        )
+    return fitting
 
 
 def spatial_shape(layer: ImageLayer | LabelsLayer) -> tuple[int, ...]:
@@ -413,6 +421,18 @@ def spatial_shape(layer: ImageLayer | LabelsLayer) -> tuple[int, ...]:
     if isinstance(layer, ImageLayer) and layer.rgb:
         return shape[:-1]
     return shape[1:] if layer.metadata.get(CHANNELS_FIRST) else shape
+
+
+def axes_of(layer: ImageLayer | LabelsLayer, channels: int = 0) -> int:
+    """How many axes of a layer are no channels, as a model that expects so many ``channels`` reads it.
+
+    It takes pages for channels where :func:`as_channels` does; by default only what the layer tells counts.
+    """
+    shape = spatial_shape(layer)
+    is_told = layer.metadata.get(CHANNELS_FIRST) or getattr(layer, "rgb", False)
+    if is_told or channels < 2 or shape[0] != channels:
+        return len(shape)
+    return len(shape) - may_hold_channels(1, geometry_of(layer), channels)
 
 
 def label_rule(drawn: np.ndarray, layer: LabelsLayer, labelled: Sparse | None = None) -> LabelRule:
@@ -484,9 +504,12 @@ def write_layer(
 
 def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
     """Layer of a gate's map at its true scale and offset over the image layer; never resampled."""
+    whole = geometry_of(source)
+    if whole.ndim > drawn.geometry.ndim:
+        whole = of_pages(whole)
     attributes: dict[str, Any] = {
         "name": drawn.name,
-        **place_like(source, drawn.geometry, geometry_of(source)),
+        **place_like(source, drawn.geometry, whole),
         "metadata": {GEOMETRY: drawn.geometry, MEANING: drawn.meaning},
         "opacity": 0.6,
     }
@@ -499,8 +522,11 @@ def map_layer(drawn: MapLayer, source: Layer) -> LayerTuple:
 
 
 def place_like(source: Layer, geometry: Geometry, of_source: Geometry) -> dict[str, Any]:
-    """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too."""
-    skipped = 1 if source.metadata.get(CHANNELS_FIRST) else 0
+    """Placement of a grid given in the frame of ``source``, whose rotation, shear and affine apply too.
+
+    It has the last axes of ``source``; those before were read as channels, told by the layer or not.
+    """
+    skipped = source.ndim - geometry.ndim
     space = (slice(skipped, None),) * 2
     rotate, shear = source.rotate[space], Affine(shear=source.shear, ndim=source.ndim).linear_matrix[space]
     _, factors = unit_and_factors(source.units[skipped:])

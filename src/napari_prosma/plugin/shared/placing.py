@@ -14,6 +14,7 @@ from napari_prosma.plugin.shared.layers import (
     CHANNELS_FIRST,
     GEOMETRY,
     LayerTuple,
+    axes_of,
     geometry_of,
     image_of,
     place_like,
@@ -29,21 +30,22 @@ _REMEDY = (
 )
 
 
-def onto_image(stored: np.ndarray, labels: LabelsLayer, image: ImageLayer) -> np.ndarray:
+def onto_image(stored: np.ndarray, labels: LabelsLayer, image: ImageLayer, channels: int = 0) -> np.ndarray:
     """What is drawn on a labels layer, on the grid of an image.
 
     Labels on a grid of the same elements that begins or ends elsewhere, as napari makes them over several
-    images, are cut to the image; 0 stands where they do not reach.
+    images, are cut to the image; 0 stands where they do not reach. A model that expects ``channels`` may read
+    the pages of the image as such (see :func:`axes_of`).
 
     Raises ``DataError``: they lie otherwise: moved by parts of an element, scaled, mirrored, turned or
     sheared, or the image has channels that nothing tells of.
     """
-    shape = spatial_shape(image)
+    shape = spatial_shape(image)[-axes_of(image, channels) :]
     if stored.ndim != len(shape):
         raise DataError(_other_axes(stored.shape, labels, image))
-    moved = steps_between(labels, image)
+    moved = steps_between(labels, image, channels)
     if moved is None:
-        raise DataError(_elsewhere(labels, image))
+        raise DataError(_elsewhere(labels, image, channels))
     if not any(moved) and stored.shape == shape:
         return stored
     if stored.shape == shape:
@@ -116,10 +118,13 @@ def _with_channel_axis(matrix: np.ndarray) -> np.ndarray:
 
 
 def steps_between(
-    first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer
+    first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer, channels: int = 0
 ) -> tuple[int, ...] | None:
-    """How many elements of ``second`` lie before the first one of ``first``; None if no whole number."""
-    if first.ndim - _channels(first) != second.ndim - _channels(second):
+    """How many elements of ``second`` lie before the first one of ``first``; None if no whole number.
+
+    ``channels`` are those that a model expects of an image ``second``.
+    """
+    if axes_of(first) != axes_of(second, channels):
         return None
     between = _between(first, second)
     shift = np.round(between[:-1, -1])
@@ -149,14 +154,9 @@ def plane_on_screen(
     return at if inside else None
 
 
-def _channels(layer: LabelsLayer | ImageLayer) -> int:
-    return 1 if layer.metadata.get(CHANNELS_FIRST) else 0
-
-
-def _to_world(layer: LabelsLayer | ImageLayer) -> np.ndarray:
-    """Index to world along the spatial axes, in the layer's own units: (n + 1, n + 1)."""
-    skipped = _channels(layer)
-    ndim = layer.ndim - skipped
+def _to_world(layer: LabelsLayer | ImageLayer, ndim: int) -> np.ndarray:
+    """Index to world along the last ``ndim`` axes, in the layer's own units: (n + 1, n + 1)."""
+    skipped = layer.ndim - ndim
     begin = np.array(layer.data_to_world((0.0,) * layer.ndim))[skipped:]
     matrix = np.eye(ndim + 1)
     matrix[:-1, -1] = begin
@@ -168,18 +168,20 @@ def _to_world(layer: LabelsLayer | ImageLayer) -> np.ndarray:
 
 
 def _between(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer) -> np.ndarray:
-    """Index of ``first`` to index of ``second``; where both know lengths, their units count too."""
-    (one, ours), (other, theirs) = (
-        unit_and_factors(layer.units[_channels(layer) :]) for layer in (first, second)
-    )
-    in_unit = np.ones(first.ndim - _channels(first))
+    """Index of ``first`` to index of ``second``, along the last axes, which both have.
+
+    Where both know lengths, their units count too.
+    """
+    ndim = min(axes_of(first), axes_of(second))
+    (one, ours), (other, theirs) = (unit_and_factors(layer.units[-ndim:]) for layer in (first, second))
+    in_unit = np.ones(ndim)
     if "pixel" not in (one, other):
         in_unit = ours / theirs * {("mm", "um"): 1000.0, ("um", "mm"): 0.001}.get((one, other), 1.0)
-    return np.linalg.solve(_to_world(second), np.diag([*in_unit, 1.0]) @ _to_world(first))
+    return np.linalg.solve(_to_world(second, ndim), np.diag([*in_unit, 1.0]) @ _to_world(first, ndim))
 
 
-def _elsewhere(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer) -> str:
-    axes = [layer.ndim - _channels(layer) for layer in (first, second)]
+def _elsewhere(first: LabelsLayer | ImageLayer, second: LabelsLayer | ImageLayer, channels: int = 0) -> str:
+    axes = [axes_of(first), axes_of(second, channels)]
     if axes[0] != axes[1]:
         return (
             f"{_kind(first)} layer '{first.name}' has {axes[0]} axes but {_kind(second)} layer "
