@@ -368,7 +368,10 @@ def test_against_an_empty_label_nothing_is_worth_anything(make_checkpoint: Make,
         label[8:20, 8:20] = structure
         record = inspected(checkpoint, image, label=label)
         assert record.segmentation.labels.any()
-        *_, last = try_means(WhatIf(checkpoint, image, label=label), record)
+        what_if = WhatIf(checkpoint, image, label=label)
+        for effect in (what_if.apply(CHANGES), over_all(checkpoint, image, CHANGES, label=label)):
+            assert (effect.dice is not None) == structure
+        *_, last = try_means(what_if, record)
         assert isinstance(last, Finished)
         tried = last.result[1]["selection"]
         assert (tried.worth is not None) == structure

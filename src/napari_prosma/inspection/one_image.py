@@ -62,9 +62,7 @@ def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
     from napari_prosma.nn.gates import Change  # what panels import is there before torch
 
     window = what_if.window
-    # Against an empty label Dice is 1 or 0, whatever is lost.
-    has_structure = window.label is not None and is_foreground(window.label).any()
-    before = (what_if.unchanged.dice or {}).get("dice") if has_structure else None
+    before = (what_if.unchanged.dice or {}).get("dice")
     tried: dict[int, dict[str, Tried]] = {}
     yield Started(len(record.skips), "Trying what the selection is worth")
     for level, skip in record.skips.items():
@@ -79,7 +77,7 @@ def try_means(what_if: WhatIf, record: GateRecord) -> Iterator[Event]:
                 effect.record.image.geometry,
                 effect.agreement,
                 effect.is_empty,
-                (effect.dice or {}).get("dice") if has_structure else None,
+                (effect.dice or {}).get("dice"),
                 before,
                 "" if window.covers_image else window.in_words(),
             )

@@ -9,7 +9,7 @@ may grow. Only of the deepest gate that is changed can it be said that its suppo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from napari_prosma.data.case import Image
+from napari_prosma.data.labels import is_foreground
 from napari_prosma.data.metrics import case_metrics
 from napari_prosma.events import Event, Finished, result_of
 from napari_prosma.inspection.gathering import Gathered
@@ -46,7 +47,8 @@ class Effect:
         How far the probabilities are from the unchanged model's: half the sum over the classes of |dp|,
         which with one foreground class is |dp|.
     dice : dict or None
-        ``dice`` against the label, the mean over the foreground classes in either, and ``dice/<class>``.
+        As :func:`dice_against`: ``dice``, the mean over the foreground classes in either, and
+        ``dice/<class>``.
     agreement : float
         Dice of the labels against those of the unchanged model; 1 where no structure is in either.
     is_empty : bool
@@ -162,7 +164,7 @@ class WhatIf:
         return Effect(
             record=record,
             difference=np.abs(probabilities - self._before).sum(axis=0) / 2,
-            dice=window.dice(labels),
+            dice=dice_against(window.label, labels, window.checkpoint.plan.class_names),
             agreement=window.agreement(labels, before),
             is_empty=not (labels.any() or before.any()),
             seconds=perf_counter() - begun,
@@ -202,6 +204,19 @@ class WhatIf:
         return gathered.record(level, self.window.image.geometry, foreground, predicted)
 
 
+def dice_against(
+    label: np.ndarray | None, found: np.ndarray, class_names: Sequence[str]
+) -> dict[str, float] | None:
+    """Dice of labels (*spatial) against a label, ``dice`` and each ``dice/<class>``.
+
+    None without a label or in one without any structure: against such it is 1 or 0, whatever is lost.
+    """
+    if label is None or not is_foreground(label).any():
+        return None
+    figures = case_metrics(found, label, class_names)
+    return {name: float(value) for name, value in figures.items() if name.startswith("dice")}
+
+
 def over_whole_image(
     checkpoint: Checkpoint | Path | str,
     unchanged: GateRecord,
@@ -238,12 +253,11 @@ def over_whole_image(
     )
     record: GateRecord = yield from result_of(events)
     now, classes = record.segmentation, before.class_names
-    dice = {} if label is None else case_metrics(now.labels, label, classes)
     yield Finished(
         Effect(
             record=record,
             difference=np.abs(now.probabilities - before.probabilities).sum(axis=0) / 2,
-            dice=None if label is None else {n: v for n, v in dice.items() if n.startswith("dice")},
+            dice=dice_against(label, now.labels, classes),
             agreement=case_metrics(now.labels, before.labels, classes)["dice"],
             is_empty=not (now.labels.any() or before.labels.any()),
             seconds=perf_counter() - begun,

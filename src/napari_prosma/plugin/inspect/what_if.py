@@ -407,13 +407,11 @@ def _passing_whole(
     changed: str,
 ) -> Iterator[Event]:
     """Events of the whole image under changes; the last one is ``Finished`` with a ``Followed``."""
-    from napari_prosma.data.metrics import case_metrics
     from napari_prosma.inspection.trace import skip_channel
-    from napari_prosma.inspection.what_if import over_whole_image
+    from napari_prosma.inspection.what_if import dice_against, over_whole_image
 
-    own, before = inspected.record.segmentation, None
-    if inspected.label is not None:
-        before = case_metrics(own.labels, inspected.label, own.class_names).get("dice")
+    own = inspected.record.segmentation
+    before = (dice_against(inspected.label, own.labels, own.class_names) or {}).get("dice")
     with leaving_a_core():
         maps = []
         for level, channel in channels:
