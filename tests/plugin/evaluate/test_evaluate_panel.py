@@ -387,9 +387,10 @@ def test_the_values_of_two_layers_are_not_mixed(viewer: napari.Viewer):
     nuclei[::2, ::2] = np.arange(1, 26).reshape(5, 5)
     truth = viewer.add_labels(nuclei)
     predicted = viewer.add_labels(np.where(nuclei > 0, 255, 0))
-    pairs = pairs_of_layers(predicted, truth)
-    assert read(pairs) == [(nuclei > 0).astype(int).ravel().tolist()] * 2
-    assert pairs.notices == ("labels: every value but 0 is foreground (objects are numbered)",)
+    for pair in ((predicted, truth), (truth, predicted)):
+        pairs = pairs_of_layers(*pair)
+        assert read(pairs) == [(nuclei > 0).astype(int).ravel().tolist()] * 2
+        assert pairs.notices == ("labels: every value but 0 is foreground (objects are numbered)",)
 
 
 def test_what_nobody_decided_in_either_layer_is_no_class(viewer: napari.Viewer):

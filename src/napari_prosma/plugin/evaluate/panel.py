@@ -393,7 +393,8 @@ def _rule_of_layers(
     """Rule of the second of two labels, and what to say of it; ``values`` are those of the first.
 
     By names that have all values, its own first; else by its own values, which ``told`` names if it has as
-    many. Where the first has further classes, each value of both is one.
+    many. Where the first has further classes, each value of both is one, unless the second has a single one
+    and the first numbers its objects.
     """
     stored = set(present_values(arrays[1]).tolist())
     found = sorted(stored | values)
@@ -408,6 +409,9 @@ def _rule_of_layers(
     elif rule.kind in ("on", "values"):
         ours, mixed = rule_of_predictions(rule, lambda: values), LabelRule.of_values(found)
         read = {0, 1, IGNORE} if ours.kind == "on" else {*ours.stored, ours.unlabelled}
+        is_one = len(rule.class_names) == 2 and rule.unlabelled is None
+        if not values <= read and is_one and (all_one := rule_of_arrays(arrays[:1])[0]).kind == "any":
+            return all_one, [f"labels: {all_one.in_words()}"]
         if not values <= read and mixed.unlabelled == rule.unlabelled:
             return mixed, said_of_one_class(rule, [values])
     notices = [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
