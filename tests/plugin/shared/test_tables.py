@@ -26,6 +26,19 @@ def shown(table: FigureTable, row: int) -> str:
     return str(option.text)
 
 
+def test_a_bar_below_the_rows_hides_none_of_them(table: FigureTable, qtbot: QtBot) -> None:
+    table.setColumnCount(20)
+    table.resize(200, 400)
+    for count in (3, 1):
+        table.show_rows([["a name", *["0.123"] * 19]] * count)
+        table.fit(wide=0)
+        qtbot.waitUntil(lambda: table.horizontalScrollBar().maximum() > 0)
+        qtbot.waitUntil(lambda: table.verticalScrollBar().maximum() == 0)
+        assert table.viewport().height() >= table.rowHeight(0) * count
+    table.setColumnCount(2)
+    qtbot.waitUntil(lambda: table.viewport().height() < 2 * table.rowHeight(0))
+
+
 @pytest.mark.parametrize(
     ("names", "same"),
     [

@@ -52,14 +52,19 @@ class FigureTable(QTableWidget):
         super().__init__()
         self._rows_shown = rows_shown
         self._wide: int | None = None
+        self._is_fitted = False
         row_header, column_header, model = self.verticalHeader(), self.horizontalHeader(), self.model()
+        sideways = self.horizontalScrollBar()
         assert row_header is not None
+        assert sideways is not None
         assert column_header is not None
         assert model is not None
         row_header.hide()
         row_header.setDefaultSectionSize(ROW_HEIGHT)
         self._column_header = column_header
         self._column_header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self._sideways = sideways
+        self._sideways.rangeChanged.connect(self._fit_height)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTabKeyNavigation(False)
         self.setItemDelegate(_Telling(self))
@@ -176,6 +181,14 @@ class FigureTable(QTableWidget):
         self._column_header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.clearSpans()
         self.fill(rows)
-        shown = min(len(rows), self._rows_shown)
-        self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4)
+        self._is_fitted = True
+        self._fit_height()
         self.show()
+
+    def _fit_height(self) -> None:
+        """As high as the first few rows, with the bar below them where columns lie beyond the edge."""
+        if not self._is_fitted:
+            return
+        shown = min(self.rowCount(), self._rows_shown)
+        bar = self._sideways.sizeHint().height() if self._sideways.maximum() > 0 else 0
+        self.setFixedHeight(self.rowHeight(0) * shown + self._column_header.height() + 4 + bar)
