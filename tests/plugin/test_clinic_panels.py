@@ -23,7 +23,7 @@ from napari_prosma.plugin.contributions.reader import read_layers
 from napari_prosma.plugin.contributions.series_chooser import SeriesChooser
 from napari_prosma.plugin.contributions.writer import write_labels_layer
 from napari_prosma.plugin.segment.dicom_box import AS_DICOM, AS_NIFTI, DicomBox
-from napari_prosma.plugin.segment.panel import IN_DICOM, SegmentPanel, _of_kind
+from napari_prosma.plugin.segment.panel import IN_DICOM, SegmentPanel, of_kind
 from napari_prosma.plugin.shared.layers import SERIES, add_layer
 from napari_prosma.plugin.train.panel import TrainPanel
 
@@ -159,7 +159,7 @@ def test_a_file_that_the_dialog_did_not_ask_about_is_replaced_only_if_the_user_a
     ],
 )
 def test_the_chosen_kind_of_dicom_ends_the_name(chosen: str, as_seg: str, as_contours: str):
-    named = [_of_kind(Path("there") / chosen, kind) for kind in IN_DICOM]
+    named = [of_kind(Path("there") / chosen, kind) for kind in IN_DICOM]
     assert named == [Path("there") / as_seg, Path("there") / as_contours]
 
 

@@ -436,7 +436,7 @@ class SegmentPanel(Panel):
 
         The dialog asked whether ``chosen`` may be replaced; of any other file that is asked here.
         """
-        path, meanings = _of_kind(chosen, kind), None
+        path, meanings = of_kind(chosen, kind), None
         if path.name.lower().endswith(DICOM_SUFFIXES):
             assert self.result is not None
             names = () if path.name.lower().endswith(RTSTRUCT) else self.result.found.class_names[1:]
@@ -493,7 +493,7 @@ def _in_words(made: LayerSegmented) -> str:
     return f"Found in {made.found.name}, in {shown_unit(unit)}: {said}"
 
 
-def _of_kind(chosen: Path, kind: str) -> Path:
+def of_kind(chosen: Path, kind: str) -> Path:
     """The chosen file; where DICOM is wanted, with the ending of that kind in place of another format's."""
     name = chosen.name.lower()
     if kind not in IN_DICOM:
