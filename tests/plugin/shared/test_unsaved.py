@@ -19,7 +19,9 @@ from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox
 
 from napari_prosma.data.case import Image
+from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared import unsaved as unsaved_module
 from napari_prosma.plugin.shared.layers import add_layer, geometry_of, image_layer
 from napari_prosma.plugin.shared.panel_text import as_rich
 from napari_prosma.plugin.shared.unsaved import LEAVE, STAY, aside_folder, unsaved_of
@@ -114,6 +116,14 @@ def test_what_a_script_closes_is_not_asked_for(viewer: napari.Viewer, painted: L
     assert answered(STAY, lambda: unsaved_of(viewer).eventFilter(None, QCloseEvent())) == []
 
 
+def left_by_another(*names: str) -> list[Path]:
+    """Backups of a process that is gone, one of each name."""
+    folder = aside_folder() / "gone"
+    files = [(f"{name}.npz", np.ones((80, 80), np.uint8), {"name": name}) for name in names]
+    list(unsaved_module._keeping(folder, files))
+    return [folder / file for file, *_ in files]
+
+
 def test_after_a_crash_what_was_painted_is_brought_back(
     viewer: napari.Viewer, open_panel: Callable[[str], Any], painted: LabelsLayer, qtbot: QtBot
 ):
@@ -141,19 +151,71 @@ def test_after_a_crash_what_was_painted_is_brought_back(
     assert layer.name == "strokes <b>"
     assert np.array_equal(layer.data, drawn)
     assert unsaved.layers() == [layer]
-    assert not crashed.exists()
+    qtbot.waitUntil(lambda: not crashed.exists(), timeout=SOON)
+    assert panel.bring_back.isHidden()
+    (written,) = aside_folder().glob("*/*.npz")
+    assert np.array_equal(np.load(written)["data"], drawn)
+
+
+@pytest.mark.parametrize("refused", ["savez_compressed", "claim"])
+def test_a_backup_is_removed_once_what_came_back_of_it_is_backed_up_anew(
+    refused: str,
+    viewer: napari.Viewer,
+    open_panel: Callable[[str], Any],
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (old,) = left_by_another("scan")
+    bring_back = open_panel("Segment").bring_back
+    unsaved = unsaved_of(viewer)
+
+    def full(*args: object, **options: object) -> None:
+        error = OSError(28, "No space left on device")
+        raise error if refused == "savez_compressed" else DataError(str(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unsaved_module.np if refused == "savez_compressed" else unsaved_module, refused, full)
+        bring_back.bring_back()
+        qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    assert old.is_file()
+    assert not bring_back.isHidden()
+    assert bring_back.message.is_error
+    assert "No space left on device" in bring_back.message.plain_text()
+    assert "the old backup is kept" in bring_back.message.plain_text()
+    bring_back.bring_back()
+    qtbot.waitUntil(lambda: not unsaved.keeping.is_running, timeout=SOON)
+    assert [layer.name for layer in viewer.layers] == ["scan"], "none is added twice"
+    assert not old.parent.exists()
+    assert kept_files() == ["scan.npz"]
+
+
+def test_a_damaged_backup_keeps_no_other_from_coming_back(
+    viewer: napari.Viewer, open_panel: Callable[[str], Any], qtbot: QtBot
+):
+    damaged, good = left_by_another("a", "b")
+    damaged.write_bytes(damaged.read_bytes()[:-60])
+    bring_back = open_panel("Segment").bring_back
+    for _ in range(2):
+        bring_back.bring_back()
+        qtbot.waitUntil(lambda: not unsaved_of(viewer).keeping.is_running, timeout=SOON)
+        assert [layer.name for layer in viewer.layers] == ["b"]
+        assert "a.npz' is damaged" in bring_back.message.plain_text()
+        assert damaged.is_file()
+        assert not good.exists()
+    bring_back.forget_button.click()
+    assert kept_files() == ["b.npz"]
 
 
 def test_what_is_brought_back_lies_in_the_frame_of_its_image(
     viewer: napari.Viewer, open_panel: Callable[[str], Any], tmp_path: Path
 ):
-    from napari_prosma.plugin.shared.unsaved import _keeping
-
     geometry = Geometry((2.0, 0.5, 0.5), (1.0, 2.0, 3.0), "mm")
     image = Image(np.zeros((1, 4, 6, 8), np.float32), geometry)
     add_layer(viewer, image_layer(image, "scan"))
     said = {"name": "labels", "scale": [2.0, 0.5, 0.5], "translate": [1.0, 2.0, 3.0]}
-    list(_keeping(aside_folder() / "gone", [("labels.npz", np.ones((4, 6, 8), np.uint8), said)]))
+    list(
+        unsaved_module._keeping(aside_folder() / "gone", [("labels.npz", np.ones((4, 6, 8), np.uint8), said)])
+    )
     open_panel("Segment").bring_back.bring_back()
     assert geometry_of(viewer.layers["labels"]) == geometry
 
@@ -204,11 +266,9 @@ def test_layers_whose_names_are_alike_on_disk_have_two_files(
 def test_an_image_of_the_same_shape_elsewhere_is_not_the_one_that_was_painted_on(
     viewer: napari.Viewer, open_panel: Callable[[str], Any]
 ):
-    from napari_prosma.plugin.shared.unsaved import _keeping
-
     image = Image(np.zeros((1, 6, 8), np.float32), Geometry((0.5, 0.5), (2.0, 3.0), "mm"))
     add_layer(viewer, image_layer(image, "scan"))
     said = {"name": "labels", "scale": [0.5, 0.5], "translate": [20.0, 3.0]}
-    list(_keeping(aside_folder() / "gone", [("labels.npz", np.ones((6, 8), np.uint8), said)]))
+    list(unsaved_module._keeping(aside_folder() / "gone", [("labels.npz", np.ones((6, 8), np.uint8), said)]))
     open_panel("Segment").bring_back.bring_back()
     assert tuple(viewer.layers["labels"].translate) == (20.0, 3.0)

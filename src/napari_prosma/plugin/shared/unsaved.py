@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -132,17 +134,28 @@ class Unsaved(QObject):
         """Keep aside what was painted since the last time, and no longer what was saved; in a thread."""
         if self.keeping.is_running:
             return
-        work, gone = [], [layer for layer in self._aside if layer not in self._painted]
+        gone = [layer for layer in self._aside if layer not in self._painted]
+        painted = [layer for layer in self.layers() if self._painted[layer]]
+        if not gone and not painted:
+            return
+        try:
+            folder = self._folder()
+        except (ConfigError, DataError) as error:
+            self.keeping.ended.emit(Ending(error=error))
+            return
         over = [self._aside.pop(layer) for layer in gone]
-        for layer in self.layers():
-            if self._painted[layer]:
-                self._painted[layer] = False
-                data = np.array(finest(layer))
-                place = {name: np.asarray(getattr(layer, name)).tolist() for name in _PLACE}
-                work.append((self._file_of(layer), data, {"name": layer.name, **place}))
-        if work or over:
-            keeping = partial(_keeping, self._folder(), work, over)
-            self.keeping.start("ProSMA: backing up painted labels", keeping)
+        work = []
+        for layer in painted:
+            self._painted[layer] = False
+            data = np.array(finest(layer))
+            place = {name: np.asarray(getattr(layer, name)).tolist() for name in _PLACE}
+            work.append((self._file_of(layer), data, {"name": layer.name, **place}))
+        self.keeping.start("ProSMA: backing up painted labels", partial(_keeping, folder, work, over))
+
+    def is_safe(self, layer: LabelsLayer) -> bool:
+        """A crash would cost nothing of it: it is kept aside as it is, or there is nothing to keep."""
+        is_aside = layer in self._aside and not self._painted.get(layer) and not self.keeping.is_running
+        return is_aside or layer not in self.layers()
 
     def _file_of(self, layer: LabelsLayer) -> str:
         """Its file, the same every time; names of two layers may be alike on disk."""
@@ -257,6 +270,17 @@ class Left:
         release(self.claimed)
         shutil.rmtree(self.claimed, ignore_errors=True)
 
+    def without(self, files: Collection[Path]) -> Left | None:
+        """Remove these; what is left then, or nothing."""
+        rest = tuple(path for path in self.files if path not in files)
+        if not rest:
+            self.forget()
+            return None
+        for path in set(self.files) - set(rest):
+            with suppress(OSError):  # it is offered once more
+                path.unlink(missing_ok=True)
+        return replace(self, files=rest)
+
 
 def left_by_a_crash() -> list[Left]:
     """What can be brought back."""
@@ -278,6 +302,8 @@ class BringBack(QWidget):
         super().__init__()
         self._viewer = viewer
         self.left: list[Left] = []
+        self._added: dict[Path, LabelsLayer] = {}
+        self._damaged = ""
         self.message = Message()
         self.back_button, self.forget_button = QPushButton("Bring back"), QPushButton("Forget")
         self.back_button.setToolTip("Add them as layers; open their image first")
@@ -286,6 +312,7 @@ class BringBack(QWidget):
         self.forget_button.clicked.connect(self.forget)
         buttons = in_a_row(self.back_button, self.forget_button)
         stack(self, self.message, buttons)
+        unsaved_of(viewer).keeping.ended.connect(self._kept)
         self.look()
 
     def look(self) -> None:
@@ -298,34 +325,55 @@ class BringBack(QWidget):
             self.message.tell(f"napari closed before painted labels were saved: {said}. There is a backup")
 
     def bring_back(self) -> None:
-        """Add it as layers that are not saved yet."""
-        failed = []
-        for left in self.left:
-            for path in left.files:
+        """Add it as layers that are not saved yet; it is removed once they are kept aside anew."""
+        damaged = []
+        for path in [path for left in self.left for path in left.files]:
+            if self._added.get(path) not in self._viewer.layers:
                 try:
-                    self._add(path)
+                    self._added[path] = self._add(path)
                 except DataError as error:
-                    failed.append(str(error))
-        if failed:
-            self.message.tell_error("; ".join(failed))
-            return
+                    damaged.append(str(error))
+        self._damaged = "; ".join(damaged)
+        self._forget_safe()
         unsaved_of(self._viewer).keep()
-        self.forget()
 
     def forget(self) -> None:
         """Remove it."""
         left, self.left = self.left, []
+        self._added.clear()
         for each in left:
             each.forget()
         self.hide()
 
+    def _kept(self, ending: Ending) -> None:
+        if self._added and ending.error is not None:
+            told = (
+                f"The labels are back, but not backed up: {ending.error}. Save them; the old backup is kept"
+            )
+            self.message.tell_error(f"{told}. {self._damaged}" if self._damaged else told)
+        elif self._added:
+            self._forget_safe()
+            if self._added:  # painted on meanwhile
+                unsaved_of(self._viewer).keep()
+
+    def _forget_safe(self) -> None:
+        """Remove what was brought back and would survive another crash."""
+        unsaved = unsaved_of(self._viewer)
+        safe = [path for path, layer in self._added.items() if unsaved.is_safe(layer)]
+        self._added = {path: layer for path, layer in self._added.items() if path not in safe}
+        self.left = [rest for left in self.left if (rest := left.without(safe)) is not None]
+        self.setVisible(bool(self.left))
+        if self._damaged:
+            self.message.tell_error(self._damaged)
+
     def let_go(self) -> None:
         """Leave it for the next time."""
         left, self.left = self.left, []
+        self._added.clear()
         for each in left:
             release(each.claimed)
 
-    def _add(self, path: Path) -> None:
+    def _add(self, path: Path) -> LabelsLayer:
         data, said = _read(path)
         name = str(said.get("name", path.stem))
         for image in self._viewer.layers:
@@ -335,8 +383,10 @@ class BringBack(QWidget):
                 break
         else:
             place = {key: said[key] for key in _PLACE if key in said}
-            layer = self._viewer.add_labels(data, name=name, **place)
+            layer = add_layer(self._viewer, (data, {"name": name, **place}, "labels"))
+        assert isinstance(layer, LabelsLayer)
         layer.events.paint(value=[])  # as if it had just been painted: no file holds it
+        return layer
 
 
 def _lies_at(image: ImageLayer, place: Mapping[str, Any]) -> bool:
@@ -365,5 +415,5 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as kept:
             return kept["data"], parse_json(str(kept["said"]), f"'{path}'")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{path}' is damaged ({error}) and cannot be brought back") from error
