@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,63 @@ def test_what_was_closed_of_an_image_is_opened_again_once(
         assert prediction_in(viewer).drawn is viewer.layers[f"{name} labels"]
         if closed != drawn.name:
             assert viewer.layers[f"{name} labels"] is drawn, "what is drawn stays"
+
+
+@pytest.mark.parametrize("between", ["nothing", "other panel"])
+def test_ranking_again_goes_on_with_the_labels_that_are_open(
+    between: str,
+    box: Any,
+    data: Path,
+    run: Path,
+    viewer: napari.Viewer,
+    open_panel: Callable[[str], Any],
+    press: Press,
+    qtbot: QtBot,
+) -> None:
+    rank_folder(box, data, qtbot)
+    name = box.rows[0].name
+    click(box, 0, qtbot)
+    drawn = viewer.layers[f"{name} labels"]
+    every = [layer.name for layer in viewer.layers]
+    drawn.data_setitem((np.arange(5), np.arange(5)), 1)
+    if between == "other panel":
+        viewer.window.remove_dock_widget("all")
+        box = open_panel("Annotate").next_box
+        box.model.show_path(run)
+    rank_folder(box, data, qtbot)
+    row = next(n for n, each in enumerate(box.rows) if each.name == name)
+    click(box, row, qtbot)
+    assert [layer.name for layer in viewer.layers] == every
+    assert viewer.layers[f"{name} labels"] is drawn
+    assert prediction_in(viewer).drawn is drawn
+    answer("Save")
+    done(box, press, qtbot)
+    assert (np.asarray(PIL.Image.open(data / "masks" / f"{name}.png")) > 0).sum() == 5
+
+
+def test_labels_that_are_numbered_by_another_model_are_not_taken_for_those_of_this_one(
+    box: Any, data: Path, viewer: napari.Viewer, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank_folder(box, data, qtbot)
+    name = box.rows[0].name
+    click(box, 0, qtbot)
+    drawn = viewer.layers[f"{name} labels"]
+    drawn.data_setitem((np.arange(5), np.arange(5)), 1)
+    origin = drawn.metadata.pop("image of a folder")
+    other = replace(origin, class_names=("background", "cyst"))
+    drawn.metadata["image of a folder"] = other
+    rank_folder(box, data, qtbot)
+    row = next(n for n, each in enumerate(box.rows) if each.name == name)
+    click(box, row, qtbot)
+    told = f"'{name} labels' was drawn with the classes cyst, but those of this model are lesion"
+    assert told in box.message.plain_text()
+    box.done()
+    assert told in box.message.plain_text()
+    assert not (data / "masks" / f"{name}.png").exists()
+    unsaved_of(viewer).saved(drawn)
+    click(box, row, qtbot)
+    assert drawn not in viewer.layers
+    assert not viewer.layers[f"{name} labels"].data.any()
 
 
 def test_slices_of_a_volume_are_gone_to_and_saved_with_all_of_it(

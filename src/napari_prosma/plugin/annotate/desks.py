@@ -40,13 +40,15 @@ from napari_prosma.plugin.shared.layers import (
 )
 from napari_prosma.plugin.shared.newest import NewestJob
 from napari_prosma.plugin.shared.placing import onto_image, steps_between
-from napari_prosma.plugin.shared.prediction import Prediction
+from napari_prosma.plugin.shared.prediction import PREDICTION, Prediction
 from napari_prosma.plugin.shared.unsaved import note_saved, unsaved_of
 
 if TYPE_CHECKING:
     from napari_prosma.model.checkpoint import Checkpoint
 
 PREDICTED = "prediction"
+_OF = "image of a folder"
+"""Key of the layers that were opened of a folder; whoever ranks it next goes on with them."""
 
 
 class Desk(QObject):
@@ -77,18 +79,34 @@ class Desk(QObject):
         return shown
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Of which folder a layer shows which image, and the classes by which its labels are numbered."""
+
+    folder: Path
+    name: str
+    class_names: tuple[str, ...]
+
+
 @dataclass(eq=False)
 class _OpenImage:
-    """An image of the folder whose layers are open."""
+    """An image of the folder whose labels are open."""
 
-    image: ImageLayer
+    image: ImageLayer | None
     labels: LabelsLayer
     prediction: Prediction | None = None
+    is_outdated: bool = False  # the prediction, since it was made for an earlier list
 
     @property
     def has_prediction(self) -> bool:
         """It was made, and nobody closed it."""
-        return self.prediction is not None and self.prediction.outline.is_there
+        return self.prediction is not None and not self.is_outdated and self.prediction.outline.is_there
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by which the labels are numbered."""
+        origin: _Origin = self.labels.metadata[_OF]
+        return origin.class_names
 
 
 class FolderDesk(Desk):
@@ -98,7 +116,7 @@ class FolderDesk(Desk):
         super().__init__(viewer, parent)
         self._checkpoint, self._data = checkpoint, data
         self._names: tuple[str, ...] = checkpoint.plan.class_names
-        self._opened: dict[str, _OpenImage] = {}
+        self._opened = self._left_open()
         self._saved: dict[str, LabelPlace] = {}
         self._may_write = self._is_proved = False
         self._empty = ""
@@ -106,12 +124,19 @@ class FolderDesk(Desk):
         self.opening = NewestJob(self, happened=self._happened, failed=self.failed)
         self.saving.finished.connect(self._written)
 
+    def take_over(self, earlier: FolderDesk) -> None:
+        """Know what an earlier desk saved, if it was of the same folder and the same classes."""
+        if (earlier._data.folder, earlier._names) == (self._data.folder, self._names):
+            self._saved = dict(earlier._saved)
+
     def open(self, name: str) -> None:
         """Show an image, its labels and what is predicted; what is open and saved makes way."""
         hide_previews(self.viewer)
         for other, each in list(self._opened.items()):
-            if other != name:
+            if other != name or each.class_names != self._names:
                 self._make_way(other, each)
+        if self._has_other_classes(name):
+            return
         held = self._opened.get(name)
         if held is not None and {held.image, held.labels} <= set(self.viewer.layers) and held.has_prediction:
             assert held.prediction is not None
@@ -130,6 +155,8 @@ class FolderDesk(Desk):
         held = self._opened.get(name)
         if held is None or held.labels not in self.viewer.layers:
             self.failed.emit(f"the labels of '{name}' are not open; click its row to open it")
+            return
+        if self._has_other_classes(name):
             return
         if self.saving.is_running:
             self.message.emit("The previous labels are still being saved; press again in a moment")
@@ -180,6 +207,7 @@ class FolderDesk(Desk):
             assert isinstance(labels, LabelsLayer)
             self.viewer.layers.move(self.viewer.layers.index(labels), len(self.viewer.layers))
             image.visible = labels.visible = True
+            image.metadata[_OF] = labels.metadata[_OF] = self._origin_of(event.name)
             self._opened[event.name] = _OpenImage(image, labels)
             self.viewer.reset_view()
             self.viewer.layers.selection.active = labels
@@ -187,11 +215,44 @@ class FolderDesk(Desk):
         elif isinstance(event, Predicted):
             held = self._opened.get(event.name)
             if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
+                assert held.image is not None
                 made = self._show_prediction(
                     held.image, held.labels, event, f"{event.name} {PREDICTED}", len(self._names)
                 )
                 held.prediction = made
                 self.message.emit(self._hint(event.name))
+
+    def _origin_of(self, name: str) -> _Origin:
+        return _Origin(self._data.folder.resolve(), name, self._names)
+
+    def _left_open(self) -> dict[str, _OpenImage]:
+        """Images of the folder that are open since an earlier list, also that of a panel that was closed."""
+        layers = list(self.viewer.layers)
+        predictions = [shown for layer in layers if (shown := layer.metadata.get(PREDICTION)) is not None]
+        found: dict[str, _OpenImage] = {}
+        for labels in layers:
+            origin: _Origin | None = labels.metadata.get(_OF)
+            if not isinstance(labels, LabelsLayer) or origin is None or origin.name in found:
+                continue
+            if origin.folder == self._data.folder.resolve():
+                images = [x for x in layers if isinstance(x, ImageLayer) and x.metadata.get(_OF) == origin]
+                shown = [each for each in predictions if each.drawn is labels]
+                found[origin.name] = _OpenImage(
+                    images[0] if images else None, labels, shown[-1] if shown else None, is_outdated=True
+                )
+        return found
+
+    def _has_other_classes(self, name: str) -> bool:
+        """Whether labels of an image are open that are numbered by the classes of another model; told."""
+        held = self._opened.get(name)
+        if held is None or held.labels not in self.viewer.layers or held.class_names == self._names:
+            return False
+        theirs, ours = (", ".join(names[1:]) for names in (held.class_names, self._names))
+        self.failed.emit(
+            f"'{held.labels.name}' was drawn with the classes {theirs}, but those of this model are {ours}; "
+            "save it by File > Save Selected Layers or close it, then click its row again"
+        )
+        return True
 
     def _hint(self, name: str) -> str:
         return f"'{name}': accept what is right, draw what is missing, then Done, next"

@@ -174,6 +174,8 @@ class NextBox(QWidget):
         return partial(self.ranking.start, "ProSMA: ranking slices", ranking)
 
     def _take(self, desk: FolderDesk | VolumeDesk) -> None:
+        if isinstance(desk, FolderDesk) and isinstance(self.desk, FolderDesk):
+            desk.take_over(self.desk)
         if self.desk is not None:
             let_go_of(self.desk)
             self.desk.deleteLater()
