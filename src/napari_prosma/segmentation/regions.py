@@ -59,7 +59,7 @@ def regions(
         Background first.
     image : (C, *spatial), optional
     probabilities : (K, *spatial), optional
-        Background first.
+        Background first; a class beyond them has no confidence.
 
     Raises
     ------
@@ -165,7 +165,8 @@ def _found(
     for label, box in enumerate(ndimage.find_objects(labels, max_label=len(class_names) - 1), 1):
         if box is None:
             continue
-        sure = None if probabilities is None else probabilities[(label, *box)]
+        is_drawn = probabilities is None or label >= len(probabilities)  # by hand, beyond the model's classes
+        sure = None if probabilities is None or is_drawn else probabilities[(label, *box)]
         pieces, _ = ndimage.label(labels[box] == label, near)
         for number, part in enumerate(ndimage.find_objects(pieces), 1):
             mask = pieces[part] == number

@@ -312,6 +312,11 @@ def test_layers_take_their_classes_from_either_of_them_or_from_their_values(view
     assert pairs_of_layers(predicted, truth).class_names == names
     predicted.metadata.clear()
     assert pairs_of_layers(predicted, truth).class_names == ("background", "label 1", "label 2")
+    truth.metadata["drawn_names"] = {1: "liver", 2: "tumour"}
+    assert pairs_of_layers(predicted, truth).class_names == names, "given by hand"
+    truth.metadata.clear()
+    predicted.metadata["drawn_names"] = {1: "liver", 2: "tumour"}
+    assert pairs_of_layers(predicted, truth).class_names == names
 
 
 def read(of: Pairs) -> list[list[int]]:

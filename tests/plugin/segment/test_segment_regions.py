@@ -64,6 +64,19 @@ def click(table: RegionsTable, row: int, qtbot: QtBot) -> None:
     qtbot.mouseClick(table.table.viewport(), Qt.MouseButton.LeftButton, pos=place)
 
 
+def test_a_class_that_was_painted_beyond_those_of_the_model_has_regions_of_its_name(
+    table: RegionsTable, made: Result, qtbot: QtBot
+):
+    made.labels.metadata["drawn_names"] = {4: "cyst"}
+    made.labels.data[0, :2, :2], made.labels.data[0, 8:10, :4] = 3, 4
+    table.measure()
+    qtbot.waitUntil(lambda: len(table.found) == 5, timeout=SOON)
+    found = {region.class_name: (region.elements, region.confidence) for region in table.found}
+    assert found == {"liver": (32, 1), "lesion": (4, 1), "label 3": (4, None), "cyst": (8, None)}
+    click(table, 4, qtbot)
+    assert made.labels.selected_label == 4
+
+
 def test_regions_are_listed_with_units_and_a_click_goes_there(
     table: RegionsTable, made: Result, viewer: napari.Viewer, qtbot: QtBot
 ):

@@ -68,6 +68,10 @@ def test_a_class_that_was_given_a_name_keeps_it(tmp_path: Path):
     add_case(tmp_path, "one", image(1), drawn, {**NAMES, 2: "vessel"})
     add_case(tmp_path, "two", image(2), drawn, NAMES)
     assert class_names_of(tmp_path) == {**NAMES, 2: "vessel"}
+    add_case(tmp_path, "three", image(3), drawn, {**NAMES, 2: "label 2", 3: "label 3"})
+    assert class_names_of(tmp_path) == {**NAMES, 2: "vessel", 3: "label 3"}
+    add_case(tmp_path, "four", image(4), drawn, {**NAMES, 3: "cyst"})
+    assert class_names_of(tmp_path) == {**NAMES, 2: "vessel", 3: "cyst"}
 
 
 def test_what_the_desktop_leaves_in_a_folder_does_not_make_it_full(tmp_path: Path):

@@ -13,9 +13,10 @@ import pytest
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
+from pytestqt.qtbot import QtBot
 
 from napari_prosma.data.case import Image
-from napari_prosma.data.readers import read_image
+from napari_prosma.data.readers import label_names, read_image
 from napari_prosma.data.writers import write_image, write_labels
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
@@ -23,8 +24,10 @@ from napari_prosma.inspection.maps import MapLayer
 from napari_prosma.model.applying import Segmentation
 from napari_prosma.plugin.contributions.reader import get_reader
 from napari_prosma.plugin.contributions.writer import write_image_layer, write_labels_layer
+from napari_prosma.plugin.shared.class_name import ClassName
 from napari_prosma.plugin.shared.layers import (
     CHANNELS_FIRST,
+    add_layer,
     class_indices,
     fitting_image,
     geometry_of,
@@ -32,8 +35,10 @@ from napari_prosma.plugin.shared.layers import (
     image_of,
     labels_layer,
     map_layer,
+    names_of,
     remove_layers,
     result_layer,
+    write_layer,
 )
 
 
@@ -257,6 +262,31 @@ def test_values_between_whole_numbers_and_pictures_are_no_ct():
 
 def test_what_is_no_image_has_no_reader(tmp_path: Path):
     assert get_reader(str(tmp_path / "notes.txt")) is None
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd", ".ome.zarr"])
+def test_a_class_that_is_named_by_hand_is_so_in_the_file_and_the_others_keep_their_names(
+    suffix: str, viewer: napari.Viewer, tmp_path: Path, qtbot: QtBot
+):
+    drawn = np.zeros((3, 8, 8), np.uint8)
+    drawn[1, 2:4, 2:4], drawn[1, 5, 5], drawn[2, 5, 5] = 1, 2, 4
+    geometry = Geometry((2.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm")
+    names = ClassName()
+    qtbot.addWidget(names)
+    for of_file, expected in (
+        (("background", "liver", "tumour"), {1: "liver", 2: "metastasis"}),
+        ((), {1: "label 1", 2: "metastasis"}),
+    ):
+        layer = add_layer(viewer, labels_layer(drawn, geometry, "labels", of_file))
+        names.follow(layer)
+        layer.selected_label = 2
+        names.line.setText("metastasis")
+        names.line.editingFinished.emit()
+        path = write_layer(tmp_path / f"{len(of_file)}{suffix}", layer, drawn)
+        written = {value: name for value, name in label_names(path).items() if value in expected}
+        assert written == expected
+        assert names_of(layer, highest=4) == ("background", *expected.values(), "label 3", "label 4")
+    assert names_of(add_layer(viewer, (drawn, {}, "labels")), highest=4) == ()
 
 
 def test_a_written_label_file_opens_with_the_same_labels(oblique: Path, tmp_path: Path):

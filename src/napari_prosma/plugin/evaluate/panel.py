@@ -36,7 +36,6 @@ from napari_prosma.plugin.shared.fields import BY_THE_DATA, in_a_row, number
 from napari_prosma.plugin.shared.figure_table import FigureTable
 from napari_prosma.plugin.shared.job import Ending, leaving_a_core
 from napari_prosma.plugin.shared.layers import (
-    CLASS_NAMES,
     LayerTuple,
     add_layer,
     class_colours,
@@ -46,6 +45,7 @@ from napari_prosma.plugin.shared.layers import (
     hide_previews,
     image_layer,
     labels_layer,
+    names_of,
     remove_layers,
     spatial_shape,
 )
@@ -362,11 +362,11 @@ def pairs_of_layers(predicted: LabelsLayer, truth: LabelsLayer, rule: LabelRule 
         require_same_place(predicted, truth)
     arrays = [np.array(finest(layer)) for layer in (predicted, truth)]
     values = set(present_values(arrays[0]).tolist())
-    told = tuple(predicted.metadata.get(CLASS_NAMES, ()))
+    told = names_of(predicted)
     told = told if values <= set(range(len(told))) else ()
     notices: list[str] = []
     if rule is None:
-        rule, notices = _rule_of_layers(arrays, values, told, tuple(truth.metadata.get(CLASS_NAMES, ())))
+        rule, notices = _rule_of_layers(arrays, values, told, names_of(truth))
     by_number = bool(told) and rule.kind == "values"
     ours = (
         LabelRule.of_names(dict(enumerate(told))) if by_number else rule_of_predictions(rule, lambda: values)

@@ -50,12 +50,12 @@ from napari_prosma.plugin.shared.fields import in_a_row, thin_bar
 from napari_prosma.plugin.shared.job import Ending
 from napari_prosma.plugin.shared.layer_ticks import LayerTicks
 from napari_prosma.plugin.shared.layers import (
-    CLASS_NAMES,
     SERIES,
     finest,
     folder_of,
     hide_previews,
     image_kind,
+    names_of,
     new_layer,
     put_away_tools,
     remove_layers,
@@ -256,7 +256,7 @@ class SegmentPanel(Panel):
         self._of, self._saved = 0, (layer, np.array(finest(layer)))
         self.save_button.setEnabled(False)
         written = partial(write_layer, path, *self._saved, self.result.is_corrected, shown, meanings)
-        names = layer.metadata.get(CLASS_NAMES, ()) if described else ()
+        names = names_of(layer) if described else ()
         self.run("ProSMA: saving", partial(_saving, path, written, names))
 
     def _add_images(self) -> None:
@@ -423,7 +423,7 @@ class SegmentPanel(Panel):
         if layer.ndim > 2:
             suffix, kinds = ".nii.gz", [*VOLUMES]
         else:
-            is_one = len(layer.metadata.get(CLASS_NAMES, ())) <= 2
+            is_one = len(names_of(layer)) <= 2
             suffix, kinds = ".png", [*list(PICTURES)[not is_one :], *VOLUMES]
         kinds += [*IN_DICOM] if SERIES in layer.metadata else []
         start = folder_of(self.result.source) / f"{file_stem(layer.name)}{suffix}"
@@ -439,7 +439,7 @@ class SegmentPanel(Panel):
         path, meanings = of_kind(chosen, kind), None
         if path.name.lower().endswith(DICOM_SUFFIXES):
             assert self.result is not None
-            names = () if path.name.lower().endswith(RTSTRUCT) else self.result.found.class_names[1:]
+            names = () if path.name.lower().endswith(RTSTRUCT) else names_of(self.result.labels)[1:]
             box = DicomBox(self, names, self._meanings)
             if not box.exec():
                 return

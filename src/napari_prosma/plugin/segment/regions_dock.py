@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QPushButton, QWidget
 from superqt.utils import signals_blocked
 
 from napari_prosma.data.keep import safe_name
+from napari_prosma.data.labels import highest_class
 from napari_prosma.data.texts import write_rows
 from napari_prosma.events import Event, Finished, Started
 from napari_prosma.plugin.segment.results import Result, shown_unit
@@ -29,6 +30,7 @@ from napari_prosma.plugin.shared.layers import (
     folder_of,
     go_to,
     image_of,
+    names_of,
     remove_layers,
 )
 from napari_prosma.plugin.shared.message import Message
@@ -228,6 +230,5 @@ def _measuring(result: Result) -> Iterator[Event]:
     drawn = np.array(result.labels.data)
     found = result.found
     image = fitting_image(image_of(result.source), result.model.channels, result.source.name)
-    yield Finished(
-        (result, regions(drawn, found.geometry, found.class_names, image.array, result.probabilities))
-    )
+    names = names_of(result.labels, highest_class(drawn))
+    yield Finished((result, regions(drawn, found.geometry, names, image.array, result.probabilities)))

@@ -25,7 +25,7 @@ from napari_prosma.plugin.shared.asking import chosen_folder
 from napari_prosma.plugin.shared.choosers import DATA, PathField
 from napari_prosma.plugin.shared.fields import group, in_a_row, stack
 from napari_prosma.plugin.shared.job import Job
-from napari_prosma.plugin.shared.layers import fitting_image, image_of
+from napari_prosma.plugin.shared.layers import fitting_image, image_of, names_of
 from napari_prosma.plugin.shared.message import Message
 from napari_prosma.plugin.shared.placing import onto_image
 
@@ -183,8 +183,12 @@ def add_case(
     elif folder.is_dir() and any(map(_is_of_others, folder.iterdir())):
         raise ConfigError(f"'{folder}' holds other files; choose an empty folder, or a new one")
     name, is_there = _place(folder, known, safe_name(name), image)
-    more = {int(value): f"label {value}" for value in present_values(labels) if value not in class_names}
-    names = more | (class_names_of(folder) if known else {}) | dict(class_names)
+    more = {int(value): _filler(value) for value in present_values(labels) if value not in class_names}
+    there = class_names_of(folder) if known else {}
+    given = {
+        value: name for value, name in class_names.items() if value not in there or name != _filler(value)
+    }
+    names = more | there | given
     with written_whole(folder / CLASSES) as temporary:
         temporary.write_text(json.dumps(dict(sorted(names.items())), indent=1), encoding="utf-8")
     keep_case(folder, name, image, labels, beside=known)
@@ -194,11 +198,17 @@ def add_case(
 def _require_classes(folder: Path, class_names: Mapping[int, str]) -> None:
     there = class_names_of(folder)
     for value, name in class_names.items():
-        if there.get(value, name) != name:
+        is_named = _filler(value) not in (name, there.get(value))
+        if is_named and there.get(value, name) != name:
             raise ConfigError(
                 f"in '{folder}' the value {value} is {there[value]}, but here it is {name}; choose another "
                 f"folder for the corrections of this model"
             )
+
+
+def _filler(value: int) -> str:
+    """Name of a class that nobody named yet."""
+    return f"label {value}"
 
 
 def _is_of_others(path: Path) -> bool:
@@ -224,7 +234,7 @@ def _adding(folder: Path, result: Result) -> Iterator[Event]:
     channels = result.model.channels
     image = fitting_image(image_of(result.source), channels, result.source.name)
     labels = onto_image(np.array(result.labels.data), result.labels, result.source, channels)
-    names = dict(enumerate(result.found.class_names))
+    names = dict(enumerate(names_of(result.labels)))
     name, is_there = add_case(folder, result.found.name, image, labels, names)
     number = len(cases_in(folder))
     done = f"The labels of '{name}' were replaced" if is_there else f"'{name}' was added"

@@ -477,6 +477,19 @@ def result_layer(segmentation: Segmentation, source: Layer) -> LayerTuple:
     return labels, {**attributes, **place, "opacity": 0.5}, kind
 
 
+def names_of(layer: LabelsLayer, highest: int = 0) -> tuple[str, ...]:
+    """Names of the classes by value, background first, of the file or given by hand; empty = none is known.
+
+    They reach to ``highest`` at least.
+    """
+    names = tuple(layer.metadata.get(CLASS_NAMES, ()))
+    given: dict[int, str] = {**dict(enumerate(names)), **layer.metadata.get(DRAWN_NAMES, {})}
+    if not given:
+        return ()
+    background = given.get(0, "background")
+    return background, *(given.get(k, f"label {k}") for k in range(1, max(highest, *given) + 1))
+
+
 def write_layer(
     path: str | Path,
     layer: LabelsLayer,
@@ -494,7 +507,7 @@ def write_layer(
     ------
     As :func:`write_labels` and :func:`write_dicom`.
     """
-    names = layer.metadata.get(CLASS_NAMES, ())
+    names = names_of(layer)
     if str(path).lower().endswith(DICOM_SUFFIXES):
         return write_dicom(path, labels, layer.metadata.get(SERIES), names, meanings, by_hand)
     written = write_labels(path, labels, geometry_of(layer), names, shown)
