@@ -12,14 +12,21 @@ import napari
 import numpy as np
 import PIL.Image
 import pytest
+from napari.layers import Labels as LabelsLayer
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QApplication, QFileDialog, QMessageBox
 
+from napari_prosma.data.case import Image
 from napari_prosma.data.layouts import find_cases
-from napari_prosma.plugin.annotate.desks import FolderDesk
+from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.annotate.accept_box import AcceptBox
+from napari_prosma.plugin.annotate.desks import FolderDesk, VolumeDesk
 from napari_prosma.plugin.annotate.next_box import IMAGES
+from napari_prosma.plugin.annotate.next_jobs import Predicted
+from napari_prosma.plugin.shared.class_name import name_of
 from napari_prosma.plugin.shared.guesses import guesses_of
+from napari_prosma.plugin.shared.layers import add_layer, image_layer, labels_layer
 from napari_prosma.plugin.shared.prediction import prediction_in
 from napari_prosma.plugin.shared.unsaved import unsaved_of
 
@@ -296,6 +303,53 @@ def test_slices_of_a_volume_are_gone_to_and_saved_with_all_of_it(
     viewer.layers.remove(drawn)
     press(box.done_button)
     assert "labels drawn on 'scan' were closed" in box.message.plain_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "drawn", "stored", "then"),
+    [
+        (("background", "tumour", "liver"), 0, {2: "liver", 1: "tumour"}, "mine"),
+        (("background", "Liver"), 0, {1: "Liver", 2: "tumour"}, "mine"),  # gets the class that it lacks
+        (("background", "label 1", "label 2"), 0, {1: "label 1", 2: "label 2"}, "mine"),
+        ((), 2, {1: "", 2: ""}, "mine"),
+        (("background", "Liver"), 2, {1: "liver", 2: "tumour"}, "ct labels"),  # what is 2?
+        (("background", "kidney", "liver"), 0, {1: "liver", 2: "tumour"}, "ct labels"),
+    ],
+)
+def test_a_prediction_is_accepted_into_the_values_that_mean_its_classes(
+    names: tuple[str, ...],
+    drawn: int,
+    stored: dict[int, str],
+    then: str,
+    box: Any,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+) -> None:
+    geometry = Geometry((2.0, 1.0, 1.0), (0.0, 0.0, 0.0), "mm")
+    image = add_layer(viewer, image_layer(Image(np.zeros((1, 4, 16, 16), np.float32), geometry), "ct"))
+    before = np.zeros((4, 16, 16), np.uint8)
+    before[0, 0, 0] = drawn
+    mine = add_layer(viewer, labels_layer(before.copy(), geometry, "mine", names))
+    desk = VolumeDesk(viewer, box, image, mine)
+    desk.names = ("background", "liver", "tumour")
+    classes = np.zeros((4, 16, 16), np.uint8)
+    classes[2, 2:6, 2:6], classes[2, 9, 9] = 1, 2
+    desk.show(Predicted("ct", classes, np.full(classes.shape, 255, np.uint8)))
+    with qtbot.waitSignal(desk.message) as told:
+        desk.go_to(2)
+    assert ("'mine' has other classes than the model (liver, tumour)" in told.args[0]) == (then != "mine")
+    accept = AcceptBox(viewer)
+    accept.accept_slice()
+    labels = viewer.layers[then]
+    assert desk.labels is labels
+    assert len([layer for layer in viewer.layers if isinstance(layer, LabelsLayer)]) == 2 + (then != "mine")
+    for value, (of_class, name) in zip((1, 2), stored.items(), strict=True):
+        assert (labels.data[2][classes[2] == value] == of_class).all()
+        assert name_of(labels, of_class) == name
+    assert (mine.data[2] == 0).all() == (then != "mine")
+    desk.show(Predicted("ct", classes, np.full(classes.shape, 255, np.uint8)))
+    assert desk.labels is labels
+    desk.deleteLater()
 
 
 def test_what_is_missing_is_said_and_a_stop_lists_what_was_looked_at(

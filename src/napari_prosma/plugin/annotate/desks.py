@@ -23,6 +23,7 @@ from napari_prosma.errors import DataError
 from napari_prosma.events import Event, Finished
 from napari_prosma.plugin.annotate.next_jobs import ImageOpened, Predicted, opening, saving
 from napari_prosma.plugin.shared.asking import agrees
+from napari_prosma.plugin.shared.class_name import values_of_classes
 from napari_prosma.plugin.shared.guesses import marks_of
 from napari_prosma.plugin.shared.job import Job
 from napari_prosma.plugin.shared.layers import (
@@ -72,9 +73,9 @@ class Desk(QObject):
         self.saving = Job(self, notify=False, failed=self.failed)
 
     def _show_prediction(
-        self, image: ImageLayer, labels: LabelsLayer, made: Predicted, name: str, classes: int
+        self, image: ImageLayer, labels: LabelsLayer, made: Predicted, name: str, values: np.ndarray
     ) -> Prediction:
-        shown = Prediction(self.viewer, image, labels, np.arange(classes), name)
+        shown = Prediction(self.viewer, image, labels, values, name)
         shown.show((None,) * made.classes.ndim, made.classes, made.sureness)
         return shown
 
@@ -139,6 +140,7 @@ class FolderDesk(Desk):
             return
         held = self._opened.get(name)
         if held is not None and {held.image, held.labels} <= set(self.viewer.layers) and held.has_prediction:
+            assert held.image is not None
             assert held.prediction is not None
             for layer in (held.image, held.labels, held.prediction.outline.layer):
                 layer.visible = True
@@ -216,8 +218,9 @@ class FolderDesk(Desk):
             held = self._opened.get(event.name)
             if held is not None and {held.image, held.labels} <= set(self.viewer.layers):
                 assert held.image is not None
+                values = np.arange(len(self._names))
                 made = self._show_prediction(
-                    held.image, held.labels, event, f"{event.name} {PREDICTED}", len(self._names)
+                    held.image, held.labels, event, f"{event.name} {PREDICTED}", values
                 )
                 held.prediction = made
                 self.message.emit(self._hint(event.name))
@@ -269,7 +272,8 @@ class FolderDesk(Desk):
 
     def _make_way(self, name: str, held: _OpenImage) -> None:
         """Close what is saved or was not touched; hide what is not saved."""
-        open_layers = [layer for layer in (held.image, held.labels) if layer in self.viewer.layers]
+        shown = (held.image, held.labels)
+        open_layers = [layer for layer in shown if layer is not None and layer in self.viewer.layers]
         if held.labels in unsaved_of(self.viewer).layers():
             for layer in open_layers:
                 layer.visible = False
@@ -310,6 +314,8 @@ class VolumeDesk(Desk):
         self.labels = labels if lies_there else None
         self._made: Predicted | None = None
         self._prediction: Prediction | None = None
+        self._values: np.ndarray | None = None  # what the labels store for each class
+        self._remark = ""
         self._path: Path | None = None
         self._under_way: tuple[str, np.ndarray] | None = None
         self.saving.finished.connect(self._written)
@@ -317,12 +323,12 @@ class VolumeDesk(Desk):
 
     def drawn(self) -> LabelsLayer:
         """The labels layer; a new one where none is open that lies on the image."""
-        if self.labels is None or self.labels not in self.viewer.layers:
-            self.labels = add_layer(self.viewer, new_labels(self.image))
-            self.labels.metadata[CLASS_NAMES] = self.names
-            if self._made is not None:  # for those that were closed
-                self.show(self._made)
-        return self.labels
+        if self.labels is not None and self.labels in self.viewer.layers:
+            return self.labels
+        labels = self._new_labels()
+        if self._made is not None:  # for those that were closed
+            self.show(self._made)
+        return labels
 
     def labelled(self) -> np.ndarray:
         """Indices of the slices on which something is drawn."""
@@ -341,9 +347,10 @@ class VolumeDesk(Desk):
         with keeping_selection(self.viewer):
             if self._prediction is not None:
                 self._prediction.remove()
+            labels, values = self._values_in()
             name = f"{self.image.name} {PREDICTED}"
-            self._prediction = self._show_prediction(self.image, self.drawn(), made, name, len(self.names))
-        self.viewer.layers.selection.active = self.labels
+            self._prediction = self._show_prediction(self.image, labels, made, name, values)
+        self.viewer.layers.selection.active = labels
 
     def go_to(self, number: int) -> None:
         """Show a slice."""
@@ -361,7 +368,9 @@ class VolumeDesk(Desk):
         index = np.subtract(middle, steps_between(labels, self.image) or 0)
         go_to(self.viewer, labels, index.tolist())
         self.viewer.layers.selection.active = labels
-        self.message.emit(f"Slice {number}: accept what is right, draw what is missing, then Done, next")
+        self.message.emit(
+            f"Slice {number}: accept what is right, draw what is missing, then Done, next{self._remark}"
+        )
 
     def save(self, name: str) -> None:
         """Write the labels of the volume; where is asked once."""
@@ -386,6 +395,29 @@ class VolumeDesk(Desk):
         self._under_way = name, labels
         writing = partial(_writing, self._path, self.labels, labels)
         self.saving.start("ProSMA: saving labels", writing)
+
+    def _new_labels(self) -> LabelsLayer:
+        labels = add_layer(self.viewer, new_labels(self.image))
+        assert isinstance(labels, LabelsLayer)
+        labels.metadata[CLASS_NAMES] = self.names
+        self.labels, self._values = labels, np.arange(len(self.names))
+        return labels
+
+    def _values_in(self) -> tuple[LabelsLayer, np.ndarray]:
+        """The labels to draw on, new ones if theirs are other classes, and what they store for each."""
+        there = self.labels if self.labels in self.viewer.layers else None
+        if there is not None and self._values is None:
+            self._values = values_of_classes(there, self.names)
+        if there is not None and self._values is not None:
+            return there, self._values
+        labels = self._new_labels()
+        if there is not None:
+            ours = ", ".join(self.names[1:])
+            self._remark = (
+                f". Accepted regions go to '{labels.name}': '{there.name}' has other classes than the model "
+                f"({ours})"
+            )
+        return labels, np.arange(len(self.names))
 
     def _written(self, path: Path) -> None:
         assert self._under_way is not None

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import napari
+import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QLineEdit, QWidget
 
+from napari_prosma.data.class_names import plain, says_nothing
+from napari_prosma.data.labels import present_values
 from napari_prosma.plugin.shared.choosers import LayersButton
 from napari_prosma.plugin.shared.fields import in_a_row
-from napari_prosma.plugin.shared.layers import CLASS_NAMES, DRAWN_NAMES, add_layer, new_labels
+from napari_prosma.plugin.shared.layers import (
+    CLASS_NAMES,
+    DRAWN_NAMES,
+    add_layer,
+    finest,
+    names_of,
+    new_labels,
+)
 
 
 class NewLabels(LayersButton):
@@ -85,12 +95,7 @@ class ClassName(QWidget):
         layer, name = self._layer, self.line.text().strip()
         if layer is None or name == name_of(layer, layer.selected_label):
             return
-        known = {value: said for value, said in enumerate(layer.metadata.get(CLASS_NAMES, ())) if value}
-        given = {**known, **layer.metadata.get(DRAWN_NAMES, {}), layer.selected_label: name}
-        given = {value: said for value, said in given.items() if said}
-        layer.metadata.pop(CLASS_NAMES, None)
-        layer.metadata[DRAWN_NAMES] = given
-        layer.features = {"index": [0, *given], "class": ["background", *given.values()]}
+        give_names(layer, {layer.selected_label: name})
 
     def _named(self, event: object = None) -> None:
         """Here, or where else classes are named."""
@@ -103,3 +108,34 @@ def name_of(layer: LabelsLayer, value: int) -> str:
     given: dict[int, str] = layer.metadata.get(DRAWN_NAMES, {})
     names = layer.metadata.get(CLASS_NAMES, ())
     return given.get(value, names[value] if 0 < value < len(names) else "")
+
+
+def give_names(layer: LabelsLayer, names: Mapping[int, str]) -> None:
+    """Call values of a layer so from now on; an empty name takes that of a value away."""
+    known = {value: name for value, name in enumerate(layer.metadata.get(CLASS_NAMES, ())) if value}
+    given = {**known, **layer.metadata.get(DRAWN_NAMES, {}), **names}
+    given = {value: name for value, name in given.items() if name}
+    layer.metadata.pop(CLASS_NAMES, None)
+    layer.metadata[DRAWN_NAMES] = given
+    layer.features = {"index": [0, *given], "class": ["background", *given.values()]}
+
+
+def values_of_classes(layer: LabelsLayer, class_names: Sequence[str]) -> np.ndarray | None:
+    """What a layer stores for each class of a model (K,), by its name; None where no value means a class.
+
+    A class that the layer does not know gets its own number, and its name there, if nothing else has it. In a
+    layer whose names say nothing, the numbers are those of the model.
+    """
+    known = {value: name for value, name in enumerate(names_of(layer)) if value and not says_nothing(name)}
+    if not known:
+        return np.arange(len(class_names))
+    by_name = {plain(name): value for value, name in reversed(known.items())}
+    values = [0, *(by_name.get(plain(name), k) for k, name in enumerate(class_names[1:], 1))]
+    new = {k: name for k, name in enumerate(class_names) if k and plain(name) not in by_name}
+    new = {k: name for k, name in new.items() if not says_nothing(name)}
+    taken = {*known, *present_values(np.asarray(finest(layer))).tolist()}
+    if taken & new.keys() or len(set(values)) < len(values):
+        return None
+    if new:
+        give_names(layer, new)
+    return np.array(values)
