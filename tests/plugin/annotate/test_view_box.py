@@ -13,6 +13,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QAbstractButton
 
+from napari_prosma.plugin.annotate import view_box
 from napari_prosma.plugin.annotate.view_box import CT_WINDOWS, RULER, letters_at
 from napari_prosma.plugin.shared.layers import geometry_of
 from napari_prosma.plugin.shared.panel import PANEL_WIDTH
@@ -135,6 +136,34 @@ def test_a_line_over_the_scale_bar_gives_the_picture_and_its_labels_mm(
     assert geometry_of(other).unit == "pixel"
     assert box.spacing.plain_text() == "Pixels of 0.5 x 0.5 mm"
     assert box.length.value() == 0, "the next picture has a scale of its own"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_other_pictures_of_the_size_get_the_scale_only_if_the_user_says_so(
+    same: bool, box: Any, viewer: napari.Viewer, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = np.zeros((50, 60), np.uint8)
+    for name in ("deep", "shallow", "shallow 2"):
+        viewer.add_image(plane, name=name)
+        viewer.add_labels(plane, name=f"{name} labels")
+    viewer.add_image(plane, name="in mm", units="mm")
+    viewer.layers.selection.active = viewer.layers["shallow"]
+    press(box.draw_button)
+    viewer.layers[RULER].add_lines([[10, 5], [10, 45]])
+    viewer.layers.selection.active = viewer.layers["shallow"]
+    box.length.setValue(20)
+    asked: list[str] = []
+    monkeypatch.setattr(view_box, "agrees", lambda *given, **more: asked.append(f"{given[1:3]}") or same)
+    press(box.set_button)
+    assert len(asked) == 1
+    assert "2 more pictures of this size are open" in asked[0]
+    assert "'deep', 'shallow 2'. " in asked[0]
+    scaled = [layer.name for layer in viewer.layers if layer.scale[-1] == 0.5]
+    expected = [layer.name for layer in viewer.layers if layer.name != "in mm"]
+    assert scaled == (expected if same else ["shallow", "shallow labels"])
+    told = box.message.plain_text()
+    assert all(f"'{name}'" in told for name in scaled)
+    assert same or told == "A pixel of 'shallow' and 'shallow labels' is 0.5 mm wide and high"
 
 
 def test_a_line_without_length_is_told(box: Any, viewer: napari.Viewer, press: Press) -> None:

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButto
 from napari_prosma.data.planes import AXES, slice_axis
 from napari_prosma.errors import DataError
 from napari_prosma.geometry import Geometry
+from napari_prosma.plugin.shared.asking import agrees
 from napari_prosma.plugin.shared.closing import FollowsLayers
 from napari_prosma.plugin.shared.fields import number, stack
 from napari_prosma.plugin.shared.keys import KEYS
@@ -45,6 +46,7 @@ _ENDS = {"z": ("I", "S"), "y": ("A", "P"), "x": ("R", "L")}
 """Where the patient lies at the begin and the end of each axis: inferior, superior, anterior and so on."""
 _EDGES = ("left", "right", "top", "bottom")
 _MARGIN = 6
+_NAMED = 5
 
 
 class ViewBox(FollowsLayers, QWidget):
@@ -145,20 +147,23 @@ class ViewBox(FollowsLayers, QWidget):
         self.message.bring_into_view()
 
     def set_scale(self) -> None:
-        """Give the image, and all layers that lie on its grid, the scale that the line tells."""
+        """Give the image and its labels the scale that the line tells; other pictures are asked about."""
         try:
             image, spacing = self._measured()
         except DataError as error:
             self.message.tell_error(str(error))
             self.message.bring_into_view()
             return
-        for layer in [x for x in self._viewer.layers if _on_grid(x, image)]:
+        layers = self._to_scale(image)
+        for layer in layers:
             _scale(layer, spacing)
         self._remove_ruler()
         self._viewer.layers.selection.active = image
         self._viewer.reset_view()
         self.length.setValue(0)
-        self.message.tell(f"A pixel of '{image.name}' is {spacing:.4g} mm wide and high")
+        *first, last = [f"'{layer.name}'" for layer in layers]
+        names = f"{', '.join(first)} and {last}" if first else last
+        self.message.tell(f"A pixel of {names} is {spacing:.4g} mm wide and high")
         self.refresh()
 
     def refresh(self) -> None:
@@ -206,6 +211,30 @@ class ViewBox(FollowsLayers, QWidget):
         if pixels < 1:
             raise DataError("the line is shorter than a pixel; draw it from end to end of the scale bar")
         return image, self.length.value() / pixels
+
+    def _to_scale(self, image: ImageLayer) -> list[Layer]:
+        """The image and what lies on its pixels; where other pictures do, too, the user is asked."""
+        there = [layer for layer in self._viewer.layers if _on_grid(layer, image)]
+        pictures = [layer for layer in there if isinstance(layer, ImageLayer) and is_input(layer)]
+        others = [layer for layer in pictures if layer != image]  # the same one, or a proxy of it
+        if others and not self._are_alike(others):
+            return [layer for layer in there if image in (layer, _owner(layer, pictures))]
+        return there
+
+    def _are_alike(self, others: list[ImageLayer]) -> bool:
+        is_one = len(others) == 1
+        names = [f"'{layer.name}'" for layer in others]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return agrees(
+            self,
+            "1 more picture of this size is open. Does it have the same scale?"
+            if is_one
+            else f"{len(others)} more pictures of this size are open. Do they have the same scale?",
+            f"{', '.join(names[:_NAMED])}{more}. A picture of another depth or zoom has another scale.",
+            "Same scale",
+            leave="Only this picture",
+            title="Set scale",
+        )
 
     def _remove_ruler(self) -> None:
         ruler, self._ruler = self._ruler, None
@@ -310,11 +339,19 @@ def _on_grid(layer: Layer, image: ImageLayer) -> bool:
         return True
     if not isinstance(layer, ImageLayer | LabelsLayer) or layer.metadata.get(IS_PREVIEW):
         return False
+    if isinstance(layer, ImageLayer) and layer.units[-2:] != image.units[-2:]:
+        return False
     return (
         spatial_shape(layer)[-2:] == spatial_shape(image)[-2:]
         and np.allclose(layer.scale[-2:], image.scale[-2:])
         and np.allclose(layer.translate[-2:], image.translate[-2:])
     )
+
+
+def _owner(layer: Layer, pictures: list[ImageLayer]) -> ImageLayer | None:
+    """The picture after which labels or a map are called."""
+    owners = [picture for picture in pictures if layer.name.startswith(f"{picture.name} ")]
+    return None if layer in pictures else max(owners, key=lambda owner: len(owner.name), default=None)
 
 
 def _scale(layer: Layer, spacing: float) -> None:
