@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.errors import ConfigError
 from napari_prosma.events import Baseline, EpochEnd, Event, Finished, Notice, Progress, Verdict
 from napari_prosma.model.checkpoint import BEST, LAST, load_checkpoint
+from napari_prosma.training import learner
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.run import train
 from napari_prosma.training.transfer import _common_classes
@@ -162,15 +164,28 @@ def test_a_part_alone_learns_only_where_there_is_a_model_to_start_from(
 @pytest.mark.parametrize("names", [("background", "lesion"), ("background", "foreground")])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_fine_tuning_never_ends_below_the_model_that_it_began_with(
-    trained: Trained, ultrasound: list[Case], tmp_path: Path, names: tuple[str, ...], channels: int
+    trained: Trained,
+    ultrasound: list[Case],
+    tmp_path: Path,
+    names: tuple[str, ...],
+    channels: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also on colour images of gray ones, and where nobody named the structure."""
+    made = learner.make_optimizer
+
+    def ruining(network: torch.nn.Module, *rest: Any) -> torch.optim.Optimizer:
+        optimizer = made(network, *rest)
+        bias = network.get_parameter("head.bias")
+        optimizer.register_step_post_hook(lambda *_: bias.data.fill_(-100.0))  # so that it finds nothing
+        return optimizer
+
+    monkeypatch.setattr(learner, "make_optimizer", ruining)
     cases = [
         Case.from_arrays(case.name, np.repeat(case.read_image().array, channels, axis=0), case.read_label())
         for case in ultrasound
     ]
-    ruinous = from_model(tmp_path, trained[0], learning_rate=30.0, taken_rate=1.0)
-    events = list(train(ruinous, cases, names))
+    events = list(train(from_model(tmp_path, trained[0]), cases, names))
     (before,) = of_kind(events, Baseline)
     said = [notice.message for notice in of_kind(events, Notice)]
     assert "No epoch was better than the model the run started from, so that model is kept" in said

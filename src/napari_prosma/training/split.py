@@ -134,7 +134,8 @@ def difference_in_words(
 ) -> list[str]:
     """What to say of a run that keeps another split than :func:`split_cases` gives for its cases now."""
     training, validation = kept
-    moved = [case.name for n, case in enumerate(cases) if (n in training) != (n in drawn[0])]
+    others = {*training} ^ {*drawn[0]}
+    moved = [case.name for n, case in enumerate(cases) if n in others]
     if not moved:
         return []
     named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
