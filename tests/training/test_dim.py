@@ -544,7 +544,7 @@ def test_without_unlabelled_images_it_says_that_it_is_sharpness_aware_alone(
 
 
 def run_of_one_epoch(run_dir: Path, batch: int) -> Iterator[Event]:
-    """No norm looks across the batch."""
+    """No norm looks across the batch; a second step would follow other pixels by rounding."""
     cases = [ultrasound_case(n, (40, 40)) for n in range(5)]
     config = TrainConfig.of(
         run_dir=run_dir,
@@ -556,7 +556,7 @@ def run_of_one_epoch(run_dir: Path, batch: int) -> Iterator[Event]:
         patch=(32, 32),
         batch=batch,
         epochs=1,
-        steps_per_epoch=3,
+        steps_per_epoch=1,
         device="cpu",
         threads=1,
     )
@@ -596,10 +596,10 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(
     monkeypatch.setattr("napari_prosma.training.learner.make_objective", kept)
     begun = list(run_of_one_epoch(tmp_path / "one", 4))
     assert isinstance(begun[-1], Finished)
-    # Rounding, which differs between processors, moves a weight by up to a hundredth of a step of AdamW.
     step = load_checkpoint(tmp_path / "one" / LAST).place["rate"]
-    for name, expected in kept.weights().items():
-        torch.testing.assert_close(first[name], expected, rtol=0, atol=step / 50)
+    apart = [(first[name] - expected).abs() > step / 500 for name, expected in kept.weights().items()]
+    # Rounding differs between processors: where a gradient is next to 0, it decides its sign.
+    assert torch.cat([each.flatten() for each in apart]).float().mean() < 0.01
 
 
 def _one_of_two(folder: Path) -> None:
