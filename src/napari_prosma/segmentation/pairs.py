@@ -74,7 +74,7 @@ def find_pairs(
     predicted : folder of label files, or one file
         Class indices as we write them, or the values that the truth uses.
     truth : folder of label files, one file, or a data set as ``find_cases`` knows it
-            Several label files of one case are united, unless each has a prediction of its own.
+        Several label files of one case are united, unless each has a prediction of its own.
     labels : stored value -> class name, or LabelRule, optional
         Which value of the truth is which class; by default found by looking at all of it.
 
@@ -91,13 +91,17 @@ def find_pairs(
     notices: list[str] = []
     cases, rule, naming = _truths(truth, predictions, labels, notices)
     notices += [] if rule.kind == "on" else [f"labels: {rule.in_words()}"]
-    values = cache(partial(_values, predictions))
+    of_file = cache(_values)
+
+    def values() -> set[int]:
+        return set().union(*map(of_file, predictions))
+
     told = {number: name for _, table in told_names(predictions) for number, name in table.items()}
     ours, said = _named_alike(_rule_of_files(rule, predictions, values, told), told)
     notices += [said] if said else []
     notices += [] if told else said_of_order(ours, rule, values)
     if labels is None:
-        notices += said_of_one_class(rule, (_values([path]) for path in predictions))
+        notices += said_of_one_class(rule, map(of_file, predictions))
     unpaired: dict[str, str] = {}
     if len(predictions) == len(cases) == 1 and predicted in predictions:
         matched = [(cases[0], predictions[0])]
@@ -199,8 +203,9 @@ def _truths(
         if not labelled:
             raise DataError(f"'{truth}' holds images but no labels; give the folder of the reference labels")
         return labelled, data.labels, _case_name
-    naming = _naming(_label_files(truth), predictions)
-    by_name = _by_name(_label_files(truth), naming)
+    references = _label_files(truth)
+    naming = _naming(references, predictions)
+    by_name = _by_name(references, naming)
     several = [files for files in by_name.values() if len(files) > 1]
     if several:
         first, second, *_ = several[0]
@@ -406,15 +411,12 @@ def _numbered_name(path: Path) -> str:
     return MASK_SUFFIX.sub(lambda found: "".join(_NUMBER.findall(found.group())), stem(path))
 
 
-def _values(files: Sequence[Path]) -> set[int]:
+def _values(path: Path) -> set[int]:
     """All stored values; a file that cannot be read is told when its pair is measured."""
-    found: set[int] = set()
-    for path in files:
-        try:
-            found |= set(present_values(read_label(path)[0]).tolist())
-        except DataError:
-            continue
-    return found
+    try:
+        return set(present_values(read_label(path)[0]).tolist())
+    except DataError:
+        return set()
 
 
 def _left_out(names: Sequence[str], what: str, lacking: str) -> list[str]:

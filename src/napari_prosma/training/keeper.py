@@ -291,14 +291,13 @@ class Keeper:
         """The model that was kept on all validation cases, where only part of them was looked at so far."""
         state, validation = self.state, self.data.validation
         is_part = len(state.judged) < len(validation)
-        keeps_source = state.best_epoch == 0 and state.baseline
-        if self.overlaps_of_best is None and is_part and not keeps_source:  # of before the run was resumed
-            best = load_checkpoint(self.folder.path / BEST)
-            self.best_weights, self.learned_by_best = best.weights, best.steps
-            self.overlaps_of_best, state.best_epoch = best.overlaps, best.epoch
         if state.best_epoch == 0 and state.baseline:
             yield self._source_is_kept("No epoch was better than the model the run started from")
             return
+        if self.overlaps_of_best is None and is_part:  # of before the run was resumed
+            best = load_checkpoint(self.folder.path / BEST)
+            self.best_weights, self.learned_by_best = best.weights, best.steps
+            self.overlaps_of_best, state.best_epoch = best.overlaps, best.epoch
         of_best = [epoch.validation for epoch in state.history if epoch.epoch == state.best_epoch]
         state.metrics = of_best[-1] if of_best else state.metrics
         if not is_part:

@@ -204,12 +204,7 @@ class OutcomeView(QWidget):
     def numbers(self) -> dict[str, Any]:
         """Of which image and test, its sentence, and its rows."""
         drawn = self._drawn
-        return {
-            "image": self._name,
-            "test": drawn.test,
-            "says": drawn.finding,
-            "rows": drawn.rows,
-        }
+        return {"image": self._name, "test": drawn.test, "says": drawn.finding, "rows": drawn.rows}
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Qt's hook: the plot is as wide as the window, but no larger than it was drawn."""
