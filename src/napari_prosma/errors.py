@@ -7,8 +7,10 @@ alone, it is shown :func:`as_sentence`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _PLAIN_WORD = re.compile(r"(?!(?:napari|prosma|psi|lambda|[b-z])\b)[a-z][a-z'-]*(?=[ ,])")
+_NAMED = 5
 
 
 def as_sentence(text: str) -> str:
@@ -18,6 +20,11 @@ def as_sentence(text: str) -> str:
         begins = _PLAIN_WORD.match(line)
         lines.append(line[0].upper() + line[1:] if begins else line)
     return "\n".join(lines)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first names, of which a message shows no more than five."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def in_brackets(error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import read_facts
 from napari_prosma.data.metrics import dice_in_words
-from napari_prosma.errors import CheckpointError, ConfigError, DataError
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, first_of
 from napari_prosma.events import Event, Finished, Notice, Progress, Started
 from napari_prosma.model.checkpoint import ENSEMBLE, LAST, Checkpoint, load_checkpoint
 from napari_prosma.nn.gate_kinds import GATES
@@ -27,7 +27,6 @@ from napari_prosma.training.steering import Steering
 ABLATION_GATES = tuple(name for name, kind in GATES.items() if kind.in_ablation)
 FOLDER, OLD_FOLDER = "ablation", "twins"
 """Folder of the other runs within the run's, unless told otherwise, now and in older versions."""
-_NAMED = 5
 _NEAR = 0.8  # of its minutes: a run ends before them where its last validation was quicker than thought
 
 
@@ -255,8 +254,7 @@ def _same_content(original: Original, cases: Sequence[Case]) -> Iterator[Event]:
             changed.append(fact.name)
         yield Progress(number, len(cases), fact.name)
     if changed:
-        more = ", ..." if len(changed) > _NAMED else ""
         raise DataError(
-            f"the images or labels of {len(changed)} cases ({', '.join(changed[:_NAMED])}{more}) changed "
+            f"the images or labels of {len(changed)} cases ({first_of(changed)}) changed "
             f"since the run '{original.folder}'; restore them, or train the run again"
         )

@@ -14,7 +14,7 @@ from napari_prosma.data.case import Case
 from napari_prosma.data.fingerprint import CaseFacts
 from napari_prosma.data.metrics import dice_in_words
 from napari_prosma.data.texts import read_rows, write_rows
-from napari_prosma.errors import CheckpointError, ConfigError, DataError, as_sentence
+from napari_prosma.errors import CheckpointError, ConfigError, DataError, as_sentence, first_of
 from napari_prosma.events import Event, Finished, Notice, result_of
 from napari_prosma.model.checkpoint import (
     BEST,
@@ -45,8 +45,6 @@ from napari_prosma.training.transfer import ARCHITECTURE
 SUMMARY = "summary.csv"
 PLANNED = ("dims", "spacing", "patch", "batch", "intensity", "slices")
 """Settings that a whole plan takes the place of."""
-_NAMED = 5
-"""A message names no more cases than this."""
 STEERED = ("learning_rate", "epochs", "minutes")
 """Settings that may change while a run goes on."""
 FREE = {"run_dir", "data", "plan", "device", "precision", "threads", "compile", "tensorboard", *STEERED}
@@ -241,10 +239,9 @@ def _require_same_fold(
         then, now = {*before.split["validation"]}, {cases[n].name for n in held_out}
         if then != now:
             moved = sorted(then ^ now)
-            named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
             different = (
                 f"{len(moved)} case(s) are in another fold now because their order or patients changed: "
-                f"{named}"
+                f"{first_of(moved)}"
             )
     if different:
         raise DataError(

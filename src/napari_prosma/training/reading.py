@@ -14,14 +14,11 @@ from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan, content_
 from napari_prosma.data.labels import BINARY
 from napari_prosma.data.layouts import find_cases
 from napari_prosma.data.preparation import grid_size
-from napari_prosma.errors import CheckpointError, DataError
+from napari_prosma.errors import CheckpointError, DataError, first_of
 from napari_prosma.events import Event, Notice, Progress, Started
 from napari_prosma.model.checkpoint import Checkpoint
 from napari_prosma.training.config import TrainConfig
 from napari_prosma.training.steering import Steering
-
-_NAMED = 5
-"""A message names no more cases than this."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,4 @@ def data_difference(checkpoint: Checkpoint, cases: Sequence[Case], class_names: 
         return f"classes {', '.join(names)}, now {', '.join(class_names)}"
     then, now = {name for part in checkpoint.split.values() for name in part}, {case.name for case in cases}
     parts = (("added", sorted(now - then)), ("missing", sorted(then - now)))
-    return "; ".join(
-        f"{len(which)} case(s) {what}: {', '.join(which[:_NAMED])}{', ...' * (len(which) > _NAMED)}"
-        for what, which in parts
-        if which
-    )
+    return "; ".join(f"{len(which)} case(s) {what}: {first_of(which)}" for what, which in parts if which)

@@ -26,7 +26,14 @@ from napari_prosma.data.atomic import sweep, written_whole
 from napari_prosma.data.fingerprint import HASH_BYTES, CaseFacts, Plan
 from napari_prosma.data.limits import real
 from napari_prosma.data.texts import read_json, read_rows, write_rows
-from napari_prosma.errors import CheckpointError, ConfigError, DataError, DataMovedError, ProsmaError
+from napari_prosma.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DataMovedError,
+    ProsmaError,
+    first_of,
+)
 from napari_prosma.events import EpochEnd
 from napari_prosma.model.checkpoint import BEST, LAST, Checkpoint
 from napari_prosma.training.config import TrainConfig
@@ -39,8 +46,6 @@ _PACKAGES = ("torch", "numpy", "scipy")
 _OF_EPOCH = tuple(field.name for field in fields(EpochEnd) if field.name not in ("validation", "gates"))
 """Columns of ``metrics.csv`` before the validation figures and those of the gates."""
 _GATE_COLUMN = re.compile(r"skip(\d+)/(.+)", re.DOTALL)
-_NAMED = 5
-"""A notice names no more cases than this."""
 
 
 @dataclass(frozen=True)
@@ -318,8 +323,7 @@ def changed_data(run: Run, facts: Sequence[CaseFacts]) -> list[str]:
     images = [new.name for old, new in both if _image_of(old) != _image_of(new)]
     labels = [new.name for old, new in both if old.label_hash != new.label_hash]
     return [
-        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({', '.join(names[:_NAMED])}"
-        f"{', ...' * (len(names) > _NAMED)})"
+        f"the {what} of {len(names)} case{'s' * (len(names) > 1)} ({first_of(names)})"
         for what, names in (("images", images), ("labels", labels))
         if names
     ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_prosma.data.case import Case
 from napari_prosma.data.check import check_image, near_duplicates
-from napari_prosma.errors import ConfigError
+from napari_prosma.errors import ConfigError, first_of
 from napari_prosma.events import Event, Notice, Progress, Started
 
 if TYPE_CHECKING:
@@ -138,12 +138,11 @@ def difference_in_words(
     moved = [case.name for n, case in enumerate(cases) if n in others]
     if not moved:
         return []
-    named = ", ".join(moved[:_NAMED]) + (", ..." if len(moved) > _NAMED else "")
     shared = {cases[n].patient for n in training} & {cases[n].patient for n in validation} - {""}
     patients = f", and {len(shared)} {_as_groups(cases)} are on both sides of it" if shared else ""
     return [
         f"The run keeps the split that it began with{patients}; a new run on these data would be split "
-        f"differently ({len(moved)} case(s) on the other side: {named})"
+        f"differently ({len(moved)} case(s) on the other side: {first_of(moved)})"
     ]
 
 
